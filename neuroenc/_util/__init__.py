@@ -1,0 +1,1 @@
+"""Small shared tools below every room: errors, atomic files, hashes, provenance, memory, progress."""

@@ -1,0 +1,48 @@
+"""Errors that say what was found, what is legal, the nearest names, and one next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ChecksumError", "ConfigError", "DataError", "NeuroencError", "nearest_names", "unknown_name"]
+
+
+class NeuroencError(ValueError):
+    """Base of every error that neuroenc raises about its input."""
+
+
+class DataError(NeuroencError):
+    """Responses, stimuli, features or files are not what the method expects."""
+
+
+class ConfigError(NeuroencError):
+    """A setting is unknown or has an illegal value."""
+
+
+class ChecksumError(DataError):
+    """A file's content is not the one that its manifest promises."""
+
+
+def nearest_names(name: str, legal: Iterable[str], n: int = 3) -> list[str]:
+    """Up to ``n`` legal names that look like ``name``, best first.
+
+    >>> nearest_names("FAF", ["FFA", "PPA"])
+    ['FFA']
+    """
+    by_lower = {str(x).lower(): str(x) for x in legal}
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=n, cutoff=0.5)
+    return [by_lower[x] for x in close]
+
+
+def unknown_name(kind: str, name: object, legal: Iterable[str], step: str = "") -> str:
+    """Message for a name that does not exist: what was found, nearest, legal, next step.
+
+    >>> unknown_name("roi", "FAF", ["FFA", "PPA"])
+    "unknown roi 'FAF'; did you mean 'FFA'? Legal: FFA, PPA."
+    """
+    legal = [str(x) for x in legal]
+    close = nearest_names(str(name), legal)
+    hint = f"; did you mean {' or '.join(repr(x) for x in close)}?" if close else "."
+    shown = ", ".join(legal[:20]) + (f", ... ({len(legal)} in all)" if len(legal) > 20 else "")
+    return f"unknown {kind} {str(name)!r}{hint} Legal: {shown or '(none)'}." + (f" {step}" if step else "")

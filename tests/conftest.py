@@ -1,0 +1,39 @@
+"""Shared fixtures; real data lives beside the checkout and is only read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("NEUROENC_PROGRESS", "0")
+MIRROR = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """Folder with the real data sets; tests that need it are skipped only where it is absent."""
+    path = Path(os.environ.get("NEUROENC_MIRROR", MIRROR))
+    if not path.is_dir():
+        pytest.skip(f"real data not present at {path}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Never touch the user's cache."""
+    monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path_factory.getbasetemp() / "neuroenc-cache"))
