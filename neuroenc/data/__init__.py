@@ -1,1 +1,98 @@
-"""."""
+"""Responses and stimuli: the schema, files, preprocessing, splits, volumes, data sets and simulation.
+
+Examples
+--------
+>>> import neuroenc.data as data
+>>> r = data.make_responses([[1.0], [3.0]], stimulus=["a", "b"], session=1)
+>>> data.zscore(r, by="session").values.ravel().tolist()
+[-1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroenc.data import simulate
+    from neuroenc.data._fetch import fetch, verify
+    from neuroenc.data._io import load, save
+    from neuroenc.data._manifest import list_manifests, load_manifest
+    from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, to_gifti, unmask
+    from neuroenc.data._preprocess import average_repeats, zscore
+    from neuroenc.data._schema import (
+        EncodingData,
+        Stimuli,
+        align,
+        in_roi,
+        make_features,
+        make_responses,
+        match,
+        roi_names,
+        validate,
+        validate_features,
+        validate_responses,
+    )
+    from neuroenc.data._splits import check_disjoint, folds, shared_test, split_by, split_by_stimulus
+    from neuroenc.data.loaders import load_dataset
+
+# Loaded on first use: data sets need pooch, volumes need nibabel, and none of it is needed to read a netCDF.
+_MODULES = {
+    "_fetch": ("fetch", "verify"),
+    "_io": ("load", "save"),
+    "_manifest": ("list_manifests", "load_manifest"),
+    "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "to_gifti", "unmask"),
+    "_preprocess": ("average_repeats", "zscore"),
+    "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
+                "roi_names", "validate", "validate_features", "validate_responses"),
+    "_splits": ("check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"),
+    "loaders": ("load_dataset",),
+}  # fmt: skip
+_NAMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "EncodingData",
+    "Masked",
+    "Stimuli",
+    "align",
+    "average_repeats",
+    "check_affine",
+    "check_disjoint",
+    "fetch",
+    "folds",
+    "in_roi",
+    "label_rois",
+    "list_manifests",
+    "load",
+    "load_dataset",
+    "load_manifest",
+    "load_masked",
+    "make_features",
+    "make_responses",
+    "match",
+    "roi_names",
+    "save",
+    "shared_test",
+    "simulate",
+    "split_by",
+    "split_by_stimulus",
+    "to_gifti",
+    "unmask",
+    "validate",
+    "validate_features",
+    "validate_responses",
+    "verify",
+    "zscore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "simulate":
+        return import_module("neuroenc.data.simulate")
+    if name in _NAMES:
+        return getattr(import_module(f"neuroenc.data.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'neuroenc.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

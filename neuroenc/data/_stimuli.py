@@ -1,0 +1,224 @@
+"""Stimuli: ids, images, captions and a table of their properties, kept together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from PIL import Image
+
+from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._util.files import hash_array
+from neuroenc.data._build import _unique, string_ids
+
+__all__ = ["EncodingData", "Stimuli"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stimuli:
+    """What was shown: ``ids[n]`` names ``images[n]``, ``captions[n]`` and row ``n`` of ``table``.
+
+    Parameters
+    ----------
+    ids : sequence of str (n,)
+        Unique stimulus ids.
+    images : uint8 array (n, y, x, 3), or sequence of paths (n,), or None
+        Paths are opened when an image is asked for.
+    captions : sequence (n,) of sequences of str, or None
+    table : pandas.DataFrame, optional
+        One row per stimulus, index equal to ``ids``.
+    source, licence : str
+
+    Raises
+    ------
+    DataError
+        Ids are not unique text, or lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> s = Stimuli(["a", "b"], np.zeros((2, 4, 4, 3), "uint8"), captions=[["a cat"], ["a dog", "a pet"]])
+    >>> len(s), s.sel(["b"]).captions, s.image("a").size
+    (2, (('a dog', 'a pet'),), (4, 4))
+    """
+
+    ids: np.ndarray
+    images: np.ndarray | list[Path] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
+    table: pd.DataFrame = field(default=None)  # type: ignore[assignment]
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        ids = string_ids(self.ids)
+        _unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
+        images, captions, table = self.images, self.captions, self.table
+        if images is not None:
+            images = _check_images(images, len(ids))
+        if captions is not None:
+            if isinstance(captions, str) or len(captions) != len(ids):
+                raise DataError(
+                    f"{len(captions)} caption entries for {len(ids)} stimuli (expected one entry each)."
+                )
+            wrong = [
+                n
+                for n, c in enumerate(captions)
+                if isinstance(c, str) or not all(isinstance(x, str) for x in c)
+            ]
+            if wrong:
+                raise DataError(
+                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts: {captions[wrong[0]]!r}. "
+                    "Next step: give each stimulus a list, [caption] if there is one."
+                )
+            captions = tuple(tuple(c) for c in captions)
+        index = pd.Index(ids, name="stimulus")
+        if table is None:
+            table = pd.DataFrame(index=index)
+        elif len(table) != len(ids) or not np.array_equal(table.index.astype(str), ids):
+            raise DataError(
+                f"table has {len(table)} rows with index {[str(x) for x in table.index[:3]]}..., stimuli are "
+                f"{len(ids)} with ids {ids[:3].tolist()}.... Next step: table.set_index(id_column).loc[ids]."
+            )
+        else:
+            table = table.set_axis(index, axis=0)
+        for name, value in (("ids", ids), ("images", images), ("captions", captions), ("table", table)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        if self.images is None:
+            images = "none"
+        elif isinstance(self.images, list):
+            images = f"{len(self.images)} files"
+        else:
+            images = "x".join(str(x) for x in self.images.shape[1:])
+        captions = 0 if self.captions is None else sum(len(c) for c in self.captions)
+        return (
+            f"Stimuli({len(self)}: {', '.join(self.ids[:3].tolist())}{', ...' if len(self) > 3 else ''}; "
+            f"images {images}; captions {captions}; columns {list(map(str, self.table.columns))})"
+        )
+
+    def index_of(self, ids: Any) -> np.ndarray:
+        """Positions (int64) of ``ids`` in this set; an unknown id is an error that names the nearest."""
+        wanted = string_ids([ids] if isinstance(ids, str) else ids)
+        found = pd.Index(self.ids).get_indexer(pd.Index(wanted))
+        if (found < 0).any():
+            missing = wanted[found < 0]
+            more = f" {missing.size} of {wanted.size} ids are unknown." if missing.size > 1 else ""
+            raise DataError(unknown_name("stimulus", missing[0], self.ids.tolist()) + more)
+        return np.asarray(found, dtype=np.int64)
+
+    def sel(self, ids: Any) -> Stimuli:
+        """The stimuli ``ids``, in that order."""
+        at = self.index_of(ids)
+        images = self.images
+        if isinstance(images, list):
+            images = [images[n] for n in at]
+        elif images is not None:
+            images = images[at]
+        captions = None if self.captions is None else tuple(self.captions[n] for n in at)
+        return Stimuli(self.ids[at], images, captions, self.table.iloc[at], self.source, self.licence)
+
+    def image(self, i: int | str) -> Image.Image:
+        """Image number ``i``, or of id ``i``, as RGB."""
+        if self.images is None:
+            raise DataError(f"these {len(self)} stimuli have no images (source {self.source!r}).")
+        n = int(self.index_of(i)[0]) if isinstance(i, str) else int(i)
+        item = self.images[n]
+        if isinstance(item, np.ndarray):
+            return Image.fromarray(item)
+        try:
+            with Image.open(item) as handle:
+                return handle.convert("RGB")
+        except OSError as error:
+            size = f"{item.stat().st_size} bytes" if item.is_file() else "the file does not exist"
+            raise DataError(
+                f"image of stimulus {str(self.ids[n])!r} cannot be read: {item} ({size}): {error}. "
+                "Next step: fetch or copy the file again."
+            ) from error
+
+    def iter_images(self, batch_size: int = 64) -> Iterator[list[Image.Image]]:
+        """Lists of up to ``batch_size`` RGB images, in order; files are opened as they are needed."""
+        if batch_size < 1:
+            raise DataError(f"batch_size={batch_size} must be at least 1.")
+        for start in range(0, len(self), batch_size):
+            yield [self.image(n) for n in range(start, min(start + batch_size, len(self)))]
+
+    def content_hash(self) -> str:
+        """SHA-256 over ids and decoded RGB pixels (over captions where there are no images).
+
+        The same pictures give the same hash whether they are an array or files; computed once.
+        """
+        known: str | None = self.__dict__.get("_content_hash")
+        if known is None:
+            digest = hashlib.sha256(hash_array(self.ids).encode())
+            if self.images is None:
+                for texts in self.captions or ():
+                    digest.update(hash_array(np.array(texts, dtype=str)).encode())
+            else:
+                for n in range(len(self)):
+                    item = self.images[n]
+                    pixels = item if isinstance(item, np.ndarray) else np.asarray(self.image(n))
+                    digest.update(str(pixels.shape).encode())
+                    digest.update(np.ascontiguousarray(pixels).tobytes())
+            known = digest.hexdigest()
+            object.__setattr__(self, "_content_hash", known)
+        return known
+
+    def caption_table(self) -> pd.DataFrame:
+        """Every caption with its stimulus: columns ``stimulus, caption``."""
+        if self.captions is None:
+            raise DataError(f"these {len(self)} stimuli have no captions (source {self.source!r}).")
+        rows = [(str(s), c) for s, texts in zip(self.ids, self.captions, strict=True) for c in texts]
+        return pd.DataFrame(rows, columns=["stimulus", "caption"])
+
+
+def _check_images(images: Any, n: int) -> np.ndarray | list[Path]:
+    if isinstance(images, Sequence) and all(isinstance(x, (str, os.PathLike)) for x in images):
+        if len(images) != n:
+            raise DataError(f"{len(images)} image files for {n} stimuli (expected one each).")
+        return [Path(x) for x in images]
+    array = np.asarray(images)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+        raise DataError(
+            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3), or "
+            "one path per stimulus). Next step: scale to 0..255 and .astype('uint8'), channels last."
+        )
+    if len(array) != n:
+        raise DataError(f"{len(array)} images for {n} stimuli (expected one each).")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class EncodingData:
+    """What a loader or the simulation returns: responses with their stimuli.
+
+    Parameters
+    ----------
+    responses : xarray.DataArray or None
+        As built by :func:`neuroenc.data.make_responses`.
+    stimuli : Stimuli or None
+    truth : xarray.Dataset, optional
+        Planted truth of a simulation, over ``voxel``.
+    extra : dict
+        Further parts, e.g. ``{"mask": Nifti1Image}``.
+
+    Examples
+    --------
+    >>> EncodingData(responses=None, stimuli=Stimuli(["a"])).stimuli.ids.tolist()
+    ['a']
+    """
+
+    responses: xr.DataArray | None
+    stimuli: Stimuli | None
+    truth: xr.Dataset | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
