@@ -1,0 +1,262 @@
+"""From projected embeddings to captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions._linear import Weights, as_weights, voxel_labels
+from neuroenc.retrieval import DenseIndex
+
+__all__ = ["Decoder", "RetrievalDecoder"]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What turns the projection of voxels into captions: retrieval here, language models likewise."""
+
+    def decode(
+        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
+    ) -> pd.DataFrame:
+        """Captions of each voxel.
+
+        Parameters
+        ----------
+        projection : Dataset
+            From :func:`neuroenc.captions.project`.
+        top : int
+            Captions a voxel.
+        coef, intercept : optional
+            The encoder's weights (feature, voxel) of the same voxels, for the predicted response.
+
+        Returns
+        -------
+        DataFrame, one row per voxel and rank
+            ``voxel, rank`` (from 1)``, caption, score, caption_id, predicted`` and the voxel coordinates
+            ``i, j, k, vertex, hemi, roi`` that the projection has.
+        """
+        ...
+
+
+def _key(text: str) -> str:
+    return " ".join(text.split()).rstrip(". ").casefold()
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows at length 1; rows without a direction stay 0."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+
+
+class RetrievalDecoder:
+    r"""The captions of a bank whose embeddings point most like the projected weights.
+
+    With ``centre=True`` the score of caption t for voxel i is the cosine of ``d_i - mean(m)`` and
+    ``t - mean(t)``, where d_i is the projected direction, m the unit-norm images of the projection's
+    bank and t the unit-norm captions of this decoder's bank. In contrastive image-text spaces such as
+    CLIP, images and texts occupy two narrow cones that differ by a nearly constant vector (the modality
+    gap). The plain cosine of a text and an image is then mostly the angle of the cones; text-side it is
+    dominated by how generic a caption is, and image-side every softmax average holds much of the mean
+    image. Subtracting each modality's mean leaves what distinguishes one image or text from another, so
+    centring is the default. Use ``centre=False`` where captions and images share one cloud, or where the
+    bank's mean is no meaningful origin (a handful of captions, a bank of one category).
+
+    Parameters
+    ----------
+    captions : sequence of str, length n
+        Equal texts (up to case, spaces and a full stop) become one, with the mean of their directions.
+    embeddings : array or DataArray (n, d)
+        Text embeddings of the captions in the space of the image bank; any norm.
+    ids : sequence of str, length n, optional
+        Stimulus id of each caption; default the caption's position as text.
+    centre : bool
+    image_direction : array (d,), optional
+        Mean unit-norm image embedding; default is the ``bank_direction`` of the projection.
+    max_memory : str, int or None
+        For the search.
+
+    Raises
+    ------
+    DataError
+        Numbers do not agree, NaN or zero-norm embeddings.
+    ConfigError
+        ``centre=True`` with fewer than two different captions.
+
+    References
+    ----------
+    Liang et al. Mind the gap: understanding the modality gap in multi-modal contrastive representation
+    learning. NeurIPS 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.captions import project
+    >>> bank = np.array([[1.0, 0.1, 2.0], [0.1, 1.0, 2.0]])
+    >>> text = np.array([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
+    >>> decoder = RetrievalDecoder(["a face", "a house"], text)
+    >>> frame = decoder.decode(project(np.array([[0.0], [1.0], [0.0]]), bank, progress=False), top=1)
+    >>> frame[["voxel", "rank", "caption"]].values.tolist()
+    [[0, 1, 'a house']]
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[str],
+        embeddings: Any,
+        ids: Sequence[str] | None = None,
+        *,
+        centre: bool = True,
+        image_direction: Any = None,
+        max_memory: str | int | None = None,
+    ) -> None:
+        texts = [str(x) for x in captions]
+        vectors = np.asarray(embeddings, dtype=np.float64)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise DataError(
+                f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d)."
+            )
+        if not texts:
+            raise DataError("the caption bank holds 0 captions; at least one is needed.")
+        names = [str(i) for i in range(len(texts))] if ids is None else [str(x) for x in ids]
+        if len(names) != len(texts):
+            raise DataError(f"{len(names)} ids for {len(texts)} captions; legal is one id a caption.")
+        norms = np.linalg.norm(vectors, axis=1)
+        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero; the first is "
+                f"caption {bad[0]} ({texts[bad[0]][:60]!r})."
+            )
+        vectors /= norms[:, None]
+        first: dict[str, int] = {}
+        group = np.array([first.setdefault(_key(x), len(first)) for x in texts])
+        merged = np.zeros((len(first), vectors.shape[1]))
+        np.add.at(merged, group, vectors)
+        position = np.unique(group, return_index=True)[1]
+        self.captions = [texts[p] for p in position]
+        self.ids = [names[p] for p in position]
+        self.centre = bool(centre)
+        self.directions = _unit(merged)
+        self._mean = self.directions.mean(axis=0)
+        if self.centre and len(self.captions) < 2:
+            raise ConfigError("centre=True needs at least two different captions. Next step: centre=False.")
+        self._image = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
+        self._searched = self.directions - self._mean if self.centre else self.directions
+        self._live = np.flatnonzero(np.linalg.norm(self._searched, axis=1) > 1e-9)
+        if len(self._live) == 0:
+            raise DataError("all captions have one embedding; they cannot be told apart.")
+        self._index = DenseIndex(_unit(self._searched[self._live]).astype(np.float32))
+        self._max_memory = max_memory
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __repr__(self) -> str:
+        return f"RetrievalDecoder({len(self)} captions, centre={self.centre})"
+
+    def decode(
+        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
+    ) -> pd.DataFrame:
+        """The ``top`` captions of each voxel by cosine to its projected direction.
+
+        Voxels without a projection (NaN) get no row. ``predicted`` (NaN without ``coef``) is the
+        encoder's response to the caption's text embedding, at unit norm, or at the voxel's projected
+        norm for an encoder of raw features; with ``centre=True`` the text is first moved across the
+        modality gap (its mean replaced by the mean image direction), since the encoder knows images only.
+
+        Parameters
+        ----------
+        projection : Dataset
+        top : int
+            At most the number of different captions is returned.
+        coef, intercept : optional
+            As in :class:`Decoder`.
+
+        Returns
+        -------
+        DataFrame
+            See :class:`Decoder`; ``score`` is the cosine, equal ones by order in the bank.
+
+        Raises
+        ------
+        DataError
+            Widths differ, or ``coef`` has other voxels than the projection.
+        """
+        if isinstance(top, bool) or int(top) != top or top < 1:
+            raise ConfigError(f"top={top!r} is not legal; it must be an integer of at least 1.")
+        embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
+        width = self.directions.shape[1]
+        if embedding.shape[1] != width:
+            raise DataError(
+                f"projected embeddings have width {embedding.shape[1]}, captions {width}; they must share "
+                "one space. Next step: embed the captions with the text side of the encoder's backbone."
+            )
+        weights = None if coef is None else as_weights(coef, intercept)
+        if weights is not None and not np.array_equal(weights.coef["voxel"], projection["voxel"]):
+            raise DataError(
+                "coef and projection name different voxels. Next step: project these same weights."
+            )
+        image = self._image_direction(projection)
+        target = _unit(embedding)
+        if self.centre:
+            target = _unit(target - image)
+        with np.errstate(invalid="ignore"):
+            rows = np.flatnonzero(np.linalg.norm(target, axis=1) > 0)
+        if len(rows) == 0:
+            return self._frame(projection, rows, np.zeros((0, 1)), np.zeros((0, 1), np.int64), weights, image)
+        k = min(int(top), len(self._live))
+        score, at = self._index.search(target[rows], k, max_memory=self._max_memory)
+        return self._frame(projection, rows, score, self._live[at], weights, image)
+
+    def _image_direction(self, projection: xr.Dataset) -> np.ndarray:
+        if not self.centre:
+            return np.zeros(self.directions.shape[1])
+        if self._image is not None:
+            return self._image
+        if "bank_direction" not in projection:
+            raise ConfigError(
+                "centre=True needs the mean image direction, which this projection does not hold. Next step: "
+                "RetrievalDecoder(..., image_direction=...) or centre=False."
+            )
+        return np.asarray(projection["bank_direction"].values, dtype=np.float64)
+
+    def _frame(
+        self,
+        projection: xr.Dataset,
+        rows: np.ndarray,
+        score: np.ndarray,
+        at: np.ndarray,
+        weights: Weights | None,
+        image: np.ndarray,
+    ) -> pd.DataFrame:
+        k = score.shape[1]
+        voxel = np.repeat(rows, k)
+        flat = at.ravel()
+        predicted = np.full(len(voxel), np.nan)
+        if weights is not None and len(voxel):
+            moved = _unit(self.directions - self._mean + image) if self.centre else self.directions
+            matrix = weights.matrix()
+            size = (
+                np.ones(len(matrix))
+                if projection.attrs.get("features_normalised", 1)
+                else np.linalg.norm(projection["embedding"].values, axis=1)
+            )
+            for rank in range(k):
+                predicted[rank::k] = np.einsum("vd,vd->v", matrix[rows], moved[at[:, rank]]) * size[rows]
+            predicted += weights.intercept[voxel]
+        frame = pd.DataFrame(
+            {
+                "voxel": projection["voxel"].values[voxel],
+                "rank": np.tile(np.arange(1, k + 1), len(rows)),
+                "caption": np.array([self.captions[x] for x in flat], dtype=object),
+                "score": score.ravel().astype(np.float64),
+                "caption_id": np.array([self.ids[x] for x in flat], dtype=object),
+                "predicted": predicted,
+            }
+        )
+        return pd.concat([frame, voxel_labels(projection, voxel)], axis=1)

@@ -1,0 +1,110 @@
+"""What captions need of an encoder: weights and intercepts with their voxel labels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError
+
+__all__ = ["LinearEncoder", "Weights", "as_weights", "select_voxels", "voxel_labels"]
+
+VOXEL_LABELS = ("i", "j", "k", "vertex", "hemi", "roi")
+
+
+@runtime_checkable
+class LinearEncoder(Protocol):
+    """Any encoder that is linear in its features."""
+
+    def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Weights ``coef (feature, voxel)`` and ``intercept (voxel)``."""
+        ...
+
+
+class Weights(NamedTuple):
+    """Weights and intercept of all voxels.
+
+    Attributes
+    ----------
+    coef : DataArray (feature, voxel)
+    intercept : ndarray (voxel,) float64
+        0 where none was given.
+    has_intercept : bool
+    """
+
+    coef: xr.DataArray
+    intercept: np.ndarray
+    has_intercept: bool
+
+    def matrix(self) -> np.ndarray:
+        """Weights (voxel, feature) in float64."""
+        return np.ascontiguousarray(self.coef.values.T, dtype=np.float64)
+
+    def valid(self) -> np.ndarray:
+        """Voxels (bool) whose weights are finite and not all zero and whose intercept is finite."""
+        w = self.coef.values
+        return np.isfinite(w).all(axis=0) & (w != 0).any(axis=0) & np.isfinite(self.intercept)
+
+
+def as_weights(encoder: Any, intercept: Any = None) -> Weights:
+    """Weights from an encoder with ``to_linear()``, a pair (coef, intercept), or coef itself."""
+    if hasattr(encoder, "to_linear") or (isinstance(encoder, tuple) and len(encoder) == 2):
+        if intercept is not None:
+            raise ConfigError(
+                "intercept was given and the encoder has its own; pass the coef array or drop it."
+            )
+        encoder, intercept = encoder.to_linear() if hasattr(encoder, "to_linear") else encoder
+    elif not isinstance(encoder, xr.DataArray) and not hasattr(encoder, "__array__"):
+        raise DataError(
+            f"{type(encoder).__name__} is neither weights (feature, voxel) nor an encoder with to_linear(). "
+            "Next step: use an encoder that is linear in its features, such as RidgeEncoder."
+        )
+    if isinstance(encoder, xr.DataArray):
+        coef = encoder
+        if coef.ndim != 2 or "voxel" not in coef.dims:
+            raise DataError(f"weights have dims {coef.dims}; legal are ('feature', 'voxel').")
+        other = next(str(x) for x in coef.dims if x != "voxel")
+        coef = coef.transpose(other, "voxel")
+        if other != "feature":
+            coef = coef.rename({other: "feature"})
+    else:
+        array = np.asarray(encoder)
+        if array.ndim != 2:
+            raise DataError(f"weights have shape {array.shape}; legal is (feature, voxel).")
+        coef = xr.DataArray(array, dims=("feature", "voxel"))
+    if "voxel" not in coef.coords:
+        coef = coef.assign_coords(voxel=np.arange(coef.sizes["voxel"], dtype=np.int64))
+    n = coef.sizes["voxel"]
+    if intercept is None:
+        return Weights(coef, np.zeros(n), False)
+    b = np.asarray(intercept, dtype=np.float64).reshape(-1)
+    if b.shape != (n,):
+        raise DataError(f"{b.size} intercepts for {n} voxels; legal is one a voxel.")
+    if (
+        isinstance(intercept, xr.DataArray)
+        and "voxel" in intercept.coords
+        and not np.array_equal(intercept["voxel"].values, coef["voxel"].values)
+    ):
+        raise DataError(
+            "intercept and coef name different voxels or another order. Next step: align them by voxel."
+        )
+    return Weights(coef, b, True)
+
+
+def select_voxels(weights: Weights, mask: np.ndarray) -> Weights:
+    """The voxels where ``mask`` is True, in order."""
+    at = np.flatnonzero(mask)
+    return Weights(weights.coef.isel(voxel=at), weights.intercept[at], weights.has_intercept)
+
+
+def voxel_labels(labelled: xr.DataArray | xr.Dataset, rows: np.ndarray) -> pd.DataFrame:
+    """Coordinates i, j, k, vertex, hemi, roi (where present) of the voxels at ``rows``."""
+    columns = {
+        name: labelled[name].values[rows]
+        for name in VOXEL_LABELS
+        if name in labelled.coords and labelled[name].dims == ("voxel",)
+    }
+    return pd.DataFrame(columns, index=range(len(rows)))

@@ -1,0 +1,207 @@
+"""Running state of the softmax projection: an online softmax whose parts merge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.retrieval import Chunk
+from neuroenc.retrieval._topk import exact_scores, row_norms
+
+__all__ = ["ProjectionState"]
+
+# exp(-64) of the largest weight is lost in float64 even over 1e9 images, and smaller values would
+# become denormal numbers, which slow the matrix product down.
+_LOWEST = -64.0
+
+
+class ProjectionState:
+    """Softmax-weighted sums of a bank's embeddings for unit-norm weights, updated row by row.
+
+    With cosines ``c_k = w . m_k``, ``m_k = M_k / ||M_k||`` and a reference ``c*`` (the largest cosine
+    so far), the state holds ``Z = sum_k exp((c_k - c*) / temperature)``, the sums of ``m_k`` (or ``M_k``
+    with ``decouple=False``), of ``||M_k||`` and of ``(c* - c_k) / temperature`` under the same weights,
+    and the nearest row. Rows may come in any pieces; states of different pieces merge.
+
+    Parameters
+    ----------
+    weights : array (v, d)
+        Unit-norm weights, one row a voxel.
+    temperature : float
+    decouple : bool
+        Sum unit directions (True) or raw vectors (False).
+    dtype : "float32", "float64" or None
+        Precision of the matrix products; sums are float64. None: float32, but float64 for
+        temperatures under 1/1000, where an error of 1e-7 in a cosine would show.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.retrieval import Chunk
+    >>> bank = np.eye(3)
+    >>> a, b = (ProjectionState(np.array([[1.0, 0.0, 0.0]]), 0.1) for _ in range(2))
+    >>> a.update(Chunk(0, bank[:2], None)); b.update(Chunk(2, bank[2:], None))
+    >>> whole = a.merge(b)
+    >>> whole.count, whole.nearest.tolist(), whole.finish()["mean"].round(3).tolist()
+    (3, [0], [[1.0, 0.0, 0.0]])
+    """
+
+    def __init__(
+        self, weights: Any, temperature: float = 1 / 150, decouple: bool = True, dtype: str | None = None
+    ) -> None:
+        if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
+            raise ConfigError(
+                f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual)."
+            )
+        if dtype not in (None, "float32", "float64"):
+            raise ConfigError(f"dtype={dtype!r} is not legal; legal: 'float32', 'float64', None.")
+        w = np.ascontiguousarray(weights, dtype=np.float64)
+        if w.ndim != 2 or (len(w) and np.abs(np.linalg.norm(w, axis=1) - 1).max() > 1e-5):
+            raise DataError(f"weights of shape {w.shape} must be (v, d) with unit-norm rows.")
+        self.weights = w
+        self.temperature = float(temperature)
+        self.decouple = bool(decouple)
+        self.dtype = np.dtype(dtype or ("float64" if temperature < 1e-3 else "float32"))
+        v, d = w.shape
+        self.count = 0
+        self.z = np.zeros(v)
+        self.vectors = np.zeros((v, d))
+        self.norms = np.zeros(v)
+        self.spread = np.zeros(v)
+        self.nearest = np.full(v, -1, np.int64)
+        self.nearest_cosine = np.full(v, -np.inf)
+        self.nearest_norm = np.zeros(v)
+        self.directions = np.zeros(d)
+        self._scaled = (w / self.temperature).astype(self.dtype)
+
+    def update(self, chunk: Chunk, block: int = 512) -> None:
+        """Take rows in; ``block`` voxels are worked on at a time."""
+        norms = row_norms(chunk, need_positive=True)
+        raw = np.asarray(chunk.rows)
+        m, d = raw.shape
+        if d != self.weights.shape[1]:
+            raise DataError(
+                f"embeddings have width {d}, the weights {self.weights.shape[1]}; they must be equal."
+            )
+        values = np.empty((m, d + 2), self.dtype)
+        np.divide(raw, norms[:, None], out=values[:, :d], casting="unsafe")
+        values[:, d], values[:, d + 1] = norms, 1
+        unit = values[:, :d]
+        self.directions += unit.sum(axis=0, dtype=np.float64)
+        self.count += m
+        if not self.decouple:
+            unit = unit.copy()
+            values[:, :d] = raw
+        block = max(1, min(block, len(self.weights)))
+        work = np.empty((2, block, m), self.dtype)
+        for a in range(0, len(self.weights), block):
+            part = slice(a, min(a + block, len(self.weights)))
+            self._update_block(part, chunk, unit, values, norms, work[:, : part.stop - a])
+
+    def _update_block(
+        self,
+        part: slice,
+        chunk: Chunk,
+        unit: np.ndarray,
+        values: np.ndarray,
+        norms: np.ndarray,
+        work: np.ndarray,
+    ) -> None:
+        d = unit.shape[1]
+        logits = np.matmul(self._scaled[part], unit.T, out=work[0])
+        old = self.nearest_cosine[part].copy()
+        self._update_nearest(part, chunk, logits, norms)
+        new = self.nearest_cosine[part]
+        logits -= (new / self.temperature)[:, None].astype(self.dtype)
+        np.maximum(logits, _LOWEST, out=logits)
+        weight = np.exp(logits, out=work[1])
+        sums = weight @ values
+        keep = np.exp((old - new) / self.temperature)
+        shift = np.where(keep > 0, (new - np.where(keep > 0, old, new)) / self.temperature, 0.0)
+        self.spread[part] = keep * (self.spread[part] + self.z[part] * shift)
+        self.spread[part] -= np.einsum("vk,vk->v", weight, logits)
+        self.z[part] = keep * self.z[part] + sums[:, d + 1]
+        self.norms[part] = keep * self.norms[part] + sums[:, d]
+        self.vectors[part] *= keep[:, None]
+        self.vectors[part] += sums[:, :d]
+
+    def _update_nearest(self, part: slice, chunk: Chunk, logits: np.ndarray, norms: np.ndarray) -> None:
+        # Rows within the rounding error of the best are compared again in float64, so that the nearest
+        # row (the lowest of equal ones) does not depend on how the bank was cut.
+        d = self.weights.shape[1]
+        slack = d * np.finfo(self.dtype).eps / self.temperature
+        best, row = self.nearest_cosine[part], self.nearest[part]
+        floor = np.maximum(logits.max(axis=1), best / self.temperature) - slack
+        i, j = np.divmod(np.flatnonzero(logits >= floor[:, None].astype(self.dtype)), logits.shape[1])
+        if len(i) == 0:
+            return
+        cosine = exact_scores(self.weights[part], chunk.rows, i, j) / norms[j]
+        cosine = cosine.astype(np.float32).astype(np.float64)
+        order = np.lexsort((j, -cosine, i))
+        voxel, first = np.unique(i[order], return_index=True)
+        pick = order[first]
+        value, at = cosine[pick], j[pick] + chunk.start
+        better = (value > best[voxel]) | ((value == best[voxel]) & (at < row[voxel]))
+        voxel, pick = voxel[better], pick[better]
+        best[voxel], row[voxel] = value[better], at[better]
+        self.nearest_norm[part][voxel] = norms[j[pick]]
+
+    def merge(self, other: ProjectionState) -> ProjectionState:
+        """State of both parts' rows together; neither is changed. Associative up to rounding.
+
+        Raises
+        ------
+        DataError
+            The states belong to other weights, temperature, or kind of average.
+        """
+        if (
+            self.temperature != other.temperature
+            or self.decouple != other.decouple
+            or not np.array_equal(self.weights, other.weights)
+        ):
+            raise DataError("projection states merge only with equal weights, temperature and decouple.")
+        out = ProjectionState(self.weights, self.temperature, self.decouple, self.dtype.name)
+        out.count = self.count + other.count
+        out.directions = self.directions + other.directions
+        theirs = (other.nearest_cosine > self.nearest_cosine) | (
+            (other.nearest_cosine == self.nearest_cosine)
+            & (other.nearest >= 0)
+            & ((other.nearest < self.nearest) | (self.nearest < 0))
+        )
+        for name in ("nearest", "nearest_cosine", "nearest_norm"):
+            setattr(out, name, np.where(theirs, getattr(other, name), getattr(self, name)))
+        for state in (self, other):
+            if state.count == 0:
+                continue
+            gap = (out.nearest_cosine - state.nearest_cosine) / self.temperature
+            keep = np.exp(-gap)
+            out.z += keep * state.z
+            out.norms += keep * state.norms
+            out.vectors += keep[:, None] * state.vectors
+            out.spread += keep * (state.spread + gap * state.z)
+        return out
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Averages over the rows seen.
+
+        Returns
+        -------
+        dict
+            ``mean`` (v, d) softmax average of the unit directions (raw vectors with ``decouple=False``);
+            ``norm`` (v,) average of the norms; ``effective_images`` (v,) exp of the entropy of the weights.
+
+        Raises
+        ------
+        DataError
+            No rows were seen.
+        """
+        if self.count == 0:
+            raise DataError("the embedding bank has 0 rows; at least one is needed.")
+        entropy = np.log(self.z) + self.spread / self.z
+        return {
+            "mean": self.vectors / self.z[:, None],
+            "norm": self.norms / self.z,
+            "effective_images": np.exp(np.clip(entropy, 0.0, np.log(self.count))),
+        }

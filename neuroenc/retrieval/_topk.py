@@ -1,0 +1,179 @@
+"""Exact best-k inner products in one pass over a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.memory import parse_memory
+from neuroenc.retrieval._bank import Chunk, EmbeddingBank
+
+__all__ = ["exact_scores", "plan_blocks", "row_norms", "top_k"]
+
+_EPS = float(np.finfo(np.float32).eps)
+_PAIRS = 1 << 18  # elements of gathered rows held in float64 at a time
+
+
+def plan_blocks(
+    budget: int, width: int, n_queries: int, itemsize: int = 4, rows: int = 4096, block: int = 512
+) -> tuple[int, int]:
+    """Rows a chunk and queries a block so that all temporaries stay within ``budget`` bytes."""
+    block = max(1, min(block, n_queries))
+    while True:
+        # stored, float64 for the norms and working rows; scores, exponentials, mask; gathered pairs
+        need = rows * width * (16 + 2 * itemsize) + rows * block * (3 * itemsize + 1) + _PAIRS * 16
+        if need <= budget or (rows <= 32 and block <= 16):
+            return rows, block
+        if rows > 32 and (rows * width * 24 > budget // 2 or block <= 16 or rows >= 2 * block):
+            rows //= 2
+        else:
+            block = max(1, block // 2)
+
+
+def row_norms(chunk: Chunk, need_positive: bool) -> np.ndarray:
+    """Euclidean norm of each row in float64 (m,); refuses NaN, infinite and (on demand) zero rows."""
+    rows = np.asarray(chunk.rows, dtype=np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    bad = ~np.isfinite(norms)
+    if need_positive and not bad.any():
+        bad = norms == 0
+        kind = "zero norm"
+    else:
+        kind = "NaN or infinite values"
+    if bad.any():
+        first = chunk.start + int(np.flatnonzero(bad)[0])
+        name = str(chunk.names(np.array([first]))[0])
+        raise DataError(
+            f"{int(bad.sum())} of {len(norms)} embeddings from row {chunk.start} on have {kind}; the first is "
+            f"row {first} (id {name!r}). Next step: drop these rows from the bank."
+        )
+    return norms
+
+
+def exact_scores(left: np.ndarray, rows: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Inner products of ``left[i]`` (float64) and ``rows[j]`` in float64, pair by pair.
+
+    A product of two given rows has one value wherever the rows stand; a matrix product does not promise it.
+    """
+    out = np.empty(len(i))
+    step = max(1, _PAIRS // left.shape[1])
+    for a in range(0, len(i), step):
+        part = slice(a, a + step)
+        out[part] = np.einsum("ij,ij->i", left[i[part]], np.asarray(rows[j[part]], dtype=np.float64))
+    return out
+
+
+def _queries(queries: Any, normalise: bool) -> np.ndarray:
+    q = np.asarray(queries, dtype=np.float64)
+    if q.ndim != 2:
+        raise DataError(
+            f"queries have shape {q.shape}; legal is (q, d). Next step: queries[None] for one query."
+        )
+    if not np.isfinite(q).all():
+        bad = np.flatnonzero(~np.isfinite(q).all(axis=1))
+        raise DataError(
+            f"{len(bad)} of {len(q)} queries hold NaN or infinite values; the first is query {bad[0]}."
+        )
+    if normalise:
+        norms = np.linalg.norm(q, axis=1)
+        if (norms == 0).any():
+            bad = np.flatnonzero(norms == 0)
+            raise DataError(f"{len(bad)} of {len(q)} queries have zero norm; the first is query {bad[0]}.")
+        q = q / norms[:, None]
+    return q
+
+
+def _merge(scores: np.ndarray, index: np.ndarray, i: np.ndarray, new: np.ndarray, at: np.ndarray) -> None:
+    """Put candidates (query i, score new, row at) into the sorted lists, in place."""
+    k = scores.shape[1]
+    touched, local = np.unique(i, return_inverse=True)
+    who = np.concatenate([np.repeat(np.arange(len(touched)), k), local])
+    value = np.concatenate([scores[touched].ravel(), new])
+    where = np.concatenate([index[touched].ravel(), at])
+    order = np.lexsort((where, -value, who))
+    first = np.searchsorted(who[order], np.arange(len(touched)))
+    best = order[first[:, None] + np.arange(k)]
+    scores[touched], index[touched] = value[best], where[best]
+
+
+def top_k(
+    queries: Any,
+    bank: EmbeddingBank,
+    k: int,
+    *,
+    normalise: bool = True,
+    max_memory: str | int | None = None,
+    seen: Callable[[Chunk, np.ndarray], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows m of a bank with the largest ``q . m`` for each query, exactly, in one pass.
+
+    A float32 matrix product finds every row that may be among the best given its error bound; these
+    are scored again in float64, rounded to float32, and ordered by score and then row number. The
+    result therefore depends neither on the chunks nor on the BLAS.
+
+    Parameters
+    ----------
+    queries : array (q, d)
+    bank : EmbeddingBank
+    k : int
+    normalise : bool
+        Cosine instead of inner product.
+    max_memory : str, int or None
+        Bytes for temporaries ("500MB"); None is a quarter of the machine's memory.
+    seen : callable, optional
+        Called after each chunk with the chunk and the rows (q, k) that are best so far.
+
+    Returns
+    -------
+    scores : ndarray (q, k) float32
+        Descending.
+    indices : ndarray (q, k) int64
+
+    Raises
+    ------
+    DataError
+        NaN, zero norm (with ``normalise``), width mismatch, or k larger than the bank.
+    """
+    if isinstance(k, bool) or int(k) != k or k < 1:
+        raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
+    if bank.n is not None and k > bank.n:
+        raise DataError(f"k={k} of a bank of {bank.n} embeddings; k must be at most {bank.n}.")
+    exact = _queries(queries, normalise)
+    fast = exact.astype(np.float32)
+    n, width = exact.shape
+    scores = np.full((n, k), -np.inf, np.float32)
+    index = np.full((n, k), -1, np.int64)
+    size = np.linalg.norm(exact, axis=1)
+    rows, block = plan_blocks(parse_memory(max_memory), width, n)
+    total = 0
+    for chunk in bank.chunks(rows, width):
+        norms = row_norms(chunk, normalise)
+        work = np.asarray(chunk.rows, dtype=np.float32)
+        if normalise:
+            work = (work / norms[:, None]).astype(np.float32)
+        m = len(work)
+        total += m
+        slack = width * _EPS * size * (1.0 if normalise else float(norms.max()))
+        for a in range(0, n, block):
+            part = slice(a, min(a + block, n))
+            product = fast[part] @ work.T
+            floor = scores[part, -1] - slack[part]
+            hits = product >= floor[:, None].astype(np.float32)
+            if m > k and hits.sum() > 4 * k * len(product):
+                own = np.partition(product, m - k, axis=1)[:, m - k] - slack[part]
+                hits = product >= np.maximum(floor, own)[:, None].astype(np.float32)
+            i, j = np.nonzero(hits)
+            if len(i) == 0:
+                continue
+            value = exact_scores(exact[part], chunk.rows, i, j)
+            if normalise:
+                value /= norms[j]
+            _merge(scores[part], index[part], i, value.astype(np.float32), j + chunk.start)
+        if seen is not None:
+            seen(chunk, index)
+    if total < k:
+        raise DataError(f"k={k} of a bank of {total} embeddings; k must be at most {total}.")
+    return scores, index
