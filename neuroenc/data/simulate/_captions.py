@@ -1,0 +1,116 @@
+"""Captions of a scene, from its latents."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from neuroenc.data.simulate._lexicon import all_members, member
+from neuroenc.data.simulate._scene import BACKGROUNDS, Scene, SceneObject
+
+__all__ = ["captions", "vocabulary"]
+
+_SIZES = {"small": (0.0, 0.4), "large": (0.66, 9.0)}
+_FACE_FORMS = ("{a}", "{a}", "the face of {a}", "a portrait of {a}")
+_SMILING = "smiling"
+_GROUND = {
+    "sky": ("under a {c} sky", "against a {c} sky"),
+    "grass": ("on the grass", "on green grass"),
+    "wall": ("in front of a {c} wall", "by a {c} wall"),
+    "road": ("on a grey road", "on the road"),
+    "wood": ("on a wooden surface", "on brown wood"),
+    "plain": ("on a {c} background", "on a plain {c} background"),
+}
+_SIDES = {"left": ("to the left of", "on the left of"), "right": ("to the right of", "on the right of"),
+          "above": ("above", "over"), "below": ("below", "under"), "near": ("next to", "beside")}  # fmt: skip
+_WHERE = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom",
+          "near": "in the middle"}  # fmt: skip
+# Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with
+# their articles, {p} the place, {at} "in front of a house", {ab} the relation of a to b, {ga} a background.
+_TEMPLATES: dict[tuple[int, bool], tuple[str, ...]] = {
+    (1, False): ("{a} {g}.", "There is {a} {g}.", "A picture of {a} {g}.", "We see {a} {wa}.",
+                 "{a} is shown {g}.", "This is {a}."),
+    (2, False): ("{a} {ab} {b}.", "There is {a} {ab} {b} {g}.", "{a} is {ab} {b}.", "{a} and {b} {g}.",
+                 "A picture of {a} and {b}.", "{a} with {b} {wb}."),
+    (3, False): ("{a}, {b} and {c} {g}.", "{a} {ab} {b}, with {c} {wc}.", "A picture of {a}, {b} and {c}.",
+                 "There is {a} {ab} {b}, and {c} is {wc}.", "We see {a} with {b} and {c}."),
+    (0, True): ("{p} {g}.", "There is {p}.", "A picture of {p}.", "A view of {p} {g}.", "This is {p}."),
+    (1, True): ("{a} {at}.", "There is {a} {at}.", "{a} is {at}.", "A picture of {a} {at}.",
+                "{p} with {a} {wa}.", "We see {p} behind {a}."),
+    (2, True): ("{a} and {b} {at}.", "{a} and {b} are {at}.", "{a} {ab} {b} {at}.", "{p} with {a} and {b}.",
+                "There is {a} {ab} {b}, and {p} is behind them."),
+}  # fmt: skip
+
+
+def _article(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _noun_phrase(o: SceneObject, rng: np.random.Generator) -> str:
+    kind = member(o.member)
+    phrase = str(rng.choice(kind.phrases)).format(c=o.colour)
+    if o.smiling and rng.random() < 0.6:
+        phrase = f"{_SMILING} {phrase}"
+    if kind.sized and rng.random() < 0.4:
+        for word, (low, high) in _SIZES.items():
+            if low <= o.size < high:
+                phrase = f"{word} {phrase}"
+    phrase = _article(phrase)
+    if o.family == "face":
+        phrase = str(rng.choice(_FACE_FORMS)).format(a=phrase)
+    return phrase
+
+
+def _side(dx: float, dy: float, margin: float) -> str:
+    if max(abs(dx), abs(dy)) < margin:
+        return "near"
+    if abs(dx) >= abs(dy):
+        return "right" if dx > 0 else "left"
+    return "above" if dy > 0 else "below"
+
+
+def captions(scene: Scene, rng: np.random.Generator, n: int = 4) -> tuple[str, ...]:
+    """``n`` different sentences; each names every object of the scene that belongs to a family."""
+    place = scene.of("place")
+    things = [o for o in scene.objects if o is not place]
+    templates = _TEMPLATES[len(things), place is not None]
+    found: list[str] = []
+    for template in rng.permutation(templates):
+        parts = {"g": str(rng.choice(_GROUND[scene.background])).format(c=scene.background_colour)}
+        for key, o in zip("abc", things):
+            parts[key] = _noun_phrase(o, rng)
+            parts["w" + key] = _WHERE[_side(o.x, o.y, 0.1)]
+        if len(things) > 1:
+            a, b = things[:2]
+            side = _side(a.x - b.x, a.y - b.y, 0.1)
+            parts["ab"] = str(rng.choice(_SIDES[side if rng.random() < 0.7 else "near"]))
+        if place is not None:
+            parts["p"] = _noun_phrase(place, rng)
+            parts["at"] = f"{rng.choice(member(place.member).where)} {parts['p']}"
+        sentence = str(template).format(**parts)
+        found.append(sentence[0].upper() + sentence[1:])
+        if len(found) == n:
+            break
+    return tuple(found)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a caption of the simulated world can hold, lower case, sorted.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> "banana" in vocabulary(), len(vocabulary()) < 250
+    (True, True)
+    """
+    texts = ["a an", _SMILING, *_FACE_FORMS, *_SIZES, *_WHERE.values()]
+    for group in (*_GROUND.values(), *_SIDES.values(), *_TEMPLATES.values(), *BACKGROUNDS.values()):
+        texts.extend(group)
+    for kind in all_members():
+        texts.extend((*kind.phrases, *kind.colours, *kind.where))
+    bare = re.sub(r"\{\w+\}", " ", " ".join(texts)).lower()
+    return tuple(sorted(set(re.findall(r"[a-z]+", bare))))
