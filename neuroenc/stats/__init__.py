@@ -1,1 +1,46 @@
-"""."""
+"""Statistics of encoding models: scores, noise ceilings, permutation tests, FDR, bootstrap.
+
+Pure functions on arrays ``(n_samples, n_voxels)``; numpy and scipy only. Sums run in float64 in blocks of
+voxels under ``max_memory`` bytes, and results do not depend on the blocks.
+
+Units are kept apart: ``"r"`` is a correlation, ``"r2"`` and ``"ev"`` are shares of variance. A ceiling is
+asked for in one of them, and a score is only ever divided by a ceiling in its own unit.
+
+Missing values: a NaN in the measured or predicted responses drops that sample for that voxel. A voxel
+without a defined score is NaN, and NaN voxels are left out of corrections and summaries.
+"""
+
+from neuroenc.stats._bootstrap import bootstrap, bootstrap_difference, bootstrap_rois
+from neuroenc.stats._ceilings import (
+    ceiling_from_repeats,
+    ncsnr,
+    noise_ceiling,
+    split_half_reliability,
+)
+from neuroenc.stats._fdr import fdr
+from neuroenc.stats._normalise import convert_ceiling, normalise
+from neuroenc.stats._permutation import PermutationResult, permutation_test
+from neuroenc.stats._repeats import variance_components
+from neuroenc.stats._resampling import BootstrapResult
+from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
+
+__all__ = [
+    "BootstrapResult",
+    "PermutationResult",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_rois",
+    "ceiling_from_repeats",
+    "convert_ceiling",
+    "explained_variance",
+    "fdr",
+    "ncsnr",
+    "noise_ceiling",
+    "normalise",
+    "pearson_r",
+    "permutation_test",
+    "r2_score",
+    "score",
+    "split_half_reliability",
+    "variance_components",
+]

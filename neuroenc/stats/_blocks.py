@@ -1,0 +1,202 @@
+"""Voxel blocks in float64: the sums that every score, test and bootstrap is made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+METRICS = ("r", "r2", "ev")
+MAX_MEMORY = 256 * 2**20
+
+_ALIASES = {
+    "correlation": "r", "pearson": "r", "pearsonr": "r", "pearson_r": "r", "pcc": "r",
+    "r^2": "r2", "r2_score": "r2", "rsquared": "r2", "determination": "r2",
+    "explained_variance": "ev", "variance": "ev", "evs": "ev",
+}  # fmt: skip
+
+
+def check_choice(
+    kind: str, value: object, legal: Iterable[str], aliases: dict[str, str] | None = None
+) -> str:
+    """``value`` if it is one of ``legal``, else ValueError with the nearest legal names."""
+    names = list(legal)
+    if isinstance(value, str) and value in names:
+        return value
+    text = str(value).lower()
+    known = {**{x.lower(): x for x in names}, **(aliases or {})}
+    near = list(
+        dict.fromkeys(known[x] for x in difflib.get_close_matches(text, list(known), n=2, cutoff=0.5))
+    )
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    raise ValueError(f"unknown {kind} {value!r}{hint} Legal: {', '.join(map(repr, names))}.")
+
+
+def check_metric(metric: object) -> str:
+    return check_choice("metric", metric, METRICS, _ALIASES)
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r} is not legal; give an integer of at least {least}.")
+    return int(value)
+
+
+def as_samples(a: Any, name: str) -> Any:
+    """An array (n_samples, n_voxels) that can be cut by columns; lazy arrays stay lazy."""
+    if not (hasattr(a, "dtype") and hasattr(a, "ndim") and hasattr(a, "shape")):
+        a = np.asarray(a)
+    if a.ndim == 1:
+        return a.reshape(-1, 1) if isinstance(a, np.ndarray) else np.asarray(a).reshape(-1, 1)
+    if a.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {tuple(a.shape)}; legal is (n_samples, n_voxels) or (n_samples,)."
+        )
+    return a
+
+
+def as_pair(y: Any, yhat: Any) -> tuple[Any, Any, tuple[int, ...]]:
+    """Both arrays as (n_samples, n_voxels), and the shape of a per-voxel result."""
+    shapes = tuple(np.shape(y)), tuple(np.shape(yhat))
+    if shapes[0] != shapes[1]:
+        turned = " They fit when one is transposed: check the axes." if shapes[0] == shapes[1][::-1] else ""
+        raise ValueError(
+            f"measured responses have shape {shapes[0]} but predictions have shape {shapes[1]}; "
+            f"both must be (n_samples, n_voxels).{turned}"
+        )
+    y2, p2 = as_samples(y, "y"), as_samples(yhat, "yhat")
+    if y2.shape[0] < 2:
+        raise ValueError(f"got {y2.shape[0]} sample(s); a score needs at least 2.")
+    return y2, p2, shapes[0][1:]
+
+
+def load(a: Any, columns: slice | NDArray[np.intp], name: str = "array") -> tuple[Floats, float]:
+    """A fresh C-ordered float64 copy of some columns, and the relative resolution of what was stored."""
+    block = np.asarray(a[:, columns])
+    if block.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {block.dtype}; legal are real numbers (float, int or bool).")
+    eps = float(np.finfo(block.dtype).eps) if block.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    return np.array(block, dtype=np.float64, order="C"), eps
+
+
+def voxel_blocks(
+    n_samples: int, n_voxels: int, copies: int, max_memory: int, *, cache: int | None = None
+) -> Iterator[slice]:
+    """Column slices such that ``copies`` float64 blocks fit in ``max_memory`` bytes (one voxel at least).
+
+    ``cache`` also bounds a single block, for loops that visit the block many times.
+    """
+    max_memory = check_count("max_memory", max_memory)
+    width = max_memory // max(1, copies * 8 * n_samples)
+    if cache is not None:
+        width = min(width, max(32, cache // (8 * n_samples)))
+    width = int(min(max(1, width), max(1, n_voxels)))
+    for start in range(0, n_voxels, width):
+        yield slice(start, min(start + width, n_voxels))
+
+
+def centre(a: Floats) -> tuple[Floats, NDArray[np.bool_] | None, Floats, Floats]:
+    """Centre columns in place over their valid samples; missing ones become 0.
+
+    Returns the array, the mask of valid samples (None where nothing is missing), counts and means.
+    """
+    missing = np.isnan(a)
+    if missing.any():
+        valid = ~missing
+        a[missing] = 0.0
+        n = valid.sum(axis=0).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = a.sum(axis=0) / n
+            a -= mean
+        a[missing] = 0.0
+        return a, valid, n, mean
+    n = np.full(a.shape[1], float(a.shape[0]))
+    with np.errstate(invalid="ignore"):
+        mean = a.mean(axis=0)
+        a -= mean
+    return a, None, n, mean
+
+
+@dataclass
+class Pair:
+    """One block of measured and predicted responses, centred over the samples valid in both."""
+
+    y: Floats
+    p: Floats
+    valid: NDArray[np.bool_] | None
+    n: Floats
+    offset: Floats  # mean prediction - mean response
+    usable_y: NDArray[np.bool_]
+    usable_p: NDArray[np.bool_]
+
+    def score(self, metric: str) -> Floats:
+        """Score of every voxel in the block, NaN where it is undefined."""
+        syy = np.einsum("nv,nv->v", self.y, self.y)
+        if metric == "r":
+            spp = np.einsum("nv,nv->v", self.p, self.p)
+            syp = np.einsum("nv,nv->v", self.y, self.p)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                out = np.clip(syp / (np.sqrt(syy) * np.sqrt(spp)), -1.0, 1.0)
+            out[~(self.usable_y & self.usable_p)] = np.nan
+            return out
+        residual = self.y - self.p
+        error = np.einsum("nv,nv->v", residual, residual)
+        if metric == "r2":
+            error = error + self.n * self.offset**2
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            out = 1.0 - error / syy
+        out[~(self.usable_y & np.isfinite(out))] = np.nan
+        return out
+
+
+def _varies(a: Floats, n: Floats, mean: Floats, eps: float) -> NDArray[np.bool_]:
+    # A spread below the resolution at which the mean is stored is rounding, not signal.
+    with np.errstate(invalid="ignore", over="ignore"):
+        ss = np.einsum("nv,nv->v", a, a)
+        ok: NDArray[np.bool_] = (n >= 2) & np.isfinite(ss) & (ss > n * (eps * np.abs(mean)) ** 2)
+    return ok
+
+
+def load_pair(y: Any, yhat: Any, columns: slice | NDArray[np.intp]) -> Pair:
+    """Read a block of both arrays; a NaN in either drops that sample for that voxel in both."""
+    a, eps_a = load(y, columns, "y")
+    b, eps_b = load(yhat, columns, "yhat")
+    missing = np.isnan(a) | np.isnan(b)
+    if missing.any():
+        a[missing] = np.nan
+        b[missing] = np.nan
+    a, valid, n, mean_a = centre(a)
+    b, _, _, mean_b = centre(b)
+    with np.errstate(invalid="ignore"):
+        offset = mean_b - mean_a
+    return Pair(a, b, valid, n, offset, _varies(a, n, mean_a, eps_a), _varies(b, n, mean_b, eps_b))
+
+
+def score_from_sums(
+    metric: str, n: Any, sa: Floats, sb: Any, saa: Floats, sbb: Any, sab: Any, offset: Floats
+) -> Floats:
+    """Score from the sums of nearly centred responses ``a`` and predictions ``b``.
+
+    ``sa`` ... ``sab`` are sums of a, b, a*a, b*b, a*b over ``n`` samples; ``offset`` is what centring took
+    from b minus what it took from a. NaN where the samples left are constant.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        syy = saa - sa * sa / n
+        spp = sbb - sb * sb / n
+        syp = sab - sa * sb / n
+        constant = ~(syy > 1e-13 * saa)
+        if metric == "r":
+            out = np.clip(syp / np.sqrt(syy * spp), -1.0, 1.0)
+            constant |= ~(spp > 1e-13 * sbb)
+        else:
+            error = np.maximum(syy - 2.0 * syp + spp, 0.0)
+            if metric == "r2":
+                error = error + n * ((sb - sa) / n + offset) ** 2
+            out = 1.0 - error / syy
+    out[constant | ~np.isfinite(out)] = np.nan
+    return out

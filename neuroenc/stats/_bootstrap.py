@@ -1,0 +1,331 @@
+"""Bootstrap over stimuli: uncertainty of scores, of their differences, and of means over voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroenc.stats._blocks import (
+    MAX_MEMORY,
+    Floats,
+    as_pair,
+    check_choice,
+    check_count,
+    check_metric,
+    voxel_blocks,
+)
+from neuroenc.stats._resampling import (
+    BootstrapResult,
+    Counts,
+    Metric,
+    Sampler,
+    draw_resamples,
+    quantiles,
+    standard_deviation,
+    weight_chunks,
+)
+
+__all__ = ["BootstrapResult", "bootstrap", "bootstrap_difference", "bootstrap_rois"]
+
+
+def _prepare(
+    y: Any,
+    yhat: Any,
+    metric: Metric,
+    n_bootstraps: int,
+    confidence: float,
+    groups: Any,
+    seed: int,
+    max_memory: int,
+) -> tuple[Any, Any, tuple[int, ...], Metric, str, tuple[Counts, NDArray[np.intp], int], int]:
+    if not callable(metric):
+        metric = check_metric(metric)
+    n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    max_memory = check_count("max_memory", max_memory)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} is not legal; give a fraction such as 0.95.")
+    y2, p2, shape = as_pair(y, yhat)
+    draws = draw_resamples(y2.shape[0], groups, n_bootstraps, seed)
+    step = int(max(1, min(n_bootstraps, max_memory // 4 // (8 * y2.shape[0]))))
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "callable")
+    return y2, p2, shape, metric, name, draws, step
+
+
+def _voxelwise(
+    y: Any,
+    predictions: list[Any],
+    metric: Metric,
+    n_bootstraps: int,
+    confidence: float,
+    groups: Any,
+    seed: int,
+    max_memory: int,
+) -> BootstrapResult:
+    y2, first, shape, metric, name, (counts, unit, n_units), step = _prepare(
+        y, predictions[0], metric, n_bootstraps, confidence, groups, seed, max_memory
+    )
+    predicted = [first, *(as_pair(y, x)[1] for x in predictions[1:])]
+    paired = len(predicted) == 2
+    n, n_voxels = y2.shape
+    estimate, error, low, high = (np.full(n_voxels, np.nan) for _ in range(4))
+    p = np.full(n_voxels, np.nan) if paired else None
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    held = 9 * n * len(predicted) + 3 * n_bootstraps + 8 * step
+    for columns in voxel_blocks(held, n_voxels, 1, max_memory // 2 + 1):
+        samplers = [Sampler(y2, x, columns, metric) for x in predicted]
+        samples = np.empty((n_bootstraps, columns.stop - columns.start))
+        for rows, weights in weight_chunks(counts, unit, step):
+            samples[rows] = samplers[0].scores(weights)
+            if paired:
+                samples[rows] -= samplers[1].scores(weights)
+        estimate[columns] = samplers[0].estimate - (samplers[1].estimate if paired else 0.0)
+        error[columns] = standard_deviation(samples)
+        low[columns], high[columns] = quantiles(samples, tails)
+        if p is not None:
+            known = (~np.isnan(samples)).sum(axis=0)
+            with np.errstate(invalid="ignore"):
+                tail = np.minimum((samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0))
+            value = np.minimum(1.0, 2.0 * (1.0 + tail) / (1.0 + known))
+            p[columns] = np.where(known > 0, value, np.nan)
+    return BootstrapResult(
+        estimate.reshape(shape), error.reshape(shape), low.reshape(shape), high.reshape(shape),
+        None if p is None else p.reshape(shape), confidence, n_bootstraps, n_units, name,
+    )  # fmt: skip
+
+
+def bootstrap(
+    y: Any,
+    yhat: Any,
+    *,
+    metric: Metric = "r",
+    n_bootstraps: int = 1000,
+    groups: Any = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> BootstrapResult:
+    r"""Standard error and percentile interval of a score per voxel, by resampling stimuli.
+
+    Each resample draws as many stimuli as there are, with replacement, the same ones for all voxels, and
+    weights the sums that make up the score: with counts W, :math:`\sum_i w_i y_i \hat y_i` for all
+    resamples and voxels is one matrix product. Predictions stay fixed, so this is the uncertainty from the
+    choice of test stimuli (and their noise), not from training.
+
+    Parameters
+    ----------
+    y, yhat : array (n_samples, n_voxels) or (n_samples,)
+        Measured and predicted responses; a NaN in either drops that sample for that voxel.
+    metric : {"r", "r2", "ev"} or callable
+        A callable gets float64 arrays (n_resampled, n_voxels) of y and yhat and returns (n_voxels,); it is
+        called once per resample and block of voxels, which is slow.
+    n_bootstraps : int
+        Resamples.
+    groups : array (n_samples,), optional
+        Resample whole groups instead of rows: stimulus ids when rows are presentations, sessions or runs when
+        noise is shared within them.
+    confidence : float
+        Coverage of the percentile interval.
+    seed : int
+        Same seed, same resamples.
+    max_memory : int
+        Bytes that the working copies may take, beside 4 bytes per resample and unit.
+
+    Returns
+    -------
+    BootstrapResult
+        Arrays (n_voxels,); NaN where the score is undefined.
+
+    Raises
+    ------
+    ValueError
+        Unknown metric, shapes that differ, fewer than 2 groups, a callable that does not return one per
+        voxel.
+
+    References
+    ----------
+    Efron & Tibshirani (1993), An Introduction to the Bootstrap.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.standard_normal((400, 1))
+    >>> yhat = y + rng.standard_normal((400, 1))
+    >>> result = bootstrap(y, yhat, seed=1)
+    >>> bool(result.low[0] < 0.5**0.5 < result.high[0])
+    True
+    """
+    return _voxelwise(y, [yhat], metric, n_bootstraps, confidence, groups, seed, max_memory)
+
+
+def bootstrap_difference(
+    y: Any,
+    yhat_a: Any,
+    yhat_b: Any,
+    *,
+    metric: Metric = "r",
+    n_bootstraps: int = 1000,
+    groups: Any = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> BootstrapResult:
+    """Paired bootstrap of ``score(y, yhat_a) - score(y, yhat_b)``: both see the same resampled stimuli.
+
+    Parameters
+    ----------
+    y, yhat_a, yhat_b : array (n_samples, n_voxels) or (n_samples,)
+        Measured responses and two predictions of them. A NaN in one prediction drops that sample for that
+        prediction only.
+    metric, n_bootstraps, groups, confidence, seed, max_memory
+        As in `bootstrap`.
+
+    Returns
+    -------
+    BootstrapResult
+        Of the difference, with a two-sided p-value per voxel.
+
+    Raises
+    ------
+    ValueError
+        As `bootstrap`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.standard_normal((300, 1))
+    >>> noise = rng.standard_normal((300, 1))
+    >>> result = bootstrap_difference(y, y + noise, y + 3 * noise, n_bootstraps=200)
+    >>> bool(result.low[0] > 0), bool(result.p[0] < 0.02)
+    (True, True)
+    """
+    return _voxelwise(y, [yhat_a, yhat_b], metric, n_bootstraps, confidence, groups, seed, max_memory)
+
+
+def _rois(rois: Mapping[str, Any], n_voxels: int) -> dict[str, NDArray[np.intp]]:
+    chosen = {}
+    for name, members in rois.items():
+        index = np.asarray(members)
+        if index.dtype == bool:
+            if index.shape != (n_voxels,):
+                raise ValueError(
+                    f"mask of ROI {name!r} has shape {index.shape}; there are {n_voxels} voxels."
+                )
+            index = np.flatnonzero(index)
+        elif index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise ValueError(f"ROI {name!r} must be a boolean mask or a list of voxel positions.")
+        if index.size == 0:
+            raise ValueError(f"ROI {name!r} has no voxel; leave it out.")
+        if index.min() < 0 or index.max() >= n_voxels:
+            raise ValueError(
+                f"ROI {name!r} has positions {index.min()} to {index.max()}; legal: 0 to {n_voxels - 1}."
+            )
+        chosen[str(name)] = index.astype(np.intp)
+    if not chosen:
+        raise ValueError("rois is empty; give {name: mask}.")
+    return chosen
+
+
+def bootstrap_rois(
+    y: Any,
+    yhat: Any,
+    rois: Mapping[str, Any],
+    *,
+    metric: Metric = "r",
+    statistic: str = "median",
+    transform: Callable[[Floats], Any] | None = None,
+    n_bootstraps: int = 1000,
+    groups: Any = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> dict[str, BootstrapResult]:
+    """Bootstrap over stimuli of the mean or median score over the voxels of each ROI.
+
+    Voxels are not resampled: they share stimuli and noise, so a mean over voxels varies far more than
+    independent voxels would suggest, and resampling stimuli keeps that.
+
+    Parameters
+    ----------
+    y, yhat : array (n_samples, n_voxels)
+        Measured and predicted responses.
+    rois : mapping {name: bool array (n_voxels,) or voxel positions}
+        ROIs may overlap.
+    metric : {"r", "r2", "ev"} or callable
+        As in `bootstrap`.
+    statistic : {"median", "mean"}
+        Over the voxels of a ROI whose score is not NaN.
+    transform : callable, optional
+        Applied to scores (n_resamples, n_voxels) first, for all voxels of ``y``; for example
+        ``lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")``.
+    n_bootstraps, groups, confidence, seed, max_memory
+        As in `bootstrap`. One resample of all voxels' scores must fit.
+
+    Returns
+    -------
+    dict {name: BootstrapResult}
+        With scalars (0-d arrays).
+
+    Raises
+    ------
+    ValueError
+        As `bootstrap`; an empty ROI, a mask of the wrong length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.standard_normal((200, 6))
+    >>> yhat = y + rng.standard_normal((200, 6))
+    >>> out = bootstrap_rois(y, yhat, {"V1": [0, 1, 2], "all": np.ones(6, bool)}, n_bootstraps=100)
+    >>> bool(out["all"].low < out["all"].estimate < out["all"].high)
+    True
+    """
+    statistic = check_choice("statistic", statistic, ("median", "mean"))
+    y2, p2, _, metric, name, (counts, unit, n_units), _ = _prepare(
+        y, yhat, metric, n_bootstraps, confidence, groups, seed, max_memory
+    )
+    n, n_voxels = y2.shape
+    members = _rois(rois, n_voxels)
+    step = int(max(1, min(n_bootstraps, max_memory // 4 // (8 * (n + 3 * n_voxels)))))
+
+    def summarise(scores: Floats) -> Floats:
+        if transform is not None:
+            scores = np.asarray(transform(scores), dtype=np.float64)
+            if scores.shape[-1:] != (n_voxels,):
+                raise ValueError(
+                    f"transform returned shape {scores.shape}; the last axis must stay {n_voxels}."
+                )
+        out = np.empty((len(scores), len(members)))
+        for k, index in enumerate(members.values()):
+            part = scores[:, index]
+            if statistic == "median":
+                out[:, k] = quantiles(part.T, [0.5])[0]
+            else:
+                known = ~np.isnan(part)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    out[:, k] = np.where(known, part, 0.0).sum(axis=1) / known.sum(axis=1)
+        return out
+
+    samples = np.empty((n_bootstraps, len(members)))
+    whole = np.empty((1, n_voxels))
+    for rows, weights in weight_chunks(counts, unit, step):
+        scores = np.empty((len(weights), n_voxels))
+        for columns in voxel_blocks(9 * n + 8 * len(weights), n_voxels, 1, max_memory // 2 + 1):
+            sampler = Sampler(y2, p2, columns, metric)
+            whole[0, columns] = sampler.estimate
+            scores[:, columns] = sampler.scores(weights)
+        samples[rows] = summarise(scores)
+    estimate, error = summarise(whole)[0], standard_deviation(samples)
+    low, high = quantiles(samples, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return {
+        roi: BootstrapResult(
+            np.asarray(estimate[k]), np.asarray(error[k]), np.asarray(low[k]), np.asarray(high[k]), None,
+            confidence, n_bootstraps, n_units, name,
+        )
+        for k, roi in enumerate(members)
+    }  # fmt: skip

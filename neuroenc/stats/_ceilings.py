@@ -1,0 +1,296 @@
+"""Noise ceilings: what a perfect model could score, from repeats of the same stimulus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, check_choice, check_count
+from neuroenc.stats._normalise import check_unit
+from neuroenc.stats._repeats import repeat_groups, split_half_noise_ratio, variance_components
+
+__all__ = [
+    "ceiling_from_repeats",
+    "ncsnr",
+    "noise_ceiling",
+    "split_half_reliability",
+]
+
+
+def ncsnr(
+    responses: Any,
+    stimulus: Any,
+    *,
+    total: str = "unit",
+    weighting: str = "max_repeats",
+    max_memory: int = MAX_MEMORY,
+) -> Floats:
+    r"""Noise ceiling signal-to-noise ratio per voxel, as the Natural Scenes Dataset defines it.
+
+    .. math:: ncsnr = \hat\sigma_{signal} / \hat\sigma_{noise}, \quad
+              \hat\sigma^2_{noise} = mean_s\, Var_{k}(y_{sk}), \quad
+              \hat\sigma^2_{signal} = \max(0, \sigma^2_{total} - \hat\sigma^2_{noise})
+
+    with :math:`Var_k` the unbiased variance over the repeats k of stimulus s. NSD z-scores every voxel within
+    each session first, so that :math:`\sigma^2_{total} = 1`. It is a ratio of standard deviations, of single
+    presentations; turn it into a ceiling with `noise_ceiling`.
+
+    Parameters
+    ----------
+    responses : array (n_presentations, n_voxels)
+        Single-presentation responses, not averaged; for ``total="unit"`` z-scored within session. A NaN drops
+        that presentation for that voxel.
+    stimulus : array (n_presentations,)
+        Stimulus id of every presentation (str or int).
+    total : {"unit", "empirical"}
+        ``"unit"`` takes 1 and refuses data whose median voxel variance is outside [0.75, 1.33].
+        ``"empirical"`` takes the variance of the given presentations about their mean, and removes the bias
+        that repeats put into it: with M presentations of which :math:`n_s` show stimulus s, signal
+        variance is (total - noise) (M - 1) / (M - sum n_s^2 / M).
+    weighting : {"max_repeats", "df"}
+        ``"max_repeats"`` (NSD) is the plain mean over the stimuli shown the largest number of times (where
+        that voxel has all of them). ``"df"`` pools all stimuli with at least two repeats, weighted by their
+        degrees of freedom: use it when repeat counts vary. The first is refused when it would use less than a
+        tenth of the degrees of freedom that the second has.
+    max_memory : int
+        Bytes that the working copies may take.
+
+    Returns
+    -------
+    array (n_voxels,), float64, no unit
+        NaN for constant voxels and voxels without repeats; inf where repeats are identical.
+
+    Raises
+    ------
+    ValueError
+        No stimulus repeated, lengths that differ, data not z-scored with ``total="unit"``, too few stimuli
+        with the largest number of repeats.
+
+    References
+    ----------
+    Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial
+    intelligence, Nature Neuroscience 25:116.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> stimulus = np.repeat(np.arange(20000), 3)
+    >>> signal, noise = rng.standard_normal((20000, 1)), rng.standard_normal((60000, 1))
+    >>> print(ncsnr(0.5 * signal[stimulus] + noise, stimulus, total="empirical").round(1))
+    [0.5]
+    """
+    signal, noise = variance_components(
+        responses, stimulus, total=total, weighting=weighting, max_memory=max_memory
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(signal / noise)
+
+
+def _mean_inverse(n_repeats: Any) -> float:
+    """Noise variance left after averaging, as a share: (A/3 + B/2 + C/1) / (A + B + C) for any counts."""
+    if isinstance(n_repeats, Mapping):
+        counts, stimuli = np.array(list(n_repeats)), np.array(list(n_repeats.values()), dtype=np.float64)
+    else:
+        counts = np.atleast_1d(np.asarray(n_repeats))
+        stimuli = np.ones(counts.shape)
+    if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iuf":
+        raise ValueError(
+            f"n_repeats={n_repeats!r} is not legal; give one integer, one integer per stimulus, "
+            "or a mapping {repeats: number of stimuli}."
+        )
+    if not (np.all(counts >= 1) and np.all(counts == np.floor(counts))):
+        raise ValueError(
+            f"n_repeats has values from {counts.min()} to {counts.max()}; repeats are integers of at least 1."
+        )
+    if not (np.all(stimuli >= 0) and stimuli.sum() > 0):
+        raise ValueError(
+            "n_repeats as a mapping needs numbers of stimuli that are not negative, at least one."
+        )
+    return float((stimuli / counts).sum() / stimuli.sum())
+
+
+def noise_ceiling(ncsnr: Any, n_repeats: Any, *, unit: str) -> Floats:
+    r"""Noise ceiling of responses averaged over repeats, from the ncsnr.
+
+    .. math:: NC_{r2} = \frac{ncsnr^2}{ncsnr^2 + mean_s(1/n_s)}, \qquad NC_r = \sqrt{NC_{r2}}
+
+    :math:`n_s` is how many repeats of stimulus s were averaged. With A, B, C stimuli shown 3, 2 and 1
+    times the mean is (A/3 + B/2 + C/1)/(A + B + C), as in the NSD manual.
+
+    Parameters
+    ----------
+    ncsnr : array (n_voxels,) or float
+        Signal-to-noise ratio (standard deviations, single presentations).
+    n_repeats : int, array (n_stimuli,) of int, or mapping {repeats: number of stimuli}
+        How many presentations were averaged; ``noise_ceiling(x, {3: A, 2: B, 1: C}, unit="r2")``.
+    unit : {"r2", "r"}
+        ``"r2"``: largest expected share of variance (`r2_score`, `explained_variance`); NSD publishes it in
+        percent. ``"r"``: largest expected correlation (`pearson_r`), the square root of the first.
+
+    Returns
+    -------
+    array (n_voxels,), float64
+        A fraction in [0, 1], never percent.
+
+    Raises
+    ------
+    ValueError
+        Unit not legal, ncsnr negative, repeats not positive integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise_ceiling(np.array([0.0, 1.0]), 3, unit="r2")
+    array([0.  , 0.75])
+    >>> print(noise_ceiling(1.0, {3: 515, 2: 251, 1: 141}, unit="r2").round(3))
+    0.674
+    """
+    unit = check_unit("unit", unit)
+    ratio = np.asarray(ncsnr, dtype=np.float64)
+    if np.any(ratio < 0):
+        raise ValueError(f"ncsnr has {int((ratio < 0).sum())} negative values (least {np.nanmin(ratio):g}).")
+    with np.errstate(divide="ignore"):
+        out = np.asarray(1.0 / (1.0 + _mean_inverse(n_repeats) / ratio**2))
+    return np.sqrt(out) if unit == "r" else out
+
+
+def split_half_reliability(
+    responses: Any,
+    stimulus: Any,
+    *,
+    unit: str,
+    n_repeats: Any = None,
+    n_splits: int = 20,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> Floats:
+    r"""Noise ceiling from split halves with the Spearman-Brown correction.
+
+    The stimuli shown most often are split at random into two halves of h repeats, averaged and correlated
+    over stimuli; :math:`\rho_h` is the mean correlation over splits, and for means of n repeats
+
+    .. math:: \rho_n = \frac{m \rho_h}{1 + (m - 1)\rho_h}, \quad m = n / h
+
+    which is the share of variance of the mean that is signal (unit "r2"); its root is the correlation
+    ceiling. It makes no assumption about z-scoring, and drift between repeats lowers it.
+
+    Parameters
+    ----------
+    responses : array (n_presentations, n_voxels)
+        Single-presentation responses; a NaN presentation drops that stimulus for that voxel and split.
+    stimulus : array (n_presentations,)
+        Stimulus id of every presentation.
+    unit : {"r2", "r"}
+        As in `noise_ceiling`.
+    n_repeats : int, array or mapping, optional
+        Repeats that were averaged in the data to be scored, as in `noise_ceiling`; default the largest number
+        of repeats.
+    n_splits : int
+        Random splits.
+    seed : int
+        Seed of the splits.
+    max_memory : int
+        Bytes that the working copies may take.
+
+    Returns
+    -------
+    array (n_voxels,), float64
+        In [0, 1]; negative reliabilities are 0, constant voxels NaN.
+
+    Raises
+    ------
+    ValueError
+        Fewer than 3 stimuli with the largest number of repeats, or that number is 1.
+
+    References
+    ----------
+    Spearman (1910); Brown (1910), British Journal of Psychology 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> stimulus = np.repeat(np.arange(20000), 2)
+    >>> y = rng.standard_normal((20000, 1))[stimulus] + rng.standard_normal((40000, 1))
+    >>> print(split_half_reliability(y, stimulus, unit="r2").round(1))    # planted: 1 / (1 + 1/2)
+    [0.7]
+    """
+    unit = check_unit("unit", unit)
+    ratio, most = split_half_noise_ratio(
+        responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory
+    )
+    return noise_ceiling(ratio, most if n_repeats is None else n_repeats, unit=unit)
+
+
+def ceiling_from_repeats(
+    responses: Any,
+    stimulus: Any,
+    *,
+    unit: str,
+    n_repeats: Any = None,
+    method: str = "ncsnr",
+    total: str = "unit",
+    weighting: str = "max_repeats",
+    n_splits: int = 20,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> Floats:
+    """Noise ceiling of the repeat-averaged responses, from the single presentations.
+
+    ``noise_ceiling(ncsnr(responses, stimulus), repeats of each stimulus, unit=unit)``, or the same from split
+    halves.
+
+    Parameters
+    ----------
+    responses : array (n_presentations, n_voxels)
+        Single-presentation responses (z-scored within session for ``total="unit"``).
+    stimulus : array (n_presentations,)
+        Stimulus id of every presentation.
+    unit : {"r2", "r"}
+        Share of variance or correlation, see `noise_ceiling`.
+    n_repeats : int, array or mapping, optional
+        Repeats averaged in the data that will be scored; default: every stimulus here, with its own count.
+    method : {"ncsnr", "split_half"}
+        `ncsnr` or `split_half_reliability`.
+    total, weighting : str
+        As in `ncsnr`.
+    n_splits, seed : int
+        As in `split_half_reliability`.
+    max_memory : int
+        Bytes that the working copies may take.
+
+    Returns
+    -------
+    array (n_voxels,), float64
+        Fraction in [0, 1]; NaN for constant voxels.
+
+    Raises
+    ------
+    ValueError
+        As `ncsnr`, `split_half_reliability` and `noise_ceiling`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> stimulus = np.repeat(np.arange(20000), 2)
+    >>> y = rng.standard_normal((20000, 1))[stimulus] + rng.standard_normal((40000, 1))
+    >>> print(ceiling_from_repeats(y, stimulus, unit="r2", total="empirical").round(1))
+    [0.7]
+    """
+    unit = check_unit("unit", unit)
+    method = check_choice("method", method, ("ncsnr", "split_half"))
+    counts: NDArray[np.intp] = repeat_groups(stimulus)[1]
+    repeats = counts if n_repeats is None else n_repeats
+    if method == "ncsnr":
+        ratio = ncsnr(responses, stimulus, total=total, weighting=weighting, max_memory=max_memory)
+    else:
+        check_count("n_splits", n_splits)
+        ratio, _ = split_half_noise_ratio(
+            responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory
+        )
+    return noise_ceiling(ratio, repeats, unit=unit)

@@ -1,0 +1,71 @@
+"""False discovery rate over voxels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroenc.stats._blocks import Floats, check_choice
+
+__all__ = ["fdr"]
+
+
+def fdr(p: Any, *, method: str = "bh") -> Floats:
+    r"""Benjamini-Hochberg or Benjamini-Yekutieli q-values (adjusted p-values).
+
+    .. math:: q_{(i)} = \min_{j \ge i} \min\left(1, \frac{m\,c}{j} p_{(j)}\right)
+
+    with c = 1 for Benjamini-Hochberg and :math:`c = \sum_{k=1}^m 1/k` for Benjamini-Yekutieli. Voxels with
+    ``q <= alpha`` have an expected share of false discoveries of at most alpha.
+
+    Parameters
+    ----------
+    p : array of any shape
+        p-values in [0, 1]; all of them are one family. NaN stays NaN and is not counted in m.
+    method : {"bh", "by"}
+        ``"bh"`` is valid for independent or positively dependent tests, ``"by"`` under any dependence.
+
+    Returns
+    -------
+    array of the same shape, float64
+        q-values in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        p-values outside [0, 1] or an unknown method.
+
+    References
+    ----------
+    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57:289. Benjamini & Yekutieli (2001), Ann. Stat. 29:1165.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fdr(np.array([0.01, np.nan, 0.04, 0.03, 0.5]))
+    array([0.04      ,        nan, 0.05333333, 0.05333333, 0.5       ])
+    """
+    method = check_choice(
+        "method", method, ("bh", "by"), {"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"}
+    )
+    values = np.asarray(p, dtype=np.float64)
+    keep = ~np.isnan(values)
+    family = values[keep]
+    outside = (family < 0) | (family > 1)
+    if outside.any():
+        raise ValueError(
+            f"{int(outside.sum())} of {family.size} p-values lie outside [0, 1] "
+            f"(from {family.min():g} to {family.max():g}); give p-values, not statistics."
+        )
+    q = np.full(values.shape, np.nan)
+    m = family.size
+    if m:
+        order = np.argsort(family, kind="stable")
+        rank = np.arange(1, m + 1)
+        constant = float(np.sum(1.0 / rank)) if method == "by" else 1.0
+        stepped = np.minimum.accumulate((family[order] * (m * constant) / rank)[::-1])[::-1]
+        adjusted = np.empty(m)
+        adjusted[order] = np.minimum(stepped, 1.0)
+        q[keep] = adjusted
+    return q
