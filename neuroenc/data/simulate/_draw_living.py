@@ -164,8 +164,9 @@ def _surfer(p: Pen, colour: RGB, skin: RGB, smiling: bool) -> None:
 
 def _hand(p: Pen, colour: RGB, skin: RGB, smiling: bool) -> None:
     edge = shade(skin, 0.6)
-    fingers = [((-0.32, -0.1), (-0.48, -0.66)), ((-0.11, -0.2), (-0.15, -0.86)), ((0.12, -0.2), (0.18, -0.82)),
-               ((0.33, -0.08), (0.5, -0.58))]  # fmt: skip
+    roots = [(-0.32, -0.1), (-0.11, -0.2), (0.12, -0.2), (0.33, -0.08)]
+    tips = [(-0.48, -0.66), (-0.15, -0.86), (0.18, -0.82), (0.5, -0.58)]
+    fingers = list(zip(roots, tips))
     thumb = [(-0.3, 0.4), (-0.64, 0.22), (-0.82, -0.06)]
     p.limb([(0, 0.5), (0, 0.92)], edge, 0.54)
     for a, b in fingers:

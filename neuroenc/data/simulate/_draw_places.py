@@ -77,8 +77,9 @@ def _mountain(p: Pen, colour: RGB, size: float, x: float) -> None:
     p.poly([(x - 1.15, base), (x, peak), (x + 1.15, base)], colour)
     p.poly([(x, peak), (x + 1.15, base), (x + 0.25, base)], shade(colour, 0.68))
     k = 0.34
-    p.poly([(x, peak), (x + 1.15 * k, peak + h * k), (x + 0.2, peak + h * 0.24), (x + 0.05, peak + h * 0.4), (x - 0.14, peak + h * 0.25),
-            (x - 1.15 * k, peak + h * k)], (248, 250, 252))  # fmt: skip
+    rim = [(x + 0.2, peak + h * 0.24), (x + 0.05, peak + h * 0.4), (x - 0.14, peak + h * 0.25)]
+    snow = [(x, peak), (x + 1.15 * k, peak + h * k), *rim, (x - 1.15 * k, peak + h * k)]
+    p.poly(snow, (248, 250, 252))
     p.rect(-1.1, base - 0.02, 1.1, 1.1, (86, 124, 70))
 
 
@@ -97,40 +98,30 @@ def _beach(p: Pen, colour: RGB, size: float, x: float) -> None:
 def _corridor(p: Pen, colour: RGB, size: float, x: float) -> None:
     d = 0.46 - 0.26 * size
     cx, cy = 0.6 * x, -0.05
-    l, r, t, b = cx - d, cx + d, cy - d * 1.1, cy + d * 1.25
-    p.poly([(-1.1, -1.1), (l, t), (l, b), (-1.1, 1.1)], shade(colour, 0.78))
-    p.poly([(1.1, -1.1), (r, t), (r, b), (1.1, 1.1)], shade(colour, 0.66))
-    p.poly([(-1.1, -1.1), (1.1, -1.1), (r, t), (l, t)], shade(colour, 0.94))
-    p.poly([(-1.1, 1.1), (1.1, 1.1), (r, b), (l, b)], (128, 92, 66))
-    p.rect(l, t, r, b, shade(colour, 0.5))
-    p.rect(cx - d * 0.45, cy - d * 0.5, cx + d * 0.45, b, (70, 44, 30))
-    for a in ((-1.1, -1.1, l, t), (1.1, -1.1, r, t), (-1.1, 1.1, l, b), (1.1, 1.1, r, b)):
+    left, right, top, low = cx - d, cx + d, cy - d * 1.1, cy + d * 1.25
+    p.poly([(-1.1, -1.1), (left, top), (left, low), (-1.1, 1.1)], shade(colour, 0.78))
+    p.poly([(1.1, -1.1), (right, top), (right, low), (1.1, 1.1)], shade(colour, 0.66))
+    p.poly([(-1.1, -1.1), (1.1, -1.1), (right, top), (left, top)], shade(colour, 0.94))
+    p.poly([(-1.1, 1.1), (1.1, 1.1), (right, low), (left, low)], (128, 92, 66))
+    p.rect(left, top, right, low, shade(colour, 0.5))
+    p.rect(cx - d * 0.45, cy - d * 0.5, cx + d * 0.45, low, (70, 44, 30))
+    for a in (
+        (-1.1, -1.1, left, top),
+        (1.1, -1.1, right, top),
+        (-1.1, 1.1, left, low),
+        (1.1, 1.1, right, low),
+    ):
         p.line([(a[0], a[1]), (a[2], a[3])], _INK, 0.03)
     for f in (0.25, 0.6):
-        u = -1.1 + (l + 1.1) * f, 1.1 + (r - 1.1) * f
-        g = 0.14 * (1 - f)
-        for k, edge in enumerate(u):
-            s = 1 if k == 0 else -1
-            top = cy - (1.1 - f * (1.1 - d)) * 0.5
-            low = cy + (1.1 - f * (1.1 - d)) * 0.95
-            p.poly(
-                [
-                    (edge, top),
-                    (edge + s * (g + 0.06), top + 0.04),
-                    (edge + s * (g + 0.06), low - 0.12),
-                    (edge, low),
-                ],
-                (88, 58, 40),
-            )
+        # Doors shrink with distance f along both walls.
+        width, far = 0.14 * (1 - f) + 0.06, 1.1 - f * (1.1 - d)
+        lintel, sill = cy - 0.5 * far, cy + 0.95 * far
+        for side, edge in ((1, -1.1 + (left + 1.1) * f), (-1, 1.1 + (right - 1.1) * f)):
+            inner = edge + side * width
+            p.poly([(edge, lintel), (inner, lintel + 0.04), (inner, sill - 0.12), (edge, sill)], (88, 58, 40))
     for f in (0.15, 0.5, 0.78):
-        p.limb(
-            [
-                (cx * f - 0.16 * (1 - f), -1.0 + (t + 1.0) * f),
-                (cx * f + 0.16 * (1 - f), -1.0 + (t + 1.0) * f),
-            ],
-            (255, 252, 220),
-            0.1 * (1.1 - f),
-        )
+        reach, v = 0.16 * (1 - f), -1.0 + (top + 1.0) * f
+        p.limb([(cx * f - reach, v), (cx * f + reach, v)], (255, 252, 220), 0.1 * (1.1 - f))
 
 
 PLACES = {"house": _house, "church": _church, "mountain": _mountain, "beach": _beach, "corridor": _corridor}

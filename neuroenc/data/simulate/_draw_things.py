@@ -203,6 +203,20 @@ def _box(p: Pen, colour: RGB, variant: int) -> None:
     p.line([(-0.2, -0.4), (-0.2, 0.86)], shade(colour, 0.7), 0.12)
 
 
-THINGS = {"sign": _sign, "letter": _letter, "poster": _poster, "book": _book, "newspaper": _newspaper,
-          "pizza": _pizza, "apple": _apple, "banana": _banana, "cake": _cake, "burger": _burger, "ball": _ball,
-          "cup": _cup, "tree": _tree, "umbrella": _umbrella, "box": _box}  # fmt: skip
+THINGS = {
+    "sign": _sign,
+    "letter": _letter,
+    "poster": _poster,
+    "book": _book,
+    "newspaper": _newspaper,
+    "pizza": _pizza,
+    "apple": _apple,
+    "banana": _banana,
+    "cake": _cake,
+    "burger": _burger,
+    "ball": _ball,
+    "cup": _cup,
+    "tree": _tree,
+    "umbrella": _umbrella,
+    "box": _box,
+}

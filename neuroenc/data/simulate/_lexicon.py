@@ -57,36 +57,121 @@ class Member:
 
 _ALL = (
     Member("man", "face", ("man", "man with {c} hair", "man with a beard"), ("black", "brown", "grey")),
-    Member("woman", "face", ("woman", "woman with {c} hair", "woman with long {c} hair"), ("black", "brown", "red", "yellow")),
-    Member("child", "face", ("child", "child with {c} hair", "young child"), ("black", "brown", "red", "yellow")),
+    Member(
+        "woman",
+        "face",
+        ("woman", "woman with {c} hair", "woman with long {c} hair"),
+        ("black", "brown", "red", "yellow"),
+    ),
+    Member(
+        "child", "face", ("child", "child with {c} hair", "young child"), ("black", "brown", "red", "yellow")
+    ),
     Member("cat", "face", ("{c} cat", "cat"), ("grey", "orange", "black", "white")),
     Member("dog", "face", ("{c} dog", "dog"), ("brown", "white", "black", "orange")),
-    Member("person", "body", ("standing person", "person standing", "person in a {c} shirt"), _SHIRT, ("people",)),
+    Member(
+        "person", "body", ("standing person", "person standing", "person in a {c} shirt"), _SHIRT, ("people",)
+    ),
     Member("runner", "body", ("runner", "person running", "runner in a {c} shirt"), _SHIRT),
-    Member("dancer", "body", ("dancer", "person dancing", "dancer in a {c} dress"), ("red", "yellow", "green", "blue", "purple", "pink", "white")),
-    Member("surfer", "body", ("surfer", "surfer on a {c} board", "person on a {c} board"), ("red", "yellow", "green", "blue", "white", "orange")),
+    Member(
+        "dancer",
+        "body",
+        ("dancer", "person dancing", "dancer in a {c} dress"),
+        ("red", "yellow", "green", "blue", "purple", "pink", "white"),
+    ),
+    Member(
+        "surfer",
+        "body",
+        ("surfer", "surfer on a {c} board", "person on a {c} board"),
+        ("red", "yellow", "green", "blue", "white", "orange"),
+    ),
     Member("hand", "body", ("hand", "open hand", "raised hand"), ("orange",)),
-    Member("house", "place", ("{c} house", "house", "house with a door"), ("red", "yellow", "white", "blue", "pink"), ("building",), ("in front of", "near", "outside")),
-    Member("church", "place", ("church", "{c} church", "church with a tower"), ("white", "grey", "brown", "yellow"), (), ("in front of", "near", "outside")),
-    Member("mountain", "place", ("mountain", "{c} mountain", "snowy mountain"), ("grey", "brown", "purple", "green"), (), ("in front of", "near")),
-    Member("beach", "place", ("beach", "sandy beach", "beach with blue water"), ("yellow",), ("water",), ("on", "at")),
-    Member("corridor", "place", ("corridor", "long corridor", "{c} corridor"), ("white", "green", "yellow", "blue", "grey"), (), ("in",)),
+    Member(
+        "house",
+        "place",
+        ("{c} house", "house", "house with a door"),
+        ("red", "yellow", "white", "blue", "pink"),
+        ("building",),
+        ("in front of", "near", "outside"),
+    ),
+    Member(
+        "church",
+        "place",
+        ("church", "{c} church", "church with a tower"),
+        ("white", "grey", "brown", "yellow"),
+        (),
+        ("in front of", "near", "outside"),
+    ),
+    Member(
+        "mountain",
+        "place",
+        ("mountain", "{c} mountain", "snowy mountain"),
+        ("grey", "brown", "purple", "green"),
+        (),
+        ("in front of", "near"),
+    ),
+    Member(
+        "beach",
+        "place",
+        ("beach", "sandy beach", "beach with blue water"),
+        ("yellow",),
+        ("water",),
+        ("on", "at"),
+    ),
+    Member(
+        "corridor",
+        "place",
+        ("corridor", "long corridor", "{c} corridor"),
+        ("white", "green", "yellow", "blue", "grey"),
+        (),
+        ("in",),
+    ),
     Member("sign", "word", ("stop sign", "red stop sign"), ("red",), ("stop",), sized=True),
-    Member("letter", "word", ("{c} letter", "card with a {c} letter", "letter"), ("black", "red", "blue", "green", "purple"), sized=True),
-    Member("poster", "word", ("{c} poster", "poster with a word", "{c} poster with a word"), ("yellow", "blue", "green", "purple", "orange"), ("word", "text"), sized=True),
-    Member("book", "word", ("{c} book", "book with a title", "{c} book with a title"), ("red", "blue", "green", "purple", "brown"), ("title",), sized=True),
-    Member("newspaper", "word", ("newspaper", "newspaper with a headline"), ("white",), ("headline",), sized=True),
-    Member("pizza", "food", ("pizza", "round pizza", "pizza with cheese"), ("yellow",), ("cheese",), sized=True),
+    Member(
+        "letter",
+        "word",
+        ("{c} letter", "card with a {c} letter", "letter"),
+        ("black", "red", "blue", "green", "purple"),
+        sized=True,
+    ),
+    Member(
+        "poster",
+        "word",
+        ("{c} poster", "poster with a word", "{c} poster with a word"),
+        ("yellow", "blue", "green", "purple", "orange"),
+        ("word", "text"),
+        sized=True,
+    ),
+    Member(
+        "book",
+        "word",
+        ("{c} book", "book with a title", "{c} book with a title"),
+        ("red", "blue", "green", "purple", "brown"),
+        ("title",),
+        sized=True,
+    ),
+    Member(
+        "newspaper", "word", ("newspaper", "newspaper with a headline"), ("white",), ("headline",), sized=True
+    ),
+    Member(
+        "pizza", "food", ("pizza", "round pizza", "pizza with cheese"), ("yellow",), ("cheese",), sized=True
+    ),
     Member("apple", "food", ("{c} apple", "apple"), ("red", "green", "yellow"), ("fruit",), sized=True),
     Member("banana", "food", ("banana", "ripe banana", "yellow banana"), ("yellow",), sized=True),
-    Member("cake", "food", ("cake", "{c} cake", "cake with a cherry"), ("pink", "brown", "white"), ("cherry",), sized=True),
+    Member(
+        "cake",
+        "food",
+        ("cake", "{c} cake", "cake with a cherry"),
+        ("pink", "brown", "white"),
+        ("cherry",),
+        sized=True,
+    ),
     Member("burger", "food", ("burger", "burger with cheese", "brown burger"), ("brown",), (), sized=True),
     Member("ball", "neutral", ("{c} ball", "ball", "round {c} ball"), _PAINT, sized=True),
     Member("cup", "neutral", ("{c} cup", "cup"), _PAINT, sized=True),
     Member("tree", "neutral", ("green tree", "tree"), ("green",), sized=True),
     Member("umbrella", "neutral", ("{c} umbrella", "umbrella", "open umbrella"), _PAINT, sized=True),
     Member("box", "neutral", ("{c} box", "box"), _PAINT, sized=True),
-)  # fmt: skip
+)
 
 _BY_NAME = {m.name: m for m in _ALL}
 

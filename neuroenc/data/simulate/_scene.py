@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,7 @@ class Scene:
 
     def row(self) -> dict[str, Any]:
         """Background latents as a flat record."""
-        record = asdict(self)
-        del record["objects"]
-        return record
+        return {k: v for k, v in vars(self).items() if k != "objects"}
 
 
 def _place_objects(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:

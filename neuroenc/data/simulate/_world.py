@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def _row(scene: Scene) -> dict[str, Any]:
         row[f"{f}_x"], row[f"{f}_y"], row[f"{f}_size"] = (np.nan,) * 3 if o is None else (o.x, o.y, o.size)
     present = {o.member: o.strength for o in scene.objects}
     row.update({f"member_{m}": present.get(m, 0.0) for f in FAMILIES for m in MEMBERS[f]})
-    row["objects"] = json.dumps([asdict(o) for o in scene.objects])
+    row["objects"] = json.dumps([vars(o) for o in scene.objects])
     return row
 
 
