@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroenc.data import simulate
-    from neuroenc.data._fetch import fetch, verify
+    from neuroenc.data._fetch import data_dir, fetch, mirror_dir, presence, verify
     from neuroenc.data._io import load, save
-    from neuroenc.data._manifest import list_manifests, load_manifest
+    from neuroenc.data._manifest import Manifest, list_manifests, load_manifest
     from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, to_gifti, unmask
     from neuroenc.data._preprocess import average_repeats, zscore
     from neuroenc.data._schema import (
@@ -34,30 +34,34 @@ if TYPE_CHECKING:
         validate_responses,
     )
     from neuroenc.data._splits import check_disjoint, folds, shared_test, split_by, split_by_stimulus
-    from neuroenc.data.loaders import load_dataset
+    from neuroenc.data.loaders import load_dataset, loader_options
+    from neuroenc.data.simulate import simulate_cortex, simulate_world
 
 # Loaded on first use: data sets need pooch, volumes need nibabel, and none of it is needed to read a netCDF.
 _MODULES = {
-    "_fetch": ("fetch", "verify"),
+    "_fetch": ("data_dir", "fetch", "mirror_dir", "presence", "verify"),
     "_io": ("load", "save"),
-    "_manifest": ("list_manifests", "load_manifest"),
+    "_manifest": ("Manifest", "list_manifests", "load_manifest"),
     "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "to_gifti", "unmask"),
     "_preprocess": ("average_repeats", "zscore"),
     "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
                 "roi_names", "validate", "validate_features", "validate_responses"),
     "_splits": ("check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"),
-    "loaders": ("load_dataset",),
+    "loaders": ("load_dataset", "loader_options"),
+    "simulate": ("simulate_cortex", "simulate_world"),
 }  # fmt: skip
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "EncodingData",
+    "Manifest",
     "Masked",
     "Stimuli",
     "align",
     "average_repeats",
     "check_affine",
     "check_disjoint",
+    "data_dir",
     "fetch",
     "folds",
     "in_roi",
@@ -67,13 +71,18 @@ __all__ = [
     "load_dataset",
     "load_manifest",
     "load_masked",
+    "loader_options",
     "make_features",
     "make_responses",
     "match",
+    "mirror_dir",
+    "presence",
     "roi_names",
     "save",
     "shared_test",
     "simulate",
+    "simulate_cortex",
+    "simulate_world",
     "split_by",
     "split_by_stimulus",
     "to_gifti",

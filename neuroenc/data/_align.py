@@ -24,8 +24,8 @@ def stimulus_ids(array: xr.DataArray) -> np.ndarray:
     """
     if "stimulus" not in array.coords:
         raise DataError(
-            f"array with dims {tuple(map(str, array.dims))} has no 'stimulus' coordinate. Next step: build it with "
-            "neuroenc.data.make_responses or make_features."
+            f"array with dims {tuple(map(str, array.dims))} has no 'stimulus' coordinate. Next step: build it"
+            " with neuroenc.data.make_responses or make_features."
         )
     return np.asarray(array["stimulus"].values).astype(str)
 
@@ -56,7 +56,7 @@ def align(features: xr.DataArray, responses: xr.DataArray) -> tuple[xr.DataArray
     >>> _ = align(x, make_responses([[0.0], [1.0]], stimulus=["a", "b"]))
     >>> align(x, make_responses([[0.0], [1.0]], stimulus=["b", "a"]))
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: features and responses have different stimulus orders: 2 of 2 rows differ...
+    neuroenc._util.errors.DataError: features and responses have different stimulus orders: 2 of 2 rows...
     """
     left, right = stimulus_ids(features), stimulus_ids(responses)
     if len(left) == len(right):
@@ -65,14 +65,17 @@ def align(features: xr.DataArray, responses: xr.DataArray) -> tuple[xr.DataArray
             return features, responses
         n = wrong[0]
         found = (
-            f"features and responses have different stimulus orders: {wrong.size} of {len(left)} rows differ, first "
-            f"row {n}: features {str(left[n])!r}, responses {str(right[n])!r}."
+            f"features and responses have different stimulus orders: {wrong.size} of {len(left)} rows differ,"
+            f" first row {n}: features {str(left[n])!r}, responses {str(right[n])!r}."
         )
     else:
         found = f"features have {len(left)} rows, responses have {len(right)}."
     missing = np.setdiff1d(right, left)
     if missing.size:
-        step = f"{missing.size} stimuli of the responses have no features, first {missing[:3].tolist()}: embed them"
+        step = (
+            f"{missing.size} stimuli of the responses have no features, first {missing[:3].tolist()}: embed"
+            " them"
+        )
     else:
         step = "neuroenc.data.match(features, responses) repeats and reorders the features' rows by id"
     raise DataError(f"{found} Next step: {step}.")
@@ -114,8 +117,8 @@ def match(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
     if (rows < 0).any():
         missing = list(dict.fromkeys(want[rows < 0].tolist()))
         raise DataError(
-            f"{len(missing)} of {len(np.unique(want))} stimuli of the responses have no features, first {missing[:5]}. "
-            "Next step: embed them, or keep only the responses whose stimuli have features."
+            f"{len(missing)} of {len(np.unique(want))} stimuli of the responses have no features, first"
+            f" {missing[:5]}. Next step: embed them, or keep only the responses whose stimuli have features."
         )
     return features.isel(stimulus=rows)
 

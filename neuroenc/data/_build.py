@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array
 from neuroenc._util.provenance import provenance as _provenance
+from neuroenc.data._labels import (
+    along,
+    as_float32,
+    place,
+    repeat_numbers,
+    require_unique,
+    roi_strings,
+    string_ids,
+)
 
-__all__ = ["FEATURE_DIMS", "ZSCORED", "make_features", "make_responses", "string_ids"]
+__all__ = ["FEATURE_DIMS", "ZSCORED", "make_features", "make_responses"]
 
 FEATURE_DIMS = {
     2: ("stimulus", "feature"),
@@ -23,145 +31,6 @@ FEATURE_DIMS = {
 }
 ZSCORED = ("none", "session", "run")
 _SAMPLE_DIMS = ("presentation", "stimulus")
-
-
-def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
-    """Ids as a '<U' array; anything that is not text, or is empty text, is an error.
-
-    >>> string_ids(["a", "bc"]).dtype.kind
-    'U'
-    """
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise DataError(
-            f"{what} ids have shape {array.shape} (expected one dimension). Next step: ids.ravel()."
-        )
-    if array.dtype.kind == "O" or array.dtype.kind == "T":
-        bad = [x for x in array if not isinstance(x, str)]
-        if not bad:
-            array = array.astype(str)
-    else:
-        bad = [] if array.dtype.kind == "U" or not array.size else list(array[:1])
-    if bad:
-        raise DataError(
-            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Names survive every file "
-            f"format, numbers do not (leading zeros). Next step: {what}=[str(x) for x in ids]."
-        )
-    array = array.astype(str)
-    if array.size and (array == "").any():
-        raise DataError(
-            f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}."
-        )
-    return array
-
-
-def _float32(values: Any) -> Any:
-    """Values as float32 without a copy where they are float32 already; dask arrays stay lazy."""
-    if isinstance(values, (xr.DataArray, xr.Variable)):
-        values = values.data
-    if hasattr(values, "dask"):
-        return values if values.dtype == np.float32 else values.astype(np.float32)
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"values have dtype {array.dtype} (expected real numbers).")
-    return array.astype(np.float32, copy=False)
-
-
-def _along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
-    """One value per item, or one for all; length and integer values are checked."""
-    array = np.asarray(values)
-    if array.ndim == 0:
-        array = np.full(n, array)
-    if array.shape != (n,):
-        raise DataError(f"{name} has shape {array.shape} (expected ({n},): one value per {per}).")
-    if dtype is str:
-        if array.dtype.kind not in "UOT" or not all(isinstance(x, str) for x in array.tolist()):
-            raise DataError(f"{name} must be text, found {array[:1].tolist()} of dtype {array.dtype}.")
-        return array.astype(str)
-    if array.dtype.kind not in "fiub":
-        raise DataError(
-            f"{name} must be numbers, found dtype {array.dtype}, first value {array[:1].tolist()}."
-        )
-    if (
-        dtype is np.int64
-        and array.dtype.kind == "f"
-        and not (np.isfinite(array) & (array == np.round(array))).all()
-    ):
-        raise DataError(
-            f"{name} must be whole numbers, found {array[array != np.round(array)][:3].tolist()}."
-        )
-    return array.astype(dtype)
-
-
-def _roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
-    """ROI names of each voxel joined by ';'."""
-    if isinstance(roi, Mapping):
-        masks = {}
-        for name, mask in roi.items():
-            masks[str(name)] = np.asarray(mask)
-            if masks[str(name)].shape != (n_voxels,) or masks[str(name)].dtype != bool:
-                raise DataError(
-                    f"roi[{name!r}] has shape {masks[str(name)].shape} and dtype {masks[str(name)].dtype} "
-                    f"(expected ({n_voxels},) and bool: one flag per voxel)."
-                )
-        roi = [[name for name, mask in masks.items() if mask[v]] for v in range(n_voxels)]
-    if isinstance(roi, str):
-        roi = [roi] * n_voxels
-    if len(roi) != n_voxels:
-        raise DataError(f"roi has {len(roi)} entries (expected {n_voxels}: one per voxel).")
-    joined: list[str] = []
-    for entry in roi:
-        if isinstance(entry, str):
-            names: Iterable[str] = entry.split(";")
-        else:
-            names = sorted(entry) if isinstance(entry, (set, frozenset)) else list(entry)
-            bad = [x for x in names if not isinstance(x, str) or ";" in x]
-            if bad:
-                raise DataError(f"roi name {bad[0]!r} is not legal: a name is text without ';'.")
-        joined.append(";".join(dict.fromkeys(x.strip() for x in names if x.strip())))
-    return np.array(joined, dtype=str) if joined else np.empty(0, dtype="<U1")
-
-
-def _repeat_numbers(stimulus: np.ndarray, subject: np.ndarray | None) -> np.ndarray:
-    """0-based count of earlier presentations of the same stimulus to the same subject."""
-    keys = {"stimulus": stimulus} if subject is None else {"stimulus": stimulus, "subject": subject}
-    return pd.DataFrame(keys).groupby(list(keys), sort=False).cumcount().to_numpy(np.int64)
-
-
-def _place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Coordinates i, j, k and the attributes that give them a place in space."""
-    coords: dict[str, Any] = {}
-    attrs: dict[str, Any] = {}
-    if affine is not None:
-        matrix = np.asarray(affine, dtype=np.float64)
-        if matrix.shape != (4, 4) and matrix.shape != (16,):
-            raise DataError(f"affine has shape {matrix.shape} (expected (4, 4), as in nibabel's img.affine).")
-        attrs["affine"] = [float(x) for x in matrix.ravel()]
-    if volume_shape is not None:
-        if len(volume_shape) != 3:
-            raise DataError(
-                f"volume_shape {tuple(volume_shape)} has {len(volume_shape)} numbers (expected 3)."
-            )
-        attrs["volume_shape"] = [int(x) for x in volume_shape]
-    if ijk is not None:
-        index = np.asarray(ijk)
-        if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
-            raise DataError(
-                f"ijk has shape {index.shape} and dtype {index.dtype} (expected ({n_voxels}, 3) integers: "
-                "the voxel's indices into the volume)."
-            )
-        if len(attrs) < 2:
-            missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
-            raise DataError(
-                f"ijk given without {missing}: voxel indices have no place in space without them."
-            )
-        if n_voxels and ((index < 0) | (index >= np.array(attrs["volume_shape"]))).any():
-            raise DataError(
-                f"ijk ranges over {index.min(0).tolist()}..{index.max(0).tolist()}, outside a volume of shape "
-                f"{attrs['volume_shape']}."
-            )
-        coords = {name: ("voxel", index[:, n].astype(np.int64)) for n, name in enumerate("ijk")}
-    return coords, attrs
 
 
 def make_responses(
@@ -252,7 +121,7 @@ def make_responses(
         )
     if zscored not in ZSCORED:
         raise DataError(f"zscored={zscored!r} is not legal; use one of {', '.join(ZSCORED)}.")
-    data = _float32(values)
+    data = as_float32(values)
     if data.ndim != 2:
         raise DataError(f"values have shape {data.shape} (expected two dimensions: ({dim}, voxel)).")
     n, n_voxels = (int(x) for x in data.shape)
@@ -263,7 +132,7 @@ def make_responses(
 
     coords: dict[str, Any] = {}
     if dim == "stimulus":
-        _unique(
+        require_unique(
             ids,
             "stimulus ids",
             "average the repeats (neuroenc.data.average_repeats) or use dim='presentation'",
@@ -273,41 +142,41 @@ def make_responses(
             coords["subject"] = str(subject)
             subject = None
         if n_repeats is not None:
-            coords["n_repeats"] = ("stimulus", _along("n_repeats", n_repeats, n, np.int64, dim))
+            coords["n_repeats"] = ("stimulus", along("n_repeats", n_repeats, n, np.int64, dim))
     else:
         coords["presentation"] = np.arange(n, dtype=np.int64)
         coords["stimulus"] = ("presentation", ids)
         if n_repeats is not None:
             raise DataError("n_repeats belongs to averaged responses; pass dim='stimulus' or leave it out.")
     if subject is not None:
-        coords["subject"] = (dim, _along("subject", subject, n, str, dim))
+        coords["subject"] = (dim, along("subject", subject, n, str, dim))
     for name, value in (("session", session), ("run", run)):
         if value is not None:
-            coords[name] = (dim, _along(name, value, n, np.int64, dim))
+            coords[name] = (dim, along(name, value, n, np.int64, dim))
     if repeat is not None:
-        coords["repeat"] = (dim, _along("repeat", repeat, n, np.int64, dim))
+        coords["repeat"] = (dim, along("repeat", repeat, n, np.int64, dim))
     elif dim == "presentation":
-        coords["repeat"] = (dim, _repeat_numbers(ids, coords["subject"][1] if "subject" in coords else None))
+        coords["repeat"] = (dim, repeat_numbers(ids, coords["subject"][1] if "subject" in coords else None))
 
     numbers = np.arange(n_voxels) if voxel is None else voxel
-    coords["voxel"] = _along("voxel", numbers, n_voxels, np.int64, "voxel")
-    _unique(coords["voxel"], "voxel ids", "give each voxel its own number (voxel=None counts from 0)")
-    place, attrs = _place(ijk, affine, volume_shape, n_voxels)
-    coords.update(place)
+    coords["voxel"] = along("voxel", numbers, n_voxels, np.int64, "voxel")
+    require_unique(coords["voxel"], "voxel ids", "give each voxel its own number (voxel=None counts from 0)")
+    where, attrs = place(ijk, affine, volume_shape, n_voxels)
+    coords.update(where)
     if (vertex is None) != (hemi is None):
         raise DataError(
             "vertex and hemi belong together: a vertex number names a place only within a hemisphere."
         )
     if vertex is not None:
-        coords["vertex"] = ("voxel", _along("vertex", vertex, n_voxels, np.int64, "voxel"))
-        coords["hemi"] = ("voxel", _along("hemi", hemi, n_voxels, str, "voxel"))
+        coords["vertex"] = ("voxel", along("vertex", vertex, n_voxels, np.int64, "voxel"))
+        coords["hemi"] = ("voxel", along("hemi", hemi, n_voxels, str, "voxel"))
         wrong = sorted(set(coords["hemi"][1].tolist()) - {"L", "R"})
         if wrong:
             raise DataError(f"hemi holds {wrong[:3]} (legal: 'L', 'R').")
     if roi is not None:
-        coords["roi"] = ("voxel", _roi_strings(roi, n_voxels))
+        coords["roi"] = ("voxel", roi_strings(roi, n_voxels))
     if ncsnr is not None:
-        coords["ncsnr"] = ("voxel", _along("ncsnr", ncsnr, n_voxels, np.float32, "voxel"))
+        coords["ncsnr"] = ("voxel", along("ncsnr", ncsnr, n_voxels, np.float32, "voxel"))
 
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_responses", **(provenance or {}))
@@ -362,12 +231,12 @@ def make_features(
     >>> x.dims, x.attrs["normalised"]
     (('stimulus', 'feature'), 1)
     """
-    data = _float32(values)
+    data = as_float32(values)
     if dims is None:
         if data.ndim not in FEATURE_DIMS:
             raise DataError(
-                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature) "
-                "and (stimulus, channel, y, x). Next step: reshape, or name the dimensions with dims=(...)."
+                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature)"
+                " and (stimulus, channel, y, x). Next step: reshape, or name the dimensions with dims=(...)."
             )
         dims = FEATURE_DIMS[data.ndim]
     dims = tuple(dims)
@@ -384,13 +253,13 @@ def make_features(
             raise DataError(
                 f"coordinate {name!r} needs its dimension: {name}=(dim, values) with dim in {dims}."
             )
-        along, label = (name, value) if name in dims else value
-        if np.shape(label) != (data.shape[dims.index(along)],):
+        axis, label = (name, value) if name in dims else value
+        if np.shape(label) != (data.shape[dims.index(axis)],):
             raise DataError(
-                f"coordinate {name!r} has shape {np.shape(label)} (expected ({data.shape[dims.index(along)]},), "
-                f"the length of {along!r})."
+                f"coordinate {name!r} has shape {np.shape(label)} (expected"
+                f" ({data.shape[dims.index(axis)]},), the length of {axis!r})."
             )
-        labels[name] = (along, np.asarray(label))
+        labels[name] = (axis, np.asarray(label))
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_features", **(provenance or {}))
     attrs = {"backbone": str(backbone), "weights": str(weights), "layer": str(layer), "pooling": str(pooling),
@@ -405,14 +274,5 @@ def _hash_rows(data: Any, ids: np.ndarray, block_bytes: int = 2**26) -> str:
     step = max(1, block_bytes // max(1, 4 * int(np.prod(data.shape[1:]))))
     for start in range(0, data.shape[0], step):
         block = np.ascontiguousarray(data[start : start + step])
-        digest.update(memoryview(block).cast("B") if block.size else b"")
+        digest.update(block.tobytes())
     return digest.hexdigest()
-
-
-def _unique(values: np.ndarray, what: str, step: str) -> None:
-    labels, counts = np.unique(values, return_counts=True)
-    twice = labels[counts > 1]
-    if twice.size:
-        raise DataError(
-            f"{twice.size} {what} occur more than once, first {twice[:3].tolist()}. Next step: {step}."
-        )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_array
-from neuroenc.data._build import _unique, string_ids
+from neuroenc.data._labels import require_unique, string_ids
 
 __all__ = ["EncodingData", "Stimuli"]
 
@@ -58,7 +58,7 @@ class Stimuli:
 
     def __post_init__(self) -> None:
         ids = string_ids(self.ids)
-        _unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
+        require_unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
         images, captions, table = self.images, self.captions, self.table
         if images is not None:
             images = _check_images(images, len(ids))
@@ -74,8 +74,9 @@ class Stimuli:
             ]
             if wrong:
                 raise DataError(
-                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts: {captions[wrong[0]]!r}. "
-                    "Next step: give each stimulus a list, [caption] if there is one."
+                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts:"
+                    f" {captions[wrong[0]]!r}. Next step: give each stimulus a list, [caption] if there is"
+                    " one."
                 )
             captions = tuple(tuple(c) for c in captions)
         index = pd.Index(ids, name="stimulus")
@@ -190,8 +191,8 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path]:
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
         raise DataError(
-            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3), or "
-            "one path per stimulus). Next step: scale to 0..255 and .astype('uint8'), channels last."
+            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3),"
+            " or one path per stimulus). Next step: scale to 0..255 and .astype('uint8'), channels last."
         )
     if len(array) != n:
         raise DataError(f"{len(array)} images for {n} stimuli (expected one each).")

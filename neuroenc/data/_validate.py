@@ -8,19 +8,15 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc.data._build import FEATURE_DIMS, ZSCORED
-from neuroenc.data._groups import group_rows, moments
+from neuroenc.data._build import FEATURE_DIMS
 from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data._zscored import check_zscored
 
 __all__ = ["validate", "validate_features", "validate_responses"]
 
 _INTEGER = ("presentation", "session", "run", "repeat", "n_repeats", "voxel", "i", "j", "k", "vertex")
 _TEXT = ("stimulus", "subject", "roi", "hemi")
 _VOXEL = ("voxel", "i", "j", "k", "vertex", "hemi", "roi", "ncsnr")
-# A subset of a z-scored set (one category, a test split) has not mean 0 and sd 1 exactly; these bounds are
-# on the median voxel, far outside what a subset shows and well inside what raw signals show.
-_SUBSET_MEAN, _SUBSET_SD, _SUBSET_MIN = 1.5, (0.1, 2.0), 8
-_STRICT = 0.01
 
 
 def validate_responses(
@@ -29,7 +25,8 @@ def validate_responses(
     """Check that responses follow the schema, and optionally that they are z-scored.
 
     With m and s a voxel's mean and standard deviation within one session (or run), "z-scored" means
-    ``|m| < 0.01`` and ``|s - 1| < 0.01`` (divisor n or n - 1; constant voxels at 0 are legal) in every session.
+    ``|m| < 0.01`` and ``|s - 1| < 0.01`` in every session (divisor n or
+    n - 1; constant voxels at 0 are legal).
     Where the attributes declare a z-scoring that was done on more presentations than are present (a
     split, one category), only gross departures of the median voxel are errors.
 
@@ -74,8 +71,8 @@ def validate_responses(
             else "make_responses"
         )
         raise DataError(
-            f"responses have dims {dims} and shape {responses.shape}; legal are ('presentation', 'voxel') and "
-            f"('stimulus', 'voxel'). Next step: {step}."
+            f"responses have dims {dims} and shape {responses.shape}; legal are ('presentation', 'voxel') and"
+            f" ('stimulus', 'voxel'). Next step: {step}."
         )
     if responses.dtype != np.float32:
         raise DataError(
@@ -84,14 +81,14 @@ def validate_responses(
     _check_labels(responses, dims[0])
     if "stimulus" not in responses.coords:
         raise DataError(
-            f"responses have no 'stimulus' coordinate; found {sorted(map(str, responses.coords))}. Next step: "
-            "responses.assign_coords(stimulus=('presentation', ids))."
+            f"responses have no 'stimulus' coordinate; found {sorted(map(str, responses.coords))}. Next step:"
+            " responses.assign_coords(stimulus=('presentation', ids))."
         )
-    if dims[0] == "stimulus":
+    if "stimulus" in responses.dims:
         _check_unique(responses, "stimulus", "neuroenc.data.average_repeats on the presentation form")
     _check_voxels(responses)
     _check_finite(responses, allow_nan)
-    _check_zscored(responses, zscored)
+    check_zscored(responses, zscored)
     return responses
 
 
@@ -100,8 +97,8 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
     for index_name, index in obj.indexes.items():
         if index.nlevels > 1:
             raise DataError(
-                f"{index_name!r} is a MultiIndex of {[str(x) for x in index.names]}, which no file format keeps. "
-                f"Next step: .reset_index({str(index_name)!r})."
+                f"{index_name!r} is a MultiIndex of {[str(x) for x in index.names]}, which no file format"
+                f" keeps. Next step: .reset_index({str(index_name)!r})."
             )
     for name in (*_INTEGER, *_TEXT, "ncsnr"):
         if name not in obj.coords:
@@ -121,8 +118,8 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
             raise DataError(
-                f"coordinate {name!r} is {coord.dtype}, first value {first} (expected text, dtype '<U'). Next step: "
-                f"assign_coords({name}=({dim!r}, [str(x) for x in values]))."
+                f"coordinate {name!r} is {coord.dtype}, first value {first} (expected text, dtype '<U'). Next"
+                f" step: assign_coords({name}=({dim!r}, [str(x) for x in values]))."
             )
 
 
@@ -161,7 +158,8 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
         ijk = np.stack([obj[x].values for x in "ijk"], axis=1)
         if ijk.size and ((ijk < 0).any() or (ijk >= np.asarray(shape)).any()):
             raise DataError(
-                f"i, j, k range over {ijk.min(0).tolist()}..{ijk.max(0).tolist()}, outside a volume of {list(shape)}."
+                f"i, j, k range over {ijk.min(0).tolist()}..{ijk.max(0).tolist()}, outside a volume of"
+                f" {list(shape)}."
             )
 
 
@@ -187,70 +185,10 @@ def _check_finite(responses: xr.DataArray, allow_nan: bool) -> None:
             names = f", in ROIs {sorted(found)[:6]}" if found else ", in no ROI"
         whole = int((count == n_rows).sum())
         raise DataError(
-            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels throughout), "
-            f"first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: "
-            "responses.dropna('voxel') keeps the complete voxels"
+            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels"
+            f" throughout), first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step:"
+            " responses.dropna('voxel') keeps the complete voxels"
             + (", or allow_nan=True." if word == "NaN" else " after responses.where(np.isfinite(responses)).")
-        )
-
-
-def _check_zscored(responses: xr.DataArray, required: str | None) -> None:
-    declared = str(responses.attrs.get("zscored", "none"))
-    if declared not in ZSCORED:
-        raise DataError(f"attribute zscored is {declared!r}; legal: {', '.join(ZSCORED)}.")
-    by = required or declared
-    if by not in ("session", "run"):
-        if by == "none":
-            return
-        raise DataError(f"zscored={by!r} is not legal; use 'session' or 'run'.")
-    if not responses.size:
-        return
-    averaged = responses.dims[0] == "stimulus"
-    sufficient = declared == by or declared == "run"
-    if averaged:
-        if not sufficient:
-            raise DataError(
-                f"responses are averaged over repeats and declare zscored={declared!r} (required {by!r}); this cannot "
-                f"be mended after averaging. Next step: neuroenc.data.average_repeats(neuroenc.data.zscore("
-                f"presentations, by={by!r}))."
-            )
-        groups = [("all stimuli", slice(None))]
-    else:
-        groups = group_rows(responses, by)
-    complete = responses.attrs.get("zscored_n") == responses.shape[0]
-    strict = not averaged and (complete or not sufficient)
-    low_mean = low_sd = np.inf
-    high_mean = high_sd = -np.inf
-    wrong = 0
-    for _, rows in groups:
-        n, mean, sd = moments(responses.data, rows)
-        alive = (sd > 1e-6) | (np.abs(mean) > 1e-6)
-        alive &= np.isfinite(mean)
-        if not alive.any() or (not strict and n < _SUBSET_MIN):
-            continue
-        mean, sd = mean[alive], sd[alive]
-        low_mean, high_mean = min(low_mean, mean.min()), max(high_mean, mean.max())
-        low_sd, high_sd = min(low_sd, sd.min()), max(high_sd, sd.max())
-        if strict:
-            off = np.abs(sd - 1) > _STRICT
-            if n > 1:
-                off &= np.abs(sd * np.sqrt(n / (n - 1)) - 1) > _STRICT
-            wrong += int(bool((off | (np.abs(mean) > _STRICT)).any()))
-        else:
-            off_mean = np.median(np.abs(mean)) > _SUBSET_MEAN
-            off_sd = not (0 if averaged else _SUBSET_SD[0]) <= np.median(sd) <= _SUBSET_SD[1]
-            wrong += int(off_mean or off_sd)
-    if wrong:
-        claim = f", although the attributes declare zscored={declared!r}" if sufficient else ""
-        raise DataError(
-            f"responses are not z-scored within {by}{claim}: voxel means per {by} range {low_mean:.3g}..{high_mean:.3g} "
-            f"and standard deviations {low_sd:.3g}..{high_sd:.3g} (expected 0 and 1) in {wrong} of {len(groups)} groups. "
-            f"Next step: neuroenc.data.zscore(responses, by={by!r})"
-            + (
-                "."
-                if sufficient
-                else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}."
-            )
         )
 
 
@@ -318,8 +256,9 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
     if need and features.size and not (abs(low - 1) < 1e-3 and abs(high - 1) < 1e-3):
         declared = "" if not features.attrs.get("normalised", 0) else ", although declared normalised"
         raise DataError(
-            f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}. Next step: "
-            f"features / np.sqrt((features**2).sum({dims[axis]!r})), or an embedder with normalise=True."
+            f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}. Next"
+            f" step: features / np.sqrt((features**2).sum({dims[axis]!r})), or an embedder with"
+            " normalise=True."
         )
     return features
 
@@ -367,5 +306,6 @@ def validate(obj: Any) -> Any:
     raise DataError(
         f"cannot validate {type(obj).__name__}"
         + (f" with dims {obj.dims}" if isinstance(obj, xr.DataArray) else "")
-        + "; legal: responses (.., voxel), features (stimulus, ..), a Dataset over voxel, Stimuli, EncodingData."
+        + "; legal: responses (.., voxel), features (stimulus, ..), a Dataset over voxel, Stimuli,"
+        " EncodingData."
     )

@@ -1,0 +1,317 @@
+"""netCDF and zarr files that lose nothing: values, dtypes, labels, attributes, names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError, nearest_names
+from neuroenc._util.files import atomic_path
+from neuroenc._util.optional import require
+
+__all__ = ["load", "save"]
+
+_MARK = "neuroenc_object"
+# Names that xarray and the CF conventions give a meaning of their own when a file is read.
+# fmt: off
+_RESERVED = {
+    "_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "dtype", "_Unsigned",
+    "calendar", "grid_mapping", "bounds", "ancillary_variables", "compress", "chunks",
+    "_ARRAY_DIMENSIONS", "DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", _MARK,
+}
+# fmt: on
+_DECODE: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
+_LONG_LIST = 1000
+
+
+def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a DataArray or Dataset as netCDF (``.nc``) or zarr (``.zarr``), whole or not at all.
+
+    Parameters
+    ----------
+    obj : DataArray or Dataset
+        Values and coordinates: numbers, booleans or text. Dask arrays are written block by block.
+        Attributes: text, numbers, booleans, None and lists of them.
+    path : path ending in .nc or .zarr
+        Replaced only when the new file is complete.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DataError
+        The ending is unknown, or something in ``obj`` would not come back as it is (MultiIndex, dates,
+        nested attributes).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroenc.data import make_responses
+    >>> r = make_responses([[1.0, 2.0]], stimulus=["a"], roi=["V1", ""])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load(save(r, folder + "/r.nc")).identical(r)
+    True
+    """
+    path = Path(path)
+    kind = _kind(path)
+    dataset = _encode(obj)
+    if kind == "zarr":
+        require("zarr", "big")
+        dataset = _uniform_chunks(dataset)
+        with atomic_path(path, directory=True) as temporary, _told(path):
+            # Format 2 has a specification for text; empty chunks are written so that a lost one is noticed.
+            dataset.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True)
+    else:
+        fill = {name: {"_FillValue": None} for name in dataset.variables}
+        with atomic_path(path) as temporary, _told(path):
+            dataset.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4", encoding=fill)
+    return path
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file could not be written."""
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
+
+
+def load(
+    path: str | os.PathLike[str], chunks: int | str | Mapping[str, int] | None = None
+) -> xr.DataArray | xr.Dataset:
+    """Read what :func:`save` wrote; also other netCDF-4 and zarr files (one variable gives a DataArray).
+
+    Parameters
+    ----------
+    path : path ending in .nc or .zarr
+    chunks : int, "auto" or mapping dim -> int, optional
+        Read lazily as dask arrays with these chunks; by default everything is read into memory.
+
+    Returns
+    -------
+    DataArray or Dataset
+
+    Raises
+    ------
+    DataError
+        The file is absent, cut short, damaged or of another format.
+
+    Examples
+    --------
+    >>> load("absent.nc")
+    Traceback (most recent call last):
+    neuroenc._util.errors.DataError: absent.nc does not exist...
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if not path.exists():
+        near = nearest_names(path.name, os.listdir(path.parent)) if path.parent.is_dir() else []
+        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
+        raise DataError(f"{path} does not exist{hint}. Next step: check the path, or save the object first.")
+    if chunks is not None:
+        require("dask", "big")
+    if kind == "zarr":
+        require("zarr", "big")
+    try:
+        if kind == "zarr":
+            dataset = xr.open_dataset(path, engine="zarr", chunks=chunks, **_DECODE)
+            if _MARK in dataset.attrs:
+                _check_chunks(path)
+        else:
+            dataset = xr.open_dataset(path, engine="h5netcdf", chunks=chunks, **_DECODE)
+        if chunks is None:
+            with dataset:
+                dataset.load()
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(_unreadable(path, error)) from error
+    return _decode(dataset.drop_encoding(), path)
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".nc", ".zarr"):
+        raise DataError(f"{path.name!r} ends in {path.suffix!r}; legal endings are .nc (netCDF) and .zarr.")
+    return path.suffix[1:]
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What a file that cannot be read looks like from outside."""
+    step = "Next step: copy or download it again, or compute it again."
+    if path.is_dir():
+        n_files = sum(len(files) for _, _, files in os.walk(path))
+        return f"{path} ({n_files} files) is damaged or not a zarr store: {error}. {step}"
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+    if size == 0:
+        found = "is empty"
+    elif start == b"\x89HDF\r\n\x1a\n":
+        found = "begins as netCDF-4 but is truncated or damaged"
+    elif start[:3] == b"CDF":
+        return f"{path} is netCDF 3 ({size:,} bytes); expected netCDF-4. Next step: nccopy -4 old.nc new.nc."
+    else:
+        found = f"is not netCDF-4 (first bytes {start!r})"
+    return f"{path} {found}: {size:,} bytes; {error}. {step}"
+
+
+def _native(value: Any) -> bool:
+    """Whether both file formats return this attribute exactly as it is."""
+    if isinstance(value, str):
+        return bool(value) and "\0" not in value
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    if isinstance(value, list) and 1 < len(value) <= _LONG_LIST:
+        return all(type(x) is type(value[0]) and type(x) in (int, float) and _native(x) for x in value)
+    return False
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Attribute as plain Python; nested ones are refused because no file format keeps them."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [_plain(x, where) for x in value]
+        if not any(isinstance(x, list) for x in items):
+            return items
+    raise DataError(
+        f"attribute {where} is {type(value).__name__} ({str(value)[:40]!r}); legal are text, numbers,"
+        " booleans, None and lists of them. Next step: json.dumps(value)."
+    )
+
+
+def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
+    mark: dict[str, Any] = {"version": 1, "kind": "Dataset"}
+    if isinstance(obj, xr.DataArray):
+        variable = (
+            obj.name if isinstance(obj.name, str) and obj.name not in {*obj.coords, *obj.dims} else "values"
+        )
+        while variable in {*obj.coords, *obj.dims}:
+            variable += "_"
+        mark.update(kind="DataArray", name=obj.name, variable=variable)
+        dataset = obj.to_dataset(name=variable, promote_attrs=False)
+    elif isinstance(obj, xr.Dataset):
+        dataset = obj.copy(deep=False)
+    else:
+        raise DataError(f"cannot save {type(obj).__name__}; legal: xarray.DataArray and Dataset.")
+    for level, index in dataset.indexes.items():
+        if isinstance(index, pd.MultiIndex):
+            raise DataError(
+                f"{level!r} is a MultiIndex of {list(map(str, index.names))}, which neither netCDF nor zarr"
+                f" keeps. Next step: .reset_index({str(level)!r})."
+            )
+    dataset = dataset.drop_encoding()
+    kept: dict[str, dict[str, Any]] = {}
+    for name, holder in [("", dataset), *((str(x), dataset[x]) for x in dataset.variables)]:
+        attrs = {str(k): _plain(v, f"{k!r} of {name or 'the data set'!r}") for k, v in holder.attrs.items()}
+        odd = {k: v for k, v in attrs.items() if k in _RESERVED or "/" in k or not _native(v)}
+        if odd:
+            kept[name] = odd
+        holder.attrs = {k: v for k, v in attrs.items() if k not in odd}
+    for key in list(dataset.variables):
+        dataset = _check_values(dataset, str(key), dataset.variables[key])
+    mark["attrs"] = kept
+    dataset.attrs = {**dataset.attrs, _MARK: json.dumps(mark)}
+    return dataset
+
+
+def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
+    """Text is '<U' without NUL; everything else is numbers or booleans."""
+    if variable.dtype.kind in "OT":
+        values = np.asarray(variable.values)
+        bad = [x for x in values.ravel().tolist() if not isinstance(x, str)]
+        if bad:
+            raise DataError(
+                f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}) among objects; legal are numbers,"
+                " booleans and text. Next step: .astype(str) or .astype(float)."
+            )
+        coord = name in dataset.coords
+        dataset = dataset.assign({name: (variable.dims, values.astype(str), variable.attrs)})
+        dataset = dataset.set_coords(name) if coord else dataset
+        variable = dataset.variables[name]
+    if variable.dtype.kind not in "biufU" or variable.dtype.itemsize == 0:
+        raise DataError(f"{name!r} has dtype {variable.dtype}; legal are numbers, booleans and text.")
+    if variable.dtype.kind == "U" and _has_nul(variable.values):
+        raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
+    return dataset
+
+
+def _has_nul(text: np.ndarray) -> bool:
+    """Whether a NUL stands before the end of any text (those at the end are numpy's padding)."""
+    if not text.size:
+        return False
+    points = np.ascontiguousarray(text).reshape(-1, 1).view(np.uint32)
+    return bool(((points[:, :-1] == 0) & (points[:, 1:] != 0)).any())
+
+
+def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
+    text = dataset.attrs.pop(_MARK, None)
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "OT" and all(
+            isinstance(x, str) for x in np.asarray(variable.values).ravel()
+        ):
+            coord = name in dataset.coords
+            dataset = dataset.assign(
+                {name: (variable.dims, np.asarray(variable.values).astype(str), variable.attrs)}
+            )
+            dataset = dataset.set_coords(name) if coord else dataset
+    for holder in (dataset, *(dataset[name] for name in dataset.variables)):
+        holder.attrs = {
+            k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in holder.attrs.items()
+        }
+    if text is None:
+        return next(iter(dataset.data_vars.values())) if len(dataset.data_vars) == 1 else dataset
+    try:
+        mark = json.loads(text)
+        for name, attrs in mark["attrs"].items():
+            (dataset[name] if name else dataset).attrs.update(attrs)
+        if mark["kind"] == "Dataset":
+            return dataset
+        return dataset[mark["variable"]].rename(mark["name"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} lacks parts that its own description names ({error}). Next step: save it again."
+        ) from error
+
+
+def _uniform_chunks(dataset: xr.Dataset) -> xr.Dataset:
+    """Zarr needs equal chunks along each dimension."""
+    for name, variable in dataset.variables.items():
+        if variable.chunks is not None and any(
+            len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0] for sizes in variable.chunks
+        ):
+            dataset[name] = dataset[name].chunk(
+                {d: max(s) for d, s in zip(variable.dims, variable.chunks, strict=True)}
+            )
+    return dataset
+
+
+def _check_chunks(path: Path) -> None:
+    """A chunk that was lost would be read as zeros."""
+    import zarr
+
+    for name, array in zarr.open_group(str(path), mode="r").arrays():
+        if array.size and array.nchunks_initialized < array.nchunks:
+            raise DataError(
+                f"{path}: array {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks; the store"
+                " is incomplete. Next step: copy it again with all its files, or compute it again."
+            )

@@ -1,0 +1,189 @@
+"""Labels of rows and voxels: checked, typed, and joined to the arrays that they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+
+__all__ = [
+    "along",
+    "as_float32",
+    "place",
+    "provenance_step",
+    "repeat_numbers",
+    "require_unique",
+    "roi_strings",
+    "string_ids",
+]
+
+
+def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
+    """Ids as a '<U' array; anything that is not text, or is empty text, is an error.
+
+    >>> string_ids(["a", "bc"]).dtype.kind
+    'U'
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise DataError(
+            f"{what} ids have shape {array.shape} (expected one dimension). Next step: ids.ravel()."
+        )
+    if array.dtype.kind == "O" or array.dtype.kind == "T":
+        bad = [x for x in array if not isinstance(x, str)]
+        if not bad:
+            array = array.astype(str)
+    else:
+        bad = [] if array.dtype.kind == "U" or not array.size else list(array[:1])
+    if bad:
+        raise DataError(
+            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Names survive every file "
+            f"format, numbers do not (leading zeros). Next step: {what}=[str(x) for x in ids]."
+        )
+    array = array.astype(str)
+    if array.size and (array == "").any():
+        raise DataError(
+            f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}."
+        )
+    return array
+
+
+def as_float32(values: Any) -> Any:
+    """Values as float32 without a copy where they are float32 already; dask arrays stay lazy."""
+    if isinstance(values, (xr.DataArray, xr.Variable)):
+        values = values.data
+    if hasattr(values, "dask"):
+        return values if values.dtype == np.float32 else values.astype(np.float32)
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"values have dtype {array.dtype} (expected real numbers).")
+    return array.astype(np.float32, copy=False)
+
+
+def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
+    """One value per item, or one for all; length and integer values are checked."""
+    array = np.asarray(values)
+    if array.ndim == 0:
+        array = np.full(n, array)
+    if array.shape != (n,):
+        raise DataError(f"{name} has shape {array.shape} (expected ({n},): one value per {per}).")
+    if dtype is str:
+        if array.dtype.kind not in "UOT" or not all(isinstance(x, str) for x in array.tolist()):
+            raise DataError(f"{name} must be text, found {array[:1].tolist()} of dtype {array.dtype}.")
+        return array.astype(str)
+    if array.dtype.kind not in "fiub":
+        raise DataError(
+            f"{name} must be numbers, found dtype {array.dtype}, first value {array[:1].tolist()}."
+        )
+    if (
+        dtype is np.int64
+        and array.dtype.kind == "f"
+        and not (np.isfinite(array) & (array == np.round(array))).all()
+    ):
+        raise DataError(
+            f"{name} must be whole numbers, found {array[array != np.round(array)][:3].tolist()}."
+        )
+    return array.astype(dtype)
+
+
+def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
+    """ROI names of each voxel joined by ';'."""
+    if isinstance(roi, Mapping):
+        masks = {}
+        for name, mask in roi.items():
+            masks[str(name)] = np.asarray(mask)
+            if masks[str(name)].shape != (n_voxels,) or masks[str(name)].dtype != bool:
+                raise DataError(
+                    f"roi[{name!r}] has shape {masks[str(name)].shape} and dtype {masks[str(name)].dtype} "
+                    f"(expected ({n_voxels},) and bool: one flag per voxel)."
+                )
+        roi = [[name for name, mask in masks.items() if mask[v]] for v in range(n_voxels)]
+    if isinstance(roi, str):
+        roi = [roi] * n_voxels
+    if len(roi) != n_voxels:
+        raise DataError(f"roi has {len(roi)} entries (expected {n_voxels}: one per voxel).")
+    joined: list[str] = []
+    for entry in roi:
+        if isinstance(entry, str):
+            names: Iterable[str] = entry.split(";")
+        else:
+            names = sorted(entry) if isinstance(entry, (set, frozenset)) else list(entry)
+            bad = [x for x in names if not isinstance(x, str) or ";" in x]
+            if bad:
+                raise DataError(f"roi name {bad[0]!r} is not legal: a name is text without ';'.")
+        joined.append(";".join(dict.fromkeys(x.strip() for x in names if x.strip())))
+    return np.array(joined, dtype=str) if joined else np.empty(0, dtype="<U1")
+
+
+def repeat_numbers(stimulus: np.ndarray, subject: np.ndarray | None) -> np.ndarray:
+    """0-based count of earlier presentations of the same stimulus to the same subject."""
+    keys = {"stimulus": stimulus} if subject is None else {"stimulus": stimulus, "subject": subject}
+    return pd.DataFrame(keys).groupby(list(keys), sort=False).cumcount().to_numpy(np.int64)
+
+
+def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Coordinates i, j, k and the attributes that give them a place in space."""
+    coords: dict[str, Any] = {}
+    attrs: dict[str, Any] = {}
+    if affine is not None:
+        matrix = np.asarray(affine, dtype=np.float64)
+        if matrix.shape != (4, 4) and matrix.shape != (16,):
+            raise DataError(f"affine has shape {matrix.shape} (expected (4, 4), as in nibabel's img.affine).")
+        attrs["affine"] = [float(x) for x in matrix.ravel()]
+    if volume_shape is not None:
+        if len(volume_shape) != 3:
+            raise DataError(
+                f"volume_shape {tuple(volume_shape)} has {len(volume_shape)} numbers (expected 3)."
+            )
+        attrs["volume_shape"] = [int(x) for x in volume_shape]
+    if ijk is not None:
+        index = np.asarray(ijk)
+        if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
+            raise DataError(
+                f"ijk has shape {index.shape} and dtype {index.dtype} (expected ({n_voxels}, 3) integers: "
+                "the voxel's indices into the volume)."
+            )
+        if len(attrs) < 2:
+            missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
+            raise DataError(
+                f"ijk given without {missing}: voxel indices have no place in space without them."
+            )
+        if n_voxels and ((index < 0) | (index >= np.array(attrs["volume_shape"]))).any():
+            raise DataError(
+                f"ijk ranges over {index.min(0).tolist()}..{index.max(0).tolist()}, outside a volume of shape"
+                f" {attrs['volume_shape']}."
+            )
+        coords = {name: ("voxel", index[:, n].astype(np.int64)) for n, name in enumerate("ijk")}
+    return coords, attrs
+
+
+def require_unique(values: np.ndarray, what: str, step: str) -> None:
+    labels, counts = np.unique(values, return_counts=True)
+    twice = labels[counts > 1]
+    if twice.size:
+        raise DataError(
+            f"{twice.size} {what} occur more than once, first {twice[:3].tolist()}. Next step: {step}."
+        )
+
+
+def provenance_step(attrs: Mapping[Any, Any], name: str, **settings: Any) -> str:
+    """The provenance string with one more entry in its list of ``steps``.
+
+    >>> provenance_step({"provenance": "{}"}, "zscore", by="run")
+    '{"steps": [{"step": "zscore", "by": "run"}]}'
+    """
+    text = str(attrs.get("provenance", "") or "{}")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        record = {"before": text}
+    if not isinstance(record, dict):
+        record = {"before": record}
+    record["steps"] = [*record.get("steps", []), {"step": name, **settings}]
+    return json.dumps(record)

@@ -1,0 +1,193 @@
+"""Session-wise z-scoring and averaging of repeats, without needless copies of large arrays."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+from neuroenc.data._groups import Rows, column_moments, columns, group_rows, n_rows
+from neuroenc.data._labels import provenance_step
+
+__all__ = ["average_repeats", "zscore"]
+
+# Values that differ by less than float32 can tell apart carry no signal.
+_CONSTANT = 1e-7
+
+
+def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.DataArray:
+    """``z = (y - m) / s``, with the voxel's mean ``m`` and standard deviation ``s`` in its session or run.
+
+    Removes the gain and offset that differ between sessions, which otherwise pass for signal. Groups are
+    sessions of a subject, or runs of a session of a subject. Moments are float64; NaN values are left out
+    of them and stay NaN. The only large array that is made is the result.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel), float32
+        With a coordinate ``session`` (or ``run``). Dask arrays give a lazy result.
+    by : {"session", "run"}
+    ddof : int
+        Divisor of the variance is ``n - ddof``.
+
+    Returns
+    -------
+    DataArray (presentation, voxel), float32, unit: standard deviations
+        ``attrs["zscored"] = by``. Voxels that are constant within a group become 0 there, with a warning.
+
+    Raises
+    ------
+    DataError
+        The coordinate is missing, or a group has fewer than two presentations.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> r = make_responses([[1.0], [3.0], [10.0], [30.0]], stimulus=list("abcd"), session=[1, 1, 2, 2])
+    >>> zscore(r).values.ravel().tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+    """
+    groups = group_rows(responses, by)
+    small = [name for name, rows in groups if n_rows(responses, rows) < 2 + ddof]
+    if small:
+        raise DataError(
+            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first"
+            f" {small[:3]}; a standard deviation needs more. Next step: z-score before taking subsets, or"
+            " drop these rows."
+        )
+    data = responses.data
+    if hasattr(data, "dask"):
+        width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
+        data = data.rechunk({0: -1, 1: width.stop}).map_blocks(
+            partial(_zscored, groups=groups, by=by, ddof=ddof), dtype=np.float32
+        )
+    else:
+        data = _zscored(np.asarray(data), groups, by, ddof)
+    attrs = {
+        **responses.attrs,
+        "units": "z",
+        "zscored": by,
+        "zscored_n": int(responses.shape[0]),
+        "provenance": provenance_step(responses.attrs, "zscore", by=by, ddof=ddof),
+    }
+    return xr.DataArray(data, dims=responses.dims, coords=responses.coords, attrs=attrs, name=responses.name)
+
+
+def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: int) -> np.ndarray:
+    result = np.empty(values.shape, dtype=np.float32)
+    constant = np.zeros(values.shape[1], dtype=np.int64)
+    for _, rows in groups:
+        for block in columns(n_rows(values, rows), values.shape[1]):
+            part = values[rows, block]
+            mean, sd = column_moments(part, ddof)
+            flat = sd <= _CONSTANT * np.abs(mean)
+            constant[block] += flat
+            scaled = (part - mean) / np.where(flat, np.inf, sd)
+            result[rows, block] = scaled
+    if constant.any():
+        warnings.warn(
+            f"{int((constant > 0).sum())} of {len(constant)} voxels are constant within at least one {by} "
+            f"({int((constant == len(groups)).sum())} in all of them); they are 0 there.",
+            stacklevel=3,
+        )
+    return result
+
+
+def average_repeats(responses: xr.DataArray) -> xr.DataArray:
+    """``y[s] = mean over the presentations of stimulus s``, stimuli in order of first appearance.
+
+    Sums are float64. A NaN in any repeat gives NaN, because ``n_repeats`` holds for all voxels of a row.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel), float32
+        Of one subject. The stimulus form is returned as it is.
+
+    Returns
+    -------
+    DataArray (stimulus, voxel), float32
+        With coordinate ``n_repeats`` (int64). Other coordinates of the presentations stay where they are
+        the same in all repeats of each stimulus.
+
+    Raises
+    ------
+    DataError
+        There are several subjects.
+
+    Warns
+    -----
+    UserWarning
+        Raw responses of several sessions are averaged.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> y = average_repeats(make_responses([[1.0], [5.0], [3.0]], stimulus=["b", "a", "b"], subject="s1"))
+    >>> y.stimulus.values.tolist(), y.values.ravel().tolist(), y.n_repeats.values.tolist()
+    (['b', 'a'], [2.0, 5.0], [2, 1])
+    """
+    if "stimulus" in responses.dims:
+        return responses
+    coords: dict[str, Any] = {}
+    if "subject" in responses.coords:
+        subjects = np.unique(responses["subject"].values)
+        if subjects.size > 1:
+            raise DataError(
+                f"responses hold {subjects.size} subjects ({', '.join(map(str, subjects[:4]))}); repeats are"
+                " averaged within one. Next step: responses[responses.subject == name]."
+            )
+        if subjects.size:
+            coords["subject"] = str(subjects[0])
+    if (
+        responses.attrs.get("zscored", "none") == "none"
+        and "session" in responses.coords
+        and len(np.unique(responses["session"].values)) > 1
+    ):
+        warnings.warn(
+            "averaging raw responses over sessions mixes their gains and offsets; z-score first: "
+            "neuroenc.data.zscore(responses, by='session').",
+            stacklevel=2,
+        )
+    numbers, ids = pd.factorize(responses["stimulus"].values)
+    counts = np.bincount(numbers, minlength=len(ids)).astype(np.int64)
+    coords["stimulus"] = np.asarray(ids).astype(str)
+    coords["n_repeats"] = ("stimulus", counts)
+    first = np.unique(numbers, return_index=True)[1]
+    for name, coord in responses.coords.items():
+        if name in ("presentation", "stimulus", "repeat", "subject"):
+            continue
+        if coord.dims != ("presentation",):
+            coords[str(name)] = coord
+        elif bool((coord.values == coord.values[first][numbers]).all()):
+            coords[str(name)] = ("stimulus", coord.values[first])
+    data = responses.data
+    if hasattr(data, "dask"):
+        width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
+        data = data.rechunk({0: -1, 1: width.stop})
+        data = data.map_blocks(
+            partial(_averaged, numbers=numbers, counts=counts),
+            dtype=np.float32,
+            chunks=((len(ids),), data.chunks[1]),
+        )
+    else:
+        data = _averaged(np.asarray(data), numbers, counts)
+    attrs = {**responses.attrs, "provenance": provenance_step(responses.attrs, "average_repeats")}
+    attrs.pop("zscored_n", None)
+    return xr.DataArray(data, dims=("stimulus", "voxel"), coords=coords, attrs=attrs, name=responses.name)
+
+
+def _averaged(values: np.ndarray, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    result = np.empty((len(counts), values.shape[1]), dtype=np.float32)
+    if not len(counts):
+        return result
+    order = np.argsort(numbers, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    for block in columns(len(values), values.shape[1]):
+        sums = np.add.reduceat(values[order, block], starts, axis=0, dtype=np.float64)
+        result[:, block] = sums / counts[:, None]
+    return result

@@ -1,0 +1,292 @@
+"""Training and test sets in which no stimulus sits on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
+
+from neuroenc._util.errors import DataError, unknown_name
+from neuroenc.data._align import stimulus_ids
+from neuroenc.data._groups import group_ids
+from neuroenc.data._labels import string_ids
+
+__all__ = ["check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"]
+
+_SHARED = ("error", "drop", "keep")
+_KINDS = ("stimulus", "session", "run")
+
+
+def check_disjoint(train: Any, test: Any) -> None:
+    """Raise unless no stimulus of ``test`` is also in ``train``.
+
+    Parameters
+    ----------
+    train, test : DataArray with a ``stimulus`` coordinate, or sequence of str
+
+    Raises
+    ------
+    DataError
+        Names how many stimuli are shared, and the first of them.
+
+    Examples
+    --------
+    >>> check_disjoint(["a", "b"], ["c"])
+    >>> check_disjoint(["a", "b"], ["b", "c"])
+    Traceback (most recent call last):
+    neuroenc._util.errors.DataError: 1 of 2 test stimuli are also in training, first ['b']...
+    """
+    left, right = (stimulus_ids(x) if isinstance(x, xr.DataArray) else string_ids(x) for x in (train, test))
+    shared = np.intersect1d(left, right)
+    if shared.size:
+        raise DataError(
+            f"{shared.size} of {np.unique(right).size} test stimuli are also in training, first"
+            f" {shared[:5].tolist()}: scores would count memory as prediction. Next step:"
+            " neuroenc.data.split_by_stimulus(responses, test=...), or shared='drop' where you split by"
+            " session or run."
+        )
+
+
+def _take(responses: xr.DataArray, rows: np.ndarray) -> xr.DataArray:
+    """Rows by ascending position; a view where they are contiguous."""
+    if rows.size and rows[-1] - rows[0] + 1 == rows.size:
+        return responses.isel({responses.dims[0]: slice(int(rows[0]), int(rows[-1]) + 1)})
+    return responses.isel({responses.dims[0]: rows})
+
+
+def _two_sides(responses: xr.DataArray, in_test: np.ndarray, what: str) -> tuple[xr.DataArray, xr.DataArray]:
+    train, test = np.flatnonzero(~in_test), np.flatnonzero(in_test)
+    if not train.size or not test.size:
+        raise DataError(
+            f"{what} puts {train.size} rows into training and {test.size} into test of {in_test.size}; both"
+            " sides need at least one."
+        )
+    return _take(responses, train), _take(responses, test)
+
+
+def split_by_stimulus(
+    responses: xr.DataArray, test: float | int | Iterable[str] = 0.2, seed: int = 0
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Split so that all presentations of a stimulus fall on one side.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel) or (stimulus, voxel)
+    test : float, int or iterable of str
+        Share of the stimuli, their number, or their ids (every id must occur; for a list of which the
+        subject saw a part, see :func:`shared_test`).
+    seed : int
+
+    Returns
+    -------
+    train, test : DataArray
+        Rows keep their order.
+
+    Raises
+    ------
+    DataError
+        An id does not occur, or a side is empty.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> r = make_responses([[0.0]] * 4, stimulus=["a", "b", "a", "c"])
+    >>> train, test = split_by_stimulus(r, test=["a"])
+    >>> train.stimulus.values.tolist(), test.stimulus.values.tolist()
+    (['b', 'c'], ['a', 'a'])
+    """
+    ids = stimulus_ids(responses)
+    unique = np.unique(ids)
+    if isinstance(test, str):
+        test = [test]
+    if isinstance(test, (float, int, np.number)) and not isinstance(test, bool):
+        number = round(float(test) * unique.size) if 0 < test < 1 else int(test)
+        if not 0 < number < unique.size or (test >= 1 and test != number):
+            raise DataError(
+                f"test={test!r} asks for {number} of {unique.size} stimuli; legal: a share between 0 and 1, a"
+                f" number from 1 to {unique.size - 1}, or ids."
+            )
+        chosen = np.random.default_rng(seed).permutation(unique)[:number]
+    else:
+        chosen = string_ids(list(test))  # type: ignore[arg-type]
+        missing = np.setdiff1d(chosen, unique)
+        if missing.size:
+            raise DataError(
+                f"{missing.size} of {chosen.size} test ids do not occur: "
+                + unknown_name("stimulus", missing[0], unique.tolist())
+                + " Next step: neuroenc.data.shared_test takes those of a list that do occur."
+            )
+    return _two_sides(responses, np.isin(ids, chosen), f"test={len(chosen)} stimuli")
+
+
+def shared_test(responses: xr.DataArray, ids: Iterable[str]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Split off the stimuli of a list that all subjects share, as far as this subject saw them.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel) or (stimulus, voxel)
+    ids : iterable of str
+        For example the 1,000 shared images of a data set.
+
+    Returns
+    -------
+    train, test : DataArray
+
+    Raises
+    ------
+    DataError
+        None of the ids occurs.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> train, test = shared_test(make_responses([[0.0]] * 3, stimulus=["a", "b", "c"]), ["c", "z"])
+    >>> test.stimulus.values.tolist()
+    ['c']
+    """
+    wanted, have = string_ids(list(ids)), stimulus_ids(responses)
+    found = np.isin(have, wanted)
+    if not found.any():
+        raise DataError(
+            f"none of {wanted.size} shared ids (first {wanted[:3].tolist()}) occurs among"
+            f" {np.unique(have).size} stimuli (first {have[:3].tolist()}). Next step: write both in one form."
+        )
+    return _two_sides(responses, found, f"a list of {wanted.size} shared ids")
+
+
+def split_by(
+    responses: xr.DataArray, by: str, test: Sequence[int] | int, *, shared: str = "error"
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Split by session or run numbers.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel)
+        With the coordinate ``by``.
+    by : {"session", "run"}
+    test : int or sequence of int
+        Numbers of the test sessions (or runs; where runs count anew in each session, those of all of them).
+    shared : {"error", "drop", "keep"}
+        What to do with stimuli on both sides: stop, drop them from training, or keep them (only where
+        every run shows the same conditions by design).
+
+    Returns
+    -------
+    train, test : DataArray
+
+    Raises
+    ------
+    DataError
+        A number does not occur, a side is empty, or a stimulus sits on both sides.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> r = make_responses([[0.0]] * 4, stimulus=["a", "b", "c", "b"], run=[1, 1, 2, 2])
+    >>> train, test = split_by(r, "run", test=[2], shared="drop")
+    >>> train.stimulus.values.tolist()
+    ['a']
+    """
+    _legal_shared(shared)
+    group_ids(responses, by)
+    numbers = responses[by].values
+    chosen = np.unique(np.atleast_1d(np.asarray(test)))
+    missing = np.setdiff1d(chosen, numbers)
+    if missing.size:
+        raise DataError(unknown_name(by, missing[0], np.unique(numbers).tolist()))
+    in_test = np.isin(numbers, chosen)
+    keep = np.flatnonzero(in_test | _allowed(responses, in_test, shared))
+    return _two_sides(_take(responses, keep), in_test[keep], f"test {by} {chosen.tolist()}")
+
+
+def _legal_shared(shared: str) -> None:
+    if shared not in _SHARED:
+        raise DataError(unknown_name("value of shared", shared, _SHARED))
+
+
+def _allowed(responses: xr.DataArray, in_test: np.ndarray, shared: str) -> np.ndarray:
+    """Rows that may be trained on, under the rule for stimuli on both sides."""
+    ids = stimulus_ids(responses)
+    if shared == "error":
+        check_disjoint(ids[~in_test], ids[in_test])
+    return ~np.isin(ids, ids[in_test]) if shared == "drop" else ~in_test
+
+
+def folds(
+    responses: xr.DataArray,
+    kind: str = "stimulus",
+    n_splits: int | None = None,
+    seed: int = 0,
+    *,
+    shared: str = "error",
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cross-validation folds over the rows, by scikit-learn's splitters.
+
+    Parameters
+    ----------
+    responses : DataArray (presentation, voxel) or (stimulus, voxel)
+    kind : {"stimulus", "session", "run"}
+        "stimulus": shuffled ``KFold`` over unique stimuli; "session", "run": ``LeaveOneGroupOut``, or
+        shuffled ``GroupKFold`` where ``n_splits`` is given.
+    n_splits : int, optional
+        5 by default for stimuli, one per group otherwise.
+    seed : int
+    shared : {"error", "drop", "keep"}
+        As in :func:`split_by`.
+
+    Returns
+    -------
+    list of (train, test), each int64 (n_rows,)
+        Positions along the first dimension; every row is tested once.
+
+    Raises
+    ------
+    DataError
+        Too few groups, or a stimulus on both sides.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> r = make_responses([[0.0]] * 4, stimulus=list("abcd"), run=[1, 1, 2, 2])
+    >>> [(train.tolist(), test.tolist()) for train, test in folds(r, "run")]
+    [([2, 3], [0, 1]), ([0, 1], [2, 3])]
+    """
+    _legal_shared(shared)
+    if kind not in _KINDS:
+        raise DataError(unknown_name("kind of folds", kind, _KINDS))
+    ids = stimulus_ids(responses)
+    if kind == "stimulus":
+        unique, groups = np.unique(ids, return_inverse=True)
+        names = unique.tolist()
+        n_splits = 5 if n_splits is None else n_splits
+    else:
+        groups, names = group_ids(responses, kind)
+    if not 2 <= (n_splits or len(names)) <= len(names):
+        raise DataError(
+            f"{n_splits or len(names)} folds by {kind} need 2 to as many groups; found {len(names)} of {kind}"
+            f" ({', '.join(names[:5])})."
+        )
+    rows = np.arange(len(ids))
+    if kind == "stimulus":
+        splitter = KFold(n_splits, shuffle=True, random_state=seed)
+        pairs = [(np.isin(groups, a), np.isin(groups, b)) for a, b in splitter.split(np.arange(len(names)))]
+        return [(rows[a], rows[b]) for a, b in pairs]
+    split = (
+        LeaveOneGroupOut().split(rows, groups=groups)
+        if n_splits is None
+        else GroupKFold(n_splits, shuffle=True, random_state=seed).split(rows, groups=groups)
+    )
+    result = []
+    for _, test in split:
+        in_test = np.zeros(len(rows), dtype=bool)
+        in_test[test] = True
+        train = np.flatnonzero(_allowed(responses, in_test, shared))
+        if not train.size:
+            raise DataError(
+                f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli are shared."
+            )
+        result.append((train, np.flatnonzero(in_test)))
+    return result
