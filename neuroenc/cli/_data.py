@@ -1,0 +1,106 @@
+"""``neuroenc data``: which data sets there are, and their files on this machine."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroenc.cli._errors import clean_errors
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify.")
+
+Name = Annotated[str, typer.Argument(help="Data set, as in `neuroenc data list`.")]
+Dest = Annotated[
+    Path | None, typer.Option(help="Folder of all data sets; default NEUROENC_DATA, else in the cache folder.")
+]
+Mirror = Annotated[
+    Path | None, typer.Option(help="Folder laid out as MIRROR/NAME/path, tried first; default NEUROENC_MIRROR.")
+]
+Files = Annotated[
+    list[str] | None, typer.Option("--file", help="Only this path or glob, e.g. '*201025*'; may be repeated.")
+]
+
+
+@app.command("list")
+@clean_errors
+def list_(mirror: Mirror = None) -> None:
+    """Data sets with size, licence and whether their files are on this machine."""
+    from neuroenc.data._fetch import presence
+    from neuroenc.data._manifest import list_manifests
+
+    header = ("name", "size", "present", "licence", "title")
+    rows = [(m.name, _size(m.size), presence(m, mirror), m.licence, m.title) for m in list_manifests()]
+    widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
+    for row in (header, *rows):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    typer.echo("\npresent: yes = in the data folder, mirror = read in place from the mirror, partly, no.")
+
+
+@app.command()
+@clean_errors
+def show(name: Name, files: Annotated[bool, typer.Option(help="List the files too.")] = True) -> None:
+    """Everything about one data set: licence, citation, loader options, files."""
+    from neuroenc.data._manifest import load_manifest
+    from neuroenc.data.loaders import loader_options
+
+    manifest = load_manifest(name)
+    options = ", ".join(f"{k}={v!r}" for k, v in loader_options(manifest).items()) or "none"
+    lines = {
+        "title": manifest.title,
+        "description": manifest.description,
+        "licence": manifest.licence,
+        "redistribution": manifest.redistribution,
+        "citation": manifest.citation,
+        "doi": manifest.doi,
+        "homepage": manifest.homepage,
+        "load with": f'neuroenc.data.load_dataset("{manifest.name}")',
+        "options": options,
+        "files": f"{len(manifest.files)} ({_size(manifest.size)})",
+    }
+    typer.echo(manifest.name)
+    for key, text in lines.items():
+        if text:
+            typer.echo(textwrap.fill(text, 100, initial_indent=f"  {key:<15} ", subsequent_indent=" " * 18,
+                                     break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    for f in manifest.files if files else ():
+        typer.echo(f"    {f.sha256[:12]}  {f.size:>10}  {f.path}{'' if f.url else '  (mirror only)'}")
+
+
+@app.command()
+@clean_errors
+def fetch(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None) -> None:
+    """Bring a data set's files to this machine: kept if right, else from the mirror, else downloaded."""
+    from neuroenc.data._fetch import fetch as fetch_files
+    from neuroenc.data._manifest import load_manifest
+
+    manifest = load_manifest(name)
+    folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None)
+    chosen = manifest.select(file or None)
+    typer.echo(f"{len(chosen)} files ({_size(sum(f.size for f in chosen))}) verified in {folder}")
+
+
+@app.command()
+@clean_errors
+def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None) -> None:
+    """Hash every file anew; exit code 1 if one is missing or not what the manifest promises."""
+    from neuroenc.data._fetch import data_dir
+    from neuroenc.data._fetch import verify as verify_files
+
+    table = verify_files(name, root=data_dir(dest) / name if dest else None, mirror=mirror, files=file or None)
+    bad = table[table["status"] != "ok"]
+    for row in bad.itertuples():
+        found = "" if row.status == "missing" else f" (found {row.size} bytes, sha256 {row.sha256})"
+        typer.echo(f"{row.status}: {row.path}: expected {row.expected_size} bytes, sha256 {row.expected_sha256}{found}")
+    where = ", ".join(dict.fromkeys(table.loc[table["status"] != "missing", "folder"])) or table["folder"].iloc[0]
+    typer.echo(f"{name}: {len(table) - len(bad)} of {len(table)} files ok in {where}")
+    if len(bad):
+        raise typer.Exit(1)
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

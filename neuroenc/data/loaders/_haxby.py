@@ -1,0 +1,234 @@
+"""Human BOLD to eight object categories in blocks (Haxby et al. 2001), one slice or the whole brain at 25 mm."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._schema import EncodingData, Stimuli, make_responses
+from neuroenc.data.loaders._source import Source
+
+__all__ = ["CATEGORIES", "block_responses", "load"]
+
+TR = 2.5
+_RUNS = range(1, 13)
+_MASKS = ("brain", "gray", "hoc", "vt", "white")
+# A voxel of the automatic mask has at least this share of the image's 98th percentile.
+_MASK_SHARE = 0.25
+
+# category: (kind, descriptions). The photographs are not distributed, so these texts are ours.
+CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "house": ("place", (
+        "a photograph of a house", "a house with windows, a door and a roof", "the front of a building")),
+    "scrambledpix": ("texture", (
+        "a scrambled picture without any object", "a meaningless texture of random patches", "visual noise")),
+    "cat": ("animal", (
+        "a photograph of a cat", "the face of a cat with whiskers and ears", "a furry animal")),
+    "shoe": ("object", (
+        "a photograph of a shoe", "a single shoe with laces and a sole", "footwear")),
+    "bottle": ("object", (
+        "a photograph of a bottle", "a bottle with a narrow neck and a label", "a container for liquid")),
+    "scissors": ("object", (
+        "a photograph of a pair of scissors", "scissors with two blades and handles", "a tool for cutting paper")),
+    "chair": ("object", (
+        "a photograph of a chair", "a chair with four legs and a back", "a piece of furniture to sit on")),
+    "face": ("face", (
+        "a photograph of a human face", "a portrait of a person looking at the camera", "the face of a man")),
+}  # fmt: skip
+
+
+def load(source: Source, *, image: str = "1slice", mask: str | None = None, delay: float = 2.5) -> EncodingData:
+    """Block responses per run, z-scored per run: 12 runs x 8 categories.
+
+    ``y[b, v]`` = mean over the volumes ``t`` with ``onset_b + delay <= t < onset_b + duration_b + delay`` of the
+    linearly detrended, per-run z-scored signal of voxel ``v``; then z-scored over the run's 8 blocks. Each run is
+    treated alone, so a run can be left out. Motion estimates are not regressed out.
+
+    Parameters
+    ----------
+    source
+        Files of ``haxby2001-slice``.
+    image
+        "1slice": one axial slice, 40 x 20 voxels of 3.1 x 3.75 mm. "25mm": the whole brain at 25 mm.
+    mask
+        None is automatic: for "1slice" the voxels whose mean over all volumes exceeds a quarter of that image's 98th
+        percentile, for "25mm" the mask "brain". "all" takes every voxel. "brain", "gray", "white", "hoc"
+        (Harvard-Oxford cortex) and "vt" (ventral temporal: one voxel at this size) exist at 25 mm only, because the
+        slice's affine keeps no anatomical origin.
+    delay
+        Seconds from an event's onset to its first volume. The published onsets lie 1 to 4.5 s (2.6 on average) after
+        the design's own (12 s rest, then 24 s blocks every 36 s), so 2.5 is about 5 s after stimulus onset; with more,
+        the last volumes fall into the rest that follows.
+
+    Returns
+    -------
+    EncodingData
+        ``responses`` float32 (presentation 96, voxel), units "s.d.", zscored "run"; stimulus = category, run 1..12,
+        session 1, repeat = run - 1; i, j, k; ``roi`` "slice", or at 25 mm the names of the masks a voxel lies in.
+        ``stimuli`` 8 categories with three descriptions each, no images. ``extra``: ``mask`` and ``mean``
+        (Nifti1Image), ``masks`` (name -> Nifti1Image, 25 mm), ``events`` (DataFrame, seconds), ``tr`` (seconds).
+
+    Raises
+    ------
+    ConfigError
+        Unknown image or mask; the message names the nearest.
+    DataError
+        Images, masks and events do not belong together.
+
+    References
+    ----------
+    Haxby et al. (2001). Distributed and overlapping representations of faces and objects in ventral temporal cortex.
+    Science, 293, 2425-2430.
+    """
+    if image not in ("1slice", "25mm"):
+        raise ConfigError(unknown_name("image of haxby2001-slice", image, ("1slice", "25mm")))
+    legal = ("all", *_MASKS) if image == "25mm" else ("all",)
+    if mask is not None and mask not in legal:
+        why = "The masks of 25 mm cannot be placed on the slice (no anatomical origin); use image='25mm'."
+        step = why if image == "1slice" and mask in _MASKS else "None is automatic."
+        raise ConfigError(unknown_name(f"mask of image {image}", mask, legal, step))
+    if not np.isfinite(delay) or not 0 <= delay <= 15:
+        raise ConfigError(f"delay={delay!r} is not a haemodynamic delay in seconds; legal: 0 to 15, default 2.5.")
+    bold = [f"sub001/BOLD/task001_run{r:03d}/bold_{image}.nii.gz" for r in _RUNS]
+    events = [f"sub001/BOLD/task001_run{r:03d}/bold_events.tsv" for r in _RUNS]
+    masks = [f"sub001/masks/25mm/{m}.nii.gz" for m in _MASKS] if image == "25mm" else []
+    root = source.folder([*bold, *events, *masks])
+    return _assemble(source, root, image, mask, float(delay), bold, events, masks)
+
+
+def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, delay: float) -> np.ndarray:
+    """Mean of the detrended, z-scored signal over each block's delayed volumes, z-scored over the blocks.
+
+    Parameters
+    ----------
+    signal : array (time, voxel)
+        One run; any unit. Constant voxels give 0.
+    events
+        Columns ``onset`` and ``duration`` in seconds, one row per block.
+    tr
+        Seconds between volumes; volume ``n`` is at ``n * tr``.
+    delay
+        Seconds by which each block's window is shifted.
+
+    Returns
+    -------
+    array (block, voxel), float64, standard deviations over the run's blocks (mean 0, s.d. 1, ddof 0)
+
+    Raises
+    ------
+    DataError
+        A block's window holds no volume.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> events = pd.DataFrame({"onset": [0.0, 10.0], "duration": [5.0, 5.0]})
+    >>> signal = np.array([[0.0], [4.0], [4.0], [0.0], [0.0], [2.0], [2.0], [0.0]])
+    >>> block_responses(signal, events, tr=2.5, delay=2.5).ravel().tolist()
+    [1.0, -1.0]
+    """
+    from scipy.signal import detrend
+
+    series = _zscore(detrend(np.asarray(signal, dtype=np.float64), axis=0, type="linear"))
+    time = np.arange(len(series)) * tr
+    rows = []
+    for onset, duration in zip(events["onset"], events["duration"]):
+        # A thousandth of a volume absorbs rounding of onsets that lie on a volume.
+        start, stop = onset + delay - tr / 1000, onset + duration + delay - tr / 1000
+        inside = (time >= start) & (time < stop)
+        if not inside.any():
+            raise DataError(
+                f"the block at {onset} s (delay {delay} s) holds no volume of a run that ends at {time[-1]} s. "
+                "Next step: check onsets (seconds, not volumes), tr and delay."
+            )
+        rows.append(series[inside].mean(axis=0))
+    return _zscore(np.stack(rows))
+
+
+def _zscore(values: np.ndarray) -> np.ndarray:
+    """Along axis 0; columns without spread, up to rounding, become 0."""
+    centred = values - values.mean(axis=0)
+    spread = centred.std(axis=0)
+    flat = spread <= 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-300)
+    return np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))
+
+
+def _assemble(
+    source: Source, root: Path, image: str, mask: str | None, delay: float,
+    bold: list[str], events: list[str], masks: list[str],
+) -> EncodingData:  # fmt: skip
+    import nibabel
+
+    nib: Any = nibabel
+    runs = [nib.load(root / path) for path in bold]
+    shape, affine = runs[0].shape[:3], runs[0].affine
+    for path, run in zip(bold, runs):
+        if run.shape[:3] != shape or not np.allclose(run.affine, affine, atol=1e-3):
+            raise DataError(f"{path} has shape {run.shape[:3]} or an affine unlike the first run's {shape}.")
+    data = [np.asarray(run.dataobj, dtype=np.float64) for run in runs]
+    mean = np.mean([d.mean(axis=-1) for d in data], axis=0)
+    regions = {Path(path).name.split(".")[0]: nib.load(root / path) for path in masks}
+    for name, region in regions.items():
+        if region.shape != shape or not np.allclose(region.affine, affine, atol=1e-3):
+            raise DataError(f"mask {name} has shape {region.shape} or an affine unlike the BOLD image's {shape}.")
+    inside = _mask(mask, mean, regions)
+    alive = np.all([d.std(axis=-1) > 0 for d in data], axis=0)
+    if mask is not None and (inside & ~alive).any():
+        warnings.warn(
+            f"{int((inside & ~alive).sum())} of {int(inside.sum())} voxels of mask {mask!r} are constant in a run; "
+            "left out.",
+            stacklevel=4,
+        )
+    inside &= alive
+    tables = [_read_events(root / path) for path in events]
+    values = np.concatenate([block_responses(d[inside].T, t, tr=TR, delay=delay) for d, t in zip(data, tables)])
+    table = pd.concat([t.assign(run=r) for r, t in zip(_RUNS, tables)], ignore_index=True)
+    ijk = np.argwhere(inside)
+    roi = [[n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"]
+           for v in ijk]  # fmt: skip
+    used = [*bold, *events, *masks]
+    responses = make_responses(
+        values.astype(np.float32), stimulus=table["trial_type"].to_numpy(dtype=str), subject="sub001", session=1,
+        run=table["run"].to_numpy(), repeat=table["run"].to_numpy() - 1, ijk=ijk, roi=roi,
+        space=f"native {image}", affine=affine, volume_shape=shape, units="s.d.", zscored="run",
+        source=source.manifest.name, licence=source.manifest.licence,
+        provenance={"data": source.manifest.name, "options": {"image": image, "mask": mask, "delay": delay},
+                    "sha256": source.checksums(used)},
+    )  # fmt: skip
+    extra: dict[str, Any] = {
+        "mask": nib.Nifti1Image(inside.astype(np.uint8), affine),
+        "mean": nib.Nifti1Image(mean.astype(np.float32), affine),
+        "masks": regions,
+        "events": table,
+        "tr": TR,
+    }
+    return EncodingData(responses, _stimuli(source), extra=extra)
+
+
+def _mask(mask: str | None, mean: np.ndarray, regions: dict[str, Any]) -> np.ndarray:
+    if mask == "all":
+        return np.ones(mean.shape, dtype=bool)
+    if mask is None and not regions:
+        return mean > _MASK_SHARE * np.percentile(mean, 98)
+    return np.asarray(regions[mask or "brain"].dataobj) > 0
+
+
+def _read_events(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, sep="\t")
+    missing = {"onset", "duration", "trial_type"} - set(table.columns)
+    unknown = set() if missing else set(table["trial_type"]) - set(CATEGORIES)
+    if missing or unknown:
+        raise DataError(f"{path}: missing columns {sorted(missing)} or unknown categories {sorted(unknown)}.")
+    return table[["onset", "duration", "trial_type"]]
+
+
+def _stimuli(source: Source) -> Stimuli:
+    ids = list(CATEGORIES)
+    table = pd.DataFrame({"category": ids, "kind": [CATEGORIES[c][0] for c in ids]}, index=ids)
+    captions = tuple(CATEGORIES[c][1] for c in ids)
+    return Stimuli(np.array(ids), None, captions, table, source.manifest.name, source.manifest.licence)
