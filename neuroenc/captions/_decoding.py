@@ -205,8 +205,8 @@ class RetrievalDecoder:
         target = _unit(embedding)
         if self.centre:
             target = _unit(target - image)
-        with np.errstate(invalid="ignore"):
-            rows = np.flatnonzero(np.linalg.norm(target, axis=1) > 0)
+        # The unit vector of a NaN row is 0, which centring would turn into a direction.
+        rows = np.flatnonzero(np.isfinite(embedding).all(axis=1) & (np.linalg.norm(target, axis=1) > 0))
         if len(rows) == 0:
             return self._frame(projection, rows, np.zeros((0, 1)), np.zeros((0, 1), np.int64), weights, image)
         k = min(int(top), len(self._live))

@@ -55,7 +55,7 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
         if path.suffix != ".npy":
             raise DataError(
                 f"embedding bank {path.name!r} is not a .npy file. Legal: a .npy path, an array or memmap "
-                "(n, d), a DataArray (stimulus, feature), or a list of these. Next step: np.save the embeddings."
+                "(n, d), a DataArray (stimulus, feature), or a list of these. Next step: np.save them."
             )
         if not path.exists():
             raise DataError(f"embedding bank {str(path)!r} does not exist. Next step: check the path.")
@@ -161,7 +161,7 @@ class EmbeddingBank:
             if width is not None and shard.width != width:
                 raise DataError(
                     f"bank embeddings have width {shard.width}, the weights or queries {width}; they must "
-                    "come from one embedding space. Next step: embed the bank with the backbone of the encoder."
+                    "come from one embedding space. Next step: embed the bank with the encoder's backbone."
                 )
             for start in range(0, shard.n, rows):
                 stop = min(start + rows, shard.n)

@@ -47,8 +47,8 @@ def row_norms(chunk: Chunk, need_positive: bool) -> np.ndarray:
         first = chunk.start + int(np.flatnonzero(bad)[0])
         name = str(chunk.names(np.array([first]))[0])
         raise DataError(
-            f"{int(bad.sum())} of {len(norms)} embeddings from row {chunk.start} on have {kind}; the first is "
-            f"row {first} (id {name!r}). Next step: drop these rows from the bank."
+            f"{int(bad.sum())} of {len(norms)} embeddings from row {chunk.start} on have {kind}; the first "
+            f"is row {first} (id {name!r}). Next step: drop these rows from the bank."
         )
     return norms
 
