@@ -103,6 +103,7 @@ def voxel_blocks(
 def centre(a: Floats) -> tuple[Floats, NDArray[np.bool_] | None, Floats, Floats]:
     """Centre columns in place over their valid samples; missing ones become 0.
 
+    Twice, because the rounding of the first mean would leave a constant column with a spread.
     Returns the array, the mask of valid samples (None where nothing is missing), counts and means.
     """
     missing = np.isnan(a)
@@ -113,12 +114,15 @@ def centre(a: Floats) -> tuple[Floats, NDArray[np.bool_] | None, Floats, Floats]
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = a.sum(axis=0) / n
             a -= mean
+            a[missing] = 0.0
+            a -= a.sum(axis=0) / n
         a[missing] = 0.0
         return a, valid, n, mean
     n = np.full(a.shape[1], float(a.shape[0]))
     with np.errstate(invalid="ignore"):
         mean = a.mean(axis=0)
         a -= mean
+        a -= a.mean(axis=0)
     return a, None, n, mean
 
 
