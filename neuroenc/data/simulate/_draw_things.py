@@ -19,8 +19,7 @@ TITLES = ("SALE", "OPEN", "CAFE", "SHOW", "ROCK", "DAY", "ART", "GO")
 def _sign(p: Pen, colour: RGB, variant: int) -> None:
     p.rect(-0.07, 0.5, 0.07, 1.0, (120, 122, 126))
     points = [
-        (0.82 * math.cos(math.pi * (k + 0.5) / 4), -0.16 + 0.82 * math.sin(math.pi * (k + 0.5) / 4))
-        for k in range(8)
+        (0.82 * math.cos(math.pi * (k + 0.5) / 4), -0.16 + 0.82 * math.sin(math.pi * (k + 0.5) / 4)) for k in range(8)
     ]
     p.poly(points, colour, _WHITE, 0.09)
     p.text("STOP", 0, -0.16, 1.24, 0.46, _WHITE)
@@ -102,17 +101,14 @@ def _apple(p: Pen, colour: RGB, variant: int) -> None:
 
 def _banana(p: Pen, colour: RGB, variant: int) -> None:
     outer = [
-        (0.98 * math.cos(a), -0.5 + 1.22 * math.sin(a))
-        for a in [math.pi * (0.04 + 0.92 * k / 24) for k in range(25)]
+        (0.98 * math.cos(a), -0.5 + 1.22 * math.sin(a)) for a in [math.pi * (0.04 + 0.92 * k / 24) for k in range(25)]
     ]
     inner = [
-        (0.8 * math.cos(a), -0.5 + 0.62 * math.sin(a))
-        for a in [math.pi * (0.96 - 0.92 * k / 24) for k in range(25)]
+        (0.8 * math.cos(a), -0.5 + 0.62 * math.sin(a)) for a in [math.pi * (0.96 - 0.92 * k / 24) for k in range(25)]
     ]
     p.poly([*outer, *inner], (250, 218, 62), (160, 122, 20), 0.05)
     middle = [
-        (0.89 * math.cos(a), -0.5 + 0.9 * math.sin(a))
-        for a in [math.pi * (0.12 + 0.76 * k / 20) for k in range(21)]
+        (0.89 * math.cos(a), -0.5 + 0.9 * math.sin(a)) for a in [math.pi * (0.12 + 0.76 * k / 20) for k in range(21)]
     ]
     p.line(middle, (206, 164, 40), 0.05)
     p.limb([(0.9, -0.42), (0.92, -0.66)], (110, 82, 34), 0.16)

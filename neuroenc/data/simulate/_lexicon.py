@@ -63,14 +63,10 @@ _ALL = (
         ("woman", "woman with {c} hair", "woman with long {c} hair"),
         ("black", "brown", "red", "yellow"),
     ),
-    Member(
-        "child", "face", ("child", "child with {c} hair", "young child"), ("black", "brown", "red", "yellow")
-    ),
+    Member("child", "face", ("child", "child with {c} hair", "young child"), ("black", "brown", "red", "yellow")),
     Member("cat", "face", ("{c} cat", "cat"), ("grey", "orange", "black", "white")),
     Member("dog", "face", ("{c} dog", "dog"), ("brown", "white", "black", "orange")),
-    Member(
-        "person", "body", ("standing person", "person standing", "person in a {c} shirt"), _SHIRT, ("people",)
-    ),
+    Member("person", "body", ("standing person", "person standing", "person in a {c} shirt"), _SHIRT, ("people",)),
     Member("runner", "body", ("runner", "person running", "runner in a {c} shirt"), _SHIRT),
     Member(
         "dancer",
@@ -149,12 +145,8 @@ _ALL = (
         ("title",),
         sized=True,
     ),
-    Member(
-        "newspaper", "word", ("newspaper", "newspaper with a headline"), ("white",), ("headline",), sized=True
-    ),
-    Member(
-        "pizza", "food", ("pizza", "round pizza", "pizza with cheese"), ("yellow",), ("cheese",), sized=True
-    ),
+    Member("newspaper", "word", ("newspaper", "newspaper with a headline"), ("white",), ("headline",), sized=True),
+    Member("pizza", "food", ("pizza", "round pizza", "pizza with cheese"), ("yellow",), ("cheese",), sized=True),
     Member("apple", "food", ("{c} apple", "apple"), ("red", "green", "yellow"), ("fruit",), sized=True),
     Member("banana", "food", ("banana", "ripe banana", "yellow banana"), ("yellow",), sized=True),
     Member(

@@ -65,9 +65,7 @@ class Pen:
     def rect(
         self, u0: float, v0: float, u1: float, v1: float, fill: RGB, edge: RGB | None = None, w: float = 0.05
     ) -> None:
-        self.draw.rectangle(
-            self._box(u0, v0, u1, v1), fill=fill, outline=edge, width=self._w(w) if edge else 0
-        )
+        self.draw.rectangle(self._box(u0, v0, u1, v1), fill=fill, outline=edge, width=self._w(w) if edge else 0)
 
     def oval(
         self, u: float, v: float, ru: float, rv: float, fill: RGB, edge: RGB | None = None, w: float = 0.05

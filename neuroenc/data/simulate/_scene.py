@@ -169,9 +169,7 @@ def _backdrop(scene: Scene, px: int, look: int) -> Image.Image:
         picture[line & (np.sin(24 * y + look) > -0.3)] = (244, 240, 226)
     elif kind == "wood":
         picture[:] = (176, 128, 82)
-        picture += (16 * np.sin(44 * y + 3 * np.sin(5 * x + look)) - 34 * (np.mod(y + 0.5, 0.25) < 0.02))[
-            ..., None
-        ]
+        picture += (16 * np.sin(44 * y + 3 * np.sin(5 * x + look)) - 34 * (np.mod(y + 0.5, 0.25) < 0.02))[..., None]
     if scene.grating:
         angle = np.deg2rad(scene.orientation)
         phase = 2 * np.pi * scene.frequency * (x * np.cos(angle) + y * np.sin(angle))

@@ -96,6 +96,4 @@ def simulate_world(n: int, *, size: int = 64, seed: int = 0, prefix: str = "scen
         texts.append(captions(scene, np.random.default_rng([seed, i, 1])))
         rows.append(_row(scene))
     table = pd.DataFrame(rows, index=pd.Index(ids, name="stimulus"))
-    return Stimuli(
-        ids, images, tuple(texts), table, source=f"simulated world, seed {seed}", licence="BSD-3-Clause"
-    )
+    return Stimuli(ids, images, tuple(texts), table, source=f"simulated world, seed {seed}", licence="BSD-3-Clause")
