@@ -1,0 +1,330 @@
+"""Banded ridge: one penalty per feature space and voxel, by random search on the simplex."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+from sklearn.utils.validation import validate_data
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.memory import parse_memory
+from neuroenc._util.progress import progress
+from neuroenc.encoders import _fit
+from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice
+from neuroenc.encoders._blocks import run_blocks, voxel_blocks
+from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._gram import row_gram
+from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
+from neuroenc.encoders._labels import column_block, features_matrix, sample_coords
+from neuroenc.encoders._search import SCORINGS
+
+__all__ = ["BandedRidgeEncoder", "simplex_candidates"]
+
+
+def simplex_candidates(
+    n_bands: int, n_candidates: int, seed: int, concentration: Sequence[float] = (0.1, 1.0)
+) -> np.ndarray:
+    """Candidate band weights gamma (candidate, band), rows summing to one.
+
+    The first is uniform (plain ridge), then one for each band alone, then Dirichlet draws that cycle through
+    ``concentration`` (small values give sparse weights).
+
+    Examples
+    --------
+    >>> simplex_candidates(2, 4, seed=0)[:3].tolist()
+    [[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]
+    """
+    rng = np.random.default_rng(seed)
+    rows = [np.full(n_bands, 1 / n_bands)]
+    if n_bands > 1:
+        rows += list(np.eye(n_bands))
+    while len(rows) < n_candidates:
+        rows.append(rng.dirichlet(np.full(n_bands, concentration[len(rows) % len(concentration)])))
+    return np.array(rows[:n_candidates])
+
+
+class BandedRidgeEncoder(LinearEncoder):
+    r"""Banded (group) ridge regression: a penalty for each feature space ("band") and voxel.
+
+    .. math:: \min_{w_v, b_v} \Big\lVert y_v - \sum_k X_k w_{kv} - b_v \Big\rVert^2
+              + \sum_k \frac{\alpha_v}{\gamma_{kv}} \lVert w_{kv} \rVert^2,
+              \qquad \gamma_v \in \text{simplex}
+
+    Candidates for gamma are drawn at random once and shared by all voxels; every voxel keeps the pair
+    (gamma, alpha) with the best cross-validated score. A band with gamma 0 is left out.
+
+    Parameters
+    ----------
+    alphas : array-like (a,), optional
+        As in `RidgeEncoder`.
+    bands : array-like (feature,), optional
+        Band of each column when X is one array; not needed when X is a mapping or a list of arrays.
+    n_candidates : int
+        Number of band weightings tried.
+    gammas : array (candidate, band), optional
+        The candidates themselves, instead of random ones.
+    cv, scoring, fit_intercept, solver, nan_voxels, max_memory, n_jobs, device, progress
+        As in `RidgeEncoder`.
+    seed : int
+        Of the random candidates.
+
+    Attributes
+    ----------
+    coef_, intercept_, alphas_, best_score_
+        As in `RidgeEncoder`; the rows of ``coef_`` are the bands' features one after another.
+    bands_ : ndarray of str (feature,)
+    band_names_ : ndarray of str (band,)
+    gamma_ : ndarray (band, voxel)
+    alpha_ : ndarray (voxel,)
+    band_alpha_ : ndarray (band, voxel)
+        Penalty of each band, ``alpha_ / gamma_``; infinite for a band left out.
+
+    References
+    ----------
+    Nunez-Elizalde, Huth & Gallant (2019), NeuroImage 197. Dupré la Tour et al. (2022), NeuroImage 264.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders import BandedRidgeEncoder
+    >>> rng = np.random.default_rng(0)
+    >>> X = {"vision": rng.standard_normal((300, 8)), "language": rng.standard_normal((300, 40))}
+    >>> y = X["vision"] @ rng.standard_normal((8, 2)) + rng.standard_normal((300, 2))
+    >>> encoder = BandedRidgeEncoder(n_candidates=10).fit(X, y)
+    >>> share = encoder.explained_by_band(X, y)
+    >>> share.dims, bool((share.sel(band="vision") > 0.7).all())
+    (('band', 'voxel'), True)
+    """
+
+    def __init__(
+        self,
+        alphas: Any = None,
+        *,
+        bands: Any = None,
+        n_candidates: int = 50,
+        gammas: Any = None,
+        cv: Any = 5,
+        scoring: str = "r2",
+        fit_intercept: bool = True,
+        solver: str = "auto",
+        nan_voxels: str = "raise",
+        max_memory: str | int | None = None,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        progress: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.alphas = alphas
+        self.bands = bands
+        self.n_candidates = n_candidates
+        self.gammas = gammas
+        self.cv = cv
+        self.scoring = scoring
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.nan_voxels = nan_voxels
+        self.max_memory = max_memory
+        self.n_jobs = n_jobs
+        self.device = device
+        self.progress = progress
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Search band weights and penalties, then solve.
+
+        Parameters
+        ----------
+        X : mapping of name to array (n, feature_k), sequence of such arrays, or one array (n, feature)
+        y : array (n, voxel) or (n,)
+        groups : array (n,), optional
+
+        Returns
+        -------
+        self
+        """
+        check_choice("scoring", self.scoring, SCORINGS)
+        check_choice("solver", self.solver, ("auto", "primal", "dual"))
+        check_choice("nan_voxels", self.nan_voxels, ("raise",))
+        joined, bands, first = self._join(X)
+        values = validate_data(self, joined, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        Y, dtype = check_responses(first, y, values)
+        self._remember(first, y)
+        n, p = values.shape
+        self.n_samples_fit_ = n
+        self.bands_ = np.zeros(p, dtype=int).astype(str) if bands is None else bands
+        if len(self.bands_) != p:
+            raise ConfigError(f"bands names {len(self.bands_)} columns, X has {p}.")
+        self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
+        folds = resolve_folds(self.cv, n, sample_coords(y, first), groups)
+        primal = n >= p if self.solver == "auto" else self.solver == "primal"
+        design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype)
+        if self.alphas is None:
+            # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
+            scale = np.trace(design.gram) / min(n, p) / len(self.band_names_)
+            self.alphas_ = np.logspace(-5, 4.5, 20) * (scale if scale > 0 else 1.0)
+        else:
+            self.alphas_ = check_alphas(self.alphas)
+        self._search(design, Y)
+        return self
+
+    def _join(self, X: Any) -> tuple[Any, np.ndarray | None, Any]:
+        """One array of all bands, the band of each column, and the first band as it came (for its labels)."""
+        # Sparse matrices in dictionary form are mappings too; they are refused further on.
+        if isinstance(X, Mapping) and not hasattr(X, "shape"):
+            names, parts = [str(k) for k in X], list(X.values())
+        elif isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2:
+            names, parts = [str(i) for i in range(len(X))], list(X)
+        else:
+            return features_matrix(X), None if self.bands is None else np.asarray(self.bands).astype(str), X
+        arrays = [np.asarray(features_matrix(part)) for part in parts]
+        rows = {name: len(a) for name, a in zip(names, arrays)}
+        if len(set(rows.values())) > 1:
+            raise DataError(f"bands have different numbers of samples: {rows}.")
+        labelled = [part for part in parts if isinstance(part, xr.DataArray)]
+        labels = [part.coords["stimulus"].values for part in labelled if "stimulus" in part.coords]
+        if any(not np.array_equal(labels[0], other) for other in labels[1:]):
+            raise DataError(
+                "bands list their stimuli in different orders. Next step: neuroenc.data.match each to the responses."
+            )
+        return np.concatenate(arrays, axis=1), np.repeat(names, [a.shape[1] for a in arrays]), parts[0]
+
+    def _label_source(self, X: Any) -> Any:
+        return self._join(X)[2]
+
+    def _check_predict(self, X: Any) -> np.ndarray:
+        return super()._check_predict(self._join(X)[0])
+
+    def _candidates(self) -> np.ndarray:
+        n_bands = len(self.band_names_)
+        if self.gammas is None:
+            return simplex_candidates(n_bands, self.n_candidates if n_bands > 1 else 1, self.seed)
+        gammas = np.atleast_2d(np.asarray(self.gammas, dtype=float))
+        if gammas.shape[1] != n_bands or np.any(gammas < 0) or not np.all(gammas.sum(1) > 0):
+            raise ConfigError(
+                f"gammas have shape {gammas.shape}; expected (candidate, {n_bands}), not negative, not all zero."
+            )
+        return gammas / gammas.sum(1, keepdims=True)
+
+    def _prior(self, design: _fit.Design, gamma: np.ndarray, kernels: list[np.ndarray]) -> dict[str, Any]:
+        if design.primal:
+            index = np.searchsorted(self._sorted, self.bands_)
+            return {"scale": np.sqrt(gamma[self._order][index])}
+        return {"kernel": sum(g * K for g, K in zip(gamma, kernels))}
+
+    def _search(self, design: _fit.Design, Y: Any) -> None:
+        v = Y.shape[1]
+        names = self.band_names_.astype(str)
+        self._order = np.argsort(names)
+        self._sorted = names[self._order]
+        kernels = [] if design.primal else [row_gram(design.X[:, self.bands_ == name]) for name in names]
+        gammas = self._candidates()
+        xp, device = pick_device(self.device)
+        budget = parse_memory(self.max_memory)
+        workers = max(1, self.n_jobs or os.cpu_count() or 1) if device is None else 1
+        blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)
+        workers = min(workers, len(blocks))
+        Xd = to_device(design.X, device, xp)
+        best = np.full(v, -np.inf)
+        chosen = np.zeros((2, v), dtype=int)
+
+        def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray]:
+            centred, mean = _fit.center_block(raw, self.fit_intercept, design.dtype)
+            if not np.isfinite(mean).all():
+                raise_nan(Y, self._voxels_)
+            return to_device(centred, device, xp), mean
+
+        for number, gamma in enumerate(progress(gammas, desc="banded ridge", show=self.progress, unit="candidate")):
+            prior = self._prior(design, gamma, kernels)
+            bases = [design.fold_basis(k, **prior) for k in range(len(design.folds))]
+            if device is not None:
+                bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
+
+            def search(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
+                centred, _ = prepare(raw)
+                found, _ = _fit.score_block(design, centred, bases, self.alphas_, self.scoring, X=Xd, xp=xp)
+                return {"scores": found}
+
+            for block, result in run_blocks(search, Y, blocks, workers=workers):
+                scores = result["scores"] / len(design.folds)
+                index = _fit.best_alpha(scores)
+                score = scores[index, np.arange(scores.shape[1])]
+                better = score > best[block]
+                best[block] = np.where(better, score, best[block])
+                chosen[:, block] = np.where(better, np.stack([np.full_like(index, number), index]), chosen[:, block])
+        self.best_score_ = best
+        self.gamma_ = gammas[chosen[0]].T
+        self.alpha_ = self.alphas_[chosen[1]]
+        with np.errstate(divide="ignore"):
+            self.band_alpha_ = self.alpha_ / self.gamma_
+        self._refit(design, Y, gammas, chosen[0], kernels)
+        del self._order, self._sorted
+
+    def _refit(self, design: _fit.Design, Y: Any, gammas: np.ndarray, chosen: np.ndarray, kernels: Any) -> None:
+        p = design.X.shape[1]
+        self.coef_ = np.empty((p, len(chosen)), dtype=design.dtype)
+        self.intercept_ = np.empty(len(chosen), dtype=design.dtype)
+        for number in np.unique(chosen):
+            basis = design.full_basis(**self._prior(design, gammas[number], kernels))
+            voxels = np.flatnonzero(chosen == number)
+            for start in range(0, len(voxels), 1024):
+                part = voxels[start : start + 1024]
+                # Voxels of one candidate are scattered; a slice that spans them keeps lazy responses readable.
+                span = column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
+                centred, mean = _fit.center_block(span, self.fit_intercept, design.dtype)
+                coef = self._weights(design, basis, centred, self.alpha_[part], gammas[number])
+                self.coef_[:, part] = coef
+                self.intercept_[part] = mean - design.mean @ coef
+
+    def _weights(
+        self, design: _fit.Design, basis: Any, Y: np.ndarray, alpha: np.ndarray, gamma: np.ndarray
+    ) -> np.ndarray:
+        coef = _fit.solve_block(design, basis, Y, alpha)
+        if not design.primal:
+            index = {name: k for k, name in enumerate(self.band_names_)}
+            coef = coef * gamma[[index[b] for b in self.bands_]][:, None].astype(coef.dtype)
+        return coef
+
+    def explained_by_band(self, X: Any, y: Any) -> xr.DataArray:
+        r"""Product-measure split of explained variance.
+
+        .. math:: \mathrm{EV}_k = \frac{\sum_i \hat y_{ki} (2 y_i - \hat y_i)}{\sum_i y_i^2}
+
+        with responses and predictions centred and ``\hat y_k`` the part of the prediction that comes from band
+        k. The parts add up to the explained variance (which is R2 where the mean prediction is right: the
+        intercept belongs to no band).
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        DataArray (band, voxel)
+
+        References
+        ----------
+        Dupré la Tour et al. (2022), NeuroImage 264; Pratt (1987).
+        """
+        values = self._check_predict(X).astype(np.float64)
+        measured = np.asarray(y.values if isinstance(y, xr.DataArray) else y, dtype=np.float64)
+        measured = measured.reshape(len(measured), -1)
+        centred = measured - measured.mean(axis=0)
+        parts = []
+        for name in self.band_names_:
+            columns = self.bands_ == name
+            parts.append(values[:, columns] @ self.coef_[columns].astype(np.float64))
+        parts = [part - part.mean(axis=0) for part in parts]
+        residual = 2 * centred - sum(parts)
+        total = np.einsum("nv,nv->v", centred, centred)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.stack([np.einsum("nv,nv->v", part, residual) / total for part in parts])
+        voxels = self._voxels_ or {"voxel": np.arange(share.shape[1])}
+        return xr.DataArray(
+            share, dims=("band", "voxel"), coords={"band": self.band_names_.astype(str), **voxels}, name="ev",
+            attrs={"metric": "ev", "split": "product measure", "n_stimuli": len(measured)},
+        )  # fmt: skip

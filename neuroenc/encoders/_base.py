@@ -1,0 +1,190 @@
+"""What every encoder that is linear in its features shares: predict, score, export, save, load, repr."""
+
+from __future__ import annotations
+
+import html
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from neuroenc import stats
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import atomic_path
+from neuroenc._util.provenance import provenance
+from neuroenc.data import align
+from neuroenc.encoders._labels import features_matrix, voxel_coords, wrap
+
+__all__ = ["LinearEncoder"]
+
+
+class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Base of voxelwise encoders ``Y = X coef_ + intercept_``.
+
+    Subclasses set ``coef_`` (feature, voxel) and ``intercept_`` (voxel,) in ``fit``.
+    """
+
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    n_features_in_: int
+
+    def _check_predict(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return validate_data(self, features_matrix(X), reset=False, dtype=[np.float32, np.float64])
+
+    def _label_source(self, X: Any) -> Any:
+        return X
+
+    def predict(self, X: Any) -> Any:
+        """Predicted responses ``X coef_ + intercept_``.
+
+        Parameters
+        ----------
+        X : array (n, feature)
+            numpy, torch, dask or labelled features.
+
+        Returns
+        -------
+        array (n, voxel)
+            In the form of X: labelled features give labelled responses.
+        """
+        values = self._check_predict(X).astype(self.coef_.dtype, copy=False)
+        predicted = values @ self.coef_ + self.intercept_
+        if self._single_voxel_:
+            predicted = predicted[:, 0]
+        return wrap(predicted, self._label_source(X), self._voxels_, name="predicted")
+
+    def score_voxels(self, X: Any, Y: Any, metric: str = "r") -> Any:
+        """Score of each voxel on new data.
+
+        Parameters
+        ----------
+        X : array (n, feature)
+        Y : array (n, voxel)
+        metric : {"r", "r2", "ev"}
+            Pearson correlation, R2, or explained variance (see `neuroenc.stats`).
+
+        Returns
+        -------
+        array (voxel,)
+            Labelled if the encoder was fitted on labelled responses.
+        """
+        source = self._label_source(X)
+        if isinstance(source, xr.DataArray) and isinstance(Y, xr.DataArray):
+            align(source, Y)
+        predicted = np.asarray(self.predict(X))
+        measured = np.asarray(Y.values if isinstance(Y, xr.DataArray) else Y)
+        if measured.shape != predicted.shape:
+            raise DataError(f"responses have shape {measured.shape}, predictions {predicted.shape}.")
+        scores = stats.score(measured.reshape(len(measured), -1), predicted.reshape(len(predicted), -1), metric=metric)
+        if self._voxels_ is None:
+            return scores
+        attrs = {"metric": metric, "n_stimuli": len(measured)}
+        return xr.DataArray(scores, dims="voxel", coords=self._voxels_, name=metric, attrs=attrs)
+
+    def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Weights and intercept as labelled arrays: all that captions and maps need.
+
+        Returns
+        -------
+        coef : DataArray (feature, voxel)
+        intercept : DataArray (voxel,)
+        """
+        check_is_fitted(self)
+        voxels = self._voxels_ or {"voxel": np.arange(self.coef_.shape[1])}
+        attrs = {"units": self._units_, "encoder": type(self).__name__, "features": self._features_hash_}
+        coef = xr.DataArray(self.coef_, dims=("feature", "voxel"), coords=voxels, name="coef", attrs=attrs)
+        return coef, xr.DataArray(self.intercept_, dims="voxel", coords=voxels, name="intercept", attrs=attrs)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the fitted encoder to a folder: ``arrays.safetensors`` and ``encoder.json``."""
+        from neuroenc.encoders._storage import save_encoder
+
+        return save_encoder(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read an encoder written by `save`."""
+        from neuroenc.encoders._storage import load_encoder
+
+        encoder = load_encoder(path)
+        if not isinstance(encoder, cls):
+            raise DataError(f"{path} holds a {type(encoder).__name__}, not a {cls.__name__}.")
+        return encoder
+
+    # What fit remembers besides the weights.
+    _voxels_: dict[str, Any] | None
+    _single_voxel_: bool
+    _units_: str
+    _features_hash_: str
+
+    def _remember(self, X: Any, Y: Any) -> None:
+        self._single_voxel_ = (Y.ndim if hasattr(Y, "ndim") else np.asarray(Y).ndim) == 1
+        self._voxels_ = voxel_coords(Y)
+        self._units_ = str(Y.attrs.get("units", "")) if isinstance(Y, xr.DataArray) else ""
+        self._features_hash_ = str(X.attrs.get("content_hash", "")) if isinstance(X, xr.DataArray) else ""
+        self.provenance_ = provenance(
+            encoder=type(self).__name__, settings=_plain_params(self), features=self._features_hash_
+        )
+
+    def _repr_html_inner(self) -> str:
+        if not hasattr(self, "coef_"):
+            return ""
+        from neuroenc.encoders._html import summary_html
+
+        return summary_html(self)
+
+    @property
+    def _repr_html_(self) -> Any:
+        inner = self._repr_html_inner()
+        if not inner:
+            return super()._repr_html_
+        return lambda: f"<div><b>{html.escape(type(self).__name__)}</b>{inner}</div>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        if not hasattr(self, "coef_"):
+            return dict(super()._repr_mimebundle_(**kwargs))
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
+    """Parameters as JSON can hold them; arrays as lists, other objects by their repr."""
+    plain: dict[str, Any] = {}
+    for name, value in encoder.get_params(deep=False).items():
+        if isinstance(value, np.ndarray):
+            plain[name] = value.tolist()
+        elif value is None or isinstance(value, (str, int, float, bool, list, tuple)):
+            plain[name] = list(value) if isinstance(value, tuple) else value
+        else:
+            plain[name] = repr(value)
+    return plain
+
+
+def check_alphas(alphas: Any) -> np.ndarray:
+    """Penalties as a sorted float64 array (a,), all finite and positive."""
+    values = np.unique(np.atleast_1d(np.asarray(alphas, dtype=np.float64)))
+    if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)) or values[0] <= 0:
+        raise ConfigError(
+            f"alphas must be finite and positive; found {np.asarray(alphas).tolist()}. "
+            "Next step: for example numpy.logspace(-1, 5, 13)."
+        )
+    return values
+
+
+def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> str:
+    """A string setting, or an error that names the nearest legal one."""
+    if value not in legal:
+        raise ConfigError(unknown_name(name, value, legal))
+    return str(value)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Safetensors file, written atomically."""
+    from safetensors.numpy import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)

@@ -1,0 +1,87 @@
+"""Checks of responses, and where the arithmetic runs."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+import xarray as xr
+from sklearn.utils.validation import column_or_1d
+
+from neuroenc._util.errors import DataError
+from neuroenc._util.optional import require
+from neuroenc.data import align
+from neuroenc.encoders._labels import column_block
+
+__all__ = ["check_responses", "pick_device", "raise_nan", "to_device"]
+
+
+def check_responses(X: Any, y: Any, values: np.ndarray) -> tuple[Any, np.dtype]:
+    """Responses as a two-dimensional array-like, and the precision of the fit.
+
+    float64 if either side is float64, else float32.
+    """
+    if y is None:
+        raise ValueError(
+            "This encoder requires y to be passed, but the target y is None. "
+            "Next step: encoder.fit(features, responses)."
+        )
+    if isinstance(X, xr.DataArray) and isinstance(y, xr.DataArray):
+        align(X, y)
+    if not hasattr(y, "shape") or not hasattr(y, "ndim"):
+        y = np.asarray(y)
+    if isinstance(y, np.ndarray) and y.dtype.kind in "OUS":
+        y = np.asarray(y, dtype=np.float64)
+    if y.ndim == 1:
+        if isinstance(y, xr.DataArray):
+            y = y.values
+        y = column_or_1d(y, warn=False)[:, None] if isinstance(y, np.ndarray) else y[:, None]
+    if y.ndim != 2:
+        raise DataError(f"responses have {y.ndim} dimensions, shape {tuple(y.shape)}; expected (n_samples, n_voxels).")
+    if y.shape[0] != len(values):
+        raise DataError(
+            f"features have {len(values)} samples and responses {y.shape[0]}: inconsistent numbers of samples. "
+            "Next step: neuroenc.data.match(features, responses) repeats feature rows for presentations."
+        )
+    if y.shape[1] == 0:
+        raise DataError("responses hold 0 voxels.")
+    kind = str(y.dtype).removeprefix("torch.")
+    single = values.dtype == np.float32 and (kind in ("float32", "float16", "bfloat16") or "int" in kind)
+    return y, np.dtype(np.float32 if single else np.float64)
+
+
+def raise_nan(Y: Any, voxels: dict[str, Any] | None) -> NoReturn:
+    """Count the voxels that are not finite, name the first, and stop."""
+    bad: list[int] = []
+    for start in range(0, Y.shape[1], 1024):
+        block = column_block(Y, slice(start, start + 1024))
+        bad.extend(start + np.flatnonzero(~np.isfinite(block).all(axis=0)))
+    names = voxels["voxel"][1][bad[:5]].tolist() if voxels and "voxel" in voxels else [int(b) for b in bad[:5]]
+    raise DataError(
+        f"{len(bad)} of {Y.shape[1]} voxels hold NaN or infinity (inf) in their responses (first: {names}). "
+        "Next step: drop them, or RidgeEncoder(nan_voxels='skip') to leave their weights NaN."
+    )
+
+
+def pick_device(device: str) -> tuple[Any, Any]:
+    """Array module and torch device; (numpy, None) on the CPU, where numpy is as fast as torch or faster."""
+    if device == "cpu":
+        return np, None
+    if device == "auto":
+        try:
+            import torch
+        except ModuleNotFoundError:
+            return np, None
+        return (torch, torch.device("cuda")) if torch.cuda.is_available() else (np, None)
+    torch = require("torch", "clip")
+    # "torch" runs the same torch code on the CPU: to check the GPU path where there is no GPU.
+    return torch, torch.device("cpu" if device == "torch" else device)
+
+
+def to_device(array: np.ndarray, device: Any, xp: Any) -> Any:
+    """The array itself on the CPU, else a tensor."""
+    if device is None:
+        return array
+    return xp.as_tensor(array, device=device)
+
+
