@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import xarray as xr
-from sklearn.utils.validation import column_or_1d
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.optional import require
@@ -28,14 +27,13 @@ def check_responses(X: Any, y: Any, values: np.ndarray) -> tuple[Any, np.dtype]:
         )
     if isinstance(X, xr.DataArray) and isinstance(y, xr.DataArray):
         align(X, y)
-    if not hasattr(y, "shape") or not hasattr(y, "ndim"):
+    # Data frames have a shape but other indexing rules.
+    if not hasattr(y, "shape") or not hasattr(y, "ndim") or type(y).__module__.startswith("pandas"):
         y = np.asarray(y)
     if isinstance(y, np.ndarray) and y.dtype.kind in "OUS":
         y = np.asarray(y, dtype=np.float64)
     if y.ndim == 1:
-        if isinstance(y, xr.DataArray):
-            y = y.values
-        y = column_or_1d(y, warn=False)[:, None] if isinstance(y, np.ndarray) else y[:, None]
+        y = y.values[:, None] if isinstance(y, xr.DataArray) else y[:, None]
     if y.ndim != 2:
         raise DataError(f"responses have {y.ndim} dimensions, shape {tuple(y.shape)}; expected (n_samples, n_voxels).")
     if y.shape[0] != len(values):
