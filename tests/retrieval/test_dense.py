@@ -36,16 +36,21 @@ def test_equals_brute_force(rng, dtype, normalise):
     assert (index == order).mean() > 0.999  # float64 rounding of the reference may swap equals
 
 
-@settings(max_examples=30, deadline=None)
-@given(cuts=st.lists(st.integers(1, 199), max_size=6), k=st.integers(1, 200), seed=st.integers(0, 99))
-def test_result_is_bitwise_independent_of_chunks(cuts, k, seed):
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 199), max_size=6),
+    k=st.integers(1, 200),
+    seed=st.integers(0, 99),
+    normalise=st.booleans(),
+)
+def test_result_is_bitwise_independent_of_chunks(cuts, k, seed, normalise):
     rng = np.random.default_rng(seed)
     # few different rows, so that exact ties are everywhere
     rows = rng.standard_normal((9, 16)).astype(np.float16)[rng.integers(0, 9, 200)]
-    queries = rng.standard_normal((5, 16))
+    queries = rng.standard_normal((40, 16))
     edges = [0, *sorted(set(cuts)), 200]
-    whole = top_k(queries, as_bank(rows), k)
-    pieces = top_k(queries, as_bank([rows[a:b] for a, b in pairwise(edges)]), k)
+    whole = top_k(queries, as_bank(rows), k, normalise=normalise)
+    pieces = top_k(queries, as_bank([rows[a:b] for a, b in pairwise(edges)]), k, normalise=normalise)
     np.testing.assert_array_equal(whole[0], pieces[0])
     np.testing.assert_array_equal(whole[1], pieces[1])
     tie = whole[0][:, 1:] == whole[0][:, :-1]
