@@ -36,8 +36,8 @@ def ncsnr(
 
     with :math:`Var_k` the unbiased variance over the repeats k of stimulus s. NSD z-scores every voxel within
     each session first, so that :math:`\sigma^2_{total} = 1`. It is a ratio of standard deviations, of single
-    presentations; turn it into a ceiling with `noise_ceiling`. The truncation at 0 biases weak voxels: with few
-    repeated stimuli many of them get exactly 0.
+    presentations; turn it into a ceiling with `noise_ceiling`. The truncation at 0 biases weak voxels: with
+    few repeated stimuli many of them get exactly 0.
 
     Parameters
     ----------

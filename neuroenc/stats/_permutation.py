@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
-    Pair,
     as_pair,
-    centre,
     check_choice,
     check_count,
     check_metric,
-    load,
-    load_pair,
-    score_from_sums,
     voxel_blocks,
 )
+from neuroenc.stats._null import ROWS_HELD, Null
 
 __all__ = ["PermutationResult", "permutation_test"]
 
@@ -144,85 +140,6 @@ def _random_orders(mode: str, rows: list[Indices], n_permutations: int, seed: in
         yield index
 
 
-class _Null:
-    """Null scores of one block of voxels for given arrangements of the measured responses."""
-
-    def __init__(self, y: Any, yhat: Any, columns: slice, metric: str, whole: Indices | None) -> None:
-        self.metric, self.whole = metric, whole
-        pair = load_pair(y, yhat, columns)
-        self.usable = pair.usable_y & (pair.usable_p if metric == "r" else True)
-        self.products: Floats | None = None
-        self.pair: Pair | None = pair
-        self.syy = np.einsum("nv,nv->v", pair.y, pair.y)
-        self.spp = np.einsum("nv,nv->v", pair.p, pair.p)
-        if pair.valid is not None:
-            # Missing samples travel with the responses, so the pairs left differ between permutations.
-            self.a, self.has_a, _, mean_a = centre(load(y, columns, "y")[0])
-            self.b, self.has_b, _, mean_b = centre(load(yhat, columns, "yhat")[0])
-            with np.errstate(invalid="ignore"):
-                self.shift = mean_b - mean_a
-            self.pair = None
-        elif whole is not None and len(whole) ** 2 <= 4 * whole.size:
-            # Inner products of every pair of blocks: each permutation is then a sum of n_blocks of them.
-            self.products = np.einsum("ikv,jkv->ijv", pair.y[whole], pair.p[whole], optimize=True)
-            self.products = self.products.reshape(len(whole) ** 2, -1)
-
-    def _cross(self, orders: Indices) -> Floats:
-        assert self.pair is not None
-        if self.products is not None:
-            n_blocks = orders.shape[1]
-            pick = np.zeros((len(orders), n_blocks, n_blocks))
-            np.put_along_axis(pick, orders[:, None, :], 1.0, axis=1)
-            with np.errstate(invalid="ignore"):
-                return np.asarray(pick.reshape(len(orders), -1) @ self.products)
-        out = np.empty((len(orders), self.pair.y.shape[1]))
-        moved = np.empty_like(self.pair.y)
-        for k, index in enumerate(self._rows(orders)):
-            np.take(self.pair.y, index, axis=0, out=moved, mode="clip")
-            np.einsum("nv,nv->v", moved, self.pair.p, out=out[k])
-        return out
-
-    def _rows(self, orders: Indices) -> Iterator[Indices]:
-        for order in orders:
-            if self.whole is None:
-                yield order
-            else:
-                index = np.empty(self.whole.size, dtype=np.intp)
-                index[self.whole] = self.whole[order]
-                yield index
-
-    def scores(self, orders: Indices) -> Floats:
-        """Null scores (n_orders, n_voxels); NaN where undefined."""
-        if self.pair is None:
-            out = np.empty((len(orders), self.a.shape[1]))
-            for k, index in enumerate(self._rows(orders)):
-                out[k] = self._missing(index)
-        else:
-            cross = self._cross(orders)
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                if self.metric == "r":
-                    out = np.clip(cross / (np.sqrt(self.syy) * np.sqrt(self.spp)), -1.0, 1.0)
-                else:
-                    error = np.maximum(self.syy - 2.0 * cross + self.spp, 0.0)
-                    if self.metric == "r2":
-                        error += self.pair.n * self.pair.offset**2
-                    out = 1.0 - error / self.syy
-        out[:, ~self.usable] = np.nan
-        return out
-
-    def _missing(self, index: Indices) -> Floats:
-        a = self.a[index]
-        one = np.ones((1, 1))
-        ma = one if self.has_a is None else self.has_a[index].astype(np.float64)
-        mb = one if self.has_b is None else self.has_b.astype(np.float64)
-        n = np.broadcast_to(ma * mb, a.shape).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            return score_from_sums(
-                self.metric, n, (a * mb).sum(0), (self.b * ma).sum(0), (a * a * mb).sum(0),
-                (self.b * self.b * ma).sum(0), (a * self.b).sum(0), self.shift,
-            )  # fmt: skip
-
-
 def permutation_test(
     y: Any,
     yhat: Any,
@@ -334,11 +251,11 @@ def permutation_test(
     null_max = np.full(n_permutations, -np.inf)
     for start in range(0, n_permutations, step):
         some = np.stack(list(itertools.islice(orders, step)))
-        rows_held = max(n * 6, 3 * len(some) + (len(rows) ** 2 if mode == "whole" else 0))
+        rows_held = max(n * ROWS_HELD, 3 * len(some) + (len(rows) ** 2 if mode == "whole" else 0))
         for columns in voxel_blocks(rows_held, n_voxels, 1, max_memory // 2 + 1, cache=8 * 2**20):
-            null = _Null(y2, p2, columns, metric, whole)
+            null = Null(y2, p2, columns, metric, whole)
             if start == 0:
-                statistic[columns] = load_pair(y2, p2, columns).score(metric)
+                statistic[columns] = null.observed
             scores, seen = null.scores(some), statistic[columns]
             if alternative == "two-sided":
                 scores, seen = np.abs(scores), np.abs(seen)
