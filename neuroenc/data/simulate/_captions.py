@@ -43,8 +43,9 @@ _TEMPLATES: dict[tuple[int, bool], tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def _article(phrase: str) -> str:
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+def _agree(text: str) -> str:
+    """Make every indefinite article agree with the word after it."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def _noun_phrase(o: SceneObject, rng: np.random.Generator) -> str:
@@ -56,7 +57,7 @@ def _noun_phrase(o: SceneObject, rng: np.random.Generator) -> str:
         for word, (low, high) in _SIZES.items():
             if low <= o.size < high:
                 phrase = f"{word} {phrase}"
-    phrase = _article(phrase)
+    phrase = f"a {phrase}"
     if o.family == "face":
         phrase = str(rng.choice(_FACE_FORMS)).format(a=phrase)
     return phrase
@@ -88,7 +89,7 @@ def captions(scene: Scene, rng: np.random.Generator, n: int = 4) -> tuple[str, .
         if place is not None:
             parts["p"] = _noun_phrase(place, rng)
             parts["at"] = f"{rng.choice(member(place.member).where)} {parts['p']}"
-        sentence = str(template).format(**parts)
+        sentence = _agree(str(template).format(**parts))
         found.append(sentence[0].upper() + sentence[1:])
         if len(found) == n:
             break
