@@ -157,14 +157,16 @@ def test_arrangements_respect_blocks(mode):
 
 @pytest.mark.parametrize("hole", [False, True])
 def test_both_ways_of_computing_see_the_same_arrangement(hole):
-    """Complete voxels use products of blocks, voxels with holes real rearrangement; one maximum spans both."""
+    """Complete voxels use products of blocks, those with holes rearrange; one maximum spans both."""
     y, yhat = noisy(48, 1, seed=3)
     if hole:
         y[5] = np.nan
     rows = np.arange(48).reshape(8, 6)
     rng = np.random.default_rng(7)
     null = [float(score(y[rows[rng.permutation(8)].ravel()], yhat, "r")[0]) for _ in range(40)]
-    result = permutation_test(y, yhat, mode="whole", blocks=np.repeat(np.arange(8), 6), n_permutations=40, seed=7)
+    result = permutation_test(
+        y, yhat, mode="whole", blocks=np.repeat(np.arange(8), 6), n_permutations=40, seed=7
+    )
     np.testing.assert_allclose(result.null_max, null, rtol=1e-9)
 
 
