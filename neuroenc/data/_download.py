@@ -17,7 +17,7 @@ from neuroenc.data._manifest import ManifestFile, safe_join
 
 __all__ = ["disk_error", "download", "mismatch"]
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 _TIMEOUT = (15.0, 60.0)
 _LONGEST_WAIT = 30.0
 # Statuses after which the same request may succeed a moment later.

@@ -107,7 +107,7 @@ def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, dela
     Parameters
     ----------
     signal : array (time, voxel)
-        One run; any unit. Constant voxels give 0.
+        One run; any unit. Voxels that are constant or a straight line give 0.
     events
         Columns ``onset`` and ``duration`` in seconds, one row per block.
     tr
@@ -134,7 +134,8 @@ def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, dela
     """
     from scipy.signal import detrend
 
-    series = _zscore(detrend(np.asarray(signal, dtype=np.float64), axis=0, type="linear"))
+    signal = np.asarray(signal, dtype=np.float64)
+    series = _zscore(detrend(signal, axis=0, type="linear"), np.abs(signal).max(axis=0))
     time = np.arange(len(series)) * tr
     rows = []
     for onset, duration in zip(events["onset"], events["duration"]):
@@ -147,14 +148,14 @@ def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, dela
                 "Next step: check onsets (seconds, not volumes), tr and delay."
             )
         rows.append(series[inside].mean(axis=0))
-    return _zscore(np.stack(rows))
+    return _zscore(np.stack(rows), np.ones(series.shape[1]))
 
 
-def _zscore(values: np.ndarray) -> np.ndarray:
-    """Along axis 0; columns without spread, up to rounding, become 0."""
+def _zscore(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Along axis 0; columns whose spread is rounding error of numbers as large as ``scale`` become 0."""
     centred = values - values.mean(axis=0)
     spread = centred.std(axis=0)
-    flat = spread <= 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-300)
+    flat = spread <= 1e-9 * scale
     return np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))
 
 
