@@ -1,0 +1,134 @@
+"""The one loop from inputs to features, with and without the cache."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.progress import progress
+from neuroenc._util.provenance import provenance
+from neuroenc._version import __version__
+from neuroenc.data import make_features
+from neuroenc.embedding._cache import FeatureCache, block_rows
+from neuroenc.embedding._registry import Backbone
+
+__all__ = ["check_batch_size", "features_of"]
+
+Encode = Callable[[int, int], np.ndarray]
+
+
+def check_batch_size(batch_size: int) -> int:
+    """``batch_size`` if it is a positive integer."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r} must be a positive whole number.")
+    return int(batch_size)
+
+
+def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
+    finite = np.isfinite(block.reshape(len(block), -1)).all(1)
+    if not finite.all():
+        bad = ids[start : start + len(block)][~finite]
+        raise DataError(
+            f"{bad.size} of {len(block)} features from {str(bad[0])!r} on are not finite. Next step: look at that "
+            "stimulus, and at the weights (a float16 checkpoint may have overflowed)."
+        )
+    return block
+
+
+def features_of(
+    *,
+    kind: str,
+    backbone: Backbone,
+    content: str,
+    ids: np.ndarray,
+    layer: str | None,
+    pooling: str | int | None,
+    normalise: bool,
+    device: str,
+    batch_size: int,
+    cache: bool | str | PathLike[str],
+    show: bool,
+    start_model: Callable[[], Encode],
+) -> Any:
+    """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``.
+
+    ``start_model`` loads the model and returns ``encode(start, stop)`` for one batch; it is called only if
+    something has to be computed.
+    """
+    if len(ids) == 0:
+        raise DataError("there is nothing to embed (0 inputs).")
+    settings = {
+        "kind": kind,
+        "content": content,
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "weights_hash": backbone.weights_hash(),
+        "layer": layer or "",
+        "pooling": "" if pooling is None else str(pooling),
+        "normalised": int(normalise or backbone.unit_norm),
+        "preprocessing": backbone.preprocessing,
+        "neuroenc": __version__,
+    }
+    record = provenance(step="embed", device=device, **settings)
+    store = None if cache is False else FeatureCache(None if cache is True else cache)
+    values = None
+    if store is not None:
+        found = store.load(settings)
+        if found is not None:
+            values, record = found[0], found[1].get("provenance", record)
+    if values is None:
+        n, state = len(ids), dict[str, Any]()
+        bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=show, unit=kind)
+
+        def extract(start: int, stop: int) -> np.ndarray:
+            if "encode" not in state:
+                state["encode"] = start_model()
+            parts = []
+            bar.update(start - bar.n)
+            for first in range(start, stop, batch_size):
+                last = min(first + batch_size, stop)
+                parts.append(_checked(state["encode"](first, last), ids, first))
+                bar.update(last - first)
+            return np.concatenate(parts)
+
+        rows = block_rows(batch_size)
+        with bar:
+            if store is not None and not _writable(store):
+                store = None
+            if store is not None:
+                values = store.compute(settings, n, rows, extract, record)
+            else:
+                values = np.concatenate([extract(start, min(start + rows, n)) for start in range(0, n, rows)])
+            bar.update(n - bar.n)
+    return make_features(
+        values,
+        stimulus=ids,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        layer=settings["layer"],
+        pooling=settings["pooling"],
+        normalised=bool(settings["normalised"]),
+        provenance=record,
+    )
+
+
+def _writable(store: FeatureCache) -> bool:
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        probe = store.folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"the feature cache {store.folder} cannot be written ({error}); features are computed without it. "
+            "Set NEUROENC_CACHE to a writable folder.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return False
+    return True

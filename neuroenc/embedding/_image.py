@@ -1,0 +1,188 @@
+"""Images to features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data import Stimuli
+from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.embedding._extract import Encode, check_batch_size, features_of
+from neuroenc.embedding._pooling import check_pooling, pool, unit_norm
+from neuroenc.embedding._registry import image_backbone
+
+__all__ = ["ImageEmbedder"]
+
+
+class ImageEmbedder:
+    """Features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
+
+    The model is in evaluation mode, without gradients, in float32; the preprocessing is the checkpoint's own.
+    It is loaded when something has to be computed: features found in the cache need no model.
+
+    Parameters
+    ----------
+    model : str
+        - "world": the simulated world's own CLIP (shipped);
+        - an open_clip architecture ("ViT-B-32") together with ``pretrained``;
+        - "local-dir:PATH" or "hf-hub:USER/NAME", an open_clip folder or hub model with its own weights;
+        - "efficientnet-lite0": ImageNet features from the ``offline`` extra;
+        - "conse": their joint space with MiniLM sentence vectors (ConSE, see
+          :mod:`neuroenc.embedding._conse` for what it cannot see);
+        - a name of :func:`register_backbone`.
+    pretrained : str or path, optional
+        open_clip tag ("openai", "laion2b_s34b_b79k") or a checkpoint file (safetensors, or .pt read with
+        ``weights_only=True``). None with an architecture means random weights, with a warning.
+        Weights trained with another activation than the architecture's (QuickGELU) are an error. For a file
+        that is known from its name, or lies beside its open_clip_config.json, too; nothing in other files
+        tells which activation they were trained with.
+    layer : str, optional
+        Intermediate layer, one of :meth:`layers`; None is the final vector.
+    pooling : None, "tokens", "map", "mean", "cls" or int, optional
+        Of an intermediate layer. None: as the layer gives it, tokens (stimulus, token, feature) with the class
+        token first for a transformer, a channel map (stimulus, channel, y, x) for a convnet. "tokens" and "map"
+        choose the form. "mean" over places and "cls" (class token) give vectors (stimulus, feature). An int g
+        is adaptive average pooling of the map to (stimulus, channel, g, g).
+    normalise : bool
+        Unit Euclidean norm of each vector. False keeps the norms, which captions need.
+    preprocessing : mapping, optional
+        Overrides of the checkpoint's own: ``size, mean, std, interpolation, resize_mode, fill_color``.
+    device : str
+        "auto" takes CUDA, then MPS, then the CPU.
+    batch_size : int
+        Images at a time; results do not depend on it (to float32 rounding).
+    cache : bool or path
+        Keep features in NEUROENC_CACHE (or in that folder) and take them from there.
+    progress : bool
+        Show a bar.
+    seed : int
+        Of random weights.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown (the message has the nearest), or settings do not go together.
+    DataError
+        A checkpoint or image cannot be read.
+
+    Examples
+    --------
+    >>> from neuroenc.data import simulate_world
+    >>> embedder = ImageEmbedder("world", cache=False, progress=False)
+    >>> embedder.embed(simulate_world(2)).shape
+    (2, 128)
+    >>> ImageEmbedder("world", layer="layer2", pooling=4, cache=False).embed(simulate_world(1)).dims
+    ('stimulus', 'channel', 'y', 'x')
+    """
+
+    def __init__(
+        self,
+        model: str = "world",
+        pretrained: str | os.PathLike[str] | None = None,
+        *,
+        layer: str | None = None,
+        pooling: str | int | None = None,
+        normalise: bool = False,
+        preprocessing: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
+        cache: bool | str | os.PathLike[str] = True,
+        progress: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.pretrained, self.seed = model, pretrained, seed
+        self.layer, self.pooling, self.normalise = layer, check_pooling(pooling), normalise
+        self.device, self.batch_size = device, check_batch_size(batch_size)
+        self.cache, self.progress = cache, progress
+        self.backbone = image_backbone(
+            model, None if pretrained is None else os.fspath(pretrained), seed, preprocessing
+        )
+        if layer is not None and layer not in self.backbone.layers():
+            raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
+        if layer is None and pooling is not None:
+            raise ConfigError(
+                f"pooling={pooling!r} is of an intermediate layer, and none is named (layer=None is the final "
+                f"vector). Next step: layer= one of {', '.join(self.backbone.layers()) or '(none)'}."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageEmbedder({self.model!r}, weights={self.backbone.weights!r}, layer={self.layer!r}, "
+            f"pooling={self.pooling!r}, normalise={self.normalise})"
+        )
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the intermediate layers, from the image on.
+
+        Examples
+        --------
+        >>> ImageEmbedder("world").layers()[0]
+        'stem'
+        """
+        return self.backbone.layers()
+
+    def embed(self, stimuli: Stimuli) -> xr.DataArray:
+        """Features of the images of ``stimuli``, in their order.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With images.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 "features", (stimulus, feature), (stimulus, token, feature) or (stimulus, channel, y, x);
+            attrs ``backbone, weights, layer, pooling, normalised, content_hash, provenance``. More than 1 GiB
+            stays on disk, memory-mapped, if the cache is in use.
+
+        Raises
+        ------
+        DataError
+            There are no images, one cannot be read, or features are not finite.
+        """
+        if not isinstance(stimuli, Stimuli):
+            raise DataError(
+                f"embed() takes Stimuli, and got {type(stimuli).__name__}. Next step: "
+                "neuroenc.data.Stimuli(ids, images)."
+            )
+        if stimuli.images is None:
+            raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
+        device = resolve_device(self.device)
+        return features_of(
+            kind="image",
+            backbone=self.backbone,
+            content=stimuli.content_hash(),
+            ids=stimuli.ids,
+            layer=self.layer,
+            pooling=self.pooling,
+            normalise=self.normalise,
+            device=device,
+            batch_size=self.batch_size,
+            cache=self.cache,
+            show=self.progress,
+            start_model=lambda: self._start(stimuli, device),
+        )
+
+    def _start(self, stimuli: Stimuli, device: str) -> Encode:
+        import torch
+
+        model = self.backbone.load(device)
+        workers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+        def encode(start: int, stop: int) -> np.ndarray:
+            tensors = list(workers.map(lambda n: model.preprocess(stimuli.image(n)), range(start, stop)))
+            with exact_arithmetic():
+                output = model.encode(torch.stack(tensors).to(device), self.layer)
+                values = pool(output, self.pooling)
+                if self.normalise:
+                    values = unit_norm(values)
+                return np.ascontiguousarray(values.float().cpu().numpy())
+
+        return encode

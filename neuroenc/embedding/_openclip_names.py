@@ -1,0 +1,235 @@
+"""Which open_clip architecture, weights and preprocessing a name stands for; nothing is downloaded here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import read_json
+from neuroenc.embedding._torchvision import prepare
+
+__all__ = ["LOCAL_DIR", "PREPROCESSING", "Source", "check_preprocessing", "resolve"]
+
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+#: Settings of the preprocessing that may be overridden; open_clip's names and defaults.
+PREPROCESSING: dict[str, Any] = {
+    "size": 224,
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+# The order in which open_clip itself chooses among several checkpoints of a folder.
+_PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+              "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth",
+              "model.pth")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open_clip model by name: what to create and where its weights lie.
+
+    ``create`` is the name for ``open_clip.create_model``; ``checkpoint`` the file of its weights, None while it
+    is not on this machine (``tag``) or where the weights are random.
+    """
+
+    name: str
+    create: str
+    config: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    checkpoint: Path | None = None
+    tag: str | None = None
+    label: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def is_random(self) -> bool:
+        """Whether there are no trained weights at all."""
+        return self.checkpoint is None and self.tag is None
+
+
+def check_preprocessing(own: Mapping[str, Any], override: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``own`` with ``override`` on top; an unknown setting is an error that names the nearest.
+
+    >>> check_preprocessing({"size": 224}, {"size": 112})["size"]
+    112
+    """
+    merged = {**PREPROCESSING, **{k: v for k, v in own.items() if k in PREPROCESSING and v is not None}}
+    for key, value in (override or {}).items():
+        if key not in PREPROCESSING:
+            raise ConfigError(unknown_name("preprocessing setting", key, PREPROCESSING))
+        merged[key] = value
+    for key in ("mean", "std"):
+        merged[key] = [float(x) for x in merged[key]]
+    size = merged["size"]
+    merged["size"] = [int(x) for x in size] if isinstance(size, (list, tuple)) else int(size)
+    return merged
+
+
+def _open_clip() -> Any:
+    from neuroenc._util.optional import require
+
+    prepare()
+    return require("open_clip", "clip")
+
+
+def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
+    config_path = folder / "open_clip_config.json"
+    if not config_path.is_file():
+        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{name!r}: {config_path} is missing (found: {there}). An open_clip folder holds "
+            "open_clip_config.json and open_clip_model.safetensors. Next step: check the path."
+        )
+    try:
+        document = read_json(config_path)
+        config = document["model_cfg"]
+        for part in ("embed_dim", "vision_cfg", "text_cfg"):
+            config[part]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{name!r}: {config_path} is not an open_clip configuration ({type(error).__name__}: {error}). "
+            "It needs 'model_cfg' with embed_dim, vision_cfg and text_cfg."
+        ) from error
+    found = {p.name: p for p in sorted(folder.iterdir()) if p.suffix in _ENDINGS}
+    chosen = next((found[n] for n in _PREFERRED if n in found), None)
+    if chosen is None and len(found) == 1:
+        chosen = next(iter(found.values()))
+    if chosen is None:
+        raise DataError(
+            f"{name!r}: {len(found)} checkpoints in {folder} ({', '.join(found) or 'none'}), expected one of "
+            f"{', '.join(_PREFERRED[:2])}. Next step: name the file open_clip_model.safetensors."
+        )
+    return Source(name, create, config, document.get("preprocess_cfg", {}), chosen, label=label)
+
+
+def _from_hub(name: str) -> Source:
+    open_clip = _open_clip()
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = name.removeprefix(HF_HUB)
+    try:
+        folder = Path(download_pretrained_from_hf(repository, filename="open_clip_config.json")).parent
+        checkpoint = Path(download_pretrained_from_hf(repository))
+    except Exception as error:
+        raise DataError(
+            f"{name!r} could not be had from the Hugging Face Hub ({type(error).__name__}: {error}). Next step: "
+            f"check the name and the network, or copy its files into a folder and use '{LOCAL_DIR}PATH'."
+        ) from error
+    del open_clip
+    source = _from_folder(name, folder, f"{LOCAL_DIR}{folder}", checkpoint.parent.name)
+    return Source(name, source.create, source.config, source.preprocessing, checkpoint, label=source.label)
+
+
+def _twin(open_clip: Any, arch: str, quick: bool) -> str | None:
+    """The architecture that differs from ``arch`` in its activation only, if open_clip has it."""
+    other = f"{arch}-quickgelu" if quick else arch.removesuffix("-quickgelu")
+    config = open_clip.get_model_config(other) if other != arch else None
+    return other if config is not None and bool(config.get("quick_gelu", False)) == quick else None
+
+
+def _check_activation(open_clip: Any, arch: str, weights: str, quick: bool) -> None:
+    has = bool(open_clip.get_model_config(arch).get("quick_gelu", False))
+    twin = _twin(open_clip, arch, quick)
+    # Without a twin the pair is the only published one, and the architecture's own activation is the right one.
+    if has != quick and twin is not None:
+        names = ("GELU", "QuickGELU")
+        raise ConfigError(
+            f"weights {weights!r} were trained with {names[quick]}, and architecture {arch!r} computes "
+            f"{names[has]}: the features would silently be others. Next step: use model={twin!r} with "
+            f"pretrained={weights!r}."
+        )
+
+
+def _own_preprocessing(open_clip: Any, arch: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Preprocessing for weights of unknown origin: that of the architecture's published tags, if they agree."""
+    cfgs = [open_clip.get_pretrained_cfg(arch, t) for t in open_clip.list_pretrained_tags_by_model(arch)]
+    kept = [{k: c[k] for k in PREPROCESSING if k in c} for c in cfgs]
+    if kept and all(k == kept[0] for k in kept):
+        return kept[0], ("preprocessing of the architecture's published weights",)
+    return {}, ("open_clip's default preprocessing (no single one is published for this architecture)",)
+
+
+def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path) -> Source:
+    if path.suffix not in _ENDINGS:
+        raise DataError(
+            f"checkpoint {path} ends in {path.suffix!r} (legal: {', '.join(_ENDINGS)}). "
+            "Next step: save the weights as safetensors."
+        )
+    preprocessing, notes = _own_preprocessing(open_clip, arch)
+    beside = path.parent / "open_clip_config.json"
+    if beside.is_file():
+        document = read_json(beside)
+        quick = bool(document.get("model_cfg", {}).get("quick_gelu", False))
+        _check_activation(open_clip, arch, str(path), quick)
+        preprocessing, notes = document.get("preprocess_cfg", {}), (f"preprocessing of {beside.name}",)
+    for other, tag in open_clip.list_pretrained():
+        cfg = open_clip.get_pretrained_cfg(other, tag)
+        if os.path.basename(cfg.get("url", "")) == path.name:
+            _check_activation(open_clip, arch, str(path), bool(cfg.get("quick_gelu", False)))
+    return Source(arch, arch, config, preprocessing, path, label=path.name, notes=notes)
+
+
+def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0) -> Source:
+    """What ``model`` and ``pretrained`` stand for.
+
+    Raises
+    ------
+    ConfigError
+        Unknown architecture or tag (with the nearest names), weights for a model that brings its own, or
+        weights of another activation than the architecture's.
+    DataError
+        A folder or file is missing or is no open_clip checkpoint.
+    """
+    if model.startswith((LOCAL_DIR, HF_HUB)):
+        if pretrained is not None:
+            raise ConfigError(
+                f"model {model!r} brings its own weights, and pretrained={str(pretrained)!r} was given. "
+                "Next step: leave pretrained out."
+            )
+        if model.startswith(HF_HUB):
+            return _from_hub(model)
+        folder = Path(model.removeprefix(LOCAL_DIR)).expanduser()
+        return _from_folder(model, folder, f"{LOCAL_DIR}{folder}", folder.name)
+
+    open_clip = _open_clip()
+    arch = model.replace("/", "-")
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        from neuroenc.embedding._registry import list_backbones
+
+        legal = [*list_backbones(), *open_clip.list_models()]
+        raise ConfigError(
+            unknown_name(
+                "model", model, legal, f"Folders are named '{LOCAL_DIR}PATH', hub models '{HF_HUB}USER/NAME'."
+            )
+        )
+    if pretrained is None:
+        preprocessing, notes = _own_preprocessing(open_clip, arch)
+        return Source(arch, arch, config, preprocessing, label=f"random(seed={seed})", notes=notes)
+    cfg = open_clip.get_pretrained_cfg(arch, str(pretrained))
+    if cfg:
+        _check_activation(open_clip, arch, str(pretrained), bool(cfg.get("quick_gelu", False)))
+        return Source(arch, arch, config, cfg, tag=str(pretrained), label=str(pretrained))
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return _local_file(open_clip, arch, config, path)
+    twin = _twin(open_clip, arch, not bool(config.get("quick_gelu", False)))
+    if twin is not None and open_clip.get_pretrained_cfg(twin, str(pretrained)):
+        _check_activation(open_clip, arch, str(pretrained), not bool(config.get("quick_gelu", False)))
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if os.sep in str(pretrained) or path.suffix in _ENDINGS:
+        raise DataError(
+            f"checkpoint {path} does not exist. Next step: check the path, or name a tag of {arch!r}."
+        )
+    raise ConfigError(
+        unknown_name(
+            f"weights of {arch!r}", pretrained, tags, "A path to a checkpoint is legal too; None is random."
+        )
+    )

@@ -1,0 +1,179 @@
+"""Texts to features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+from neuroenc._util.files import hash_array
+from neuroenc._util.provenance import provenance
+from neuroenc.data import Stimuli, make_features
+from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.embedding._extract import Encode, check_batch_size, features_of
+from neuroenc.embedding._pooling import unit_norm
+from neuroenc.embedding._registry import text_backbone
+
+__all__ = ["TextEmbedder"]
+
+
+class TextEmbedder:
+    """Features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
+
+    Parameters
+    ----------
+    model : str
+        "world", an open_clip architecture with ``pretrained``, "local-dir:PATH", "hf-hub:USER/NAME", "minilm"
+        (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "conse" (the text side
+        of the ConSE space of :class:`ImageEmbedder`), or a name of :func:`register_backbone`.
+    pretrained, normalise, device, batch_size, cache, progress, seed
+        As in :class:`ImageEmbedder`.
+
+    Examples
+    --------
+    >>> embedder = TextEmbedder("world", normalise=True, cache=False, progress=False)
+    >>> x = embedder.embed(["a photo of a face", "a photo of a house"])
+    >>> x.shape, x.attrs["normalised"]
+    ((2, 128), 1)
+    """
+
+    def __init__(
+        self,
+        model: str = "world",
+        pretrained: str | os.PathLike[str] | None = None,
+        *,
+        normalise: bool = False,
+        device: str = "auto",
+        batch_size: int = 256,
+        cache: bool | str | os.PathLike[str] = True,
+        progress: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.pretrained, self.seed = model, pretrained, seed
+        self.normalise, self.device, self.batch_size = normalise, device, check_batch_size(batch_size)
+        self.cache, self.progress = cache, progress
+        self.backbone = text_backbone(model, None if pretrained is None else os.fspath(pretrained), seed)
+
+    def __repr__(self) -> str:
+        return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}, normalise={self.normalise})"
+
+    def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> xr.DataArray:
+        """Features of ``texts``, in their order.
+
+        Parameters
+        ----------
+        texts : sequence of str (n,)
+        ids : sequence of str (n,), optional
+            Stimulus ids; "0", "1", ... by default.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (stimulus, feature).
+
+        Raises
+        ------
+        DataError
+            ``texts`` is one string, is empty or holds something else than text, or ids do not fit.
+
+        Examples
+        --------
+        >>> TextEmbedder("world", cache=False, progress=False).embed(["a cat"], ids=["p1"]).stimulus.item()
+        'p1'
+        """
+        if isinstance(texts, str):
+            raise DataError(f"texts is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
+        listed = list(texts)
+        wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip()]
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} of {len(listed)} texts are empty or not text; the first is number {wrong[0]}: "
+                f"{listed[wrong[0]]!r}."
+            )
+        names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
+        if len(names) != len(listed):
+            raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
+        device = resolve_device(self.device)
+        return features_of(
+            kind="text",
+            backbone=self.backbone,
+            content=hash_array(np.array(listed, dtype=str)),
+            ids=names,
+            layer=None,
+            pooling=None,
+            normalise=self.normalise,
+            device=device,
+            batch_size=self.batch_size,
+            cache=self.cache,
+            show=self.progress,
+            start_model=lambda: self._start(listed, device),
+        )
+
+    def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
+        """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
+
+        With ``normalise=True`` each caption's vector and then each mean has unit norm.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With one or more captions for every stimulus.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (stimulus, feature).
+
+        Raises
+        ------
+        DataError
+            There are no captions, or some stimuli have none.
+
+        Examples
+        --------
+        >>> from neuroenc.data import Stimuli
+        >>> two = Stimuli(["a", "b"], captions=[["a cat", "a dog"], ["a house"]])
+        >>> TextEmbedder("world", cache=False, progress=False).embed_captions(two).shape
+        (2, 128)
+        """
+        captions = stimuli.captions
+        if captions is None:
+            raise DataError(f"these {len(stimuli)} stimuli have no captions (source {stimuli.source!r}).")
+        empty = [str(s) for s, c in zip(stimuli.ids, captions, strict=True) if not c]
+        if empty:
+            raise DataError(
+                f"{len(empty)} of {len(stimuli)} stimuli have no caption, the first is {empty[0]!r}."
+            )
+        unique = sorted({text for texts in captions for text in texts})
+        place = {text: n for n, text in enumerate(unique)}
+        found = self.embed(unique)
+        values = found.values
+        mean = np.stack([values[[place[t] for t in texts]].mean(0) for texts in captions])
+        if self.normalise:
+            import torch
+
+            mean = unit_norm(torch.from_numpy(mean)).numpy()
+        return make_features(
+            mean,
+            stimulus=stimuli.ids,
+            backbone=self.backbone.name,
+            weights=self.backbone.weights,
+            pooling="mean over captions",
+            normalised=self.normalise,
+            provenance=provenance(step="embed_captions", captions=found.attrs["provenance"]),
+        )
+
+    def _start(self, texts: list[str], device: str) -> Encode:
+        model = self.backbone.load(device)
+
+        def encode(start: int, stop: int) -> np.ndarray:
+            with exact_arithmetic():
+                values = model.encode(texts[start:stop])
+                if self.normalise:
+                    values = unit_norm(values)
+                return np.ascontiguousarray(values.float().cpu().numpy())
+
+        return encode

@@ -1,0 +1,354 @@
+"""Train the simulated world's own CLIP: ``python -m neuroenc.embedding.train_world_clip --out DIR``.
+
+Scenes of :func:`neuroenc.data.simulate_world` and their captions are all that it sees. The loss is the
+symmetric contrastive one of CLIP over batches of B pairs,
+
+    L = 1/2 (CE(s U V^T, I) + CE(s V U^T, I)),
+
+with unit vectors U, V (B, feature) of images and captions and a learned scale s. At each step a scene shows
+one of its captions or, now and then, a brief one that names the main object or its family only
+("a photo of a cake", "a picture of food"), as people do. Held-out scenes then say how good it is.
+
+References
+----------
+Radford et al. (2021), Learning transferable visual models from natural language supervision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.files import write_json
+from neuroenc._util.progress import progress
+from neuroenc._util.provenance import provenance
+from neuroenc.embedding._device import resolve_device
+from neuroenc.embedding._torchvision import prepare
+from neuroenc.embedding._world_clip import (
+    model_config,
+    world_words,
+    write_config,
+    write_tokenizer,
+    write_weights,
+)
+
+__all__ = ["brief_captions", "evaluate_world_clip", "main", "train_world_clip"]
+
+_HELD_OUT_SEED = 1_000_003
+_BRIEF = ("a photo of {}", "a picture of {}", "an image of {}", "{}")
+_BRIEF_SHARE = 0.25
+_SHIFT = 4
+
+
+def _article(phrase: str) -> str:
+    return phrase if phrase == "food" else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def brief_captions(table: Any) -> list[tuple[str, ...]]:
+    """Captions of the main object alone, by its name and by its family's.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Latents of scenes (columns ``family`` and ``objects``).
+
+    Returns
+    -------
+    list of tuple of str
+        Eight a scene.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"family": "food", "objects": '[{"family": "food", "member": "apple", "strength": 1.0}]'}
+    >>> brief_captions(pd.DataFrame([row]))[0][:2]
+    ('a photo of an apple', 'a picture of an apple')
+    """
+    found = []
+    for family, text in zip(table["family"], table["objects"], strict=True):
+        objects = json.loads(text)
+        main = next((o for o in objects if o["family"] == family), objects[0])
+        names = (main["member"], main["member"] if family == "none" else family)
+        found.append(tuple(form.format(_article(name)) for name in names for form in _BRIEF))
+    return found
+
+
+def _augment(batch: Any, rng: np.random.Generator) -> Any:
+    """Shift by a few pixels and change contrast and brightness; float32 in 0..1, never mirrored (captions say
+    left and right)."""
+    import torch
+
+    n, _, height, width = batch.shape
+    padded = torch.nn.functional.pad(batch, (_SHIFT,) * 4, mode="replicate")
+    dy, dx = (torch.from_numpy(rng.integers(0, 2 * _SHIFT + 1, n)) for _ in range(2))
+    rows = (dy[:, None] + torch.arange(height)).to(batch.device)
+    columns = (dx[:, None] + torch.arange(width)).to(batch.device)
+    index = torch.arange(n, device=batch.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (n, 1, 1, 1)).astype(np.float32)).to(batch.device)
+    lift = torch.from_numpy(rng.uniform(-0.05, 0.05, (n, 1, 1, 1)).astype(np.float32)).to(batch.device)
+    mean = moved.mean((1, 2, 3), keepdim=True)
+    return ((moved - mean) * gain + mean + lift).clamp(0, 1)
+
+
+def _token_table(texts: list[tuple[str, ...]], tokenizer: Any) -> np.ndarray:
+    """Tokens int64 (scene, caption, position); scenes with fewer captions repeat theirs."""
+    most = max(len(t) for t in texts)
+    flat = [t[k % len(t)] for t in texts for k in range(most)]
+    unique = sorted(set(flat))
+    position = {text: n for n, text in enumerate(unique)}
+    tokens = tokenizer(unique).numpy()
+    return np.asarray(tokens[[position[t] for t in flat]].reshape(len(texts), most, -1))
+
+
+def _normaliser(device: str) -> Any:
+    import torch
+
+    from neuroenc.embedding._world_clip import _MEAN, _STD
+
+    mean = torch.tensor(_MEAN, device=device)[:, None, None]
+    std = torch.tensor(_STD, device=device)[:, None, None]
+    return lambda x: (x - mean) / std
+
+
+def train_world_clip(
+    out: str | Path,
+    *,
+    scenes: int = 16_000,
+    steps: int = 3_000,
+    minutes: float = 15.0,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    held_out: int = 2_000,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    vision: dict[str, Any] | None = None,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Train, write an open_clip folder, and measure it on held-out scenes.
+
+    Parameters
+    ----------
+    out : path
+        Folder for ``open_clip_config.json, open_clip_model.safetensors, tokenizer.json, metrics.json``.
+    scenes : int
+        Training scenes, rendered once and kept in memory (uint8, 12 kB each).
+    steps, batch_size, learning_rate : int, int, float
+        AdamW with warm-up and a cosine to zero.
+    minutes : float
+        Time limit of the training itself: on a slower machine the cosine ends then instead, and the result
+        depends on the machine (``metrics["ended_by"]`` says which it was).
+    held_out : int
+        Scenes of another seed for the measures.
+    seed : int
+        World, initial weights, order, captions and augmentation.
+    device : str
+    threads : int, optional
+        Threads of torch.
+    vision : dict, optional
+        open_clip's vision_cfg in place of the default.
+    show : bool
+        Progress bars.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
+    """
+    prepare()
+    import open_clip
+    import torch
+
+    from neuroenc.data.simulate import simulate_world
+
+    if threads:
+        torch.set_num_threads(threads)
+    began = time.monotonic()
+    out = Path(out)
+    device = resolve_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    config = model_config(write_tokenizer(out, world_words()), vision)
+    write_config(out, config)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+
+    parts = []
+    for start in progress(range(0, scenes, 500), desc="rendering", show=show):
+        # Seeds of the pieces are far from those of tests and demos.
+        parts.append(simulate_world(min(500, scenes - start), seed=10_000_000 + 1_000 * seed + start // 500))
+    images = torch.from_numpy(np.concatenate([p.images for p in parts])).permute(0, 3, 1, 2).contiguous()
+    captions = _token_table([c for p in parts for c in p.captions], tokenizer)
+    brief = _token_table([c for p in parts for c in brief_captions(p.table)], tokenizer)
+    rendered = time.monotonic()
+
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**config).to(device)
+    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    loss_of = open_clip.ClipLoss()
+    normalise = _normaliser(device)
+    rng = np.random.default_rng(seed)
+
+    model.train()
+    step, done, average, losses = 0, 0.0, float("nan"), []
+    order = rng.permutation(scenes)
+    bar = progress(desc="training", total=steps, show=show)
+    while done < 1.0:
+        spent = (time.monotonic() - rendered) / (60 * minutes)
+        done = max((step + 1) / steps, spent)
+        rate = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        if len(order) < batch_size:
+            order = np.concatenate([order, rng.permutation(scenes)])
+        chosen, order = np.sort(order[:batch_size]), order[batch_size:]
+        pick = captions[chosen, rng.integers(0, captions.shape[1], len(chosen))]
+        short = brief[chosen, rng.integers(0, brief.shape[1], len(chosen))]
+        tokens = np.where(rng.random(len(chosen))[:, None] < _BRIEF_SHARE, short, pick)
+        batch = images[torch.from_numpy(chosen)].to(device).float() / 255
+        batch = normalise(_augment(batch, rng))
+        loss = loss_of(*model(batch, torch.from_numpy(tokens).to(device)))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        losses.append(float(loss.detach()))
+        average = float(np.mean(losses[-50:]))
+        step += 1
+        bar.update(1)
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{average:.3f}")
+    bar.close()
+    trained = time.monotonic()
+
+    path = write_weights(out, model)
+    metrics = {
+        **evaluate_world_clip(f"local-dir:{out}", held_out=held_out, seed=seed, device=device, show=show),
+        "final_loss": average,
+        "steps": step,
+        "ended_by": "steps" if step == steps else "minutes",
+        "scenes": scenes,
+        "batch_size": batch_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weights_bytes": path.stat().st_size,
+        "seconds_rendering": round(rendered - began, 1),
+        "seconds_training": round(trained - rendered, 1),
+        "seconds_total": round(time.monotonic() - began, 1),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "provenance": provenance(
+            step="train_world_clip", seed=seed, scenes=scenes, learning_rate=learning_rate
+        ),
+    }
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def evaluate_world_clip(
+    model: str = "world", *, held_out: int = 2_000, seed: int = 0, device: str = "cpu", show: bool = False
+) -> dict[str, float]:
+    """Zero-shot family accuracy, caption retrieval and member probes on scenes that were not trained on.
+
+    Parameters
+    ----------
+    model : str
+        Name for :class:`neuroenc.embedding.ImageEmbedder`.
+    held_out : int
+        Number of scenes.
+    seed : int
+        Seed of the training that is being measured; the scenes have another.
+    device : str
+    show : bool
+        Progress bars.
+
+    Returns
+    -------
+    dict of float
+        ``zero_shot_family``: share of scenes with a family whose nearest family prompt is the main object's
+        family; ``zero_shot_family_single``: the same where a scene holds one family only;
+        ``zero_shot_family_present``: share whose nearest prompt is any family in the scene;
+        ``retrieval_r1, retrieval_r5``: share of 500 images whose own caption (the first of four) is the
+        nearest, or among the five nearest, of the 500; ``retrieval_text_r1``: the same from the caption;
+        ``member_probe_r``: mean Pearson r of ridge predictions of the 25 members' strengths from raw image
+        embeddings, second half from the first; ``norm_mean, norm_cv``: of raw image embeddings.
+    """
+    from neuroenc.data.simulate import FAMILIES, simulate_world
+    from neuroenc.embedding._image import ImageEmbedder
+    from neuroenc.embedding._text import TextEmbedder
+
+    world = simulate_world(held_out, seed=_HELD_OUT_SEED + seed)
+    options: dict[str, Any] = {"device": device, "cache": False, "progress": show}
+    raw = ImageEmbedder(model, **options).embed(world).values
+    text = TextEmbedder(model, normalise=True, **options)
+    norm = np.linalg.norm(raw, axis=1)
+    unit = raw / norm[:, None]
+
+    prompts = [form.format(_article(f)) for f in FAMILIES for form in _BRIEF]
+    classes = text.embed(prompts).values.reshape(len(FAMILIES), len(_BRIEF), -1).mean(1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    family = world.table["family"].to_numpy()
+    some, single = family != "none", world.table["n_families"].to_numpy() == 1
+    guess = (unit @ classes.T).argmax(1)
+    right = np.array(FAMILIES)[guess] == family
+    present = world.table[list(FAMILIES)].to_numpy()[np.arange(len(guess)), guess] > 0
+
+    n = min(500, held_out)
+    captions = text.embed([c[0] for c in (world.captions or ())[:n]], ids=world.ids[:n].tolist()).values
+    similarity = unit[:n] @ captions.T
+    # Ties count against: identical captions share one vector.
+    rank = (similarity >= np.diag(similarity)[:, None]).sum(1)
+    rank_text = (similarity >= np.diag(similarity)[None]).sum(0)
+
+    members = world.table.filter(like="member_").to_numpy(dtype=float)
+    half = held_out // 2
+    x = raw - raw[:half].mean(0)
+    gram = x[:half].T @ x[:half]
+    ridge = gram + 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    predicted = x[half:] @ np.linalg.solve(ridge, x[:half].T @ (members[:half] - members[:half].mean(0)))
+    probe = [
+        np.corrcoef(p, m)[0, 1] for p, m in zip(predicted.T, members[half:].T, strict=True) if m.std() > 0
+    ]
+    return {
+        "zero_shot_family": float(right[some].mean()),
+        "zero_shot_family_single": float(right[single].mean()),
+        "zero_shot_family_present": float(present[some].mean()),
+        "retrieval_r1": float((rank <= 1).mean()),
+        "retrieval_r5": float((rank <= 5).mean()),
+        "retrieval_text_r1": float((rank_text <= 1).mean()),
+        "retrieval_n": float(n),
+        "member_probe_r": float(np.mean(probe)),
+        "norm_mean": float(norm.mean()),
+        "norm_cv": float(norm.std() / norm.mean()),
+        "held_out": float(held_out),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m neuroenc.embedding.train_world_clip", description=__doc__
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--scenes", type=int, default=16_000, help="training scenes")
+    parser.add_argument("--steps", type=int, default=3_000, help="optimiser steps")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time limit of the training")
+    parser.add_argument("--held-out", type=int, default=2_000, help="scenes for the measures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None)
+    found = parser.parse_args(argv)
+    print(json.dumps(train_world_clip(**vars(found)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
