@@ -11,18 +11,22 @@ from neuroenc._util.optional import require
 from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, STYLE
 from neuroenc.report._tables import ceiling_r, check_scores, median, memberships
 
-__all__ = ["plot_accuracy"]
+__all__ = ["MAX_DOTS", "MAX_ROIS", "plot_accuracy"]
+
+MAX_ROIS, MAX_DOTS = 24, 300
 
 
 def _spread(values: np.ndarray, low: float, high: float, reach: float = 0.34) -> np.ndarray:
     """Vertical offsets that keep dots of similar value apart: each bin is filled from the middle outwards."""
     bins = np.clip(((values - low) / max(high - low, 1e-9) * 60).astype(int), 0, 59)
     offsets = np.zeros(len(values))
+    rng = np.random.default_rng(0)
     largest = max(np.bincount(bins).max(), 1)
     step = min(0.1, reach / max(largest / 2, 1))
     for b in np.unique(bins):
         members = np.flatnonzero(bins == b)
-        order = members[np.argsort(values[members], kind="stable")]
+        # In random order: sorted by value, the bins of a dense strip would line up as arrows.
+        order = rng.permutation(members)
         place = np.arange(len(order))
         offsets[order] = step * np.where(place % 2, (place + 1) // 2, -(place // 2))
     return offsets
@@ -60,8 +64,7 @@ def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None
                 **({"label": "median noise ceiling"} if row == 0 else {}),
             )  # fmt: skip
     counts = [int(mask.sum()) for mask in groups.values()]
-    # "$" would start mathematics: names come from the user's files.
-    names = [name.replace("$", r"\$")[:28] for name in groups]
+    names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
     axes.set_yticks(range(len(groups)), [f"{name}  ({n})" for name, n in zip(names, counts)])
     axes.set_ylim(len(groups) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
@@ -79,7 +82,7 @@ def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
     x, y = ceiling[both], r[both]
     low = min(0.0, float(y.min()) - 0.03) if y.size else 0.0
     high = max(1.0, float(x.max()) + 0.03 if x.size else 1.0)
-    axes.plot([0, high], [0, high], color=ORANGE, lw=1.2, dashes=(4, 2.5), zorder=1)
+    axes.plot([0, high], [0, high], color=ORANGE, lw=1.2, dashes=(4, 2.5), zorder=3)
     axes.text(
         high * 0.04, high * 0.06, "r = ceiling", color=ORANGE, fontsize=8.5, rotation=45, rotation_mode="anchor",
         ha="left", va="bottom", transform_rotates_text=True,
@@ -89,7 +92,7 @@ def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
     else:
         axes.plot(x, y, "o", ms=3.2, mew=0, color=BLUE, alpha=0.5)
     axes.axhline(0, color="#9aa4ad", lw=0.8, zorder=0)
-    axes.set(xlim=(0, high), ylim=(low, high), aspect="equal", anchor="SW")
+    axes.set(xlim=(0, high), ylim=(low, high), aspect="equal", anchor="NW")
     axes.set_xlabel("noise ceiling, correlation")
     axes.set_ylabel("prediction accuracy, Pearson r")
     axes.tick_params(axis="y", labelcolor=MUTED)
@@ -109,7 +112,7 @@ def _histogram(axes: Any, r: np.ndarray) -> None:
     axes.tick_params(axis="y", labelcolor=MUTED)
 
 
-def plot_accuracy(scores: xr.Dataset, *, max_rois: int = 24, max_dots: int = 300) -> Any:
+def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int = MAX_DOTS) -> Any:
     """Accuracy per ROI beside its noise ceiling, and voxel by voxel against the ceiling.
 
     Left, a strip per ROI: voxels (dots), their median, and the ROI's median ceiling. Right, each voxel's
@@ -159,7 +162,9 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = 24, max_dots: int = 300
             (left / figure_width, bottom / height, strip / figure_width, (height - bottom - top) / height)
         )
         _strips(axes, scores, max_rois, max_dots)
-        place = ((left + strip + gap) / figure_width, bottom / height, square / figure_width, square / height)
+        # Level with the strips' top: in a tall figure the reader meets both panels at once.
+        low = (height - top - square) / height
+        place = ((left + strip + gap) / figure_width, low, square / figure_width, square / height)
         other = figure.add_axes(place)
         if ceiling is not None and np.isfinite(ceiling).any():
             _against_ceiling(other, r, ceiling)

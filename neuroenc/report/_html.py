@@ -33,15 +33,18 @@ _SHARES = ("accuracy", "share", "fraction", "rate")
 def number(value: Any, column: str = "", digits: int = 3) -> str:
     """A cell as text: shares in percent, small p-values as bounds, missing as a dash.
 
-    >>> number(0.51234), number(12000), number(0.8125, "family_accuracy"), number(float("nan")), number(1e-9, "p_value")
-    ('0.512', '12,000', '81 %', '–', '< 0.001')
+    >>> number(0.51234), number(12000, "n_voxels"), number(0.8125, "family_accuracy")
+    ('0.512', '12,000', '81 %')
+    >>> number(float("nan")), number(1e-9, "p_value")
+    ('–', '< 0.001')
     """
     if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)) or value is pd.NA:
         return "–"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
-        return f"{int(value):,}" if abs(int(value)) >= 10_000 else str(int(value))
+        # Thousands are set apart in counts only: a session or a seed is a name.
+        return f"{int(value):,}" if column.startswith("n_") else str(int(value))
     if isinstance(value, (float, np.floating)):
         v = float(value)
         if not np.isfinite(v):
@@ -93,34 +96,40 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 class Thumbnails:
-    """Small JPEGs of stimuli as data URIs, at most ``limit`` different ones; counts what it could not give."""
+    """Small JPEGs of stimuli as data URIs, until the page has taken ``budget`` characters of them."""
 
-    def __init__(self, stimuli: Stimuli | None, limit: int = 400) -> None:
+    def __init__(self, stimuli: Stimuli | None, budget: int = 3_500_000) -> None:
         self._stimuli = stimuli if stimuli is not None and stimuli.images is not None else None
         self._place = {} if self._stimuli is None else {str(s): n for n, s in enumerate(self._stimuli.ids)}
-        self._limit = limit
+        self._budget = budget
         self._done: dict[str, str] = {}
         self.unreadable: list[str] = []
 
     def get(self, stimulus: str) -> str | None:
         """Data URI of a stimulus' image, or None where there is none to show."""
-        if stimulus in self._done:
-            return self._done[stimulus]
-        if self._stimuli is None or stimulus not in self._place or len(self._done) >= self._limit:
+        if self._stimuli is None or stimulus not in self._place or stimulus in self.unreadable:
             return None
-        if stimulus in self.unreadable:
+        if stimulus not in self._done and not self._read(stimulus):
             return None
+        uri = self._done[stimulus]
+        self._budget -= len(uri)
+        return uri if self._budget >= 0 else None
+
+    def _read(self, stimulus: str) -> bool:
+        assert self._stimuli is not None
+        if self._budget <= 0:
+            return False
         try:
             image = self._stimuli.image(self._place[stimulus])
         except (OSError, DataError):
             # One lost file must not cost the report of a long run; the page names how many are missing.
             self.unreadable.append(stimulus)
-            return None
+            return False
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "JPEG", quality=84, optimize=True)
         self._done[stimulus] = data_uri(buffer.getvalue(), "image/jpeg")
-        return self._done[stimulus]
+        return True
 
 
 def _asset(name: str) -> str:

@@ -18,7 +18,7 @@ from neuroenc._util.provenance import provenance as make_provenance
 from neuroenc._version import __version__
 from neuroenc.report._cards import caption_rows, roi_cards
 from neuroenc.report._exports import numeric_scores, places, write_captions, write_maps, write_scores
-from neuroenc.report._figures import plot_accuracy
+from neuroenc.report._figures import MAX_DOTS, MAX_ROIS, plot_accuracy
 from neuroenc.report._html import Thumbnails, data_uri, flatten, joined, number, render, table
 from neuroenc.report._maps import draw_maps, map_names
 from neuroenc.report._style import figure_svg
@@ -71,6 +71,18 @@ def _measure(scores: xr.Dataset) -> list[dict[str, str]]:
             said = "; ".join(f"{key.replace('_', ' ')}: {number(attrs[key])}" for key in keys)
             lines.append({"name": name.replace("_", " "), "said": said})
     return lines
+
+
+def _drawn(regions: pd.DataFrame) -> str:
+    """What the accuracy figure leaves out, for its caption."""
+    said = []
+    if len(regions) > MAX_ROIS:
+        said.append(f"The {MAX_ROIS} largest of {len(regions)} regions are drawn.")
+    if (regions["n_voxels"] > MAX_DOTS).any():
+        said.append(
+            f"Where a region has more than {MAX_DOTS} voxels, {MAX_DOTS} evenly spaced ones are drawn; medians use all."
+        )
+    return " ".join(said)
 
 
 def _origin(provenance: str | None) -> dict[str, Any]:
@@ -208,10 +220,11 @@ def write_report(
             + "; ".join(f"{row.roi}: median r {number(row.median_r)}" for row in regions.itertuples()),
             "has_ceiling": ceiling_r(scores) is not None,
             "n_rois": len(regions),
+            "drawn": _drawn(regions),
             "measure": _measure(scores),
             "n_missing": n_missing,
             "n_voxels": scores.sizes["voxel"],
-            "roi_table": table(roi_table if roi_table is not None else regions),
+            "roi_table": table(roi_table if roi_table is not None else regions.dropna(axis="columns", how="all")),
             "maps": brain,
             "map_remarks": remarks,
             "cards": cards,

@@ -26,6 +26,7 @@ STYLE: Any = {
     "ytick.labelcolor": INK,
     "text.color": INK,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # "$" in a name from a file is a dollar
     "svg.fonttype": "none",
     "svg.hashsalt": "neuroenc",
 }

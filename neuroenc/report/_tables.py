@@ -93,6 +93,11 @@ def has_caption(captions: pd.DataFrame) -> pd.Series:
     return captions["caption"].notna() & (captions["caption"].astype(str).str.strip() != "")
 
 
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts "area 2" before "area 10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def memberships(scores: xr.Dataset) -> dict[str, np.ndarray]:
     """Voxels (bool mask) of every ROI; a voxel of several ROIs counts in each of them."""
     n = scores.sizes["voxel"]
@@ -102,7 +107,9 @@ def memberships(scores: xr.Dataset) -> dict[str, np.ndarray]:
     if not names:
         return {ALL_VOXELS: np.ones(n, bool)}
     known = {name: place for place, name in enumerate(_ORDER)}
-    result = {name: in_roi(scores, name) for name in sorted(names, key=lambda name: known.get(name, len(known)))}
+    result = {
+        name: in_roi(scores, name) for name in sorted(names, key=lambda x: (known.get(x, len(known)), _natural(x)))
+    }
     outside = ~np.any(list(result.values()), axis=0)
     if outside.any():
         result[NO_ROI] = outside
