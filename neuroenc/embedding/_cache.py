@@ -84,15 +84,12 @@ class FeatureCache:
         try:
             meta = read_json(entry / "meta.json")
             values = np.load(entry / "values.npy", mmap_mode="r", allow_pickle=False)
-            sound = (
-                list(values.shape) == meta["shape"] and sha256_file(entry / "values.npy") == meta["sha256"]
-            )
+            digest = sha256_file(entry / "values.npy")
+            sound = list(values.shape) == meta["shape"] and digest == meta["sha256"] and bool(meta["provenance"])
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             sound = False
         if not sound:
-            warnings.warn(
-                f"cached features {entry} are damaged and are computed again.", UserWarning, stacklevel=4
-            )
+            warnings.warn(f"cached features {entry} are damaged and are computed again.", UserWarning, stacklevel=4)
             shutil.rmtree(entry, ignore_errors=True)
             return None
         os.utime(entry)

@@ -26,9 +26,7 @@ def resolve_device(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise ConfigError(
-            f"device={device!r} is not a torch device; use 'auto', 'cpu', 'cuda' or 'cuda:1'."
-        ) from error
+        raise ConfigError(f"device={device!r} is not a torch device; use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device={device!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device. "

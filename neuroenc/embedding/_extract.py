@@ -15,6 +15,7 @@ from neuroenc._util.provenance import provenance
 from neuroenc._version import __version__
 from neuroenc.data import make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows
+from neuroenc.embedding._device import resolve_device
 from neuroenc.embedding._registry import Backbone
 
 __all__ = ["check_batch_size", "features_of"]
@@ -53,12 +54,12 @@ def features_of(
     batch_size: int,
     cache: bool | str | PathLike[str],
     show: bool,
-    start_model: Callable[[], Encode],
+    start_model: Callable[[str], Encode],
 ) -> Any:
     """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``.
 
-    ``start_model`` loads the model and returns ``encode(start, stop)`` for one batch; it is called only if
-    something has to be computed.
+    ``start_model(device)`` loads the model and returns ``encode(start, stop)`` for one batch. Nothing of torch is
+    touched unless something has to be computed.
     """
     if len(ids) == 0:
         raise DataError("there is nothing to embed (0 inputs).")
@@ -74,20 +75,19 @@ def features_of(
         "preprocessing": backbone.preprocessing,
         "neuroenc": __version__,
     }
-    record = provenance(step="embed", device=device, **settings)
     store = None if cache is False else FeatureCache(None if cache is True else cache)
-    values = None
-    if store is not None:
-        found = store.load(settings)
-        if found is not None:
-            values, record = found[0], found[1].get("provenance", record)
-    if values is None:
+    found = None if store is None else store.load(settings)
+    if found is not None:
+        values, record = found[0], str(found[1]["provenance"])
+    else:
+        place = resolve_device(device)
+        record = provenance(step="embed", device=place, **settings)
         n, state = len(ids), dict[str, Any]()
         bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=show, unit=kind)
 
         def extract(start: int, stop: int) -> np.ndarray:
             if "encode" not in state:
-                state["encode"] = start_model()
+                state["encode"] = start_model(place)
             parts = []
             bar.update(start - bar.n)
             for first in range(start, stop, batch_size):
@@ -110,9 +110,9 @@ def features_of(
         stimulus=ids,
         backbone=backbone.name,
         weights=backbone.weights,
-        layer=settings["layer"],
-        pooling=settings["pooling"],
-        normalised=bool(settings["normalised"]),
+        layer=layer or "",
+        pooling="" if pooling is None else str(pooling),
+        normalised=normalise or backbone.unit_norm,
         provenance=record,
     )
 

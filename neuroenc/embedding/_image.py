@@ -12,7 +12,7 @@ import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import Stimuli
-from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._pooling import check_pooling, pool, unit_norm
 from neuroenc.embedding._registry import image_backbone
@@ -154,7 +154,6 @@ class ImageEmbedder:
             )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
-        device = resolve_device(self.device)
         return features_of(
             kind="image",
             backbone=self.backbone,
@@ -163,11 +162,11 @@ class ImageEmbedder:
             layer=self.layer,
             pooling=self.pooling,
             normalise=self.normalise,
-            device=device,
+            device=self.device,
             batch_size=self.batch_size,
             cache=self.cache,
             show=self.progress,
-            start_model=lambda: self._start(stimuli, device),
+            start_model=lambda device: self._start(stimuli, device),
         )
 
     def _start(self, stimuli: Stimuli, device: str) -> Encode:

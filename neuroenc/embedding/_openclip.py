@@ -56,9 +56,7 @@ class _OpenClip:
 
     unit_norm = False
 
-    def __init__(
-        self, model: str, pretrained: str | None = None, *, seed: int = 0, name: str | None = None
-    ) -> None:
+    def __init__(self, model: str, pretrained: str | None = None, *, seed: int = 0, name: str | None = None) -> None:
         self.source: Source = resolve(model, pretrained, seed)
         self.seed = seed
         self.name = name or self.source.name
@@ -71,9 +69,7 @@ class _OpenClip:
         import open_clip
 
         try:
-            found = open_clip.download_pretrained(
-                open_clip.get_pretrained_cfg(self.source.create, self.source.tag)
-            )
+            found = open_clip.download_pretrained(open_clip.get_pretrained_cfg(self.source.create, self.source.tag))
         except Exception as error:
             raise DataError(
                 f"weights {self.source.tag!r} of {self.source.create!r} could not be downloaded "
@@ -226,9 +222,7 @@ class OpenClipText(_OpenClip):
     def preprocessing(self) -> dict[str, Any]:
         """The tokenizer by name and the length of the context."""
         text = self.source.config["text_cfg"]
-        folder = (
-            self.source.create.removeprefix(LOCAL_DIR) if self.source.create.startswith(LOCAL_DIR) else ""
-        )
+        folder = self.source.create.removeprefix(LOCAL_DIR) if self.source.create.startswith(LOCAL_DIR) else ""
         tokenizer = Path(folder) / "tokenizer.json"
         return {
             "tokenizer": text.get("hf_tokenizer_name") or "open_clip",

@@ -206,9 +206,7 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
 
         legal = [*list_backbones(), *open_clip.list_models()]
         raise ConfigError(
-            unknown_name(
-                "model", model, legal, f"Folders are named '{LOCAL_DIR}PATH', hub models '{HF_HUB}USER/NAME'."
-            )
+            unknown_name("model", model, legal, f"Folders are named '{LOCAL_DIR}PATH', hub models '{HF_HUB}USER/NAME'.")
         )
     if pretrained is None:
         preprocessing, notes = _own_preprocessing(open_clip, arch)
@@ -225,11 +223,7 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
         _check_activation(open_clip, arch, str(pretrained), not bool(config.get("quick_gelu", False)))
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if os.sep in str(pretrained) or path.suffix in _ENDINGS:
-        raise DataError(
-            f"checkpoint {path} does not exist. Next step: check the path, or name a tag of {arch!r}."
-        )
+        raise DataError(f"checkpoint {path} does not exist. Next step: check the path, or name a tag of {arch!r}.")
     raise ConfigError(
-        unknown_name(
-            f"weights of {arch!r}", pretrained, tags, "A path to a checkpoint is legal too; None is random."
-        )
+        unknown_name(f"weights of {arch!r}", pretrained, tags, "A path to a checkpoint is legal too; None is random.")
     )

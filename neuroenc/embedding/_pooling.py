@@ -44,9 +44,7 @@ def _as_map(output: Output) -> Any:
     if values.ndim == 4:
         return values
     if output.grid is None:
-        raise ConfigError(
-            "this layer's tokens do not lie on a grid; use pooling=None, 'tokens', 'mean' or 'cls'."
-        )
+        raise ConfigError("this layer's tokens do not lie on a grid; use pooling=None, 'tokens', 'mean' or 'cls'.")
     y, x = output.grid
     return values[:, output.prefix :].transpose(1, 2).reshape(values.shape[0], values.shape[2], y, x)
 
@@ -69,9 +67,7 @@ def pool(output: Output, pooling: str | int | None) -> Any:
         return values if values.ndim == 3 else values.flatten(2).transpose(1, 2)
     if pooling == "cls":
         if values.ndim != 3 or output.prefix < 1:
-            raise ConfigError(
-                "pooling='cls' needs a class token, and this layer has none; use 'mean' or a grid."
-            )
+            raise ConfigError("pooling='cls' needs a class token, and this layer has none; use 'mean' or a grid.")
         return values[:, 0]
     if pooling == "mean":
         return values[:, output.prefix :].mean(1) if values.ndim == 3 else values.mean((2, 3))

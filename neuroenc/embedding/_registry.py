@@ -83,9 +83,7 @@ _TEXT: dict[str, str | Factory] = {
 }
 
 
-def register_backbone(
-    name: str, *, image: str | Factory | None = None, text: str | Factory | None = None
-) -> None:
+def register_backbone(name: str, *, image: str | Factory | None = None, text: str | Factory | None = None) -> None:
     """Add a backbone under ``name`` for :class:`ImageEmbedder`, :class:`TextEmbedder`, or both.
 
     Parameters
@@ -127,9 +125,7 @@ def list_backbones() -> dict[str, str]:
     'text'
     """
     names = sorted(set(_IMAGE) | set(_TEXT))
-    return {
-        n: " + ".join(k for k, table in (("image", _IMAGE), ("text", _TEXT)) if n in table) for n in names
-    }
+    return {n: " + ".join(k for k, table in (("image", _IMAGE), ("text", _TEXT)) if n in table) for n in names}
 
 
 def _factory(entry: str | Factory) -> Factory:
@@ -140,9 +136,7 @@ def _factory(entry: str | Factory) -> Factory:
     return made
 
 
-def _registered(
-    kind: str, table: Mapping[str, str | Factory], model: str, pretrained: str | None
-) -> Factory | None:
+def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretrained: str | None) -> Factory | None:
     other = _TEXT if kind == "image" else _IMAGE
     if model not in table:
         if model in other:
@@ -156,9 +150,7 @@ def _registered(
     return _factory(table[model])
 
 
-def image_backbone(
-    model: str, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None
-) -> Backbone:
+def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
     """Description of an image model by name."""
     factory = _registered("image", _IMAGE, model, pretrained)
     if factory is not None:

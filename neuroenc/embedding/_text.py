@@ -12,7 +12,7 @@ from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array
 from neuroenc._util.provenance import provenance
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._pooling import unit_norm
 from neuroenc.embedding._registry import text_backbone
@@ -96,7 +96,6 @@ class TextEmbedder:
         names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
         if len(names) != len(listed):
             raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
-        device = resolve_device(self.device)
         return features_of(
             kind="text",
             backbone=self.backbone,
@@ -105,11 +104,11 @@ class TextEmbedder:
             layer=None,
             pooling=None,
             normalise=self.normalise,
-            device=device,
+            device=self.device,
             batch_size=self.batch_size,
             cache=self.cache,
             show=self.progress,
-            start_model=lambda: self._start(listed, device),
+            start_model=lambda device: self._start(listed, device),
         )
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
@@ -144,9 +143,7 @@ class TextEmbedder:
             raise DataError(f"these {len(stimuli)} stimuli have no captions (source {stimuli.source!r}).")
         empty = [str(s) for s, c in zip(stimuli.ids, captions, strict=True) if not c]
         if empty:
-            raise DataError(
-                f"{len(empty)} of {len(stimuli)} stimuli have no caption, the first is {empty[0]!r}."
-            )
+            raise DataError(f"{len(empty)} of {len(stimuli)} stimuli have no caption, the first is {empty[0]!r}.")
         unique = sorted({text for texts in captions for text in texts})
         place = {text: n for n, text in enumerate(unique)}
         found = self.embed(unique)

@@ -40,9 +40,7 @@ def model_config(vocab_size: int, vision: Mapping[str, Any] | None = None) -> di
     """open_clip configuration of the world's CLIP for a vocabulary of ``vocab_size`` tokens."""
     return {
         "embed_dim": 128,
-        "vision_cfg": dict(
-            vision or {"image_size": 64, "layers": [1, 1, 1, 1], "width": 20, "head_width": 64}
-        ),
+        "vision_cfg": dict(vision or {"image_size": 64, "layers": [1, 1, 1, 1], "width": 20, "head_width": 64}),
         "text_cfg": {
             "context_length": CONTEXT_LENGTH,
             "vocab_size": vocab_size,
@@ -114,7 +112,5 @@ def write_weights(folder: Path, model: Any) -> Path:
     }
     path = folder / "open_clip_model.safetensors"
     with atomic_path(path) as temporary:
-        save_file(
-            state, str(temporary), metadata={"format": "pt", "made_by": json.dumps("neuroenc world-clip")}
-        )
+        save_file(state, str(temporary), metadata={"format": "pt", "made_by": json.dumps("neuroenc world-clip")})
     return path

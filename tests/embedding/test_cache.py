@@ -1,0 +1,234 @@
+"""The feature cache: a second run computes nothing, a killed one goes on, a damaged entry is made again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from neuroenc._util.errors import ConfigError
+from neuroenc.embedding import ImageEmbedder, TextEmbedder, cache_clear, cache_dir, cache_list
+
+OPTIONS = {"progress": False, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path / "cache"))
+
+
+def test_second_run_extracts_nothing(vit, pictures, count):
+    stimuli = pictures(20)
+    name = f"local-dir:{vit}"
+    first = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    assert sum(count) == 20
+    again = ImageEmbedder(name, batch_size=3, **OPTIONS).embed(pictures(20))
+    assert sum(count) == 20
+    assert first.identical(again)
+    assert again.values.flags.writeable
+
+
+def test_second_run_needs_no_model(pictures):
+    """A cached result is found without torch."""
+    code = (
+        "import sys, numpy as np\n"
+        "from neuroenc.data import Stimuli\n"
+        "from neuroenc.embedding import ImageEmbedder, TextEmbedder\n"
+        "s = Stimuli(['a'], np.zeros((1, 8, 8, 3), 'uint8'))\n"
+        "ImageEmbedder('world').embed(s); TextEmbedder('world').embed(['a cat'])\n"
+        "print('torch' in sys.modules)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(2)]
+    assert [r.stdout.strip() for r in runs] == ["True", "False"], runs[1].stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": "block1"},
+        {"layer": "block0", "pooling": "mean"},
+        {"normalise": True},
+        {"preprocessing": {"interpolation": "bilinear"}},
+    ],
+)
+def test_other_settings_are_other_features(vit, pictures, count, change):
+    stimuli, name = pictures(4), f"local-dir:{vit}"
+    ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    ImageEmbedder(name, **change, **OPTIONS).embed(stimuli)
+    assert sum(count) == 8
+    assert len(cache_list()) == 2
+
+
+def test_other_pixels_ids_and_weights_are_other_features(make_folder, pictures, count):
+    folder = make_folder("vit", 11)
+    ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(2))
+    ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(2, seed=1))
+    ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(2, prefix="q"))
+    other = make_folder("vit", 12)
+    os.replace(other / "open_clip_model.safetensors", folder / "open_clip_model.safetensors")
+    ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(2))
+    assert sum(count) == 8
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no meta", "bad meta"])
+def test_damaged_entries_are_made_again(vit, pictures, count, damage):
+    stimuli, name = pictures(4), f"local-dir:{vit}"
+    first = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    (entry,) = (cache_dir() / "features").iterdir()
+    values = entry / "values.npy"
+    content = values.read_bytes()
+    if damage == "cut":
+        values.write_bytes(content[:-8])
+    elif damage == "flipped":
+        values.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "no meta":
+        (entry / "meta.json").unlink()
+    else:
+        (entry / "meta.json").write_text("{")
+    with pytest.warns(UserWarning, match="damaged"):
+        again = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    assert sum(count) == 8
+    assert first.identical(again)
+    ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    assert sum(count) == 8
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from neuroenc.data import Stimuli
+from neuroenc.embedding import ImageEmbedder
+from neuroenc.embedding._openclip import OpenClipImageModel
+
+images = np.random.default_rng(0).integers(0, 256, (700, 40, 32, 3), dtype=np.uint8)
+seen, stop, encode = [0], int(sys.argv[2]), OpenClipImageModel.encode
+
+def counted(self, batch, layer):
+    seen[0] += len(batch)
+    if seen[0] > stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(self, batch, layer)
+
+OpenClipImageModel.encode = counted
+x = ImageEmbedder("local-dir:" + sys.argv[1], batch_size=50, device="cpu", progress=False).embed(
+    Stimuli([f"p{i}" for i in range(700)], images)
+)
+print(seen[0], x.attrs["content_hash"])
+"""
+
+
+def test_killed_extraction_goes_on(vit, tmp_path):
+    def run(stop, cache):
+        env = {**os.environ, "NEUROENC_CACHE": str(tmp_path / cache)}
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(vit), str(stop)]
+        return subprocess.run(command, capture_output=True, text=True, env=env)
+
+    killed = run(650, "cache")
+    assert killed.returncode == -signal.SIGKILL
+    listed = cache_list()
+    assert listed[["complete", "n"]].values.tolist() == [[False, 600]]
+    resumed, whole = run(10**6, "cache"), run(10**6, "other")
+    # Two of three blocks of 300 were kept; the result is bit for bit that of a run in one go.
+    assert resumed.stdout.split()[0] == "100", resumed.stderr
+    assert whole.stdout.split() == ["700", resumed.stdout.split()[1]]
+    assert cache_list()[["complete", "n"]].values.tolist() == [[True, 700]]
+
+
+def test_interrupted_blocks_that_are_damaged_are_made_again(vit, pictures, count, monkeypatch):
+    from neuroenc.embedding._openclip import OpenClipImageModel
+
+    stimuli, name = pictures(520), f"local-dir:{vit}"
+    whole = ImageEmbedder(name, cache=False, **OPTIONS).embed(stimuli)
+    count.clear()
+    counted = OpenClipImageModel.encode
+
+    def interrupted(self, batch, layer):
+        if sum(count) >= 512:
+            raise KeyboardInterrupt
+        return counted(self, batch, layer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenClipImageModel, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    blocks = sorted((cache_dir() / "features").glob("*.part/*.npy"))
+    assert len(blocks) == 2
+    blocks[0].write_bytes(blocks[0].read_bytes()[:1000])
+    count.clear()
+    found = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    assert sum(count) == 256 + 8
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_a_cache_that_cannot_be_written(vit, pictures, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="cannot be written"):
+        found = ImageEmbedder(f"local-dir:{vit}", cache=tmp_path / "file" / "x", **OPTIONS).embed(pictures(2))
+    assert found.shape == (2, 24)
+
+
+def test_own_folder_and_no_cache(vit, pictures, tmp_path):
+    ImageEmbedder(f"local-dir:{vit}", cache=tmp_path / "mine", **OPTIONS).embed(pictures(2))
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+    ImageEmbedder(f"local-dir:{vit}", cache=False, **OPTIONS).embed(pictures(2))
+    assert not cache_dir().exists()
+
+
+def test_large_features_stay_on_disk(vit, pictures, monkeypatch):
+    import neuroenc.embedding._cache as module
+
+    monkeypatch.setattr(module, "_IN_MEMORY", 100)
+    name = f"local-dir:{vit}"
+    mapped = [ImageEmbedder(name, **OPTIONS).embed(pictures(6)) for _ in range(2)]
+    for x in mapped:
+        assert isinstance(x.variable._data.base, np.memmap) or isinstance(x.variable._data, np.memmap)
+    plain = ImageEmbedder(name, cache=False, **OPTIONS).embed(pictures(6))
+    np.testing.assert_array_equal(mapped[0], plain)
+    assert mapped[1].attrs["content_hash"] == plain.attrs["content_hash"]
+
+
+def test_list_and_clear(vit, pictures):
+    name = f"local-dir:{vit}"
+    ImageEmbedder(name, layer="block1", pooling=2, **OPTIONS).embed(pictures(3))
+    TextEmbedder("world", normalise=True, **OPTIONS).embed(["a cat", "a dog"])
+    table = cache_list().set_index("kind")
+    assert table.loc["image", ["backbone", "layer", "pooling", "n", "shape"]].tolist() == [
+        name, "block1", "2", 3, "3x32x2x2"
+    ]  # fmt: skip
+    assert table.loc["text", ["backbone", "normalised", "n"]].tolist() == ["world", 1, 2]
+    foreign = cache_dir() / "features" / "not-ours"
+    foreign.mkdir()
+    old = table.loc["text", "path"]
+    os.utime(old, (0, 0))
+    assert cache_clear(older_than="7d") > 0
+    assert cache_list()["kind"].tolist() == ["image"]
+    assert cache_clear(older_than=timedelta(hours=1)) == 0
+    assert cache_clear() > 0
+    assert cache_list().empty
+    assert foreign.is_dir()
+    with pytest.raises(ConfigError, match="is not an age"):
+        cache_clear(older_than="last week")
+
+
+def test_command_line(vit, pictures):
+    from typer.testing import CliRunner
+
+    from neuroenc.cli._cache import app
+
+    run = CliRunner().invoke
+    assert "0 entries" in run(app, ["list"]).output
+    ImageEmbedder(f"local-dir:{vit}", **OPTIONS).embed(pictures(3))
+    shown = run(app, ["list"]).output
+    assert "1 entries" in shown
+    assert "3 image" in shown
+    assert run(app, ["clear"], input="n\n").exit_code == 1
+    assert len(cache_list()) == 1
+    assert "is not an age" in run(app, ["clear", "--older-than", "x", "-y"]).output
+    assert "freed" in run(app, ["clear", "-y"]).output
+    assert cache_list().empty
