@@ -14,7 +14,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress
 from neuroenc.encoders import _fit
-from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice
+from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
 from neuroenc.encoders._blocks import run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._gram import row_gram
@@ -165,7 +165,7 @@ class BandedRidgeEncoder(LinearEncoder):
         if self.alphas is None:
             # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
             scale = np.trace(design.gram) / min(n, p) / len(self.band_names_)
-            self.alphas_ = np.logspace(-5, 4.5, 20) * (scale if scale > 0 else 1.0)
+            self.alphas_ = default_alphas(scale)
         else:
             self.alphas_ = check_alphas(self.alphas)
         self._search(design, Y)

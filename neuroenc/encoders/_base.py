@@ -175,6 +175,11 @@ def check_alphas(alphas: Any) -> np.ndarray:
     return values
 
 
+def default_alphas(scale: float) -> np.ndarray:
+    """A third of a decade apart, over eight decades around the mean eigenvalue ``scale``."""
+    return np.logspace(-4, 4, 25) * (scale if scale > 0 else 1.0)
+
+
 def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> str:
     """A string setting, or an error that names the nearest legal one."""
     if value not in legal:

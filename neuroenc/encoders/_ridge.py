@@ -12,7 +12,7 @@ from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array, hash_json
 from neuroenc._util.memory import parse_memory
 from neuroenc.encoders import _fit
-from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice
+from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
 from neuroenc.encoders._blocks import BlockStore, run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
@@ -33,7 +33,7 @@ class RidgeEncoder(LinearEncoder):
     Parameters
     ----------
     alphas : array-like (a,), optional
-        Penalties to choose from, positive. By default 20 values from 1e-5 to 1e4.5 in steps of half a decade,
+        Penalties to choose from, positive. By default 25 values from 1e-4 to 1e4 in steps of a third of a decade,
         times the mean eigenvalue of the features' Gram matrix, so that the grid follows the features' scale.
     cv : int, str, splitter or iterable, default 5
         Folds: a number (contiguous; by stimulus where stimuli repeat), ``"run"`` or ``"session"`` (leave one
@@ -159,8 +159,7 @@ class RidgeEncoder(LinearEncoder):
     def _grid(self, design: _fit.Design) -> np.ndarray:
         if self.alphas is not None:
             return check_alphas(self.alphas)
-        scale = np.trace(design.gram) / min(design.X.shape)
-        return np.logspace(-5, 4.5, 20) * (scale if scale > 0 else 1.0)
+        return default_alphas(np.trace(design.gram) / min(design.X.shape))
 
     def _solve(self, design: _fit.Design, Y: Any) -> None:
         p, v = design.X.shape[1], Y.shape[1]

@@ -1,0 +1,79 @@
+"""Commands and groups of commands; each does its imports when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroenc._util.errors import ConfigError
+from neuroenc._version import __version__
+from neuroenc.cli import _cache, _data
+from neuroenc.cli._errors import clean_errors
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="neuroenc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Voxelwise encoding models of human visual cortex.",
+)
+app.add_typer(_data.app, name="data")
+app.add_typer(_cache.app, name="cache")
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"neuroenc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@clean_errors
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report/, encoder/ and summary.json.")] = Path("neuroenc-demo"),
+    seed: Annotated[int, typer.Option(help="Of the simulated world and cortex.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """The whole path on a simulated world: features, ridge, noise ceilings, voxel captions, report."""
+    from neuroenc.workflows import demo as work
+
+    work(out, seed=seed, progress=not quiet, say=typer.echo)
+
+
+@app.command()
+@clean_errors
+def run(
+    config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
+    example: Annotated[str | None, typer.Option(help="A shipped config: v4, haxby, haxby-slice.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default neuroenc-run-NAME.")] = None,
+    mirror: Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit encoders to a data set or to your own arrays, score, caption, report."""
+    from neuroenc.workflows import example_config, list_examples, read_config
+    from neuroenc.workflows import run as work
+
+    if (config is None) == (example is None):
+        raise ConfigError(f"give a CONFIG.toml or --example NAME (one of {', '.join(list_examples())}).")
+    settings = example_config(example, set_) if example else read_config(config or "", set_)
+    name = example or (config.stem if config else "")
+    work(settings, out or Path(f"neuroenc-run-{name}"), mirror=mirror, progress=not quiet, say=typer.echo)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,153 @@
+"""Captions of a run's voxels: an encoder in a space that texts share, a bank, a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import data, stats
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array
+from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
+from neuroenc.data import Stimuli
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.workflows._config import CaptionsConfig, FeaturesConfig, RunConfig
+from neuroenc.workflows._evaluate import held_out_predictions, make_ridge
+from neuroenc.workflows._inputs import first_captions, make_feature_space
+from neuroenc.workflows._steps import Steps
+
+__all__ = ["CAPTION_NOTES", "caption_run"]
+
+CAPTION_NOTES = {
+    "conse": "Captions go through ConSE (class names of an ImageNet classifier), not CLIP: it has hardly any class for "
+    "people, so captions say nothing reliable about faces or bodies.",
+    "retrieval": "Captions are retrieved from a caption bank, not written: a preference that no caption of the bank "
+    "describes cannot be named.",
+}
+
+
+def _bank(config: CaptionsConfig, stimuli: Stimuli | None, texts: xr.DataArray, mirror: str | None) -> tuple[Any, Any]:
+    """Raw embeddings that weights are projected on, and the stimuli they show (None for captions)."""
+    if config.bank == "captions":
+        return texts, None
+    shown = stimuli if config.bank == "stimuli" else data.load_dataset(config.bank, mirror=mirror).stimuli
+    if shown is None or shown.images is None:
+        raise ConfigError(f'[captions] bank = "{config.bank}" has no images. Next step: bank = "captions".')
+    return ImageEmbedder(config.model).embed(shown), shown
+
+
+def _texts(config: CaptionsConfig, stimuli: Stimuli | None, mirror: str | None) -> tuple[list[str], xr.DataArray]:
+    own = config.caption_bank == "stimuli"
+    source = stimuli if own else data.load_dataset(config.caption_bank, mirror=mirror).stimuli
+    if source is None:
+        raise ConfigError(f'[captions] caption_bank = "{config.caption_bank}" has no stimuli.')
+    captions, ids = first_captions(source, config.captions_per_stimulus)
+    position: dict[str, int] = {}
+    names = []
+    for stimulus in ids:
+        position[stimulus] = position.get(stimulus, -1) + 1
+        names.append(f"{stimulus}#{position[stimulus]}" if config.captions_per_stimulus > 1 else stimulus)
+    return captions, TextEmbedder(config.model).embed(captions, ids=names)
+
+
+def _gate(config: CaptionsConfig, scores: xr.Dataset, q: float) -> np.ndarray:
+    if config.gate == "none":
+        return np.ones(scores.sizes["voxel"], dtype=bool)
+    if config.gate == "roi":
+        return np.any([data.in_roi(scores, name) for name in config.rois], axis=0)
+    if "q_value" not in scores:
+        raise ConfigError('[captions] gate = "q" needs [evaluation] permutations above 0.')
+    return np.asarray((scores["q_value"] < q) & (scores["r"] > 0))
+
+
+def caption_run(
+    config: RunConfig,
+    features: xr.DataArray,
+    responses: xr.DataArray,
+    stimuli: Stimuli | None,
+    scores: xr.Dataset,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    *,
+    steps: Steps,
+    mirror: str | None,
+    say: Callable[[str], None],
+) -> tuple[xr.Dataset, dict[str, pd.DataFrame], Stimuli | None]:
+    """Fit the caption space, project, decode, and run the shuffled-weights control.
+
+    Returns
+    -------
+    scores : Dataset
+        With ``r_captions``: held-out accuracy of the encoder that the captions come from.
+    tables : dict
+        ``captions, evidence, controls``.
+    shown : Stimuli or None
+        Images of the evidence.
+    """
+    captions = config.captions
+    assert captions is not None
+    kind = "captions" if captions.bank == "captions" else "image"
+    # Raw embeddings are computed once: the encoder sees them at unit norm, the bank as they are.
+    raw = make_feature_space(FeaturesConfig(kind=kind, model=captions.model, standardise=False), stimuli)
+    vectors = data.match(raw / np.linalg.norm(raw, axis=1, keepdims=True), responses)
+    predicted = held_out_predictions(
+        vectors, responses, folds, config.encoder, scale=False, steps=steps, name="captions", say=say
+    )
+    tested = np.isfinite(predicted.values).any(axis=1)
+    accuracy = stats.pearson_r(responses.values[tested], predicted.values[tested])
+    scores = scores.assign(r_captions=("voxel", accuracy, {"metric": "r", "features": captions.model}))
+    passed = _gate(captions, scores, config.evaluation.q)
+    texts, text_vectors = _texts(captions, stimuli, mirror)
+    bank, shown = _bank(captions, stimuli, text_vectors, mirror)
+    if not passed.any():
+        say("  captions: no voxel passed the gate")
+    inputs = {
+        "content": hash_array(vectors.values, responses.values, passed),
+        "config": vars(captions), "encoder": vars(config.encoder), "seed": config.seed,
+        "bank": hash_array(bank.values, text_vectors.values), "texts": texts,
+    }  # fmt: skip
+
+    def work() -> dict[str, pd.DataFrame]:
+        labelled = xr.DataArray(vectors.values, dims=(responses.dims[0], "feature"), coords=_row_coords(responses))
+        encoder = make_ridge(config.encoder, steps.folder / f"captions-ridge-{hash_array(vectors.values)[:8]}-all")
+        encoder.fit(labelled, responses)
+        coef, intercept = encoder.to_linear()
+        ids = list(text_vectors.stimulus.values)
+        decoder = RetrievalDecoder(texts, text_vectors.values, ids, centre=captions.centre)
+        n_evidence = captions.evidence if shown is not None else 0
+        options: dict[str, Any] = {
+            "top": captions.top, "mask": passed, "temperature": captions.temperature, "progress": False,
+        }  # fmt: skip
+        found = caption_voxels(coef, bank, decoder, intercept=intercept, n_evidence=n_evidence, **options)
+        shuffled = caption_voxels(
+            shuffled_control(coef, config.seed), bank, decoder, intercept=intercept, n_evidence=0, **options
+        )
+        if len(found.captions) and not np.isfinite(found.captions["score"]).all():
+            raise DataError("captions without a score.")
+        controls = _controls(found.captions, shuffled.captions)
+        return {"captions": found.captions, "evidence": found.evidence, "controls": controls}
+
+    return scores, steps.frames("decode", inputs, work), shown
+
+
+def _row_coords(responses: xr.DataArray) -> dict[str, Any]:
+    return {str(k): c for k, c in responses.coords.items() if c.dims == (responses.dims[0],)}
+
+
+def _controls(real: pd.DataFrame, shuffled: pd.DataFrame) -> pd.DataFrame:
+    """What the captions' own scores are worth: the same decoder on weights whose features were shuffled."""
+    rows = []
+    for name, frame in (("fitted weights", real), ("shuffled weights", shuffled)):
+        best = frame[frame["rank"] == 1]
+        rows.append(
+            {
+                "weights": name,
+                "n_voxels": len(best),
+                "median cosine of best caption": float(best["score"].median()) if len(best) else np.nan,
+                "different best captions": int(best["caption"].nunique()),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,172 @@
+"""Predictions of responses that the encoder has not seen, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data, stats
+from neuroenc._util.files import hash_array
+from neuroenc.data import EncodingData
+from neuroenc.encoders import RidgeEncoder
+from neuroenc.workflows._config import EncoderConfig, EvaluationConfig
+from neuroenc.workflows._steps import Steps
+
+__all__ = ["held_out_predictions", "make_ridge", "outer_folds", "score_table", "standardise"]
+
+
+def standardise(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Z-score by the training rows; a feature that never varies there becomes zero."""
+    mean = train.mean(axis=0, dtype=np.float64)
+    scale = train.std(axis=0, dtype=np.float64)
+    scale[scale == 0] = np.inf
+    return [((x - mean) / scale).astype(np.float32) for x in (train, *others)]
+
+
+def make_ridge(config: EncoderConfig, checkpoint: Any = None) -> RidgeEncoder:
+    """The encoder that ``[encoder]`` describes."""
+    return RidgeEncoder(
+        config.alphas or None,
+        cv=config.cv,
+        scoring=config.scoring,
+        max_memory=config.max_memory or None,
+        device=config.device,
+        checkpoint=checkpoint,
+        nan_voxels="raise",
+    )
+
+
+def outer_folds(responses: xr.DataArray, config: EvaluationConfig, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows; every row is tested once (only the test rows with ``scheme="test"``)."""
+    if config.scheme == "test":
+        train, test = data.split_by_stimulus(responses, test=config.test_ids, seed=seed)
+        data.check_disjoint(train, test)
+        is_test = np.isin(responses.coords["stimulus"].values, np.unique(test.coords["stimulus"].values))
+        return [(np.flatnonzero(~is_test), np.flatnonzero(is_test))]
+    if config.scheme == "stimulus":
+        return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)
+    # Designs with few categories show them in every run; leaving runs out is then about noise, not stimuli.
+    return data.folds(responses, config.scheme, seed=seed, shared="keep")
+
+
+def held_out_predictions(
+    features: xr.DataArray,
+    responses: xr.DataArray,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    config: EncoderConfig,
+    *,
+    scale: bool,
+    steps: Steps,
+    name: str,
+    say: Callable[[str], None],
+) -> xr.DataArray:
+    """Predictions of each fold's test rows by an encoder that was fitted and tuned on its training rows.
+
+    Parameters
+    ----------
+    features : DataArray (row, feature)
+        Matched to the responses' rows.
+    responses : DataArray (row, voxel)
+
+    Returns
+    -------
+    DataArray (row, voxel)
+        NaN in rows that no fold tests.
+    """
+    content = hash_array(features.values, responses.values)
+    total = np.full(responses.shape, np.nan, dtype=np.float32)
+    for number, (train, test) in enumerate(folds):
+        inputs = {"content": content, "config": vars(config), "scale": scale, "rows": hash_array(train, test)}
+
+        def fit(train: np.ndarray = train, test: np.ndarray = test, number: int = number) -> xr.Dataset:
+            X, X_test = features.values[train], features.values[test]
+            if scale:
+                X, X_test = standardise(X, X_test)
+            part = responses[train]
+            labelled = xr.DataArray(X, dims=(part.dims[0], "feature"), coords=_rows(part))
+            encoder = make_ridge(config, steps.folder / f"{name}-ridge-{content[:8]}-{number}")
+            encoder.fit(labelled, part)
+            predicted = ("row", "voxel"), encoder.predict(X_test)
+            return xr.Dataset({"predicted": predicted, "alpha": ("voxel", encoder.alpha_)})
+
+        result = steps.arrays(f"{name}-fold{number + 1}of{len(folds)}", inputs, fit)
+        total[test] = result["predicted"].values
+    return responses.copy(data=total).rename("predicted")
+
+
+def _rows(part: xr.DataArray) -> dict[str, Any]:
+    return {str(k): c for k, c in part.coords.items() if c.dims == (part.dims[0],)}
+
+
+def noise_ceilings(found: EncodingData, prepared: xr.DataArray, scored: xr.DataArray) -> dict[str, np.ndarray]:
+    """ncsnr and ceilings of the scored rows, where stimuli were repeated; else nothing.
+
+    ``prepared`` are z-scored single presentations, or raw repeats come as ``found.extra["repeats"]``.
+    """
+    repeats = found.extra.get("repeats")
+    if repeats is None and prepared.dims[0] == "presentation":
+        repeats = prepared
+    if repeats is None or len(np.unique(repeats.coords["stimulus"].values)) == repeats.shape[0]:
+        return {}
+    total = "unit" if repeats.attrs.get("zscored", "none") != "none" else "empirical"
+    weighting = "max_repeats" if total == "unit" else "df"
+    ncsnr = stats.ncsnr(repeats.values, repeats.coords["stimulus"].values, total=total, weighting=weighting)
+    if scored.dims[0] == "presentation":
+        counts: Any = 1
+    else:
+        ids, number = np.unique(repeats.coords["stimulus"].values, return_counts=True)
+        lookup = dict(zip(ids.tolist(), number.tolist()))
+        counts = np.array([lookup.get(s, 1) for s in scored.coords["stimulus"].values.tolist()])
+    return {
+        "ncsnr": ncsnr,
+        "noise_ceiling_r": stats.noise_ceiling(ncsnr, counts, unit="r"),
+        "noise_ceiling_r2": stats.noise_ceiling(ncsnr, counts, unit="r2"),
+    }
+
+
+def score_table(
+    measured: xr.DataArray,
+    predicted: xr.DataArray,
+    config: EvaluationConfig,
+    *,
+    ceilings: dict[str, np.ndarray],
+    seed: int,
+) -> xr.Dataset:
+    """Scores of every voxel with ceilings, permutation p-values and FDR q-values, labels kept.
+
+    Parameters
+    ----------
+    measured, predicted : DataArray (row, voxel)
+        Rows with NaN predictions are left out.
+    """
+    tested = np.isfinite(predicted.values).any(axis=1)
+    y, p = measured.values[tested], predicted.values[tested]
+    voxels = {str(k): c for k, c in measured.coords.items() if c.dims == ("voxel",)}
+    out = xr.Dataset(coords=voxels)
+    note = {"n_stimuli": int(tested.sum()), "split": config.scheme}
+    for metric in ("r", "r2", "ev"):
+        out[metric] = ("voxel", stats.score(y, p, metric=metric), {"metric": metric, **note})
+    for name, values in ceilings.items():
+        unit = {"noise_ceiling_r": "correlation", "noise_ceiling_r2": "share of variance"}.get(name, "")
+        out[name] = ("voxel", values, {"ceiling": "ncsnr", "unit": unit})
+    if "noise_ceiling_r" in ceilings:
+        values = stats.normalise(
+            out["r"].values, ceilings["noise_ceiling_r"], score_unit="r", ceiling_unit="r"
+        )
+        out["r_normalised"] = ("voxel", values, {"metric": "r / noise_ceiling_r", "ceiling": "correlation", **note})
+    if config.permutations:
+        blocks = None
+        if config.permutation_mode != "samples":
+            coordinate = "run" if "run" in measured.coords else "session"
+            blocks = measured.coords[coordinate].values[tested]
+        test = stats.permutation_test(
+            y, p, mode=config.permutation_mode, blocks=blocks, n_permutations=config.permutations, seed=seed
+        )
+        facts = {"n_permutations": int(test.n_permutations), "mode": config.permutation_mode}
+        out["p_value"] = ("voxel", test.p, facts)
+        out["q_value"] = ("voxel", stats.fdr(test.p), {"method": "Benjamini-Hochberg", **facts})
+    out.attrs.update({k: v for k, v in measured.attrs.items() if k in ("affine", "volume_shape", "space")})
+    return out

@@ -1,0 +1,170 @@
+"""Responses, stimuli and features of a run, from data sets or from the user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data import EncodingData, Stimuli
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.workflows._config import DataConfig, FeaturesConfig
+
+__all__ = ["load_data", "make_feature_space", "prepare_responses"]
+
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+_SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
+
+
+def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True) -> EncodingData:
+    """Responses and stimuli that ``[data]`` names.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Files are missing or are not what they should be.
+    """
+    if config.name:
+        found = data.load_dataset(config.name, mirror=mirror, progress=progress, **config.options)
+        if found.responses is None:
+            raise ConfigError(f"data set {config.name!r} has stimuli but no responses to fit.")
+        return found
+    responses = _own_responses(config)
+    return EncodingData(responses, _own_stimuli(config, responses))
+
+
+def _own_responses(config: DataConfig) -> xr.DataArray:
+    path = Path(config.responses)
+    if not path.exists():
+        raise DataError(f"[data] responses: no file {path}.")
+    if path.suffix in (".nc", ".zarr"):
+        found = data.load(path)
+        if not isinstance(found, xr.DataArray):
+            raise DataError(f"{path} holds a {type(found).__name__}; expected one DataArray of responses.")
+        return data.validate_responses(found, allow_nan=True)
+    labels = _samples(config, path)
+    if path.suffix == ".npy":
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        _same_length(path, len(values), labels)
+        return data.make_responses(values, **labels)
+    if path.name.endswith((".nii", ".nii.gz")):
+        if not config.mask:
+            raise ConfigError(f"[data] responses = {path.name!r} is a volume and needs mask.")
+        masked = data.load_masked(path, config.mask, config.rois or None)
+        _same_length(path, len(masked.values), labels)
+        return masked.responses(**labels)
+    raise ConfigError(unknown_name("ending of [data] responses:", path.suffix, (".nc", ".zarr", ".npy", ".nii.gz")))
+
+
+def _same_length(path: Path, n: int, labels: dict[str, Any]) -> None:
+    if n != len(labels["stimulus"]):
+        raise DataError(f"{path} has {n} samples, the samples table {len(labels['stimulus'])} rows; they must agree.")
+
+
+def _samples(config: DataConfig, path: Path) -> dict[str, Any]:
+    if not config.samples:
+        raise ConfigError(f"[data] responses = {path.name!r} needs samples, a CSV with a column stimulus.")
+    table = pd.read_csv(config.samples, dtype={"stimulus": str, "subject": str})
+    if "stimulus" not in table:
+        raise DataError(unknown_name(f"columns of {config.samples}, without 'stimulus':", "stimulus", table.columns))
+    return {name: table[name].to_numpy() for name in _SAMPLES if name in table}
+
+
+def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
+    ids = pd.unique(responses.coords["stimulus"].values)
+    images: list[Path] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
+    if config.images:
+        files = {f.stem: f for f in sorted(Path(config.images).glob("*")) if f.suffix.lower() in _IMAGES}
+        missing = [s for s in ids if s not in files]
+        if missing:
+            raise DataError(
+                f"{config.images} lacks images of {len(missing)} of {len(ids)} stimuli (first: {missing[0]!r}). "
+                "A stimulus id is the file name without its ending."
+            )
+        images = [files[s] for s in ids]
+    if config.captions:
+        table = pd.read_csv(config.captions, dtype=str)
+        if not {"stimulus", "caption"} <= set(table.columns):
+            raise DataError(f"{config.captions} has columns {list(table.columns)}; expected stimulus and caption.")
+        grouped = table.groupby("stimulus")["caption"].agg(tuple)
+        captions = tuple(grouped.get(s, ()) for s in ids)
+    if images is None and captions is None:
+        return None
+    return Stimuli(ids, images, captions=captions, source=config.images or config.captions)
+
+
+def prepare_responses(found: EncodingData, config: DataConfig, keep_presentations: bool) -> xr.DataArray:
+    """Z-score, and average repeats of a stimulus unless folds need single presentations.
+
+    Raises
+    ------
+    DataError
+        Responses whose sessions are not z-scored although they say so, or NaN voxels.
+    """
+    responses = found.responses
+    assert responses is not None
+    by = config.zscore
+    if by == "auto":
+        single = responses.dims[0] == "presentation" and responses.attrs.get("zscored", "none") == "none"
+        by = "session" if single and "session" in responses.coords else "none"
+    if by != "none":
+        responses = data.zscore(responses, by=by)
+    declared = responses.attrs.get("zscored", "none")
+    data.validate_responses(responses, zscored=None if declared == "none" else declared)
+    if config.average and not keep_presentations and responses.dims[0] == "presentation":
+        responses = data.average_repeats(responses)
+    return responses
+
+
+def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
+    """Features that ``[features]`` names, one row a stimulus, flattened to (stimulus, feature)."""
+    if config.kind == "file":
+        found = data.load(config.file)
+        if not isinstance(found, xr.DataArray):
+            raise DataError(f"{config.file} holds no single DataArray of features.")
+        features = data.validate_features(found)
+    elif stimuli is None:
+        raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
+    elif config.kind == "captions":
+        embedder = TextEmbedder(
+            config.model, config.pretrained or None, normalise=config.normalise, progress=progress
+        )
+        features = embedder.embed_captions(stimuli)
+    else:
+        features = ImageEmbedder(
+            config.model,
+            config.pretrained or None,
+            layer=config.layer or None,
+            pooling=config.pooling if config.pooling != "" else None,
+            normalise=config.normalise,
+            preprocessing=config.preprocessing or None,
+            progress=progress,
+        ).embed(stimuli)
+    return flatten(features)
+
+
+def flatten(features: xr.DataArray) -> xr.DataArray:
+    """Maps and tokens as one row a stimulus, in C order."""
+    if features.ndim == 2:
+        return features
+    attrs = dict(features.attrs)
+    values = features.values.reshape(features.sizes["stimulus"], -1)
+    kept = {k: attrs[k] for k in ("backbone", "weights", "layer", "pooling", "provenance") if k in attrs}
+    return data.make_features(values, stimulus=features.coords["stimulus"].values, **kept)
+
+
+def first_captions(stimuli: Stimuli, per_stimulus: int) -> tuple[list[str], list[str]]:
+    """Captions and the id of each one's stimulus, at most ``per_stimulus`` of each."""
+    if stimuli.captions is None:
+        raise ConfigError(f"stimuli of {stimuli.source!r} have no captions to retrieve from.")
+    pairs: Sequence[tuple[str, str]] = [
+        (text, str(s)) for s, texts in zip(stimuli.ids, stimuli.captions) for text in texts[:per_stimulus]
+    ]
+    return [p[0] for p in pairs], [p[1] for p in pairs]

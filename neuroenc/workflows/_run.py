@@ -1,0 +1,215 @@
+"""``neuroenc run``: data, features, encoder, scores, captions and a report, from one config."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.files import hash_array, write_json
+from neuroenc._util.provenance import provenance
+from neuroenc.report import roi_summary, write_report
+from neuroenc.workflows._captioning import CAPTION_NOTES, caption_run
+from neuroenc.workflows._config import RunConfig
+from neuroenc.workflows._evaluate import (
+    held_out_predictions,
+    make_ridge,
+    noise_ceilings,
+    outer_folds,
+    score_table,
+    standardise,
+)
+from neuroenc.workflows._inputs import load_data, make_feature_space, prepare_responses
+from neuroenc.workflows._steps import Steps
+
+__all__ = ["run"]
+
+
+def run(
+    config: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fit voxelwise encoders to a data set and report on them.
+
+    Steps that are done are kept in ``out/.steps``; the same call after a kill goes on and ends with the same
+    files (``seconds`` in ``summary.json`` apart).
+
+    Parameters
+    ----------
+    config : RunConfig
+        From `read_config` or `example_config`.
+    out : path
+        Folder for ``report/``, ``encoder/`` and ``summary.json``.
+    mirror : path, optional
+        Folder with data sets, tried before any download.
+    progress : bool
+    say : callable
+        Gets the lines that the command prints.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` holds: ``n_voxels``, ``n_stimuli``, ``median_r``, ``median_r2``,
+        ``median_noise_ceiling_r`` and ``median_r_normalised`` (null without repeats), ``n_significant``
+        (q below the level), ``n_captioned``, ``seconds`` and more.
+
+    Examples
+    --------
+    >>> from neuroenc.workflows import example_config
+    >>> example_config("v4").evaluation.n_splits
+    4
+    """
+    start = time.perf_counter()
+    out = Path(out)
+    steps = Steps(out / ".steps", say)
+    name = config.data.name or Path(config.data.responses).name
+    say(f"1/5 data: {name}")
+    found = load_data(config.data, None if mirror is None else os.fspath(mirror), progress)
+    by_run = config.evaluation.scheme in ("run", "session")
+    single = prepare_responses(found, config.data, keep_presentations=True)
+    responses = single if by_run else prepare_responses(found, config.data, keep_presentations=False)
+    n_rows, n_voxels = responses.shape
+    unit = "stimuli" if responses.dims[0] == "stimulus" else "presentations"
+    say(f"    {n_rows} {unit}, {n_voxels} voxels, z-scored by {responses.attrs.get('zscored', 'none')}")
+    say(f"2/5 features: {config.features.model if config.features.kind != 'file' else config.features.file}")
+    space = make_feature_space(config.features, found.stimuli, progress)
+    features = data.match(space, responses)
+    say(f"    {features.shape[1]} features")
+    folds = outer_folds(responses, config.evaluation, config.seed)
+    say(f"3/5 ridge: {len(folds)} outer folds by {config.evaluation.scheme}, penalties by inner cross-validation")
+    predicted = held_out_predictions(
+        features, responses, folds, config.encoder,
+        scale=config.features.standardise, steps=steps, name="evaluate", say=say,
+    )
+    ceilings = noise_ceilings(found, single, responses)
+    inputs = {
+        "content": hash_array(responses.values, predicted.values, *ceilings.values()),
+        "config": vars(config.evaluation), "seed": config.seed,
+    }  # fmt: skip
+    scores = steps.arrays(
+        "scores",
+        inputs,
+        lambda: score_table(responses, predicted, config.evaluation, ceilings=ceilings, seed=config.seed),
+    )
+    _save_encoder(config, features, responses, out, steps)
+    tables: dict[str, pd.DataFrame] = {}
+    shown = found.stimuli
+    if config.captions:
+        say(f"4/5 captions: {config.captions.model}, retrieved from {config.captions.caption_bank}")
+        scores, tables, shown = caption_run(
+            config, features, responses, found.stimuli, scores, folds, steps=steps,
+            mirror=None if mirror is None else os.fspath(mirror), say=say,
+        )  # fmt: skip
+    else:
+        say("4/5 captions: none asked for")
+    summary = _summary(config, scores, tables, responses)
+    say("5/5 report")
+    page = write_report(
+        out / "report",
+        title=config.title,
+        scores=scores,
+        captions=tables.get("captions"),
+        evidence=tables.get("evidence") if tables and len(tables["evidence"]) else None,
+        stimuli=shown,
+        controls=tables.get("controls"),
+        summary=summary,
+        settings=_settings(config),
+        notes=_notes(config, scores, responses),
+        provenance=provenance(run=_settings(config), responses=hash_array(responses.values), seed=config.seed),
+        subject=str(responses.coords["subject"].values.flat[0]) if "subject" in responses.coords else "",
+        progress=progress,
+    )
+    summary["seconds"] = round(time.perf_counter() - start, 1)
+    write_json(out / "summary.json", summary)
+    say(_closing(scores, summary, page))
+    return summary
+
+
+def _save_encoder(config: RunConfig, features: xr.DataArray, responses: xr.DataArray, out: Path, steps: Steps) -> None:
+    """Fit on all rows and keep the encoder, for maps and for other stimuli."""
+    inputs = {"content": hash_array(features.values, responses.values), "encoder": vars(config.encoder)}
+    marker = steps.path("encoder", {**inputs, "scale": config.features.standardise}, ".json")
+    if marker.exists() and (out / "encoder" / "encoder.json").exists():
+        return
+    X = features.values
+    if config.features.standardise:
+        (X,) = standardise(X)
+    rows = {str(k): c for k, c in responses.coords.items() if c.dims == (responses.dims[0],)}
+    encoder = make_ridge(config.encoder)
+    encoder.fit(xr.DataArray(X, dims=(responses.dims[0], "feature"), coords=rows), responses)
+    encoder.save(out / "encoder")
+    write_json(marker, {"done": True})
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Settings without the folders of this machine."""
+    record = dataclasses.asdict(config)
+    for key in ("responses", "samples", "mask", "images", "captions"):
+        record["data"][key] = Path(record["data"][key]).name
+    record["data"]["rois"] = {k: Path(v).name for k, v in record["data"]["rois"].items()}
+    record["features"]["file"] = Path(record["features"]["file"]).name
+    return record
+
+
+def _median(scores: xr.Dataset, name: str) -> float | None:
+    return float(np.nanmedian(scores[name].values)) if name in scores else None
+
+
+def _summary(
+    config: RunConfig, scores: xr.Dataset, tables: dict[str, pd.DataFrame], responses: xr.DataArray
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "n_voxels": scores.sizes["voxel"],
+        "n_stimuli": len(np.unique(responses.coords["stimulus"].values)),
+        "n_samples": responses.shape[0],
+        "median_r": _median(scores, "r"),
+        "median_r2": _median(scores, "r2"),
+        "median_ev": _median(scores, "ev"),
+        "median_noise_ceiling_r": _median(scores, "noise_ceiling_r"),
+        "median_r_normalised": _median(scores, "r_normalised"),
+    }
+    if "q_value" in scores:
+        passed = (scores["q_value"].values < config.evaluation.q) & (scores["r"].values > 0)
+        summary["n_significant"] = int(passed.sum())
+        summary["q_level"] = config.evaluation.q
+    if "captions" in tables:
+        summary["n_captioned"] = int(tables["captions"]["voxel"].nunique()) if len(tables["captions"]) else 0
+        summary["median_r_captions"] = _median(scores, "r_captions")
+    return summary
+
+
+def _notes(config: RunConfig, scores: xr.Dataset, responses: xr.DataArray) -> list[str]:
+    notes = list(config.notes)
+    if "noise_ceiling_r" not in scores:
+        notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
+    if config.captions:
+        notes.append(CAPTION_NOTES["retrieval"])
+        if config.captions.model in CAPTION_NOTES:
+            notes.append(CAPTION_NOTES[config.captions.model])
+        if config.captions.gate != "q":
+            notes.append("Voxels were captioned without asking whether they are predicted above chance; see q_value.")
+    if responses.attrs.get("licence"):
+        notes.append(f"Responses: {responses.attrs.get('source', '')}; licence {responses.attrs['licence']}.")
+    return notes
+
+
+def _closing(scores: xr.Dataset, summary: dict[str, Any], page: Path) -> str:
+    lines = ["", roi_summary(scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
+    parts = [f"median r {summary['median_r']:.4f} over {summary['n_voxels']} voxels"]
+    if summary.get("median_r_normalised") is not None:
+        parts.append(f"{summary['median_r_normalised']:.3f} of the ceiling")
+    if "n_significant" in summary:
+        parts.append(f"{summary['n_significant']} voxels above chance (q < {summary['q_level']})")
+    return "\n".join([*lines, ", ".join(parts), f"report: {page}"])
