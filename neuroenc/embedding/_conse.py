@@ -19,7 +19,7 @@ Norouzi et al. (2014), Zero-shot learning by convex combination of semantic embe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from neuroenc._util.files import hash_array, hash_json
@@ -42,8 +42,9 @@ def class_names() -> tuple[str, ...]:
     return tuple(IMAGENET_CLASSNAMES)
 
 
+@lru_cache(maxsize=1)
 def _class_vectors(device: str) -> Any:
-    """MiniLM vectors (1000, 384) of the class names, not centred."""
+    """MiniLM vectors (1000, 384) of the class names, not centred; both sides need them."""
     import torch
 
     model, names = MiniLM().load(device), list(class_names())

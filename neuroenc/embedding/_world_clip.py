@@ -40,7 +40,7 @@ def model_config(vocab_size: int, vision: Mapping[str, Any] | None = None) -> di
     """open_clip configuration of the world's CLIP for a vocabulary of ``vocab_size`` tokens."""
     return {
         "embed_dim": 128,
-        "vision_cfg": dict(vision or {"image_size": 64, "layers": [1, 1, 1, 1], "width": 20, "head_width": 64}),
+        "vision_cfg": dict(vision or {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}),
         "text_cfg": {
             "context_length": CONTEXT_LENGTH,
             "vocab_size": vocab_size,
