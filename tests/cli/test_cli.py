@@ -1,0 +1,37 @@
+"""The command: help, version, clean errors."""
+
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from neuroenc._version import __version__
+from neuroenc.cli._main import app
+
+
+def test_help_names_the_commands():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for name in ("demo", "run", "data", "cache"):
+        assert name in result.output
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == f"neuroenc {__version__}"
+
+
+def test_errors_are_one_message(tmp_path):
+    (tmp_path / "x.toml").write_text('[data]\nname = "x"\n[evaluaton]\n')
+    done = subprocess.run(
+        [sys.executable, "-c", "from neuroenc.cli import main; main()", "run", str(tmp_path / "x.toml")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "did you mean 'evaluation'" in done.stderr
+
+
+def test_run_needs_one_config():
+    result = CliRunner().invoke(app, ["run"])
+    assert result.exit_code == 2
+    assert "--example" in result.output

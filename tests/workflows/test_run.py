@@ -1,0 +1,224 @@
+"""Whole runs on small data of one's own, from files to files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.workflows import read_config, run
+
+N, P = 60, 12
+
+
+def planted(seed=0, v=20):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((N, P)).astype("float32")
+    W = rng.standard_normal((P, v)) / np.sqrt(P)
+    W[:, v // 2 :] = 0  # the second half is noise
+    return X, (X @ W + 0.5 * rng.standard_normal((N, v))).astype("float32")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Features and NIfTI responses of one's own, with a trial table."""
+    X, Y = planted()
+    ids = [f"img{i:03d}" for i in range(N)]
+    data.save(data.make_features(X, stimulus=ids), tmp_path / "features.nc")
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    mask = np.zeros((4, 5, 2), "uint8")
+    mask[:, :, 0] = 1
+    volume = np.zeros((*mask.shape, N), "float32")
+    volume[mask > 0] = Y.T
+    roi = mask.copy()
+    roi[2:] = 0
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "betas.nii.gz")
+    nib.save(nib.Nifti1Image(mask, affine), tmp_path / "mask.nii.gz")
+    nib.save(nib.Nifti1Image(roi, affine), tmp_path / "signal.nii.gz")
+    trials = pd.DataFrame({"stimulus": ids, "session": 1, "run": np.repeat([1, 2, 3], 20)})
+    trials.to_csv(tmp_path / "trials.csv", index=False)
+    (tmp_path / "run.toml").write_text(
+        """
+        title = "Mine"
+        [data]
+        responses = "betas.nii.gz"
+        mask = "mask.nii.gz"
+        rois = { signal = "signal.nii.gz" }
+        samples = "trials.csv"
+        [features]
+        kind = "file"
+        file = "features.nc"
+        [evaluation]
+        n_splits = 3
+        permutations = 200
+        """
+    )
+    return tmp_path
+
+
+def files(out):
+    """Every output but the clock."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.is_file() and not name.startswith(".steps"):
+            found[name] = path.read_bytes()
+    summary = json.loads(found.pop("summary.json"))
+    summary.pop("seconds")
+    return found, summary
+
+
+def test_own_volume_to_report(folder):
+    out = folder / "out"
+    summary = run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    scores = data.load(out / "report" / "scores.nc")
+    signal = data.in_roi(scores, "signal")
+    assert signal.sum() == 10
+    assert (scores["q_value"].values[signal] < 0.05).all()
+    assert np.median(scores["r"].values[signal]) > 0.6
+    assert summary["n_significant"] <= 11
+    image = nib.load(out / "report" / "maps" / "r.nii.gz")
+    np.testing.assert_allclose(image.affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+    index = tuple(scores[k].values for k in "ijk")
+    np.testing.assert_allclose(image.get_fdata()[index], scores["r"].values, rtol=1e-6)
+    assert json.loads((out / "summary.json").read_text())["median_r"] == pytest.approx(float(scores["r"].median()))
+    assert "signal" in (out / "report" / "index.html").read_text()
+
+
+def test_a_second_run_computes_nothing_and_writes_the_same(folder):
+    config = read_config(folder / "run.toml")
+    lines: list[str] = []
+    run(config, folder / "out", progress=False, say=lines.append)
+    first = files(folder / "out")
+    assert not any("done before" in line for line in lines)
+    lines.clear()
+    run(config, folder / "out", progress=False, say=lines.append)
+    assert sum("done before" in line for line in lines) == 4
+    assert files(folder / "out") == first
+
+
+def test_killed_and_given_again_ends_with_the_same_files(folder):
+    config = read_config(folder / "run.toml")
+    run(config, folder / "whole", progress=False, say=lambda _: None)
+    script = (
+        "import sys, time\n"
+        "from neuroenc.workflows import read_config, run\n"
+        "def say(line):\n"
+        "    print(line, flush=True)\n"
+        "    if 'fold2of3' in line: time.sleep(60)\n"
+        f"run(read_config({str(folder / 'run.toml')!r}), {str(folder / 'killed')!r}, progress=False, say=say)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    deadline = time.monotonic() + 120
+    for line in process.stdout:
+        if "fold2of3" in line or time.monotonic() > deadline:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "killed" / "summary.json").exists()
+    lines: list[str] = []
+    run(config, folder / "killed", progress=False, say=lines.append)
+    assert sum("done before" in line for line in lines) == 2
+    assert files(folder / "killed") == files(folder / "whole")
+
+
+def test_a_test_set_by_name_and_repeats_give_a_ceiling(folder):
+    _, Y = planted()
+    ids = np.array([f"img{i:03d}" for i in range(N)])
+    rows = np.r_[np.arange(N), np.arange(N - 15, N), np.arange(N - 15, N)]
+    rng = np.random.default_rng(3)
+    responses = data.make_responses(
+        Y[rows] + 0.3 * rng.standard_normal((len(rows), Y.shape[1])).astype("float32") + 4,
+        stimulus=ids[rows], session=np.arange(len(rows)) % 2,
+        repeat=np.r_[np.zeros(N, int), np.ones(15, int), np.full(15, 2)],
+    )  # fmt: skip
+    data.save(responses, folder / "responses.nc")
+    (folder / "named.toml").write_text(
+        f"""
+        [data]
+        responses = "responses.nc"
+        [features]
+        kind = "file"
+        file = "features.nc"
+        [evaluation]
+        scheme = "test"
+        test_ids = {ids[-15:].tolist()}
+        permutations = 0
+        """
+    )
+    summary = run(read_config(folder / "named.toml"), folder / "out", progress=False, say=lambda _: None)
+    scores = data.load(folder / "out" / "report" / "scores.nc")
+    assert scores["r"].attrs["n_stimuli"] == 15
+    assert 0 < summary["median_noise_ceiling_r"] < 1
+    assert "q_value" not in scores
+
+
+def test_features_of_other_stimuli_are_refused(folder):
+    X, _ = planted()
+    data.save(data.make_features(X[:50], stimulus=[f"img{i:03d}" for i in range(50)]), folder / "features.nc")
+    with pytest.raises(DataError, match=r"10 .*img050"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+    assert not (folder / "out" / "report").exists()
+
+
+def test_wrong_affine_of_the_mask(folder):
+    mask = nib.load(folder / "mask.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), np.eye(4)), folder / "mask.nii.gz")
+    with pytest.raises(DataError, match="affine"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+
+
+def test_responses_that_claim_to_be_z_scored(folder):
+    _, Y = planted()
+    ids = [f"img{i:03d}" for i in range(N)]
+    responses = data.make_responses(100 * Y + 7, stimulus=ids, session=np.repeat([1, 2], N // 2), zscored="session")
+    data.save(responses, folder / "responses.nc")
+    text = (folder / "run.toml").read_text()
+    kept = [line for line in text.splitlines() if not line.strip().startswith(("mask", "rois", "samples"))]
+    (folder / "run.toml").write_text("\n".join(kept).replace("betas.nii.gz", "responses.nc"))
+    with pytest.raises(DataError, match=r"not z-scored.*zscore"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+
+
+def test_a_truncated_file(folder):
+    path = folder / "features.nc"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"truncated|damaged"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+
+
+def test_samples_of_another_length(folder):
+    pd.DataFrame({"stimulus": ["a"]}).to_csv(folder / "trials.csv", index=False)
+    with pytest.raises(DataError, match="60 samples, the samples table 1"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+    (folder / "run.toml").write_text((folder / "run.toml").read_text().replace('samples = "trials.csv"', ""))
+    with pytest.raises(ConfigError, match="needs samples"):
+        run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+
+
+def test_steps_give_back_what_they_were_given(tmp_path):
+    from neuroenc.workflows._steps import Steps
+
+    steps = Steps(tmp_path, say=lambda _: None)
+    frame = pd.DataFrame({"voxel": [1, 2], "score": [0.1 + 0.2, np.nan], "caption": ["a <b>", ""]})
+    found = steps.frames("t", 1, lambda: {"x": frame})["x"]
+    pd.testing.assert_frame_equal(found, frame.astype({"caption": object}), check_dtype=False)
+    dataset = xr.Dataset({"a": ("voxel", np.arange(3.0))}, coords={"voxel": [4, 5, 6]})
+    xr.testing.assert_identical(steps.arrays("d", 1, lambda: dataset), dataset)
+
+    def never():
+        raise AssertionError
+
+    xr.testing.assert_identical(steps.arrays("d", 1, never), dataset)
+    with pytest.raises(AssertionError):
+        steps.arrays("d", 2, never)
