@@ -110,7 +110,7 @@ def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
 
 
 def _from_hub(name: str) -> Source:
-    open_clip = _open_clip()
+    _open_clip()
     from open_clip.pretrained import download_pretrained_from_hf
 
     repository = name.removeprefix(HF_HUB)
@@ -122,7 +122,6 @@ def _from_hub(name: str) -> Source:
             f"{name!r} could not be had from the Hugging Face Hub ({type(error).__name__}: {error}). Next step: "
             f"check the name and the network, or copy its files into a folder and use '{LOCAL_DIR}PATH'."
         ) from error
-    del open_clip
     source = _from_folder(name, folder, f"{LOCAL_DIR}{folder}", checkpoint.parent.name)
     return Source(name, source.create, source.config, source.preprocessing, checkpoint, label=source.label)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,5 +111,7 @@ def write_weights(folder: Path, model: Any) -> Path:
     }
     path = folder / "open_clip_model.safetensors"
     with atomic_path(path) as temporary:
-        save_file(state, str(temporary), metadata={"format": "pt", "made_by": json.dumps("neuroenc world-clip")})
+        save_file(state, str(temporary), metadata={"format": "pt", "made_by": "neuroenc world-clip"})
+        # safetensors writes for the owner alone; the rest of the folder is as readable as any file.
+        temporary.chmod((folder / "tokenizer.json").stat().st_mode)
     return path

@@ -108,7 +108,10 @@ def evaluate_world_clip(
     gram = x[:half].T @ x[:half]
     ridge = gram + 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
     predicted = x[half:] @ np.linalg.solve(ridge, x[:half].T @ (members[:half] - members[:half].mean(0)))
-    probe = [np.corrcoef(p, m)[0, 1] for p, m in zip(predicted.T, members[half:].T, strict=True) if m.std() > 0]
+    probe = []
+    for p, m in zip(predicted.T, members[half:].T, strict=True):
+        if m.std() > 0:
+            probe.append(np.corrcoef(p, m)[0, 1] if p.std() > 0 else 0.0)
     return {
         "zero_shot_family": float(right[some].mean()),
         "zero_shot_family_single": float(right[single].mean()),

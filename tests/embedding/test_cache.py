@@ -106,38 +106,36 @@ from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.embedding._openclip import OpenClipImageModel
 
-images = np.random.default_rng(0).integers(0, 256, (700, 40, 32, 3), dtype=np.uint8)
-seen, stop, encode = [0], int(sys.argv[2]), OpenClipImageModel.encode
+images, seen, encode = np.load(sys.argv[2]), [0], OpenClipImageModel.encode
 
 def counted(self, batch, layer):
     seen[0] += len(batch)
-    if seen[0] > stop:
+    if seen[0] > 650:
         os.kill(os.getpid(), signal.SIGKILL)
     return encode(self, batch, layer)
 
 OpenClipImageModel.encode = counted
-x = ImageEmbedder("local-dir:" + sys.argv[1], batch_size=50, device="cpu", progress=False).embed(
-    Stimuli([f"p{i}" for i in range(700)], images)
-)
-print(seen[0], x.attrs["content_hash"])
+stimuli = Stimuli([f"p{i}" for i in range(len(images))], images)
+ImageEmbedder("local-dir:" + sys.argv[1], batch_size=50, device="cpu", progress=False).embed(stimuli)
 """
 
 
-def test_killed_extraction_goes_on(vit, tmp_path):
-    def run(stop, cache):
-        env = {**os.environ, "NEUROENC_CACHE": str(tmp_path / cache)}
-        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(vit), str(stop)]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
-
-    killed = run(650, "cache")
-    assert killed.returncode == -signal.SIGKILL
-    listed = cache_list()
-    assert listed[["complete", "n"]].values.tolist() == [[False, 600]]
-    resumed, whole = run(10**6, "cache"), run(10**6, "other")
-    # Two of three blocks of 300 were kept; the result is bit for bit that of a run in one go.
-    assert resumed.stdout.split()[0] == "100", resumed.stderr
-    assert whole.stdout.split() == ["700", resumed.stdout.split()[1]]
+def test_killed_extraction_goes_on(vit, pictures, count, tmp_path):
+    stimuli = pictures(700)
+    np.save(tmp_path / "images.npy", stimuli.images)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(vit), str(tmp_path / "images.npy")]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert cache_list()[["complete", "n"]].values.tolist() == [[False, 600]]
+    options = {"batch_size": 50, **OPTIONS}
+    resumed = ImageEmbedder(f"local-dir:{vit}", **options).embed(stimuli)
+    # Two of three blocks of 300 were kept.
+    assert sum(count) == 100
     assert cache_list()[["complete", "n"]].values.tolist() == [[True, 700]]
+    whole = ImageEmbedder(f"local-dir:{vit}", **{**options, "cache": tmp_path / "other"}).embed(stimuli)
+    assert sum(count) == 800
+    np.testing.assert_array_equal(resumed, whole)
+    assert resumed.attrs["content_hash"] == whole.attrs["content_hash"]
 
 
 def test_interrupted_blocks_that_are_damaged_are_made_again(vit, pictures, count, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, validate_features
-from neuroenc.embedding import ImageEmbedder
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
 
 OPTIONS = {"cache": False, "progress": False, "device": "cpu"}
 
@@ -242,3 +243,32 @@ def test_devices(vit, pictures):
         options = {"cache": False, "progress": False}
         here, there = (ImageEmbedder(f"local-dir:{vit}", device=d, **options).embed(stimuli) for d in ("cpu", "auto"))
         np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hugging Face cache of a machine without network, empty."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_hub_models_from_the_hubs_own_cache(vit, pictures, hub):
+    shelf = hub / "models--lab--tiny"
+    (shelf / "refs").mkdir(parents=True)
+    (shelf / "refs" / "main").write_text("0123abc")
+    shutil.copytree(vit, shelf / "snapshots" / "0123abc")
+    stimuli = pictures(3)
+    found = ImageEmbedder("hf-hub:lab/tiny", **OPTIONS).embed(stimuli)
+    np.testing.assert_array_equal(found, ImageEmbedder(f"local-dir:{vit}", **OPTIONS).embed(stimuli))
+    assert (found.attrs["backbone"], found.attrs["weights"]) == ("hf-hub:lab/tiny", "0123abc")
+    text = TextEmbedder("hf-hub:lab/tiny", **OPTIONS).embed(["a cat"])
+    np.testing.assert_array_equal(text, TextEmbedder(f"local-dir:{vit}", **OPTIONS).embed(["a cat"]))
+
+
+@pytest.mark.parametrize(("model", "tag"), [("hf-hub:lab/none", None), ("ViT-B-32", "laion2b_s34b_b79k")])
+def test_weights_that_cannot_be_downloaded(pictures, hub, no_network, model, tag):
+    with pytest.raises(DataError, match="Next step: check the n"):
+        ImageEmbedder(model, tag, **OPTIONS).embed(pictures(1))
