@@ -47,20 +47,9 @@ def test_efficientnet_is_the_packages(original):
 
 
 @pytest.fixture(scope="module")
-def photos(mirror_module) -> Stimuli:
-    files = sorted((mirror_module / "coco-permissive").rglob("*.jpg"))[:6]
+def photos(mirror) -> Stimuli:
+    files = sorted((mirror / "coco-permissive").rglob("*.jpg"))[:6]
     return Stimuli([f.stem for f in files], files)
-
-
-@pytest.fixture(scope="module")
-def mirror_module():
-    import os
-    from pathlib import Path
-
-    path = Path(os.environ.get("NEUROENC_MIRROR", Path(__file__).resolve().parents[3] / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"real data not present at {path}")
-    return path
 
 
 def test_efficientnet_preprocessing_is_the_documented_one(photos):
