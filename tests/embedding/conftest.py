@@ -22,12 +22,17 @@ def config_of(kind: str) -> dict:
     return {"embed_dim": 24, "vision_cfg": VISION[kind], "text_cfg": text}
 
 
-@pytest.fixture(scope="session")
-def make_folder(tmp_path_factory):
-    """Build an open_clip folder of random weights: make_folder(kind, seed) -> path."""
+@pytest.fixture(scope="session", autouse=True)
+def _torchvision():
+    """Tests import open_clip and torchvision themselves, in any order."""
     from neuroenc.embedding import prepare
 
     prepare()
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory):
+    """Build an open_clip folder of random weights: make_folder(kind, seed) -> path."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -54,9 +59,6 @@ def vit(make_folder):
 @pytest.fixture(scope="session")
 def arch(tmp_path_factory):
     """A tiny architecture by name, as open_clip's users add one."""
-    from neuroenc.embedding import prepare
-
-    prepare()
     import open_clip
 
     path = tmp_path_factory.mktemp("configs") / f"{ARCH}.json"

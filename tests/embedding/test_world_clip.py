@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-import pytest
 
 from neuroenc._util.files import sha256_file
 from neuroenc.data import simulate_world
@@ -76,7 +75,7 @@ def test_brief_captions_name_the_main_object():
 
 
 def test_the_script_writes_a_folder_that_loads_and_repeats_itself(tmp_path, capsys):
-    common = ["--scenes", "64", "--steps", "2", "--held-out", "40", "--seed", "3"]
+    common = ["--scenes", "64", "--steps", "2", "--held-out", "40", "--seed", "3", "--threads", "1"]
     for name in ("a", "b"):
         main(["--out", str(tmp_path / name), *common])
     printed = json.loads("{" + capsys.readouterr().out.split("{", 1)[1].split("\n}")[0] + "}")
@@ -92,4 +91,4 @@ def test_time_limit_ends_the_training(tmp_path):
     main(["--out", str(tmp_path), "--scenes", "64", "--steps", "100000", "--minutes", "0.02", "--held-out", "20"])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["ended_by"] == "minutes"
-    assert metrics["seconds_training"] == pytest.approx(1.2, abs=4)
+    assert metrics["steps"] < 100_000
