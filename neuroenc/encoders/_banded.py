@@ -239,7 +239,7 @@ class BandedRidgeEncoder(LinearEncoder):
 
         for number, gamma in enumerate(progress(gammas, desc="banded ridge", show=self.progress, unit="candidate")):
             prior = self._prior(design, gamma, kernels)
-            bases = [design.fold_basis(k, **prior) for k in range(len(design.folds))]
+            bases = design.fold_bases(range(len(design.folds)), workers, **prior)
             if device is not None:
                 bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from neuroenc.encoders._gram import (
     Basis,
@@ -49,12 +51,17 @@ class Design:
             return primal_fold(self.X, train, test, self.gram if self.partition else None, scale, self.center)
         return dual_fold(self.gram if kernel is None else kernel, train, test, self.center, self.dtype)
 
+    def fold_bases(self, indices: Sequence[int], workers: int, **prior: Any) -> list[FoldBasis]:
+        """Decompositions of several folds, side by side on one BLAS thread each."""
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(1, workers)) as pool:
+            return list(pool.map(lambda k: self.fold_basis(k, **prior), indices))
+
     def full_basis(self, scale: np.ndarray | None = None, kernel: np.ndarray | None = None) -> Basis:
         """Decomposition over all rows."""
         if self.primal:
-            basis = primal_basis(self.gram.copy() if scale is None else self.gram * (scale[:, None] * scale))
+            basis = primal_basis(self.gram if scale is None else self.gram * (scale[:, None] * scale))
             return basis if scale is None else Basis(basis.values, basis.vectors * scale[:, None], True)
-        return dual_basis((self.gram if kernel is None else kernel).copy())
+        return dual_basis(self.gram if kernel is None else kernel)
 
     def basis_bytes(self) -> int:
         """Bytes of one fold's decomposition."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 __all__ = ["Basis", "FoldBasis", "dual_basis", "dual_fold", "gram", "primal_basis", "primal_fold", "row_gram"]
 
@@ -83,18 +82,19 @@ class FoldBasis:
 
 
 def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False, overwrite_a=True)
+    # numpy's LAPACK calls release the interpreter lock, so that folds can be decomposed side by side.
+    values, vectors = np.linalg.eigh(matrix)
     # Rounding may leave tiny negative values of a singular Gram matrix.
     return np.maximum(values, 0.0), vectors
 
 
 def primal_basis(covariance: np.ndarray) -> Basis:
-    """Basis from a centred Gram matrix ``X'X`` (p, p); the matrix is overwritten."""
+    """Basis from a centred Gram matrix ``X'X`` (p, p)."""
     return Basis(*_eigh(covariance), primal=True)
 
 
 def dual_basis(kernel: np.ndarray) -> Basis:
-    """Basis from a centred kernel ``XX'`` (n, n); the matrix is overwritten."""
+    """Basis from a centred kernel ``XX'`` (n, n)."""
     return Basis(*_eigh(kernel), primal=False)
 
 
@@ -121,7 +121,7 @@ def primal_fold(
     triangular = len(test) > p
     mean_row = projected.mean(axis=0)
     if triangular:
-        projected = scipy.linalg.qr(projected, mode="r", overwrite_a=True, check_finite=False)[0][:p]
+        projected = np.linalg.qr(projected, mode="r")
     if scale is not None:
         vectors = vectors * scale[:, None]
     return FoldBasis(

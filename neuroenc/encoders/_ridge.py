@@ -190,7 +190,7 @@ class RidgeEncoder(LinearEncoder):
             return to_device(centred, device, xp), mean, broken
 
         for number, group in enumerate(groups):
-            bases = [design.fold_basis(k) for k in group]
+            bases = design.fold_bases(group, workers)
             if device is not None:
                 bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
 

@@ -93,7 +93,7 @@ def caption_run(
     # Raw embeddings are computed once: the encoder sees them at unit norm, the bank as they are.
     raw = make_feature_space(FeaturesConfig(kind=kind, model=captions.model, standardise=False), stimuli)
     vectors = data.match(raw / np.linalg.norm(raw, axis=1, keepdims=True), responses)
-    predicted = held_out_predictions(
+    predicted, _ = held_out_predictions(
         vectors, responses, folds, config.encoder, scale=False, steps=steps, name="captions", say=say
     )
     tested = np.isfinite(predicted.values).any(axis=1)

@@ -81,7 +81,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Outer folds: ``scheme`` stimulus, run, session or test (the ids in ``test_ids``); permutation test."""
+    """Outer folds: ``scheme`` stimulus, run, session or test (the ids in ``test_ids``); permutation test.
+
+    ``permutation_mode`` "samples" shuffles all rows, "within" those of a run (or session); "whole" and "shift" exchange
+    or rotate blocks and need ``scheme = "test"``. Cross-validated schemes fit every permutation anew.
+    """
 
     scheme: str = "stimulus"
     n_splits: int = 5
@@ -95,12 +99,13 @@ class EvaluationConfig:
 class CaptionsConfig:
     """Captions by retrieval; ``model`` is a joint image-text space, or a text space with ``bank = "captions"``.
 
-    ``bank``: "stimuli" (the run's own), "captions" (the caption bank itself), or a data set with images.
-    ``caption_bank``: "stimuli" (their own captions) or a data set with captions. ``gate``: "q" captions voxels
-    predicted above chance, "roi" all voxels of ``rois``, "none" all voxels.
+    ``enabled = false`` leaves captions out. ``bank``: "stimuli" (the run's own), "captions" (the caption bank
+    itself), or a data set with images. ``caption_bank``: "stimuli" (their own captions) or a data set with
+    captions. ``gate``: "q" captions voxels predicted above chance, "roi" all voxels of ``rois``, "none" all voxels.
     """
 
     model: str
+    enabled: bool = True
     bank: str = "stimuli"
     caption_bank: str = "coco-captions-val2017"
     captions_per_stimulus: int = 1
@@ -222,6 +227,8 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
     _override(table, overrides or [])
     config: RunConfig = _build(RunConfig, table, "")
     _check(config)
+    if config.captions and not config.captions.enabled:
+        config = dataclasses.replace(config, captions=None)
     return _absolute(config, path.resolve().parent)
 
 
@@ -234,6 +241,11 @@ def _check(config: RunConfig) -> None:
         raise ConfigError('[features] kind = "file" needs file = "features.nc".')
     if config.evaluation.scheme == "test" and not config.evaluation.test_ids:
         raise ConfigError('[evaluation] scheme = "test" needs test_ids.')
+    if config.evaluation.scheme != "test" and config.evaluation.permutation_mode in ("whole", "shift"):
+        raise ConfigError(
+            f'[evaluation] permutation_mode = "{config.evaluation.permutation_mode}" needs scheme = "test"; with '
+            'cross-validation use "samples" or "within".'
+        )
     if config.captions and config.captions.gate == "roi" and not config.captions.rois:
         raise ConfigError('[captions] gate = "roi" needs rois = ["..."].')
 

@@ -62,7 +62,7 @@ def held_out_predictions(
     steps: Steps,
     name: str,
     say: Callable[[str], None],
-) -> xr.DataArray:
+) -> tuple[xr.DataArray, np.ndarray]:
     """Predictions of each fold's test rows by an encoder that was fitted and tuned on its training rows.
 
     Parameters
@@ -73,11 +73,14 @@ def held_out_predictions(
 
     Returns
     -------
-    DataArray (row, voxel)
+    predicted : DataArray (row, voxel)
         NaN in rows that no fold tests.
+    alpha : array (fold, voxel)
+        Penalties that were chosen.
     """
     content = hash_array(features.values, responses.values)
     total = np.full(responses.shape, np.nan, dtype=np.float32)
+    alphas = []
     for number, (train, test) in enumerate(folds):
         inputs = {"content": content, "config": vars(config), "scale": scale, "rows": hash_array(train, test)}
 
@@ -94,7 +97,8 @@ def held_out_predictions(
 
         result = steps.arrays(f"{name}-fold{number + 1}of{len(folds)}", inputs, fit)
         total[test] = result["predicted"].values
-    return responses.copy(data=total).rename("predicted")
+        alphas.append(result["alpha"].values)
+    return responses.copy(data=total).rename("predicted"), np.array(alphas)
 
 
 def _rows(part: xr.DataArray) -> dict[str, Any]:
@@ -134,6 +138,7 @@ def score_table(
     *,
     ceilings: dict[str, np.ndarray],
     seed: int,
+    p_values: Callable[[np.ndarray | None], np.ndarray] | None = None,
 ) -> xr.Dataset:
     """Scores of every voxel with ceilings, permutation p-values and FDR q-values, labels kept.
 
@@ -141,6 +146,9 @@ def score_table(
     ----------
     measured, predicted : DataArray (row, voxel)
         Rows with NaN predictions are left out.
+    p_values : callable, optional
+        Gives p-values from the groups to shuffle within (or None), for cross-validated predictions; without it,
+        responses are shuffled against the predictions, which is right for a test set apart.
     """
     tested = np.isfinite(predicted.values).any(axis=1)
     y, p = measured.values[tested], predicted.values[tested]
@@ -162,11 +170,16 @@ def score_table(
         if config.permutation_mode != "samples":
             coordinate = "run" if "run" in measured.coords else "session"
             blocks = measured.coords[coordinate].values[tested]
-        test = stats.permutation_test(
-            y, p, mode=config.permutation_mode, blocks=blocks, n_permutations=config.permutations, seed=seed
-        )
-        facts = {"n_permutations": int(test.n_permutations), "mode": config.permutation_mode}
-        out["p_value"] = ("voxel", test.p, facts)
-        out["q_value"] = ("voxel", stats.fdr(test.p), {"method": "Benjamini-Hochberg", **facts})
+        facts = {"n_permutations": config.permutations, "mode": config.permutation_mode, "refitted": 1}
+        if p_values is not None:
+            chance = p_values(blocks)
+        else:
+            test = stats.permutation_test(
+                y, p, mode=config.permutation_mode, blocks=blocks, n_permutations=config.permutations, seed=seed
+            )
+            chance = test.p
+            facts.update(n_permutations=int(test.n_permutations), refitted=0)
+        out["p_value"] = ("voxel", chance, facts)
+        out["q_value"] = ("voxel", stats.fdr(chance), {"method": "Benjamini-Hochberg", **facts})
     out.attrs.update({k: v for k, v in measured.attrs.items() if k in ("affine", "volume_shape", "space")})
     return out

@@ -28,6 +28,7 @@ from neuroenc.workflows._evaluate import (
     standardise,
 )
 from neuroenc.workflows._inputs import load_data, make_feature_space, prepare_responses
+from neuroenc.workflows._null import cross_validated_p
 from neuroenc.workflows._steps import Steps
 
 __all__ = ["run"]
@@ -89,11 +90,14 @@ def run(
     say(f"    {features.shape[1]} features")
     folds = outer_folds(responses, config.evaluation, config.seed)
     say(f"3/5 ridge: {len(folds)} outer folds by {config.evaluation.scheme}, penalties by inner cross-validation")
-    predicted = held_out_predictions(
+    predicted, alphas = held_out_predictions(
         features, responses, folds, config.encoder,
         scale=config.features.standardise, steps=steps, name="evaluate", say=say,
     )
     ceilings = noise_ceilings(found, single, responses)
+    p_values = None
+    if config.evaluation.scheme != "test":
+        p_values = _refitted(config, features, responses, folds, alphas, progress)
     inputs = {
         "content": hash_array(responses.values, predicted.values, *ceilings.values()),
         "config": vars(config.evaluation), "seed": config.seed,
@@ -101,7 +105,9 @@ def run(
     scores = steps.arrays(
         "scores",
         inputs,
-        lambda: score_table(responses, predicted, config.evaluation, ceilings=ceilings, seed=config.seed),
+        lambda: score_table(
+            responses, predicted, config.evaluation, ceilings=ceilings, seed=config.seed, p_values=p_values
+        ),
     )
     _save_encoder(config, features, responses, out, steps)
     tables: dict[str, pd.DataFrame] = {}
@@ -135,6 +141,22 @@ def run(
     write_json(out / "summary.json", summary)
     say(_closing(scores, summary, page))
     return summary
+
+
+def _refitted(
+    config: RunConfig, features: xr.DataArray, responses: xr.DataArray, folds: Any, alphas: np.ndarray, show: bool
+) -> Callable[[np.ndarray | None], np.ndarray]:
+    """P-values of the cross-validated correlations, every permutation fitted anew."""
+
+    def work(groups: np.ndarray | None) -> np.ndarray:
+        X = features.values
+        designs = [standardise(X[train], X)[1] if config.features.standardise else X for train, _ in folds]
+        return cross_validated_p(
+            designs, responses.values, folds, alphas, groups=groups,
+            n_permutations=config.evaluation.permutations, seed=config.seed, show=show,
+        )  # fmt: skip
+
+    return work
 
 
 def _save_encoder(config: RunConfig, features: xr.DataArray, responses: xr.DataArray, out: Path, steps: Steps) -> None:

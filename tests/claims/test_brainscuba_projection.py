@@ -7,6 +7,7 @@ and captions of projected weights name the planted family at least twice as ofte
 
 import numpy as np
 import pytest
+
 from neuroenc import data
 from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
 from neuroenc.data.simulate import simulate_cortex, simulate_world

@@ -102,7 +102,7 @@ def test_provenance_names_files_and_options(mirror):
 
 
 def test_unknown_session_and_option(mirror):
-    with pytest.raises(ConfigError, match="did you mean .*190928"):
+    with pytest.raises(ConfigError, match=r"did you mean .*190928"):
         load(mirror, "190922")
     with pytest.raises(ConfigError, match="did you mean 'session'"):
         load_dataset("v4-cowley2023", mirror=mirror, sesion="201025")

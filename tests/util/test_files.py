@@ -1,13 +1,14 @@
 import json
 
 import pytest
+
 from neuroenc._util.files import atomic_path, write_json
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old"
