@@ -104,7 +104,7 @@ def hash_array(*arrays: Any) -> str:
             digest.update("\0".join(str(x) for x in a.ravel()).encode())
         else:
             digest.update(f"{a.dtype.str}{a.shape}".encode())
-            digest.update(memoryview(np.ascontiguousarray(a)).cast("B") if a.size else b"")
+            digest.update(np.ascontiguousarray(a).data.cast("B") if a.size else b"")
     return digest.hexdigest()
 
 
