@@ -202,9 +202,8 @@ def _plain(value: Any, where: str) -> Any:
 def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
     mark: dict[str, Any] = {"version": 1, "kind": "Dataset"}
     if isinstance(obj, xr.DataArray):
-        variable = (
-            obj.name if isinstance(obj.name, str) and obj.name not in {*obj.coords, *obj.dims} else "values"
-        )
+        usable = isinstance(obj.name, str) and obj.name and "/" not in obj.name
+        variable = str(obj.name) if usable and obj.name not in {*obj.coords, *obj.dims} else "values"
         while variable in {*obj.coords, *obj.dims}:
             variable += "_"
         mark.update(kind="DataArray", name=obj.name, variable=variable)

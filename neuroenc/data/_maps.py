@@ -127,13 +127,14 @@ def unmask(
             raise DataError(
                 f"values are not whole numbers, so {kind} cannot hold them. Next step: dtype='float32'."
             )
-        if data.size and (data.min() < limits.min or data.max() > limits.max):
+        # As Python integers: a float32 limit would round up and let 2**31 into int32.
+        if data.size and (int(data.min()) < limits.min or int(data.max()) > limits.max):
             raise DataError(
                 f"values {data.min()}..{data.max()} do not fit {kind} ({limits.min}..{limits.max})."
             )
     volume = np.full((*shape, *data.shape[:-1]), fill, dtype=kind)
     volume[tuple(index.T)] = data.T
-    image = Nifti1Image(volume, matrix)
+    image = Nifti1Image(volume, matrix, dtype=kind)
     image.header.set_xyzt_units("mm")
     return image
 

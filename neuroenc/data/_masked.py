@@ -74,12 +74,16 @@ def label_rois(image: Any, table: Mapping[int, str] | str | os.PathLike[str]) ->
 
 def _read_table(path: Path) -> dict[int, str]:
     """Labels and names of a FreeSurfer colour table or a BIDS segmentation table."""
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = [row for row in rows if not row[0].startswith("#")]
-    at = (0, 1)
+    lines = [x for x in path.read_text(encoding="utf-8").splitlines() if x.strip()]
+    lines = [x for x in lines if not x.lstrip().startswith("#")]
+    # Between tabs, as in BIDS, a name may hold spaces.
+    tab = "\t" if lines and "\t" in lines[0] else None
+    rows, at = [[x.strip() for x in line.split(tab)] for line in lines], (0, 1)
     if rows and "index" in rows[0] and "name" in rows[0]:
         at = (rows[0].index("index"), rows[0].index("name"))
         rows = rows[1:]
+    elif tab:
+        rows = [line.split() for line in lines]
     try:
         return {int(row[at[0]]): row[at[1]] for row in rows}
     except (IndexError, ValueError) as error:

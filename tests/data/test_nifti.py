@@ -1,0 +1,300 @@
+"""Volumes and surfaces: in and out again, in the right place."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import xarray as xr
+from nibabel.nifti1 import Nifti1Image
+
+from neuroenc._util.errors import DataError
+from neuroenc.data import check_affine, label_rois, load_masked, to_gifti, unmask
+
+SHAPE = (3, 4, 2)
+# Oblique: no axis of the volume is parallel to one of the scanner.
+TURN = np.array([[0.96, -0.2, 0.19], [0.24, 0.94, -0.24], [-0.13, 0.28, 0.95]])
+AFFINE = np.eye(4)
+AFFINE[:3, :3] = TURN * [1.8, 2.0, 3.5]
+AFFINE[:3, 3] = [-31.4, 22.7, -8.1]
+
+
+def image(values, affine=AFFINE):
+    return Nifti1Image(np.asarray(values), affine)
+
+
+@pytest.fixture
+def bold():
+    return np.random.default_rng(0).standard_normal((*SHAPE, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def inside():
+    return np.random.default_rng(1).random(SHAPE) < 0.5
+
+
+# ---------------------------------------------------------------- in
+
+
+def test_voxels_are_taken_in_c_order(bold, inside):
+    part = load_masked(image(bold), image(inside.astype(np.uint8)))
+    expected = [(i, j, k) for i in range(3) for j in range(4) for k in range(2) if inside[i, j, k]]
+    assert [tuple(x) for x in part.ijk] == expected
+    for v, (i, j, k) in enumerate(expected):
+        np.testing.assert_array_equal(part.values[:, v], bold[i, j, k])
+    assert part.values.dtype == np.float32
+    assert part.volume_shape == SHAPE
+    np.testing.assert_allclose(part.affine, AFFINE, atol=1e-6)
+
+
+def test_files_of_several_runs_are_joined(bold, inside, tmp_path):
+    run = image(bold)
+    run.header.set_zooms((1.8, 2, 3.5, 1500))
+    run.header.set_xyzt_units("mm", "msec")
+    nib.save(run, tmp_path / "run.nii.gz")
+    part = load_masked([tmp_path / "run.nii.gz", image(bold[..., :2]), image(bold[..., 0])], image(inside * 1.0))
+    assert part.lengths == (5, 2, 1)
+    np.testing.assert_array_equal(part.values, np.concatenate([bold[inside].T, bold[inside].T[[0, 1, 0]]]))
+    assert load_masked(tmp_path / "run.nii.gz", image(inside * 1.0)).tr == pytest.approx(1.5)
+
+
+def test_scaled_integers_are_read_as_their_values(inside, tmp_path):
+    volume = image(np.arange(24, dtype=np.int16).reshape(SHAPE))
+    volume.header.set_slope_inter(0.5, 10)
+    nib.save(volume, tmp_path / "scaled.nii")
+    stored = nib.load(tmp_path / "scaled.nii").get_fdata()
+    part = load_masked(tmp_path / "scaled.nii", image(inside.astype(np.uint8)))
+    np.testing.assert_allclose(part.values[0], stored[inside])
+
+
+def test_rois_are_named_and_those_outside_the_mask_are_cut(bold, inside):
+    first, second = inside.copy(), ~inside
+    second[tuple(np.argwhere(inside)[0])] = True
+    rois = {"V1": image(first.astype("u1")), "FFA": image(second.astype("u1"))}
+    part = load_masked(image(bold), image(inside.astype("u1")), rois)
+    assert part.roi.tolist() == ["V1;FFA"] + ["V1"] * (inside.sum() - 1)
+
+
+def test_wrong_affine_shows_both_and_their_difference(bold, inside):
+    moved = AFFINE.copy()
+    moved[0, 3] += 2.5
+    with pytest.raises(DataError) as caught:
+        load_masked(image(bold, moved), image(inside.astype("u1")))
+    message = str(caught.value)
+    assert "affines of mask and data differ by up to 2.5 (legal 0.001)" in message
+    assert "-31.4" in message
+    assert "-28.9" in message
+    assert "Next step: resample" in message
+    with pytest.raises(DataError, match="affines of roi 'V1' and mask differ"):
+        load_masked(image(bold), image(inside.astype("u1")), {"V1": image(inside.astype("u1"), moved)})
+
+
+def test_affines_agree_within_rounding_only():
+    near, far = AFFINE.copy(), AFFINE.copy()
+    near[1, 1] += 5e-4
+    far[1, 1] += 2e-3
+    check_affine(AFFINE, near)
+    check_affine(AFFINE, far, atol=0.01)
+    with pytest.raises(DataError, match=r"differ by up to 0\.002"):
+        check_affine(AFFINE, far)
+    with pytest.raises(DataError, match="differ by up to nan"):
+        check_affine(AFFINE, AFFINE * np.nan)
+
+
+def test_a_second_image_with_another_affine_is_named(bold, inside):
+    with pytest.raises(DataError, match="affines of mask and image 1 differ"):
+        load_masked([image(bold), image(bold, np.eye(4))], image(inside.astype("u1")))
+
+
+@pytest.mark.parametrize(
+    ("data", "mask", "rois", "message"),
+    [
+        (np.ones((3, 4, 3)), np.ones(SHAPE), {}, r"volume shapes differ: mask \(3, 4, 2\), data \(3, 4, 3\)"),
+        (np.ones((3, 4)), np.ones(SHAPE), {}, r"data has shape \(3, 4\) \(expected \(x, y, z\)"),
+        (np.ones(SHAPE), np.zeros(SHAPE), {}, "the mask is empty: 0 of 24 voxels"),
+        (np.ones(SHAPE), np.arange(24).reshape(SHAPE) / 24, {}, r"mask is not a mask: 24 distinct values.*label_rois"),
+        (np.ones(SHAPE), -np.ones(SHAPE), {}, "mask is not a mask"),
+        (np.ones(SHAPE), np.full(SHAPE, np.nan), {}, "mask is not a mask"),
+        (np.ones(SHAPE), np.ones((*SHAPE, 2)), {}, r"mask has shape \(3, 4, 2, 2\) \(expected three dimensions\)"),
+        (np.ones(SHAPE), np.eye(3, 4)[..., None] * [1, 0], {"V1": np.eye(3, 4)[..., None] * [0, 1]},
+         "roi 'V1' has 3 voxels, none of them in the mask of 3"),
+        (np.ones(SHAPE), np.ones(SHAPE), {"V1;V2": np.ones(SHAPE)}, "roi name 'V1;V2' is not legal"),
+    ],
+)  # fmt: skip
+def test_load_masked_refuses(data, mask, rois, message):
+    with pytest.raises(DataError, match=message):
+        load_masked(image(data * 1.0), image(mask * 1.0), {k: image(v * 1.0) for k, v in rois.items()})
+
+
+def test_files_that_cannot_be_read(bold, inside, tmp_path):
+    mask = image(inside.astype("u1"))
+    with pytest.raises(DataError, match=r"data: .*gone\.nii does not exist"):
+        load_masked(tmp_path / "gone.nii", mask)
+    (tmp_path / "page.nii").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"page\.nii \(6 bytes\) is not a readable image"):
+        load_masked(tmp_path / "page.nii", mask)
+    noise = np.random.default_rng(2).standard_normal((*SHAPE, 900))
+    for name in ("short.nii", "short.nii.gz"):
+        nib.save(image(noise), tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) * 3 // 4])
+        with pytest.raises(DataError, match=rf"(?s)voxel values of .*{name} cannot be read .*cut short or damaged"):
+            load_masked(tmp_path / name, mask)
+    with pytest.raises(DataError, match="mask is ndarray; expected a path or a nibabel image"):
+        load_masked(image(bold), inside)
+    with pytest.raises(DataError, match="no images were given"):
+        load_masked([], mask)
+
+
+# ---------------------------------------------------------------- label images
+
+LABELS = np.arange(24).reshape(SHAPE) % 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.ctab", "# colours\n  0 Unknown 0 0 0 0\n 1 V1 255 0 0 0\n\n 2 V2 0 1 0 0\n 3 V1 9 9 9 0\n"),
+        ("a_dseg.tsv", "name\tindex\tcolor\nV1\t1\t#ff\nV2\t2\t#ff\nV1\t3\t#00\n"),
+    ],
+)
+def test_label_images_with_tables(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    rois = label_rois(image(LABELS.astype(np.int16)), tmp_path / name)
+    assert list(rois) == ["V1", "V2"]
+    np.testing.assert_array_equal(np.asarray(rois["V1"].dataobj), np.isin(LABELS, [1, 3]))
+    np.testing.assert_array_equal(np.asarray(rois["V2"].dataobj), LABELS == 2)
+    check_affine(rois["V1"], AFFINE)
+    part = load_masked(image(np.ones(SHAPE, "f4")), image((LABELS > 1).astype("u1")), rois)
+    assert set(zip(LABELS[LABELS > 1], part.roi)) == {(2, "V2"), (3, "V1")}
+
+
+def test_a_region_whose_name_has_spaces_keeps_it(tmp_path):
+    (tmp_path / "a_dseg.tsv").write_text("index\tname\tcolor\n1\tLeft V1\t#ff\n2\tLeft V2\t#0f\n3\tLeft V3\t#0f\n")
+    rois = label_rois(image(LABELS.astype(np.int16)), tmp_path / "a_dseg.tsv")
+    assert list(rois) == ["Left V1", "Left V2", "Left V3"]
+
+
+def test_label_images_that_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"2 labels have no name, first \[2, 3\]; the table names \[1\]"):
+        label_rois(image(LABELS.astype(np.int16)), {1: "V1"})
+    with pytest.raises(DataError, match="nearest-neighbour"):
+        label_rois(image(LABELS / 2), {1: "V1"})
+    (tmp_path / "t.txt").write_text("V1 1\n")
+    with pytest.raises(DataError, match=r"t\.txt is not a table of labels"):
+        label_rois(image(LABELS.astype(np.int16)), tmp_path / "t.txt")
+
+
+# ---------------------------------------------------------------- out
+
+
+def test_mask_and_unmask_are_inverse(bold, inside, tmp_path):
+    part = load_masked(image(bold), image(inside.astype("u1")))
+    responses = part.responses(stimulus=list("abcde"))
+    for values, like in ((responses, None), (part.values, part), (responses.drop_vars(["i", "j", "k"]), responses)):
+        nib.save(unmask(values, like=like), tmp_path / "back.nii.gz")
+        back = nib.load(tmp_path / "back.nii.gz")
+        np.testing.assert_allclose(back.affine, AFFINE, atol=1e-5)
+        assert back.shape == (*SHAPE, 5)
+        data = np.asarray(back.dataobj)
+        np.testing.assert_array_equal(data[inside], bold[inside])
+        assert np.isnan(data[~inside]).all()
+        np.testing.assert_array_equal(load_masked(back, image(inside.astype("u1"))).values, part.values)
+    assert back.header.get_xyzt_units()[0] == "mm"
+    single = unmask(responses[2], fill=-1)
+    assert single.shape == SHAPE
+    np.testing.assert_array_equal(single.get_fdata(), np.where(inside, bold[..., 2], -1))
+
+
+def test_like_must_have_the_same_voxels(bold, inside):
+    responses = load_masked(image(bold), image(inside.astype("u1"))).responses(stimulus=list("abcde"))
+    scores = xr.DataArray(np.arange(3.0), dims="voxel", coords={"voxel": [2, 0, 1]})
+    with pytest.raises(DataError, match=r"values have 3 voxels and 'like' has \d+, with other ids"):
+        unmask(scores, like=responses)
+    placed = unmask(scores, like=responses.sel(voxel=scores.voxel), fill=-1).get_fdata()
+    assert [placed[tuple(x)] for x in np.argwhere(inside)[[2, 0, 1]]] == [0, 1, 2]
+    given = unmask([7.0], like=image(inside.astype("u1")), ijk=[[0, 3, 1]], fill=0)
+    assert given.get_fdata()[0, 3, 1] == 7
+    check_affine(given, AFFINE)
+
+
+PLACE = {"affine": AFFINE, "volume_shape": SHAPE}
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([1.0, 2.0, 3.0], {"ijk": [[0, 0, 0], [1, 1, 1], [0, 0, 0]]}, "1 voxels share a place.*one subject at a time"),
+        ([1.0], {"ijk": [[0, 4, 0]]}, r"reach \[0, 4, 0\], outside a volume of \(3, 4, 2\)"),
+        ([1.0], {"ijk": [[0, -1, 0]]}, "outside a volume"),
+        ([1.0, 2.0], {"ijk": [[0, 0, 0]]}, r"shape \(2,\) but there are 1 voxel places"),
+        ([1.0], {}, "cannot place the voxels: no i, j, k"),
+        ([0.5], {"ijk": [[0, 0, 0]], "dtype": "int16"}, "not whole numbers, so int16"),
+        ([np.nan], {"ijk": [[0, 0, 0]], "dtype": "int16"}, "not whole numbers"),
+        ([256], {"ijk": [[0, 0, 0]], "dtype": "uint8"}, r"256\.\.256 do not fit uint8 \(0\.\.255\)"),
+        ([-1], {"ijk": [[0, 0, 0]], "dtype": "uint8"}, "do not fit uint8"),
+        ([-(2.0**63) * 1.5], {"ijk": [[0, 0, 0]], "dtype": "int64"}, "do not fit int64"),
+        (np.float32([2**31]), {"ijk": [[0, 0, 0]], "dtype": "int32"}, "do not fit int32"),
+    ],
+)
+def test_unmask_refuses(values, options, message):
+    with pytest.raises(DataError, match=message):
+        unmask(values, **{**PLACE, **options})
+
+
+def test_integer_maps_keep_their_limits_and_fill_with_zero():
+    made = unmask([0, 255], ijk=[[0, 0, 0], [2, 3, 1]], dtype="uint8", **PLACE)
+    assert made.get_data_dtype() == np.uint8
+    values = np.asarray(made.dataobj)
+    assert values[2, 3, 1] == 255
+    assert values.sum() == 255
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint16", "float64"])
+def test_every_number_type_is_stored_as_asked(dtype, tmp_path):
+    nib.save(unmask([3, 7], ijk=[[0, 0, 0], [2, 3, 1]], dtype=dtype, **PLACE), tmp_path / "x.nii")
+    back = nib.load(tmp_path / "x.nii")
+    assert back.get_data_dtype() == np.dtype(dtype)
+    assert np.asarray(back.dataobj)[2, 3, 1] == 7
+
+
+def test_unmask_needs_a_voxel_dimension():
+    with pytest.raises(DataError, match=r"dims \('x',\) \(expected \('voxel',\)"):
+        unmask(xr.DataArray([1.0], dims="x"), ijk=[[0, 0, 0]], **PLACE)
+
+
+# ---------------------------------------------------------------- surfaces
+
+
+def test_gifti_round_trip_through_files(responses, tmp_path):
+    maps = {"r": responses[0], "p": responses[1]}
+    made = to_gifti(maps, n_vertices=20, fill=-9)
+    assert list(made) == ["L", "R"]
+    for side, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
+        nib.save(made[side], tmp_path / f"{side}.func.gii")
+        back = nib.load(tmp_path / f"{side}.func.gii")
+        assert back.meta["AnatomicalStructurePrimary"] == structure
+        assert [x.meta["Name"] for x in back.darrays] == ["r", "p"]
+        here = responses.hemi.values == side
+        for row, array in enumerate(back.darrays):
+            assert array.data.dtype == np.float32
+            expected = np.full(20, -9, np.float32)
+            expected[responses.vertex.values[here]] = responses.values[row, here]
+            np.testing.assert_array_equal(array.data, expected)
+
+
+@pytest.mark.parametrize(
+    ("vertex", "hemi", "message"),
+    [
+        ([0, 0], ["L", "L"], "1 values share a vertex of hemisphere L"),
+        ([0, 10300], ["L", "R"], r"0\.\.10300, but a hemisphere has n_vertices=10242.*n_vertices=40962 \(fsaverage6\)"),
+        ([0, -1], ["L", "R"], r"-1\.\.0"),
+        ([0, 1], ["L", "lh"], r"hemi holds \['L', 'lh'\] \(legal: 'L', 'R'\)"),
+        ([0.0, 1.0], ["L", "R"], "must be integers and text"),
+        ([0, 1], None, "carry no vertex and hemi"),
+        ([0, 1, 2], ["L"] * 3, r"map 'values' has shape \(2,\) \(expected \(3,\)"),
+    ],
+)
+def test_to_gifti_refuses(vertex, hemi, message):
+    with pytest.raises(DataError, match=message):
+        to_gifti([1.0, 2.0], vertex, hemi)
