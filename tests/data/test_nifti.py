@@ -169,6 +169,11 @@ def test_label_images_with_tables(tmp_path, name, text):
     assert set(zip(LABELS[LABELS > 1], part.roi)) == {(2, "V2"), (3, "V1")}
 
 
+def test_background_never_joins_a_region():
+    rois = label_rois(image(LABELS.astype(np.int16)), {0: "V1", 1: "V1", 2: "V2", 3: "V2"})
+    np.testing.assert_array_equal(np.asarray(rois["V1"].dataobj), LABELS == 1)
+
+
 def test_a_region_whose_name_has_spaces_keeps_it(tmp_path):
     (tmp_path / "a_dseg.tsv").write_text("index\tname\tcolor\n1\tLeft V1\t#ff\n2\tLeft V2\t#0f\n3\tLeft V3\t#0f\n")
     rois = label_rois(image(LABELS.astype(np.int16)), tmp_path / "a_dseg.tsv")

@@ -170,6 +170,11 @@ def test_one_missing_repeat_makes_the_mean_missing(responses):
     assert np.isnan(y.values).sum() == len(lost) + 1
 
 
+def test_sums_are_float64():
+    y = average_repeats(make_responses([[1e8], [1.0], [-1e8]], stimulus=["a"] * 3))
+    assert y.values.item() == pytest.approx(1 / 3)
+
+
 def test_labels_after_averaging(responses):
     y = average_repeats(zscore(responses))
     assert y.dims == ("stimulus", "voxel")
