@@ -22,6 +22,7 @@ from neuroenc.stats._normalise import convert_ceiling, normalise
 from neuroenc.stats._permutation import PermutationResult, permutation_test
 from neuroenc.stats._repeats import variance_components
 from neuroenc.stats._resampling import BootstrapResult
+from neuroenc.stats._samples import bootstrap_samples, difference_p
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_rois",
+    "bootstrap_samples",
     "ceiling_from_repeats",
     "convert_ceiling",
+    "difference_p",
     "explained_variance",
     "fdr",
     "ncsnr",
