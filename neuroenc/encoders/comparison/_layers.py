@@ -1,0 +1,59 @@
+"""Which layer, in their order, predicts a voxel best through one readout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc.encoders.comparison._statistics import Group, Samples, _interval, _median, voxel_winner
+
+__all__ = ["layer_positions", "layer_table"]
+
+
+def layer_positions(layers: Sequence[str], drawn: Samples, level: float) -> xr.Dataset:
+    """Best layer of every voxel, its position from 0 to 1, and its standard error over resampled stimuli.
+
+    ``layer`` is the best as measured; ``winner`` is "tie" where it does not beat every other layer.
+    """
+    found = voxel_winner(layers, drawn, level)
+    scale = max(1, len(layers) - 1)
+    first = _argmax(drawn.samples) / scale
+    none = np.isnan(drawn.estimate).all(axis=0)
+    position = np.where(none, np.nan, _argmax(drawn.estimate) / scale)
+    return found.rename(best="layer").assign(
+        r=(("layers", "voxel"), drawn.estimate),
+        position=("voxel", position),
+        position_se=("voxel", np.where(none, np.nan, first.std(axis=0, ddof=1))),
+    ).assign_coords(layers=list(layers))  # fmt: skip
+
+
+def _argmax(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)
+
+
+def layer_table(
+    layers: Sequence[str], drawn: Samples, groups: Sequence[Group], confidence: float = 0.95
+) -> pd.DataFrame:
+    """For each group, the layer with the highest median score, and mean best position over voxels with interval."""
+    scale = max(1, len(layers) - 1)
+    rows = []
+    first = _argmax(drawn.samples) / scale
+    whole = _argmax(drawn.estimate) / scale
+    for group in groups:
+        known = np.isfinite(drawn.estimate[:, group.voxels]).any(axis=0)
+        voxels = group.voxels[known]
+        if not len(voxels):
+            continue
+        medians = _median(drawn.estimate[:, voxels])
+        low, high = _interval(first[:, voxels].mean(axis=1), confidence)
+        row = {
+            "kind": group.kind, "group": group.name, "n_voxels": len(voxels),
+            "best_layer": str(layers[int(np.nanargmax(medians))]), "mean_position": float(whole[voxels].mean()),
+            "low": low, "high": high,
+        }  # fmt: skip
+        row.update({f"median_r_{name}": float(m) for name, m in zip(layers, medians)})
+        rows.append(row)
+    return pd.DataFrame(rows)

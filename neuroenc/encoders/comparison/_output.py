@@ -1,0 +1,129 @@
+"""Files of a comparison: tables, voxels, summary, and what every cell cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.files import atomic_path, write_json
+from neuroenc.data import save
+from neuroenc.encoders.comparison._cells import Cell
+from neuroenc.encoders.comparison._grid import Job
+from neuroenc.encoders.comparison._statistics import Group
+from neuroenc.encoders.comparison._store import Fitted
+
+if TYPE_CHECKING:
+    from neuroenc.encoders.comparison._result import Comparison
+
+__all__ = ["cell_costs", "summarise", "write_files"]
+
+
+def cell_costs(
+    cells: Sequence[Cell],
+    jobs: Mapping[str, Sequence[Job]],
+    fits: Mapping[str, Sequence[tuple[Job, Fitted]]],
+    responses: xr.DataArray,
+    groups: Sequence[Group],
+) -> pd.DataFrame:
+    """Rows that the voxels of each group saw, and parameters, budget and seconds of each cell."""
+    seen = ~np.isnan(responses.values)
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        n_folds = 1 + max(job.fold for job in jobs[cell.name])
+        counts = np.zeros((3, n_folds, seen.shape[1]))
+        for job in jobs[cell.name]:
+            for part, index in enumerate((job.rows.train, job.rows.validation, job.rows.test)):
+                counts[part, job.fold, job.voxels] = seen[:, job.voxels][index].sum(axis=0)
+        records = pd.DataFrame([fitted.record for _, fitted in fits[cell.name]])
+        epochs = records["best_epoch"].dropna()
+        cost = {
+            "features": cell.features, "core": cell.core, "readout": cell.readout,
+            "n_candidates": int(records["n_candidates"].iloc[0]),
+            "n_parameters": round(records.groupby("fold")["n_parameters"].sum().mean()),
+            "best_epoch": float(epochs.astype(float).median()) if len(epochs) else np.nan,
+            "seconds": float(records["seconds"].sum()), "seconds_per_fit": float(records["seconds_per_fit"].mean()),
+        }  # fmt: skip
+        for group in groups:
+            n = [int(np.median(part[:, group.voxels])) for part in counts]
+            place = {"cell": cell.name, "kind": group.kind, "group": group.name}
+            rows.append({**place, **dict(zip(("n_train", "n_validation", "n_test"), n)), **cost})
+    return pd.DataFrame(rows)
+
+
+def summarise(comparison: Comparison) -> dict[str, Any]:
+    """Flat summary.
+
+    ``best_cell`` has the highest median validation r, ``best_median_r`` is its test r; ``selected_median_r`` is that
+    of the choice nested in the folds; ``runner_up`` is second on the validation rows, with the paired difference
+    ``best_difference``, its interval and p. ``median_r:CELL`` for each cell, ``share_tie`` the share of voxels
+    without a separable winner, and numbers of voxels, stimuli and resamples.
+    """
+    scores, cells = comparison.scores, comparison.cells
+    medians = {c: float(np.nanmedian(scores["r"].sel(cell=c).values)) for c in cells}
+    inner = {c: float(np.nanmedian(scores["validation_r"].sel(cell=c).values)) for c in cells}
+    best = comparison.best_cell()
+    summary: dict[str, Any] = {
+        "n_cells": len(cells), "n_voxels": comparison.responses.shape[1],
+        "n_stimuli": len(np.unique(comparison.responses["stimulus"].values)),
+        "n_bootstraps": comparison.n_bootstraps, "seed": comparison.seed,
+        "best_cell": best, "best_median_r": medians[best], "best_validation_r": inner[best],
+        "selected_median_r": float(np.nanmedian(comparison.selected()["r"].values)),
+    }  # fmt: skip
+    if "r_normalised" in scores:
+        summary["best_median_r_normalised"] = float(np.nanmedian(scores["r_normalised"].sel(cell=best).values))
+    if len(cells) > 1:
+        second = max((c for c in cells if c != best), key=lambda c: inner[c])
+        pairs = comparison.pairwise()
+        both = pairs["a"].isin([best, second]) & pairs["b"].isin([best, second])
+        row = pairs[both & (pairs["kind"] == "all")].iloc[0]
+        sign = 1.0 if row["a"] == best else -1.0
+        bounds = sorted([sign * row["low"], sign * row["high"]])
+        summary.update(
+            runner_up=second, runner_up_median_r=medians[second], best_difference=sign * row["median_difference"],
+            best_difference_low=bounds[0], best_difference_high=bounds[1], best_difference_p=row["p"],
+        )  # fmt: skip
+        winner = comparison.winner()["winner"].values
+        summary["share_tie"] = float((winner == "tie").mean())
+        summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})
+    summary.update({f"median_r:{c}": medians[c] for c in cells})
+    summary.update({f"validation_r:{c}": inner[c] for c in cells})
+    records = comparison.records()
+    summary["seconds_fits"] = round(float(records["seconds"].sum()), 1)
+    summary["n_fits"] = len(records)
+    return summary
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """CSV, whole or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.8g")
+
+
+def voxel_file(comparison: Comparison) -> xr.Dataset:
+    """Scores of every cell and voxel with the winner, receptive fields and spreads."""
+    found = comparison.scores
+    if len(comparison.cells) > 1:
+        found = found.merge(comparison.winner(), join="exact", compat="override")
+    for part in (comparison.receptive_fields(), comparison.warp_spread()):
+        if part is not None:
+            found = found.merge(part, join="exact", compat="override")
+    return found.assign_attrs(
+        {k: v for k, v in comparison.responses.attrs.items() if k in ("affine", "volume_shape", "space", "source")}
+    )
+
+
+def write_files(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    """comparison.csv, pairwise.csv (with two cells or more), voxels.nc, summary.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(comparison.table(), folder / "comparison.csv")
+    if len(comparison.cells) > 1:
+        write_table(comparison.pairwise(), folder / "pairwise.csv")
+    save(voxel_file(comparison), folder / "voxels.nc")
+    summary = summarise(comparison)
+    write_json(folder / "summary.json", summary)
+    return summary

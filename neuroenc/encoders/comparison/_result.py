@@ -1,0 +1,306 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import stats
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.encoders.comparison._cells import Cell
+from neuroenc.encoders.comparison._grid import Job
+from neuroenc.encoders.comparison._layers import layer_positions, layer_table
+from neuroenc.encoders.comparison._output import cell_costs, summarise, write_files
+from neuroenc.encoders.comparison._regions import REGIONS, classify, region_shares
+from neuroenc.encoders.comparison._statistics import (
+    Samples,
+    draw_samples,
+    find_groups,
+    group_medians,
+    pair_table,
+    voxel_winner,
+)
+from neuroenc.encoders.comparison._store import Fitted, Store
+
+__all__ = ["Comparison"]
+
+
+class Comparison:
+    """Cells fitted on the same rows, folds and budget, with the statistics to tell them apart.
+
+    Made by `compare`. Every statistic uses the predictions of test rows alone, and the same resamples of the
+    stimuli for every cell, so that all differences are paired. Predictions are fixed in the bootstrap: it measures
+    the uncertainty from the choice of stimuli and from noise, not from training anew.
+
+    Attributes
+    ----------
+    cells : list of str
+        ``features/readout`` or ``features/core/readout``.
+    scores : Dataset (cell, voxel)
+        ``r``, ``r2`` over the test rows of all folds; ``validation_r``, mean over folds, on which settings were
+        chosen; ``r_normalised`` with ceilings. Voxel labels are kept.
+    responses : DataArray (row, voxel)
+    """
+
+    def __init__(
+        self, cells: Sequence[Cell], jobs: Sequence[Job], store: Store, responses: xr.DataArray, *,
+        noise_ceiling: np.ndarray | None, n_bootstraps: int, seed: int, keep: Any = None,
+    ) -> None:  # fmt: skip
+        self._cells = list(cells)
+        self.cells = [cell.name for cell in cells]
+        self._jobs = {name: [job for job in jobs if job.cell.name == name] for name in self.cells}
+        self._store, self._keep = store, keep
+        self.responses = responses
+        self.noise_ceiling = noise_ceiling
+        self.n_bootstraps, self.seed = n_bootstraps, seed
+        self.groups = find_groups(responses)
+        self._winner: dict[float, xr.Dataset] = {}
+        self._pairs: dict[float, pd.DataFrame] = {}
+
+    def __repr__(self) -> str:
+        rows, voxels = self.responses.shape
+        return f"Comparison({len(self.cells)} cells, {voxels} voxels, {rows} rows: {', '.join(self.cells)})"
+
+    def _fits(self, cell: str) -> list[tuple[Job, Fitted]]:
+        if cell not in self._jobs:
+            raise ConfigError(unknown_name("cell", cell, self.cells))
+        return [(job, self._store.read(job)) for job in self._jobs[cell]]
+
+    def _voxels(self) -> dict[str, Any]:
+        return {str(k): c for k, c in self.responses.coords.items() if c.dims == ("voxel",)}
+
+    def predictions(self, cell: str) -> xr.DataArray:
+        """Test predictions of one cell (row, voxel), from the disk; NaN where none was made or could be scored."""
+        total = np.full(self.responses.shape, np.nan, dtype=np.float32)
+        for job, fitted in self._fits(cell):
+            total[np.ix_(job.rows.test, job.voxels)] = fitted.predicted
+        total[np.isnan(self.responses.values)] = np.nan
+        return self.responses.copy(data=total).rename("predicted")
+
+    @cached_property
+    def _tested(self) -> np.ndarray:
+        rows = np.zeros(len(self.responses), dtype=bool)
+        for job in self._jobs[self.cells[0]]:
+            rows[job.rows.test] = True
+        return np.flatnonzero(rows)
+
+    @cached_property
+    def _drawn(self) -> Samples:
+        y = self.responses.values[self._tested]
+        stimuli = self.responses["stimulus"].values[self._tested]
+        predicted = [self.predictions(cell).values[self._tested] for cell in self.cells]
+        return draw_samples(y, predicted, n_bootstraps=self.n_bootstraps, groups=stimuli, seed=self.seed)
+
+    def _part(self, cells: Sequence[str]) -> Samples:
+        for cell in cells:
+            if cell not in self.cells:
+                raise ConfigError(unknown_name("cell", cell, self.cells))
+        at = [self.cells.index(cell) for cell in cells]
+        return Samples(self._drawn.estimate[at], self._drawn.samples[at])
+
+    def _per_voxel(self, prefix: str) -> xr.Dataset:
+        """Mean over folds of what fits kept for every voxel."""
+        shape = len(self.cells), self.responses.shape[1]
+        total: dict[str, np.ndarray] = {}
+        count: dict[str, np.ndarray] = {}
+        for k, cell in enumerate(self.cells):
+            for job, fitted in self._fits(cell):
+                for name, values in fitted.arrays.items():
+                    if name.startswith(prefix):
+                        total.setdefault(name, np.zeros(shape))[k, job.voxels] += values
+                        count.setdefault(name, np.zeros(shape))[k, job.voxels] += 1
+        with np.errstate(invalid="ignore"):
+            data = {name: (("cell", "voxel"), total[name] / count[name]) for name in sorted(total)}
+        return xr.Dataset(data, coords={"cell": self.cells, **self._voxels()})
+
+    @cached_property
+    def scores(self) -> xr.Dataset:
+        """Scores of every cell and voxel."""
+        y = self.responses.values[self._tested]
+        r, r2, inner = (np.full((len(self.cells), y.shape[1]), np.nan) for _ in range(3))
+        for k, cell in enumerate(self.cells):
+            predicted = self.predictions(cell).values[self._tested]
+            r[k], r2[k] = stats.score(y, predicted, "r"), stats.score(y, predicted, "r2")
+            folds = self.validation_r(cell)
+            with np.errstate(invalid="ignore"):
+                known = np.isfinite(folds)
+                inner[k] = np.where(known, folds, 0.0).sum(axis=0) / known.sum(axis=0)
+        note = {"split": f"{1 + max(j.fold for j in self._jobs[self.cells[0]])} folds by stimulus", "n_rows": len(y)}
+        inside = {"metric": "r", "split": "inner validation rows, mean over folds"}
+        data = {
+            "r": (("cell", "voxel"), r, {"metric": "r", **note}),
+            "r2": (("cell", "voxel"), r2, {"metric": "r2", **note}),
+            "validation_r": (("cell", "voxel"), inner, inside),
+        }
+        if self.noise_ceiling is not None:
+            values = stats.normalise(r, self.noise_ceiling, score_unit="r", ceiling_unit="r")
+            data["r_normalised"] = (("cell", "voxel"), values, {"metric": "r / noise ceiling", "ceiling": "r"})
+        return xr.Dataset(data, coords={"cell": self.cells, **self._voxels()})
+
+    def validation_r(self, cell: str) -> np.ndarray:
+        """Correlation on the inner validation rows (fold, voxel), of the settings that were chosen by it."""
+        fits = self._fits(cell)
+        values = np.full((1 + max(job.fold for job, _ in fits), self.responses.shape[1]), np.nan)
+        for job, fitted in fits:
+            values[job.fold, job.voxels] = fitted.validation_r
+        return values
+
+    def records(self) -> pd.DataFrame:
+        """One row a fit: rows, parameters, settings chosen, seconds."""
+        return pd.DataFrame([f.record for cell in self.cells for _, f in self._fits(cell)])
+
+    def curves(self) -> pd.DataFrame:
+        """Learning curves: cell, fold, group, candidate, epoch, loss, validation_r; empty for closed forms."""
+        rows = [
+            {"cell": cell, "fold": job.fold, "group": job.group, **row}
+            for cell in self.cells for job, fitted in self._fits(cell) for row in fitted.curves
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """One row a cell and voxel group: median r with interval, rows that voxels saw, and what the cell cost.
+
+        ``n_train``, ``n_validation`` (part of it) and ``n_test`` are medians over voxels and folds of the rows that
+        the voxel saw; parameters, candidates and seconds are the cell's.
+        """
+        medians = group_medians(self.cells, self._drawn, self.groups, self.noise_ceiling)
+        costs = cell_costs(self._cells, self._jobs, {c: self._fits(c) for c in self.cells}, self.responses, self.groups)
+        return medians.merge(costs, on=["cell", "kind", "group"], how="left", validate="one_to_one")
+
+    def pairwise(self, q: float = 0.05) -> pd.DataFrame:
+        """Any two cells in each group: difference of r with interval and p, and shares of voxels after FDR."""
+        if q not in self._pairs:
+            self._pairs[q] = pair_table(self.cells, self._drawn, self.groups, q)
+        return self._pairs[q].copy()
+
+    def winner(self, q: float = 0.05, cells: Sequence[str] | None = None) -> xr.Dataset:
+        """Best cell of every voxel: ``best`` as measured, ``winner`` or "tie" after FDR, ``lead``, ``p``, ``q``."""
+        names = list(cells) if cells is not None else self.cells
+        if len(names) < 2:
+            raise ConfigError(f"a winner needs at least two cells; found {names}.")
+        return voxel_winner(names, self._part(names), q).assign_coords(self._voxels())
+
+    def best_cell(self) -> str:
+        """The cell with the highest median validation r: chosen without looking at test rows."""
+        inner = self.scores["validation_r"].values
+        medians = [float(np.nanmedian(row)) if np.isfinite(row).any() else -np.inf for row in inner]
+        return self.cells[int(np.argmax(medians))]
+
+    def selected(self) -> xr.Dataset:
+        """Scores of the nested choice: in each fold the cell that was best on its validation rows.
+
+        No test row takes part in the choice that it scores, so ``r`` has no selection bias, which the largest
+        test score of many cells has. ``cell`` (fold) names the choices.
+        """
+        folds = np.stack([self.validation_r(cell) for cell in self.cells])
+        with np.errstate(invalid="ignore"):
+            medians = np.array([[_median_or_low(row) for row in cell] for cell in folds])
+        chosen = medians.argmax(axis=0)
+        total = np.full(self.responses.shape, np.nan, dtype=np.float32)
+        for fold, k in enumerate(chosen):
+            predicted = self.predictions(self.cells[k]).values
+            for job in self._jobs[self.cells[k]]:
+                if job.fold == fold:
+                    at = np.ix_(job.rows.test, job.voxels)
+                    total[at] = predicted[at]
+        r = stats.score(self.responses.values[self._tested], total[self._tested], "r")
+        names = [self.cells[k] for k in chosen]
+        return xr.Dataset({"r": ("voxel", r), "cell": ("fold", names)}, coords=self._voxels())
+
+    def regions(
+        self, *, vision: str, dense: str, single: str, readout: str | Sequence[str] | None = None, q: float = 0.05
+    ) -> xr.Dataset:
+        """Three regions: is a voxel best predicted by vision, by dense captions or by single captions?
+
+        Always through one and the same readout: a map made with one readout can change with another.
+
+        Parameters
+        ----------
+        vision, dense, single : str
+            Feature spaces, or ``features/core`` for maps behind a trained core.
+        readout : str or sequence of str, optional
+            Default: every readout that reads all three.
+        q : float
+            FDR level over voxels.
+
+        Returns
+        -------
+        Dataset (readout, space, voxel)
+            ``region`` ("vision", "dense", "single", "not separable"), ``candidates`` (what is left, such as
+            "vision or dense"), ``r``, ``support``, ``q``; ``agreement`` (voxel) whether all readouts give one region.
+
+        Raises
+        ------
+        ConfigError
+            A space or readout that was not compared.
+        """
+        spaces = {"vision": vision, "dense": dense, "single": single}
+        ways = sorted({c.readout for c in self._cells}, key=[c.readout for c in self._cells].index)
+        asked = ways if readout is None else [readout] if isinstance(readout, str) else list(readout)
+        for name in asked:
+            if name not in ways:
+                raise ConfigError(unknown_name("readout", name, ways))
+        found = {way: [f"{spaces[s]}/{way}" for s in REGIONS] for way in asked}
+        if readout is None:
+            found = {way: cells for way, cells in found.items() if all(c in self.cells for c in cells)}
+        for cells in found.values():
+            self._part(cells)
+        if not found:
+            known = sorted({c.name.rsplit("/", 1)[0] for c in self._cells})
+            raise ConfigError(f"no readout reads {vision!r}, {dense!r} and {single!r}. Compared: {', '.join(known)}.")
+        parts = [classify(self._part(cells), q) for cells in found.values()]
+        out = xr.concat(parts, dim=xr.DataArray(list(found), dims="readout", name="readout"))
+        labels = out["region"].values
+        out["agreement"] = ("voxel", (labels == labels[:1]).all(axis=0))
+        return out.assign_coords(self._voxels()).assign_attrs(**spaces, q_level=q)
+
+    def region_table(self, regions: xr.Dataset) -> pd.DataFrame:
+        """Share of each class of `regions` in every group and readout."""
+        return region_shares(regions, self.groups)
+
+    def layer_map(
+        self, layers: Sequence[str], readout: str, q: float = 0.05
+    ) -> tuple[xr.Dataset, pd.DataFrame]:
+        """Best of some feature spaces, given from early to late, for every voxel and every group.
+
+        Returns
+        -------
+        Dataset (voxel)
+            ``layer``, ``winner`` (or "tie"), ``position`` from 0 (first) to 1, ``position_se``, ``r`` (layers, voxel).
+        DataFrame
+            One row a group.
+        """
+        if len(layers) < 2:
+            raise ConfigError(f"layer_map needs at least two layers; found {list(layers)}.")
+        drawn = self._part([f"{layer}/{readout}" for layer in layers])
+        found = layer_positions(list(layers), drawn, q).assign_coords(self._voxels())
+        return found, layer_table(list(layers), drawn, self.groups)
+
+    def warp_spread(self) -> xr.Dataset | None:
+        """How far content moves receptive fields (cell, voxel), mean over folds; None where no readout does."""
+        found = self._per_voxel("warp_")
+        return found if found.data_vars else None
+
+    def receptive_fields(self) -> xr.Dataset | None:
+        """Centre and size of receptive fields (cell, voxel), mean over folds; None where no readout has them."""
+        found = self._per_voxel("rf_")
+        return found if found.data_vars else None
+
+    def summary(self) -> dict[str, Any]:
+        """Flat numbers, as ``summary.json`` has them."""
+        return summarise(self)
+
+    def write(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """Write comparison.csv, pairwise.csv, voxels.nc and summary.json; returns the summary."""
+        return write_files(self, Path(folder))
+
+
+def _median_or_low(values: np.ndarray) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else -np.inf

@@ -1,0 +1,199 @@
+"""Statistics of a comparison: one set of resamples of the stimuli for all cells, voxels and groups."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import stats
+from neuroenc.data import in_roi, roi_names
+
+__all__ = ["Group", "Samples", "draw_samples", "find_groups", "group_medians", "pair_table", "voxel_winner"]
+
+_MAX_MEMORY = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Voxels of one region, subject or animal."""
+
+    kind: str
+    name: str
+    voxels: np.ndarray
+
+
+def find_groups(responses: xr.DataArray) -> list[Group]:
+    """All voxels, then every region, and every value of a text coordinate on voxel (subject, animal, ...)."""
+    groups = [Group("all", "all", np.arange(responses.sizes["voxel"]))]
+    if "roi" in responses.coords:
+        for name in roi_names(responses):
+            groups.append(Group("roi", name, np.flatnonzero(np.asarray(in_roi(responses, name)))))
+    for key, coord in responses.coords.items():
+        if key in ("roi", "voxel") or coord.dims != ("voxel",) or coord.dtype.kind not in "OUT":
+            continue
+        values = coord.values.astype(str)
+        for value in dict.fromkeys(values.tolist()):
+            if value:
+                groups.append(Group(str(key), value, np.flatnonzero(values == value)))
+    return [g for g in groups if len(g.voxels)]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Scores ``estimate`` (cell, voxel) and of every resample, ``samples`` (cell, resample, voxel) float32."""
+
+    estimate: np.ndarray
+    samples: np.ndarray
+
+
+def draw_samples(
+    measured: np.ndarray, predictions: Sequence[np.ndarray], *, n_bootstraps: int, groups: Any, seed: int
+) -> Samples:
+    """Bootstrap correlations of every cell over the same resamples of the stimuli.
+
+    Parameters
+    ----------
+    measured : array (row, voxel)
+        NaN where a voxel did not see a stimulus.
+    predictions : sequence of array (row, voxel)
+    groups : array (row,)
+        Stimulus of every row.
+    """
+    shape = (len(predictions), n_bootstraps, measured.shape[1])
+    if 4 * np.prod(shape, dtype=float) > _MAX_MEMORY:
+        samples: np.ndarray = np.memmap(tempfile.TemporaryFile(), dtype=np.float32, shape=shape)  # noqa: SIM115
+    else:
+        samples = np.empty(shape, dtype=np.float32)
+    estimate = np.empty(shape[::2])
+    for k, predicted in enumerate(predictions):
+        estimate[k], samples[k] = stats.bootstrap_samples(
+            measured, predicted, n_bootstraps=n_bootstraps, groups=groups, seed=seed, dtype=np.float32
+        )
+    return Samples(estimate, samples)
+
+
+def _median(values: np.ndarray) -> Any:
+    """Median over voxels (last axis) of what is defined; NaN without any."""
+    if not np.isnan(values).any():
+        return np.median(values, axis=-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
+    none = np.isnan(values).all(axis=-1)
+    filled = np.where(none[..., None], 0.0, values)
+    return np.where(none, np.nan, np.nanmedian(filled, axis=-1))
+
+
+def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    known = samples[np.isfinite(samples)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def group_medians(
+    names: Sequence[str], drawn: Samples, groups: Sequence[Group], ceiling: np.ndarray | None, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Median correlation over the voxels of each group, with the interval over resampled stimuli."""
+    rows: list[dict[str, Any]] = []
+    share = None if ceiling is None else np.asarray(ceiling, dtype=np.float64)
+    for k, name in enumerate(names):
+        for group in groups:
+            r = drawn.estimate[k, group.voxels]
+            low, high = _interval(_median(drawn.samples[k][:, group.voxels]), confidence)
+            row: dict[str, Any] = {
+                "cell": name, "kind": group.kind, "group": group.name, "n_voxels": int(np.isfinite(r).sum()),
+                "median_r": float(_median(r)), "low": low, "high": high,
+            }  # fmt: skip
+            if share is not None:
+                part = share[group.voxels]
+                row["median_r_normalised"] = float(
+                    _median(stats.normalise(r, part, score_unit="r", ceiling_unit="r"))
+                )
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pair_table(
+    names: Sequence[str], drawn: Samples, groups: Sequence[Group], q: float = 0.05, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Any two cells, voxel by voxel and for the median of each group.
+
+    ``median_difference`` is the median over voxels of ``r_a - r_b`` with interval and two-sided p-value over the
+    resamples, and ``q`` its FDR over all pairs and groups (one family a kind of group). ``share_a`` and
+    ``share_b`` are the shares of voxels where a or b is better after FDR over the voxels of the pair.
+    """
+    rows: list[dict[str, Any]] = []
+    for a, b in itertools.combinations(range(len(names)), 2):
+        difference = drawn.estimate[a] - drawn.estimate[b]
+        samples = np.subtract(drawn.samples[a], drawn.samples[b])
+        passed = stats.fdr(stats.difference_p(samples)) < q
+        for group in groups:
+            inside = difference[group.voxels]
+            known = np.isfinite(inside)
+            n = int(known.sum())
+            medians = _median(samples[:, group.voxels])
+            low, high = _interval(medians, confidence)
+            sure = passed[group.voxels]
+            rows.append({
+                "a": names[a], "b": names[b], "kind": group.kind, "group": group.name, "n_voxels": n,
+                "median_r_a": float(_median(drawn.estimate[a, group.voxels])),
+                "median_r_b": float(_median(drawn.estimate[b, group.voxels])),
+                "median_difference": float(_median(inside)), "low": low, "high": high,
+                "p": float(stats.difference_p(medians[:, None])[0]),
+                "share_a": float((sure & (inside > 0)).sum() / n) if n else np.nan,
+                "share_b": float((sure & (inside < 0)).sum() / n) if n else np.nan,
+            })  # fmt: skip
+    columns = ["a", "b", "kind", "group", "n_voxels", "median_r_a", "median_r_b", "median_difference", "low", "high",
+               "p", "share_a", "share_b"]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    table["q"] = np.nan
+    for kind in table["kind"].unique():
+        members = (table["kind"] == kind).to_numpy()
+        table.loc[members, "q"] = stats.fdr(table.loc[members, "p"].to_numpy(dtype=np.float64))
+    return table
+
+
+def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best cell of every voxel (-1: none is defined), p against each cell (cell, voxel), and lead over the second."""
+    estimate = np.where(np.isnan(drawn.estimate), -np.inf, drawn.estimate)
+    best = estimate.argmax(axis=0)
+    voxels = np.arange(estimate.shape[1])
+    p = np.full(estimate.shape, np.nan)
+    for b in range(len(estimate)):
+        mine = np.flatnonzero(best == b)
+        if not len(mine):
+            continue
+        for k in range(len(estimate)):
+            if k != b:
+                samples = drawn.samples[b][:, mine] - drawn.samples[k][:, mine]
+                p[k, mine] = stats.difference_p(samples)
+    ordered = np.sort(estimate, axis=0)
+    with np.errstate(invalid="ignore"):
+        lead = ordered[-1] - ordered[-2] if len(ordered) > 1 else np.full(len(voxels), np.nan)
+    none = ~np.isfinite(estimate.max(axis=0))
+    return np.where(none, -1, best), p, np.where(np.isfinite(lead), lead, np.nan)
+
+
+def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Dataset:
+    """Best cell of every voxel, or "tie" where it is not separable from every other.
+
+    The p-value is the largest over the other cells (an intersection-union test: the best must beat each of them),
+    and q its FDR over voxels.
+    """
+    best, p, lead = best_against_others(drawn)
+    labels = np.array([*names, ""], dtype=object)
+    known = ~np.isnan(p)
+    worst = np.where(known.any(axis=0), np.where(known, p, 0.0).max(axis=0), np.nan)
+    q = stats.fdr(worst)
+    separable = q < level
+    winner = np.where(best < 0, "", np.where(separable, labels[best], "tie"))
+    return xr.Dataset({
+        "best": ("voxel", labels[best].astype(str)), "winner": ("voxel", winner.astype(str)),
+        "lead": ("voxel", lead), "p": ("voxel", worst), "q": ("voxel", q),
+    })  # fmt: skip
