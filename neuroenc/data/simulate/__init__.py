@@ -14,6 +14,7 @@ from neuroenc.data.simulate._captions import vocabulary
 from neuroenc.data.simulate._cortex import simulate_cortex
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, NEUTRAL, families_in_caption, family_of_word
 from neuroenc.data.simulate._lowlevel import CHANNELS, energy_maps
+from neuroenc.data.simulate._readout_populations import ReadoutPopulation, simulate_readout_population
 from neuroenc.data.simulate._rois import ROIS
 from neuroenc.data.simulate._world import simulate_world
 
@@ -23,10 +24,12 @@ __all__ = [
     "MEMBERS",
     "NEUTRAL",
     "ROIS",
+    "ReadoutPopulation",
     "energy_maps",
     "families_in_caption",
     "family_of_word",
     "simulate_cortex",
+    "simulate_readout_population",
     "simulate_world",
     "vocabulary",
 ]
