@@ -91,7 +91,12 @@ def _ridge(job: Job, source: Source) -> Fitted:
     split = [(np.flatnonzero(~validation), np.flatnonzero(validation))]
     inner = options.get("cv")
     begin = time.perf_counter()
-    encoder = RidgeEncoder(options.get("alphas"), cv=inner or split, scoring="r", n_jobs=1).fit(X, Y)
+    # R2 chooses: a correlation does not care how far a penalty shrinks, and folds that are shrunken differently
+    # do not go together in one score. Correlations of the same fits are what other readouts report.
+    settings: dict[str, Any] = {"cv": inner or split, "n_jobs": 1}
+    encoder = RidgeEncoder(options.get("alphas"), scoring="r2", **settings).fit(X, Y)
+    inside = RidgeEncoder(encoder.alphas_, scoring="r", **settings).fit(X, Y).cv_scores_
+    validation_r = inside[np.searchsorted(encoder.alphas_, encoder.alpha_), np.arange(Y.shape[1])]
     # A voxel that is constant in training has no score and predicts its mean.
     encoder.coef_[:, ~np.isfinite(encoder.coef_).all(axis=0)] = 0
     record = {
@@ -100,8 +105,8 @@ def _ridge(job: Job, source: Source) -> Fitted:
         "chosen": {"alpha_median": float(np.median(encoder.alpha_)), "inner": inner or "validation split"},
     }  # fmt: skip
     predicted = np.asarray(encoder.predict(T), dtype=np.float32)
-    return Fitted(predicted, np.asarray(encoder.best_score_, dtype=np.float64), record,
-                  arrays={"alpha": np.asarray(encoder.alpha_, dtype=np.float64)})  # fmt: skip
+    alpha = np.asarray(encoder.alpha_, dtype=np.float64)
+    return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays={"alpha": alpha})
 
 
 def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:

@@ -173,8 +173,8 @@ def make_jobs(
                 if len(rows.validation) < 2 or len(rows.train) - len(rows.validation) < 2:
                     first = responses["voxel"].values[voxels[0]] if "voxel" in responses.coords else voxels[0]
                     raise DataError(
-                        f"fold {f} leaves {len(rows.train)} rows ({len(rows.validation)} of them for validation) to the "
-                        f"{len(voxels)} voxels that go with voxel {first}: too few. Next step: fewer folds, or drop them."
+                        f"fold {f} leaves {len(rows.train)} rows ({len(rows.validation)} for validation) to the "
+                        f"{len(voxels)} voxels that go with voxel {first}: too few. Next step: fewer folds."
                     )
                 jobs.append(Job(cell, f, g, voxels, rows, drawn, seed))
     return jobs
