@@ -183,7 +183,8 @@ def test_killed_and_resumed_is_as_if_never_stopped(tmp_path):
     process = subprocess.Popen([sys.executable, str(tmp_path / "go.py"), str(tmp_path), str(folder)])
     deadline = time.monotonic() + 120
     while len(list(folder.glob("cells/*/*.safetensors"))) < 5:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -242,7 +243,7 @@ class InProcessClient:
 
         assert not pure
         self.submitted += 1
-        function, args = pickle.loads(pickle.dumps((function, args)))
+        function, args = pickle.loads(pickle.dumps((function, args)))  # noqa: S301
         return Future(function(*args))
 
     def gather(self, futures):
@@ -302,7 +303,8 @@ def test_written_files(planted, tmp_path):
         assert row.low < row.high
     pairs = pd.read_csv(tmp_path / "pairwise.csv")
     assert len(pairs) == 3 * 4
-    assert summary["median_r:a/linear"] == pytest.approx(table.query("cell == 'a/linear'").iloc[0]["median_r"], rel=1e-6)
+    first = table.query("cell == 'a/linear'").iloc[0]
+    assert summary["median_r:a/linear"] == pytest.approx(first["median_r"], rel=1e-6)
 
 
 def test_pooling_is_adaptive_average_pooling():
@@ -319,7 +321,7 @@ def test_standardising_keeps_the_ratio_of_places():
     maps[:, 1] = 4.0
     maps[:, 0, 0, 0] *= 10
     (z,) = standardise(maps)
-    assert np.allclose(z[:, 0].mean(), 0, atol=1e-5) and np.allclose(z[:, 0].std(), 1, atol=1e-5)
+    np.testing.assert_allclose([z[:, 0].mean(), z[:, 0].std()], [0, 1], atol=1e-5)
     assert (z[:, 1] == 0).all()
     assert z[:, 0, 0, 0].std() / z[:, 0, 1, 1].std() == pytest.approx(
         maps[:, 0, 0, 0].std() / maps[:, 0, 1, 1].std(), rel=1e-4
