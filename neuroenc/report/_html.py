@@ -150,15 +150,18 @@ def _environment() -> Any:
     )
 
 
-def render(context: Mapping[str, Any]) -> str:
+def render(
+    context: Mapping[str, Any], template: str = "report.html.j2", styles: tuple[str, ...] = ("report.css",)
+) -> str:
     """The page as text. Its policy lets only its own script run and lets nothing be fetched."""
     from markupsafe import Markup
 
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    page = _environment().get_template("report.html.j2")
-    return page.render(policy=policy, style=Markup(_asset("report.css")), script=Markup(script), **context)
+    page = _environment().get_template(template)
+    style = Markup("".join(map(_asset, styles)))
+    return page.render(policy=policy, style=style, script=Markup(script), **context)
 
 
 def joined(items: Iterable[str], limit: int = 8) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ def plot_mosaic(
     cmap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
+    colours: Mapping[str, Any] | None = None,
     max_slices: int = 15,
 ) -> Any:
     """Slices through a volume, in the closest RAS orientation (left of the page is left), with a colour bar.
@@ -50,7 +51,7 @@ def plot_mosaic(
     affine : array (4, 4) or (16,), float
         Indices to millimetres.
     volume_shape : three ints
-    label, cmap, vmin, vmax
+    label, cmap, vmin, vmax, colours
         As in `plot_surface`.
     max_slices : int
         At most this many, evenly spaced among those that hold voxels.
@@ -86,7 +87,7 @@ def plot_mosaic(
             f"voxel indices span {where.min(axis=0).tolist()}..{where.max(axis=0).tolist()}, outside a volume of "
             f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
         )
-    painter = Painter(data, cmap, vmin, vmax)
+    painter = Painter(data, cmap, vmin, vmax, colours)
     volume, mask, place = np.full(shape, np.nan), np.zeros(shape, bool), np.zeros((*shape, 3))
     volume[tuple(where.T)] = painter.numbers
     mask[tuple(where.T)] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,16 @@ __all__ = ["Painter"]
 class Painter:
     """Numbers or category names to colours, and the matching colour bar or legend."""
 
-    def __init__(self, data: np.ndarray, cmap: str, vmin: float | None, vmax: float | None) -> None:
+    def __init__(
+        self,
+        data: np.ndarray,
+        cmap: str,
+        vmin: float | None,
+        vmax: float | None,
+        colours: Mapping[str, Any] | None = None,
+    ) -> None:
         import matplotlib
-        from matplotlib.colors import Normalize
+        from matplotlib.colors import Normalize, to_rgba
 
         self.categories: list[str] = []
         if data.dtype.kind in "OUS":
@@ -24,6 +32,10 @@ class Painter:
             self.categories = list(dict.fromkeys(x for x in names if x))
             self.numbers = np.array([self.categories.index(x) if x else np.nan for x in names], float)
             self._palette = np.array(category_colours(len(self.categories)))
+            # Given colours are explained where they were chosen: no legend of their own then.
+            self._explained = colours is not None
+            if colours is not None:
+                self._palette = np.array([to_rgba(colours[x]) for x in self.categories]).reshape(-1, 4)
             return
         self.numbers = data.astype(float)
         finite = self.numbers[np.isfinite(self.numbers)]
@@ -57,6 +69,8 @@ class Painter:
     def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
         """Colour bar, or a legend for categories, below the panels."""
         if self.categories:
+            if self._explained:
+                return
             from matplotlib.patches import Patch
 
             patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]

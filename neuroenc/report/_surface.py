@@ -118,6 +118,7 @@ def plot_surface(
     cmap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
+    colours: Mapping[str, Any] | None = None,
     views: Sequence[str] = ("lateral", "medial", "ventral", "posterior"),
 ) -> Any:
     """Values of vertices on the inflated fsaverage5, both hemispheres, with a colour bar or a legend.
@@ -138,6 +139,8 @@ def plot_surface(
         Text at the colour bar.
     cmap, vmin, vmax
         Colour map and its range; by default from 0 (or the minimum, if all are negative) to the maximum.
+    colours : mapping of str to colour, optional
+        Colour of each category; the legend is then left to the caller.
     views : sequence of str
         Any of ``lateral, medial, ventral, dorsal, posterior, anterior``.
 
@@ -167,7 +170,7 @@ def plot_surface(
             raise ConfigError(unknown_name("view", view, VIEWS))
     data = np.asarray(values)
     index, side = _vertex_table(vertex, hemi, len(data))
-    painter = Painter(data, cmap, vmin, vmax)
+    painter = Painter(data, cmap, vmin, vmax, colours)
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
     with rc_context(STYLE):
         height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + 0.62
