@@ -1,0 +1,173 @@
+"""Charts of a comparison: gains, shares, learning curves, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc.report._comparison_inputs import Group, short
+from neuroenc.report._comparison_matrix import GREY, WIDTH, gutter, new_figure, style
+from neuroenc.report._style import FAINT, INK, MUTED
+
+__all__ = ["draw_costs", "draw_curves", "draw_gains", "draw_shares"]
+
+
+def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colours: Mapping[str, Any]) -> Any:
+    """Differences with intervals: a panel for each feature space, a row for each group, a colour for each readout.
+
+    Each table has ``readout``, ``group``, ``median_difference``, ``low``, ``high``, ``q``.
+    """
+    names = [short(g, 24) for g in groups]
+    readouts = list(dict.fromkeys(r for t in panels.values() for r in t["readout"]))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    step = 0.14 * max(len(readouts), 1) + 0.14
+    tall, left = step * len(names) + 0.1, gutter(names)
+    height = lines * (tall + 0.75) + 0.1
+    wide = min(4.6, (WIDTH - left - 0.15 - 0.25 * (columns - 1)) / columns)
+    values = np.concatenate([t[["low", "high", "median_difference"]].to_numpy(float).ravel() for t in panels.values()])
+    values = values[np.isfinite(values)]
+    reach = (min(0.0, values.min()), max(0.0, values.max())) if values.size else (-0.1, 0.1)
+    pad = 0.05 * max(reach[1] - reach[0], 1e-3)
+    with style():
+        figure = new_figure(height)
+        for k, (title, rows) in enumerate(panels.items()):
+            row, column = divmod(k, columns)
+            axes = figure.add_axes(
+                ((left + column * (wide + 0.25)) / WIDTH, 1 - ((row + 1) * (tall + 0.75) - 0.4) / height,
+                 wide / WIDTH, tall / height)
+            )  # fmt: skip
+            for place, group in enumerate(groups):
+                if place % 2 == 0:
+                    axes.axhspan(place - 0.5, place + 0.5, color="#f5f7f9", lw=0, zorder=0)
+                for n, readout in enumerate(readouts):
+                    y = place + (n - (len(readouts) - 1) / 2) * 0.14 / step
+                    for found in rows[(rows["readout"] == readout) & (rows["group"] == group)].to_dict("records"):
+                        sure = found["q"] < 0.05
+                        axes.plot([found["low"], found["high"]], [y, y], color=colours[readout], lw=1.5, zorder=3)
+                        axes.plot(
+                            found["median_difference"], y, "o", ms=4.6, mec=colours[readout], mew=1.2, zorder=4,
+                            mfc=colours[readout] if sure else "white",
+                        )  # fmt: skip
+            axes.axvline(0, color=GREY, lw=0.9, zorder=1)
+            axes.set(xlim=(reach[0] - pad, reach[1] + pad), ylim=(len(groups) - 0.5, -0.5))
+            axes.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=8.5)
+            axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", labelsize=8)
+            axes.spines["left"].set_visible(False)
+            axes.set_title(short(title, 40), fontsize=9.5, loc="left", color=INK, fontweight="semibold")
+            if row == lines - 1 or k + columns >= len(panels):
+                axes.set_xlabel("difference of r")
+    return figure
+
+
+def draw_shares(shares: np.ndarray, classes: Sequence[str], groups: Sequence[Group], colours: Mapping[str, Any]) -> Any:
+    """Stacked bars: the share of every class (class, group) in each group."""
+    names = [f"{short(g.name, 24)}  ({int(g.mask.sum())})" for g in groups]
+    left = gutter(names)
+    height = 0.27 * len(names) + 0.55
+    with style():
+        figure = new_figure(height)
+        axes = figure.add_axes((left / WIDTH, 0.45 / height, (WIDTH - left - 0.25) / WIDTH, (height - 0.5) / height))
+        for g in range(len(groups)):
+            start = 0.0
+            for name, share in zip(classes, shares[:, g]):
+                if not share > 0:
+                    continue
+                axes.barh(g, share, 0.78, left=start, color=colours[name], ec="white", lw=0.7)
+                if share >= 0.05:
+                    rgb = np.array(_rgb(colours[name]))
+                    axes.text(
+                        start + share / 2, g + 0.03, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5,
+                        color=INK if rgb @ [0.299, 0.587, 0.114] > 0.55 else "white",
+                    )  # fmt: skip
+                start += share
+        axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), names, fontsize=8.5)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 % of voxels"], fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def _rgb(colour: Any) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(colour)
+
+
+def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, Any]) -> Any:
+    """Validation r by epoch, a panel for each cell and a line for each fit; the best epoch is marked."""
+    columns = min(4, len(curves))
+    lines = -(-len(curves) // columns)
+    wide, tall = (WIDTH - 0.6) / 4, 1.45
+    height = lines * tall + 0.35
+    every = pd.concat([t for fits in curves.values() for t in fits])
+    known = every["validation_r"][np.isfinite(every["validation_r"])]
+    low, high = (min(0.0, known.min()), known.max()) if len(known) else (0.0, 1.0)
+    with style():
+        figure = new_figure(height)
+        for k, (cell, fits) in enumerate(curves.items()):
+            row, column = divmod(k, columns)
+            axes = figure.add_axes(
+                ((0.5 + column * wide) / WIDTH, 1 - ((row + 1) * tall - 0.1) / height,
+                 (wide - 0.2) / WIDTH, (tall - 0.42) / height)
+            )  # fmt: skip
+            for fit in fits:
+                epoch, r = fit["epoch"].to_numpy(float), fit["validation_r"].to_numpy(float)
+                axes.plot(epoch, r, color=colours[cell], lw=1.0, alpha=0.75)
+                if np.isfinite(r).any():
+                    best = int(np.nanargmax(r))
+                    axes.plot(epoch[best], r[best], "o", ms=3.4, mew=0, color=INK, zorder=4)
+            axes.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low + 1e-3))
+            axes.set_title(short(cell, 34), fontsize=8.2, loc="left", color=INK, pad=3)
+            axes.tick_params(labelsize=7.5, labelcolor=MUTED, length=2)
+            axes.locator_params(nbins=5)
+            axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
+            if column:
+                axes.set_yticklabels([])
+            if k + columns >= len(curves):
+                axes.set_xlabel("epoch", fontsize=8)
+        figure.text(0.02 / WIDTH, 0.5, "validation r", rotation=90, va="center", ha="left", fontsize=8.5, color=INK)
+    return figure
+
+
+def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
+    """Three panels over the same rows: median r with its interval, trained parameters, seconds a fit."""
+    names = [short(c, 34) for c in costs["cell"]]
+    left, rows = gutter(names), np.arange(len(names))
+    panels = [("median_r", "median r")] + [
+        (c, t)
+        for c, t in (("n_parameters", "parameters"), ("seconds_per_fit", "seconds a fit"))
+        if c in costs and np.isfinite(costs[c].to_numpy(float)).any()
+    ]
+    height = 0.24 * len(names) + 0.75
+    wide = (WIDTH - left - 0.2 - 0.3 * (len(panels) - 1)) / len(panels)
+    with style():
+        figure = new_figure(height)
+        for k, (column, title) in enumerate(panels):
+            axes = figure.add_axes(
+                ((left + k * (wide + 0.3)) / WIDTH, 0.5 / height, wide / WIDTH, (height - 0.6) / height)
+            )
+            for y in rows:
+                axes.axhline(y, color=FAINT, lw=0.6, zorder=0)
+            values = costs[column].to_numpy(float)
+            if column == "median_r" and {"low", "high"} <= set(costs.columns):
+                axes.hlines(rows, costs["low"], costs["high"], color=colours, lw=1.6)
+            shown = values > 0 if column != "median_r" else np.isfinite(values)
+            if column != "median_r" and shown.any():
+                axes.set_xscale("log")
+                limits = values[shown].min() / 1.8, values[shown].max() * 1.8
+                axes.set_xlim(*limits)
+            for y in rows[shown]:
+                axes.plot(values[y], y, "o", ms=5.2, mew=0, color=colours[y])
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.set_yticks(rows, names if k == 0 else [""] * len(names), fontsize=8.5)
+            axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", labelsize=8, which="both", length=2)
+            axes.spines["left"].set_visible(False)
+            axes.set_xlabel(title)
+    return figure
