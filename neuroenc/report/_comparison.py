@@ -195,7 +195,7 @@ def _tiles(page: Page, summary: Mapping[str, Any], winner: xr.Dataset | None) ->
         bounds = [number(summary[k], digits=3) for k in ("best_difference_low", "best_difference_high") if k in summary]
         said = f" ({' to '.join(bounds)})" if len(bounds) == 2 else ""
         label = f"its lead over {summary['runner_up']}"
-        tiles.append({"value": f"{number(summary['best_difference'], digits=3)}{said}", "label": label, "words": True})
+        tiles.append({"value": number(summary["best_difference"], digits=3), "label": f"{label}{said}"})
     if winner is not None:
         labels = winner["winner"].values.astype(str)
         known = labels != ""

@@ -20,6 +20,8 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
 
     Each table has ``readout``, ``group``, ``median_difference``, ``low``, ``high``, ``q``.
     """
+    from matplotlib.ticker import MaxNLocator
+
     names = [short(g, 24) for g in groups]
     readouts = list(dict.fromkeys(r for t in panels.values() for r in t["readout"]))
     columns = min(3, len(panels))
@@ -57,21 +59,29 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
             axes.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=8.5)
             axes.tick_params(axis="y", length=0)
             axes.tick_params(axis="x", labelsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.spines["left"].set_visible(False)
-            axes.set_title(short(title, 40), fontsize=9.5, loc="left", color=INK, fontweight="semibold")
+            axes.set_title(short(title, 40), fontsize=9.5, loc="left", color=INK)
             if row == lines - 1 or k + columns >= len(panels):
                 axes.set_xlabel("difference of r")
     return figure
 
 
-def draw_shares(shares: np.ndarray, classes: Sequence[str], groups: Sequence[Group], colours: Mapping[str, Any]) -> Any:
-    """Stacked bars: the share of every class (class, group) in each group."""
-    names = [f"{short(g.name, 24)}  ({int(g.mask.sum())})" for g in groups]
+def draw_shares(
+    shares: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[Group],
+    counts: Sequence[int],
+    colours: Mapping[str, Any],
+) -> Any:
+    """Stacked bars: the share of every class (class, group) in each group of so many voxels."""
+    names = [f"{short(g.name, 24)}  ({n})" for g, n in zip(groups, counts)]
     left = gutter(names)
-    height = 0.27 * len(names) + 0.55
+    height = 0.27 * len(names) + 0.3
     with style():
         figure = new_figure(height)
-        axes = figure.add_axes((left / WIDTH, 0.45 / height, (WIDTH - left - 0.25) / WIDTH, (height - 0.5) / height))
+        axes = figure.add_axes((left / WIDTH, 0.25 / height, (WIDTH - left - 0.25) / WIDTH, (height - 0.3) / height))
         for g in range(len(groups)):
             start = 0.0
             for name, share in zip(classes, shares[:, g]):
@@ -87,7 +97,7 @@ def draw_shares(shares: np.ndarray, classes: Sequence[str], groups: Sequence[Gro
                 start += share
         axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 % of voxels"], fontsize=8)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"], fontsize=8)
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
     return figure

@@ -31,7 +31,8 @@ __all__ = [
     "sort_groups",
 ]
 
-TIE, OTHER = "#c3cad1", "#5c6670"
+# Sand, not grey: bare cortex is grey.
+TIE, OTHER = "#e4d3ac", "#5c6670"
 #: Classes of the three-region analysis.
 CLASSES = {"vision": BLUE, "dense": "#3b8f5a", "single": ORANGE, "not separable": TIE}
 
@@ -175,7 +176,7 @@ def cell_parts(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame
 
 
 def colours_of(names: Iterable[str], limit: int = 12) -> dict[str, Any]:
-    """One colour for each name, in their order; "tie" is grey, and names after ``limit`` share one."""
+    """One colour for each name, in their order; "tie" has its own, and names after ``limit`` share one."""
     listed = [n for n in dict.fromkeys(names) if n and n != "tie"]
     palette = category_colours(min(len(listed), limit))
     found: dict[str, Any] = {name: palette[k] if k < limit else OTHER for k, name in enumerate(listed)}

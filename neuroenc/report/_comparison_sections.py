@@ -73,8 +73,17 @@ def block(
     }  # fmt: skip
 
 
-def section(anchor: str, title: str, lead: str, blocks: Sequence[dict[str, Any]], remarks: Sequence[str] = ()) -> Any:
-    return {"id": anchor, "title": title, "lead": lead, "blocks": list(blocks), "remarks": [x for x in remarks if x]}
+def section(
+    anchor: str, nav: str, title: str, lead: str, blocks: Sequence[dict[str, Any]], remarks: Sequence[str] = ()
+) -> Any:
+    return {
+        "id": anchor,
+        "nav": nav,
+        "title": title,
+        "lead": lead,
+        "blocks": list(blocks),
+        "remarks": [x for x in remarks if x],
+    }
 
 
 def _listed(pairs: Sequence[tuple[str, float]], limit: int = 6) -> str:
@@ -115,7 +124,7 @@ def accuracy(page: Page, medians: pd.DataFrame) -> dict[str, Any]:
     lead = "Every cell was fitted and tested on the same stimuli." if len(page.cells) > 1 else ""
     if {"low", "high"} <= set(medians.columns):
         lead += " Low and high bound the 95 % interval over resampled stimuli."
-    return section("accuracy", "Accuracy", lead.strip(), blocks)
+    return section("accuracy", "Accuracy", "Accuracy", lead.strip(), blocks)
 
 
 def gains(page: Page, pairs: pd.DataFrame, baseline: str) -> dict[str, Any] | None:
@@ -158,7 +167,7 @@ def gains(page: Page, pairs: pd.DataFrame, baseline: str) -> dict[str, Any] | No
     )  # fmt: skip
     figure = draw_gains(panels, [g.name for g in kept], colours)
     return section(
-        "gains", f"Gain of each readout over {short(baseline)}",
+        "gains", "Gains", f"Gain of each readout over {short(baseline)}",
         f"The same features, read in another way: difference of r to the readout {baseline} (ridge on the flattened "
         "map, unless the settings say otherwise), as median over voxels."
         if baseline == "linear" else
@@ -191,21 +200,21 @@ def winners(page: Page, winner: xr.Dataset) -> dict[str, Any]:
     groups, said = by_kind(page.groups, MAX_GROUPS)
     classes = [*won, "tie"]
     shares = shares_of(labels, classes, groups)
-    frame = pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups],
-                          "n_voxels": [int((labels[g.mask] != "").sum()) for g in groups]})  # fmt: skip
+    held = [int((labels[g.mask] != "").sum()) for g in groups]
+    frame = pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups], "n_voxels": held})
     for name, row in zip(classes, shares):
         frame[f"{name} share" if name != "tie" else "no separable winner share"] = [
             "–" if np.isnan(x) else f"{100 * x:.0f} %" for x in row
         ]
     blocks = [
         block(uri, f"Best cell of every voxel. {words}", page.canvas.how, None, key=key),
-        block(svg(draw_shares(shares, classes, groups, colours)),
+        block(svg(draw_shares(shares, classes, groups, held, colours)),
               f"Share of voxels won in each group. Overall: {words}",
               "Percent of the voxels of each group, their number in brackets. " + said, frame,
               about="share of voxels", opened=len(frame) <= 12),
     ]  # fmt: skip
     return section(
-        "winner", "Which cell predicts which voxel best",
+        "winner", "Winners", "Which cell predicts which voxel best",
         "A voxel has a winner where one cell beats each of the others over resampled stimuli, after correction for the "
         "number of voxels. Elsewhere the data cannot tell, and the map says so.",
         blocks, page.canvas.remarks,
@@ -239,7 +248,7 @@ def pairs_section(page: Page, pairs: pd.DataFrame) -> dict[str, Any]:
         "(q ≥ 0.05).", frame, about="every pair, all voxels",
     )]  # fmt: skip
     return section(
-        "pairs", "Any two cells",
+        "pairs", "Pairs", "Any two cells",
         f"{n_sure} of {len(overall)} pairs differ over all voxels at q < 0.05 (paired bootstrap over stimuli, false "
         "discovery rate over pairs). A better share and b better share: voxels where one of the two is better after "
         "correction over the voxels of the pair.", blocks,

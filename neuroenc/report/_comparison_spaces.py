@@ -33,6 +33,7 @@ def regions_section(page: Page, regions: xr.Dataset) -> dict[str, Any]:
         own = regions.isel(readout=k) if "readout" in regions.dims else regions
         labels = own["region"].values.astype(str)
         shares = shares_of(labels, classes, groups)
+        held = [int((labels[g.mask] != "").sum()) for g in groups]
         key = legend(CLASSES, {c: _percent(shares[j, 0]) for j, c in enumerate(classes)})
         for item in key:
             item["name"] = _CLASS_WORDS.get(item["name"], item["name"])
@@ -42,12 +43,12 @@ def regions_section(page: Page, regions: xr.Dataset) -> dict[str, Any]:
         heights = np.where(np.isfinite(r).any(axis=0), np.where(np.isfinite(r), r, -np.inf).max(axis=0), np.nan)
         blocks.append(block(page.canvas.draw(labels, label="", heights=heights, colours=CLASSES),
                             f"{through}: {words}.", page.canvas.how, None, heading=through, key=key))  # fmt: skip
-        blocks.append(block(svg(draw_shares(shares, classes, groups, CLASSES)),
+        blocks.append(block(svg(draw_shares(shares, classes, groups, held, CLASSES)),
                             f"{through}, share of voxels in each group: {words}.",
                             "Percent of the voxels of each group. " + said, None))  # fmt: skip
         for j, group in enumerate(groups):
             rows.append({"readout": way, "kind": group.kind, "group": group.name,
-                         "n_voxels": int((labels[group.mask] != "").sum()),
+                         "n_voxels": held[j],
                          **{_CLASS_WORDS.get(c, c): _percent(x) for c, x in zip(classes, shares[:, j])}})  # fmt: skip
     blocks.append(block(None, "", "", pd.DataFrame(rows), about="share of voxels, every readout and group"))
     names = "; ".join(
@@ -59,7 +60,7 @@ def regions_section(page: Page, regions: xr.Dataset) -> dict[str, Any]:
         remarks.append(f"The {len(ways)} readouts put {100 * share:.0f} % of voxels in the same class. Where they do "
                        "not, the class says as much about the readout as about the voxel.")  # fmt: skip
     return section(
-        "regions", "Vision, dense captions or single captions",
+        "regions", "Three regions", "Vision, dense captions or single captions",
         "The space that predicts a voxel better than both others through one and the same readout (paired bootstrap "
         f"over stimuli, corrected over voxels).{f' {names}.' if names else ''}",
         blocks, remarks,
@@ -100,7 +101,7 @@ def layers_section(page: Page, layers: Mapping[str, tuple[xr.Dataset, pd.DataFra
             blocks.append(block(uri, f"Position of the best layer; means: {words}.",
                                 f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
                                 f"{page.canvas.how}", None))  # fmt: skip
-    return section("layers", "Which layer", "Position is that of the best layer in the order given, from 0 (first) "
+    return section("layers", "Layers", "Which layer", "Position is that of the best layer in the order given, from 0 (first) "
                     "to 1 (last).", blocks)  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def warp_section(page: Page, warp: xr.Dataset) -> dict[str, Any] | None:
     if not blocks:
         return None
     blocks.append(block(None, "", "", pd.DataFrame(rows), about="every measure, cell and group"))
-    return section("warp", "What content does to receptive fields", "Spread over stimuli of the transform that the "
+    return section("warp", "Receptive fields", "What content does to receptive fields", "Spread over stimuli of the transform that the "
                     "readout applies to each voxel's field. Half the field of view is 1. Zero is a field that stays "
                     "where it is; a readout that is free to move fields can also move them for nothing, so read this "
                     "beside its gain.", blocks)  # fmt: skip

@@ -44,7 +44,7 @@ def curves_section(page: Page, curves: pd.DataFrame) -> dict[str, Any] | None:
         return None
     frame = pd.DataFrame(rows)
     words = "; ".join(f"{x['cell']}: {number(x['best validation r'])}" for x in rows[:8])
-    return section("curves", "Learning curves", "", [block(
+    return section("curves", "Learning curves", "Learning curves", "", [block(
         svg(draw_curves(fits, page.cell_colours())), f"Validation r by epoch. Best of each cell: {words}",
         "One line for each fold, with the settings that were chosen; the dot is the epoch that was kept. Colours are "
         "the readouts. Ridge has no curve.", frame, about="medians over fits", opened=len(frame) <= 12,
@@ -69,7 +69,7 @@ def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
         f"{x['cell']}: " + ", ".join(f"{number(x[c], c)} {c.removeprefix('n_').replace('_', ' ')}" for c in known[:2])
         for x in overall.to_dict("records")[:6]
     )
-    return section("costs", "What each cell costs", "A gain may be capacity: read it beside the number of trained "
+    return section("costs", "Costs", "What each cell costs", "A gain may be capacity: read it beside the number of trained "
                     "parameters.", [block(svg(figure), f"Accuracy, parameters and seconds. {words}",
                     "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds.",
                     frame, key=key, about="cost of every cell")])  # fmt: skip

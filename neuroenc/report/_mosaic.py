@@ -111,7 +111,7 @@ def plot_mosaic(
     ratio = extent[1] * step[upward] / max(extent[0] * step[across], 1e-9)
     width = min(10.6 / columns, 4.4 / max(ratio, 0.3))
     cell = width * ratio + 0.22
-    height = cell * rows + 0.62
+    height = cell * rows + painter.room
     with rc_context(STYLE):
         figure = Figure(figsize=(10.6, height))
         edge = (1 - columns * width / 10.6) / 2
@@ -121,7 +121,7 @@ def plot_mosaic(
             left=edge,
             right=1 - edge,
             top=1 - 0.2 / height,
-            bottom=0.5 / height,
+            bottom=(painter.room - 0.06) / height,
             wspace=0.04,
             hspace=0.22 / cell,
         )

@@ -51,6 +51,11 @@ class Painter:
         self._cmap = matplotlib.colormaps[cmap]
         self._norm = Normalize(self._vmin, self._vmax, clip=True)
 
+    @property
+    def room(self) -> float:
+        """Inches that the colour bar or legend needs."""
+        return 0.08 if self.categories and self._explained else 0.62
+
     def colours(self, numbers: np.ndarray) -> np.ndarray:
         drawn = np.isfinite(numbers)
         rgba = np.zeros((*numbers.shape, 4))

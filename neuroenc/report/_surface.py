@@ -173,7 +173,7 @@ def plot_surface(
     painter = Painter(data, cmap, vmin, vmax, colours)
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
     with rc_context(STYLE):
-        height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + 0.62
+        height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + painter.room
         figure = Figure(figsize=(10.6, height))
         grid = figure.add_gridspec(
             len(pairs),
@@ -181,7 +181,7 @@ def plot_surface(
             left=0,
             right=1,
             top=1,
-            bottom=0.62 / height,
+            bottom=painter.room / height,
             wspace=0,
             hspace=0,
         )
