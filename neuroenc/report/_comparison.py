@@ -117,10 +117,13 @@ def write_comparison_report(
     cells = [str(c) for c in scores["cell"].values]
     if table is not None:
         table = check_columns(table, ("cell", "kind", "group", "median_r"), "table", cells, ["cell"])
+    # Tables without rows may lack columns too: one cell has no pairs, ridge has no curves.
+    pairs = pairs if pairs is None or len(pairs) else None
+    curves = curves if curves is None or len(curves) else None
     if pairs is not None:
         needed = ("a", "b", "kind", "group", "median_difference", "low", "high", "q")
         pairs = check_columns(pairs, needed, "pairs", cells, ["a", "b"])
-    if curves is not None and len(curves):
+    if curves is not None:
         curves = check_columns(curves, ("cell", "epoch", "validation_r"), "curves", cells, ["cell"])
     if winner is not None:
         check_voxels(winner, scores, ["winner"], "winner")
@@ -139,11 +142,11 @@ def write_comparison_report(
         lambda: sections.accuracy(page, medians),
         lambda: sections.gains(page, pairs, baseline) if pairs is not None else None,
         lambda: sections.winners(page, winner) if winner is not None else None,
-        lambda: sections.pairs_section(page, pairs) if pairs is not None and len(pairs) else None,
+        lambda: sections.pairs_section(page, pairs) if pairs is not None else None,
         lambda: regions_section(page, regions) if regions is not None else None,
         lambda: layers_section(page, ways) if ways else None,
         lambda: warp_section(page, warp) if warp is not None else None,
-        lambda: curves_section(page, curves) if curves is not None and len(curves) else None,
+        lambda: curves_section(page, curves) if curves is not None else None,
         lambda: costs_section(page, medians),
     ]
     made = []

@@ -145,8 +145,17 @@ def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, 
     return figure
 
 
+def _plain(value: float, _place: Any = None) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 10 * size or (value >= size and size > 1e3):
+            return f"{value / size:g} {unit}"
+    return f"{value:g}"
+
+
 def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
     """Three panels over the same rows: median r with its interval, trained parameters, seconds a fit."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     names = [short(c, 34) for c in costs["cell"]]
     left, rows = gutter(names), np.arange(len(names))
     panels = [("median_r", "median r")] + [
@@ -170,6 +179,12 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
             shown = values > 0 if column != "median_r" else np.isfinite(values)
             if column != "median_r" and shown.any():
                 axes.set_xscale("log")
+                # Plain numbers: powers of ten would need mathematical text, which names must not become.
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=5))
+                axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+                if np.ptp(np.log10(values[shown])) < 1.2:
+                    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=5))
+                axes.xaxis.set_minor_formatter(NullFormatter())
                 limits = values[shown].min() / 1.8, values[shown].max() * 1.8
                 axes.set_xlim(*limits)
             for y in rows[shown]:

@@ -31,8 +31,8 @@ __all__ = [
     "sort_groups",
 ]
 
-# Sand, not grey: bare cortex is grey.
-TIE, OTHER = "#e4d3ac", "#5c6670"
+# A pale rose: bare cortex is grey, and no category is near it.
+TIE, OTHER = "#f2d9d0", "#5c6670"
 #: Classes of the three-region analysis.
 CLASSES = {"vision": BLUE, "dense": "#3b8f5a", "single": ORANGE, "not separable": TIE}
 
@@ -153,7 +153,8 @@ def by_kind(groups: Sequence[Group], limit: int) -> tuple[list[Group], str]:
     while len(kept) > limit:
         kinds = [g.kind for g in kept if g.kind != "all"]
         most = max(dict.fromkeys(kinds), key=kinds.count)
-        smallest = min((g for g in kept if g.kind == most), key=lambda g: int(g.mask.sum()))
+        # Of equals, the last goes.
+        smallest = min((g for g in reversed(kept) if g.kind == most), key=lambda g: int(g.mask.sum()))
         kept.remove(smallest)
     said = "" if len(kept) == len(groups) else f"The {len(kept)} largest of {len(groups)} groups are drawn."
     return kept, said

@@ -88,7 +88,7 @@ def draw_matrix(
                 dotted = dots is not None and bool(dots[i, j])
                 if dotted or wide >= 0.3:
                     axes.text(
-                        x + 0.5, i + 0.52, "·" if dotted else text.replace("-", "−"), ha="center", va="center",
+                        x + 0.5, i + 0.52, "•" if dotted else text.replace("-", "−"), ha="center", va="center",
                         color=INK if light else "white", fontsize=8 if wide >= 0.36 else 6.5,
                     )  # fmt: skip
         for i, j in zip(*np.nonzero(rings)) if rings is not None else ():

@@ -75,15 +75,10 @@ def block(
 
 def section(
     anchor: str, nav: str, title: str, lead: str, blocks: Sequence[dict[str, Any]], remarks: Sequence[str] = ()
-) -> Any:
-    return {
-        "id": anchor,
-        "nav": nav,
-        "title": title,
-        "lead": lead,
-        "blocks": list(blocks),
-        "remarks": [x for x in remarks if x],
-    }
+) -> dict[str, Any]:
+    """Heading, its short form in the page's navigation, words, and figures with their tables."""
+    said = [x for x in remarks if x]
+    return {"id": anchor, "nav": nav, "title": title, "lead": lead, "blocks": list(blocks), "remarks": said}
 
 
 def _listed(pairs: Sequence[tuple[str, float]], limit: int = 6) -> str:

@@ -101,8 +101,8 @@ def layers_section(page: Page, layers: Mapping[str, tuple[xr.Dataset, pd.DataFra
             blocks.append(block(uri, f"Position of the best layer; means: {words}.",
                                 f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
                                 f"{page.canvas.how}", None))  # fmt: skip
-    return section("layers", "Layers", "Which layer", "Position is that of the best layer in the order given, from 0 (first) "
-                    "to 1 (last).", blocks)  # fmt: skip
+    lead = "Position is that of the best layer in the order given, from 0 (first) to 1 (last)."
+    return section("layers", "Layers", "Which layer", lead, blocks)
 
 
 def warp_section(page: Page, warp: xr.Dataset) -> dict[str, Any] | None:
@@ -130,7 +130,9 @@ def warp_section(page: Page, warp: xr.Dataset) -> dict[str, Any] | None:
     if not blocks:
         return None
     blocks.append(block(None, "", "", pd.DataFrame(rows), about="every measure, cell and group"))
-    return section("warp", "Receptive fields", "What content does to receptive fields", "Spread over stimuli of the transform that the "
-                    "readout applies to each voxel's field. Half the field of view is 1. Zero is a field that stays "
-                    "where it is; a readout that is free to move fields can also move them for nothing, so read this "
-                    "beside its gain.", blocks)  # fmt: skip
+    lead = (
+        "Spread over stimuli of the transform that the readout applies to each voxel's field. Half the field of view "
+        "is 1. Zero is a field that stays where it is; a readout that is free to move fields can also move them for "
+        "nothing, so read this beside its gain."
+    )
+    return section("warp", "Receptive fields", "What content does to receptive fields", lead, blocks)

@@ -34,8 +34,9 @@ def curves_section(page: Page, curves: pd.DataFrame) -> dict[str, Any] | None:
             chosen.append(part.sort_values("epoch", kind="stable"))
         fits[cell] = chosen
         at = [part.loc[part["validation_r"].idxmax()] for part in chosen]
-        row = {"cell": cell, "fits": len(chosen), "median epochs": float(np.median([p["epoch"].max() for p in chosen])),
-               "best epoch": float(np.median([x["epoch"] for x in at])),
+        row = {"cell": cell, "fits": len(chosen),
+               "median epochs": round(float(np.median([p["epoch"].max() for p in chosen]))),
+               "best epoch": round(float(np.median([x["epoch"] for x in at]))),
                "best validation r": float(np.median([x["validation_r"] for x in at]))}  # fmt: skip
         if "loss" in own:
             row["loss at best"] = float(np.median([x["loss"] for x in at]))
@@ -69,7 +70,10 @@ def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
         f"{x['cell']}: " + ", ".join(f"{number(x[c], c)} {c.removeprefix('n_').replace('_', ' ')}" for c in known[:2])
         for x in overall.to_dict("records")[:6]
     )
-    return section("costs", "Costs", "What each cell costs", "A gain may be capacity: read it beside the number of trained "
-                    "parameters.", [block(svg(figure), f"Accuracy, parameters and seconds. {words}",
-                    "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds.",
-                    frame, key=key, about="cost of every cell")])  # fmt: skip
+    lead = "A gain may be capacity: read it beside the number of trained parameters."
+    said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
+    alt = f"Accuracy, parameters and seconds. {words}"
+    return section(
+        "costs", "Costs", "What each cell costs", lead,
+        [block(svg(figure), alt, said, frame, key=key, about="cost of every cell")],
+    )  # fmt: skip

@@ -121,7 +121,7 @@ def plot_mosaic(
             left=edge,
             right=1 - edge,
             top=1 - 0.2 / height,
-            bottom=(painter.room - 0.06) / height,
+            bottom=max(painter.room - 0.12, 0.02) / height,
             wspace=0.04,
             hspace=0.22 / cell,
         )
