@@ -19,10 +19,13 @@ from neuroenc.encoders.readout._attention import AttentionReadout  # noqa: E402
 from neuroenc.encoders.readout._factorized import FactorizedReadout  # noqa: E402
 from neuroenc.encoders.readout._gaussian import GaussianReadout  # noqa: E402
 from neuroenc.encoders.readout._linear import LinearReadout, PooledReadout  # noqa: E402
+from neuroenc.encoders.readout._losses import LOSSES, make_loss  # noqa: E402
 from neuroenc.encoders.readout._protocol import READOUTS, Readout, make_readout, register_readout  # noqa: E402
 from neuroenc.encoders.readout._semantic import SemanticSpatialReadout  # noqa: E402
+from neuroenc.encoders.readout._train import TrainResult, train  # noqa: E402
 
 __all__ = [
+    "LOSSES",
     "MODES",
     "READOUTS",
     "AttentionReadout",
@@ -32,6 +35,9 @@ __all__ = [
     "PooledReadout",
     "Readout",
     "SemanticSpatialReadout",
+    "TrainResult",
+    "make_loss",
     "make_readout",
     "register_readout",
+    "train",
 ]

@@ -1,0 +1,201 @@
+"""Steps of the optimiser and predictions, on one device or on several through Accelerate."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.optional import require
+from neuroenc.encoders.readout._losses import Loss
+from neuroenc.encoders.readout._maps import Maps
+
+__all__ = ["Engine", "pick_torch_device", "predict_maps"]
+
+_OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_PRECISIONS = {"32": "no", "bf16": "bf16", "16": "fp16"}
+
+
+def pick_torch_device(device: Any) -> torch.device:
+    """``"auto"`` is a GPU if torch sees one."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def make_accelerator(accelerator: Any, precision: str) -> Any:
+    """The accelerator that was given, or a new one for ``"auto"``."""
+    if precision not in _PRECISIONS:
+        raise ConfigError(unknown_name("precision", precision, _PRECISIONS))
+    if accelerator is None or not isinstance(accelerator, str):
+        if accelerator is not None and precision != "32" and accelerator.mixed_precision != _PRECISIONS[precision]:
+            raise ConfigError(
+                f"precision={precision!r} with an Accelerator of mixed_precision={accelerator.mixed_precision!r}. "
+                f"Next step: Accelerator(mixed_precision={_PRECISIONS[precision]!r})."
+            )
+        return accelerator
+    if accelerator != "auto":
+        raise ConfigError(unknown_name("accelerator", accelerator, ["auto"]))
+    return require("accelerate", "train").Accelerator(mixed_precision=_PRECISIONS[precision])
+
+
+def predict_maps(model: nn.Module, inputs: Maps, context: Maps | None, rows: Tensor, batch_size: int) -> Tensor:
+    """Outputs (n, V) of the model in evaluation mode, on its device, in at least single precision."""
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for part in rows.split(batch_size):
+            x = inputs.rows(part)
+            out = model(x) if context is None else model(x, context.rows(part))
+            parts.append(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+class Engine:
+    """A model, its data and its optimiser; see `neuroenc.encoders.readout.train` for the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Maps,
+        targets: np.ndarray,
+        context: Maps | None,
+        *,
+        loss: Loss,
+        optimiser: str,
+        lr: float,
+        weight_decay: float,
+        batch_size: int,
+        accumulate: int,
+        precision: str,
+        device: torch.device,
+        accelerator: Any,
+        evaluation_batch: int,
+    ) -> None:
+        if optimiser not in _OPTIMISERS:
+            raise ConfigError(unknown_name("optimiser", optimiser, _OPTIMISERS))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError("the model has no parameter that needs a gradient: there is nothing to train.")
+        self.bare, self.model = model, model
+        self.inputs, self.context, self.loss = inputs, context, loss
+        self.batch_size, self.accumulate, self.evaluation_batch = batch_size, accumulate, evaluation_batch
+        self.device, self.accelerator = device, accelerator
+        self.targets = torch.as_tensor(targets, dtype=inputs.dtype)
+        if device.type == "cuda" and self.targets.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
+            self.targets = self.targets.to(device)
+        # One kernel for all parameters: with small readouts the optimiser would otherwise be half of a step.
+        fused = device.type in ("cpu", "cuda")
+        build: Any = _OPTIMISERS[optimiser]
+        self.optimiser = build(trained, lr=lr, weight_decay=weight_decay, fused=fused)
+        self.scaler: Any = None
+        self._half = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        if accelerator is not None:
+            self.model, self.optimiser = accelerator.prepare(model, self.optimiser)
+            self.scaler = accelerator.scaler
+        elif precision == "16":
+            self.scaler = torch.amp.GradScaler(device.type)
+        self.world = 1 if accelerator is None else int(accelerator.num_processes)
+        self.rank = 0 if accelerator is None else int(accelerator.process_index)
+        self._frozen = [part for part in model.modules() if getattr(part, "frozen", False)]
+
+    def autocast(self) -> Any:
+        """Half precision where it was asked for."""
+        if self.accelerator is not None:
+            return self.accelerator.autocast()
+        return nullcontext() if self._half is None else torch.autocast(self.device.type, dtype=self._half)
+
+    def training(self) -> None:
+        """Training mode, for all but what is frozen: its running statistics would drift."""
+        self.model.train()
+        for part in self._frozen:
+            part.eval()
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of all parameters."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+
+    def step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on ``rows``; returns this process' loss and the penalty, both summed over voxels."""
+        y = self._target(rows)
+        parts = list(zip(rows.split(self.batch_size), y.split(self.batch_size)))
+        count = (~torch.isnan(y)).sum(dim=0) if len(parts) * self.world > 1 else None
+        self.optimiser.zero_grad(set_to_none=True)
+        total = y.new_zeros(())
+        penalty = y.new_zeros(())
+        for number, (index, target) in enumerate(parts):
+            last = number == len(parts) - 1
+            wait = self.accelerator is not None and self.world > 1 and not last
+            with self.accelerator.no_sync(self.model) if wait else nullcontext():
+                value = self._part(index, target, count)
+                total += value.detach()
+                # Gradients are averaged over processes, and the loss is a sum over all of them.
+                value = value * self.world
+                if last and hasattr(self.bare, "regulariser"):
+                    extra = self.bare.regulariser()
+                    penalty = extra.detach()
+                    value = value + extra
+                self._backward(value)
+        self._update()
+        return total, penalty
+
+    def _part(self, index: Tensor, target: Tensor, count: Tensor | None) -> Tensor:
+        if self.world > 1:
+            index, target = index[self.rank :: self.world], target[self.rank :: self.world]
+            if not len(index):
+                # A process without rows takes part with one that counts for nothing: the others wait for it.
+                index, target = torch.zeros(1, dtype=torch.long), target.new_full((1, self.targets.shape[1]), torch.nan)
+        x = self.inputs.rows(index)
+        with self.autocast():
+            pred = self.model(x) if self.context is None else self.model(x, self.context.rows(index))
+        if pred.shape != target.shape:
+            raise DataError(
+                f"the model gives {tuple(pred.shape)} for {tuple(x.shape)} of inputs; targets have {target.shape[1]} "
+                "voxels."
+            )
+        return self.loss(pred, target, count)
+
+    def _target(self, rows: Tensor) -> Tensor:
+        return self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)
+
+    def _backward(self, value: Tensor) -> None:
+        if self.accelerator is not None:
+            self.accelerator.backward(value)
+        elif self.scaler is not None:
+            self.scaler.scale(value).backward()
+        else:
+            value.backward()
+
+    def _update(self) -> None:
+        if self.scaler is not None and self.accelerator is None:
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        else:
+            self.optimiser.step()
+        if hasattr(self.bare, "constrain"):
+            self.bare.constrain()
+
+    def totals(self, *values: Tensor) -> list[float]:
+        """Sums over processes."""
+        if self.world == 1:
+            return [float(v) for v in values]
+        return [float(v) for v in self.accelerator.reduce(torch.stack(values), reduction="sum")]
+
+    def responses(self, rows: Tensor) -> np.ndarray:
+        """Predicted responses (n, V) of rows, the same on every process."""
+        n, mine = len(rows), rows
+        if self.world > 1:
+            size = -(-n // self.world)
+            mine = torch.cat([rows, rows[-1:].expand(size * self.world - n)])[self.rank * size :][:size]
+        with self.autocast():
+            out = predict_maps(self.bare, self.inputs, self.context, mine, self.evaluation_batch)
+        if self.world > 1:
+            out = self.accelerator.gather(out)[:n]
+        return self.loss.response(out).cpu().numpy()
