@@ -101,6 +101,9 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         # The same label is ridge on frozen features, and is trained by gradients through a core.
         given = {k: v for k, v in given.items() if k not in ("alphas", "cv")}
     search = given.pop("search", None)
+    for name in training:
+        if name not in _training_names():
+            raise ConfigError(unknown_name("training setting", name, _training_names()))
     names, legal = _training_names(), _keywords(READOUTS[kind].__init__)
     legal = [name for name in legal if name != "max_memory"]
     for name in given:
@@ -162,10 +165,6 @@ def build_cells(
         if "/" in name or not name:
             raise ConfigError(f"feature space {name!r}: a name must not be empty nor hold '/'.")
     common = dict(training or {})
-    if common:
-        for name in common:
-            if name not in _training_names():
-                raise ConfigError(unknown_name("training setting", name, _training_names()))
     through: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for label, settings in _named("core", cores).items():
         named = settings.pop("features", spaces)
