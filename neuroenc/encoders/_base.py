@@ -155,8 +155,13 @@ def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
     """Parameters as JSON can hold them; arrays as lists, other objects by their repr."""
     plain: dict[str, Any] = {}
     for name, value in encoder.get_params(deep=False).items():
-        if isinstance(value, np.ndarray):
+        if name == "checkpoint":
+            # Where a fit was kept while it ran says nothing about it, and is another folder on every machine.
+            plain[name] = None
+        elif isinstance(value, np.ndarray):
             plain[name] = value.tolist()
+        elif isinstance(value, os.PathLike):
+            plain[name] = os.fspath(value)
         elif value is None or isinstance(value, (str, int, float, bool, list, tuple)):
             plain[name] = list(value) if isinstance(value, tuple) else value
         else:

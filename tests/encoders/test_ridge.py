@@ -272,3 +272,14 @@ def test_bad_settings_say_what_is_legal(options, message):
     X, Y = planted()
     with pytest.raises(ConfigError, match=message):
         RidgeEncoder(**options).fit(X, Y)
+
+
+def test_saved_record_does_not_name_the_folder_of_its_checkpoint(tmp_path):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((40, 3)), rng.standard_normal((40, 2))
+    written = []
+    for name in ("here", "there"):
+        encoder = RidgeEncoder(checkpoint=tmp_path / name).fit(X, Y)
+        written.append((encoder.save(tmp_path / f"{name}-saved") / "encoder.json").read_bytes())
+        assert RidgeEncoder.load(tmp_path / f"{name}-saved").checkpoint is None
+    assert written[0] == written[1]
