@@ -171,7 +171,7 @@ def _analyses(config: CompareConfig, found: Comparison, out: Path) -> dict[str, 
         layers, table = found.layer_map(config.layers.order, config.layers.readout, config.grid.q)
         data.save(layers, out / "layers.nc")
         write_table(table, out / "layers.csv")
-        parts["layers"] = layers
+        parts["layers"] = {config.layers.readout: (layers, table)}
         parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
     return parts
 

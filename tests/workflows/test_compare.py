@@ -1,0 +1,263 @@
+"""Whole comparisons from a config: own files, subjects side by side, shipped examples, the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from neuroenc import data
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.cli._main import app
+from neuroenc.data import EncodingData, Stimuli, make_responses
+from neuroenc.workflows import (
+    example_compare_config,
+    list_compare_examples,
+    read_compare_config,
+    run_comparison,
+)
+from neuroenc.workflows._compare_inputs import join_subjects, scale_voxels
+
+CONFIG = """
+title = "Mine"
+[data]
+responses = "responses.nc"
+[features.right]
+kind = "file"
+file = "right.nc"
+[features.wrong]
+kind = "file"
+file = "wrong.nc"
+[features.other]
+kind = "file"
+file = "wrong.nc"
+[readouts.linear]
+[readouts.pooled2]
+readout = "pooled"
+pool = 2
+[grid]
+cv = 4
+n_bootstraps = 100
+cells = ["*/linear", "right/pooled2"]
+[regions]
+vision = "right"
+dense = "wrong"
+single = "other"
+[layers]
+order = ["wrong", "right"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Responses that one of two maps drives."""
+    rng = np.random.default_rng(0)
+    ids = [f"img{i:03d}" for i in range(120)]
+    maps = rng.standard_normal((120, 3, 4, 4)).astype("float32")
+    W = rng.standard_normal((48, 10)) / np.sqrt(48)
+    Y = (maps.reshape(120, -1) @ W + 0.5 * rng.standard_normal((120, 10))).astype("float32")
+    # In another order than the responses: rows go together by id.
+    order = rng.permutation(120)
+    data.save(data.make_features(maps[order], stimulus=[ids[n] for n in order]), tmp_path / "right.nc")
+    other = rng.standard_normal((120, 3, 4, 4)).astype("float32")
+    data.save(data.make_features(other, stimulus=ids), tmp_path / "wrong.nc")
+    responses = make_responses(Y, stimulus=ids, dim="stimulus", roi=["V1"] * 5 + ["V4"] * 5)
+    data.save(responses, tmp_path / "responses.nc")
+    (tmp_path / "compare.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def quiet(line):
+    return
+
+
+def files(out):
+    """Every output but the clock, and the page, which shows it."""
+    found = {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.suffix in (".csv", ".nc")}
+    for name in ("comparison.csv", "fits.csv"):
+        table = pd.read_csv(out / name)
+        found[name] = table.drop(columns=["seconds", "seconds_per_fit"]).to_csv()
+    summary = json.loads((out / "summary.json").read_text())
+    return found, {k: v for k, v in summary.items() if not k.startswith("seconds")}
+
+
+def test_own_files_to_tables_and_a_page(folder):
+    config = read_compare_config(folder / "compare.toml")
+    said = []
+    summary = run_comparison(config, folder / "out", progress=False, say=said.append)
+    assert summary["best_cell"] == "right/linear"
+    assert summary["median_r:right/linear"] > summary["median_r:wrong/linear"] + 0.3
+    assert summary["best_layer"] == "right"
+    assert summary["share_region:linear:vision"] > 0.8
+    table = pd.read_csv(folder / "out" / "comparison.csv")
+    assert set(table["group"]) == {"all", "V1", "V4"}
+    assert len(table) == 4 * 3
+    for name in ("pairwise.csv", "fits.csv", "regions.csv", "regions.nc", "layers.csv", "layers.nc", "voxels.nc"):
+        assert (folder / "out" / name).stat().st_size > 0
+    page = (folder / "out" / "report" / "index.html").read_text()
+    assert "Mine" in page
+    assert "right/linear" in page
+    assert str(folder) not in page
+    assert "median r" in said[-1]
+
+
+def test_killed_and_resumed_ends_with_the_same_files(folder):
+    script = folder / "go.py"
+    script.write_text(
+        "import sys, time\n"
+        "import neuroenc.encoders.comparison._execute as work\n"
+        "plain = work.fit_job\n"
+        "work.fit_job = lambda *a: (time.sleep(0.3), plain(*a))[1]\n"
+        "from neuroenc.workflows import read_compare_config, run_comparison\n"
+        "run_comparison(read_compare_config(sys.argv[1]), sys.argv[2], progress=False)\n"
+    )
+    out = folder / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder / "compare.toml"), str(out)], stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.glob(".steps/cells/*/*.safetensors"))) < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    config = read_compare_config(folder / "compare.toml")
+    done = len(list(out.glob(".steps/cells/*/*.safetensors")))
+    said = []
+    run_comparison(config, out, progress=False, say=said.append)
+    assert any(f"{done} of 16 fits done before" in line for line in said)
+    run_comparison(config, folder / "whole", progress=False, say=quiet)
+    assert files(out) == files(folder / "whole")
+
+
+def test_command_with_two_processes(folder):
+    """The command gives what the function gives, with any number of processes."""
+    arguments = ["compare", str(folder / "compare.toml"), "--out", str(folder / "two"), "--workers", "2", "--quiet"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    run_comparison(read_compare_config(folder / "compare.toml"), folder / "one", progress=False, say=quiet)
+    assert files(folder / "two") == files(folder / "one")
+    said = CliRunner().invoke(app, ["compare"])
+    assert said.exit_code == 2
+    assert "world" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("grid.foldz=3", "unknown setting in \\[grid\\]: 'foldz'"),
+        ('features.right.kind="imagee"', "did you mean 'image'"),
+        ("features.right.layr=3", "did you mean 'layer'"),
+        ("readouts.linear.alphs=[1.0]", "did you mean 'alphas'"),
+        ('grid.cells=["rigt/*"]', "'rigt/\\*' matches no cell"),
+        ('regions.dense="wrongg"', "did you mean 'wrong'"),
+        ('layers.readout="liner"', "did you mean 'linear'"),
+        ('layers.readout="pooled2"', "needs the cell wrong/pooled2"),
+        ('regions.readouts=["pooled2"]', r"\[regions\] needs right, wrong, other through one readout"),
+        ("grid.cv=true", "grid.cv = True is a bool"),
+        ('data.name="v4-cowley2023"', "one of name .*found \\['name', 'responses'\\]"),
+        ("data.join.session=[1]", "needs name, and one option"),
+    ],
+)
+def test_wrong_settings_are_named_before_any_fit(folder, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        run_comparison(
+            read_compare_config(folder / "compare.toml", [setting]), folder / "out", progress=False, say=quiet
+        )
+    assert not (folder / "out").exists()
+
+
+def test_a_stimulus_without_features_is_an_error(folder):
+    responses = data.load(folder / "responses.nc")
+    more = responses.assign_coords(stimulus=[f"new{i}" for i in range(120)])
+    data.save(more, folder / "responses.nc")
+    with pytest.raises(DataError, match="120 of 120 stimuli of the responses have no features"):
+        run_comparison(read_compare_config(folder / "compare.toml"), folder / "out", progress=False, say=quiet)
+
+
+def subject(name, ids, pictures, n_voxels, seed, animal):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((len(ids), n_voxels)).astype("float32")
+    responses = make_responses(values, stimulus=ids, dim="stimulus", subject=name, roi=["V4"] * n_voxels)
+    return EncodingData(responses, Stimuli(ids, pictures), extra={"animal": animal})
+
+
+def test_equal_pictures_are_one_stimulus():
+    """Shared by two subjects under other ids, and shown to one under two ids."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    one = subject("a", ["a0", "a1", "a2", "a3"], pictures[[0, 1, 2, 0]], 2, 1, "X")
+    two = subject("b", ["b0", "b1", "b2"], pictures[[4, 1, 5]], 3, 2, "Y")
+    joined = join_subjects([one, two])
+    y = joined.responses
+    assert y["stimulus"].values.tolist() == ["a0", "a1", "a2", "b0", "b2"]
+    first, second = one.responses.values, two.responses.values
+    np.testing.assert_allclose(y.values[0, :2], (first[0] + first[3]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(y.values[1, :2], first[1])
+    np.testing.assert_array_equal(y.values[1, 2:], second[1])
+    np.testing.assert_array_equal(y.values[3, 2:], second[0])
+    assert np.isnan(y.values[3:, :2]).all()
+    assert np.isnan(y.values[[0, 2], 2:]).all()
+    assert y["subject"].values.tolist() == ["a", "a", "b", "b", "b"]
+    assert y["animal"].values.tolist() == ["X", "X", "Y", "Y", "Y"]
+    assert y["unit"].values.tolist() == [0, 1, 0, 1, 2]
+    assert joined.stimuli.ids.tolist() == y["stimulus"].values.tolist()
+    for row, source in enumerate([0, 1, 2, 4, 5]):
+        np.testing.assert_array_equal(np.asarray(joined.stimuli.image(row)), pictures[source])
+    three = subject("c", ["a0"], pictures[[3]], 1, 3, "Z")
+    with pytest.raises(DataError, match="different pictures have the same stimulus id"):
+        join_subjects([one, three])
+
+
+def test_voxels_are_scaled_over_what_they_saw():
+    values = np.array([[1.0, 5.0, 2.0], [3.0, 5.0, np.nan], [np.nan, 5.0, 4.0]], "float32")
+    responses = make_responses(np.nan_to_num(values), stimulus=["a", "b", "c"], dim="stimulus").copy(data=values)
+    scaled = scale_voxels(responses).values
+    np.testing.assert_allclose(scaled[:, 0], [-1, 1, np.nan])
+    np.testing.assert_array_equal(scaled[:, 1], 0)
+    np.testing.assert_allclose(scaled[:, 2], [-1, np.nan, 1])
+
+
+def test_examples_name_cells_that_exist():
+    from neuroenc.encoders.comparison import build_cells
+
+    assert list_compare_examples() == ["v4", "world"]
+    pytest.importorskip("torch")
+    for name in list_compare_examples():
+        config = example_compare_config(name)
+        cells = build_cells(list(config.features), config.readouts, config.cores, config.grid.cells, config.training)
+        names = [cell.name for cell in cells]
+        for layer in config.layers.order if config.layers else ():
+            assert f"{layer}/{config.layers.readout}" in names
+        if name == "v4":
+            assert {f"block8/{r}" for r in config.readouts} <= set(names)
+            assert "images/equivariant/factorized" in names
+    with pytest.raises(ConfigError, match="did you mean 'world'"):
+        example_compare_config("wrld")
+
+
+def test_two_sessions_of_v4_side_by_side(mirror, tmp_path):
+    """Real data: sessions that share 600 pictures, ridge, as if each were alone."""
+    pytest.importorskip("torch")
+    settings = [
+        'data.join.session=["210322", "210325"]', 'grid.cells=["block12/pooled"]', "layers.enabled=false",
+        "grid.n_bootstraps=200", "features.block12.pooling=2",
+    ]  # fmt: skip
+    config = example_compare_config("v4", settings)
+    summary = run_comparison(config, tmp_path, mirror=mirror, progress=False, say=quiet)
+    assert summary["n_stimuli"] == 1240
+    assert summary["n_voxels"] == 59 + 50
+    table = pd.read_csv(tmp_path / "comparison.csv").set_index("group")
+    assert table.loc["PE-210322", "n_train"] == 960
+    assert table.loc["PE-210325", "n_train"] == 512
+    assert table.loc[["PE-210322", "PE-210325"], "median_r"].min() > 0.2
+    ceilings = data.load(tmp_path / "voxels.nc")["r_normalised"].values[0]
+    assert np.isnan(ceilings[:59]).all()
+    assert np.isfinite(ceilings[59:]).mean() > 0.5
