@@ -14,7 +14,7 @@ from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
 
-__all__ = ["MapArray", "Maps", "as_maps"]
+__all__ = ["MapArray", "Maps", "as_maps", "map_moments", "positions"]
 
 
 class MapArray:
@@ -30,8 +30,11 @@ class MapArray:
     Attributes
     ----------
     shape : (n, C, H, W)
+    layout : {"maps", "tokens", "vectors"}
+    dropped : int
+        Tokens in front that were left out.
     note : str
-        What was left out, or empty.
+        What was left out, in words, or empty.
     """
 
     def __init__(self, array: Any) -> None:
@@ -39,11 +42,12 @@ class MapArray:
             array = np.asarray(array)
         if isinstance(array, xr.DataArray):
             array = _ordered(array)
-        self.array, self.note, self._skip = array, "", 0
+        self.array, self.note, self.dropped = array, "", 0
         self.dtype = np.dtype(str(array.dtype).removeprefix("torch."))
         if self.dtype.kind not in "fiub":
             raise DataError(f"features have dtype {self.dtype}; expected numbers. Next step: convert them to float32.")
         n, *rest = (int(k) for k in array.shape)
+        self.layout = {3: "maps", 2: "tokens"}.get(len(rest), "vectors")
         if len(rest) == 3:
             self.shape = (n, rest[0], rest[1], rest[2])
         elif len(rest) == 2:
@@ -56,7 +60,7 @@ class MapArray:
                         f"features have {tokens} tokens, which is no square of places, with or without a class token. "
                         "Next step: pass maps (stimulus, channel, y, x)."
                     )
-                self._skip = 1
+                self.dropped = 1
                 self.note = f"the first of {tokens} tokens (class token) was dropped; {side} x {side} places remain"
             self.shape = (n, channels, side, side)
         elif len(rest) == 1:
@@ -86,7 +90,7 @@ class MapArray:
             part = part.detach().cpu().numpy()
         part = np.asarray(part)
         if part.ndim == 3:
-            part = part[:, self._skip :].transpose(0, 2, 1)
+            part = part[:, self.dropped :].transpose(0, 2, 1)
         return part.reshape(len(part), *self.shape[1:])
 
     def blocks(self, budget: int = 2**26) -> Any:
