@@ -10,9 +10,33 @@ Examples
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from neuroenc.encoders._banded import BandedRidgeEncoder, simplex_candidates
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._ridge import RidgeEncoder
 from neuroenc.encoders._storage import load_encoder
 
-__all__ = ["BandedRidgeEncoder", "LinearEncoder", "RidgeEncoder", "load_encoder", "simplex_candidates"]
+if TYPE_CHECKING:
+    from neuroenc.encoders.readout import ReadoutEncoder
+
+__all__ = [
+    "BandedRidgeEncoder",
+    "LinearEncoder",
+    "ReadoutEncoder",
+    "RidgeEncoder",
+    "load_encoder",
+    "simplex_candidates",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Readouts need torch, the linear core does not.
+    if name == "ReadoutEncoder":
+        return import_module("neuroenc.encoders.readout").ReadoutEncoder
+    raise AttributeError(f"module 'neuroenc.encoders' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -16,6 +16,7 @@ require("torch", "clip")
 
 from neuroenc.encoders.readout._affine import MODES  # noqa: E402
 from neuroenc.encoders.readout._attention import AttentionReadout  # noqa: E402
+from neuroenc.encoders.readout._encoder import ReadoutEncoder  # noqa: E402
 from neuroenc.encoders.readout._factorized import FactorizedReadout  # noqa: E402
 from neuroenc.encoders.readout._gaussian import GaussianReadout  # noqa: E402
 from neuroenc.encoders.readout._linear import LinearReadout, PooledReadout  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "LinearReadout",
     "PooledReadout",
     "Readout",
+    "ReadoutEncoder",
     "SemanticSpatialReadout",
     "TrainResult",
     "make_loss",
