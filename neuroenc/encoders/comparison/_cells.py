@@ -105,7 +105,7 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         if name not in _training_names():
             raise ConfigError(unknown_name("training setting", name, _training_names()))
     names, legal = _training_names(), _keywords(READOUTS[kind].__init__)
-    legal = [name for name in legal if name != "max_memory"]
+    legal = [name for name in legal if name not in ("max_memory", "context_shape")]
     for name in given:
         if name not in names and name not in legal:
             raise ConfigError(unknown_name(where, name, [*legal, *names, "readout", "context", "search"]))
@@ -125,6 +125,17 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
     }
 
 
+def _cell(
+    features: str, core: str, settings: dict[str, Any], label: str, given: dict[str, Any], common: Mapping[str, Any]
+) -> Cell:
+    own = dict(settings)
+    kind = own.pop("core", core)
+    # A core often takes other epochs or rates than readouts of frozen maps.
+    trains = {k: own.pop(k) for k in list(own) if k in _training_names()} if core else {}
+    parts = _readout(label, given, {**common, **trains}, bool(core))
+    return Cell(features=features, readout=label, core=core, core_kind=kind, core_options=own, **parts)
+
+
 def build_cells(
     features: Sequence[str],
     readouts: Mapping[str, Mapping[str, Any]] | Sequence[str],
@@ -141,8 +152,8 @@ def build_cells(
         Settings are the readout's own options, arguments of `ReadoutEncoder` such as ``max_epochs``, ``readout``
         (which readout the label stands for), ``context`` (a feature space) and ``search`` (values to choose from).
     cores : mapping of label to settings, or names, optional
-        Settings are the core's options, ``core`` (which core) and ``features`` (one name or more). Feature spaces
-        that a core names are read through cores only.
+        Settings are the core's options, ``core`` (which core), ``features`` (one name or more) and arguments of
+        `ReadoutEncoder` for cells with this core. Feature spaces that a core names are read through cores only.
     keep : sequence of str, optional
         Names of cells, ``features/readout`` or ``features/core/readout``, with ``*``; others are left out.
     training : mapping, optional
@@ -176,12 +187,10 @@ def build_cells(
     for name in spaces:
         for core, settings in through.get(name, [("", {})]):
             for label, given in wanted.items():
-                own = dict(settings)
-                parts = {"features": name, "readout": label, "core": core, "core_kind": own.pop("core", core)}
                 shown = "/".join(p for p in (name, core, label) if p)
                 if keep is not None and not any(fnmatch.fnmatchcase(shown, pattern) for pattern in keep):
                     continue
-                cells.append(Cell(**parts, core_options=own, **_readout(label, given, common, bool(core))))
+                cells.append(_cell(name, core, settings, label, given, common))
     _check(cells, spaces, keep, through)
     return cells
 
@@ -191,21 +200,18 @@ def _check(cells: list[Cell], spaces: list[str], keep: Sequence[str] | None, thr
         if cell.context and cell.context not in spaces:
             raise ConfigError(unknown_name(f"context of readout {cell.readout!r}:", cell.context, spaces))
         if cell.core:
-            from neuroenc.encoders.readout.cores import make_core
+            from neuroenc.encoders.readout.cores import CORES
 
-            _core_known(cell, make_core)
+            if cell.core_kind not in CORES:
+                raise ConfigError(unknown_name("core", cell.core_kind, CORES))
+            legal = _keywords(CORES[cell.core_kind].__init__)
+            for name in cell.core_options:
+                if name not in legal:
+                    what = f"setting of core {cell.core!r}"
+                    raise ConfigError(unknown_name(what, name, [*legal, *_training_names(), "core", "features"]))
     for pattern in keep or ():
         if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
             raise ConfigError(
                 f"cells: {pattern!r} matches no cell of {spaces} (through {sorted(through) or 'no core'}). "
                 "A cell is named features/readout or features/core/readout; * stands for anything."
             )
-
-
-def _core_known(cell: Cell, make_core: Any) -> None:
-    """The error about an unknown core or option comes before any fit, on maps of the smallest legal size."""
-    from neuroenc.encoders.readout import cores
-
-    known = getattr(cores, "CORES", None)
-    if known is not None and cell.core_kind not in known:
-        raise ConfigError(unknown_name("core", cell.core_kind, known))

@@ -12,6 +12,7 @@ import numpy as np
 
 from neuroenc import stats
 from neuroenc.encoders import RidgeEncoder
+from neuroenc.encoders.comparison._cells import CLOSED_FORM
 from neuroenc.encoders.comparison._grid import Job
 from neuroenc.encoders.comparison._store import Fitted, Source
 
@@ -115,6 +116,8 @@ def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
     cell = job.cell
     drawn = candidate["options"]
     trains = {k: v for k, v in drawn.items() if k in ReadoutEncoder().get_params(deep=False)}
+    if cell.kind in CLOSED_FORM:
+        arguments["solver"] = "gradient"
     options = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
     # Candidates share first weights unless the start is what they differ in; folds differ.
     seed = int(np.random.SeedSequence([job.seed, job.fold, candidate["start"]]).generate_state(1)[0] % 2**31)
@@ -144,7 +147,8 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     begin = time.perf_counter()
     folder = None if checkpoint is None else checkpoint / "refit"
     final = _encoder(job, job.candidates[best], checkpoint=folder)
-    final.fit(X, Y, context=context, fixed_epochs=max(1, int(chosen.best_epoch_)))
+    # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
+    final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin
     T = source.features(cell.features, rows.test)
     context = source.features(cell.context, rows.test) if cell.context else None
