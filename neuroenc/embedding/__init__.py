@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroenc.embedding._cache import cache_clear, cache_dir, cache_list
+    from neuroenc.embedding._caption_grid import caption_grid, caption_vectors, world_dense_captions
     from neuroenc.embedding._image import ImageEmbedder
     from neuroenc.embedding._registry import list_backbones, register_backbone
     from neuroenc.embedding._text import TextEmbedder
@@ -27,9 +28,12 @@ _NAMES = {
     "cache_clear": "_cache",
     "cache_dir": "_cache",
     "cache_list": "_cache",
+    "caption_grid": "_caption_grid",
+    "caption_vectors": "_caption_grid",
     "list_backbones": "_registry",
     "prepare": "_torchvision",
     "register_backbone": "_registry",
+    "world_dense_captions": "_caption_grid",
 }
 
 __all__ = [
@@ -38,9 +42,12 @@ __all__ = [
     "cache_clear",
     "cache_dir",
     "cache_list",
+    "caption_grid",
+    "caption_vectors",
     "list_backbones",
     "prepare",
     "register_backbone",
+    "world_dense_captions",
 ]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from neuroenc.data.simulate._captions import vocabulary
 from neuroenc.data.simulate._cortex import simulate_cortex
+from neuroenc.data.simulate._dense import describe_cells
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, NEUTRAL, families_in_caption, family_of_word
 from neuroenc.data.simulate._lowlevel import CHANNELS, energy_maps
 from neuroenc.data.simulate._readout_populations import ReadoutPopulation, simulate_readout_population
@@ -25,6 +26,7 @@ __all__ = [
     "NEUTRAL",
     "ROIS",
     "ReadoutPopulation",
+    "describe_cells",
     "energy_maps",
     "families_in_caption",
     "family_of_word",

@@ -1,0 +1,98 @@
+"""The core for grids of vectors, such as one caption's embedding a cell of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.encoders.readout.cores._c8 import ORIENTATIONS, FieldNorm, GaussianPool, GroupConv, LiftConv
+from neuroenc.encoders.readout.cores._equivariant import Plan, planned_shape
+from neuroenc.encoders.readout.cores._plain import conv_block
+from neuroenc.encoders.readout.cores._protocol import Core, register_core
+
+__all__ = ["GRID_PRESETS", "GridCore"]
+
+#: Channels, equivariance and blocks by name.
+GRID_PRESETS: dict[str, tuple[int, bool, Plan]] = {
+    "small": (64, False, ((3, None, 0), (3, None, 2))),
+    "published": (384, True, ((5, 1, 0), (5, 1, 1))),
+}
+
+
+@register_core
+class GridCore(Core):
+    """Two blocks of convolution, normalisation, ReLU and pooling over a grid (B, d, 8, 8) of vectors.
+
+    Parameters
+    ----------
+    in_shape : (int, int, int)
+        Length of the vectors, rows and columns of the grid.
+    preset : {"small", "published"}
+        "small": kernels 3, sizes kept, then pooling by two: 64 x 4 x 4 over the whole image. "published": C8
+        convolutions with kernels 5 and padding 1, 8 to 6 to 4 cells, pooling of stride 1: 384 x 4 x 4, whose cells
+        lie over the central half of the image (`extent` is 0.5).
+    channels : int, optional
+        In place of the preset's; a multiple of 8 where it is equivariant.
+    equivariant : bool, optional
+        In place of the preset's. A grid of captions has an upright top and bottom, which turning would deny, so
+        that the default does not.
+
+    Raises
+    ------
+    ConfigError
+        Unknown preset, channels that do not make whole fields, or a grid too small.
+
+    References
+    ----------
+    .. [1] Saha, Chadha & Khosla (2024), arXiv:2410.14031.
+
+    Examples
+    --------
+    >>> core = GridCore((512, 8, 8), preset="published")
+    >>> core.out_shape, core.extent
+    ((384, 4, 4), (0.5, 0.5))
+    """
+
+    name: ClassVar[str] = "grid"
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        *,
+        preset: str = "small",
+        channels: int | None = None,
+        equivariant: bool | None = None,
+    ) -> None:
+        super().__init__(in_shape)
+        if preset not in GRID_PRESETS:
+            raise ConfigError(unknown_name("preset", preset, GRID_PRESETS))
+        own_channels, own_equivariant, plan = GRID_PRESETS[preset]
+        width = own_channels if channels is None else int(channels)
+        turning = own_equivariant if equivariant is None else bool(equivariant)
+        if width < 1 or (turning and width % ORIENTATIONS):
+            raise ConfigError(
+                f"channels={width} must be positive" + (", and a multiple of 8 (equivariant)." if turning else ".")
+            )
+        size, self.extent = planned_shape(self.in_shape, plan)
+        self.out_shape = (width, *size)
+        self.options: dict[str, Any] = {"preset": preset, "channels": width, "equivariant": turning}
+        layers: list[nn.Module] = []
+        fields = width // ORIENTATIONS
+        for number, block in enumerate(plan):
+            kernel, padding, stride = block
+            if not turning:
+                layers.extend(conv_block(width if number else self.in_shape[0], width, *block))
+                continue
+            convolution = GroupConv(fields, fields, kernel, padding) if number else None
+            layers.append(convolution or LiftConv(self.in_shape[0], fields, kernel, padding))
+            layers.extend((FieldNorm(fields), nn.ReLU()))
+            if stride:
+                layers.append(GaussianPool(stride))
+        self.layers = nn.Sequential(*layers)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Maps (B, channels, y, x)."""
+        return self.layers(x)
