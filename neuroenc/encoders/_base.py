@@ -95,10 +95,13 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         intercept : DataArray (voxel,)
         """
         check_is_fitted(self)
-        voxels = self._voxels_ or {"voxel": np.arange(self.coef_.shape[1])}
+        return self._label_linear(self.coef_, self.intercept_)
+
+    def _label_linear(self, weights: np.ndarray, offsets: np.ndarray) -> tuple[xr.DataArray, xr.DataArray]:
+        voxels = self._voxels_ or {"voxel": np.arange(weights.shape[1])}
         attrs = {"units": self._units_, "encoder": type(self).__name__, "features": self._features_hash_}
-        coef = xr.DataArray(self.coef_, dims=("feature", "voxel"), coords=voxels, name="coef", attrs=attrs)
-        return coef, xr.DataArray(self.intercept_, dims="voxel", coords=voxels, name="intercept", attrs=attrs)
+        coef = xr.DataArray(weights, dims=("feature", "voxel"), coords=voxels, name="coef", attrs=attrs)
+        return coef, xr.DataArray(offsets, dims="voxel", coords=voxels, name="intercept", attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fitted encoder to a folder: ``arrays.safetensors`` and ``encoder.json``."""
@@ -107,14 +110,37 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return save_encoder(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read an encoder written by `save`."""
+    def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
+        """Read an encoder written by `save`; ``settings`` replace those that were saved."""
         from neuroenc.encoders._storage import load_encoder
 
-        encoder = load_encoder(path)
+        encoder = load_encoder(path, **settings)
         if not isinstance(encoder, cls):
             raise DataError(f"{path} holds a {type(encoder).__name__}, not a {cls.__name__}.")
         return encoder
+
+    def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Fitted attributes to save: arrays of numbers by name, and all others as JSON can hold them."""
+        arrays: dict[str, np.ndarray] = {}
+        plain: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if not name.endswith("_") or name == "_voxels_":
+                continue
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+                arrays[name] = value
+            elif isinstance(value, np.ndarray):
+                plain[name] = {"strings": value.astype(str).tolist()}
+            else:
+                plain[name] = value
+        return arrays, plain
+
+    def _unpack(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Undo `_pack`."""
+        for name, value in arrays.items():
+            setattr(self, name, value)
+        for name, value in plain.items():
+            strings = isinstance(value, dict) and set(value) == {"strings"}
+            setattr(self, name, np.array(value["strings"], dtype=object) if strings else value)
 
     # What fit remembers besides the weights.
     _voxels_: dict[str, Any] | None
@@ -151,6 +177,15 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
+def _is_json(value: Any) -> bool:
+    """Whether JSON can hold a value (tuples as lists)."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
 def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
     """Parameters as JSON can hold them; arrays as lists, other objects by their repr."""
     plain: dict[str, Any] = {}
@@ -164,6 +199,8 @@ def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
             plain[name] = os.fspath(value)
         elif value is None or isinstance(value, (str, int, float, bool, list, tuple)):
             plain[name] = list(value) if isinstance(value, tuple) else value
+        elif isinstance(value, dict) and _is_json(value):
+            plain[name] = value
         else:
             plain[name] = repr(value)
     return plain

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import read_json, sha256_file, write_json
 from neuroenc.encoders._base import LinearEncoder, _plain_params, save_arrays
 
@@ -17,10 +17,15 @@ __all__ = ["load_encoder", "save_encoder"]
 _FORMAT = 1
 
 
-def _classes() -> dict[str, type[LinearEncoder]]:
+def _classes(name: str) -> dict[str, type[LinearEncoder]]:
     from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
 
-    return {c.__name__: c for c in (RidgeEncoder, BandedRidgeEncoder)}
+    found: dict[str, type[LinearEncoder]] = {c.__name__: c for c in (RidgeEncoder, BandedRidgeEncoder)}
+    if name == "ReadoutEncoder":  # the only one that needs torch
+        from neuroenc.encoders import ReadoutEncoder
+
+        found[name] = ReadoutEncoder
+    return found
 
 
 def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
@@ -31,17 +36,7 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, np.ndarray] = {}
-    plain: dict[str, Any] = {}
-    for name, value in vars(encoder).items():
-        if not name.endswith("_") or name == "_voxels_":
-            continue
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            arrays[name] = value
-        elif isinstance(value, np.ndarray):
-            plain[name] = {"strings": value.astype(str).tolist()}
-        else:
-            plain[name] = value
+    arrays, plain = encoder._pack()
     labels: dict[str, list[str]] = {}
     for name, (_, values) in (encoder._voxels_ or {}).items():
         if values.dtype.kind in "fiub":
@@ -64,8 +59,15 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_encoder(path: str | os.PathLike[str]) -> LinearEncoder:
+def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
     """Read an encoder written by `save_encoder`.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    **settings
+        Arguments of the encoder to use instead of those that were saved, such as ``device``.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def load_encoder(path: str | os.PathLike[str]) -> LinearEncoder:
     record = read_json(path / "encoder.json")
     if record.get("format") != _FORMAT:
         raise DataError(f"{path} has format {record.get('format')!r}; this version reads {_FORMAT}.")
-    classes = _classes()
+    classes = _classes(record["class"])
     if record["class"] not in classes:
         raise DataError(unknown_name("encoder", record["class"], classes))
     if sha256_file(path / "arrays.safetensors") != record["sha256"]:
@@ -91,14 +93,13 @@ def load_encoder(path: str | os.PathLike[str]) -> LinearEncoder:
     legal = encoder.get_params()
     # Settings that JSON cannot hold (a splitter object) come back as their text, for the record.
     encoder.set_params(**{k: v for k, v in record["params"].items() if k in legal})
+    for name in settings:
+        if name not in legal:
+            raise ConfigError(unknown_name(f"setting of {record['class']}", name, legal))
+    encoder.set_params(**settings)
     arrays = load_file(path / "arrays.safetensors")
     voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
     voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
     encoder._voxels_ = voxels if record["labelled"] else None
-    for name, value in arrays.items():
-        if not name.startswith("voxel:"):
-            setattr(encoder, name, value)
-    for name, value in record["fitted"].items():
-        strings = isinstance(value, dict) and set(value) == {"strings"}
-        setattr(encoder, name, np.array(value["strings"], dtype=object) if strings else value)
+    encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
     return encoder

@@ -9,21 +9,14 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
-from sklearn.utils.validation import check_is_fitted
 
-from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
-from neuroenc.data import align
-from neuroenc.encoders._base import LinearEncoder, check_choice
-from neuroenc.encoders._labels import sample_coords, wrap
-from neuroenc.encoders.readout._closed import raw_weights, solve_ridge
-from neuroenc.encoders.readout._engine import pick_torch_device, predict_maps
-from neuroenc.encoders.readout._linear import LinearReadout
+from neuroenc.encoders._base import check_choice
+from neuroenc.encoders._labels import sample_coords
+from neuroenc.encoders.readout._closed import solve_ridge
+from neuroenc.encoders.readout._fitted import FittedReadout
 from neuroenc.encoders.readout._losses import make_loss
-from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
-from neuroenc.encoders.readout._module import EncoderModule, build_module
+from neuroenc.encoders.readout._maps import MapArray, as_maps, map_moments
 from neuroenc.encoders.readout._protocol import READOUTS
 from neuroenc.encoders.readout._targets import masked_responses, subject_columns, validation_rows
 from neuroenc.encoders.readout._train import train
@@ -33,7 +26,7 @@ __all__ = ["ReadoutEncoder"]
 _CURVES = ("epoch", "loss", "penalty", "validation_r", "lr", "seconds")
 
 
-class ReadoutEncoder(LinearEncoder):
+class ReadoutEncoder(FittedReadout):
     r"""Voxelwise encoder that reads feature maps through a readout.
 
     .. math:: \hat y_v = \mathrm{readout}_v\big(\mathrm{core}(x)\big), \qquad
@@ -206,7 +199,7 @@ class ReadoutEncoder(LinearEncoder):
         loss.check(Y)
         if second is not None:
             self._check_context(X, context, maps, second)
-        self.n_samples_fit_, self.n_features_in_ = len(maps), int(np.prod(_features(X)))
+        self.n_samples_fit_, self.n_features_in_ = len(maps), int(np.prod(np.shape(X)[1:]))
         self.in_shape_, self.layout_, self.dropped_ = maps.shape[1:], maps.layout, maps.dropped
         self.context_shape_ = None if second is None else second.shape[1:]
         self.images_ = maps.dtype == np.uint8
@@ -242,28 +235,9 @@ class ReadoutEncoder(LinearEncoder):
         mean, scale = map_moments(maps)  # checks that all are finite, too
         return (mean, scale) if self.standardise else (None, None)
 
-    def _build(self, core: Any) -> EncoderModule:
-        return build_module(
-            self.readout, self.readout_options, core, self.core_options, self.in_shape_, self.sizes_,
-            context_shape=self.context_shape_, seed=self.seed,
-            max_memory=2**28 if self.max_memory is None else parse_memory(self.max_memory),
-        )  # fmt: skip
-
-    def _maps(self, array: MapArray | None, which: str = "map") -> Maps | None:
-        if array is None:
-            return None
-        device = self.accelerator.device if hasattr(self.accelerator, "device") else pick_torch_device(self.device)
-        mean, scale = getattr(self, f"{which}_mean_"), getattr(self, f"{which}_scale_")
-        return Maps(array, device, mean=mean, scale=scale, max_memory=self.max_memory)
-
-    @property
-    def _evaluation_batch(self) -> int:
-        # Readouts bound their own memory; the inside of a core does not.
-        return self.batch_size if self.core is not None else max(self.batch_size, 512)
-
     def _solve(self, maps: MapArray, Y: np.ndarray, coords: dict[str, np.ndarray]) -> None:
         found = solve_ridge(
-            self.model_.readouts[0], self._maps(maps), Y, coords, self.cv, alphas=self.alphas,
+            self.model_.each[0], self._maps(maps), Y, coords, self.cv, alphas=self.alphas,
             max_memory=self.max_memory, device=self.device, checkpoint=self.checkpoint, progress=self.progress,
         )  # fmt: skip
         self.alpha_, self.best_score_ = found["alpha"], found["best_score"]
@@ -289,7 +263,7 @@ class ReadoutEncoder(LinearEncoder):
         mean = torch.as_tensor(np.nanmean(taught, axis=0, dtype=np.float64), dtype=torch.float32)
         self.model_.start(loss.start(mean))
         result = train(
-            self.model_, self._maps(maps), Y, held, context=self._maps(second, "context"), loss=loss,
+            self.model_, self._maps(maps), Y, held, context=None if second is None else self._maps(second, "context"), loss=loss,
             optimiser=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size,
             accumulate=self.accumulate, max_epochs=self.max_epochs, patience=self.patience, lr_cuts=self.lr_cuts,
             fixed_epochs=fixed, precision=self.precision, seed=self.seed, device=self.device,
@@ -298,124 +272,3 @@ class ReadoutEncoder(LinearEncoder):
         )  # fmt: skip
         self.curves_, self.best_epoch_, self.schedule_ = result.curves, result.best_epoch, result.schedule
         self.validation_rows_ = np.zeros(0, dtype=np.int64) if held is None else held
-
-    def _check_context(self, X: Any, context: Any, maps: MapArray, second: MapArray) -> None:
-        if len(second) != len(maps):
-            raise DataError(f"features have {len(maps)} stimuli, context {len(second)}.")
-        if isinstance(X, xr.DataArray) and isinstance(context, xr.DataArray):
-            align(context, X)
-
-    def _new(self, X: Any, context: Any) -> tuple[Maps, Maps | None]:
-        """Features like those of `fit`, standardised."""
-        check_is_fitted(self, "model_")
-        maps, second = as_maps(X), None if context is None else as_maps(context)
-        if maps.shape[1:] != tuple(self.in_shape_) or (maps.dtype == np.uint8) != self.images_:
-            raise DataError(
-                f"features have shape {maps.shape[1:]} a stimulus and dtype {maps.dtype}; this encoder was fitted on "
-                f"{tuple(self.in_shape_)}, {'uint8' if self.images_ else 'not uint8'}."
-            )
-        expected = None if self.context_shape_ is None else tuple(self.context_shape_)
-        found = None if second is None else second.shape[1:]
-        if found != expected:
-            raise DataError(
-                f"context has shape {found} a stimulus; this encoder was fitted with {expected}. "
-                "Next step: pass the same context= to fit and predict."
-            )
-        if second is not None:
-            self._check_context(X, context, maps, second)
-        first = self._maps(maps)
-        assert first is not None
-        return first, self._maps(second, "context")
-
-    def predict(self, X: Any, context: Any = None) -> Any:
-        """Predicted responses (n, voxel), in the form of ``X``; rates for ``"poisson"``."""
-        maps, second = self._new(X, context)
-        self.model_.to(maps.device)
-        out = predict_maps(self.model_, maps, second, torch.arange(len(maps)), self._evaluation_batch)
-        values = make_loss(self.loss).response(out).cpu().numpy()
-        predicted = np.empty_like(values)
-        predicted[:, self.columns_] = values
-        if self._single_voxel_:
-            predicted = predicted[:, 0]
-        return wrap(predicted, X, self._voxels_, name="predicted")
-
-    def score_voxels(self, X: Any, Y: Any, metric: str = "r", context: Any = None) -> Any:
-        """Score (voxel,) on new stimuli, of those that each voxel saw; see `LinearEncoder.score_voxels`."""
-        if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
-            align(X, Y)
-        predicted = np.asarray(self.predict(X, context))
-        measured = np.asarray(Y.values if isinstance(Y, xr.DataArray) else Y)
-        if measured.shape != predicted.shape:
-            raise DataError(f"responses have shape {measured.shape}, predictions {predicted.shape}.")
-        scores = stats.score(measured.reshape(len(measured), -1), predicted.reshape(len(predicted), -1), metric=metric)
-        if self._voxels_ is None:
-            return scores
-        attrs = {"metric": metric, "n_stimuli": len(measured)}
-        return xr.DataArray(scores, dims="voxel", coords=self._voxels_, name=metric, attrs=attrs)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Mean R2 over voxels, of the stimuli that each saw."""
-        if sample_weight is not None:
-            raise ConfigError("sample_weight is not supported: every stimulus that a voxel saw counts the same.")
-        return float(np.nanmean(np.asarray(self.score_voxels(X, y, "r2"))))
-
-    def _labelled(self, found: xr.Dataset) -> xr.Dataset:
-        back = np.argsort(self.columns_)
-        return found.isel(voxel=back).assign_coords(self._voxels_ or {"voxel": np.arange(len(back))})
-
-    def receptive_field(self) -> xr.Dataset | None:
-        """Centre ``x``, ``y`` and ``size`` of each voxel, or None where the readout has no places.
-
-        Positions are in [-1, 1], x to the right and y down, -1 and 1 the outer edges of the features' field of view.
-        """
-        check_is_fitted(self, "model_")
-        found = self.model_.receptive_field()
-        if found is None:
-            return None
-        data = xr.Dataset({k: ("voxel", v) for k, v in found.items()})
-        data.attrs = {"units": "field of view is 2 wide; y down", "readout": self.readout}
-        return self._labelled(data)
-
-    def weights(self) -> xr.Dataset:
-        """Weights over voxel and channel, y, x; of standardised maps where ``standardise`` is true."""
-        check_is_fitted(self, "model_")
-        found = self._labelled(self.model_.weights())
-        found.attrs = {"standardised": int(self.standardise), "readout": self.readout, "units": self._units_}
-        return found
-
-    def warp_spread(self, X: Any, context: Any = None) -> xr.Dataset | None:
-        """How much each voxel's mask moves with content (s.d. over ``X``), or None where nothing moves."""
-        maps, second = self._new(X, context)
-        rows = torch.arange(len(maps))
-        self.model_.to(maps.device).eval()
-        cases = None if second is None else second.rows(rows)
-        found = self.model_.warp_spread(maps.rows(rows), cases, self.batch_size)
-        return None if found is None else self._labelled(xr.Dataset({k: ("voxel", v) for k, v in found.items()}))
-
-    def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
-        """Weights (feature, voxel) and intercepts of linear readouts on features flattened in C order, not standardised.
-
-        Raises
-        ------
-        ConfigError
-            The readout is not linear, or reads a core.
-        """
-        check_is_fitted(self, "model_")
-        if self.core is not None or not all(isinstance(r, LinearReadout) for r in self.model_.readouts):
-            raise ConfigError(
-                f"readout {self.readout!r} with core {self.core!r} has no weights on the features themselves. "
-                "Next step: readout='linear' or 'pooled' without a core, or encoder.weights()."
-            )
-        parts = [raw_weights(r, self.map_mean_, self.map_scale_, self.layout_, self.dropped_)
-                 for r in self.model_.readouts]  # fmt: skip
-        back = np.argsort(self.columns_)
-        self.coef_ = np.concatenate([c for c, _ in parts], axis=1)[:, back]
-        self.intercept_ = np.concatenate([b for _, b in parts])[back]
-        try:
-            return super().to_linear()
-        finally:
-            del self.coef_, self.intercept_
-
-
-def _features(X: Any) -> tuple[int, ...]:
-    return tuple(np.shape(X))[1:]

@@ -83,7 +83,8 @@ class Engine:
         trained = [p for p in model.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the model has no parameter that needs a gradient: there is nothing to train.")
-        self.bare, self.model = model, model
+        self.bare: Any = model
+        self.model: Any = model
         self.inputs, self.context, self.loss = inputs, context, loss
         self.batch_size, self.accumulate, self.evaluation_batch = batch_size, accumulate, evaluation_batch
         self.device, self.accelerator = device, accelerator

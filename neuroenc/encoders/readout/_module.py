@@ -53,17 +53,17 @@ class EncoderModule(nn.Module):
 
     def regulariser(self) -> Tensor:
         """Sum of the readouts' penalties."""
-        penalties = [readout.regulariser() for readout in self._each()]
+        penalties = [readout.regulariser() for readout in self.each]
         return penalties[0] if len(penalties) == 1 else torch.stack(penalties).sum()
 
     def constrain(self) -> None:
         """Parameters of every readout back to where they are legal."""
-        for readout in self._each():
+        for readout in self.each:
             readout.constrain()
 
     def start(self, mean: Tensor) -> None:
         """Begin at outputs ``mean`` (V,)."""
-        for readout, part in zip(self._each(), mean.split([r.n_voxels for r in self._each()])):
+        for readout, part in zip(self.each, mean.split([r.n_voxels for r in self.each])):
             readout.start(part)
 
     @property
@@ -71,12 +71,14 @@ class EncoderModule(nn.Module):
         """Number of trained parameters, the core's included."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def _each(self) -> list[Readout]:
-        return list(self.readouts)  # type: ignore[arg-type]
+    @property
+    def each(self) -> list[Any]:
+        """The readouts."""
+        return list(self.readouts)
 
     def receptive_field(self) -> dict[str, np.ndarray] | None:
         """Centre and size (V,) in the frame of the inputs."""
-        fields = [readout.receptive_field() for readout in self._each()]
+        fields = [readout.receptive_field() for readout in self.each]
         if any(f is None for f in fields):
             return None
         height, width = self.extent
@@ -88,7 +90,7 @@ class EncoderModule(nn.Module):
 
     def weights(self) -> xr.Dataset:
         """Weights of all readouts, along voxel."""
-        parts = [readout.weights() for readout in self._each()]
+        parts = [readout.weights() for readout in self.each]
         return parts[0] if len(parts) == 1 else xr.concat(parts, dim="voxel", data_vars="minimal")
 
     @torch.no_grad()

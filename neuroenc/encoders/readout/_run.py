@@ -127,16 +127,16 @@ class Run:
         state.epoch += 1
         state.n_steps += len(steps)
         state.path.append(rate)
-        r = None if self.seen is None else self._validate()
+        r = None if self.seen is None else self._validate(self.seen)
         state.records.append({
             "epoch": state.epoch, "loss": value / count, "penalty": penalty / count / engine.world, "validation_r": r,
             "lr": rate, "seconds": time.perf_counter() - begin,
         })  # fmt: skip
 
-    def _validate(self) -> float:
-        r = stats.pearson_r(self.seen, self.engine.responses(self.held))
+    def _validate(self, seen: np.ndarray) -> float:
+        r = stats.pearson_r(seen, self.engine.responses(self.held))
         # A voxel that is predicted to be constant is not predicted; one that did not vary cannot be judged.
-        judged = np.nanmax(self.seen, axis=0, initial=-np.inf) > np.nanmin(self.seen, axis=0, initial=np.inf)
+        judged = np.nanmax(seen, axis=0, initial=-np.inf) > np.nanmin(seen, axis=0, initial=np.inf)
         if not judged.any():
             raise DataError(
                 f"no voxel varies over the {len(self.held)} validation rows, so that training cannot be judged. "

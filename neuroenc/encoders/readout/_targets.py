@@ -21,7 +21,8 @@ def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | No
     DataError
         Infinite responses, voxels that saw fewer than two stimuli, or what `check_responses` finds.
     """
-    checked, _ = check_responses(X, y, maps)
+    like: Any = maps  # it has a length and a dtype, which is all that is looked at
+    checked, _ = check_responses(X, y, like)
     values = np.asarray(checked.detach().cpu() if hasattr(checked, "detach") else checked)
     if values.dtype.kind not in "fiub":
         raise DataError(f"responses have dtype {values.dtype}; expected numbers. Next step: convert them to float32.")
@@ -34,14 +35,16 @@ def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | No
     infinite = np.isinf(values).any(axis=0)
     if infinite.any():
         raise DataError(
-            f"{int(infinite.sum())} of {values.shape[1]} voxels hold infinite (inf) responses (first: {names(infinite)}). "
+            f"{int(infinite.sum())} of {values.shape[1]} voxels hold infinite (inf) responses "
+            f"(first: {names(infinite)}). "
             "Only NaN, which stands for a stimulus that was not seen, is legal. Next step: drop those voxels."
         )
     few = (~np.isnan(values)).sum(axis=0) < 2
     if few.any():
         raise DataError(
-            f"{int(few.sum())} of {values.shape[1]} voxels have responses to fewer than 2 of {len(values)} stimuli, the "
-            f"others are NaN (first: {names(few)}). Next step: responses[:, responses.notnull().sum('stimulus') > 1]."
+            f"{int(few.sum())} of {values.shape[1]} voxels have responses to fewer than 2 of {len(values)} stimuli, "
+            f"the others are NaN (first: {names(few)}). "
+            "Next step: responses[:, responses.notnull().sum('stimulus') > 1]."
         )
     return values
 
@@ -95,7 +98,7 @@ def validation_rows(
     rows = np.flatnonzero(np.isin(code, np.concatenate(held)))
     if len(rows) < 2 or n - len(rows) < 2:
         raise DataError(
-            f"validation={validation} of {len(first)} stimuli leaves {n - len(rows)} rows to train on and {len(rows)} to "
-            "validate; both need 2. Next step: more stimuli, or fit(..., fixed_epochs=n)."
+            f"validation={validation} of {len(first)} stimuli leaves {n - len(rows)} rows to train on and {len(rows)} "
+            "to validate; both need 2. Next step: more stimuli, or fit(..., fixed_epochs=n)."
         )
     return rows

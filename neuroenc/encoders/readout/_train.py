@@ -130,17 +130,18 @@ def train(
     place = pick_torch_device(device) if accelerator is None else accelerator.device
     model.to(place)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    x, second = (
-        a if a is None or isinstance(a, Maps) else Maps(a, place, dtype=dtype, max_memory=max_memory)
-        for a in (inputs, context)
-    )
+
+    def hold(array: Any) -> Maps:
+        return array if isinstance(array, Maps) else Maps(array, place, dtype=dtype, max_memory=max_memory)
+
+    x, second = hold(inputs), None if context is None else hold(context)
     y = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
     for what, found in (("targets", len(y)), ("context", None if second is None else len(second))):
         if found is not None and found != len(x):
             raise DataError(f"inputs have {len(x)} rows, {what} {found}.")
     loss.check(y)
     held, taught = _split(y, validation, rows)
-    settings = {
+    settings: dict[str, Any] = {
         "loss": loss.name, "optimiser": optimiser, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size,
         "accumulate": accumulate, "precision": precision,
     }  # fmt: skip
