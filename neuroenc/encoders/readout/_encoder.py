@@ -263,7 +263,8 @@ class ReadoutEncoder(FittedReadout):
         mean = torch.as_tensor(np.nanmean(taught, axis=0, dtype=np.float64), dtype=torch.float32)
         self.model_.start(loss.start(mean))
         result = train(
-            self.model_, self._maps(maps), Y, held, context=None if second is None else self._maps(second, "context"), loss=loss,
+            self.model_, self._maps(maps), Y, held, loss=loss,
+            context=None if second is None else self._maps(second, "context"),
             optimiser=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size,
             accumulate=self.accumulate, max_epochs=self.max_epochs, patience=self.patience, lr_cuts=self.lr_cuts,
             fixed_epochs=fixed, precision=self.precision, seed=self.seed, device=self.device,
