@@ -32,6 +32,7 @@ class ImageEmbedder:
         - "world": the simulated world's own CLIP (shipped);
         - an open_clip architecture ("ViT-B-32") together with ``pretrained``;
         - "local-dir:PATH" or "hf-hub:USER/NAME", an open_clip folder or hub model with its own weights;
+        - "timm:NAME" or "timm:NAME.TAG", an image network of timm (see :mod:`neuroenc.embedding._timm`);
         - "efficientnet-lite0": ImageNet features from the ``offline`` extra;
         - "conse": their joint space with MiniLM sentence vectors (ConSE, see
           :mod:`neuroenc.embedding._conse` for what it cannot see);

@@ -155,6 +155,10 @@ def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing:
     factory = _registered("image", _IMAGE, model, pretrained)
     if factory is not None:
         return factory(preprocessing=preprocessing)
+    if model.startswith("timm:"):
+        from neuroenc.embedding._timm import TimmImage
+
+        return TimmImage(model, pretrained, seed=seed, preprocessing=preprocessing)
     from neuroenc.embedding._openclip import OpenClipImage
 
     return OpenClipImage(model, pretrained, seed=seed, preprocessing=preprocessing)
@@ -165,6 +169,8 @@ def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
     factory = _registered("text", _TEXT, model, pretrained)
     if factory is not None:
         return factory()
+    if model.startswith("timm:"):
+        raise ConfigError(unknown_name("text model", model, _TEXT, f"{model!r} embeds no texts."))
     from neuroenc.embedding._openclip import OpenClipText
 
     return OpenClipText(model, pretrained, seed=seed)
