@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc.data import Stimuli
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.provenance import provenance
+from neuroenc.data import Stimuli, make_features
 from neuroenc.data.simulate import describe_cells
 
 __all__ = ["caption_grid", "caption_vectors", "world_dense_captions"]
@@ -31,19 +32,26 @@ def caption_grid(
     ids : sequence of str (n,)
         Stimuli of the map, in its order. One without captions is all zero.
     embedder : TextEmbedder
-        Anything with ``embed_texts``, or ``embed(list of str)`` giving (text, feature).
+        Or anything whose ``embed(list of str)`` gives an array (text, feature). Equal captions are embedded once.
     grid : (int, int)
-        Rows and columns.
+        Rows and columns. The published maps had 8 x 8 cells over the picture.
 
     Returns
     -------
     DataArray (stimulus, channel, y, x)
-        float32; attrs ``empty`` is the share of cells without a caption.
+        float32 features; attrs as those of an embedder, and ``empty``, the share of cells without a caption.
 
     Raises
     ------
     DataError
-        A missing column, a cell outside the grid, an unknown or repeated stimulus, no caption at all.
+        A missing column, a cell that is no whole number or outside the grid, an empty caption, an unknown or repeated
+        stimulus, no caption at all.
+    ConfigError
+        A grid without cells.
+
+    References
+    ----------
+    .. [1] Saha, Chadha & Khosla (2024), arXiv:2410.14031.
 
     Examples
     --------
@@ -57,10 +65,15 @@ def caption_grid(
     missing = [c for c in _COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"the table of captions lacks {missing}; it has {list(table.columns)}. Needed: {_COLUMNS}.")
+    grid = (int(grid[0]), int(grid[1]))
+    if min(grid) < 1:
+        raise ConfigError(f"grid={grid} must be a positive number of rows and of columns.")
     ids = [str(i) for i in ids]
     place = {name: n for n, name in enumerate(ids)}
     if len(place) < len(ids):
         raise DataError(f"ids name {len(ids) - len(place)} stimuli twice.")
+    if not len(table):
+        raise DataError("the table of captions is empty.")
     stimulus = table["stimulus"].astype(str)
     unknown = ~stimulus.isin(place)
     if unknown.any():
@@ -69,44 +82,59 @@ def caption_grid(
             f"{int(unknown.sum())} captions are of stimuli that are not in ids (first: {first!r}). "
             "Next step: table[table.stimulus.isin(ids)]."
         )
-    rows, columns = table["row"].to_numpy(), table["column"].to_numpy()
-    outside = (rows < 0) | (rows >= grid[0]) | (columns < 0) | (columns >= grid[1])
-    if outside.any():
-        k = int(np.flatnonzero(outside)[0])
-        raise DataError(
-            f"{int(outside.sum())} captions lie outside a grid of {grid[0]} x {grid[1]} cells (first: row {rows[k]}, "
-            f"column {columns[k]}; both count from 0). Next step: grid= of the table."
-        )
-    if not len(table):
-        raise DataError("the table of captions is empty.")
-    unique, which = np.unique(table["caption"].astype(str).to_numpy(), return_inverse=True)
-    vectors = np.asarray(embedder.embed([str(t) for t in unique]).values, dtype=np.float32)
-    cells = (stimulus.map(place).to_numpy() * grid[0] + rows.astype(int)) * grid[1] + columns.astype(int)
+    where = _whole_numbers(table, "row", grid[0]) * grid[1] + _whole_numbers(table, "column", grid[1])
+    texts = _texts(table)
+    unique, which = np.unique(np.array(texts, dtype=str), return_inverse=True)
+    found = embedder.embed([str(t) for t in unique])
+    vectors = np.asarray(found, dtype=np.float32)
+    cells = stimulus.map(place).to_numpy() * (grid[0] * grid[1]) + where
     n_cells = len(ids) * grid[0] * grid[1]
     total = np.zeros((n_cells, vectors.shape[1]), dtype=np.float32)
     np.add.at(total, cells, vectors[which])
     count = np.bincount(cells, minlength=n_cells)
     total /= np.maximum(count, 1)[:, None]
-    maps = total.reshape(len(ids), *grid, -1).transpose(0, 3, 1, 2)
-    attrs = {
-        "backbone": str(getattr(embedder, "model", type(embedder).__name__)),
-        "layer": "caption grid",
-        "empty": float((count == 0).mean()),
-    }
-    return xr.DataArray(
-        np.ascontiguousarray(maps),
-        dims=("stimulus", "channel", "y", "x"),
-        coords={"stimulus": np.array(ids)},
-        name="features",
-        attrs=attrs,
+    attrs = getattr(found, "attrs", {})
+    maps = make_features(
+        np.ascontiguousarray(total.reshape(len(ids), *grid, -1).transpose(0, 3, 1, 2)),
+        stimulus=ids,
+        backbone=str(attrs.get("backbone", getattr(embedder, "model", type(embedder).__name__))),
+        weights=str(attrs.get("weights", "")),
+        layer="caption grid",
+        pooling="mean over the captions of a cell",
+        provenance=provenance(step="caption_grid", grid=list(grid), captions=str(attrs.get("provenance", ""))),
     )
+    maps.attrs["empty"] = float((count == 0).mean())
+    return maps
+
+
+def _whole_numbers(table: pd.DataFrame, column: str, n: int) -> np.ndarray:
+    """Rows or columns of cells, from 0 to ``n - 1``."""
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float)
+    wrong = ~(np.isfinite(values) & (values == np.floor(values)) & (values >= 0) & (values < n))
+    if wrong.any():
+        raise DataError(
+            f"{int(wrong.sum())} captions lie outside the grid (first: {column} {values[wrong.argmax()]:g}; legal "
+            f"are the whole numbers 0 to {n - 1}). Next step: grid= of the table, whose cells count from 0."
+        )
+    return values.astype(np.int64)
+
+
+def _texts(table: pd.DataFrame) -> list[str]:
+    texts = list(table["caption"])
+    wrong = [n for n, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(texts)} captions are empty or not text (first: {texts[wrong[0]]!r}, of stimulus "
+            f"{str(table['stimulus'].iloc[wrong[0]])!r}). Next step: leave those rows out; their cells become zero."
+        )
+    return texts
 
 
 def world_dense_captions(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataFrame:
     """What a region captioner would say of each cell of scenes of the simulated world.
 
     A cell is described by the object that covers most of it ("a red apple"), and has no caption where none covers a
-    quarter of it.
+    quarter of it. The words are those of the world's captions.
 
     Parameters
     ----------
@@ -132,7 +160,23 @@ def world_dense_captions(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd
 
 
 def caption_vectors(stimuli: Stimuli, embedder: Any) -> xr.DataArray:
-    """One vector per stimulus: the mean of its captions' vectors, (stimulus, feature).
+    """One vector a stimulus, ``X[n] = mean_k tower(caption[n][k])``: the control without places for `caption_grid`.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        With one or more captions each.
+    embedder : TextEmbedder
+
+    Returns
+    -------
+    DataArray (stimulus, feature)
+        float32, as of `TextEmbedder.embed_captions`.
+
+    Raises
+    ------
+    DataError
+        Some stimuli have no caption.
 
     Examples
     --------

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data._schema import Stimuli
 from neuroenc.data.simulate._captions import _agree
 from neuroenc.data.simulate._lexicon import member
@@ -19,7 +19,9 @@ _COVERED = 0.25
 
 
 def describe_cells(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataFrame:
-    """Name the object that covers most of each cell, taking objects as squares; smaller ones stand in front.
+    """Name the object that covers most of each cell, taking objects as squares.
+
+    As in the pictures, smaller objects stand in front of larger ones, and all of them in front of a place.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def describe_cells(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataF
     ------
     DataError
         The stimuli carry no latents.
+    ConfigError
+        A grid without cells.
 
     Examples
     --------
@@ -51,11 +55,13 @@ def describe_cells(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataF
             "cannot be described. Next step: a table of captions of your own, with stimulus, row, column, caption."
         )
     height, width = int(grid[0]), int(grid[1])
+    if height < 1 or width < 1:
+        raise ConfigError(f"grid={tuple(grid)} must be a positive number of rows and of columns.")
     # Edges of the cells as positions from the centre, y up as in the latents.
     left, top = np.arange(width) / width - 0.5, 0.5 - np.arange(height) / height
     found: dict[str, list] = {"stimulus": [], "row": [], "column": [], "caption": []}
     for name, text in zip(stimuli.ids, stimuli.table["objects"]):
-        objects = sorted(json.loads(text), key=lambda o: o["size"])
+        objects = sorted(json.loads(text), key=lambda o: (o["family"] == "place", o["size"]))
         free = np.ones((height, width))
         best, who = np.zeros((height, width)), np.full((height, width), -1)
         for number, o in enumerate(objects):
