@@ -130,7 +130,10 @@ def step(options):
 
 
 def linear(options):
-    """Ridge by `RidgeEncoder` at one penalty and by Adam on the same loss, to within 1 % of its minimum."""
+    """Ridge by `RidgeEncoder` at one penalty and by Adam on the same loss, to within 1 % of its minimum.
+
+    White features are the easiest case for gradients; those of networks have a spectrum that falls off ("power").
+    """
     import numpy as np
     import torch
 
@@ -138,8 +141,13 @@ def linear(options):
     from neuroenc.encoders.readout import make_readout
 
     rng = np.random.default_rng(0)
-    n, shape, alpha = 1000, (256, 4, 4), 1.0
+    n, shape = 1000, (256, 4, 4)
     X = rng.standard_normal((n, 4096), dtype=np.float32)
+    if options.spectrum == "power":
+        X *= np.arange(1, 4097, dtype=np.float32) ** -0.5
+        X = np.ascontiguousarray(X @ np.linalg.qr(rng.standard_normal((4096, 4096), dtype=np.float32))[0])
+        X /= X.std()
+    alpha = options.alpha
     W = rng.standard_normal((4096, options.voxels), dtype=np.float32) / 64
     Y = X @ W + rng.standard_normal((n, options.voxels), dtype=np.float32)
     Y -= Y.mean(0)
@@ -178,6 +186,8 @@ def main():
     parser.add_argument("--cases", nargs="*")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--spectrum", choices=["white", "power"], default="power")
+    parser.add_argument("--alpha", type=float, default=0.1, help="penalty over n of the linear case")
     options = parser.parse_args()
     if options.what == "one":
         one(options.case, options.voxels, options.shape, options.batch, options.device, options.repeats)
