@@ -20,7 +20,7 @@ _COLUMNS = ("stimulus", "row", "column", "caption")
 
 
 def caption_grid(
-    table: pd.DataFrame, ids: Sequence[str], embedder: Any, *, grid: tuple[int, int] = (8, 8)
+    table: pd.DataFrame, ids: Sequence[str] | np.ndarray, embedder: Any, *, grid: tuple[int, int] = (8, 8)
 ) -> xr.DataArray:
     """Map ``z[n, :, row, column]``: mean vector of the captions of a cell, zero where a cell has none.
 
@@ -29,7 +29,7 @@ def caption_grid(
     table : DataFrame
         Columns ``stimulus``, ``row`` (0 at the top), ``column`` (0 at the left) and ``caption``. Several captions of
         a cell are averaged.
-    ids : sequence of str (n,)
+    ids : sequence or array of str (n,)
         Stimuli of the map, in its order. One without captions is all zero.
     embedder : TextEmbedder
         Or anything whose ``embed(list of str)`` gives an array (text, feature). Equal captions are embedded once.

@@ -22,9 +22,9 @@ OPTIONS = {
     "gaussian isotropic": {"covariance": "isotropic"},
     "gaussian integrate": {"read": "integrate", "covariance": "full"},
     "factorized": {},
-    "factorized nonnegative": dict(
-        nonnegative=True, mask_l1=0.1, smoothness=0.3, feature_l1=0.2, feature_l2=0.1
-    ),
+    "factorized nonnegative": {
+        "nonnegative": True, "mask_l1": 0.1, "smoothness": 0.3, "feature_l1": 0.2, "feature_l2": 0.1
+    },
     **{f"semantic {mode}": {"mode": mode} for mode in MODES},
     "semantic mask only": {"feature_mode": "none"},
     "semantic mixed": {"mode": "rotation", "feature_mode": "translation", "warp_l2": 0.2},
