@@ -139,7 +139,7 @@ class EquivariantCore(Core):
                 layers.append(LiftConv(self.in_shape[0], self.fields, kernel, padding))
             else:
                 layers.append(GroupConv(self.fields, self.fields, kernel, padding))
-            layers.extend((FieldNorm(self.fields), nn.ReLU()))
+            layers.extend((FieldNorm(self.fields), nn.ReLU(inplace=True)))
             if stride:
                 layers.append(GaussianPool(stride))
         self.layers = nn.Sequential(*layers)

@@ -88,7 +88,7 @@ class GridCore(Core):
                 continue
             convolution = GroupConv(fields, fields, kernel, padding) if number else None
             layers.append(convolution or LiftConv(self.in_shape[0], fields, kernel, padding))
-            layers.extend((FieldNorm(fields), nn.ReLU()))
+            layers.extend((FieldNorm(fields), nn.ReLU(inplace=True)))
             if stride:
                 layers.append(GaussianPool(stride))
         self.layers = nn.Sequential(*layers)

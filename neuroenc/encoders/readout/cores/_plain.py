@@ -23,7 +23,7 @@ def conv_block(channels: int, width: int, kernel: int, padding: int | None, stri
     convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2 if padding is None else padding, bias=False)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     pool = [GaussianPool(stride)] if stride else []
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU(), *pool]
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *pool]
 
 
 def _equivariant_parameters(channels: int, fields: int, plan: Plan) -> int:
