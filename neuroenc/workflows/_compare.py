@@ -149,7 +149,7 @@ def _analyses(config: CompareConfig, found: Comparison, out: Path) -> dict[str, 
     """Regions and layers where the config asks for them, written and returned for the report."""
     parts: dict[str, Any] = {"summary": {}}
     write_table(found.records().drop(columns=["chosen", "candidate_r"], errors="ignore"), _made(out) / "fits.csv")
-    curves = found.curves()
+    curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):
         write_table(curves, out / "curves.csv")
         parts["curves"] = curves
