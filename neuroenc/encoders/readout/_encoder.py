@@ -52,7 +52,8 @@ class ReadoutEncoder(FittedReadout):
     loss : str
         See `neuroenc.encoders.readout.make_loss`. ``"poisson"`` predicts rates.
     solver : {"auto", "closed", "gradient"}
-        ``"auto"`` is the closed form where there is one (frozen features, loss "mse", squared penalty).
+        ``"auto"`` is the closed form where there is one: readouts "linear" and "pooled" on frozen features with loss
+        "mse", a squared penalty, and no ``alpha`` among the readout's options (which trains by gradients with it).
     optimiser, lr, weight_decay, batch_size, accumulate, max_epochs, patience, lr_cuts, precision, accelerator
         See `neuroenc.encoders.readout.train`.
     validation : float or array of rows
@@ -221,13 +222,14 @@ class ReadoutEncoder(FittedReadout):
         return self
 
     def _closed(self) -> bool:
-        squared = (self.readout_options or {}).get("penalty", "squared") == "squared"
-        able = READOUTS[self.readout].closed_form and self.core is None and self.loss == "mse" and squared
+        options = self.readout_options or {}
+        ridge = options.get("penalty", "squared") == "squared" and "alpha" not in options
+        able = READOUTS[self.readout].closed_form and self.core is None and self.loss == "mse" and ridge
         if self.solver == "closed" and not able:
             raise ConfigError(
-                f"solver='closed' needs readout 'linear' or 'pooled' on frozen features with loss 'mse' and a squared "
-                f"penalty; found readout {self.readout!r}, core {self.core!r}, loss {self.loss!r}. "
-                "Next step: solver='auto'."
+                "solver='closed' needs readout 'linear' or 'pooled' on frozen features with loss 'mse', a squared "
+                f"penalty and no alpha of the readout's own (alphas= are chosen from); found readout {self.readout!r}, "
+                f"core {self.core!r}, loss {self.loss!r}, options {options}. Next step: solver='auto'."
             )
         return able and self.solver != "gradient"
 

@@ -104,6 +104,9 @@ class Engine:
             self.scaler = torch.amp.GradScaler(device.type)
         self.world = 1 if accelerator is None else int(accelerator.num_processes)
         self.rank = 0 if accelerator is None else int(accelerator.process_index)
+        # With several subjects most stimuli were seen by one of them: the others' readouts need not be computed.
+        sizes = getattr(model, "sizes", None)
+        self._subjects: Any = sizes if sizes is not None and len(sizes) > 1 else None
         self._frozen = [part for part in model.modules() if getattr(part, "frozen", False)]
 
     def autocast(self) -> Any:
@@ -154,14 +157,21 @@ class Engine:
                 # A process without rows takes part with one that counts for nothing: the others wait for it.
                 index, target = torch.zeros(1, dtype=torch.long), target.new_full((1, self.targets.shape[1]), torch.nan)
         x = self.inputs.rows(index)
+        more: list[Any] = [] if self.context is None else [self.context.rows(index)]
+        extra = {} if self._subjects is None else {"seen": self._seen(target)}
         with self.autocast():
-            pred = self.model(x) if self.context is None else self.model(x, self.context.rows(index))
+            pred = self.model(x, *more, **extra)
         if pred.shape != target.shape:
             raise DataError(
                 f"the model gives {tuple(pred.shape)} for {tuple(x.shape)} of inputs; targets have {target.shape[1]} "
                 "voxels."
             )
         return self.loss(pred, target, count)
+
+    def _seen(self, target: Tensor) -> Tensor:
+        """Which subjects saw which rows (B, subject)."""
+        mask = ~torch.isnan(target)
+        return torch.stack([part.any(dim=1) for part in mask.split(self._subjects, dim=1)], dim=1)
 
     def _target(self, rows: Tensor) -> Tensor:
         return self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)

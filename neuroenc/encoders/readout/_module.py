@@ -45,11 +45,36 @@ class EncoderModule(nn.Module):
         """What the readouts read."""
         return x if self.core is None else self.core(x)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Outputs (B, V), subject after subject."""
+    @property
+    def sizes(self) -> list[int]:
+        """Voxels of each readout."""
+        return [readout.n_voxels for readout in self.each]
+
+    def forward(self, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Outputs (B, V), subject after subject.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, H, W)
+        context : Tensor (B, Cc, Hc, Wc), optional
+        seen : Tensor (B, subject) of bool, optional
+            Which subjects saw which stimuli; outputs for stimuli that a subject did not see may then be left at 0.
+        """
         maps = self.maps(x)
-        parts = [readout(maps, context) for readout in self.readouts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if len(self.readouts) == 1:
+            return self.readouts[0](maps, context)
+        parts = []
+        for number, readout in enumerate(self.readouts):
+            rows = None if seen is None or bool(seen[:, number].all()) else torch.nonzero(seen[:, number])[:, 0]
+            if rows is None:
+                parts.append(readout(maps, context))
+                continue
+            # A readout without a stimulus takes part with one that counts for nothing: its parameters then have
+            # gradients (of 0), which training on several devices needs.
+            rows = rows if len(rows) else rows.new_zeros(1)
+            some = readout(maps[rows], None if context is None else context[rows])
+            parts.append(some.new_zeros(len(maps), some.shape[1]).index_copy(0, rows, some))
+        return torch.cat(parts, dim=1)
 
     def regulariser(self) -> Tensor:
         """Sum of the readouts' penalties."""
@@ -63,7 +88,7 @@ class EncoderModule(nn.Module):
 
     def start(self, mean: Tensor) -> None:
         """Begin at outputs ``mean`` (V,)."""
-        for readout, part in zip(self.each, mean.split([r.n_voxels for r in self.each])):
+        for readout, part in zip(self.each, mean.split(self.sizes)):
             readout.start(part)
 
     @property

@@ -16,7 +16,8 @@ from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import ReadoutEncoder, RidgeEncoder, load_encoder
-from neuroenc.encoders.readout import READOUTS
+from neuroenc.encoders.readout import READOUTS, train
+from neuroenc.encoders.readout._module import EncoderModule, build_module
 
 QUICK = {"max_epochs": 3, "lr": 0.02}
 
@@ -152,11 +153,13 @@ def test_folds_of_the_closed_form_go_by_stimulus_and_by_given_splits():
 
 def test_solver_is_chosen():
     maps, Y = planted()
-    closed, trained = (
-        ReadoutEncoder("linear", solver=s, readout_options={"alpha": 0.01}, **QUICK).fit(maps, Y)
-        for s in ("auto", "gradient")
+    closed, trained, fixed = (
+        ReadoutEncoder("linear", solver=s, readout_options=o, **QUICK).fit(maps, Y)
+        for s, o in (("auto", None), ("gradient", None), ("auto", {"alpha": 0.01}))
     )
-    assert (len(closed.curves_), len(trained.curves_)) == (0, 3)
+    assert [len(e.curves_) for e in (closed, trained, fixed)] == [0, 3, 3]
+    with pytest.raises(ConfigError, match="no alpha of the readout's own"):
+        ReadoutEncoder("linear", solver="closed", readout_options={"alpha": 0.01}).fit(maps, Y)
     norm = ReadoutEncoder("linear", readout_options={"penalty": "norm", "alpha": 0.01}, **QUICK).fit(maps, Y)
     assert len(norm.curves_) == 3
     with pytest.raises(ConfigError, match="solver='closed' needs"):
@@ -214,6 +217,34 @@ def test_a_subject_is_unmoved_by_rows_it_did_not_see(readout):
     assert not np.allclose(np.delete(predictions[0], mine, 1), np.delete(predictions[1], mine, 1))
 
 
+@pytest.mark.parametrize("readout", ["factorized", "semantic"])
+def test_leaving_out_what_a_subject_did_not_see_changes_nothing(readout, monkeypatch):
+    """In double precision: Adam makes whole steps of the rounding of gradients that are zero."""
+    maps, Y, who = subjects()
+    Y = Y[:, np.argsort(who, kind="stable")]
+    Y[8:, 6:] = np.nan  # the third subject is in few batches
+    Y[:8, 6:] = np.arange(8)[:, None]
+    shares = []
+    forward = EncoderModule.forward
+
+    def some(self, x, context=None, seen=None):
+        shares.append(seen.float().mean(0).tolist())
+        return forward(self, x, context, seen)
+
+    def every(self, x, context=None, seen=None):
+        return forward(self, x, context)
+
+    weights = []
+    for method in (some, every):
+        monkeypatch.setattr(EncoderModule, "forward", method)
+        model = build_module(readout, None, None, None, (6, 5, 5), [3, 3, 3]).double()
+        train(model, maps, Y, fixed_epochs=3, lr=0.02, batch_size=16)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-10)
+    assert any(share[2] == 0 for share in shares)
+    assert all(share[0] < 1 for share in shares)
+
+
 def test_a_subject_starts_the_same_whoever_else_is_there():
     maps, Y, who = subjects()
     X, R = labelled(maps, Y, who)
@@ -247,7 +278,7 @@ def test_cores_by_name_and_frozen_modules():
     Y = (Y - Y.mean(0)) / Y.std(0)
     encoder = ReadoutEncoder("factorized", core="plain", max_epochs=1).fit(images, Y)
     assert encoder.predict(images).shape == (60, 2)
-    with pytest.raises(DataError, match="fitted on .*uint8"):
+    with pytest.raises(DataError, match=r"fitted on .*uint8"):
         encoder.predict(images.astype(np.float32))
     body = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4)).requires_grad_(False)
     frozen = ReadoutEncoder("factorized", core=body, **QUICK).fit(images, Y)
