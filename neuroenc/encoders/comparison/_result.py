@@ -24,6 +24,7 @@ from neuroenc.encoders.comparison._statistics import (
     draw_samples,
     find_groups,
     group_medians,
+    median_or_low,
     pair_table,
     voxel_winner,
 )
@@ -190,8 +191,7 @@ class Comparison:
     def best_cell(self) -> str:
         """The cell with the highest median validation r: chosen without looking at test rows."""
         inner = self.scores["validation_r"].values
-        medians = [float(np.nanmedian(row)) if np.isfinite(row).any() else -np.inf for row in inner]
-        return self.cells[int(np.argmax(medians))]
+        return self.cells[int(np.argmax([median_or_low(row) for row in inner]))]
 
     def selected(self) -> xr.Dataset:
         """Scores of the nested choice: in each fold the cell that was best on its validation rows.
@@ -200,8 +200,7 @@ class Comparison:
         test score of many cells has. ``cell`` (fold) names the choices.
         """
         folds = np.stack([self.validation_r(cell) for cell in self.cells])
-        with np.errstate(invalid="ignore"):
-            medians = np.array([[_median_or_low(row) for row in cell] for cell in folds])
+        medians = np.array([[median_or_low(row) for row in cell] for cell in folds])
         chosen = medians.argmax(axis=0)
         total = np.full(self.responses.shape, np.nan, dtype=np.float32)
         for fold, k in enumerate(chosen):
@@ -265,10 +264,8 @@ class Comparison:
         """Share of each class of `regions` in every group and readout."""
         return region_shares(regions, self.groups)
 
-    def layer_map(
-        self, layers: Sequence[str], readout: str, q: float = 0.05
-    ) -> tuple[xr.Dataset, pd.DataFrame]:
-        """Best of some feature spaces, given from early to late, for every voxel and every group.
+    def layer_map(self, layers: Sequence[str], readout: str, q: float = 0.05) -> tuple[xr.Dataset, pd.DataFrame]:
+        """Best of some feature spaces, from early to late, for every voxel and group.
 
         Returns
         -------
@@ -300,7 +297,3 @@ class Comparison:
     def write(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
         """Write comparison.csv, pairwise.csv, voxels.nc and summary.json; returns the summary."""
         return write_files(self, Path(folder))
-
-
-def _median_or_low(values: np.ndarray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else -np.inf

@@ -88,6 +88,11 @@ def _median(values: np.ndarray) -> Any:
     return np.where(none, np.nan, np.nanmedian(filled, axis=-1))
 
 
+def median_or_low(values: np.ndarray) -> float:
+    """Median of what is defined; without any, lower than every other."""
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else -np.inf
+
+
 def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     known = samples[np.isfinite(samples)]
     if not len(known):
