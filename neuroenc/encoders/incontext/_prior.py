@@ -1,0 +1,368 @@
+"""What other subjects' voxels say about the weights of a new voxel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, read_json, sha256_file, write_json
+from neuroenc._util.provenance import provenance
+from neuroenc.encoders._base import check_choice, save_arrays
+from neuroenc.encoders._inputs import check_responses
+from neuroenc.encoders._labels import features_matrix
+from neuroenc.encoders.incontext._evidence import Floats, covariance_root
+from neuroenc.encoders.incontext._hierarchical import (
+    SubjectGram,
+    fit_hierarchy,
+    held_out_evidence,
+    subject_gram,
+)
+
+__all__ = ["WeightPrior"]
+
+_QUANTILES = (0.05, 0.5, 0.95)
+_SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPrior:
+    r"""Gaussian prior of a voxel's weights, :math:`w \sim N(\mu, \tau_v C)`, :math:`b \sim N(\mu_b, \sigma_b^2)`.
+
+    Parameters
+    ----------
+    mean : array (feature,)
+        In response units per feature unit.
+    cov : array (feature, feature)
+        Symmetric, no negative eigenvalues.
+    intercept_mean, intercept_var : float
+    noise_variance : array (3,)
+        5, 50 and 95 % quantiles over voxels of the noise variance of one response; NaN if unknown.
+    hyper_mean, hyper_cov : arrays (2,) and (2, 2), optional
+        Of (log scale :math:`\tau_v`, log noise variance) over voxels; None if unknown.
+    n_voxels : int
+        That the prior was made from; 0 for none.
+    provenance : str
+        JSON.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prior = WeightPrior.from_weights(np.random.default_rng(0).standard_normal((4, 5000)), shrinkage=0.0)
+    >>> prior.n_features, bool(np.abs(prior.cov - np.eye(4)).max() < 0.1)
+    (4, True)
+    """
+
+    mean: Floats
+    cov: Floats
+    intercept_mean: float = 0.0
+    intercept_var: float = 1.0
+    noise_variance: Floats = field(default_factory=lambda: np.full(3, np.nan))
+    n_voxels: int = 0
+    hyper_mean: Floats | None = None
+    hyper_cov: Floats | None = None
+    provenance: str = "{}"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "cov", "noise_variance", "hyper_mean", "hyper_cov"):
+            value = getattr(self, name)
+            if value is not None:
+                array = np.array(value, dtype=np.float64)
+                array.setflags(write=False)
+                object.__setattr__(self, name, array)
+        p = self.mean.size
+        if self.mean.ndim != 1 or self.cov.shape != (p, p):
+            raise DataError(f"mean has shape {self.mean.shape} and cov {self.cov.shape}; expected (p,) and (p, p).")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all() and np.allclose(self.cov, self.cov.T)):
+            raise DataError("mean and cov must be finite, and cov symmetric.")
+        least, most = np.linalg.eigvalsh(self.cov)[[0, -1]]
+        if most <= 0 or least < -1e-8 * most:
+            raise DataError(f"cov has eigenvalues from {least:.3g} to {most:.3g}; a covariance has none below 0.")
+        if (self.hyper_mean is None) != (self.hyper_cov is None):
+            raise DataError("hyper_mean and hyper_cov are given together or not at all.")
+
+    def __repr__(self) -> str:
+        known = "" if self.hyper_mean is None else ", scales and noise variances known"
+        return f"WeightPrior({self.n_features} features, from {self.n_voxels} voxels{known})"
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return len(self.mean)
+
+    @property
+    def hyper(self) -> tuple[Floats, Floats] | None:
+        """Mean and covariance of (log scale, log noise variance), or None."""
+        if self.hyper_mean is None or self.hyper_cov is None:
+            return None
+        return self.hyper_mean, self.hyper_cov
+
+    @classmethod
+    def isotropic(cls, n_features: int, scale: float = 1.0) -> Self:
+        """Independent weights of variance ``scale``: what ridge assumes.
+
+        Examples
+        --------
+        >>> WeightPrior.isotropic(2, 0.5).cov
+        array([[0.5, 0. ],
+               [0. , 0.5]])
+        """
+        if n_features < 1 or not scale > 0:
+            raise ConfigError(f"n_features={n_features} and scale={scale} must be positive.")
+        return cls(np.zeros(n_features), np.eye(n_features) * scale, provenance=provenance(prior="isotropic"))
+
+    @classmethod
+    def from_weights(
+        cls,
+        coef: Any,
+        intercept: Any = None,
+        *,
+        noise_covariance: Any = None,
+        shrinkage: str | float = "ledoit-wolf",
+        noise_variance: Any = None,
+        use_mean: bool = True,
+    ) -> Self:
+        """Mean and covariance over voxels of weights that were fitted elsewhere.
+
+        Parameters
+        ----------
+        coef : array (feature, voxel)
+            Voxels that hold NaN are left out.
+        intercept : array (voxel,), optional
+        noise_covariance : array (feature, feature), optional
+            Mean covariance of the weights' estimation errors, subtracted; eigenvalues below 0 become 0.
+        shrinkage : "ledoit-wolf" or float in [0, 1]
+            Share of an isotropic covariance of equal trace.
+        noise_variance : array (voxel,), optional
+            Residual variances, for the quantiles.
+        use_mean : bool
+            False takes the mean weight as zero, and second moments about it.
+
+        Raises
+        ------
+        DataError
+            Fewer than two voxels, or shapes that do not agree.
+
+        Notes
+        -----
+        Ridge weights are shrunk and noisy, so that their covariance is not that of the true weights;
+        `from_responses` estimates the latter.
+        """
+        weights = np.asarray(coef.values if isinstance(coef, xr.DataArray) else coef, dtype=np.float64)
+        if weights.ndim != 2:
+            raise DataError(f"coef has shape {weights.shape}; expected (feature, voxel).")
+        finite = np.isfinite(weights).all(axis=0)
+        kept = weights[:, finite]
+        if kept.shape[1] < 2:
+            raise DataError(f"{kept.shape[1]} of {len(finite)} voxels have finite weights; a covariance needs two.")
+        mean = kept.mean(axis=1) if use_mean else np.zeros(len(kept))
+        centred = (kept - mean[:, None]).T
+        p = len(mean)
+        share = _ledoit_wolf(centred) if shrinkage == "ledoit-wolf" else _fraction(shrinkage)
+        cov = centred.T @ centred / len(centred)
+        if noise_covariance is not None:
+            values, vectors = np.linalg.eigh(cov - np.asarray(noise_covariance, dtype=np.float64))
+            cov = (vectors * np.maximum(values, 0.0)) @ vectors.T
+        cov = (1 - share) * cov + share * np.trace(cov) / p * np.eye(p)
+        offsets = np.zeros(1) if intercept is None else np.asarray(intercept, dtype=np.float64)[finite]
+        noise = np.full(3, np.nan) if noise_variance is None else np.quantile(np.asarray(noise_variance), _QUANTILES)
+        return cls(
+            mean, cov, float(offsets.mean()), float(offsets.var()) if len(offsets) > 1 else 1.0, noise, len(centred),
+            provenance=provenance(prior="from_weights", shrinkage=share, use_mean=use_mean, coef=hash_array(weights)),
+        )  # fmt: skip
+
+    @classmethod
+    def from_responses(
+        cls,
+        X: Any,
+        Y: Any,
+        *,
+        method: str = "em",
+        shrinkage: str | float = "auto",
+        use_mean: bool = False,
+        n_iterations: int = 30,
+    ) -> Self:
+        r"""Prior from the responses of other subjects' voxels.
+
+        Parameters
+        ----------
+        X : array (n, feature), or one per subject
+            Features of the same space as the new subject's.
+        Y : array (n, voxel), or one per subject
+            Responses without NaN, in the units of the new subject's (z-scored).
+        method : {"em", "ridge"}
+            ``"em"`` maximises the marginal likelihood of the responses over mean, covariance and the distribution of
+            scales and noise variances (see Notes); ``"ridge"`` takes the covariance of cross-validated ridge weights.
+        shrinkage : "auto", "ledoit-wolf" or float in [0, 1]
+            Share of an isotropic covariance of equal trace. ``"auto"``: for ``"em"`` the share under which held-out
+            subjects (with one subject, thirds of its voxels) are most likely; for ``"ridge"`` Ledoit-Wolf.
+        use_mean : bool
+            Whether the mean weight is free, or zero. The scale of a voxel multiplies the covariance only, so that with
+            a mean even a silent voxel is expected to answer a little.
+        n_iterations : int
+            Of EM, at most.
+
+        Notes
+        -----
+        :math:`y_v \sim N(X \mu + b_v, \tau_v X C X^T + \sigma_v^2 I)` with free :math:`b_v`, and Gaussian
+        :math:`(\log \tau_v, \log \sigma_v^2)`, integrated on a grid. The E-step is closed form; an iteration costs one
+        eigendecomposition (feature, feature) a subject.
+
+        Raises
+        ------
+        DataError
+            NaN responses, subjects with different features, fewer than two voxels.
+
+        References
+        ----------
+        Lindley & Smith (1972), J. R. Stat. Soc. B 34(1). Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.standard_normal((200, 3))
+        >>> W = rng.standard_normal((3, 300)) * [[2.0], [1.0], [0.1]]
+        >>> prior = WeightPrior.from_responses(X, X @ W + rng.standard_normal((200, 300)), shrinkage=0.0)
+        >>> sd = np.sqrt(np.diag(prior.cov))
+        >>> bool(15 < sd[0] / sd[2] < 25)
+        True
+        """
+        check_choice("method", method, ("em", "ridge"))
+        pairs = _pairs(X, Y)
+        settings = {"method": method, "use_mean": use_mean, "data": hash_array(*[a for pair in pairs for a in pair])}
+        if method == "ridge":
+            return cls._from_ridge(pairs, shrinkage, use_mean)
+        subjects = [subject_gram(x, y) for x, y in pairs]
+        share = _choose_shrinkage(subjects, n_iterations, use_mean) if shrinkage == "auto" else _fraction(shrinkage)
+        found = fit_hierarchy(subjects, n_iterations=n_iterations, shrinkage=share, use_mean=use_mean)
+        n_voxels = sum(s.cross.shape[1] for s in subjects)
+        centre, spread = found.hyper
+        noise = np.exp(centre[1] + np.sqrt(spread[1, 1]) * np.array([-1.645, 0.0, 1.645]))
+        offsets = np.concatenate([s.mean_y for s in subjects])
+        return cls(
+            found.mean, found.cov, float(offsets.mean()), float(offsets.var()), noise, n_voxels, centre, spread,
+            provenance(prior="from_responses", shrinkage=share, log_evidence=found.evidence[-1], **settings),
+        )  # fmt: skip
+
+    @classmethod
+    def _from_ridge(cls, pairs: list[tuple[Floats, Floats]], shrinkage: str | float, use_mean: bool) -> Self:
+        from neuroenc.encoders._ridge import RidgeEncoder
+
+        fits = [RidgeEncoder(n_jobs=1).fit(x, y) for x, y in pairs]
+        noise = [(y - f.predict(x)).var(axis=0) for f, (x, y) in zip(fits, pairs)]
+        return cls.from_weights(
+            np.concatenate([f.coef_ for f in fits], axis=1),
+            np.concatenate([f.intercept_ for f in fits]),
+            shrinkage="ledoit-wolf" if shrinkage == "auto" else shrinkage,
+            noise_variance=np.concatenate(noise),
+            use_mean=use_mean,
+        )
+
+    def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
+        """Weights (feature, n) and intercepts (n,) of simulated voxels.
+
+        Where the distribution of scales is known, each voxel draws its scale from it.
+
+        Examples
+        --------
+        >>> coef, intercept = WeightPrior.isotropic(3).sample(5, seed=1)
+        >>> coef.shape, intercept.shape
+        ((3, 5), (5,))
+        """
+        rng = np.random.default_rng(seed)
+        white = rng.standard_normal((self.n_features, n))
+        offsets = self.intercept_mean + np.sqrt(self.intercept_var) * rng.standard_normal(n)
+        scale = np.ones(n)
+        if self.hyper is not None:
+            scale = np.exp(rng.multivariate_normal(*self.hyper, size=n)[:, 0])
+        return self.mean[:, None] + covariance_root(self.cov) @ white * np.sqrt(scale), offsets
+
+    def to_parts(self) -> tuple[dict[str, Floats], dict[str, Any]]:
+        """Arrays, and the rest as JSON holds it."""
+        arrays = {"mean": self.mean, "cov": self.cov, "noise_variance": self.noise_variance}
+        if self.hyper_mean is not None and self.hyper_cov is not None:
+            arrays |= {"hyper_mean": self.hyper_mean, "hyper_cov": self.hyper_cov}
+        rest = ("intercept_mean", "intercept_var", "n_voxels", "provenance")
+        return arrays, {name: getattr(self, name) for name in rest}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``prior.safetensors`` and ``prior.json`` into the folder ``path``."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays, rest = self.to_parts()
+        save_arrays(folder / "prior.safetensors", arrays)
+        digest = sha256_file(folder / "prior.safetensors")
+        write_json(folder / "prior.json", {"format": 1, **rest, "sha256": digest})
+        return folder
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+
+        folder = Path(path)
+        if not (folder / "prior.json").is_file():
+            raise DataError(f"{folder} holds no prior.json. Next step: pass the folder that WeightPrior.save wrote.")
+        record = read_json(folder / "prior.json")
+        if record.pop("format", None) != 1:
+            raise DataError(f"{folder} is not of format 1, which this version reads.")
+        if sha256_file(folder / "prior.safetensors") != record.pop("sha256"):
+            raise DataError(f"{folder / 'prior.safetensors'} is not the file that was saved.")
+        return cls(**load_file(folder / "prior.safetensors"), **record)
+
+
+def _fraction(shrinkage: str | float) -> float:
+    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
+        raise ConfigError(f"shrinkage={shrinkage!r} is not legal here; give a share from 0 to 1, or see the docstring.")
+    return float(shrinkage)
+
+
+def _ledoit_wolf(centred: Floats) -> float:
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    return float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+
+
+def _pairs(X: Any, Y: Any) -> list[tuple[Floats, Floats]]:
+    many = isinstance(X, Sequence) and len(X) > 0 and np.ndim(X[0]) >= 2
+    pairs = []
+    for x, y in zip(X, Y, strict=True) if many else [(X, Y)]:
+        values = np.asarray(features_matrix(x), dtype=np.float64)
+        checked = check_responses(x, y, values)[0]
+        responses = np.asarray(features_matrix(checked), dtype=np.float64)
+        if not (np.isfinite(values).all() and np.isfinite(responses).all()):
+            bad = int((~np.isfinite(responses).all(axis=0)).sum())
+            raise DataError(f"features or {bad} voxels hold NaN. Next step: leave those voxels out.")
+        if len(values) < 3:
+            raise DataError(f"{len(values)} stimuli say nothing about weights; at least 3 a subject.")
+        pairs.append((values, responses))
+    if len({x.shape[1] for x, _ in pairs}) > 1:
+        raise DataError(f"subjects have {[x.shape[1] for x, _ in pairs]} features; they must be the same features.")
+    if sum(y.shape[1] for _, y in pairs) < 2:
+        raise DataError("a prior needs at least two voxels.")
+    return pairs
+
+
+def _choose_shrinkage(subjects: list[SubjectGram], n_iterations: int, use_mean: bool) -> float:
+    """Share of the isotropic covariance under which voxels left out are most likely."""
+    folds: list[tuple[list[SubjectGram], list[SubjectGram]]]
+    if len(subjects) > 1:
+        folds = [([s for s in subjects if s is not left], [left]) for left in subjects]
+    else:
+        voxels = np.random.default_rng(0).permutation(subjects[0].cross.shape[1])
+        parts = [np.sort(p) for p in np.array_split(voxels, min(3, len(voxels)))]
+        folds = [([subjects[0].take(np.setdiff1d(voxels, p))], [subjects[0].take(p)]) for p in parts]
+    scores = [
+        np.mean([
+            held_out_evidence(a, b, n_iterations=n_iterations, shrinkage=share, use_mean=use_mean) for a, b in folds
+        ])
+        for share in _SHRINKAGES
+    ]  # fmt: skip
+    return _SHRINKAGES[int(np.argmax(scores))]
