@@ -25,9 +25,9 @@ class ClosedFormAnchor(nn.Module):
         y_{vt} = w_v \cdot x_t + b_v + \epsilon, \quad \epsilon \sim N(0, \sigma_v^2)
 
     :math:`U, \lambda, \mu` are shared; the first register and the evidence of the shared prior give :math:`m_v`,
-    :math:`\ell_v` and :math:`\ln\sigma_v^2`. Before training :math:`m_v = 0`, :math:`\ell_v` is one number and it and
-    :math:`\sigma_v^2` are the evidence's means over a grid: ridge with an empirical-Bayes prior. However many trials there are, the weights go to
-    those of ridge, because what the network sets is only a prior.
+    :math:`\ell_v` and :math:`\ln\sigma_v^2`. Before training :math:`m_v = 0`, and :math:`\ell_v` (one number) and
+    :math:`\sigma_v^2` are means under the evidence on a grid: ridge with an empirical-Bayes prior. However many trials
+    there are, the weights go to those of ridge, because what the network sets is only a prior.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class ClosedFormAnchor(nn.Module):
     def forward(
         self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, factor: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Weights (voxel, feature), intercepts and noise variances (voxel,), factor of the posterior covariance or None.
+        """Weights (voxel, feature), intercepts and noise variances (voxel,), posterior factor or None.
 
         Takes the register (voxel, dim), support images (support, feature) or (voxel, support, feature), responses
         (voxel, support) without NaN, and logarithms of the images' weights.

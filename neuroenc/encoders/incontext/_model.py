@@ -18,7 +18,7 @@ __all__ = ["PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make
 class VoxelWeights(NamedTuple):
     """What a model gives for each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).
 
-    An anchored model also gives ``noise`` (voxel,), the variance of a response around its prediction, and, if asked for,
+    An anchored model also gives ``noise`` (voxel,), the variance of a response around its prediction, and, if asked,
     ``factor`` (voxel, feature + 1, feature + 1): F with F F' the posterior covariance of (weights, intercept).
     """
 

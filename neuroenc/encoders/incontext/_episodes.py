@@ -1,0 +1,247 @@
+"""Episodes: support and query trials of voxels, simulated from a prior over weights or drawn from real responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError
+
+__all__ = ["Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"]
+
+
+class Episode(NamedTuple):
+    """Trials of voxels that share their images.
+
+    ``x`` (support, feature), ``y`` (voxel, support), ``xq`` (query, feature), ``yq`` (voxel, query), and where they are
+    known the true ``weights`` (voxel, feature + 1), intercept last. NaN where a response is missing.
+    """
+
+    x: Tensor
+    y: Tensor
+    xq: Tensor
+    yq: Tensor
+    weights: Tensor | None = None
+
+
+class EpisodeSource(Protocol):
+    """Where episodes come from; what is drawn follows from the generator alone."""
+
+    n_features: int
+
+    def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
+        """An episode of ``n_voxels`` voxels."""
+        ...
+
+
+def _rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of numpy, memmap, zarr, h5py or labelled arrays, as float32; stores are read in ascending order."""
+    if hasattr(array, "values"):
+        array = array.values
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[rows], dtype=np.float32)
+    order = np.argsort(rows, kind="stable")
+    found = array.oindex[rows[order]] if hasattr(array, "oindex") else array[rows[order]]
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return np.asarray(found, dtype=np.float32)[back]
+
+
+class SyntheticEpisodes:
+    r"""Voxels whose weights come from a prior, on real images' embeddings.
+
+    .. math:: y_t = \sqrt{\rho}\,\frac{w \cdot (x_t - \bar x)}{s_w} + \sqrt{1 - \rho}\,\epsilon_t, \qquad
+              \rho \sim U(\rho_{\min}, \rho_{\max})
+
+    with :math:`s_w` the standard deviation of :math:`w \cdot x` over the images: responses have unit variance, as
+    z-scored ones do, and :math:`\rho` is the voxel's noise ceiling.
+
+    Parameters
+    ----------
+    images : array (n, feature)
+        Embeddings: numpy, memmap, or zarr.
+    prior : object with ``sample(n, seed) -> (n, feature)``, optional
+        Such as `neuroenc.encoders.incontext.WeightPrior`; default isotropic.
+    isotropic_share : float
+        Share of voxels whose weights are isotropic all the same, so that unusual voxels are not unheard of.
+    ceiling : (float, float)
+        Range of :math:`\rho`.
+    offset : float
+        Standard deviation of an offset added to all responses of a voxel: a support set is not z-scored itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).standard_normal((100, 6), dtype=np.float32)
+    >>> episode = SyntheticEpisodes(images).draw(np.random.default_rng(1), 4, support=20, query=10)
+    >>> episode.y.shape, episode.weights.shape
+    (torch.Size([4, 20]), torch.Size([4, 7]))
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        prior: Any = None,
+        *,
+        isotropic_share: float = 0.1,
+        ceiling: tuple[float, float] = (0.05, 0.9),
+        offset: float = 0.05,
+    ) -> None:
+        if len(images.shape) != 2:
+            raise DataError(f"images have shape {tuple(images.shape)}; expected embeddings (n, feature).")
+        if not (0 <= ceiling[0] <= ceiling[1] <= 1) or not 0 <= isotropic_share <= 1:
+            raise ConfigError(f"ceiling={ceiling} and isotropic_share={isotropic_share} must lie in [0, 1].")
+        self.images, self.prior = images, prior
+        self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
+        self.n_features = int(images.shape[1])
+        # Moments of at most 20,000 images: enough for a scale.
+        some = _rows(images, np.linspace(0, len(images) - 1, min(len(images), 20_000)).astype(int)).astype(np.float64)
+        self._mean = some.mean(axis=0)
+        self._cov = np.cov(some.T)
+
+    def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
+        """An episode; see `EpisodeSource`."""
+        rows = _distinct(rng, len(self.images), support + query, "images")
+        x = _rows(self.images, rows)
+        w = rng.standard_normal((n_voxels, self.n_features))
+        if self.prior is not None:
+            known = rng.random(n_voxels) >= self.isotropic_share
+            if known.any():
+                drawn = self.prior.sample(int(known.sum()), seed=int(rng.integers(2**31)))
+                w[known] = drawn[0] if isinstance(drawn, tuple) else drawn
+        rho = rng.uniform(*self.ceiling, n_voxels)
+        scale = np.sqrt(np.einsum("ve,ef,vf->v", w, self._cov, w))
+        w *= (np.sqrt(rho) / np.maximum(scale, 1e-12))[:, None]
+        b = -w @ self._mean + self.offset * rng.standard_normal(n_voxels)
+        y = w @ x.T + b[:, None] + np.sqrt(1 - rho)[:, None] * rng.standard_normal((n_voxels, len(rows)))
+        y, x = torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(x)
+        weights = torch.as_tensor(np.concatenate([w, b[:, None]], axis=1), dtype=torch.float32)
+        return Episode(x[:support], y[:, :support], x[support:], y[:, support:], weights)
+
+
+class ResponseEpisodes:
+    """Voxels of real subjects.
+
+    Parameters
+    ----------
+    subjects : sequence of (features (n, feature), responses (n, voxel))
+        One pair a subject, or session: rows that belong together. numpy, memmap, zarr or labelled; responses
+        z-scored, NaN where missing.
+    weights : sequence of array (voxel, feature + 1), optional
+        Of fully fitted encoders, intercept last, for the weight-matching loss.
+
+    Raises
+    ------
+    DataError
+        Shapes that do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> source = ResponseEpisodes([(rng.standard_normal((50, 6)), rng.standard_normal((50, 3)))])
+    >>> source.draw(rng, 2, support=20, query=10).yq.shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, subjects: Sequence[tuple[Any, Any]], weights: Sequence[Any] | None = None) -> None:
+        if not subjects:
+            raise DataError("no subjects were given.")
+        self.subjects, self.weights = list(subjects), None if weights is None else list(weights)
+        widths = {int(x.shape[1]) for x, _ in self.subjects}
+        if len(widths) != 1:
+            raise DataError(f"subjects' features have different widths: {sorted(widths)}.")
+        self.n_features = widths.pop()
+        for number, (x, y) in enumerate(self.subjects):
+            if x.shape[0] != y.shape[0] or len(y.shape) != 2:
+                raise DataError(f"subject {number}: features {tuple(x.shape)}, responses {tuple(y.shape)}.")
+        if self.weights is not None and [len(w) for w in self.weights] != [y.shape[1] for _, y in self.subjects]:
+            raise DataError("weights need one row a voxel of each subject.")
+        sizes = np.array([y.shape[1] for _, y in self.subjects], dtype=float)
+        self._share = sizes / sizes.sum()
+
+    @property
+    def n_voxels(self) -> int:
+        """Of all subjects together."""
+        return sum(int(y.shape[1]) for _, y in self.subjects)
+
+    def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
+        """An episode of one subject; smaller where the subject has fewer trials or voxels."""
+        number = int(rng.choice(len(self.subjects), p=self._share))
+        x, y = self.subjects[number]
+        wanted = min(support + query, x.shape[0])
+        support = min(support, max(1, wanted - query))
+        rows = _distinct(rng, x.shape[0], wanted, "trials")
+        columns = np.sort(rng.choice(y.shape[1], size=min(n_voxels, y.shape[1]), replace=False))
+        block = torch.as_tensor(_rows(y, rows)[:, columns].T.copy())
+        # A voxel without a single response in the support says nothing.
+        seen = ~block[:, :support].isnan().all(1) & ~block[:, support:].isnan().all(1)
+        if not seen.any():
+            return self.draw(rng, n_voxels, support, query)
+        block, columns = block[seen], columns[seen.numpy()]
+        images = torch.as_tensor(_rows(x, rows))
+        weights = None
+        if self.weights is not None:
+            weights = torch.as_tensor(np.asarray(self.weights[number])[columns], dtype=torch.float32)
+        return Episode(images[:support], block[:, :support], images[support:], block[:, support:], weights)
+
+
+class MixedEpisodes:
+    """Episodes of several sources, each with its share.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).standard_normal((100, 6), dtype=np.float32)
+    >>> both = MixedEpisodes([SyntheticEpisodes(images), SyntheticEpisodes(images, ceiling=(0.5, 0.9))], [0.3, 0.7])
+    >>> both.n_features
+    6
+    """
+
+    def __init__(self, sources: Sequence[EpisodeSource], shares: Sequence[float]) -> None:
+        if len(sources) != len(shares) or not sources or min(shares) < 0 or sum(shares) <= 0:
+            raise ConfigError(f"{len(sources)} sources need as many shares, not negative; found {list(shares)}.")
+        if len({s.n_features for s in sources}) != 1:
+            raise DataError(f"sources have different widths: {[s.n_features for s in sources]}.")
+        self.sources, self.shares = list(sources), np.asarray(shares, dtype=float) / sum(shares)
+        self.n_features = sources[0].n_features
+
+    def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
+        """An episode of one source."""
+        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+        return source.draw(rng, n_voxels, support, query)
+
+
+@dataclass(frozen=True)
+class SupportSizes:
+    """Distribution of the support's size: ``uniform`` over whole numbers, or ``log`` of them."""
+
+    low: int
+    high: int
+    kind: str = "uniform"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.low <= self.high or self.kind not in ("uniform", "log"):
+            raise ConfigError(f"support sizes {self.low}-{self.high} ({self.kind!r}); expected 1 <= low <= high and "
+                              "'uniform' or 'log'.")  # fmt: skip
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """A size."""
+        if self.kind == "uniform":
+            return int(rng.integers(self.low, self.high + 1))
+        return int(np.clip(np.exp(rng.uniform(np.log(self.low), np.log(self.high + 1))), self.low, self.high))
+
+
+def _distinct(rng: np.random.Generator, n: int, wanted: int, what: str) -> np.ndarray:
+    if wanted > n:
+        raise DataError(f"an episode wants {wanted} {what}; there are {n}. Next step: a smaller support or query set.")
+    # Without permuting millions of rows for a few hundred.
+    if n > 20 * wanted:
+        found = np.unique(rng.integers(0, n, size=2 * wanted))
+        return rng.permutation(found)[:wanted] if len(found) >= wanted else rng.choice(n, wanted, replace=False)
+    return rng.permutation(n)[:wanted]

@@ -1,0 +1,297 @@
+"""Training of in-context models: episodes, a plateau schedule, exact resumption, several devices."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, hash_json
+from neuroenc._util.progress import progress as bar
+from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes
+from neuroenc.encoders.incontext._losses import episode_loss, explained_variance
+from neuroenc.encoders.incontext._model import InContextModel
+from neuroenc.encoders.incontext._stages import Stage, make_stage
+from neuroenc.encoders.readout._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
+from neuroenc.encoders.readout._engine import make_accelerator, pick_torch_device
+
+__all__ = ["TrainedStage", "train_stage", "validation_episodes"]
+
+_HALF = {"32": None, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """What `train_stage` found, besides the weights that it left in the model.
+
+    Attributes
+    ----------
+    curves : DataFrame
+        One row an evaluation: step, loss (training, mean since the last), validation_loss, validation_ev, lr, seconds.
+    best_step : int
+    best_loss : float
+        Validation loss of the weights that were kept.
+    """
+
+    curves: pd.DataFrame
+    best_step: int
+    best_loss: float
+
+
+@dataclass
+class _State:
+    """Where training stands; all of it is JSON."""
+
+    step: int = 0
+    lr: float = 0.0
+    best_step: int = 0
+    best_loss: float | None = None
+    plateau: float | None = None
+    bad: int = 0
+    cool: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    done: bool = False
+
+
+def validation_episodes(
+    source: EpisodeSource, sizes: Any = (20, 50, 100, 200, 500), *, n_voxels: int = 32, repeats: int = 2,
+    query: int = 100, seed: int = 1,
+) -> list[Episode]:  # fmt: skip
+    """The same episodes for every evaluation: ``repeats`` of each support size."""
+    rngs = [np.random.default_rng([seed, size, k]) for size in sizes for k in range(repeats)]
+    wanted = [size for size in sizes for _ in range(repeats)]
+    return [source.draw(rng, n_voxels, size, query) for rng, size in zip(rngs, wanted)]
+
+
+def train_stage(
+    model: InContextModel,
+    source: EpisodeSource,
+    stage: str | Stage = "pretrain",
+    *,
+    validation: list[Episode] | None = None,
+    seed: int = 0,
+    device: Any = "auto",
+    precision: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    accelerator: Any = None,
+    progress: bool = False,
+    max_seconds: float | None = None,
+    **changes: Any,
+) -> TrainedStage:
+    """Train a model on episodes, in place; the weights of the best evaluation are kept.
+
+    The episodes of a step follow from ``seed`` and the step alone, so that a run that was killed ends with the bytes
+    of one that was not (on the CPU).
+
+    Parameters
+    ----------
+    model : InContextModel
+    source : EpisodeSource
+        `SyntheticEpisodes`, `ResponseEpisodes` or `MixedEpisodes`.
+    stage : {"pretrain", "extend", "finetune"} or Stage
+        Fixed support of 500 on synthetic voxels; 30 to 500; the same at a lower rate, for real responses.
+    validation : list of Episode, optional
+        From `validation_episodes`, of voxels or subjects kept apart. Default: of ``source`` itself, with other draws,
+        which is right for synthetic voxels only.
+    seed : int
+    device : str or torch.device
+    precision : {"auto", "32", "bf16"}
+        Of the transformer; the solve and the loss stay in single precision. ``"auto"`` is bf16 on a GPU.
+    checkpoint : path, optional
+        Folder for the state after each evaluation; the same call goes on from there.
+    accelerator : accelerate.Accelerator or "auto", optional
+        Each process draws its own share of a step's episodes.
+    progress : bool
+    max_seconds : float, optional
+        Stop after that long; where it stops depends on the machine.
+    **changes
+        Settings of the stage; see `Stage`.
+
+    Returns
+    -------
+    TrainedStage
+
+    Raises
+    ------
+    ConfigError, DataError
+        Illegal settings; widths that differ; a checkpoint of another run; a loss that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders.incontext import SyntheticEpisodes, make_model, train_stage
+    >>> images = np.random.default_rng(0).standard_normal((400, 8), dtype=np.float32)
+    >>> model = make_model("small", n_features=8, dim=16, depth=1, hidden=32)
+    >>> done = train_stage(model, SyntheticEpisodes(images), "extend", support=(10, 50), voxels=8, max_steps=20,
+    ...                    evaluate_every=10)
+    >>> len(done.curves), done.best_loss < 1
+    (2, True)
+    """
+    stage = make_stage(stage, **changes)
+    if source.n_features != model.config.n_features:
+        raise DataError(f"episodes have {source.n_features} features, the model takes {model.config.n_features}.")
+    if stage.loss == "likelihood" and model.anchor is None:
+        raise ConfigError("loss='likelihood' needs form='anchored'. Next step: loss='response'.")
+    place = pick_torch_device(device)
+    precision = ("bf16" if place.type == "cuda" else "32") if precision == "auto" else precision
+    accelerator = make_accelerator(accelerator, precision)
+    if precision not in _HALF:
+        raise ConfigError(f"precision={precision!r}; legal: auto, 32, bf16.")
+    if validation is None:
+        validation = validation_episodes(source, _sizes(stage), query=stage.query, seed=seed + 1)
+    store = None
+    if checkpoint is not None:
+        state = moving_state(model)
+        held = [hash_array(*[np.asarray(t) for t in e if t is not None]) for e in validation]
+        start = hash_array(*[state[k].cpu().float().numpy() for k in sorted(state)])
+        key = {**asdict(stage), **model.describe(), "seed": seed, "held": held, "start": start, "precision": precision}
+        store = Checkpoint(checkpoint, hash_json(key))
+    place = accelerator.device if accelerator is not None else place
+    run = _Run(model.to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store)
+    return run.run(progress, max_seconds)
+
+
+def _sizes(stage: Stage) -> list[int]:
+    low, high = stage.support
+    return sorted({low, *(s for s in (20, 50, 100, 200) if low < s < high), high})
+
+
+class _Run:
+    def __init__(
+        self, model: InContextModel, source: EpisodeSource, stage: Stage, validation: list[Episode], seed: int,
+        device: torch.device, half: torch.dtype | None, accelerator: Any, store: Checkpoint | None,
+    ) -> None:  # fmt: skip
+        self.bare, self.source, self.stage, self.seed = model, source, stage, seed
+        self.validation = [_to(e, device) for e in validation]
+        self.device, self.half, self.accelerator, self.store = device, half, accelerator, store
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser: Any = torch.optim.AdamW(groups, lr=stage.lr, fused=device.type in ("cpu", "cuda"))
+        self.model: Any = model
+        if accelerator is not None:
+            self.model, self.optimiser = accelerator.prepare(model, self.optimiser)
+        self.rank = 0 if accelerator is None else int(accelerator.process_index)
+        self.world = 1 if accelerator is None else int(accelerator.num_processes)
+        self.state = _State(lr=stage.lr)
+        self.best: dict[str, Tensor] = {}
+        self.sizes = SupportSizes(*stage.support, stage.sizes)
+
+    def run(self, show: bool, max_seconds: float | None) -> TrainedStage:
+        begin = time.perf_counter()
+        state, stage = self._resume(), self.stage
+        with bar(total=stage.max_steps, initial=state.step, desc="training", show=show and self.rank == 0) as line:
+            while not state.done:
+                steps = min(stage.evaluate_every, stage.max_steps - state.step)
+                start = time.perf_counter()
+                loss = self._steps(steps)
+                held, ev = self._evaluate()
+                state.records.append({
+                    "step": state.step, "loss": loss, "validation_loss": held, "validation_ev": ev, "lr": state.lr,
+                    "seconds": time.perf_counter() - start,
+                })  # fmt: skip
+                self._judge(held)
+                late = max_seconds is not None and time.perf_counter() - begin > max_seconds
+                state.done = state.done or late or state.step >= stage.max_steps
+                if self.store is not None and self.rank == 0:
+                    self._save()
+                line.update(steps)
+                line.set_postfix(loss=f"{held:.4f}", ev=f"{ev:.3f}", lr=f"{state.lr:.0e}", refresh=False)
+        self.bare.load_state_dict(self.best, strict=False)
+        self.bare.eval()
+        assert state.best_loss is not None
+        return TrainedStage(pd.DataFrame(state.records), state.best_step, state.best_loss)
+
+    def _steps(self, count: int) -> float:
+        stage, state = self.stage, self.state
+        self.model.train()
+        total = 0.0
+        for _ in range(count):
+            rate = state.lr * min(1.0, (state.step + 1) / max(1, stage.warmup))
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            size = self.sizes.draw(np.random.default_rng([self.seed, state.step]))
+            self.optimiser.zero_grad(set_to_none=True)
+            noise = np.random.SeedSequence([self.seed, state.step, self.rank]).generate_state(1)[0]
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(int(noise))
+                for k in range(stage.episodes):
+                    rng = np.random.default_rng([self.seed, state.step, self.rank, k])
+                    episode = _to(self.source.draw(rng, stage.voxels, size, stage.query), self.device)
+                    with self._autocast():
+                        loss = episode_loss(self.model, episode, stage) / stage.episodes
+                    total += float(loss.detach())
+                    self._backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.bare.parameters(), stage.clip)
+            self.optimiser.step()
+            state.step += 1
+        if not np.isfinite(total):
+            raise DataError(
+                f"the loss is not finite around step {state.step} (lr {state.lr}). Next step: a lower lr, or responses "
+                "and features on their usual scale."
+            )
+        return total / count
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.accelerator is not None:
+            self.accelerator.backward(loss)
+        else:
+            loss.backward()
+
+    def _autocast(self) -> Any:
+        if self.accelerator is not None:
+            return self.accelerator.autocast()
+        return nullcontext() if self.half is None else torch.autocast(self.device.type, dtype=self.half)
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Loss and explained variance, means over episodes."""
+        self.bare.eval()
+        losses, shares = [], []
+        with torch.no_grad(), self._autocast():
+            for episode in self.validation:
+                losses.append(float(episode_loss(self.bare, episode, self.stage)))
+                shares.append(float(explained_variance(self.bare(episode.x, episode.y), episode).mean()))
+        return float(np.mean(losses)), float(np.mean(shares))
+
+    def _judge(self, held: float) -> None:
+        """Keep the best weights; cut the learning rate on a plateau (as ReduceLROnPlateau); stop when nothing helps."""
+        state, stage = self.state, self.stage
+        if state.best_loss is None or held < state.best_loss:
+            state.best_loss, state.best_step = held, state.step
+            self.best = moving_state(self.bare)
+        state.cool = max(0, state.cool - 1)
+        if state.plateau is None or held < state.plateau * (1 - np.sign(state.plateau) * stage.threshold):
+            state.plateau, state.bad = held, 0
+        elif not state.cool:
+            state.bad += 1
+        if state.bad > stage.patience and state.lr > stage.min_lr:
+            state.lr, state.bad, state.cool = max(stage.min_lr, state.lr * stage.factor), 0, stage.cooldown
+        since = sum(r["step"] > state.best_step for r in state.records)
+        state.done = since >= stage.stop_patience
+
+    def _resume(self) -> _State:
+        found = None if self.store is None else self.store.load(self.device)
+        if found is not None:
+            groups, record = found
+            self.state = _State(**record)
+            self.bare.load_state_dict(groups["model"], strict=False)
+            self.best = groups["best"]
+            restore_optimiser(self.optimiser, groups["optimiser"], self.state.lr)
+        return self.state
+
+    def _save(self) -> None:
+        assert self.store is not None
+        groups = {"model": moving_state(self.bare), "best": self.best, "optimiser": optimiser_tensors(self.optimiser)}
+        self.store.save(groups, asdict(self.state))
+
+
+def _to(episode: Episode, device: torch.device) -> Episode:
+    return Episode(*[None if t is None else t.to(device) for t in episode])  # type: ignore[arg-type]
