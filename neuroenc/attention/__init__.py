@@ -10,17 +10,41 @@ torch.Size([2, 5, 16])
 
 from neuroenc.attention._attention import Attention
 from neuroenc.attention._blocks import Block, GELUFeedForward, ResidualMLP, Stack, SwiGLU
-from neuroenc.attention._normalise import Normaliser, Softmax
+from neuroenc.attention._chunks import ChunkSelectPolicy
+from neuroenc.attention._context import Context, FullContext, LandmarkPolicy
+from neuroenc.attention._grouped import GroupedSoftmax, grouped_softmax, landmark_layout
+from neuroenc.attention._normalise import Layout, Normaliser, Sigmoid, Softmax
+from neuroenc.attention._position import AbsolutePosition, NoPosition, Position, Rotary
+from neuroenc.attention._relative import ALiBi, T5Bias, t5_buckets
 from neuroenc.attention._scale import LengthScale
+from neuroenc.attention._sinks import SinkCalibration, find_sinks
 
 __all__ = [
+    "ALiBi",
+    "AbsolutePosition",
     "Attention",
     "Block",
+    "ChunkSelectPolicy",
+    "Context",
+    "FullContext",
     "GELUFeedForward",
+    "GroupedSoftmax",
+    "LandmarkPolicy",
+    "Layout",
     "LengthScale",
+    "NoPosition",
     "Normaliser",
+    "Position",
     "ResidualMLP",
+    "Rotary",
+    "Sigmoid",
+    "SinkCalibration",
     "Softmax",
     "Stack",
     "SwiGLU",
+    "T5Bias",
+    "find_sinks",
+    "grouped_softmax",
+    "landmark_layout",
+    "t5_buckets",
 ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroenc.attention._context import Context, FullContext
+from neuroenc.attention._dense import Places, Request, attend, attend_placed
 from neuroenc.attention._normalise import Normaliser, Softmax
-from neuroenc.attention._scale import LengthScale
+from neuroenc.attention._position import NoPosition, Position
+from neuroenc.attention._scale import LengthScale, count_keys
+from neuroenc.attention._select import attend_selected
 
 __all__ = ["Attention"]
 
@@ -30,18 +33,25 @@ class Attention(nn.Module):
         From scores to weights; default softmax, which runs in a fused kernel wherever nothing needs the weights.
     scale : LengthScale, optional
         :math:`s(n)`; default 1.
-    position : optional
+    position : Position, optional
         Positions of tokens; default none, so that the output is a function of a set.
-    context : optional
+    context : Context, optional
         Which keys a query sees; default all.
     bias : bool
         Of the projections.
     dropout : float
         Of weights, in training.
+    causal : bool
+        A query sees no key at a later position; tokens without one (registers) see each other only, and are seen.
+        The length scale counts all keys.
 
     Notes
     -----
     Parameters are packed as in `torch.nn.MultiheadAttention`: ``in_proj.weight`` (3 dim, dim) and ``out_proj``.
+
+    A query that sees no key gets zeros from every head, with every option. Biases of positions go through the fused
+    kernel as a mask. Flex attention, which would spare that mask, is not used: it needs a compiler at run time, for
+    each new shape.
 
     Examples
     --------
@@ -60,10 +70,11 @@ class Attention(nn.Module):
         *,
         normaliser: Normaliser | None = None,
         scale: LengthScale | None = None,
-        position: Any = None,
-        context: Any = None,
+        position: Position | None = None,
+        context: Context | None = None,
         bias: bool = True,
         dropout: float = 0.0,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or heads < 1 or dim % heads:
@@ -75,6 +86,12 @@ class Attention(nn.Module):
         self.scale = scale or LengthScale()
         self.position = position
         self.context = context
+        self.causal = causal
+        if context is not None:
+            context.check(self.normaliser)
+        found = getattr(position, "heads", heads)
+        if found != heads:
+            raise ValueError(f"{type(position).__name__} has heads={found}; legal: {heads}. Give it heads={heads}.")
         # Called with head outputs (batch, heads, query, dim / heads) and the weights or None; see HeadTap.
         self.tap: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self.tap_weights = False
@@ -88,6 +105,8 @@ class Attention(nn.Module):
         n: Tensor | None = None,
         rows: slice | None = None,
         need_weights: bool = False,
+        offset: int = 0,
+        memory_offset: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
@@ -103,26 +122,95 @@ class Attention(nn.Module):
         rows : slice, optional
             The queries whose output is wanted; default all.
         need_weights : bool
-            Return weights, too (of ``rows`` only). They are the only reason to leave the fused kernel.
+            Return weights, too (of ``rows`` only). With softmax they are the only reason to leave the fused kernel.
+        offset : int
+            Token i of ``x`` stands at position i - offset: so many tokens in front (registers) have no position.
+            Negative for queries that continue an earlier sequence.
+        memory_offset : int
+            The same for ``memory``.
 
         Returns
         -------
         out : Tensor (batch, rows, dim)
         weights : Tensor (batch, heads, rows, key) or None
         """
-        source = x if memory is None else memory
-        asked = x if rows is None else x[:, rows]
-        q, k, v = self._project(asked, source)
-        batch, keys = source.shape[:2]
-        if n is None:
-            n = x.new_full((batch,), keys) if log_weight is None else log_weight.exp().sum(-1)
-        q = self._scaled(q, n)
-        need = need_weights or self.tap_weights
-        heads, weights = self._attend(q, k, v, log_weight, n, need)
+        heads, weights = self.head_outputs(
+            x,
+            memory,
+            log_weight=log_weight,
+            n=n,
+            rows=rows,
+            need_weights=need_weights or self.tap_weights,
+            offset=offset,
+            memory_offset=memory_offset,
+        )
         if self.tap is not None:
             heads = self.tap(heads, weights)
-        out = self.out_proj(heads.transpose(1, 2).reshape(batch, -1, self.dim))
+        out = self.out_proj(heads.transpose(1, 2).reshape(len(x), -1, self.dim))
         return out, weights if need_weights else None
+
+    def head_outputs(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        log_weight: Tensor | None = None,
+        n: Tensor | None = None,
+        rows: slice | None = None,
+        need_weights: bool = False,
+        offset: int = 0,
+        memory_offset: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the heads give, (batch, heads, rows, dim / heads), before taps and ``out_proj``; as `forward` else."""
+        places = None if self._is_plain() else self._places(x, memory, offset, memory_offset)
+        if places is not None and self.position is not None:
+            x = self.position.add(x, places.query_at)
+            memory = None if memory is None else self.position.add(memory, places.key_at)
+        late = rows if self.normaliser.all_rows else None
+        rows = None if self.normaliser.all_rows else rows
+        source = x if memory is None else memory
+        q, k, v = self._project(x if rows is None else x[:, rows], source)
+        n = count_keys(source, log_weight) if n is None else n
+        # Without any key there is no logarithm; the output is 0 at any n.
+        n = torch.where(n > 0, n, torch.ones_like(n))
+        selects = self.context is not None and not self.context.fits(source.shape[1])
+        n = self.context.looks_at(n) if self.context is not None and selects else n
+        q = self._scaled(q, n)
+        drop = self.dropout if self.training else 0.0
+        if places is None:
+            mask = None if log_weight is None else log_weight[:, None, None, :]
+            return attend(q, k, v, self.normaliser, mask, n, need=need_weights, dropout=drop)
+        if rows is not None:
+            query = None if places.query is None else places.query[rows]
+            places = places._replace(query=query, query_at=places.query_at[rows])
+        if self.position is not None and not (selects and self.context is not None and self.context.reassigns):
+            q, k = self.position.rotate(q, k, places.query_at, places.key_at)
+        how = Request(log_weight, n, places, need_weights, drop)
+        if self.context is not None and selects:
+            asks = self._source_queries(source) if self.context.needs_queries else None
+            heads, weights = attend_selected(self.context, self.normaliser, self.position, (q, k, v), how, asks)
+        else:
+            heads, weights = attend_placed(self.normaliser, self.position, (q, k, v), how)
+        if late is not None:
+            heads, weights = heads[:, :, late], None if weights is None else weights[:, :, late]
+        return heads, weights
+
+    def _is_plain(self) -> bool:
+        special = self.normaliser.needs_layout or self.normaliser.all_rows or not self.normaliser.additive
+        a_set = self.position is None or type(self.position) is NoPosition
+        whole = self.context is None or type(self.context) is FullContext
+        return a_set and whole and not self.causal and not special
+
+    def _places(self, x: Tensor, memory: Tensor | None, offset: int, memory_offset: int) -> Places:
+        query = torch.arange(x.shape[1], device=x.device)
+        if memory is None:
+            return Places(query, query - offset, query - offset, self.causal)
+        key = torch.arange(memory.shape[1], device=x.device)
+        return Places(None, query - offset, key - memory_offset, self.causal)
+
+    def _source_queries(self, source: Tensor) -> Tensor:
+        bias = None if self.in_proj.bias is None else self.in_proj.bias[: self.dim]
+        return self._split(F.linear(source, self.in_proj.weight[: self.dim], bias))
 
     def _project(self, asked: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries without their bias, keys and values: (batch, heads, token, dim / heads)."""
@@ -148,16 +236,3 @@ class Attention(nn.Module):
         bias = bias.to(q.dtype)
         # Scaling what goes into a linear map is scaling what comes out of it, but for the bias.
         return q * factor + bias if self.scale.before_projection else (q + bias) * factor
-
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | None, n: Tensor, need: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        bias = None if log_weight is None else log_weight[:, None, None, :].to(q.dtype)
-        drop = self.dropout if self.training else 0.0
-        if self.normaliser.fused and not need:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop), None
-        scores = (q @ k.transpose(-1, -2)).float() / (q.shape[-1] ** 0.5)
-        if bias is not None:
-            scores = scores + bias
-        weights = self.normaliser(scores, n)
-        return F.dropout(weights, drop, self.training).to(v.dtype) @ v, weights

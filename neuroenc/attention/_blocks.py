@@ -131,10 +131,13 @@ class Block(nn.Module):
         n: Tensor | None = None,
         rows: slice | None = None,
         need_weights: bool = False,
+        offset: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens (batch, token, dim) -> (batch, rows, dim), and the weights of ``rows`` if asked for."""
         h = self.norm1(z)
-        added, weights = self.attention(h, log_weight=log_weight, n=n, rows=rows, need_weights=need_weights)
+        added, weights = self.attention(
+            h, log_weight=log_weight, n=n, rows=rows, need_weights=need_weights, offset=offset
+        )
         kept = z if rows is None else z[:, rows]
         z = kept + self.dropout(added)
         return z + self.feed_forward(self.norm2(z)), weights
@@ -147,7 +150,7 @@ class Stack(nn.Module):
     ----------
     blocks : list of Block
     registers : int
-        Learned tokens, N(0, 1) / sqrt(dim + 1) at first; they stand before the tokens.
+        Learned tokens, N(0, 1) / sqrt(dim + 1) at first; they stand before the tokens and have no position.
 
     Examples
     --------
@@ -203,8 +206,11 @@ class Stack(nn.Module):
             rows = keep if number == last else None
             if weights_of is not None:
                 h = block.norm1(z)
-                found = block.attention(h, log_weight=log_weight, n=n, rows=weights_of, need_weights=True)[1]
+                # Not through forward: a tap sees each layer once.
+                found = block.attention.head_outputs(
+                    h, log_weight=log_weight, n=n, rows=weights_of, need_weights=True, offset=count
+                )[1]
                 assert found is not None
                 kept.append(found)
-            z = block(z, log_weight=log_weight, n=n, rows=rows)[0]
+            z = block(z, log_weight=log_weight, n=n, rows=rows, offset=count)[0]
         return z, kept

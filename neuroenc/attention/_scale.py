@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LengthScale"]
+__all__ = ["LengthScale", "count_keys"]
 
 _KINDS = ("none", "log_n", "learned")
 
@@ -47,9 +47,25 @@ class LengthScale(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         """Factors (batch, heads or 1, 1, 1) for n (batch,) keys."""
-        n = n.to(torch.float32).view(-1, 1, 1, 1)
+        n = (n if n.dtype == torch.float64 else n.to(torch.float32)).view(-1, 1, 1, 1)
         if self.kind == "log_n":
             return n.log()
         if self.kind == "learned":
             return self.level.view(1, -1, 1, 1) + self.slope.view(1, -1, 1, 1) * n.log()
         return torch.ones_like(n)
+
+
+def count_keys(source: Tensor, log_weight: Tensor | None = None) -> Tensor:
+    """Number of keys (batch,) of tokens (batch, key, dim): the sum of their weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> count_keys(torch.zeros(2, 501, 8, dtype=torch.bfloat16))
+    tensor([501., 501.])
+    """
+    if log_weight is not None:
+        return log_weight.to(torch.promote_types(log_weight.dtype, torch.float32)).exp().sum(-1)
+    # Half precision holds no 501.
+    kind = torch.promote_types(source.dtype, torch.float32)
+    return torch.full(source.shape[:1], source.shape[1], dtype=kind, device=source.device)

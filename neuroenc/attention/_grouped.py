@@ -1,0 +1,130 @@
+"""Softmax in groups that landmarks open and close."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroenc.attention._normalise import Layout, Normaliser, Softmax
+
+__all__ = ["GroupedSoftmax", "grouped_softmax", "landmark_layout"]
+
+
+def landmark_layout(place: Tensor, total: int, block_size: int, lead: int = 0) -> tuple[Tensor, Tensor]:
+    """Block of each token, -1 for those in none, and whether it is a landmark.
+
+    Tokens stand as ``lead`` tokens that belong to no block (registers), then ``block_size`` tokens and their landmark,
+    again and again. What is left over at the end has no landmark and belongs to no block.
+
+    Parameters
+    ----------
+    place : Tensor of int
+        Indices of tokens, any shape; negative for padding.
+    total : int
+        Number of tokens in all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> block, landmark = landmark_layout(torch.arange(8), 8, block_size=2, lead=1)
+    >>> block.tolist(), landmark.nonzero().flatten().tolist()
+    ([-1, 0, 0, 0, 1, 1, 1, -1], [3, 6])
+    """
+    step = block_size + 1
+    whole = max(total - lead, 0) // step
+    inner = place - lead
+    block = torch.div(inner, step, rounding_mode="floor")
+    outside = (inner < 0) | (block >= whole)
+    return block.masked_fill(outside, -1), ~outside & (inner % step == block_size)
+
+
+def grouped_softmax(scores: Tensor, block: Tensor, landmark: Tensor, own: Tensor | None = None) -> Tensor:
+    r"""Softmax within each block times the softmax of its landmark.
+
+    .. math:: a_{ij} = \frac{e^{s_{ij}}}{\sum_{k \in b(j)} e^{s_{ik}}}\, g_{i b(j)}, \qquad
+              g_{ib} = \frac{e^{s_{i \ell(b)}}}{\sum_{j \in B_i} e^{s_{ij}}}
+
+    The base group :math:`B_i` holds the landmarks, the tokens of no block and those of the query's own block, which
+    are weighed by this softmax directly. Landmarks themselves, and the own block's landmark altogether, weigh nothing.
+
+    Parameters
+    ----------
+    scores : Tensor (..., query, key)
+        -inf where a key is not visible; a block none of whose tokens is visible has no landmark.
+    block, landmark : Tensor
+        As from `landmark_layout`; broadcast against ``scores``.
+    own : Tensor (query,), optional
+        Block of each query, -1 for none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> block, landmark = landmark_layout(torch.arange(6), 6, block_size=2)
+    >>> grouped_softmax(torch.zeros(1, 6), block, landmark)
+    tensor([[0.2500, 0.2500, 0.0000, 0.2500, 0.2500, 0.0000]])
+    """
+    low, tiny = torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).tiny
+    block, landmark = block.expand(scores.shape), landmark.expand(scores.shape)
+    at_home = torch.zeros_like(landmark) if own is None else (block == own[:, None]) & (block >= 0)
+    base = (block < 0) | (at_home & ~landmark)
+    member = ~base & ~landmark
+    gate = landmark & ~at_home
+    slot = block.clamp_min(0)
+    count = int(slot.max()) + 1 if slot.numel() else 1
+    shape = (*scores.shape[:-1], count)
+
+    inside = scores.masked_fill(~member, -torch.inf)
+    top = scores.new_full(shape, low).scatter_reduce(-1, slot, inside.detach().clamp_min(low), "amax")
+    inside = (inside - top.gather(-1, slot)).exp()
+    mass = scores.new_zeros(shape).scatter_add(-1, slot, inside).gather(-1, slot)
+    outside = scores.masked_fill(~(base | (gate & (mass > 0))), -torch.inf)
+    outside = Softmax()(outside, scores.new_empty(0))
+    opened = scores.new_zeros(shape).scatter_add(-1, slot, outside.masked_fill(~gate, 0.0)).gather(-1, slot)
+    return torch.where(base, outside, inside / mass.clamp_min(tiny) * opened)
+
+
+class GroupedSoftmax(Normaliser):
+    """Softmax over landmarks and the own block, times the softmax in each landmark's block.
+
+    Landmark tokens stand behind the block that they speak for (`landmark_layout`); how wide each opens its block is a
+    readable score of the block. In self-attention a token's own block needs no landmark; queries that are no keys
+    (cross-attention) and tokens before or behind all blocks have no own block.
+
+    Parameters
+    ----------
+    block_size : int
+        Tokens in a block, without its landmark.
+    lead : int
+        Tokens in front that belong to no block (registers).
+
+    References
+    ----------
+    Mohtashami and Jaggi (2023), Landmark attention, arXiv:2305.16300.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neuroenc.attention import Attention
+    >>> attention = Attention(16, 4, normaliser=GroupedSoftmax(block_size=3))
+    >>> weights = attention(torch.randn(1, 8, 16), need_weights=True)[1]
+    >>> weights[..., [3, 7]].abs().max().item(), weights.shape
+    (0.0, torch.Size([1, 4, 8, 8]))
+    """
+
+    needs_layout = True
+
+    def __init__(self, block_size: int, lead: int = 0) -> None:
+        super().__init__()
+        if block_size < 1 or lead < 0:
+            raise ValueError(f"block_size={block_size}, lead={lead}: blocks hold at least 1 token, lead is 0 or more.")
+        self.block_size, self.lead = block_size, lead
+
+    def forward(self, scores: Tensor, n: Tensor, layout: Layout | None = None) -> Tensor:
+        layout = layout or Layout(None, None, scores.shape[-1])
+        total = layout.total
+        place = torch.arange(total, device=scores.device) if layout.key is None else layout.key
+        block, landmark = landmark_layout(place, total, self.block_size, self.lead)
+        own = None
+        if layout.query is not None:
+            own = landmark_layout(layout.query, total, self.block_size, self.lead)[0]
+        return grouped_softmax(scores, block, landmark, own)

@@ -1,0 +1,161 @@
+"""Where tokens stand: added to them, turned into them, or added to their scores.
+
+A position is an integer; a negative one says that the token has none (a register), and then nothing is added or turned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AbsolutePosition", "NoPosition", "Position", "Rotary"]
+
+
+class Position(nn.Module):
+    """Base of positions: what is not overridden does nothing.
+
+    `Attention` calls ``add`` on what it projects from, ``rotate`` on queries and keys, and adds ``bias`` to scores.
+    """
+
+    def add(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """Tokens (..., token, dim) at positions (token,), default 0, 1, ..."""
+        return x
+
+    def rotate(
+        self, q: Tensor, k: Tensor, query_at: Tensor | None = None, key_at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys (..., token, d) at positions that broadcast against (..., token)."""
+        return q, k
+
+    def bias(self, query: int | Tensor, key: int | Tensor) -> Tensor | None:
+        """Added to scores, (heads, query, key), for numbers of tokens or their positions; None for nothing."""
+        query, key = _places(query), _places(key)
+        distance = key[None, :] - query[:, None]
+        known = (key[None, :] >= 0) & (query[:, None] >= 0)
+        return self.bias_of(distance[None], known[None])
+
+    def bias_of(self, distance: Tensor, known: Tensor) -> Tensor | None:
+        """As ``bias``, for distances key - query (..., heads or 1, query, key); 0 where not ``known``."""
+        return None
+
+
+def _places(tokens: int | Tensor) -> Tensor:
+    return tokens if isinstance(tokens, Tensor) else torch.arange(tokens)
+
+
+class NoPosition(Position):
+    """Tokens are a set.
+
+    Examples
+    --------
+    >>> NoPosition().bias(3, 3) is None
+    True
+    """
+
+
+class AbsolutePosition(Position):
+    r"""A vector per position, added to tokens.
+
+    .. math:: p_{t,2i} = \sin(t / 10000^{2i/d}), \quad p_{t,2i+1} = \cos(t / 10000^{2i/d})
+              \quad\text{or learned}
+
+    Parameters
+    ----------
+    dim : int
+    kind : {"sinusoidal", "learned"}
+    length : int
+        Number of learned positions, N(0, 0.02) at first; sinusoidal ones go on for ever.
+
+    Notes
+    -----
+    Given to an `Attention` it is added to what that layer's queries, keys and values are projected from. A usual
+    transformer has it in its first layer, or calls ``add`` on its tokens.
+
+    References
+    ----------
+    Vaswani et al. (2017), Attention is all you need, arXiv:1706.03762.
+
+    Examples
+    --------
+    >>> import torch
+    >>> AbsolutePosition(4).add(torch.zeros(1, 2, 4))[0, 0]
+    tensor([0., 1., 0., 1.])
+    """
+
+    def __init__(self, dim: int, kind: str = "sinusoidal", length: int = 512) -> None:
+        super().__init__()
+        if kind not in ("sinusoidal", "learned"):
+            raise ValueError(f"unknown kind {kind!r}; legal: sinusoidal, learned. Give one of them.")
+        if kind == "sinusoidal" and dim % 2:
+            raise ValueError(f"dim={dim} is odd; sines and cosines come in pairs. Take an even dim, or kind='learned'.")
+        self.dim, self.kind, self.length = dim, kind, length
+        if kind == "learned":
+            self.table = nn.Parameter(0.02 * torch.randn(length, dim))
+
+    def add(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        at = torch.arange(x.shape[-2], device=x.device) if at is None else at.to(x.device)
+        if self.kind == "learned":
+            if at.numel() and int(at.max()) >= self.length:
+                raise ValueError(
+                    f"position {int(at.max())} of a table of length {self.length}; legal: 0 to {self.length - 1}. "
+                    "Make the table longer, or take a position without a table (sinusoidal, T5Bias, ALiBi, Rotary)."
+                )
+            vectors = self.table[at.clamp_min(0)]
+        else:
+            vectors = self._sines(at, x.dtype)
+        return x + vectors.masked_fill((at < 0)[..., None], 0.0).to(x.dtype)
+
+    def _sines(self, at: Tensor, dtype: torch.dtype) -> Tensor:
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        rate = torch.exp(torch.arange(0, self.dim, 2, device=at.device, dtype=kind) * (-math.log(1e4) / self.dim))
+        angle = at[..., None].to(kind) * rate
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+class Rotary(Position):
+    r"""Queries and keys turned by their position, so that a score depends on the distance.
+
+    Coordinate i and its partner i + d/2 are a plane, turned by :math:`t\,\text{base}^{-2i/d}`.
+
+    Parameters
+    ----------
+    base : float
+
+    References
+    ----------
+    Su et al. (2021), RoFormer, arXiv:2104.09864; coordinates are paired as in GPT-NeoX and transformers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q, k = torch.randn(2, 5, 8)
+    >>> later = torch.arange(5) + 90
+    >>> (a, b), (c, d) = Rotary().rotate(q, k), Rotary().rotate(q, k, later, later)
+    >>> torch.allclose(a @ b.T, c @ d.T, atol=1e-4)
+    True
+    """
+
+    def __init__(self, base: float = 10000.0) -> None:
+        super().__init__()
+        if base <= 1:
+            raise ValueError(f"base={base}; legal: a number over 1. The usual one is 10000.")
+        self.base = base
+
+    def rotate(
+        self, q: Tensor, k: Tensor, query_at: Tensor | None = None, key_at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._turn(q, query_at), self._turn(k, key_at)
+
+    def _turn(self, x: Tensor, at: Tensor | None) -> Tensor:
+        width = x.shape[-1]
+        if width % 2:
+            raise ValueError(f"heads are {width} wide; turning needs an even width. Change dim or heads.")
+        at = torch.arange(x.shape[-2], device=x.device) if at is None else at.to(x.device).clamp_min(0)
+        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rate = torch.exp(torch.arange(width // 2, device=x.device, dtype=kind) * (-2 * math.log(self.base) / width))
+        angle = at[..., None].to(kind) * rate
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
