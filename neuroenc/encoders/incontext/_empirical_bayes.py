@@ -192,7 +192,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         return arrays, plain
 
     def _unpack(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
-        parts = {k.removeprefix("prior:"): a for k, a in arrays.items() if k.startswith("prior:")}
+        parts: dict[str, Any] = {k.removeprefix("prior:"): a for k, a in arrays.items() if k.startswith("prior:")}
         rest = plain.pop("prior", None)
         self.prior = None if rest is None else WeightPrior(**parts, **rest)
         super()._unpack({k: a for k, a in arrays.items() if not k.startswith("prior:")}, plain)

@@ -7,21 +7,21 @@ on a grid, so that an iteration costs one decomposition a subject whatever the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from neuroenc.encoders.incontext._evidence import Floats, GridPosterior, covariance_root, grid_posterior
 
-__all__ = ["Hierarchy", "SubjectGram", "fit_hierarchy", "held_out_evidence", "subject_gram"]
+__all__ = ["Hierarchy", "SubjectGram", "fit_hierarchy", "held_out_evidence", "posterior_means", "subject_gram"]
 
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class SubjectGram:
-    """What EM needs of a subject: ``gram`` = X'X (p, p), ``cross`` = X'Y (p, voxel), ``total`` = y'y (voxel,), centred."""
+    """What EM needs of a subject, centred: ``gram`` X'X (p, p), ``cross`` X'Y (p, voxel), ``total`` y'y (voxel,)."""
 
     gram: Floats
     cross: Floats
@@ -67,7 +67,9 @@ class _Sums:
     evidence: float
 
 
-def _posteriors(subject: SubjectGram, mean: Floats, root: Floats, hyper: tuple[Floats, Floats] | None):  # type: ignore[no-untyped-def]
+def _posteriors(
+    subject: SubjectGram, mean: Floats, root: Floats, hyper: tuple[Floats, Floats] | None
+) -> Iterator[tuple[Floats, Floats, Floats, GridPosterior]]:
     """Per block of voxels: basis, values, t, and the posterior over the grid."""
     values, vectors = np.linalg.eigh(root.T @ subject.gram @ root)
     values = np.maximum(values, 0.0)
@@ -90,9 +92,9 @@ def _expect(subjects: Sequence[SubjectGram], mean: Floats, cov: Floats, hyper: t
     for subject in subjects:
         inner = np.zeros((p, p))
         line = np.zeros(p)
-        basis = root
+        frame = root
         for basis, values, t, post in _posteriors(subject, mean, root, hyper):
-            weights = post.ratio_weights()
+            frame, weights = basis, post.ratio_weights()
             inverse = post.scale_moment(-1)  # (R, V): E[1 / tau; ratio]
             factors = post.ratios[:, None] / (1.0 + post.ratios[:, None] * values)  # (R, p)
             inner[np.diag_indices(p)] += (weights.sum(axis=1)[:, None] / (1.0 + post.ratios[:, None] * values)).sum(0)
@@ -105,8 +107,8 @@ def _expect(subjects: Sequence[SubjectGram], mean: Floats, cov: Floats, hyper: t
             _add_logs(sums, post)
             sums.voxels += t.shape[1]
             sums.evidence += float(post.log_marginal.sum())
-        sums.second += basis @ inner @ basis.T
-        sums.first += basis @ line
+        sums.second += frame @ inner @ frame.T
+        sums.first += frame @ line
     return sums
 
 
@@ -161,6 +163,15 @@ def fit_hierarchy(
         if len(evidence) > 2 and evidence[-1] - evidence[-2] < tolerance:
             break
     return Hierarchy(mean, cov, hyper, evidence)
+
+
+def posterior_means(subject: SubjectGram, found: Hierarchy) -> Floats:
+    """Posterior mean weights (p, voxel) of the voxels of one subject."""
+    parts = []
+    for basis, values, t, post in _posteriors(subject, found.mean, covariance_root(found.cov), found.hyper):
+        factors = post.ratios[:, None] / (1.0 + post.ratios[:, None] * values)
+        parts.append(found.mean[:, None] + basis @ ((factors.T @ post.ratio_weights()) * t))
+    return np.concatenate(parts, axis=1)
 
 
 def held_out_evidence(train: Sequence[SubjectGram], test: Sequence[SubjectGram], **settings: float | bool) -> float:

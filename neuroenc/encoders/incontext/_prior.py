@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,20 +14,11 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array, read_json, sha256_file, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders._base import check_choice, save_arrays
-from neuroenc.encoders._inputs import check_responses
-from neuroenc.encoders._labels import features_matrix
 from neuroenc.encoders.incontext._evidence import Floats, covariance_root
-from neuroenc.encoders.incontext._hierarchical import (
-    SubjectGram,
-    fit_hierarchy,
-    held_out_evidence,
-    subject_gram,
-)
+from neuroenc.encoders.incontext._prior_fit import QUANTILES, fit_em, fraction, ledoit_wolf, pairs_of, ridge_weights
 
 __all__ = ["WeightPrior"]
 
-_QUANTILES = (0.05, 0.5, 0.95)
-_SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,21 +147,21 @@ class WeightPrior:
         weights = np.asarray(coef.values if isinstance(coef, xr.DataArray) else coef, dtype=np.float64)
         if weights.ndim != 2:
             raise DataError(f"coef has shape {weights.shape}; expected (feature, voxel).")
-        finite = np.isfinite(weights).all(axis=0)
+        finite = np.asarray(np.isfinite(weights).all(axis=0))
         kept = weights[:, finite]
         if kept.shape[1] < 2:
             raise DataError(f"{kept.shape[1]} of {len(finite)} voxels have finite weights; a covariance needs two.")
         mean = kept.mean(axis=1) if use_mean else np.zeros(len(kept))
         centred = (kept - mean[:, None]).T
         p = len(mean)
-        share = _ledoit_wolf(centred) if shrinkage == "ledoit-wolf" else _fraction(shrinkage)
+        share = ledoit_wolf(centred) if shrinkage == "ledoit-wolf" else fraction(shrinkage)
         cov = centred.T @ centred / len(centred)
         if noise_covariance is not None:
             values, vectors = np.linalg.eigh(cov - np.asarray(noise_covariance, dtype=np.float64))
             cov = (vectors * np.maximum(values, 0.0)) @ vectors.T
         cov = (1 - share) * cov + share * np.trace(cov) / p * np.eye(p)
-        offsets = np.zeros(1) if intercept is None else np.asarray(intercept, dtype=np.float64)[finite]
-        noise = np.full(3, np.nan) if noise_variance is None else np.quantile(np.asarray(noise_variance), _QUANTILES)
+        offsets: Floats = np.zeros(1) if intercept is None else np.asarray(intercept, dtype=np.float64)[finite]
+        noise = np.full(3, np.nan) if noise_variance is None else np.quantile(np.asarray(noise_variance), QUANTILES)
         return cls(
             mean, cov, float(offsets.mean()), float(offsets.var()) if len(offsets) > 1 else 1.0, noise, len(centred),
             provenance=provenance(prior="from_weights", shrinkage=share, use_mean=use_mean, coef=hash_array(weights)),
@@ -185,34 +175,42 @@ class WeightPrior:
         *,
         method: str = "em",
         shrinkage: str | float = "auto",
-        use_mean: bool = False,
+        use_mean: str | bool = "auto",
         n_iterations: int = 30,
+        max_voxels: int | None = 2000,
+        seed: int = 0,
     ) -> Self:
         r"""Prior from the responses of other subjects' voxels.
 
         Parameters
         ----------
-        X : array (n, feature), or one per subject
+        X : array (n, feature), or a list of one per subject
             Features of the same space as the new subject's.
-        Y : array (n, voxel), or one per subject
+        Y : array (n, voxel), or a list of one per subject
             Responses without NaN, in the units of the new subject's (z-scored).
         method : {"em", "ridge"}
             ``"em"`` maximises the marginal likelihood of the responses over mean, covariance and the distribution of
             scales and noise variances (see Notes); ``"ridge"`` takes the covariance of cross-validated ridge weights.
-        shrinkage : "auto", "ledoit-wolf" or float in [0, 1]
+        shrinkage : "auto", "ledoit-wolf" (ridge only) or float in [0, 1]
             Share of an isotropic covariance of equal trace. ``"auto"``: for ``"em"`` the share under which held-out
             subjects (with one subject, thirds of its voxels) are most likely; for ``"ridge"`` Ledoit-Wolf.
-        use_mean : bool
-            Whether the mean weight is free, or zero. The scale of a voxel multiplies the covariance only, so that with
-            a mean even a silent voxel is expected to answer a little.
+        use_mean : "auto" or bool
+            Whether the mean weight is free, or zero. ``"auto"`` decides as shrinkage does (``"ridge"``: free). The
+            scale of a voxel multiplies the covariance only, so that with a mean even a silent voxel is expected to
+            answer a little.
         n_iterations : int
             Of EM, at most.
+        max_voxels : int, optional
+            Voxels a subject for ``"em"``, drawn at random; the choices of ``"auto"`` take a quarter of them.
+        seed : int
+            Of that draw.
 
         Notes
         -----
         :math:`y_v \sim N(X \mu + b_v, \tau_v X C X^T + \sigma_v^2 I)` with free :math:`b_v`, and Gaussian
         :math:`(\log \tau_v, \log \sigma_v^2)`, integrated on a grid. The E-step is closed form; an iteration costs one
-        eigendecomposition (feature, feature) a subject.
+        eigendecomposition (feature, feature) a subject. ``intercept_mean`` and ``intercept_var`` are those of
+        :math:`\bar y_v - \bar x \cdot \hat w_v`.
 
         Raises
         ------
@@ -235,35 +233,16 @@ class WeightPrior:
         True
         """
         check_choice("method", method, ("em", "ridge"))
-        pairs = _pairs(X, Y)
-        settings = {"method": method, "use_mean": use_mean, "data": hash_array(*[a for pair in pairs for a in pair])}
+        pairs = pairs_of(X, Y)
         if method == "ridge":
-            return cls._from_ridge(pairs, shrinkage, use_mean)
-        subjects = [subject_gram(x, y) for x, y in pairs]
-        share = _choose_shrinkage(subjects, n_iterations, use_mean) if shrinkage == "auto" else _fraction(shrinkage)
-        found = fit_hierarchy(subjects, n_iterations=n_iterations, shrinkage=share, use_mean=use_mean)
-        n_voxels = sum(s.cross.shape[1] for s in subjects)
-        centre, spread = found.hyper
-        noise = np.exp(centre[1] + np.sqrt(spread[1, 1]) * np.array([-1.645, 0.0, 1.645]))
-        offsets = np.concatenate([s.mean_y for s in subjects])
-        return cls(
-            found.mean, found.cov, float(offsets.mean()), float(offsets.var()), noise, n_voxels, centre, spread,
-            provenance(prior="from_responses", shrinkage=share, log_evidence=found.evidence[-1], **settings),
-        )  # fmt: skip
-
-    @classmethod
-    def _from_ridge(cls, pairs: list[tuple[Floats, Floats]], shrinkage: str | float, use_mean: bool) -> Self:
-        from neuroenc.encoders._ridge import RidgeEncoder
-
-        fits = [RidgeEncoder(n_jobs=1).fit(x, y) for x, y in pairs]
-        noise = [(y - f.predict(x)).var(axis=0) for f, (x, y) in zip(fits, pairs)]
-        return cls.from_weights(
-            np.concatenate([f.coef_ for f in fits], axis=1),
-            np.concatenate([f.intercept_ for f in fits]),
-            shrinkage="ledoit-wolf" if shrinkage == "auto" else shrinkage,
-            noise_variance=np.concatenate(noise),
-            use_mean=use_mean,
-        )
+            found = ridge_weights(pairs)
+            share = "ledoit-wolf" if shrinkage == "auto" else shrinkage
+            return cls.from_weights(**found, shrinkage=share, use_mean=use_mean is not False)
+        settings: dict[str, Any] = {"n_iterations": n_iterations, "max_voxels": max_voxels, "seed": seed}
+        parts, chosen = fit_em(pairs, shrinkage=shrinkage, use_mean=use_mean, **settings)
+        digest = hash_array(*[a for pair in pairs for a in pair])
+        record = provenance(prior="from_responses", method=method, data=digest, **chosen, **settings)
+        return cls(**parts, provenance=record)
 
     def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Weights (feature, n) and intercepts (n,) of simulated voxels.
@@ -315,54 +294,4 @@ class WeightPrior:
             raise DataError(f"{folder} is not of format 1, which this version reads.")
         if sha256_file(folder / "prior.safetensors") != record.pop("sha256"):
             raise DataError(f"{folder / 'prior.safetensors'} is not the file that was saved.")
-        return cls(**load_file(folder / "prior.safetensors"), **record)
-
-
-def _fraction(shrinkage: str | float) -> float:
-    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
-        raise ConfigError(f"shrinkage={shrinkage!r} is not legal here; give a share from 0 to 1, or see the docstring.")
-    return float(shrinkage)
-
-
-def _ledoit_wolf(centred: Floats) -> float:
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    return float(ledoit_wolf_shrinkage(centred, assume_centered=True))
-
-
-def _pairs(X: Any, Y: Any) -> list[tuple[Floats, Floats]]:
-    many = isinstance(X, Sequence) and len(X) > 0 and np.ndim(X[0]) >= 2
-    pairs = []
-    for x, y in zip(X, Y, strict=True) if many else [(X, Y)]:
-        values = np.asarray(features_matrix(x), dtype=np.float64)
-        checked = check_responses(x, y, values)[0]
-        responses = np.asarray(features_matrix(checked), dtype=np.float64)
-        if not (np.isfinite(values).all() and np.isfinite(responses).all()):
-            bad = int((~np.isfinite(responses).all(axis=0)).sum())
-            raise DataError(f"features or {bad} voxels hold NaN. Next step: leave those voxels out.")
-        if len(values) < 3:
-            raise DataError(f"{len(values)} stimuli say nothing about weights; at least 3 a subject.")
-        pairs.append((values, responses))
-    if len({x.shape[1] for x, _ in pairs}) > 1:
-        raise DataError(f"subjects have {[x.shape[1] for x, _ in pairs]} features; they must be the same features.")
-    if sum(y.shape[1] for _, y in pairs) < 2:
-        raise DataError("a prior needs at least two voxels.")
-    return pairs
-
-
-def _choose_shrinkage(subjects: list[SubjectGram], n_iterations: int, use_mean: bool) -> float:
-    """Share of the isotropic covariance under which voxels left out are most likely."""
-    folds: list[tuple[list[SubjectGram], list[SubjectGram]]]
-    if len(subjects) > 1:
-        folds = [([s for s in subjects if s is not left], [left]) for left in subjects]
-    else:
-        voxels = np.random.default_rng(0).permutation(subjects[0].cross.shape[1])
-        parts = [np.sort(p) for p in np.array_split(voxels, min(3, len(voxels)))]
-        folds = [([subjects[0].take(np.setdiff1d(voxels, p))], [subjects[0].take(p)]) for p in parts]
-    scores = [
-        np.mean([
-            held_out_evidence(a, b, n_iterations=n_iterations, shrinkage=share, use_mean=use_mean) for a, b in folds
-        ])
-        for share in _SHRINKAGES
-    ]  # fmt: skip
-    return _SHRINKAGES[int(np.argmax(scores))]
+        return cls(**dict[str, Any](load_file(folder / "prior.safetensors")), **record)
