@@ -1,5 +1,7 @@
 """In-context encoders: a transformer that turns a few (stimulus, response) pairs of a voxel into its encoder.
 
+Baselines, priors over weights and support curves stand beside it, and need no torch.
+
 Examples
 --------
 >>> from neuroenc.encoders.incontext import PRESETS
@@ -7,32 +9,82 @@ Examples
 (512, 20)
 """
 
-from neuroenc.encoders.incontext._episodes import (
-    Episode,
-    EpisodeSource,
-    MixedEpisodes,
-    ResponseEpisodes,
-    SyntheticEpisodes,
-)
-from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
-from neuroenc.encoders.incontext._stages import STAGES, Stage, make_stage
-from neuroenc.encoders.incontext._training import TrainedStage, train_stage, validation_episodes
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroenc.encoders.incontext._anatomical import AnatomicalTransfer, surface_positions
+    from neuroenc.encoders.incontext._curve import support_curve, support_draws
+    from neuroenc.encoders.incontext._curve_tables import compare_methods, summarise_curve
+    from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+    from neuroenc.encoders.incontext._episodes import (
+        Episode,
+        EpisodeSource,
+        MixedEpisodes,
+        ResponseEpisodes,
+        SyntheticEpisodes,
+    )
+    from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
+    from neuroenc.encoders.incontext._neighbours import MeanResponse, NearestStimuli
+    from neuroenc.encoders.incontext._paper_ridge import PaperRidge
+    from neuroenc.encoders.incontext._prior import WeightPrior
+    from neuroenc.encoders.incontext._stages import STAGES, Stage, make_stage
+    from neuroenc.encoders.incontext._training import TrainedStage, train_stage, validation_episodes
+
+# Loaded on first use: the model and its training need torch, baselines and curves do not.
+_MODULES = {
+    "_anatomical": ("AnatomicalTransfer", "surface_positions"),
+    "_curve": ("support_curve", "support_draws"),
+    "_curve_tables": ("compare_methods", "summarise_curve"),
+    "_empirical_bayes": ("EmpiricalBayesRidge",),
+    "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
+    "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
+    "_neighbours": ("MeanResponse", "NearestStimuli"),
+    "_paper_ridge": ("PaperRidge",),
+    "_prior": ("WeightPrior",),
+    "_stages": ("STAGES", "Stage", "make_stage"),
+    "_training": ("TrainedStage", "train_stage", "validation_episodes"),
+}
+_NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "PRESETS",
     "STAGES",
+    "AnatomicalTransfer",
+    "EmpiricalBayesRidge",
     "Episode",
     "EpisodeSource",
     "InContextConfig",
     "InContextModel",
+    "MeanResponse",
     "MixedEpisodes",
+    "NearestStimuli",
+    "PaperRidge",
     "ResponseEpisodes",
     "Stage",
     "SyntheticEpisodes",
     "TrainedStage",
     "VoxelWeights",
+    "WeightPrior",
+    "compare_methods",
     "make_model",
     "make_stage",
+    "summarise_curve",
+    "support_curve",
+    "support_draws",
+    "surface_positions",
     "train_stage",
     "validation_episodes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f"neuroenc.encoders.incontext.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'neuroenc.encoders.incontext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
