@@ -50,8 +50,8 @@ class Attention(nn.Module):
     Parameters are packed as in `torch.nn.MultiheadAttention`: ``in_proj.weight`` (3 dim, dim) and ``out_proj``.
 
     A query that sees no key gets zeros from every head, with every option. Biases of positions go through the fused
-    kernel as a mask. Flex attention, which would spare that mask, is not used: it needs a compiler at run time, for
-    each new shape.
+    kernel as a mask. Flex attention, which would spare that mask, is not used: on a CPU it took twice the time of the
+    mask (ALiBi, 512 tokens), after compiling for 20 seconds.
 
     Examples
     --------
