@@ -8,6 +8,7 @@ Examples
 torch.Size([2, 5, 16])
 """
 
+from neuroenc.attention._analysis import head_importance, mask_curve, select_calibration_heads
 from neuroenc.attention._attention import Attention
 from neuroenc.attention._blocks import Block, GELUFeedForward, ResidualMLP, Stack, SwiGLU
 from neuroenc.attention._chunks import ChunkSelectPolicy
@@ -15,11 +16,15 @@ from neuroenc.attention._context import Context, FullContext, LandmarkPolicy
 from neuroenc.attention._grouped import GroupedSoftmax, grouped_softmax, landmark_layout
 from neuroenc.attention._memory import MemoryState, StreamingAttention, StreamState
 from neuroenc.attention._normalise import Layout, Normaliser, Sigmoid, Softmax
+from neuroenc.attention._paths import circuit_overlap, path_patch
 from neuroenc.attention._position import AbsolutePosition, NoPosition, Position, Rotary
+from neuroenc.attention._readings import repeat_probe, retrieval_score, sink_report
 from neuroenc.attention._recurrent import RecurrentMemory, RecurrentState
 from neuroenc.attention._relative import ALiBi, T5Bias, t5_buckets
 from neuroenc.attention._scale import LengthScale
 from neuroenc.attention._sinks import SinkCalibration, find_sinks
+from neuroenc.attention._tap import HeadTap, Recording
+from neuroenc.attention._task import TaskEmbedding
 from neuroenc.attention._titans import NeuralMemory, NeuralState
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "FullContext",
     "GELUFeedForward",
     "GroupedSoftmax",
+    "HeadTap",
     "LandmarkPolicy",
     "Layout",
     "LengthScale",
@@ -41,6 +47,7 @@ __all__ = [
     "NoPosition",
     "Normaliser",
     "Position",
+    "Recording",
     "RecurrentMemory",
     "RecurrentState",
     "ResidualMLP",
@@ -53,8 +60,17 @@ __all__ = [
     "StreamingAttention",
     "SwiGLU",
     "T5Bias",
+    "TaskEmbedding",
+    "circuit_overlap",
     "find_sinks",
     "grouped_softmax",
+    "head_importance",
     "landmark_layout",
+    "mask_curve",
+    "path_patch",
+    "repeat_probe",
+    "retrieval_score",
+    "select_calibration_heads",
+    "sink_report",
     "t5_buckets",
 ]
