@@ -95,6 +95,15 @@ class GridPosterior:
         scale = self.ratios[:, None, None] * self.noise
         return np.asarray((self.weights * scale**power).sum(axis=1))
 
+    def log_moments(self) -> tuple[Floats, Floats]:
+        """Sums over voxels of E[u] (2,) and E[u u'] (2, 2), u = (log scale, log noise variance)."""
+        log_noise = np.broadcast_to(np.log(self.noise), self.weights.shape)
+        log_scale = np.log(self.ratios)[:, None, None] + log_noise
+        w = self.weights
+        mixed = (w * log_scale * log_noise).sum()
+        first = np.array([(w * log_scale).sum(), (w * log_noise).sum()])
+        return first, np.array([[(w * log_scale**2).sum(), mixed], [mixed, (w * log_noise**2).sum()]])
+
 
 def grid_posterior(
     values: Floats,

@@ -104,21 +104,14 @@ def _expect(subjects: Sequence[SubjectGram], mean: Floats, cov: Floats, hyper: t
                     inner += (scaled * weight) @ scaled.T
                     line += scaled @ weight
             sums.precision += float(inverse.sum())
-            _add_logs(sums, post)
+            first, second = post.log_moments()
+            sums.logs += first
+            sums.log_products += second
             sums.voxels += t.shape[1]
             sums.evidence += float(post.log_marginal.sum())
         sums.second += frame @ inner @ frame.T
         sums.first += frame @ line
     return sums
-
-
-def _add_logs(sums: _Sums, post: GridPosterior) -> None:
-    log_noise = np.broadcast_to(np.log(post.noise), post.weights.shape)
-    log_scale = np.log(post.ratios)[:, None, None] + log_noise
-    w = post.weights
-    sums.logs += [(w * log_scale).sum(), (w * log_noise).sum()]
-    mixed = (w * log_scale * log_noise).sum()
-    sums.log_products += [[(w * log_scale**2).sum(), mixed], [mixed, (w * log_noise**2).sum()]]
 
 
 def _initial(subjects: Sequence[SubjectGram], p: int) -> tuple[Floats, Floats]:

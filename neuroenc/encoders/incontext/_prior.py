@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -243,6 +243,19 @@ class WeightPrior:
         digest = hash_array(*[a for pair in pairs for a in pair])
         record = provenance(prior="from_responses", method=method, data=digest, **chosen, **settings)
         return cls(**parts, provenance=record)
+
+    def toward_isotropic(self, share: float) -> Self:
+        """The prior with ``share`` of an isotropic covariance of equal trace, and as much less of its mean.
+
+        Examples
+        --------
+        >>> WeightPrior([1.0, 0.0], [[2.0, 0.0], [0.0, 0.0]]).toward_isotropic(0.5).cov
+        array([[1.5, 0. ],
+               [0. , 0.5]])
+        """
+        share = fraction(share)
+        flat = np.trace(self.cov) / self.n_features * np.eye(self.n_features)
+        return replace(self, mean=(1 - share) * self.mean, cov=(1 - share) * self.cov + share * flat)
 
     def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Weights (feature, n) and intercepts (n,) of simulated voxels.

@@ -1,0 +1,253 @@
+"""Empirical Bayes ridge against plain Gaussian algebra, on planted truth, and against itself."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from neuroenc import stats
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import make_features, make_responses
+from neuroenc.encoders import RidgeEncoder, load_encoder
+from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior
+
+
+def some_prior(p=12, seed=0, steep=2.0):
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((p, p)))[0]
+    cov = basis * np.logspace(0, -steep, p) @ basis.T
+    return WeightPrior(0.3 * rng.standard_normal(p), (cov + cov.T) / 2, 1.0, 2.0)
+
+
+def trial(n, prior, v=6, noise=0.7, seed=1):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, prior.n_features)) + 1
+    W, b = prior.sample(v, seed=seed)
+    return X, X @ W + b + noise * rng.standard_normal((n, v)), W, b
+
+
+@parametrize_with_checks([EmpiricalBayesRidge(), EmpiricalBayesRidge(estimate="max", intercept="none")])
+def test_sklearn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("n", [8, 40])
+@pytest.mark.parametrize("intercept", ["flat", "prior", "none"])
+@pytest.mark.parametrize("estimate", ["average", "max"])
+def test_evidence_is_the_gaussian_density(n, intercept, estimate):
+    prior = some_prior()
+    X, Y, _, _ = trial(n, prior)
+    encoder = EmpiricalBayesRidge(prior, estimate=estimate, adapt="none", intercept=intercept).fit(X, Y)
+    for v in range(Y.shape[1]):
+        s, noise = encoder.prior_scale_[v], encoder.noise_variance_[v]
+        cov, mean, y = s * X @ prior.cov @ X.T + noise * np.eye(n), X @ prior.mean, Y[:, v]
+        if intercept == "prior":
+            cov, mean = cov + s * prior.intercept_var, mean + prior.intercept_mean
+        if intercept == "flat":  # contrasts that do not know the intercept
+            H = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, 1:]]))[0][:, 1:].T
+            cov, mean, y = H @ cov @ H.T, H @ mean, H @ y
+        np.testing.assert_allclose(encoder.evidence_[v], multivariate_normal.logpdf(y, mean, cov), rtol=1e-8)
+
+
+@pytest.mark.parametrize("n", [8, 40])
+@pytest.mark.parametrize("intercept", ["flat", "prior", "none"])
+def test_posterior_is_that_of_gaussian_algebra(n, intercept):
+    prior = some_prior()
+    X, Y, _, _ = trial(n, prior)
+    Q = np.random.default_rng(5).standard_normal((9, 12))
+    encoder = EmpiricalBayesRidge(prior, estimate="max", adapt="none", intercept=intercept).fit(X, Y)
+    mean, std = encoder.predict(Q, return_std=True)
+    wide = {"flat": 1e9, "prior": prior.intercept_var, "none": 0.0}[intercept]
+    centre = {"flat": 0.0, "prior": prior.intercept_mean, "none": 0.0}[intercept]
+    for v in range(Y.shape[1]):
+        s, noise = encoder.prior_scale_[v], encoder.noise_variance_[v]
+        wide_s = wide if intercept == "flat" else s * wide
+        K = s * X @ prior.cov @ X.T + wide_s + noise * np.eye(n)
+        cross = s * Q @ prior.cov @ X.T + wide_s
+        gain = np.linalg.solve(K, cross.T).T
+        expected = Q @ prior.mean + centre + gain @ (Y[:, v] - X @ prior.mean - centre)
+        variance = s * np.einsum("qi,ij,qj->q", Q, prior.cov, Q) + wide_s - (gain * cross).sum(1) + noise
+        rtol = 1e-5 if intercept == "flat" else 1e-8
+        np.testing.assert_allclose(mean[:, v], expected, rtol=rtol, atol=1e-5)
+        np.testing.assert_allclose(std[:, v], np.sqrt(variance), rtol=1e-5)
+
+
+def test_average_is_the_mean_over_the_grid():
+    """Against a loop over grid points with plain formulas."""
+    from neuroenc.encoders.incontext import _evidence as E
+
+    prior = some_prior(p=5)
+    X, Y, _, _ = trial(12, prior, v=1)
+    Q = np.random.default_rng(2).standard_normal((4, 5))
+    encoder = EmpiricalBayesRidge(prior, adapt="none", intercept="none").fit(X, Y)
+    mean, std = encoder.predict(Q, return_std=True)
+    unit = np.trace(prior.cov @ X.T @ X) / 12
+    rest = Y[:, 0] - X @ prior.mean
+    weights, means, seconds = [], [], []
+    for ratio in E.RATIOS / unit:
+        for share in E._NOISE_SHARES:
+            noise = share * (rest**2).mean()
+            K = ratio * noise * X @ prior.cov @ X.T + noise * np.eye(12)
+            cross = ratio * noise * Q @ prior.cov @ X.T
+            weights.append(multivariate_normal.logpdf(rest, cov=K))
+            means.append(Q @ prior.mean + cross @ np.linalg.solve(K, rest))
+            prior_var = ratio * noise * np.einsum("qi,ij,qj->q", Q, prior.cov, Q)
+            seconds.append(prior_var - np.einsum("qn,nq->q", cross, np.linalg.solve(K, cross.T)) + noise)
+    weights = np.exp(np.array(weights) - max(weights))
+    weights /= weights.sum()
+    expected = weights @ np.array(means)
+    variance = weights @ (np.array(seconds) + (np.array(means) - expected) ** 2)
+    np.testing.assert_allclose(mean[:, 0], expected, rtol=1e-7)
+    np.testing.assert_allclose(std[:, 0], np.sqrt(variance), rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimate", ["average", "max"])
+def test_units_of_features_and_responses_do_not_matter(estimate):
+    prior = some_prior()
+    X, Y, _, _ = trial(25, prior)
+    Q = X[:5] + 0.1
+    plain = EmpiricalBayesRidge(prior, estimate=estimate).fit(X, Y).predict(Q)
+    inches = WeightPrior(prior.mean / 10, prior.cov / 100)
+    np.testing.assert_allclose(EmpiricalBayesRidge(inches, estimate=estimate).fit(X * 10, Y).predict(Q * 10), plain)
+    loud = WeightPrior(prior.mean * 7, prior.cov)  # the scale of the covariance is fitted
+    np.testing.assert_allclose(EmpiricalBayesRidge(loud, estimate=estimate).fit(X, 7 * Y + 3).predict(Q), 7 * plain + 3)
+    shifted = EmpiricalBayesRidge(prior, estimate=estimate).fit(X + 4, Y).predict(Q + 4)
+    np.testing.assert_allclose(shifted, plain, rtol=1e-6)
+
+
+def test_matched_prior_beats_ridge_and_is_calibrated():
+    prior = some_prior(p=60, steep=4.0)
+    prior = WeightPrior(np.zeros(60), prior.cov)
+    X, Y, W, b = trial(100, prior, v=300, noise=1.0)
+    Q, truth, _, _ = trial(200, prior, v=300, noise=0.0)
+    truth = Q @ W + b
+    noisy = truth + np.random.default_rng(9).standard_normal(truth.shape)
+    for n in (20, 50, 100):
+        bayes = EmpiricalBayesRidge(prior).fit(X[:n], Y[:n])
+        ridge = RidgeEncoder(n_jobs=1).fit(X[:n], Y[:n])
+        ours = stats.explained_variance(truth, bayes.predict(Q)).mean()
+        assert ours > stats.explained_variance(truth, ridge.predict(Q)).mean() + 0.05
+        mean, std = bayes.predict(Q, return_std=True)
+        z = (noisy - mean) / std
+        assert abs(z.mean()) < 0.05
+        # Scale and noise variance are learned from n stimuli, under a flat prior: a little wide at 20, never narrow.
+        assert 0.85 < z.std() < 1.08
+
+
+def test_fitted_prior_beats_ridge_on_new_voxels():
+    planted = WeightPrior(np.zeros(40), some_prior(p=40, steep=4.0).cov)
+    X, Y, _, _ = trial(150, planted, v=200, noise=1.5, seed=1)
+    learned = WeightPrior.from_responses(X, Y)
+    X, Y, W, b = trial(50, planted, v=200, noise=1.5, seed=2)
+    Q = np.random.default_rng(3).standard_normal((200, 40))
+    scores = {
+        name: stats.explained_variance(Q @ W + b, e.fit(X, Y).predict(Q)).mean()
+        for name, e in {"em": EmpiricalBayesRidge(learned), "oracle": EmpiricalBayesRidge(planted),
+                        "flat": EmpiricalBayesRidge(), "ridge": RidgeEncoder(n_jobs=1)}.items()
+    }  # fmt: skip
+    assert scores["em"] > scores["ridge"] + 0.05
+    assert scores["em"] > scores["oracle"] - 0.03
+    assert scores["flat"] > scores["ridge"] - 0.02
+
+
+def test_a_prior_that_does_not_fit_is_given_up():
+    """Steep prior in one basis, weights from another: the support says so, and little is lost against no prior."""
+    wrong = WeightPrior(np.zeros(40), some_prior(p=40, seed=5, steep=5.0).cov)
+    X, Y, W, b = trial(60, WeightPrior.isotropic(40, 0.05), v=150)
+    Q = np.random.default_rng(3).standard_normal((200, 40))
+
+    def score(encoder, n):
+        return stats.explained_variance(Q @ W + b, encoder.fit(X[:n], Y[:n]).predict(Q)).mean()
+
+    for n in (30, 60):
+        adaptive = EmpiricalBayesRidge(wrong)
+        assert score(adaptive, n) > score(EmpiricalBayesRidge(), n) - 0.03
+        assert adaptive.isotropic_share_ == 1.0
+    assert score(EmpiricalBayesRidge(wrong, adapt="none"), 60) < score(adaptive, 60) - 0.05
+    right = WeightPrior(np.zeros(40), some_prior(p=40, steep=5.0).cov)
+    X, Y, _, _ = trial(60, right, v=150)
+    assert EmpiricalBayesRidge(right).fit(X, Y).isotropic_share_ == 0.0
+
+
+def test_isotropic_prior_is_ridge_at_the_chosen_ratio():
+    X, Y, _, _ = trial(30, some_prior())
+    encoder = EmpiricalBayesRidge(estimate="max").fit(X, Y)
+    alpha = encoder.noise_variance_ / encoder.prior_scale_
+    for v in range(Y.shape[1]):
+        same = RidgeEncoder([alpha[v]], n_jobs=1).fit(X, Y[:, v])
+        np.testing.assert_allclose(encoder.coef_[:, v], same.coef_[:, 0], rtol=1e-7, atol=1e-10)
+
+
+def test_missing_responses_are_as_if_they_had_not_been_given():
+    prior = some_prior()
+    X, Y, _, _ = trial(40, prior, v=7)
+    rng = np.random.default_rng(0)
+    holes = Y.copy()
+    holes[rng.random(Y.shape) < 0.3] = np.nan
+    holes[:, 5] = holes[:, 6]
+    encoder = EmpiricalBayesRidge(prior, adapt="none").fit(X, holes)
+    mean, std = encoder.predict(X, return_std=True)
+    for v in range(7):
+        seen = ~np.isnan(holes[:, v])
+        alone = EmpiricalBayesRidge(prior, adapt="none").fit(X[seen], holes[seen, v])
+        m, s = alone.predict(X, return_std=True)
+        np.testing.assert_allclose(mean[:, v], m, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(std[:, v], s, rtol=1e-9)
+        assert encoder.n_seen_[v] == seen.sum()
+
+
+def test_voxels_do_not_depend_on_their_neighbours():
+    prior = some_prior()
+    X, Y, _, _ = trial(20, prior, v=1100)
+    whole = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y)
+    part = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y[:, 500:520])
+    np.testing.assert_allclose(whole.coef_[:, 500:520], part.coef_, rtol=1e-8, atol=1e-12)
+
+
+def test_labels_torch_single_voxel_and_clone():
+    prior = some_prior()
+    X, Y, _, _ = trial(20, prior)
+    ids = [f"s{k}" for k in range(20)]
+    features, responses = make_features(X, stimulus=ids), make_responses(Y, stimulus=ids, dim="stimulus", roi=["V4"] * 6)
+    encoder = clone(EmpiricalBayesRidge(prior)).fit(features, responses)
+    mean, std = encoder.predict(features, return_std=True)
+    assert isinstance(std, xr.DataArray)
+    assert std["roi"].values.tolist() == mean["roi"].values.tolist() == ["V4"] * 6
+    assert encoder.to_linear()[0]["roi"].values.tolist() == ["V4"] * 6
+    single, sd = EmpiricalBayesRidge(prior).fit(X, Y[:, 0]).predict(X, return_std=True)
+    assert single.shape == sd.shape == (20,)
+    tensor = EmpiricalBayesRidge(prior).fit(torch.as_tensor(X), torch.as_tensor(Y)).predict(torch.as_tensor(X))
+    assert torch.is_tensor(tensor)
+    np.testing.assert_allclose(tensor.numpy(), mean.values, rtol=1e-4, atol=1e-4)
+    assert EmpiricalBayesRidge(prior).fit(X.astype(np.float32), Y.astype(np.float32)).coef_.dtype == np.float32
+
+
+def test_saved_and_loaded(tmp_path):
+    prior = some_prior()
+    X, Y, _, _ = trial(20, prior)
+    Y[3, 2] = np.nan
+    encoder = EmpiricalBayesRidge(prior, estimate="max").fit(X, Y)
+    back = load_encoder(encoder.save(tmp_path / "encoder"))
+    assert isinstance(back, EmpiricalBayesRidge)
+    assert back.estimate == "max"
+    for a, b in zip(encoder.predict(X, return_std=True), back.predict(X, return_std=True)):
+        assert np.array_equal(a, b)
+    plain = load_encoder(EmpiricalBayesRidge().fit(X, Y).save(tmp_path / "plain"))
+    assert plain.prior is None
+
+
+def test_errors():
+    prior = some_prior()
+    X, Y, _, _ = trial(20, prior)
+    with pytest.raises(DataError, match="prior was made for 12"):
+        EmpiricalBayesRidge(prior).fit(X[:, :5], Y)
+    with pytest.raises(ConfigError, match="not a WeightPrior"):
+        EmpiricalBayesRidge("flat").fit(X, Y)
+    with pytest.raises(ConfigError, match="estimate"):
+        EmpiricalBayesRidge(estimate="mean").fit(X, Y)
+    few = np.where(np.arange(20)[:, None] < 18, np.nan, Y)
+    with pytest.raises(DataError, match="fewer than 3"):
+        EmpiricalBayesRidge(prior).fit(X, few)
