@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ResponseEpisodes,
         SyntheticEpisodes,
     )
+    from neuroenc.encoders.incontext._mixture import PriorMixture
     from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
     from neuroenc.encoders.incontext._neighbours import MeanResponse, NearestStimuli
     from neuroenc.encoders.incontext._paper_ridge import PaperRidge
@@ -40,6 +41,7 @@ _MODULES = {
     "_curve_tables": ("compare_methods", "summarise_curve"),
     "_empirical_bayes": ("EmpiricalBayesRidge",),
     "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
+    "_mixture": ("PriorMixture",),
     "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
     "_neighbours": ("MeanResponse", "NearestStimuli"),
     "_paper_ridge": ("PaperRidge",),
@@ -62,6 +64,7 @@ __all__ = [
     "MixedEpisodes",
     "NearestStimuli",
     "PaperRidge",
+    "PriorMixture",
     "ResponseEpisodes",
     "Stage",
     "SyntheticEpisodes",

@@ -1,8 +1,9 @@
-"""Closed form inside the in-context encoder: the network sets a voxel's prior and noise, a solve gives its weights."""
+"""Closed form inside the in-context encoder: the network weighs priors and noise levels, a solve gives the weights."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,135 +11,236 @@ from torch.nn import functional as F
 
 __all__ = ["ClosedFormAnchor"]
 
-# Noise variances, and factors of the prior's covariance, at which the evidence of a voxel is looked at; responses have
-# about unit variance.
-_NOISE = torch.logspace(math.log10(0.02), math.log10(2.0), 12, dtype=torch.float64)
-_SCALE = torch.logspace(-1.2, 0.6, 5, dtype=torch.float64)
-_INTERCEPT_VARIANCE = 0.3
+# Variances of signal and noise at which the evidence of a voxel is looked at; responses have about unit variance.
+_SIGNAL = torch.logspace(math.log10(0.02), math.log10(2.0), 9, dtype=torch.float64)
+_NOISE = torch.logspace(math.log10(0.02), math.log10(1.5), 12, dtype=torch.float64)
+_TOTAL_SPREAD = 0.35  # of the logarithm of signal plus noise, before training
+_INTERCEPT_VARIANCE = 0.1
+
+
+class _Support(NamedTuple):
+    """Moments of support sets: one for all voxels (1, ...) or one each (voxel, ...); augmented by a constant feature."""
+
+    gram: Tensor  # (1 or voxel, e, e)
+    cross: Tensor  # (voxel, e)
+    power: Tensor  # (voxel,)
+    n: Tensor  # (voxel,)
+
+
+class _Spectrum(NamedTuple):
+    """A component's root times eigenvectors (1 or voxel, e, e), and shrinkage (1 or voxel, signal, noise, e)."""
+
+    root: Tensor
+    shrink: Tensor
+    log_det: Tensor  # (voxel, signal, noise)
 
 
 class ClosedFormAnchor(nn.Module):
-    r"""Posterior mean under a Gaussian prior that the network chooses for each voxel.
+    r"""Posterior mean under a mixture of Gaussian priors that the network weighs anew for each voxel.
 
     .. math::
-        w_v \sim N\!\big(\mu + U m_v,\; U \operatorname{diag}(e^{\lambda + \ell_v}) U^\top\big), \qquad
-        y_{vt} = w_v \cdot x_t + b_v + \epsilon, \quad \epsilon \sim N(0, \sigma_v^2)
+        w_v \mid k, s \sim N\!\big(m_v + \sqrt{s}\,\mu_k,\; s\, C_k\big), \qquad
+        y_{vt} = w_v \cdot x_t + b_v + \epsilon, \quad \epsilon \sim N(0, \sigma^2)
 
-    :math:`U, \lambda, \mu` are shared; the first register and the evidence of the shared prior give :math:`m_v`,
-    :math:`\ell_v` and :math:`\ln\sigma_v^2`. Before training :math:`m_v = 0`, and :math:`\ell_v` (one number) and
-    :math:`\sigma_v^2` are means under the evidence on a grid: ridge with an empirical-Bayes prior. However many trials
-    there are, the weights go to those of ridge, because what the network sets is only a prior.
+    .. math::
+        p_v(k, s, \sigma^2) \propto p(y_v \mid k, s, \sigma^2)\, e^{\lambda_k + \lambda_{s\sigma} + \ell_{vk}
+        + \ell_{v s\sigma}}, \qquad \hat w_v = \sum p_v\, E[w_v \mid y_v, k, s, \sigma^2]
+
+    The sum goes over components and a grid of signal and noise variances; :math:`\lambda` are learned for all voxels,
+    and the first register together with the evidence itself gives :math:`\ell_v` and the correction :math:`m_v`. Before
+    training both are 0: an empirical-Bayes ridge with a mixture prior. However many trials there are, the weights go to
+    those of ridge, because what the network sets is only a prior.
+
+    A support set that voxels share needs one eigendecomposition a component for all of them together.
 
     Parameters
     ----------
     n_features : int
     dim : int
         Width of the register.
+    components : int
+        Of the mixture. The first set of means and covariances is 0 and the identity; see `set_prior`.
 
     Examples
     --------
     >>> import torch
     >>> anchor = ClosedFormAnchor(8, 16)
-    >>> x, w = torch.randn(200, 8), torch.randn(3, 8)
-    >>> coef, intercept, noise, factor = anchor(torch.zeros(3, 16), x, w @ x.T)
+    >>> x, w = torch.randn(400, 8), torch.randn(3, 8) / 3
+    >>> coef, intercept, noise, _ = anchor(torch.zeros(3, 16), x, w @ x.T + 0.3 * torch.randn(3, 400))
     >>> bool((coef - w).abs().max() < 0.1)
     True
     """
 
-    basis: Tensor
+    center: Tensor
+    means: Tensor
+    roots: Tensor
+    root: Tensor
 
-    def __init__(self, n_features: int, dim: int) -> None:
+    def __init__(self, n_features: int, dim: int, components: int = 1) -> None:
         super().__init__()
-        e = n_features
-        self.register_buffer("basis", torch.eye(e))
-        self.mean = nn.Parameter(torch.zeros(e + 1))  # in the basis; the intercept's last
-        self.log_variance = nn.Parameter(torch.zeros(e + 1))
-        with torch.no_grad():
-            self.log_variance[e] = math.log(_INTERCEPT_VARIANCE)
-        self.evidence = nn.Sequential(nn.Linear(len(_NOISE) * len(_SCALE) + 3, dim), nn.SiLU())
+        e, grid = n_features + 1, (len(_SIGNAL), len(_NOISE))
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("means", torch.zeros(components, e))
+        roots = torch.eye(e).repeat(components, 1, 1) / max(1, n_features) ** 0.5
+        roots[:, -1, -1] = _INTERCEPT_VARIANCE**0.5
+        self.register_buffer("roots", roots)
+        self.register_buffer("root", roots[0].clone())
+        self.component = nn.Parameter(torch.zeros(components))
+        total = (_SIGNAL[:, None] + _NOISE).log()
+        self.level = nn.Parameter((-0.5 * (total / _TOTAL_SPREAD).square()).float())
+        size = components + grid[0] + grid[1] + 1
+        self.evidence = nn.Sequential(nn.Linear(size, dim), nn.SiLU())
         self.norm = nn.LayerNorm(dim)
         self.mix = nn.Linear(2 * dim, dim)
-        self.out = nn.Linear(dim, 2 * (e + 1) + 1)
+        self.out = nn.Linear(dim, components + grid[0] + grid[1] + e)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def set_prior(self, mean: Tensor, cov: Tensor, intercept: float = 0.0, intercept_variance: float = 0.3) -> None:
-        """Start from a prior over weights: mean (feature,), covariance (feature, feature)."""
-        values, vectors = torch.linalg.eigh(cov.double())
-        floor = float(values[-1]) * 1e-6
+    def set_prior(
+        self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None
+    ) -> None:
+        """Components: means (component, feature), covariances (component, feature, feature), of unit signal variance.
+
+        ``center`` (feature,) is subtracted from features, so that the intercept of a z-scored voxel is about 0.
+        """
         with torch.no_grad():
-            self.basis.copy_(vectors)
-            self.log_variance[:-1] = values.clamp_min(floor).log()
-            self.log_variance[-1] = math.log(intercept_variance)
-            self.mean[:-1] = vectors.T @ mean.double()
-            self.mean[-1] = intercept
+            if center is not None:
+                self.center.copy_(center)
+            self.means[:, :-1] = means
+            for k, cov in enumerate(covs.double()):
+                self.roots[k, :-1, :-1] = _root(cov)
+            share = torch.zeros(len(covs)) if log_share is None else log_share
+            self.component.copy_(share)
+            whole = (share.double().softmax(0)[:, None, None] * covs.double()).sum(0)
+            self.root[:-1, :-1] = _root(whole)
 
     def forward(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, factor: bool = False
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Weights (voxel, feature), intercepts and noise variances (voxel,), posterior factor or None.
+        """Weights (voxel, feature), intercepts and noise variances (voxel,), posterior covariance or None.
 
         Takes the register (voxel, dim), support images (support, feature) or (voxel, support, feature), responses
         (voxel, support) without NaN, and logarithms of the images' weights.
         """
         with torch.autocast(z.device.type, enabled=False):
-            return self._solve(z.float(), x.float(), y.float(), log_weight, factor)
+            support = self._moments(x, y, log_weight)
+            spectra = [self._spectrum(root.double(), support) for root in self.roots]
+            with torch.no_grad():
+                score = self._scores(spectra, support, support.cross, support.power)
+                stats = self._describe(score, support.n)
+            h = F.silu(self.mix(torch.cat([self.norm(z.float()), self.evidence(stats)], dim=1)))
+            sizes = [len(self.component), len(_SIGNAL), len(_NOISE), self.root.shape[-1]]
+            pick, signal, noise, shift = self.out(h).split(sizes, dim=1)
+            # The register speaks in units of the prior's own spread; a bounded share of it.
+            moved = (torch.tanh(shift) @ self.root.T).double()
+            gm = (support.gram @ moved[..., None])[..., 0]
+            cross = support.cross - gm
+            power = support.power - ((support.cross + cross) * moved).sum(1)
+            score = self._scores(spectra, support, cross, power)
+            score = score + (pick[:, :, None, None] + signal[:, None, :, None] + noise[:, None, None, :]).double()
+            p = score.flatten(1).softmax(1).view_as(score)
+            return self._solve(spectra, p, cross, moved, support, covariance)
+
+    def _moments(self, x: Tensor, y: Tensor, log_weight: Tensor | None) -> _Support:
+        weight = torch.ones_like(y[:1]) if log_weight is None else log_weight.exp().view(-1, y.shape[1])
+        x, y, weight = (x.float() - self.center).double(), y.double(), weight.double()
+        x = F.pad(x if x.ndim == 3 else x[None], (0, 1), value=1.0)
+        gram = (x * weight[..., None]).transpose(1, 2) @ x
+        weighted = y * weight
+        cross = weighted @ x[0] if len(x) == 1 else torch.einsum("vs,vse->ve", weighted, x)
+        return _Support(gram, cross, (weighted * y).sum(1), weight.sum(1).expand(len(y)))
+
+    def _spectrum(self, root: Tensor, support: _Support) -> _Spectrum:
+        signal, noise = _SIGNAL.to(root.device), _NOISE.to(root.device)
+        values, vectors = torch.linalg.eigh(root.T @ support.gram @ root)
+        ratio = signal[:, None] / noise
+        shrink = 1 / (1 + values.clamp_min(0)[:, None, None, :] * ratio[..., None])
+        log_det = support.n[:, None, None] * noise.log() - shrink.log().sum(-1)
+        return _Spectrum(root @ vectors, shrink, log_det)
+
+    def _scores(self, spectra: list[_Spectrum], support: _Support, cross: Tensor, power: Tensor) -> Tensor:
+        """Logarithm of likelihood and learned prior (voxel, component, signal, noise), up to a constant."""
+        signal, noise = _SIGNAL.to(cross.device), _NOISE.to(cross.device)
+        found = []
+        for k, (root, shrink, log_det) in enumerate(spectra):
+            mean = self.means[k].double()
+            gm = support.gram @ mean  # (1 or voxel, e)
+            here, there = _turn(cross, root), _turn(gm, root)
+            s = signal.sqrt()[:, None]
+            # (cross - sqrt(s) G mu)' ... expanded, so that no array has voxels, grid and features at once.
+            gain = _over(shrink, here.square()) - 2 * s * _over(shrink, here * there)
+            gain = gain + s.square() * _over(shrink, there.square())
+            inside = power[:, None] - 2 * signal.sqrt() * (cross @ mean)[:, None] + signal * (gm @ mean)[:, None]
+            fit = inside[..., None] - gain * (signal[:, None] / noise)
+            found.append(-0.5 * (log_det + fit / noise))
+        prior = self.component.double()[:, None, None] + self.level.double()
+        return torch.stack(found, dim=1) + prior
+
+    def _describe(self, score: Tensor, n: Tensor) -> Tensor:
+        """What the network is told of the evidence: its posterior over components, signal and noise, and ln n."""
+        p = score.flatten(1).softmax(1).view_as(score)
+        parts = [p.sum((2, 3)), p.sum((1, 3)), p.sum((1, 2)), n.log()[:, None] / 5]
+        return torch.cat(parts, dim=1).float()
 
     def _solve(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None, want_factor: bool
+        self, spectra: list[_Spectrum], p: Tensor, cross: Tensor, moved: Tensor, support: _Support, covariance: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        weight = torch.ones_like(y[:1]) if log_weight is None else log_weight.exp().view(-1, y.shape[1])
-        x = F.pad(x @ self.basis, (0, 1), value=1.0)
-        x = x if x.ndim == 3 else x[None]
-        gram = (x * weight[..., None]).transpose(1, 2) @ x  # (1 or voxel, e + 1, e + 1)
-        weighted = y * weight
-        cross = weighted @ x[0] if x.shape[0] == 1 else torch.einsum("vs,vse->ve", weighted, x)
-        power, n = (weighted * y).sum(1), weight.sum(1).expand(len(y))
-        with torch.no_grad():
-            profile, noise0, scale0 = self._evidence(gram, cross, power, n)
-        stats = torch.cat([profile, torch.stack([noise0, scale0, n.log() / 5], dim=1)], dim=1)
-        h = F.silu(self.mix(torch.cat([self.norm(z), self.evidence(stats)], dim=1)))
-        shift, spread, level = self.out(h).split([self.mean.numel(), self.mean.numel(), 1], dim=1)
-        log_variance = self.log_variance + F.pad(scale0[:, None].expand(-1, spread.shape[1] - 1), (0, 1))
-        log_variance = log_variance + 3 * torch.tanh(spread / 3)
-        noise = (noise0 + 2 * torch.tanh(level[:, 0] / 2)).exp()
-        # The register speaks in units of the prior's own spread.
-        mean = self.mean + shift * (0.5 * self.log_variance).exp()
-        root = (0.5 * log_variance).exp()
-        inner = root[:, :, None] * gram * root[:, None, :] / noise[:, None, None]
-        inner = inner + torch.eye(inner.shape[-1], device=x.device)
-        lower = torch.linalg.cholesky(inner)
-        residual = cross - (gram @ mean[..., None])[..., 0]
-        update = torch.cholesky_solve((root * residual / noise[:, None])[..., None], lower)[..., 0]
-        omega = mean + root * update
-        factor = None
-        if want_factor:
-            # F F' = R (L L')^-1 R, with F = R L^-T.
-            eye = torch.eye(inner.shape[-1], device=x.device).expand_as(lower)
-            factor = root[:, :, None] * torch.linalg.solve_triangular(lower.mT, eye, upper=True)
-            factor = torch.cat([self.basis @ factor[:, :-1], factor[:, -1:]], dim=1)
-        return omega[:, :-1] @ self.basis.T, omega[:, -1], noise, factor
+        signal, noise = _SIGNAL.to(p.device), _NOISE.to(p.device)
+        ratio, s = signal[:, None] / noise, signal.sqrt()[:, None]
+        omega, second = moved, None
+        for k, (root, shrink, _) in enumerate(spectra):
+            mean = self.means[k].double()
+            here, there = _turn(cross, root), _turn(support.gram @ mean, root)
+            q = p[:, k] * ratio
+            part = _average(q, shrink) * here - _average(q * s, shrink) * there
+            share = p[:, k].sum((1, 2))
+            found = _back(part, root) + (p[:, k] * s).sum((1, 2))[:, None] * mean
+            omega = omega + found
+            if covariance:
+                inner = _average(p[:, k] * signal[:, None], shrink)
+                # Around the mixture's mean, components differ by their own means; grid points of one are averaged.
+                own = found / share.clamp_min(1e-12)[:, None]
+                wide = root * inner[:, None, :] @ root.mT
+                outer = share[:, None, None] * own[:, :, None] * own[:, None, :]
+                second = wide + outer if second is None else second + wide + outer
+        level = (p.sum((1, 2)) * noise).sum(1)
+        if second is not None:
+            inside = omega - moved
+            second = self._uncentred(second - inside[:, :, None] * inside[:, None, :])
+        coef, intercept = omega[:, :-1].float(), omega[:, -1].float()
+        return coef, intercept - coef @ self.center, level.float(), second
 
-    def _evidence(self, gram: Tensor, cross: Tensor, power: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior (voxel, grid) over noise levels and scales of the shared prior; means of the logarithms of both.
+    def _uncentred(self, cov: Tensor) -> Tensor:
+        """Covariance of weights and intercept for features that are not centred."""
+        turn = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+        turn[-1, :-1] = -self.center.double()
+        return (turn @ cov @ turn.T).float()
 
-        One eigendecomposition serves all voxels of a support set: with the prior's root R and R G R = Q s Q',
-        the likelihood needs s, Q' R X'r and r'r only. The intercept's prior is scaled with the others here.
-        """
-        noise, scale = _NOISE.to(cross.device), _SCALE.to(cross.device)
-        root = (0.5 * self.log_variance).exp().double()
-        gram, cross, mean = gram.double(), cross.double(), self.mean.double()
-        values, vectors = torch.linalg.eigh(root[:, None] * gram * root)
-        gm = gram @ mean  # (1 or voxel, e + 1)
-        inside = power.double() - 2 * cross @ mean + gm @ mean
-        part = (((cross - gm) * root)[:, None, :] @ vectors)[:, 0].square()  # (voxel, e + 1)
-        ratio = scale[:, None] / noise  # (scale, noise)
-        # 1 / (1 + s scale / noise), over (1 or voxel, scale, noise, e + 1)
-        shrink = 1 / (1 + values.clamp_min(0)[:, None, None, :] * ratio[..., None])
-        log_det = n.double()[:, None, None] * noise.log() - shrink.log().sum(-1)
-        gain = torch.einsum("ve,vsne->vsn", part, shrink.expand(len(part), -1, -1, -1)) * ratio
-        score = -0.5 * (log_det + (inside[:, None, None] - gain) / noise)
-        posterior = score.flatten(1).softmax(1)
-        split = posterior.view_as(score)
-        mean_noise = split.sum(1) @ noise.log()
-        return posterior.float(), mean_noise.float(), (split.sum(2) @ scale.log()).float()
+
+def _root(cov: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(cov)
+    return (vectors * values.clamp_min(0).sqrt()).float()
+
+
+def _turn(vectors: Tensor, root: Tensor) -> Tensor:
+    """R' v for (voxel or 1, e) and roots (1 or voxel, e, e)."""
+    return vectors @ root[0] if len(root) == 1 else torch.einsum("ve,vef->vf", vectors, root)
+
+
+def _back(vectors: Tensor, root: Tensor) -> Tensor:
+    """R v."""
+    return vectors @ root[0].T if len(root) == 1 else torch.einsum("vf,vef->ve", vectors, root)
+
+
+def _over(shrink: Tensor, values: Tensor) -> Tensor:
+    """Sums over features (voxel, signal, noise) of shrinkage times values (voxel, e)."""
+    if len(shrink) == 1:
+        return (values @ shrink[0].flatten(0, 1).T).unflatten(1, shrink.shape[1:3])
+    return torch.einsum("ve,vsne->vsn", values, shrink)
+
+
+def _average(p: Tensor, shrink: Tensor) -> Tensor:
+    """Means over the grid (voxel, e) of the shrinkage."""
+    if len(shrink) == 1:
+        return p.flatten(1) @ shrink[0].flatten(0, 1)
+    return torch.einsum("vsn,vsne->ve", p, shrink)

@@ -65,8 +65,9 @@ class SyntheticEpisodes:
     ----------
     images : array (n, feature)
         Embeddings: numpy, memmap, or zarr.
-    prior : object with ``sample(n, seed) -> (n, feature)``, optional
-        Such as `neuroenc.encoders.incontext.WeightPrior`; default isotropic.
+    prior : WeightPrior, optional
+        Or any object with ``sample(n, seed) -> (weights (feature, n), intercepts (n,))``, of which the directions are
+        used; default isotropic.
     isotropic_share : float
         Share of voxels whose weights are isotropic all the same, so that unusual voxels are not unheard of.
     ceiling : (float, float)
@@ -112,16 +113,16 @@ class SyntheticEpisodes:
         if self.prior is not None:
             known = rng.random(n_voxels) >= self.isotropic_share
             if known.any():
-                drawn = self.prior.sample(int(known.sum()), seed=int(rng.integers(2**31)))
-                w[known] = drawn[0] if isinstance(drawn, tuple) else drawn
+                w[known] = self.prior.sample(int(known.sum()), seed=int(rng.integers(2**31)))[0].T
         rho = rng.uniform(*self.ceiling, n_voxels)
         scale = np.sqrt(np.einsum("ve,ef,vf->v", w, self._cov, w))
         w *= (np.sqrt(rho) / np.maximum(scale, 1e-12))[:, None]
         b = -w @ self._mean + self.offset * rng.standard_normal(n_voxels)
-        y = w @ x.T + b[:, None] + np.sqrt(1 - rho)[:, None] * rng.standard_normal((n_voxels, len(rows)))
-        y, x = torch.as_tensor(y, dtype=torch.float32), torch.as_tensor(x)
+        noise = np.sqrt(1 - rho)[:, None] * rng.standard_normal((n_voxels, len(rows)))
+        y = torch.as_tensor(w @ x.T + b[:, None] + noise, dtype=torch.float32)
+        images = torch.as_tensor(x)
         weights = torch.as_tensor(np.concatenate([w, b[:, None]], axis=1), dtype=torch.float32)
-        return Episode(x[:support], y[:, :support], x[support:], y[:, support:], weights)
+        return Episode(images[:support], y[:, :support], images[support:], y[:, support:], weights)
 
 
 class ResponseEpisodes:

@@ -24,7 +24,7 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
               \overline{\tfrac12 \ln 2\pi v_q + (\hat y_q - y_q)^2 / 2 v_q}
     """
     likely = stage.loss == "likelihood"
-    found = model(episode.x, episode.y, factor=likely)
+    found = model(episode.x, episode.y, covariance=likely)
     seen = ~episode.yq.isnan()
     target = episode.yq.nan_to_num(0.0)
     error = (found.predict(episode.xq) - target).square()[seen]

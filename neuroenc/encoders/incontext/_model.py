@@ -19,13 +19,13 @@ class VoxelWeights(NamedTuple):
     """What a model gives for each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).
 
     An anchored model also gives ``noise`` (voxel,), the variance of a response around its prediction, and, if asked,
-    ``factor`` (voxel, feature + 1, feature + 1): F with F F' the posterior covariance of (weights, intercept).
+    ``covariance`` (voxel, feature + 1, feature + 1), the posterior's of (weights, intercept).
     """
 
     coef: Tensor
     intercept: Tensor
     noise: Tensor | None = None
-    factor: Tensor | None = None
+    covariance: Tensor | None = None
 
     def predict(self, x: Tensor) -> Tensor:
         """Responses (voxel, query) to features (query, feature) or (voxel, query, feature)."""
@@ -33,11 +33,11 @@ class VoxelWeights(NamedTuple):
 
     def variance(self, x: Tensor) -> Tensor:
         """Variance (voxel, query) of a new response, noise included."""
-        if self.noise is None or self.factor is None:
+        if self.noise is None or self.covariance is None:
             raise ConfigError("this model has no posterior variance. Next step: a model with form='anchored'.")
         wide = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        spread = torch.einsum("qe,vef->vqf" if x.ndim == 2 else "vqe,vef->vqf", wide, self.factor)
-        return self.noise[:, None] + spread.square().sum(-1)
+        spread = torch.einsum("qe,vef->vqf" if x.ndim == 2 else "vqe,vef->vqf", wide, self.covariance)
+        return self.noise[:, None] + (spread * wide).sum(-1).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class InContextConfig:
         Width of the embedding.
     dim, depth, heads, hidden, registers : int
         Width, blocks, heads, width inside the gated feed-forward layers, learned tokens.
+    components : int
+        Of the anchor's mixture of priors.
     length_scale : {"log_n", "none", "learned"}
     form : {"anchored", "published"}
         ``"published"`` spells weights out from the first register; ``"anchored"`` solves for them in closed form, with
@@ -64,6 +66,7 @@ class InContextConfig:
     heads: int = 10
     hidden: int = 2048
     registers: int = 4
+    components: int = 1
     length_scale: str = "log_n"
     form: str = "published"
     dropout: float = 0.0
@@ -166,10 +169,10 @@ class InContextModel(nn.Module):
         if config.form == "published":
             self.head = ResidualMLP(d, e + 1, 2 * d, config.dropout)
         else:
-            self.anchor = ClosedFormAnchor(e, d)
+            self.anchor = ClosedFormAnchor(e, d, config.components)
 
     def forward(
-        self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, factor: bool = False
+        self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
     ) -> VoxelWeights:
         """Weights of each voxel's encoder.
 
@@ -181,7 +184,7 @@ class InContextModel(nn.Module):
             Responses, z-scored; NaN where one is missing.
         log_weight : Tensor (support,) or (voxel, support), optional
             Logarithm of how often a support image counts.
-        factor : bool
+        covariance : bool
             Give the posterior covariance, too (anchored models).
 
         Returns
@@ -191,7 +194,7 @@ class InContextModel(nn.Module):
         y, log_weight = complete(x, y, log_weight)
         z, _ = self.read(x, y, log_weight)
         if self.anchor is not None:
-            return VoxelWeights(*self.anchor(z[:, 0], x, y, log_weight, factor=factor))
+            return VoxelWeights(*self.anchor(z[:, 0], x, y, log_weight, covariance=covariance))
         assert self.head is not None
         omega = self.head(z[:, 0]).float()
         return VoxelWeights(omega[:, :-1], omega[:, -1])

@@ -1,0 +1,183 @@
+"""Mixtures of Gaussian priors over a voxel's weights: clusters of voxels, places in a map, and ignorance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError
+
+__all__ = ["PriorMixture"]
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PriorMixture:
+    r"""Mixture of Gaussians over a voxel's weights.
+
+    .. math:: w \sim \sum_k \pi_k\, N(\sqrt{s}\,\mu_k, s\,C_k), \qquad
+              \overline{(w \cdot (x - \bar x))^2} = 1 \text{ at } s = 1 \text{ for every component}
+
+    Parameters
+    ----------
+    means : array (component, feature)
+    covs : array (component, feature, feature)
+    share : array (component,)
+        Sums to 1.
+    center : array (feature,)
+        Mean of the images that it was scaled for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).standard_normal((500, 4))
+    >>> mixture = PriorMixture.build(images, [np.eye(4), np.diag([1.0, 0, 0, 0])])
+    >>> mixture.n_components, mixture.sample(3, seed=0)[0].shape
+    (2, (4, 3))
+    """
+
+    means: Floats
+    covs: Floats
+    share: Floats
+    center: Floats
+
+    @property
+    def n_components(self) -> int:
+        """Number of components."""
+        return len(self.covs)
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return int(self.covs.shape[1])
+
+    @classmethod
+    def build(
+        cls, images: Any, covs: Sequence[Any], means: Sequence[Any] | None = None, share: Any = None
+    ) -> PriorMixture:
+        """Components scaled to unit signal variance over ``images`` (n, feature); equal shares by default."""
+        values = np.asarray(images, dtype=np.float64)
+        center, around = values.mean(axis=0), np.cov(values.T)
+        mu = np.zeros((len(covs), values.shape[1])) if means is None else np.asarray(means, dtype=np.float64)
+        scaled_means, scaled = [], []
+        for mean, cov in zip(mu, covs):
+            cov = np.asarray(cov, dtype=np.float64)
+            if cov.shape != around.shape:
+                raise DataError(f"a component has shape {cov.shape}, the images {around.shape[0]} features.")
+            power = float(np.sum(cov * around) + mean @ around @ mean)
+            if not power > 0:
+                raise DataError("a component has no signal over these images.")
+            scaled.append(cov / power)
+            scaled_means.append(mean / power**0.5)
+        weights = np.ones(len(covs)) if share is None else np.asarray(share, dtype=np.float64)
+        if len(weights) != len(covs) or weights.min() < 0 or not weights.sum() > 0:
+            raise ConfigError(f"{len(covs)} components need as many shares, not negative.")
+        return cls(np.array(scaled_means), np.array(scaled), weights / weights.sum(), center)
+
+    @classmethod
+    def clusters(
+        cls, images: Any, coef: Any, *, n_clusters: int = 8, shrinkage: float = 0.3, isotropic: bool = True,
+        seed: int = 0,
+    ) -> PriorMixture:  # fmt: skip
+        """Clusters of fitted voxels' weights ``coef`` (feature, voxel), the whole of them, and an isotropic component.
+
+        Voxels are scaled to unit signal variance and clustered by direction (k-means); a cluster's covariance is
+        shrunk towards that of all voxels.
+        """
+        from sklearn.cluster import KMeans
+
+        values = np.asarray(images, dtype=np.float64)
+        around = np.cov(values.T)
+        w = np.asarray(coef, dtype=np.float64).T
+        w = w / np.sqrt(np.maximum(np.einsum("ve,ef,vf->v", w, around, w), 1e-12))[:, None]
+        root = np.linalg.cholesky(around + 1e-9 * np.trace(around) / len(around) * np.eye(len(around)))
+        n_clusters = max(1, min(n_clusters, len(w) // 10))
+        label = KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(w @ root)
+        whole = w.T @ w / len(w)
+        whole = 0.9 * whole + 0.1 * np.trace(whole) / len(whole) * np.eye(len(whole))
+        covs, means, share = [], [], []
+        for k in range(n_clusters):
+            part = w[label == k]
+            mean = part.mean(axis=0)
+            within = np.cov(part.T) if len(part) > 1 else np.zeros_like(whole)
+            covs.append((1 - shrinkage) * within + shrinkage * whole)
+            means.append(mean)
+            share.append(len(part))
+        covs, means, share = [*covs, whole], [*means, 0 * means[0]], [*share, len(w) / 4]
+        if isotropic:
+            covs, means, share = [*covs, np.eye(len(whole))], [*means, 0 * means[0]], [*share, len(w) / 4]
+        return cls.build(values, covs, means, share)
+
+    @classmethod
+    def spatial(
+        cls, images: Any, projection: Any, shape: tuple[int, int, int], coef: Any, *,
+        sizes: Sequence[float] = (0.7, 1.3), shrinkage: float = 0.2, extra: Sequence[Any] = (), isotropic: bool = True,
+    ) -> PriorMixture:  # fmt: skip
+        r"""Receptive fields anywhere in a map, with the channel preferences of known voxels.
+
+        .. math:: C_k = P^\top (C_{chan} \otimes g_k g_k^\top) P
+
+        Where voxels look differs between subjects by the placement of electrodes and slices; what they look for
+        differs less. So each component is a Gaussian field :math:`g_k` at a place of the map, with the channel
+        covariance of the known voxels' best rank-one (channel x place) weights.
+
+        Parameters
+        ----------
+        images : array (n, feature)
+            Reduced features.
+        projection : array (channel * y * x, feature)
+            From (standardised) maps to features.
+        shape : (channel, y, x)
+        coef : array (feature, voxel)
+            Weights of known voxels.
+        sizes : sequence of float
+            Standard deviations of the fields, in cells of the map.
+        shrinkage : float
+            Share of an isotropic channel covariance, and of the mean over places in each component.
+        extra : sequence of array (feature, feature)
+            More components.
+        isotropic : bool
+            Add an isotropic one.
+        """
+        channels, height, width = shape
+        project = np.asarray(projection, dtype=np.float64)
+        if project.shape[0] != channels * height * width:
+            raise DataError(f"projection has {project.shape[0]} rows, maps of shape {shape} {channels * height * width}.")
+        maps = (project @ np.asarray(coef, dtype=np.float64)).T.reshape(-1, channels, height * width)
+        u, s, _ = np.linalg.svd(maps, full_matrices=False)
+        first = u[:, :, 0] * np.sign(s[:, :1])
+        channel = first.T @ first / len(first)
+        channel = (1 - shrinkage) * channel + shrinkage * np.trace(channel) / channels * np.eye(channels)
+        rows, columns = np.mgrid[:height, :width]
+        split = project.reshape(channels, height * width, -1)
+        covs = []
+        for size in sizes:
+            for y in range(height):
+                for x in range(width):
+                    field = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * size**2)).ravel()
+                    narrow = np.einsum("cpe,p->ce", split, field / np.linalg.norm(field))
+                    cov = narrow.T @ channel @ narrow
+                    covs.append(cov / np.trace(cov))
+        mean = np.mean(covs, axis=0)
+        covs = [(1 - shrinkage / 2) * c + shrinkage / 2 * mean for c in covs]
+        more = [mean, *[np.asarray(e, dtype=np.float64) for e in extra]]
+        if isotropic:
+            more.append(np.eye(len(mean)))
+        share = [1 / len(covs)] * len(covs) + [1 / len(more)] * len(more)
+        return cls.build(images, [*covs, *more], share=share)
+
+    def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
+        """Weights (feature, n) of unit signal variance on average, and intercepts (n,) that centre them."""
+        rng = np.random.default_rng(seed)
+        which = rng.choice(self.n_components, size=n, p=self.share)
+        w = np.empty((n, self.n_features))
+        for k in np.unique(which):
+            rows = which == k
+            values, vectors = np.linalg.eigh(self.covs[k])
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            w[rows] = self.means[k] + rng.standard_normal((int(rows.sum()), self.n_features)) @ root.T
+        return w.T, -w @ self.center
