@@ -90,6 +90,10 @@ class AnatomicalTransfer(SupportBased):
         self.gain = gain
         self.gain_strength = gain_strength
 
+    def __sklearn_clone__(self) -> Self:
+        # The training subjects' encoders are data: a clone that forgot their fits would be of no use.
+        return type(self)(**self.get_params(deep=False))
+
     def fit(self, X: Any, y: Any) -> Self:
         """Average the neighbours' weights; the responses y (n, voxel) tell gains, if asked for, and labels."""
         if self.gain not in ("none", "support"):

@@ -45,8 +45,9 @@ def summarise_curve(
     -----
     A resample draws voxels with replacement, and draws of the support with replacement, independently of each other;
     queries and trial noise are fixed. The interval is therefore for other voxels like these and other supports, with
-    these queries. Voxels that share noise or signal vary less among themselves than those of another subject would:
-    for claims about subjects, use one mean a subject.
+    these queries; it is conservative where scatter belongs to single (voxel, draw) cells. Voxels that share noise or
+    signal vary less among themselves than those of another subject would: for claims about subjects, use one mean a
+    subject.
 
     Examples
     --------

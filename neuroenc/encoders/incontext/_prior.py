@@ -134,15 +134,9 @@ class WeightPrior:
         use_mean : bool
             False takes the mean weight as zero, and second moments about it.
 
-        Raises
-        ------
-        DataError
-            Fewer than two voxels, or shapes that do not agree.
-
         Notes
         -----
-        Ridge weights are shrunk and noisy, so that their covariance is not that of the true weights;
-        `from_responses` estimates the latter.
+        Ridge weights are shrunk and noisy: their covariance is not that of the true weights, see `from_responses`.
         """
         weights = np.asarray(coef.values if isinstance(coef, xr.DataArray) else coef, dtype=np.float64)
         if weights.ndim != 2:
@@ -217,9 +211,7 @@ class WeightPrior:
         DataError
             NaN responses, subjects with different features, fewer than two voxels.
 
-        References
-        ----------
-        Lindley & Smith (1972), J. R. Stat. Soc. B 34(1). Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1).
+        Lindley & Smith (1972), J. R. Stat. Soc. B 34(1); Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1).
 
         Examples
         --------

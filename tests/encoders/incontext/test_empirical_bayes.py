@@ -211,7 +211,8 @@ def test_labels_torch_single_voxel_and_clone():
     prior = some_prior()
     X, Y, _, _ = trial(20, prior)
     ids = [f"s{k}" for k in range(20)]
-    features, responses = make_features(X, stimulus=ids), make_responses(Y, stimulus=ids, dim="stimulus", roi=["V4"] * 6)
+    features = make_features(X, stimulus=ids)
+    responses = make_responses(Y, stimulus=ids, dim="stimulus", roi=["V4"] * 6)
     encoder = clone(EmpiricalBayesRidge(prior)).fit(features, responses)
     mean, std = encoder.predict(features, return_std=True)
     assert isinstance(std, xr.DataArray)

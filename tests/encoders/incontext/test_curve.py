@@ -1,0 +1,186 @@
+"""Support curves: the same draws for all, scores, intervals, paired comparisons, errors."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from sklearn.linear_model import Ridge
+
+from neuroenc import stats
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import make_features, make_responses
+from neuroenc.encoders import RidgeEncoder
+from neuroenc.encoders.incontext import (
+    MeanResponse,
+    compare_methods,
+    summarise_curve,
+    support_curve,
+    support_draws,
+)
+
+
+def world(n=120, q=60, p=8, v=10, noise=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    W = rng.standard_normal((p, v))
+    X, Q = rng.standard_normal((n, p)), rng.standard_normal((q, p))
+    return X, X @ W + noise * rng.standard_normal((n, v)), Q, Q @ W + noise * rng.standard_normal((q, v))
+
+
+class Spy:
+    """Remembers the supports that it was fitted to."""
+
+    seen: list
+
+    def __init__(self, log):
+        self.log = log
+
+    def fit(self, X, Y):
+        self.log.append(np.asarray(X).copy())
+        self.mean = np.nanmean(Y, axis=0)
+        return self
+
+    def predict(self, X):
+        return np.tile(self.mean, (len(X), 1))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_draws(nested):
+    draws = support_draws(50, (5, 20), 3, seed=1, nested=nested)
+    assert len(draws) == 6
+    for (size, draw), rows in draws.items():
+        assert len(set(rows.tolist())) == size
+        assert np.array_equal(rows, support_draws(50, (5, 20), 3, seed=1, nested=nested)[size, draw])
+    assert np.array_equal(draws[5, 0], draws[20, 0][:5]) is nested
+    assert not np.array_equal(draws[5, 0], draws[5, 1])
+    # A size does not depend on which other sizes are asked for.
+    assert np.array_equal(draws[20, 2], support_draws(50, (20,), 3, seed=1, nested=nested)[20, 2])
+
+
+def test_methods_see_the_same_supports():
+    X, Y, Q, T = world()
+    first, second = [], []
+    support_curve({"a": lambda: Spy(first), "b": lambda: Spy(second)}, X, Y, Q, T, sizes=(10, 30), n_draws=2)
+    assert len(first) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+    assert [len(a) for a in first] == [10, 10, 30, 30]
+
+
+def test_scores_are_those_of_a_loop():
+    X, Y, Q, T = world()
+    T[3, 2] = np.nan
+    ridge = RidgeEncoder(n_jobs=1)
+    curve = support_curve({"ridge": ridge, "plain": Ridge()}, X, Y, Q, T, sizes=(20, 60), n_draws=2, seed=4)
+    assert not hasattr(ridge, "coef_")
+    for (size, draw), rows in support_draws(120, (20, 60), 2, seed=4).items():
+        expected = stats.explained_variance(T, Ridge().fit(X[rows], Y[rows]).predict(Q))
+        found = curve["explained_variance"].sel({"method": "plain", "draw": draw, "size": size})
+        np.testing.assert_allclose(found, expected)
+    mean = curve["explained_variance"].mean(("draw", "voxel"))
+    assert (mean.sel({"size": 60}) > mean.sel({"size": 20})).all()
+
+
+def test_a_callable_may_take_the_size():
+    X, Y, Q, T = world()
+    sizes = []
+    support_curve({"m": lambda size: sizes.append(size) or MeanResponse()}, X, Y, Q, T, sizes=(5, 9), n_draws=1)
+    assert sizes == [5, 9]
+
+
+def test_labels_groups_and_ceilings(tmp_path):
+    X, Y, Q, T = world()
+    pool, query = [f"p{k}" for k in range(120)], [f"q{k}" for k in range(60)]
+    roi = ["V1"] * 4 + ["V4"] * 6
+
+    def label(x, y, ids):
+        return make_features(x, stimulus=ids), make_responses(y, stimulus=ids, dim="stimulus", roi=roi)
+
+    curve = support_curve(
+        {"ridge": RidgeEncoder(n_jobs=1)}, *label(X, Y, pool), *label(Q, T, query), sizes=(50,), n_draws=3,
+        groups="roi", noise_ceiling=np.full(10, 0.8),
+    )  # fmt: skip
+    curve.to_netcdf(tmp_path / "curve.nc")
+    with xr.open_dataset(tmp_path / "curve.nc") as back:
+        table = summarise_curve(back.load())
+    assert table["group"].tolist() == ["all", "V1", "V4"]
+    assert table["n_voxels"].tolist() == [10, 4, 6]
+    values = curve["explained_variance"].values[0, 0]
+    np.testing.assert_allclose(table["explained_variance"], [values.mean(), values[:, :4].mean(), values[:, 4:].mean()])
+    assert ((table["low"] < table["explained_variance"]) & (table["explained_variance"] < table["high"])).all()
+    shares = summarise_curve(curve, normalise=True)
+    np.testing.assert_allclose(shares["explained_variance"], table["explained_variance"] / 0.8)
+    with pytest.raises(DataError, match="in the pool and among the queries"):
+        support_curve({"m": MeanResponse()}, *label(X, Y, pool), *label(Q, T, pool[:60]), sizes=(5,))
+    with pytest.raises(ConfigError, match="did you mean 'roi'"):
+        support_curve({"m": MeanResponse()}, *label(X, Y, pool), *label(Q, T, query), sizes=(5,), groups="rio")
+
+
+def scores(values, methods):
+    dims = ("method", "size", "draw", "voxel")
+    return xr.Dataset({"explained_variance": (dims, values)}, coords={"method": methods, "size": [20]})
+
+
+def test_intervals_cover_the_mean_of_voxels_and_draws():
+    """Voxel and draw effects, 200 experiments: 95 % intervals cover about that."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        x = 0.2 + 0.05 * rng.standard_normal((1, 1, 1, 60)) + 0.02 * rng.standard_normal((1, 1, 20, 1))
+        x = x + 0.05 * rng.standard_normal((1, 1, 20, 60))
+        row = summarise_curve(scores(x, ["m"]), n_bootstraps=200).iloc[0]
+        hits += row["low"] <= 0.2 <= row["high"]
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_comparison_is_paired():
+    rng = np.random.default_rng(0)
+    voxel = rng.standard_normal((1, 1, 1, 80))
+    x = 0.3 + 0.1 * voxel + 0.01 * rng.standard_normal((2, 1, 6, 80)) + np.reshape([0.01, 0.0], (2, 1, 1, 1))
+    row = compare_methods(scores(x, ["a", "b"]), "a", "b").iloc[0]
+    # Voxels differ by 0.1, which an unpaired interval would show (+-0.02).
+    assert 0.006 < row["low"] < row["difference"] < row["high"] < 0.014
+    assert row["p"] < 0.01
+    np.testing.assert_allclose(row["difference"], x[0].mean() - x[1].mean())
+    np.testing.assert_allclose(row["relative"], x[0].mean() / x[1].mean() - 1)
+    assert row["relative_low"] < row["relative"] < row["relative_high"]
+    reverse = compare_methods(scores(x, ["a", "b"]), "b", "a").iloc[0]
+    np.testing.assert_allclose([reverse["difference"], reverse["p"]], [-row["difference"], row["p"]])
+    null = compare_methods(scores(np.repeat(x[:1], 2, axis=0), ["a", "b"]), "a", "b").iloc[0]
+    assert null["p"] == 1
+
+
+def test_voxels_without_a_score_are_left_out():
+    x = np.full((2, 1, 3, 4), 0.5)
+    x[:, :, :, 2] = np.nan
+    x[0, 0, 1, 3] = np.nan
+    table = summarise_curve(scores(x, ["a", "b"]))
+    assert table["n_voxels"].tolist() == [3, 3]
+    assert table["explained_variance"].tolist() == [0.5, 0.5]
+    assert isinstance(compare_methods(scores(x, ["a", "b"]), "a", "b"), pd.DataFrame)
+
+
+def test_errors():
+    X, Y, Q, T = world()
+
+    class Broken(MeanResponse):
+        def predict(self, X):
+            return np.full((len(X), 10), np.nan)
+
+    class Raises(MeanResponse):
+        def fit(self, X, y):
+            raise ValueError("no")
+
+    with pytest.raises(DataError, match="'broken', 5 support stimuli, draw 0"):
+        support_curve({"broken": Broken()}, X, Y, Q, T, sizes=(5,), n_draws=1)
+    with pytest.raises(ValueError, match="no") as caught:
+        support_curve({"raises": Raises()}, X, Y, Q, T, sizes=(5,), n_draws=1)
+    assert "'raises' was fitted to 5" in caught.value.__notes__[0]
+    with pytest.raises(ConfigError, match=r"pool of 120.*sizes=\(20,\)"):
+        support_curve({"m": MeanResponse()}, X, Y, Q, T, sizes=(20, 500))
+    with pytest.raises(DataError, match="do not agree"):
+        support_curve({"m": MeanResponse()}, X, Y[:50], Q, T, sizes=(5,))
+    with pytest.raises(ConfigError, match="empty"):
+        support_curve({}, X, Y, Q, T)
+    with pytest.raises(ConfigError, match="neither"):
+        support_curve({"m": 3}, X, Y, Q, T, sizes=(5,))
+    with pytest.raises(ConfigError, match="did you mean 'ridge'"):
+        compare_methods(scores(np.zeros((1, 1, 1, 2)), ["ridge"]), "ridge", "rigde")
