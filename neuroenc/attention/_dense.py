@@ -76,6 +76,8 @@ def attend(
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout), None
         # Some kernels answer a row without keys with NaN.
         empty = (mask == -torch.inf).all(-1, keepdim=True)
+        if empty.device.type == "cpu" and not empty.any():  # Elsewhere, to ask costs more than to fill.
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
         mask = mask.masked_fill(empty, 0.0)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return out.masked_fill(empty, 0.0), None
