@@ -19,10 +19,12 @@ from neuroenc.encoders._ridge import RidgeEncoder
 from neuroenc.encoders._storage import load_encoder
 
 if TYPE_CHECKING:
+    from neuroenc.encoders.incontext import InContextEncoder
     from neuroenc.encoders.readout import ReadoutEncoder
 
 __all__ = [
     "BandedRidgeEncoder",
+    "InContextEncoder",
     "LinearEncoder",
     "ReadoutEncoder",
     "RidgeEncoder",
@@ -32,7 +34,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Readouts need torch, the linear core does not.
+    # Readouts and in-context encoders need torch, the linear core does not.
+    if name == "InContextEncoder":
+        return import_module("neuroenc.encoders.incontext").InContextEncoder
     if name == "ReadoutEncoder":
         return import_module("neuroenc.encoders.readout").ReadoutEncoder
     raise AttributeError(f"module 'neuroenc.encoders' has no attribute {name!r}")

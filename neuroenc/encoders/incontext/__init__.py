@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuroenc.encoders.incontext._curve import support_curve, support_draws
     from neuroenc.encoders.incontext._curve_tables import compare_methods, summarise_curve
     from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+    from neuroenc.encoders.incontext._encoder import InContextEncoder
     from neuroenc.encoders.incontext._episodes import (
         Episode,
         EpisodeSource,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         ResponseEpisodes,
         SyntheticEpisodes,
     )
+    from neuroenc.encoders.incontext._files import load_model, save_model
     from neuroenc.encoders.incontext._mixture import PriorMixture
     from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
     from neuroenc.encoders.incontext._neighbours import MeanResponse, NearestStimuli
@@ -40,7 +42,9 @@ _MODULES = {
     "_curve": ("support_curve", "support_draws"),
     "_curve_tables": ("compare_methods", "summarise_curve"),
     "_empirical_bayes": ("EmpiricalBayesRidge",),
+    "_encoder": ("InContextEncoder",),
     "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
+    "_files": ("load_model", "save_model"),
     "_mixture": ("PriorMixture",),
     "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
     "_neighbours": ("MeanResponse", "NearestStimuli"),
@@ -59,6 +63,7 @@ __all__ = [
     "Episode",
     "EpisodeSource",
     "InContextConfig",
+    "InContextEncoder",
     "InContextModel",
     "MeanResponse",
     "MixedEpisodes",
@@ -72,8 +77,10 @@ __all__ = [
     "VoxelWeights",
     "WeightPrior",
     "compare_methods",
+    "load_model",
     "make_model",
     "make_stage",
+    "save_model",
     "summarise_curve",
     "support_curve",
     "support_draws",

@@ -19,7 +19,7 @@ _INTERCEPT_VARIANCE = 0.1
 
 
 class _Support(NamedTuple):
-    """Moments of support sets: one for all voxels (1, ...) or one each (voxel, ...); augmented by a constant feature."""
+    """Moments of support sets with a constant feature: one for all voxels (1, ...) or one each (voxel, ...)."""
 
     gram: Tensor  # (1 or voxel, e, e)
     cross: Tensor  # (voxel, e)

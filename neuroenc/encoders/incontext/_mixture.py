@@ -79,6 +79,39 @@ class PriorMixture:
         return cls(np.array(scaled_means), np.array(scaled), weights / weights.sum(), center)
 
     @classmethod
+    def from_responses(
+        cls, subjects: Sequence[tuple[Any, Any]], *, n_clusters: int = 8, projection: Any = None,
+        shape: tuple[int, int, int] | None = None, seed: int = 0,
+    ) -> PriorMixture:  # fmt: skip
+        """Mixture from the responses of training subjects.
+
+        A single Gaussian prior is fitted by expectation maximisation, gives every voxel its weights, and these are
+        clustered; where features come from maps, components are places in the map (`spatial`).
+
+        Parameters
+        ----------
+        subjects : sequence of (features (n, feature), responses (n, voxel))
+            Responses z-scored, without NaN.
+        n_clusters : int
+        projection, shape
+            See `spatial`.
+        seed : int
+            Of the clusters.
+        """
+        from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+        from neuroenc.encoders.incontext._prior import WeightPrior
+
+        pairs = [(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in subjects]
+        prior = WeightPrior.from_responses([x for x, _ in pairs], [y for _, y in pairs])
+        coef = np.concatenate([EmpiricalBayesRidge(prior).fit(x, y).coef_ for x, y in pairs], axis=1)
+        images = np.concatenate([x for x, _ in pairs])
+        if projection is None:
+            return cls.clusters(images, coef, n_clusters=n_clusters, seed=seed)
+        if shape is None:
+            raise ConfigError("a projection needs the shape (channel, y, x) of the maps that it came from.")
+        return cls.spatial(images, projection, shape, coef, extra=[prior.cov])
+
+    @classmethod
     def clusters(
         cls, images: Any, coef: Any, *, n_clusters: int = 8, shrinkage: float = 0.3, isotropic: bool = True,
         seed: int = 0,
@@ -99,14 +132,16 @@ class PriorMixture:
         label = KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(w @ root)
         whole = w.T @ w / len(w)
         whole = 0.9 * whole + 0.1 * np.trace(whole) / len(whole) * np.eye(len(whole))
-        covs, means, share = [], [], []
+        covs: list[Floats] = []
+        means: list[Floats] = []
+        share: list[float] = []
         for k in range(n_clusters):
             part = w[label == k]
             mean = part.mean(axis=0)
             within = np.cov(part.T) if len(part) > 1 else np.zeros_like(whole)
             covs.append((1 - shrinkage) * within + shrinkage * whole)
             means.append(mean)
-            share.append(len(part))
+            share.append(float(len(part)))
         covs, means, share = [*covs, whole], [*means, 0 * means[0]], [*share, len(w) / 4]
         if isotropic:
             covs, means, share = [*covs, np.eye(len(whole))], [*means, 0 * means[0]], [*share, len(w) / 4]
@@ -146,7 +181,7 @@ class PriorMixture:
         channels, height, width = shape
         project = np.asarray(projection, dtype=np.float64)
         if project.shape[0] != channels * height * width:
-            raise DataError(f"projection has {project.shape[0]} rows, maps of shape {shape} {channels * height * width}.")
+            raise DataError(f"projection has {project.shape[0]} rows; maps have {channels * height * width} values.")
         maps = (project @ np.asarray(coef, dtype=np.float64)).T.reshape(-1, channels, height * width)
         u, s, _ = np.linalg.svd(maps, full_matrices=False)
         first = u[:, :, 0] * np.sign(s[:, :1])

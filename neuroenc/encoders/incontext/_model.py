@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.attention import Attention, Block, LengthScale, ResidualMLP, Stack
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
+from neuroenc.encoders.incontext._mixture import PriorMixture
 
 __all__ = ["PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"]
 
@@ -91,13 +93,17 @@ PRESETS = {
 }
 
 
-def make_model(preset: str | InContextConfig, *, seed: int = 0, **changes: Any) -> InContextModel:
+def make_model(
+    preset: str | InContextConfig, *, prior: PriorMixture | None = None, seed: int = 0, **changes: Any
+) -> InContextModel:
     """A model with random weights.
 
     Parameters
     ----------
     preset : str or InContextConfig
         "clip" (512 features), "dino" (768), "siglip" (1152), "clip-3" (3 blocks), "small"; or a config.
+    prior : PriorMixture, optional
+        Where an anchored model starts: ridge with this empirical-Bayes prior. It sets ``n_features`` and ``components``.
     seed : int
     **changes
         Fields of `InContextConfig` that differ from the preset, such as ``n_features``.
@@ -115,9 +121,17 @@ def make_model(preset: str | InContextConfig, *, seed: int = 0, **changes: Any) 
     for name in changes:
         if name not in legal:
             raise ConfigError(unknown_name("setting of an in-context model", name, legal))
+    if prior is not None:
+        if changes.setdefault("n_features", prior.n_features) != prior.n_features:
+            raise ConfigError(f"n_features={changes['n_features']}, but the prior has {prior.n_features}.")
+        changes["components"] = prior.n_components
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return InContextModel(replace(preset, **changes))
+        model = InContextModel(replace(preset, **changes))
+    if prior is not None and model.anchor is not None:
+        parts = (prior.means, prior.covs, np.log(prior.share), prior.center)
+        model.anchor.set_prior(*(torch.as_tensor(p) for p in parts))
+    return model
 
 
 class InContextModel(nn.Module):
@@ -211,6 +225,11 @@ class InContextModel(nn.Module):
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)
         return self.stack(self.dropout(tokens), log_weight=log_weight, keep=slice(0, 1), weights_of=weights_of)
+
+    def __repr__(self) -> str:
+        c = self.config
+        count = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"InContextModel({c.form}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
 
     def describe(self) -> dict[str, Any]:
         """Settings as JSON holds them."""

@@ -1,0 +1,269 @@
+"""The estimator: condition a meta-trained model on the support set of each voxel."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any, Self
+
+import numpy as np
+import torch
+import xarray as xr
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.memory import parse_memory
+from neuroenc.encoders._base import LinearEncoder, check_choice
+from neuroenc.encoders._inputs import check_responses
+from neuroenc.encoders._labels import column_block, features_matrix, wrap
+from neuroenc.encoders.incontext._condition import condition, conditioned_blocks
+from neuroenc.encoders.incontext._files import load_model
+from neuroenc.encoders.incontext._model import InContextModel
+from neuroenc.encoders.readout._engine import pick_torch_device
+
+__all__ = ["InContextEncoder"]
+
+_NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
+
+
+class InContextEncoder(LinearEncoder):
+    r"""Voxelwise encoder from a few (stimulus, response) pairs, with no gradient step.
+
+    .. math:: (w_v, b_v) = T_\theta\big(\{(x_t, y_{vt})\}_t\big), \qquad \hat y_v(x) = w_v \cdot x + b_v
+
+    ``fit`` conditions the meta-trained transformer :math:`T_\theta` on the support set; what comes out is a linear
+    encoder like the others. Support images are shared by all voxels and encoded block by block.
+
+    Parameters
+    ----------
+    model : str, path or InContextModel
+        "world" (shipped, for the simulated world's CLIP), a folder that `save_model` wrote, or a model.
+    response_scale : {"check", "support", "as-is"}
+        Models expect responses that are z-scored within session. ``"check"`` warns where the support looks otherwise;
+        ``"support"`` takes off mean and standard deviation of the support, and puts them back into the weights.
+    device : str
+    precision : {"auto", "32", "bf16"}
+        Of the transformer; ``"auto"`` is bf16 on a GPU.
+    max_memory : str or int, optional
+        Working memory of one block of voxels; default 256 MB.
+    progress : bool
+
+    Attributes
+    ----------
+    coef_ : ndarray (feature, voxel)
+    intercept_ : ndarray (voxel,)
+    noise_variance_ : ndarray (voxel,)
+        Of a response around its prediction (anchored models, else NaN).
+    n_seen_ : ndarray (voxel,)
+        Support responses that are not NaN.
+    silent_voxels_ : ndarray of int
+        Voxels whose responses do not vary; they get zero weights and a warning.
+
+    Raises
+    ------
+    DataError
+        Features of another width than the model's, infinite responses, voxels without any response.
+
+    References
+    ----------
+    Yu et al. (2025), In-context learning of brain encoders (BraInCoRL), NeurIPS, arXiv:2505.15813.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders import InContextEncoder
+    >>> from neuroenc.encoders.incontext import make_model
+    >>> rng = np.random.default_rng(0)
+    >>> X, W = rng.standard_normal((150, 8)), rng.standard_normal((8, 3)) / 3
+    >>> Y = X @ W + 0.3 * rng.standard_normal((150, 3))
+    >>> encoder = InContextEncoder(make_model("small", n_features=8, depth=1)).fit(X[:100], Y[:100])
+    >>> bool(encoder.score(X[100:], Y[100:]) > 0.7)
+    True
+    """
+
+    def __init__(
+        self,
+        model: Any = "world",
+        *,
+        response_scale: str = "check",
+        device: str = "auto",
+        precision: str = "auto",
+        max_memory: str | int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.model = model
+        self.response_scale = response_scale
+        self.device = device
+        self.precision = precision
+        self.max_memory = max_memory
+        self.progress = progress
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Condition on a support set.
+
+        Parameters
+        ----------
+        X : array (support, feature)
+            Features of the support images, as the model was trained on (unit norm for CLIP).
+        y : array (support, voxel) or (support,)
+            Responses, z-scored within session; NaN where one is missing.
+        sample_weight : array (support,), optional
+            How often each image counts: 2 is the same as giving it twice, 0 as leaving it out.
+
+        Returns
+        -------
+        self
+        """
+        check_choice("response_scale", self.response_scale, ("check", "support", "as-is"))
+        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
+        model = self._model()
+        if values.shape[1] != model.config.n_features:
+            raise DataError(
+                f"features have {values.shape[1]} dimensions; this model takes {model.config.n_features}. "
+                "Next step: the embedding that the model was trained on, or another model."
+            )
+        Y, _ = check_responses(X, y, values)
+        self._remember(X, y)
+        self.n_samples_fit_ = len(values)
+        log_weight = _log_weights(sample_weight, len(values))
+        mean, sd = self._examine(Y)
+        scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
+        found = condition(
+            model, values.astype(np.float32), Y, log_weight=log_weight, scale=scale, show=self.progress,
+            **self._place(),
+        )  # fmt: skip
+        if scale is not None:
+            found["coef"] *= scale[1]
+            found["intercept"] = found["intercept"] * scale[1] + scale[0]
+            found["noise"] *= scale[1] ** 2
+        self.coef_, self.intercept_ = found["coef"], found["intercept"].astype(np.float32)
+        self.noise_variance_ = found["noise"]
+        silent = self.silent_voxels_
+        self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
+        self._support_ = (values, Y, log_weight, scale)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predicted responses, and their standard deviations.
+
+        Parameters
+        ----------
+        X : array (n, feature)
+        return_std : bool
+            Also give the standard deviation (n, voxel) of a new response, noise included: anchored models, in the
+            process that fitted.
+
+        Returns
+        -------
+        array (n, voxel), or two of them
+        """
+        predicted = super().predict(X)
+        if not return_std:
+            return predicted
+        values = self._check_predict(X).astype(np.float32)
+        if getattr(self, "_support_", None) is None:
+            raise ConfigError("the support set is not kept in files. Next step: fit again, then return_std=True.")
+        support, Y, log_weight, scale = self._support_
+        model = self._model()
+        if model.anchor is None:
+            raise ConfigError(
+                "a model of the published form has no posterior variance. Next step: a model with form='anchored', or "
+                "neuroenc.encoders.incontext.support_ensemble."
+            )
+        place = self._place()
+        queries = torch.as_tensor(values, device=place["device"])
+        std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
+        for columns, found in conditioned_blocks(
+            model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, covariance=True, **place
+        ):
+            std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
+        if scale is not None:
+            std *= scale[1]
+        return predicted, wrap(std[:, 0] if self._single_voxel_ else std, X, self._voxels_, name="std")
+
+    def _model(self) -> InContextModel:
+        if isinstance(self.model, InContextModel):
+            return self.model
+        if isinstance(self.model, (str, os.PathLike)):
+            key = os.fspath(self.model)
+            if getattr(self, "_loaded_", (None,))[0] != key:
+                self._loaded_ = (key, load_model(key))
+            return self._loaded_[1]
+        raise ConfigError(f"model={self.model!r}: expected a name, a folder or an InContextModel.")
+
+    def __sklearn_clone__(self) -> InContextEncoder:
+        # A model is not a setting to be copied: clones share it.
+        return type(self)(**self.get_params(deep=False))
+
+    def _place(self) -> dict[str, Any]:
+        device = pick_torch_device(self.device)
+        if self.precision not in ("auto", "32", "bf16"):
+            raise ConfigError(unknown_name("precision", self.precision, ("auto", "32", "bf16")))
+        half = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+        budget = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
+        return {"device": device, "half": half, "max_bytes": budget}
+
+    def _examine(self, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each voxel's support; warnings about scale and silence."""
+        n = Y.shape[1]
+        mean, sd, seen = np.zeros(n), np.zeros(n), np.zeros(n, dtype=int)
+        for start in range(0, n, 4096):
+            block = np.asarray(column_block(Y, slice(start, start + 4096)), dtype=np.float64)
+            if np.isinf(block).any():
+                raise DataError("responses hold infinity (inf). Next step: NaN where a response is missing.")
+            part = slice(start, start + block.shape[1])
+            seen[part] = (~np.isnan(block)).sum(axis=0)
+            known = np.maximum(seen[part], 1)
+            mean[part] = np.nansum(block, axis=0) / known
+            sd[part] = np.sqrt(np.nansum((block - mean[part]) ** 2, axis=0) / known)
+        if (seen == 0).any():
+            first = np.flatnonzero(seen == 0)[:5].tolist()
+            raise DataError(
+                f"{int((seen == 0).sum())} of {n} voxels have no response in the support (first: {first}). "
+                "Next step: leave them out."
+            )
+        self.n_seen_ = seen
+        self.silent_voxels_ = np.flatnonzero((sd <= 1e-6 * np.maximum(1.0, np.abs(mean))) & (seen > 1))
+        if len(self.silent_voxels_):
+            warnings.warn(
+                f"{len(self.silent_voxels_)} of {n} voxels have no signal: their responses do not vary over the "
+                "support. Their weights are 0.", stacklevel=3,
+            )  # fmt: skip
+        judged = (seen >= 10) & (sd > 0)
+        if self.response_scale == "check" and judged.any():
+            typical, off = float(np.median(sd[judged])), float(np.median(np.abs(mean[judged])))
+            if not _NARROW <= typical <= _WIDE or off > _OFF:
+                warnings.warn(
+                    f"responses do not look z-scored: over the support the median voxel has mean {off:.3g} (absolute) "
+                    f"and standard deviation {typical:.3g}; this model was trained on about 0 and 1. Next step: "
+                    "neuroenc.data.zscore(responses, by='session'), or response_scale='support'.", stacklevel=3,
+                )  # fmt: skip
+        return mean, sd
+
+    def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        # Neither the support nor the model belongs into the file of a fitted encoder.
+        own = self.__dict__
+        kept: dict[str, Any] = {name: own.pop(name) for name in ("_support_", "_loaded_") if name in own}
+        try:
+            return super()._pack()
+        finally:
+            own.update(kept)
+
+    def support(self) -> tuple[np.ndarray, xr.DataArray | np.ndarray]:
+        """Features (support, feature) and responses (support, voxel) that the encoder was conditioned on."""
+        check_is_fitted(self, "coef_")
+        if getattr(self, "_support_", None) is None:
+            raise ConfigError("the support set is not kept in files. Next step: fit again.")
+        return self._support_[0], self._support_[1]
+
+
+def _log_weights(sample_weight: Any, n: int) -> np.ndarray | None:
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise DataError(
+            f"sample_weight has shape {weights.shape}; expected {n} finite numbers, none negative, not all zero."
+        )
+    with np.errstate(divide="ignore"):
+        return np.log(weights).astype(np.float32)
