@@ -8,6 +8,7 @@ Examples
 torch.Size([2, 5, 16])
 """
 
+from neuroenc.attention._aaren import AarenStack
 from neuroenc.attention._analysis import head_importance, mask_curve, select_calibration_heads
 from neuroenc.attention._attention import Attention
 from neuroenc.attention._blocks import Block, GELUFeedForward, ResidualMLP, Stack, SwiGLU
@@ -29,6 +30,7 @@ from neuroenc.attention._titans import NeuralMemory, NeuralState
 
 __all__ = [
     "ALiBi",
+    "AarenStack",
     "AbsolutePosition",
     "Attention",
     "Block",

@@ -259,3 +259,18 @@ def test_learned_scale_takes_part_in_training():
 def test_bad_settings(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("n", [16, 256, 4096])
+def test_row_mass_of_sigmoid_at_the_start(n):
+    """-ln n keeps a new layer's rows near 1 at any n; no bias makes them n / 2."""
+    torch.manual_seed(0)
+    x = torch.randn(1, n, 32)
+    mass = {}
+    for bias in ("neg_log_n", 0.0):
+        attention = Attention(32, 4, normaliser=Sigmoid(bias))
+        nn.init.normal_(attention.in_proj.weight, std=0.02)
+        with torch.no_grad():
+            mass[bias] = float(attention(x, rows=slice(0, 8), need_weights=True)[1].sum(-1).mean())
+    assert mass["neg_log_n"] == pytest.approx(1, abs=0.1)
+    assert mass[0.0] == pytest.approx(n / 2, rel=0.1)

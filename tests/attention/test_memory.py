@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neuroenc.attention import Attention, NeuralMemory, RecurrentMemory, StreamingAttention
+from neuroenc.attention import AarenStack, Attention, NeuralMemory, RecurrentMemory, StreamingAttention
 
 TIGHT = {"atol": 1e-12, "rtol": 1e-10}
 
@@ -253,3 +253,46 @@ def test_streams_of_other_queries_are_refused():
         stream.read(stream.init(q), q + 1)
     with pytest.raises(ValueError, match="one value a key"):
         stream.update(stream.init(q), k, v[:, :2])
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_aaren_streamed_is_aaren_at_once(depth):
+    torch.manual_seed(0)
+    model = AarenStack(8, 2, depth=depth, queries=3).double()
+    x = torch.randn(2, 17, 8).double()
+    log_weight = torch.zeros(2, 17).double()
+    log_weight[0, 3:6], log_weight[1, 0], log_weight[:, 9] = -math.inf, -math.inf, math.log(3)
+    state = model.init(2)
+    for piece in (slice(0, 1), slice(1, 12), slice(12, 17)):
+        state = model.update(state, x[:, piece], log_weight[:, piece])
+        so_far = model(x[:, : piece.stop], log_weight[:, : piece.stop])
+        torch.testing.assert_close(model.read(state), so_far, **TIGHT)
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
+    same = torch.allclose(model(x[:, order]), model(x))
+    assert same == (depth == 1)
+    half = [model.update(model.init(2), x[:, piece]) for piece in (slice(0, 9), slice(9, 17))]
+    if depth == 1:
+        torch.testing.assert_close(model.read(model.merge(*half)), model(x), **TIGHT)
+    else:
+        with pytest.raises(ValueError, match="order matters"):
+            model.merge(*half)
+    assert model.read(model.init(2)).isfinite().all()
+    torch.testing.assert_close(model.read(model.init(2)), model(x[:, :1], torch.full((2, 1), -math.inf)))
+
+
+def test_aaren_by_loops():
+    torch.manual_seed(0)
+    model = AarenStack(8, 2, depth=2).double().eval()
+    x = torch.randn(1, 5, 8).double()
+    inner, last = model.layers
+    z = torch.cat([x[:, t : t + 1] + inner.attention(inner.query, inner.norm1(x[:, : t + 1]))[0] for t in range(5)], 1)
+    z = z + inner.feed_forward(inner.norm2(z))
+    out = last.query + last.attention(last.query, last.norm1(z))[0]
+    out = out + last.feed_forward(last.norm2(out))
+    torch.testing.assert_close(model(x), out, **TIGHT)
+
+
+def test_aaren_trains():
+    model = AarenStack(8, 2, depth=2)
+    model(torch.randn(2, 6, 8)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
