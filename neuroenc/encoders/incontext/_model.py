@@ -103,7 +103,7 @@ def make_model(
     preset : str or InContextConfig
         "clip" (512 features), "dino" (768), "siglip" (1152), "clip-3" (3 blocks), "small"; or a config.
     prior : PriorMixture, optional
-        Where an anchored model starts: ridge with this empirical-Bayes prior. It sets ``n_features`` and ``components``.
+        Where an anchored model starts: ridge with this prior. It sets ``n_features`` and ``components``.
     seed : int
     **changes
         Fields of `InContextConfig` that differ from the preset, such as ``n_features``.
