@@ -11,13 +11,18 @@ from torch import nn
 from neuroenc.attention import (
     Attention,
     Block,
+    ChunkSelectPolicy,
     FullContext,
+    GroupedSoftmax,
+    LandmarkPolicy,
     LengthScale,
     NoPosition,
+    Rotary,
     Sigmoid,
     SinkCalibration,
     Softmax,
     Stack,
+    T5Bias,
 )
 
 _spec = importlib.util.spec_from_file_location("attention_reference", Path(__file__).with_name("reference.py"))
@@ -274,3 +279,65 @@ def test_row_mass_of_sigmoid_at_the_start(n):
             mass[bias] = float(attention(x, rows=slice(0, 8), need_weights=True)[1].sum(-1).mean())
     assert mass["neg_log_n"] == pytest.approx(1, abs=0.1)
     assert mass[0.0] == pytest.approx(n / 2, rel=0.1)
+
+
+OPTIONS = {
+    "softmax": {},
+    "sigmoid": {"normaliser": Sigmoid()},
+    "sinks": {"normaliser": SinkCalibration(threshold=0.2)},
+    "landmarks": {"normaliser": GroupedSoftmax(2), "context": LandmarkPolicy(2, top_k=1)},
+    "chunks": {"context": ChunkSelectPolicy(2, max_tokens=6)},
+    "rotary chunks": {"context": ChunkSelectPolicy(2, max_tokens=6), "position": Rotary()},
+    "t5": {"position": T5Bias(2), "causal": True},
+    "scaled": {"scale": LengthScale("learned", heads=2)},
+}
+
+
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("need", [True, False])
+def test_gradients(settings, need):
+    attention = make(**settings)
+    x = tokens(batch=1, count=9)
+    log_weight = torch.zeros(1, 9).double()
+    log_weight[0, 4] = -math.inf
+
+    def run(x, *parameters):
+        return torch.func.functional_call(
+            attention, dict(zip(names, parameters)), (x,), {"log_weight": log_weight, "need_weights": need}
+        )[0]
+
+    names, parameters = zip(*attention.named_parameters())
+    assert torch.autograd.gradcheck(run, (x.requires_grad_(), *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+def test_dropout_is_of_training_only(settings):
+    attention = make(**settings, dropout=0.5)
+    x = tokens(count=9)
+    plain = attention(x)[0]
+    assert torch.equal(attention(x)[0], plain)
+    attention.train()
+    assert not torch.allclose(attention(x)[0], plain)
+    with torch.no_grad():
+        mean = attention.head_outputs(x[:1].expand(3000, -1, -1))[0].mean(0)
+        right = attention.eval().head_outputs(x[:1])[0][0]
+    torch.testing.assert_close(mean, right, atol=0.2, rtol=0.2)
+
+
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+def test_cases_of_a_batch_know_nothing_of_each_other(settings):
+    attention = make(**settings)
+    x = tokens(count=9)
+    for b in range(2):
+        torch.testing.assert_close(attention(x)[0][b : b + 1], attention(x[b : b + 1])[0], **TIGHT)
+
+
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+def test_weights_wanted_or_not_and_rows_or_all(settings):
+    attention = make(**settings)
+    x = tokens(count=9)
+    out, weights = attention(x, need_weights=True)
+    torch.testing.assert_close(attention(x)[0], out, **TIGHT)
+    part, some = attention(x, rows=slice(3, 8, 2), need_weights=True)
+    torch.testing.assert_close(part, out[:, 3:8:2], **TIGHT)
+    torch.testing.assert_close(some, weights[:, :, 3:8:2], **TIGHT)
