@@ -239,11 +239,8 @@ class WeightPrior:
     def toward_isotropic(self, share: float) -> Self:
         """The prior with ``share`` of an isotropic covariance of equal trace, and as much less of its mean.
 
-        Examples
-        --------
-        >>> WeightPrior([1.0, 0.0], [[2.0, 0.0], [0.0, 0.0]]).toward_isotropic(0.5).cov
-        array([[1.5, 0. ],
-               [0. , 0.5]])
+        >>> WeightPrior([1.0, 0.0], [[2.0, 0.0], [0.0, 0.0]]).toward_isotropic(0.5).cov.tolist()
+        [[1.5, 0.0], [0.0, 0.5]]
         """
         share = fraction(share)
         flat = np.trace(self.cov) / self.n_features * np.eye(self.n_features)

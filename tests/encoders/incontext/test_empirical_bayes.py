@@ -13,6 +13,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, load_encoder
 from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior
+from neuroenc.encoders.incontext import _empirical_bayes as module
 
 
 def some_prior(p=12, seed=0, steep=2.0):
@@ -205,6 +206,30 @@ def test_voxels_do_not_depend_on_their_neighbours():
     whole = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y)
     part = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y[:, 500:520])
     np.testing.assert_allclose(whole.coef_[:, 500:520], part.coef_, rtol=1e-8, atol=1e-12)
+
+
+def test_blocks_of_voxels_do_not_show(monkeypatch):
+    prior = some_prior()
+    X, Y, _, _ = trial(20, prior, v=50)
+    whole = EmpiricalBayesRidge(prior).fit(X, Y)
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    blocks = EmpiricalBayesRidge(prior).fit(X, Y)
+    np.testing.assert_allclose(blocks.coef_, whole.coef_, rtol=1e-8, atol=1e-12)
+    for a, b in zip(blocks.predict(X, return_std=True), whole.predict(X, return_std=True)):
+        np.testing.assert_allclose(a, b, rtol=1e-8)
+
+
+def test_scales_and_noise_are_learned_from_enough_voxels():
+    prior = WeightPrior(np.zeros(12), some_prior().cov)
+    X, Y, _, _ = trial(20, prior, v=300, noise=0.5)
+    learned = EmpiricalBayesRidge(prior).fit(X, Y)
+    assert learned.hyper_.shape == (3, 2)
+    assert abs(learned.hyper_[0, 1] - np.log(0.25)) < 0.4
+    alone = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y)
+    assert alone.hyper_.shape == EmpiricalBayesRidge(prior).fit(X, Y[:, :5]).hyper_.shape == (0, 2)
+    # Pooling brings every voxel's noise variance nearer to the truth.
+    error = [np.abs(np.log(e.noise_variance_ / 0.25)).mean() for e in (learned, alone)]
+    assert error[0] < 0.7 * error[1]
 
 
 def test_labels_torch_single_voxel_and_clone():
