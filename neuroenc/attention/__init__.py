@@ -14,7 +14,7 @@ from neuroenc.attention._attention import Attention
 from neuroenc.attention._blocks import Block, GELUFeedForward, ResidualMLP, Stack, SwiGLU
 from neuroenc.attention._chunks import ChunkSelectPolicy
 from neuroenc.attention._context import Context, FullContext, LandmarkPolicy
-from neuroenc.attention._grouped import GroupedSoftmax, grouped_softmax, landmark_layout
+from neuroenc.attention._grouped import GroupedSoftmax, grouped_softmax, insert_landmarks, landmark_layout
 from neuroenc.attention._memory import MemoryState, StreamingAttention, StreamState
 from neuroenc.attention._normalise import Layout, Normaliser, Sigmoid, Softmax
 from neuroenc.attention._paths import circuit_overlap, path_patch
@@ -67,6 +67,7 @@ __all__ = [
     "find_sinks",
     "grouped_softmax",
     "head_importance",
+    "insert_landmarks",
     "landmark_layout",
     "mask_curve",
     "path_patch",

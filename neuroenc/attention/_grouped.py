@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuroenc.attention._normalise import Layout, Normaliser, Softmax
 
-__all__ = ["GroupedSoftmax", "grouped_softmax", "landmark_layout"]
+__all__ = ["GroupedSoftmax", "grouped_softmax", "insert_landmarks", "landmark_layout"]
 
 
 def landmark_layout(place: Tensor, total: int, block_size: int, lead: int = 0) -> tuple[Tensor, Tensor]:
@@ -36,6 +36,35 @@ def landmark_layout(place: Tensor, total: int, block_size: int, lead: int = 0) -
     block = torch.div(inner, step, rounding_mode="floor")
     outside = (inner < 0) | (block >= whole)
     return block.masked_fill(outside, -1), ~outside & (inner % step == block_size)
+
+
+def insert_landmarks(tokens: Tensor, landmark: Tensor, block_size: int, lead: int = 0) -> Tensor:
+    """Tokens with a landmark behind each whole block, as `landmark_layout` reads them.
+
+    Parameters
+    ----------
+    tokens : Tensor (batch, token, dim)
+        Those of one block (a cluster of stimuli, say) beside each other.
+    landmark : Tensor (dim,) or (batch, block, dim)
+        The same for all blocks, or one each.
+    block_size, lead : int
+        See `landmark_layout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> insert_landmarks(torch.arange(5.0).view(1, 5, 1), torch.tensor([-1.0]), block_size=2).flatten().tolist()
+    [0.0, 1.0, -1.0, 2.0, 3.0, -1.0, 4.0]
+    """
+    batch, count, dim = tokens.shape
+    blocks = max(count - lead, 0) // block_size
+    if landmark.ndim == 3 and landmark.shape[1] != blocks:
+        raise ValueError(f"{landmark.shape[1]} landmarks for {blocks} blocks; legal: one each. Give one a block.")
+    end = lead + blocks * block_size
+    inside = tokens[:, lead:end].reshape(batch, blocks, block_size, dim)
+    marks = landmark.to(tokens).expand(batch, blocks, dim)[:, :, None]
+    inside = torch.cat([inside, marks], dim=2).reshape(batch, blocks * (block_size + 1), dim)
+    return torch.cat([tokens[:, :lead], inside, tokens[:, end:]], dim=1)
 
 
 def grouped_softmax(scores: Tensor, block: Tensor, landmark: Tensor, own: Tensor | None = None) -> Tensor:

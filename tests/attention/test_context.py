@@ -21,6 +21,7 @@ from neuroenc.attention import (
     T5Bias,
     _select,
     grouped_softmax,
+    insert_landmarks,
     landmark_layout,
 )
 
@@ -329,3 +330,18 @@ def test_scores_are_never_all_there(monkeypatch):
 def test_bad_settings(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 9, 13])
+@pytest.mark.parametrize("lead", [0, 2])
+def test_landmarks_stand_where_the_layout_says(count, lead):
+    x = tokens(count) + 100
+    blocks = max(count - lead, 0) // 3
+    each = torch.arange(2 * blocks * 8, dtype=torch.float64).view(2, blocks, 8) - 1000
+    out = insert_landmarks(x, each, block_size=3, lead=lead)
+    block, landmark = landmark_layout(torch.arange(out.shape[1]), out.shape[1], 3, lead)
+    assert torch.equal(out[:, landmark], each)
+    assert torch.equal(out[:, ~landmark], x)
+    assert int(landmark.sum()) == blocks == int(block.max() if out.shape[1] else -1) + 1
+    with pytest.raises(ValueError, match="one each"):
+        insert_landmarks(x, torch.zeros(2, blocks + 1, 8), 3, lead)
