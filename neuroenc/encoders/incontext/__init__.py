@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuroenc.encoders.incontext._curve_tables import compare_methods, summarise_curve
     from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
     from neuroenc.encoders.incontext._encoder import InContextEncoder
+    from neuroenc.encoders.incontext._ensemble import SupportEnsemble, support_ensemble
     from neuroenc.encoders.incontext._episodes import (
         Episode,
         EpisodeSource,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from neuroenc.encoders.incontext._mixture import PriorMixture
     from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
     from neuroenc.encoders.incontext._neighbours import MeanResponse, NearestStimuli
+    from neuroenc.encoders.incontext._official import load_braincorl, published_state_dict
     from neuroenc.encoders.incontext._paper_ridge import PaperRidge
     from neuroenc.encoders.incontext._prior import WeightPrior
     from neuroenc.encoders.incontext._stages import STAGES, Stage, make_stage
@@ -43,11 +45,13 @@ _MODULES = {
     "_curve_tables": ("compare_methods", "summarise_curve"),
     "_empirical_bayes": ("EmpiricalBayesRidge",),
     "_encoder": ("InContextEncoder",),
+    "_ensemble": ("SupportEnsemble", "support_ensemble"),
     "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
     "_files": ("load_model", "save_model"),
     "_mixture": ("PriorMixture",),
     "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
     "_neighbours": ("MeanResponse", "NearestStimuli"),
+    "_official": ("load_braincorl", "published_state_dict"),
     "_paper_ridge": ("PaperRidge",),
     "_prior": ("WeightPrior",),
     "_stages": ("STAGES", "Stage", "make_stage"),
@@ -72,18 +76,22 @@ __all__ = [
     "PriorMixture",
     "ResponseEpisodes",
     "Stage",
+    "SupportEnsemble",
     "SyntheticEpisodes",
     "TrainedStage",
     "VoxelWeights",
     "WeightPrior",
     "compare_methods",
+    "load_braincorl",
     "load_model",
     "make_model",
     "make_stage",
+    "published_state_dict",
     "save_model",
     "summarise_curve",
     "support_curve",
     "support_draws",
+    "support_ensemble",
     "surface_positions",
     "train_stage",
     "validation_episodes",
