@@ -1,0 +1,264 @@
+"""Intervals of weights and predictions from fits to parts of a support."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import norm
+from sklearn.base import clone
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.progress import progress as bar
+from neuroenc.encoders._labels import features_matrix, wrap
+from neuroenc.encoders.incontext._condition import conditioned_blocks
+from neuroenc.encoders.incontext._encoder import InContextEncoder
+from neuroenc.encoders.incontext._episodes import EpisodeSource
+from neuroenc.encoders.incontext._model import InContextModel
+
+__all__ = ["SupportEnsemble", "support_ensemble"]
+
+_LEVELS = 2001  # quantiles that are kept of planted voxels' errors
+
+
+@dataclass(eq=False)
+class SupportEnsemble:
+    """What `support_ensemble` gives.
+
+    Attributes
+    ----------
+    encoder : encoder
+        Fitted to the whole support; intervals are centred on it.
+    coefs : ndarray (subset, feature, voxel)
+    intercepts : ndarray (subset, voxel)
+    factor : float
+        By which the variance over subsets is multiplied to be that of the fit to the whole support.
+    ratios, weight_ratios : ndarray, optional
+        Sorted absolute errors of planted voxels (responses, weights) over the standard deviations given here.
+    """
+
+    encoder: Any
+    coefs: np.ndarray
+    intercepts: np.ndarray
+    factor: float
+    ratios: np.ndarray | None = None
+    weight_ratios: np.ndarray | None = None
+
+    def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Weights and intercept of the fit to the whole support."""
+        return self.encoder.to_linear()
+
+    def predict(self, X: Any, confidence: float = 0.9) -> xr.Dataset:
+        """Noiseless responses and their intervals.
+
+        Parameters
+        ----------
+        X : array (n, feature)
+        confidence : float
+
+        Returns
+        -------
+        Dataset (stimulus, voxel)
+            ``mean`` of the whole support's fit, ``mean_subsets``, ``sd``, ``low``, ``high``.
+        """
+        coef, intercept = self.encoder.to_linear()
+        values = np.asarray(features_matrix(X), dtype=np.float32)
+        full = values @ coef.values + intercept.values
+        middle, spread = np.zeros(full.shape), np.zeros(full.shape)
+        for count, (w, b) in enumerate(zip(self.coefs, self.intercepts), start=1):
+            found = values @ w + b - full  # around the whole fit: no digits are lost
+            step = found - middle
+            middle += step / count
+            spread += step * (found - middle)
+        sd = self._sd(spread, _posterior(self.encoder, values))
+        labels = X if isinstance(X, xr.DataArray) else xr.DataArray(values, dims=("stimulus", "feature"))
+        table = self._table(full, full + middle, sd, _multiplier(self.ratios, confidence))
+        voxels = {str(k): ("voxel", c.values) for k, c in coef.coords.items()}
+        return xr.Dataset({k: wrap(v, labels, voxels, name=k) for k, v in table.items()}, attrs=self._attrs(confidence))
+
+    def weights(self, confidence: float = 0.9) -> xr.Dataset:
+        """Weights and their intervals: the variables of `predict` over (feature, voxel)."""
+        coef, _ = self.encoder.to_linear()
+        full = coef.values.astype(np.float64)
+        around = self.coefs - full
+        spread = np.asarray(around.var(axis=0, dtype=np.float64)) * len(around)
+        sd = self._sd(spread, _posterior(self.encoder, None))
+        table = self._table(full, full + around.mean(axis=0), sd, _multiplier(self.weight_ratios, confidence))
+        return xr.Dataset({k: coef.copy(data=v) for k, v in table.items()}, attrs=self._attrs(confidence))
+
+    def _sd(self, squares: np.ndarray, posterior: np.ndarray | None) -> np.ndarray:
+        variance = squares / (len(self.coefs) - 1) * self.factor
+        return np.sqrt(variance if posterior is None else np.maximum(variance, posterior))
+
+    def _table(self, full: np.ndarray, middle: np.ndarray, sd: np.ndarray, reach: float) -> dict[str, np.ndarray]:
+        parts = {
+            "mean": full, "mean_subsets": middle, "sd": sd, "low": full - reach * sd, "high": full + reach * sd
+        }  # fmt: skip
+        return {name: np.asarray(value, dtype=np.float32) for name, value in parts.items()}
+
+    def _attrs(self, confidence: float) -> dict[str, Any]:
+        return {"confidence": confidence, "n_subsets": len(self.coefs), "calibrated": int(self.ratios is not None)}
+
+
+def support_ensemble(
+    encoder_or_model: Any,
+    X: Any,
+    Y: Any,
+    *,
+    n_subsets: int = 20,
+    fraction: float | str = 0.8,
+    seed: int = 0,
+    source: EpisodeSource | None = None,
+    n_planted: int = 128,
+    progress: bool = False,
+) -> SupportEnsemble:
+    r"""Fit an encoder to the support and to parts of it, for intervals of what it predicts.
+
+    .. math:: s^2 = \max\!\Big(\frac{m}{n - m}\,\mathrm{Var}_{\text{subsets}}[\hat f],\;
+              \mathrm{Var}[f \mid \text{support}]\Big)
+
+    The first is the delete-d jackknife for subsets of m of n trials; the second is the posterior variance that anchored
+    models have, and other encoders do not.
+
+    Parameters
+    ----------
+    encoder_or_model : encoder or InContextModel
+        Any encoder with ``to_linear()``; a model stands for ``InContextEncoder(model)``.
+    X : array (support, feature)
+    Y : array (support, voxel)
+        As for ``fit``.
+    n_subsets : int
+    fraction : float or "bootstrap"
+        Share of the trials in each subset, drawn without replacement; or as many trials with replacement.
+    seed : int
+    source : EpisodeSource, optional
+        Voxels with known weights (`SyntheticEpisodes`), on which the interval's width is measured.
+    n_planted : int
+        How many of them.
+    progress : bool
+
+    Returns
+    -------
+    SupportEnsemble
+
+    Notes
+    -----
+    The interval is for the noiseless response :math:`w \cdot x + b` (or a weight), not for a single trial, in the mean
+    over voxels and stimuli; a voxel unlike its neighbours can have less. What a nominal 90 % covered, on voxels drawn
+    from the prior that a small model was trained on, supports of 25 to 100 trials:
+
+    - anchored models 89 % (posterior alone 88 %, jackknife alone 72 to 80 %);
+    - the published form, and whatever else shrinks: the jackknife knows the scatter of an estimate and not its
+      shrinkage; 50 to 60 % for a model of the published form, 64 to 72 % for ridge. Give ``source``.
+    - with ``source``, 89 to 94 %: for voxels like the source's, at the support's size: the width is the
+      quantile of planted voxels' errors (split-conformal). If real voxels are not like them, nothing is promised.
+
+    The mean over subsets of 80 % is no better than the fit to all (anchored: 3 % more squared error), so intervals are
+    centred on the latter. The bootstrap repeats trials, which encoders with a noise model take for certainty: prefer
+    subsets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders.incontext import make_model, support_ensemble
+    >>> rng = np.random.default_rng(0)
+    >>> X, W = rng.standard_normal((60, 8)), rng.standard_normal((8, 3)) / 3
+    >>> Y = X @ W + 0.5 * rng.standard_normal((60, 3))
+    >>> ensemble = support_ensemble(make_model("small", n_features=8, dim=16, depth=1), X, Y, n_subsets=5)
+    >>> found = ensemble.predict(X[:4])
+    >>> found["mean"].shape, bool((found["low"] < found["high"]).all())
+    ((4, 3), True)
+    """
+    encoder = InContextEncoder(encoder_or_model) if isinstance(encoder_or_model, InContextModel) else encoder_or_model
+    if not hasattr(encoder, "to_linear"):
+        raise ConfigError(f"{type(encoder).__name__} has no to_linear(). Next step: a model, or a linear encoder.")
+    if n_subsets < 2 or n_planted < 2:
+        raise ConfigError(f"n_subsets={n_subsets} and n_planted={n_planted} must be at least 2.")
+    n = int(X.shape[0])
+    size = _subset_size(n, fraction)
+    with bar(total=n_subsets * (1 if source is None else 2), desc="subsets", show=progress) as line:
+        found = _fit_subsets(encoder, X, Y, n_subsets, size, seed, line)
+        if source is not None:
+            query = max(20, min(100, n))
+            planted = source.draw(np.random.default_rng([seed, 2**20]), n_planted, n, query)
+            if planted.weights is None:
+                raise ConfigError("source gives no true weights. Next step: SyntheticEpisodes.")
+            truth = planted.weights.numpy().astype(np.float64)
+            there = _fit_subsets(encoder, planted.x.numpy(), planted.y.numpy().T, n_subsets, size, seed, line)
+            guess, weights = there.predict(planted.xq.numpy()), there.weights()
+            clean = planted.xq.numpy() @ truth[:, :-1].T + truth[:, -1]
+            found.ratios = _ratios(guess["mean"].values - clean, guess["sd"].values)
+            found.weight_ratios = _ratios(weights["mean"].values - truth[:, :-1].T, weights["sd"].values)
+    return found
+
+
+def _subset_size(n: int, fraction: float | str) -> int | None:
+    """Trials of a subset, None for the bootstrap."""
+    if fraction == "bootstrap":
+        return None
+    if isinstance(fraction, str) or not 0 < fraction < 1:
+        raise ConfigError(f"fraction={fraction!r}; legal: between 0 and 1, or 'bootstrap'.")
+    if n < 4:
+        raise DataError(f"a support of {n} trials has no subsets to speak of. Next step: at least 4.")
+    return int(np.clip(round(fraction * n), 2, n - 1))
+
+
+def _fit_subsets(
+    encoder: Any, X: Any, Y: Any, n_subsets: int, size: int | None, seed: int, line: Any
+) -> SupportEnsemble:
+    n = int(X.shape[0])
+    whole = clone(encoder).fit(X, Y)
+    coef, intercept = whole.to_linear()
+    coefs = np.empty((n_subsets, *coef.shape), dtype=np.float32)
+    intercepts = np.empty((n_subsets, *intercept.shape), dtype=np.float32)
+    for k in range(n_subsets):
+        rng = np.random.default_rng([seed, k])
+        rows = rng.integers(0, n, n) if size is None else np.sort(rng.permutation(n)[:size])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the whole support has said it already
+                part = clone(encoder).fit(X[rows], Y[rows])
+        except Exception as error:
+            error.add_note(f"while subset {k} of {len(np.unique(rows))} trials was fitted")
+            raise
+        coefs[k], intercepts[k] = (x.values for x in part.to_linear())
+        line.update(1)
+    return SupportEnsemble(whole, coefs, intercepts, 1.0 if size is None else size / (n - size))
+
+
+def _posterior(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
+    """Variance of noiseless responses (n, voxel), or of weights (feature, voxel); None where there is none."""
+    if not isinstance(encoder, InContextEncoder) or encoder._model().anchor is None:
+        return None
+    support, Y, log_weight, scale = encoder._support_
+    place = encoder._place()
+    out = np.empty((support.shape[1] if query is None else len(query), Y.shape[1]))
+    images = None if query is None else torch.as_tensor(query, device=place["device"])
+    for columns, found in conditioned_blocks(
+        encoder._model(), support.astype(np.float32), Y, log_weight=log_weight, scale=scale, covariance=True, **place
+    ):
+        assert found.covariance is not None
+        assert found.noise is not None
+        if images is None:
+            part = found.covariance.diagonal(dim1=1, dim2=2)[:, :-1]
+        else:
+            part = found.variance(images) - found.noise[:, None]
+        out[:, columns] = part.clamp_min(0).T.cpu().numpy()
+    return out if scale is None else out * scale[1] ** 2
+
+
+def _ratios(error: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    ratio = np.abs(error) / np.maximum(sd, 1e-12)
+    return np.quantile(ratio, np.linspace(0, 1, _LEVELS))
+
+
+def _multiplier(ratios: np.ndarray | None, confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence={confidence} must lie between 0 and 1.")
+    if ratios is None:
+        return float(norm.ppf((1 + confidence) / 2))
+    return float(np.interp(confidence, np.linspace(0, 1, _LEVELS), ratios))
