@@ -102,7 +102,9 @@ def test_v4_leaves_an_animal_out(v4):
 
 def session(name, keys, maps, values):
     responses = make_responses(values, stimulus=[f"{name}-{k}" for k in keys], dim="stimulus")
-    return tasks._V4Session(name, keys, maps, responses, None)
+    return tasks._V4Session(
+        name=name, keys=keys, maps=maps, map_shape=(maps.shape[1], 1, 1), responses=responses, noise_ceiling=None
+    )
 
 
 def test_pictures_of_both_animals_leave_training_and_features_know_the_rest_only(monkeypatch):
