@@ -208,20 +208,20 @@ def test_selecting_every_block_is_full_context(position, causal, weighed, monkey
         torch.testing.assert_close(weights, right, **TIGHT)
 
 
-def chunk_sets(attention, x, size, room, first, last):
+def chunk_sets(attention, x, size, room, first, last, log_weight=None):
     """Keys seen by query i of head h: loops over the formulas of the class."""
     Q, K, V = projected(attention, x, x)
     total = len(x)
     chunks = [range(c, min(c + size, total)) for c in range(0, total, size)]
+    lw = torch.zeros(total).double() if log_weight is None else log_weight
     seen = {}
     for h in range(2):
         summaries = []
         for c in chunks:
-            inside = torch.stack(
-                [torch.softmax(torch.stack([Q[h][i] @ K[h][j] / 2 for j in c]), 0) @ V[h][c.start : c.stop] for i in c]
-            )
-            mean = inside.mean(0)
-            summaries.append(torch.softmax(torch.stack([mean @ K[h][j] / 2 for j in c]), 0) @ K[h][c.start : c.stop])
+            c = [j for j in c if lw[j] > -math.inf]
+            inside = [torch.softmax(torch.stack([Q[h][i] @ K[h][j] / 2 + lw[j] for j in c]), 0) @ V[h][c] for i in c]
+            mean = sum(o * lw[i].exp() for o, i in zip(inside, c)) / lw[c].exp().sum()
+            summaries.append(torch.softmax(torch.stack([mean @ K[h][j] / 2 + lw[j] for j in c]), 0) @ K[h][c])
         for i in range(total):
             kept = {*range(first), *range(len(chunks) - last, len(chunks))}
             rest = sorted((c for c in range(len(chunks)) if c not in kept), key=lambda c: float(Q[h][i] @ summaries[c]))
@@ -232,15 +232,19 @@ def chunk_sets(attention, x, size, room, first, last):
 
 @pytest.mark.parametrize("normaliser", [None, Sigmoid(-1.0)])
 @pytest.mark.parametrize("budget", [1, 2**23])
-def test_chunk_selection(normaliser, budget, monkeypatch):
+@pytest.mark.parametrize("weighed", [True, False])
+def test_chunk_selection(normaliser, budget, weighed, monkeypatch):
     monkeypatch.setattr(_select, "BUDGET", budget)
     attention = make(normaliser=normaliser, context=ChunkSelectPolicy(4, max_tokens=16))
     x = tokens(30)
-    out, weights = attention(x, need_weights=True)
+    log_weight = 2 * tokens(30, seed=3)[..., 0] if weighed else torch.zeros(2, 30).double()
+    log_weight[:, [5, 11, 12, 28]] = -math.inf
+    out, weights = attention(x, log_weight=log_weight, need_weights=True)
     for b in range(2):
-        seen = chunk_sets(attention, x[b], 4, 16, 1, 1)
+        seen = chunk_sets(attention, x[b], 4, 16, 1, 1, log_weight[b])
         row = _reference.softmax_row if normaliser is None else _reference.sigmoid_row(-1.0)
-        right, w = attend(attention, x[b : b + 1], sees=lambda _, h, i, seen=seen: seen[h, i], row=row)
+        case = {"log_weight": log_weight[b : b + 1], "row": row, "sees": lambda _, h, i, seen=seen: seen[h, i]}
+        right, w = attend(attention, x[b : b + 1], **case)
         torch.testing.assert_close(out[b : b + 1], right, **TIGHT)
         torch.testing.assert_close(weights[b : b + 1], w, **TIGHT)
 

@@ -12,17 +12,18 @@ def planted(seed=0, sink=(3,), queries=40):
     return scores
 
 
-def test_find_sinks_by_loops():
+@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.4, 0.5, 0.6])
+def test_find_sinks_by_loops(threshold):
     weights = Softmax()(planted(), torch.ones(2))
     visible = torch.rand(2, 3, 40, 9, generator=torch.Generator().manual_seed(1)) > 0.3
     weights = weights * visible
-    found = find_sinks(weights, 0.2, keep_first=2, visible=visible)
+    found = find_sinks(weights, threshold, keep_first=2, visible=visible)
     for b in range(2):
         for h in range(3):
             for j in range(9):
                 seen = [i for i in range(40) if visible[b, h, i, j]]
                 mean = sum(float(weights[b, h, i, j]) for i in seen) / len(seen)
-                assert found[b, h, j] == (j >= 2 and mean > 0.2)
+                assert found[b, h, j] == (j >= 2 and mean > threshold)
 
 
 @pytest.mark.parametrize("inner", [Softmax(), Sigmoid(0.0)])
