@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SyntheticEpisodes,
     )
     from neuroenc.encoders.incontext._files import load_model, save_model
+    from neuroenc.encoders.incontext._long import ChunkAveraged
     from neuroenc.encoders.incontext._mixture import PriorMixture
     from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
     from neuroenc.encoders.incontext._neighbours import MeanResponse, NearestStimuli
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from neuroenc.encoders.incontext._paper_ridge import PaperRidge
     from neuroenc.encoders.incontext._prior import WeightPrior
     from neuroenc.encoders.incontext._stages import STAGES, Stage, make_stage
+    from neuroenc.encoders.incontext._streaming import StreamingSession
     from neuroenc.encoders.incontext._training import TrainedStage, train_stage, validation_episodes
 
 # Loaded on first use: the model and its training need torch, baselines and curves do not.
@@ -48,6 +50,7 @@ _MODULES = {
     "_ensemble": ("SupportEnsemble", "support_ensemble"),
     "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
     "_files": ("load_model", "save_model"),
+    "_long": ("ChunkAveraged",),
     "_mixture": ("PriorMixture",),
     "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
     "_neighbours": ("MeanResponse", "NearestStimuli"),
@@ -55,6 +58,7 @@ _MODULES = {
     "_paper_ridge": ("PaperRidge",),
     "_prior": ("WeightPrior",),
     "_stages": ("STAGES", "Stage", "make_stage"),
+    "_streaming": ("StreamingSession",),
     "_training": ("TrainedStage", "train_stage", "validation_episodes"),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -63,6 +67,7 @@ __all__ = [
     "PRESETS",
     "STAGES",
     "AnatomicalTransfer",
+    "ChunkAveraged",
     "EmpiricalBayesRidge",
     "Episode",
     "EpisodeSource",
@@ -76,6 +81,7 @@ __all__ = [
     "PriorMixture",
     "ResponseEpisodes",
     "Stage",
+    "StreamingSession",
     "SupportEnsemble",
     "SyntheticEpisodes",
     "TrainedStage",

@@ -154,7 +154,7 @@ def support_ensemble(
     - anchored models 89 % (posterior alone 88 %, jackknife alone 72 to 80 %);
     - the published form, and whatever else shrinks: the jackknife knows the scatter of an estimate and not its
       shrinkage; 50 to 60 % for a model of the published form, 64 to 72 % for ridge. Give ``source``.
-    - with ``source``, 89 to 94 %: for voxels like the source's, at the support's size: the width is the
+    - with ``source``, 89 to 94 % for voxels like the source's, at the support's size: the width is the
       quantile of planted voxels' errors (split-conformal). If real voxels are not like them, nothing is promised.
 
     The mean over subsets of 80 % is no better than the fit to all (anchored: 3 % more squared error), so intervals are

@@ -1,0 +1,164 @@
+"""Supports longer than a model was trained on: weights averaged over chunks."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders._base import check_choice
+from neuroenc.encoders._inputs import check_responses
+from neuroenc.encoders._labels import features_matrix
+from neuroenc.encoders.incontext._condition import condition
+from neuroenc.encoders.incontext._encoder import InContextEncoder, _log_weights
+
+__all__ = ["ChunkAveraged", "WeightSums"]
+
+
+class WeightSums:
+    """Running sums of chunks' weights, each as heavy as its trials; a chunk's voxels without a response add nothing."""
+
+    def __init__(self, n_features: int, n_voxels: int) -> None:
+        self.coef = np.zeros((n_features, n_voxels))
+        self.intercept, self.noise, self.total = np.zeros(n_voxels), np.zeros(n_voxels), np.zeros(n_voxels)
+
+    def add(self, found: dict[str, np.ndarray], heavy: np.ndarray, columns: np.ndarray | slice = slice(None)) -> None:
+        """A chunk's ``coef, intercept, noise`` of ``columns``, with weights (voxel,)."""
+        self.coef[:, columns] += found["coef"] * heavy
+        self.intercept[columns] += found["intercept"] * heavy
+        self.noise[columns] += found["noise"] * heavy
+        self.total[columns] += heavy
+
+    def scaled(self, factor: float) -> WeightSums:
+        """A copy in which everything counts ``factor`` times."""
+        new = WeightSums(*self.coef.shape)
+        for name, value in vars(self).items():
+            setattr(new, name, value * factor)
+        return new
+
+    def merge(self, other: WeightSums) -> None:
+        """Both chunks' sums."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def means(self) -> dict[str, np.ndarray]:
+        """``coef``, ``intercept`` and ``noise`` as float32."""
+        total = np.maximum(self.total, np.finfo(float).tiny)
+        parts = {"coef": self.coef, "intercept": self.intercept, "noise": self.noise}
+        return {name: (value / total).astype(np.float32) for name, value in parts.items()}
+
+
+class ChunkAveraged(InContextEncoder):
+    r"""In-context encoder for supports longer than those in training.
+
+    .. math:: (w_v, b_v) = \sum_c \frac{n_{vc}}{n_v}\, T_\theta\big(\{(x_t, y_{vt})\}_{t \in c}\big)
+
+    over disjoint chunks c of at most ``chunk`` trials. Attention costs as much as for one chunk, so time grows with the
+    number of trials and not with its square.
+
+    Parameters
+    ----------
+    model, response_scale, device, precision, max_memory, progress
+        As in `InContextEncoder`.
+    chunk : int
+        Trials of a chunk, within what the model was trained on; the last one has the rest.
+    shuffle : int, optional
+        Seed of the order in which trials go into chunks; None keeps theirs, and with it drift within a session.
+
+    Attributes
+    ----------
+    n_chunks_ : int
+    coef_, intercept_, noise_variance_, n_seen_, silent_voxels_
+        As in `InContextEncoder`.
+
+    Notes
+    -----
+    An average of shrunken weights stays shrunken: it has the bias of one chunk and the scatter of all. That is what a
+    model of the published form needs, whose output degrades beyond its training; an anchored model's closed form takes
+    any number of trials, so give it all of them, or a `StreamingSession`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders.incontext import ChunkAveraged, InContextEncoder, make_model
+    >>> rng = np.random.default_rng(0)
+    >>> X, Y = rng.standard_normal((90, 8)), rng.standard_normal((90, 3))
+    >>> model = make_model("small", n_features=8, dim=16, depth=1, form="published")
+    >>> averaged = ChunkAveraged(model, chunk=45, shuffle=None).fit(X, Y)
+    >>> halves = [InContextEncoder(model).fit(X[rows], Y[rows]).coef_ for rows in (slice(0, 45), slice(45, 90))]
+    >>> averaged.n_chunks_, bool(np.allclose(averaged.coef_, np.mean(halves, axis=0), atol=1e-5))
+    (2, True)
+    """
+
+    def __init__(
+        self,
+        model: Any = "world",
+        *,
+        chunk: int = 500,
+        shuffle: int | None = 0,
+        response_scale: str = "check",
+        device: str = "auto",
+        precision: str = "auto",
+        max_memory: str | int | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            model, response_scale=response_scale, device=device, precision=precision, max_memory=max_memory,
+            progress=progress,
+        )  # fmt: skip
+        self.chunk = chunk
+        self.shuffle = shuffle
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Condition on every chunk; parameters as in `InContextEncoder.fit`."""
+        check_choice("response_scale", self.response_scale, ("check", "support", "as-is"))
+        if int(self.chunk) < 1:
+            raise ConfigError(f"chunk={self.chunk} must be at least 1.")
+        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
+        model = self._model()
+        if values.shape[1] != model.config.n_features:
+            raise DataError(f"features have {values.shape[1]} dimensions; this model takes {model.config.n_features}.")
+        Y, _ = check_responses(X, y, values)
+        self._remember(X, y)
+        self.n_samples_fit_ = n = len(values)
+        log_weight = _log_weights(sample_weight, n)
+        mean, sd = self._examine(Y)
+        scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
+        order = np.arange(n) if self.shuffle is None else np.random.default_rng(self.shuffle).permutation(n)
+        sums = WeightSums(values.shape[1], Y.shape[1])
+        chunks = [np.sort(order[start : start + int(self.chunk)]) for start in range(0, n, int(self.chunk))]
+        for rows in chunks:
+            block = np.asarray(Y[rows], dtype=np.float32)
+            trial = np.ones(len(rows)) if log_weight is None else np.exp(log_weight[rows].astype(np.float64))
+            heavy = trial @ ~np.isnan(block)
+            columns = np.flatnonzero(heavy > 0)
+            if not len(columns):
+                continue
+            found = condition(
+                model, values[rows].astype(np.float32), block[:, columns],
+                log_weight=None if log_weight is None else log_weight[rows],
+                scale=None if scale is None else (scale[0][columns], scale[1][columns]), show=self.progress,
+                **self._place(),
+            )  # fmt: skip
+            sums.add(found, heavy[columns], columns)
+        found = sums.means()
+        if scale is not None:
+            found["coef"] = (found["coef"] * scale[1]).astype(np.float32)
+            found["intercept"] = (found["intercept"] * scale[1] + scale[0]).astype(np.float32)
+            found["noise"] = (found["noise"] * scale[1] ** 2).astype(np.float32)
+        self.n_chunks_ = len(chunks)
+        self.coef_, self.intercept_, self.noise_variance_ = found["coef"], found["intercept"], found["noise"]
+        silent = self.silent_voxels_
+        self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
+        self._support_ = (values, Y, log_weight, scale)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predicted responses (n, voxel)."""
+        if return_std:
+            raise ConfigError(
+                "chunk averages have no posterior variance. Next step: neuroenc.encoders.incontext.support_ensemble."
+            )
+        return super().predict(X)
