@@ -95,6 +95,8 @@ class ClosedFormAnchor(nn.Module):
         self.out = nn.Linear(dim, components + grid[0] + grid[1] + e)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        # Logarithm of a prior (component, signal, noise) estimated from all voxels of a fit, instead of the learned one.
+        self.pooled: Tensor | None = None
 
     def set_prior(
         self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None
@@ -123,23 +125,40 @@ class ClosedFormAnchor(nn.Module):
         (voxel, support) without NaN, and logarithms of the images' weights.
         """
         with torch.autocast(z.device.type, enabled=False):
-            support = self._moments(x, y, log_weight)
-            spectra = [self._spectrum(root.double(), support) for root in self.roots]
-            with torch.no_grad():
-                score = self._scores(spectra, support, support.cross, support.power)
-                stats = self._describe(score, support.n)
-            h = F.silu(self.mix(torch.cat([self.norm(z.float()), self.evidence(stats)], dim=1)))
-            sizes = [len(self.component), len(_SIGNAL), len(_NOISE), self.root.shape[-1]]
-            pick, signal, noise, shift = self.out(h).split(sizes, dim=1)
-            # The register speaks in units of the prior's own spread; a bounded share of it.
-            moved = (torch.tanh(shift) @ self.root.T).double()
-            gm = (support.gram @ moved[..., None])[..., 0]
-            cross = support.cross - gm
-            power = support.power - ((support.cross + cross) * moved).sum(1)
-            score = self._scores(spectra, support, cross, power)
-            score = score + (pick[:, :, None, None] + signal[:, None, :, None] + noise[:, None, None, :]).double()
+            support, spectra, score, cross, moved = self._score(z, x, y, log_weight)
+            if self.pooled is not None:
+                score = score + (self.pooled - self.prior())
             p = score.flatten(1).softmax(1).view_as(score)
             return self._solve(spectra, p, cross, moved, support, covariance)
+
+    def log_posterior(self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        """Logarithm (voxel, component, signal, noise) of what `forward` weighs by, under the learned prior."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._score(z, x, y, log_weight)[2]
+
+    def prior(self) -> Tensor:
+        """Logarithm of the learned prior (component, signal, noise), not normalised."""
+        return self.component.double()[:, None, None] + self.level.double()
+
+    def _score(
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None
+    ) -> tuple[_Support, list[_Spectrum], Tensor, Tensor, Tensor]:
+        support = self._moments(x, y, log_weight)
+        spectra = [self._spectrum(root.double(), support) for root in self.roots]
+        with torch.no_grad():
+            score = self._scores(spectra, support, support.cross, support.power)
+            stats = self._describe(score, support.n)
+        h = F.silu(self.mix(torch.cat([self.norm(z.float()), self.evidence(stats)], dim=1)))
+        sizes = [len(self.component), len(_SIGNAL), len(_NOISE), self.root.shape[-1]]
+        pick, signal, noise, shift = self.out(h).split(sizes, dim=1)
+        # The register speaks in units of the prior's own spread; a bounded share of it.
+        moved = (torch.tanh(shift) @ self.root.T).double()
+        gm = (support.gram @ moved[..., None])[..., 0]
+        cross = support.cross - gm
+        power = support.power - ((support.cross + cross) * moved).sum(1)
+        score = self._scores(spectra, support, cross, power)
+        score = score + (pick[:, :, None, None] + signal[:, None, :, None] + noise[:, None, None, :]).double()
+        return support, spectra, score, cross, moved
 
     def _moments(self, x: Tensor, y: Tensor, log_weight: Tensor | None) -> _Support:
         weight = torch.ones_like(y[:1]) if log_weight is None else log_weight.exp().view(-1, y.shape[1])
@@ -173,8 +192,7 @@ class ClosedFormAnchor(nn.Module):
             inside = power[:, None] - 2 * signal.sqrt() * (cross @ mean)[:, None] + signal * (gm @ mean)[:, None]
             fit = inside[..., None] - gain * (signal[:, None] / noise)
             found.append(-0.5 * (log_det + fit / noise))
-        prior = self.component.double()[:, None, None] + self.level.double()
-        return torch.stack(found, dim=1) + prior
+        return torch.stack(found, dim=1) + self.prior()
 
     def _describe(self, score: Tensor, n: Tensor) -> Tensor:
         """What the network is told of the evidence: its posterior over components, signal and noise, and ln n."""

@@ -16,14 +16,16 @@ from neuroenc._util.memory import parse_memory
 from neuroenc.encoders._base import LinearEncoder, check_choice
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders._labels import column_block, features_matrix, wrap
-from neuroenc.encoders.incontext._condition import condition, conditioned_blocks
+from neuroenc.encoders.incontext._condition import condition, conditioned_blocks, voxels_at_once
 from neuroenc.encoders.incontext._files import load_model
 from neuroenc.encoders.incontext._model import InContextModel
+from neuroenc.encoders.incontext._pooling import pooled_prior, pooling, voxel_posteriors
 from neuroenc.encoders.readout._engine import pick_torch_device
 
 __all__ = ["InContextEncoder"]
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
+_FEWEST, _MOST = 20, 2000
 
 
 class InContextEncoder(LinearEncoder):
@@ -38,6 +40,10 @@ class InContextEncoder(LinearEncoder):
     ----------
     model : str, path or InContextModel
         "world" (shipped, for the simulated world's CLIP), a folder that `save_model` wrote, or a model.
+    pool : {"voxels", "none"}
+        Anchored models: ``"voxels"`` estimates how often kinds of voxels, signal and noise levels occur from all voxels
+        of the fit together (at most 2000 of them), so that a voxel's weights depend a little on the others;
+        ``"none"`` takes what was learned in training. Without at least 20 voxels it is always ``"none"``.
     response_scale : {"check", "support", "as-is"}
         Models expect responses that are z-scored within session. ``"check"`` warns where the support looks otherwise;
         ``"support"`` takes off mean and standard deviation of the support, and puts them back into the weights.
@@ -85,6 +91,7 @@ class InContextEncoder(LinearEncoder):
         self,
         model: Any = "world",
         *,
+        pool: str = "voxels",
         response_scale: str = "check",
         device: str = "auto",
         precision: str = "auto",
@@ -92,6 +99,7 @@ class InContextEncoder(LinearEncoder):
         progress: bool = False,
     ) -> None:
         self.model = model
+        self.pool = pool
         self.response_scale = response_scale
         self.device = device
         self.precision = precision
@@ -114,6 +122,7 @@ class InContextEncoder(LinearEncoder):
         -------
         self
         """
+        check_choice("pool", self.pool, ("voxels", "none"))
         check_choice("response_scale", self.response_scale, ("check", "support", "as-is"))
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
         model = self._model()
@@ -128,10 +137,10 @@ class InContextEncoder(LinearEncoder):
         log_weight = _log_weights(sample_weight, len(values))
         mean, sd = self._examine(Y)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
-        found = condition(
-            model, values.astype(np.float32), Y, log_weight=log_weight, scale=scale, show=self.progress,
-            **self._place(),
-        )  # fmt: skip
+        x, place = values.astype(np.float32), self._place()
+        self._pooled_ = self._pool(model, x, Y, log_weight, scale, place)
+        with pooling(model, self._pooled_):
+            found = condition(model, x, Y, log_weight=log_weight, scale=scale, show=self.progress, **place)
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -173,13 +182,33 @@ class InContextEncoder(LinearEncoder):
         place = self._place()
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
-        for columns, found in conditioned_blocks(
-            model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, covariance=True, **place
-        ):
-            std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
+        with pooling(model, self._pooled_):
+            for columns, found in conditioned_blocks(
+                model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, covariance=True, **place
+            ):
+                std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
         return predicted, wrap(std[:, 0] if self._single_voxel_ else std, X, self._voxels_, name="std")
+
+    def _pool(
+        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any, place: Any
+    ) -> torch.Tensor | None:
+        """Prior over components, signal and noise of these voxels, or None."""
+        n = Y.shape[1]
+        if self.pool == "none" or model.anchor is None or n < _FEWEST:
+            return None
+        columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
+        some = np.concatenate([column_block(Y, slice(c, c + 1)) for c in columns], axis=1)
+        if scale is not None:
+            some = (some - scale[0][columns]) / scale[1][columns]
+        model = model.to(place["device"]).eval()
+        images = torch.as_tensor(x, device=place["device"])
+        weight = None if log_weight is None else torch.as_tensor(log_weight, device=place["device"])
+        size = max(1, voxels_at_once(model, len(x), place["max_bytes"], half=place["half"]) // 2)
+        found = voxel_posteriors(model, images, some, weight, size=size, half=place["half"])
+        assert model.anchor is not None
+        return pooled_prior(found, model.anchor.prior().detach())
 
     def _model(self) -> InContextModel:
         if isinstance(self.model, InContextModel):
@@ -243,7 +272,7 @@ class InContextEncoder(LinearEncoder):
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Neither the support nor the model belongs into the file of a fitted encoder.
         own = self.__dict__
-        kept: dict[str, Any] = {name: own.pop(name) for name in ("_support_", "_loaded_") if name in own}
+        kept: dict[str, Any] = {name: own.pop(name) for name in ("_support_", "_loaded_", "_pooled_") if name in own}
         try:
             return super()._pack()
         finally:
