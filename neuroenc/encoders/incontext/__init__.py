@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroenc.encoders.incontext._anatomical import AnatomicalTransfer, surface_positions
+    from neuroenc.encoders.incontext._attention_maps import support_attention, top_support
     from neuroenc.encoders.incontext._curve import support_curve, support_draws
     from neuroenc.encoders.incontext._curve_tables import compare_methods, summarise_curve
     from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         SyntheticEpisodes,
     )
     from neuroenc.encoders.incontext._files import load_model, save_model
+    from neuroenc.encoders.incontext._head_maps import circuit_overlap, head_importance, sink_report
     from neuroenc.encoders.incontext._long import ChunkAveraged
     from neuroenc.encoders.incontext._mixture import PriorMixture
     from neuroenc.encoders.incontext._model import PRESETS, InContextConfig, InContextModel, VoxelWeights, make_model
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 # Loaded on first use: the model and its training need torch, baselines and curves do not.
 _MODULES = {
     "_anatomical": ("AnatomicalTransfer", "surface_positions"),
+    "_attention_maps": ("support_attention", "top_support"),
     "_curve": ("support_curve", "support_draws"),
     "_curve_tables": ("compare_methods", "summarise_curve"),
     "_empirical_bayes": ("EmpiricalBayesRidge",),
@@ -50,6 +53,7 @@ _MODULES = {
     "_ensemble": ("SupportEnsemble", "support_ensemble"),
     "_episodes": ("Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"),
     "_files": ("load_model", "save_model"),
+    "_head_maps": ("circuit_overlap", "head_importance", "sink_report"),
     "_long": ("ChunkAveraged",),
     "_mixture": ("PriorMixture",),
     "_model": ("PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"),
@@ -87,18 +91,23 @@ __all__ = [
     "TrainedStage",
     "VoxelWeights",
     "WeightPrior",
+    "circuit_overlap",
     "compare_methods",
+    "head_importance",
     "load_braincorl",
     "load_model",
     "make_model",
     "make_stage",
     "published_state_dict",
     "save_model",
+    "sink_report",
     "summarise_curve",
+    "support_attention",
     "support_curve",
     "support_draws",
     "support_ensemble",
     "surface_positions",
+    "top_support",
     "train_stage",
     "validation_episodes",
 ]

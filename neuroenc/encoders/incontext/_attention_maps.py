@@ -1,0 +1,207 @@
+"""What the register that is read out looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coords
+from neuroenc.encoders.incontext._condition import voxels_at_once
+from neuroenc.encoders.incontext._encoder import InContextEncoder
+from neuroenc.encoders.incontext._model import InContextModel, complete
+
+__all__ = ["MAX_BYTES", "GivenSupport", "given_support", "row_weights", "support_attention", "top_support"]
+
+MAX_BYTES = 2**28
+
+
+class GivenSupport(NamedTuple):
+    """A model and a support as the model sees it: x (support, feature), y (support, voxel), labels, device."""
+
+    model: InContextModel
+    x: np.ndarray
+    y: np.ndarray
+    voxels: dict[str, Any]
+    stimuli: dict[str, Any]
+    device: torch.device
+
+
+def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
+    """From a model and its support, or a fitted encoder with its own."""
+    device, voxels, scale = torch.device("cpu"), None, None
+    if isinstance(model, InContextEncoder):
+        device = model._place()["device"]
+        if X is None and Y is None:
+            X, Y = model.support()
+            voxels, scale = model._voxels_, model._support_[3]
+        model = model._model()
+    elif isinstance(model, InContextModel):
+        device = next(model.parameters()).device
+    else:
+        raise ConfigError(f"{type(model).__name__} is neither an InContextModel nor an InContextEncoder.")
+    if X is None or Y is None:
+        raise ConfigError("X and Y are needed. Next step: the support set, or an encoder in the process that fitted.")
+    voxels = voxels or voxel_coords(Y) or {"voxel": ("voxel", np.arange(Y.shape[1]))}
+    stimuli = {k: ("support", v) for k, v in sample_coords(*(a for a in (X, Y) if isinstance(a, xr.DataArray))).items()}
+    x, y = (np.asarray(features_matrix(a), dtype=np.float32) for a in (X, Y))
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or x.shape[1] != model.config.n_features:
+        raise DataError(
+            f"support images have shape {x.shape}, responses {y.shape}; expected (support, {model.config.n_features}) "
+            "and (support, voxel)."
+        )
+    if scale is not None:
+        y = ((y - scale[0]) / scale[1]).astype(np.float32)
+    return GivenSupport(model.to(device).eval(), x, y, voxels, stimuli, device)
+
+
+def row_weights(given: GivenSupport, rows: slice, max_bytes: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Voxels and each layer's weights (voxel, heads, rows, registers + support) of ``rows``, block by block."""
+    n, config = given.y.shape[1], given.model.config
+    step = voxels_at_once(given.model, len(given.x), max_bytes)
+    asked = len(range(*rows.indices(len(given.x) + config.registers)))
+    each = 4 * config.depth * config.heads * asked * (len(given.x) + config.registers)
+    step = max(1, min(step, max_bytes // each))
+    images = torch.as_tensor(given.x, device=given.device)
+    for start in range(0, n, step):
+        block = slice(start, min(n, start + step))
+        with torch.inference_mode():
+            y, log_weight = complete(images, torch.as_tensor(given.y[:, block].T.copy(), device=given.device), None)
+            yield block, given.model.read(images, y, log_weight, weights_of=rows)[1]
+
+
+def support_attention(
+    model: Any, X: Any = None, Y: Any = None, *, per_head: bool = False, max_bytes: int = MAX_BYTES
+) -> xr.DataArray:
+    """Attention of the register that is read out to the support images.
+
+    Only that row of each layer is computed, block by block of voxels; all else stays fused.
+
+    Parameters
+    ----------
+    model : InContextModel or InContextEncoder
+        A fitted encoder knows its support.
+    X : array (support, feature), optional
+    Y : array (support, voxel), optional
+        As the model was trained on; NaN where a response is missing, which nobody attends to.
+    per_head : bool
+        Else the mean over heads.
+    max_bytes : int
+        Working memory of a block.
+
+    Returns
+    -------
+    DataArray (layer, voxel, support) or (layer, head, voxel, support)
+        Rows sum to what is left by registers, which the coordinate ``registers`` (layer, [head,] voxel) has.
+
+    Notes
+    -----
+    In the last layer this row is what the weights are made of; in the first ones the register is still the same for all
+    voxels. Weights say what is looked at, not what matters: see `head_importance`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders.incontext import make_model, support_attention
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 20, 8))
+    >>> found = support_attention(make_model("small", n_features=8, dim=16, depth=3), x, y)
+    >>> found.dims, found.shape, bool(np.allclose(found.sum("support") + found["registers"], 1, atol=1e-5))
+    (('layer', 'voxel', 'support'), (3, 8, 20), True)
+    """
+    given = given_support(model, X, Y)
+    config = given.model.config
+    lead = (config.depth, config.heads) if per_head else (config.depth,)
+    out = np.empty((*lead, given.y.shape[1], len(given.x)), dtype=np.float32)
+    rest = np.empty(out.shape[:-1], dtype=np.float32)
+    for block, layers in row_weights(given, slice(0, 1), max_bytes):
+        for number, w in enumerate(layers):
+            row = w[:, :, 0].transpose(0, 1).float()  # (heads, voxel, key)
+            found = (row if per_head else row.mean(dim=0)).cpu().numpy()
+            out[number, ..., block, :] = found[..., config.registers :]
+            rest[number, ..., block] = found[..., : config.registers].sum(axis=-1)
+    dims = ("layer", "head", "voxel", "support") if per_head else ("layer", "voxel", "support")
+    coords: dict[str, Any] = {"layer": np.arange(config.depth), **given.voxels, "support": np.arange(len(given.x))}
+    if per_head:
+        coords["head"] = np.arange(config.heads)
+    coords |= {**given.stimuli, "registers": (dims[:-1], rest)}
+    return xr.DataArray(out, dims=dims, coords=coords, name="attention")
+
+
+def top_support(
+    attention: xr.DataArray,
+    responses: Any = None,
+    stimuli: Any = None,
+    *,
+    by: str | None = "roi",
+    k: int = 8,
+    layer: int | slice | None = -1,
+) -> pd.DataFrame:
+    """Support images that voxels of each region attend to most and least.
+
+    Parameters
+    ----------
+    attention : DataArray
+        From `support_attention`.
+    responses : array (support, voxel), optional
+        Gives the column ``response``: the mean of the region's voxels.
+    stimuli : Stimuli or sequence of ids, optional
+        Default: the attention's own coordinate ``stimulus``, else numbers.
+    by : str, optional
+        Voxel coordinate; None takes all voxels together.
+    k : int
+    layer : int, slice or None
+        None is the mean over all layers; the default is the last one.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``group, side ("top" or "bottom"), rank, support, stimulus, attention, response, n_voxels``.
+        ``attention`` is relative to an equal share for every image: 2 is twice as much.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> attention = xr.DataArray([[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]], dims=("layer", "voxel", "support"),
+    ...                          coords={"roi": ("voxel", ["FFA", "PPA"])})
+    >>> table = top_support(attention, k=1)
+    >>> table[table["side"] == "top"][["group", "support"]].values.tolist()
+    [['FFA', 0], ['PPA', 2]]
+    """
+    if by is not None and by not in attention.coords:
+        raise ConfigError(unknown_name("voxel coordinate by =", by, map(str, attention.coords)))
+    n = attention.sizes["support"]
+    if not 1 <= k <= n:
+        raise ConfigError(f"k={k} of {n} support images; legal: 1 to {n}.")
+    ids: Any = getattr(stimuli, "ids", stimuli)
+    if ids is None:
+        ids = attention["stimulus"].values if "stimulus" in attention.coords else np.arange(n)
+    measured = None if responses is None else np.asarray(features_matrix(responses), dtype=np.float64)
+    if len(ids) != n or (measured is not None and measured.shape != (n, attention.sizes["voxel"])):
+        raise DataError(f"{len(ids)} stimuli and responses of other shape than ({n}, {attention.sizes['voxel']}).")
+    values = attention if "head" not in attention.dims else attention.mean("head")
+    if layer is None or isinstance(layer, slice):
+        values = values.isel(layer=slice(None) if layer is None else layer).mean("layer")
+    else:
+        values = values.isel(layer=layer)
+    # Relative to an equal share of what images get at all.
+    share = values.transpose("voxel", "support").values.astype(np.float64)
+    share = share / np.maximum(share.mean(axis=1, keepdims=True), np.finfo(float).tiny)
+    labels = np.full(len(share), "all") if by is None else attention[by].values.astype(str)
+    rows = []
+    for group in dict.fromkeys(labels.tolist()):
+        mask = labels == group
+        mean = share[mask].mean(axis=0)
+        order = np.argsort(-mean, kind="stable")
+        seen = None if measured is None else measured[:, mask]
+        for side, chosen in (("top", order[:k]), ("bottom", order[::-1][:k])):
+            for rank, at in enumerate(chosen):
+                response = np.nan if seen is None or np.isnan(seen[at]).all() else float(np.nanmean(seen[at]))
+                rows.append((group, side, rank, int(at), ids[at], float(mean[at]), response, int(mask.sum())))
+    columns = ["group", "side", "rank", "support", "stimulus", "attention", "response", "n_voxels"]
+    return pd.DataFrame(rows, columns=columns)
