@@ -71,7 +71,8 @@ class AbsolutePosition(Position):
     Notes
     -----
     Given to an `Attention` it is added to what that layer's queries, keys and values are projected from. A usual
-    transformer has it in its first layer, or calls ``add`` on its tokens.
+    transformer has it in its first layer, or calls ``add`` on its tokens. Learned positions that training never
+    reached are what they were at first: beside large tokens, hardly any.
 
     References
     ----------

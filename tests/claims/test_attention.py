@@ -7,6 +7,8 @@ Seeds, recipes and margins were fixed before the first run.
   positions <= .1, rotary at least .4 below no positions.
 - In-context regression: R2 of sigmoid attention within .01 of softmax, on average over lengths seen in training;
   without its bias of -ln n it is worse.
+
+Measured: no positions .97, rotary .005, learned .60 (its claim fails); softmax .709, sigmoid .706, without bias .570.
 """
 
 import math
@@ -94,11 +96,33 @@ def test_all_sort_what_they_were_trained_on(sorters):
 
 @pytest.mark.slow
 def test_no_positions_reach_twice_the_length(sorters):
-    found = {name: exact(model, LONG) for name, model in sorters.items()}
-    print(found)
-    assert found["none"] >= 0.7
-    assert found["learned"] <= 0.1
-    assert found["rotary"] <= found["none"] - 0.4
+    assert exact(sorters["none"], LONG) >= 0.7
+
+
+@pytest.mark.slow
+def test_rotary_does_not(sorters):
+    assert exact(sorters["rotary"], LONG) <= exact(sorters["none"], LONG) - 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    reason="0.60 exact at 24: a table that starts at 0.02 beside tokens of 0.3 is still near 0 where training never "
+    "reached, and then there are no positions",
+    strict=False,
+)
+def test_learned_positions_do_not(sorters):
+    assert exact(sorters["learned"], LONG) <= 0.1
+
+
+@pytest.mark.slow
+def test_learned_positions_as_large_as_tokens_do_not():
+    """Added after the failure above had been seen, to check its explanation; measured 0.985 at 12, 0 at 24."""
+    torch.manual_seed(SEED)
+    position = AbsolutePosition(64, "learned", length=2 * LONG)
+    nn.init.normal_(position.table, std=0.3)
+    model = sorter(position)
+    assert exact(model, TRAINED) > 0.9
+    assert exact(model, LONG) <= 0.1
 
 
 class Regressor(nn.Module):
@@ -147,6 +171,5 @@ def test_sigmoid_is_as_good_as_softmax():
         name: mean_r2(normaliser)
         for name, normaliser in {"softmax": Softmax(), "sigmoid": Sigmoid(), "no bias": Sigmoid(0.0)}.items()
     }
-    print(found)
     assert abs(found["sigmoid"] - found["softmax"]) <= 0.01
     assert found["no bias"] < found["sigmoid"]
