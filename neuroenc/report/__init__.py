@@ -1,8 +1,9 @@
 """Tables, figures, maps and the self-contained HTML report of an encoding analysis.
 
-``write_report`` writes everything of one encoder, ``write_comparison_report`` compares several;
-``roi_summary``, ``plot_accuracy``, ``plot_surface`` and ``plot_mosaic`` are pieces, for notebooks. Importing this
-room loads no plotting library.
+``write_report`` writes everything of one encoder, ``write_comparison_report`` compares several,
+``write_support_report`` shows accuracy over the size of a support; ``roi_summary``, ``plot_accuracy``,
+``plot_surface``, ``plot_mosaic`` and ``plot_support_curves`` are pieces, for notebooks. Importing this room loads no
+plotting library.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from neuroenc.report._comparison import write_comparison_report
 from neuroenc.report._figures import plot_accuracy
 from neuroenc.report._mosaic import plot_mosaic
 from neuroenc.report._report import write_report
+from neuroenc.report._support import plot_support_curves, plot_training_curves, write_support_report
 from neuroenc.report._surface import plot_surface
 from neuroenc.report._tables import frequent_words, roi_summary
 
@@ -18,8 +20,11 @@ __all__ = [
     "frequent_words",
     "plot_accuracy",
     "plot_mosaic",
+    "plot_support_curves",
     "plot_surface",
+    "plot_training_curves",
     "roi_summary",
     "write_comparison_report",
     "write_report",
+    "write_support_report",
 ]

@@ -23,23 +23,39 @@ from neuroenc.workflows._config import RunConfig, example_config, list_examples,
 if TYPE_CHECKING:
     from neuroenc.workflows._compare import run_comparison
     from neuroenc.workflows._demo import demo
+    from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_predict, icl_pretrain
+    from neuroenc.workflows._icl_config import IclConfig, example_icl_config, list_icl_examples, read_icl_config
+    from neuroenc.workflows._icl_evaluate import icl_evaluate
     from neuroenc.workflows._run import run
 
 __all__ = [
     "CompareConfig",
+    "IclConfig",
     "RunConfig",
     "demo",
     "example_compare_config",
     "example_config",
+    "example_icl_config",
+    "icl_evaluate",
+    "icl_extend",
+    "icl_finetune",
+    "icl_predict",
+    "icl_pretrain",
     "list_compare_examples",
     "list_examples",
+    "list_icl_examples",
     "read_compare_config",
     "read_config",
+    "read_icl_config",
     "run",
     "run_comparison",
 ]
 
-_LATER = {"demo": "_demo", "run": "_run", "run_comparison": "_compare"}
+_LATER = {
+    "demo": "_demo", "run": "_run", "run_comparison": "_compare", "icl_evaluate": "_icl_evaluate",
+    **dict.fromkeys(("icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"), "_icl"),
+    **dict.fromkeys(("IclConfig", "example_icl_config", "list_icl_examples", "read_icl_config"), "_icl_config"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -43,11 +43,17 @@ class TaskSubject:
 
 @dataclass(frozen=True)
 class TransferTasks:
-    """Subjects to learn a prior from, new subjects to test on, and what a reader must know (``info``)."""
+    """Subjects to learn a prior from, new subjects to test on, and what a reader must know (``info``).
+
+    Where features come from maps, ``projection`` (channel * y * x, feature) leads from standardised maps to features,
+    and ``map_shape`` is (channel, y, x): a prior can then speak of places.
+    """
 
     train: list[TaskSubject]
     test: list[TaskSubject]
     info: dict[str, Any] = field(default_factory=dict)
+    projection: np.ndarray | None = None
+    map_shape: tuple[int, int, int] | None = None
 
 
 def v4_tasks(
@@ -124,7 +130,7 @@ def v4_tasks(
         "held_out_animal": held_out_animal, "n_removed": n_removed, "n_features": n_features, "seed": seed,
         "variance_kept": reduce.share, "n_query": n_query,
     }  # fmt: skip
-    return TransferTasks(train, test, info)
+    return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,16 @@ class _V4Session:
     name: str
     keys: list[str]
     maps: np.ndarray
+    map_shape: tuple[int, int, int]
     responses: xr.DataArray
     noise_ceiling: np.ndarray | None
 
     def without(self, keys: set[str]) -> _V4Session:
         rows = np.array([n for n, key in enumerate(self.keys) if key not in keys], dtype=int)
         names = [self.keys[n] for n in rows]
-        return _V4Session(self.name, names, self.maps[rows], self.responses[rows], self.noise_ceiling)
+        return _V4Session(
+            self.name, names, self.maps[rows], self.map_shape, self.responses[rows], self.noise_ceiling
+        )
 
 
 def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bool) -> _V4Session:
@@ -148,7 +157,9 @@ def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bo
     assert found.responses is not None
     assert found.stimuli is not None
     keys = np.array(_pictures(found.stimuli))
-    maps = data.match(embedder.embed(found.stimuli), found.responses).values.reshape(len(keys), -1)
+    blocks = data.match(embedder.embed(found.stimuli), found.responses).values
+    channels, height, width = blocks.shape[1:]
+    maps = blocks.reshape(len(keys), -1)
     names, first, which = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)
     values = pd.DataFrame(found.responses.values.astype(np.float64)).groupby(which).mean().to_numpy()[order]
@@ -156,7 +167,7 @@ def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bo
     responses = found.responses[rows].copy(data=values.astype(np.float32))
     ceiling = noise_ceilings(found, found.responses, responses).get("noise_ceiling_r2")
     name = f"{SESSIONS[session].animal}-{session}"
-    return _V4Session(name, names[order].tolist(), maps[rows], responses, ceiling)
+    return _V4Session(name, names[order].tolist(), maps[rows], (channels, height, width), responses, ceiling)
 
 
 class _Reduction:
@@ -173,9 +184,10 @@ class _Reduction:
         self.vectors = vectors[:, ::-1][:, :n_features]
         self.share = float(spectrum[::-1][:n_features].sum() / spectrum.sum())
         self.scale = float(np.sqrt(((standard @ self.vectors) ** 2).sum(axis=1).mean()))
+        self.projection = self.vectors / self.scale
 
     def __call__(self, part: _V4Session) -> xr.DataArray:
-        values = ((part.maps - self.mean) / self.sd) @ self.vectors / self.scale
+        values = ((part.maps - self.mean) / self.sd) @ self.projection
         return make_features(
             values.astype(np.float32), stimulus=part.responses["stimulus"].values, backbone="efficientnet-lite0",
             layer="block8", pooling="4x4, principal components",

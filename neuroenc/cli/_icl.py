@@ -1,0 +1,120 @@
+"""``neuroenc icl``: in-context encoders for new subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuroenc._util.errors import ConfigError
+from neuroenc.cli._errors import clean_errors
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="In-context encoders: train on some subjects, predict a new one from a few of its trials.",
+)
+
+Config = Annotated[Path | None, typer.Argument(help="A TOML config.")]
+Example = Annotated[str | None, typer.Option(help="A shipped config: world, v4.")]
+Out = Annotated[Path | None, typer.Option(help="The study's folder, for all stages; default neuroenc-icl-NAME.")]
+Mirror = Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def _settings(config: Path | None, example: str | None, changes: list[str] | None, other: str = "") -> Any:
+    from neuroenc import workflows
+
+    if (config is None) == (example is None):
+        legal = ", ".join(workflows.list_icl_examples())
+        raise ConfigError(f"give a CONFIG.toml or --example NAME (one of {legal}){other}.")
+    if example:
+        return workflows.example_icl_config(example, changes)
+    return workflows.read_icl_config(config or "", changes)
+
+
+def _work(
+    name: str, config: Path | None, example: str | None, out: Path | None, mirror: Path | None,
+    changes: list[str] | None, quiet: bool,
+) -> None:  # fmt: skip
+    from neuroenc import workflows
+
+    settings = _settings(config, example, changes)
+    folder = out or Path(f"neuroenc-icl-{example or (config.stem if config else '')}")
+    work: Any = getattr(workflows, f"icl_{name}")
+    work(settings, folder, mirror=mirror, progress=not quiet, say=typer.echo)
+
+
+@app.command()
+@clean_errors
+def pretrain(
+    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """First stage: a new model, on synthetic voxels drawn from what the training subjects' voxels are like."""
+    _work("pretrain", config, example, out, mirror, set_, quiet)
+
+
+@app.command()
+@clean_errors
+def extend(
+    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Second stage: the pretrained model learns to read supports of any size."""
+    _work("extend", config, example, out, mirror, set_, quiet)
+
+
+@app.command()
+@clean_errors
+def finetune(
+    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Third stage: responses of training subjects among the synthetic voxels."""
+    _work("finetune", config, example, out, mirror, set_, quiet)
+
+
+@app.command()
+@clean_errors
+def evaluate(
+    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Accuracy on new subjects over the number of support trials, beside ridge and other baselines; a report."""
+    _work("evaluate", config, example, out, mirror, set_, quiet)
+
+
+@app.command()
+@clean_errors
+def predict(
+    config: Config = None,
+    example: Example = None,
+    features: Annotated[Path | None, typer.Option(help="Features of the support, .nc or .zarr.")] = None,
+    responses: Annotated[Path | None, typer.Option(help="Responses of the support, .nc or .zarr.")] = None,
+    query: Annotated[Path | None, typer.Option(help="Features of the stimuli to predict.")] = None,
+    model: Annotated[str | None, typer.Option(help="world, or a folder that a stage wrote.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for predictions.nc, encoder/ and summary.json.")] = None,
+    mirror: Mirror = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a new subject's responses from a few of its trials: give three files, or a config, or an example."""
+    from neuroenc import workflows
+
+    given = {"features": features, "responses": responses, "query": query}
+    found = {k: str(v.resolve()) for k, v in given.items() if v is not None}
+    if model is not None:
+        found["model"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+    if config is None and example is None and {"features", "responses", "query"} <= set(found):
+        settings = workflows.IclConfig()
+    else:
+        settings = _settings(config, example, set_, ", or --features, --responses and --query")
+    changes: dict[str, Any] = found
+    settings = dataclasses.replace(settings, predict=dataclasses.replace(settings.predict, **changes))
+    folder = out or Path(f"neuroenc-icl-predict-{example or (config.stem if config else 'new')}")
+    workflows.icl_predict(settings, folder, mirror=mirror, progress=not quiet, say=typer.echo)

@@ -1,0 +1,293 @@
+"""``neuroenc icl pretrain | extend | finetune | predict``: a model from training subjects, and what it predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data, stats
+from neuroenc._util.errors import ConfigError
+from neuroenc._util.files import atomic_path, hash_json, read_json, sha256_file, write_json
+from neuroenc._version import __version__
+from neuroenc.encoders.incontext import (
+    InContextEncoder,
+    InContextModel,
+    MixedEpisodes,
+    ResponseEpisodes,
+    SyntheticEpisodes,
+    load_model,
+    make_model,
+    save_model,
+    train_stage,
+    validation_episodes,
+)
+from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource
+from neuroenc.workflows._icl_config import IclConfig, StageConfig
+from neuroenc.workflows._icl_inputs import Part, load_parts, make_mixture, prepared, read_matrix
+
+__all__ = ["BEFORE", "icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"]
+
+#: A stage, and the stages that it may start from, nearest first.
+BEFORE: dict[str, tuple[str, ...]] = {"pretrain": (), "extend": ("pretrain",), "finetune": ("extend", "pretrain")}
+
+
+def icl_pretrain(
+    config: IclConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """First stage: a new model on synthetic voxels, drawn from a mixture of priors of the training subjects.
+
+    Parameters
+    ----------
+    config : IclConfig
+        From `read_icl_config` or `example_icl_config`.
+    out : path
+        The study's folder. A stage writes ``STAGE/FORM/`` (in ``held-out-ANIMAL/`` for V4): the model
+        (``model.safetensors``, ``model.json``), ``curves.csv``, ``curves.svg`` and ``summary.json``. A stage that was
+        killed goes on when it is given again, and ends with the same files; one that is done is not repeated.
+    mirror : path, optional
+        Folder with data sets, tried before any download.
+    progress : bool
+    say : callable
+        Gets the lines that the command prints.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` of the (last) model holds: ``best_step``, ``validation_loss``, ``validation_ev``,
+        ``n_parameters``, ``n_train_subjects``, ``n_train_voxels``, ``seconds``.
+    """
+    return _run("pretrain", config, Path(out), mirror, progress, say)
+
+
+def icl_extend(
+    config: IclConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Second stage: the pretrained model learns to read supports of any size; see `icl_pretrain`."""
+    return _run("extend", config, Path(out), mirror, progress, say)
+
+
+def icl_finetune(
+    config: IclConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Third stage: episodes of real responses among the synthetic ones; see `icl_pretrain`.
+
+    The last training subject is not trained on: its episodes say which weights are kept. (It does count for the
+    mixture of priors, as it does for empirical-Bayes ridge.) With one training subject, a fifth of its voxels do.
+    """
+    return _run("finetune", config, Path(out), mirror, progress, say)
+
+
+def _run(
+    name: str, config: IclConfig, out: Path, mirror: Any, progress: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    say(f"{name}: {config.title}")
+    summary: dict[str, Any] = {}
+    for part in load_parts(config, out, mirror, progress, say, test=False):
+        summary = _train(name, config, part, progress, say)
+    return summary
+
+
+def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    from neuroenc.report import plot_training_curves
+    from neuroenc.report._style import figure_svg
+
+    begin = time.perf_counter()
+    stage: StageConfig = getattr(config, name)
+    folder = part.folder / name / config.model.form
+    start = _before(name, config, part.folder)
+    # The path of a folder is no setting: a study may be moved.
+    key = hash_json({
+        "stage": dataclasses.asdict(stage), "model": dataclasses.asdict(config.model), "seed": config.seed,
+        "data": part.digest, "start": None if start is None else sha256_file(start / "model.safetensors"),
+        "version": __version__,
+    })  # fmt: skip
+    where = f"{part.name}/" if part.name else ""
+    if (folder / "summary.json").is_file():
+        done: dict[str, Any] = read_json(folder / "summary.json")
+        if done.get("key") == key:
+            say(f"  {where}{name}/{config.model.form}: done before")
+            return done
+    mixture = make_mixture(config, part, say)
+    source, held = _sources(stage, part, mixture)
+    if start is None:
+        model = make_model(config.model.preset, prior=mixture, seed=config.model.seed, **config.model.changes())
+    else:
+        model = load_model(start)
+    say(f"  {where}{name}: {model!r}, {len(part.tasks.train)} training subjects")
+    found = train_stage(
+        model, source, stage.stage(), validation=held, seed=stage.seed, device=stage.device,
+        precision=stage.precision, checkpoint=folder / ".training" / key[:16], progress=progress,
+        max_seconds=60 * stage.minutes if stage.minutes else None,
+    )  # fmt: skip
+    save_model(model, folder, stage=name, settings=_settings(config, name), training_data=part.digest)
+    with atomic_path(folder / "curves.csv") as path:
+        found.curves.to_csv(path, index=False)
+    with atomic_path(folder / "curves.svg") as path:
+        path.write_bytes(figure_svg(plot_training_curves({name: found.curves})))
+    best = found.curves.loc[found.curves["step"] == found.best_step, "validation_ev"]
+    summary = {
+        "stage": name, "form": config.model.form, "best_step": found.best_step,
+        "steps": int(found.curves["step"].max()), "validation_loss": found.best_loss,
+        "validation_ev": float(best.iloc[0]),
+        "n_parameters": sum(p.numel() for p in model.parameters()), "n_train_subjects": len(part.tasks.train),
+        "n_train_voxels": sum(int(s.Y.shape[1]) for s in part.tasks.train), "key": key,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }  # fmt: skip
+    # Last: where it stands, the stage is done.
+    write_json(folder / "summary.json", summary)
+    say(f"  {where}{name}/{config.model.form}: validation explained variance {summary['validation_ev']:.4f} at step "
+        f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)")  # fmt: skip
+    return summary
+
+
+def _before(name: str, config: IclConfig, folder: Path) -> Path | None:
+    if not BEFORE[name]:
+        return None
+    for stage in BEFORE[name]:
+        found = folder / stage / config.model.form
+        if (found / "summary.json").is_file():
+            return found
+    raise ConfigError(
+        f"{name} starts from a model of the form {config.model.form!r} that {' or '.join(BEFORE[name])} made; there is "
+        f"none in {folder}. Next step: neuroenc icl {BEFORE[name][-1]} with the same config and --out."
+    )
+
+
+def _settings(config: IclConfig, name: str) -> dict[str, Any]:
+    """Settings of a model, without the folders of this machine."""
+    task = config.task
+    whom: dict[str, Any] = {"kind": task.kind, "options": task.options}
+    if task.kind == "world":
+        whom["seeds"] = task.seeds
+    return {"task": whom, "model": dataclasses.asdict(config.model), name: dataclasses.asdict(getattr(config, name)),
+            "seed": config.seed}  # fmt: skip
+
+
+def _sources(stage: StageConfig, part: Part, mixture: Any) -> tuple[EpisodeSource, list[Episode] | None]:
+    """Episodes to train on, and episodes of voxels that are kept apart."""
+    subjects = [(s.X.values.astype(np.float32), s.Y.values.astype(np.float32)) for s in part.tasks.train]
+    images = np.concatenate([x for x, _ in subjects])
+    synthetic = SyntheticEpisodes(
+        images, mixture, isotropic_share=stage.isotropic_share, ceiling=(stage.ceiling[0], stage.ceiling[1])
+    )
+    if not stage.real:
+        return synthetic, _held(synthetic, stage)
+    if len(subjects) > 1:
+        learned, apart = subjects[:-1], subjects[-1:]
+    else:
+        ((x, y),) = subjects
+        fifth = np.arange(y.shape[1]) % 5 == 4
+        learned, apart = [(x, y[:, ~fifth])], [(x, y[:, fifth])]
+    real = ResponseEpisodes(learned)
+    both = MixedEpisodes([synthetic, real], [1 - stage.real, stage.real])
+    return both, _held(ResponseEpisodes(apart), stage)
+
+
+def _held(source: EpisodeSource, stage: StageConfig) -> list[Episode]:
+    return validation_episodes(
+        source, stage.validation_sizes, n_voxels=stage.voxels, repeats=stage.validation_repeats, query=stage.query,
+        seed=stage.seed + 1,
+    )  # fmt: skip
+
+
+def icl_predict(
+    config: IclConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Predict a new subject's responses from a few of its trials.
+
+    Parameters
+    ----------
+    config : IclConfig
+        Its ``predict`` table: ``model``, and files of support ``features``, support ``responses`` and ``query``
+        features; without files the task's first new subject, whose queries have responses to compare with.
+    out : path
+        Folder for predictions.nc (``predicted`` and, from anchored models, ``std``, the predictive standard deviation
+        of a response), ``encoder/`` and summary.json.
+    mirror, progress, say
+        See `icl_pretrain`.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: ``n_support``, ``n_query``, ``n_voxels``; ``median_std``; where the queries' responses
+        are known ``mean_explained_variance``.
+    """
+    begin = time.perf_counter()
+    out, settings = Path(out), config.predict
+    X, Y, query, truth = _support(config, out, mirror, progress, say)
+    encoder = InContextEncoder(
+        settings.model, response_scale=settings.response_scale, device=settings.device, progress=progress
+    ).fit(X, Y)
+    model: InContextModel = encoder._model()
+    say(f"  {model!r}: {len(X)} support trials, {Y.shape[1]} voxels, {len(query)} queries")
+    found: dict[str, Any] = {}
+    if model.anchor is not None:
+        found["predicted"], found["std"] = encoder.predict(query, return_std=True)
+    else:
+        found["predicted"] = encoder.predict(query)
+    encoder.save(out / "encoder")
+    data.save(xr.Dataset({k: v.rename(k) for k, v in found.items()}), out / "predictions.nc")
+    summary: dict[str, Any] = {
+        "model": Path(settings.model).name, "n_support": len(X), "n_query": len(query), "n_voxels": int(Y.shape[1]),
+    }  # fmt: skip
+    if "std" in found:
+        summary["median_std"] = float(np.median(found["std"].values))
+    if truth is not None:
+        ev = stats.explained_variance(truth.values.astype(np.float64), found["predicted"].values)
+        summary["mean_explained_variance"] = float(np.nanmean(ev))
+        say(f"  mean explained variance of the queries: {summary['mean_explained_variance']:.4f}")
+    summary["seconds"] = round(time.perf_counter() - begin, 1)
+    write_json(out / "summary.json", summary)
+    say(f"predictions: {out / 'predictions.nc'}   ({summary['seconds']:.0f} s)")
+    return summary
+
+
+def _support(
+    config: IclConfig, out: Path, mirror: Any, progress: bool, say: Callable[[str], None]
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray, xr.DataArray | None]:
+    """Support features and responses, query features, and the queries' responses where they are known."""
+    settings = config.predict
+    given = {k: getattr(settings, k) for k in ("features", "responses", "query")}
+    if any(given.values()):
+        missing = [k for k, v in given.items() if not v]
+        if missing:
+            raise ConfigError(f"predict needs features, responses and query together; {', '.join(missing)} missing.")
+        Y = prepared(read_matrix(settings.responses, "responses"), config.task.zscore)
+        X = data.match(read_matrix(settings.features, "features"), Y)
+        return X, Y, read_matrix(settings.query, "query"), None
+    tasks = load_parts(config, out, mirror, progress, say)[0].tasks
+    if not tasks.test:
+        raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
+    subject = tasks.test[0]
+    assert subject.X_query is not None
+    n = min(settings.n_support, len(subject.X))
+    rows = np.sort(np.random.default_rng([config.seed, 5]).permutation(len(subject.X))[:n])
+    say(f"  {subject.name}: {n} of its {len(subject.X)} trials")
+    return subject.X[rows], subject.Y[rows], subject.X_query, subject.Y_query

@@ -1,0 +1,301 @@
+"""Settings of in-context encoders: one frozen dataclass a table of the TOML file, every key checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.encoders.incontext._stages import STAGES, Stage
+from neuroenc.workflows._config import _build, _override
+
+__all__ = [
+    "EvaluateConfig",
+    "FilesConfig",
+    "IclConfig",
+    "ModelConfig",
+    "PredictConfig",
+    "StageConfig",
+    "TaskConfig",
+    "example_icl_config",
+    "list_icl_examples",
+    "read_icl_config",
+]
+
+TASKS = ("world", "v4", "arrays")
+#: Name in [evaluate] methods, and what tables and figures call it.
+METHODS = {
+    "in-context": "in-context",
+    "ridge": "ridge (cross-validated)",
+    "paper-ridge": "ridge (released protocol)",
+    "empirical-bayes": "ridge (empirical Bayes)",
+    "nearest": "nearest stimuli",
+    "mean": "mean response",
+    "anatomical": "anatomical transfer",
+    "full": "ridge, whole pool",
+}
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """One subject of ``kind = "arrays"``, ``[[task.train]]`` or ``[[task.test]]``.
+
+    ``features`` (stimulus, feature) and ``responses`` (presentation or stimulus, voxel) are files that
+    `neuroenc.data.save` wrote (.nc or .zarr), put together by stimulus id. ``query_features`` and ``query_responses``
+    are a test subject's queries; without them, ``n_query`` stimuli drawn from its own.
+    """
+
+    features: str
+    responses: str
+    name: str = ""
+    query_features: str = ""
+    query_responses: str = ""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Who is learned from and who is new.
+
+    ``kind``: "world" (simulated subjects of the worlds ``seeds``; new ones of ``test_seeds``), "v4" (macaque V4, once
+    for each animal of ``held_out``) or "arrays" (files, ``train`` and ``test``; ``zscore`` "auto" scales within session
+    where nothing was scaled before). ``options`` are arguments of `_icl_tasks.world_tasks` or ``v4_tasks``.
+    """
+
+    kind: str = "world"
+    seeds: list[int] = field(default_factory=lambda: [100])
+    test_seeds: list[int] = field(default_factory=lambda: [0])
+    held_out: list[str] = field(default_factory=lambda: ["PE", "WE"])
+    options: dict[str, Any] = field(default_factory=dict)
+    train: list[Any] = field(default_factory=list)
+    test: list[Any] = field(default_factory=list)
+    zscore: str = "auto"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model: a preset and what differs from it; ``clusters`` of training voxels in the anchor's mixture."""
+
+    preset: str = "small"
+    form: str = "anchored"
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    hidden: int | None = None
+    registers: int | None = None
+    dropout: float | None = None
+    clusters: int = 8
+    seed: int = 0
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of `InContextConfig` that are set."""
+        names = ("form", "dim", "depth", "heads", "hidden", "registers", "dropout")
+        return {k: getattr(self, k) for k in names if getattr(self, k) is not None}
+
+
+@dataclass(frozen=True)
+class StageConfig(Stage):
+    """One stage of training: all settings of `Stage`, and where its episodes come from.
+
+    ``real`` is the share of episodes that are training subjects' responses; the others are synthetic voxels with
+    noise ceilings in ``ceiling``, a share ``isotropic_share`` of them unlike any known voxel. Where ``real`` is above
+    0 the last training subject only validates. ``validation_sizes`` are support sizes; ``minutes`` 0 is no limit.
+    """
+
+    real: float = 0.0
+    ceiling: tuple[float, float] = (0.05, 0.9)
+    isotropic_share: float = 0.1
+    validation_sizes: list[int] = field(default_factory=lambda: [20, 50, 100, 200])
+    validation_repeats: int = 2
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+    minutes: float = 0.0
+
+    def stage(self) -> Stage:
+        """The settings of training alone."""
+        return Stage(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Stage)})
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Support curves of ``methods`` on new subjects; ``models`` are folders or names beside those that OUT holds.
+
+    ``groups``: voxel coordinate of further rows of the tables, such as "roi".
+    """
+
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    sizes: list[int] = field(default_factory=lambda: [20, 50, 100, 200, 500])
+    n_draws: int = 5
+    n_query: int = 300
+    groups: str = ""
+    n_bootstraps: int = 1000
+    seed: int = 0
+    device: str = "auto"
+    models: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Support and queries as files; without them, the first new subject of the task and ``n_support`` of its trials."""
+
+    model: str = "world"
+    features: str = ""
+    responses: str = ""
+    query: str = ""
+    n_support: int = 50
+    response_scale: str = "check"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class IclConfig:
+    """A whole study: task, model, three stages, evaluation."""
+
+    title: str = "In-context encoders"
+    seed: int = 0
+    notes: list[str] = field(default_factory=list)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: StageConfig = field(default_factory=lambda: _stage("pretrain", {}))
+    extend: StageConfig = field(default_factory=lambda: _stage("extend", {}))
+    finetune: StageConfig = field(default_factory=lambda: _stage("finetune", {}))
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+
+
+def _stage(name: str, given: Any) -> StageConfig:
+    """The published stage with the file's changes."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"[{name}] is {given!r}; expected a table of settings.")
+    table: dict[str, Any] = {**dataclasses.asdict(STAGES[name]), **({"real": 0.5} if name == "finetune" else {})}
+    table |= given
+    for key in ("support", "ceiling"):
+        value = table.get(key, (0.0, 1.0))
+        numbers = isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
+        if not numbers or len(value) != 2:
+            raise ConfigError(f"{name}.{key} = {value!r}: expected two numbers, [from, to].")
+        if key in table:
+            table[key] = tuple(value)
+    found: StageConfig = _build(StageConfig, table, name)
+    if not 0 <= found.real <= 1:
+        raise ConfigError(f"{name}.real = {found.real} must lie in [0, 1]: the share of episodes of real responses.")
+    if found.precision not in ("auto", "32", "bf16"):
+        raise ConfigError(unknown_name(f"value of {name}.precision:", found.precision, ("auto", "32", "bf16")))
+    return found
+
+
+def read_icl_config(path: str | os.PathLike[str], overrides: list[str] | None = None) -> IclConfig:
+    """Read the settings of in-context encoders from TOML.
+
+    Parameters
+    ----------
+    path : path
+        Relative file names inside it are relative to its folder.
+    overrides : list of str, optional
+        ``"table.key=value"`` settings that replace the file's.
+
+    Raises
+    ------
+    ConfigError
+        Not TOML, an unknown key (the nearest is named), a value of another type or not legal.
+
+    Examples
+    --------
+    >>> from neuroenc.workflows import example_icl_config
+    >>> example_icl_config("world", ["extend.max_steps=10"]).extend.max_steps
+    10
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no file {path}. Next step: --example world, or write a config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    _override(table, overrides or [])
+    stages = {name: _stage(name, table.pop(name)) for name in STAGES if name in table}
+    config: IclConfig = dataclasses.replace(_build(IclConfig, table, ""), **stages)
+    _check(config)
+    return _absolute(config, path.resolve().parent)
+
+
+def _check(config: IclConfig) -> None:
+    from neuroenc.workflows import _icl_tasks
+
+    task, evaluate = config.task, config.evaluate
+    if task.kind not in TASKS:
+        raise ConfigError(unknown_name("value of task.kind:", task.kind, TASKS))
+    if task.zscore not in ("auto", "none", "session"):
+        raise ConfigError(unknown_name("value of task.zscore:", task.zscore, ("auto", "none", "session")))
+    if task.kind != "arrays":
+        maker = _icl_tasks.world_tasks if task.kind == "world" else _icl_tasks.v4_tasks
+        own = ("mirror", "progress", "held_out_animal", "n_query") + (("seed",) if task.kind == "world" else ())
+        legal = [name for name in inspect.signature(maker).parameters if name not in own]
+        for name in task.options:
+            if name not in legal:
+                raise ConfigError(unknown_name(f"option of the task {task.kind!r} in [task] options:", name, legal))
+    for name in evaluate.methods:
+        if name not in METHODS:
+            raise ConfigError(unknown_name("method in evaluate.methods:", name, METHODS))
+    if not evaluate.sizes or min(evaluate.sizes) < 2 or evaluate.n_draws < 1:
+        found = f"evaluate.sizes = {evaluate.sizes}, n_draws = {evaluate.n_draws}"
+        raise ConfigError(f"{found}: sizes from 2, draws from 1.")
+    if task.kind == "arrays" and not task.train:
+        raise ConfigError('[task] kind = "arrays" needs [[task.train]] tables with features and responses.')
+    if config.model.form not in ("anchored", "published"):
+        raise ConfigError(unknown_name("value of model.form:", config.model.form, ("anchored", "published")))
+
+
+def _absolute(config: IclConfig, folder: Path) -> IclConfig:
+    def full(name: str) -> str:
+        return str(folder / name) if name else ""
+
+    def files(where: str, given: list[Any]) -> list[FilesConfig]:
+        found = []
+        for n, table in enumerate(given):
+            if not isinstance(table, Mapping):
+                raise ConfigError(f"[[{where}]] {n} is {table!r}; expected a table with features and responses.")
+            one: FilesConfig = _build(FilesConfig, table, where)
+            names = ("features", "responses", "query_features", "query_responses")
+            full_names: dict[str, Any] = {k: full(getattr(one, k)) for k in names}
+            found.append(dataclasses.replace(one, name=one.name or f"{where[5:]}-{n + 1}", **full_names))
+        return found
+
+    task = dataclasses.replace(
+        config.task, train=files("task.train", config.task.train), test=files("task.test", config.task.test)
+    )
+    predict, models = config.predict, config.evaluate.models
+    paths: dict[str, Any] = {k: full(getattr(predict, k)) for k in ("features", "responses", "query")}
+    # A model is a folder or the name of a shipped one.
+    models = {k: full(v) if (folder / v).is_dir() else v for k, v in models.items()}
+    if (folder / predict.model).is_dir():
+        paths["model"] = full(predict.model)
+    return dataclasses.replace(
+        config, task=task, predict=dataclasses.replace(predict, **paths),
+        evaluate=dataclasses.replace(config.evaluate, models=models),
+    )  # fmt: skip
+
+
+def list_icl_examples() -> list[str]:
+    """Names of the shipped configs.
+
+    >>> list_icl_examples()
+    ['v4', 'world']
+    """
+    folder = resources.files("neuroenc.workflows") / "examples_icl"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def example_icl_config(name: str, overrides: list[str] | None = None) -> IclConfig:
+    """Settings of a shipped example."""
+    if name not in list_icl_examples():
+        raise ConfigError(unknown_name("example", name, list_icl_examples()))
+    with resources.as_file(resources.files("neuroenc.workflows") / "examples_icl" / f"{name}.toml") as path:
+        return read_icl_config(path, overrides)

@@ -1,0 +1,299 @@
+"""``neuroenc icl evaluate``: support curves of in-context encoders and what they must be compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import stats
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import atomic_path, hash_array, hash_json, sha256_file, write_json
+from neuroenc._util.provenance import provenance
+from neuroenc.encoders import RidgeEncoder
+from neuroenc.encoders.incontext import (
+    AnatomicalTransfer,
+    EmpiricalBayesRidge,
+    InContextEncoder,
+    MeanResponse,
+    NearestStimuli,
+    PaperRidge,
+    load_model,
+    support_curve,
+    surface_positions,
+)
+from neuroenc.encoders.incontext._files import SHIPPED
+from neuroenc.workflows._icl_config import METHODS, IclConfig
+from neuroenc.workflows._icl_inputs import Part, load_parts, make_prior
+from neuroenc.workflows._icl_tables import (
+    comparison_table,
+    curve_summary,
+    curve_table,
+    joined,
+    kinds,
+    mean_ceilings,
+)
+from neuroenc.workflows._icl_tasks import TaskSubject
+from neuroenc.workflows._steps import Steps
+
+__all__ = ["evaluated_models", "icl_evaluate"]
+
+_NOTES = (
+    "All methods saw the same support trials of a draw; a draw's smaller supports are the first trials of its larger "
+    "ones. Queries are never in a support.",
+    "Intervals resample voxels and draws of the support, queries fixed: they are about voxels and supports like these.",
+    "Explained variance is 1 - Var(error) / Var(response) of single queries; below 0 is worse than the mean.",
+)
+
+
+def icl_evaluate(
+    config: IclConfig,
+    out: str | os.PathLike[str],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Accuracy on new subjects over the size of the support, of in-context models and baselines.
+
+    Parameters
+    ----------
+    config : IclConfig
+    out : path
+        The study's folder: models that its stages left there (the last stage of each form) are evaluated, beside those
+        that ``[evaluate] models`` names. Receives curve.csv (``method, kind, group, size, explained_variance, low,
+        high, normalised, n_voxels, n_draws``), comparisons.csv (each method against cross-validated ridge), curve.svg,
+        summary.json and ``report/``. Subjects that are done are kept in ``.steps``.
+    mirror, progress, say
+        See `icl_pretrain`.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: ``explained_variance:METHOD:SIZE`` over all voxels, ``relative:METHOD:SIZE`` against
+        cross-validated ridge with ``p:METHOD:SIZE``, ``n_subjects``, ``n_voxels``, ``seconds``.
+    """
+    begin = time.perf_counter()
+    out = Path(out)
+    say(f"evaluate: {config.title}")
+    parts = load_parts(config, out, mirror, progress, say)
+    curves, fulls = [], []
+    for part in parts:
+        if not part.tasks.test:
+            raise ConfigError("evaluate needs new subjects: [[task.test]] tables, test_seeds or held_out.")
+        for subject in part.tasks.test:
+            held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
+            if config.evaluate.groups not in ("", *held):
+                raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", config.evaluate.groups, held))
+        models = evaluated_models(config, part, say)
+        if "in-context" in config.evaluate.methods and not models:
+            raise ConfigError(
+                f"no in-context model in {part.folder}. Next step: neuroenc icl pretrain, extend and finetune with the "
+                "same config and --out; or [evaluate] models, or methods without in-context."
+            )
+        steps = Steps(part.folder / ".steps", say)
+        for subject in part.tasks.test:
+            curve, full = _subject(config, part, subject, models, steps, progress, say)
+            curves.append(curve)
+            fulls.append(full)
+    curve = joined(curves, config.evaluate.groups)
+    table = curve_table(curve, fulls, config)
+    pairs = comparison_table(curve, config)
+    out.mkdir(parents=True, exist_ok=True)
+    _csv(table, out / "curve.csv")
+    _csv(pairs, out / "comparisons.csv")
+    summary = curve_summary(curve, table, pairs, len(curves))
+    summary["seconds"] = round(time.perf_counter() - begin, 1)
+    page = _report(config, parts, curve, table, pairs, summary, out, say)
+    write_json(out / "summary.json", summary)
+    say(_closing(table, summary, page))
+    return summary
+
+
+def evaluated_models(config: IclConfig, part: Part, say: Callable[[str], None] = print) -> dict[str, Path | str]:
+    """Models by the name of their method: of each form the last stage that is done, and those of the config."""
+    found: dict[str, Path | str] = {}
+    for form, name in (("anchored", METHODS["in-context"]), ("published", f"{METHODS['in-context']} (published form)")):
+        for stage in ("finetune", "extend", "pretrain"):
+            folder = part.folder / stage / form
+            if (folder / "summary.json").is_file():
+                found[name] = folder
+                say(f"  {name}: {stage}/{form}" + (f" of {part.name}" if part.name else ""))
+                break
+    for name, where in config.evaluate.models.items():
+        # A shipped model is a fallback as well as a method of its own: only a folder must be there.
+        try:
+            width = load_model(where).config.n_features
+        except DataError as error:
+            if where not in SHIPPED:
+                raise
+            say(f"  {name}: left out, {error}")
+            continue
+        if width != part.tasks.train[0].X.shape[1]:
+            raise ConfigError(
+                f"[evaluate] models: {name!r} takes {width} features, the subjects have "
+                f"{part.tasks.train[0].X.shape[1]}. Next step: a model of this embedding."
+            )
+        found[name] = where
+        say(f"  {name}: {where}")
+    return found
+
+
+def _subject(
+    config: IclConfig, part: Part, subject: TaskSubject, models: dict[str, Path | str], steps: Steps, progress: bool,
+    say: Callable[[str], None],
+) -> tuple[xr.Dataset, xr.DataArray | None]:  # fmt: skip
+    """Support curve of one new subject, and the explained variance (voxel,) of the fully trained encoder."""
+    assert subject.X_query is not None
+    assert subject.Y_query is not None
+    wanted = config.evaluate
+    sizes = [s for s in wanted.sizes if s <= len(subject.X)]
+    if len(sizes) < len(wanted.sizes):
+        say(f"  {subject.name}: {len(subject.X)} trials to draw from; sizes {sizes}")
+    if not sizes:
+        raise ConfigError(f"{subject.name} has {len(subject.X)} trials to draw from; no size of {wanted.sizes} fits.")
+    # Where a model lies does not matter to a curve; what it holds does.
+    files = {name: _digest(where) for name, where in models.items()}
+    key = {
+        "sizes": sizes, "draws": wanted.n_draws, "seed": wanted.seed, "methods": wanted.methods, "models": files,
+        "train": part.digest, "names": [s.name for s in part.tasks.train],
+        "data": hash_array(*(a.values for a in (subject.X, subject.Y, subject.X_query, subject.Y_query))),
+    }  # fmt: skip
+
+    def work() -> xr.Dataset:
+        methods = _methods(config, part, subject, models, say)
+        curve = support_curve(
+            methods, subject.X, subject.Y, subject.X_query, subject.Y_query, sizes=sizes, n_draws=wanted.n_draws,
+            seed=wanted.seed, noise_ceiling=subject.noise_ceiling, progress=progress,
+        )  # fmt: skip
+        if "full" in wanted.methods:
+            assert subject.Y_query is not None
+            whole = RidgeEncoder(cv=5, progress=False).fit(subject.X, subject.Y).predict(subject.X_query)
+            ev = stats.explained_variance(subject.Y_query.values.astype(np.float64), whole.values)
+            curve["full"] = ("voxel", ev)
+        curve.attrs.pop("provenance", None)
+        return curve
+
+    found = steps.arrays(f"curve-{subject.name}", key, work)
+    n = found.sizes["voxel"]
+    found = found.assign_coords(subject=("voxel", np.full(n, subject.name)), voxel=np.arange(n))
+    if part.name:
+        found = found.assign_coords(direction=("voxel", np.full(n, part.name)))
+    full = None
+    if "full" in found:
+        full = found["full"].assign_attrs(n_pool=len(subject.X))
+        found = found.drop_vars("full")
+    return found, full
+
+
+def _digest(where: Path | str) -> str:
+    if (Path(where) / "model.json").is_file():
+        return sha256_file(Path(where) / "model.safetensors")
+    return hash_json({k: hash_array(v.numpy()) for k, v in sorted(load_model(where).state_dict().items())})
+
+
+def _methods(
+    config: IclConfig, part: Part, subject: TaskSubject, models: dict[str, Path | str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    device = config.evaluate.device
+    found: dict[str, Any] = {}
+    for name in config.evaluate.methods:
+        label = METHODS[name]
+        if name == "in-context":
+            for title, where in models.items():
+                found[title] = InContextEncoder(load_model(where), device=device, response_scale="as-is")
+        elif name == "ridge":
+            found[label] = RidgeEncoder(cv=5, progress=False)
+        elif name == "paper-ridge":
+            found[label] = PaperRidge()
+        elif name == "empirical-bayes":
+            found[label] = EmpiricalBayesRidge(make_prior(part, say))
+        elif name == "nearest":
+            found[label] = NearestStimuli()
+        elif name == "mean":
+            found[label] = MeanResponse()
+        elif name == "anatomical":
+            transfer = _anatomical(part, subject, say)
+            if transfer is not None:
+                found[label] = transfer
+    return found
+
+
+def _anatomical(part: Part, subject: TaskSubject, say: Callable[[str], None]) -> AnatomicalTransfer | None:
+    people = [*part.tasks.train, subject]
+    if not all({"vertex", "hemi"} <= set(map(str, p.Y.coords)) for p in people):
+        say(f"  {METHODS['anatomical']}: left out, voxels have no vertex and hemi")
+        return None
+    places = [surface_positions(p.Y) for p in people]
+    encoders = [RidgeEncoder(cv=5, progress=False).fit(p.X, p.Y) for p in part.tasks.train]
+    return AnatomicalTransfer(
+        encoders, [p for p, _ in places[:-1]], places[-1][0], hemispheres=[h for _, h in places[:-1]],
+        target_hemisphere=places[-1][1],
+    )  # fmt: skip
+
+
+def _report(
+    config: IclConfig, parts: Sequence[Part], curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame,
+    summary: dict[str, Any], out: Path, say: Callable[[str], None],
+) -> Path | None:  # fmt: skip
+    try:
+        from neuroenc.report import plot_support_curves, write_support_report
+        from neuroenc.report._style import figure_svg
+
+        shown = ["all", *kinds(curve, config.evaluate.groups)[-1:]]
+        figure = plot_support_curves(table[table["kind"].isin(shown)])
+    except ImportError:
+        say("    no figures and no page without matplotlib; the tables are complete")
+        return None
+    with atomic_path(out / "curve.svg") as path:
+        path.write_bytes(figure_svg(figure))
+    training = {}
+    for part in parts:
+        for stage in ("pretrain", "extend", "finetune"):
+            for form in ("anchored", "published"):
+                folder = part.folder / stage / form
+                if (folder / "summary.json").is_file():
+                    name = "/".join(x for x in (part.name, stage, form) if x)
+                    training[name] = pd.read_csv(folder / "curves.csv")
+    settings = _settings(config)
+    infos = [f"{part.name or 'subjects'}: {part.tasks.info}" for part in parts if part.tasks.info]
+    return write_support_report(
+        out / "report", title=config.title, curve=table, comparisons=pairs, training=training,
+        reference=mean_ceilings(curve, table), summary=summary, settings=settings,
+        notes=[*_NOTES, *config.notes, *infos],
+        provenance=provenance(run=settings, subjects=[p.digest for p in parts], seed=config.seed),
+        files=["../curve.csv", "../comparisons.csv", "../summary.json"],
+    )  # fmt: skip
+
+
+def _settings(config: IclConfig) -> dict[str, Any]:
+    """Settings without the folders of this machine."""
+    record = dataclasses.asdict(config)
+    for side in ("train", "test"):
+        record["task"][side] = [
+            {k: v if k == "name" else Path(v).name for k, v in files.items() if v} for files in record["task"][side]
+        ]
+    record["evaluate"]["models"] = {k: Path(v).name for k, v in config.evaluate.models.items()}
+    record.pop("predict")
+    return record
+
+
+def _csv(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _closing(table: pd.DataFrame, summary: dict[str, Any], page: Path | None) -> str:
+    shown = table[table["kind"] == "all"].pivot_table("explained_variance", "method", "size", sort=False)
+    lines = ["", "explained variance, mean over voxels, by support size", shown.to_string(
+        float_format=lambda x: f"{x:.3f}", na_rep="")]  # fmt: skip
+    if page is not None:
+        lines.append(f"report: {page}   ({summary['seconds']:.0f} s)")
+    return "\n".join(lines)

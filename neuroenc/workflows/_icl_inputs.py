@@ -1,0 +1,231 @@
+"""Subjects of a study of in-context encoders: made or read once, and kept beside the outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, hash_json, read_json, write_json
+from neuroenc._version import __version__
+from neuroenc.encoders.incontext import PriorMixture, WeightPrior
+from neuroenc.workflows._icl_config import FilesConfig, IclConfig
+from neuroenc.workflows._icl_tasks import TaskSubject, TransferTasks, v4_tasks, world_tasks
+
+__all__ = ["Part", "load_parts", "make_mixture", "make_prior", "read_matrix", "read_subject"]
+
+_STEPS = ".steps"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Subjects of one direction of a study, and the folder of its models.
+
+    ``name`` is "" where there is one direction only.
+    """
+
+    name: str
+    folder: Path
+    tasks: TransferTasks
+
+    @property
+    def digest(self) -> str:
+        """Hash of the training subjects."""
+        return hash_array(*[a.values for s in self.tasks.train for a in (s.X, s.Y)])
+
+
+def load_parts(
+    config: IclConfig, out: Path, mirror: str | os.PathLike[str] | None, progress: bool, say: Callable[[str], None],
+    *, test: bool = True,
+) -> list[Part]:  # fmt: skip
+    """Subjects of every direction of the study; those that are simulated or embedded are kept in ``out/.steps``.
+
+    ``test=False`` may leave out new subjects that training does not need.
+    """
+    task, n_query = config.task, config.evaluate.n_query
+    if task.kind == "arrays":
+        train = [read_subject(files, task.zscore) for files in task.train]
+        new = [read_subject(f, task.zscore, n_query, config.seed, tested=True) for f in task.test] if test else []
+        return [_checked(Part("", out, TransferTasks(train, new)))]
+    if task.kind == "v4":
+        parts = []
+        for animal in task.held_out:
+            settings = {**task.options, "held_out_animal": animal, "n_query": n_query}
+
+            def animals(settings: Any = settings) -> TransferTasks:
+                return v4_tasks(mirror, progress=progress, **settings)
+
+            name = f"held-out-{animal}"
+            say(f"  {name}: subjects")
+            parts.append(Part(name, out / name, _kept(out, "v4", settings, animals, say)))
+        return parts
+    learned = [_world(config, seed, False, out, progress, say) for seed in task.seeds]
+    train = [_named(s, seed) for seed, found in zip(task.seeds, learned) for s in (*found.train, *found.test)]
+    strangers = [_world(config, seed, True, out, progress, say) for seed in task.test_seeds] if test else []
+    new = [_named(s, seed) for seed, found in zip(task.test_seeds, strangers) for s in found.test]
+    both = sorted(set(task.seeds) & set(task.test_seeds))
+    if both:
+        raise ConfigError(f"[task] seeds and test_seeds share {both}: these subjects would not be new.")
+    return [_checked(Part("", out, TransferTasks(train, new)))]
+
+
+def _world(
+    config: IclConfig, seed: int, new: bool, out: Path, progress: bool, say: Callable[[str], None]
+) -> TransferTasks:
+    settings = {"n_query": config.evaluate.n_query, **config.task.options, "seed": seed}
+    if not new:
+        # The null condition is one of new subjects.
+        settings["novel_prior"] = False
+    return _kept(out, "world", settings, lambda: world_tasks(progress=progress, **settings), say)
+
+
+def _named(subject: TaskSubject, seed: int) -> TaskSubject:
+    """Subjects of different worlds have the same names."""
+    return dataclasses.replace(subject, name=f"world-{seed}-{subject.name}")
+
+
+def _checked(part: Part) -> Part:
+    widths = {s.X.shape[1] for s in (*part.tasks.train, *part.tasks.test)}
+    if len(widths) != 1:
+        shown = {s.name: int(s.X.shape[1]) for s in (*part.tasks.train, *part.tasks.test)}
+        raise DataError(f"subjects have features of different widths: {shown}. Next step: one embedding for all.")
+    return part
+
+
+def _kept(
+    out: Path, kind: str, settings: dict[str, Any], make: Callable[[], TransferTasks], say: Callable[[str], None]
+) -> TransferTasks:
+    key = hash_json({"kind": kind, "settings": settings, "version": __version__})
+    folder = out / _STEPS / f"subjects-{kind}-{key[:16]}"
+    if not (folder / "subjects.json").is_file():
+        _write(folder, make())
+    else:
+        say(f"  subjects: taken from {_STEPS}/{folder.name}")
+    return _read(folder)
+
+
+_FIELDS = ("X", "Y", "X_query", "Y_query")
+
+
+def _write(folder: Path, tasks: TransferTasks) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"train": [], "test": [], "info": tasks.info, "map_shape": tasks.map_shape}
+    for side in ("train", "test"):
+        for n, subject in enumerate(getattr(tasks, side)):
+            held = [name for name in _FIELDS if getattr(subject, name) is not None]
+            for name in held:
+                data.save(getattr(subject, name), folder / f"{side}-{n}-{name}.nc")
+            ceiling = None if subject.noise_ceiling is None else np.asarray(subject.noise_ceiling).tolist()
+            record[side].append({"name": subject.name, "held": held, "noise_ceiling": ceiling})
+    if tasks.projection is not None:
+        data.save(xr.DataArray(tasks.projection, dims=("value", "feature"), name="projection"), folder / "maps.nc")
+    # Last: where it stands, everything else does.
+    write_json(folder / "subjects.json", record)
+
+
+def _read(folder: Path) -> TransferTasks:
+    record = read_json(folder / "subjects.json")
+    sides: dict[str, list[TaskSubject]] = {"train": [], "test": []}
+    for side, found in sides.items():
+        for n, entry in enumerate(record[side]):
+            arrays: dict[str, Any] = {name: data.load(folder / f"{side}-{n}-{name}.nc") for name in entry["held"]}
+            limit = entry["noise_ceiling"]
+            ceiling = None if limit is None else np.array([np.nan if v is None else v for v in limit], dtype=float)
+            found.append(TaskSubject(entry["name"], **arrays, noise_ceiling=ceiling))
+    maps: Any = data.load(folder / "maps.nc").values if (folder / "maps.nc").is_file() else None
+    shape: Any = None if record["map_shape"] is None else tuple(record["map_shape"])
+    return TransferTasks(sides["train"], sides["test"], record["info"], maps, shape)
+
+
+def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
+    """One labelled array from a file; features become (stimulus, feature).
+
+    Raises
+    ------
+    DataError
+        There is no such file, or it holds something else.
+    """
+    from neuroenc.workflows._inputs import flatten
+
+    if not Path(path).exists():
+        raise DataError(f"{what}: no file {path}.")
+    found = data.load(path)
+    if not isinstance(found, xr.DataArray):
+        raise DataError(f"{what}: {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
+    if what == "responses":
+        return data.validate_responses(found, allow_nan=True)
+    return flatten(data.validate_features(found))
+
+
+def read_subject(
+    files: FilesConfig, zscore: str = "auto", n_query: int = 0, seed: int = 0, *, tested: bool = False
+) -> TaskSubject:
+    """A subject from files: z-scored, repeats averaged, rows together by stimulus; queries apart if ``tested``."""
+    features = read_matrix(files.features, "features")
+    Y = prepared(read_matrix(files.responses, "responses"), zscore)
+    X = data.match(features, Y)
+    if not tested:
+        return TaskSubject(files.name, X, Y)
+    if files.query_responses:
+        Y_query = prepared(read_matrix(files.query_responses, "responses"), zscore)
+        source = read_matrix(files.query_features, "query_features") if files.query_features else features
+        return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
+    n = len(Y)
+    if not 2 <= n_query <= n - 20:
+        raise ConfigError(
+            f"evaluate.n_query = {n_query} of {n} stimuli of {files.name} leaves fewer than 20 to learn from. "
+            "Next step: a smaller n_query, or query_features and query_responses."
+        )
+    order = np.random.default_rng([seed, n]).permutation(n)
+    query, pool = np.sort(order[:n_query]), np.sort(order[n_query:])
+    return TaskSubject(files.name, X[pool], Y[pool], X[query], Y[query])
+
+
+def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:
+    """Responses as models expect them: z-scored within session, one row a stimulus."""
+    plain = responses.attrs.get("zscored", "none") == "none" and "session" in responses.coords
+    if zscore == "session" or (zscore == "auto" and plain and responses.dims[0] == "presentation"):
+        responses = data.zscore(responses, by="session")
+    return data.average_repeats(responses) if responses.dims[0] == "presentation" else responses
+
+
+def make_mixture(config: IclConfig, part: Part, say: Callable[[str], None]) -> PriorMixture:
+    """Mixture of priors from the training subjects' responses; made once."""
+    settings = {"clusters": config.model.clusters, "seed": config.seed, "data": part.digest, "version": __version__}
+    path = part.folder / _STEPS / f"mixture-{hash_json(settings)[:16]}.nc"
+    tasks = part.tasks
+    if not path.is_file():
+        say("  prior: mixture from training subjects' responses")
+        found = PriorMixture.from_responses(
+            [(s.X.values, s.Y.values) for s in tasks.train], n_clusters=config.model.clusters,
+            projection=tasks.projection, shape=tasks.map_shape, seed=config.seed,
+        )  # fmt: skip
+        held = xr.Dataset(
+            {
+                "means": (("component", "feature"), found.means), "share": ("component", found.share),
+                "covs": (("component", "feature", "feature_2"), found.covs), "center": ("feature", found.center),
+            }
+        )  # fmt: skip
+        data.save(held, path)
+    back = data.load(path)
+    return PriorMixture(*(back[name].values for name in ("means", "covs", "share", "center")))
+
+
+def make_prior(part: Part, say: Callable[[str], None]) -> WeightPrior:
+    """Gaussian prior of the training subjects' weights, by expectation maximisation; made once."""
+    key = hash_json({"data": part.digest, "version": __version__})
+    folder = part.folder / _STEPS / f"prior-{key[:16]}"
+    if not (folder / "prior.json").is_file():
+        say("  prior: expectation maximisation over training subjects")
+        WeightPrior.from_responses(
+            [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
+        ).save(folder)
+    return WeightPrior.load(folder)
