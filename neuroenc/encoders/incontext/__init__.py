@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from neuroenc.encoders.incontext._prior import WeightPrior
     from neuroenc.encoders.incontext._stages import STAGES, Stage, make_stage
     from neuroenc.encoders.incontext._streaming import StreamingSession
+    from neuroenc.encoders.incontext._text_maps import TEMPLATES, confusion, text_selectivity
     from neuroenc.encoders.incontext._training import TrainedStage, train_stage, validation_episodes
+    from neuroenc.encoders.incontext._weights_maps import WeightComponents, weight_components
 
 # Loaded on first use: the model and its training need torch, baselines and curves do not.
 _MODULES = {
@@ -63,13 +65,16 @@ _MODULES = {
     "_prior": ("WeightPrior",),
     "_stages": ("STAGES", "Stage", "make_stage"),
     "_streaming": ("StreamingSession",),
+    "_text_maps": ("TEMPLATES", "confusion", "text_selectivity"),
     "_training": ("TrainedStage", "train_stage", "validation_episodes"),
+    "_weights_maps": ("WeightComponents", "weight_components"),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "PRESETS",
     "STAGES",
+    "TEMPLATES",
     "AnatomicalTransfer",
     "ChunkAveraged",
     "EmpiricalBayesRidge",
@@ -90,9 +95,11 @@ __all__ = [
     "SyntheticEpisodes",
     "TrainedStage",
     "VoxelWeights",
+    "WeightComponents",
     "WeightPrior",
     "circuit_overlap",
     "compare_methods",
+    "confusion",
     "head_importance",
     "load_braincorl",
     "load_model",
@@ -107,9 +114,11 @@ __all__ = [
     "support_draws",
     "support_ensemble",
     "surface_positions",
+    "text_selectivity",
     "top_support",
     "train_stage",
     "validation_episodes",
+    "weight_components",
 ]
 
 
