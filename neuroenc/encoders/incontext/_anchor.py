@@ -211,16 +211,11 @@ class ClosedFormAnchor(nn.Module):
             here, there = _turn(cross, root), _turn(support.gram @ mean, root)
             q = p[:, k] * ratio
             part = _average(q, shrink) * here - _average(q * s, shrink) * there
-            share = p[:, k].sum((1, 2))
             found = _back(part, root) + (p[:, k] * s).sum((1, 2))[:, None] * mean
             omega = omega + found
             if covariance:
-                inner = _average(p[:, k] * signal[:, None], shrink)
-                # Around the mixture's mean, components differ by their own means; grid points of one are averaged.
-                own = found / share.clamp_min(1e-12)[:, None]
-                wide = root * inner[:, None, :] @ root.mT
-                outer = share[:, None, None] * own[:, :, None] * own[:, None, :]
-                second = wide + outer if second is None else second + wide + outer
+                part = _second(root, shrink, p[:, k], here, there, mean)
+                second = part if second is None else second + part
         level = (p.sum((1, 2)) * noise).sum(1)
         if second is not None:
             inside = omega - moved
@@ -233,6 +228,20 @@ class ClosedFormAnchor(nn.Module):
         turn = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
         turn[-1, :-1] = -self.center.double()
         return (turn @ cov @ turn.T).float()
+
+
+def _second(root: Tensor, shrink: Tensor, p: Tensor, here: Tensor, there: Tensor, mean: Tensor) -> Tensor:
+    """Second moment (voxel, e, e) of a component's weights over its grid, before the correction."""
+    signal, noise = _SIGNAL.to(p.device), _NOISE.to(p.device)
+    s = signal.sqrt()[:, None]
+    # Means at the points of the grid (voxel, signal x noise, e), in the component's own axes.
+    at = shrink * (signal[:, None] / noise)[..., None]
+    at = (at * (here[:, None, None, :] - s[..., None] * there[:, None, None, :])).flatten(1, 2)
+    inner = (at * p.flatten(1)[..., None]).mT @ at
+    inner.diagonal(dim1=1, dim2=2).add_(_average(p * signal[:, None], shrink))
+    side = _back(((p * s).flatten(1)[:, None, :] @ at)[:, 0], root)[:, :, None] * mean
+    power = (p * signal[:, None]).sum((1, 2))[:, None, None]
+    return root @ inner @ root.mT + side + side.mT + power * mean[:, None] * mean
 
 
 def _root(cov: Tensor) -> Tensor:
