@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from neuroenc._util.progress import progress as bar
 from neuroenc.encoders._labels import column_block
+from neuroenc.encoders.incontext._fast import FastReader
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
 __all__ = ["condition", "conditioned_blocks", "missing_groups", "voxels_at_once"]
@@ -21,11 +21,15 @@ _MAX_GROUPS = 16
 _LARGEST = 256
 
 
-def voxels_at_once(model: InContextModel, support: int, max_bytes: int, *, half: bool = False) -> int:
+def voxels_at_once(
+    model: InContextModel, support: int, max_bytes: int, *, half: bool = False, covariance: bool = False
+) -> int:
     """Voxels whose tokens fit in ``max_bytes`` of working memory."""
     c = model.config
     per_token = 3 * c.hidden + 8 * c.dim + 3 * (c.n_features + 1) + 2 * c.dim
     own = c.components * (9 * 12 + 4 * (c.n_features + 1)) * 8 if c.form == "anchored" else 0
+    if covariance:
+        own += (3 * 9 * 12 + 6 * (c.n_features + 1)) * (c.n_features + 1) * 8
     each = (support + c.registers) * per_token * (2 if half else 4) + own
     return int(max(1, min(_LARGEST, max_bytes // max(1, each))))
 
@@ -53,10 +57,10 @@ def conditioned_blocks(
     images = torch.as_tensor(x, dtype=torch.float32, device=device)
     weight = None if log_weight is None else torch.as_tensor(log_weight, dtype=torch.float32, device=device)
     n_voxels = Y.shape[1]
-    size = voxels_at_once(model, len(x), max_bytes, half=half)
+    size = voxels_at_once(model, len(x), max_bytes, half=half, covariance=covariance)
     wide = max(size, 1024)
-    cast = torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
-    with torch.inference_mode(), cast, bar(total=n_voxels, desc="in context", show=show) as line:
+    read = FastReader(model, half)
+    with torch.inference_mode(), bar(total=n_voxels, desc="in context", show=show) as line:
         for start in range(0, n_voxels, wide):
             block = np.asarray(column_block(Y, slice(start, start + wide)), dtype=np.float32)
             if scale is not None:
@@ -68,11 +72,11 @@ def conditioned_blocks(
                     part = columns[first : first + step]
                     y = torch.as_tensor(block[:, part].T.copy(), device=device)
                     if rows is None or len(rows) == len(block):
-                        found = model(images, y, weight, covariance=covariance)
+                        found = read(images, y, weight, covariance=covariance)
                     else:
                         kept = torch.as_tensor(rows, device=device)
                         less = None if weight is None else weight[kept]
-                        found = model(images[kept], y[:, kept], less, covariance=covariance)
+                        found = read(images[kept], y[:, kept], less, covariance=covariance)
                     line.update(len(part))
                     yield start + part, found
 

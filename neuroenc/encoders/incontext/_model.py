@@ -207,24 +207,34 @@ class InContextModel(nn.Module):
         """
         y, log_weight = complete(x, y, log_weight)
         z, _ = self.read(x, y, log_weight)
-        if self.anchor is not None:
-            return VoxelWeights(*self.anchor(z[:, 0], x, y, log_weight, covariance=covariance))
-        assert self.head is not None
-        omega = self.head(z[:, 0]).float()
-        return VoxelWeights(omega[:, :-1], omega[:, -1])
+        return self.write(z[:, 0], x, y, log_weight, covariance=covariance)
 
     def read(
         self, x: Tensor, y: Tensor, log_weight: Tensor | None, weights_of: slice | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """First register (voxel, 1, dim) after the last block, and attention weights if asked for."""
+        tokens = self.embed(x, y)
+        if log_weight is not None:
+            log_weight = log_weight.expand(len(y), -1)
+        return self.stack(tokens, log_weight=log_weight, keep=slice(0, 1), weights_of=weights_of)
+
+    def embed(self, x: Tensor, y: Tensor) -> Tensor:
+        """Tokens (voxel, support, dim) of images and responses without NaN."""
         if x.shape[-1] != self.config.n_features:
             raise DataError(f"features have {x.shape[-1]} dimensions; this model takes {self.config.n_features}.")
         # A view: the images are not copied for each voxel.
         wide = x.expand(len(y), *x.shape[-2:])
-        tokens = self.early(torch.cat([wide, y[..., None]], dim=-1))
-        if log_weight is not None:
-            log_weight = log_weight.expand(len(y), -1)
-        return self.stack(self.dropout(tokens), log_weight=log_weight, keep=slice(0, 1), weights_of=weights_of)
+        return self.dropout(self.early(torch.cat([wide, y[..., None]], dim=-1)))
+
+    def write(
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
+    ) -> VoxelWeights:
+        """Weights from the first register (voxel, dim)."""
+        if self.anchor is not None:
+            return VoxelWeights(*self.anchor(z, x, y, log_weight, covariance=covariance))
+        assert self.head is not None
+        omega = self.head(z).float()
+        return VoxelWeights(omega[:, :-1], omega[:, -1])
 
     def __repr__(self) -> str:
         c = self.config
