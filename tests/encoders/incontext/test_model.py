@@ -1,0 +1,229 @@
+"""Presets, shapes, errors and files of the in-context model."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders.incontext import (
+    PRESETS,
+    InContextModel,
+    PriorMixture,
+    load_model,
+    make_model,
+    save_model,
+)
+
+torch.set_num_threads(1)
+
+
+def small(form="anchored", **changes):
+    shape = {"n_features": 8, "dim": 16, "depth": 2, "hidden": 24, "heads": 4}
+    return make_model("small", form=form, **{**shape, **changes}).eval()
+
+
+def support(n=15, voxels=4, e=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, e, generator=generator), torch.randn(voxels, n, generator=generator)
+
+
+def mixture(e=8, components=3, seed=0):
+    rng = np.random.default_rng(seed)
+    roots = rng.standard_normal((components, e, e))
+    return PriorMixture.build(
+        rng.standard_normal((300, e)) + 0.5, roots @ roots.transpose(0, 2, 1), share=np.arange(1, components + 1)
+    )
+
+
+def counted(config):
+    """Parameters of a preset without holding them."""
+    with torch.device("meta"):
+        model = InContextModel(config)
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("clip", 97.07), ("dino", 156.0), ("siglip", 277.0)])
+def test_presets_have_as_many_parameters_as_released(preset, millions):
+    config = PRESETS[preset]
+    e, d, h, r = config.n_features, config.dim, config.hidden, config.registers
+    norm, linear = lambda n: 2 * n, lambda a, b: a * b + b
+    block = 2 * norm(d) + linear(d, 3 * d) + linear(d, d) + linear(d, 2 * h) + linear(h, d)
+
+    def residual(a, b):
+        return norm(a) + linear(a, 2 * d) + norm(2 * d) + linear(2 * d, b) + linear(a, b)
+
+    found = counted(config)
+    assert found == residual(e + 1, d) + r * d + config.depth * block + residual(d, e + 1)
+    assert round(found / 1e6, 2 if preset == "clip" else 1) == millions
+    assert (config.depth, config.heads, config.hidden, config.registers) == (20, 10, 2048, 4)
+    assert (config.form, config.length_scale) == ("published", "log_n")
+
+
+def test_the_shallow_preset_has_three_blocks():
+    assert PRESETS["clip-3"] == replace(PRESETS["clip"], depth=3)
+
+
+def test_a_seed_gives_the_same_model_and_leaves_the_global_one():
+    torch.manual_seed(5)
+    a = torch.rand(1)
+    torch.manual_seed(5)
+    one, two, other = small(seed=3), small(seed=3), small(seed=4)
+    assert torch.equal(torch.rand(1), a)
+    for p, q in zip(one.parameters(), two.parameters()):
+        assert torch.equal(p, q)
+    assert not torch.equal(one.stack.registers, other.stack.registers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "said"),
+    [
+        (("clop",), {}, "did you mean 'clip'"),
+        (("small",), {"deph": 3}, "did you mean 'depth'"),
+        (("small",), {"depth": 0}, "depth=0 must be at least 1"),
+        (("small",), {"form": "anchord"}, "did you mean 'anchored'"),
+        (("small",), {"n_features": 9, "prior": "mixture"}, "n_features=9, but the prior has 8"),
+    ],
+)
+def test_wrong_settings(arguments, changes, said):
+    if changes.get("prior"):
+        changes = {**changes, "prior": mixture()}
+    with pytest.raises(ConfigError, match=said):
+        make_model(*arguments, **changes)
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(10, 4), (0, 4)])
+def test_widths_and_heads(dim, heads):
+    with pytest.raises(ValueError, match=r"dim|at least"):
+        small(dim=dim, heads=heads)
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+def test_wrong_data(form):
+    model, (x, y) = small(form), support()
+    with pytest.raises(DataError, match="this model takes 8"):
+        model(x[:, :7], y)
+    for bad in ((x, y[:, :14]), (x.expand(3, -1, -1), y), (x, y[0])):
+        with pytest.raises(DataError, match="support images have shape"):
+            model(*bad)
+    with pytest.raises(DataError, match="2 of 4 voxels have no response"):
+        model(x, y.masked_fill(torch.tensor([[True], [False], [True], [False]]), torch.nan))
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_shapes_and_predictions(form, n):
+    model, (x, y) = small(form), support(n)
+    with torch.no_grad():
+        found = model(x, y, covariance=form == "anchored")
+    assert found.coef.shape == (4, 8)
+    assert found.intercept.shape == (4,)
+    assert all(torch.isfinite(part).all() for part in found if part is not None)
+    q = torch.randn(5, 8)
+    expected = q @ found.coef.T + found.intercept
+    torch.testing.assert_close(found.predict(q), expected.T)
+    torch.testing.assert_close(found.predict(q.expand(4, -1, -1)), expected.T)
+    if form == "published":
+        assert found.noise is None
+        with pytest.raises(ConfigError, match="anchored"):
+            found.variance(q)
+        return
+    assert (found.noise > 0).all()
+    wide = torch.cat([q, torch.ones(5, 1)], dim=1)
+    by_loop = torch.stack([found.noise[v] + torch.stack([w @ found.covariance[v] @ w for w in wide]) for v in range(4)])
+    torch.testing.assert_close(found.variance(q), by_loop)
+    torch.testing.assert_close(found.variance(q.expand(4, -1, -1)), by_loop)
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+def test_order_missing_and_weights(form):
+    model, (x, y) = small(form), support()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+        found = model(x, y)
+        order = torch.randperm(15)
+        for a, b in zip(found, model(x[order], y[:, order])):
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        gone = y.clone()
+        gone[1, ::3] = torch.nan
+        some = model(x, gone)
+        left = [i for i in range(15) if i % 3]
+        torch.testing.assert_close(some.coef[1], model(x[left], y[1:2, left]).coef[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(some.coef[2], found.coef[2], rtol=1e-4, atol=1e-5)
+        times = torch.tensor([2, 0, 3] + [1] * 12)
+        again = torch.repeat_interleave(torch.arange(15), times)
+        weighted, repeated = model(x, y, times.log()), model(x[again], y[:, again])
+        torch.testing.assert_close(weighted.coef, repeated.coef, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_in_training_only():
+    model, (x, y) = small("published", dropout=0.3), support()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, y).coef, model(x, y).coef)
+        model.train()
+        assert not torch.allclose(model(x, y).coef, model(x, y).coef)
+
+
+def test_gradients_reach_every_parameter():
+    for form in ("anchored", "published"):
+        model, (x, y) = small(form).train(), support()
+        found = model(x, y)
+        (found.predict(torch.randn(6, 8)).square().mean() + found.coef.sum()).backward()
+        dead = [name for name, p in model.named_parameters() if p.grad is None]
+        assert not dead, dead
+
+
+def test_a_prior_sets_the_anchor_and_its_first_guess():
+    prior = mixture()
+    model = make_model("small", prior=prior, dim=16, depth=1, hidden=16)
+    anchor = model.anchor
+    assert (model.config.n_features, model.config.components) == (8, 3)
+    for k in range(3):
+        root = anchor.roots[k, :-1, :-1].double().numpy()
+        np.testing.assert_allclose(root @ root.T, prior.covs[k], atol=1e-5)
+    np.testing.assert_allclose(anchor.center, prior.center, atol=1e-6)
+    np.testing.assert_allclose(anchor.component.detach().softmax(0), prior.share, atol=1e-6)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+def test_files_round_trip(tmp_path, form):
+    model, (x, y) = small(form, components=2, length_scale="learned"), support()
+    if model.anchor is not None:
+        model.anchor.set_prior(torch.randn(2, 8), torch.eye(8).repeat(2, 1, 1), center=torch.randn(8))
+    back = load_model(save_model(model, tmp_path / "model", subjects=["a", "b"]))
+    assert back.config == model.config
+    assert not back.training
+    with torch.no_grad():
+        for a, b in zip(model(x, y), back(x, y)):
+            assert a is b or torch.equal(a, b)
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert record["record"] == {"subjects": ["a", "b"]}
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_changed_files_are_refused(tmp_path):
+    folder = save_model(small(), tmp_path / "model")
+    weights, record = folder / "model.safetensors", folder / "model.json"
+    whole, said = weights.read_bytes(), json.loads(record.read_text())
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match="not the file that was saved"):
+        load_model(folder)
+    weights.write_bytes(whole)
+    load_model(folder)
+    record.write_text(json.dumps({**said, "format": 99}))
+    with pytest.raises(DataError, match="format 99"):
+        load_model(folder)
+    record.write_text(json.dumps({**said, "config": {**said["config"], "colour": 1}}))
+    with pytest.raises(DataError, match="colour"):
+        load_model(folder)
+    with pytest.raises(DataError, match="did you mean 'world'"):
+        load_model("wrld")
+    with pytest.raises(DataError, match="save_model"):
+        load_model(tmp_path)
