@@ -1,0 +1,285 @@
+"""The estimator: labels, missing responses, scale, weights, warnings, files, and what it must not depend on."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from sklearn.base import clone
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions import RetrievalDecoder, caption_voxels
+from neuroenc.data import make_features, make_responses, simulate_world
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.encoders import InContextEncoder, RidgeEncoder
+from neuroenc.encoders.incontext import PriorMixture, make_model, save_model
+from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL
+from neuroenc.encoders.incontext._condition import missing_groups, voxels_at_once
+
+torch.set_num_threads(1)
+E = 8
+
+
+def model(form="anchored", stir=0.05, **changes):
+    shape = {"n_features": E, "dim": 16, "depth": 2, "hidden": 24, "heads": 4}
+    made = make_model("small", form=form, **{**shape, **changes}).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(stir * torch.randn_like(p))
+    return made
+
+
+def data(n=40, voxels=30, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, E))
+    Y = X @ rng.standard_normal((E, voxels)) / 4 + 0.6 * rng.standard_normal((n, voxels))
+    return X.astype(np.float32), Y.astype(np.float32), rng.standard_normal((11, E)).astype(np.float32)
+
+
+def same(a, b, tolerance=2e-5):
+    for name in ("coef_", "intercept_", "noise_variance_"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+FORMS = pytest.mark.parametrize("form", ["anchored", "published"])
+POOLS = pytest.mark.parametrize("pool", ["voxels", "none"])
+
+
+@FORMS
+def test_equals_the_model(form):
+    m, (X, Y, Q) = model(form), data()
+    encoder = InContextEncoder(m, pool="none").fit(X, Y)
+    with torch.no_grad():
+        found = m(torch.tensor(X), torch.tensor(Y.T))
+    np.testing.assert_allclose(encoder.coef_, found.coef.numpy().T, atol=1e-5)
+    np.testing.assert_allclose(encoder.predict(Q), found.predict(torch.tensor(Q)).numpy().T, atol=1e-5)
+    assert np.isnan(encoder.noise_variance_).all() == (form == "published")
+    assert encoder.n_samples_fit_ == 40
+    assert encoder.n_seen_.tolist() == [40] * 30
+
+
+def test_labels_are_kept():
+    X, Y, Q = data()
+    ids = [f"img{i}" for i in range(len(X))]
+    features = make_features(X, stimulus=ids)
+    responses = make_responses(Y, stimulus=ids, dim="stimulus", voxel=np.arange(100, 130), roi=["FFA"] * 30)
+    encoder = InContextEncoder(model()).fit(features, responses)
+    predicted = encoder.predict(make_features(Q, stimulus=[f"q{i}" for i in range(11)]))
+    assert isinstance(predicted, xr.DataArray)
+    assert predicted["stimulus"].values.tolist()[:2] == ["q0", "q1"]
+    assert predicted["roi"].values.tolist() == ["FFA"] * 30
+    _, std = encoder.predict(make_features(Q, stimulus=[f"q{i}" for i in range(11)]), return_std=True)
+    assert isinstance(std, xr.DataArray)
+    assert std.dims == predicted.dims
+    assert (std["voxel"].values == np.arange(100, 130)).all()
+    coef, intercept = encoder.to_linear()
+    assert coef.dims == ("feature", "voxel")
+    assert (intercept["roi"].values == "FFA").all()
+    np.testing.assert_array_equal(predicted.values, InContextEncoder(encoder.model).fit(X, Y).predict(Q))
+
+
+def test_a_single_voxel():
+    X, Y, Q = data()
+    encoder = InContextEncoder(model()).fit(X, Y[:, 0])
+    whole = InContextEncoder(encoder.model, pool="none").fit(X, Y)
+    predicted, std = encoder.predict(Q, return_std=True)
+    assert predicted.shape == std.shape == (11,)
+    np.testing.assert_allclose(predicted, whole.predict(Q)[:, 0], atol=1e-5)
+    assert -1 < encoder.score(X, Y[:, 0]) < 1
+
+
+@FORMS
+@pytest.mark.parametrize("patterns", [1, 3, 30])
+def test_missing_responses_are_as_if_left_out(form, patterns):
+    # Few patterns are conditioned one by one, many are masked.
+    m, (X, Y, _) = model(form), data()
+    rng = np.random.default_rng(1)
+    seen = rng.random((40, patterns)) > 0.3
+    kind = np.arange(30) % patterns
+    Y[~seen[:, kind]] = np.nan
+    assert (missing_groups(~np.isnan(Y))[0][0] is None) == (patterns == 30)
+    encoder = InContextEncoder(m, pool="none").fit(X, Y)
+    assert encoder.n_seen_.tolist() == seen.sum(0)[kind].tolist()
+    for v in range(0, 30, 7):
+        rows = seen[:, kind[v]]
+        alone = InContextEncoder(m, pool="none").fit(X[rows], Y[rows][:, [v]])
+        np.testing.assert_allclose(encoder.coef_[:, v], alone.coef_[:, 0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(encoder.intercept_[v], alone.intercept_[0], rtol=1e-4, atol=1e-5)
+
+
+@POOLS
+@FORMS
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_block_size_does_not_matter(form, pool, precision):
+    m, (X, Y, _) = model(form), data(voxels=41)
+    assert voxels_at_once(m, 40, 2**28) >= 41
+    assert voxels_at_once(m, 40, 2**17) < 10
+    fits = [InContextEncoder(m, pool=pool, precision=precision, max_memory=b).fit(X, Y) for b in (2**28, 2**17, 1)]
+    for other in fits[1:]:
+        same(fits[0], other, 2e-5 if precision == "32" else 2e-2)
+
+
+def test_bf16_is_near_float32():
+    X, Y, Q = data()
+    m = model()
+    exact, near = (InContextEncoder(m, precision=p).fit(X, Y).predict(Q) for p in ("32", "bf16"))
+    assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
+
+
+@POOLS
+def test_order_of_voxels_and_trials_does_not_matter(pool):
+    m, (X, Y, Q) = model(), data()
+    rng = np.random.default_rng(0)
+    voxels, trials = rng.permutation(30), rng.permutation(40)
+    straight = InContextEncoder(m, pool=pool).fit(X, Y).predict(Q)
+    turned = InContextEncoder(m, pool=pool).fit(X[trials], Y[trials][:, voxels]).predict(Q)
+    np.testing.assert_allclose(turned, straight[:, voxels], rtol=1e-4, atol=1e-4)
+
+
+@FORMS
+def test_sample_weight_repeats_and_leaves_out(form):
+    m, (X, Y, _) = model(form), data()
+    times = np.array([2, 0, 3, 1] * 10)
+    again = np.repeat(np.arange(40), times)
+    same(InContextEncoder(m).fit(X, Y, sample_weight=times), InContextEncoder(m).fit(X[again], Y[again]), 1e-4)
+    same(InContextEncoder(m).fit(X, Y, sample_weight=np.ones(40)), InContextEncoder(m).fit(X, Y))
+    for bad in (np.ones(39), -np.ones(40), np.zeros(40), np.full(40, np.nan)):
+        with pytest.raises(DataError, match="sample_weight"):
+            InContextEncoder(m).fit(X, Y, sample_weight=bad)
+
+
+def test_response_scale_support_follows_the_unit():
+    m, (X, Y, Q) = model(), data()
+    Z = (Y - Y.mean(0)) / Y.std(0)
+    plain = InContextEncoder(m, response_scale="as-is").fit(X, Z)
+    scaled = InContextEncoder(m, response_scale="support").fit(X, 250 * Z + 3000)
+    p, s = (e.predict(Q, return_std=True) for e in (plain, scaled))
+    np.testing.assert_allclose(s[0], 250 * p[0] + 3000, rtol=1e-3)
+    np.testing.assert_allclose(s[1], 250 * p[1], rtol=1e-3)
+    np.testing.assert_allclose(scaled.noise_variance_, 250**2 * plain.noise_variance_, rtol=1e-3)
+
+
+def test_warnings_say_what_looks_wrong():
+    m, (X, Y, _) = model(), data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        InContextEncoder(m).fit(X, Y)
+        InContextEncoder(m, response_scale="as-is").fit(X, 100 * Y)
+        InContextEncoder(m).fit(X[:5], 100 * Y[:5])  # Too few trials to judge.
+    for wrong in (100 * Y, Y + 5, 0.01 * Y):
+        with pytest.warns(UserWarning, match="do not look z-scored"):
+            InContextEncoder(m).fit(X, wrong)
+
+
+@pytest.mark.parametrize("scale", ["check", "support"])
+def test_silent_voxels_get_zero_weights(scale):
+    m, (X, Y, Q) = model(), data()
+    Y[:, 4], Y[:, 9] = 0.0, 0.7
+    with pytest.warns(UserWarning, match="2 of 30 voxels have no signal"):
+        encoder = InContextEncoder(m, response_scale=scale).fit(X, Y)
+    assert encoder.silent_voxels_.tolist() == [4, 9]
+    assert not encoder.coef_[:, [4, 9]].any()
+    np.testing.assert_allclose(encoder.predict(Q)[:, [4, 9]], np.tile([0.0, 0.7], (11, 1)), atol=1e-6)
+    assert np.isfinite(encoder.coef_).all()
+
+
+def test_errors():
+    m, (X, Y, Q) = model(), data()
+    with pytest.raises(DataError, match="this model takes 8"):
+        InContextEncoder(m).fit(X[:, :5], Y)
+    with pytest.raises(DataError, match="infinity"):
+        InContextEncoder(m).fit(X, np.where(np.arange(30) == 3, np.inf, Y))
+    with pytest.raises(DataError, match=r"1 of 30 voxels have no response.*\[3\]"):
+        InContextEncoder(m).fit(X, np.where(np.arange(30) == 3, np.nan, Y))
+    for settings, said in (
+        ({"response_scale": "suport"}, "support"), ({"precision": "16"}, "precision"), ({"pool": "voxel"}, "voxels"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            InContextEncoder(m, **settings).fit(X, Y)
+    with pytest.raises(ConfigError, match="expected a name"):
+        InContextEncoder(3).fit(X, Y)
+    with pytest.raises(DataError, match="save_model"):
+        InContextEncoder("nowhere").fit(X, Y)
+    with pytest.raises(ConfigError, match="anchored"):
+        InContextEncoder(model("published")).fit(X, Y).predict(Q, return_std=True)
+
+
+def test_saved_loaded_and_cloned(tmp_path):
+    X, Y, Q = data()
+    path = save_model(model(), tmp_path / "model")
+    encoder = InContextEncoder(str(path)).fit(X, Y)
+    np.testing.assert_array_equal(encoder.predict(Q), InContextEncoder(model()).fit(X, Y).predict(Q))
+    back = InContextEncoder.load(encoder.save(tmp_path / "encoder"))
+    np.testing.assert_array_equal(back.predict(Q), encoder.predict(Q))
+    same(back, encoder, 0)
+    with pytest.raises(ConfigError, match="fit again"):
+        back.predict(Q, return_std=True)
+    with pytest.raises(ConfigError, match="fit again"):
+        back.support()
+    again = back.fit(X, Y)
+    assert again.predict(Q, return_std=True)[1].shape == (11, 30)
+    twin = clone(InContextEncoder(model(), precision="bf16"))
+    assert twin.precision == "bf16"
+    m = model()
+    assert clone(InContextEncoder(m)).model is m
+    kept = encoder.support()
+    np.testing.assert_array_equal(kept[0], X)
+    np.testing.assert_array_equal(kept[1], Y)
+
+
+def test_a_fitted_encoder_is_saved_without_its_model_and_support(tmp_path):
+    X, Y, Q = data()
+    encoder = InContextEncoder(str(save_model(model(dim=64, hidden=256), tmp_path / "model"))).fit(X, Y)
+    saved = encoder.save(tmp_path / "encoder")
+    files = [saved] if saved.is_file() else [p for p in saved.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 50_000 < (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert encoder.predict(Q, return_std=True)[1].shape == (11, 30)  # Saving takes nothing away.
+
+
+@pytest.mark.parametrize(("n", "pool"), [(8, "none"), (40, "none"), (40, "voxels")])
+def test_intervals_cover_voxels_of_the_prior(n, pool):
+    rng = np.random.default_rng(n)
+    voxels = 1500
+    root = rng.standard_normal((E, E))
+    mixture = PriorMixture.build(rng.standard_normal((2000, E)) + 0.3, [root @ root.T + 0.1 * np.eye(E)])
+    m = make_model("small", prior=mixture, dim=16, depth=1, hidden=16, heads=4)
+    level = m.anchor.level.detach().double().numpy()
+    picked = rng.choice(level.size, voxels, p=np.exp(level).ravel() / np.exp(level).sum())
+    signal, noise = _SIGNAL.numpy()[picked // level.shape[1]], _NOISE.numpy()[picked % level.shape[1]]
+    W = rng.multivariate_normal(np.zeros(E), mixture.covs[0], voxels).T * np.sqrt(signal)
+    b = np.sqrt(0.1 * signal) * rng.standard_normal(voxels)
+
+    def responses(x):
+        return (x - mixture.center) @ W + b + np.sqrt(noise) * rng.standard_normal((len(x), voxels))
+
+    X, Q = rng.standard_normal((n, E)) + 0.3, rng.standard_normal((20, E)) + 0.3
+    encoder = InContextEncoder(m, pool=pool, response_scale="as-is").fit(X, responses(X))
+    mean, std = encoder.predict(Q, return_std=True)
+    off = (responses(Q) - mean) / std
+    assert abs(np.mean(off**2) - 1) < 0.1
+    for share, z in ((0.5, 0.6745), (0.9, 1.6449)):
+        assert abs((np.abs(off) < z).mean() - share) < 0.04
+
+
+def test_captions_of_the_worlds_embeddings():
+    scenes = simulate_world(80, seed=7)
+    images = ImageEmbedder("world", normalise=True, progress=False).embed(scenes)
+    texts = ["a face", "a house", "a hand", "food on a plate", "a word"]
+    vectors = np.asarray(TextEmbedder("world", progress=False).embed(texts))
+    X = np.asarray(images)
+    rng = np.random.default_rng(0)
+    # Voxels that answer to what a text says.
+    W = ((vectors - vectors.mean(0)) / np.linalg.norm(vectors - vectors.mean(0), axis=1, keepdims=True)).T
+    Y = (X - X.mean(0)) @ W
+    Y = Y / Y.std(0) + 0.3 * rng.standard_normal(Y.shape)
+    responses = make_responses(Y, stimulus=images["stimulus"].values, dim="stimulus", roi=list("abcde"))
+    around = PriorMixture.build(X, [np.eye(X.shape[1])])
+    encoder = InContextEncoder(make_model("small", prior=around, depth=1)).fit(images, responses)
+    found = caption_voxels(encoder, X, RetrievalDecoder(texts, vectors), top=2, n_evidence=3, progress=False).captions
+    assert set(found["roi"]) == set("abcde")
+    coef, _ = encoder.to_linear()
+    ridge, _ = RidgeEncoder().fit(images, responses).to_linear()
+    for v in range(5):
+        assert np.corrcoef(coef.values[:, v], ridge.values[:, v])[0, 1] > 0.5
