@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ClosedFormAnchor"]
+__all__ = ["ClosedFormAnchor", "gaussian_grid", "grid_points"]
 
 # Variances of signal and noise at which the evidence of a voxel is looked at; responses have about unit variance.
 _SIGNAL = torch.logspace(math.log10(0.02), math.log10(2.0), 9, dtype=torch.float64)
@@ -95,15 +95,17 @@ class ClosedFormAnchor(nn.Module):
         self.out = nn.Linear(dim, components + grid[0] + grid[1] + e)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        # Logarithm of a prior (component, signal, noise) estimated from all voxels of a fit, instead of the learned one.
+        # Logarithm of a prior (component, signal, noise) from all voxels of a fit, instead of the learned one.
         self.pooled: Tensor | None = None
 
     def set_prior(
-        self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None
-    ) -> None:
+        self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None,
+        level: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         """Components: means (component, feature), covariances (component, feature, feature), of unit signal variance.
 
-        ``center`` (feature,) is subtracted from features, so that the intercept of a z-scored voxel is about 0.
+        ``center`` (feature,) is subtracted from features, so that the intercept of a z-scored voxel is about 0;
+        ``level`` holds mean (2,) and covariance (2, 2) of the logarithms of signal and noise variance over voxels.
         """
         with torch.no_grad():
             if center is not None:
@@ -111,6 +113,9 @@ class ClosedFormAnchor(nn.Module):
             self.means[:, :-1] = means
             for k, cov in enumerate(covs.double()):
                 self.roots[k, :-1, :-1] = _root(cov)
+            if level is not None:
+                # Twice as wide: the training subjects are a sample of subjects.
+                self.level.copy_(gaussian_grid(level[0].double(), 4 * level[1].double()))
             share = torch.zeros(len(covs)) if log_share is None else log_share
             self.component.copy_(share)
             whole = (share.double().softmax(0)[:, None, None] * covs.double()).sum(0)
@@ -242,6 +247,19 @@ def _second(root: Tensor, shrink: Tensor, p: Tensor, here: Tensor, there: Tensor
     side = _back(((p * s).flatten(1)[:, None, :] @ at)[:, 0], root)[:, :, None] * mean
     power = (p * signal[:, None]).sum((1, 2))[:, None, None]
     return root @ inner @ root.mT + side + side.mT + power * mean[:, None] * mean
+
+
+def grid_points() -> Tensor:
+    """Logarithms of signal and noise variance at the grid's points (signal, noise, 2)."""
+    return torch.stack(torch.meshgrid(_SIGNAL.log(), _NOISE.log(), indexing="ij"), dim=-1)
+
+
+def gaussian_grid(mean: Tensor, cov: Tensor) -> Tensor:
+    """Logarithm (signal, noise), normalised, of a Gaussian over the logarithms of both variances."""
+    around = grid_points().to(mean.device) - mean
+    cov = cov + 1e-3 * torch.eye(2, dtype=cov.dtype, device=cov.device)
+    score = -0.5 * ((around @ torch.linalg.inv(cov)) * around).sum(-1)
+    return score.flatten().log_softmax(0).view_as(score)
 
 
 def _root(cov: Tensor) -> Tensor:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from neuroenc.encoders.incontext._prior import WeightPrior
+
 __all__ = ["PriorMixture"]
 
 Floats = np.ndarray
+# Shares of the isotropic part.
+_BLENDS = (0.0, 0.1, 0.3, 0.6, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,8 @@ class PriorMixture:
         Sums to 1.
     center : array (feature,)
         Mean of the images that it was scaled for.
+    level_mean, level_cov : arrays (2,) and (2, 2), optional
+        Of (log s, log noise variance) over voxels; None if unknown.
 
     Examples
     --------
@@ -44,6 +51,8 @@ class PriorMixture:
     covs: Floats
     share: Floats
     center: Floats
+    level_mean: Floats | None = None
+    level_cov: Floats | None = None
 
     @property
     def n_components(self) -> int:
@@ -85,8 +94,10 @@ class PriorMixture:
     ) -> PriorMixture:  # fmt: skip
         """Mixture from the responses of training subjects.
 
-        A single Gaussian prior is fitted by expectation maximisation, gives every voxel its weights, and these are
-        clustered; where features come from maps, components are places in the map (`spatial`).
+        A single Gaussian prior is fitted by expectation maximisation. It stands in the mixture blended with an
+        isotropic one in several shares, for subjects who are less and less like those known. It also gives every voxel
+        its weights, and these are clustered; where features come from maps, components are places in the map instead
+        (`spatial`).
 
         Parameters
         ----------
@@ -106,17 +117,37 @@ class PriorMixture:
         coef = np.concatenate([EmpiricalBayesRidge(prior).fit(x, y).coef_ for x, y in pairs], axis=1)
         images = np.concatenate([x for x, _ in pairs])
         if projection is None:
-            return cls.clusters(images, coef, n_clusters=n_clusters, seed=seed)
-        if shape is None:
+            known = cls.clusters(images, coef, n_clusters=n_clusters, seed=seed)
+        elif shape is None:
             raise ConfigError("a projection needs the shape (channel, y, x) of the maps that it came from.")
-        return cls.spatial(images, projection, shape, coef, extra=[prior.cov])
+        else:
+            known = cls.spatial(images, projection, shape, coef)
+        return known.blended(images, prior)
+
+    def blended(self, images: Any, prior: WeightPrior) -> PriorMixture:
+        """The mixture, with a Gaussian prior and its blends with an isotropic one added as half of it.
+
+        The prior's distribution of scales and noise variances becomes that of the mixture.
+        """
+        values = np.asarray(images, dtype=np.float64)
+        around = np.cov(values.T)
+        power = float(np.sum(prior.cov * around))
+        isotropic = np.eye(len(around)) / np.trace(around)
+        blends = [(1 - b) * prior.cov / power + b * isotropic for b in _BLENDS]
+        means = np.concatenate([self.means, np.zeros((len(blends), self.n_features))])
+        share = np.concatenate([self.share / 2, np.full(len(blends), 0.5 / len(blends))])
+        built = PriorMixture.build(values, [*self.covs, *blends], list(means), share)
+        if prior.hyper is None:
+            return built
+        mean, cov = prior.hyper
+        shifted = np.array([mean[0] + np.log(power), mean[1]])
+        return replace(built, level_mean=shifted, level_cov=np.array(cov))
 
     @classmethod
     def clusters(
-        cls, images: Any, coef: Any, *, n_clusters: int = 8, shrinkage: float = 0.3, isotropic: bool = True,
-        seed: int = 0,
-    ) -> PriorMixture:  # fmt: skip
-        """Clusters of fitted voxels' weights ``coef`` (feature, voxel), the whole of them, and an isotropic component.
+        cls, images: Any, coef: Any, *, n_clusters: int = 8, shrinkage: float = 0.3, seed: int = 0
+    ) -> PriorMixture:
+        """Clusters of fitted voxels' weights ``coef`` (feature, voxel), and the whole of them.
 
         Voxels are scaled to unit signal variance and clustered by direction (k-means); a cluster's covariance is
         shrunk towards that of all voxels.
@@ -143,14 +174,12 @@ class PriorMixture:
             means.append(mean)
             share.append(float(len(part)))
         covs, means, share = [*covs, whole], [*means, 0 * means[0]], [*share, len(w) / 4]
-        if isotropic:
-            covs, means, share = [*covs, np.eye(len(whole))], [*means, 0 * means[0]], [*share, len(w) / 4]
         return cls.build(values, covs, means, share)
 
     @classmethod
     def spatial(
         cls, images: Any, projection: Any, shape: tuple[int, int, int], coef: Any, *,
-        sizes: Sequence[float] = (0.7, 1.3), shrinkage: float = 0.2, extra: Sequence[Any] = (), isotropic: bool = True,
+        sizes: Sequence[float] = (0.7, 1.3), shrinkage: float = 0.2,
     ) -> PriorMixture:  # fmt: skip
         r"""Receptive fields anywhere in a map, with the channel preferences of known voxels.
 
@@ -173,10 +202,6 @@ class PriorMixture:
             Standard deviations of the fields, in cells of the map.
         shrinkage : float
             Share of an isotropic channel covariance, and of the mean over places in each component.
-        extra : sequence of array (feature, feature)
-            More components.
-        isotropic : bool
-            Add an isotropic one.
         """
         channels, height, width = shape
         project = np.asarray(projection, dtype=np.float64)
@@ -199,11 +224,7 @@ class PriorMixture:
                     covs.append(cov / np.trace(cov))
         mean = np.mean(covs, axis=0)
         covs = [(1 - shrinkage / 2) * c + shrinkage / 2 * mean for c in covs]
-        more = [mean, *[np.asarray(e, dtype=np.float64) for e in extra]]
-        if isotropic:
-            more.append(np.eye(len(mean)))
-        share = [1 / len(covs)] * len(covs) + [1 / len(more)] * len(more)
-        return cls.build(images, [*covs, *more], share=share)
+        return cls.build(images, [*covs, mean])
 
     def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Weights (feature, n) of unit signal variance on average, and intercepts (n,) that centre them."""

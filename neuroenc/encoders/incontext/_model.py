@@ -129,8 +129,13 @@ def make_model(
         torch.manual_seed(seed)
         model = InContextModel(replace(preset, **changes))
     if prior is not None and model.anchor is not None:
-        parts = (prior.means, prior.covs, np.log(prior.share), prior.center)
-        model.anchor.set_prior(*(torch.as_tensor(p) for p in parts))
+        means, covs, share, center = (
+            torch.as_tensor(p) for p in (prior.means, prior.covs, np.log(prior.share), prior.center)
+        )
+        level = None
+        if prior.level_mean is not None and prior.level_cov is not None:
+            level = (torch.as_tensor(prior.level_mean), torch.as_tensor(prior.level_cov))
+        model.anchor.set_prior(means, covs, share, center, level)
     return model
 
 

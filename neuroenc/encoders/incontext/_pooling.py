@@ -9,50 +9,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._model import InContextModel, complete
 
 __all__ = ["pooled_prior", "pooling", "voxel_posteriors"]
 
-_ITERATIONS = 15
+_ITERATIONS = 30
 # The learned prior counts as much as this many voxels.
 _STRENGTH = 5.0
+_NARROWEST = 0.05  # standard deviation of a logarithm
 
 
 def pooled_prior(log_posterior: Tensor, log_prior: Tensor, *, n_iterations: int = _ITERATIONS) -> Tensor:
-    r"""Logarithm of a prior over the grid, by expectation maximisation over voxels.
+    r"""Logarithm of a prior over components, signal and noise, by expectation maximisation over voxels.
 
-    .. math:: \pi_j \leftarrow \frac{c\,\pi^0_j + \sum_v p_{vj}}{c + V}, \qquad
-              p_{vj} \propto \pi_j\, e^{a_{vj}} / \pi^0_j
+    .. math:: \pi_{k s \sigma} = \pi_k\, N(\ln s, \ln \sigma^2; m, S), \qquad
+              \pi_k \leftarrow \frac{c\,\pi^0_k + \sum_v p_{vk}}{c + V}
 
-    Few trials of one voxel say little about its noise level or its kind; those of all voxels of a subject together say
-    a lot. Iterations are few: they are what keeps the prior smooth.
+    and :math:`m, S` likewise from :math:`p_v`, the learned prior counting as :math:`c` voxels. Few trials of one voxel
+    say little about its noise level or its kind; those of all voxels of a subject together say a lot.
 
     Parameters
     ----------
-    log_posterior : Tensor (voxel, ...)
-        :math:`a_v`, under the learned prior; see `ClosedFormAnchor.log_posterior`.
-    log_prior : Tensor (...)
+    log_posterior : Tensor (voxel, component, signal, noise)
+        Under the learned prior; see `ClosedFormAnchor.log_posterior`.
+    log_prior : Tensor (component, signal, noise)
         The learned prior, not normalised.
 
     Returns
     -------
-    Tensor (...)
+    Tensor (component, signal, noise)
         Normalised.
 
     Examples
     --------
     >>> import torch
-    >>> found = pooled_prior(torch.tensor([[0.0, 3.0]]).repeat(500, 1), torch.zeros(2))
-    >>> bool(found.exp()[1] > 0.95), round(float(found.exp().sum()), 6)
+    >>> evidence = torch.zeros(500, 2, 9, 12)
+    >>> evidence[:, 1] = 3.0
+    >>> found = pooled_prior(evidence, torch.zeros(2, 9, 12)).exp()
+    >>> bool(found[1].sum() > 0.95), round(float(found.sum()), 6)
     (True, 1.0)
     """
-    start = log_prior.flatten().double().log_softmax(0)
-    likelihood = log_posterior.flatten(1).double() - log_prior.flatten().double()
-    current = start
+    points = grid_points().to(log_prior.device).flatten(0, 1)
+    prior = log_prior.double().flatten(1)
+    likelihood = log_posterior.double().flatten(2) - prior
+    start = prior.flatten().softmax(0).view_as(prior)
+    share0, level0 = start.sum(1), start.sum(0)
+    mean0 = level0 @ points
+    around0 = points - mean0
+    cov0 = (around0 * level0[:, None]).T @ around0
+    share, mean, cov = share0, mean0, cov0
+    floor = _NARROWEST**2 * torch.eye(2, dtype=cov.dtype, device=cov.device)
     for _ in range(n_iterations):
-        mean = (likelihood + current).softmax(1).sum(0)
-        current = ((_STRENGTH * start.exp() + mean) / (_STRENGTH + len(likelihood))).log()
-    return current.view_as(log_prior)
+        current = share.log()[:, None] + gaussian_grid(mean, cov).flatten()
+        p = (likelihood + current).flatten(1).softmax(1).view_as(likelihood)
+        total = len(p) + _STRENGTH
+        share = (_STRENGTH * share0 + p.sum((0, 2))) / total
+        level = p.sum((0, 1))
+        mean = (level @ points + _STRENGTH * mean0) / total
+        around = points - mean
+        drift = torch.outer(mean0 - mean, mean0 - mean)
+        cov = ((around * level[:, None]).T @ around + _STRENGTH * (cov0 + drift)) / total + floor
+    return (share.log()[:, None] + gaussian_grid(mean, cov).flatten()).view_as(log_prior)
 
 
 def voxel_posteriors(
