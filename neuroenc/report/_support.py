@@ -73,10 +73,11 @@ def plot_support_curves(
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, sharex=True)).ravel()
         sizes = sorted({int(s) for m, part in curve.groupby("method") if part["size"].nunique() > 1
                         for s in part["size"]}) or sorted({int(s) for s in curve["size"]})  # fmt: skip
+        alpha = 0.1 if rows > 1 else 0.15
         for axis, group in zip(axes, shown):
             part = curve[curve["group"].astype(str) == group]
             for method, colour in colours.items():
-                _line(axis, part[part["method"] == method].sort_values("size"), method, colour)
+                _line(axis, part[part["method"] == method].sort_values("size"), method, colour, alpha)
             if reference and np.isfinite(reference.get(group, np.nan)):
                 axis.axhline(reference[group], color=MUTED, lw=0.8, ls=":")
             axis.axhline(0, color=FAINT, lw=0.8, zorder=0)
@@ -87,16 +88,18 @@ def plot_support_curves(
             # Few stimuli can make a method far worse than the mean: what is above 0 must stay readable.
             top = max(0.02, float(np.nanmax(part["explained_variance"])))
             axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.25 * top))
-        for axis in axes[len(shown) :]:
-            axis.set_visible(False)
-        figure.supxlabel("support trials", fontsize=9)
+        for n, axis in enumerate(axes):
+            axis.set_visible(n < len(shown))
+            if n + columns >= len(shown):
+                axis.set_xlabel("support trials")
+                axis.tick_params(labelbottom=True)
         figure.supylabel("explained variance (mean over voxels)", fontsize=9)
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8)
     return figure
 
 
-def _line(axis: Any, part: pd.DataFrame, method: str, colour: Any) -> None:
+def _line(axis: Any, part: pd.DataFrame, method: str, colour: Any, alpha: float) -> None:
     if not len(part):
         return
     values, size = part["explained_variance"].to_numpy(float), part["size"].to_numpy(float)
@@ -106,7 +109,7 @@ def _line(axis: Any, part: pd.DataFrame, method: str, colour: Any) -> None:
     axis.plot(size, values, color=colour, lw=1.6, marker="o", ms=3.5, label=short(method))
     if "low" in part and np.isfinite(part["low"]).any():
         low, high = part["low"].to_numpy(float), part["high"].to_numpy(float)
-        axis.fill_between(size, low, high, color=colour, alpha=0.15, lw=0)
+        axis.fill_between(size, low, high, color=colour, alpha=alpha, lw=0)
 
 
 def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:

@@ -128,13 +128,13 @@ def evaluated_models(config: IclConfig, part: Part, say: Callable[[str], None] =
                 say(f"  {name}: {stage}/{form}" + (f" of {part.name}" if part.name else ""))
                 break
     for name, where in config.evaluate.models.items():
-        # A shipped model is a fallback as well as a method of its own: only a folder must be there.
         try:
             width = load_model(where).config.n_features
-        except DataError as error:
+        except DataError:
+            # A folder that the user names must be there; shipped weights may have been left out of an installation.
             if where not in SHIPPED:
                 raise
-            say(f"  {name}: left out, {error}")
+            say(f"  {name}: left out, this installation has no weights of {where!r}")
             continue
         if width != part.tasks.train[0].X.shape[1]:
             raise ConfigError(

@@ -84,7 +84,12 @@ def _world(
     if not new:
         # The null condition is one of new subjects.
         settings["novel_prior"] = False
-    return _kept(out, "world", settings, lambda: world_tasks(progress=progress, **settings), say)
+
+    def make() -> TransferTasks:
+        found = world_tasks(progress=progress, **settings)
+        return dataclasses.replace(found, train=[]) if new else found
+
+    return _kept(out, "world-new" if new else "world", settings, make, say)
 
 
 def _named(subject: TaskSubject, seed: int) -> TaskSubject:

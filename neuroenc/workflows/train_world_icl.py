@@ -1,0 +1,120 @@
+"""Train the shipped in-context model: ``python -m neuroenc.workflows.train_world_icl --out DIR``.
+
+Sixteen simulated subjects of four worlds (see `neuroenc.workflows._icl_tasks.world_tasks`) say what voxels are like: a
+mixture of priors over weights in the feature space of the world's CLIP. An anchored model learns to read supports of
+200 trials of synthetic voxels, then of 10 to 1000, then half of its episodes are responses of fifteen of the subjects,
+the last of whom says which weights are kept. What ships is the last stage's model, in ``DIR/world``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from neuroenc._util.files import atomic_path, write_json
+from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_pretrain
+from neuroenc.workflows._icl_config import IclConfig, ModelConfig, StageConfig, TaskConfig
+
+__all__ = ["train_world_icl", "world_icl_config"]
+
+_STAGES = {"pretrain": icl_pretrain, "extend": icl_extend, "finetune": icl_finetune}
+# Of the time limit.
+_SHARES = {"pretrain": 0.3, "extend": 0.4, "finetune": 0.3}
+
+
+def world_icl_config(
+    *, minutes: float = 60.0, steps: tuple[int, int, int] = (2000, 3000, 1500), seed: int = 0,
+    precision: str = "bf16", device: str = "cpu", seeds: tuple[int, ...] = (100, 101, 102, 103),
+    n_voxels: int = 400,
+) -> IclConfig:  # fmt: skip
+    """Settings of the shipped model.
+
+    Examples
+    --------
+    >>> world_icl_config().finetune.real
+    0.5
+    """
+    common: dict[str, Any] = {
+        "query": 100, "voxels": 48, "evaluate_every": 100, "precision": precision, "device": device,
+        "validation_sizes": [20, 50, 100, 300],
+    }  # fmt: skip
+    limit = {name: minutes * share for name, share in _SHARES.items()}
+    return IclConfig(
+        title="The simulated world's in-context model",
+        seed=seed,
+        task=TaskConfig("world", seeds=list(seeds), options={"n_voxels": n_voxels}),
+        model=ModelConfig("small", "anchored", dim=128, depth=4, clusters=10, seed=seed),
+        pretrain=StageConfig(
+            **common, support=(200, 200), lr=1e-3, max_steps=steps[0], seed=seed + 1, minutes=limit["pretrain"]
+        ),
+        extend=StageConfig(
+            **common, support=(10, 1000), sizes="log", lr=3e-4, max_steps=steps[1], seed=seed + 2,
+            minutes=limit["extend"],
+        ),
+        finetune=StageConfig(
+            **common, support=(10, 900), sizes="log", lr=1e-4, real=0.5, max_steps=steps[2], seed=seed + 3,
+            minutes=limit["finetune"],
+        ),
+    )  # fmt: skip
+
+
+def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dict[str, Any]:
+    """Train, and leave the model in ``out/world``; killed, it goes on from ``out``.
+
+    Parameters
+    ----------
+    out : path
+        Stages and their curves are kept there as well.
+    progress : bool
+    **settings
+        Of `world_icl_config`.
+
+    Returns
+    -------
+    dict
+        What ``out/metrics.json`` holds: validation loss and explained variance of each stage, steps, seconds.
+    """
+    begin = time.perf_counter()
+    out = Path(out)
+    config = world_icl_config(**settings)
+    metrics: dict[str, Any] = {}
+    for name, work in _STAGES.items():
+        found = work(config, out, progress=progress)
+        metrics |= {f"{name}_{k}": found[k] for k in ("validation_loss", "validation_ev", "best_step", "steps")}
+    made = out / "finetune" / config.model.form
+    for name in ("model.safetensors", "model.json"):
+        (out / "world").mkdir(exist_ok=True)
+        with atomic_path(out / "world" / name) as path:
+            shutil.copyfile(made / name, path)
+    metrics |= {
+        "n_parameters": found["n_parameters"], "n_train_voxels": found["n_train_voxels"],
+        "bytes": (out / "world" / "model.safetensors").stat().st_size,
+        "settings": dataclasses.asdict(config.model), "seconds": round(time.perf_counter() - begin, 1),
+    }  # fmt: skip
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m neuroenc.workflows.train_world_icl", description=__doc__)
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; the model is in its folder world")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of the training, all stages")
+    parser.add_argument("--steps", type=int, nargs=3, default=(2000, 3000, 1500), help="of the three stages, at most")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(100, 101, 102, 103), help="of the training worlds")
+    parser.add_argument("--n-voxels", type=int, default=400, help="of a training subject, about")
+    parser.add_argument("--precision", choices=("bf16", "32"), default="bf16", help="of the transformer")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    found = vars(parser.parse_args(argv))
+    settings = {**found, "steps": tuple(found["steps"]), "seeds": tuple(found["seeds"])}
+    print(json.dumps(train_world_icl(**settings), indent=2))
+
+
+if __name__ == "__main__":
+    main()
