@@ -31,7 +31,7 @@ def load_published():
     return module
 
 
-def pair(depth, seed=0):
+def pair(depth, weigh=True, seed=0):
     """The peer and this package's model with the same random weights, through a checkpoint file."""
     import torch
 
@@ -39,7 +39,7 @@ def pair(depth, seed=0):
 
     published = load_published()
     torch.manual_seed(seed)
-    peer = published.stirred(published.Published(512, 560, depth))
+    peer = published.stirred(published.Published(512, 560, depth, weigh=weigh))
     with tempfile.TemporaryDirectory() as folder:
         torch.save(peer.state_dict(), Path(folder) / "released.pth")
         return peer, load_braincorl(Path(folder) / "released.pth")
@@ -160,21 +160,21 @@ def product_limit(half, device="cpu", rows=None):
 def report_time(options):
     import numpy as np
 
-    peer, model = pair(options.depth)
-    print(f"| support | precision | peer voxels/s | neuroenc voxels/s | ratio | GFLOP/s of neuroenc | of a product | "
-          f"max difference (of {'largest weight'}) |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    peer, model = pair(options.depth, not options.fused)
+    print("| support | precision | peer voxels/s | neuroenc voxels/s | ratio | GFLOP/s of neuroenc | of a product | "
+          "max difference, of the largest weight |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for support, voxels in zip(options.supports, options.voxels):
         x, Y = data(support, voxels)
-        exact = None
-        for half in (False, True):
+        exact = run_ours(model, x, Y)
+        for half in (kind == "bf16" for kind in options.precisions):
             tasks = {
                 "peer": lambda x=x, Y=Y, half=half: run_peer(peer, x, Y, options.batch, half),
                 "ours": lambda x=x, Y=Y, half=half: run_ours(model, x, Y, half),
             }
             median, _, found = alternate(tasks, options.repeats)
-            exact = found["peer"] if exact is None else exact
             flop = voxels * matrix_flop(support, options.depth) / median["ours"]
-            off = [np.abs(found[k] - exact).max() / np.abs(exact).max() for k in ("ours", "peer")]
+            other = exact if half else found["peer"]
+            off = [np.abs(found[k] - other).max() / np.abs(other).max() for k in ("ours", "peer")]
             print(f"| {support} | {'bf16' if half else 'float32'} | {voxels / median['peer']:.2f} | "
                   f"{voxels / median['ours']:.2f} | {median['peer'] / median['ours']:.2f} | {flop / 1e9:.0f} | "
                   f"{flop / product_limit(half):.2f} | {off[0]:.1e}" + (f" (peer {off[1]:.1e})" if half else "")
@@ -256,6 +256,8 @@ def main():
     parser.add_argument("--voxels", type=int, nargs="+", default=None, help="one number a support")
     parser.add_argument("--support", type=int, default=None, help="of memory (500) and anchor (100)")
     parser.add_argument("--batch", type=int, default=128, help="voxels that the peer takes at once")
+    parser.add_argument("--fused", action="store_true", help="the peer does not materialise attention weights")
+    parser.add_argument("--precisions", nargs="+", choices=["float32", "bf16"], default=["float32", "bf16"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
