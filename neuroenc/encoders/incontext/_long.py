@@ -77,7 +77,11 @@ class ChunkAveraged(InContextEncoder):
     -----
     An average of shrunken weights stays shrunken: it has the bias of one chunk and the scatter of all. That is what a
     model of the published form needs, whose output degrades beyond its training; an anchored model's closed form takes
-    any number of trials, so give it all of them, or a `StreamingSession`.
+    any number of trials, so give it all of them, or a `StreamingSession`. Voxels are not pooled (``pool="none"``).
+
+    Measured with small models trained on 16 to 32 trials, R2 of noiseless responses with 2000 trials: published form
+    0.82 in one piece, 0.84 in chunks of 32, 0.87 of 64; anchored 0.995 in one piece, 0.90 in chunks of 32. Chunks of
+    twice the trained length were best, so try some.
 
     Examples
     --------
@@ -105,8 +109,8 @@ class ChunkAveraged(InContextEncoder):
         progress: bool = False,
     ) -> None:
         super().__init__(
-            model, response_scale=response_scale, device=device, precision=precision, max_memory=max_memory,
-            progress=progress,
+            model, pool="none", response_scale=response_scale, device=device, precision=precision,
+            max_memory=max_memory, progress=progress,
         )  # fmt: skip
         self.chunk = chunk
         self.shuffle = shuffle
@@ -152,7 +156,7 @@ class ChunkAveraged(InContextEncoder):
         self.coef_, self.intercept_, self.noise_variance_ = found["coef"], found["intercept"], found["noise"]
         silent = self.silent_voxels_
         self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
-        self._support_ = (values, Y, log_weight, scale)
+        self._support_, self._pooled_ = (values, Y, log_weight, scale), None
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

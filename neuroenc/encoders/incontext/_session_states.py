@@ -11,8 +11,10 @@ from torch import Tensor
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, _Support
 from neuroenc.encoders.incontext._condition import condition, voxels_at_once
 from neuroenc.encoders.incontext._coreset import Coreset
+from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST
 from neuroenc.encoders.incontext._long import WeightSums
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
+from neuroenc.encoders.incontext._pooling import pooled_prior, pooling
 
 __all__ = ["AnchoredState", "ChunkState"]
 
@@ -28,9 +30,10 @@ class AnchoredState:
     """Moments of all trials for the closed form, and a sample for the transformer; arrays (n, feature), (n, voxel)."""
 
     def __init__(
-        self, model: InContextModel, n_voxels: int, keep: int, forget: float, seed: int, device: torch.device
-    ) -> None:
-        self.model, self.forget, self.device = model, forget, device
+        self, model: InContextModel, n_voxels: int, keep: int, forget: float, seed: int, pool: bool,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.model, self.forget, self.pool, self.device = model, forget, pool, device
         self.coreset = Coreset(keep, model.config.n_features, n_voxels, forget, seed)
         self.moments: _Support | None = None
         self._register: Tensor | None = None
@@ -59,21 +62,41 @@ class AnchoredState:
     @torch.no_grad()
     def weights(self) -> dict[str, np.ndarray]:
         """``coef`` (feature, voxel), ``intercept`` and ``noise`` (voxel,)."""
-        assert self.moments is not None
-        anchor, whole = self._anchor(), self.moments
-        n = len(whole.power)
+        anchor = self._anchor()
         step = voxels_at_once(self.model, len(self.coreset.key), _BYTES)
         if self._register is None:
             self._register = self._read(step)
+        register, n = self._register, len(self._register)
         parts: list[VoxelWeights] = []
-        for start in range(0, n, step):
-            block = slice(start, start + step)
-            some = _Support(whole.gram, whole.cross[block], whole.power[block], whole.n[block])
-            parts.append(_from_moments(anchor, self._register[block], some))
+        with pooling(self.model, self._pooled(anchor, register, step)):
+            for block in torch.arange(n, device=self.device).split(step):
+                z = register[block]
+                parts.append(VoxelWeights(*self._solver(anchor, block)(z, z, z)))
         coef = torch.cat([p.coef for p in parts]).T.contiguous().cpu().numpy()
         intercept = torch.cat([p.intercept for p in parts]).cpu().numpy()
         noise = torch.cat([p.noise for p in parts if p.noise is not None]).cpu().numpy()
         return {"coef": coef, "intercept": intercept, "noise": noise}
+
+    def _pooled(self, anchor: ClosedFormAnchor, register: Tensor, step: int) -> Tensor | None:
+        """Prior of these voxels, as `InContextEncoder` takes it from their posteriors."""
+        n = len(register)
+        if not self.pool or n < _FEWEST:
+            return None
+        columns = torch.as_tensor(np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int)), device=self.device)
+        found = [
+            self._solver(anchor, some).log_posterior(register[some], register[some], register[some])
+            for some in columns.split(step)
+        ]
+        return pooled_prior(torch.cat(found), anchor.prior())
+
+    def _solver(self, anchor: ClosedFormAnchor, columns: Tensor) -> ClosedFormAnchor:
+        """The anchor itself, which finds the moments of these voxels instead of computing them."""
+        assert self.moments is not None
+        whole = self.moments
+        some = _Support(whole.gram, whole.cross[columns], whole.power[columns], whole.n[columns])
+        solver = copy(anchor)  # shares parameters
+        solver.__dict__["_moments"] = lambda *_: some
+        return solver
 
     def _anchor(self) -> ClosedFormAnchor:
         anchor = self.model.to(self.device).eval().anchor
@@ -142,10 +165,3 @@ def _plus(a: _Support | None, b: _Support | None) -> _Support | None:
     if a is None or b is None:
         return a if b is None else _Support(*(t.clone() for t in b))
     return _Support(*(s + t for s, t in zip(a, b)))
-
-
-def _from_moments(anchor: ClosedFormAnchor, register: Tensor, support: _Support) -> VoxelWeights:
-    """The anchor's own forward, on moments that were summed elsewhere."""
-    solver = copy(anchor)  # shares parameters
-    solver.__dict__["_moments"] = lambda *_: support
-    return VoxelWeights(*solver(register, register, register))

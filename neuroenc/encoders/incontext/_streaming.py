@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.provenance import provenance
+from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._labels import features_matrix, voxel_coords
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel
@@ -27,6 +28,8 @@ class StreamingSession:
         form. Within what the model was trained on.
     forget : float
         Weight of a trial relative to the next one; 1 forgets nothing, 0.99 looks back about 100 trials.
+    pool : {"voxels", "none"}
+        As in `InContextEncoder` (anchored models).
     seed : int
         Of the sample.
     device : str
@@ -63,13 +66,22 @@ class StreamingSession:
     """
 
     def __init__(
-        self, model: InContextModel, *, keep: int = 256, forget: float = 1.0, seed: int = 0, device: str = "auto"
+        self,
+        model: InContextModel,
+        *,
+        keep: int = 256,
+        forget: float = 1.0,
+        pool: str = "voxels",
+        seed: int = 0,
+        device: str = "auto",
     ) -> None:
         if not isinstance(model, InContextModel):
             raise ConfigError(f"{type(model).__name__} is not an InContextModel. Next step: load_model(name).")
         if keep < 1 or not 0 < forget <= 1:
             raise ConfigError(f"keep={keep} must be at least 1, forget={forget} above 0 and at most 1.")
-        self.model, self.keep, self.forget, self.seed, self.device = model, int(keep), float(forget), seed, device
+        check_choice("pool", pool, ("voxels", "none"))
+        self.model, self.keep, self.forget, self.pool = model, int(keep), float(forget), pool
+        self.seed, self.device = seed, device
         self.n_trials, self.n_voxels = 0, 0
         self._voxels: dict[str, Any] | None = None
         self._state: AnchoredState | ChunkState | None = None
@@ -125,7 +137,7 @@ class StreamingSession:
         if self._state is None or not self.n_trials:
             raise ConfigError("no trial has come yet. Next step: update(x, y).")
         found = self._state.weights()
-        encoder = InContextEncoder(self.model, device=self.device)
+        encoder = InContextEncoder(self.model, pool=self.pool, device=self.device)
         encoder.coef_, encoder.intercept_ = found["coef"], found["intercept"]
         encoder.noise_variance_ = found["noise"]
         encoder.n_features_in_ = self.model.config.n_features
@@ -162,5 +174,6 @@ class StreamingSession:
             if self.model.anchor is None:
                 self._state = ChunkState(self.model, n_voxels, self.keep, self.forget, device)
             else:
-                self._state = AnchoredState(self.model, n_voxels, self.keep, self.forget, self.seed, device)
+                pool = self.pool == "voxels"
+                self._state = AnchoredState(self.model, n_voxels, self.keep, self.forget, self.seed, pool, device)
         return self._state

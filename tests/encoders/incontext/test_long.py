@@ -50,9 +50,9 @@ def same(encoder, other, tolerance=2e-5):
         np.testing.assert_allclose(getattr(encoder, name), getattr(other, name), atol=tolerance)
 
 
-@pytest.mark.parametrize("forget", [1.0, 0.97])
-def test_session_equals_batch_while_all_trials_are_kept(anchored, source, forget):
-    x, y, _ = trials(source, 60)
+@pytest.mark.parametrize(("forget", "voxels"), [(1.0, 7), (0.97, 7), (1.0, 60), (0.97, 60)])
+def test_session_equals_batch_while_all_trials_are_kept(anchored, source, forget, voxels):
+    x, y, _ = trials(source, 60, voxels)  # 60 voxels are pooled
     session = StreamingSession(anchored, keep=64, forget=forget, device="cpu")
     for k in range(20):
         session.update(x[k], y[k])
