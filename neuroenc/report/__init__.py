@@ -2,27 +2,33 @@
 
 ``write_report`` writes everything of one encoder, ``write_comparison_report`` compares several,
 ``write_support_report`` shows accuracy over the size of a support; ``roi_summary``, ``plot_accuracy``,
-``plot_surface``, ``plot_mosaic`` and ``plot_support_curves`` are pieces, for notebooks. Importing this room loads no
-plotting library.
+``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces, for notebooks. Importing this room
+loads no plotting library.
 """
 
 from __future__ import annotations
 
 from neuroenc.report._comparison import write_comparison_report
 from neuroenc.report._figures import plot_accuracy
+from neuroenc.report._icl_figures import plot_support_curves, plot_top_support, plot_weight_colours
+from neuroenc.report._icl_matrices import plot_confusion, plot_heads
 from neuroenc.report._mosaic import plot_mosaic
 from neuroenc.report._report import write_report
-from neuroenc.report._support import plot_support_curves, plot_training_curves, write_support_report
+from neuroenc.report._support import plot_training_curves, write_support_report
 from neuroenc.report._surface import plot_surface
 from neuroenc.report._tables import frequent_words, roi_summary
 
 __all__ = [
     "frequent_words",
     "plot_accuracy",
+    "plot_confusion",
+    "plot_heads",
     "plot_mosaic",
     "plot_support_curves",
     "plot_surface",
+    "plot_top_support",
     "plot_training_curves",
+    "plot_weight_colours",
     "roi_summary",
     "write_comparison_report",
     "write_report",

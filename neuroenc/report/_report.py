@@ -110,6 +110,7 @@ def write_report(
     stimuli: Stimuli | None = None,
     roi_table: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
+    sections: Sequence[Mapping[str, Any]] = (),
     summary: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -147,6 +148,8 @@ def write_report(
         Shown instead of `roi_summary`, with whatever columns it has.
     controls : pandas.DataFrame, optional
         Negative controls, such as scores with shuffled weights; shown as it is.
+    sections : sequence of mapping
+        More figures with their tables, as the pages of comparisons have them.
     summary, settings : mapping, optional
         Numbers of the run, and what it was run with (may be nested).
     notes : sequence of str
@@ -235,6 +238,7 @@ def write_report(
             "has_captions": captions is not None,
             "gated": table(gated) if gated is not None else None,
             "controls": table(controls) if controls is not None and len(controls) else None,
+            "sections": [dict(more) for more in sections],
             "notes": [str(note) for note in notes],
             "summary": [(str(k), number(v, str(k))) for k, v in summary.items()],
             "settings": flatten(settings),

@@ -23,6 +23,7 @@ from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.report import write_report
 from neuroenc.workflows._config import EvaluationConfig
+from neuroenc.workflows._demo_icl import few_shot, few_shot_line, few_shot_section, shipped_model, unit_norm
 from neuroenc.workflows._evaluate import noise_ceilings, score_table
 from neuroenc.workflows._inputs import first_captions
 from neuroenc.workflows._steps import Steps
@@ -90,7 +91,8 @@ def demo(
         ``median_noise_ceiling_r``, ``median_r_normalised``; over those with planted ncsnr above 0.5:
         ``caption_family_accuracy`` (the captions' family is the planted one, of five; either of two for mixed
         voxels), ``caption_family_named_best`` (the best caption names it), and both for shuffled weights,
-        ``shuffled_...``; ``n_voxels``, ``n_voxels_selective``, ``seconds``.
+        ``shuffled_...``; mean explained variance from few trials, ``few_shot_ev:METHOD:TRIALS`` (icl, ridge);
+        ``n_voxels``, ``n_voxels_selective``, ``seconds``.
     """
     start = time.perf_counter()
     out = Path(out)
@@ -112,9 +114,16 @@ def demo(
     scores, encoder = _fit(features, train, test, single, subject, steps, out, seed, progress)
     say("5/6 captions: weights projected onto scenes nobody saw, captions retrieved")
     tables = _captions(encoder, bank, unseen, steps, seed, progress)
+    shots, more = None, {}
+    model = shipped_model()
+    if model is not None:
+        say("    20, 50 and 100 trials instead: in context and by ridge")
+        X, X_test = unit_norm(features, train), unit_norm(features, test)
+        shots, more = few_shot(X, train, X_test, test, scores["noise_ceiling_r2"].values, steps, model, seed)
     say("6/6 report")
     assert subject.truth is not None
     summary, roi_table, controls = _judge(scores, tables, subject.truth)
+    summary |= more
     settings = {"seed": seed, "n_train": n_train, "n_test": n_test, "n_bank": n_bank}
     page = write_report(
         out / "report",
@@ -125,6 +134,7 @@ def demo(
         stimuli=unseen,
         roi_table=roi_table,
         controls=controls,
+        sections=[] if shots is None else [few_shot_section(shots)],
         summary=summary,
         settings=settings,
         notes=_NOTES,
@@ -144,6 +154,8 @@ def demo(
         f"planted family named for {summary['caption_family_accuracy']:.0%} of voxels with ncsnr > 0.5 "
         f"(shuffled weights {summary['shuffled_caption_family_accuracy']:.0%}, chance 20%)"
     )
+    if shots is not None:
+        say(few_shot_line(summary))
     say(f"report: {page}   ({summary['seconds']:.0f} s)")
     return summary
 
@@ -168,9 +180,7 @@ def _fit(
     seed: int,
     progress: bool,
 ) -> tuple[xr.Dataset, RidgeEncoder]:
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    unit.attrs.update(features.attrs, normalised=1)
-    X, X_test = data.match(unit, train), data.match(unit, test)
+    X, X_test = unit_norm(features, train), unit_norm(features, test)
     content = hash_array(X.values, train.values)
     encoder = RidgeEncoder(checkpoint=steps.folder / f"ridge-{content[:16]}", progress=progress)
     encoder.fit(X, train)

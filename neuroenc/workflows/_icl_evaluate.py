@@ -38,7 +38,6 @@ from neuroenc.workflows._icl_tables import (
     curve_table,
     joined,
     kinds,
-    mean_ceilings,
 )
 from neuroenc.workflows._icl_tasks import TaskSubject
 from neuroenc.workflows._steps import Steps
@@ -244,11 +243,12 @@ def _report(
     summary: dict[str, Any], out: Path, say: Callable[[str], None],
 ) -> Path | None:  # fmt: skip
     try:
-        from neuroenc.report import plot_support_curves, write_support_report
+        from neuroenc.report import write_support_report
         from neuroenc.report._style import figure_svg
+        from neuroenc.report._support import curve_figure
 
         shown = ["all", *kinds(curve, config.evaluate.groups)[-1:]]
-        figure = plot_support_curves(table[table["kind"].isin(shown)])
+        figure = curve_figure(table[table["kind"].isin(shown)])
     except ImportError:
         say("    no figures and no page without matplotlib; the tables are complete")
         return None
@@ -266,8 +266,7 @@ def _report(
     infos = [f"{part.name or 'subjects'}: {part.tasks.info}" for part in parts if part.tasks.info]
     return write_support_report(
         out / "report", title=config.title, curve=table, comparisons=pairs, training=training,
-        reference=mean_ceilings(curve, table), summary=summary, settings=settings,
-        notes=[*_NOTES, *config.notes, *infos],
+        summary=summary, settings=settings, notes=[*_NOTES, *config.notes, *infos],
         provenance=provenance(run=settings, subjects=[p.digest for p in parts], seed=config.seed),
         files=["../curve.csv", "../comparisons.csv", "../summary.json"],
     )  # fmt: skip

@@ -213,15 +213,13 @@ def make_mixture(config: IclConfig, part: Part, say: Callable[[str], None]) -> P
             [(s.X.values, s.Y.values) for s in tasks.train], n_clusters=config.model.clusters,
             projection=tasks.projection, shape=tasks.map_shape, seed=config.seed,
         )  # fmt: skip
-        held = xr.Dataset(
-            {
-                "means": (("component", "feature"), found.means), "share": ("component", found.share),
-                "covs": (("component", "feature", "feature_2"), found.covs), "center": ("feature", found.center),
-            }
-        )  # fmt: skip
-        data.save(held, path)
-    back = data.load(path)
-    return PriorMixture(*(back[name].values for name in ("means", "covs", "share", "center")))
+        held = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+        data.save(xr.Dataset({
+            name: ([f"{name}_{k}" for k in range(np.ndim(value))], value)
+            for name, value in held.items() if value is not None
+        }), path)  # fmt: skip
+    parts: dict[str, Any] = {str(name): value.values for name, value in data.load(path).items()}
+    return PriorMixture(**parts)
 
 
 def make_prior(part: Part, say: Callable[[str], None]) -> WeightPrior:

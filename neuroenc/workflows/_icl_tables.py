@@ -12,7 +12,7 @@ import xarray as xr
 from neuroenc.encoders.incontext import compare_methods, summarise_curve
 from neuroenc.workflows._icl_config import METHODS, IclConfig
 
-__all__ = ["comparison_table", "curve_summary", "curve_table", "joined", "kinds", "mean_ceilings"]
+__all__ = ["comparison_table", "curve_summary", "curve_table", "joined", "kinds"]
 
 _RIDGE = METHODS["ridge"]
 
@@ -107,17 +107,3 @@ def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n
         row = first.iloc[int((first["size"] - 50).abs().argmin())]
         summary["gain_size"], summary["relative_gain"] = int(row["size"]), float(row["relative"])
     return summary
-
-
-def mean_ceilings(curve: xr.Dataset, table: pd.DataFrame) -> dict[str, float] | None:
-    """Mean noise ceiling of the voxels of each group."""
-    if "noise_ceiling" not in curve:
-        return None
-    values = curve["noise_ceiling"].values
-    found = {"all": float(np.nanmean(values))} if np.isfinite(values).any() else {}
-    for kind, group in table[["kind", "group"]].drop_duplicates().itertuples(index=False):
-        if kind != "all":
-            own = values[curve[kind].values.astype(str) == group]
-            if np.isfinite(own).any():
-                found[group] = float(np.nanmean(own))
-    return found

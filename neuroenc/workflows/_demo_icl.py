@@ -1,0 +1,119 @@
+"""The demo's few-shot step: how far 20, 50 or 100 trials of its subject lead, in context and by ridge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.files import hash_array, sha256_file
+from neuroenc.encoders import RidgeEncoder
+from neuroenc.workflows._steps import Steps
+
+__all__ = ["few_shot", "few_shot_line", "few_shot_section", "shipped_model", "unit_norm"]
+
+# A few seconds: every third voxel of the demo's subject.
+_SIZES, _DRAWS, _VOXELS = (20, 50, 100), 2, 300
+_NAMES = ("in context", "ridge (cross-validated)")
+
+
+def shipped_model(name: str = "world") -> Path | None:
+    """Folder of a shipped in-context model, or None where this installation has none.
+
+    >>> shipped_model("nothing") is None
+    True
+    """
+    from neuroenc.encoders.incontext._files import _WEIGHTS
+
+    folder = _WEIGHTS / name
+    return folder if (folder / "model.json").is_file() else None
+
+
+def unit_norm(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
+    """Rows of the responses' stimuli, at unit norm."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    unit.attrs.update(features.attrs, normalised=1)
+    return data.match(unit, responses)
+
+
+def few_shot(
+    X: xr.DataArray, Y: xr.DataArray, X_query: xr.DataArray, Y_query: xr.DataArray, ceiling: np.ndarray | None,
+    steps: Steps, model: Path, seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, Any]]:  # fmt: skip
+    """Support curve over voxels of a subject that the model never saw, 300 at most, and numbers for the summary.
+
+    Parameters
+    ----------
+    X, Y : DataArrays (stimulus, feature) and (stimulus, voxel)
+        Pool that supports are drawn from; unit-norm features, z-scored responses.
+    X_query, Y_query : DataArrays
+        Test stimuli and responses.
+    ceiling : array (voxel,), optional
+        Share of the test responses' variance that is signal.
+    steps : Steps
+    model : path
+        The shipped model's folder.
+    seed : int
+        Of the draws.
+    """
+    from neuroenc.encoders.incontext import InContextEncoder, load_model, summarise_curve, support_curve
+
+    some = np.arange(0, Y.shape[1], -(-Y.shape[1] // _VOXELS))
+    Y, Y_query, limit = Y[:, some], Y_query[:, some], None if ceiling is None else ceiling[some]
+
+    def work() -> dict[str, pd.DataFrame]:
+        methods = {
+            _NAMES[0]: InContextEncoder(load_model(model), response_scale="as-is"),
+            _NAMES[1]: RidgeEncoder(cv=5, progress=False),
+        }
+        curve = support_curve(
+            methods, X, Y, X_query, Y_query, sizes=_SIZES, n_draws=_DRAWS, seed=seed, noise_ceiling=limit,
+            progress=False,
+        )  # fmt: skip
+        table = summarise_curve(curve, n_bootstraps=500, seed=seed)
+        if limit is not None:
+            table["normalised"] = summarise_curve(curve, n_bootstraps=2, normalise=True)["explained_variance"]
+        return {"curve": table}
+
+    inputs = {
+        "content": hash_array(X.values, Y.values, X_query.values, Y_query.values), "seed": seed,
+        "model": sha256_file(model / "model.safetensors"),
+    }  # fmt: skip
+    table = steps.frames("few-shot", inputs, work)["curve"]
+    summary: dict[str, Any] = {}
+    for row in table.to_dict("records"):
+        name = "icl" if row["method"] == _NAMES[0] else "ridge"
+        summary[f"few_shot_ev:{name}:{row['size']}"] = float(row["explained_variance"])
+    return table, summary
+
+
+def few_shot_section(table: pd.DataFrame) -> dict[str, Any]:
+    """Figure and table as a section of the report."""
+    from neuroenc.report import plot_support_curves
+    from neuroenc.report._comparison_sections import block, section, svg
+
+    shown = table.drop(columns=["group"]).rename(columns={"size": "support trials"})
+    words = "; ".join(
+        f"{r['method']}, {r['size']} trials: {r['explained_variance']:.3f}" for r in table.to_dict("records")
+    )
+    return section(
+        "few-shot", "Few trials", "If there had been few trials only",
+        "The shipped in-context model was trained on other simulated subjects. It sees 20, 50 or 100 trials of this "
+        "one and gives every voxel its weights without any fitting.",
+        [block(svg(plot_support_curves(table)), f"Explained variance by support size. {words}",
+               "Means over voxels of all regions and draws of the support; bands are intervals over both.", shown,
+               about="explained variance", opened=True)],
+    )  # fmt: skip
+
+
+def few_shot_line(summary: dict[str, Any]) -> str:
+    """What the command prints."""
+    parts = [
+        f"{size} trials {summary[f'few_shot_ev:icl:{size}']:.3f} (ridge {summary[f'few_shot_ev:ridge:{size}']:.3f})"
+        for size in _SIZES
+    ]
+    return "few-shot explained variance, in context, mean over voxels: " + ", ".join(parts)
