@@ -25,10 +25,10 @@ def _classes(name: str) -> dict[str, type[LinearEncoder]]:
         from neuroenc.encoders import ReadoutEncoder
 
         found[name] = ReadoutEncoder
-    if name == "InContextEncoder":
-        from neuroenc.encoders import InContextEncoder
+    if name in ("ChunkAveraged", "InContextEncoder"):
+        from neuroenc.encoders.incontext import ChunkAveraged, InContextEncoder
 
-        found[name] = InContextEncoder
+        found |= {"ChunkAveraged": ChunkAveraged, "InContextEncoder": InContextEncoder}
     if name in ("EmpiricalBayesRidge", "PaperRidge"):
         from neuroenc.encoders.incontext import EmpiricalBayesRidge, PaperRidge
 

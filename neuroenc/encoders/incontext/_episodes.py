@@ -101,13 +101,13 @@ class SyntheticEpisodes:
         self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
         self.n_features = int(images.shape[1])
         # Moments of at most 20,000 images: enough for a scale.
-        some = _rows(images, np.linspace(0, len(images) - 1, min(len(images), 20_000)).astype(int)).astype(np.float64)
+        some = _rows(images, np.linspace(0, images.shape[0] - 1, min(images.shape[0], 20_000)).astype(int)).astype(np.float64)
         self._mean = some.mean(axis=0)
         self._cov = np.cov(some.T)
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
         """An episode; see `EpisodeSource`."""
-        rows = _distinct(rng, len(self.images), support + query, "images")
+        rows = _distinct(rng, self.images.shape[0], support + query, "images")
         x = _rows(self.images, rows)
         w = rng.standard_normal((n_voxels, self.n_features))
         if self.prior is not None:

@@ -267,11 +267,12 @@ class _Run:
         if state.best_loss is None or held < state.best_loss:
             state.best_loss, state.best_step = held, state.step
             self.best = moving_state(self.bare)
-        state.cool = max(0, state.cool - 1)
         if state.plateau is None or held < state.plateau * (1 - np.sign(state.plateau) * stage.threshold):
             state.plateau, state.bad = held, 0
-        elif not state.cool:
+        else:
             state.bad += 1
+        if state.cool:
+            state.cool, state.bad = state.cool - 1, 0
         if state.bad > stage.patience and state.lr > stage.min_lr:
             state.lr, state.bad, state.cool = max(stage.min_lr, state.lr * stage.factor), 0, stage.cooldown
         since = sum(r["step"] > state.best_step for r in state.records)

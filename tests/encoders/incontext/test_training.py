@@ -1,0 +1,316 @@
+"""Stages of training: resumption, schedule, losses, sources, processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders.incontext import (
+    Episode,
+    MixedEpisodes,
+    ResponseEpisodes,
+    SyntheticEpisodes,
+    make_model,
+    make_stage,
+    train_stage,
+    validation_episodes,
+)
+from neuroenc.encoders.incontext._losses import episode_loss, explained_variance
+
+IMAGES = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
+SMALL = {"dim": 16, "depth": 1, "hidden": 32}
+QUICK = {"support": (10, 40), "query": 20, "voxels": 8, "evaluate_every": 5, "max_steps": 20, "warmup": 3}
+
+
+def new_model(form="anchored", seed=0):
+    return make_model("small", n_features=6, form=form, seed=seed, **SMALL)
+
+
+def states_equal(a, b):
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+def test_training_lowers_the_loss_of_voxels_kept_apart(form):
+    source = SyntheticEpisodes(IMAGES, ceiling=(0.5, 0.9))
+    held = validation_episodes(source, (20, 40), n_voxels=32, seed=9)
+    model = new_model(form).eval()
+    with torch.no_grad():
+        before = np.mean([float(explained_variance(model(e.x, e.y), e).mean()) for e in held])
+    found = train_stage(model, source, "extend", validation=held, **{**QUICK, "max_steps": 150, "evaluate_every": 50})
+    assert found.curves.validation_ev.max() > before + (0.0 if form == "anchored" else 0.1)
+    assert found.best_step in set(found.curves.step)
+    with torch.no_grad():
+        after = float(np.mean([float(episode_loss(model, e, make_stage("extend"))) for e in held]))
+    assert after == pytest.approx(found.best_loss, rel=1e-5)  # the best weights were kept
+
+
+@pytest.mark.parametrize("form", ["anchored", "published"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, form):
+    source = MixedEpisodes([SyntheticEpisodes(IMAGES), SyntheticEpisodes(IMAGES, ceiling=(0.8, 0.9))], [0.5, 0.5])
+    whole = new_model(form)
+    straight = train_stage(whole, source, "extend", **QUICK)
+    parts = 0
+    while True:
+        model = new_model(form)
+        # No time at all: every call stops after its first evaluation, as if it had been killed there.
+        found = train_stage(model, source, "extend", checkpoint=tmp_path / "c", max_seconds=0.0, **QUICK)
+        parts += 1
+        if found.curves.step.iloc[-1] == QUICK["max_steps"]:
+            break
+        state = torch_state(tmp_path / "c")
+        assert state["done"]
+        reopen(tmp_path / "c")
+    assert parts == 4
+    assert states_equal(whole, model)
+    columns = ["step", "loss", "validation_loss", "validation_ev", "lr"]
+    pd.testing.assert_frame_equal(straight.curves[columns], found.curves[columns])
+
+
+def torch_state(folder):
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(next(Path(folder).glob("*.safetensors")), framework="pt") as handle:
+        return json.loads(handle.metadata()["training"])["state"]
+
+
+def reopen(folder):
+    """Take back that the time was over: what a kill would have left."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = next(Path(folder).glob("*.safetensors"))
+    with safe_open(path, framework="pt") as handle:
+        record = json.loads(handle.metadata()["training"])
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    record["state"]["done"] = False
+    save_file(tensors, path, metadata={"training": json.dumps(record)})
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    train_stage(new_model(), SyntheticEpisodes(IMAGES), "extend", checkpoint=tmp_path, **QUICK)
+    with pytest.raises(DataError, match="other settings"):
+        train_stage(new_model(), SyntheticEpisodes(IMAGES), "extend", checkpoint=tmp_path, **{**QUICK, "lr": 2e-3})
+
+
+def test_seed_decides_and_the_callers_random_numbers_stay():
+    source = SyntheticEpisodes(IMAGES)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    a, b, c = new_model(), new_model(), new_model()
+    train_stage(a, source, "extend", seed=1, **QUICK)
+    assert torch.equal(torch.rand(3), expected)
+    train_stage(b, source, "extend", seed=1, **QUICK)
+    train_stage(c, source, "extend", seed=2, **QUICK)
+    assert states_equal(a, b)
+    assert not states_equal(a, c)
+
+
+def test_plateau_schedule_is_that_of_torch():
+    from neuroenc.encoders.incontext._training import _Run
+
+    stage = make_stage("extend", lr=1e-3, min_lr=1e-6, patience=2, cooldown=1, threshold=1e-3, stop_patience=1000)
+    held = np.concatenate([np.linspace(1, 0.5, 5), np.full(9, 0.5), [0.4], np.full(8, 0.4)])
+    run = _Run(new_model(), SyntheticEpisodes(IMAGES), stage, [], 0, torch.device("cpu"), None, None, None)
+    ours = []
+    for value in held:
+        run._judge(float(value))
+        ours.append(run.state.lr)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, factor=stage.factor, patience=2, cooldown=1, threshold=1e-3, min_lr=1e-6
+    )
+    theirs = []
+    for value in held:
+        schedule.step(float(value))
+        theirs.append(optimiser.param_groups[0]["lr"])
+    np.testing.assert_allclose(ours, theirs)
+
+
+def test_losses_by_hand():
+    rng = np.random.default_rng(1)
+    episode = SyntheticEpisodes(IMAGES).draw(rng, 5, 30, 12)
+    yq = episode.yq.clone()
+    yq[2, 3] = torch.nan
+    episode = episode._replace(yq=yq)
+    model = new_model("published").eval()
+    found = model(episode.x, episode.y)
+    predicted = (episode.xq.double() @ found.coef.double().T + found.intercept.double()).T.detach().numpy()
+    error = (predicted - yq.numpy()) ** 2
+    mse = np.nanmean(error)
+    assert float(episode_loss(model, episode, make_stage("extend"))) == pytest.approx(mse, rel=1e-5)
+    w, v = found.coef.detach().numpy(), episode.weights[:, :-1].numpy()
+    cosine = (w * v).sum(1) / np.linalg.norm(w, axis=1) / np.linalg.norm(v, axis=1)
+    stage = make_stage("extend", loss="weights", response_weight=0.3)
+    assert float(episode_loss(model, episode, stage)) == pytest.approx((1 - cosine).mean() + 0.3 * mse, rel=1e-4)
+    ev = explained_variance(found, episode).detach().numpy()
+    for voxel in range(5):
+        seen = ~np.isnan(yq[voxel].numpy())
+        left = np.var(predicted[voxel, seen] - yq[voxel, seen].numpy())
+        assert ev[voxel] == pytest.approx(1 - left / np.var(yq[voxel, seen].numpy()), rel=1e-4)
+    anchored = new_model().eval()
+    found = anchored(episode.x, episode.y, covariance=True)
+    variance = found.variance(episode.xq).detach().numpy()
+    error = (found.predict(episode.xq).detach().numpy() - yq.numpy()) ** 2
+    expected = np.nanmean(0.5 * (np.log(2 * np.pi * variance) + error / variance))
+    stage = make_stage("extend", loss="likelihood")
+    assert float(episode_loss(anchored, episode, stage)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_synthetic_voxels_have_the_planted_ceiling_and_unit_variance():
+    source = SyntheticEpisodes(IMAGES, ceiling=(0.3, 0.3), offset=0.0)
+    episode = source.draw(np.random.default_rng(2), 400, 200, 100)
+    signal = episode.weights[:, :-1] @ torch.cat([episode.x, episode.xq]).T + episode.weights[:, -1:]
+    responses = torch.cat([episode.y, episode.yq], dim=1)
+    assert float(responses.var(1).mean()) == pytest.approx(1.0, abs=0.03)
+    assert float(signal.var(1).mean()) == pytest.approx(0.3, abs=0.03)
+    assert float((responses - signal).var(1).mean()) == pytest.approx(0.7, abs=0.03)
+    assert abs(float(responses.mean())) < 0.02
+    # No image is in the support and among the queries.
+    assert len(torch.cat([episode.x, episode.xq]).unique(dim=0)) == 300
+
+
+def test_prior_gives_the_directions():
+    from neuroenc.encoders.incontext import PriorMixture
+
+    prior = PriorMixture.build(IMAGES, [np.diag([1.0, 0, 0, 0, 0, 0])])
+    source = SyntheticEpisodes(IMAGES, prior, isotropic_share=0.0)
+    weights = source.draw(np.random.default_rng(0), 20, 10, 5).weights
+    assert float(weights[:, 1:6].abs().max()) < 1e-6
+    mixed = SyntheticEpisodes(IMAGES, prior, isotropic_share=0.5).draw(np.random.default_rng(0), 200, 10, 5).weights
+    share = float((mixed[:, 1:6].abs().max(1).values > 1e-6).float().mean())
+    assert 0.35 < share < 0.65
+
+
+def test_episodes_from_zarr_are_those_from_memory(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    rng = np.random.default_rng(3)
+    y = rng.standard_normal((500, 9)).astype(np.float32)
+    y[rng.random(y.shape) < 0.1] = np.nan
+    stored = []
+    for name, values in (("x", IMAGES), ("y", y)):
+        array = zarr.create_array(tmp_path / f"{name}.zarr", shape=values.shape, chunks=(64, 3), dtype="float32")
+        array[:] = values
+        stored.append(zarr.open_array(tmp_path / f"{name}.zarr", mode="r"))
+    for memory, store in (
+        (ResponseEpisodes([(IMAGES, y)]), ResponseEpisodes([(stored[0], stored[1])])),
+        (SyntheticEpisodes(IMAGES), SyntheticEpisodes(stored[0])),
+    ):
+        a, b = (s.draw(np.random.default_rng(7), 4, 30, 20) for s in (memory, store))
+        for one, other in zip(a, b):
+            if one is not None:
+                np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_real_episodes_keep_rows_and_voxels_together():
+    x = np.arange(60, dtype=np.float32)[:, None].repeat(2, 1)
+    y = np.arange(60, dtype=np.float32)[:, None] + 100 * np.arange(5, dtype=np.float32)
+    episode = ResponseEpisodes([(x, y)]).draw(np.random.default_rng(0), 3, 20, 10)
+    trials = torch.cat([episode.x, episode.xq])[:, 0]
+    responses = torch.cat([episode.y, episode.yq], dim=1)
+    offsets = responses - trials
+    assert (offsets == offsets[:, :1]).all()
+    assert len(trials.unique()) == 30
+    # A subject with few trials gives what it has, and keeps queries.
+    small = ResponseEpisodes([(x, y)]).draw(np.random.default_rng(0), 3, 500, 10)
+    assert (small.x.shape[0], small.xq.shape[0]) == (50, 10)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ConfigError, match="pretrain"):
+        make_stage("pretain")
+    with pytest.raises(ConfigError, match="max_steps"):
+        make_stage("extend", max_step=3)
+    with pytest.raises(ConfigError, match="support"):
+        make_stage("extend", support=(50, 10))
+    with pytest.raises(DataError, match="6 features"):
+        train_stage(make_model("small", n_features=7, **SMALL), SyntheticEpisodes(IMAGES), "extend", **QUICK)
+    with pytest.raises(ConfigError, match="anchored"):
+        train_stage(new_model("published"), SyntheticEpisodes(IMAGES), "extend", **QUICK, loss="likelihood")
+    with pytest.raises(ConfigError, match="true weights"):
+        real = ResponseEpisodes([(IMAGES, np.ones((500, 3)) * IMAGES[:, :3])])
+        train_stage(new_model(), real, "extend", **QUICK, loss="weights")
+    with pytest.raises(DataError, match="there are 500"):
+        SyntheticEpisodes(IMAGES).draw(np.random.default_rng(0), 3, 490, 20)
+    with pytest.raises(ConfigError, match="precision"):
+        train_stage(new_model(), SyntheticEpisodes(IMAGES), "extend", **QUICK, precision="8")
+    bad = np.full_like(IMAGES, np.inf)
+    with pytest.raises(DataError, match="not finite"):
+        train_stage(new_model("published"), ResponseEpisodes([(bad, IMAGES[:, :3])]), "extend", **QUICK,
+                    validation=validation_episodes(SyntheticEpisodes(IMAGES), (10,)))  # fmt: skip
+
+
+def test_bf16_trains_to_about_the_same_loss():
+    source = SyntheticEpisodes(IMAGES, ceiling=(0.5, 0.9))
+    settings = {**QUICK, "max_steps": 40, "evaluate_every": 20}
+    a = train_stage(new_model(), source, "extend", **settings)
+    b = train_stage(new_model(), source, "extend", precision="bf16", **settings)
+    assert a.best_loss == pytest.approx(b.best_loss, rel=0.05)
+    assert a.best_loss != b.best_loss
+
+
+def test_accelerate_gives_the_same_weights():
+    accelerate = pytest.importorskip("accelerate")
+    a, b = new_model(), new_model()
+    train_stage(a, SyntheticEpisodes(IMAGES), "extend", **QUICK)
+    train_stage(b, SyntheticEpisodes(IMAGES), "extend", **QUICK, accelerator=accelerate.Accelerator(cpu=True))
+    assert states_equal(a, b)
+
+
+def share_out(folder: str) -> None:
+    """One of two processes; run by the test below."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2, accelerator.num_processes
+    model = new_model()
+    found = train_stage(model, SyntheticEpisodes(IMAGES), "extend", **QUICK, accelerator=accelerator)
+    if accelerator.is_main_process:
+        torch.save({"state": model.state_dict(), "loss": found.best_loss}, Path(folder) / "two.pt")
+
+
+def test_two_processes_are_one_with_twice_the_episodes(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "run.py"
+    here = str(Path(__file__).parent)
+    script.write_text(f"import sys\nsys.path.insert(0, {here!r})\nimport test_training\n"
+                      f"test_training.share_out({str(tmp_path)!r})\n")  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, env=environment, check=False,
+                          timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    source = _Twice(SyntheticEpisodes(IMAGES), 0)
+    model = new_model()
+    train_stage(model, source, "extend", **QUICK, episodes=2,
+                validation=validation_episodes(SyntheticEpisodes(IMAGES), [10, 20, 40], query=20, seed=1))  # fmt: skip
+    for name, value in two["state"].items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+class _Twice:
+    """In one process, the episodes that two processes drew one each."""
+
+    def __init__(self, source, seed):
+        self.source, self.n_features, self.seed, self.calls = source, source.n_features, seed, 0
+
+    def draw(self, rng, n_voxels, support, query):
+        step, rank = divmod(self.calls, 2)
+        self.calls += 1
+        return self.source.draw(np.random.default_rng([self.seed, step, rank, 0]), n_voxels, support, query)
+
+
+def test_episode_is_labelled_by_position():
+    assert Episode._fields == ("x", "y", "xq", "yq", "weights")
