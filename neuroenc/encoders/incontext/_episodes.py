@@ -101,7 +101,8 @@ class SyntheticEpisodes:
         self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
         self.n_features = int(images.shape[1])
         # Moments of at most 20,000 images: enough for a scale.
-        some = _rows(images, np.linspace(0, images.shape[0] - 1, min(images.shape[0], 20_000)).astype(int)).astype(np.float64)
+        n = int(images.shape[0])
+        some = _rows(images, np.linspace(0, n - 1, min(n, 20_000)).astype(int)).astype(np.float64)
         self._mean = some.mean(axis=0)
         self._cov = np.cov(some.T)
 

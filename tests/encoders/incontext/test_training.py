@@ -238,8 +238,8 @@ def test_bad_input_is_named():
         train_stage(make_model("small", n_features=7, **SMALL), SyntheticEpisodes(IMAGES), "extend", **QUICK)
     with pytest.raises(ConfigError, match="anchored"):
         train_stage(new_model("published"), SyntheticEpisodes(IMAGES), "extend", **QUICK, loss="likelihood")
+    real = ResponseEpisodes([(IMAGES, np.ones((500, 3)) * IMAGES[:, :3])])
     with pytest.raises(ConfigError, match="true weights"):
-        real = ResponseEpisodes([(IMAGES, np.ones((500, 3)) * IMAGES[:, :3])])
         train_stage(new_model(), real, "extend", **QUICK, loss="weights")
     with pytest.raises(DataError, match="there are 500"):
         SyntheticEpisodes(IMAGES).draw(np.random.default_rng(0), 3, 490, 20)
