@@ -25,7 +25,7 @@ from neuroenc.encoders.readout._engine import pick_torch_device
 __all__ = ["InContextEncoder"]
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
-_FEWEST, _MOST = 20, 2000
+_FEWEST, _MOST = 20, 1000
 
 
 class InContextEncoder(LinearEncoder):
@@ -42,7 +42,7 @@ class InContextEncoder(LinearEncoder):
         "world" (shipped, for the simulated world's CLIP), a folder that `save_model` wrote, or a model.
     pool : {"voxels", "none"}
         Anchored models: ``"voxels"`` estimates how often kinds of voxels, signal and noise levels occur from all voxels
-        of the fit together (at most 2000 of them), so that a voxel's weights depend a little on the others;
+        of the fit together (at most 1000 of them), so that a voxel's weights depend a little on the others;
         ``"none"`` takes what was learned in training. Without at least 20 voxels it is always ``"none"``.
     response_scale : {"check", "support", "as-is"}
         Models expect responses that are z-scored within session. ``"check"`` warns where the support looks otherwise;
