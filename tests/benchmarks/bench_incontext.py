@@ -205,20 +205,24 @@ def report_anchor(options):
     import torch
 
     from neuroenc.encoders.incontext import make_model
+    from neuroenc.encoders.incontext._fast import FastReader
 
     torch.manual_seed(0)
     model = make_model("small", components=10).eval()
     x = torch.nn.functional.normalize(torch.randn(options.support, 128), dim=1)
     y = torch.randn(options.voxels, options.support)
     z = torch.randn(options.voxels, 128)
+    tasks = {"model": model, "inference": FastReader(model), "inference, bf16": FastReader(model, half=True),
+             "closed form": lambda x, y: model.anchor(z[: len(y)], x, y)}  # fmt: skip
     with torch.inference_mode():
-        whole = statistics.median(seconds(lambda: model(x, y))[0] for _ in range(3))
-        anchor = statistics.median(seconds(lambda: model.anchor(z, x, y))[0] for _ in range(3))
-        print(
-            f"{options.voxels} voxels, support {options.support}: model {whole:.2f} s, of which anchor {anchor:.2f} s"
-        )
+        for size in (64, 256):
+            found, _, _ = alternate(
+                {name: lambda f=f, size=size: [f(x, part) for part in y.split(size)] for name, f in tasks.items()}, 3
+            )
+            print(f"blocks of {size}, support {options.support}, ms a voxel: "
+                  + ", ".join(f"{name} {1e3 * took / options.voxels:.2f}" for name, took in found.items()))  # fmt: skip
         with torch.profiler.profile() as profile:
-            model(x, y)
+            tasks["inference"](x, y[:256])
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
