@@ -114,7 +114,8 @@ def demo(
     scores, encoder = _fit(features, train, test, single, subject, steps, out, seed, progress)
     say("5/6 captions: weights projected onto scenes nobody saw, captions retrieved")
     tables = _captions(encoder, bank, unseen, steps, seed, progress)
-    shots, more = None, {}
+    shots: pd.DataFrame | None = None
+    more: dict[str, Any] = {}
     model = shipped_model()
     if model is not None:
         say("    20, 50 and 100 trials instead: in context and by ridge")

@@ -245,8 +245,7 @@ def _check(config: IclConfig) -> None:
         if name not in METHODS:
             raise ConfigError(unknown_name("method in evaluate.methods:", name, METHODS))
     if not evaluate.sizes or min(evaluate.sizes) < 2 or evaluate.n_draws < 1:
-        found = f"evaluate.sizes = {evaluate.sizes}, n_draws = {evaluate.n_draws}"
-        raise ConfigError(f"{found}: sizes from 2, draws from 1.")
+        raise ConfigError(f"evaluate.sizes = {evaluate.sizes} from 2, n_draws = {evaluate.n_draws} from 1 are legal.")
     if task.kind == "arrays" and not task.train:
         raise ConfigError('[task] kind = "arrays" needs [[task.train]] tables with features and responses.')
     if config.model.form not in ("anchored", "published"):

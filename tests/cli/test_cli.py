@@ -12,7 +12,7 @@ from neuroenc.cli._main import app
 def test_help_names_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("demo", "run", "data", "cache"):
+    for name in ("demo", "run", "compare", "icl", "data", "cache"):
         assert name in result.output
 
 
@@ -35,3 +35,11 @@ def test_run_needs_one_config():
     result = CliRunner().invoke(app, ["run"])
     assert result.exit_code == 2
     assert "--example" in result.output
+
+
+def test_icl_names_its_stages_and_needs_one_config():
+    result = CliRunner().invoke(app, ["icl", "--help"])
+    assert result.exit_code == 0
+    for name in ("pretrain", "extend", "finetune", "evaluate", "predict"):
+        assert name in result.output
+        assert CliRunner().invoke(app, ["icl", name]).exit_code == 2

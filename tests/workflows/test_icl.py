@@ -254,7 +254,7 @@ def test_prediction_for_the_tasks_new_subject(study, tmp_path):
         ("model.widht=3", "unknown setting in \\[model\\]: 'widht'"),
         ("task.kind=wrld", "did you mean 'world'"),
         ('evaluate.methods=["rigde"]', "did you mean 'ridge'"),
-        ("evaluate.sizes=[1]", "sizes from 2"),
+        ("evaluate.sizes=[1]", "from 2, n_draws"),
         ("model.preset=smal", "did you mean 'small'"),
         ("pretrain.precision=half", "unknown value of pretrain.precision"),
     ],
