@@ -48,10 +48,12 @@ def missing_groups(seen: np.ndarray) -> list[tuple[np.ndarray | None, np.ndarray
 def conditioned_blocks(
     model: InContextModel, x: np.ndarray, Y: Any, *, log_weight: np.ndarray | None = None, scale: Any = None,
     device: torch.device, half: bool = False, max_bytes: int = 2**28, covariance: bool = False, show: bool = False,
+    registers: Tensor | None = None,
 ) -> Iterator[tuple[np.ndarray, VoxelWeights]]:  # fmt: skip
     """Columns of voxels and their weights, block by block; ``scale`` = (mean, sd) (voxel,) taken off responses first.
 
-    ``Y`` (support, voxel) is read block by block; NaN is a missing response.
+    ``Y`` (support, voxel) is read block by block; NaN is a missing response. ``registers`` (voxel, dim) are those of a
+    pass before this one.
     """
     model = model.to(device).eval()
     images = torch.as_tensor(x, dtype=torch.float32, device=device)
@@ -71,12 +73,15 @@ def conditioned_blocks(
                 for first in range(0, len(columns), step):
                     part = columns[first : first + step]
                     y = torch.as_tensor(block[:, part].T.copy(), device=device)
-                    if rows is None or len(rows) == len(block):
-                        found = read(images, y, weight, covariance=covariance)
-                    else:
+                    few, less = images, weight
+                    if rows is not None and len(rows) < len(block):
                         kept = torch.as_tensor(rows, device=device)
-                        less = None if weight is None else weight[kept]
-                        found = read(images[kept], y[:, kept], less, covariance=covariance)
+                        few, y, less = images[kept], y[:, kept], None if weight is None else weight[kept]
+                    if registers is None:
+                        found = read(few, y, less, covariance=covariance)
+                    else:
+                        known = registers[torch.as_tensor(start + part, device=device)]
+                        found = read.write(known, few, y, less, covariance=covariance)
                     line.update(len(part))
                     yield start + part, found
 

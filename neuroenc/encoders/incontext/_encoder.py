@@ -138,9 +138,11 @@ class InContextEncoder(LinearEncoder):
         mean, sd = self._examine(Y)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
         x, place = values.astype(np.float32), self._place()
-        self._pooled_ = self._pool(model, x, Y, log_weight, scale, place)
+        self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
         with pooling(model, self._pooled_):
-            found = condition(model, x, Y, log_weight=log_weight, scale=scale, show=self.progress, **place)
+            found = condition(
+                model, x, Y, log_weight=log_weight, scale=scale, registers=registers, show=self.progress, **place
+            )
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -193,11 +195,11 @@ class InContextEncoder(LinearEncoder):
 
     def _pool(
         self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any, place: Any
-    ) -> torch.Tensor | None:
-        """Prior over components, signal and noise of these voxels, or None."""
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Prior over components, signal and noise of these voxels, and all voxels' registers; None where not wanted."""
         n = Y.shape[1]
         if self.pool == "none" or model.anchor is None or n < _FEWEST:
-            return None
+            return None, None
         columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
         some = np.concatenate([column_block(Y, slice(c, c + 1)) for c in columns], axis=1)
         if scale is not None:
@@ -206,9 +208,10 @@ class InContextEncoder(LinearEncoder):
         images = torch.as_tensor(x, device=place["device"])
         weight = None if log_weight is None else torch.as_tensor(log_weight, device=place["device"])
         size = max(1, voxels_at_once(model, len(x), place["max_bytes"], half=place["half"]) // 2)
-        found = voxel_posteriors(model, images, some, weight, size=size, half=place["half"])
+        scores, registers = voxel_posteriors(model, images, some, weight, size=size, half=place["half"])
         assert model.anchor is not None
-        return pooled_prior(found, model.anchor.prior().detach())
+        # Where all voxels were read, they need not be read again.
+        return pooled_prior(scores, model.anchor.prior().detach()), registers if len(columns) == n else None
 
     def _model(self) -> InContextModel:
         if isinstance(self.model, InContextModel):

@@ -63,16 +63,27 @@ class FastReader:
         self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
     ) -> VoxelWeights:
         """As the model's own ``forward``."""
+        return self.write(self.read(x, y, log_weight), x, y, log_weight, covariance=covariance)
+
+    def read(self, x: Tensor, y: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        """First register (voxel, dim)."""
         tapped = any(block.attention.tap is not None for block in self.blocks)
         slow = not self._able or tapped or self.model.training or torch.is_grad_enabled()
         y, log_weight = complete(x, y, log_weight)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):
             if slow or log_weight is not None:
-                return self.model(x, y, log_weight, covariance=covariance)
+                return self.model.read(x, y, log_weight)[0][:, 0]
             tokens = self.model.embed(x, y)
             with torch.autocast(x.device.type, enabled=False):
-                z = self._first_register(tokens)
-            return self.model.write(z, x, y, covariance=covariance)
+                return self._first_register(tokens)
+
+    def write(
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
+    ) -> VoxelWeights:
+        """Weights from registers that were read before."""
+        y, log_weight = complete(x, y, log_weight)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):
+            return self.model.write(z, x, y, log_weight, covariance=covariance)
 
     def _first_register(self, tokens: Tensor) -> Tensor:
         """(voxel, dim) after the last block."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
+from neuroenc.encoders.incontext._fast import FastReader
 from neuroenc.encoders.incontext._model import InContextModel, complete
 
 __all__ = ["pooled_prior", "pooling", "voxel_posteriors"]
@@ -75,17 +76,21 @@ def pooled_prior(log_posterior: Tensor, log_prior: Tensor, *, n_iterations: int 
 
 def voxel_posteriors(
     model: InContextModel, x: Tensor, Y: np.ndarray, log_weight: Tensor | None, *, size: int, half: bool
-) -> Tensor:
-    """``ClosedFormAnchor.log_posterior`` of the voxels of ``Y`` (support, voxel), ``size`` at a time."""
+) -> tuple[Tensor, Tensor]:
+    """``ClosedFormAnchor.log_posterior`` and first registers of the voxels of ``Y`` (support, voxel).
+
+    ``size`` voxels are read at a time.
+    """
     assert model.anchor is not None
-    found = []
-    cast = torch.autocast(x.device.type, dtype=torch.bfloat16) if half else nullcontext()
-    with torch.inference_mode(), cast:
+    scores, registers = [], []
+    read = FastReader(model, half)
+    with torch.inference_mode():
         for part in torch.as_tensor(Y.T.copy(), dtype=torch.float32, device=x.device).split(size):
+            z = read.read(x, part, log_weight)
             y, weight = complete(x, part, log_weight)
-            z, _ = model.read(x, y, weight)
-            found.append(model.anchor.log_posterior(z[:, 0], x, y, weight))
-    return torch.cat(found)
+            scores.append(model.anchor.log_posterior(z, x, y, weight))
+            registers.append(z.float())
+    return torch.cat(scores), torch.cat(registers)
 
 
 @contextmanager
