@@ -1,0 +1,273 @@
+"""Beam search over any step-wise model, for all voxels and all their beams at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions._hypotheses import PAD, Beams, Hypotheses, check_whole, fill, join, seen, sort
+from neuroenc.captions._steps import StepModel
+
+__all__ = ["Constraint", "Rescore", "beam_search"]
+
+#: ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``: tokens that may come next.
+Constraint = Callable[[Tensor, Tensor], Tensor]
+#: ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``: added to the score; tokens after the stop are -1.
+Rescore = Callable[[Tensor, Tensor], Tensor]
+
+_DIVERSITIES = ("hamming", "words")
+
+
+def beam_search(
+    step: StepModel,
+    *,
+    stop: int,
+    beams: int = 5,
+    max_length: int = 67,
+    temperature: float = 1.0,
+    length_penalty: float = 1.0,
+    groups: int = 1,
+    diversity_penalty: float = 0.5,
+    diversity: str = "hamming",
+    token_weights: Tensor | None = None,
+    constraint: Constraint | None = None,
+    rescore: Rescore | None = None,
+    rescore_steps: bool = False,
+) -> Hypotheses:
+    r"""The best continuations of each item, all items and beams in one batch.
+
+    With :math:`\ell_t = \log \mathrm{softmax}(z_t / T)` and length :math:`L` (stop token included), hypotheses are
+    kept at every step by
+
+    .. math:: s(y) = \frac{1}{L^\alpha} \sum_{t=1}^{L} \ell_t(y_t),
+
+    ``length_penalty`` :math:`\alpha` = 1 being the average of the released ClipCap and BrainSCUBA. As there, a
+    finished hypothesis stays among the beams and competes with the growing ones at its own length; an item ends
+    when all its beams have.
+
+    In a diverse search the beams are divided into ``groups``. Group g chooses by :math:`(\sum \ell - \lambda c(y_t))
+    / L^\alpha`, where c counts the beams of earlier groups that have written the token: at this step ("hamming", as
+    published), or anywhere in their finished captions ("words": groups are then searched one after another, so that
+    a second caption cannot say the same with another opening). Scores carried on and reported hold no penalty.
+
+    Parameters
+    ----------
+    step : StepModel
+    stop : int
+        Token that ends a hypothesis.
+    beams : int
+        Beams an item, over all groups.
+    max_length : int
+        Most tokens.
+    temperature : float
+        T.
+    length_penalty : float
+        0 for the plain sum.
+    groups : int
+        Divides ``beams``; 1 is plain beam search.
+    diversity_penalty : float
+        In nats; 0 makes all groups equal.
+    diversity : {"hamming", "words"}
+    token_weights : Tensor (V,), optional
+        Multiplies the penalty of each token; 0 for function words leaves them free to be repeated.
+    constraint : callable, optional
+        ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``, True where a token may come next; asked
+        for growing hypotheses only. Probabilities are not normalised again. One that may go nowhere dies.
+    rescore : callable, optional
+        ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``, added to the score of the last hypotheses, or with
+        ``rescore_steps`` at every step to those of twice as many candidates as are kept.
+    rescore_steps : bool
+
+    Returns
+    -------
+    Hypotheses
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings.
+    DataError
+        Logits that are NaN, or a constraint of another shape.
+
+    References
+    ----------
+    Mokady, Hertz, Bermano. ClipCap: CLIP prefix for image captioning. 2021.
+    Vijayakumar et al. Diverse beam search for improved description of complex scenes. AAAI 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neuroenc.captions import FunctionStep, beam_search
+    >>> table = torch.tensor([[0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [0.1, 0.1, 0.8]]).log()
+    >>> step = FunctionStep(lambda items, tokens: table[tokens[:, -1] if tokens.shape[1] else items], n=1)
+    >>> found = beam_search(step, stop=2, beams=2, max_length=3)
+    >>> found.tokens[0].tolist(), found.finished[0].tolist()
+    ([[1, 0, 1], [1, 0, 2]], [False, True])
+    """
+    beams, groups = check_whole("beams", beams), check_whole("groups", groups)
+    check_whole("max_length", max_length)
+    if beams % groups:
+        raise ConfigError(f"groups={groups} does not divide beams={beams}; legal is a divisor of the beams.")
+    if not temperature > 0 or diversity_penalty < 0 or length_penalty < 0:
+        raise ConfigError(
+            f"temperature={temperature!r} must be positive, diversity_penalty={diversity_penalty!r} and "
+            f"length_penalty={length_penalty!r} at least 0."
+        )
+    if diversity not in _DIVERSITIES:
+        raise ConfigError(f"diversity={diversity!r} is not legal; legal: {', '.join(_DIVERSITIES)}.")
+    search = _Search(
+        step, stop, max_length, float(temperature), float(length_penalty), float(diversity_penalty), token_weights,
+        constraint, rescore, rescore_steps,
+    )  # fmt: skip
+    if groups == 1 or diversity == "hamming":
+        return search.run(beams // groups, groups)
+    found: list[Hypotheses] = []
+    for number in range(groups):
+        part = search.run(beams // groups, 1, [f.tokens for f in found])
+        found.append(replace(part, group=torch.full_like(part.group, number)))
+    return join(found)
+
+
+@dataclass
+class _Search:
+    step: StepModel
+    stop: int
+    max_length: int
+    temperature: float
+    alpha: float
+    penalty: float
+    token_weights: Tensor | None
+    constraint: Constraint | None
+    rescore: Rescore | None
+    rescore_steps: bool
+
+    def run(self, width: int, groups: int, earlier: list[Tensor] | None = None) -> Hypotheses:
+        logits, state = self.step.start()
+        n, vocabulary = logits.shape
+        device = logits.device
+        used = torch.zeros((n, vocabulary), device=device)
+        for tokens in earlier or []:
+            for k in range(tokens.shape[1]):
+                used += seen(tokens[:, k], vocabulary)
+        # Every caption ends: that is no repetition.
+        used[:, self.stop] = 0
+        empty = torch.zeros((n, 1, 0), dtype=torch.int64, device=device)
+        zero = torch.zeros((n, 1), device=device)
+        beams = Beams(torch.arange(n, device=device), empty, zero, zero.long(), zero.bool())
+        ended: list[Beams] = []
+        for t in range(self.max_length):
+            before = beams.tokens.shape[1]
+            allowed = self._log_probabilities(logits, beams)
+            beams, parent = self._extend(beams, allowed, width, groups, used)
+            over = beams.done.all(dim=1)
+            if over.any():
+                ended.append(beams.take(over))
+            if over.all() or t + 1 == self.max_length:
+                beams = beams.take(~over)
+                break
+            rows = torch.arange(len(over), device=device)[:, None] * before + parent
+            beams, rows, used = beams.take(~over), rows[~over].reshape(-1), used[~over]
+            if not torch.equal(rows, torch.arange(n * before, device=device)):
+                state = self.step.select(state, rows)
+            n, last = len(beams.items), beams.tokens[:, :, -1].reshape(-1)
+            # What a finished hypothesis reads is never used; its row only keeps the batch rectangular.
+            logits, state = self.step.step(torch.where(last >= 0, last, self.stop), state)
+        return self._finish([*ended, beams], width, groups)
+
+    def _log_probabilities(self, logits: Tensor, beams: Beams) -> Tensor:
+        """Of the next token (m, k, V): -inf where forbidden; a finished hypothesis has one free way, token 0."""
+        logp = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+        live = ~beams.done.reshape(-1)
+        if torch.isnan(logp[live]).any():
+            raise DataError("the language model gave logits that are NaN. Next step: look at the embeddings.")
+        if self.constraint is not None and live.any():
+            items = beams.items[:, None].expand_as(beams.done).reshape(-1)
+            tokens = beams.tokens.reshape(len(items), -1)
+            mask = self.constraint(tokens[live], items[live]).to(logp.device)
+            if mask.shape != logp[live].shape or mask.dtype != torch.bool:
+                raise DataError(
+                    f"the constraint gave {mask.dtype} {tuple(mask.shape)}; legal is bool {tuple(logp[live].shape)}."
+                )
+            logp[live] = logp[live].masked_fill(~mask, -torch.inf)
+        logp[~live] = -torch.inf
+        logp[~live, 0] = 0.0
+        return logp.reshape(*beams.done.shape, -1)
+
+    def _extend(
+        self, beams: Beams, logp: Tensor, width: int, groups: int, used: Tensor
+    ) -> tuple[Beams, Tensor]:
+        """The beams after one more token, and the position (m, k) of each one's parent."""
+        first = beams.tokens.shape[2] == 0
+        counts, parts, parents = used.clone(), [], []
+        for g in range(groups):
+            part = slice(0, 1) if first else slice(g * width, (g + 1) * width)
+            new, parent = self._group(beams, logp, part, width, counts)
+            parts.append(new)
+            parents.append(parent + part.start)
+            if groups > 1:
+                fresh = torch.where(new.tokens[:, :, -1] >= 0, new.tokens[:, :, -1], 0)
+                counts.scatter_add_(1, fresh, (new.tokens[:, :, -1] >= 0).to(counts.dtype))
+        joined = Beams(
+            beams.items, *(torch.cat([getattr(p, x) for p in parts], 1) for x in ("tokens", "logp", "lengths", "done"))
+        )
+        return joined, torch.cat(parents, dim=1)
+
+    def _group(
+        self, beams: Beams, logp: Tensor, part: slice, width: int, counts: Tensor
+    ) -> tuple[Beams, Tensor]:
+        m, vocabulary = len(beams.items), logp.shape[2]
+        done, lengths = beams.done[:, part], beams.lengths[:, part] + (~beams.done[:, part]).long()
+        total = beams.logp[:, part, None] + logp[:, part]
+        penalty = self.penalty * counts * (1.0 if self.token_weights is None else self.token_weights.to(counts))
+        chosen = total - penalty[:, None] * (~done)[:, :, None]
+        chosen = chosen / lengths[:, :, None].float() ** self.alpha
+        pool = 2 * width if self.rescore is not None and self.rescore_steps else width
+        size = min(pool, chosen.shape[1] * vocabulary)
+        value, flat = chosen.reshape(m, -1).topk(size, dim=1)
+        if pool > width:
+            candidates = self._written(beams, part, total, lengths, flat)
+            value = value + self._bonus(candidates)
+        # Fewer candidates than beams (a small vocabulary, at the first token): the others are dead.
+        value, order = value.topk(min(width, size), dim=1)
+        kept = flat.gather(1, order)
+        new = self._written(beams, part, total, lengths, kept)
+        parent = kept // vocabulary
+        if kept.shape[1] < width:
+            new, parent = fill(new, width), torch.nn.functional.pad(parent, (0, width - kept.shape[1]))
+        return new, parent
+
+    def _written(self, beams: Beams, part: slice, total: Tensor, lengths: Tensor, flat: Tensor) -> Beams:
+        vocabulary = total.shape[2]
+        parent, token = flat // vocabulary, flat % vocabulary
+        done = beams.done[:, part].gather(1, parent)
+        logp = total.reshape(len(total), -1).gather(1, flat)
+        token = torch.where(done, PAD, token)
+        history = beams.tokens[:, part].gather(1, parent[:, :, None].expand(-1, -1, beams.tokens.shape[2]))
+        tokens = torch.cat([history, token[:, :, None]], dim=2)
+        # A hypothesis that may go nowhere is over, though not finished.
+        over = done | (token == self.stop) | torch.isinf(logp)
+        return Beams(beams.items, tokens, logp, lengths.gather(1, parent), over)
+
+    def _bonus(self, beams: Beams) -> Tensor:
+        assert self.rescore is not None
+        items = beams.items[:, None].expand_as(beams.done).reshape(-1)
+        found = self.rescore(beams.tokens.reshape(len(items), -1), items)
+        return torch.as_tensor(found, dtype=torch.float32, device=beams.logp.device).reshape(beams.logp.shape)
+
+    def _finish(self, parts: list[Beams], width: int, groups: int) -> Hypotheses:
+        longest = max(p.tokens.shape[2] for p in parts)
+        padded = [replace(p, tokens=torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD))
+                  for p in parts]  # fmt: skip
+        names = ("items", "tokens", "logp", "lengths", "done")
+        whole = Beams(*(torch.cat([getattr(p, x) for p in padded]) for x in names))
+        whole = whole.take(whole.items.argsort())
+        scores = whole.logp / whole.lengths.float().clamp(min=1) ** self.alpha
+        if self.rescore is not None:
+            scores = scores + self._bonus(whole)
+        finished = (whole.tokens == self.stop).any(dim=2) & torch.isfinite(whole.logp)
+        group = torch.arange(groups, device=scores.device).repeat_interleave(width).expand_as(whole.lengths)
+        return sort(Hypotheses(whole.tokens, whole.lengths, whole.logp, scores, finished, group))
