@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 pytest.importorskip("torch")
@@ -20,6 +21,7 @@ from neuroenc.cli._main import app
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import load_encoder
 from neuroenc.encoders.incontext import load_model
+from neuroenc.report import write_report
 from neuroenc.workflows import (
     example_icl_config,
     icl_evaluate,
@@ -30,7 +32,9 @@ from neuroenc.workflows import (
     list_icl_examples,
     read_icl_config,
 )
+from neuroenc.workflows._demo_icl import few_shot, few_shot_line, few_shot_section
 from neuroenc.workflows._icl_inputs import load_parts, make_mixture
+from neuroenc.workflows._steps import Steps
 
 CONFIG = """
 title = "Mine"
@@ -291,6 +295,25 @@ def test_missing_parts_are_named(study, tmp_path):
 def example_config(folder, name):
     (folder / "other.toml").write_text(CONFIG.replace("one.nc", name))
     return read_icl_config(folder / "other.toml")
+
+
+def test_the_demos_few_trials(study, tmp_path):
+    folder, out, _ = study
+    X, Y = data.load(folder / "features.nc"), data.load(folder / "new.nc")
+    X = data.match(X, Y)
+    parts, said = (X[:110], Y[:110], X[110:], Y[110:]), []
+    model = out / "finetune" / "anchored"
+    table, summary = few_shot(*parts, np.full(30, 0.5), Steps(tmp_path, said.append), model)
+    again, _ = few_shot(*parts, np.full(30, 0.5), Steps(tmp_path, said.append), model)
+    pd.testing.assert_frame_equal(table, again)
+    assert "done before" in said[-1]
+    assert summary["few_shot_ev:icl:20"] > summary["few_shot_ev:ridge:20"]
+    assert "50 trials" in few_shot_line(summary)
+    section = few_shot_section(table)
+    assert section["blocks"][0]["n_rows"] == 6
+    scores = xr.Dataset({"r": ("voxel", np.full(30, 0.3))}, coords={"voxel": np.arange(30)})
+    page = write_report(tmp_path / "report", title="Demo", scores=scores, sections=[section], progress=False)
+    assert page.read_text().count('id="few-shot"') == 1
 
 
 def test_examples_are_whole():
