@@ -14,6 +14,7 @@ from neuroenc.captions._state import ProjectionState
 
 if TYPE_CHECKING:
     from neuroenc.captions._hypotheses import Hypotheses
+    from neuroenc.captions._ngram import CorpusConstraint
     from neuroenc.captions._sampling import sample
     from neuroenc.captions._search import beam_search
     from neuroenc.captions._steps import CausalStep, FunctionStep, StepModel
@@ -22,6 +23,7 @@ __all__ = [
     "STOP_WORDS",
     "CaptionResult",
     "CausalStep",
+    "CorpusConstraint",
     "Decoder",
     "FunctionStep",
     "Hypotheses",
@@ -41,6 +43,7 @@ __all__ = [
 # Language models need torch; projection, evidence and retrieval do not.
 _LAZY = {
     "CausalStep": "_steps",
+    "CorpusConstraint": "_ngram",
     "FunctionStep": "_steps",
     "Hypotheses": "_hypotheses",
     "StepModel": "_steps",

@@ -1,9 +1,10 @@
-"""Searching among embeddings, exactly, where they may be larger than memory."""
+"""Searching among embeddings, exactly, where they may be larger than memory, and among phrases."""
 
 from __future__ import annotations
 
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank, as_bank
 from neuroenc.retrieval._dense import DenseIndex
+from neuroenc.retrieval._ngram_index import NGramIndex, Successors
 from neuroenc.retrieval._topk import top_k
 
-__all__ = ["Chunk", "DenseIndex", "EmbeddingBank", "as_bank", "top_k"]
+__all__ = ["Chunk", "DenseIndex", "EmbeddingBank", "NGramIndex", "Successors", "as_bank", "top_k"]
