@@ -121,7 +121,7 @@ def test_pooling_finds_levels_and_kinds_of_planted_voxels():
         z, _ = model.read(*a, None)
         scores = model.anchor.log_posterior(z[:, 0], *a)
     prior = model.anchor.prior().detach()
-    found = pooled_prior(scores, prior).exp()
+    found = pooled_prior(scores, prior, n_iterations=30).exp()
     assert float(found[1].sum()) > 0.9
     level = (found.sum(0).sum(1) * _SIGNAL.log()).sum().exp(), (found.sum(0).sum(0) * _NOISE.log()).sum().exp()
     assert float(level[0]) == pytest.approx(0.15, rel=0.4)
