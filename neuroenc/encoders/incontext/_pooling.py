@@ -29,7 +29,8 @@ def pooled_prior(log_posterior: Tensor, log_prior: Tensor, *, n_iterations: int 
               \pi_k \leftarrow \frac{c\,\pi^0_k + \sum_v p_{vk}}{c + V}
 
     and :math:`m, S` likewise from :math:`p_v`, the learned prior counting as :math:`c` voxels. Few trials of one voxel
-    say little about its noise level or its kind; those of all voxels of a subject together say a lot. Iterations stop early, which keeps the prior smooth.
+    say little about its noise level or its kind; those of all voxels of a subject together say a lot. Iterations stop
+    early, which keeps the prior smooth.
 
     Parameters
     ----------
