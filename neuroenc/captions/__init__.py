@@ -15,8 +15,11 @@ from neuroenc.captions._state import ProjectionState
 if TYPE_CHECKING:
     from neuroenc.captions._hypotheses import Hypotheses
     from neuroenc.captions._ngram import CorpusConstraint
+    from neuroenc.captions._prefix import PrefixDecoder
+    from neuroenc.captions._prefix_training import PrefixTraining, train_prefix
     from neuroenc.captions._sampling import sample
     from neuroenc.captions._search import beam_search
+    from neuroenc.captions._search_settings import Generated, SearchSettings
     from neuroenc.captions._steps import CausalStep, FunctionStep, StepModel
 
 __all__ = [
@@ -26,10 +29,14 @@ __all__ = [
     "CorpusConstraint",
     "Decoder",
     "FunctionStep",
+    "Generated",
     "Hypotheses",
     "LinearEncoder",
+    "PrefixDecoder",
+    "PrefixTraining",
     "ProjectionState",
     "RetrievalDecoder",
+    "SearchSettings",
     "StepModel",
     "beam_search",
     "caption_voxels",
@@ -38,6 +45,7 @@ __all__ = [
     "project",
     "sample",
     "shuffled_control",
+    "train_prefix",
 ]
 
 # Language models need torch; projection, evidence and retrieval do not.
@@ -45,10 +53,15 @@ _LAZY = {
     "CausalStep": "_steps",
     "CorpusConstraint": "_ngram",
     "FunctionStep": "_steps",
+    "Generated": "_search_settings",
     "Hypotheses": "_hypotheses",
+    "PrefixDecoder": "_prefix",
+    "PrefixTraining": "_prefix_training",
+    "SearchSettings": "_search_settings",
     "StepModel": "_steps",
     "beam_search": "_search",
     "sample": "_sampling",
+    "train_prefix": "_prefix_training",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -83,6 +84,8 @@ class CausalStep:
     def __init__(self, model: Any, prefix: Tensor, cache: bool = True) -> None:
         self.model, self.prefix, self.cache = model, prefix, bool(cache)
         self._embed = model.get_input_embeddings()
+        # Newer transformers call it "cache".
+        self._past = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
     def start(self) -> tuple[Tensor, Any]:
         """See `StepModel`."""
@@ -107,5 +110,5 @@ class CausalStep:
     def _read(self, embedded: Tensor, past: Any) -> tuple[Tensor, Any]:
         # Inference mode, so that no graph is kept behind the cache.
         with torch.inference_mode():
-            found = self.model(inputs_embeds=embedded, past_key_values=past, use_cache=self.cache)
-        return found.logits[:, -1], found.past_key_values if self.cache else embedded
+            found = self.model(inputs_embeds=embedded, use_cache=self.cache, **{self._past: past})
+        return found.logits[:, -1], getattr(found, self._past) if self.cache else embedded

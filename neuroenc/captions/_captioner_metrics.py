@@ -1,0 +1,116 @@
+"""How good captions of the simulated world's scenes are."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import DataError
+
+__all__ = ["bleu", "evaluate_world_captions", "names_member"]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.lower().rstrip(" ."))
+
+
+def bleu(captions: Sequence[str], references: Sequence[Sequence[str]], n: int = 4) -> float:
+    r"""Corpus BLEU with several references, of lower-case words without the final stop.
+
+    .. math:: \exp\Big(\min(0, 1 - r / c) + \frac{1}{n} \sum_{k=1}^{n} \log p_k\Big)
+
+    with clipped k-gram precisions p_k, c the length of the captions and r that of their nearest references.
+
+    Parameters
+    ----------
+    captions : sequence of str (m,)
+    references : sequence of sequences of str (m, several)
+    n : int
+
+    References
+    ----------
+    Papineni et al. BLEU: a method for automatic evaluation of machine translation. ACL 2002.
+
+    Examples
+    --------
+    >>> bleu(["a red cat on the grass"], [["A red cat on the grass.", "There is a cat."]])
+    1.0
+    """
+    if len(captions) != len(references) or not captions:
+        raise DataError(f"{len(captions)} captions and references for {len(references)}; legal is one entry each.")
+    right, tried = np.zeros(n), np.zeros(n)
+    length = nearest = 0
+    for caption, several in zip(captions, references):
+        found, options = _words(caption), [_words(r) for r in several]
+        length += len(found)
+        nearest += min((abs(len(o) - len(found)), len(o)) for o in options)[1]
+        for k in range(1, n + 1):
+            mine = Counter(zip(*(found[j:] for j in range(k))))
+            best: Counter[tuple[str, ...]] = Counter()
+            for o in options:
+                best |= Counter(zip(*(o[j:] for j in range(k))))
+            right[k - 1] += sum((mine & best).values())
+            tried[k - 1] += sum(mine.values())
+    if not (right > 0).all():
+        return 0.0
+    return float(math.exp(min(0.0, 1 - nearest / max(1, length)) + np.log(right / tried).mean()))
+
+
+def names_member(caption: str, name: str) -> bool:
+    """Whether a caption holds one of the phrases by which the world names a kind of object, in any colour.
+
+    >>> names_member("A man and a person running on the road.", "runner"), names_member("a woman", "man")
+    (True, False)
+    """
+    from neuroenc.data.simulate._lexicon import member
+
+    forms = (re.escape(p).replace(r"\{c\}", r"\w+") for p in member(name).phrases)
+    return any(re.search(rf"\b{form}\b", caption.lower()) for form in forms)
+
+
+def evaluate_world_captions(captions: Sequence[str], table: Any, references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Shares of captions that name what is in their scene, and their overlap with its true captions.
+
+    Parameters
+    ----------
+    captions : sequence of str (n,)
+    table : pandas.DataFrame
+        Latents of the scenes (``family, n_families, objects``).
+    references : sequence of sequences of str
+
+    Returns
+    -------
+    dict
+        Over scenes with a family: ``named_family`` the main object's family is named, ``only_present`` no family is
+        named that is absent; over those with one family ``named_family_single``; ``named_member`` the main object is
+        named; ``bleu4``; ``in_references`` the caption is one of the scene's own; ``different`` share of different
+        captions; ``n``.
+    """
+    from neuroenc.data.simulate import families_in_caption
+
+    family = table["family"].to_numpy()
+    objects = [json.loads(o) for o in table["objects"]]
+    some, single = family != "none", (table["n_families"] == 1).to_numpy()
+    said = [families_in_caption(c) for c in captions]
+    named = np.array([f in s for f, s in zip(family, said)])
+    truth = [{o["family"] for o in scene} for scene in objects]
+    honest = np.array([s <= t for s, t in zip(said, truth)])
+    main = [next((o["member"] for o in scene if o["family"] == f), None) for scene, f in zip(objects, family)]
+    right = np.array([m is not None and names_member(c, m) for c, m in zip(captions, main)])
+    own = [c.lower() in {r.lower() for r in rs} for c, rs in zip(captions, references)]
+    return {
+        "named_family": float(named[some].mean()),
+        "named_family_single": float(named[some & single].mean()) if (some & single).any() else float("nan"),
+        "named_member": float(right[some].mean()),
+        "only_present": float(honest.mean()),
+        "bleu4": bleu(captions, references),
+        "in_references": float(np.mean(own)),
+        "different": len(set(captions)) / len(captions),
+        "n": len(captions),
+    }

@@ -1,0 +1,50 @@
+"""Responses that an encoder of images predicts for texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+from neuroenc.captions._linear import as_weights
+
+__all__ = ["predicted_of_texts", "unit"]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows at length 1; rows without a direction stay 0."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+
+
+def predicted_of_texts(
+    projection: xr.Dataset,
+    at: np.ndarray,
+    texts: list[str],
+    coef: Any,
+    intercept: Any,
+    embed_text: Callable[[list[str]], Any] | None,
+    text_direction: np.ndarray | None = None,
+) -> np.ndarray:
+    """Response of voxel ``at[k]`` to ``texts[k]``, float64 (k,); NaN without ``coef`` or ``embed_text``.
+
+    Texts count at unit norm, or at the voxel's projected norm for an encoder of raw features. With
+    ``text_direction`` they are first moved across the modality gap: the mean of texts is replaced by that of images.
+    """
+    if coef is None or embed_text is None or not texts:
+        return np.full(len(at), np.nan)
+    weights = as_weights(coef, intercept)
+    if not np.array_equal(weights.coef["voxel"], projection["voxel"]):
+        raise DataError("coef and projection name different voxels. Next step: project these same weights.")
+    different = list(dict.fromkeys(texts))
+    vectors = unit(np.asarray(embed_text(different), dtype=np.float64))
+    if text_direction is not None:
+        vectors = unit(vectors - text_direction + projection["bank_direction"].values)
+    number = {t: k for k, t in enumerate(different)}
+    chosen = vectors[[number[t] for t in texts]]
+    if not projection.attrs.get("features_normalised", 1):
+        chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
+    return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]

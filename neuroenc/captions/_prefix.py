@@ -1,0 +1,326 @@
+"""Captions by a language model that goes on from a prefix made of an embedding."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.captions._hypotheses import check_whole
+from neuroenc.captions._linear import voxel_labels
+from neuroenc.captions._mapping import make_mapping
+from neuroenc.captions._predicted import predicted_of_texts, unit
+from neuroenc.captions._search import Constraint, Rescore
+from neuroenc.captions._search_settings import Generated, SearchSettings, ranked
+from neuroenc.captions._steps import CausalStep
+from neuroenc.embedding._device import resolve_device
+
+__all__ = ["PrefixDecoder"]
+
+
+class PrefixDecoder:
+    r"""ClipCap: a mapping network turns an embedding into a prefix, a causal language model writes on from it.
+
+    .. math:: p(y \mid e) = \prod_t p_{LM}(y_t \mid F(x), y_{<t}), \qquad x = e, \; \frac{e}{\|e\|}
+        \;\text{or}\; \frac{e/\|e\| - m}{\|e/\|e\| - m\|}
+
+    with a mean direction m that is, for a decoder trained from images, the mean of its training embeddings, and for
+    one trained from texts that of the images that are decoded: texts and images of a contrastive space lie around
+    two different means.
+
+    Parameters
+    ----------
+    lm : transformers.PreTrainedModel
+        Causal language model that takes ``inputs_embeds``.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    embedding_dim : int
+    mapping : {"mlp", "transformer"} or Module
+    prefix_length : int
+    mapping_settings : dict, optional
+        Further settings of the mapping network.
+    normalise : bool
+        x of unit norm. False as released: the norm of a projected voxel says something.
+    centre : bool
+        Subtract the mean direction; needs ``normalise``.
+    source : {"image", "text"}
+        What the training embeddings are.
+    stop : str or int
+        Token that ends a caption.
+    search : SearchSettings, optional
+    constraint, rescore : callable, optional
+        See :func:`beam_search`.
+    embed_text : callable, optional
+        ``embed_text(list of str) -> (n, embedding_dim)`` in the space of the images, for ``predicted``.
+    text_direction : array (embedding_dim,), optional
+        Mean unit-norm text embedding: texts are moved across the modality gap before their response is predicted.
+    batch_size : int
+        Voxels of one search.
+    seed : int
+        Of the mapping network's first weights.
+    device : str
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings.
+
+    References
+    ----------
+    Mokady, Hertz, Bermano. ClipCap: CLIP prefix for image captioning. 2021.
+    Luo, Henderson, Tarr, Wehbe. BrainSCUBA: Fine-grained natural language captions of visual cortex selectivity.
+    ICLR 2024.
+    Nukrai, Mokady, Globerson. Text-only training for image captioning using noise-injected CLIP. Findings of EMNLP
+    2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.captions import PrefixDecoder, train_prefix
+    >>> from neuroenc.captions.train_world_captioner import make_model
+    >>> lm, tokenizer = make_model(["a face", "a house"], width=16, layers=1)
+    >>> decoder = PrefixDecoder(lm, tokenizer, 2, prefix_length=2, stop="<end>", device="cpu")
+    >>> _ = train_prefix(decoder, np.eye(2), ["a face", "a house"], epochs=100, lr=0.02, warmup=0, progress=False)
+    >>> [[c.text for c in found] for found in decoder.generate(np.eye(2), top=1)]
+    [['a face'], ['a house']]
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        tokenizer: Any,
+        embedding_dim: int,
+        *,
+        mapping: str | nn.Module = "mlp",
+        prefix_length: int = 10,
+        mapping_settings: dict[str, Any] | None = None,
+        normalise: bool = False,
+        centre: bool = False,
+        source: str = "image",
+        stop: str | int = ".",
+        search: SearchSettings | None = None,
+        constraint: Constraint | None = None,
+        rescore: Rescore | None = None,
+        embed_text: Callable[[list[str]], Any] | None = None,
+        text_direction: Any = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        if source not in ("image", "text"):
+            raise ConfigError(f"source={source!r} is not legal; legal: image, text.")
+        if centre and not normalise:
+            raise ConfigError("centre=True subtracts a mean direction. Next step: normalise=True as well.")
+        self.device = resolve_device(device)
+        self.lm, self.tokenizer = lm.to(self.device).eval(), tokenizer
+        self.embedding_dim = check_whole("embedding_dim", embedding_dim)
+        width = int(lm.get_input_embeddings().weight.shape[1])
+        if isinstance(mapping, str):
+            shape = {"embedding_dim": embedding_dim, "prefix_length": prefix_length, "width": width}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                mapping = make_mapping(mapping, **shape, **(mapping_settings or {}))
+        self.mapping: Any = mapping.to(self.device).eval()
+        self.normalise, self.centre, self.source = bool(normalise), bool(centre), source
+        self.stop = self._token(stop)
+        self.search = SearchSettings() if search is None else search
+        self.constraint, self.rescore = constraint, rescore
+        self.embed_text = embed_text
+        self.text_direction = None if text_direction is None else np.asarray(text_direction, dtype=np.float64)
+        self.batch_size = check_whole("batch_size", batch_size)
+        #: Mean direction of the training embeddings (embedding_dim,), from training.
+        self.mean: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for part in (self.mapping, self.lm) for p in part.parameters())
+        return (
+            f"PrefixDecoder({self.embedding_dim} -> {self.mapping.prefix_length} tokens, "
+            f"{type(self.lm).__name__}, {size / 1e6:.1f} M parameters, {self.search.method})"
+        )
+
+    def with_options(self, **options: Any) -> PrefixDecoder:
+        """A decoder with the same networks and other options of decoding.
+
+        Parameters
+        ----------
+        **options
+            ``search, constraint, rescore, embed_text, text_direction, batch_size, centre, normalise``, or a field of
+            :class:`SearchSettings`.
+        """
+        own = ("search", "constraint", "rescore", "embed_text", "text_direction", "batch_size", "centre", "normalise")
+        fields = self.search.as_dict()
+        out = copy.copy(self)
+        for name, value in options.items():
+            if name in fields:
+                fields[name] = value
+            elif name in own:
+                setattr(out, name, value)
+            else:
+                raise ConfigError(unknown_name("option", name, [*own, *fields]))
+        if "search" not in options:
+            out.search = SearchSettings(**fields)
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without special ones."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, without special ones."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _token(self, stop: str | int) -> int:
+        size = int(self.lm.get_input_embeddings().weight.shape[0])
+        if isinstance(stop, str):
+            known = self.tokenizer.get_vocab()
+            found = [known[stop]] if stop in known else self.encode(stop)
+            if len(found) != 1:
+                raise ConfigError(f"stop={stop!r} is {len(found)} tokens; legal is the text or number of one token.")
+            stop = found[0]
+        if isinstance(stop, bool) or not 0 <= int(stop) < size:
+            raise ConfigError(f"stop={stop!r} is not legal; tokens are numbers under {size}.")
+        return int(stop)
+
+    def inputs(self, embeddings: Any, mean: Any = None) -> np.ndarray:
+        """What the mapping network is given, float32 (n, embedding_dim).
+
+        Parameters
+        ----------
+        embeddings : array (n, embedding_dim)
+        mean : array (embedding_dim,), optional
+            Direction to subtract with ``centre``; default that of the training embeddings.
+        """
+        x = np.asarray(embeddings, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != self.embedding_dim:
+            raise DataError(f"embeddings have shape {x.shape}; legal is (n, {self.embedding_dim}).")
+        if self.normalise:
+            x = unit(x)
+        if self.centre:
+            mean = self.mean if mean is None else mean
+            if mean is None:
+                raise ConfigError("centre=True needs a mean direction. Next step: train the decoder, or give one.")
+            x = unit(x - np.asarray(mean, dtype=np.float64))
+        return x.astype(np.float32)
+
+    def prefixes(self, inputs: Any) -> Tensor:
+        """Prefixes (n, prefix_length, width) of prepared ``inputs``."""
+        with torch.inference_mode():
+            return self.mapping(torch.from_numpy(np.asarray(inputs, dtype=np.float32)).to(self.device))
+
+    def generate(
+        self, embeddings: Any, top: int = 1, *, mean: Any = None, items: Sequence[int] | None = None
+    ) -> list[list[Generated]]:
+        """Captions of embeddings, the best first.
+
+        Parameters
+        ----------
+        embeddings : array (n, embedding_dim)
+        top : int
+            Captions an embedding, at most; equal texts count once.
+        mean : array (embedding_dim,), optional
+            As in :meth:`inputs`.
+        items : sequence of int (n,), optional
+            Number of each embedding for constraints, rescoring and random numbers; default its position.
+
+        Returns
+        -------
+        list of list of Generated
+            Scores are averages of log-probabilities (with ``length_penalty=1``).
+        """
+        check_whole("top", top)
+        x = self.inputs(embeddings, mean)
+        if not np.isfinite(x).all():
+            raise DataError(f"{int((~np.isfinite(x).all(axis=1)).sum())} of {len(x)} embeddings are not finite.")
+        numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
+        out: list[list[Generated]] = []
+        for a in range(0, len(x), self.batch_size):
+            part = numbers[a : a + self.batch_size]
+            step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
+            hooks = [_numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
+            found = self.search.run(step, top, self.stop, part.tolist(), *hooks)
+            for item in range(len(part)):
+                rows = [
+                    Generated(self.text(y), float(found.scores[item, k]), y, bool(found.finished[item, k]),
+                              int(found.group[item, k]))
+                    for k in range(found.tokens.shape[1])
+                    if torch.isfinite(found.logp[item, k])
+                    for y in [found.tokens[item, k, : int(found.lengths[item, k])].tolist()]
+                ]  # fmt: skip
+                out.append(ranked(rows, top))
+        return out
+
+    def decode(
+        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
+    ) -> pd.DataFrame:
+        """The ``top`` captions of each voxel; see :class:`Decoder`.
+
+        Voxels without a projection (NaN) get no row. ``score`` is the average log-probability of a caption's
+        tokens. ``caption_id`` is "" unless the constraint is a :class:`CorpusConstraint`: then the ids of the
+        captions from which the longest phrase comes, joined by ";". ``predicted`` is NaN without ``coef`` and
+        ``embed_text``.
+        """
+        embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
+        rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
+        mean = None
+        if self.centre and self.source == "text":
+            if "bank_direction" not in projection:
+                raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
+            mean = projection["bank_direction"].values
+        found = self.generate(embedding[rows], top, mean=mean, items=rows.tolist())
+        flat = [(row, rank, c) for row, captions in zip(rows, found) for rank, c in enumerate(captions, 1)]
+        at = np.array([row for row, _, _ in flat], dtype=np.int64)
+        texts = [c.text for _, _, c in flat]
+        frame = pd.DataFrame(
+            {
+                "voxel": projection["voxel"].values[at],
+                "rank": np.array([rank for _, rank, _ in flat], dtype=np.int64),
+                "caption": np.array(texts, dtype=object),
+                "score": np.array([c.score for _, _, c in flat], dtype=np.float64),
+                "caption_id": np.array([self._origin(c.tokens) for _, _, c in flat], dtype=object),
+                "predicted": predicted_of_texts(
+                    projection, at, texts, coef, intercept, self.embed_text, self.text_direction
+                ),
+            }
+        )
+        return pd.concat([frame, voxel_labels(projection, at)], axis=1)
+
+    def _origin(self, tokens: list[int]) -> str:
+        provenance = getattr(self.constraint, "provenance", None)
+        if provenance is None:
+            return ""
+        found = provenance(tokens)
+        if not len(found):
+            return ""
+        return str(found["ids"].iloc[int((found["end"] - found["start"]).to_numpy().argmax())])
+
+    def save(self, folder: str | os.PathLike[str], *, lm: bool = True, dtype: str = "float32") -> Any:
+        """Write the decoder; see :func:`neuroenc.captions._prefix_files.save`."""
+        from neuroenc.captions._prefix_files import save
+
+        return save(self, folder, lm=lm, dtype=dtype)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], **options: Any) -> PrefixDecoder:
+        """Read a decoder; see :func:`neuroenc.captions._prefix_files.load`."""
+        from neuroenc.captions._prefix_files import load
+
+        return load(folder, **options)
+
+    @classmethod
+    def load_clipcap(cls, path: str | os.PathLike[str], **options: Any) -> PrefixDecoder:
+        """Read a checkpoint of ClipCap; see :func:`neuroenc.captions._prefix_files.load_clipcap`."""
+        from neuroenc.captions._prefix_files import load_clipcap
+
+        return load_clipcap(path, **options)
+
+
+def _numbered(hook: Any, numbers: Tensor) -> Any:
+    """A hook that is told the numbers of items, not their places in the batch."""
+    return None if hook is None else lambda tokens, items: hook(tokens, numbers.to(items.device)[items])

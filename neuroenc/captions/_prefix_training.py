@@ -1,0 +1,300 @@
+"""Training a prefix decoder from images or from texts alone, with exact resumption."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, hash_json
+from neuroenc._util.progress import progress as bar_of
+from neuroenc.captions._hypotheses import check_whole
+from neuroenc.captions._predicted import unit
+from neuroenc.captions._prefix import PrefixDecoder
+
+__all__ = ["PrefixTraining", "train_prefix"]
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class PrefixTraining:
+    """How a training went.
+
+    Attributes
+    ----------
+    losses : ndarray (step,) float64
+        Cross-entropy of a token, in nats, of each batch.
+    steps : int
+    ended_by : {"steps", "minutes"}
+    seconds : float
+        Spent in training, over all runs.
+    """
+
+    losses: np.ndarray
+    steps: int
+    ended_by: str
+    seconds: float
+
+
+def prefix_loss(decoder: PrefixDecoder, inputs: Tensor, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy of captions (n, t), -100 behind their end, after the prefixes of prepared inputs."""
+    prefix = decoder.mapping(inputs)
+    embedded = decoder.lm.get_input_embeddings()(tokens[:, :-1].clamp(min=0))
+    # Captions are of different lengths, prefixes are not: what stands behind an end is hidden by causality.
+    logits = decoder.lm(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False).logits
+    logits = logits[:, prefix.shape[1] - 1 :]
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), ignore_index=_IGNORED)
+
+
+def train_prefix(
+    decoder: PrefixDecoder,
+    embeddings: Any,
+    captions: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    source: str = "image",
+    noise: float = 0.0,
+    train_lm: bool = True,
+    epochs: int = 10,
+    minutes: float | None = None,
+    batch_size: int = 40,
+    lr: float = 2e-5,
+    weight_decay: float = 0.0,
+    warmup: int = 5000,
+    schedule: str = "linear",
+    clip: float | None = None,
+    append_stop: bool = True,
+    max_tokens: int | None = None,
+    prepared: bool = False,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    progress: bool = True,
+) -> PrefixTraining:
+    r"""Minimise the cross-entropy of captions after the prefix of their embedding, in place.
+
+    .. math:: \min_{F, LM} -\frac{1}{\sum_i T_i} \sum_i \sum_{t \le T_i}
+        \log p(y_{it} \mid F(x_i + \sigma \epsilon), y_{i,<t})
+
+    over batches, with AdamW, a linear warm-up and a decay to zero; defaults are those released with ClipCap. From
+    texts alone (CapDec) the embeddings are those of the captions themselves, and Gaussian noise of standard deviation
+    sigma a dimension keeps the decoder from trusting them more than an image can be trusted; the published variance
+    is 0.016 (sigma = 0.126) on unit-norm embeddings of 512 dimensions. With ``normalise`` the noisy embedding is
+    brought back to unit norm.
+
+    Order, noise and dropout of a step follow from ``seed`` and the step alone: a run that was killed ends with the
+    bytes of one that was not (on the CPU, without a time limit).
+
+    Parameters
+    ----------
+    decoder : PrefixDecoder
+    embeddings : array (n, embedding_dim)
+        Raw; the decoder's own ``normalise`` and ``centre`` are applied.
+    captions : sequence of str (n,), or of sequences of str
+        One or more for each embedding; each pair is an example.
+    source : {"image", "text"}
+        What the embeddings are; remembered by the decoder.
+    noise : float
+        sigma.
+    train_lm : bool
+        False: the language model stays as it is (no dropout either).
+    epochs : int
+    minutes : float, optional
+        Time limit: on a slower machine the decay ends then instead, and the result depends on the machine.
+    batch_size, lr, weight_decay, warmup, clip
+        ``clip`` is the largest norm of the gradient.
+    schedule : {"linear", "cosine"}
+        Of the decay.
+    append_stop : bool
+        Captions that do not end with the stop token get it.
+    max_tokens : int, optional
+        Longer captions are cut.
+    prepared : bool
+        ``embeddings`` are already what :meth:`PrefixDecoder.inputs` gives.
+    seed : int
+    checkpoint : path, optional
+        Folder for the state of training; the same call goes on from there.
+    checkpoint_every : int
+        Steps.
+    progress : bool
+
+    Returns
+    -------
+    PrefixTraining
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings.
+    DataError
+        Numbers that do not agree, embeddings that are not finite, empty captions, a loss that is not finite, or a
+        checkpoint of another run.
+
+    References
+    ----------
+    Nukrai, Mokady, Globerson. Text-only training for image captioning using noise-injected CLIP. Findings of EMNLP
+    2022.
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
+        check_whole(name, value)
+    check_whole("warmup", warmup, 0)
+    if source not in ("image", "text") or schedule not in ("linear", "cosine"):
+        raise ConfigError(f"source={source!r} (image, text) or schedule={schedule!r} (linear, cosine) is not legal.")
+    if not lr > 0 or noise < 0 or (minutes is not None and not minutes > 0):
+        raise ConfigError(f"lr={lr!r} and minutes={minutes!r} must be positive, noise={noise!r} at least 0.")
+    inputs = np.asarray(embeddings, dtype=np.float64)
+    if not np.isfinite(inputs).all():
+        raise DataError("embeddings hold NaN or infinity. Next step: leave those stimuli out.")
+    if not prepared:
+        if decoder.centre:
+            decoder.mean = unit(inputs).mean(axis=0)
+        inputs = decoder.inputs(inputs)
+    rows, tokens = _pairs(decoder, captions, len(inputs), append_stop, max_tokens)
+    decoder.source = source
+    run = _Run(
+        decoder, torch.from_numpy(inputs.astype(np.float32)), rows, tokens, noise=float(noise), train_lm=train_lm,
+        batch=batch_size, lr=lr, decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, seed=seed,
+        total=epochs * math.ceil(len(rows) / batch_size), limit=None if minutes is None else 60.0 * minutes,
+    )  # fmt: skip
+    return run.run(checkpoint, checkpoint_every, progress)
+
+
+def _pairs(
+    decoder: PrefixDecoder, captions: Any, n: int, append_stop: bool, longest: int | None
+) -> tuple[np.ndarray, list[list[int]]]:
+    """Row of the embeddings and tokens of each pair."""
+    several = [[c] if isinstance(c, str) else list(c) for c in captions]
+    if len(several) != n:
+        raise DataError(f"{n} embeddings and captions for {len(several)}; legal is one entry an embedding.")
+    known: dict[str, list[int]] = {}
+    rows, tokens = [], []
+    for row, texts in enumerate(several):
+        for text in texts:
+            if text not in known:
+                found = decoder.encode(text)
+                if not found:
+                    raise DataError(f"caption {text!r} of embedding {row} has no tokens.")
+                if append_stop and found[-1] != decoder.stop:
+                    found = [*found, decoder.stop]
+                known[text] = found[:longest]
+            rows.append(row)
+            tokens.append(known[text])
+    if not rows:
+        raise DataError("there are 0 captions; at least one is needed.")
+    return np.array(rows), tokens
+
+
+class _Run:
+    def __init__(self, decoder: PrefixDecoder, inputs: Tensor, rows: np.ndarray, tokens: list[list[int]], *,
+                 noise: float, train_lm: bool, batch: int, lr: float, decay: float, warmup: int, schedule: str,
+                 clip: float | None, seed: int, total: int, limit: float | None) -> None:  # fmt: skip
+        self.decoder, self.inputs, self.rows, self.tokens = decoder, inputs, rows, tokens
+        self.noise, self.batch, self.lr, self.warmup = noise, batch, lr, warmup
+        self.schedule, self.clip, self.seed, self.total, self.limit = schedule, clip, seed, total, limit
+        self.train_lm, self.decay = train_lm, decay
+        modules = torch.nn.ModuleDict({"mapping": decoder.mapping, **({"lm": decoder.lm} if train_lm else {})})
+        self.modules = modules
+        self.parameters = list(modules.parameters())
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=decay)
+        self.step, self.spent, self.losses = 0, 0.0, list[float]()
+
+    def _key(self) -> str:
+        settings = {k: getattr(self, k) for k in ("noise", "batch", "lr", "decay", "warmup", "schedule", "clip", "seed",
+                                                  "total", "limit", "train_lm")}  # fmt: skip
+        flat = np.concatenate([np.array(t) for t in self.tokens])
+        data = hash_array(self.inputs.numpy(), self.rows, flat)
+        return hash_json({**settings, "data": data, "start": hash_array(*[p.detach().cpu().float().numpy()
+                                                                          for p in self.parameters])})  # fmt: skip
+
+    def run(self, folder: Any, every: int, show: bool) -> PrefixTraining:
+        store = None
+        if folder is not None:
+            from neuroenc.encoders.readout._checkpoint import Checkpoint, restore_optimiser
+
+            store = Checkpoint(folder, self._key())
+            found = store.load(self.decoder.device)
+            if found is not None:
+                groups, state = found
+                self.modules.load_state_dict(groups["model"])
+                restore_optimiser(self.optimiser, groups["optimiser"], self.lr)
+                self.step, self.spent, self.losses = state["step"], state["spent"], state["losses"]
+        for p in self.decoder.lm.parameters():
+            p.requires_grad_(self.train_lm)
+        self.modules.train()
+        bar = bar_of(desc="captions", total=self.total, initial=self.step, show=show)
+        try:
+            # Dropout draws from the global stream, which is the user's.
+            with torch.random.fork_rng(), torch.enable_grad():
+                while not self._over():
+                    began = time.monotonic()
+                    self._one()
+                    self.spent += time.monotonic() - began
+                    bar.update(1)
+                    if self.step % 20 == 0:
+                        bar.set_postfix(loss=f"{np.mean(self.losses[-50:]):.3f}")
+                    if store is not None and (self.step % every == 0 or self._over()):
+                        self._save(store)
+        finally:
+            bar.close()
+            self.modules.eval()
+            for p in self.decoder.lm.parameters():
+                p.requires_grad_(True)
+        ended = "steps" if self.step >= self.total else "minutes"
+        return PrefixTraining(np.array(self.losses), self.step, ended, self.spent)
+
+    def _over(self) -> bool:
+        return self.step >= self.total or (self.limit is not None and self.spent >= self.limit)
+
+    def _save(self, store: Any) -> None:
+        from neuroenc.encoders.readout._checkpoint import optimiser_tensors
+
+        groups = {"model": dict(self.modules.state_dict()), "optimiser": optimiser_tensors(self.optimiser)}
+        store.save(groups, {"step": self.step, "spent": self.spent, "losses": self.losses})
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.warmup) if self.warmup else 1.0
+        done = max(self.step / self.total, 0.0 if self.limit is None else self.spent / self.limit)
+        if self.schedule == "cosine":
+            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        start = min(1.0, self.warmup / self.total)
+        return self.lr * warm * (1.0 if done <= start else (1 - done) / (1 - start))
+
+    def _seed(self, purpose: int) -> int:
+        return int(np.random.SeedSequence([self.seed, self.step, purpose]).generate_state(1, np.uint64)[0] >> 1)
+
+    def _one(self) -> None:
+        each = math.ceil(len(self.rows) / self.batch)
+        epoch, place = divmod(self.step, each)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        chosen = order[place * self.batch : (place + 1) * self.batch]
+        x = self.inputs[self.rows[chosen]]
+        if self.noise:
+            generator = torch.Generator().manual_seed(self._seed(0))
+            x = x + self.noise * torch.randn(x.shape, generator=generator)
+            if self.decoder.normalise:
+                x = torch.nn.functional.normalize(x, dim=-1)
+        longest = max(len(self.tokens[k]) for k in chosen)
+        y = torch.full((len(chosen), longest), _IGNORED)
+        for row, k in enumerate(chosen):
+            y[row, : len(self.tokens[k])] = torch.tensor(self.tokens[k])
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        torch.manual_seed(self._seed(1))
+        loss = prefix_loss(self.decoder, x.to(self.decoder.device), y.to(self.decoder.device))
+        if not torch.isfinite(loss):
+            raise DataError(f"the loss is {float(loss)} at step {self.step}. Next step: a lower lr, or clip=1.")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimiser.step()
+        self.losses.append(float(loss.detach()))
+        self.step += 1
