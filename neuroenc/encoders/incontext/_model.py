@@ -57,7 +57,8 @@ class InContextConfig:
     length_scale : {"log_n", "none", "learned"}
     form : {"anchored", "published"}
         ``"published"`` spells weights out from the first register; ``"anchored"`` solves for them in closed form, with
-        a prior and a noise level that the first register sets for each voxel.
+        a prior and a noise level that the first register sets for each voxel. It was the better one wherever it was
+        measured here, and is the default; presets of released models are published.
     dropout : float
         In training.
     """
@@ -70,7 +71,7 @@ class InContextConfig:
     registers: int = 4
     components: int = 1
     length_scale: str = "log_n"
-    form: str = "published"
+    form: str = "anchored"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -82,14 +83,14 @@ class InContextConfig:
                 raise ConfigError(f"{field.name}={value} must be at least 1.")
 
 
-# As released: 97.1, 156.0 and 277.0 million parameters.
+# The published form, as released: 97.1, 156.0 and 277.0 million parameters.
 PRESETS = {
-    "clip": InContextConfig(512, 560, 20),
-    "dino": InContextConfig(768, 800, 20),
-    "siglip": InContextConfig(1152, 1200, 20),
-    "clip-3": InContextConfig(512, 560, 3),
+    "clip": InContextConfig(512, 560, 20, form="published"),
+    "dino": InContextConfig(768, 800, 20, form="published"),
+    "siglip": InContextConfig(1152, 1200, 20, form="published"),
+    "clip-3": InContextConfig(512, 560, 3, form="published"),
     # What trains on a laptop.
-    "small": InContextConfig(128, 128, 4, heads=4, hidden=256, form="anchored"),
+    "small": InContextConfig(128, 128, 4, heads=4, hidden=256),
 }
 
 

@@ -208,7 +208,9 @@ def _config(found: dict[str, Tensor], heads: int, path: Path) -> InContextConfig
         )
     if heads < 1 or dim % heads:
         raise ConfigError(f"heads={heads} does not divide the width {dim} of {path}. Released: heads=10.")
-    return InContextConfig(wide[0][1] - 1, dim, depth, heads=heads, hidden=inner.shape[-1], registers=token.shape[1])
+    return InContextConfig(
+        wide[0][1] - 1, dim, depth, heads=heads, hidden=inner.shape[-1], registers=token.shape[1], form="published"
+    )
 
 
 def _block_names(depth: int) -> dict[str, str]:
