@@ -65,7 +65,7 @@ def plot_support_curves(
     columns = min(4, len(groups))
     lines = -(-len(groups) // columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH if columns > 1 else 5.4, 2.3 * lines + 0.55), layout="constrained")
+        figure = Figure(figsize=(_WIDTH if columns > 1 else 6.4, 2.3 * lines + (0.55 if columns > 1 else 1.2)), layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.ravel()[len(groups) :]:
             axes.set_visible(False)
@@ -88,7 +88,8 @@ def plot_support_curves(
         for row in grid:
             row[0].set_ylabel(label)
         handles = grid.ravel()[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper left", ncols=min(5, len(methods)), frameon=False, fontsize=8.5)
+        figure.legend(*handles, loc="outside upper left", ncols=min(5 if columns > 1 else 3, len(methods)),
+                      frameon=False, fontsize=8.5)  # fmt: skip
     return figure
 
 
