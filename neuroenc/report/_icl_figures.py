@@ -65,7 +65,8 @@ def plot_support_curves(
     columns = min(4, len(groups))
     lines = -(-len(groups) // columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH if columns > 1 else 6.4, 2.3 * lines + (0.55 if columns > 1 else 1.2)), layout="constrained")
+        size = (_WIDTH, 2.3 * lines + 0.55) if columns > 1 else (6.4, 3.5)
+        figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.ravel()[len(groups) :]:
             axes.set_visible(False)
