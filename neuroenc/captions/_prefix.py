@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,12 @@ class PrefixDecoder:
         """Text of tokens, without special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
+    @property
+    def room(self) -> int:
+        """Most tokens after a prefix: what the language model's positions leave."""
+        positions = getattr(self.lm.config, "max_position_embeddings", None)
+        return 10**6 if positions is None else int(positions) - int(self.mapping.prefix_length)
+
     def _token(self, stop: str | int) -> int:
         size = int(self.lm.get_input_embeddings().weight.shape[0])
         if isinstance(stop, str):
@@ -200,6 +207,10 @@ class PrefixDecoder:
         x = np.asarray(embeddings, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != self.embedding_dim:
             raise DataError(f"embeddings have shape {x.shape}; legal is (n, {self.embedding_dim}).")
+        # Before the norm: the unit vector of NaN is 0.
+        bad = int((~np.isfinite(x).all(axis=1)).sum())
+        if bad:
+            raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
         if self.normalise:
             x = unit(x)
         if self.centre:
@@ -217,7 +228,7 @@ class PrefixDecoder:
     def generate(
         self, embeddings: Any, top: int = 1, *, mean: Any = None, items: Sequence[int] | None = None
     ) -> list[list[Generated]]:
-        """Captions of embeddings, the best first.
+        """Captions of embeddings, the best first, of at most ``max_length`` tokens or what the model has room for.
 
         Parameters
         ----------
@@ -236,15 +247,14 @@ class PrefixDecoder:
         """
         check_whole("top", top)
         x = self.inputs(embeddings, mean)
-        if not np.isfinite(x).all():
-            raise DataError(f"{int((~np.isfinite(x).all(axis=1)).sum())} of {len(x)} embeddings are not finite.")
         numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
+        search = replace(self.search, max_length=min(self.search.max_length, self.room))
         out: list[list[Generated]] = []
         for a in range(0, len(x), self.batch_size):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
             hooks = [_numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
-            found = self.search.run(step, top, self.stop, part.tolist(), *hooks)
+            found = search.run(step, top, self.stop, part.tolist(), *hooks)
             for item in range(len(part)):
                 rows = [
                     Generated(self.text(y), float(found.scores[item, k]), y, bool(found.finished[item, k]),
@@ -314,11 +324,11 @@ class PrefixDecoder:
         return load(folder, **options)
 
     @classmethod
-    def load_clipcap(cls, path: str | os.PathLike[str], **options: Any) -> PrefixDecoder:
+    def load_clipcap(cls, path: str | os.PathLike[str], tokenizer: Any = None, **options: Any) -> PrefixDecoder:
         """Read a checkpoint of ClipCap; see :func:`neuroenc.captions._prefix_files.load_clipcap`."""
         from neuroenc.captions._prefix_files import load_clipcap
 
-        return load_clipcap(path, **options)
+        return load_clipcap(path, tokenizer, **options)
 
 
 def _numbered(hook: Any, numbers: Tensor) -> Any:

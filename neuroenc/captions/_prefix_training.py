@@ -185,6 +185,11 @@ def _pairs(
                 if append_stop and found[-1] != decoder.stop:
                     found = [*found, decoder.stop]
                 known[text] = found[:longest]
+                if len(known[text]) > decoder.room:
+                    raise DataError(
+                        f"caption {text[:60]!r} of embedding {row} has {len(known[text])} tokens; the language model "
+                        f"has room for {decoder.room}. Next step: max_tokens={decoder.room}."
+                    )
             rows.append(row)
             tokens.append(known[text])
     if not rows:

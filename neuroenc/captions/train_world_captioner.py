@@ -108,7 +108,8 @@ def _scenes(n: int, seed: int, sources: str, clip: str, device: str, show: bool)
     from neuroenc.data.simulate import simulate_world
 
     options: dict[str, Any] = {"device": device, "cache": False, "progress": False}
-    images, tables, captions = [], [], []
+    images, tables = [], []
+    captions: list[tuple[str, ...]] = []
     embedder = ImageEmbedder(clip, **options)
     for start in progress(range(0, n, 500), desc="scenes", show=show):
         world = simulate_world(min(500, n - start), seed=seed + start // 500)
