@@ -70,7 +70,9 @@ def names_member(caption: str, name: str) -> bool:
     """
     from neuroenc.data.simulate._lexicon import member
 
-    forms = (re.escape(p).replace(r"\{c\}", r"\w+") for p in member(name).phrases)
+    # "an" before a colour such as orange.
+    free = {"{c}": r"\w+", "a": "an?"}
+    forms = (" ".join(free.get(w, re.escape(w)) for w in p.split()) for p in member(name).phrases)
     return any(re.search(rf"\b{form}\b", caption.lower()) for form in forms)
 
 

@@ -1,17 +1,18 @@
-"""Responses that an encoder of images predicts for texts."""
+"""The table of written captions, and the responses that an encoder of images predicts for texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc.captions._linear import as_weights
+from neuroenc.captions._linear import as_weights, voxel_labels
 
-__all__ = ["predicted_of_texts", "unit"]
+__all__ = ["caption_frame", "predicted_of_texts", "unit"]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -48,3 +49,30 @@ def predicted_of_texts(
     if not projection.attrs.get("features_normalised", 1):
         chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
     return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]
+
+
+def caption_frame(
+    projection: xr.Dataset,
+    rows: np.ndarray,
+    found: Sequence[Sequence[Any]],
+    origin: Callable[[list[int]], str],
+    coef: Any,
+    intercept: Any,
+    embed_text: Callable[[list[str]], Any] | None,
+    text_direction: np.ndarray | None,
+) -> pd.DataFrame:
+    """The table of a :class:`Decoder`: ``found[k]`` are the captions (`Generated`) of voxel ``rows[k]``."""
+    flat = [(row, rank, c) for row, several in zip(rows, found) for rank, c in enumerate(several, 1)]
+    at = np.array([row for row, _, _ in flat], dtype=np.int64)
+    texts = [c.text for _, _, c in flat]
+    frame = pd.DataFrame(
+        {
+            "voxel": projection["voxel"].values[at],
+            "rank": np.array([rank for _, rank, _ in flat], dtype=np.int64),
+            "caption": np.array(texts, dtype=object),
+            "score": np.array([c.score for _, _, c in flat], dtype=np.float64),
+            "caption_id": np.array([origin(c.tokens) for _, _, c in flat], dtype=object),
+            "predicted": predicted_of_texts(projection, at, texts, coef, intercept, embed_text, text_direction),
+        }
+    )
+    return pd.concat([frame, voxel_labels(projection, at)], axis=1)

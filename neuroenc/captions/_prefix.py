@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._hypotheses import check_whole
-from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions._mapping import make_mapping
-from neuroenc.captions._predicted import predicted_of_texts, unit
+from neuroenc.captions._predicted import caption_frame, unit
 from neuroenc.captions._search import Constraint, Rescore
-from neuroenc.captions._search_settings import Generated, SearchSettings, ranked
+from neuroenc.captions._search_settings import Generated, SearchSettings, numbered, ranked
 from neuroenc.captions._steps import CausalStep
 from neuroenc.embedding._device import resolve_device
 
@@ -253,7 +252,7 @@ class PrefixDecoder:
         for a in range(0, len(x), self.batch_size):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
-            hooks = [_numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
+            hooks = [numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
             found = search.run(step, top, self.stop, part.tolist(), *hooks)
             for item in range(len(part)):
                 rows = [
@@ -284,22 +283,9 @@ class PrefixDecoder:
                 raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
             mean = projection["bank_direction"].values
         found = self.generate(embedding[rows], top, mean=mean, items=rows.tolist())
-        flat = [(row, rank, c) for row, captions in zip(rows, found) for rank, c in enumerate(captions, 1)]
-        at = np.array([row for row, _, _ in flat], dtype=np.int64)
-        texts = [c.text for _, _, c in flat]
-        frame = pd.DataFrame(
-            {
-                "voxel": projection["voxel"].values[at],
-                "rank": np.array([rank for _, rank, _ in flat], dtype=np.int64),
-                "caption": np.array(texts, dtype=object),
-                "score": np.array([c.score for _, _, c in flat], dtype=np.float64),
-                "caption_id": np.array([self._origin(c.tokens) for _, _, c in flat], dtype=object),
-                "predicted": predicted_of_texts(
-                    projection, at, texts, coef, intercept, self.embed_text, self.text_direction
-                ),
-            }
+        return caption_frame(
+            projection, rows, found, self._origin, coef, intercept, self.embed_text, self.text_direction
         )
-        return pd.concat([frame, voxel_labels(projection, at)], axis=1)
 
     def _origin(self, tokens: list[int]) -> str:
         provenance = getattr(self.constraint, "provenance", None)
@@ -329,8 +315,3 @@ class PrefixDecoder:
         from neuroenc.captions._prefix_files import load_clipcap
 
         return load_clipcap(path, tokenizer, **options)
-
-
-def _numbered(hook: Any, numbers: Tensor) -> Any:
-    """A hook that is told the numbers of items, not their places in the batch."""
-    return None if hook is None else lambda tokens, items: hook(tokens, numbers.to(items.device)[items])

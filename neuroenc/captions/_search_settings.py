@@ -14,7 +14,7 @@ from neuroenc.captions._sampling import sample
 from neuroenc.captions._search import Constraint, Rescore, beam_search
 from neuroenc.captions._steps import StepModel
 
-__all__ = ["Generated", "SearchSettings", "ranked"]
+__all__ = ["Generated", "SearchSettings", "numbered", "ranked"]
 
 
 class Generated(NamedTuple):
@@ -115,3 +115,8 @@ def ranked(captions: list[Generated], top: int) -> list[Generated]:
         place[caption.group] = place.get(caption.group, -1) + 1
         keyed.append((not caption.finished, place[caption.group], -caption.score, caption))
     return [k[-1] for k in sorted(keyed, key=lambda k: k[:3])][:top]
+
+
+def numbered(hook: Any, numbers: torch.Tensor) -> Any:
+    """A hook that is told the numbers of items, not their places in the batch."""
+    return None if hook is None else lambda tokens, items: hook(tokens, numbers.to(items.device)[items])

@@ -345,6 +345,24 @@ def test_cached_is_uncached(gpt, options):
     assert torch.equal(drawn[0].tokens, drawn[1].tokens)
 
 
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "OPTForCausalLM"])
+def test_other_causal_models_are_cached_as_they_are_uncached(kind):
+    prepare()
+    transformers = pytest.importorskip("transformers")
+    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"max_position_embeddings": 32, "initializer_range": 0.5}
+    if kind == "LlamaForCausalLM":
+        config = transformers.LlamaConfig(**shape, intermediate_size=32, num_key_value_heads=1)
+    else:
+        config = transformers.OPTConfig(**shape, ffn_dim=32, word_embed_proj_dim=16, init_std=0.5)
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(config).eval()
+    prefix = torch.randn(3, 4, 16)
+    found = [beam_search(CausalStep(model, prefix, cache=c), stop=7, beams=3, max_length=10) for c in (True, False)]
+    assert torch.equal(found[0].tokens, found[1].tokens)
+    assert torch.allclose(found[0].scores, found[1].scores, atol=1e-4)
+
+
 def test_language_model_batches_are_their_items(gpt):
     prefix = torch.randn(7, 4, 32, generator=torch.Generator().manual_seed(4))
     whole = beam_search(CausalStep(gpt, prefix), stop=7, beams=5, max_length=12)
