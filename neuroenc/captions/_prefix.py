@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.captions._evidence import STOP_WORDS
 from neuroenc.captions._hypotheses import check_whole
 from neuroenc.captions._mapping import make_mapping
 from neuroenc.captions._predicted import caption_frame, unit
@@ -57,6 +58,8 @@ class PrefixDecoder:
     search : SearchSettings, optional
     constraint, rescore : callable, optional
         See :func:`beam_search`.
+    free_words : iterable of str
+        Words that captions of several groups may share without a penalty, with ``diversity="words"``.
     embed_text : callable, optional
         ``embed_text(list of str) -> (n, embedding_dim)`` in the space of the images, for ``predicted``.
     text_direction : array (embedding_dim,), optional
@@ -108,6 +111,7 @@ class PrefixDecoder:
         search: SearchSettings | None = None,
         constraint: Constraint | None = None,
         rescore: Rescore | None = None,
+        free_words: Iterable[str] = STOP_WORDS,
         embed_text: Callable[[list[str]], Any] | None = None,
         text_direction: Any = None,
         batch_size: int = 64,
@@ -132,6 +136,7 @@ class PrefixDecoder:
         self.stop = self._token(stop)
         self.search = SearchSettings() if search is None else search
         self.constraint, self.rescore = constraint, rescore
+        self.free_words = frozenset(free_words)
         self.embed_text = embed_text
         self.text_direction = None if text_direction is None else np.asarray(text_direction, dtype=np.float64)
         self.batch_size = check_whole("batch_size", batch_size)
@@ -151,10 +156,11 @@ class PrefixDecoder:
         Parameters
         ----------
         **options
-            ``search, constraint, rescore, embed_text, text_direction, batch_size, centre, normalise``, or a field of
-            :class:`SearchSettings`.
+            ``search, constraint, rescore, free_words, embed_text, text_direction, batch_size, centre, normalise``,
+            or a field of :class:`SearchSettings`.
         """
-        own = ("search", "constraint", "rescore", "embed_text", "text_direction", "batch_size", "centre", "normalise")
+        own = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", "batch_size", "centre",
+               "normalise")  # fmt: skip
         fields = self.search.as_dict()
         out = copy.copy(self)
         for name, value in options.items():
@@ -248,12 +254,13 @@ class PrefixDecoder:
         x = self.inputs(embeddings, mean)
         numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
         search = replace(self.search, max_length=min(self.search.max_length, self.room))
+        weights = self._penalised() if search.groups > 1 and search.diversity == "words" else None
         out: list[list[Generated]] = []
         for a in range(0, len(x), self.batch_size):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
             hooks = [numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
-            found = search.run(step, top, self.stop, part.tolist(), *hooks)
+            found = search.run(step, top, self.stop, part.tolist(), *hooks, token_weights=weights)
             for item in range(len(part)):
                 rows = [
                     Generated(self.text(y), float(found.scores[item, k]), y, bool(found.finished[item, k]),
@@ -286,6 +293,13 @@ class PrefixDecoder:
         return caption_frame(
             projection, rows, found, self._origin, coef, intercept, self.embed_text, self.text_direction
         )
+
+    def _penalised(self) -> Tensor:
+        """1 for tokens of words that another caption should not say again, 0 for others (V,)."""
+        size = int(self.lm.get_input_embeddings().weight.shape[0])
+        texts = (self.tokenizer.decode([k]).strip().lower() for k in range(min(size, len(self.tokenizer))))
+        said = [float(any(c.isalnum() for c in t) and t not in self.free_words) for t in texts]
+        return torch.tensor(said + [0.0] * (size - len(said)), device=self.device)
 
     def _origin(self, tokens: list[int]) -> str:
         provenance = getattr(self.constraint, "provenance", None)

@@ -226,6 +226,8 @@ def load_clipcap(
     config = GPT2Config(
         vocab_size=vocabulary, n_embd=width, n_layer=blocks, n_head=heads or max(1, width // 64),
         n_positions=len(gpt["transformer.wpe.weight"]),
+        # The same function as GPT-2's own "gelu_new", in one kernel.
+        activation_function="gelu_pytorch_tanh",
     )  # fmt: skip
     settings: dict[str, Any] = {}
     if "prefix_const" in project:

@@ -159,8 +159,9 @@ class _Search:
         zero = torch.zeros((n, 1), device=device)
         beams = Beams(torch.arange(n, device=device), empty, zero, zero.long(), zero.bool())
         ended: list[Beams] = []
+        # Row of the model's state of each growing hypothesis; finished ones are not read on.
+        slot = torch.arange(n, device=device)[:, None]
         for t in range(self.max_length):
-            before = beams.tokens.shape[1]
             allowed = self._log_probabilities(logits, beams)
             beams, parent = self._extend(beams, allowed, width, groups, used)
             over = beams.done.all(dim=1)
@@ -169,33 +170,37 @@ class _Search:
             if over.all() or t + 1 == self.max_length:
                 beams = beams.take(~over)
                 break
-            rows = torch.arange(len(over), device=device)[:, None] * before + parent
-            beams, rows, used = beams.take(~over), rows[~over].reshape(-1), used[~over]
-            if not torch.equal(rows, torch.arange(n * before, device=device)):
+            slot = slot.gather(1, parent)[~over]
+            beams, used = beams.take(~over), used[~over]
+            live = ~beams.done
+            rows = slot[live]
+            slot = torch.zeros_like(slot).masked_scatter_(live, torch.arange(len(rows), device=device))
+            if not torch.equal(rows, torch.arange(len(logits), device=device)):
                 state = self.step.select(state, rows)
-            n, last = len(beams.items), beams.tokens[:, :, -1].reshape(-1)
-            # What a finished hypothesis reads is never used; its row only keeps the batch rectangular.
-            logits, state = self.step.step(torch.where(last >= 0, last, self.stop), state)
+            logits, state = self.step.step(beams.tokens[:, :, -1][live], state)
         return self._finish([*ended, beams], width, groups)
 
     def _log_probabilities(self, logits: Tensor, beams: Beams) -> Tensor:
         """Of the next token (m, k, V): -inf where forbidden; a finished hypothesis has one free way, token 0."""
-        logp = torch.log_softmax(logits.float() / self.temperature, dim=-1)
-        live = ~beams.done.reshape(-1)
-        if torch.isnan(logp[live]).any():
+        known = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+        if torch.isnan(known).any():
             raise DataError("the language model gave logits that are NaN. Next step: look at the embeddings.")
-        if self.constraint is not None and live.any():
+        live = ~beams.done.reshape(-1)
+        if self.constraint is not None:
             items = beams.items[:, None].expand_as(beams.done).reshape(-1)
             tokens = beams.tokens.reshape(len(items), -1)
-            mask = self.constraint(tokens[live], items[live]).to(logp.device)
-            if mask.shape != logp[live].shape or mask.dtype != torch.bool:
+            mask = self.constraint(tokens[live], items[live]).to(known.device)
+            if mask.shape != known.shape or mask.dtype != torch.bool:
                 raise DataError(
-                    f"the constraint gave {mask.dtype} {tuple(mask.shape)}; legal is bool {tuple(logp[live].shape)}."
+                    f"the constraint gave {mask.dtype} {tuple(mask.shape)}; legal is bool {tuple(known.shape)}."
                 )
-            logp[live] = logp[live].masked_fill(~mask, -torch.inf)
-        logp[~live] = -torch.inf
-        logp[~live, 0] = 0.0
-        return logp.reshape(*beams.done.shape, -1)
+            known = known.masked_fill(~mask, -torch.inf)
+        if not live.all():
+            logp = torch.full((len(live), known.shape[1]), -torch.inf, device=known.device)
+            logp[live] = known
+            logp[~live, 0] = 0.0
+            known = logp
+        return known.reshape(*beams.done.shape, -1)
 
     def _extend(
         self, beams: Beams, logp: Tensor, width: int, groups: int, used: Tensor

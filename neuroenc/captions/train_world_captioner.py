@@ -94,7 +94,9 @@ def make_model(
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=positions, n_embd=width, n_layer=layers,
         n_head=heads or max(1, width // 32), resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-        bos_token_id=end, eos_token_id=end, pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
+        # The same function as GPT-2's own "gelu_new", in one kernel.
+        activation_function="gelu_pytorch_tanh", bos_token_id=end, eos_token_id=end,
+        pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
     )  # fmt: skip
     import torch
 
