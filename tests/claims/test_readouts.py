@@ -4,8 +4,8 @@ factorised readouts and 7 to 53 % better than ridge.
 Asked of macaque V4 (session 201025, EfficientNet-Lite0 block 8), not of fMRI: one split, default settings, the lower
 ends 1.03 and 1.07 as margins. Written after the shipped comparison had shown what to expect.
 
-Measured (``neuroenc compare --example v4``, whole): 201025 semantic .586, factorised .589, ridge .575; all eight sessions
-.558, .564, .558. Both claims fail here and are kept.
+Measured (``neuroenc compare --example v4``, whole): 201025 semantic .586, factorised .589, ridge .575; all eight
+sessions .558, .564, .558. Both claims fail here and are kept.
 """
 
 import numpy as np
