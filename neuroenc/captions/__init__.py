@@ -10,6 +10,7 @@ from neuroenc.captions._decoding import Decoder, RetrievalDecoder
 from neuroenc.captions._evidence import STOP_WORDS, evidence, nouns
 from neuroenc.captions._linear import LinearEncoder
 from neuroenc.captions._projection import project
+from neuroenc.captions._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
 from neuroenc.captions._state import ProjectionState
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ __all__ = [
     "SearchSettings",
     "StepModel",
     "beam_search",
+    "caption_agreement",
+    "caption_diversity",
     "caption_voxels",
     "evidence",
     "nouns",
     "project",
+    "round_trip",
     "sample",
+    "sentence_scores",
     "shuffled_control",
     "train_prefix",
 ]
