@@ -18,6 +18,8 @@ __all__ = ["CorpusConstraint"]
 class CorpusConstraint:
     """A constraint for :func:`beam_search` and :func:`sample`: next tokens that the corpus has seen there.
 
+    With ``n=None`` and ``anchored`` it is the trie of a closed set of texts, such as names of categories.
+
     Parameters
     ----------
     index : NGramIndex
@@ -146,6 +148,34 @@ class CorpusConstraint:
             named = ";".join(list(dict.fromkeys(ids.tolist()))[:limit])
             return pd.DataFrame({"start": [0], "end": [len(y)], "count": [len(ids)], "ids": [named]})
         return self.index.phrases(y, limit)
+
+    def trace(
+        self, captions: pd.DataFrame, encode: Callable[[str], Sequence[int]], text: Callable[[list[int]], str],
+        limit: int = 5,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Where the phrases of a table of captions come from.
+
+        Parameters
+        ----------
+        captions : DataFrame
+            From a decoder: columns ``voxel, rank, caption``.
+        encode, text : callable
+            The language model's: ``PrefixDecoder.encode`` and ``PrefixDecoder.text``.
+        limit : int
+            Most ids named for a phrase.
+
+        Returns
+        -------
+        DataFrame
+            One row for each phrase: ``voxel, rank, phrase, count`` in the corpus, ``ids`` joined by ";".
+        """
+        rows = []
+        for row in captions.itertuples():
+            y = self._without_stop(encode(str(row.caption)))
+            found = self.provenance(y, limit)
+            for a, b, count, ids in found[["start", "end", "count", "ids"]].itertuples(index=False, name=None):
+                rows.append((row.voxel, row.rank, text(y[a:b]), count, ids))
+        return pd.DataFrame(rows, columns=["voxel", "rank", "phrase", "count", "ids"])
 
     def _without_stop(self, tokens: Sequence[int]) -> list[int]:
         y = [int(t) for t in tokens if t >= 0]

@@ -12,13 +12,25 @@ import xarray as xr
 from neuroenc._util.errors import DataError
 from neuroenc.captions._linear import as_weights, voxel_labels
 
-__all__ = ["caption_frame", "predicted_of_texts", "unit"]
+__all__ = ["as_embeddings", "caption_frame", "predicted_of_texts", "unit"]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows at length 1; rows without a direction stay 0."""
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+
+
+def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
+    """Finite embeddings, float64 (n, dim)."""
+    x = np.asarray(embeddings, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise DataError(f"embeddings have shape {x.shape}; legal is (n, {dim}).")
+    # Here, because the unit vector of NaN is 0.
+    bad = int((~np.isfinite(x).all(axis=1)).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
+    return x
 
 
 def predicted_of_texts(

@@ -14,14 +14,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.captions._evidence import STOP_WORDS
 from neuroenc.captions._hypotheses import check_whole
 from neuroenc.captions._mapping import make_mapping
-from neuroenc.captions._predicted import caption_frame, unit
+from neuroenc.captions._predicted import as_embeddings, caption_frame, unit
 from neuroenc.captions._search import Constraint, Rescore
-from neuroenc.captions._search_settings import Generated, SearchSettings, numbered, ranked
+from neuroenc.captions._search_settings import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions._steps import CausalStep
+from neuroenc.captions._tokens import content_weights, token_number
 from neuroenc.embedding._device import resolve_device
 
 __all__ = ["PrefixDecoder"]
@@ -133,7 +134,7 @@ class PrefixDecoder:
                 mapping = make_mapping(mapping, **shape, **(mapping_settings or {}))
         self.mapping: Any = mapping.to(self.device).eval()
         self.normalise, self.centre, self.source = bool(normalise), bool(centre), source
-        self.stop = self._token(stop)
+        self.stop = token_number(stop, tokenizer, self.vocabulary)
         self.search = SearchSettings() if search is None else search
         self.constraint, self.rescore = constraint, rescore
         self.free_words = frozenset(free_words)
@@ -183,22 +184,15 @@ class PrefixDecoder:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     @property
+    def vocabulary(self) -> int:
+        """Number of the language model's tokens."""
+        return int(self.lm.get_input_embeddings().weight.shape[0])
+
+    @property
     def room(self) -> int:
         """Most tokens after a prefix: what the language model's positions leave."""
         positions = getattr(self.lm.config, "max_position_embeddings", None)
         return 10**6 if positions is None else int(positions) - int(self.mapping.prefix_length)
-
-    def _token(self, stop: str | int) -> int:
-        size = int(self.lm.get_input_embeddings().weight.shape[0])
-        if isinstance(stop, str):
-            known = self.tokenizer.get_vocab()
-            found = [known[stop]] if stop in known else self.encode(stop)
-            if len(found) != 1:
-                raise ConfigError(f"stop={stop!r} is {len(found)} tokens; legal is the text or number of one token.")
-            stop = found[0]
-        if isinstance(stop, bool) or not 0 <= int(stop) < size:
-            raise ConfigError(f"stop={stop!r} is not legal; tokens are numbers under {size}.")
-        return int(stop)
 
     def inputs(self, embeddings: Any, mean: Any = None) -> np.ndarray:
         """What the mapping network is given, float32 (n, embedding_dim).
@@ -209,13 +203,7 @@ class PrefixDecoder:
         mean : array (embedding_dim,), optional
             Direction to subtract with ``centre``; default that of the training embeddings.
         """
-        x = np.asarray(embeddings, dtype=np.float64)
-        if x.ndim != 2 or x.shape[1] != self.embedding_dim:
-            raise DataError(f"embeddings have shape {x.shape}; legal is (n, {self.embedding_dim}).")
-        # Before the norm: the unit vector of NaN is 0.
-        bad = int((~np.isfinite(x).all(axis=1)).sum())
-        if bad:
-            raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
+        x = as_embeddings(embeddings, self.embedding_dim)
         if self.normalise:
             x = unit(x)
         if self.centre:
@@ -254,22 +242,17 @@ class PrefixDecoder:
         x = self.inputs(embeddings, mean)
         numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
         search = replace(self.search, max_length=min(self.search.max_length, self.room))
-        weights = self._penalised() if search.groups > 1 and search.diversity == "words" else None
+        weights = None
+        if search.groups > 1 and search.diversity == "words":
+            weights = content_weights(self.tokenizer, self.vocabulary, self.free_words).to(self.device)
         out: list[list[Generated]] = []
         for a in range(0, len(x), self.batch_size):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
-            hooks = [numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore)]
-            found = search.run(step, top, self.stop, part.tolist(), *hooks, token_weights=weights)
+            only, bonus = (numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore))
+            found = search.run(step, top, self.stop, part.tolist(), only, bonus, weights)
             for item in range(len(part)):
-                rows = [
-                    Generated(self.text(y), float(found.scores[item, k]), y, bool(found.finished[item, k]),
-                              int(found.group[item, k]))
-                    for k in range(found.tokens.shape[1])
-                    if torch.isfinite(found.logp[item, k])
-                    for y in [found.tokens[item, k, : int(found.lengths[item, k])].tolist()]
-                ]  # fmt: skip
-                out.append(ranked(rows, top))
+                out.append(ranked(generated(found, item, self.text), top))
         return out
 
     def decode(
@@ -293,13 +276,6 @@ class PrefixDecoder:
         return caption_frame(
             projection, rows, found, self._origin, coef, intercept, self.embed_text, self.text_direction
         )
-
-    def _penalised(self) -> Tensor:
-        """1 for tokens of words that another caption should not say again, 0 for others (V,)."""
-        size = int(self.lm.get_input_embeddings().weight.shape[0])
-        texts = (self.tokenizer.decode([k]).strip().lower() for k in range(min(size, len(self.tokenizer))))
-        said = [float(any(c.isalnum() for c in t) and t not in self.free_words) for t in texts]
-        return torch.tensor(said + [0.0] * (size - len(said)), device=self.device)
 
     def _origin(self, tokens: list[int]) -> str:
         provenance = getattr(self.constraint, "provenance", None)

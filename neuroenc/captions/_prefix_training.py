@@ -19,6 +19,7 @@ from neuroenc._util.progress import progress as bar_of
 from neuroenc.captions._hypotheses import check_whole
 from neuroenc.captions._predicted import unit
 from neuroenc.captions._prefix import PrefixDecoder
+from neuroenc.captions._tokens import caption_pairs
 
 __all__ = ["PrefixTraining", "train_prefix"]
 
@@ -157,7 +158,8 @@ def train_prefix(
         if decoder.centre:
             decoder.mean = unit(inputs).mean(axis=0)
         inputs = decoder.inputs(inputs)
-    rows, tokens = _pairs(decoder, captions, len(inputs), append_stop, max_tokens)
+    stop = decoder.stop if append_stop else None
+    rows, tokens = caption_pairs(captions, len(inputs), decoder.encode, decoder.room, stop, max_tokens)
     decoder.source = source
     run = _Run(
         decoder, torch.from_numpy(inputs.astype(np.float32)), rows, tokens, noise=float(noise), train_lm=train_lm,
@@ -165,36 +167,6 @@ def train_prefix(
         total=epochs * math.ceil(len(rows) / batch_size), limit=None if minutes is None else 60.0 * minutes,
     )  # fmt: skip
     return run.run(checkpoint, checkpoint_every, progress)
-
-
-def _pairs(
-    decoder: PrefixDecoder, captions: Any, n: int, append_stop: bool, longest: int | None
-) -> tuple[np.ndarray, list[list[int]]]:
-    """Row of the embeddings and tokens of each pair."""
-    several = [[c] if isinstance(c, str) else list(c) for c in captions]
-    if len(several) != n:
-        raise DataError(f"{n} embeddings and captions for {len(several)}; legal is one entry an embedding.")
-    known: dict[str, list[int]] = {}
-    rows, tokens = [], []
-    for row, texts in enumerate(several):
-        for text in texts:
-            if text not in known:
-                found = decoder.encode(text)
-                if not found:
-                    raise DataError(f"caption {text!r} of embedding {row} has no tokens.")
-                if append_stop and found[-1] != decoder.stop:
-                    found = [*found, decoder.stop]
-                known[text] = found[:longest]
-                if len(known[text]) > decoder.room:
-                    raise DataError(
-                        f"caption {text[:60]!r} of embedding {row} has {len(known[text])} tokens; the language model "
-                        f"has room for {decoder.room}. Next step: max_tokens={decoder.room}."
-                    )
-            rows.append(row)
-            tokens.append(known[text])
-    if not rows:
-        raise DataError("there are 0 captions; at least one is needed.")
-    return np.array(rows), tokens
 
 
 class _Run:

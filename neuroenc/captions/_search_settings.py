@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from neuroenc.captions._sampling import sample
 from neuroenc.captions._search import Constraint, Rescore, beam_search
 from neuroenc.captions._steps import StepModel
 
-__all__ = ["Generated", "SearchSettings", "numbered", "ranked"]
+__all__ = ["Generated", "SearchSettings", "generated", "numbered", "ranked"]
 
 
 class Generated(NamedTuple):
@@ -97,6 +98,16 @@ class SearchSettings:
             diversity_penalty=self.diversity_penalty, max_length=self.max_length, temperature=self.temperature,
             length_penalty=self.length_penalty, token_weights=token_weights, constraint=constraint, rescore=rescore,
         )  # fmt: skip
+
+
+def generated(found: Hypotheses, item: int, text: Callable[[list[int]], str]) -> list[Generated]:
+    """An item's hypotheses as captions, those that died left out."""
+    out = []
+    for k in torch.nonzero(torch.isfinite(found.logp[item]))[:, 0].tolist():
+        tokens = found.tokens[item, k, : int(found.lengths[item, k])].tolist()
+        score, done, group = (x[item, k].item() for x in (found.scores, found.finished, found.group))
+        out.append(Generated(text(tokens), float(score), tokens, bool(done), int(group)))
+    return out
 
 
 def ranked(captions: list[Generated], top: int) -> list[Generated]:
