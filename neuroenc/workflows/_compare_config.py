@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, _override
+from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, read_table
 
 __all__ = [
     "CompareConfig",
@@ -132,13 +131,7 @@ def read_compare_config(path: str | os.PathLike[str], overrides: list[str] | Non
     1
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}. Next step: neuroenc compare --example world, or write a config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-    _override(table, overrides or [])
+    table = read_table(path, overrides, "neuroenc compare --example world")
     config: CompareConfig = _build(CompareConfig, table, "")
     spaces = {name: _space(name, given, path.resolve().parent) for name, given in config.features.items()}
     config = dataclasses.replace(config, features=spaces)

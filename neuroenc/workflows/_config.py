@@ -196,6 +196,18 @@ def _override(table: dict[str, Any], settings: list[str]) -> None:
         inner[last] = text if isinstance(inner.get(last), str) and not isinstance(value, str) else value
 
 
+def read_table(path: Path, overrides: list[str] | None, example: str) -> dict[str, Any]:
+    """A TOML file with ``overrides`` put in; ``example`` is what the error for a missing file offers instead."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no file {path}. Next step: {example}, or write a config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    _override(table, overrides or [])
+    return table
+
+
 def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None) -> RunConfig:
     """Read a run's settings from TOML.
 
@@ -218,13 +230,7 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
     {'session': '190923'}
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}. Next step: neuroenc run --example v4, or write a config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-    _override(table, overrides or [])
+    table = read_table(path, overrides, "neuroenc run --example v4")
     config: RunConfig = _build(RunConfig, table, "")
     _check(config)
     if config.captions and not config.captions.enabled:

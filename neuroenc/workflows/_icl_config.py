@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,7 +13,7 @@ from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.encoders.incontext._stages import STAGES, Stage
-from neuroenc.workflows._config import _build, _override
+from neuroenc.workflows._config import _build, read_table
 
 __all__ = [
     "EvaluateConfig",
@@ -213,13 +212,7 @@ def read_icl_config(path: str | os.PathLike[str], overrides: list[str] | None = 
     10
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}. Next step: --example world, or write a config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-    _override(table, overrides or [])
+    table = read_table(path, overrides, "--example world")
     stages = {name: _stage(name, table.pop(name)) for name in STAGES if name in table}
     config: IclConfig = dataclasses.replace(_build(IclConfig, table, ""), **stages)
     _check(config)
