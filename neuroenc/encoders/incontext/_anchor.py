@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ClosedFormAnchor", "gaussian_grid", "grid_points"]
+__all__ = ["ClosedFormAnchor", "Moments", "gaussian_grid", "grid_points"]
 
 # Variances of signal and noise at which the evidence of a voxel is looked at; responses have about unit variance.
 _SIGNAL = torch.logspace(math.log10(0.02), math.log10(2.0), 9, dtype=torch.float64)
@@ -18,13 +18,21 @@ _TOTAL_SPREAD = 0.35  # of the logarithm of signal plus noise, before training
 _INTERCEPT_VARIANCE = 0.1
 
 
-class _Support(NamedTuple):
-    """Moments of support sets with a constant feature: one for all voxels (1, ...) or one each (voxel, ...)."""
+class Moments(NamedTuple):
+    """All that the closed form needs of supports: sums over trials, so that those of two supports add up.
+
+    Features are centred and have a constant one behind them. The Gram matrix is one for all voxels or one each.
+    """
 
     gram: Tensor  # (1 or voxel, e, e)
     cross: Tensor  # (voxel, e)
     power: Tensor  # (voxel,)
     n: Tensor  # (voxel,)
+
+    def of(self, columns: Tensor) -> Moments:
+        """Of some voxels."""
+        gram = self.gram if len(self.gram) == 1 else self.gram[columns]
+        return Moments(gram, self.cross[columns], self.power[columns], self.n[columns])
 
 
 class _Spectrum(NamedTuple):
@@ -95,8 +103,6 @@ class ClosedFormAnchor(nn.Module):
         self.out = nn.Linear(dim, components + grid[0] + grid[1] + e)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        # Logarithm of a prior (component, signal, noise) from all voxels of a fit, instead of the learned one.
-        self.pooled: Tensor | None = None
 
     def set_prior(
         self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None,
@@ -122,33 +128,37 @@ class ClosedFormAnchor(nn.Module):
             self.root[:-1, :-1] = _root(whole)
 
     def forward(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        covariance: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+        """`solve` for a support: arguments as in `moments`."""
+        return self.solve(z, self.moments(x, y, log_weight), pooled=pooled, covariance=covariance)
+
+    def solve(
+        self, z: Tensor, support: Moments, *, pooled: Tensor | None = None, covariance: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Weights (voxel, feature), intercepts and noise variances (voxel,), posterior covariance or None.
 
-        Takes the register (voxel, dim), support images (support, feature) or (voxel, support, feature), responses
-        (voxel, support) without NaN, and logarithms of the images' weights.
+        Takes the register (voxel, dim), and optionally the logarithm of a prior (component, signal, noise) that stands
+        in for the learned one.
         """
         with torch.autocast(z.device.type, enabled=False):
-            support, spectra, score, cross, moved = self._score(z, x, y, log_weight)
-            if self.pooled is not None:
-                score = score + (self.pooled - self.prior())
+            spectra, score, cross, moved = self._score(z, support)
+            if pooled is not None:
+                score = score + (pooled - self.prior())
             p = score.flatten(1).softmax(1).view_as(score)
             return self._solve(spectra, p, cross, moved, support, covariance)
 
-    def log_posterior(self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None) -> Tensor:
-        """Logarithm (voxel, component, signal, noise) of what `forward` weighs by, under the learned prior."""
+    def log_posterior(self, z: Tensor, support: Moments) -> Tensor:
+        """Logarithm (voxel, component, signal, noise) of what `solve` weighs by, under the learned prior."""
         with torch.autocast(z.device.type, enabled=False):
-            return self._score(z, x, y, log_weight)[2]
+            return self._score(z, support)[1]
 
     def prior(self) -> Tensor:
         """Logarithm of the learned prior (component, signal, noise), not normalised."""
         return self.component.double()[:, None, None] + self.level.double()
 
-    def _score(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None
-    ) -> tuple[_Support, list[_Spectrum], Tensor, Tensor, Tensor]:
-        support = self._moments(x, y, log_weight)
+    def _score(self, z: Tensor, support: Moments) -> tuple[list[_Spectrum], Tensor, Tensor, Tensor]:
         spectra = [self._spectrum(root.double(), support) for root in self.roots]
         with torch.no_grad():
             score = self._scores(spectra, support, support.cross, support.power)
@@ -163,18 +173,22 @@ class ClosedFormAnchor(nn.Module):
         power = support.power - ((support.cross + cross) * moved).sum(1)
         score = self._scores(spectra, support, cross, power)
         score = score + (pick[:, :, None, None] + signal[:, None, :, None] + noise[:, None, None, :]).double()
-        return support, spectra, score, cross, moved
+        return spectra, score, cross, moved
 
-    def _moments(self, x: Tensor, y: Tensor, log_weight: Tensor | None) -> _Support:
+    def moments(self, x: Tensor, y: Tensor, log_weight: Tensor | None = None) -> Moments:
+        """Of support images (support, feature) or (voxel, support, feature) and responses (voxel, support).
+
+        Responses have no NaN; ``log_weight`` (support,) or (voxel, support) are logarithms of the trials' weights.
+        """
         weight = torch.ones_like(y[:1]) if log_weight is None else log_weight.exp().view(-1, y.shape[1])
         x, y, weight = (x.float() - self.center).double(), y.double(), weight.double()
         x = F.pad(x if x.ndim == 3 else x[None], (0, 1), value=1.0)
         gram = (x * weight[..., None]).transpose(1, 2) @ x
         weighted = y * weight
         cross = weighted @ x[0] if len(x) == 1 else torch.einsum("vs,vse->ve", weighted, x)
-        return _Support(gram, cross, (weighted * y).sum(1), weight.sum(1).expand(len(y)))
+        return Moments(gram, cross, (weighted * y).sum(1), weight.sum(1).expand(len(y)))
 
-    def _spectrum(self, root: Tensor, support: _Support) -> _Spectrum:
+    def _spectrum(self, root: Tensor, support: Moments) -> _Spectrum:
         signal, noise = _SIGNAL.to(root.device), _NOISE.to(root.device)
         values, vectors = torch.linalg.eigh(root.T @ support.gram @ root)
         ratio = signal[:, None] / noise
@@ -182,7 +196,7 @@ class ClosedFormAnchor(nn.Module):
         log_det = support.n[:, None, None] * noise.log() - shrink.log().sum(-1)
         return _Spectrum(root @ vectors, shrink, log_det)
 
-    def _scores(self, spectra: list[_Spectrum], support: _Support, cross: Tensor, power: Tensor) -> Tensor:
+    def _scores(self, spectra: list[_Spectrum], support: Moments, cross: Tensor, power: Tensor) -> Tensor:
         """Logarithm of likelihood and learned prior (voxel, component, signal, noise), up to a constant."""
         signal, noise = _SIGNAL.to(cross.device), _NOISE.to(cross.device)
         found = []
@@ -206,7 +220,7 @@ class ClosedFormAnchor(nn.Module):
         return torch.cat(parts, dim=1).float()
 
     def _solve(
-        self, spectra: list[_Spectrum], p: Tensor, cross: Tensor, moved: Tensor, support: _Support, covariance: bool
+        self, spectra: list[_Spectrum], p: Tensor, cross: Tensor, moved: Tensor, support: Moments, covariance: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         signal, noise = _SIGNAL.to(p.device), _NOISE.to(p.device)
         ratio, s = signal[:, None] / noise, signal.sqrt()[:, None]

@@ -9,7 +9,6 @@ import torch
 
 from neuroenc.encoders.incontext._condition import conditioned_blocks
 from neuroenc.encoders.incontext._encoder import InContextEncoder
-from neuroenc.encoders.incontext._pooling import pooling
 
 __all__ = ["clean_variance"]
 
@@ -23,15 +22,14 @@ def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     out = np.empty((support.shape[1] if query is None else len(query), Y.shape[1]))
     images = None if query is None else torch.as_tensor(query, device=place["device"])
     x = support.astype(np.float32)
-    with pooling(encoder._model(), encoder._pooled_):
-        for columns, found in conditioned_blocks(
-            encoder._model(), x, Y, log_weight=log_weight, scale=scale, covariance=True, **place
-        ):
-            assert found.covariance is not None
-            assert found.noise is not None
-            if images is None:
-                part = found.covariance.diagonal(dim1=1, dim2=2)[:, :-1]
-            else:
-                part = found.variance(images) - found.noise[:, None]
-            out[:, columns] = part.clamp_min(0).T.cpu().numpy()
+    for columns, found in conditioned_blocks(
+        encoder._model(), x, Y, log_weight=log_weight, scale=scale, pooled=encoder._pooled_, covariance=True, **place
+    ):
+        assert found.covariance is not None
+        assert found.noise is not None
+        if images is None:
+            part = found.covariance.diagonal(dim1=1, dim2=2)[:, :-1]
+        else:
+            part = found.variance(images) - found.noise[:, None]
+        out[:, columns] = part.clamp_min(0).T.cpu().numpy()
     return out if scale is None else out * scale[1] ** 2

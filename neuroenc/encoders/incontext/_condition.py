@@ -48,12 +48,12 @@ def missing_groups(seen: np.ndarray) -> list[tuple[np.ndarray | None, np.ndarray
 def conditioned_blocks(
     model: InContextModel, x: np.ndarray, Y: Any, *, log_weight: np.ndarray | None = None, scale: Any = None,
     device: torch.device, half: bool = False, max_bytes: int = 2**28, covariance: bool = False, show: bool = False,
-    registers: Tensor | None = None,
+    registers: Tensor | None = None, pooled: Tensor | None = None,
 ) -> Iterator[tuple[np.ndarray, VoxelWeights]]:  # fmt: skip
     """Columns of voxels and their weights, block by block; ``scale`` = (mean, sd) (voxel,) taken off responses first.
 
     ``Y`` (support, voxel) is read block by block; NaN is a missing response. ``registers`` (voxel, dim) are those of a
-    pass before this one.
+    pass before this one, ``pooled`` the prior that it led to.
     """
     model = model.to(device).eval()
     images = torch.as_tensor(x, dtype=torch.float32, device=device)
@@ -78,10 +78,10 @@ def conditioned_blocks(
                         kept = torch.as_tensor(rows, device=device)
                         few, y, less = images[kept], y[:, kept], None if weight is None else weight[kept]
                     if registers is None:
-                        found = read(few, y, less, covariance=covariance)
+                        z = read.read(few, y, less)
                     else:
-                        known = registers[torch.as_tensor(start + part, device=device)]
-                        found = read.write(known, few, y, less, covariance=covariance)
+                        z = registers[torch.as_tensor(start + part, device=device)]
+                    found = read.write(z, few, y, less, pooled=pooled, covariance=covariance)
                     line.update(len(part))
                     yield start + part, found
 

@@ -19,7 +19,7 @@ from neuroenc.encoders._labels import column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import condition, conditioned_blocks, voxels_at_once
 from neuroenc.encoders.incontext._files import load_model
 from neuroenc.encoders.incontext._model import InContextModel
-from neuroenc.encoders.incontext._pooling import pooled_prior, pooling, voxel_posteriors
+from neuroenc.encoders.incontext._pooling import pooled_prior, voxel_posteriors
 from neuroenc.encoders.readout._engine import pick_torch_device
 
 __all__ = ["InContextEncoder"]
@@ -137,12 +137,8 @@ class InContextEncoder(LinearEncoder):
         log_weight = _log_weights(sample_weight, len(values))
         mean, sd = self._examine(Y)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
-        x, place = values.astype(np.float32), self._place()
-        self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
-        with pooling(model, self._pooled_):
-            found = condition(
-                model, x, Y, log_weight=log_weight, scale=scale, registers=registers, show=self.progress, **place
-            )
+        self._pooled_: torch.Tensor | None = None
+        found = self._weigh(model, values.astype(np.float32), Y, log_weight, scale)
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -153,6 +149,17 @@ class InContextEncoder(LinearEncoder):
         self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
         self._support_ = (values, Y, log_weight, scale)
         return self
+
+    def _weigh(
+        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
+    ) -> dict[str, np.ndarray]:
+        """``coef``, ``intercept`` and ``noise`` of scaled responses."""
+        place = self._place()
+        self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
+        return condition(
+            model, x, Y, log_weight=log_weight, scale=scale, registers=registers, pooled=self._pooled_,
+            show=self.progress, **place,
+        )  # fmt: skip
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted responses, and their standard deviations.
@@ -184,11 +191,11 @@ class InContextEncoder(LinearEncoder):
         place = self._place()
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
-        with pooling(model, self._pooled_):
-            for columns, found in conditioned_blocks(
-                model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, covariance=True, **place
-            ):
-                std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
+        for columns, found in conditioned_blocks(
+            model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, pooled=self._pooled_,
+            covariance=True, **place,
+        ):  # fmt: skip
+            std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
         return predicted, wrap(std[:, 0] if self._single_voxel_ else std, X, self._voxels_, name="std")
@@ -201,7 +208,12 @@ class InContextEncoder(LinearEncoder):
         if self.pool == "none" or model.anchor is None or n < _FEWEST:
             return None, None
         columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
-        some = np.concatenate([column_block(Y, slice(c, c + 1)) for c in columns], axis=1)
+        # Stores are read in blocks: a column of a chunked array costs as much as its chunk.
+        parts = []
+        for start in range(0, n, 4096):
+            inside = columns[(columns >= start) & (columns < start + 4096)] - start
+            parts.append(column_block(Y, slice(start, start + 4096))[:, inside])
+        some = np.concatenate(parts, axis=1)
         if scale is not None:
             some = (some - scale[0][columns]) / scale[1][columns]
         model = model.to(place["device"]).eval()

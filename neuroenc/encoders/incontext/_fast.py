@@ -78,12 +78,13 @@ class FastReader:
                 return self._first_register(tokens)
 
     def write(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
-    ) -> VoxelWeights:
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        covariance: bool = False,
+    ) -> VoxelWeights:  # fmt: skip
         """Weights from registers that were read before."""
         y, log_weight = complete(x, y, log_weight)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return self.model.write(z, x, y, log_weight, covariance=covariance)
+            return self.model.write(z, x, y, log_weight, pooled=pooled, covariance=covariance)
 
     def _first_register(self, tokens: Tensor) -> Tensor:
         """(voxel, dim) after the last block."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import validate_data
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc.encoders._base import check_choice
-from neuroenc.encoders._inputs import check_responses
-from neuroenc.encoders._labels import features_matrix
+from neuroenc._util.errors import ConfigError
 from neuroenc.encoders.incontext._condition import condition
-from neuroenc.encoders.incontext._encoder import InContextEncoder, _log_weights
+from neuroenc.encoders.incontext._encoder import InContextEncoder
+from neuroenc.encoders.incontext._model import InContextModel
 
 __all__ = ["ChunkAveraged", "WeightSums"]
 
@@ -115,24 +112,15 @@ class ChunkAveraged(InContextEncoder):
         self.chunk = chunk
         self.shuffle = shuffle
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Condition on every chunk; parameters as in `InContextEncoder.fit`."""
-        check_choice("response_scale", self.response_scale, ("check", "support", "as-is"))
+    def _weigh(
+        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
+    ) -> dict[str, np.ndarray]:
         if int(self.chunk) < 1:
             raise ConfigError(f"chunk={self.chunk} must be at least 1.")
-        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
-        model = self._model()
-        if values.shape[1] != model.config.n_features:
-            raise DataError(f"features have {values.shape[1]} dimensions; this model takes {model.config.n_features}.")
-        Y, _ = check_responses(X, y, values)
-        self._remember(X, y)
-        self.n_samples_fit_ = n = len(values)
-        log_weight = _log_weights(sample_weight, n)
-        mean, sd = self._examine(Y)
-        scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
+        n, size = len(x), int(self.chunk)
         order = np.arange(n) if self.shuffle is None else np.random.default_rng(self.shuffle).permutation(n)
-        sums = WeightSums(values.shape[1], Y.shape[1])
-        chunks = [np.sort(order[start : start + int(self.chunk)]) for start in range(0, n, int(self.chunk))]
+        chunks = [np.sort(order[start : start + size]) for start in range(0, n, size)]
+        sums, place = WeightSums(x.shape[1], Y.shape[1]), self._place()
         for rows in chunks:
             block = np.asarray(Y[rows], dtype=np.float32)
             trial = np.ones(len(rows)) if log_weight is None else np.exp(log_weight[rows].astype(np.float64))
@@ -141,23 +129,12 @@ class ChunkAveraged(InContextEncoder):
             if not len(columns):
                 continue
             found = condition(
-                model, values[rows].astype(np.float32), block[:, columns],
-                log_weight=None if log_weight is None else log_weight[rows],
-                scale=None if scale is None else (scale[0][columns], scale[1][columns]), show=self.progress,
-                **self._place(),
+                model, x[rows], block[:, columns], log_weight=None if log_weight is None else log_weight[rows],
+                scale=None if scale is None else (scale[0][columns], scale[1][columns]), show=self.progress, **place,
             )  # fmt: skip
             sums.add(found, heavy[columns], columns)
-        found = sums.means()
-        if scale is not None:
-            found["coef"] = (found["coef"] * scale[1]).astype(np.float32)
-            found["intercept"] = (found["intercept"] * scale[1] + scale[0]).astype(np.float32)
-            found["noise"] = (found["noise"] * scale[1] ** 2).astype(np.float32)
         self.n_chunks_ = len(chunks)
-        self.coef_, self.intercept_, self.noise_variance_ = found["coef"], found["intercept"], found["noise"]
-        silent = self.silent_voxels_
-        self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
-        self._support_, self._pooled_ = (values, Y, log_weight, scale), None
-        return self
+        return sums.means()
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted responses (n, voxel)."""

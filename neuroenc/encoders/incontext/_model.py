@@ -233,11 +233,12 @@ class InContextModel(nn.Module):
         return self.dropout(self.early(torch.cat([wide, y[..., None]], dim=-1)))
 
     def write(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
-    ) -> VoxelWeights:
-        """Weights from the first register (voxel, dim)."""
+        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        covariance: bool = False,
+    ) -> VoxelWeights:  # fmt: skip
+        """Weights from the first register (voxel, dim); ``pooled`` as in `ClosedFormAnchor.solve`."""
         if self.anchor is not None:
-            return VoxelWeights(*self.anchor(z, x, y, log_weight, covariance=covariance))
+            return VoxelWeights(*self.anchor(z, x, y, log_weight, pooled=pooled, covariance=covariance))
         assert self.head is not None
         omega = self.head(z).float()
         return VoxelWeights(omega[:, :-1], omega[:, -1])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +10,7 @@ from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._fast import FastReader
 from neuroenc.encoders.incontext._model import InContextModel, complete
 
-__all__ = ["pooled_prior", "pooling", "voxel_posteriors"]
+__all__ = ["pooled_prior", "voxel_posteriors"]
 
 # Few: stopped early, the prior stays smooth. Chosen on subjects of the shipped model's training worlds.
 _ITERATIONS = 3
@@ -90,19 +87,6 @@ def voxel_posteriors(
         for part in torch.as_tensor(Y.T.copy(), dtype=torch.float32, device=x.device).split(size):
             z = read.read(x, part, log_weight)
             y, weight = complete(x, part, log_weight)
-            scores.append(model.anchor.log_posterior(z, x, y, weight))
+            scores.append(model.anchor.log_posterior(z, model.anchor.moments(x, y, weight)))
             registers.append(z.float())
     return torch.cat(scores), torch.cat(registers)
-
-
-@contextmanager
-def pooling(model: InContextModel, log_prior: Tensor | None) -> Iterator[None]:
-    """The model uses ``log_prior`` instead of its learned prior inside the block."""
-    assert model.anchor is not None or log_prior is None
-    if model.anchor is not None:
-        model.anchor.pooled = log_prior
-    try:
-        yield
-    finally:
-        if model.anchor is not None:
-            model.anchor.pooled = None

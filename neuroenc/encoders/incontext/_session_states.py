@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, _Support
+from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
 from neuroenc.encoders.incontext._condition import condition, voxels_at_once
 from neuroenc.encoders.incontext._coreset import Coreset
 from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST
 from neuroenc.encoders.incontext._long import WeightSums
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
-from neuroenc.encoders.incontext._pooling import pooled_prior, pooling
+from neuroenc.encoders.incontext._pooling import pooled_prior
 
 __all__ = ["AnchoredState", "ChunkState"]
 
@@ -35,7 +33,7 @@ class AnchoredState:
     ) -> None:  # fmt: skip
         self.model, self.forget, self.pool, self.device = model, forget, pool, device
         self.coreset = Coreset(keep, model.config.n_features, n_voxels, forget, seed)
-        self.moments: _Support | None = None
+        self.moments: Moments | None = None
         self._register: Tensor | None = None
 
     @property
@@ -50,8 +48,8 @@ class AnchoredState:
             torch.as_tensor(a, device=self.device) for a in (x, y.T.copy(), np.log(_ages(self.forget, len(x))))
         )
         if self.moments is not None and self.forget < 1:
-            self.moments = _Support(*(t * self.forget ** len(x) for t in self.moments))
-        self.moments = _plus(self.moments, anchor._moments(images, responses, weight))
+            self.moments = Moments(*(t * self.forget ** len(x) for t in self.moments))
+        self.moments = _plus(self.moments, anchor.moments(images, responses, weight))
         if self.coreset.add(x, y) or self.forget < 1:
             self._register = None
 
@@ -68,10 +66,10 @@ class AnchoredState:
             self._register = self._read(step)
         register, n = self._register, len(self._register)
         parts: list[VoxelWeights] = []
-        with pooling(self.model, self._pooled(anchor, register, step)):
-            for block in torch.arange(n, device=self.device).split(step):
-                z = register[block]
-                parts.append(VoxelWeights(*self._solver(anchor, block)(z, z, z)))
+        assert self.moments is not None
+        pooled = self._pooled(anchor, register, step)
+        for block in torch.arange(n, device=self.device).split(step):
+            parts.append(VoxelWeights(*anchor.solve(register[block], self.moments.of(block), pooled=pooled)))
         coef = torch.cat([p.coef for p in parts]).T.contiguous().cpu().numpy()
         intercept = torch.cat([p.intercept for p in parts]).cpu().numpy()
         noise = torch.cat([p.noise for p in parts if p.noise is not None]).cpu().numpy()
@@ -83,20 +81,9 @@ class AnchoredState:
         if not self.pool or n < _FEWEST:
             return None
         columns = torch.as_tensor(np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int)), device=self.device)
-        found = [
-            self._solver(anchor, some).log_posterior(register[some], register[some], register[some])
-            for some in columns.split(step)
-        ]
-        return pooled_prior(torch.cat(found), anchor.prior())
-
-    def _solver(self, anchor: ClosedFormAnchor, columns: Tensor) -> ClosedFormAnchor:
-        """The anchor itself, which finds the moments of these voxels instead of computing them."""
         assert self.moments is not None
-        whole = self.moments
-        some = _Support(whole.gram, whole.cross[columns], whole.power[columns], whole.n[columns])
-        solver = copy(anchor)  # shares parameters
-        solver.__dict__["_moments"] = lambda *_: some
-        return solver
+        found = [anchor.log_posterior(register[some], self.moments.of(some)) for some in columns.split(step)]
+        return pooled_prior(torch.cat(found), anchor.prior())
 
     def _anchor(self) -> ClosedFormAnchor:
         anchor = self.model.to(self.device).eval().anchor
@@ -161,7 +148,7 @@ class ChunkState:
         return sums
 
 
-def _plus(a: _Support | None, b: _Support | None) -> _Support | None:
+def _plus(a: Moments | None, b: Moments | None) -> Moments | None:
     if a is None or b is None:
-        return a if b is None else _Support(*(t.clone() for t in b))
-    return _Support(*(s + t for s, t in zip(a, b)))
+        return a if b is None else Moments(*(t.clone() for t in b))
+    return Moments(*(s + t for s, t in zip(a, b)))

@@ -152,7 +152,7 @@ def test_gradients(own):
 def test_gradcheck_of_the_evidence(own):
     # In float64 throughout: from the correction of the prior's mean to the scores of components and variances.
     anchor, (_, x, y) = built(e=3), data(voxels=2, n=6, e=3, own=own)
-    support = anchor._moments(x, y, None)
+    support = anchor.moments(x, y)
     spectra = [anchor._spectrum(root.double(), support) for root in anchor.roots]
     moved = 0.1 * torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
