@@ -14,13 +14,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc.encoders._base import LinearEncoder, check_choice
+from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders._labels import column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import condition, conditioned_blocks, voxels_at_once
 from neuroenc.encoders.incontext._files import load_model
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._pooling import pooled_prior, voxel_posteriors
-from neuroenc.encoders.readout._engine import pick_torch_device
 
 __all__ = ["InContextEncoder"]
 

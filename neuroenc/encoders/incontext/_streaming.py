@@ -9,11 +9,11 @@ import numpy as np
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders._base import check_choice
+from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._labels import features_matrix, voxel_coords
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._session_states import AnchoredState, ChunkState
-from neuroenc.encoders.readout._engine import pick_torch_device
 
 __all__ = ["StreamingSession"]
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array, hash_json
 from neuroenc._util.progress import progress as bar
+from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
+from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes
 from neuroenc.encoders.incontext._losses import episode_loss, explained_variance
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._stages import Stage, make_stage
-from neuroenc.encoders.readout._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
-from neuroenc.encoders.readout._engine import make_accelerator, pick_torch_device
 
 __all__ = ["TrainedStage", "train_stage", "validation_episodes"]
 

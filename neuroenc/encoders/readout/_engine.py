@@ -10,37 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
 from neuroenc.encoders.readout._losses import Loss
 from neuroenc.encoders.readout._maps import Maps
 
-__all__ = ["Engine", "pick_torch_device", "predict_maps"]
+__all__ = ["Engine", "predict_maps"]
 
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-_PRECISIONS = {"32": "no", "bf16": "bf16", "16": "fp16"}
-
-
-def pick_torch_device(device: Any) -> torch.device:
-    """``"auto"`` is a GPU if torch sees one."""
-    if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def make_accelerator(accelerator: Any, precision: str) -> Any:
-    """The accelerator that was given, or a new one for ``"auto"``."""
-    if precision not in _PRECISIONS:
-        raise ConfigError(unknown_name("precision", precision, _PRECISIONS))
-    if accelerator is None or not isinstance(accelerator, str):
-        if accelerator is not None and precision != "32" and accelerator.mixed_precision != _PRECISIONS[precision]:
-            raise ConfigError(
-                f"precision={precision!r} with an Accelerator of mixed_precision={accelerator.mixed_precision!r}. "
-                f"Next step: Accelerator(mixed_precision={_PRECISIONS[precision]!r})."
-            )
-        return accelerator
-    if accelerator != "auto":
-        raise ConfigError(unknown_name("accelerator", accelerator, ["auto"]))
-    return require("accelerate", "train").Accelerator(mixed_precision=_PRECISIONS[precision])
 
 
 def predict_maps(model: nn.Module, inputs: Maps, context: Maps | None, rows: Tensor, batch_size: int) -> Tensor:

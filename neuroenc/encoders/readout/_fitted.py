@@ -15,9 +15,10 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder
+from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._labels import wrap
 from neuroenc.encoders.readout._closed import raw_weights
-from neuroenc.encoders.readout._engine import pick_torch_device, predict_maps
+from neuroenc.encoders.readout._engine import predict_maps
 from neuroenc.encoders.readout._linear import LinearReadout
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps

@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroenc import stats
 from neuroenc._util.errors import DataError
 from neuroenc._util.progress import progress as bar
-from neuroenc.encoders.readout._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
+from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders.readout._engine import Engine
 
 __all__ = ["Run", "TrainResult"]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array, hash_json
-from neuroenc.encoders.readout._checkpoint import Checkpoint, moving_state
-from neuroenc.encoders.readout._engine import Engine, make_accelerator, pick_torch_device
+from neuroenc.encoders._checkpoint import Checkpoint, moving_state
+from neuroenc.encoders._devices import make_accelerator, pick_torch_device
+from neuroenc.encoders.readout._engine import Engine
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps, positions
 from neuroenc.encoders.readout._run import Run, TrainResult
