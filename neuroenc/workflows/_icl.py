@@ -79,7 +79,23 @@ def icl_extend(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Second stage: the pretrained model learns to read supports of any size; see `icl_pretrain`."""
+    """Second stage: the pretrained model learns to read supports of any size.
+
+    Parameters
+    ----------
+    config, out, mirror, progress, say
+        As in `icl_pretrain`, whose model stands in ``out``.
+
+    Returns
+    -------
+    dict
+        As `icl_pretrain`.
+
+    Raises
+    ------
+    ConfigError
+        There is no pretrained model of this form in ``out``.
+    """
     return _run("extend", config, Path(out), mirror, progress, say)
 
 
@@ -95,6 +111,21 @@ def icl_finetune(
 
     The last training subject is not trained on: its episodes say which weights are kept. (It does count for the
     mixture of priors, as it does for empirical-Bayes ridge.) With one training subject, a fifth of its voxels do.
+
+    Parameters
+    ----------
+    config, out, mirror, progress, say
+        As in `icl_pretrain`; the model of the second stage, or of the first, stands in ``out``.
+
+    Returns
+    -------
+    dict
+        As `icl_pretrain`.
+
+    Raises
+    ------
+    ConfigError
+        There is no earlier model of this form in ``out``.
     """
     return _run("finetune", config, Path(out), mirror, progress, say)
 

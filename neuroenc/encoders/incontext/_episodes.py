@@ -196,6 +196,13 @@ class ResponseEpisodes:
 class MixedEpisodes:
     """Episodes of several sources, each with its share.
 
+    Parameters
+    ----------
+    sources : sequence of EpisodeSource
+        Of the same width.
+    shares : sequence of float
+        Not negative; scaled to sum to 1.
+
     Examples
     --------
     >>> import numpy as np

@@ -54,7 +54,17 @@ def save_model(model: InContextModel, path: str | os.PathLike[str], **record: An
 
 
 def load_model(path: str | os.PathLike[str]) -> InContextModel:
-    """Read a model: a folder that `save_model` wrote, or the name of a shipped one ("world").
+    """Read a model.
+
+    Parameters
+    ----------
+    path : path or str
+        A folder that `save_model` wrote, or the name of a shipped model ("world").
+
+    Returns
+    -------
+    InContextModel
+        On the CPU, in evaluation mode.
 
     Raises
     ------

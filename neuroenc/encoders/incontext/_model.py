@@ -20,8 +20,15 @@ __all__ = ["PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make
 class VoxelWeights(NamedTuple):
     """What a model gives for each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).
 
-    An anchored model also gives ``noise`` (voxel,), the variance of a response around its prediction, and, if asked,
-    ``covariance`` (voxel, feature + 1, feature + 1), the posterior's of (weights, intercept).
+    In response units per feature unit, and in response units. An anchored model also gives ``noise`` (voxel,), the
+    variance of a response around its prediction, and, if asked, ``covariance`` (voxel, feature + 1, feature + 1), the
+    posterior's of (weights, intercept).
+
+    Examples
+    --------
+    >>> import torch
+    >>> VoxelWeights(torch.eye(2), torch.tensor([0.0, 1.0])).predict(torch.tensor([[3.0, 4.0]])).tolist()
+    [[3.0], [5.0]]
     """
 
     coef: Tensor

@@ -86,6 +86,21 @@ STAGES = {
 def make_stage(name: str | Stage, **changes: Any) -> Stage:
     """A stage by name, with changes.
 
+    Parameters
+    ----------
+    name : {"pretrain", "extend", "finetune"} or Stage
+    **changes
+        Settings of `Stage`.
+
+    Returns
+    -------
+    Stage
+
+    Raises
+    ------
+    ConfigError
+        An unknown stage or setting (the nearest is named), or a value that is not legal.
+
     Examples
     --------
     >>> make_stage("extend", support=(10, 100)).support

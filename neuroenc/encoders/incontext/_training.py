@@ -65,7 +65,31 @@ def validation_episodes(
     source: EpisodeSource, sizes: Any = (20, 50, 100, 200, 500), *, n_voxels: int = 32, repeats: int = 2,
     query: int = 100, seed: int = 1,
 ) -> list[Episode]:  # fmt: skip
-    """The same episodes for every evaluation: ``repeats`` of each support size."""
+    """The same episodes for every evaluation: ``repeats`` of each support size.
+
+    Parameters
+    ----------
+    source : EpisodeSource
+        Of voxels or subjects that training does not see.
+    sizes : sequence of int
+        Support sizes.
+    n_voxels, repeats, query : int
+        Voxels and query trials of an episode, and episodes of a size.
+    seed : int
+
+    Returns
+    -------
+    list of Episode
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders.incontext import SyntheticEpisodes
+    >>> images = np.random.default_rng(0).standard_normal((200, 6))
+    >>> episodes = validation_episodes(SyntheticEpisodes(images), (20, 50), repeats=1)
+    >>> [len(episode.x) for episode in episodes]
+    [20, 50]
+    """
     rngs = [np.random.default_rng([seed, size, k]) for size in sizes for k in range(repeats)]
     wanted = [size for size in sizes for _ in range(repeats)]
     return [source.draw(rng, n_voxels, size, query) for rng, size in zip(rngs, wanted)]
