@@ -6,22 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from neuroenc.captions._caption import CaptionResult, caption_voxels, shuffled_control
-from neuroenc.captions._decoding import Decoder, RetrievalDecoder
-from neuroenc.captions._evidence import STOP_WORDS, evidence, nouns
+from neuroenc.captions._evidence import evidence
 from neuroenc.captions._linear import LinearEncoder
-from neuroenc.captions._projection import project
-from neuroenc.captions._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
-from neuroenc.captions._state import ProjectionState
+from neuroenc.captions._stop_words import STOP_WORDS
+from neuroenc.captions.analysis._nouns import nouns
+from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
+from neuroenc.captions.decoding._retrieval import Decoder, RetrievalDecoder
+from neuroenc.captions.projection._project import project
+from neuroenc.captions.projection._state import ProjectionState
 
 if TYPE_CHECKING:
-    from neuroenc.captions._hypotheses import Hypotheses
-    from neuroenc.captions._ngram import CorpusConstraint
-    from neuroenc.captions._prefix import PrefixDecoder
-    from neuroenc.captions._prefix_training import PrefixTraining, train_prefix
-    from neuroenc.captions._sampling import sample
-    from neuroenc.captions._search import beam_search
-    from neuroenc.captions._search_settings import Generated, SearchSettings
-    from neuroenc.captions._steps import CausalStep, FunctionStep, StepModel
+    from neuroenc.captions.decoding._hypotheses import Hypotheses
+    from neuroenc.captions.decoding._ngram import CorpusConstraint
+    from neuroenc.captions.decoding._prefix import PrefixDecoder
+    from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
+    from neuroenc.captions.decoding._sampling import sample
+    from neuroenc.captions.decoding._search import beam_search
+    from neuroenc.captions.decoding._search_settings import Generated, SearchSettings
+    from neuroenc.captions.decoding._steps import CausalStep, FunctionStep, StepModel
 
 __all__ = [
     "STOP_WORDS",
@@ -55,18 +57,18 @@ __all__ = [
 
 # Language models need torch; projection, evidence and retrieval do not.
 _LAZY = {
-    "CausalStep": "_steps",
-    "CorpusConstraint": "_ngram",
-    "FunctionStep": "_steps",
-    "Generated": "_search_settings",
-    "Hypotheses": "_hypotheses",
-    "PrefixDecoder": "_prefix",
-    "PrefixTraining": "_prefix_training",
-    "SearchSettings": "_search_settings",
-    "StepModel": "_steps",
-    "beam_search": "_search",
-    "sample": "_sampling",
-    "train_prefix": "_prefix_training",
+    "CausalStep": "decoding._steps",
+    "CorpusConstraint": "decoding._ngram",
+    "FunctionStep": "decoding._steps",
+    "Generated": "decoding._search_settings",
+    "Hypotheses": "decoding._hypotheses",
+    "PrefixDecoder": "decoding._prefix",
+    "PrefixTraining": "decoding._prefix_training",
+    "SearchSettings": "decoding._search_settings",
+    "StepModel": "decoding._steps",
+    "beam_search": "decoding._search",
+    "sample": "decoding._sampling",
+    "train_prefix": "decoding._prefix_training",
 }
 
 

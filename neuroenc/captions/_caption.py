@@ -10,10 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc.captions._decoding import Decoder
 from neuroenc.captions._evidence import evidence
 from neuroenc.captions._linear import as_weights, select_voxels
-from neuroenc.captions._projection import project
+from neuroenc.captions.decoding._retrieval import Decoder
+from neuroenc.captions.projection._project import project
 from neuroenc.retrieval import as_bank
 
 __all__ = ["CaptionResult", "caption_voxels", "shuffled_control"]

@@ -7,8 +7,8 @@ import pytest
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import PrefixDecoder
-from neuroenc.captions._captioner_metrics import bleu, evaluate_world_captions, names_member
-from neuroenc.captions.train_world_captioner import main, make_tokenizer, train_world_captioner
+from neuroenc.captions.decoding._metrics import bleu, evaluate_world_captions, names_member
+from neuroenc.captions.decoding.train_world_captioner import main, make_tokenizer, train_world_captioner
 from neuroenc.data.simulate import MEMBERS, simulate_world
 from neuroenc.data.simulate._lexicon import member
 

@@ -15,14 +15,14 @@ import xarray as xr
 from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.captions._evidence import STOP_WORDS
-from neuroenc.captions._hypotheses import check_whole
-from neuroenc.captions._mapping import make_mapping
-from neuroenc.captions._predicted import as_embeddings, caption_frame, unit
-from neuroenc.captions._search import Constraint, Rescore
-from neuroenc.captions._search_settings import Generated, SearchSettings, generated, numbered, ranked
-from neuroenc.captions._steps import CausalStep
-from neuroenc.captions._tokens import content_weights, token_number
+from neuroenc.captions._stop_words import STOP_WORDS
+from neuroenc.captions.decoding._hypotheses import check_whole
+from neuroenc.captions.decoding._mapping import make_mapping
+from neuroenc.captions.decoding._predicted import as_embeddings, caption_frame, unit
+from neuroenc.captions.decoding._search import Constraint, Rescore
+from neuroenc.captions.decoding._search_settings import Generated, SearchSettings, generated, numbered, ranked
+from neuroenc.captions.decoding._steps import CausalStep
+from neuroenc.captions.decoding._tokens import content_weights, token_number
 from neuroenc.embedding._device import resolve_device
 
 __all__ = ["PrefixDecoder"]
@@ -88,7 +88,7 @@ class PrefixDecoder:
     --------
     >>> import numpy as np
     >>> from neuroenc.captions import PrefixDecoder, train_prefix
-    >>> from neuroenc.captions.train_world_captioner import make_model
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
     >>> lm, tokenizer = make_model(["a face", "a house"], width=16, layers=1)
     >>> decoder = PrefixDecoder(lm, tokenizer, 2, prefix_length=2, stop="<end>", device="cpu")
     >>> _ = train_prefix(decoder, np.eye(2), ["a face", "a house"], epochs=100, lr=0.02, warmup=0, progress=False)
@@ -287,21 +287,21 @@ class PrefixDecoder:
         return str(found["ids"].iloc[int((found["end"] - found["start"]).to_numpy().argmax())])
 
     def save(self, folder: str | os.PathLike[str], *, lm: bool = True, dtype: str = "float32") -> Any:
-        """Write the decoder; see :func:`neuroenc.captions._prefix_files.save`."""
-        from neuroenc.captions._prefix_files import save
+        """Write the decoder; see :func:`neuroenc.captions.decoding._prefix_files.save`."""
+        from neuroenc.captions.decoding._prefix_files import save
 
         return save(self, folder, lm=lm, dtype=dtype)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> PrefixDecoder:
-        """Read a decoder; see :func:`neuroenc.captions._prefix_files.load`."""
-        from neuroenc.captions._prefix_files import load
+        """Read a decoder; see :func:`neuroenc.captions.decoding._prefix_files.load`."""
+        from neuroenc.captions.decoding._prefix_files import load
 
         return load(folder, **options)
 
     @classmethod
     def load_clipcap(cls, path: str | os.PathLike[str], tokenizer: Any = None, **options: Any) -> PrefixDecoder:
-        """Read a checkpoint of ClipCap; see :func:`neuroenc.captions._prefix_files.load_clipcap`."""
-        from neuroenc.captions._prefix_files import load_clipcap
+        """Read a checkpoint of ClipCap; see :func:`neuroenc.captions.decoding._prefix_files.load_clipcap`."""
+        from neuroenc.captions.decoding._prefix_files import load_clipcap
 
         return load_clipcap(path, tokenizer, **options)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CausalStep, FunctionStep, beam_search, sample
-from neuroenc.captions._sampling import nucleus
+from neuroenc.captions.decoding._sampling import nucleus
 from neuroenc.embedding import prepare
 
 STOP = 0

@@ -14,7 +14,7 @@ from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights
-from neuroenc.captions._state import ProjectionState
+from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 from neuroenc.retrieval._topk import plan_blocks
 

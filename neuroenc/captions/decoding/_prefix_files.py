@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import atomic_path, read_json, write_json
 from neuroenc._util.provenance import provenance
-from neuroenc.captions._search_settings import SearchSettings
+from neuroenc.captions.decoding._search_settings import SearchSettings
 from neuroenc.embedding import prepare
 
 if TYPE_CHECKING:
-    from neuroenc.captions._prefix import PrefixDecoder
+    from neuroenc.captions.decoding._prefix import PrefixDecoder
 
 __all__ = ["load", "load_clipcap", "save"]
 
@@ -131,7 +131,7 @@ def load(
     prepare()
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from neuroenc.captions._prefix import PrefixDecoder
+    from neuroenc.captions.decoding._prefix import PrefixDecoder
 
     path = Path(folder)
     if not (path / "decoder.json").is_file():
@@ -210,7 +210,7 @@ def load_clipcap(
     prepare()
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-    from neuroenc.captions._prefix import PrefixDecoder
+    from neuroenc.captions.decoding._prefix import PrefixDecoder
 
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {k.removeprefix("module."): v.float() for k, v in state.items() if not _MASKS.search(k)}

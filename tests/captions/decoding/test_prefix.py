@@ -8,9 +8,9 @@ from torch import nn
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CorpusConstraint, Decoder, PrefixDecoder, SearchSettings, project, train_prefix
-from neuroenc.captions._mapping import TransformerMapping, make_mapping
-from neuroenc.captions._prefix_training import _Run
-from neuroenc.captions.train_world_captioner import make_model, make_tokenizer
+from neuroenc.captions.decoding._mapping import TransformerMapping, make_mapping
+from neuroenc.captions.decoding._prefix_training import _Run
+from neuroenc.captions.decoding.train_world_captioner import make_model, make_tokenizer
 
 NAMES = ("face", "house", "dog", "pizza", "sign", "hand")
 FORMS = ("a {}.", "a photo of a {}.", "there is one small {} here.")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc.captions._hypotheses import PAD, Beams, Hypotheses, check_whole, fill, join, seen, sort
-from neuroenc.captions._steps import StepModel
+from neuroenc.captions.decoding._hypotheses import PAD, Beams, Hypotheses, check_whole, fill, join, seen, sort
+from neuroenc.captions.decoding._steps import StepModel
 
 __all__ = ["Constraint", "Rescore", "beam_search"]
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from neuroenc._util.errors import ConfigError
-from neuroenc.captions._hypotheses import Hypotheses
-from neuroenc.captions._sampling import sample
-from neuroenc.captions._search import Constraint, Rescore, beam_search
-from neuroenc.captions._steps import StepModel
+from neuroenc.captions.decoding._hypotheses import Hypotheses
+from neuroenc.captions.decoding._sampling import sample
+from neuroenc.captions.decoding._search import Constraint, Rescore, beam_search
+from neuroenc.captions.decoding._steps import StepModel
 
 __all__ = ["Generated", "SearchSettings", "generated", "numbered", "ranked"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc.captions._hypotheses import PAD, Hypotheses, check_whole, sort
-from neuroenc.captions._search import Constraint, Rescore
-from neuroenc.captions._steps import StepModel
+from neuroenc.captions.decoding._hypotheses import PAD, Hypotheses, check_whole, sort
+from neuroenc.captions.decoding._search import Constraint, Rescore
+from neuroenc.captions.decoding._steps import StepModel
 
 __all__ = ["sample"]
 

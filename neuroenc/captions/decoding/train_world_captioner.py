@@ -1,4 +1,4 @@
-"""Train the simulated world's caption model: ``python -m neuroenc.captions.train_world_captioner --out DIR``.
+"""Train the simulated world's caption model: ``python -m neuroenc.captions.decoding.train_world_captioner --out DIR``.
 
 A GPT-2 architecture of some two million parameters with its own byte-level BPE writes on from a prefix made of an
 embedding of the world's CLIP. It sees scenes of :func:`neuroenc.data.simulate_world` as image embeddings, as the text
@@ -189,9 +189,9 @@ def train_world_captioner(
     prepare()
     import torch
 
-    from neuroenc.captions._predicted import unit
-    from neuroenc.captions._prefix import PrefixDecoder
-    from neuroenc.captions._prefix_training import train_prefix
+    from neuroenc.captions.decoding._predicted import unit
+    from neuroenc.captions.decoding._prefix import PrefixDecoder
+    from neuroenc.captions.decoding._prefix_training import train_prefix
 
     if threads:
         torch.set_num_threads(threads)
@@ -253,7 +253,7 @@ def measure(
     """Measures of :func:`evaluate_world_captions` on held-out scenes; ``shuffled_*`` against the wrong scenes."""
     import pandas as pd
 
-    from neuroenc.captions._captioner_metrics import evaluate_world_captions
+    from neuroenc.captions.decoding._metrics import evaluate_world_captions
 
     found = _scenes(held_out, _HELD_OUT_SEED + seed, "image", clip, device, show)
     table = pd.concat(found["tables"], ignore_index=True)
@@ -267,7 +267,8 @@ def measure(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m neuroenc.captions.train_world_captioner", description=__doc__)
+    name = "neuroenc.captions.decoding.train_world_captioner"
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--scenes", type=int, default=14_000, help="training scenes")
     parser.add_argument("--sources", choices=SOURCES, default="both")

@@ -1,0 +1,1 @@
+"""What captions say of regions: words, categories, clusters, contrasts."""

@@ -1,0 +1,1 @@
+"""Whether captions are true: scores, grounding, stability."""

@@ -1,0 +1,1 @@
+"""From weights to an embedding on the manifold of natural images."""
