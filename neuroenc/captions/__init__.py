@@ -9,8 +9,10 @@ from neuroenc.captions._caption import CaptionResult, caption_voxels, shuffled_c
 from neuroenc.captions._evidence import evidence
 from neuroenc.captions._linear import LinearEncoder
 from neuroenc.captions._stop_words import STOP_WORDS
+from neuroenc.captions._study import CaptionStudy
 from neuroenc.captions.analysis._nouns import nouns
 from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
+from neuroenc.captions.checks._stability import caption_stability
 from neuroenc.captions.decoding._retrieval import Decoder, RetrievalDecoder
 from neuroenc.captions.projection._project import project
 from neuroenc.captions.projection._state import ProjectionState
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STOP_WORDS",
     "CaptionResult",
+    "CaptionStudy",
     "CausalStep",
     "CorpusConstraint",
     "Decoder",
@@ -44,6 +47,7 @@ __all__ = [
     "beam_search",
     "caption_agreement",
     "caption_diversity",
+    "caption_stability",
     "caption_voxels",
     "evidence",
     "nouns",
