@@ -1,0 +1,325 @@
+"""Everything that one captioning of voxels found, checked, in one object and one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError, nearest_names
+from neuroenc._util.files import read_json, sha256_file, write_json
+from neuroenc.captions._study_methods import methods_text
+from neuroenc.captions._study_tables import read_table, write_table
+
+__all__ = ["CaptionStudy"]
+
+# What each table must hold; more columns are kept.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "captions": ("voxel", "rank", "caption", "score"),
+    "evidence": ("voxel", "rank", "stimulus", "predicted"),
+    "gate": ("voxel", "captioned", "reason"),
+    "phrases": ("voxel", "rank", "phrase", "start", "end", "verdict"),
+    "stability": ("voxel",),
+    "sentence": ("voxel", "rho"),
+    "words": ("roi", "part", "word", "count", "share"),
+    "concepts": (),
+    "categories": (),
+    "clusters": (),
+    "contrasts": (),
+}
+VERDICTS = ("supported", "uncertain", "unsupported")
+_MARK = "neuroenc caption study"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CaptionStudy:
+    """Captions of voxels with what stands behind them: scores, evidence, checks, analyses, settings.
+
+    Tables are sorted by voxel (in the order of ``scores``) and rank, voxels are those of ``scores``, and every
+    voxel has a row in ``gate``: a voxel that did not pass has a reason and no caption.
+
+    Parameters
+    ----------
+    title : str
+    scores : Dataset over ``voxel``
+        ALL voxels, captioned or not: ``r`` (Pearson, held-out), optionally ``noise_ceiling_r``,
+        ``noise_ceiling_r2``, ``r_normalised``, ``p_value``, ``q_value``; coordinates ``voxel`` (unique over
+        subjects), ``roi`` (names joined by ";"), ``subject``, ``i, j, k`` or ``vertex, hemi``; attributes
+        ``affine``, ``volume_shape``, ``space``.
+    captions : DataFrame
+        ``voxel, rank`` (from 1)``, caption, score``, and ``caption_id, predicted, evidence, n_phrases,
+        n_supported, n_unsupported`` where known.
+    evidence : DataFrame
+        ``voxel, rank, stimulus, predicted`` (units of the responses).
+    gate : DataFrame
+        ``voxel, captioned`` (bool)``, reason`` ("" where captioned), one row for each voxel of ``scores``.
+    phrases : DataFrame, optional
+        ``voxel, rank, phrase, start, end`` (characters of the caption)``, in_images`` (share)``, predicted,
+        percentile, verdict`` ("supported", "uncertain", "unsupported").
+    stability : DataFrame, optional
+        ``voxel`` and, for each kind (folds, bootstrap, halves), mean agreement and ``KIND_null``.
+    sentence : DataFrame, optional
+        ``voxel, rho, shuffled, shuffled_within_roi`` of `sentence_scores`.
+    quality : mapping of str to DataFrame
+        Small tables by name, such as "round trip", "diversity", "controls".
+    words : DataFrame, optional
+        ``roi, part`` ("noun", "verb", "attribute", "relation")``, word, count, share`` and ``lift``.
+    concepts, categories, clusters, contrasts : DataFrame, optional
+        Per region (column ``roi``), or per voxel (column ``voxel``).
+    settings : mapping
+        By part: ``encoder, features, bank, projection, decoder, captions, gate, folds, grounding, stability,
+        sentence, seed``; `methods` writes from these.
+    provenance : mapping
+        ``versions`` and hashes.
+    caveats : tuple of str
+
+    Raises
+    ------
+    DataError
+        A column is missing, a table speaks of voxels that ``scores`` does not hold, a voxel that the gate held
+        back has a caption, or a phrase does not stand where it says in its caption.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset({"r": ("voxel", [0.5, 0.1])}, coords={"voxel": [7, 9]})
+    >>> study = CaptionStudy(
+    ...     "two voxels", scores,
+    ...     captions=pd.DataFrame({"voxel": [7], "rank": [1], "caption": ["a dog"], "score": [0.3]}),
+    ...     evidence=pd.DataFrame({"voxel": [7], "rank": [1], "stimulus": ["s1"], "predicted": [1.2]}),
+    ...     gate=pd.DataFrame({"voxel": [7, 9], "captioned": [True, False], "reason": ["", "q = 0.31"]}))
+    >>> study
+    CaptionStudy('two voxels': 2 voxels, 1 captioned; tables captions, evidence, gate)
+    >>> import tempfile
+    >>> CaptionStudy.load(study.save(tempfile.mkdtemp())).captions["caption"].tolist()
+    ['a dog']
+    """
+
+    title: str
+    scores: xr.Dataset
+    captions: pd.DataFrame
+    evidence: pd.DataFrame
+    gate: pd.DataFrame
+    phrases: pd.DataFrame | None = None
+    stability: pd.DataFrame | None = None
+    sentence: pd.DataFrame | None = None
+    quality: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    words: pd.DataFrame | None = None
+    concepts: pd.DataFrame | None = None
+    categories: pd.DataFrame | None = None
+    clusters: pd.DataFrame | None = None
+    contrasts: pd.DataFrame | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        voxels = _check_scores(self.scores)
+        place = pd.Series(np.arange(len(voxels)), index=voxels)
+        for name, needed in COLUMNS.items():
+            frame = getattr(self, name)
+            if frame is None and name not in ("captions", "evidence", "gate"):
+                continue
+            object.__setattr__(self, name, _check_table(frame, name, needed, place))
+        _check_gate(self.gate, self.captions, voxels)
+        if self.phrases is not None:
+            _check_phrases(self.phrases, self.captions)
+        for name, frame in self.quality.items():
+            if not isinstance(frame, pd.DataFrame):
+                raise DataError(f"quality[{name!r}] is a {type(frame).__name__}; legal: pandas.DataFrame.")
+        object.__setattr__(self, "quality", dict(self.quality))
+        object.__setattr__(self, "caveats", tuple(str(x) for x in self.caveats))
+
+    def __repr__(self) -> str:
+        tables = ", ".join(name for name in COLUMNS if getattr(self, name) is not None)
+        return (
+            f"CaptionStudy({self.title!r}: {self.scores.sizes['voxel']} voxels, "
+            f"{self.captions['voxel'].nunique()} captioned; tables {tables})"
+        )
+
+    def methods(self) -> str:
+        """Methods paragraph: encoder, bank, projection, decoder, gate, tests, versions, references.
+
+        It says what ``settings`` says and nothing else: a part without settings has no sentence.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> study = CaptionStudy(
+        ...     "x", xr.Dataset({"r": ("voxel", [0.5])}, coords={"voxel": [7]}),
+        ...     captions=pd.DataFrame({"voxel": [7], "rank": [1], "caption": ["a dog"], "score": [0.3]}),
+        ...     evidence=pd.DataFrame(columns=["voxel", "rank", "stimulus", "predicted"]),
+        ...     gate=pd.DataFrame({"voxel": [7], "captioned": [True], "reason": [""]}),
+        ...     settings={"projection": {"temperature": 1 / 150}})
+        >>> "softmax temperature 1/150" in study.methods()
+        True
+        """
+        return methods_text(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``scores.nc``, a table each (parquet, or CSV without pyarrow), and ``study.json`` last.
+
+        Parameters
+        ----------
+        folder : path
+            Made if absent; files of a study that stood there are replaced.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        DataError
+            Something in ``scores`` that netCDF does not keep.
+        """
+        from neuroenc.data import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(self.scores, folder / "scores.nc")
+        tables = {name: write_table(getattr(self, name), folder / name)
+                  for name in COLUMNS if getattr(self, name) is not None}  # fmt: skip
+        quality = []
+        for number, (name, frame) in enumerate(self.quality.items()):
+            quality.append({"name": name, **write_table(frame, folder / f"quality-{number:02d}")})
+        write_json(
+            folder / "study.json",
+            {
+                "format": _MARK, "version": 1, "title": self.title, "scores": sha256_file(folder / "scores.nc"),
+                "tables": tables, "quality": quality, "settings": dict(self.settings),
+                "provenance": dict(self.provenance), "caveats": list(self.caveats),
+            },
+        )  # fmt: skip
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> CaptionStudy:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            No study stands there, or a file is missing or is not the one that was written with the others.
+        """
+        from neuroenc.data import load
+
+        folder = Path(folder)
+        if not (folder / "study.json").is_file():
+            found = sorted(x.name for x in folder.iterdir())[:8] if folder.is_dir() else []
+            raise DataError(
+                f"{folder} holds no caption study: no study.json (found: {', '.join(found) or 'nothing'}). "
+                "Next step: CaptionStudy.save(folder), or finish the run that writes it."
+            )
+        about = read_json(folder / "study.json")
+        if not isinstance(about, dict) or about.get("format") != _MARK or about.get("version") != 1:
+            raise DataError(f"{folder / 'study.json'} is not a caption study of version 1.")
+        if not (folder / "scores.nc").is_file() or sha256_file(folder / "scores.nc") != about["scores"]:
+            raise DataError(f"{folder / 'scores.nc'} is not the one written with study.json. Next step: save again.")
+        tables = {name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS}
+        scores = load(folder / "scores.nc")
+        assert isinstance(scores, xr.Dataset)
+        return cls(
+            title=about["title"],
+            scores=scores,
+            quality={kept["name"]: read_table(folder, kept) for kept in about["quality"]},
+            settings=about["settings"],
+            provenance=about["provenance"],
+            caveats=tuple(about["caveats"]),
+            **tables,
+        )
+
+
+def _check_scores(scores: Any) -> np.ndarray:
+    if not isinstance(scores, xr.Dataset) or "r" not in scores.data_vars or scores["r"].dims != ("voxel",):
+        what = list(scores.data_vars) if isinstance(scores, xr.Dataset) else type(scores).__name__
+        raise DataError(f"scores must be an xarray.Dataset with 'r' over 'voxel', found {what}.")
+    if "voxel" not in scores.coords or scores.sizes["voxel"] == 0:
+        raise DataError(
+            f"scores has {scores.sizes['voxel']} voxels and coordinates {list(map(str, scores.coords))}; at least one "
+            "voxel and the coordinate 'voxel' are needed. Next step: scores.assign_coords(voxel=ids)."
+        )
+    voxels = scores["voxel"].values
+    if len(np.unique(voxels)) != len(voxels):
+        raise DataError(
+            f"scores has {len(voxels)} voxels but only {len(np.unique(voxels))} distinct voxel ids. Next step: number "
+            "the voxels of all subjects in one row."
+        )
+    return voxels
+
+
+def _check_table(frame: Any, name: str, needed: tuple[str, ...], place: pd.Series) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{name} is a {type(frame).__name__}; legal: pandas.DataFrame.")
+    for column in needed:
+        if column not in frame.columns:
+            near = nearest_names(column, map(str, frame.columns))
+            hint = f"; nearest is {near[0]!r}" if near else ""
+            raise DataError(f"{name} has no column {column!r}{hint} (found: {', '.join(map(str, frame.columns))}).")
+    if "voxel" not in frame.columns:
+        return frame.reset_index(drop=True)
+    strangers = ~frame["voxel"].isin(place.index)
+    if strangers.any():
+        shown = frame.loc[strangers, "voxel"].unique()
+        raise DataError(
+            f"{name} speaks of {len(shown)} voxels that scores does not hold (first: {shown[0]}). Next step: select "
+            f"{name} and scores from the same voxels."
+        )
+    order = {"voxel": place.reindex(frame["voxel"]).to_numpy()}
+    order |= {key: frame[key].to_numpy() for key in ("rank", "start") if key in frame.columns}
+    keys = pd.DataFrame(order).sort_values(list(order), kind="stable")
+    return frame.iloc[keys.index.to_numpy()].reset_index(drop=True)
+
+
+def _check_gate(gate: pd.DataFrame, captions: pd.DataFrame, voxels: np.ndarray) -> None:
+    if len(gate) != len(voxels) or gate["voxel"].duplicated().any():
+        raise DataError(
+            f"gate has {len(gate)} rows ({gate['voxel'].nunique()} voxels) for {len(voxels)} voxels of scores; legal: "
+            "one row each."
+        )
+    if gate["captioned"].dtype != bool:
+        raise DataError(f"gate['captioned'] has dtype {gate['captioned'].dtype}; legal: bool.")
+    held = captions["voxel"].isin(gate.loc[~gate["captioned"], "voxel"])
+    if held.any():
+        raise DataError(
+            f"{captions.loc[held, 'voxel'].nunique()} voxels that the gate held back have captions (first: "
+            f"{captions.loc[held, 'voxel'].iloc[0]}). Next step: caption with mask=gate['captioned']."
+        )
+    mute = ~gate["captioned"] & (gate["reason"].astype(str).str.strip() == "")
+    if mute.any():
+        raise DataError(
+            f"{int(mute.sum())} voxels were held back without a reason (first: {gate.loc[mute, 'voxel'].iloc[0]}). "
+            "Next step: say why in gate['reason'], such as 'not predicted above chance (q = 0.31)'."
+        )
+    texts = captions["caption"]
+    if len(texts) and (texts.isna() | (texts.astype(str).str.strip() == "")).any():
+        raise DataError("captions hold empty captions. Next step: leave those rows out.")
+    twice = captions.duplicated(["voxel", "rank"])
+    if twice.any():
+        raise DataError(f"captions hold {int(twice.sum())} second rows of the same voxel and rank.")
+
+
+def _check_phrases(phrases: pd.DataFrame, captions: pd.DataFrame) -> None:
+    strange = sorted(set(phrases["verdict"].astype(str)) - set(VERDICTS))
+    if strange:
+        raise DataError(f"phrases have verdict {strange[0]!r}; legal: {', '.join(VERDICTS)}.")
+    text = captions.set_index(["voxel", "rank"])["caption"]
+    keys = pd.MultiIndex.from_frame(phrases[["voxel", "rank"]])
+    lost = ~keys.isin(text.index)
+    if lost.any():
+        raise DataError(f"{int(lost.sum())} phrases belong to captions that are not there (first: {keys[lost][0]}).")
+    for caption, phrase, a, b in zip(text.reindex(keys), phrases["phrase"], phrases["start"], phrases["end"]):
+        if not 0 <= int(a) < int(b) <= len(str(caption)):
+            raise DataError(
+                f"the phrase {phrase!r} spans characters {a}..{b} of a caption of {len(str(caption))} characters: "
+                f"{caption!r}. Next step: start and end count characters of that caption, end exclusive."
+            )
