@@ -11,6 +11,7 @@ from neuroenc.captions._linear import LinearEncoder
 from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions._study import CaptionStudy
 from neuroenc.captions.analysis._nouns import nouns
+from neuroenc.captions.checks._gate import gate_voxels
 from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import caption_stability
 from neuroenc.captions.decoding._retrieval import Decoder, RetrievalDecoder
@@ -50,6 +51,7 @@ __all__ = [
     "caption_stability",
     "caption_voxels",
     "evidence",
+    "gate_voxels",
     "nouns",
     "project",
     "round_trip",

@@ -1,0 +1,269 @@
+"""Settings of voxel captions: one frozen dataclass a table of the TOML file, every key checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.workflows._config import DataConfig, EncoderConfig, _build, read_table
+
+__all__ = [
+    "AnalysisConfig",
+    "BankConfig",
+    "CaptionConfig",
+    "DecoderConfig",
+    "GateConfig",
+    "GroundingConfig",
+    "HeldOutConfig",
+    "ProjectionConfig",
+    "SpaceConfig",
+    "StabilityConfig",
+    "example_caption_config",
+    "list_caption_examples",
+    "read_caption_config",
+]
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """The space that weights live in: ``model``, a joint image-text space ("world", "conse", or a CLIP of open_clip
+    with ``pretrained``), or a text space ("minilm") with ``stimuli = "captions"``.
+
+    ``stimuli``: what of a stimulus is embedded, its "image" or its "captions".
+    """
+
+    model: str
+    pretrained: str = ""
+    stimuli: str = "image"
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """Rows that the encoder does not see, on which it is scored and captions are judged.
+
+    ``scheme``: "stimulus" (a ``share`` of the stimuli), "test" (the ids in ``test_ids``; of the simulated world those
+    shown three times) or "run" and "session" (the last ``n_last`` of them).
+    """
+
+    scheme: str = "stimulus"
+    share: float = 0.2
+    n_last: int = 3
+    test_ids: list[str] = field(default_factory=list)
+    permutations: int = 1000
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Who is captioned: ``kind`` "q" (predicted above chance at false discovery rate ``q``), "roi" (also: in one of
+    ``rois``, above chance or not) or "none"; and never below ``min_ceiling_r`` where the ceiling is known."""
+
+    kind: str = "q"
+    q: float = 0.05
+    rois: list[str] = field(default_factory=list)
+    min_ceiling_r: float = 0.0
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Natural images that weights are projected onto: ``source`` "stimuli" (those of the training rows), "unseen"
+    (scenes of the simulated world that nobody saw), "captions" (texts, for a text space), a data set with images, or
+    the folder that ``neuroenc bank build`` wrote."""
+
+    source: str = "stimuli"
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """``method`` "softmax", "nearest", "denoiser" or "none" (a control), and the options of the softmax."""
+
+    method: str = "softmax"
+    temperature: float = 1 / 150
+    renormalise: bool = True
+    decouple: bool = True
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """``kind`` "prefix" (a language model), "corpus" (a language model whose every ``n`` words in a row, whole captions
+    with 0, occur in the caption bank) or "retrieval".
+
+    ``captioner``: "world", "photo", or a folder of `PrefixDecoder.save`. ``caption_bank``: "bank" (captions of the
+    bank's images), "stimuli" (those of training rows), or a data set with captions.
+    """
+
+    kind: str = "prefix"
+    captioner: str = ""
+    caption_bank: str = "bank"
+    captions_per_stimulus: int = 2
+    top: int = 3
+    beams: int = 6
+    groups: int = 3
+    diversity: str = "words"
+    diversity_penalty: float = 1.0
+    method: str = "beam"
+    temperature: float = 1.0
+    top_p: float = 0.8
+    max_length: int = 40
+    n: int = 0
+    centre: bool = True
+
+
+@dataclass(frozen=True)
+class GroundingConfig:
+    """Phrases against the voxel's top images and against its weights; ``intervene`` also while they are written."""
+
+    enabled: bool = True
+    images: int = 8
+    intervene: bool = False
+
+
+@dataclass(frozen=True)
+class StabilityConfig:
+    """Captions again: on ``folds`` disjoint parts of the bank, on ``bootstraps`` of the training stimuli, and on
+    ``halves`` pairs of halves of them; 0 leaves a kind out."""
+
+    folds: int = 5
+    bootstraps: int = 5
+    halves: int = 1
+    null_voxels: int = 100
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """``words``: "auto" (spaCy where it is installed), "spacy" or "none". ``clusters``: regions to be split (all with
+    at least ``min_voxels`` where empty and ``max_rois`` allows)."""
+
+    words: str = "auto"
+    clusters: list[str] = field(default_factory=list)
+    min_voxels: int = 30
+    max_rois: int = 6
+    contrast: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """A whole captioning of voxels."""
+
+    space: SpaceConfig
+    title: str = "Voxel captions"
+    seed: int = 0
+    notes: list[str] = field(default_factory=list)
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+
+
+_LEGAL = {
+    "space.stimuli": ("image", "captions"),
+    "held_out.scheme": ("stimulus", "test", "run", "session"),
+    "gate.kind": ("q", "roi", "none"),
+    "projection.method": ("softmax", "nearest", "denoiser", "none"),
+    "decoder.kind": ("prefix", "corpus", "retrieval"),
+    "decoder.method": ("beam", "sample"),
+    "decoder.diversity": ("hamming", "words"),
+    "analysis.words": ("auto", "spacy", "none"),
+}
+
+
+def read_caption_config(path: str | os.PathLike[str], overrides: list[str] | None = None) -> CaptionConfig:
+    """Read the settings of ``neuroenc caption`` from TOML.
+
+    Parameters
+    ----------
+    path : path
+        Relative file names inside it are relative to its folder.
+    overrides : list of str, optional
+        ``"table.key=value"`` settings that replace the file's.
+
+    Raises
+    ------
+    ConfigError
+        Not TOML, an unknown key (the nearest is named), a value of another type or not legal.
+
+    Examples
+    --------
+    >>> from neuroenc.workflows import example_caption_config
+    >>> example_caption_config("world", ["decoder.top=1"]).decoder.top
+    1
+    """
+    path = Path(path)
+    config: CaptionConfig = _build(CaptionConfig, read_table(path, overrides, "neuroenc caption --example world"), "")
+    _check(config)
+    return _absolute(config, path.resolve().parent)
+
+
+def _check(config: CaptionConfig) -> None:
+    for where, legal in _LEGAL.items():
+        table, key = where.split(".")
+        value = getattr(getattr(config, table), key)
+        if value not in legal:
+            raise ConfigError(unknown_name(f"value of {where}:", value, legal))
+    if bool(config.data.name) == bool(config.data.responses):
+        found = "both" if config.data.name else "neither"
+        raise ConfigError(
+            f'[data] needs either name (a data set, or "world") or responses (your file); found {found}.'
+        )
+    if config.held_out.scheme == "test" and not config.held_out.test_ids and config.data.name != "world":
+        raise ConfigError('[held_out] scheme = "test" needs test_ids.')
+    if not 0 < config.held_out.share < 1:
+        raise ConfigError(f"held_out.share = {config.held_out.share} is not legal; it must be between 0 and 1.")
+    if config.gate.kind == "roi" and not config.gate.rois:
+        raise ConfigError('[gate] kind = "roi" needs rois = ["..."].')
+    if config.gate.kind == "q" and not config.held_out.permutations:
+        raise ConfigError('[gate] kind = "q" needs [held_out] permutations above 0.')
+    if config.decoder.kind != "retrieval" and not config.decoder.captioner:
+        raise ConfigError(
+            f'[decoder] kind = "{config.decoder.kind}" needs captioner = "world", "photo" or a folder that '
+            "PrefixDecoder.save wrote."
+        )
+    if config.bank.source == "unseen" and config.data.name != "world":
+        raise ConfigError('[bank] source = "unseen" is for the simulated world. Next step: "stimuli" or a data set.')
+    if config.space.stimuli == "captions" and config.bank.source == "stimuli":
+        raise ConfigError('[space] stimuli = "captions" needs [bank] source = "captions" or a data set.')
+    if config.stability.folds == 1:
+        raise ConfigError("stability.folds = 1 has nothing to agree with; legal: 0, or at least 2.")
+
+
+def _absolute(config: CaptionConfig, folder: Path) -> CaptionConfig:
+    def full(name: str) -> str:
+        return str(folder / name) if name else ""
+
+    data = config.data
+    paths: dict[str, Any] = {k: full(getattr(data, k)) for k in ("responses", "samples", "mask", "images", "captions")}
+    data = dataclasses.replace(data, **paths, rois={k: full(v) for k, v in data.rois.items()})
+    decoder, bank = config.decoder, config.bank
+    if (folder / decoder.captioner / "decoder.json").is_file():
+        decoder = dataclasses.replace(decoder, captioner=full(decoder.captioner))
+    if "/" in bank.source or (folder / bank.source).is_dir():
+        bank = dataclasses.replace(bank, source=full(bank.source))
+    return dataclasses.replace(config, data=data, decoder=decoder, bank=bank)
+
+
+def list_caption_examples() -> list[str]:
+    """Names of the shipped configs of ``neuroenc caption``.
+
+    >>> list_caption_examples()
+    ['haxby', 'v4', 'world']
+    """
+    folder = resources.files("neuroenc.workflows") / "examples_caption"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def example_caption_config(name: str, overrides: list[str] | None = None) -> CaptionConfig:
+    """Settings of a shipped example."""
+    if name not in list_caption_examples():
+        raise ConfigError(unknown_name("example", name, list_caption_examples()))
+    with resources.as_file(resources.files("neuroenc.workflows") / "examples_caption" / f"{name}.toml") as path:
+        return read_caption_config(path, overrides)
