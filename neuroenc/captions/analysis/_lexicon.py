@@ -1,0 +1,322 @@
+"""Concepts that captions name: lists of words that a user can edit, and maps of voxels from them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import sparse
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.provenance import provenance
+from neuroenc.captions._linear import VOXEL_LABELS
+from neuroenc.captions.analysis._parse import parse
+from neuroenc.captions.analysis._spacy import has_spacy
+from neuroenc.captions.analysis._stop_phrases import tokens
+from neuroenc.captions.analysis._tables import (
+    check_captions,
+    count_terms,
+    labels_of,
+    region_masks,
+    unique_texts,
+    voxel_keys,
+)
+
+__all__ = ["concept_maps", "concept_shares", "load_lexicon"]
+
+_IGNORE = "ignore"
+_IRREGULAR = {"men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth",
+              "geese": "goose", "mice": "mouse", "knives": "knife", "wolves": "wolf", "calves": "calf",
+              "leaves": "leaf", "shelves": "shelf", "wives": "wife"}  # fmt: skip
+Token = tuple[str, frozenset[str]]
+
+
+def read_word_lists(path: str | os.PathLike[str], key: str) -> dict[str, tuple[str, ...]]:
+    """Word lists of a TOML file: one table per name, with the list ``key``."""
+    file = Path(path)
+    try:
+        read = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"word lists {str(file)!r} do not exist. Next step: check the path.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"word lists {str(file)!r} are not TOML: {error}.") from error
+    for name, table in read.items():
+        if not isinstance(table, dict) or not isinstance(table.get(key), list):
+            raise ConfigError(
+                f"word lists {str(file)!r} have no list {key!r} under [{name}]. Legal:\n[{name}]\n{key} = [\"...\"]"
+            )
+    return check_word_lists({name: table[key] for name, table in read.items()}, str(file))
+
+
+def check_word_lists(lists: Mapping[str, Iterable[str]], source: str) -> dict[str, tuple[str, ...]]:
+    """The lists as tuples of lower-case text; an error for an empty one, or text where a list is meant."""
+    found = {}
+    for name, entries in lists.items():
+        if isinstance(entries, str):
+            raise ConfigError(f"{source}: the words of {name!r} are one text, {entries!r}; give a list of words.")
+        found[str(name)] = tuple(" ".join(str(w).lower().split()) for w in entries)
+        if not found[str(name)] or "" in found[str(name)]:
+            raise ConfigError(f"{source}: the list of {name!r} is empty, or has an empty word.")
+    if not set(found) - {_IGNORE}:
+        raise ConfigError(f"{source} has no list of words; at least one is needed.")
+    return found
+
+
+@cache
+def _shipped() -> dict[str, tuple[str, ...]]:
+    return read_word_lists(Path(__file__).with_name("lexicon.toml"), "words")
+
+
+def load_lexicon(
+    lexicon: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Words of each concept: the shipped lists, a TOML file like them, or a mapping.
+
+    Parameters
+    ----------
+    lexicon : path or mapping of concept to words, optional
+        Words in the singular; several words ("hot dog") match together and before shorter ones. The concept
+        "ignore" holds what belongs to none.
+
+    Returns
+    -------
+    dict of concept to tuple of words
+
+    Raises
+    ------
+    ConfigError
+        The file is not there or not of that form, or a list is empty.
+
+    Examples
+    --------
+    >>> "hot dog" in load_lexicon()["food"], load_lexicon({"person": ["Man", "woman"]})
+    (True, {'person': ('man', 'woman')})
+    """
+    if lexicon is None:
+        return dict(_shipped())
+    if isinstance(lexicon, Mapping):
+        return check_word_lists(lexicon, "the lexicon")
+    return read_word_lists(lexicon, "words")
+
+
+def _singular(word: str) -> frozenset[str]:
+    """A word and what it may be the regular plural of."""
+    forms = {word, _IRREGULAR.get(word, word)}
+    if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
+        forms.add(word[:-1])
+        if word.endswith("ies"):
+            forms.add(word[:-3] + "y")
+        elif word.endswith(("ches", "shes", "xes", "ses", "oes")):
+            forms.add(word[:-2])
+    return frozenset(forms)
+
+
+def _tokens_of(doc: Any) -> list[Token]:
+    # A verb counts as it is written: "a parked car" is no park.
+    return [
+        (t.lower_, frozenset({t.lower_, t.lemma_.lower()}) if t.pos_ in ("NOUN", "PROPN") else frozenset({t.lower_}))
+        for t in doc
+        if t.is_alpha
+    ]
+
+
+class _Matcher:
+    """Concepts of a sequence of tokens; the longest entry that fits at a place wins."""
+
+    def __init__(self, lexicon: Mapping[str, Iterable[str]]) -> None:
+        self.entries: dict[tuple[str, ...], set[str]] = {}
+        for concept, entries in lexicon.items():
+            for entry in entries:
+                self.entries.setdefault(tuple(tokens(entry)), set()).add(concept)
+        self.longest = max(map(len, self.entries))
+
+    def __call__(self, found: list[Token]) -> set[str]:
+        concepts: set[str] = set()
+        i = 0
+        while i < len(found):
+            step = 1
+            for n in range(min(self.longest, len(found) - i), 0, -1):
+                head = tuple(word for word, _ in found[i : i + n - 1])
+                hits = [c for form in found[i + n - 1][1] for c in self.entries.get((*head, form), ())]
+                if hits:
+                    concepts.update(hits)
+                    step = n
+                    break
+            i += step
+        return concepts - {_IGNORE}
+
+
+def concept_maps(
+    captions: pd.DataFrame,
+    lexicon: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
+    *,
+    at_least: float = 0.5,
+    max_rank: int | None = None,
+    like: xr.DataArray | xr.Dataset | None = None,
+    parser: str = "auto",
+) -> xr.Dataset:
+    r"""Which concepts the captions of each voxel name, such as "person".
+
+    .. math:: \mathrm{share}_{kv} = \frac{\#\{c \in v : c \text{ has a word of } k\}}{\#\{c \in v\}}, \qquad
+              \mathrm{named}_{kv} = \mathrm{share}_{kv} \ge \mathrm{at\_least},\ \mathrm{share}_{kv} > 0
+
+    Parameters
+    ----------
+    captions : DataFrame
+        Columns ``voxel, caption`` (and ``rank``, coordinates).
+    lexicon : path or mapping of concept to words, optional
+        See :func:`load_lexicon`.
+    at_least : float
+        From 0 (any caption) to 1 (all).
+    max_rank : int, optional
+        1 uses the best caption only, as the paper does.
+    like : DataArray or Dataset over voxel, optional
+        All voxels of the map, with their coordinates; those without captions get NaN and False.
+    parser : {"auto", "spacy", "rules"}
+        How plurals are undone: nouns by spaCy's lemmas (verbs count only as written), or rules for regular plurals
+        and a few others. "auto" is spaCy where it is installed; the attribute ``parser`` says which it was.
+
+    Returns
+    -------
+    Dataset
+        ``share`` (concept, voxel) float and ``named`` (concept, voxel) bool, with the voxel coordinates; attributes
+        ``at_least, parser, provenance``.
+
+    Raises
+    ------
+    DataError
+        Columns are absent, captions are empty, several subjects are in one table, or ``like`` lacks a voxel.
+    ConfigError
+        The lexicon or a setting is not legal.
+
+    References
+    ----------
+    Luo et al. (2024), BrainSCUBA, ICLR (figure 7 and table 2: the distribution of people).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"voxel": [7, 7, 9], "rank": [1, 2, 1],
+    ...                       "caption": ["Two men.", "a hot dog", "a parked car"]})
+    >>> maps = concept_maps(frame, parser="rules")
+    >>> maps["share"].sel(concept=["person", "food", "animal", "place"]).values.tolist()
+    [[0.5, 0.0], [0.5, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    if not 0 <= at_least <= 1:
+        raise ConfigError(f"at_least={at_least} is not legal; it is a share, from 0 to 1.")
+    if parser not in ("auto", "spacy", "rules"):
+        raise ConfigError(unknown_name("parser", parser, ("auto", "spacy", "rules")))
+    used = ("spacy" if has_spacy() else "rules") if parser == "auto" else parser
+    lists = load_lexicon(lexicon)
+    captions = check_captions(captions, max_rank)
+    if "subject" in captions and captions["subject"].nunique() > 1:
+        raise DataError(
+            f"captions are of {captions['subject'].nunique()} subjects, a map is of one. Next step: "
+            "captions[captions.subject == ...]."
+        )
+    voxel, first = voxel_keys(captions)
+    texts, codes = unique_texts(captions["caption"])
+    texts = [t.lower() for t in texts]
+    match = _Matcher(lists)
+    if used == "spacy":
+        found = parse(texts, lambda doc: match(_tokens_of(doc)))
+    else:
+        found = [match([(w, _singular(w)) for w in tokens(t)]) for t in texts]
+    terms = count_terms(found, codes)
+    counts = terms.by_voxel(voxel, len(first)).toarray()
+    names = [c for c in lists if c != _IGNORE]
+    share = np.zeros((len(names), len(first)), np.float32)
+    for column, name in enumerate(terms.names):
+        share[names.index(name)] = counts[:, column] / np.bincount(voxel, minlength=len(first))
+    coords = {c: ("voxel", v) for c, v in labels_of(first, VOXEL_LABELS).items()}
+    values = xr.DataArray(share, dims=("concept", "voxel"),
+                          coords={"concept": names, "voxel": first["voxel"].to_numpy(), **coords})  # fmt: skip
+    if like is not None:
+        values = _spread(values, like)
+    named = (values >= at_least) & (values > 0)
+    out = xr.Dataset({"share": values, "named": named})
+    out.attrs = {"at_least": at_least, "parser": used}
+    out.attrs["provenance"] = provenance(step="concept_maps", at_least=at_least, parser=used, concepts=names)
+    return out
+
+
+def _spread(values: xr.DataArray, like: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    everyone = like["voxel"].values
+    absent = np.setdiff1d(values["voxel"].values, everyone)
+    if len(absent):
+        raise DataError(f"{len(absent)} captioned voxels are not in like, the first is {absent[0]!r}.")
+    labels = {c: like[c] for c in VOXEL_LABELS if c in like.coords and like[c].dims == ("voxel",)}
+    bare = values.drop_vars([c for c in values.coords if c not in ("concept", "voxel")])
+    return bare.reindex(voxel=everyone).assign_coords({c: ("voxel", v.values) for c, v in labels.items()})
+
+
+def concept_shares(
+    maps: xr.Dataset,
+    *,
+    groups: Any = None,
+    n_bootstraps: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Percentage of the captioned voxels of each region that name each concept, with bootstrap intervals.
+
+    Parameters
+    ----------
+    maps : Dataset
+        From :func:`concept_maps`.
+    groups : array (voxel,), optional
+        What is resampled: parcels or clusters of neighbouring voxels. By default single voxels, as if they were
+        independent; neighbours are not, so those intervals are too narrow.
+    n_bootstraps, confidence, seed
+        Of the percentile intervals.
+
+    Returns
+    -------
+    DataFrame
+        ``roi, concept, percent, low, high, n_voxels``; roi is "all" where the maps have none.
+
+    Raises
+    ------
+    DataError
+        ``groups`` does not fit.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"voxel": [0, 1], "rank": 1, "roi": "FFA", "caption": ["a man", "a house"]})
+    >>> out = concept_shares(concept_maps(frame, {"person": ["man"]}, parser="rules"), n_bootstraps=50)
+    >>> out[["roi", "concept", "percent", "n_voxels"]].values.tolist()
+    [['FFA', 'person', 50.0, 2]]
+    """
+    named = maps["named"].values.astype(np.float64)
+    known = maps["share"].notnull().all("concept").values
+    n = named.shape[1]
+    labels = np.arange(n) if groups is None else np.asarray(groups)
+    if labels.shape != (n,):
+        raise DataError(f"groups have shape {labels.shape}; legal is one a voxel, ({n},).")
+    regions = region_masks(maps["roi"].values if "roi" in maps.coords else ["all"] * n)
+    tail = (1 - confidence) / 2
+    rows = []
+    for k, (roi, mask) in enumerate(regions.items()):
+        inside = np.flatnonzero(mask & known)
+        if len(inside) == 0:
+            continue
+        unit = np.unique(labels[inside], return_inverse=True)[1]
+        one = sparse.csr_matrix((np.ones(len(inside)), (unit, np.arange(len(inside)))))
+        size, hits = np.asarray(one.sum(axis=1)).ravel(), one @ named[:, inside].T
+        n_units = len(size)
+        rng = np.random.default_rng([seed, k])
+        drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstraps)
+        values = 100 * (drawn @ hits) / (drawn @ size)[:, None]
+        low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+        percent = 100 * hits.sum(axis=0) / len(inside)
+        for c, concept in enumerate(maps["concept"].values):
+            rows.append((roi, str(concept), percent[c], low[c], high[c], len(inside)))
+    return pd.DataFrame(rows, columns=["roi", "concept", "percent", "low", "high", "n_voxels"])
