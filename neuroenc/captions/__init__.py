@@ -12,6 +12,8 @@ from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions._study import CaptionStudy
 from neuroenc.captions.analysis._nouns import nouns
 from neuroenc.captions.checks._gate import gate_voxels
+from neuroenc.captions.checks._grounding import Grounding, GroundingChecker
+from neuroenc.captions.checks._phrases import find_phrases
 from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import caption_stability
 from neuroenc.captions.decoding._retrieval import Decoder, RetrievalDecoder
@@ -37,6 +39,8 @@ __all__ = [
     "Decoder",
     "FunctionStep",
     "Generated",
+    "Grounding",
+    "GroundingChecker",
     "Hypotheses",
     "LinearEncoder",
     "PrefixDecoder",
@@ -51,6 +55,7 @@ __all__ = [
     "caption_stability",
     "caption_voxels",
     "evidence",
+    "find_phrases",
     "gate_voxels",
     "nouns",
     "project",

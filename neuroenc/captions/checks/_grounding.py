@@ -1,0 +1,316 @@
+"""Is what a caption names really what drives the voxel? Each phrase before two witnesses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.memory import parse_memory
+from neuroenc.captions._linear import VOXEL_LABELS, as_weights, voxel_labels
+from neuroenc.captions.checks._grounding_bank import PhraseBank, as_captions
+from neuroenc.captions.checks._grounding_verifiers import ImageVerifier, Verifier, WeightVerifier
+from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
+from neuroenc.captions.decoding._predicted import unit
+from neuroenc.retrieval import as_bank
+
+__all__ = ["VERDICTS", "Grounding", "GroundingChecker"]
+
+VERDICTS = ("supported", "uncertain", "unsupported")
+_NUMBERS = ("in_images", "predicted", "percentile")
+_MODES = ("auto", "captions", "embeddings", "both")
+
+
+class Grounding(NamedTuple):
+    """Captions with ``n_phrases, n_supported, n_unsupported``, and one row for each of their phrases."""
+
+    captions: pd.DataFrame
+    phrases: pd.DataFrame
+
+
+class GroundingChecker:
+    r"""Phrases of voxel captions, checked against the voxel's best images and against its weights.
+
+    Two verifiers that err for different reasons are crossed, as the detectors of SENTINEL are:
+
+    - images: k of the voxel's K best images show the phrase, more than random images would,
+      :math:`P(\mathrm{Binomial}(K, p_0) \ge k) \le \alpha`;
+    - weights: the predicted response :math:`w_v \cdot t_p` of the phrase's text embedding, moved across the modality
+      gap, is at or over the percentile :math:`\theta` among random phrases of the same number of words.
+
+    Both yes is "supported", both no "unsupported", else "uncertain". For a phrase that has nothing to do with a voxel
+    the first says yes with probability of at most alpha, the second with :math:`1 - \theta`.
+
+    Parameters
+    ----------
+    coef : DataArray or array (feature, voxel), or encoder with ``to_linear()``
+        Weights in the joint space of images and texts.
+    evidence : DataFrame
+        From :func:`neuroenc.captions.evidence`: ``voxel, rank, stimulus``.
+    captions : mapping of stimulus id to captions, or Stimuli
+        Human captions of images. Those of images in ``evidence`` are read; those of ``n_images`` random ones say what
+        is common, and their phrases are what phrases are compared with.
+    embed_text : callable
+        ``embed_text(list of str) -> (n, feature)``, the text side of the encoder's backbone.
+    bank : see :func:`neuroenc.retrieval.as_bank`, optional
+        Image embeddings with ids. Needed for the mean of images unless ``image_direction`` is given, and for best
+        images without captions.
+    intercept : array (voxel,), optional
+    image_direction, text_direction : array (feature,), optional
+        Means of unit-norm images (default: of ``bank``) and texts (default: of the random images' phrases).
+    centre : bool
+        Move texts across the modality gap. False where texts and images share one cloud.
+    images : {"auto", "captions", "embeddings", "both"}
+        How it is seen what an image shows: by its captions, by the cosine of its embedding with the phrase, by
+        either; "auto" takes captions where an image has them.
+    alpha, threshold : float
+        False positives of the two verifiers: alpha and 1 - threshold.
+    similar : float or None
+        A phrase with another main noun counts as the same where the two are nearer than all but this share of random
+        pairs are ("kid", "child"). None: only equal main nouns do.
+    template : str
+        Text that is embedded for a phrase, as "a photo of a {}".
+    n_random, n_images : int
+        Random phrases of each length, and random images.
+    engine, stop
+        As in :func:`find_phrases`.
+    features_normalised : bool
+        Whether the encoder was fitted on unit-norm features; otherwise ``predicted`` counts texts at the mean norm of
+        the bank.
+    verifiers : mapping of name to Verifier, optional
+        Others than these two: any number, of which all or none must say yes.
+    max_memory : str, int or None
+    seed : int
+        Of the random images and phrases.
+
+    Raises
+    ------
+    DataError
+        Best images without captions and embeddings, widths that differ, no phrases in the captions.
+    ConfigError
+        Illegal settings, or no mean of images.
+
+    References
+    ----------
+    Peng et al. Mitigating object hallucinations via sentence-level early intervention (SENTINEL). ICCV 2025.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from neuroenc.captions import GroundingChecker
+    >>> names = ["dog", "house", "pizza", "sign", "hand"]
+    >>> told = {f"{n}{k}": [f"a {n}"] for n in names for k in range(20)}
+    >>> best = pd.DataFrame({"voxel": 0, "rank": range(1, 6), "stimulus": [f"dog{k}" for k in range(5)]})
+    >>> def embed_text(texts):
+    ...     return np.array([[float(n in t) for n in names] for t in texts]) + 0.01
+    >>> checker = GroundingChecker(np.eye(5)[:, :1], best, told, embed_text, centre=False, engine="rules")
+    >>> found = checker.check(pd.DataFrame({"voxel": [0], "rank": [1], "caption": ["a dog in a house"]}))
+    >>> found.phrases[["phrase", "in_images", "percentile", "verdict"]].values.tolist()
+    [['dog', 1.0, 1.0, 'supported'], ['house', 0.0, 0.375, 'unsupported']]
+    """
+
+    def __init__(
+        self,
+        coef: Any,
+        evidence: pd.DataFrame,
+        captions: Any,
+        embed_text: Callable[[list[str]], Any],
+        *,
+        bank: Any = None,
+        intercept: Any = None,
+        image_direction: Any = None,
+        text_direction: Any = None,
+        centre: bool = True,
+        images: str = "auto",
+        alpha: float = 0.05,
+        threshold: float = 0.9,
+        similar: float | None = 0.002,
+        template: str = "{}",
+        n_random: int = 500,
+        n_images: int = 1000,
+        engine: str = "auto",
+        stop: Iterable[str] = NO_THINGS,
+        features_normalised: bool = True,
+        verifiers: Mapping[str, Verifier] | None = None,
+        max_memory: str | int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if images not in _MODES:
+            raise ConfigError(unknown_name("images", images, _MODES))
+        missing = [c for c in ("voxel", "stimulus") if c not in evidence]
+        if missing:
+            raise DataError(f"evidence has columns {list(evidence.columns)}; {missing[0]!r} is needed.")
+        weights = as_weights(coef, intercept)
+        self._weights = weights
+        #: Names of the voxels.
+        self.voxels = weights.coef["voxel"].values
+        self._row = {v: k for k, v in enumerate(self.voxels.tolist())}
+        self.engine, self.stop, self.seed = engine, frozenset(stop), seed
+        told = as_captions(captions)
+        best = [str(s) for s in dict.fromkeys(evidence["stimulus"])]
+        usable = sorted(k for k, c in told.items() if c)
+        rng = np.random.default_rng([seed, 0])
+        random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
+        self.bank = PhraseBank(
+            told, embed_text, random_ids, other_ids=[b for b in best if told.get(b)], engine=engine, stop=stop,
+            template=template, n_random=n_random, similar=similar, text_direction=text_direction, seed=seed,
+        )  # fmt: skip
+        by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
+        direction = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
+        vectors: dict[str, np.ndarray] = {}
+        random_images: list[str] = []
+        scale = 1.0
+        if bank is not None and (by_vector or direction is None or not features_normalised):
+            mean, scale, vectors, random_images = _read(bank, set(best), int(n_images), seed, max_memory)
+            direction = mean if direction is None else direction
+            scale = 1.0 if features_normalised else scale
+        if centre and direction is None:
+            raise ConfigError(
+                "texts are moved to where images are, and the mean of images is not known. Next step: give bank, or "
+                "image_direction (the projection's bank_direction), or centre=False."
+            )
+        if verifiers is None:
+            verifiers = {
+                "images": ImageVerifier(
+                    evidence, self.voxels.tolist(), self.bank, images=vectors, random_images=random_images,
+                    image_direction=direction, mode=images, alpha=alpha, threshold=threshold, max_memory=max_memory,
+                ),
+                "weights": WeightVerifier(
+                    weights, self.bank, image_direction=direction if centre else None, threshold=threshold,
+                    scale=scale, max_memory=max_memory,
+                ),
+            }  # fmt: skip
+        self.verifiers = dict(verifiers)
+        #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.
+        self._answers = np.arange(len(self.voxels))
+        self._known: dict[tuple[int, str, str], int] = {}
+
+    def __repr__(self) -> str:
+        return f"GroundingChecker({len(self.voxels)} voxels, {', '.join(self.verifiers)}, {self.bank!r})"
+
+    def shuffled(self, seed: int = 0) -> GroundingChecker:
+        """A checker in which another voxel's images and weights answer for each voxel: what chance supports."""
+        out = copy.copy(self)
+        order = np.random.default_rng([self.seed, seed, 2]).permutation(len(self.voxels))
+        out._answers = np.empty_like(order)
+        out._answers[order] = self._answers[np.roll(order, 1)]
+        out._known = {}
+        return out
+
+    def rows(self, voxels: Iterable[Any]) -> np.ndarray:
+        """Positions of voxels among those of the weights."""
+        listed = list(voxels)
+        lost = [v for v in dict.fromkeys(listed) if v not in self._row]
+        if lost:
+            raise DataError(
+                f"{len(lost)} voxels of the captions are not among the {len(self._row)} of the weights; the first is "
+                f"{lost[0]!r}. Next step: give the weights from which the captions were made."
+            )
+        return np.array([self._row[v] for v in listed], dtype=np.int64)
+
+    def verify(self, rows: np.ndarray, phrases: Sequence[Phrase]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Verdicts (k,) as positions in ``VERDICTS``, and the verifiers' numbers, of phrase k for voxel ``rows[k]``."""
+        number: dict[tuple[str, str], int] = {}
+        table: list[Phrase] = []
+        which = np.zeros(len(phrases), dtype=np.int64)
+        for k, p in enumerate(phrases):
+            which[k] = number.setdefault((p.key, p.head), len(number))
+            if which[k] == len(table):
+                table.append(p)
+        numbers: dict[str, np.ndarray] = {}
+        votes = np.zeros(len(phrases), dtype=np.int64)
+        if table:
+            # Claims that are made several times are looked at once.
+            pairs, inverse = np.unique(self._answers[rows] * len(table) + which, return_inverse=True)
+            at, of = np.divmod(pairs, len(table))
+            for verifier in self.verifiers.values():
+                found = verifier.verify(at, of, table)
+                votes += found.yes[inverse]
+                numbers.update({name: values[inverse] for name, values in found.numbers.items()})
+        verdict = np.where(votes == len(self.verifiers), 0, np.where(votes == 0, 2, 1))
+        return verdict, numbers
+
+    def verdicts(self, rows: Sequence[int], phrases: Sequence[Phrase]) -> list[int]:
+        """As :meth:`verify`, remembered: what a decoder asks at every step."""
+        keys = [(int(r), p.key, p.head) for r, p in zip(rows, phrases, strict=True)]
+        new = [k for k, key in enumerate(keys) if key not in self._known]
+        if new:
+            found, _ = self.verify(np.array([rows[k] for k in new], dtype=np.int64), [phrases[k] for k in new])
+            self._known.update({keys[k]: int(v) for k, v in zip(new, found, strict=True)})
+        return [self._known[key] for key in keys]
+
+    def find(self, texts: Sequence[str], engine: str | None = None) -> list[list[Phrase]]:
+        """Phrases of each text, as this checker finds them."""
+        return phrases_of(texts, self.engine if engine is None else engine, self.stop)
+
+    def check(self, captions: pd.DataFrame) -> Grounding:
+        """Verdicts on all phrases of a table of captions.
+
+        Parameters
+        ----------
+        captions : DataFrame
+            From a decoder: ``voxel, rank, caption`` and voxel coordinates.
+
+        Returns
+        -------
+        Grounding
+            ``captions``: the table with ``n_phrases, n_supported, n_unsupported`` (the rest are uncertain).
+            ``phrases``: ``voxel, rank, phrase, start, end, in_images`` (share of the best images that show it),
+            ``predicted, percentile, verdict, in_random_images`` (chance of ``in_images``) and voxel coordinates.
+        """
+        missing = [c for c in ("voxel", "rank", "caption") if c not in captions]
+        if missing:
+            raise DataError(f"captions have columns {list(captions.columns)}; {missing[0]!r} is needed.")
+        several = self.find(captions["caption"].tolist())
+        at = np.repeat(np.arange(len(captions)), [len(s) for s in several])
+        phrases = [p for s in several for p in s]
+        rows = self.rows(captions["voxel"].tolist())
+        verdict, numbers = self.verify(rows[at], phrases)
+        frame = pd.DataFrame(
+            {
+                "voxel": captions["voxel"].to_numpy()[at],
+                "rank": captions["rank"].to_numpy()[at],
+                "phrase": np.array([p.text for p in phrases], dtype=object),
+                "start": np.array([p.start for p in phrases], dtype=np.int64),
+                "end": np.array([p.end for p in phrases], dtype=np.int64),
+                **{name: numbers.get(name, np.full(len(at), np.nan)) for name in _NUMBERS},
+                "verdict": np.array(VERDICTS, dtype=object)[verdict],
+                **{name: v for name, v in numbers.items() if name not in _NUMBERS},
+            }
+        )
+        labels = {c: captions[c].to_numpy()[at] for c in VOXEL_LABELS if c in captions}
+        if not labels:
+            labels = {str(c): v.to_numpy() for c, v in voxel_labels(self._weights.coef, rows[at]).items()}
+        counted = [np.bincount(at[verdict == v], minlength=len(captions)) for v in range(3)]
+        told = captions.assign(n_phrases=sum(counted), n_supported=counted[0], n_unsupported=counted[2])
+        return Grounding(told, frame.assign(**labels))
+
+
+def _read(
+    bank: Any, wanted: set[str], n_images: int, seed: int, max_memory: str | int | None
+) -> tuple[np.ndarray, float, dict[str, np.ndarray], list[str]]:
+    """Mean direction and mean norm of a bank, embeddings of wanted and random images, and names of the random ones."""
+    images = as_bank(bank)
+    if images.n is None:
+        raise DataError("random images are drawn from the bank, and a stream has no length. Next step: pass a list.")
+    drawn = set(np.random.default_rng([seed, 1]).permutation(images.n)[:n_images].tolist())
+    total: Any = 0.0
+    norms = 0.0
+    found: dict[str, np.ndarray] = {}
+    random: list[str] = []
+    rows = max(1, int(parse_memory(max_memory) // (64 * (images.width or 512))))
+    for chunk in images.chunks(min(rows, 65536)):
+        x = np.asarray(chunk.rows, dtype=np.float64)
+        total = total + unit(x).sum(axis=0)
+        norms += float(np.linalg.norm(x, axis=1).sum())
+        for k, name in enumerate(chunk.names(np.arange(chunk.start, chunk.start + len(x)))):
+            if chunk.start + k in drawn:
+                random.append(str(name))
+                found[str(name)] = x[k]
+            elif str(name) in wanted:
+                found[str(name)] = x[k]
+    return total / images.n, norms / images.n, found, random

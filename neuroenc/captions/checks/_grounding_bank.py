@@ -1,0 +1,177 @@
+"""Phrases that other images' captions hold: what a phrase of a caption is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.memory import parse_memory
+from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
+from neuroenc.captions.decoding._predicted import unit
+
+__all__ = ["PhraseBank", "TextVectors", "as_captions"]
+
+
+def as_captions(captions: Any) -> dict[str, list[str]]:
+    """Captions by stimulus id, from a mapping, Stimuli, or a sequence of captions (ids "0", "1", ...)."""
+    if hasattr(captions, "ids") and hasattr(captions, "captions"):
+        if captions.captions is None:
+            raise DataError("these stimuli have no captions. Next step: give a mapping of ids to captions.")
+        captions = dict(zip([str(i) for i in captions.ids], captions.captions, strict=True))
+    if not isinstance(captions, Mapping):
+        captions = {str(k): c for k, c in enumerate(captions)}
+    found = {str(k): [c] if isinstance(c, str) else [str(x) for x in c] for k, c in captions.items()}
+    if not any(found.values()):
+        raise DataError("there are 0 captions of images; phrases are compared with those that captions hold.")
+    return found
+
+
+class TextVectors:
+    """Unit-norm embeddings of texts, each embedded once."""
+
+    def __init__(self, embed_text: Callable[[list[str]], Any], template: str = "{}") -> None:
+        if "{}" not in template:
+            raise ConfigError(f"template={template!r} has no place for a phrase. Next step: 'a photo of a {{}}'.")
+        self.embed_text, self.template = embed_text, template
+        self._place: dict[str, int] = {}
+        self._rows: list[np.ndarray] = []
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (n, feature) in float64."""
+        new = [t for t in dict.fromkeys(texts) if t not in self._place]
+        if new:
+            found = np.asarray(self.embed_text([self.template.format(t) for t in new]), dtype=np.float64)
+            if found.ndim != 2 or len(found) != len(new) or not np.isfinite(found).all():
+                raise DataError(
+                    f"embed_text gave shape {found.shape} for {len(new)} texts; legal is finite (n, feature)."
+                )
+            for text, row in zip(new, unit(found), strict=True):
+                self._place[text] = len(self._rows)
+                self._rows.append(row)
+        return np.stack([self._rows[self._place[t]] for t in texts])
+
+
+class PhraseBank:
+    """Phrases of the captions of images, and for each phrase others to compare it with.
+
+    Parameters
+    ----------
+    captions : mapping of id to captions
+    embed_text : callable
+        ``embed_text(list of str) -> (n, feature)``.
+    random_ids : sequence of str
+        Images drawn at random: comparison phrases come from their captions.
+    n_random : int
+        Comparison phrases of each length, at most.
+    """
+
+    def __init__(
+        self,
+        captions: Mapping[str, Sequence[str]],
+        embed_text: Callable[[list[str]], Any],
+        random_ids: Sequence[str],
+        *,
+        other_ids: Iterable[str] = (),
+        engine: str = "auto",
+        stop: Iterable[str] = NO_THINGS,
+        template: str = "{}",
+        n_random: int = 500,
+        similar: float | None = 0.002,
+        text_direction: Any = None,
+        seed: int = 0,
+    ) -> None:
+        self.engine, self.stop, self.seed = engine, frozenset(stop), seed
+        self.vectors = TextVectors(embed_text, template)
+        self.ids = list(dict.fromkeys([*random_ids, *other_ids]))
+        self.place = {name: k for k, name in enumerate(self.ids)}
+        self.n_images = len(random_ids)
+        texts = [(k, c) for k, name in enumerate(self.ids) for c in captions[name]]
+        number: dict[tuple[str, str], int] = {}
+        rows, columns = [], []
+        for (image, _), several in zip(texts, phrases_of([c for _, c in texts], engine, stop), strict=True):
+            for phrase in several:
+                rows.append(image)
+                columns.append(number.setdefault((phrase.key, phrase.head), len(number)))
+        if not number:
+            raise DataError(f"no phrase was found in {len(texts)} captions of images (engine {engine!r}).")
+        self.keys = [key for key, _ in number]
+        self.heads = np.array([head for _, head in number], dtype=object)
+        shape = (len(self.ids), len(number))
+        #: Which phrases the captions of an image hold.
+        self.held = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+        self.held.data[:] = 1.0
+        common = np.asarray((self.held[: self.n_images] > 0).sum(axis=0)).ravel() > 0
+        self._draw(np.flatnonzero(common), int(n_random))
+        everywhere = self.vectors([self.keys[k] for k in np.flatnonzero(common)])
+        self.text_direction = (
+            everywhere.mean(axis=0) if text_direction is None else np.asarray(text_direction, dtype=np.float64)
+        )
+        self.cut = np.inf if similar is None else self._similar(np.flatnonzero(common), float(similar))
+
+    def __repr__(self) -> str:
+        return f"PhraseBank({len(self.keys)} phrases of {len(self.ids)} images, engine={self.engine!r})"
+
+    def _draw(self, usable: np.ndarray, n: int) -> None:
+        """Comparison phrases of each number of words."""
+        words = np.array([len(self.keys[k].split()) for k in usable])
+        self.drawn: dict[int, np.ndarray] = {}
+        for length in np.unique(words):
+            inside = usable[words == length]
+            # Of the length alone: the draw does not depend on what is asked, nor on the order of questions.
+            inside = inside[np.argsort([self.keys[k] for k in inside], kind="stable")]
+            order = np.random.default_rng([self.seed, int(length)]).permutation(len(inside))[:n]
+            self.drawn[int(length)] = np.sort(inside[order])
+
+    def matched(self, phrase: Phrase, least: int = 20) -> np.ndarray:
+        """Comparison phrases of the same number of words and another main noun.
+
+        Where there are fewer than ``least`` of that length, those of the nearest lengths join them.
+        """
+        n = phrase.n_words
+        found = np.zeros(0, dtype=np.int64)
+        for length in sorted(self.drawn, key=lambda k: (abs(k - n), k)):
+            inside = self.drawn[length]
+            found = np.concatenate([found, inside[self.heads[inside] != phrase.head]])
+            if len(found) >= least:
+                break
+        if not len(found):
+            raise DataError(
+                f"no phrase with another main noun than {phrase.text!r} was found in the captions of images. "
+                "Next step: give captions of more images."
+            )
+        return found
+
+    def centred(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors of texts without what all texts share."""
+        return unit(self.vectors(texts) - self.text_direction)
+
+    def _similar(self, usable: np.ndarray, share: float) -> float:
+        """Cosine over which ``share`` of the pairs of phrases with different main nouns lie."""
+        if not 0 < share < 1:
+            raise ConfigError(f"similar={share!r} is not legal; it is a share between 0 and 1, or None.")
+        rng = np.random.default_rng([self.seed, 0, 1])
+        some = np.sort(rng.permutation(usable)[:800])
+        vectors = self.centred([self.keys[k] for k in some])
+        different = self.heads[some][:, None] != self.heads[some][None]
+        cosines = (vectors @ vectors.T)[different]
+        return float(np.quantile(cosines, 1 - share)) if cosines.size else np.inf
+
+    def shown(self, phrases: Sequence[Phrase], max_memory: str | int | None = None) -> np.ndarray:
+        """Whether the captions of each image name what each phrase names, bool (image, phrase).
+
+        They do where they hold its main noun, or a phrase whose text embedding is as near as ``similar`` says.
+        """
+        out = np.zeros((len(self.ids), len(phrases)), dtype=bool)
+        own = self.centred(self.keys) if np.isfinite(self.cut) else None
+        step = max(1, int(parse_memory(max_memory) // (16 * (len(self.keys) + len(self.ids)))))
+        for a in range(0, len(phrases), step):
+            part = phrases[a : a + step]
+            same = self.heads[:, None] == np.array([p.head for p in part], dtype=object)[None]
+            if own is not None:
+                same |= own @ self.centred([p.key for p in part]).T > self.cut
+            out[:, a : a + step] = (self.held @ sparse.csr_matrix(same.astype(np.float32))).toarray() > 0
+        return out

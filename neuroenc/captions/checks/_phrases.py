@@ -1,0 +1,206 @@
+"""The things that captions name: noun phrases with their place in the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.captions._stop_words import STOP_WORDS
+
+__all__ = ["NO_THINGS", "Phrase", "find_phrases", "phrases_of"]
+
+_ENGINES = ("auto", "rules", "spacy")
+_DETERMINERS_TEXT = """
+    a an the this that these those his her hers its their my your our some any each every both all another no one
+    two three four five six seven eight nine ten several many few much"""
+_DETERMINERS = frozenset(_DETERMINERS_TEXT.split())
+# Where a noun phrase ends: function words of English.
+_BORDERS_TEXT = """
+    about above across after against along alongside amid among amongst and around as at atop away back be because
+    been before behind being below beneath beside besides between beyond but by can could did do does down during for
+    from had has have he here him i if in inside into is it just like may might more most near next nor not of off on
+    onto opposite or out outside over past quite really she should so than then there they through throughout to
+    together too toward towards under underneath until up upon us very via was we were what when where which while who
+    whose will with within without would you are am"""
+_BORDERS = _DETERMINERS | frozenset(_BORDERS_TEXT.split())
+_COPULAS_TEXT = "is are was were be been being am"
+_COPULAS = frozenset(_COPULAS_TEXT.split())
+# Verbs that captions put between two noun phrases without anything else between them.
+_VERBS_TEXT = """
+    carrying catching crossing cutting drinking driving eating facing featuring flying having holding kicking
+    leading looking making playing pulling pushing reading riding running serving showing sitting standing swinging
+    taking talking throwing using walking watching wearing carries contains drinks eats faces features holds lies
+    looks plays reads rides runs shows sits stands takes uses walks wears see sees surrounded filled"""
+_VERBS = frozenset(_VERBS_TEXT.split())
+_ING_NOUNS_TEXT = """
+    awning being bowling building ceiling clothing crossing drawing dressing evening frosting icing king lightning
+    lining living morning opening painting parking railing ring sibling siding spring sting string swing thing topping
+    wedding wing writing"""
+_ING_NOUNS = frozenset(_ING_NOUNS_TEXT.split())
+_ED_NOUNS_TEXT = "bed reed seed shed sled weed bread breed speed"
+_ED_NOUNS = frozenset(_ED_NOUNS_TEXT.split())
+_IRREGULAR = {
+    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth",
+    "geese": "goose", "mice": "mouse", "leaves": "leaf", "knives": "knife", "loaves": "loaf", "shelves": "shelf",
+    "wolves": "wolf", "calves": "calf", "halves": "half", "ladies": "lady", "buses": "bus", "lenses": "lens",
+    "cookies": "cookie", "movies": "movie", "glasses": "glasses", "scissors": "scissors", "pants": "pants",
+}  # fmt: skip
+#: Main nouns that name no thing: words of pictures, of places in them, of kinds.
+NO_THINGS = STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "lots", "end"}
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
+
+
+class Phrase(NamedTuple):
+    """One noun phrase of a text: its characters ``text[start:end]``, and the lemma of its main noun."""
+
+    text: str
+    start: int
+    end: int
+    head: str
+
+    @property
+    def key(self) -> str:
+        """The phrase in lower case with single spaces: equal claims have equal keys."""
+        return " ".join(self.text.lower().split())
+
+    @property
+    def n_words(self) -> int:
+        """Number of words."""
+        return len(self.text.split())
+
+
+def _singular(word: str) -> str:
+    """The singular of a regular plural, and of the irregular ones of captions.
+
+    >>> [_singular(w) for w in ("dogs", "churches", "cherries", "bus", "grass", "women")]
+    ['dog', 'church', 'cherry', 'bus', 'grass', 'woman']
+    """
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) < 4 or word.endswith(("ss", "us", "is")) or not word.endswith("s"):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[:-2]
+    return word[:-1]
+
+
+def _by_rules(text: str) -> Iterator[Phrase]:
+    """Maximal runs of words between function words, punctuation and verbs; the last word is the main noun."""
+    tokens = [(m.group().lower(), m.start(), m.end()) for m in _TOKEN.finditer(text)]
+    words = [t[0] for t in tokens]
+
+    def plain(k: int) -> bool:
+        return k < len(words) and words[k][0].isalnum() and words[k] not in _BORDERS
+
+    def border(k: int) -> bool:
+        word = words[k]
+        if not plain(k):
+            return True
+        # "a standing person" is a noun phrase, "a person standing on" and "a man riding a horse" hold a verb.
+        adjective = k > 0 and words[k - 1] in _DETERMINERS and plain(k + 1)
+        if adjective:
+            return False
+        if word in _VERBS:
+            return True
+        if word.endswith("ing") and word not in _ING_NOUNS:
+            return not plain(k + 1)
+        return word.endswith("ed") and word not in _ED_NOUNS and len(word) > 3 and not plain(k + 1)
+
+    run: list[int] = []
+    for k in range(len(tokens) + 1):
+        if k < len(tokens) and not border(k):
+            run.append(k)
+            continue
+        # "is young": said of something, naming nothing.
+        said = len(run) == 1 and run[0] > 0 and words[run[0] - 1] in _COPULAS
+        if run and not said and not words[run[-1]].isdigit():
+            start, end = tokens[run[0]][1], tokens[run[-1]][2]
+            yield Phrase(text[start:end], start, end, _singular(words[run[-1]]))
+        run = []
+
+
+def _by_spacy(texts: Sequence[str]) -> Iterator[list[Phrase]]:
+    """Noun chunks of spaCy without their determiners and numbers."""
+    from neuroenc.captions.analysis._spacy import load_spacy
+
+    for doc in load_spacy().pipe(texts, batch_size=256):
+        found = []
+        for chunk in doc.noun_chunks:
+            kept = list(chunk)
+            while kept and (kept[0].pos_ in ("DET", "PRON", "NUM", "PUNCT", "SPACE") or kept[0].lower_ in _DETERMINERS):
+                kept = kept[1:]
+            if not kept or chunk.root not in kept or chunk.root.pos_ == "PRON":
+                continue
+            start, end = kept[0].idx, kept[-1].idx + len(kept[-1])
+            found.append(Phrase(doc.text[start:end], start, end, chunk.root.lemma_.lower()))
+        yield found
+
+
+def phrases_of(
+    texts: Sequence[str], engine: str = "auto", stop: Iterable[str] = NO_THINGS
+) -> list[list[Phrase]]:
+    """Noun phrases of each text; see :func:`find_phrases`."""
+    if engine not in _ENGINES:
+        raise ConfigError(unknown_name("engine", engine, _ENGINES))
+    if engine == "auto":
+        from neuroenc.captions.analysis._spacy import has_spacy
+
+        engine = "spacy" if has_spacy() else "rules"
+    if isinstance(texts, str):
+        raise DataError(f"captions is one string ({texts[:40]!r}). Next step: give a list: [{texts[:40]!r}].")
+    listed = [str(t) for t in texts]
+    different = list(dict.fromkeys(listed))
+    stopped = {s.casefold() for s in stop}
+    parsed = _by_spacy(different) if engine == "spacy" else (list(_by_rules(t)) for t in different)
+    known = {t: [p for p in several if p.head not in stopped] for t, several in zip(different, parsed, strict=True)}
+    return [known[t] for t in listed]
+
+
+def find_phrases(
+    captions: Sequence[str], engine: str = "auto", *, stop: Iterable[str] = NO_THINGS
+) -> pd.DataFrame:
+    """The noun phrases of captions, with the characters at which they stand.
+
+    Determiners and numbers in front are left out ("two red cats" gives "red cats"), prepositional phrases behind
+    are phrases of their own ("a man with a beard" gives "man" and "beard").
+
+    Parameters
+    ----------
+    captions : sequence of str (n,)
+    engine : {"auto", "spacy", "rules"}
+        "spacy" takes the noun chunks of spaCy's small English model (the ``language`` extra). "rules" needs nothing:
+        a phrase is what stands between function words, punctuation and the verbs that are frequent in captions; it
+        takes the last word for the main noun. "auto" is spaCy where it is installed.
+    stop : iterable of str
+        Phrases whose main noun is one of these name no thing ("picture", "left", "background") and are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row a phrase, in the order of the captions: ``caption`` (position), ``phrase``, ``start``, ``end``
+        (``captions[caption][start:end]`` is the phrase), ``head`` (lemma of the main noun).
+
+    Raises
+    ------
+    ConfigError
+        Unknown engine.
+    DataError
+        One string instead of a list.
+
+    Examples
+    --------
+    >>> found = find_phrases(["A picture of a red cat on the grass."], engine="rules")
+    >>> found[["phrase", "start", "head"]].values.tolist()
+    [['red cat', 15, 'cat'], ['grass', 30, 'grass']]
+    """
+    rows = [
+        (k, p.text, p.start, p.end, p.head) for k, several in enumerate(phrases_of(captions, engine, stop))
+        for p in several
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["caption", "phrase", "start", "end", "head"])
