@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from neuroenc.data._io import load, save
     from neuroenc.data._manifest import Manifest, list_manifests, load_manifest
     from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, to_gifti, unmask
+    from neuroenc.data._nsd._load import nsd
+    from neuroenc.data._nsd._rois import nsd_mask, nsd_rois
+    from neuroenc.data._pixels import PixelBank
     from neuroenc.data._preprocess import average_repeats, zscore
     from neuroenc.data._schema import (
         EncodingData,
@@ -43,6 +46,9 @@ _MODULES = {
     "_io": ("load", "save"),
     "_manifest": ("Manifest", "list_manifests", "load_manifest"),
     "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "to_gifti", "unmask"),
+    "_nsd._load": ("nsd",),
+    "_nsd._rois": ("nsd_mask", "nsd_rois"),
+    "_pixels": ("PixelBank",),
     "_preprocess": ("average_repeats", "zscore"),
     "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
                 "roi_names", "validate", "validate_features", "validate_responses"),
@@ -56,6 +62,7 @@ __all__ = [
     "EncodingData",
     "Manifest",
     "Masked",
+    "PixelBank",
     "Stimuli",
     "align",
     "average_repeats",
@@ -76,6 +83,9 @@ __all__ = [
     "make_responses",
     "match",
     "mirror_dir",
+    "nsd",
+    "nsd_mask",
+    "nsd_rois",
     "presence",
     "roi_names",
     "save",

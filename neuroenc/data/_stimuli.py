@@ -17,6 +17,7 @@ from PIL import Image
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_array
 from neuroenc.data._labels import require_unique, string_ids
+from neuroenc.data._pixels import PixelBank
 
 __all__ = ["EncodingData", "Stimuli"]
 
@@ -29,8 +30,8 @@ class Stimuli:
     ----------
     ids : sequence of str (n,)
         Unique stimulus ids.
-    images : uint8 array (n, y, x, 3), or sequence of paths (n,), or None
-        Paths are opened when an image is asked for.
+    images : uint8 array (n, y, x, 3), or PixelBank of that shape, or sequence of paths (n,), or None
+        Paths and banks (of an HDF5 file) are opened when an image is asked for.
     captions : sequence (n,) of sequences of str, or None
     table : pandas.DataFrame, optional
         One row per stimulus, index equal to ``ids``.
@@ -50,7 +51,7 @@ class Stimuli:
     """
 
     ids: np.ndarray
-    images: np.ndarray | list[Path] | None = None
+    images: np.ndarray | list[Path] | PixelBank | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
     table: pd.DataFrame = field(default=None)  # type: ignore[assignment]
     source: str = ""
@@ -183,7 +184,11 @@ class Stimuli:
         return pd.DataFrame(rows, columns=["stimulus", "caption"])
 
 
-def _check_images(images: Any, n: int) -> np.ndarray | list[Path]:
+def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
+    if isinstance(images, PixelBank):
+        if len(images) != n:
+            raise DataError(f"{len(images)} images for {n} stimuli (expected one each).")
+        return images
     if isinstance(images, Sequence) and all(isinstance(x, (str, os.PathLike)) for x in images):
         if len(images) != n:
             raise DataError(f"{len(images)} image files for {n} stimuli (expected one each).")

@@ -15,6 +15,7 @@ from neuroenc.data.simulate._cortex import simulate_cortex
 from neuroenc.data.simulate._dense import describe_cells
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, NEUTRAL, families_in_caption, family_of_word
 from neuroenc.data.simulate._lowlevel import CHANNELS, energy_maps
+from neuroenc.data.simulate._nsd_tree import nsd_tree
 from neuroenc.data.simulate._readout_populations import ReadoutPopulation, simulate_readout_population
 from neuroenc.data.simulate._rois import ROIS
 from neuroenc.data.simulate._world import simulate_world
@@ -30,6 +31,7 @@ __all__ = [
     "energy_maps",
     "families_in_caption",
     "family_of_word",
+    "nsd_tree",
     "simulate_cortex",
     "simulate_readout_population",
     "simulate_world",

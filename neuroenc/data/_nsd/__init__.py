@@ -1,0 +1,1 @@
+"""The Natural Scenes Dataset, read from its official folders: design, regions, single-trial betas, pictures."""

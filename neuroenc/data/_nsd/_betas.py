@@ -1,0 +1,168 @@
+"""Single-trial betas of one session: only the voxels asked for, in blocks that fit a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import DataError
+from neuroenc.data._groups import column_moments
+from neuroenc.data._images import open_image
+from neuroenc.data._nsd._layout import Layout
+
+__all__ = ["SCALE", "n_trials", "read_session", "zscore_in_place"]
+
+#: Integer files hold percent signal change times this.
+SCALE = 300.0
+_CONSTANT = 1e-7
+
+
+def n_trials(files: tuple[Path, ...]) -> int:
+    """Trials that a session's first file holds."""
+    with _opened(files[0]) as values:
+        return int(values.shape[0] if files[0].suffix == ".hdf5" else values.shape[-1])
+
+
+def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, budget: int) -> np.ndarray:
+    """Betas of the flat numbers ``places`` (ascending), float32 (trial, place), in percent signal change.
+
+    Besides the result at most about ``budget`` bytes are held; zeros and NaN of the files are kept.
+    """
+    if layout.kind == "volume":
+        with _opened(files[0]) as values:
+            _check_shape(values, files[0], layout.shape)
+            if files[0].suffix == ".hdf5":
+                return _from_hdf5_volume(values, np.stack(np.unravel_index(places, layout.shape), 1), budget)
+            index = np.ravel_multi_index(np.unravel_index(places, layout.shape), layout.shape, order="F")
+            return _from_frames(values, index, budget)
+    parts, start = [], 0
+    for path, n in zip(files, layout.shape, strict=True):
+        own = places[(places >= start) & (places < start + n)] - start
+        start += n
+        with _opened(path) as values:
+            _check_shape(values, path, (n,))
+            parts.append(_from_hdf5_table(values, own, budget) if path.suffix == ".hdf5"
+                         else _from_frames(values, own, budget))  # fmt: skip
+    return np.concatenate(parts, axis=1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An HDF5 data set (trial, z, y, x) or (trial, vertex), or nibabel's lazy array (x, y, z, trial)."""
+    import h5py
+    import nibabel as nib
+
+    try:
+        if path.suffix == ".hdf5":
+            with h5py.File(path, "r") as handle:
+                if "betas" not in handle:
+                    raise DataError(f"{path} has no data set 'betas'; it holds {sorted(handle)[:5]}.")
+                yield handle["betas"]
+        else:
+            open_image(path, "betas")
+            # One open file is read forward; opened anew, every block would unpack the file from its start.
+            yield nib.load(path, keep_file_open=True).dataobj
+    except (OSError, EOFError) as error:
+        raise DataError(
+            f"{path} ({path.stat().st_size if path.exists() else 0:,} bytes) cannot be read: {error}. Next step:"
+            " download it again."
+        ) from error
+
+
+def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
+    hdf5 = path.suffix == ".hdf5"
+    found = tuple(values.shape[1:])[::-1] if hdf5 else tuple(x for x in values.shape[:-1])
+    found = found[:1] if len(shape) == 1 and set(found[1:]) <= {1} else found
+    if found != tuple(shape):
+        order = "(trial, z, y, x)" if hdf5 and len(shape) == 3 else ""
+        raise DataError(
+            f"{path} holds places of shape {found}, the subject's space has {tuple(shape)}. {order}".rstrip()
+            + " The file belongs to another subject or space, or its axes were turned."
+        )
+
+
+def _percent(block: np.ndarray) -> np.ndarray:
+    """Integers are scaled; decimal files are in percent already."""
+    if block.dtype.kind in "iu":
+        return block.astype(np.float32) / np.float32(SCALE)
+    return block.astype(np.float32)
+
+
+def _from_frames(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
+    """Frames (place..., trial) stored trial after trial, as in NIfTI and MGH files."""
+    n_places, n = int(np.prod(values.shape[:-1])), int(values.shape[-1])
+    out = np.empty((n, len(index)), dtype=np.float32)
+    frame = n_places * 8 + len(index) * 8
+    step = max(1, budget // max(1, frame))
+    for start in range(0, n, step):
+        block = np.asarray(values[..., start : start + step])
+        flat = block.reshape((n_places, -1), order="F")
+        out[start : start + step] = _percent(flat[index]).T
+    return out
+
+
+def _from_hdf5_table(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
+    """(trial, vertex): the span of the wanted vertices, column block by column block."""
+    n = int(values.shape[0])
+    out = np.empty((n, len(index)), dtype=np.float32)
+    if not len(index):
+        return out
+    chunk = int(values.chunks[1]) if values.chunks else 1
+    width = max(chunk, budget // max(1, n * 8) // chunk * chunk)
+    first = int(index[0]) // chunk * chunk
+    for start in range(first, int(index[-1]) + 1, width):
+        low, high = np.searchsorted(index, [start, start + width])
+        if low == high:
+            continue
+        left, right = int(index[low]), int(index[high - 1]) + 1
+        out[:, low:high] = _percent(values[:, left:right][:, index[low:high] - left])
+    return out
+
+
+def _from_hdf5_volume(values: Any, ijk: np.ndarray, budget: int) -> np.ndarray:
+    """(trial, z, y, x): boxes of one z (or chunk of z), as many rows of y as the budget allows."""
+    n = int(values.shape[0])
+    out = np.empty((n, len(ijk)), dtype=np.float32)
+    dz, dy, dx = (int(c) for c in values.chunks[1:]) if values.chunks else (1, 1, 1)
+    # Where each voxel has a chunk of its own, rows of a box that nobody asked for cost as much as wanted ones.
+    per_row = n * 8 * dz * dy * max(dx, int(values.shape[3]))
+    rows = dy if values.chunks and dx == 1 else max(1, budget // max(1, per_row)) * dy
+    k, j = ijk[:, 2] // dz, ijk[:, 1] // rows
+    order = np.lexsort((j, k))
+    edges = np.flatnonzero(np.diff(k[order]) | np.diff(j[order])) + 1
+    for group in np.split(order, edges) if len(order) else ():
+        x, y, z = ijk[group].T
+        for part in _spans(x, max(dx, budget // max(1, n * 8 * dz * rows))):
+            x0, y0, z0 = x[part].min(), y[part].min(), z[part].min()
+            box = values[:, z0 : z[part].max() + 1, y0 : y[part].max() + 1, x0 : x[part].max() + 1]
+            out[:, group[part]] = _percent(box[:, z[part] - z0, y[part] - y0, x[part] - x0])
+    return out
+
+
+def _spans(x: np.ndarray, width: int) -> list[np.ndarray]:
+    """Positions grouped so that no group spans more than ``width`` values."""
+    if not x.size or x.max() - x.min() < width:
+        return [np.arange(len(x))]
+    number = (x - x.min()) // width
+    return [np.flatnonzero(number == g) for g in np.unique(number)]
+
+
+def zscore_in_place(values: np.ndarray, budget: int) -> np.ndarray:
+    """``(y - m) / s`` of every column of one session; which columns were constant (they become 0).
+
+    Population standard deviation; sums in float64, column block by column block.
+    """
+    constant = np.zeros(values.shape[1], dtype=bool)
+    step = max(1, budget // max(1, len(values) * 24))
+    for start in range(0, values.shape[1], step):
+        part = values[:, start : start + step]
+        mean, sd = column_moments(part)
+        flat = sd <= _CONSTANT * np.abs(mean)
+        part -= mean.astype(np.float32)
+        part /= np.where(flat, np.inf, sd).astype(np.float32)
+        constant[start : start + step] = flat
+    return constant

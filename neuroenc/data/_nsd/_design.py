@@ -1,0 +1,168 @@
+"""Which picture was shown when, which ids it has, and which pictures all subjects share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._nsd._layout import Layout
+
+__all__ = [
+    "OFFICIAL_SESSIONS",
+    "SPLITS",
+    "Design",
+    "read_design",
+    "read_stimulus_table",
+    "session_counts",
+    "shared_ids",
+    "stimulus_name",
+]
+
+#: Sessions that subjects 1 to 8 completed.
+OFFICIAL_SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
+#: Test sets: what each takes of the shared pictures.
+SPLITS = {
+    "shared1000": "every shared picture that the subject saw at least once",
+    "all8": "shared pictures that every subject saw at least once",
+    "special515": "shared pictures that every subject saw three times",
+}
+
+
+def stimulus_name(nsd_id: np.ndarray) -> np.ndarray:
+    """Ids as the data set's own file names write them: "nsd00001" is row 0 of the picture bank.
+
+    >>> stimulus_name(np.array([0, 2950])).tolist()
+    ['nsd00001', 'nsd02951']
+    """
+    return np.array([f"nsd{n + 1:05d}" for n in np.asarray(nsd_id).tolist()], dtype="<U8")
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The experiment's order, with all ids counted from 0 (the file counts from 1).
+
+    ``order`` (trial,) position among a subject's 10,000 pictures; ``pictures`` (subject, 10,000) rows of the picture
+    bank; ``shared`` rows of the picture bank that all subjects were to see; ``run`` (trial,) from 1.
+    """
+
+    order: np.ndarray
+    pictures: np.ndarray
+    shared: np.ndarray
+    run: np.ndarray
+    n_sessions: int
+
+    @property
+    def per_session(self) -> int:
+        return len(self.order) // self.n_sessions
+
+    def trials(self, subject: int) -> pd.DataFrame:
+        """One row per planned trial: ``session`` and ``run`` from 1, ``repeat`` and ids from 0."""
+        n = len(self.order)
+        return pd.DataFrame(
+            {
+                "session": np.arange(n) // self.per_session + 1,
+                "run": self.run,
+                "nsd_id": self.pictures[subject - 1][self.order],
+                "id_10k": self.order,
+                "repeat": pd.Series(self.order).groupby(self.order).cumcount().to_numpy(),
+            }
+        )
+
+    def times_shown(self, subject: int, n_sessions: int) -> np.ndarray:
+        """How often the first ``n_sessions`` showed each of the shared pictures."""
+        seen = self.pictures[subject - 1][self.order[: n_sessions * self.per_session]]
+        return np.array([np.count_nonzero(seen == s) for s in self.shared])
+
+
+def read_design(layout: Layout) -> Design:
+    """``nsd_expdesign.mat``, checked."""
+    from scipy.io import loadmat
+
+    path = layout.experiment / "nsd_expdesign.mat"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Next step: download nsddata/experiments/nsd/nsd_expdesign.mat.")
+    try:
+        content = loadmat(path)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Next step: download it again.") from error
+    missing = [k for k in ("masterordering", "subjectim", "sharedix", "stimpattern") if k not in content]
+    if missing:
+        have = sorted(k for k in content if not k.startswith("__"))
+        raise DataError(f"{path} lacks {', '.join(missing)}; it holds {have}.")
+    order = content["masterordering"].ravel().astype(np.int64)
+    pictures = np.atleast_2d(content["subjectim"]).astype(np.int64)
+    shared = content["sharedix"].ravel().astype(np.int64)
+    pattern = np.asarray(content["stimpattern"]).astype(np.int64)
+    for name, values in (("masterordering", order), ("subjectim", pictures), ("sharedix", shared)):
+        if values.min() != 1 and (name == "masterordering" or values.min() < 1):
+            raise DataError(
+                f"{path}: {name} begins at {values.min()}; the data set counts from 1, so this file was changed. Next"
+                " step: download it again."
+            )
+    per_session = pattern.reshape(len(pattern), -1).sum(axis=1)
+    if order.max() > pictures.shape[1] or pattern.ndim != 3 or (per_session * len(pattern) != len(order)).any():
+        raise DataError(
+            f"{path}: {len(order)} trials of {order.max()} pictures do not fit subjectim {pictures.shape} and"
+            f" stimpattern {pattern.shape} with {sorted(set(per_session.tolist()))[:4]} trials a session."
+        )
+    counts = pattern.sum(axis=2).astype(np.int64)
+    run = np.repeat(np.tile(np.arange(1, counts.shape[1] + 1), len(counts)), counts.ravel())
+    return Design(order - 1, pictures - 1, np.sort(shared - 1), run, len(pattern))
+
+
+def read_stimulus_table(layout: Layout, design: Design) -> pd.DataFrame | None:
+    """``nsd_stim_info_merged.csv`` with its ids checked against the design, or None where it is absent."""
+    path = layout.experiment / "nsd_stim_info_merged.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    needed = ("cocoId", "cocoSplit", "nsdId")
+    if any(k not in table for k in needed):
+        raise DataError(f"{path} lacks columns of {needed}; found {list(table.columns)[:8]}.")
+    first = f"subject{layout.subject}_rep0"
+    if first in table:
+        trial = table[first].to_numpy(np.int64)
+        seen = (trial > 0) & (trial <= len(design.order))
+        expected = design.pictures[layout.subject - 1][design.order[trial[seen] - 1]]
+        wrong = expected != table["nsdId"].to_numpy()[seen]
+        if wrong.any():
+            row = int(np.flatnonzero(seen)[np.argmax(wrong)])
+            raise DataError(
+                f"{path} and nsd_expdesign.mat disagree about {int(wrong.sum())} pictures of {layout.name}: trial"
+                f" {trial[row]} shows nsdId {int(table['nsdId'][row])} in one and {expected[np.argmax(wrong)]} in the"
+                " other. Ids of one file were shifted by one, or they belong to different versions."
+            )
+    return table.set_index("nsdId", drop=False)
+
+
+def session_counts(layout: Layout, design: Design) -> dict[int, int]:
+    """How many sessions every subject completed: from ``behav/responses.tsv`` if all are there, else as published."""
+    n_subjects = len(design.pictures)
+    counts: dict[int, int] = {}
+    for subject in range(1, n_subjects + 1):
+        path = layout.with_subject(subject).ppdata / "behav" / "responses.tsv"
+        if path.is_file():
+            counts[subject] = int(pd.read_csv(path, sep="\t", usecols=["SESSION"])["SESSION"].max())
+    if len(counts) == n_subjects:
+        return counts
+    if design.n_sessions == 40 and n_subjects == 8:
+        return dict(OFFICIAL_SESSIONS)
+    raise DataError(
+        f"{len(counts)} of {n_subjects} subjects have behav/responses.tsv, and the design is not the published one"
+        f" ({design.n_sessions} sessions): which pictures all subjects saw is not known. Next step: download the"
+        " tables, or use split='shared1000'."
+    )
+
+
+def shared_ids(design: Design, split: str, counts: dict[int, int] | None) -> np.ndarray:
+    """Rows of the picture bank that a split names (whether or not one subject saw them)."""
+    if split not in SPLITS:
+        raise ConfigError(unknown_name("split of NSD", split, SPLITS))
+    if split == "shared1000":
+        return design.shared
+    assert counts is not None
+    least = np.min([design.times_shown(s, n) for s, n in counts.items()], axis=0)
+    return design.shared[least >= (1 if split == "all8" else 3)]

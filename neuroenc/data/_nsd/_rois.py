@@ -1,0 +1,340 @@
+"""Regions of the Natural Scenes Dataset by name: labels, unions of labels, and the voxel sets of the papers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._images import image_values, open_image
+from neuroenc.data._masked import _read_table
+from neuroenc.data._nsd._layout import Layout
+
+__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "nsd_mask", "nsd_rois"]
+
+#: Label images, and the labels that the data set gives them (read from the .ctab file where it is there).
+FILES: dict[str, tuple[str, ...]] = {
+    "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
+    "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
+    "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
+    "floc-places": ("OPA", "PPA", "RSC"),
+    "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
+    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
+    "nsdgeneral": ("nsdgeneral",),
+    "Kastner2015": (),
+    "HCP_MMP1": (),
+}
+_PREFIXED = ("Kastner2015", "HCP_MMP1")
+#: Names for several labels together.
+UNIONS: dict[str, tuple[str, ...]] = {
+    "V1": ("V1v", "V1d"),
+    "V2": ("V2v", "V2d"),
+    "V3": ("V3v", "V3d"),
+    "FFA": ("FFA-1", "FFA-2"),
+    "FBA": ("FBA-1", "FBA-2"),
+    "VWFA": ("VWFA-1", "VWFA-2"),
+}
+_TVALUES = {"faces": "facestval", "bodies": "bodiestval", "places": "placestval", "words": "wordtval"}
+_CORTEX = [f for f in FILES if f != "streams"]
+_TOP_PARCELS = 45
+#: Voxel sets that papers define.
+RECIPES = {
+    "faces": "floc-faces > 0 and t > 2 for faces",
+    "bodies": "floc-bodies > 0 and t > 2 for bodies",
+    "places": "floc-places > 0 and t > 2 for places",
+    "words": "floc-words > 0 and t > 2 for words",
+    "food": "the food mask that the caller gives (no part of the data set)",
+    "retinotopic": "prf-visualrois > 0",
+    "cortex": "any label image >= 0 (-1 is outside cortex, 0 is cortex without a label)",
+    "visual": "prf-visualrois > 0, any floc-* > 0, the food mask if given, or one of the 45 HCP_MMP1 parcels whose mean"
+    " ncsnr ranks highest over subjects",
+    "higher-visual": "visual and not retinotopic",
+    "brain": "brainmask > 0 (volumes), every vertex (surfaces)",
+}
+
+
+class Regions:
+    """Masks (n_places,) of one subject by name; files are read when first asked for."""
+
+    def __init__(self, layout: Layout, food: str | os.PathLike[str] | np.ndarray | None = None) -> None:
+        self.layout = layout
+        self.food = food
+        self.notes: dict[str, Any] = {}
+        self._labels: dict[str, np.ndarray | None] = {}
+        self._tables: dict[str, dict[int, str]] = {}
+
+    def labels(self, file: str) -> np.ndarray | None:
+        """Label image as whole numbers (NaN is -1), or None where the file is absent."""
+        if file not in self._labels:
+            values = self.layout.read_map(file)
+            if values is not None:
+                values = np.nan_to_num(values.astype(np.float64), nan=-1.0)
+                if (values != np.round(values)).any():
+                    raise DataError(
+                        f"{file} of {self.layout.name} has values between whole numbers: it was resampled with"
+                        " interpolation. Next step: use the data set's own file."
+                    )
+                values = values.astype(np.int32)
+            self._labels[file] = values
+        return self._labels[file]
+
+    def table(self, file: str) -> dict[int, str]:
+        """Label numbers and names, from the colour table or as documented."""
+        if file not in self._tables:
+            path = self.layout.colour_table(file)
+            names = _read_table(path) if path else dict(enumerate(FILES[file], start=1))
+            self._tables[file] = {k: v.rstrip("\\") for k, v in names.items() if k > 0}
+        return self._tables[file]
+
+    def files(self) -> list[str]:
+        return [f for f in FILES if self.labels(f) is not None]
+
+    def label_masks(self, file: str) -> dict[str, np.ndarray]:
+        """Public name -> mask, for every label that occurs in a file."""
+        values = self.labels(file)
+        if values is None:
+            return {}
+        found, table = np.unique(values), self.table(file)
+        prefix = f"{file}:" if file in _PREFIXED else ""
+        return {f"{prefix}{table.get(int(n), f'{file}-{n}')}": values == n for n in found if n > 0}
+
+    def all_masks(self) -> dict[str, np.ndarray]:
+        """Every label, union and category recipe that the files give (without empty ones)."""
+        masks = {name: mask for file in self.files() for name, mask in self.label_masks(file).items()}
+        for name, parts in UNIONS.items():
+            have = [masks[p] for p in parts if p in masks]
+            if have:
+                masks[name] = np.any(have, axis=0)
+        for name in _TVALUES:
+            if self.labels(f"floc-{name}") is not None and self._tvalues(name) is not None:
+                masks[name] = self.mask(name)
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+    def mask(self, name: str) -> np.ndarray:
+        """One region, by the name of a file, label, union or recipe; ``NAME-t2`` adds t > 2."""
+        if name in RECIPES:
+            return self._recipe(name)
+        if name in FILES:
+            return self._need(name) > 0
+        if name in UNIONS:
+            parts = [self._label(p) for p in UNIONS[name]]
+            return np.any(parts, axis=0)
+        if name.endswith("-t2"):
+            return self._above(name[:-3])
+        return self._label(name)
+
+    def names(self) -> list[str]:
+        labels = [n for f in self.files() for n in self.label_masks(f)]
+        return [*RECIPES, *self.files(), *UNIONS, *labels]
+
+    def union(self, names: str | Iterable[str]) -> np.ndarray:
+        names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            raise ConfigError("no region was asked for.")
+        return np.any([self.mask(n) for n in names], axis=0)
+
+    def _need(self, file: str) -> np.ndarray:
+        values = self.labels(file)
+        if values is None:
+            raise DataError(
+                f"{self.layout.name} has no {file} in {self.layout.space}; it has {self.files()}. Next step: download"
+                f" the file (volumes: nsddata/ppdata/{self.layout.name}/{self.layout.space}/roi, surfaces:"
+                " nsddata/freesurfer)."
+            )
+        return values
+
+    def _label(self, name: str) -> np.ndarray:
+        for file in FILES:
+            prefix = f"{file}:"
+            plain = name.removeprefix(prefix)
+            if file in _PREFIXED and not name.startswith(prefix):
+                continue
+            if plain in self.table(file).values():
+                # A label of the table that no voxel has (aTL-faces in some subjects) is an empty region.
+                numbers = [k for k, v in self.table(file).items() if v == plain]
+                return np.isin(self._need(file), numbers)
+        raise ConfigError(unknown_name(f"region of {self.layout.name} in {self.layout.space}:", name, self.names()))
+
+    def _tvalues(self, category: str) -> np.ndarray | None:
+        return self.layout.read_map(f"floc_{_TVALUES[category]}", where="func")
+
+    def _above(self, name: str) -> np.ndarray:
+        category = name if name in _TVALUES else None
+        if category is None:
+            members = UNIONS.get(name, (name,))
+            category = next((c for c in _TVALUES if set(members) <= set(self.table(f"floc-{c}").values())), None)
+        if category is None:
+            legal = [v for c in _TVALUES for v in self.table(f"floc-{c}").values()]
+            raise ConfigError(unknown_name("localiser region (NAME-t2):", name, [*legal, "FFA", "FBA", "VWFA"]))
+        t = self._tvalues(category)
+        if t is None:
+            raise DataError(
+                f"{self.layout.name} has no t values floc_{_TVALUES[category]} in {self.layout.space}. Next step:"
+                f" download them, or take the whole label with voxels='floc-{category}'."
+            )
+        labelled = self._need(f"floc-{category}") > 0 if name in _TVALUES else self.mask(name)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(labelled & (t > 2))
+
+    def _recipe(self, name: str) -> np.ndarray:
+        if name in _TVALUES:
+            return self._above(name)
+        if name == "retinotopic":
+            return self._need("prf-visualrois") > 0
+        if name == "cortex":
+            have = [self.labels(f) for f in _CORTEX if self.labels(f) is not None]
+            if not have:
+                self._need("nsdgeneral")
+            return np.asarray(np.any([x >= 0 for x in have if x is not None], axis=0))
+        if name == "food":
+            return self._food()
+        if name == "brain":
+            mask = self.layout.read_map("brainmask", where="func") if self.layout.kind == "volume" else None
+            if self.layout.kind == "volume" and mask is None:
+                raise DataError(f"{self.layout.name} has no brainmask in {self.layout.space}.")
+            return np.ones(self.layout.n_places, dtype=bool) if mask is None else mask > 0
+        early = self._need("prf-visualrois") > 0
+        parts = [early, *(self._need(f"floc-{c}") > 0 for c in _TVALUES), self._top_parcels()]
+        if self.food is not None:
+            parts.append(self._food())
+        self.notes["food mask"] = self.food is not None
+        visual = np.any(parts, axis=0)
+        return np.asarray(visual & ~early) if name == "higher-visual" else np.asarray(visual)
+
+    def _food(self) -> np.ndarray:
+        if self.food is None:
+            raise ConfigError("the region 'food' is no part of the data set. Next step: food='mask.nii.gz'.")
+        values = self.food
+        if not isinstance(values, np.ndarray):
+            image = open_image(values, "food mask")
+            values = np.asarray(image_values(image, "food mask"))
+        flat = np.asarray(values).reshape(-1) > 0
+        if flat.size != self.layout.n_places:
+            raise DataError(f"food mask has {flat.size} places, {self.layout.space} has {self.layout.n_places}.")
+        return flat
+
+    def _top_parcels(self) -> np.ndarray:
+        """Parcels ranked by mean ncsnr in each subject; ranks are averaged over the subjects that are there."""
+        ranks, subjects = [], []
+        for subject in range(1, 9):
+            other = self.layout if subject == self.layout.subject else self.layout.with_subject(subject)
+            ncsnr = other.read_map("ncsnr", where="betas") if other.betas_folder.is_dir() else None
+            parcels = self.labels("HCP_MMP1") if other is self.layout else Regions(other).labels("HCP_MMP1")
+            if ncsnr is None or parcels is None:
+                continue
+            use = (parcels > 0) & np.isfinite(ncsnr)
+            means = pd.Series(ncsnr[use]).groupby(parcels[use]).mean()
+            ranks.append(means.rank(ascending=False))
+            subjects.append(subject)
+        mine = self._need("HCP_MMP1")
+        if self.layout.subject not in subjects:
+            raise DataError(f"{self.layout.betas_folder} has no ncsnr, which ranks the parcels of the visual set.")
+        order = pd.concat(ranks, axis=1).mean(axis=1).sort_values(kind="stable")
+        chosen = order.index[:_TOP_PARCELS].to_numpy()
+        self.notes["parcels ranked over subjects"] = subjects
+        return np.isin(mine, chosen)
+
+
+def nsd_mask(
+    root: str | os.PathLike[str],
+    subject: int | str,
+    voxels: str | Iterable[str] = "nsdgeneral",
+    *,
+    space: str = "func1pt8mm",
+    betas: str = "b3",
+    food: Any = None,
+) -> np.ndarray:
+    """Boolean mask of named regions: ``mask = OR over names``.
+
+    Names are those of files (``"floc-faces"``), labels (``"FFA-1"``, ``"HCP_MMP1:V1"``), unions (``"V1"``, ``"FFA"``),
+    localiser regions with t > 2 (``"FFA-t2"``), and recipes of the papers: ``faces, bodies, places, words`` (label and
+    t > 2), ``food``, ``retinotopic``, ``cortex``, ``visual``, ``higher-visual``, ``brain``.
+
+    Parameters
+    ----------
+    root : path
+        Folder with nsddata and nsddata_betas.
+    subject : 1 to 8, or "subj01"
+    voxels : str or iterable of str
+    space : {"func1pt8mm", "func1mm", "fsaverage", "nativesurface"}
+    betas : {"b1", "b2", "b3"}
+        Version whose ncsnr ranks the parcels of ``visual``.
+    food : path or array, optional
+        Mask of food voxels, which the data set does not hold.
+
+    Returns
+    -------
+    bool array, (x, y, z) or (vertex,) with the left hemisphere first
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown; the message gives the nearest.
+    DataError
+        A file is absent.
+
+    References
+    ----------
+    Allen et al. (2022), Nature Neuroscience 25:116. Luo et al. (2023), arXiv:2310.04420 (the visual set).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroenc.data.simulate import nsd_tree
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = nsd_tree(folder, n_subjects=1)
+    ...     both, v1 = nsd_mask(folder, 1, ["V1", "hV4"]), nsd_mask(folder, 1, "V1")
+    >>> both.ndim, bool((both | ~v1).all())
+    (3, True)
+    """
+    layout = Layout.open(root, subject, space, betas)
+    flat = Regions(layout, food).union(voxels)
+    return flat.reshape(layout.shape) if layout.kind == "volume" else flat
+
+
+def nsd_rois(
+    root: str | os.PathLike[str], subject: int | str, *, space: str = "func1pt8mm", betas: str = "b3"
+) -> pd.DataFrame:
+    """Table of all regions of a subject with their sizes.
+
+    Parameters
+    ----------
+    root, subject, space, betas
+        As for `nsd_mask`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``name, file, label, n_voxels``; unions and category recipes have ``label`` 0.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroenc.data.simulate import nsd_tree
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = nsd_tree(folder, n_subjects=1)
+    ...     table = nsd_rois(folder, 1)
+    >>> table[table.file == "floc-places"].name.tolist()
+    ['OPA', 'PPA', 'RSC']
+    """
+    regions = Regions(Layout.open(root, subject, space, betas))
+    rows = []
+    for file in regions.files():
+        values = regions.labels(file)
+        assert values is not None
+        prefix = f"{file}:" if file in _PREFIXED else ""
+        for number, name in regions.table(file).items():
+            rows.append((prefix + name, file, number, int((values == number).sum())))
+    known = {r[0] for r in rows}
+    rows += [(n, "union or recipe", 0, int(m.sum())) for n, m in regions.all_masks().items() if n not in known]
+    return pd.DataFrame(rows, columns=["name", "file", "label", "n_voxels"])
+
+
+def food_path(food: Any) -> str:
+    """What provenance says about a food mask."""
+    return Path(food).name if isinstance(food, (str, os.PathLike)) else ("array" if food is not None else "")

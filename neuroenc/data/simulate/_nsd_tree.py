@@ -1,0 +1,330 @@
+"""A miniature of the Natural Scenes Dataset on disk, in its official folders and file formats, with planted truth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.data._nsd._design import stimulus_name
+from neuroenc.data._nsd._layout import BETAS, SPACES
+from neuroenc.data._schema import EncodingData, make_responses
+from neuroenc.data.simulate._cortex import _respond, simulate_cortex
+from neuroenc.data.simulate._design import Design
+from neuroenc.data.simulate._nsd_files import (
+    write_experiment,
+    write_frames,
+    write_labels,
+    write_overlay,
+    write_pictures,
+    write_volume,
+)
+from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
+from neuroenc.data.simulate._world import simulate_world
+
+__all__ = ["nsd_tree"]
+
+#: Sessions that the eight subjects of a miniature complete, as far as the design has them.
+_COMPLETED = (4, 4, 3, 3, 4, 3, 4, 3)
+#: Noise of the older versions of the betas relative to the last.
+_NOISE = {"b1": 1.6, "b2": 1.25, "b3": 1.0}
+_FSAVERAGE_VERTICES = 162
+_ENDINGS = ("nii.gz", "hdf5")
+
+
+def nsd_tree(
+    path: str | os.PathLike[str],
+    *,
+    n_subjects: int = 3,
+    n_sessions: Sequence[int] = _COMPLETED,
+    n_shared: int = 20,
+    n_unique: int = 40,
+    n_voxels: int = 200,
+    spaces: Sequence[str] = ("func1pt8mm",),
+    betas: Sequence[str] = ("b3",),
+    formats: Sequence[str] = _ENDINGS,
+    ncsnr: tuple[float, float] = (0.2, 1.5),
+    n_invalid: int = 2,
+    seed: int = 0,
+) -> list[EncodingData]:
+    r"""Write a small copy of the Natural Scenes Dataset's layout, filled by the simulated cortex.
+
+    The tree has what the loader (and other people's code) expects: ``nsddata`` (design, table of stimuli, behaviour,
+    regions with their names, localiser maps, masks, transforms), ``nsddata_betas`` (int16 NIfTI and HDF5, MGH on
+    fsaverage, with ncsnr) and ``nsddata_stimuli`` (picture bank, COCO captions). All eight subjects have a design and
+    behaviour; the first ``n_subjects`` have brains. Every picture is planned three times; sessions that a subject did
+    not complete are absent. Betas follow :func:`simulate_cortex`, with each session's own gain and offset, so that they
+    are useless without z-scoring by session.
+
+    Parameters
+    ----------
+    path : path
+        Folder to write to.
+    n_subjects : int
+        1 to 8.
+    n_sessions : sequence of 8 int
+        Sessions that each subject completed; the largest is the design's number.
+    n_shared, n_unique : int
+        Pictures that all see, and those of each subject; three times their sum must divide by the sessions.
+    n_voxels : int
+        Simulated voxels of each subject, about; as many again are other cortex and brain (noise).
+    spaces : sequence of {"func1pt8mm", "func1mm", "fsaverage", "nativesurface"}
+        ``func1pt8mm`` is always written.
+    betas : sequence of {"b1", "b2", "b3"}
+        Older versions are noisier.
+    formats : sequence of {"nii.gz", "hdf5"}
+        Of the volumes.
+    ncsnr : (float, float)
+        Range of the planted ncsnr.
+    n_invalid : int
+        Voxels that are 0 throughout the last session, as at the edge of the image.
+    seed : int
+
+    Returns
+    -------
+    list of EncodingData
+        One per written subject. ``responses``: percent signal change of the last version before it was rounded,
+        (presentation, voxel) over the brain voxels of func1pt8mm. ``truth``: per voxel ``ncsnr`` and ``roi``.
+        ``extra``: ``labels`` (file -> (x, y, z)), ``tables`` (file -> number -> name), ``tvalues``, ``nsd_id`` (trial,)
+        from 0, ``coco_id``, ``n_sessions``, ``invalid`` (flat numbers), ``vertices`` (hemi -> flat number of the
+        voxel that each native vertex shows, -1 for none) and ``to_fsaverage`` (hemi -> native vertex).
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown, or numbers do not divide.
+
+    References
+    ----------
+    Allen et al. (2022), Nature Neuroscience 25:116.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = nsd_tree(folder, n_subjects=1, formats=("nii.gz",))
+    ...     sorted(p.name for p in Path(folder).iterdir())
+    ['nsddata', 'nsddata_betas', 'nsddata_stimuli']
+    """
+    for kind, values, legal in (("space", spaces, SPACES), ("version of betas", betas, BETAS),
+                                ("format", formats, _ENDINGS)):  # fmt: skip
+        for value in values:
+            if value not in legal:
+                raise ConfigError(unknown_name(kind, value, legal))
+    planned = max(n_sessions)
+    if not 1 <= n_subjects <= 8 or len(n_sessions) != 8 or 3 * (n_shared + n_unique) % planned:
+        raise ConfigError(
+            f"n_subjects={n_subjects} (1 to 8), {len(n_sessions)} numbers of sessions (8), and"
+            f" {3 * (n_shared + n_unique)} trials in {planned} sessions (must divide)."
+        )
+    root = Path(path)
+    experiment = make_experiment(n_shared, n_unique, planned, 3, np.random.default_rng([seed, 7]))
+    world = simulate_world(len(experiment.coco_id), seed=seed)
+    completed = {s + 1: int(n) for s, n in enumerate(n_sessions)}
+    write_experiment(root, experiment, completed)
+    write_pictures(root, np.asarray(world.images), list(world.captions or ()), experiment)
+    cortices = simulate_cortex(world, n_subjects=n_subjects, n_voxels=n_voxels, n_sessions=1, ncsnr=ncsnr, seed=seed)
+    found = []
+    for number, cortex in enumerate(cortices, start=1):
+        assert cortex.truth is not None
+        rng = np.random.default_rng([seed, 11, number])
+        subject = make_subject(number, cortex.truth, rng)
+        writer = _Writer(root, number, subject, cortex.truth, experiment, completed[number], rng)
+        written = writer.write(tuple(dict.fromkeys(("func1pt8mm", *spaces))), tuple(betas), tuple(formats), n_invalid)
+        written.extra["n_sessions"] = completed
+        found.append(written)
+    return found
+
+
+class _Writer:
+    """One subject's files."""
+
+    def __init__(
+        self, root: Path, number: int, subject: Subject, truth: xr.Dataset, experiment: Experiment, n_sessions: int,
+        rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        self.root, self.name, self.subject, self.experiment = root, f"subj{number:02d}", subject, experiment
+        self.number, self.n_sessions, self.rng = number, n_sessions, rng
+        self.ppdata = root / "nsddata" / "ppdata" / self.name
+        self.label = root / "nsddata" / "freesurfer" / self.name / "label"
+        self.affine = np.diag([1.8, 1.8, 1.8, 1.0])
+        self.affine[:3, 3] = [-1.8 * (s - 1) / 2 for s in subject.shape]
+        # Signal over this subject's own pictures has unit variance; other brain voxels have none.
+        signal = truth["signal"].values[experiment.pictures[number - 1]]
+        signal = (signal - signal.mean(axis=0)) / signal.std(axis=0)
+        brain = subject.brain
+        at = np.searchsorted(brain, subject.visual)
+        self.signal = np.zeros((len(signal), len(brain)), dtype=np.float32)
+        self.signal[:, at] = signal
+        self.ncsnr = np.zeros(len(brain), dtype=np.float32)
+        self.ncsnr[at] = truth["ncsnr"].values
+        self.roi = np.full(len(brain), "", dtype="<U8")
+        self.roi[at] = truth["roi"].values
+        self.vertices = self._vertices()
+
+    def write(
+        self, spaces: tuple[str, ...], betas: tuple[str, ...], formats: tuple[str, ...], n_invalid: int
+    ) -> EncodingData:
+        trials = self.n_sessions * self.experiment.per_session
+        invalid = self.rng.choice(self.subject.visual, n_invalid, replace=False)
+        state = self.rng.bit_generator.state
+        values = np.empty(0)
+        self._names()
+        self._surface_maps(with_fsaverage="fsaverage" in spaces)
+        self._transforms()
+        for version in sorted(betas):
+            # The same session effects and trial noise in every version, only more of it.
+            self.rng.bit_generator.state = state
+            values = self._betas(trials, _NOISE[version])
+            values[-self.experiment.per_session :, np.isin(self.subject.brain, invalid)] = 0
+            for space in spaces:
+                self._write_betas(space, version, values, formats)
+        for space in ("func1pt8mm", "func1mm"):
+            if space in spaces:
+                self._volume_maps(space)
+        return self._result(values, betas, invalid)
+
+    def _betas(self, trials: int, noise: float) -> np.ndarray:
+        order = self.experiment.order[:trials]
+        session = np.arange(trials) // self.experiment.per_session + 1
+        run = self.experiment.run[:trials]
+        time = np.zeros(trials)
+        for key in np.unique(session * 100 + run):
+            rows = np.flatnonzero(session * 100 + run == key)
+            time[rows] = np.linspace(-1, 1, len(rows))
+        design = Design(order, session, run, np.zeros(trials, dtype=np.int64), time)
+        ratio = np.where(self.ncsnr > 0, self.ncsnr, 1.0) / noise
+        return _respond(self.signal, ratio, design, 0.05, self.rng)[0]
+
+    def _grid(self, space: str) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+        """Shape, affine and, for each place of the space, the place of func1pt8mm that it shows (flat numbers)."""
+        shape = self.subject.shape
+        if space == "func1pt8mm":
+            return shape, self.affine, np.arange(np.prod(shape)).reshape(shape)
+        fine = tuple(int(s * 1.4) for s in shape)
+        index = [np.minimum(np.arange(f) * s // f, s - 1) for f, s in zip(fine, shape)]
+        affine = self.affine.copy()
+        affine[:3, :3] = np.diag([1.8 * s / f for s, f in zip(shape, fine)])
+        return fine, affine, np.ravel_multi_index(np.ix_(*index), shape)
+
+    def _volume(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """Values of the brain voxels, (..., brain), as flat volume (..., place)."""
+        flat = np.full((*values.shape[:-1], int(np.prod(self.subject.shape))), fill, dtype=np.float32)
+        flat[..., self.subject.brain] = values
+        return flat
+
+    def _write_betas(self, space: str, version: str, values: np.ndarray, formats: tuple[str, ...]) -> None:
+        folder = self.root / "nsddata_betas" / "ppdata" / self.name / space / BETAS[version]
+        ncsnr = self._volume(self.ncsnr / np.float32(_NOISE[version]))
+        per_session = self.experiment.per_session
+        for n in range(self.n_sessions):
+            flat = self._volume(values[n * per_session : (n + 1) * per_session])
+            stem = f"betas_session{n + 1:02d}"
+            if space.startswith("func"):
+                _, affine, index = self._grid(space)
+                write_frames(folder, stem, np.moveaxis(flat[:, index], 0, -1), formats, affine)
+                continue
+            for hemi in self.vertices:
+                ending = "mgh" if space == "fsaverage" else "hdf5"
+                write_frames(folder, f"{hemi}.{stem}", self._on_surface(flat, hemi, space).T, (ending,), self.affine)
+        if space.startswith("func"):
+            _, affine, index = self._grid(space)
+            write_volume(folder / "ncsnr.nii.gz", ncsnr[index], affine)
+            return
+        for hemi in self.vertices:
+            write_overlay(folder / f"{hemi}.ncsnr.mgh", self._on_surface(ncsnr, hemi, space))
+
+    def _vertices(self) -> dict[str, np.ndarray]:
+        """Each hemisphere's vertices: every cortical voxel at least once, and two without data."""
+        left = np.unravel_index(self.subject.cortex, self.subject.shape)[0] < self.subject.shape[0] / 2
+        found = {}
+        for hemi, here in (("lh", left), ("rh", ~left)):
+            own = self.subject.cortex[here]
+            more = self.rng.choice(own, len(own) // 4)
+            found[hemi] = self.rng.permutation(np.concatenate([own, more, [-1, -1]]))
+        return found
+
+    def _on_surface(self, flat: np.ndarray, hemi: str, space: str) -> np.ndarray:
+        native = np.where(self.vertices[hemi] < 0, 0, flat[..., np.maximum(self.vertices[hemi], 0)])
+        return native[..., self._to_fsaverage(hemi)] if space == "fsaverage" else native
+
+    def _to_fsaverage(self, hemi: str) -> np.ndarray:
+        rng = np.random.default_rng([self.number, hemi == "rh"])
+        return rng.integers(0, len(self.vertices[hemi]), _FSAVERAGE_VERTICES)
+
+    def _names(self) -> None:
+        for file, table in self.subject.tables.items():
+            write_labels(self.label, file, table)
+
+    def _volume_maps(self, space: str) -> None:
+        _, affine, index = self._grid(space)
+        folder = self.ppdata / space
+        brain = self._volume(np.ones(len(self.subject.brain)))
+        write_volume(folder / "brainmask.nii.gz", brain[index].astype(np.uint8), affine)
+        write_volume(folder / "mean.nii.gz", 1000 * brain[index], affine)
+        for file, labels in self.subject.labels.items():
+            write_volume(folder / "roi" / f"{file}.nii.gz", labels.reshape(-1)[index], affine)
+        for category, t in self.subject.tvalues.items():
+            name = "word" if category == "words" else category
+            write_volume(folder / f"floc_{name}tval.nii.gz", t.reshape(-1)[index], affine)
+
+    def _surface_maps(self, with_fsaverage: bool) -> None:
+        group = self.root / "nsddata" / "freesurfer" / "fsaverage" / "label"
+        for hemi in self.vertices:
+            for file, labels in self.subject.labels.items():
+                write_overlay(self.label / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
+                if with_fsaverage and self.number == 1 and file in ("nsdgeneral", "streams", "HCP_MMP1", "Kastner2015"):
+                    # Atlases stand on the group's surface once; regions of one person stand on that person's.
+                    values = self._on_surface(labels.reshape(-1), hemi, "fsaverage")
+                    write_overlay(group / f"{hemi}.{file}.mgz", values)
+                    write_labels(group, file, self.subject.tables[file])
+            for category, t in self.subject.tvalues.items():
+                name = "word" if category == "words" else category
+                values = self._on_surface(t.reshape(-1), hemi, "white")
+                write_overlay(self.label / f"{hemi}.floc{name}tval.mgz", values)
+
+    def _transforms(self) -> None:
+        """Voxel coordinates of each vertex, counted from 1 (9999: no data), and nearest vertices."""
+        folder = self.ppdata / "transforms"
+        for hemi, flat in self.vertices.items():
+            coords = np.stack(np.unravel_index(np.maximum(flat, 0), self.subject.shape), axis=1) + 1.0
+            coords[flat < 0] = 9999
+            for layer in ("white", "layerB1", "layerB2", "layerB3"):
+                write_overlay(folder / f"{hemi}.func1pt8-to-{layer}.mgz", coords)
+            write_overlay(folder / f"{hemi}.white-to-fsaverage.mgz", self._to_fsaverage(hemi) + 1.0)
+
+    def _result(self, values: np.ndarray, betas: Sequence[str], invalid: np.ndarray) -> EncodingData:
+        trials = len(values)
+        rows = self.experiment.pictures[self.number - 1][self.experiment.order[:trials]]
+        brain, shape = self.subject.brain, self.subject.shape
+        last = _NOISE[sorted(betas)[-1]]
+        responses = make_responses(
+            values,
+            stimulus=stimulus_name(rows),
+            subject=self.name,
+            session=np.arange(trials) // self.experiment.per_session + 1,
+            run=self.experiment.run[:trials],
+            voxel=brain,
+            ijk=np.stack(np.unravel_index(brain, shape), axis=1),
+            roi=self.roi.tolist(),
+            space="func1pt8mm",
+            affine=self.affine,
+            volume_shape=shape,
+            units="% signal change",
+            source="miniature NSD tree",
+            licence="BSD-3-Clause",
+        )
+        truth = xr.Dataset(
+            {"ncsnr": ("voxel", self.ncsnr / np.float32(last)), "region": ("voxel", self.roi)}, {"voxel": brain}
+        )
+        extra: dict[str, Any] = {
+            "labels": self.subject.labels, "tables": self.subject.tables, "tvalues": self.subject.tvalues,
+            "nsd_id": rows, "coco_id": self.experiment.coco_id, "invalid": np.sort(invalid),
+            "vertices": self.vertices, "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices},
+        }  # fmt: skip
+        return EncodingData(responses, None, truth, extra)
