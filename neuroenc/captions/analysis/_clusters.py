@@ -1,0 +1,227 @@
+"""Sub-populations of voxels: clusters of projected embeddings, how stable they are, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.provenance import provenance
+from neuroenc.captions.analysis._separating import separating_phrases
+from neuroenc.captions.analysis._tables import region_masks
+from neuroenc.captions.analysis._texts import directions_of
+
+__all__ = ["VoxelClusters", "cluster_voxels"]
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class VoxelClusters:
+    """Clusters of the voxels of a region.
+
+    Attributes
+    ----------
+    labels : DataArray (voxel,) of int
+        1 is the largest cluster; 0 is a voxel without a projection.
+    typicality : DataArray (voxel,)
+        Cosine of the voxel's centred direction and its cluster's mean direction.
+    choices : DataFrame
+        Per number of clusters ``k, silhouette, stability`` (mean adjusted Rand index of bootstraps)``,
+        stability_sd, silhouette_null, p`` (share of Gaussian clouds of equal covariance that are split as well).
+    """
+
+    labels: xr.DataArray
+    typicality: xr.DataArray
+    choices: pd.DataFrame
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return int(self.labels.max())
+
+    def mapping(self) -> dict[Any, int]:
+        """Cluster of each voxel that has one."""
+        values = zip(self.labels["voxel"].values.tolist(), self.labels.values.tolist())
+        return {voxel: label for voxel, label in values if label > 0}
+
+    def phrases(self, captions: pd.DataFrame, **options: Any) -> pd.DataFrame:
+        """What separates the clusters; see :func:`neuroenc.captions.separating_phrases`."""
+        return separating_phrases(captions, self.mapping(), **options)
+
+    def examples(
+        self, captions: pd.DataFrame | None = None, evidence: pd.DataFrame | None = None, n: int = 5
+    ) -> pd.DataFrame:
+        """The ``n`` most typical voxels of each cluster, with their best caption and their best images.
+
+        Returns
+        -------
+        DataFrame
+            ``cluster, voxel, typicality`` and, where given, ``caption, images`` (ids joined by ";").
+        """
+        rows = []
+        for c in range(1, self.k + 1):
+            at = np.flatnonzero(self.labels.values == c)
+            at = at[np.argsort(-self.typicality.values[at], kind="stable")][:n]
+            rows += [(c, self.labels["voxel"].values[v], float(self.typicality.values[v])) for v in at]
+        out = pd.DataFrame(rows, columns=["cluster", "voxel", "typicality"])
+        if captions is not None:
+            best = captions.sort_values("rank", kind="stable").drop_duplicates("voxel").set_index("voxel")["caption"]
+            out["caption"] = [best.get(v, "") for v in out["voxel"]]
+        if evidence is not None:
+            shown = evidence.sort_values("rank", kind="stable").groupby("voxel")["stimulus"].agg(list)
+            out["images"] = [";".join(shown.get(v, [])) for v in out["voxel"]]
+        return out
+
+
+def _centres(x: Floats, labels: Floats, k: int) -> Floats:
+    return np.stack([x[labels == c].mean(axis=0) for c in range(k)])
+
+
+def _split(x: Floats, k: int, method: str, seed: int) -> Floats:
+    if method == "kmeans":
+        return np.asarray(KMeans(k, n_init=10, random_state=seed).fit_predict(x))
+    return np.asarray(AgglomerativeClustering(k, linkage="ward").fit_predict(x))
+
+
+def _stability(x: Floats, labels: Floats, k: int, method: str, n: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Mean and spread of the adjusted Rand index between these clusters and those of resampled voxels."""
+    found = []
+    for _ in range(n):
+        rows = np.unique(rng.integers(0, len(x), len(x)))
+        if len(rows) <= k:
+            continue
+        part = _split(x[rows], k, method, int(rng.integers(2**31)))
+        centres = _centres(x[rows], part, k)
+        nearest = ((x[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        found.append(adjusted_rand_score(labels, nearest))
+    return (float(np.mean(found)), float(np.std(found))) if found else (np.nan, np.nan)
+
+
+def cluster_voxels(
+    projection: xr.Dataset,
+    k: int | Sequence[int] = (2, 3, 4, 5, 6),
+    *,
+    roi: str | None = None,
+    method: str = "kmeans",
+    n_components: int = 20,
+    n_bootstraps: int = 50,
+    n_null: int = 50,
+    centre: bool = True,
+    seed: int = 0,
+) -> VoxelClusters:
+    """Clusters of the projected directions of voxels, their number by the silhouette.
+
+    Directions are centred on the bank's mean, given unit norm and reduced by principal components. Every method
+    splits a cloud, also one without clusters: ``stability`` says whether resampled voxels give the same
+    clusters, and ``p`` whether a Gaussian cloud of the same covariance splits as well; look at both before
+    calling clusters sub-populations.
+
+    Parameters
+    ----------
+    projection : Dataset
+        From :func:`neuroenc.captions.project` (or weights (feature, voxel), labelled).
+    k : int or sequence of int
+        Number of clusters, or the numbers to choose from.
+    roi : str, optional
+        Only the voxels of this region.
+    method : {"kmeans", "agglomerative"}
+        Ward's method for the latter.
+    n_components : int
+        Principal components, at most; 0 keeps all features.
+    n_bootstraps, n_null : int
+        Resamples of voxels for the stability, and Gaussian clouds for p; 0 leaves them NaN.
+    centre : bool
+    seed : int
+
+    Returns
+    -------
+    VoxelClusters
+
+    Raises
+    ------
+    DataError
+        Too few voxels, or an unknown region.
+    ConfigError
+        A setting is not legal.
+
+    References
+    ----------
+    Luo et al. (2024), BrainSCUBA, ICLR (figure 8: two clusters in EBA). Hennig (2007), Computational Statistics
+    & Data Analysis 52 (stability). Liu et al. (2008), JASA 103 (clusters against one Gaussian).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> ends = np.repeat([[1.0, 0, 0], [0, 1.0, 0]], [12, 8], axis=0) + 0.1 * rng.standard_normal((20, 3))
+    >>> found = cluster_voxels(ends.T, n_bootstraps=10, n_null=10)
+    >>> found.k, found.labels.values.tolist() == [1] * 12 + [2] * 8
+    (2, True)
+    """
+    if method not in ("kmeans", "agglomerative"):
+        raise ConfigError(unknown_name("method", method, ("kmeans", "agglomerative")))
+    options = [k] if isinstance(k, (int, np.integer)) else list(k)
+    if not options or any(int(o) != o or o < 2 for o in options):
+        raise ConfigError(f"k={k!r} is not legal; it is an integer of at least 2, or several.")
+    target, live, dim, coords = directions_of(projection, centre=centre)
+    if dim != "voxel":
+        raise DataError("these are images; clusters are of voxels. Next step: project(coef, bank).")
+    inside = live
+    if roi is not None:
+        regions = region_masks(coords["roi"].values) if "roi" in coords else {}
+        if roi not in regions:
+            raise DataError(unknown_name("roi", roi, regions))
+        inside = live & regions[roi]
+    rows = np.flatnonzero(inside)
+    if len(rows) <= max(options):
+        raise DataError(f"{len(rows)} voxels{f' in {roi}' if roi else ''} for {max(options)} clusters: too few.")
+    x = target[rows]
+    if n_components:
+        x = PCA(min(n_components, len(x) - 1, x.shape[1]), svd_solver="full").fit_transform(x)
+    rng = np.random.default_rng(seed)
+    clouds = _null(x, n_null, rng)
+    table, splits = [], []
+    for number in options:
+        labels = _split(x, number, method, seed)
+        real = float(silhouette_score(x, labels))
+        null = [float(silhouette_score(c, _split(c, number, method, seed))) for c in clouds]
+        p = (1 + sum(v >= real for v in null)) / (1 + len(null)) if null else np.nan
+        stability = _stability(x, labels, number, method, n_bootstraps, rng)
+        table.append((number, real, *stability, float(np.mean(null)) if null else np.nan, p))
+        splits.append(labels)
+    choices = pd.DataFrame(table, columns=["k", "silhouette", "stability", "stability_sd", "silhouette_null", "p"])
+    best = int(choices["silhouette"].argmax())
+    labels, number = splits[best], int(options[best])
+    order = np.argsort(-np.bincount(labels, minlength=number), kind="stable")
+    ranked = np.argsort(order)[labels]
+    means = _centres(target[rows], ranked, number)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    full, typical = np.zeros(len(target), dtype=np.int64), np.full(len(target), np.nan)
+    full[rows] = ranked + 1
+    typical[rows] = np.einsum("vd,vd->v", target[rows], means[ranked])
+    keep = np.ones(len(target), dtype=bool) if roi is None else regions[roi]
+    whole = xr.DataArray(full, dims="voxel", coords=coords, name="cluster")[keep]
+    whole.attrs = {"k": number, "method": method, "roi": roi or ""}
+    whole.attrs["provenance"] = provenance(
+        step="cluster_voxels", k=number, options=[int(o) for o in options], method=method, roi=roi,
+        n_components=n_components, seed=seed,
+    )  # fmt: skip
+    return VoxelClusters(whole, xr.DataArray(typical, dims="voxel", coords=coords, name="typicality")[keep], choices)
+
+
+def _null(x: Floats, n: int, rng: np.random.Generator) -> list[Floats]:
+    """Gaussian clouds with the covariance of the voxels."""
+    if not n:
+        return []
+    _, scale, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    spread = (scale / np.sqrt(len(x) - 1))[:, None] * axes
+    return [rng.standard_normal((len(x), len(scale))) @ spread for _ in range(n)]
