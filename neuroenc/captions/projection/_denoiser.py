@@ -1,0 +1,372 @@
+"""A diffusion prior over image embeddings that is asked with a voxel's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.memory import parse_memory
+from neuroenc._util.progress import progress as bar_of
+from neuroenc.captions._linear import as_weights
+from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim
+from neuroenc.captions.projection._denoiser_training import train_denoiser
+from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.retrieval import as_bank
+from neuroenc.retrieval._topk import row_norms
+
+__all__ = ["ConceptDenoiser"]
+
+KINDS = ("diffusion", "empirical", "regression")
+SCALINGS = ("robust", "unit")
+
+
+def _noise(label: Any, sample: int, seed: int) -> np.random.Generator:
+    """Random numbers of one sample of one voxel: the same in every batch, order and subset of voxels."""
+    digest = hashlib.sha256(f"{label}\0{sample}\0{seed}".encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+class ConceptDenoiser:
+    r"""Draws natural-image embeddings that a voxel likes, instead of their average.
+
+    The softmax projection is the mean of a distribution over images, ``s_i(k) = softmax_k(w_i . m_k / temperature)``.
+    A voxel that likes two things has a mean between them, which is neither. This draws from ``s_i``, smoothed over
+    the images of the bank, by taking noise out of an embedding step by step:
+
+    .. math:: \min_\theta E \| v_\theta(\alpha_t z + \sigma_t \epsilon, t, w, \tau) - (\alpha_t \epsilon - \sigma_t z)
+        \|^2, \qquad z = \mathrm{scale}(m_k), \; k \sim s(w, \tau), \; w \sim \text{ridge weights of random concepts}
+
+    with a cosine schedule, DDIM sampling and classifier-free guidance. No voxel and no label is needed: weights are
+    made from the images (:class:`WeightPrior`), and one network serves all temperatures of its range.
+
+    Parameters
+    ----------
+    kind : {"diffusion", "empirical", "regression"}
+        "diffusion": a residual network with two towers. "empirical": the exact denoiser of the fitted images, which
+        gives back these images. "regression": the network predicts the image from the weights by squared error; all
+        samples of a voxel are one, near the mean. It is what the first is measured against.
+    scaling : {"robust", "unit"}
+        Median and interquartile range of each dimension (in units of a normal standard deviation) of unit-norm
+        embeddings, clipped at ten; or unit-norm embeddings times the root of their width.
+    width, depth : int
+        Of the network.
+    temperatures : (float, float)
+        Range that the network is trained for.
+    seed : int
+        Of first weights and training.
+    device : str
+
+    Attributes
+    ----------
+    training_ : dict
+        ``losses, steps, ended_by, seconds``.
+    n_images_ : int
+        Images that were fitted.
+
+    References
+    ----------
+    LCM team et al. Large Concept Models: language modeling in a sentence representation space. 2024.
+    Song, Meng, Ermon. Denoising diffusion implicit models. ICLR 2021.
+    Salimans, Ho. Progressive distillation for fast sampling of diffusion models. ICLR 2022.
+    Ho, Salimans. Classifier-free diffusion guidance. 2022.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bank = np.repeat(np.eye(4), 50, axis=0) + 0.05 * rng.standard_normal((200, 4))
+    >>> denoiser = ConceptDenoiser("empirical", device="cpu").fit(bank)
+    >>> likes_two = np.array([[1.0], [1.0], [0.0], [0.0]])
+    >>> found = denoiser.sample(likes_two, n_samples=20, temperature=0.05)
+    >>> sorted(set(np.abs(found.values[0]).argmax(axis=1).tolist()))
+    [0, 1]
+    """
+
+    def __init__(
+        self,
+        kind: str = "diffusion",
+        *,
+        scaling: str = "robust",
+        width: int = 192,
+        depth: int = 4,
+        temperatures: tuple[float, float] = (1 / 1500, 1 / 10),
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        if kind not in KINDS:
+            raise ConfigError(unknown_name("kind of denoiser", kind, KINDS))
+        if scaling not in SCALINGS:
+            raise ConfigError(unknown_name("scaling", scaling, SCALINGS))
+        if width < 2 or width % 2 or depth < 1:
+            raise ConfigError(f"width={width}, depth={depth} are not legal; an even width, and a depth of at least 1.")
+        if not 0 < temperatures[0] <= temperatures[1] < math.inf:
+            raise ConfigError(f"temperatures={temperatures!r} must be a range of positive numbers, low first.")
+        self.kind, self.scaling, self.width, self.depth = kind, scaling, int(width), int(depth)
+        self.temperatures = (float(temperatures[0]), float(temperatures[1]))
+        self.seed, self.device = int(seed), resolve_device(device)
+        self.training_: dict[str, Any] = {}
+        self.n_images_ = 0
+        self._net: DenoiserNet | None = None
+        self._exact: ExactDenoiser | None = None
+        self._centre = self._scale = torch.zeros(0)
+
+    def __repr__(self) -> str:
+        state = f"{self.n_images_} images" if self.n_images_ else "not fitted"
+        return f"ConceptDenoiser({self.kind!r}, {state})"
+
+    @property
+    def n_features(self) -> int:
+        """Width of the embeddings; 0 before fitting."""
+        return len(self._centre)
+
+    def _to_scaled(self, directions: Tensor) -> Tensor:
+        return ((directions - self._centre) / self._scale).clamp(-10, 10)
+
+    def _start(self, dim: int) -> DenoiserNet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return DenoiserNet(dim, self.width, self.depth).to(self.device)
+
+    def _set_images(self, directions: np.ndarray) -> Tensor:
+        rows = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32)).to(self.device)
+        if self.kind == "empirical":
+            self._exact = ExactDenoiser(rows, self._to_scaled(rows))
+        return rows
+
+    def fit(
+        self,
+        bank: Any,
+        *,
+        weights: Any = None,
+        steps: int = 5000,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        drop: float = 0.1,
+        ema: float = 0.998,
+        pool: int = 4096,
+        max_images: int | None = None,
+        minutes: float | None = None,
+        max_memory: str | int | None = None,
+        progress: bool = False,
+    ) -> ConceptDenoiser:
+        """Learn the images of a bank.
+
+        Parameters
+        ----------
+        bank : see :func:`neuroenc.retrieval.as_bank`
+            Image embeddings (n, feature), any norm.
+        weights : array (feature, voxel) or encoder, optional
+            Weights of voxels whose images are to be drawn; half of the training's conditions are then these.
+        steps, batch_size, lr : int, int, float
+            AdamW with warm-up and a cosine to zero.
+        drop : float
+            Share of examples without a condition, for guidance.
+        ema : float
+            Of the average of parameters over steps.
+        pool : int
+            Images of one step among which ``s_i`` is drawn.
+        max_images : int, optional
+            A random sample of so many images is kept; default what half of ``max_memory`` holds.
+        minutes : float, optional
+            Time limit, at which the cosine ends.
+        max_memory : str, int or None
+        progress : bool
+
+        Returns
+        -------
+        ConceptDenoiser
+            Itself.
+
+        Raises
+        ------
+        DataError
+            Fewer than two images; NaN, infinite or zero-norm ones; weights of another width.
+        """
+        directions = self._read(bank, max_images, max_memory)
+        dim = directions.shape[1]
+        if self.scaling == "robust":
+            from sklearn.preprocessing import RobustScaler
+
+            found = RobustScaler(unit_variance=True).fit(directions)
+            centre, scale = found.center_, found.scale_
+        else:
+            centre, scale = np.zeros(dim), np.full(dim, 1 / math.sqrt(dim))
+        self._centre = torch.as_tensor(centre, dtype=torch.float32, device=self.device)
+        self._scale = torch.as_tensor(scale, dtype=torch.float32, device=self.device)
+        self.n_images_ = len(directions)
+        rows = self._set_images(directions)
+        if self.kind == "empirical":
+            self.training_ = {"losses": [], "steps": 0, "ended_by": "steps", "seconds": 0.0}
+            return self
+        own = None
+        if weights is not None:
+            w, _ = self._conditions(weights)
+            own = torch.from_numpy(w[np.isfinite(w).all(axis=1)]).to(self.device)
+        self._net = self._start(dim)
+        self.training_ = train_denoiser(
+            self._net, rows, self._to_scaled(rows), weights=own, temperatures=self.temperatures,
+            regression=self.kind == "regression", steps=steps, batch_size=batch_size, lr=lr, drop=drop, ema=ema,
+            pool=pool, minutes=minutes, seed=self.seed, show=progress,
+        )  # fmt: skip
+        return self
+
+    def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
+        """Unit-norm rows of a bank, or of a sample of it, float32."""
+        images = as_bank(bank)
+        if images.n is None or not images.reusable:
+            raise DataError("a denoiser is fitted to a bank of known length. Next step: pass a list, array or path.")
+        width = next(iter(images.chunks(1))).rows.shape[1]
+        # Unit norm in float64 while reading, float32 directions, and what the normaliser makes of them.
+        room = parse_memory(max_memory) // 2 // (20 * width)
+        n = min(images.n, room if max_images is None else int(max_images))
+        if n < 2:
+            raise DataError(f"{n} images can be fitted (bank {images.n}, room for {room}); at least 2 are needed.")
+        at = np.arange(images.n)
+        if n < images.n:
+            at = np.sort(np.random.default_rng(self.seed).choice(images.n, n, replace=False))
+        out = np.empty((n, width), np.float32)
+        for chunk in images.chunks(4096, width):
+            first, last = np.searchsorted(at, [chunk.start, chunk.start + len(chunk.rows)])
+            norms = row_norms(chunk, need_positive=True)
+            local = at[first:last] - chunk.start
+            out[first:last] = np.asarray(chunk.rows)[local] / norms[local, None]
+        return out
+
+    def _conditions(self, coef: Any) -> tuple[np.ndarray, xr.DataArray]:
+        """Unit-norm weights (voxel, feature) float32, NaN where there is no direction, and the labelled weights."""
+        if not self.n_images_:
+            raise ConfigError("this denoiser was not fitted. Next step: fit(bank), or ConceptDenoiser.load(folder).")
+        found = as_weights(coef)
+        matrix = found.matrix()
+        if matrix.shape[1] != self.n_features:
+            raise DataError(
+                f"weights have width {matrix.shape[1]}, the images of this denoiser {self.n_features}; both must come "
+                "from one backbone."
+            )
+        unit = np.full(matrix.shape, np.nan, np.float32)
+        valid = found.valid()
+        unit[valid] = matrix[valid] / np.linalg.norm(matrix[valid], axis=1, keepdims=True)
+        return unit, found.coef
+
+    def sample(
+        self,
+        coef: Any,
+        *,
+        n_samples: int = 8,
+        temperature: float = 1 / 150,
+        guidance: float = 1.0,
+        n_steps: int = 50,
+        eta: float = 0.0,
+        seed: int = 0,
+        max_memory: str | int | None = None,
+        progress: bool = False,
+    ) -> xr.DataArray:
+        """Embeddings drawn for each voxel.
+
+        The draws of a voxel follow from its label, the number of the sample and ``seed``: they are the same in any
+        batch, order or subset of voxels.
+
+        Parameters
+        ----------
+        coef : DataArray or array (feature, voxel), or encoder with ``to_linear()``
+            Only the direction of a voxel's weights counts.
+        n_samples : int
+        temperature : float
+            Of ``s_i``; for a network within the range it was trained for.
+        guidance : float
+            1: as trained; above 1 the condition counts more, at the price of variety and naturalness. For the
+            empirical kind it divides the temperature.
+        n_steps : int
+            Of DDIM.
+        eta : float
+            Noise of each step, 0 (none) to 1 (as ancestral sampling).
+        seed : int
+        max_memory : str, int or None
+            For temporaries.
+        progress : bool
+
+        Returns
+        -------
+        DataArray (voxel, sample, feature) float32
+            Of unit norm; NaN for voxels with zero or NaN weights.
+
+        Raises
+        ------
+        ConfigError
+            Not fitted, or a setting out of range.
+        DataError
+            Weights of another width.
+        """
+        for name, value in (("n_samples", n_samples), ("n_steps", n_steps)):
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise ConfigError(f"{name}={value!r} is not legal; it must be an integer of at least 1.")
+        low, high = (0.0, math.inf) if self.kind == "empirical" else self.temperatures
+        if not (0 < temperature < math.inf and low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9)):
+            raise ConfigError(
+                f"temperature={temperature!r} is outside of what this denoiser was trained for, {low:.3g} to "
+                f"{high:.3g}. Next step: a temperature within, or ConceptDenoiser(temperatures=...)."
+            )
+        if not (0 <= eta <= 1 and guidance >= 0):
+            raise ConfigError(f"eta={eta}, guidance={guidance} are not legal; eta is in [0, 1], guidance at least 0.")
+        unit, labelled = self._conditions(coef)
+        rows = np.repeat(np.flatnonzero(np.isfinite(unit).all(axis=1)), n_samples)
+        number = np.tile(np.arange(n_samples), len(rows) // n_samples)
+        out = np.full((len(unit) * n_samples, self.n_features), np.nan, np.float32)
+        # Temporaries of a row: with the exact denoiser one number for each of its images, several times.
+        numbers = 12 * self.n_features + (3 * self._exact.chunk if self._exact is not None else 12 * self.width)
+        batch = int(np.clip(parse_memory(max_memory) // (8 * numbers), 1, 4096))
+        labels = labelled["voxel"].values
+        starts = range(0, len(rows), batch)
+        with exact_arithmetic():
+            for a in bar_of(starts, desc="denoise", show=progress):
+                at, which = rows[a : a + batch], number[a : a + batch]
+                draws = [_noise(labels[v], s, seed) for v, s in zip(at, which)]
+                found = self._denoise(torch.from_numpy(unit[at]), draws, temperature, guidance, n_steps, eta)
+                out[at * n_samples + which] = found.cpu().numpy()
+        coords = {k: v for k, v in labelled.coords.items() if v.dims == ("voxel",)}
+        values = out.reshape(len(unit), n_samples, self.n_features)
+        return xr.DataArray(values, dims=("voxel", "sample", "feature"), coords=coords, name="samples")
+
+    def _denoise(
+        self, weights: Tensor, draws: list[np.random.Generator], temperature: float, guidance: float, n_steps: int,
+        eta: float,
+    ) -> Tensor:  # fmt: skip
+        def normal() -> Tensor:
+            drawn = [g.standard_normal(self.n_features, dtype=np.float32) for g in draws]
+            return torch.from_numpy(np.stack(drawn)).to(self.device)
+
+        w = weights.to(self.device)
+        tau = torch.full((len(w),), temperature, device=self.device)
+        if self._exact is not None:
+            exact = self._exact
+            clean = ddim(lambda x, t: exact.clean(x, t, w, tau, guidance), normal(), n_steps, eta, normal)
+        else:
+            assert self._net is not None
+            net, context = self._net, self._net.read(w, tau)
+            if self.kind == "regression":
+                clean = -net(torch.zeros_like(w), torch.ones_like(tau), context)
+            else:
+                clean = ddim(lambda x, t: net.clean(x, t, context, guidance), normal(), n_steps, eta, normal)
+        direction = clean * self._scale + self._centre
+        return direction / direction.norm(dim=1, keepdim=True)
+
+    def save(self, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any) -> Path:
+        """Write ``denoiser.safetensors`` and ``denoiser.json``; see :mod:`..._denoiser_files`."""
+        from neuroenc.captions.projection._denoiser_files import save
+
+        return save(self, folder, dtype=dtype, **record)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> ConceptDenoiser:
+        """Read a denoiser from a folder that :meth:`save` wrote, or a shipped one by its name ("world")."""
+        from neuroenc.captions.projection._denoiser_files import load
+
+        return load(folder, device)
