@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     )
     from neuroenc.embedding import ImageEmbedder, TextEmbedder
     from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
+    from neuroenc.workflows import Captioner
 
 _ROOMS = ("captions", "cli", "data", "embedding", "encoders", "report", "retrieval", "stats", "workflows")
 _NAMES = {
     "BandedRidgeEncoder": "encoders",
+    "Captioner": "workflows",
     "ImageEmbedder": "embedding",
     "RidgeEncoder": "encoders",
     "TextEmbedder": "embedding",
@@ -43,6 +45,7 @@ _NAMES = {
 
 __all__ = [
     "BandedRidgeEncoder",
+    "Captioner",
     "ImageEmbedder",
     "RidgeEncoder",
     "TextEmbedder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ def caption_voxels(
     renormalise: bool = True,
     decouple: bool = True,
     features_normalised: bool = True,
+    projector: Callable[..., xr.Dataset] = project,
     max_memory: str | int | None = None,
     progress: bool = True,
 ) -> CaptionResult:
@@ -100,6 +102,8 @@ def caption_voxels(
         they get no caption and are named in the result.
     temperature, renormalise, decouple, features_normalised, max_memory, progress
         As in :func:`neuroenc.captions.project`.
+    projector : callable
+        What is called with the weights, the bank and these settings; :func:`project` is the softmax.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def caption_voxels(
     gated = tuple(weights.coef["voxel"].values[~passed].tolist())
     kept = select_voxels(weights, passed)
     bias = kept.intercept if kept.has_intercept else None
-    projection = project(
+    projection = projector(
         kept.coef,
         images,
         intercept=bias,

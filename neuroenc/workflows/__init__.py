@@ -4,7 +4,7 @@ Examples
 --------
 >>> from neuroenc.workflows import list_examples
 >>> list_examples()
-['haxby', 'haxby-slice', 'v4']
+['haxby', 'haxby-slice', 'nsd', 'v4']
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ from neuroenc.workflows._compare_config import (
 from neuroenc.workflows._config import RunConfig, example_config, list_examples, read_config
 
 if TYPE_CHECKING:
+    from neuroenc.workflows._caption import caption
+    from neuroenc.workflows._caption_config import (
+        CaptionConfig,
+        example_caption_config,
+        list_caption_examples,
+        read_caption_config,
+    )
+    from neuroenc.workflows._captioner import Captioner
     from neuroenc.workflows._compare import run_comparison
     from neuroenc.workflows._demo import demo
     from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_predict, icl_pretrain
@@ -29,10 +37,14 @@ if TYPE_CHECKING:
     from neuroenc.workflows._run import run
 
 __all__ = [
+    "CaptionConfig",
+    "Captioner",
     "CompareConfig",
     "IclConfig",
     "RunConfig",
+    "caption",
     "demo",
+    "example_caption_config",
     "example_compare_config",
     "example_config",
     "example_icl_config",
@@ -41,9 +53,11 @@ __all__ = [
     "icl_finetune",
     "icl_predict",
     "icl_pretrain",
+    "list_caption_examples",
     "list_compare_examples",
     "list_examples",
     "list_icl_examples",
+    "read_caption_config",
     "read_compare_config",
     "read_config",
     "read_icl_config",
@@ -52,6 +66,10 @@ __all__ = [
 ]
 
 _LATER = {
+    "Captioner": "_captioner", "caption": "_caption",
+    **dict.fromkeys(
+        ("CaptionConfig", "example_caption_config", "list_caption_examples", "read_caption_config"), "_caption_config"
+    ),
     "demo": "_demo", "run": "_run", "run_comparison": "_compare", "icl_evaluate": "_icl_evaluate",
     **dict.fromkeys(("icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"), "_icl"),
     **dict.fromkeys(("IclConfig", "example_icl_config", "list_icl_examples", "read_icl_config"), "_icl_config"),

@@ -1,0 +1,168 @@
+"""Checks of a captioning: stability, scores on held-out stimuli, round trip, diversity, shuffled weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+from neuroenc.captions import caption_diversity, caption_stability, round_trip, sentence_scores
+from neuroenc.encoders import resampled_rows, ridge_weights
+from neuroenc.retrieval import EmbeddingBank
+from neuroenc.workflows._caption_config import StabilityConfig
+from neuroenc.workflows._caption_inputs import Subject
+from neuroenc.workflows._captioner import Captioner
+
+__all__ = ["bank_parts", "diversity_table", "held_out_scores", "round_trip_table", "stability_tables"]
+
+
+def bank_parts(bank: EmbeddingBank, n: int, seed: int) -> list[np.ndarray]:
+    """Disjoint random parts of a bank, each in memory, of equal size up to one row."""
+    rows = np.concatenate([chunk.rows for chunk in bank.chunks(65_536)])
+    if len(rows) < n:
+        raise DataError(f"a bank of {len(rows)} images cannot be dealt into {n} folds. Next step: fewer folds.")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows[np.sort(part)] for part in np.array_split(order, n)]
+
+
+def _weights(
+    subjects: list[Subject], alphas: list[np.ndarray], coef: xr.DataArray, kind: str, n: int, seed: int
+) -> Iterator[xr.DataArray]:
+    """Weights of all subjects' voxels (those in ``coef``) on resampled stimuli, one variant after another."""
+    streams = []
+    for s, (subject, alpha) in enumerate(zip(subjects, alphas)):
+        groups = subject.Y.coords["stimulus"].values
+        if len(np.unique(groups)) < 20 and "run" in subject.Y.coords:
+            # Few stimuli, each shown in every run: runs are what was sampled.
+            groups = subject.Y.coords["run"].values
+        streams.append((subject, alpha, resampled_rows(groups, kind, n, seed=seed + 1000 * s)))
+    for _ in range(2 * n if kind == "halves" else n):
+        parts = []
+        for subject, alpha, rows in streams:
+            at = next(rows)
+            parts.append(ridge_weights(subject.X.values[at], subject.Y.values[at], alpha)[0])
+        values = np.concatenate(parts, axis=1)
+        yield coef.copy(data=values.astype(coef.dtype))
+
+
+def stability_tables(
+    captioner: Captioner, coef: xr.DataArray, passed: np.ndarray, subjects: list[Subject], alphas: list[np.ndarray],
+    config: StabilityConfig, embed_text: Callable[[list[str]], Any], direction: Any, seed: int, progress: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:  # fmt: skip
+    """Captions again on folds of the bank, bootstraps and halves; ``coef`` holds the voxels of all subjects."""
+    kept = coef.isel(voxel=np.flatnonzero(passed))
+    variants: dict[str, list[Any]] = {}
+    if config.folds:
+        variants["folds"] = [(kept, part) for part in bank_parts(captioner.bank, config.folds, seed)]
+    for name, kind, n in (("bootstrap", "bootstrap", config.bootstraps), ("halves", "halves", config.halves)):
+        if n:
+            drawn = _weights(subjects, alphas, coef, kind, n, seed)
+            variants[name] = [(w.isel(voxel=np.flatnonzero(passed)), None) for w in drawn]
+    if not variants:
+        return None
+    return caption_stability(
+        variants, captioner.best, embed_text, text_direction=direction, null_voxels=config.null_voxels, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def held_out_scores(
+    captions: pd.DataFrame, subjects: list[Subject], voxels_of: list[np.ndarray], rois: dict[Any, str],
+    stimulus_vectors: xr.DataArray, embed_text: Callable[[list[str]], Any], seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Sentence-level scores of each subject's best captions on its held-out stimuli.
+
+    Parameters
+    ----------
+    voxels_of : list of array
+        The study's voxel numbers of each subject's columns.
+    rois : dict
+        Region of each voxel of the study.
+    stimulus_vectors : DataArray (stimulus, feature)
+        Vectors of the stimuli's captions, or of their images in a joint space.
+
+    Returns
+    -------
+    voxels : DataFrame
+        ``voxel, rho, shuffled, shuffled_within_roi``.
+    summary : DataFrame
+        One row a subject.
+    """
+    best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
+    tables, rows = [], []
+    for subject, voxels in zip(subjects, voxels_of):
+        at = np.flatnonzero(np.isin(voxels, best.index))
+        if len(at) < 2:
+            continue
+        texts = best.loc[voxels[at]].tolist()
+        # Repeats of a stimulus count once: they have one caption.
+        measured = subject.Y_test.isel(voxel=at)
+        by = measured.groupby("stimulus").mean() if "presentation" in measured.dims else measured
+        ids = by.coords["stimulus"].values
+        s = stimulus_vectors.sel(stimulus=ids).values
+        region = [rois.get(v, "") for v in voxels[at]]
+        found = sentence_scores(embed_text(texts), s, by.values, roi=region, seed=seed)
+        frame = {name: found[name].values for name in ("rho", "shuffled", "shuffled_within_roi")}
+        tables.append(pd.DataFrame({"voxel": voxels[at], **frame}))
+        keys = ("mean", "low", "high", "mean_shuffled", "p", "mean_shuffled_within_roi", "p_shuffled_within_roi")
+        rows.append(
+            {"subject": subject.name, "n_voxels": len(at), "n_stimuli": len(ids), **{k: found.attrs[k] for k in keys}}
+        )
+    empty = pd.DataFrame(columns=["voxel", "rho", "shuffled", "shuffled_within_roi"])
+    return (pd.concat(tables, ignore_index=True) if tables else empty), pd.DataFrame(rows)
+
+
+def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tuple[float, float]:
+    """95 % of the mean over resampled voxels."""
+    draws = values[rng.integers(0, len(values), (n, len(values)))].mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def round_trip_table(
+    captions: pd.DataFrame, coef: xr.DataArray, corpus: np.ndarray, embed_text: Callable[[list[str]], Any],
+    text_mean: np.ndarray | None, image_mean: np.ndarray | None, seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Predicted response of a caption's own text vector among those of the caption bank, as a percentile."""
+    best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
+    voxels = [v for v in coef["voxel"].values.tolist() if v in best.index]
+
+    def across(vectors: np.ndarray) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit if text_mean is None or image_mean is None else unit - text_mean + image_mean
+
+    percentile, info = round_trip(
+        coef.sel(voxel=voxels).values, across(np.asarray(embed_text(best.loc[voxels].tolist()))), across(corpus),
+        seed=seed,
+    )  # fmt: skip
+    low, high = _interval(percentile, np.random.default_rng(seed))
+    row = {"n_voxels": len(voxels), "mean percentile": info["mean"], "low": low, "high": high,
+           "other voxels' captions": info["mean_shuffled"], "p": info["p"]}  # fmt: skip
+    return pd.DataFrame([row])
+
+
+def diversity_table(
+    named: dict[str, pd.DataFrame], embed_text: Callable[[list[str]], Any], seed: int, n_draws: int = 100
+) -> pd.DataFrame:
+    """How much best captions differ among voxels, with 95 % intervals over voxels, for several sets of captions."""
+    rows = []
+    for name, captions in named.items():
+        texts = captions.loc[captions["rank"] == 1, "caption"].astype(str).tolist()
+        if len(texts) < 3:
+            continue
+        vectors = np.asarray(embed_text(texts), dtype=np.float64)
+        row: dict[str, Any] = {"captions": name, **caption_diversity(texts, vectors).to_dict()}
+        rng = np.random.default_rng(seed)
+        draws = []
+        for _ in range(n_draws):
+            at = rng.integers(0, len(texts), len(texts))
+            draws.append(caption_diversity([texts[k] for k in at], vectors[at]))
+        table = pd.DataFrame(draws)
+        for column in ("vocabulary", "semantic_variance", "dimensions_90"):
+            row[f"{column}_low"], row[f"{column}_high"] = (float(v) for v in table[column].quantile([0.025, 0.975]))
+        rows.append({k: int(v) if k.startswith("n_") else v for k, v in row.items()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,81 @@
+"""The decoder that ``[decoder]`` describes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError
+from neuroenc.captions import Decoder, RetrievalDecoder
+from neuroenc.embedding import TextEmbedder
+from neuroenc.workflows._caption_config import CaptionConfig
+from neuroenc.workflows._caption_inputs import Texts
+
+__all__ = ["make_decoder", "make_text_embedder", "text_direction"]
+
+
+def make_text_embedder(config: CaptionConfig) -> Callable[[list[str]], np.ndarray]:
+    """``embed_text(texts) -> (n, feature)`` in the space of the weights."""
+    embedder = TextEmbedder(config.space.model, config.space.pretrained or None, progress=False)
+
+    def embed_text(texts: list[str]) -> np.ndarray:
+        return np.asarray(embedder.embed(texts).values)
+
+    return embed_text
+
+
+def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | None:
+    """Mean direction of texts: of the caption bank, or what the captioner knows from its training."""
+    if texts is not None:
+        unit = texts.vectors / np.linalg.norm(texts.vectors, axis=1, keepdims=True)
+        return np.asarray(unit.mean(axis=0, dtype=np.float64))
+    return getattr(decoder, "text_direction", None)
+
+
+def make_decoder(
+    config: CaptionConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray]
+) -> Decoder:
+    """Retrieval, a prefix language model, or one that keeps to the phrases of a corpus.
+
+    Raises
+    ------
+    ConfigError
+        A caption bank is needed and the bank's images have no captions, or the captioner is of another space.
+    """
+    d = config.decoder
+    if d.kind in ("retrieval", "corpus") and texts is None:
+        raise ConfigError(
+            f'[decoder] kind = "{d.kind}" needs captions, and caption_bank = "{d.caption_bank}" has none. Next step: '
+            'caption_bank = "coco-captions-val2017", or kind = "prefix".'
+        )
+    if d.kind == "retrieval":
+        assert texts is not None
+        return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
+    from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner
+
+    found = PrefixDecoder.load(d.captioner) if Path(d.captioner).is_dir() else load_captioner(d.captioner)
+    width = texts.vectors.shape[1] if texts is not None else embed_text(["a"]).shape[1]
+    if found.embedding_dim != width:
+        raise ConfigError(
+            f'captioner "{d.captioner}" reads embeddings of {found.embedding_dim}; space "{config.space.model}" has '
+            f'{width}. Next step: captioner = "world" with model = "world", "photo" with "conse".'
+        )
+    search = dataclasses.replace(
+        found.search, method=d.method, beams=d.beams, groups=d.groups, diversity=d.diversity,
+        diversity_penalty=d.diversity_penalty, temperature=d.temperature, top_p=d.top_p, max_length=d.max_length,
+        seed=config.seed,
+    )  # fmt: skip
+    options: dict[str, Any] = {"search": search, "embed_text": embed_text}
+    direction = text_direction(texts)
+    if direction is not None:
+        options["text_direction"] = direction
+    if d.kind == "corpus":
+        assert texts is not None
+        options["constraint"] = CorpusConstraint.from_captions(
+            texts.captions, found.encode, stop=found.stop, vocabulary=found.vocabulary, ids=texts.ids, n=d.n or None
+        )
+    return found.with_options(**options)

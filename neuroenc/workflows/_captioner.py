@@ -1,0 +1,254 @@
+"""Captions of an encoder's voxels in three lines: a bank, a decoder, an encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import DataError
+from neuroenc._util.provenance import versions
+from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels
+from neuroenc.captions._linear import as_weights
+from neuroenc.data import Stimuli
+from neuroenc.retrieval import as_bank
+
+__all__ = ["Captioner"]
+
+
+class Captioner:
+    """What a voxel prefers, in words: its weights, projected onto natural images, decoded, with their evidence.
+
+    Parameters
+    ----------
+    bank : see :func:`neuroenc.retrieval.as_bank`
+        Raw image embeddings (n, feature) of the encoder's backbone.
+    decoder : Decoder
+        Such as :class:`RetrievalDecoder` or :class:`PrefixDecoder`.
+    stimuli : Stimuli, optional
+        Images (and captions) of the bank, by id: for the pictures of the report and for grounding.
+    embed_text : callable, optional
+        ``embed_text(list of str) -> (n, feature)`` in the space of the bank.
+    method : str
+        "softmax", or another of :func:`neuroenc.captions.project_weights`.
+    top : int
+        Captions a voxel.
+    n_evidence : int
+        Images a voxel.
+    temperature, renormalise, decouple, features_normalised, max_memory
+        As in :func:`neuroenc.captions.project`.
+    progress : bool
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc import Captioner
+    >>> from neuroenc.captions import RetrievalDecoder
+    >>> bank = np.array([[1.0, 0.1], [0.1, 1.0]])
+    >>> captioner = Captioner(bank, RetrievalDecoder(["a face", "a house"], np.eye(2)), top=1, progress=False)
+    >>> captioner.caption(np.array([[2.0, 0.0], [0.1, 3.0]])).captions["caption"].tolist()
+    ['a face', 'a house']
+    """
+
+    def __init__(
+        self,
+        bank: Any,
+        decoder: Decoder,
+        *,
+        stimuli: Stimuli | None = None,
+        embed_text: Callable[[list[str]], Any] | None = None,
+        method: str = "softmax",
+        top: int = 3,
+        n_evidence: int = 8,
+        temperature: float = 1 / 150,
+        renormalise: bool = True,
+        decouple: bool = True,
+        features_normalised: bool = True,
+        max_memory: str | int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.bank, self.decoder, self.stimuli = as_bank(bank), decoder, stimuli
+        self.embed_text = embed_text
+        self.method, self.top, self.n_evidence = method, top, n_evidence
+        self.temperature, self.renormalise, self.decouple = float(temperature), bool(renormalise), bool(decouple)
+        self.features_normalised, self.max_memory = bool(features_normalised), max_memory
+        self.progress = progress
+
+    def __repr__(self) -> str:
+        return f"Captioner({self.bank.n} images, {self.decoder!r}, method={self.method!r}, top={self.top})"
+
+    def project(self, coef: Any, bank: Any = None, **settings: Any) -> xr.Dataset:
+        """Projection of weights onto ``bank``, by default the captioner's own."""
+        from neuroenc.captions import project, project_weights
+
+        options: dict[str, Any] = {
+            "temperature": self.temperature, "renormalise": self.renormalise, "decouple": self.decouple,
+            "features_normalised": self.features_normalised, "max_memory": self.max_memory, "progress": False,
+            **settings,
+        }  # fmt: skip
+        bank = self.bank if bank is None else bank
+        if self.method == "softmax":
+            return project(coef, bank, **options)
+        return project_weights(coef, bank, method=self.method, **options)
+
+    def best(self, coef: Any, bank: Any = None) -> list[str]:
+        """The best caption of each voxel; "" where it has none (zero weights).
+
+        Parameters
+        ----------
+        coef : DataArray (feature, voxel)
+        bank : optional
+            Another bank than the captioner's.
+        """
+        weights = as_weights(coef)
+        found = self.decoder.decode(self.project(weights.coef, bank), 1)
+        return found.set_index("voxel")["caption"].reindex(weights.coef["voxel"].values).fillna("").tolist()
+
+    def caption(
+        self,
+        encoder: Any,
+        scores: xr.Dataset | None = None,
+        *,
+        gate: pd.DataFrame | None = None,
+        title: str = "Voxel captions",
+        settings: Mapping[str, Any] | None = None,
+        caveats: Sequence[str] = (),
+    ) -> CaptionStudy:
+        """Captions of the voxels that pass the gate.
+
+        Parameters
+        ----------
+        encoder : encoder with ``to_linear()``, pair (coef, intercept), or array (feature, voxel)
+        scores : Dataset over ``voxel``, optional
+            Of the same voxels, in their order: ``r``, ``q_value``, ... Without it nothing is gated, and the study
+            says so.
+        gate : DataFrame, optional
+            From :func:`neuroenc.captions.gate_voxels`; by default q below .05, or nobody held back where ``scores``
+            have no ``q_value``.
+        title : str
+        settings : mapping, optional
+            More of what the methods paragraph should know (``encoder``, ``features``, ...).
+        caveats : sequence of str
+            What a reader must know.
+
+        Returns
+        -------
+        CaptionStudy
+        """
+        weights = as_weights(encoder)
+        caveats = list(caveats)
+        if scores is None:
+            scores = xr.Dataset({"r": ("voxel", np.full(weights.coef.sizes["voxel"], np.nan))})
+            scores = scores.assign_coords({k: c for k, c in weights.coef.coords.items() if c.dims == ("voxel",)})
+            gate = _everyone(scores) if gate is None else gate
+            caveats.append("No accuracy was given: voxels that are not predicted above chance are captioned as well.")
+        elif not np.array_equal(scores["voxel"], weights.coef["voxel"]):
+            raise DataError(
+                "scores and weights name different voxels or another order. Next step: "
+                "scores.sel(voxel=coef.voxel)."
+            )
+        if gate is None:
+            known = "q_value" in scores
+            gate = gate_voxels(scores, "q" if known else "none")
+            if not known:
+                caveats.append("Scores have no q_value: voxels are captioned whether predicted above chance or not.")
+        passed = gate["captioned"].to_numpy(dtype=bool)
+        if passed.any():
+            found = caption_voxels(
+                (weights.coef, weights.intercept) if weights.has_intercept else weights.coef, self.bank, self.decoder,
+                top=self.top, n_evidence=self.n_evidence, mask=passed, temperature=self.temperature,
+                renormalise=self.renormalise, decouple=self.decouple, features_normalised=self.features_normalised,
+                projector=self.project, max_memory=self.max_memory, progress=self.progress,
+            )  # fmt: skip
+            captions, evidence = found.captions, found.evidence
+            projected = found.projection
+            facts = {k: v for k, v in projected.attrs.items() if isinstance(v, (int, float, str))}
+        else:
+            captions, evidence, facts, projected = _no_captions(), _no_evidence(), {}, None
+        extra = _per_voxel(projected, scores)
+        gate = _unprojected(gate, captions)
+        return CaptionStudy(
+            title=title,
+            scores=scores.assign(extra),
+            captions=captions[captions["caption"].astype(str).str.strip() != ""],
+            evidence=evidence,
+            gate=gate,
+            settings={**self._settings(facts), **(settings or {})},
+            provenance={"versions": versions(), "captioner": repr(self), "bank": facts.get("bank_hash", "")},
+            caveats=tuple(caveats),
+        )
+
+    def _settings(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        search = getattr(self.decoder, "search", None)
+        name = type(self.decoder).__name__.removesuffix("Decoder").lower()
+        decoder = {"kind": name, **(search.as_dict() if search is not None else {})}
+        return {
+            "bank": {"n": facts.get("n_images", self.bank.n), "hash": facts.get("bank_hash", "")},
+            "projection": {
+                "method": self.method, "temperature": self.temperature, "renormalise": self.renormalise,
+                "decouple": self.decouple,
+            },
+            "decoder": decoder,
+            "captions": {"top": self.top},
+        }  # fmt: skip
+
+    def report(self, study: CaptionStudy, folder: str | os.PathLike[str], **options: Any) -> Path:
+        """Write the study as a page with a brain map, tables and files.
+
+        Parameters
+        ----------
+        study : CaptionStudy
+            From :meth:`caption`.
+        folder : path
+        **options
+            Of :func:`neuroenc.report.write_caption_report`.
+
+        Returns
+        -------
+        Path
+            The page.
+        """
+        from neuroenc.report import write_caption_report
+
+        return write_caption_report(study, Path(folder), **{"stimuli": self.stimuli, **options})
+
+
+def _everyone(scores: xr.Dataset) -> pd.DataFrame:
+    n = scores.sizes["voxel"]
+    return pd.DataFrame({"voxel": scores["voxel"].values, "captioned": np.ones(n, bool), "reason": [""] * n})
+
+
+def _no_captions() -> pd.DataFrame:
+    return pd.DataFrame({"voxel": [], "rank": [], "caption": [], "score": []})
+
+
+def _no_evidence() -> pd.DataFrame:
+    return pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
+
+
+def _per_voxel(projected: xr.Dataset | None, scores: xr.Dataset) -> dict[str, Any]:
+    """What the projection says of each voxel, NaN for voxels that were held back."""
+    if projected is None:
+        return {}
+    names = ("cosine_before_after", "effective_images", "nearest_cosine", "projected_predicted", "distance")
+    at = pd.Index(projected["voxel"].values).get_indexer(scores["voxel"].values)
+    found = {}
+    for name in names:
+        if name in projected:
+            values = np.where(at >= 0, projected[name].values[at], np.nan)
+            found[name] = ("voxel", values.astype(np.float32))
+    return found
+
+
+def _unprojected(gate: pd.DataFrame, captions: pd.DataFrame) -> pd.DataFrame:
+    """Voxels that passed and still have no caption (zero weights, a decoder that found nothing)."""
+    mute = gate["captioned"] & ~gate["voxel"].isin(captions["voxel"])
+    if not mute.any():
+        return gate
+    reason = np.where(mute, "no caption was found", gate["reason"])
+    return gate.assign(captioned=gate["captioned"] & ~mute, reason=reason)
