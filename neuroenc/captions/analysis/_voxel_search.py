@@ -1,0 +1,136 @@
+"""Which voxels like a text?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.memory import parse_memory
+from neuroenc.captions._linear import as_weights, voxel_labels
+from neuroenc.captions.analysis._lexicon import load_lexicon
+from neuroenc.captions.analysis._texts import directions_of, embed, prompt, unit
+
+__all__ = ["search_voxels"]
+
+_BY = ("z", "percentile", "predicted")
+
+
+def default_reference() -> list[str]:
+    """Some 400 short prompts of the shipped lexicon's words: what texts are compared with by default."""
+    return list(dict.fromkeys(prompt("a photo of {}", w) for words in load_lexicon().values() for w in words))
+
+
+def search_voxels(
+    texts: str | Sequence[str],
+    source: Any,
+    embed_text: Any,
+    *,
+    intercept: Any = None,
+    reference: Sequence[str] | None = None,
+    image_direction: Any = None,
+    by: str = "z",
+    top: int | None = None,
+    centre: bool = True,
+    max_memory: str | int | None = None,
+) -> pd.DataFrame:
+    r"""Voxels by how much a text should drive them, beside reference texts.
+
+    .. math:: r_{tv} = w_v \cdot t' + b_v, \qquad z_{tv} = (r_{tv} - \mathrm{mean}_u r_{uv}) / \mathrm{sd}_u r_{uv}
+
+    with reference texts u, and :math:`t'` the text's unit vector with the mean text replaced by the mean image (at
+    unit norm), as an encoder of images needs it; without ``image_direction`` the centred text. For a projection,
+    r is the cosine of the centred directions. A predicted response is larger for every text where a voxel is well
+    predicted; z and percentile compare the text with other texts in the same voxel.
+
+    Parameters
+    ----------
+    texts : str or sequence of str
+    source : weights (feature, voxel), an encoder with ``to_linear()``, or a Dataset of :func:`project`
+    embed_text : callable or TextEmbedder
+    intercept : array (voxel,), optional
+        With weights as an array.
+    reference : sequence of str, optional
+        Texts to compare with, such as a sample of a caption corpus; default prompts of the shipped lexicon. They also
+        give the mean text.
+    image_direction : array (feature,), optional
+        Mean unit-norm image, ``bank_direction`` of a projection.
+    by : {"z", "percentile", "predicted"}
+    top : int, optional
+        Voxels a text; default all.
+    centre : bool
+        False uses plain directions.
+    max_memory : str, int or None
+
+    Returns
+    -------
+    DataFrame
+        ``text, rank, voxel, predicted, percentile`` (share of reference texts that are predicted to drive the voxel
+        less)``, z`` and the voxel coordinates, sorted by text (as given) and ``by``.
+
+    Raises
+    ------
+    DataError
+        Widths differ, or the reference is too small.
+    ConfigError
+        A setting is not legal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def embed_text(texts):
+    ...     return np.array([[1.0, 0.1 * len(t)] if "dog" in t else [0.1 * len(t), 1.0] for t in texts])
+    >>> out = search_voxels("a dog", np.array([[0.0, 2.0], [1.0, 0.0]]), embed_text,
+    ...                     reference=["a dog", "a house", "a street", "a man"])
+    >>> out["voxel"].tolist()
+    [1, 0]
+    """
+    if by not in _BY:
+        raise ConfigError(unknown_name("by", by, _BY))
+    if top is not None and top < 1:
+        raise ConfigError(f"top={top} is not legal; it must be at least 1.")
+    asked = [texts] if isinstance(texts, str) else list(texts)
+    others = default_reference() if reference is None else list(reference)
+    if not asked:
+        raise DataError("no text is given.")
+    if len(set(others)) < 3:
+        raise DataError(f"{len(set(others))} different reference texts; at least 3 are needed, some hundred are better.")
+    labelled: xr.DataArray | xr.Dataset
+    scale: np.ndarray
+    if isinstance(source, xr.Dataset):
+        target, live, _, _ = directions_of(source, image_direction=image_direction, centre=centre)
+        labelled, bias, moved = source, np.zeros(len(target)), None
+    else:
+        weights = as_weights(source, intercept)
+        target, live = weights.matrix(), weights.valid()
+        labelled, bias, moved = weights.coef, weights.intercept, image_direction
+    vectors = embed(embed_text, [*asked, *others], target.shape[1])
+    mean = vectors[len(asked) :].mean(axis=0)
+    if centre:
+        vectors = unit(vectors - mean) if moved is None else unit(vectors - mean + np.asarray(moved, dtype=np.float64))
+    query, compared = vectors[: len(asked)], vectors[len(asked) :]
+    n = len(target)
+    predicted, percentile, z = (np.full((len(asked), n), np.nan) for _ in range(3))
+    step = int(max(1, parse_memory(max_memory) // 4 // (8 * len(others))))
+    rows = np.flatnonzero(live)
+    for start in range(0, len(rows), step):
+        at = rows[start : start + step]
+        level, own = np.sort(compared @ target[at].T, axis=0), query @ target[at].T
+        for i, column in enumerate(own):
+            percentile[i, at] = (level < column).mean(axis=0)
+        scale = level.std(axis=0)
+        z[:, at] = np.divide(own - level.mean(axis=0), scale, out=np.full_like(own, np.nan), where=scale > 1e-12)
+        predicted[:, at] = own + bias[at]
+    frames = []
+    for i, text in enumerate(asked):
+        value = {"z": z, "percentile": percentile, "predicted": predicted}[by][i]
+        order = rows[np.argsort(-np.nan_to_num(value[rows], nan=-np.inf), kind="stable")][:top]
+        frame = pd.DataFrame({"text": text, "rank": np.arange(1, len(order) + 1),
+                              "voxel": labelled["voxel"].values[order], "predicted": predicted[i, order],
+                              "percentile": percentile[i, order], "z": z[i, order]})  # fmt: skip
+        frames.append(pd.concat([frame, voxel_labels(labelled, order)], axis=1))
+    return pd.concat(frames, ignore_index=True)
