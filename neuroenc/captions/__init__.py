@@ -17,10 +17,28 @@ from neuroenc.captions.checks._phrases import find_phrases
 from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import caption_stability
 from neuroenc.captions.decoding._retrieval import Decoder, RetrievalDecoder
-from neuroenc.captions.projection._project import project
+from neuroenc.captions.projection._alternatives import project_weights
+from neuroenc.captions.projection._denoiser_checks import contrastive_accuracy, copying
+from neuroenc.captions.projection._folds import bank_folds
+from neuroenc.captions.projection._manifold import on_manifold
+from neuroenc.captions.projection._project import project, project_folds
 from neuroenc.captions.projection._state import ProjectionState
+from neuroenc.captions.projection._truncate import TruncatedState
 
 if TYPE_CHECKING:
+    from neuroenc.captions._synthesis import diffusion_pipeline, synthesise
+    from neuroenc.captions.analysis._categories import categorise, categorise_evidence, category_shares, load_categories
+    from neuroenc.captions.analysis._clusters import VoxelClusters, cluster_voxels
+    from neuroenc.captions.analysis._colours import EmbeddingColours
+    from neuroenc.captions.analysis._contrast import contrast, difference_captions
+    from neuroenc.captions.analysis._image_evaluation import evaluate_images, retrieve_images
+    from neuroenc.captions.analysis._lexicon import concept_maps, concept_shares, load_lexicon
+    from neuroenc.captions.analysis._separating import separating_phrases
+    from neuroenc.captions.analysis._spacy import load_spacy
+    from neuroenc.captions.analysis._stop_phrases import STOP_PHRASES
+    from neuroenc.captions.analysis._structurize import StructuredCaptions, structurize
+    from neuroenc.captions.analysis._voxel_search import search_voxels
+    from neuroenc.captions.analysis._words import words
     from neuroenc.captions.decoding._hypotheses import Hypotheses
     from neuroenc.captions.decoding._ngram import CorpusConstraint
     from neuroenc.captions.decoding._prefix import PrefixDecoder
@@ -29,14 +47,18 @@ if TYPE_CHECKING:
     from neuroenc.captions.decoding._search import beam_search
     from neuroenc.captions.decoding._search_settings import Generated, SearchSettings
     from neuroenc.captions.decoding._steps import CausalStep, FunctionStep, StepModel
+    from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
 __all__ = [
+    "STOP_PHRASES",
     "STOP_WORDS",
     "CaptionResult",
     "CaptionStudy",
     "CausalStep",
+    "ConceptDenoiser",
     "CorpusConstraint",
     "Decoder",
+    "EmbeddingColours",
     "FunctionStep",
     "Generated",
     "Grounding",
@@ -49,26 +71,55 @@ __all__ = [
     "RetrievalDecoder",
     "SearchSettings",
     "StepModel",
+    "StructuredCaptions",
+    "TruncatedState",
+    "VoxelClusters",
+    "bank_folds",
     "beam_search",
     "caption_agreement",
     "caption_diversity",
     "caption_stability",
     "caption_voxels",
+    "categorise",
+    "categorise_evidence",
+    "category_shares",
+    "cluster_voxels",
+    "concept_maps",
+    "concept_shares",
+    "contrast",
+    "contrastive_accuracy",
+    "copying",
+    "difference_captions",
+    "diffusion_pipeline",
+    "evaluate_images",
     "evidence",
     "find_phrases",
     "gate_voxels",
+    "load_categories",
+    "load_lexicon",
+    "load_spacy",
     "nouns",
+    "on_manifold",
     "project",
+    "project_folds",
+    "project_weights",
+    "retrieve_images",
     "round_trip",
     "sample",
+    "search_voxels",
     "sentence_scores",
+    "separating_phrases",
     "shuffled_control",
+    "structurize",
+    "synthesise",
     "train_prefix",
+    "words",
 ]
 
 # Language models need torch; projection, evidence and retrieval do not.
 _LAZY = {
     "CausalStep": "decoding._steps",
+    "ConceptDenoiser": "projection._denoiser",
     "CorpusConstraint": "decoding._ngram",
     "FunctionStep": "decoding._steps",
     "Generated": "decoding._search_settings",
@@ -82,8 +133,37 @@ _LAZY = {
     "train_prefix": "decoding._prefix_training",
 }
 
+# Analyses need scikit-learn or a parser, which captions themselves do not.
+_ANALYSES = {
+    "EmbeddingColours": "analysis._colours",
+    "STOP_PHRASES": "analysis._stop_phrases",
+    "StructuredCaptions": "analysis._structurize",
+    "VoxelClusters": "analysis._clusters",
+    "categorise": "analysis._categories",
+    "categorise_evidence": "analysis._categories",
+    "category_shares": "analysis._categories",
+    "cluster_voxels": "analysis._clusters",
+    "concept_maps": "analysis._lexicon",
+    "concept_shares": "analysis._lexicon",
+    "contrast": "analysis._contrast",
+    "difference_captions": "analysis._contrast",
+    "diffusion_pipeline": "_synthesis",
+    "evaluate_images": "analysis._image_evaluation",
+    "load_categories": "analysis._categories",
+    "load_lexicon": "analysis._lexicon",
+    "load_spacy": "analysis._spacy",
+    "retrieve_images": "analysis._image_evaluation",
+    "search_voxels": "analysis._voxel_search",
+    "separating_phrases": "analysis._separating",
+    "structurize": "analysis._structurize",
+    "synthesise": "_synthesis",
+    "words": "analysis._words",
+}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ANALYSES:
+        return getattr(import_module(f"neuroenc.captions.{_ANALYSES[name]}"), name)
     if name in _LAZY:
         from neuroenc._util.optional import require
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.optional import require
 
-__all__ = ["Chunk", "EmbeddingBank", "as_bank"]
+__all__ = ["Chunk", "EmbeddingBank", "LazyIds", "MappedRows", "as_bank"]
 
 
 class Chunk(NamedTuple):
@@ -27,39 +28,102 @@ class Chunk(NamedTuple):
         Embeddings in their stored dtype.
     ids : ndarray (m,) of str or None
         Ids of the rows; None where the bank has none (the id is then the position).
+    positions : ndarray (m,) int64 or None
+        Ascending positions of rows that are not consecutive (see :meth:`take`); None where they are.
     """
 
     start: int
     rows: np.ndarray
     ids: np.ndarray | None
+    positions: np.ndarray | None = None
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in the whole bank of rows of this chunk."""
+        return np.asarray(rows) + self.start if self.positions is None else self.positions[rows]
 
     def names(self, positions: np.ndarray) -> np.ndarray:
         """Ids of rows by their positions in the whole bank."""
+        positions = np.asarray(positions)
         if self.ids is None:
-            return np.asarray(positions).astype(str)
-        return self.ids[np.asarray(positions) - self.start]
+            return positions.astype(str)
+        if self.positions is None:
+            return self.ids[positions - self.start]
+        return self.ids[np.searchsorted(self.positions, positions)]
+
+    def take(self, mask: np.ndarray) -> Chunk:
+        """The rows where ``mask`` (m,) is True; they keep their positions."""
+        rows = np.flatnonzero(mask)
+        if len(rows) == len(self.rows):
+            return self
+        ids = None if self.ids is None else self.ids[rows]
+        return Chunk(self.start, np.asarray(self.rows)[rows], ids, self.at(rows))
+
+
+class MappedRows:
+    """Rows of a file of numbers, read through windows of their own.
+
+    A window is unmapped when it is done with, so resident memory stays constant, where slices of one big map
+    keep every page they touched. Only the place is held, so that it travels to other processes.
+    """
+
+    def __init__(self, file: str, dtype: np.dtype, offset: int, shape: tuple[int, int]) -> None:
+        self.file, self.dtype, self.offset, self.shape = file, np.dtype(dtype), int(offset), shape
+
+    @classmethod
+    def of(cls, array: np.memmap) -> MappedRows | None:
+        """The rows of a map; None where they are not simply the bytes of a file."""
+        if (
+            array.ndim == 2
+            and isinstance(array.base, mmap.mmap)
+            and array.mode != "c"
+            and array.filename is not None
+            and array.flags.c_contiguous
+        ):
+            shape = (int(array.shape[0]), int(array.shape[1]))
+            return cls(os.fspath(array.filename), array.dtype, array.offset, shape)
+        return None
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        offset = self.offset + start * self.shape[1] * self.dtype.itemsize
+        if stop <= start:
+            return np.empty((0, self.shape[1]), self.dtype)
+        return np.memmap(self.file, self.dtype, "r", offset, (stop - start, self.shape[1]))
 
 
 class _Shard(NamedTuple):
     array: Any
-    ids: np.ndarray | None
+    ids: Any  # None, array of str, or what gives one when sliced (ids that stay on disk)
     n: int
     width: int
+
+
+def _open(path: Path) -> Any:
+    if not path.exists() and path.suffix in ("", ".npy", ".zarr"):
+        raise DataError(f"embedding bank {str(path)!r} does not exist. Next step: check the path.")
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if (path / "zarr.json").is_file() or (path / ".zarray").is_file():
+        zarr = require("zarr", "big")
+        found = zarr.open(store=str(path), mode="r")
+        if hasattr(found, "shape"):
+            return found
+        names = ", ".join(sorted(found.array_keys())) or "none"
+        raise DataError(f"{path.name} is a zarr group with arrays {names}. Next step: give the path of one, GROUP/NAME.")
+    raise DataError(
+        f"embedding bank {path.name!r} is not a .npy file, a zarr array or a folder of `neuroenc bank build`. "
+        "Legal: such a path, an array or memmap (n, d), a DataArray (stimulus, feature), or a list of these. "
+        "Next step: np.save them."
+    )
 
 
 def _shard(source: Any, ids: Any = None) -> _Shard:
     if isinstance(source, tuple) and len(source) == 2 and ids is None:
         source, ids = source
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if path.suffix != ".npy":
-            raise DataError(
-                f"embedding bank {path.name!r} is not a .npy file. Legal: a .npy path, an array or memmap "
-                "(n, d), a DataArray (stimulus, feature), or a list of these. Next step: np.save them."
-            )
-        if not path.exists():
-            raise DataError(f"embedding bank {str(path)!r} does not exist. Next step: check the path.")
-        source = np.load(path, mmap_mode="r", allow_pickle=False)
+        source = _open(Path(source))
+    if isinstance(source, np.memmap):
+        source = MappedRows.of(source) or source
     if isinstance(source, xr.DataArray):
         if source.ndim == 2:
             first = "stimulus" if "stimulus" in source.dims else source.dims[0]
@@ -76,27 +140,35 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
             f"embeddings have dtype {source.dtype}; legal are float16, float32, float64, integers."
         )
     if ids is not None:
-        ids = np.asarray(ids).astype(str)
+        if not isinstance(ids, LazyIds):
+            ids = np.asarray(ids).astype(str)
         if ids.shape != (shape[0],):
-            raise DataError(f"{ids.size} ids for {shape[0]} embeddings; legal is one id a row.")
+            raise DataError(f"{ids.shape[0]} ids for {shape[0]} embeddings; legal is one id a row.")
     return _Shard(source, ids, int(shape[0]), int(shape[1]))
 
 
 def _read(array: Any, start: int, stop: int) -> np.ndarray:
     if isinstance(array, xr.DataArray):
         return np.asarray(array[start:stop].values)
-    if (
-        isinstance(array, np.memmap)
-        and isinstance(array.base, mmap.mmap)
-        and array.mode != "c"
-        and array.filename is not None
-        and array.flags.c_contiguous
-    ):
-        # A window of its own is unmapped when the chunk is done, so resident memory stays constant;
-        # slices of one big map keep every page they touched.
-        offset = array.offset + start * array.shape[1] * array.itemsize
-        return np.memmap(array.filename, array.dtype, "r", offset, (stop - start, array.shape[1]))
-    return np.asarray(array[start:stop])
+    rows = array[start:stop]
+    return rows if isinstance(array, MappedRows) else np.asarray(rows)
+
+
+class LazyIds:
+    """Ids of a shard that are read when they are asked for.
+
+    Parameters
+    ----------
+    n : int
+    read : callable
+        Gives all ids of the shard, an array (n,) of str; the last shard that was read is kept.
+    """
+
+    def __init__(self, n: int, read: Callable[[], np.ndarray]) -> None:
+        self.shape, self._read = (n,), read
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return np.asarray(self._read())[rows]
 
 
 class EmbeddingBank:
@@ -171,6 +243,58 @@ class EmbeddingBank:
         if position == 0:
             raise DataError("the embedding bank has 0 rows; at least one is needed.")
 
+    @property
+    def width(self) -> int | None:
+        """Features of an embedding; None for a stream."""
+        return None if self._shards is None else self._shards[0].width
+
+    def part(self, start: int, stop: int) -> EmbeddingBank:
+        """Rows ``start:stop`` as a bank of their own (nothing is read); its positions count from 0."""
+        found: list[Any] = []
+        first = 0
+        for shard in self._need_shards("parts"):
+            a, b = max(start - first, 0), min(stop - first, shard.n)
+            if a < b:
+                found.append(_cut(shard, a, b))
+            first += shard.n
+        bank = EmbeddingBank.__new__(EmbeddingBank)
+        bank._shards, bank._stream, bank.reusable = found, None, True
+        bank.n = sum(x.n for x in found)
+        return bank
+
+    def shards(self) -> list[_Shard]:
+        """Arrays with their ids, in order."""
+        return list(self._need_shards("shards"))
+
+    def edges(self) -> list[int]:
+        """Positions where shards begin, and the end."""
+        return np.cumsum([0, *(x.n for x in self._need_shards("edges"))]).tolist()
+
+    def take(self, positions: np.ndarray, rows: int = 16384) -> Iterator[Chunk]:
+        """The rows at ``positions`` (ascending, different), some at a time.
+
+        At most ``rows`` consecutive rows of the bank are looked at at once, and those without a wanted one not
+        at all.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        first = 0
+        for shard in self._need_shards("single rows"):
+            low, high = np.searchsorted(positions, [first, first + shard.n])
+            mine = positions[low:high] - first
+            while len(mine):
+                a = int(mine[0])
+                here = mine[: int(np.searchsorted(mine, a + rows))]
+                b = int(here[-1]) + 1
+                ids = None if shard.ids is None else shard.ids[here]
+                yield Chunk(first + a, np.array(_read(shard.array, a, b)[here - a]), ids, here + first)
+                mine = mine[len(here) :]
+            first += shard.n
+
+    def _need_shards(self, what: str) -> list[_Shard]:
+        if self._shards is None:
+            raise DataError(f"a stream of embeddings has no {what}. Next step: pass a list, a memmap or a path.")
+        return self._shards
+
     def names(self, positions: np.ndarray) -> np.ndarray:
         """Ids of rows by position; the position itself, as text, where a shard has no ids."""
         if self._shards is None:
@@ -184,6 +308,31 @@ class EmbeddingBank:
                 names[here] = shard.ids[positions[here] - start]
             start += shard.n
         return names.astype(str)
+
+
+class _Span:
+    """Rows a:b of an array whose slices would be read at once (zarr, HDF5)."""
+
+    def __init__(self, array: Any, a: int, b: int) -> None:
+        self._array, self._a, self.dtype, self.shape = array, a, array.dtype, (b - a, array.shape[1])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        return np.asarray(self._array[self._a + start : self._a + stop])
+
+
+def _cut(shard: _Shard, a: int, b: int) -> _Shard:
+    if (a, b) == (0, shard.n):
+        return shard
+    array, ids = shard.array, None if shard.ids is None else shard.ids[a:b]
+    if isinstance(array, MappedRows):
+        offset = array.offset + a * array.shape[1] * array.dtype.itemsize
+        cut: Any = MappedRows(array.file, array.dtype, offset, (b - a, array.shape[1]))
+    elif isinstance(array, (np.ndarray, xr.DataArray)):
+        cut = array[a:b]
+    else:
+        cut = _Span(array, a, b)
+    return _Shard(cut, ids, b - a, shard.width)
 
 
 def _is_shard(item: Any) -> bool:

@@ -11,7 +11,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
 
-__all__ = ["exact_scores", "plan_blocks", "row_norms", "top_k"]
+__all__ = ["exact_scores", "merge_best", "plan_blocks", "row_norms", "top_k"]
 
 _EPS = float(np.finfo(np.float32).eps)
 _PAIRS = 1 << 18  # elements of gathered rows held in float64 at a time
@@ -44,7 +44,7 @@ def row_norms(chunk: Chunk, need_positive: bool) -> np.ndarray:
     else:
         kind = "NaN or infinite values"
     if bad.any():
-        first = chunk.start + int(np.flatnonzero(bad)[0])
+        first = int(chunk.at(np.flatnonzero(bad)[:1])[0])
         name = str(chunk.names(np.array([first]))[0])
         raise DataError(
             f"{int(bad.sum())} of {len(norms)} embeddings from row {chunk.start} on have {kind}; the first "
@@ -86,7 +86,7 @@ def _queries(queries: Any, normalise: bool) -> np.ndarray:
     return q
 
 
-def _merge(scores: np.ndarray, index: np.ndarray, i: np.ndarray, new: np.ndarray, at: np.ndarray) -> None:
+def merge_best(scores: np.ndarray, index: np.ndarray, i: np.ndarray, new: np.ndarray, at: np.ndarray) -> None:
     """Put candidates (query i, score new, row at) into the sorted lists, in place."""
     k = scores.shape[1]
     touched, local = np.unique(i, return_inverse=True)
@@ -171,7 +171,7 @@ def top_k(
             value = exact_scores(exact[part], chunk.rows, i, j)
             if normalise:
                 value /= norms[j]
-            _merge(scores[part], index[part], i, value.astype(np.float32), j + chunk.start)
+            merge_best(scores[part], index[part], i, value.astype(np.float32), chunk.at(j))
         if seen is not None:
             seen(chunk, index)
     if total < k:

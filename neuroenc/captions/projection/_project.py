@@ -2,109 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
-from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights
-from neuroenc.captions.projection._state import ProjectionState
-from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
-from neuroenc.retrieval._topk import plan_blocks
+from neuroenc.captions.projection._folds import as_folds
+from neuroenc.captions.projection._stream import IdCollector, Plan, stream
+from neuroenc.retrieval import as_bank
 
-__all__ = ["IdCollector", "project"]
-
-
-class IdCollector:
-    """Ids of the rows that were best at some time, so that a stream's ids need not be kept."""
-
-    def __init__(self) -> None:
-        self._names: dict[int, str] = {}
-
-    def __call__(self, chunk: Chunk, positions: np.ndarray) -> None:
-        if chunk.ids is None:
-            return
-        new = np.unique(positions[positions >= chunk.start])
-        self._names.update(zip(new.tolist(), chunk.names(new).tolist()))
-
-    def names(self, positions: np.ndarray) -> np.ndarray:
-        flat = [self._names.get(x, str(x)) for x in np.asarray(positions).ravel().tolist()]
-        return np.array(flat, dtype=str).reshape(np.shape(positions))
-
-
-class _BankHash:
-    """Content hash of a bank (values, width, ids) that does not depend on the chunks."""
-
-    def __init__(self) -> None:
-        self._rows, self._ids, self._started = hashlib.sha256(), hashlib.sha256(), False
-
-    def update(self, chunk: Chunk) -> None:
-        rows = np.ascontiguousarray(chunk.rows)
-        if not self._started:
-            self._rows.update(f"{rows.dtype.str}:{rows.shape[1]}:".encode())
-            self._started = True
-        self._rows.update(rows.view(np.ndarray).data.cast("B"))
-        if chunk.ids is not None:
-            self._ids.update("".join(f"{x}\0" for x in chunk.ids.tolist()).encode())
-
-    def hexdigest(self) -> str:
-        return hashlib.sha256(self._rows.digest() + self._ids.digest()).hexdigest()
-
-
-def _passes(n_voxels: int, width: int, budget: int, reusable: bool) -> int:
-    """How many times the bank is read: the sums of all voxels of one pass must fit half the budget."""
-    per_voxel = 8 * (3 * width + 16)  # weights in two precisions, sums, scalars
-    fit = max(1, budget // 2 // per_voxel)
-    passes = max(1, -(-n_voxels // fit))
-    if passes > 1 and not reusable:
-        need = 2 * n_voxels * per_voxel
-        raise DataError(
-            f"{n_voxels} voxels x {width} features need max_memory of {need:,} bytes to read a stream once; "
-            f"it is {budget:,}. Next step: raise max_memory, or pass a bank that can be read again "
-            "(memmap, list)."
-        )
-    return passes
-
-
-def _run(
-    unit: np.ndarray,
-    bank: EmbeddingBank,
-    temperature: float,
-    decouple: bool,
-    budget: int,
-    dtype: str | None,
-    show: bool,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    n, width = unit.shape
-    passes = _passes(n, width, budget, bank.reusable)
-    ids, digest = IdCollector(), _BankHash()
-    parts: list[dict[str, np.ndarray]] = []
-    info: dict[str, Any] = {}
-    total = None if bank.n is None else bank.n * passes
-    with progress_bar(desc="project", total=total, show=show, unit="image") as bar:
-        for group in np.array_split(np.arange(n), passes):
-            state = ProjectionState(unit[group], temperature, decouple, dtype)
-            rows, block = plan_blocks(budget // 2, width, len(group), state.dtype.itemsize)
-            for chunk in bank.chunks(rows, width):
-                state.update(chunk, block)
-                ids(chunk, state.nearest)
-                if not parts:
-                    digest.update(chunk)
-                bar.update(len(chunk.rows))
-            part = state.finish()
-            for name in ("nearest", "nearest_cosine", "nearest_norm"):
-                part[name] = getattr(state, name)
-            parts.append(part)
-            info = {"n_images": state.count, "bank_direction": state.directions / state.count}
-    merged = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    merged["nearest_image"] = ids.names(merged["nearest"])
-    return merged, {**info, "bank_hash": digest.hexdigest(), "dtype": state.dtype.name}
+__all__ = ["IdCollector", "project", "project_folds"]
 
 
 def _warn_invalid(weights: Weights, valid: np.ndarray) -> None:
@@ -126,8 +38,12 @@ def project(
     renormalise: bool = True,
     decouple: bool = True,
     features_normalised: bool = True,
+    top_k: int | None = None,
+    weighting: str = "softmax",
     max_memory: str | int | None = None,
     dtype: str | None = None,
+    device: str | None = None,
+    client: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
     r"""Project weights onto natural-image embeddings: ``n_i d_i`` with a softmax over the bank.
@@ -162,12 +78,22 @@ def project(
     features_normalised : bool
         Whether the encoder was fitted on unit-norm features. Predicted responses are then of unit-norm
         embeddings, else of raw ones.
+    top_k : int, optional
+        Only the k nearest images of each voxel have a weight. What that leaves out is bounded in the same pass
+        (see Returns), and their embeddings are read once more at the end; not for streams.
+    weighting : "softmax" or "uniform"
+        "uniform" (ablation): the plain average of the ``top_k`` nearest images.
     max_memory : str, int or None
         Bytes ("2GB") for running sums and temporaries, beside a few arrays of the size of the weights;
         None is a quarter of the machine's memory.
     dtype : "float32", "float64" or None
         Precision of the matrix products (sums are float64). None: float32, float64 for temperatures
         under 1/1000.
+    device : str or None
+        None: numpy. "cpu", "cuda", "auto": torch there, the same to a relative 1e-5 (float32), 1e-11 (float64).
+    client : dask.distributed.Client, optional
+        Parts of the bank are projected by its workers and merged exactly; they must see the bank's files. Banks that
+        are dask arrays go through dask without it too.
     progress : bool
 
     Returns
@@ -179,6 +105,8 @@ def project(
         ``nearest_predicted`` and ``projected_predicted`` (predicted responses, in units of the
         responses), ``bank_direction (feature)`` (mean unit-norm embedding of the bank). attrs:
         temperature, n_images, bank_hash, renormalise, decouple, features_normalised, provenance.
+        With ``top_k`` also ``lost_mass`` (at most that share of the full softmax was left out), ``direction_error``
+        (``|d_i - d_i'|`` to the full projection is at most that; 2: nothing is promised) and ``norm_error``.
         Voxels with zero or NaN weights: NaN and "" and a warning with their number.
 
     Raises
@@ -199,59 +127,152 @@ def project(
     >>> out["nearest_image"].values.tolist(), out["norm"].values.round(3).tolist()
     (['0', '1'], [2.0, 3.0])
     """
-    weights = as_weights(coef, intercept)
-    images = as_bank(bank)
-    matrix, valid = weights.matrix(), weights.valid()
-    _warn_invalid(weights, valid)
-    length = np.linalg.norm(np.where(valid[:, None], matrix, 0.0), axis=1)
-    unit = matrix[valid] / length[valid, None]
-    found, info = _run(unit, images, temperature, decouple, parse_memory(max_memory), dtype, progress)
+    job = _Job(coef, intercept, renormalise, features_normalised, dtype)
+    plan = Plan(temperature, decouple, dtype, device, top_k, weighting)
+    found = stream(job.unit, as_bank(bank), plan, parse_memory(max_memory), client=client, show=progress)
+    return job.dataset(*found[0], plan)
 
-    mean = found["mean"]
-    size = np.linalg.norm(mean, axis=1)
-    # Opposite directions can average to nothing; there is then no direction to speak of.
-    direction = np.divide(mean, size[:, None], out=np.full_like(mean, np.nan), where=size[:, None] > 0)
-    if decouple:
-        norm = found["norm"]
-        embedding = norm[:, None] * (direction if renormalise else mean)
-    else:
-        norm, embedding = size, mean
-    cosine = np.einsum("vd,vd->v", unit, direction)
-    scale, bias = length[valid], weights.intercept[valid]
-    reach = 1.0 if features_normalised else np.linalg.norm(embedding, axis=1)
-    far = 1.0 if features_normalised else found["nearest_norm"]
-    columns = {
-        "norm": norm,
-        "cosine_before_after": cosine,
-        "effective_images": found["effective_images"],
-        "nearest_cosine": found["nearest_cosine"],
-        "nearest_predicted": scale * found["nearest_cosine"] * far + bias,
-        "projected_predicted": scale * cosine * reach + bias,
-    }
-    real = np.float64 if dtype == "float64" else np.float32
-    n = len(valid)
-    full = np.full((n, matrix.shape[1]), np.nan, real)
-    full[valid] = embedding
-    out = xr.Dataset(coords=weights.coef.coords)
-    out["embedding"] = (("voxel", "feature"), full)
-    for name, value in columns.items():
-        whole = np.full(n, np.nan, real)
-        whole[valid] = value
-        out[name] = ("voxel", whole)
-    nearest = np.full(n, "", dtype=object)
-    nearest[valid] = found["nearest_image"]
-    out["nearest_image"] = ("voxel", nearest.astype(str))
-    out["bank_direction"] = ("feature", info["bank_direction"].astype(real))
-    settings = {
-        "temperature": float(temperature),
-        "n_images": int(info["n_images"]),
-        "bank_hash": info["bank_hash"],
-        "renormalise": int(renormalise),
-        "decouple": int(decouple),
-        "features_normalised": int(features_normalised),
-        "intercept": int(weights.has_intercept),
-        "dtype": info["dtype"],
-    }
-    out.attrs.update(settings)
-    out.attrs["provenance"] = provenance(method="softmax projection", **settings)
+
+def project_folds(
+    coef: Any,
+    bank: Any,
+    folds: Any = 5,
+    *,
+    seed: int = 0,
+    intercept: Any = None,
+    temperature: float = 1 / 150,
+    renormalise: bool = True,
+    decouple: bool = True,
+    features_normalised: bool = True,
+    top_k: int | None = None,
+    weighting: str = "softmax",
+    max_memory: str | int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    client: Any = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Project weights onto each of several samples of a bank, all in one pass over it.
+
+    Each fold's projection is that of :func:`project` on its images alone. What agrees between folds does not hang
+    on single images of the bank.
+
+    Parameters
+    ----------
+    coef, bank, intercept, temperature, renormalise, decouple, features_normalised
+        As in :func:`project`. The bank's length must be known.
+    folds : int or bool array (fold, n)
+        A number of disjoint parts, or which images are in each fold; see :func:`bank_folds`.
+    seed : int
+        Of the disjoint parts.
+    top_k, weighting, max_memory, dtype, device, client, progress
+        As in :func:`project`; sums of all folds count towards ``max_memory``.
+
+    Returns
+    -------
+    Dataset
+        As of :func:`project`, every variable with a first dimension ``fold``, and ``n_images (fold)``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As :func:`project`; a fold without images, or a mask of another length than the bank.
+
+    References
+    ----------
+    Luo, Henderson, Tarr, Wehbe. BrainSCUBA: Fine-grained natural language captions of visual cortex
+    selectivity. ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bank = np.random.default_rng(0).standard_normal((60, 4))
+    >>> out = project_folds(np.eye(4), bank, 3, progress=False)
+    >>> out["embedding"].dims, out["n_images"].values.tolist()
+    (('fold', 'voxel', 'feature'), [20, 20, 20])
+    """
+    images = as_bank(bank)
+    masks = as_folds(folds, images.n, seed)
+    job = _Job(coef, intercept, renormalise, features_normalised, dtype)
+    plan = Plan(temperature, decouple, dtype, device, top_k, weighting)
+    budget = parse_memory(max_memory)
+    found = stream(job.unit, images, plan, budget, folds=masks, client=client, show=progress)
+    parts = [job.dataset(*part, plan) for part in found]
+    names = xr.DataArray(np.arange(len(parts)), dims="fold", name="fold")
+    out = xr.concat(parts, names, data_vars="all", coords="minimal", combine_attrs="override")
+    out["n_images"] = ("fold", np.array([p.attrs["n_images"] for p in parts], dtype=np.int64))
+    settings = {k: v for k, v in parts[0].attrs.items() if k not in ("n_images", "provenance")}
+    settings |= {"n_bank": int(images.n or 0), "folds": len(parts), "folds_hash": hash_array(masks)}
+    if isinstance(folds, int):
+        settings["seed"] = int(seed)
+    out.attrs = {**settings, "provenance": provenance(method="softmax projection of folds", **settings)}
     return out
+
+
+class _Job:
+    """What weights go in and what comes out of averages; the same for one projection and for folds."""
+
+    def __init__(
+        self, coef: Any, intercept: Any, renormalise: bool, features_normalised: bool, dtype: str | None
+    ) -> None:
+        self.weights = as_weights(coef, intercept)
+        matrix, self.valid = self.weights.matrix(), self.weights.valid()
+        _warn_invalid(self.weights, self.valid)
+        self.length = np.linalg.norm(np.where(self.valid[:, None], matrix, 0.0), axis=1)
+        self.unit = matrix[self.valid] / self.length[self.valid, None]
+        self.renormalise, self.features_normalised = renormalise, features_normalised
+        self.real = np.float64 if dtype == "float64" else np.float32
+
+    def dataset(self, found: dict[str, np.ndarray], info: dict[str, Any], plan: Plan) -> xr.Dataset:
+        """Labelled projection of the averages of one pass."""
+        mean, valid = found["mean"], self.valid
+        size = np.linalg.norm(mean, axis=1)
+        # Opposite directions can average to nothing; there is then no direction to speak of.
+        direction = np.divide(mean, size[:, None], out=np.full_like(mean, np.nan), where=size[:, None] > 0)
+        if plan.decouple:
+            norm = found["norm"]
+            embedding = norm[:, None] * (direction if self.renormalise else mean)
+        else:
+            norm, embedding = size, mean
+        cosine = np.einsum("vd,vd->v", self.unit, direction)
+        scale, bias = self.length[valid], self.weights.intercept[valid]
+        reach = 1.0 if self.features_normalised else np.linalg.norm(embedding, axis=1)
+        far = 1.0 if self.features_normalised else found["nearest_norm"]
+        columns = {
+            "norm": norm,
+            "cosine_before_after": cosine,
+            "effective_images": found["effective_images"],
+            "nearest_cosine": found["nearest_cosine"],
+            "nearest_predicted": scale * found["nearest_cosine"] * far + bias,
+            "projected_predicted": scale * cosine * reach + bias,
+        }
+        if plan.top_k is not None:
+            columns |= {name: found[name] for name in ("lost_mass", "direction_error", "norm_error")}
+        full = np.full((len(valid), mean.shape[1]), np.nan, self.real)
+        full[valid] = embedding
+        out = xr.Dataset(coords=self.weights.coef.coords)
+        out["embedding"] = (("voxel", "feature"), full)
+        for name, value in columns.items():
+            whole = np.full(len(valid), np.nan, self.real)
+            whole[valid] = value
+            out[name] = ("voxel", whole)
+        nearest = np.full(len(valid), "", dtype=object)
+        nearest[valid] = found["nearest_image"]
+        out["nearest_image"] = ("voxel", nearest.astype(str))
+        out["bank_direction"] = ("feature", info["bank_direction"].astype(self.real))
+        settings = {
+            "temperature": float(plan.temperature),
+            "n_images": int(info["n_images"]),
+            "bank_hash": info["bank_hash"],
+            "renormalise": int(self.renormalise),
+            "decouple": int(plan.decouple),
+            "features_normalised": int(self.features_normalised),
+            "intercept": int(self.weights.has_intercept),
+            "dtype": info["dtype"],
+            "device": plan.device or "numpy",
+        }
+        if plan.top_k is not None:
+            settings |= {"top_k": int(plan.top_k), "weighting": plan.weighting}
+        out.attrs.update(settings)
+        out.attrs["provenance"] = provenance(method="softmax projection", **settings)
+        return out

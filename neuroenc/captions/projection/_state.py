@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions.projection._kernels import Kernel, make_kernel
 from neuroenc.retrieval import Chunk
-from neuroenc.retrieval._topk import exact_scores, row_norms
+from neuroenc.retrieval._topk import exact_scores
 
 __all__ = ["ProjectionState"]
-
-# exp(-64) of the largest weight is lost in float64 even over 1e9 images, and smaller values would
-# become denormal numbers, which slow the matrix product down.
-_LOWEST = -64.0
 
 
 class ProjectionState:
@@ -35,6 +33,8 @@ class ProjectionState:
     dtype : "float32", "float64" or None
         Precision of the matrix products; sums are float64. None: float32, but float64 for
         temperatures under 1/1000, where an error of 1e-7 in a cosine would show.
+    device : str or None
+        None: numpy. "cpu", "cuda", "auto": torch there. They agree to the rounding of the products.
 
     Examples
     --------
@@ -49,7 +49,12 @@ class ProjectionState:
     """
 
     def __init__(
-        self, weights: Any, temperature: float = 1 / 150, decouple: bool = True, dtype: str | None = None
+        self,
+        weights: Any,
+        temperature: float = 1 / 150,
+        decouple: bool = True,
+        dtype: str | None = None,
+        device: str | None = None,
     ) -> None:
         if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
             raise ConfigError(
@@ -64,89 +69,96 @@ class ProjectionState:
         self.temperature = float(temperature)
         self.decouple = bool(decouple)
         self.dtype = np.dtype(dtype or ("float64" if temperature < 1e-3 else "float32"))
-        v, d = w.shape
+        self.device = device
+        self._kernel: Kernel | None = make_kernel(w / self.temperature, self.dtype, device)
+        self._clear()
+
+    def fresh(self) -> ProjectionState:
+        """A state without rows that shares this one's weights and working memory (one thread at a time)."""
+        other = copy(self)
+        other._clear()
+        return other
+
+    def _clear(self) -> None:
+        v, d = self.weights.shape
         self.count = 0
         self.z = np.zeros(v)
-        self.vectors = np.zeros((v, d))
         self.norms = np.zeros(v)
         self.spread = np.zeros(v)
         self.nearest = np.full(v, -1, np.int64)
         self.nearest_cosine = np.full(v, -np.inf)
         self.nearest_norm = np.zeros(v)
         self.directions = np.zeros(d)
-        self._scaled = (w / self.temperature).astype(self.dtype)
+        self._sums: Any = None
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Sums (v, d) of unit directions (raw vectors), float64."""
+        if self._sums is None:
+            return np.zeros(self.weights.shape)
+        return self._sums if self._kernel is None else self._kernel.to_numpy(self._sums)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Between processes only sums travel; a state that arrives is merged or finished.
+        return {**self.__dict__, "_kernel": None, "_sums": self.vectors}
+
+    def kernel(self) -> Kernel:
+        """What computes; made anew where the state came from a merge or another process."""
+        if self._kernel is None:
+            self._kernel = make_kernel(self.weights / self.temperature, self.dtype, self.device)
+            self._sums = None if self._sums is None else self._kernel.put(self._sums)
+        return self._kernel
 
     def update(self, chunk: Chunk, block: int = 512) -> None:
         """Take rows in; ``block`` voxels are worked on at a time."""
-        norms = row_norms(chunk, need_positive=True)
-        raw = np.asarray(chunk.rows)
-        m, d = raw.shape
-        if d != self.weights.shape[1]:
+        v, d = self.weights.shape
+        if chunk.rows.shape[1] != d:
             raise DataError(
-                f"embeddings have width {d}, the weights {self.weights.shape[1]}; they must be equal."
+                f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal."
             )
-        values = np.empty((m, d + 2), self.dtype)
-        np.divide(raw, norms[:, None], out=values[:, :d], casting="unsafe")
-        values[:, d], values[:, d + 1] = norms, 1
-        unit = values[:, :d]
-        self.directions += unit.sum(axis=0, dtype=np.float64)
-        self.count += m
-        if not self.decouple:
-            unit = unit.copy()
-            values[:, :d] = raw
-        block = max(1, min(block, len(self.weights)))
-        work = np.empty((2, block, m), self.dtype)
-        for a in range(0, len(self.weights), block):
-            part = slice(a, min(a + block, len(self.weights)))
-            self._update_block(part, chunk, unit, values, norms, work[:, : part.stop - a])
+        kernel = self.kernel()
+        with kernel.exact():
+            if self._sums is None:
+                self._sums = kernel.zeros()
+            block = max(1, min(block, v))
+            kernel.load(chunk, self.decouple, block)
+            self.directions += kernel.directions
+            self.count += len(kernel.norms)
+            for a in range(0, v, block):
+                self._update_block(slice(a, min(a + block, v)), chunk, kernel)
 
-    def _update_block(
-        self,
-        part: slice,
-        chunk: Chunk,
-        unit: np.ndarray,
-        values: np.ndarray,
-        norms: np.ndarray,
-        work: np.ndarray,
-    ) -> None:
-        d = unit.shape[1]
-        logits = np.matmul(self._scaled[part], unit.T, out=work[0])
+    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+        largest = kernel.logits(part)
         old = self.nearest_cosine[part].copy()
-        self._update_nearest(part, chunk, logits, norms)
+        self._update_nearest(part, chunk, kernel, largest)
         new = self.nearest_cosine[part]
-        logits -= (new / self.temperature)[:, None].astype(self.dtype)
-        np.maximum(logits, _LOWEST, out=logits)
-        weight = np.exp(logits, out=work[1])
-        sums = weight @ values
         keep = np.exp((old - new) / self.temperature)
         shift = np.where(keep > 0, (new - np.where(keep > 0, old, new)) / self.temperature, 0.0)
-        self.spread[part] = keep * (self.spread[part] + self.z[part] * shift)
-        self.spread[part] -= np.einsum("vk,vk->v", weight, logits)
-        self.z[part] = keep * self.z[part] + sums[:, d + 1]
-        self.norms[part] = keep * self.norms[part] + sums[:, d]
-        self.vectors[part] *= keep[:, None]
-        self.vectors[part] += sums[:, :d]
+        z, norms, spread = kernel.add(part, new / self.temperature, keep, self._sums)
+        self.spread[part] = keep * (self.spread[part] + self.z[part] * shift) + spread
+        self.z[part] = keep * self.z[part] + z
+        self.norms[part] = keep * self.norms[part] + norms
 
-    def _update_nearest(self, part: slice, chunk: Chunk, logits: np.ndarray, norms: np.ndarray) -> None:
+    def _update_nearest(self, part: slice, chunk: Chunk, kernel: Kernel, largest: np.ndarray) -> None:
         # Rows within the rounding error of the best are compared again in float64, so that the nearest
         # row (the lowest of equal ones) does not depend on how the bank was cut.
-        d = self.weights.shape[1]
-        slack = d * np.finfo(self.dtype).eps / self.temperature
+        slack = self.weights.shape[1] * np.finfo(self.dtype).eps / self.temperature
         best, row = self.nearest_cosine[part], self.nearest[part]
-        floor = np.maximum(logits.max(axis=1), best / self.temperature) - slack
-        i, j = np.divmod(np.flatnonzero(logits >= floor[:, None].astype(self.dtype)), logits.shape[1])
-        if len(i) == 0:
+        floor = (np.maximum(largest, best / self.temperature) - slack).astype(self.dtype)
+        voxels = np.flatnonzero(largest >= floor)
+        if len(voxels) == 0:
             return
-        cosine = exact_scores(self.weights[part], chunk.rows, i, j) / norms[j]
+        i, j = kernel.near(voxels, floor[voxels])
+        cosine = exact_scores(self.weights[part], chunk.rows, i, j) / kernel.norms[j]
         cosine = cosine.astype(np.float32).astype(np.float64)
         order = np.lexsort((j, -cosine, i))
         voxel, first = np.unique(i[order], return_index=True)
         pick = order[first]
-        value, at = cosine[pick], j[pick] + chunk.start
+        value, at = cosine[pick], chunk.at(j[pick])
         better = (value > best[voxel]) | ((value == best[voxel]) & (at < row[voxel]))
         voxel, pick = voxel[better], pick[better]
         best[voxel], row[voxel] = value[better], at[better]
-        self.nearest_norm[part][voxel] = norms[j[pick]]
+        self.nearest_norm[part][voxel] = kernel.norms[j[pick]]
 
     def merge(self, other: ProjectionState) -> ProjectionState:
         """State of both parts' rows together; neither is changed. Associative up to rounding.
@@ -162,7 +174,8 @@ class ProjectionState:
             or not np.array_equal(self.weights, other.weights)
         ):
             raise DataError("projection states merge only with equal weights, temperature and decouple.")
-        out = ProjectionState(self.weights, self.temperature, self.decouple, self.dtype.name)
+        out = self.fresh()
+        out._kernel, sums = None, np.zeros(self.weights.shape)
         out.count = self.count + other.count
         out.directions = self.directions + other.directions
         theirs = (other.nearest_cosine > self.nearest_cosine) | (
@@ -179,8 +192,9 @@ class ProjectionState:
             keep = np.exp(-gap)
             out.z += keep * state.z
             out.norms += keep * state.norms
-            out.vectors += keep[:, None] * state.vectors
+            sums += keep[:, None] * state.vectors
             out.spread += keep * (state.spread + gap * state.z)
+        out._sums = sums
         return out
 
     def finish(self) -> dict[str, np.ndarray]:

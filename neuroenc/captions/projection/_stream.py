@@ -1,0 +1,217 @@
+"""One pass over a bank: states of all folds, ids of what was nearest, and the bank's hash."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.progress import progress as progress_bar
+from neuroenc.captions.projection._state import ProjectionState
+from neuroenc.captions.projection._truncate import TruncatedState
+from neuroenc.retrieval import Chunk, EmbeddingBank
+from neuroenc.retrieval._topk import plan_blocks
+
+__all__ = ["BankHash", "IdCollector", "Plan", "Scan", "scan", "stream"]
+
+State = ProjectionState | TruncatedState
+
+
+class IdCollector:
+    """Ids of the rows that were best at some time, so that a stream's ids need not be kept."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def __call__(self, chunk: Chunk, positions: np.ndarray) -> None:
+        if chunk.ids is None:
+            return
+        new = np.unique(positions[positions >= chunk.start])
+        self._names.update(zip(new.tolist(), chunk.names(new).tolist()))
+
+    def merge(self, other: IdCollector) -> None:
+        """Take the other's names in."""
+        self._names.update(other._names)
+
+    def names(self, positions: np.ndarray) -> np.ndarray:
+        flat = [self._names.get(x, str(x)) for x in np.asarray(positions).ravel().tolist()]
+        return np.array(flat, dtype=str).reshape(np.shape(positions))
+
+
+class BankHash:
+    """Content hash of a bank (values, width, ids, order) that does not depend on how it was cut.
+
+    The sum, modulo 2**64 in four places, of SHA-256 of every row with its position and id: parts add up.
+    """
+
+    def __init__(self) -> None:
+        self._sum, self._kinds = np.zeros(4, np.uint64), set[str]()
+
+    def update(self, chunk: Chunk) -> None:
+        rows = np.ascontiguousarray(chunk.rows).view(np.ndarray)
+        if rows.shape[0] == 0:
+            return
+        width = rows.shape[1] * rows.itemsize
+        # One call a row: places, ids and values are put side by side first.
+        data = np.empty((len(rows), 8 + width), np.uint8)
+        data[:, :8] = np.arange(chunk.start, chunk.start + len(rows), dtype="<i8")[:, None].view(np.uint8)
+        data[:, 8:] = rows.view(np.uint8).reshape(len(rows), width)
+        flat, step, make = data.data.cast("B"), 8 + width, hashlib.sha256
+        self._kinds.add(f"{rows.dtype.str}:{rows.shape[1]}")
+        if chunk.ids is None:
+            found = [make(flat[n : n + step]).digest() for n in range(0, flat.nbytes, step)]
+        else:
+            names = [f"\0{x}".encode() for x in chunk.ids.tolist()]
+            found = [make(b"".join((flat[n * step : (n + 1) * step], x))).digest() for n, x in enumerate(names)]
+        self._sum += np.frombuffer(b"".join(found), np.uint64).reshape(-1, 4).sum(axis=0, dtype=np.uint64)
+
+    def merge(self, other: BankHash) -> None:
+        """Take the rows of another part in."""
+        self._sum += other._sum
+        self._kinds |= other._kinds
+
+    def hexdigest(self) -> str:
+        kinds = ";".join(sorted(self._kinds)).encode()
+        return hashlib.sha256(kinds + self._sum.astype("<u8").tobytes()).hexdigest()
+
+
+class Plan(NamedTuple):
+    """How rows are weighed and where that is computed."""
+
+    temperature: float
+    decouple: bool
+    dtype: str | None
+    device: str | None
+    top_k: int | None
+    weighting: str
+
+    def state(self, unit: np.ndarray) -> State:
+        """A state without rows for unit-norm weights (v, d)."""
+        if self.top_k is None:
+            if self.weighting != "softmax":
+                raise ConfigError(
+                    f"weighting={self.weighting!r} is of the nearest images. Next step: give their number, top_k=."
+                )
+            return ProjectionState(unit, self.temperature, self.decouple, self.dtype, self.device)
+        return TruncatedState(
+            unit, self.top_k, self.temperature, self.decouple, self.dtype, self.device, self.weighting
+        )
+
+    def bytes_per_voxel(self, width: int, folds: int) -> int:
+        """Weights in two precisions, and the sums of each fold (or its list, and the average at the end)."""
+        if self.top_k is None:
+            return 8 * (2 * width + folds * (width + 16))
+        return 8 * (3 * width + folds * (3 * self.top_k + 16) + 6 * self.top_k)
+
+
+class Scan(NamedTuple):
+    """What a pass (or a part of one) found: a state a fold, ids, the hash."""
+
+    states: list[State]
+    ids: IdCollector
+    digest: BankHash
+
+    def merge(self, other: Scan) -> Scan:
+        """Both parts' rows together."""
+        states = [a.merge(b) for a, b in zip(self.states, other.states, strict=True)]  # type: ignore[arg-type]
+        ids, digest = IdCollector(), BankHash()
+        for part in (self, other):
+            ids.merge(part.ids)
+            digest.merge(part.digest)
+        return Scan(states, ids, digest)
+
+
+def scan(
+    unit: np.ndarray,
+    plan: Plan,
+    bank: EmbeddingBank,
+    folds: np.ndarray | None,
+    budget: int,
+    *,
+    first: int = 0,
+    hashed: bool = True,
+    bar: Any = None,
+) -> Scan:
+    """Stream a bank, whose first row is row ``first`` of the whole, through one state a fold."""
+    n_folds = 1 if folds is None else len(folds)
+    state = plan.state(unit)
+    states = [state, *(state.fresh() for _ in range(n_folds - 1))]
+    out = Scan(states, IdCollector(), BankHash())
+    # Where folds share out the rows, a fold's share of a chunk should still make a large matrix product.
+    wanted = 4096 if folds is None else int(min(4096 * n_folds, 4096 / max(folds.mean(), 1 / n_folds)))
+    rows, block = plan_blocks(budget, unit.shape[1], len(unit), state.dtype.itemsize, rows=wanted)
+    for chunk in bank.chunks(rows, unit.shape[1]):
+        chunk = chunk._replace(start=chunk.start + first)
+        start = chunk.start - first
+        for n, mine in enumerate(states):
+            rest = chunk if folds is None else chunk.take(folds[n, start : start + len(chunk.rows)])
+            if len(rest.rows):
+                mine.update(rest, block)
+                out.ids(chunk, mine.nearest)
+        if hashed:
+            out.digest.update(chunk)
+        if bar is not None:
+            bar.update(len(chunk.rows))
+    return out
+
+
+def _groups(n: int, per_voxel: int, budget: int, reusable: bool) -> list[np.ndarray]:
+    """Voxels of each pass over the bank: their sums must fit half the budget."""
+    fit = max(1, budget // 2 // per_voxel)
+    passes = max(1, -(-n // fit))
+    if passes > 1 and not reusable:
+        raise DataError(
+            f"{n} voxels need max_memory of {2 * n * per_voxel:,} bytes to read a stream once; it is {budget:,}. "
+            "Next step: raise max_memory, or pass a bank that can be read again (memmap, list)."
+        )
+    return np.array_split(np.arange(n), passes)
+
+
+def _finish(state: State, bank: EmbeddingBank) -> dict[str, np.ndarray]:
+    if isinstance(state, TruncatedState):
+        return {**state.finish(bank), "nearest": state.nearest}
+    found = state.finish()
+    return {**found, **{name: getattr(state, name) for name in ("nearest", "nearest_cosine", "nearest_norm")}}
+
+
+def stream(
+    unit: np.ndarray,
+    bank: EmbeddingBank,
+    plan: Plan,
+    budget: int,
+    *,
+    folds: np.ndarray | None = None,
+    client: Any = None,
+    show: bool = True,
+) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Averages of all voxels for each fold, with what is known of the bank; blocks of voxels where memory is short."""
+    from neuroenc.captions.projection._dask import is_lazy, scan_dask
+
+    n_folds = 1 if folds is None else len(folds)
+    if plan.top_k is not None and not bank.reusable:
+        raise DataError("top_k reads the nearest images again. Next step: pass a bank that is a list, a memmap or path.")
+    groups = _groups(len(unit), plan.bytes_per_voxel(unit.shape[1], n_folds), budget, bank.reusable)
+    parallel = client is not None or is_lazy(bank)
+    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(n_folds)]
+    info: list[dict[str, Any]] = []
+    digest = ""
+    total = None if bank.n is None else bank.n * len(groups)
+    with progress_bar(desc="project", total=total, show=show, unit="image") as bar:
+        for group in groups:
+            hashed = not digest
+            if parallel:
+                found = scan_dask(unit[group], plan, bank, folds, budget // 2, client=client, hashed=hashed)
+                bar.update(bank.n or 0)
+            else:
+                found = scan(unit[group], plan, bank, folds, budget // 2, hashed=hashed, bar=bar)
+            digest = digest or found.digest.hexdigest()
+            for mine, state in zip(parts, found.states, strict=True):
+                mine.append({**_finish(state, bank), "nearest_image": found.ids.names(state.nearest)})
+            info = [
+                {"n_images": s.count, "bank_direction": s.directions / max(s.count, 1), "dtype": s.dtype.name}
+                for s in found.states
+            ]
+    merged = [{name: np.concatenate([p[name] for p in mine]) for name in mine[0]} for mine in parts]
+    return [(a, {**b, "bank_hash": digest}) for a, b in zip(merged, info, strict=True)]
