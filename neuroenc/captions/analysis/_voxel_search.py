@@ -98,7 +98,7 @@ def search_voxels(
     if not asked:
         raise DataError("no text is given.")
     if len(set(others)) < 3:
-        raise DataError(f"{len(set(others))} different reference texts; at least 3 are needed, some hundred are better.")
+        raise DataError(f"{len(set(others))} different reference texts; at least 3 are needed, better hundreds.")
     labelled: xr.DataArray | xr.Dataset
     scale: np.ndarray
     if isinstance(source, xr.Dataset):

@@ -1,0 +1,291 @@
+"""Hundreds of captions of a region as scope, aspects and descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import silhouette_score
+
+from neuroenc._util.errors import DataError
+from neuroenc.captions.analysis._separating import phrases_of, separating_phrases
+from neuroenc.captions.analysis._stop_phrases import strip_phrases
+from neuroenc.captions.analysis._tables import check_captions, count_terms, select_region, unique_texts
+from neuroenc.captions.analysis._texts import embed
+
+__all__ = ["Aspect", "Description", "StructuredCaptions", "structurize"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """One caption, verbatim, with all voxels that have it."""
+
+    caption: str
+    voxels: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """A group of alike captions.
+
+    Attributes
+    ----------
+    title : str
+        The phrases that separate it from the other aspects (or what ``llm`` wrote).
+    phrases : tuple of str
+        Those phrases, always.
+    share : float
+        Of the captions.
+    voxels : tuple
+        All voxels with a caption in it.
+    descriptions : tuple of Description
+        Different captions, most typical first.
+    """
+
+    title: str
+    phrases: tuple[str, ...]
+    share: float
+    voxels: tuple[Any, ...]
+    descriptions: tuple[Description, ...]
+
+
+@dataclass(frozen=True)
+class StructuredCaptions:
+    """Scope, aspects and descriptions of the captions of a region.
+
+    Attributes
+    ----------
+    roi : str
+    scope : str
+        One sentence.
+    aspects : tuple of Aspect
+        Largest first.
+    n_captions, n_voxels : int
+    written_by : str
+        "rules", or "llm" where scope and titles were written by one; descriptions never are.
+    """
+
+    roi: str
+    scope: str
+    aspects: tuple[Aspect, ...]
+    n_captions: int
+    n_voxels: int
+    written_by: str
+
+    def to_text(self) -> str:
+        """The structure as numbered lines: scope, aspects 1, 2, ..., descriptions 1.1, 1.2, ..."""
+        lines = [f"Scope: {self.scope}"]
+        for i, aspect in enumerate(self.aspects, 1):
+            lines.append(f"{i}. {aspect.title} ({aspect.share:.0%} of captions, {len(aspect.voxels)} voxels)")
+            for j, d in enumerate(aspect.descriptions, 1):
+                shown = ", ".join(map(str, d.voxels[:8])) + (", ..." if len(d.voxels) > 8 else "")
+                lines.append(f"  {i}.{j} {d.caption} [{'voxel' if len(d.voxels) == 1 else 'voxels'} {shown}]")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per description and voxel: ``roi, aspect, title, description, voxel, caption``."""
+        rows = [
+            (self.roi, i, aspect.title, j, voxel, d.caption)
+            for i, aspect in enumerate(self.aspects, 1)
+            for j, d in enumerate(aspect.descriptions, 1)
+            for voxel in d.voxels
+        ]
+        return pd.DataFrame(rows, columns=["roi", "aspect", "title", "description", "voxel", "caption"])
+
+
+def _vectors(texts: list[str], embed_text: Any) -> np.ndarray:
+    if embed_text is not None:
+        values = embed(embed_text, texts)
+    else:
+        stripped = strip_phrases(texts)
+        try:
+            found = TfidfVectorizer(analyzer=lambda t: sorted(phrases_of(t, (1, 2))), sublinear_tf=True)
+            values = found.fit_transform(stripped).toarray()
+        except ValueError:
+            raise DataError("the captions hold no words to tell them apart by.") from None
+    values = values - values.mean(axis=0)
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-9)
+
+
+def _group(x: np.ndarray, weight: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.ndarray:
+    distinct = len(np.unique(x.round(9), axis=0))
+    if distinct < 2 or n_aspects == 1:
+        return np.zeros(len(x), dtype=int)
+    if n_aspects is not None:
+        options = [min(n_aspects, distinct)]
+    else:
+        options = list(range(2, min(most, distinct - 1) + 1)) or [2]
+    best: tuple[float, np.ndarray] | None = None
+    for k in options:
+        labels = KMeans(k, n_init=10, random_state=seed).fit_predict(x, sample_weight=weight)
+        n_labels = len(np.unique(labels))
+        score = float(silhouette_score(x, labels)) if 1 < n_labels < len(x) else -1.0
+        if best is None or score > best[0]:
+            best = score, labels
+    assert best is not None
+    return best[1]
+
+
+def _titles(captions: pd.DataFrame, group: np.ndarray, n: int, seed: int) -> list[tuple[str, ...]]:
+    """The phrases of each group with the highest z, none inside another."""
+    count = int(group.max()) + 1
+    # A voxel's captions may be in several groups: each caption stands for itself here.
+    table = captions.assign(_group=group, voxel=np.arange(len(captions)))
+    titles: list[list[str]] = [[] for _ in range(count)]
+    if count > 1:
+        try:
+            found = separating_phrases(table, "_group", min_voxels=1, n_permutations=0, seed=seed)
+        except DataError:
+            return [() for _ in range(count)]
+        # Of phrases that separate equally well, the longer one says more.
+        found = found.assign(_z=-found["z"].round(2), _length=-found["phrase"].str.len())
+        found = found.sort_values(["_z", "_length"], kind="stable")
+        ranked = {g: part["phrase"].tolist() for g, part in found.groupby("group")}
+    else:
+        ranked = {0: _commonest(captions["caption"].tolist())}
+    for g in range(count):
+        for phrase in ranked.get(g, []):
+            if len(titles[g]) < n and not any(_overlap(phrase, other) for other in titles[g]):
+                titles[g].append(phrase)
+    return [tuple(t) for t in titles]
+
+
+def _overlap(a: str, b: str) -> bool:
+    return bool(set(a.split()) & set(b.split()))
+
+
+def _commonest(texts: list[str]) -> list[str]:
+    distinct, codes = unique_texts(texts)
+    terms = count_terms([phrases_of(t) for t in strip_phrases(distinct)], codes)
+    count = np.asarray(terms.rows.sum(axis=0)).ravel()
+    # Of phrases that are as common, the longer one says more.
+    order = sorted(range(len(count)), key=lambda i: (-count[i], -len(terms.names[i]), terms.names[i]))
+    return [terms.names[i] for i in order]
+
+
+def structurize(
+    captions: pd.DataFrame,
+    embed_text: Any = None,
+    *,
+    roi: str | None = None,
+    n_aspects: int | None = None,
+    max_aspects: int = 6,
+    n_descriptions: int = 5,
+    n_phrases: int = 3,
+    max_rank: int | None = None,
+    llm: Callable[[str], str] | None = None,
+    seed: int = 0,
+) -> StructuredCaptions:
+    """A region's captions as one sentence of scope, a few aspects, and verbatim captions with their voxels.
+
+    The method it follows lets a language model rewrite a passage as scope, aspects and descriptions. There is no
+    such model here: aspects are clusters of captions (k-means on text vectors, their number by the silhouette),
+    named by the phrases that separate them, and the scope is a template. With ``llm`` the scope and the titles are
+    rewritten by it from those parts. Descriptions are always the captions themselves, with their voxels, so that
+    every line can be traced.
+
+    Parameters
+    ----------
+    captions : DataFrame
+        ``voxel, caption`` (and ``rank, roi``).
+    embed_text : callable or TextEmbedder, optional
+        Vectors of captions; by default tf-idf of words and pairs of words.
+    roi : str, optional
+        Only this region.
+    n_aspects : int, optional
+        Their number; default 2 to ``max_aspects`` by the silhouette.
+    max_aspects, n_descriptions, n_phrases : int
+        Most aspects, captions shown of each, phrases in a title.
+    max_rank : int, optional
+    llm : callable of a prompt to text, optional
+        Any language model; what it returns is used as it is (first line, without quotes).
+    seed : int
+
+    Returns
+    -------
+    StructuredCaptions
+
+    Raises
+    ------
+    DataError
+        No captions, an unknown region, or an ``llm`` that returns no text.
+
+    References
+    ----------
+    Liu et al. (2024), Structurization: Enhance LLMs' cognition with information structurization (StruXGPT).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> texts = ["a man smiling", "a man with a hat", "a red bus", "a red bus on a road"]
+    >>> found = structurize(pd.DataFrame({"voxel": range(4), "caption": texts}), n_aspects=2, n_phrases=1)
+    >>> sorted(aspect.title for aspect in found.aspects), found.n_voxels
+    (['man', 'red bus'], 4)
+    """
+    captions = check_captions(select_region(check_captions(captions), roi), max_rank)
+    texts, codes = unique_texts(captions["caption"])
+    count = np.bincount(codes, minlength=len(texts)).astype(np.float64)
+    x = _vectors(texts, embed_text)
+    labels = _group(x, count, n_aspects, max_aspects, seed)
+    sizes = np.bincount(labels, weights=count)
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    labels = np.array([int(np.flatnonzero(order == g)[0]) for g in labels])
+    group = labels[codes]
+    titles = _titles(captions, group, n_phrases, seed)
+    aspects = []
+    for g, phrases in enumerate(titles):
+        rows = np.flatnonzero(group == g)
+        members = np.flatnonzero(labels == g)
+        centre = (x[members] * count[members, None]).sum(axis=0)
+        typical = members[np.argsort(-(x[members] @ centre), kind="stable")]
+        shown = tuple(
+            Description(texts[i], tuple(dict.fromkeys(captions["voxel"][codes == i].tolist())))
+            for i in typical[:n_descriptions]
+        )
+        voxels = tuple(dict.fromkeys(captions["voxel"].to_numpy()[rows].tolist()))
+        title = ", ".join(phrases) or texts[typical[0]]
+        aspects.append(Aspect(title, phrases, len(rows) / len(captions), voxels, shown))
+    name = roi or "These voxels"
+    scope = _scope(name, captions, aspects)
+    if llm is not None:
+        aspects = [_retitled(a, llm) for a in aspects]
+        titles_now = "\n".join(f"- {a.title}" for a in aspects)
+        request = f"Write one sentence that says what the captions of the brain region {name} are about."
+        scope = _ask(llm, f"{request} Use only what stands here.\n{scope}\n{titles_now}")
+    n_voxels = int(captions["voxel"].nunique())
+    return StructuredCaptions(
+        roi or "", scope, tuple(aspects), len(captions), n_voxels, "rules" if llm is None else "llm"
+    )
+
+
+def _scope(name: str, captions: pd.DataFrame, aspects: list[Aspect]) -> str:
+    texts = captions["caption"].tolist()
+    common: list[str] = []
+    for phrase in _commonest(texts):
+        if len(common) < 3 and not any(_overlap(phrase, other) for other in common):
+            common.append(phrase)
+    about = ", ".join(common) or "(no words)"
+    parts = "; ".join(f"{a.title} ({a.share:.0%})" for a in aspects)
+    aspect = "1 aspect" if len(aspects) == 1 else f"{len(aspects)} aspects"
+    voxels = captions["voxel"].nunique()
+    return f"{name}: most often {about} ({len(texts)} captions of {voxels} voxels; {aspect}: {parts})."
+
+
+def _ask(llm: Callable[[str], str], prompt: str) -> str:
+    answer = llm(prompt)
+    if not isinstance(answer, str) or not answer.strip():
+        raise DataError(f"llm returned {answer!r}; it must return text.")
+    return answer.strip().splitlines()[0].strip().strip('"')
+
+
+def _retitled(aspect: Aspect, llm: Callable[[str], str]) -> Aspect:
+    lines = "\n".join(f"- {d.caption}" for d in aspect.descriptions)
+    title = _ask(llm, f"Name in at most five words what these captions have in common.\n{lines}")
+    return Aspect(title, aspect.phrases, aspect.share, aspect.voxels, aspect.descriptions)
