@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.progress import progress as progress_bar
@@ -22,7 +23,7 @@ Variant = tuple[Any, Any]
 
 def caption_stability(
     variants: Mapping[str, Sequence[Variant]],
-    decode: Callable[[Any, Any], Sequence[str]],
+    decode: Callable[[xr.DataArray, Any], Sequence[str]],
     embed_text: Callable[[list[str]], Any],
     *,
     text_direction: Any = None,
@@ -45,7 +46,7 @@ def caption_stability(
     variants : mapping of str to sequence of (weights, bank)
         For each kind ("folds", "bootstrap", "halves", ...) at least two variants of the same voxels.
     decode : callable
-        ``decode(weights, bank)`` gives the best caption of each voxel.
+        ``decode(weights, bank)`` gives the best caption of each voxel of a DataArray (feature, voxel).
     embed_text : callable
         ``embed_text(list of str)`` gives text vectors (n, feature).
     text_direction : array (feature,), optional
@@ -74,7 +75,7 @@ def caption_stability(
     --------
     >>> import numpy as np
     >>> words = {"face": [1.0, 0.0], "house": [0.0, 1.0]}
-    >>> name = lambda weights, bank: [["face", "house"][int(np.argmax(w))] for w in weights.coef.values.T]
+    >>> name = lambda weights, bank: [["face", "house"][int(np.argmax(w))] for w in weights.values.T]
     >>> coef = np.array([[1.0, 0.1, 0.9], [0.2, 1.0, 0.3]])
     >>> voxels, summary = caption_stability(
     ...     {"halves": [(coef, None), (coef + 0.01, None)]}, name, lambda t: [words[x] for x in t], progress=False)
@@ -129,7 +130,7 @@ def _same_voxels(kind: str, several: Sequence[Any], known: Any) -> np.ndarray:
 
 
 def _captions(decode: Callable[[Any, Any], Sequence[str]], weights: Any, bank: Any) -> list[str]:
-    found = [str(t) for t in decode(weights, bank)]
+    found = [str(t) for t in decode(weights.coef, bank)]
     n = weights.coef.sizes["voxel"]
     if len(found) != n:
         raise DataError(f"decode gave {len(found)} captions for {n} voxels; legal is one a voxel.")

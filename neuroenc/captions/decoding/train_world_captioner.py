@@ -134,8 +134,8 @@ def train_world_captioner(
     scenes: int = 14_000,
     sources: str = "both",
     noise: float = 0.02,
-    epochs: int = 20,
-    minutes: float = 15.0,
+    epochs: int = 2,
+    minutes: float = 90.0,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     width: int = 192,
@@ -273,8 +273,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=14_000, help="training scenes")
     parser.add_argument("--sources", choices=SOURCES, default="both")
     parser.add_argument("--noise", type=float, default=0.02)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=15.0, help="time limit of the training")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=90.0, help="time limit of the training")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=192)

@@ -27,7 +27,7 @@ def study():
     bank = images[:300]
 
     def decode(weights, bank):
-        projection = project(weights.coef, bank, progress=False)
+        projection = project(weights, bank, progress=False)
         return decoder.decode(projection, top=1)["caption"].tolist()
 
     vectors = dict(zip(NAMES, concepts))
