@@ -1,13 +1,14 @@
 """Tables, figures, maps and the self-contained HTML report of an encoding analysis.
 
-``write_report`` writes everything of one encoder, ``write_comparison_report`` compares several,
-``write_support_report`` shows accuracy over the size of a support; ``roi_summary``, ``plot_accuracy``,
-``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces, for notebooks. Importing this room
-loads no plotting library.
+``write_report`` writes everything of one encoder, ``write_caption_report`` shows the captions of its voxels,
+``write_comparison_report`` compares several encoders, ``write_support_report`` shows accuracy over the size of a
+support; ``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are
+pieces, for notebooks. Importing this room loads no plotting library.
 """
 
 from __future__ import annotations
 
+from neuroenc.report._caption_report import write_caption_report
 from neuroenc.report._comparison import write_comparison_report
 from neuroenc.report._figures import plot_accuracy
 from neuroenc.report._icl_figures import plot_support_curves, plot_top_support, plot_weight_colours
@@ -30,6 +31,7 @@ __all__ = [
     "plot_training_curves",
     "plot_weight_colours",
     "roi_summary",
+    "write_caption_report",
     "write_comparison_report",
     "write_report",
     "write_support_report",

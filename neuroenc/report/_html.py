@@ -151,14 +151,22 @@ def _environment() -> Any:
 
 
 def render(
-    context: Mapping[str, Any], template: str = "report.html.j2", styles: tuple[str, ...] = ("report.css",)
+    context: Mapping[str, Any],
+    template: str = "report.html.j2",
+    styles: tuple[str, ...] = ("report.css",),
+    scripts: tuple[str, ...] = ("report.js",),
+    beside: bool = False,
 ) -> str:
-    """The page as text. Its policy lets only its own script run and lets nothing be fetched."""
+    """The page as text. Its policy lets only its own script run and lets nothing be fetched.
+
+    With ``beside`` it may also read images and data scripts that lie beside it, opened from disk or a server.
+    """
     from markupsafe import Markup
 
-    script = _asset("report.js")
+    script = "".join(map(_asset, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    own = " 'self' file:" if beside else ""
+    policy = f"default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'{own}"
     page = _environment().get_template(template)
     style = Markup("".join(map(_asset, styles)))
     return page.render(policy=policy, style=style, script=Markup(script), **context)

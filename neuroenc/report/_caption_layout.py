@@ -1,0 +1,227 @@
+"""Where each voxel lies on the page's maps: flat and inflated fsaverage5, slices of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc.report._maps import _surface_voxels
+from neuroenc.report._mosaic import _slices
+from neuroenc.report._style import figure_png
+from neuroenc.report._surface import PANEL, VIEWS, _draw_hemisphere, _mesh
+
+__all__ = ["layouts"]
+
+# Panels of the inflated map, rows of (hemisphere, view).
+_INFLATED = (
+    (("L", "lateral"), ("L", "medial"), ("R", "medial"), ("R", "lateral")),
+    (("L", "ventral"), ("L", "posterior"), ("R", "posterior"), ("R", "ventral")),
+)
+_WIDTH = 1000.0  # units of a map's width; the page scales them
+
+
+def _flat(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flattened fsaverage5: coordinates (vertex, 2) in mm, faces, and whether a vertex is on the patch."""
+    from nilearn.datasets import fetch_surf_fsaverage
+    from nilearn.surface import load_surf_mesh
+
+    mesh = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")[f"flat_{ {'L': 'left', 'R': 'right'}[hemi] }"])
+    faces = np.asarray(mesh.faces)
+    on = np.zeros(len(mesh.coordinates), bool)
+    on[faces.ravel()] = True
+    return np.asarray(mesh.coordinates, float)[:, :2], faces, on
+
+
+def _shade(sulc: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Grey of bare cortex, sulci darker."""
+    grey = 0.895 - 0.055 * np.clip(sulc[faces].mean(axis=1) / 0.8, -1, 1)
+    return np.stack([grey, grey, grey, np.ones_like(grey)], axis=1)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 100, height / 100))
+
+
+def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+    """Both hemispheres side by side, cropped to the voxels; every voxel is seen once."""
+    from matplotlib.collections import PolyCollection
+
+    sides = [h for h in "LR" if (hemi == h).any()]
+    windows, meshes = {}, {h: _flat(h) for h in sides}
+    for h in sides:
+        xy, _, on = meshes[h]
+        here = vertex[(hemi == h)]
+        seen = here[on[here]]
+        box = xy[seen] if len(seen) else xy[on]
+        windows[h] = (box.min(axis=0) - 9, box.max(axis=0) + 9)
+    wide = {h: float(b[0] - a[0]) for h, (a, b) in windows.items()}
+    tall = max(float(b[1] - a[1]) for a, b in windows.values())
+    gap = 12.0
+    scale = min(_WIDTH / (sum(wide.values()) + gap * (len(sides) - 1)), 560 / tall)
+    height = tall * scale + 26
+    figure = _figure(_WIDTH, height)
+    x = np.full(len(vertex), np.nan)
+    y = np.full(len(vertex), np.nan)
+    left = (_WIDTH - scale * (sum(wide.values()) + gap * (len(sides) - 1))) / 2
+    labels = []
+    for h in sides:
+        xy, faces, on = meshes[h]
+        low, high = windows[h]
+        middle = (low[1] + high[1]) / 2
+        axes = figure.add_axes((left / _WIDTH, 0, wide[h] * scale / _WIDTH, (height - 26) / height))
+        axes.set_xlim(low[0], high[0])
+        axes.set_ylim(middle - tall / 2, middle + tall / 2)
+        axes.axis("off")
+        colours = _shade(_mesh(h)[2], faces)
+        axes.add_collection(PolyCollection(list(xy[faces]), facecolors=colours, edgecolors=colours, linewidths=0.3))
+        mine = np.flatnonzero((hemi == h) & on[vertex])
+        x[mine] = left + (xy[vertex[mine], 0] - low[0]) * scale
+        y[mine] = 26 + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
+        labels.append(
+            {"text": f"{ {'L': 'Left', 'R': 'Right'}[h] } hemisphere", "x": left + wide[h] * scale / 2, "y": 15}
+        )
+        left += (wide[h] + gap) * scale
+    return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
+
+
+def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+    """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
+    cell = _WIDTH / 4
+    tall = cell * PANEL[1] / PANEL[0]
+    scale = cell / (2 * PANEL[0])
+    figure = _figure(_WIDTH, 2 * tall)
+    at: list[np.ndarray] = []
+    who: list[np.ndarray] = []
+    labels = []
+    for row, panels in enumerate(_INFLATED):
+        for column, (h, view) in enumerate(panels):
+            xyz, faces, _ = _mesh(h)
+            axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
+            _draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
+            forward, up = (np.array(a, float) for a in VIEWS[view][h])
+            plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
+            corners = xyz[faces]
+            normals = np.zeros_like(xyz)
+            face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+            for corner in range(3):
+                np.add.at(normals, faces[:, corner], face_normals)
+            normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
+            mine = np.flatnonzero(hemi == h)
+            mine = mine[(-normals[vertex[mine]] @ forward) > 0.12]
+            (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+            px = column * cell + (plane[vertex[mine], 0] - x0) / (x1 - x0) * cell
+            py = row * tall + (y1 - plane[vertex[mine], 1]) / (y1 - y0) * tall
+            at.append(np.stack([px, py], axis=1))
+            who.append(mine)
+            labels.append({"text": f"{h} {view}", "x": (column + 0.5) * cell, "y": row * tall + 13})
+    found = _map("inflated", "Inflated", figure, 2 * tall, np.zeros(0), np.zeros(0), labels, 1.6 * scale)
+    points = np.concatenate(at) if at else np.zeros((0, 2))
+    found |= {"x": _round(points[:, 0]), "y": _round(points[:, 1]), "voxel": np.concatenate(who).tolist()}
+    return found
+
+
+def _map(
+    kind: str, name: str, figure: Any, height: float, x: np.ndarray, y: np.ndarray, labels: list, spacing: float
+) -> dict[str, Any]:
+    seen = np.flatnonzero(np.isfinite(x))
+    return {
+        "kind": kind, "name": name, "width": _WIDTH, "height": round(height, 1), "shape": "dot",
+        "size": round(float(np.clip(spacing, 2.2, 9)), 2), "x": _round(x[seen]), "y": _round(y[seen]),
+        "voxel": seen.tolist(), "labels": labels, "background": figure_png(figure, dpi=160),
+    }  # fmt: skip
+
+
+def _round(values: np.ndarray) -> list[float]:
+    return np.round(np.asarray(values, float), 1).tolist()
+
+
+def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str, Any]:
+    """Every slice that holds a voxel, in the closest RAS orientation, as `plot_mosaic` draws them."""
+    from nibabel.affines import apply_affine
+    from nibabel.orientations import io_orientation
+
+    matrix = np.asarray(affine, float).reshape(4, 4)
+    turn = io_orientation(matrix)
+    size = np.ones(3, int)
+    place = np.zeros_like(ijk)
+    for old, (new, flip) in enumerate(turn):
+        new = int(new)
+        size[new] = int(shape[old])
+        place[:, new] = ijk[:, old] if flip > 0 else int(shape[old]) - 1 - ijk[:, old]
+    mask = np.zeros(size, bool)
+    mask[tuple(place.T)] = True
+    axis, cuts = _slices(mask, int(mask.shape[2]) + 1)
+    across, upward = (a for a in range(3) if a != axis)
+    low, high = place.min(axis=0) - 1, place.max(axis=0) + 2
+    step = np.linalg.norm(matrix[:3, :3], axis=0)[np.argsort(turn[:, 0])]
+    ratio = float(step[upward] / step[across])
+    wide, tall = int(high[across] - low[across]), float((high[upward] - low[upward]) * ratio)
+    # As few columns as keep the map about as high as wide: cells stay large enough to click.
+    columns = next(
+        (c for c in range(1, 9) if -(-len(cuts) // c) * (tall * _WIDTH / (c * wide) + 22) < 0.75 * _WIDTH), 8
+    )
+    columns = min(columns, len(cuts))
+    cell = (_WIDTH - 10 * (columns - 1)) / columns / wide
+    row_height = tall * cell + 24
+    number = np.searchsorted(cuts, place[:, axis])
+    left = (number % columns) * (wide * cell + 10)
+    top = (number // columns) * row_height + 20
+    x = left + (place[:, across] - low[across] + 0.5) * cell
+    y = top + (high[upward] - place[:, upward] - 0.5) * ratio * cell
+    centre = apply_affine(matrix, ijk).mean(axis=0)
+    frames, labels = [], []
+    for n, cut in enumerate(cuts):
+        one = ijk[np.argmax(place[:, axis] == cut)]
+        middle = centre.copy()
+        middle[axis] = apply_affine(matrix, one)[axis]
+        fx, fy = (n % columns) * (wide * cell + 10), (n // columns) * row_height + 20
+        frames.append([round(fx, 1), round(fy, 1), round(wide * cell, 1), round(tall * cell, 1)])
+        labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
+    return {
+        "kind": "volume", "name": "Slices", "width": _WIDTH,
+        "height": round(-(-len(cuts) // columns) * row_height, 1), "shape": "cell", "size": [round(cell, 2),
+        round(cell * ratio, 2)], "x": _round(x), "y": _round(y), "voxel": list(range(len(ijk))), "labels": labels,
+        "frames": frames, "sides": axis != 0, "background": None,
+    }  # fmt: skip
+
+
+def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
+    """Maps of one subject's voxels, best first, and remarks on what could not be placed.
+
+    Each map: ``kind, name, width, height`` (units), ``x, y`` of its dots, ``voxel`` (row of scores that each dot
+    shows), ``shape`` ("dot" or "cell"), ``size``, ``labels``, and ``background`` (PNG bytes) or ``frames``.
+    """
+    maps: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    if "vertex" in scores.coords and "hemi" in scores.coords:
+        kept, remark = _surface_voxels(scores)
+        remarks += [remark] if remark else []
+        if kept.any() and (find_spec("nilearn") is None or find_spec("matplotlib") is None):
+            remarks.append("Surface maps were left out: nilearn is not installed (pip install 'neuroenc[brain]').")
+        elif kept.any():
+            rows = np.flatnonzero(kept)
+            vertex = scores["vertex"].values[rows].astype(int)
+            hemi = np.array([str(h)[:1].upper() for h in scores["hemi"].values[rows]])
+            for draw in (_flat_map, _inflated_map):
+                found = draw(vertex, hemi)
+                found["voxel"] = rows[found["voxel"]].tolist() if len(found["voxel"]) else []
+                maps.append(found)
+            hidden = len(rows) - len(maps[0]["voxel"])
+            if hidden:
+                remarks.append(
+                    f"{hidden} voxels lie on the cuts of the flat map and are seen on the inflated one only."
+                )
+    if all(axis in scores.coords for axis in "ijk") and {"affine", "volume_shape"} <= set(scores.attrs):
+        ijk = np.stack([scores[axis].values for axis in "ijk"], axis=1).astype(int)
+        shape = [int(n) for n in scores.attrs["volume_shape"]]
+        if (ijk < 0).any() or (ijk >= np.array(shape)).any():
+            remarks.append(f"i, j, k reach beyond the volume of shape {tuple(shape)}; slices were left out.")
+        else:
+            maps.append(_volume_map(ijk, scores.attrs["affine"], shape))
+    return maps, remarks

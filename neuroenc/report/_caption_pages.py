@@ -1,0 +1,234 @@
+"""What the pages of regions and subjects show: words, concepts, clusters, gate, best voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc.report._caption_cards import best_rows, voxel_cards
+from neuroenc.report._caption_data import VERDICTS, VoxelTable
+from neuroenc.report._html import number, table
+from neuroenc.report._tables import frequent_words, memberships, roi_summary
+
+if TYPE_CHECKING:
+    from neuroenc.captions import CaptionStudy
+    from neuroenc.report._caption_images import EvidenceImages
+
+__all__ = ["gate_table", "group_page", "group_summary", "slugs", "tiles"]
+
+PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
+MAX_ROWS = 30
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each name: plain letters, no two alike even where case does not count.
+
+    >>> slugs(["FFA", "ffa", "../../x", ""])
+    {'FFA': 'FFA', 'ffa': 'ffa-2', '../../x': 'x', '': 'unnamed'}
+    """
+    out: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "unnamed"
+        slug, n = base, 1
+        while slug.lower() in taken or slug.lower() in ("con", "nul", "aux", "prn"):
+            n += 1
+            slug = f"{base}-{n}"
+        taken.add(slug.lower())
+        out[name] = slug
+    return out
+
+
+def _mean(values: np.ndarray) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    kept = values[np.isfinite(values)]
+    return float(np.median(kept)) if kept.size else float("nan")
+
+
+def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[dict[str, str]]:
+    """The numbers that a reader wants first; what was not measured has no tile."""
+    frame = voxels.frame.iloc[rows]
+    captioned = frame["captioned"].to_numpy()
+    out = [
+        {"value": f"{len(frame):,}", "label": "voxels"},
+        {"value": f"{int(captioned.sum()):,}", "label": f"captioned ({number(float(captioned.mean()), 'share')})"},
+        {"value": number(_median(frame["r"].to_numpy()[captioned]), digits=2), "label": "median r, captioned"},
+    ]
+    ratio = _median(frame["r_normalised"].to_numpy()[captioned])
+    if np.isfinite(ratio):
+        out.append({"value": number(ratio, digits=2), "label": "median r / ceiling"})
+    if study.phrases is not None:
+        mine = study.phrases["voxel"].isin(frame["voxel"])
+        verdicts = study.phrases.loc[mine, "verdict"]
+        if len(verdicts):
+            for verdict in (VERDICTS[0], VERDICTS[2]):
+                share = number(float((verdicts == verdict).mean()), "share")
+                out.append({"value": share, "label": f"phrases {verdict}"})
+    elif frame["unsupported"].notna().any():
+        share = number(_mean(frame["unsupported"].to_numpy(float)), "share")
+        out.append({"value": share, "label": "phrases unsupported"})
+    if voxels.stability:
+        kind = voxels.stability[0]
+        value, null = (_mean(frame[c].to_numpy(float)) for c in (f"stability:{kind}", f"stability:{kind}_null"))
+        if np.isfinite(value):
+            beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+            out.append({"value": number(value, digits=2), "label": f"stability over {kind}{beside}"})
+    if "rho" in frame and frame["rho"].notna().any():
+        null = _mean(frame["shuffled"].to_numpy(float))
+        beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+        out.append(
+            {"value": number(_mean(frame["rho"].to_numpy(float)), digits=2), "label": f"sentence-level ρ{beside}"}
+        )
+    return out
+
+
+def gate_table(voxels: VoxelTable, rows: np.ndarray) -> dict[str, Any] | None:
+    """Why voxels have no caption, and how many; the numbers in a reason's brackets are left to the voxel."""
+    frame = voxels.frame.iloc[rows]
+    held = frame.loc[~frame["captioned"]]
+    if held.empty:
+        return None
+    reasons = held["reason"].str.replace(r"\s*\([^()]*\)\s*$", "", regex=True)
+    out = (
+        held.assign(reason=reasons).groupby("reason", sort=False).agg(n_voxels=("r", "size"), median_r=("r", "median"))
+    )
+    out = out.sort_values("n_voxels", ascending=False, kind="stable").reset_index()
+    return table(out.head(MAX_ROWS))
+
+
+def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
+    """One row per region: accuracy, captions, phrases, stability, what its voxels are about."""
+    base = roi_summary(study.scores)
+    rows = []
+    for name, mask in memberships(study.scores).items():
+        frame = voxels.frame.loc[mask]
+        line: dict[str, Any] = {"n_captioned": int(frame["captioned"].sum())}
+        line["n_without_caption"] = int((~frame["captioned"]).sum())
+        if voxels.frame["unsupported"].notna().any():
+            line["unsupported share"] = _mean(frame["unsupported"].to_numpy(float))
+        for kind in voxels.stability[:1]:
+            line[f"stability, {kind}"] = _mean(frame[f"stability:{kind}"].to_numpy(float))
+        if "rho" in frame:
+            line["sentence ρ"] = _mean(frame["rho"].to_numpy(float))
+        named = frame.loc[frame["label"] != "", "label"].value_counts()
+        line[f"frequent {voxels.frame.attrs['label_kind']}s".replace("ys", "ies")] = ", ".join(
+            f"{label} ({100 * count / max(int(frame['captioned'].sum()), 1):.0f} %)"
+            for label, count in named.head(3).items()
+        )
+        rows.append({"roi": name, **line})
+    return base.merge(pd.DataFrame(rows), on="roi", how="left").dropna(axis="columns", how="all")
+
+
+def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: VoxelTable) -> list[dict[str, Any]]:
+    """Columns of words with bars; by part of speech where the study knows it."""
+    if study.words is not None and name is not None:
+        mine = study.words[study.words["roi"].astype(str) == name]
+        columns = []
+        for part, heading in PARTS:
+            found = mine[mine["part"] == part].sort_values("share", ascending=False, kind="stable").head(14)
+            if len(found):
+                columns.append({"heading": heading, "words": _bars(found)})
+        if columns:
+            return columns
+    own = study.captions[study.captions["voxel"].isin(voxels.frame["voxel"].iloc[rows])]
+    if own.empty:
+        return []
+    ranked = pd.DataFrame(frequent_words(own, n=20), columns=["word", "share"])
+    half = -(-len(ranked) // 2)
+    headings = ("Words of the best captions", "")
+    return [
+        {"heading": h, "words": _bars(part)} for h, part in zip(headings, (ranked[:half], ranked[half:])) if len(part)
+    ]
+
+
+def _bars(found: pd.DataFrame) -> list[dict[str, Any]]:
+    top = float(found["share"].max()) or 1.0
+    lift = found["lift"] if "lift" in found.columns else [float("nan")] * len(found)
+    return [
+        {
+            "word": str(word),
+            "share": number(float(share), "share"),
+            "bar": f"{100 * float(share) / top:.1f}",
+            "lift": f"×{float(x):.1f}" if np.isfinite(float(x)) else "",
+        }
+        for word, share, x in zip(found["word"], found["share"], lift)
+    ]
+
+
+def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject: str | None) -> list[dict[str, Any]]:
+    """Concepts, categories, clusters and contrasts of one region; tables over voxels are counted."""
+    out = []
+    for key, heading, about in (
+        ("concepts", "Concepts", "Concepts that captions of this group name more often than others."),
+        ("categories", "Categories", "Categories assigned to the voxels of this group."),
+        ("clusters", "Clusters", "Groups of voxels with alike projected weights, and the phrases that separate them."),
+        ("contrasts", "Contrasts", "Phrases that separate this group or its parts from others."),
+    ):
+        frame = getattr(study, key)
+        if frame is None or not len(frame):
+            continue
+        if subject is not None and "subject" in frame.columns:
+            frame = frame[frame["subject"].astype(str) == subject]
+        if "voxel" in frame.columns:
+            frame = frame[frame["voxel"].isin(members)]
+            names = [c for c in ("category", "concept", "cluster") if c in frame.columns]
+            if names:
+                counts = frame.drop_duplicates("voxel")[names[0]].astype(str).value_counts()
+                frame = pd.DataFrame(
+                    {
+                        names[0]: counts.index,
+                        "n_voxels": counts.to_numpy(),
+                        "share": counts.to_numpy() / max(len(members), 1),
+                    }
+                )
+        elif "roi" in frame.columns:
+            if name is None:
+                continue
+            frame = frame[frame["roi"].astype(str) == name].drop(columns="roi")
+        elif name is not None:
+            continue
+        if len(frame):
+            more = len(frame) - MAX_ROWS
+            out.append({"heading": heading, "about": about, "table": table(frame.head(MAX_ROWS)),
+                        "more": f"{more:,} more rows in {key}.csv." if more > 0 else ""})  # fmt: skip
+    return out
+
+
+def group_page(
+    study: CaptionStudy,
+    voxels: VoxelTable,
+    rows: np.ndarray,
+    images: EvidenceImages,
+    *,
+    name: str,
+    kind: str,
+    summary: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Context of the page of a region (``kind="roi"``) or of a subject (``kind="subject"``)."""
+    members = set(voxels.frame["voxel"].iloc[rows])
+    region = name if kind == "roi" else None
+    frame = voxels.frame.iloc[rows]
+    counts = frame.loc[frame["label"] != "", "label"].value_counts().head(14)
+    labels = pd.DataFrame({"word": counts.index, "share": counts.to_numpy() / max(int(frame["captioned"].sum()), 1)})
+    return {
+        "title": name or "unnamed",
+        "kind": kind,
+        "tiles": tiles(study, voxels, rows),
+        "words": _words(study, region, rows, voxels),
+        "labels": _bars(labels) if len(labels) else [],
+        "label_kind": voxels.frame.attrs["label_kind"],
+        "analyses": _analyses(study, region, members, name if kind == "subject" else None),
+        "gate": gate_table(voxels, rows),
+        "n": len(rows),
+        "n_held": int((~frame["captioned"]).sum()),
+        "summary": table(summary) if summary is not None and len(summary) > 1 else None,
+        "cards": voxel_cards(study, voxels, best_rows(voxels, rows, 8), images),
+    }
