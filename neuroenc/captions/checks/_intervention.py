@@ -1,0 +1,359 @@
+"""Phrases that nothing supports, stopped while a caption is written: before more is written because of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.captions.checks._grounding import GroundingChecker
+from neuroenc.captions.checks._phrases import Phrase
+from neuroenc.captions.decoding._hypotheses import check_whole
+from neuroenc.captions.decoding._predicted import caption_frame
+from neuroenc.captions.decoding._prefix import PrefixDecoder
+from neuroenc.captions.decoding._search_settings import Generated, ranked
+
+__all__ = ["GroundedCaptions", "GroundedConstraint", "GroundedRescore", "Stopped", "grounded_decode"]
+
+_UNSUPPORTED = 2
+
+
+class Stopped(NamedTuple):
+    """A hypothesis of item ``item`` that was stopped after ``tokens``, the last of which end its phrase ``phrase``."""
+
+    item: int
+    tokens: tuple[int, ...]
+    phrase: str
+
+
+class _Reader:
+    """Phrases of token sequences, and their verdicts for items."""
+
+    def __init__(self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], engine: str) -> None:
+        self.checker, self.decoder, self.engine = checker, decoder, engine
+        self.rows = checker.rows(voxels)
+        self.text: Callable[[tuple[int, ...]], str] = lru_cache(65_536)(decoder.text)
+        self._found: dict[str, list[Phrase]] = {}
+
+    def phrases(self, texts: Sequence[str], engine: str | None = None) -> list[list[Phrase]]:
+        """Phrases of texts, each parsed once."""
+        if engine is not None:
+            return self.checker.find(texts, engine)
+        new = [t for t in dict.fromkeys(texts) if t not in self._found]
+        self._found.update(zip(new, self.checker.find(new, self.engine), strict=True))
+        return [self._found[t] for t in texts]
+
+    def bad(self, items: Sequence[int], phrases: Sequence[Phrase]) -> list[bool]:
+        """Whether phrase k is unsupported for item k."""
+        return [v == _UNSUPPORTED for v in self.checker.verdicts([int(self.rows[i]) for i in items], phrases)]
+
+    def unsupported(self, items: Sequence[int], texts: Sequence[str], engine: str | None) -> list[list[Phrase]]:
+        """Unsupported phrases of whole texts."""
+        several = self.phrases(texts, engine)
+        at = [(k, p) for k, found in enumerate(several) for p in found]
+        bad = self.bad([items[k] for k, _ in at], [p for _, p in at])
+        out: list[list[Phrase]] = [[] for _ in texts]
+        for (k, p), wrong in zip(at, bad, strict=True):
+            if wrong:
+                out[k].append(p)
+        return out
+
+    def span(self, tokens: Sequence[int], start: int, end: int) -> tuple[int, int]:
+        """Tokens ``tokens[a:b]`` that write the characters ``start:end`` of their text."""
+        lengths = [len(self.text(tuple(tokens[:k]))) for k in range(len(tokens) + 1)]
+        a = max((k for k in range(len(tokens)) if lengths[k] <= start), default=0)
+        b = min((k for k in range(1, len(tokens) + 1) if lengths[k] >= end), default=len(tokens))
+        return a, max(a + 1, b)
+
+
+class GroundedConstraint:
+    """A constraint for :func:`beam_search` and :func:`sample` that ends hypotheses with an unsupported phrase.
+
+    A phrase is checked once it is complete: something else stands behind it, or it ends in a main noun that no phrase
+    of the images' captions goes on from. A hypothesis whose phrase is unsupported may go nowhere, and its last words
+    are forbidden from then on for that voxel (the main noun, if that alone is unsupported as well; else the whole
+    phrase). While the last phrase is open and would be unsupported the caption may not end.
+
+    In a beam search other beams live on. A sample that died is drawn anew in a second run: its random numbers are the
+    same up to where the forbidden word was, so that it is drawn again from the same prefix
+    (:func:`grounded_decode` does so).
+
+    Parameters
+    ----------
+    checker : GroundingChecker
+    decoder : PrefixDecoder
+    voxels : sequence
+        Name of the voxel of each item number; of a projection, ``projection["voxel"].values``.
+    engine : str
+        How phrases of unfinished captions are found; "rules" is stable while words are added.
+    """
+
+    def __init__(
+        self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], *, engine: str = "rules"
+    ) -> None:
+        self.reader = _Reader(checker, decoder, list(voxels), engine)
+        self.inner, self.stop, self.vocabulary = decoder.constraint, decoder.stop, decoder.vocabulary
+        words = [k.split() for k in checker.bank.keys]
+        self._heads = {w[-1] for w in words}
+        self._continued = {x for w in words for x in w[:-1]}
+        self._forbidden: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+        self._over: set[tuple[int, tuple[int, ...]]] = set()
+        #: Hypotheses that were stopped, in order.
+        self.stopped: list[Stopped] = []
+        #: Tokens that a language model was asked for.
+        self.n_tokens = 0
+
+    def provenance(self, tokens: Sequence[int]) -> Any:
+        """Where phrases come from, if the decoder's own constraint knows."""
+        found = getattr(self.inner, "provenance", None)
+        return pd.DataFrame() if found is None else found(tokens)
+
+    def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
+        """Which tokens may come next, bool (rows, V)."""
+        shape = (len(tokens), self.vocabulary)
+        mask = torch.ones(shape, dtype=torch.bool) if self.inner is None else self.inner(tokens, items).clone()
+        self.n_tokens += len(tokens)
+        sequences, numbers = [tuple(y) for y in tokens.tolist()], items.tolist()
+        texts = [self.reader.text(y) for y in sequences]
+        closed: list[tuple[int, Phrase]] = []
+        for row, (text, found) in enumerate(zip(texts, self.reader.phrases(texts), strict=True)):
+            closed.extend((row, p) for p in found if p.end < len(text) or self._complete(p))
+        dead: set[int] = set()
+        judged = self.reader.bad([numbers[r] for r, _ in closed], [p for _, p in closed])
+        for (row, phrase), wrong in zip(closed, judged, strict=True):
+            if wrong and row not in dead:
+                if phrase.end < len(texts[row]) or phrase.key.split()[-1] not in self._continued:
+                    self.forbid(numbers[row], sequences[row], phrase)
+                    mask[row] = False
+                    dead.add(row)
+                else:
+                    mask[row, self.stop] = False
+        for row, (item, y) in enumerate(zip(numbers, sequences)):
+            for words in self._forbidden.get(item, ()):
+                if len(words) == 1 or y[1 - len(words) :] == words[:-1]:
+                    mask[row, words[-1]] = False
+        return mask
+
+    def _complete(self, phrase: Phrase) -> bool:
+        return phrase.key.split()[-1] in self._heads
+
+    def forbid(self, item: int, tokens: Sequence[int], phrase: Phrase) -> None:
+        """Note an unsupported phrase of a hypothesis, and forbid its words for this item."""
+        _, end = self.reader.span(tokens, phrase.start, phrase.end)
+        written = tuple(tokens[:end])
+        if (item, written) not in self._over:
+            self._over.add((item, written))
+            self.stopped.append(Stopped(item, written, phrase.text))
+        last = phrase.text.split()[-1]
+        start = phrase.start
+        if phrase.end - len(last) > start:
+            alone = Phrase(last, phrase.end - len(last), phrase.end, phrase.head)
+            if self.reader.bad([item], [alone])[0]:
+                start = alone.start
+        a, b = self.reader.span(tokens, start, phrase.end)
+        self._forbidden[item].add(tuple(tokens[a:b]))
+
+
+class GroundedRescore:
+    """A rescoring for :func:`beam_search` and :func:`sample`: ``-penalty`` for each unsupported phrase.
+
+    Parameters
+    ----------
+    checker, decoder, voxels
+        As in :class:`GroundedConstraint`.
+    penalty : float
+        In units of the score (nats a token, with ``length_penalty=1``).
+    engine : str, optional
+        Default that of the checker.
+    """
+
+    def __init__(
+        self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], *, penalty: float = 1.0,
+        engine: str | None = None,
+    ) -> None:  # fmt: skip
+        if not penalty >= 0:
+            raise ConfigError(f"penalty={penalty!r} is not legal; it must be at least 0.")
+        self.reader = _Reader(checker, decoder, list(voxels), engine or checker.engine)
+        self.penalty, self.inner = float(penalty), decoder.rescore
+
+    def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
+        """What is added to scores (rows,)."""
+        texts = [self.reader.text(tuple(t for t in y if t >= 0)) for y in tokens.tolist()]
+        found = self.reader.unsupported(items.tolist(), texts, None)
+        bonus = -self.penalty * torch.tensor([float(len(f)) for f in found], device=tokens.device)
+        return bonus if self.inner is None else bonus + self.inner(tokens, items)
+
+
+@dataclass
+class GroundedCaptions:
+    """Captions that were checked while they were written.
+
+    Attributes
+    ----------
+    captions, phrases : DataFrame
+        As of :meth:`GroundingChecker.check`.
+    rounds : DataFrame
+        ``voxel, rounds`` (searches it took), ``clean`` (whether its captions hold no unsupported phrase).
+    n_tokens : int
+        Tokens that the language model was asked for, over all rounds.
+    stopped : list of Stopped
+        Hypotheses that were stopped (early), or captions that were refused (late).
+    kept : dict of item to lists of tokens
+        What was written instead.
+    """
+
+    captions: pd.DataFrame
+    phrases: pd.DataFrame
+    rounds: pd.DataFrame
+    n_tokens: int
+    stopped: list[Stopped] = field(repr=False)
+    kept: dict[int, list[list[int]]] = field(repr=False)
+
+
+class _Counted:
+    """The decoder's own constraint, counting."""
+
+    def __init__(self, decoder: PrefixDecoder) -> None:
+        self.inner, self.vocabulary, self.n_tokens = decoder.constraint, decoder.vocabulary, 0
+
+    def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
+        self.n_tokens += len(tokens)
+        if self.inner is not None:
+            return self.inner(tokens, items)
+        return torch.ones((len(tokens), self.vocabulary), dtype=torch.bool)
+
+
+def grounded_decode(
+    decoder: PrefixDecoder,
+    projection: xr.Dataset,
+    checker: GroundingChecker,
+    top: int = 1,
+    *,
+    when: str = "early",
+    rounds: int = 8,
+    engine: str = "rules",
+    coef: Any = None,
+    intercept: Any = None,
+) -> GroundedCaptions:
+    """Captions of voxels, written so that none of their phrases is unsupported.
+
+    "early": a hypothesis ends as soon as one of its phrases is unsupported (:class:`GroundedConstraint`); voxels that
+    have too few captions left are searched again with the offending words forbidden, which goes on from the same
+    prefixes. "late": whole captions are written and those with an unsupported phrase refused; such voxels are
+    searched again, samples with other random numbers, beams with twice as many. A language model goes on from what it
+    has written, so one hallucinated phrase brings others: late needs more tokens, and leaves more of them.
+
+    Parameters
+    ----------
+    decoder : PrefixDecoder
+        With any search settings; its own constraint and rescoring hold as well.
+    projection : Dataset
+    checker : GroundingChecker
+    top : int
+        Captions a voxel, at most.
+    when : {"early", "late", "never"}
+        "never" only checks, for comparison.
+    rounds : int
+        Searches of a voxel, at most; an early one ends at the first unsupported phrase and is short. A voxel without
+        a clean caption then keeps the one with the fewest unsupported phrases, which its row says.
+    engine : str
+        How phrases of unfinished captions are found. Whole captions are judged with the checker's own.
+    coef, intercept : optional
+        As in :class:`Decoder`.
+
+    Returns
+    -------
+    GroundedCaptions
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings.
+    DataError
+        Voxels that the checker does not know.
+
+    References
+    ----------
+    Peng et al. Mitigating object hallucinations via sentence-level early intervention (SENTINEL). ICCV 2025.
+    """
+    if when not in ("early", "late", "never"):
+        raise ConfigError(unknown_name("when", when, ("early", "late", "never")))
+    check_whole("rounds", rounds)
+    embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
+    rows = np.flatnonzero(np.isfinite(embedding).all(axis=1)).tolist()
+    mean = None
+    if decoder.centre and decoder.source == "text":
+        if "bank_direction" not in projection:
+            raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
+        mean = projection["bank_direction"].values
+    constraint = GroundedConstraint(checker, decoder, projection["voxel"].values.tolist(), engine=engine)
+    counted = _Counted(decoder)
+    clean: dict[int, list[Generated]] = {r: [] for r in rows}
+    flagged: dict[int, list[tuple[int, Generated]]] = {r: [] for r in rows}
+    used = dict.fromkeys(rows, 0)
+    pending = list(rows)
+    for number in range(1 if when == "never" else rounds):
+        if not pending:
+            break
+        options: dict[str, Any] = {"constraint": constraint if when == "early" else counted}
+        if when == "late":
+            options["seed"] = decoder.search.seed + number
+            options["beams"] = decoder.search.beams * (1 if decoder.search.method == "sample" else 2**number)
+        writer = decoder.with_options(**options)
+        # As many as were written, so that a refused caption leaves the next one.
+        wanted = max(top, writer.search.beams)
+        found = writer.generate(embedding[pending], wanted, mean=mean, items=pending)
+        flat = [(item, c) for item, several in zip(pending, found) for c in several]
+        wrong = constraint.reader.unsupported([i for i, _ in flat], [c.text for _, c in flat], checker.engine)
+        for (item, caption), phrases in zip(flat, wrong, strict=True):
+            if not phrases and caption.finished:
+                clean[item].append(caption)
+            else:
+                flagged[item].append((len(phrases), caption))
+            if phrases and when == "early":
+                constraint.forbid(item, caption.tokens, phrases[0])
+            elif phrases and when == "late":
+                _, end = constraint.reader.span(caption.tokens, phrases[0].start, phrases[0].end)
+                constraint.stopped.append(Stopped(item, tuple(caption.tokens[:end]), phrases[0].text))
+        for item in pending:
+            used[item] += 1
+        pending = [i for i in pending if len(ranked(clean[i], top)) < top]
+    chosen = {i: ranked(clean[i], top) for i in rows}
+    if when == "never":
+        chosen = {i: ranked([*clean[i], *(c for _, c in flagged[i])], top) for i in rows}
+    bare = [i for i in rows if not chosen[i] and not flagged[i]]
+    if bare:
+        # All hypotheses were stopped in every round: what the model would say is kept, and flagged below.
+        options = {"constraint": counted}
+        found = decoder.with_options(**options).generate(embedding[bare], decoder.search.beams, mean=mean, items=bare)
+        for item, several in zip(bare, found):
+            wrong = constraint.reader.unsupported([item] * len(several), [c.text for c in several], checker.engine)
+            flagged[item] = [(len(w), c) for w, c in zip(wrong, several, strict=True)]
+    for item in rows:
+        if not chosen[item] and flagged[item]:
+            fewest = min(n for n, _ in flagged[item])
+            chosen[item] = ranked([c for n, c in flagged[item] if n == fewest], 1)
+    frame = caption_frame(
+        projection, np.array(rows, dtype=np.int64), [chosen[i] for i in rows],
+        decoder.with_options(constraint=constraint)._origin, coef, intercept, decoder.embed_text,
+        decoder.text_direction,
+    )  # fmt: skip
+    checked = checker.check(frame)
+    wrong_voxels = set(checked.captions.loc[checked.captions["n_unsupported"] > 0, "voxel"])
+    names = projection["voxel"].values[rows]
+    table = pd.DataFrame(
+        {"voxel": names, "rounds": [used[r] for r in rows], "clean": [v not in wrong_voxels for v in names.tolist()]}
+    )
+    kept = {i: [c.tokens for c in several] for i, several in clean.items()}
+    return GroundedCaptions(
+        checked.captions, checked.phrases, table, constraint.n_tokens + counted.n_tokens, constraint.stopped, kept
+    )
