@@ -13,6 +13,7 @@ from neuroenc.captions._study import CaptionStudy
 from neuroenc.captions.analysis._nouns import nouns
 from neuroenc.captions.checks._gate import gate_voxels
 from neuroenc.captions.checks._grounding import Grounding, GroundingChecker
+from neuroenc.captions.checks._grounding_rates import hallucination_rate
 from neuroenc.captions.checks._phrases import find_phrases
 from neuroenc.captions.checks._scoring import caption_agreement, caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import caption_stability
@@ -39,6 +40,20 @@ if TYPE_CHECKING:
     from neuroenc.captions.analysis._structurize import StructuredCaptions, structurize
     from neuroenc.captions.analysis._voxel_search import search_voxels
     from neuroenc.captions.analysis._words import words
+    from neuroenc.captions.checks._intervention import (
+        GroundedCaptions,
+        GroundedConstraint,
+        GroundedRescore,
+        grounded_decode,
+    )
+    from neuroenc.captions.checks._preference import (
+        PreferencePair,
+        PreferenceTraining,
+        caption_perplexity,
+        cdpo_loss,
+        preference_pairs,
+        train_preferences,
+    )
     from neuroenc.captions.decoding._hypotheses import Hypotheses
     from neuroenc.captions.decoding._ngram import CorpusConstraint
     from neuroenc.captions.decoding._prefix import PrefixDecoder
@@ -61,10 +76,15 @@ __all__ = [
     "EmbeddingColours",
     "FunctionStep",
     "Generated",
+    "GroundedCaptions",
+    "GroundedConstraint",
+    "GroundedRescore",
     "Grounding",
     "GroundingChecker",
     "Hypotheses",
     "LinearEncoder",
+    "PreferencePair",
+    "PreferenceTraining",
     "PrefixDecoder",
     "PrefixTraining",
     "ProjectionState",
@@ -78,11 +98,13 @@ __all__ = [
     "beam_search",
     "caption_agreement",
     "caption_diversity",
+    "caption_perplexity",
     "caption_stability",
     "caption_voxels",
     "categorise",
     "categorise_evidence",
     "category_shares",
+    "cdpo_loss",
     "cluster_voxels",
     "concept_maps",
     "concept_shares",
@@ -95,11 +117,14 @@ __all__ = [
     "evidence",
     "find_phrases",
     "gate_voxels",
+    "grounded_decode",
+    "hallucination_rate",
     "load_categories",
     "load_lexicon",
     "load_spacy",
     "nouns",
     "on_manifold",
+    "preference_pairs",
     "project",
     "project_folds",
     "project_weights",
@@ -112,6 +137,7 @@ __all__ = [
     "shuffled_control",
     "structurize",
     "synthesise",
+    "train_preferences",
     "train_prefix",
     "words",
 ]
@@ -123,13 +149,23 @@ _LAZY = {
     "CorpusConstraint": "decoding._ngram",
     "FunctionStep": "decoding._steps",
     "Generated": "decoding._search_settings",
+    "GroundedCaptions": "checks._intervention",
+    "GroundedConstraint": "checks._intervention",
+    "GroundedRescore": "checks._intervention",
     "Hypotheses": "decoding._hypotheses",
+    "PreferencePair": "checks._preference",
+    "PreferenceTraining": "checks._preference",
     "PrefixDecoder": "decoding._prefix",
     "PrefixTraining": "decoding._prefix_training",
     "SearchSettings": "decoding._search_settings",
     "StepModel": "decoding._steps",
     "beam_search": "decoding._search",
+    "caption_perplexity": "checks._preference",
+    "cdpo_loss": "checks._preference",
+    "grounded_decode": "checks._intervention",
+    "preference_pairs": "checks._preference",
     "sample": "decoding._sampling",
+    "train_preferences": "checks._preference",
     "train_prefix": "decoding._prefix_training",
 }
 

@@ -95,6 +95,14 @@ class GroundedConstraint:
         Name of the voxel of each item number; of a projection, ``projection["voxel"].values``.
     engine : str
         How phrases of unfinished captions are found; "rules" is stable while words are added.
+
+    Examples
+    --------
+    With a ``decoder``, a ``checker`` and a ``projection``, for the decoder's own searches:
+
+    >>> def careful(decoder, checker, projection):
+    ...     constraint = GroundedConstraint(checker, decoder, projection["voxel"].values)
+    ...     return decoder.with_options(constraint=constraint).decode(projection)
     """
 
     def __init__(
@@ -174,6 +182,12 @@ class GroundedRescore:
         In units of the score (nats a token, with ``length_penalty=1``).
     engine : str, optional
         Default that of the checker.
+
+    Examples
+    --------
+    >>> def careful(decoder, checker, projection):
+    ...     rescore = GroundedRescore(checker, decoder, projection["voxel"].values, penalty=2.0)
+    ...     return decoder.with_options(rescore=rescore).decode(projection)
     """
 
     def __init__(
@@ -284,6 +298,31 @@ def grounded_decode(
     References
     ----------
     Peng et al. Mitigating object hallucinations via sentence-level early intervention (SENTINEL). ICCV 2025.
+
+    Examples
+    --------
+    A model that was taught to put a house behind everything, and a voxel whose images show dogs alone:
+
+    >>> import numpy as np, pandas as pd
+    >>> from neuroenc.captions import GroundingChecker, PrefixDecoder, grounded_decode, project, train_prefix
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> taught = ["a dog near a house.", "a dog near a house.", "a dog near a hand."]
+    >>> lm, tokenizer = make_model(taught, width=16, layers=1)
+    >>> decoder = PrefixDecoder(lm, tokenizer, 5, prefix_length=2, device="cpu")
+    >>> names = ["dog", "house", "pizza", "sign", "hand"]
+    >>> images = np.repeat(np.eye(5), 20, axis=0)
+    >>> _ = train_prefix(decoder, images[[0, 1, 2]], taught, epochs=60, lr=0.02, warmup=0, progress=False)
+    >>> told = {f"{n}{k}": [f"a {n}" if n != "dog" else "a dog near a hand"] for n in names for k in range(20)}
+    >>> best = pd.DataFrame({"voxel": 0, "stimulus": [f"dog{k}" for k in range(8)]})
+    >>> def embed_text(texts):
+    ...     return np.array([[float(n in t) for n in names] for t in texts]) + 0.01
+    >>> coef = np.array([[1.0], [0.0], [0.0], [0.0], [0.8]])
+    >>> checker = GroundingChecker(coef, best, told, embed_text, centre=False, threshold=0.7, engine="rules")
+    >>> projection = project(coef, images, progress=False)
+    >>> for when in ("never", "early"):
+    ...     print(grounded_decode(decoder, projection, checker, when=when).captions["caption"][0])
+    a dog near a house.
+    a dog near a hand.
     """
     if when not in ("early", "late", "never"):
         raise ConfigError(unknown_name("when", when, ("early", "late", "never")))

@@ -57,6 +57,20 @@ def preference_pairs(
     Returns
     -------
     list of PreferencePair
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from neuroenc.captions import GroundedCaptions, PrefixDecoder, preference_pairs
+    >>> from neuroenc.captions.checks._intervention import Stopped
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> decoder = PrefixDecoder(*make_model(["a dog near a house.", "a hand"], width=16, layers=1), 2, device="cpu")
+    >>> bad, good = decoder.encode("a dog near a house"), decoder.encode("a dog near a hand.")
+    >>> none = pd.DataFrame()
+    >>> found = GroundedCaptions(none, none, none, 0, [Stopped(0, tuple(bad), "house")], {0: [good]})
+    >>> pair = preference_pairs(found, decoder)[0]
+    >>> [decoder.text(part) for part in pair[1:]]
+    ['a dog near a', 'hand', 'house']
     """
     pairs: dict[PreferencePair, None] = {}
     for stopped in found.stopped:
@@ -205,6 +219,16 @@ def train_preferences(
     ------
     DataError
         No pairs, items without an embedding, or a loss that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.captions import PrefixDecoder, PreferencePair, train_preferences
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> decoder = PrefixDecoder(*make_model(["a house.", "a hand."], width=16, layers=1), 2, device="cpu")
+    >>> a, hand, house = (tuple(decoder.encode(t)) for t in ("a", " hand", " house"))
+    >>> train_preferences(decoder, np.eye(2), [PreferencePair(0, a, hand, house)], lr=0.01, epochs=20).after
+    1.0
     """
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size)
@@ -290,6 +314,15 @@ def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequen
     captions : sequence of str (n,)
     mean : array (embedding_dim,), optional
         As in :meth:`PrefixDecoder.inputs`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.captions import PrefixDecoder, caption_perplexity
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> decoder = PrefixDecoder(*make_model(["a house."], width=16, layers=1), 2, device="cpu")
+    >>> 1 < caption_perplexity(decoder, np.eye(2), ["a house.", "a house."]) < 2 * decoder.vocabulary
+    True
     """
     x = torch.from_numpy(decoder.inputs(embeddings, mean)).to(decoder.device)
     if len(captions) != len(x) or not len(x):
