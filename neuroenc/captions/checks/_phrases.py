@@ -50,7 +50,9 @@ _IRREGULAR = {
     "cookies": "cookie", "movies": "movie", "glasses": "glasses", "scissors": "scissors", "pants": "pants",
 }  # fmt: skip
 #: Main nouns that name no thing: words of pictures, of places in them, of kinds.
-NO_THINGS = STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "lots", "end"}
+NO_THINGS = (STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "end"}) - {"lot", "lots"}
+# "a lot of dogs", but "a parking lot".
+_ALONE = {"lot", "lots"}
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 
 
@@ -158,7 +160,7 @@ def phrases_of(
     different = list(dict.fromkeys(listed))
     stopped = {s.casefold() for s in stop}
     parsed = _by_spacy(different) if engine == "spacy" else (list(_by_rules(t)) for t in different)
-    known = {t: [p for p in several if p.head not in stopped] for t, several in zip(different, parsed, strict=True)}
+    known = {t: [p for p in several if p.head not in stopped and p.key not in _ALONE] for t, several in zip(different, parsed, strict=True)}
     return [known[t] for t in listed]
 
 
