@@ -55,6 +55,7 @@ def show(name: Name, files: Annotated[bool, typer.Option(help="List the files to
         "description": manifest.description,
         "licence": manifest.licence,
         "redistribution": manifest.redistribution,
+        "access": manifest.access,
         "citation": manifest.citation,
         "doi": manifest.doi,
         "homepage": manifest.homepage,

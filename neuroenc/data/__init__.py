@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, to_gifti, unmask
     from neuroenc.data._nsd._load import nsd
     from neuroenc.data._nsd._rois import nsd_mask, nsd_rois
+    from neuroenc.data._nsd._splits import NSDSplit, nsd_noise_ceiling, nsd_split
+    from neuroenc.data._nsd._transform import nsd_to_surface
     from neuroenc.data._pixels import PixelBank
     from neuroenc.data._preprocess import average_repeats, zscore
     from neuroenc.data._schema import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         validate_responses,
     )
     from neuroenc.data._splits import check_disjoint, folds, shared_test, split_by, split_by_stimulus
+    from neuroenc.data._surfaces import read_surface, volume_to_surface, write_surface
     from neuroenc.data.loaders import load_dataset, loader_options
     from neuroenc.data.simulate import simulate_cortex, simulate_world
 
@@ -48,11 +51,14 @@ _MODULES = {
     "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "to_gifti", "unmask"),
     "_nsd._load": ("nsd",),
     "_nsd._rois": ("nsd_mask", "nsd_rois"),
+    "_nsd._splits": ("NSDSplit", "nsd_noise_ceiling", "nsd_split"),
+    "_nsd._transform": ("nsd_to_surface",),
     "_pixels": ("PixelBank",),
     "_preprocess": ("average_repeats", "zscore"),
     "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
                 "roi_names", "validate", "validate_features", "validate_responses"),
     "_splits": ("check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"),
+    "_surfaces": ("read_surface", "volume_to_surface", "write_surface"),
     "loaders": ("load_dataset", "loader_options"),
     "simulate": ("simulate_cortex", "simulate_world"),
 }  # fmt: skip
@@ -62,6 +68,7 @@ __all__ = [
     "EncodingData",
     "Manifest",
     "Masked",
+    "NSDSplit",
     "PixelBank",
     "Stimuli",
     "align",
@@ -85,8 +92,12 @@ __all__ = [
     "mirror_dir",
     "nsd",
     "nsd_mask",
+    "nsd_noise_ceiling",
     "nsd_rois",
+    "nsd_split",
+    "nsd_to_surface",
     "presence",
+    "read_surface",
     "roi_names",
     "save",
     "shared_test",
@@ -101,6 +112,8 @@ __all__ = [
     "validate_features",
     "validate_responses",
     "verify",
+    "volume_to_surface",
+    "write_surface",
     "zscore",
 ]
 

@@ -88,6 +88,11 @@ def fetch(
         Unknown data set or file; the message names the nearest.
     """
     manifest = name if isinstance(name, Manifest) else load_manifest(name)
+    if not manifest.files:
+        raise DataError(
+            f"{manifest.name} cannot be fetched: {manifest.access} Next step: tell the loader where it is,"
+            f" load_dataset({manifest.name!r}, root='FOLDER')."
+        )
     wanted = manifest.select(files)
     root, source = data_dir(dest) / manifest.name, _mirror_root(manifest, mirror)
     checker = _Checker(root)
@@ -218,6 +223,9 @@ def verify(
 
 def presence(manifest: Manifest, mirror: StrPath | None = None) -> str:
     """Whether the files are on this machine, by size alone: "yes", "mirror", "partly" or "no"."""
+    if not manifest.files:
+        source = _mirror_root(manifest, mirror)
+        return "yes" if (data_dir() / manifest.name).is_dir() else "mirror" if source else "no"
     found = []
     for folder in (data_dir() / manifest.name, _mirror_root(manifest, mirror)):
         paths = [safe_join(folder, f.path) if folder else None for f in manifest.files]

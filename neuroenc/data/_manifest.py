@@ -15,7 +15,7 @@ from neuroenc._util.errors import ConfigError, unknown_name
 __all__ = ["Manifest", "ManifestFile", "list_manifests", "load_manifest", "manifest_dir", "safe_join"]
 
 _TEXT = ("name", "title", "description", "licence", "redistribution", "citation", "loader")
-_OPTIONAL = ("doi", "homepage")
+_OPTIONAL = ("doi", "homepage", "access")
 _FILE_KEYS = ("path", "url", "sha256", "size")
 _MAX_BYTES = 20_000_000
 _MAX_SIZE = 2**53
@@ -46,6 +46,8 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     doi: str = ""
     homepage: str = ""
+    #: How files are had that are under an agreement with each user, and so are not listed.
+    access: str = ""
 
     @property
     def size(self) -> int:
@@ -109,7 +111,8 @@ def load_manifest(source: str | Path) -> Manifest:
     source
         Name of a data set, or the path of a TOML file with the keys ``name`` (equal to the file's name), ``title``,
         ``description``, ``licence``, ``redistribution``, ``citation``, ``loader``, optionally ``doi`` and
-        ``homepage``, and a table ``[[files]]`` with ``path``, ``url`` (may be empty), ``sha256`` and ``size``.
+        ``homepage``, and a table ``[[files]]`` with ``path``, ``url`` (may be empty), ``sha256`` and ``size``. With
+        ``access``, which says how the files are had, there may be none.
 
     Raises
     ------
@@ -182,7 +185,7 @@ def _build(table: dict[str, Any], source: Path) -> Manifest:
     if table.get("homepage"):
         _check_url(table["homepage"], f"{source}: homepage")
     rows = table["files"]
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list) or not (rows or table.get("access")):
         raise ConfigError(f"{source}: files must be one or more [[files]] tables, found {_short(rows)}.")
     files = tuple(_file(row, f"{source}: files[{i}]") for i, row in enumerate(rows))
     _check_places(files, source)

@@ -83,6 +83,8 @@ class EncoderConfig:
 class EvaluationConfig:
     """Outer folds: ``scheme`` stimulus, run, session or test (the ids in ``test_ids``); permutation test.
 
+    ``test_ids`` may hold one name instead: a test set of the data, such as "shared1000" of NSD.
+
     ``permutation_mode`` "samples" shuffles all rows, "within" those of a run (or session); "whole" and "shift" exchange
     or rotate blocks and need ``scheme = "test"``. Cross-validated schemes fit every permutation anew.
     """
@@ -270,7 +272,7 @@ def list_examples() -> list[str]:
     """Names of the shipped configs.
 
     >>> list_examples()
-    ['haxby', 'haxby-slice', 'v4']
+    ['haxby', 'haxby-slice', 'nsd', 'v4']
     """
     folder = resources.files("neuroenc.workflows") / "examples"
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
+from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc._util.files import hash_array
 from neuroenc.data import EncodingData
 from neuroenc.encoders import RidgeEncoder
@@ -39,10 +40,12 @@ def make_ridge(config: EncoderConfig, checkpoint: Any = None) -> RidgeEncoder:
     )
 
 
-def outer_folds(responses: xr.DataArray, config: EvaluationConfig, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def outer_folds(
+    responses: xr.DataArray, config: EvaluationConfig, seed: int, stimuli: data.Stimuli | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test rows; every row is tested once (only the test rows with ``scheme="test"``)."""
     if config.scheme == "test":
-        train, test = data.split_by_stimulus(responses, test=config.test_ids, seed=seed)
+        train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
         data.check_disjoint(train, test)
         is_test = np.isin(responses.coords["stimulus"].values, np.unique(test.coords["stimulus"].values))
         return [(np.flatnonzero(~is_test), np.flatnonzero(is_test))]
@@ -50,6 +53,18 @@ def outer_folds(responses: xr.DataArray, config: EvaluationConfig, seed: int) ->
         return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)
     # Designs with few categories show them in every run; leaving runs out is then about noise, not stimuli.
     return data.folds(responses, config.scheme, seed=seed, shared="keep")
+
+
+def _test_ids(config: EvaluationConfig, stimuli: data.Stimuli | None) -> list[str]:
+    """The ids asked for, or those of a test set that the data name: a column of flags in the table of stimuli."""
+    if len(config.test_ids) == 1 and stimuli is not None and config.test_ids[0] not in stimuli.ids:
+        name = config.test_ids[0]
+        flags = [str(c) for c in stimuli.table.columns if stimuli.table[c].dtype == bool]
+        if name in flags:
+            return [str(x) for x in stimuli.ids[stimuli.table[name].to_numpy()]]
+        if flags:
+            raise ConfigError(unknown_name("stimulus or test set in [evaluation] test_ids:", name, flags))
+    return config.test_ids
 
 
 def held_out_predictions(

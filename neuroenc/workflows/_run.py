@@ -88,7 +88,7 @@ def run(
     space = make_feature_space(config.features, found.stimuli, progress)
     features = data.match(space, responses)
     say(f"    {features.shape[1]} features")
-    folds = outer_folds(responses, config.evaluation, config.seed)
+    folds = outer_folds(responses, config.evaluation, config.seed, found.stimuli)
     say(f"3/5 ridge: {len(folds)} outer folds by {config.evaluation.scheme}, penalties by inner cross-validation")
     predicted, alphas = held_out_predictions(
         features, responses, folds, config.encoder,
@@ -181,6 +181,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     for key in ("responses", "samples", "mask", "images", "captions"):
         record["data"][key] = Path(record["data"][key]).name
     record["data"]["rois"] = {k: Path(v).name for k, v in record["data"]["rois"].items()}
+    if "root" in record["data"]["options"]:
+        record["data"]["options"]["root"] = Path(str(record["data"]["options"]["root"])).name
     record["features"]["file"] = Path(record["features"]["file"]).name
     return record
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from neuroenc._util.errors import ConfigError
 from neuroenc.data._manifest import list_manifests, load_manifest, manifest_dir, safe_join
 
-NAMES = ["coco-captions-val2017", "coco-permissive", "haxby2001-slice", "objects92", "v4-cowley2023"]
+NAMES = ["coco-captions-val2017", "coco-permissive", "haxby2001-slice", "nsd", "objects92", "v4-cowley2023"]
 GOOD = """
 name = "tiny"
 title = "Tiny"
@@ -33,14 +33,15 @@ def write(folder, text):
     return path
 
 
-def test_five_data_sets_are_described():
+def test_data_sets_are_described():
     manifests = list_manifests()
     assert [m.name for m in manifests] == NAMES
     for m in manifests:
         assert m.citation
         assert m.doi
         assert m.licence
-        assert m.size == sum(f.size for f in m.files) > 0
+        assert m.size == sum(f.size for f in m.files)
+        assert m.size > 0 or m.access
     assert "never" in load_manifest("v4-cowley2023").redistribution.lower()
 
 

@@ -49,7 +49,7 @@ def nsd(
     space: str = "func1pt8mm",
     betas: str = "b3",
     voxels: Any = "nsdgeneral",
-    rois: bool | Sequence[str] = True,
+    rois: bool | str | Sequence[str] = True,
     sessions: Sequence[int] | int | None = None,
     zscore: bool = True,
     repeats: str = "keep",
@@ -81,8 +81,9 @@ def nsd(
     voxels : str, sequence of str, bool array, or NIfTI mask
         Names as in `nsd_mask` (their union), or a mask over the space: (x, y, z), or (vertex,) with the left
         hemisphere first. Voxels come in C order of the volume, and their ids are their numbers in it.
-    rois : bool or sequence of str
-        Names written to the coordinate ``roi``: all that the files give, a choice of `nsd_mask`'s names, or none.
+    rois : bool, "all" or sequence of str
+        Names written to the coordinate ``roi``: all that the files give but the 180 parcels of HCP_MMP1, with
+        these, a choice of `nsd_mask`'s names, or none.
     sessions : int or sequence of int, optional
         Session numbers from 1; default all that are there.
     zscore : bool
@@ -223,8 +224,9 @@ def _template(
     layout: Layout, regions: Regions, places: np.ndarray, trials: Any, rois: Any, zscore: bool, settings: Any
 ) -> xr.DataArray:
     """Every label of the presentations, over values that take no memory."""
-    if rois is True:
+    if rois is True or rois == "all":
         masks = regions.all_masks()
+        masks = {n: m for n, m in masks.items() if rois == "all" or not n.startswith("HCP_MMP1:")}
     else:
         masks = {n: regions.mask(n) for n in ([rois] if isinstance(rois, str) else rois or ())}
     ncsnr = layout.read_map("ncsnr", where="betas")

@@ -62,7 +62,9 @@ def read_stimuli(
     if info is not None:
         unknown = np.setdiff1d(rows, info.index.to_numpy())
         if unknown.size:
-            raise DataError(f"nsd_stim_info_merged.csv has no row for {unknown.size} pictures, first nsdId {unknown[0]}.")
+            raise DataError(
+                f"nsd_stim_info_merged.csv has no row for {unknown.size} pictures, first nsdId {unknown[0]}."
+            )
         for old, new in _COLUMNS.items():
             if old in info:
                 table[new] = info.loc[rows, old].to_numpy()

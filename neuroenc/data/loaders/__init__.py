@@ -33,6 +33,8 @@ def load_dataset(
         ``"white"``, ``"hoc"``, ``"vt"``; ``delay=2.5`` seconds. Block responses in presentation form, z-scored per run.
     ``coco-permissive``, ``coco-captions-val2017``, ``objects92``
         Stimuli only; ``objects92`` has dissimilarity matrices in ``extra``.
+    ``nsd``
+        Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a miniature of the Natural Scenes Dataset holds: design, pictures, and one subject's voxels with their labels."""
+"""What a miniature of the Natural Scenes Dataset holds: design, pictures, one subject's voxels and their labels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class Experiment:
         return np.concatenate([np.repeat(np.arange(1, counts.shape[1] + 1), row) for row in counts])
 
 
-def make_experiment(n_shared: int, n_unique: int, n_sessions: int, n_repeats: int, rng: np.random.Generator) -> Experiment:
+def make_experiment(
+    n_shared: int, n_unique: int, n_sessions: int, n_repeats: int, rng: np.random.Generator
+) -> Experiment:
     """The same order for all eight subjects; the first pictures of everyone's list are the shared ones."""
     n_bank, n_own = n_shared + 8 * n_unique, n_shared + n_unique
     bank = rng.permutation(n_bank)
