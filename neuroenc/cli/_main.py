@@ -9,7 +9,7 @@ import typer
 
 from neuroenc._util.errors import ConfigError
 from neuroenc._version import __version__
-from neuroenc.cli import _cache, _compare, _data, _icl
+from neuroenc.cli import _bank, _cache, _caption, _compare, _data, _icl
 from neuroenc.cli._errors import clean_errors
 
 __all__ = ["app", "main"]
@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 app.add_typer(_data.app, name="data")
 app.add_typer(_cache.app, name="cache")
+app.add_typer(_bank.app, name="bank")
 app.add_typer(_icl.app, name="icl")
 app.command()(_compare.compare)
+app.command()(_caption.caption)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 

@@ -5,6 +5,17 @@ from __future__ import annotations
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank, as_bank
 from neuroenc.retrieval._dense import DenseIndex
 from neuroenc.retrieval._ngram_index import NGramIndex, Successors
+from neuroenc.retrieval._shards import StoredBank, load_bank
 from neuroenc.retrieval._topk import top_k
 
-__all__ = ["Chunk", "DenseIndex", "EmbeddingBank", "NGramIndex", "Successors", "as_bank", "top_k"]
+__all__ = [
+    "Chunk",
+    "DenseIndex",
+    "EmbeddingBank",
+    "NGramIndex",
+    "StoredBank",
+    "Successors",
+    "as_bank",
+    "load_bank",
+    "top_k",
+]

@@ -109,7 +109,7 @@ def _open(path: Path) -> Any:
         if hasattr(found, "shape"):
             return found
         names = ", ".join(sorted(found.array_keys())) or "none"
-        raise DataError(f"{path.name} is a zarr group with arrays {names}. Next step: give the path of one, GROUP/NAME.")
+        raise DataError(f"{path.name} is a zarr group of arrays {names}. Next step: give the path of one, GROUP/NAME.")
     raise DataError(
         f"embedding bank {path.name!r} is not a .npy file, a zarr array or a folder of `neuroenc bank build`. "
         "Legal: such a path, an array or memmap (n, d), a DataArray (stimulus, feature), or a list of these. "
@@ -349,7 +349,7 @@ def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> Embed
     source : array (n, d), DataArray (stimulus, feature), path, list or iterator
         numpy array, ``np.memmap``, dask, zarr or h5py array of float16/32/64 or integers; a DataArray
         (its stimulus coordinate gives the ids; lazy ones stay lazy); path of a ``.npy`` file (memory
-        mapped); a list or an iterator of shards, each one of these or a tuple ``(array, ids)``. An
+        mapped), of a zarr array or of a folder that ``neuroenc bank build`` wrote; a list or an iterator of shards, each one of these or a tuple ``(array, ids)``. An
         iterator is read once.
     ids : sequence of str, length n, optional
         Ids of the rows; default is the stimulus coordinate, else the row number as text.
@@ -370,4 +370,9 @@ def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> Embed
     """
     if isinstance(source, EmbeddingBank):
         return source
+    if ids is None and isinstance(source, (str, os.PathLike)):
+        from neuroenc.retrieval._shards import is_bank_folder, load_bank
+
+        if is_bank_folder(source):
+            return load_bank(source)
     return EmbeddingBank(source, ids)

@@ -21,6 +21,7 @@ from neuroenc.workflows._compare_config import (
 from neuroenc.workflows._config import RunConfig, example_config, list_examples, read_config
 
 if TYPE_CHECKING:
+    from neuroenc.workflows._bank import build_bank
     from neuroenc.workflows._caption import caption
     from neuroenc.workflows._caption_config import (
         CaptionConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "CompareConfig",
     "IclConfig",
     "RunConfig",
+    "build_bank",
     "caption",
     "demo",
     "example_caption_config",
@@ -66,6 +68,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "build_bank": "_bank",
     "Captioner": "_captioner", "caption": "_caption",
     **dict.fromkeys(
         ("CaptionConfig", "example_caption_config", "list_caption_examples", "read_caption_config"), "_caption_config"

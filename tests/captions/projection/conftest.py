@@ -20,7 +20,8 @@ def closed(coef, bank, temperature=1 / 150, decouple=True):
     length = np.linalg.norm(mean, axis=1)
     direction = mean / length[:, None]
     norm = s @ size if decouple else length
-    return {"softmax": s, "cosine": cosine, "direction": direction, "norm": norm, "embedding": norm[:, None] * direction}
+    whole = norm[:, None] * direction
+    return {"softmax": s, "cosine": cosine, "direction": direction, "norm": norm, "embedding": whole}
 
 
 def drawn(rng, n=700, d=12, v=9):

@@ -1,0 +1,360 @@
+"""Images to a bank of embeddings on disk: resumable, without duplicates, every row with its file and licence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, read_json, sha256_file, write_json
+from neuroenc._util.progress import progress as progress_bar
+from neuroenc._util.provenance import provenance as provenance_of
+from neuroenc.embedding._device import exact_arithmetic, resolve_device
+from neuroenc.embedding._extract import check_batch_size
+from neuroenc.embedding._registry import Backbone, image_backbone
+from neuroenc.retrieval import StoredBank, load_bank
+from neuroenc.retrieval._shards import TABLE_COLUMNS, finish_bank, read_table, shard_folder, write_shard
+from neuroenc.workflows._bank_inputs import UNKNOWN, read_images
+
+__all__ = ["build_bank"]
+
+_LEFT_OUT = ("id", "file", "reason", "of")
+_DTYPES = ("float16", "float32")
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class _Encoder:
+    """The backbone, loaded when there is something to embed, on batches of decoded images."""
+
+    def __init__(self, backbone: Backbone, device: str, batch_size: int) -> None:
+        self.backbone, self.device, self.batch_size = backbone, device, batch_size
+        self._model: Any = None
+
+    def __call__(self, images: list[Image.Image], pool: ThreadPoolExecutor) -> np.ndarray:
+        import torch
+
+        if self._model is None:
+            self._model = self.backbone.load(self.device)
+        parts = []
+        for a in range(0, len(images), self.batch_size):
+            tensors = list(pool.map(self._model.preprocess, images[a : a + self.batch_size]))
+            with exact_arithmetic():
+                found = self._model.encode(torch.stack(tensors).to(self.device), None)
+                values = getattr(found, "values", found)
+                parts.append(np.ascontiguousarray(values.float().cpu().numpy()))
+        return np.concatenate(parts)
+
+
+class _Builder:
+    """One block after another; what a block needs of those before it is read from them, so that runs can stop."""
+
+    def __init__(self, out: Path, root: Path, encode: _Encoder, dtype: str, near: float | None) -> None:
+        self.out, self.root, self.encode, self.dtype, self.near = out, root, encode, np.dtype(dtype), near
+        self.seen: dict[str, str] = {}  # content -> id
+
+    def remember(self, number: int) -> None:
+        """Take in a block that is done."""
+        table = read_table(shard_folder(self.out, number) / "table.csv", ["id", "sha256"])
+        self.seen.update(zip(table["sha256"], table["id"], strict=True))
+
+    def _read(self, file: str) -> tuple[str, Image.Image | None, str]:
+        """Hash, RGB image or None, and why not."""
+        try:
+            data = (self.root / file).read_bytes()
+        except OSError as error:
+            return "", None, f"unreadable: {error.strerror or error}"
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            with Image.open(io.BytesIO(data)) as handle:
+                return digest, handle.convert("RGB"), ""
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return digest, None, f"unreadable: {error}".replace(str(data[:8]), "").replace("\n", " ")[:200]
+
+    def block(self, number: int, table: pd.DataFrame, bar: Any) -> dict[str, Any]:
+        """Embed the images of a block and write it."""
+        kept: list[dict[str, str]] = []
+        left: list[dict[str, str]] = []
+        rows: list[np.ndarray] = []
+        step = self.encode.batch_size
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for a in range(0, len(table), step):
+                batch = table.iloc[a : a + step].to_dict("records")
+                entries, images = [], []
+                for entry, (digest, image, why) in zip(batch, pool.map(self._read, (r["file"] for r in batch))):
+                    named = {"id": entry["id"], "file": entry["file"]}
+                    if image is None:
+                        left.append({**named, "reason": why, "of": ""})
+                    elif digest in self.seen:
+                        left.append({**named, "reason": "duplicate", "of": self.seen[digest]})
+                    else:
+                        self.seen[digest] = entry["id"]
+                        entries.append({**entry, "sha256": digest})
+                        images.append(image)
+                if images:
+                    found = self._stored(self.encode(images, pool), entries)
+                    kept += entries
+                    rows.append(found)
+                bar.update(len(batch))
+        values = np.concatenate(rows) if rows else np.empty((0, 0), self.dtype)
+        if self.near is not None and len(values):
+            values, kept, near = self._without_near(number, values, kept)
+            left += near
+            # As a run that goes on from here will know it: by what is in the bank.
+            gone = {entry["id"] for entry in near}
+            self.seen = {k: v for k, v in self.seen.items() if v not in gone} if gone else self.seen
+        done = pd.DataFrame(kept, columns=list(TABLE_COLUMNS))
+        return write_shard(self.out, number, values, done, pd.DataFrame(left, columns=list(_LEFT_OUT)))
+
+    def _stored(self, values: np.ndarray, entries: list[dict[str, str]]) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            found = values.astype(self.dtype)
+        bad = ~np.isfinite(found).all(axis=1) | ~found.any(axis=1)
+        if bad.any():
+            largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+            raise DataError(
+                f"{int(bad.sum())} of {len(bad)} embeddings are not finite or all zero in {self.dtype} (largest value "
+                f"{largest:.3g}); the first is of {entries[int(np.flatnonzero(bad)[0])]['file']!r}. Next step: "
+                "dtype='float32', or look at that image."
+            )
+        return found
+
+    def _without_near(
+        self, number: int, values: np.ndarray, kept: list[dict[str, str]]
+    ) -> tuple[np.ndarray, list[dict[str, str]], list[dict[str, str]]]:
+        """Drop images whose cosine with an earlier kept one is over the threshold; that one is named."""
+        assert self.near is not None
+        unit = values.astype(np.float32)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        best, of = np.full(len(unit), -np.inf, np.float32), np.full(len(unit), "", dtype=object)
+        for earlier in range(number):
+            folder = shard_folder(self.out, earlier)
+            other = np.load(folder / "embeddings.npy", allow_pickle=False).astype(np.float32)
+            if len(other) == 0:
+                continue
+            other /= np.linalg.norm(other, axis=1, keepdims=True)
+            cosine = unit @ other.T
+            at = cosine.argmax(axis=1)
+            top = cosine[np.arange(len(unit)), at]
+            better = np.flatnonzero((top > best) & (top > self.near))
+            if len(better):
+                names = read_table(folder / "table.csv", ["id"])["id"].to_numpy()
+                best[better], of[better] = top[better], names[at[better]]
+        inner = unit @ unit.T
+        stay: list[int] = []
+        for n in range(len(unit)):
+            if best[n] <= self.near and stay:
+                at = int(inner[n, stay].argmax())
+                if inner[n, stay[at]] > self.near:
+                    best[n], of[n] = inner[n, stay[at]], kept[stay[at]]["id"]
+            if best[n] <= self.near:
+                stay.append(n)
+        gone = sorted(set(range(len(unit))) - set(stay))
+        left = [
+            {"id": kept[n]["id"], "file": kept[n]["file"], "reason": f"near duplicate ({best[n]:.4f})", "of": of[n]}
+            for n in gone
+        ]
+        return values[stay], [kept[n] for n in stay], left
+
+
+def _record(out: Path, number: int) -> dict[str, Any] | None:
+    """Entry of a block that was finished before; None for one that is missing or damaged."""
+    folder = shard_folder(out, number)
+    try:
+        record: dict[str, Any] = read_json(folder / "shard.json")
+        if sha256_file(folder / "embeddings.npy") == record["sha256"]:
+            return record
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    differ = [k for k in now if before.get(k) != now[k]]
+    if differ:
+        shown = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in differ)
+        raise ConfigError(
+            f"{out} was begun with other images or settings: {shown}. Next step: another --out, or remove the folder."
+        )
+
+
+def build_bank(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    model: str = "world",
+    pretrained: str | None = None,
+    dtype: str = "float16",
+    shard_rows: int = 4096,
+    batch_size: int = 64,
+    near_duplicates: float | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> StoredBank:
+    """Embed images into a bank on disk that projections and evidence read.
+
+    Images are taken in blocks; a block is on disk whole or not at all, and a build that was stopped goes on
+    after the last one, to the same bank. Files with equal content are embedded once. Embeddings keep their norms.
+
+    Parameters
+    ----------
+    source : path
+        A folder of images, or a manifest (.json, .csv) with ``id, file, licence, licence_url, source``.
+    out : path
+        Folder of the bank.
+    model, pretrained
+        As of :class:`neuroenc.embedding.ImageEmbedder`.
+    dtype : "float16" or "float32"
+    shard_rows : int
+        Images of a block; rounded up to whole batches.
+    batch_size : int
+    near_duplicates : float, optional
+        Leave out an image whose cosine with an earlier kept one is above this (such as 0.98). Every pair is looked
+        at, so time grows with the square of the images; at 100,000 images of 512 features it is minutes.
+    device : str
+    progress : bool
+    say : callable, optional
+        Takes lines of text.
+
+    Returns
+    -------
+    StoredBank
+        ``left_out()`` lists duplicates and images that could not be read.
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings, or ``out`` was begun with others.
+    DataError
+        No image, none that can be read, or embeddings that do not fit ``dtype``.
+
+    Examples
+    --------
+    >>> from neuroenc.data import simulate_world
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for n in range(3):
+    ...     simulate_world(3).image(n).save(folder / f"{n}.png")
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     bank = build_bank(folder, folder / "bank", progress=False)
+    >>> bank.ids.tolist(), bank.info["dtype"], bank.licences.tolist()
+    (['0.png', '1.png', '2.png'], 'float16', ['unknown', 'unknown', 'unknown'])
+    """
+    say, folder = say or _silent, Path(out)
+    batch = check_batch_size(batch_size)
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
+    if isinstance(shard_rows, bool) or int(shard_rows) != shard_rows or shard_rows < 1:
+        raise ConfigError(f"shard_rows={shard_rows!r} is not legal; it must be a whole number of at least 1.")
+    if near_duplicates is not None and not 0 < near_duplicates < 1:
+        raise ConfigError(f"near_duplicates={near_duplicates!r} is not legal; it is a cosine between 0 and 1.")
+    rows = batch * -(-shard_rows // batch)
+    table, root = read_images(source)
+    unknown = int((table["licence"] == UNKNOWN).sum())
+    if unknown:
+        warnings.warn(
+            f"{unknown} of {len(table)} images have no licence; it is kept as 'unknown'. Next step: give a manifest "
+            "with a column 'licence'.",
+            stacklevel=2,
+        )
+    backbone = image_backbone(model, pretrained, 0, None)
+    settings: dict[str, Any] = {
+        "images": hash_array(*(table[c].to_numpy(dtype=str) for c in table.columns)),
+        "n_images": len(table),
+        "model": backbone.name,
+        "weights": backbone.weights,
+        "weights_hash": backbone.weights_hash(),
+        "preprocessing": backbone.preprocessing,
+        "dtype": dtype,
+        "shard_rows": rows,
+        "batch_size": batch,
+        "near_duplicates": near_duplicates,
+        "blocks": -(-len(table) // rows),
+    }
+    if (folder / "build.json").is_file():
+        _check_same(read_json(folder / "build.json"), settings, folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
+    else:
+        write_json(folder / "build.json", settings)
+    if (folder / "bank.json").is_file():
+        found = load_bank(folder)
+        say(f"{folder}: finished before, {found.n} images")
+        return found
+    place = resolve_device(device)
+    work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)
+    records: list[dict[str, Any]] = []
+    with progress_bar(desc="bank", total=len(table), show=progress, unit="image") as bar:
+        for number in range(settings["blocks"]):
+            part = table.iloc[number * rows : (number + 1) * rows]
+            record = _record(folder, number)
+            if record is None:
+                record = work.block(number, part, bar)
+            else:
+                work.remember(number)
+                bar.update(len(part))
+            records.append(record)
+    return _finish(folder, records, settings, place, say)
+
+
+def _finish(
+    folder: Path, records: list[dict[str, Any]], settings: dict[str, Any], device: str, say: Callable[[str], None]
+) -> StoredBank:
+    left = pd.concat(
+        [read_table(shard_folder(folder, n) / "left_out.csv") for n in range(len(records))], ignore_index=True
+    )
+    kind = left["reason"].str.split(r"[:(]", n=1, regex=True).str[0].str.strip()
+    n = sum(r["rows"] for r in records)
+    bad = left[kind == "unreadable"]
+    if n == 0:
+        raise DataError(
+            f"none of {settings['n_images']} images can be read; the first is {bad['file'].iloc[0]!r} "
+            f"({bad['reason'].iloc[0]}). Next step: check the paths of the manifest."
+        )
+    for rest in (folder / "shards").glob(".*.tmp"):  # of builds that were killed while writing
+        shutil.rmtree(rest, ignore_errors=True)
+    counts = {
+        "images": settings["n_images"],
+        "embedded": n,
+        "unreadable": len(bad),
+        "duplicates": int((kind == "duplicate").sum()),
+        "near_duplicates": int((kind == "near duplicate").sum()),
+    }
+    licences: dict[str, int] = {}
+    for number, record in enumerate(records):
+        if record["rows"]:
+            found = read_table(shard_folder(folder, number) / "table.csv", ["licence"])["licence"].value_counts()
+            for name, count in found.items():
+                licences[str(name)] = licences.get(str(name), 0) + int(count)
+    kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
+    # Which device is not part of what the bank is; it is told for the last digits.
+    record = provenance_of(step="build bank", device=device, **settings)
+    info = {**kept, "counts": counts, "licences": dict(sorted(licences.items())), "provenance": record}
+    finish_bank(folder, records, {**info, "near_duplicates_above": settings["near_duplicates"]})
+    shown = "; ".join(f"{r.file} ({r.reason})" for r in bad.head(5).itertuples())
+    if len(bad):
+        warnings.warn(
+            f"{len(bad)} of {settings['n_images']} images cannot be read and are left out: {shown}"
+            + ("; ..." if len(bad) > 5 else "") + ". See left_out().",
+            stacklevel=3,
+        )  # fmt: skip
+    say(
+        f"{folder}: {n} of {counts['images']} images ({counts['duplicates']} duplicates, "
+        f"{counts['near_duplicates']} near duplicates, {counts['unreadable']} unreadable)"
+    )
+    return load_bank(folder)
