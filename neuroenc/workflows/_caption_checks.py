@@ -155,7 +155,7 @@ def diversity_table(
         if len(texts) < 3:
             continue
         vectors = np.asarray(embed_text(texts), dtype=np.float64)
-        row: dict[str, Any] = {"captions": name, **caption_diversity(texts, vectors).to_dict()}
+        row: dict[str, Any] = {"captions": name, **{str(k): v for k, v in caption_diversity(texts, vectors).items()}}
         rng = np.random.default_rng(seed)
         draws = []
         for _ in range(n_draws):

@@ -1,0 +1,170 @@
+"""What captions say, and whether each phrase of them is true: grounding, words, concepts, categories, clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc.captions import (
+    CaptionStudy,
+    GroundingChecker,
+    categorise,
+    cluster_voxels,
+    concept_maps,
+    concept_shares,
+    contrast,
+    hallucination_rate,
+    words,
+)
+from neuroenc.workflows._caption_config import AnalysisConfig
+from neuroenc.workflows._caption_inputs import Texts
+from neuroenc.workflows._captioner import Captioner
+
+__all__ = ["analyses", "evidence_captions", "ground", "make_checker"]
+
+
+def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[str, list[str]], bool] | None:
+    """Captions by id, and whether those of the bank's own images are among them; None where there are no captions."""
+    stimuli = captioner.stimuli
+    told: dict[str, list[str]] = {}
+    own = stimuli is not None and stimuli.captions is not None
+    if own:
+        assert stimuli is not None
+        assert stimuli.captions is not None
+        told = {str(i): [str(c) for c in several] for i, several in zip(stimuli.ids, stimuli.captions)}
+    elif texts is not None:
+        # A bank of captions is its own evidence; one of images without captions learns from these what is common.
+        counts: dict[str, int] = {}
+        for name, text in zip(texts.ids, texts.captions):
+            counts[name] = counts.get(name, -1) + 1
+            told[f"{name}#{counts[name]}"] = [text]
+    return (told, own) if told else None
+
+
+def make_checker(
+    captioner: Captioner, coef: xr.DataArray, intercept: Any, evidence: pd.DataFrame, texts: Texts | None,
+    direction: np.ndarray | None, joint: bool, seed: int,
+) -> GroundingChecker | None:  # fmt: skip
+    """Two witnesses for the phrases of captions; None where no human captions are known at all.
+
+    ``joint`` says that texts and images lie around two means (a joint space), not in one cloud.
+    """
+    found = evidence_captions(captioner, texts)
+    if found is None or captioner.embed_text is None:
+        return None
+    return GroundingChecker(
+        coef, evidence, found[0], captioner.embed_text, bank=captioner.bank, intercept=intercept,
+        text_direction=direction if joint else None, centre=joint, seed=seed,
+        features_normalised=captioner.features_normalised, max_memory=captioner.max_memory,
+    )  # fmt: skip
+
+
+def ground(checker: GroundingChecker, captions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    """Captions with counts of phrases, the phrases, and hallucination rates of regions beside chance."""
+    found = checker.check(captions)
+    if not len(found.phrases):
+        return {"captions": found.captions, "phrases": found.phrases, "rates": pd.DataFrame()}
+    chance = checker.shuffled(seed).check(captions).phrases
+    rates = hallucination_rate(found.phrases, "roi", chance=chance, seed=seed)
+    return {"captions": found.captions, "phrases": found.phrases, "rates": rates}
+
+
+def analyses(
+    study: CaptionStudy, projection: xr.Dataset, config: AnalysisConfig, embed_text: Callable[[list[str]], Any] | None,
+    direction: np.ndarray | None, joint: bool, seed: int, say: Callable[[str], None],
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Words, concepts, categories, clusters and contrasts of the regions.
+
+    Parameters
+    ----------
+    projection : Dataset
+        Of the captioned voxels.
+    """
+    out: dict[str, pd.DataFrame] = {}
+    captions = study.captions
+    if config.words != "none":
+        out["words"] = words(captions, parser=config.words, seed=seed)
+    out["concepts"] = _concepts(captions, study.scores, seed)
+    if embed_text is not None:
+        found = categorise(projection, embed_text, centre=joint, text_direction=direction if joint else None)
+        table = pd.DataFrame({name: found[name].values for name in ("voxel", "category", "margin")})
+        out["categories"] = table[table["category"] != ""]
+    clusters = _clusters(captions, projection, config, seed, say)
+    if len(clusters):
+        out["clusters"] = clusters
+    contrasts = _contrasts(captions, study.scores, config, seed)
+    if len(contrasts):
+        out["contrasts"] = contrasts
+    return out
+
+
+def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataFrame:
+    """Percentages of each region, a subject at a time."""
+    names = scores["subject"].values if "subject" in scores.coords else np.full(scores.sizes["voxel"], "")
+    of = dict(zip(scores["voxel"].values.tolist(), names.tolist()))
+    owner = captions["voxel"].map(of)
+    tables = []
+    for subject in dict.fromkeys(owner):
+        table = concept_shares(concept_maps(captions[owner == subject]), seed=seed)
+        tables.append(table.assign(subject=subject) if subject else table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _members(projection: xr.Dataset) -> Mapping[str, np.ndarray]:
+    """Voxels (positions) of each region; overlapping regions each have theirs."""
+    if "roi" not in projection.coords:
+        return {}
+    found: dict[str, list[int]] = {}
+    for v, names in enumerate(projection["roi"].values):
+        for name in str(names).split(";"):
+            if name:
+                found.setdefault(name, []).append(v)
+    return {k: np.array(v) for k, v in found.items()}
+
+
+def _clusters(
+    captions: pd.DataFrame, projection: xr.Dataset, config: AnalysisConfig, seed: int, say: Callable[[str], None]
+) -> pd.DataFrame:
+    members = _members(projection)
+    wanted = config.clusters or [k for k, v in members.items() if len(v) >= config.min_voxels]
+    if not config.clusters and len(wanted) > config.max_rois:
+        wanted = sorted(wanted, key=lambda k: -len(members[k]))[: config.max_rois]
+        say(f"    clusters: the {config.max_rois} largest regions ([analysis] max_rois)")
+    rows = []
+    for roi in wanted:
+        part = projection.isel(voxel=members[roi]) if roi in members else projection
+        found = cluster_voxels(part, (2, 3, 4), n_bootstraps=20, n_null=20, seed=seed)
+        choice = found.choices[found.choices["k"] == found.k].iloc[0]
+        phrases = found.phrases(captions, n_permutations=200, seed=seed)
+        for number in range(1, found.k + 1):
+            top = phrases[phrases["group"] == number].head(6) if len(phrases) else phrases
+            rows.append(
+                {
+                    "roi": roi, "cluster": number, "n_voxels": int((found.labels == number).sum()),
+                    "phrases": ", ".join(top["phrase"]), "z": float(top["z"].iloc[0]) if len(top) else np.nan,
+                    "stability": float(choice["stability"]), "p_one_cloud": float(choice["p"]),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _contrasts(captions: pd.DataFrame, scores: xr.Dataset, config: AnalysisConfig, seed: int) -> pd.DataFrame:
+    """Phrases that separate two regions, or two subjects, that ``contrast`` names."""
+    if not config.contrast:
+        return pd.DataFrame()
+    a, b = config.contrast
+    subjects = dict(zip(scores["voxel"].values.tolist(), scores["subject"].values.tolist()))
+    owner = captions["voxel"].map(subjects)
+    regions = captions["roi"].str.split(";") if "roi" in captions else pd.Series([[]] * len(captions))
+
+    def of(name: str) -> pd.DataFrame:
+        inside = (owner == name) | regions.map(lambda names: name in names)
+        return captions[inside.to_numpy()]
+
+    found = contrast(of(a), of(b), names=(a, b), n_permutations=500, seed=seed)
+    top = found.groupby("group", sort=False).head(15).reset_index(drop=True)
+    return top.assign(roi=top["group"])

@@ -1,0 +1,80 @@
+"""What ``summary.json`` and the last lines of ``neuroenc caption`` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroenc.captions import CaptionStudy
+
+__all__ = ["closing_lines", "summary_of"]
+
+
+def summary_of(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
+    """Figures of a study."""
+    passed = study.gate["captioned"].to_numpy(dtype=bool)
+    scores = study.scores
+    out: dict[str, Any] = {
+        "n_subjects": n_subjects,
+        "n_voxels": len(passed),
+        "n_captioned": int(passed.sum()),
+        "n_gated": int((~passed).sum()),
+        "median_r": float(np.nanmedian(scores["r"].values[passed])) if passed.any() else None,
+    }
+    if "noise_ceiling_r" in scores and passed.any():
+        out["median_noise_ceiling_r"] = float(np.nanmedian(scores["noise_ceiling_r"].values[passed]))
+    quality = study.quality
+    if "stability" in quality:
+        for row in quality["stability"].to_dict("records"):
+            out[f"agreement:{row['kind']}"] = row["mean"]
+            out[f"agreement_shuffled_weights:{row['kind']}"] = row["shuffled_weights"]
+    if "sentence-level scores" in quality and len(quality["sentence-level scores"]):
+        table = quality["sentence-level scores"]
+        weight = table["n_voxels"] / table["n_voxels"].sum()
+        for name in ("mean", "low", "high", "mean_shuffled", "mean_shuffled_within_roi"):
+            out[f"sentence_{name}"] = float((table[name] * weight).sum())
+    if "round trip" in quality:
+        trip = quality["round trip"].iloc[0]
+        out |= {"round_trip": float(trip["mean percentile"]), "round_trip_p": float(trip["p"])}
+    if "planted selectivity" in quality:
+        for row in quality["planted selectivity"].to_dict("records"):
+            prefix = "planted_" if row["weights"] == "fitted weights" else "shuffled_planted_"
+            out |= {f"{prefix}{k}": v for k, v in row.items() if k != "weights"}
+    if study.phrases is not None and len(study.phrases):
+        out["hallucination_rate"] = float((study.phrases["verdict"] == "unsupported").mean())
+    return out
+
+
+def closing_lines(summary: dict[str, Any]) -> list[str]:
+    """The figures in words."""
+    lines = ["", f"{summary['n_captioned']} of {summary['n_voxels']} voxels captioned"]
+    if summary.get("median_r") is not None:
+        lines[-1] += f" (median held-out r {summary['median_r']:.2f})"
+    if "sentence_mean" in summary:
+        lines.append(
+            f"sentence-level score {summary['sentence_mean']:.3f} [{summary['sentence_low']:.3f} "
+            f"{summary['sentence_high']:.3f}]; other voxels' captions {summary['sentence_mean_shuffled']:.3f}"
+        )
+    kinds = [k.split(":")[1] for k in summary if k.startswith("agreement:")]
+    if kinds:
+        said = [
+            f"{k} {summary['agreement:' + k]:.2f} (shuffled weights "
+            f"{summary['agreement_shuffled_weights:' + k]:.2f})"
+            for k in kinds
+        ]
+        lines.append("agreement of captions: " + ", ".join(said))
+    if "hallucination_rate" in summary:
+        lines.append(f"phrases without support: {summary['hallucination_rate']:.0%}")
+    if summary.get("planted_family_named") is not None:
+        lines.append(
+            f"planted family named for {summary['planted_family_named']:.0%} of captioned voxels (shuffled weights "
+            f"{summary['shuffled_planted_family_named']:.0%}), planted member for "
+            f"{summary['planted_member_named']:.0%}"
+        )
+        if summary.get("planted_both_named") is not None:
+            lines.append(
+                f"both families of {summary['planted_n_mixed']} mixed voxels named for "
+                f"{summary['planted_both_named']:.0%}"
+            )
+    return lines
