@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from neuroenc.captions.decoding._sampling import sample
     from neuroenc.captions.decoding._search import beam_search
     from neuroenc.captions.decoding._search_settings import Generated, SearchSettings
+    from neuroenc.captions.decoding._shipped import load_captioner
     from neuroenc.captions.decoding._steps import CausalStep, FunctionStep, StepModel
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
@@ -119,6 +120,7 @@ __all__ = [
     "gate_voxels",
     "grounded_decode",
     "hallucination_rate",
+    "load_captioner",
     "load_categories",
     "load_lexicon",
     "load_spacy",
@@ -163,6 +165,7 @@ _LAZY = {
     "caption_perplexity": "checks._preference",
     "cdpo_loss": "checks._preference",
     "grounded_decode": "checks._intervention",
+    "load_captioner": "decoding._shipped",
     "preference_pairs": "checks._preference",
     "sample": "decoding._sampling",
     "train_preferences": "checks._preference",

@@ -115,9 +115,11 @@ def photo_texts(
     """
     source = load_dataset(CAPTIONS, mirror=mirror, progress=show).stimuli
     held = load_dataset(PHOTOGRAPHS, mirror=mirror, progress=show).stimuli
+    assert source is not None
+    assert held is not None
     held_out = {str(i) for i in held.ids}
     kept = [k for k, i in enumerate(source.ids) if str(i) not in held_out][:photographs]
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for k in kept:
         several = (plain_caption(c) for c in (source.captions or ())[k])
         pairs.extend((str(source.ids[k]), c) for c in dict.fromkeys(several) if c)
