@@ -221,7 +221,9 @@ class GroundingChecker:
             which[k] = number.setdefault((p.key, p.head), len(number))
             if which[k] == len(table):
                 table.append(p)
-        numbers: dict[str, np.ndarray] = {}
+        # Columns that there are also where no phrase was found.
+        names = [name for verifier in self.verifiers.values() for name in getattr(verifier, "numbers", ())]
+        numbers: dict[str, np.ndarray] = {name: np.zeros(0) for name in names} if not table else {}
         votes = np.zeros(len(phrases), dtype=np.int64)
         if table:
             # Claims that are made several times are looked at once.

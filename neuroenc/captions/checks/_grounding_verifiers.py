@@ -67,6 +67,9 @@ class WeightVerifier:
     probability :math:`1 - \theta`.
     """
 
+    #: What its verifications hold.
+    numbers = ("predicted", "percentile")
+
     def __init__(
         self, weights: Weights, bank: PhraseBank, *, image_direction: np.ndarray | None, threshold: float = 0.9,
         scale: float = 1.0, max_memory: str | int | None = None,
@@ -114,6 +117,8 @@ class ImageVerifier:
     phrase's centred text embedding than to ``threshold`` of matched random phrases ("embeddings"), or by either
     ("both"). "auto" is captions for images that have them and embeddings for others.
     """
+
+    numbers = ("in_images", "in_random_images")
 
     def __init__(
         self, evidence: pd.DataFrame, voxels: Sequence[Any], bank: PhraseBank, *,

@@ -160,7 +160,10 @@ def phrases_of(
     different = list(dict.fromkeys(listed))
     stopped = {s.casefold() for s in stop}
     parsed = _by_spacy(different) if engine == "spacy" else (list(_by_rules(t)) for t in different)
-    known = {t: [p for p in several if p.head not in stopped and p.key not in _ALONE] for t, several in zip(different, parsed, strict=True)}
+    known = {
+        t: [p for p in several if p.head not in stopped and p.key not in _ALONE]
+        for t, several in zip(different, parsed, strict=True)
+    }
     return [known[t] for t in listed]
 
 
