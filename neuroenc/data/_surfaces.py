@@ -11,6 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import xarray as xr
+from nibabel.freesurfer.io import read_annot, read_label, write_annot
+from nibabel.freesurfer.mghformat import MGHImage
 
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import atomic_path
@@ -95,12 +97,12 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | N
     if path.suffix in (".annot", ".label") and not path.is_file():
         raise DataError(f"{path} does not exist.")
     if path.suffix == ".annot":
-        labels, _, names = _told(path, lambda: nib.freesurfer.read_annot(path))
+        labels, _, names = _told(path, lambda: read_annot(path))
         text = [n.decode() for n in names]
         roi = np.array([text[k] if k >= 0 and text[k].lower() != "unknown" else "" for k in labels.tolist()])
         return labels.astype(np.int64), np.arange(len(labels)), [], roi
     if path.suffix == ".label":
-        vertex, values = _told(path, lambda: nib.freesurfer.read_label(path, read_scalars=True))
+        vertex, values = _told(path, lambda: read_label(path, read_scalars=True))
         return values.astype(np.float64), vertex.astype(np.int64), [], None
     if path.suffix not in _ENDINGS:
         raise DataError(unknown_name("ending of a surface file:", path.suffix, _ENDINGS))
@@ -111,12 +113,12 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | N
             raise DataError(f"{path} holds a mesh and no values.")
         names = [d.meta.get("Name", "") for d in arrays]
         stacked = np.stack([np.asarray(d.data) for d in arrays])
-        roi = None
+        regions: np.ndarray | None = None
         table = {x.key: x.label for x in image.labeltable.labels}
         if table and len(arrays) == 1:
-            roi = np.array([table.get(int(k), "") if k > 0 else "" for k in stacked[0]])
+            regions = np.array([table.get(int(k), "") if k > 0 else "" for k in stacked[0]])
         values = stacked[0] if len(arrays) == 1 else stacked
-        return values, np.arange(stacked.shape[1]), names if len(set(names)) == len(names) else [], roi
+        return values, np.arange(stacked.shape[1]), names if len(set(names)) == len(names) else [], regions
     data = np.asarray(image_values(image, "surface"))
     frames = data.reshape(len(data), -1).T
     return (frames[0] if len(frames) == 1 else frames), np.arange(len(data)), [], None
@@ -207,7 +209,7 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
     elif kind in (".mgz", ".mgh"):
         frames = np.full((n, 1, 1, *data.shape[:-1]), fill, dtype=np.float32)
         frames[vertex] = np.moveaxis(data, -1, 0)[:, None, None]
-        nib.save(nib.freesurfer.MGHImage(frames, np.eye(4)), target)
+        nib.save(MGHImage(frames, np.eye(4)), target)
     elif kind == ".annot":
         if "roi" not in own.coords:
             raise DataError("an .annot file holds region names; values have no coordinate roi.")
@@ -224,7 +226,7 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
         # Colours must differ, because the file names regions by them.
         colours = np.array([[25, 5, 25, 0]] + [[(37 * k) % 256, (101 * k) % 256, k % 256, 0]
                                                for k in range(1, len(unique))], dtype=np.int64)  # fmt: skip
-        nib.freesurfer.write_annot(target, labels, colours, unique, fill_ctab=True)
+        write_annot(target, labels, colours, unique, fill_ctab=True)
     else:
         if data.ndim != 1:
             raise DataError(f"a .label file holds one map; values have shape {data.shape}.")

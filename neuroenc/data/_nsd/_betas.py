@@ -65,7 +65,8 @@ def _opened(path: Path) -> Iterator[Any]:
         else:
             open_image(path, "betas")
             # One open file is read forward; opened anew, every block would unpack the file from its start.
-            yield nib.load(path, keep_file_open=True).dataobj
+            image: Any = nib.load(path, keep_file_open=True)
+            yield image.dataobj
     except (OSError, EOFError) as error:
         raise DataError(
             f"{path} ({path.stat().st_size if path.exists() else 0:,} bytes) cannot be read: {error}. Next step:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def read_stimuli(
     trials: pd.DataFrame,
     info: pd.DataFrame | None,
     splits: dict[str, np.ndarray],
-    captions: Iterable[str | os.PathLike[str]] | bool | None,
+    captions: Any,
     licence: str,
 ) -> Stimuli:
     """The pictures of the given trials in the order of their ids, with every id that the data set gives them."""
@@ -72,7 +73,7 @@ def read_stimuli(
         table[name] = np.isin(rows, shared)
     texts = None
     if captions is not False and "coco_id" in table:
-        found = read_captions(layout, None if captions in (None, True) else captions)  # type: ignore[arg-type]
+        found = read_captions(layout, None if captions is True else captions)
         if found is not None:
             texts = tuple(found.get(int(c), ()) for c in table["coco_id"])
     bank = layout.stimuli / "nsd_stimuli.hdf5"

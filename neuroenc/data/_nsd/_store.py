@@ -90,7 +90,7 @@ def averaged_store(
 
     part = path.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    values = zarr.open_group(str(source), mode="r")[str(template.name)]
+    values: Any = zarr.open_group(str(source), mode="r")[str(template.name)]
     width = int(values.chunks[1])
     # All rows of a block, sorted and summed in float64.
     width = max(1, min(width, budget // max(1, 24 * len(numbers))))
@@ -110,7 +110,8 @@ def load_store(path: Path, template: xr.DataArray, budget: int) -> xr.DataArray:
         import zarr
 
         _io._check_chunks(path)
-        data: Any = np.asarray(zarr.open_group(str(path), mode="r")[str(template.name)][:])
+        stored: Any = zarr.open_group(str(path), mode="r")[str(template.name)]
+        data: Any = np.asarray(stored[:])
     else:
         found = _io.load(path, chunks={})
         assert isinstance(found, xr.DataArray)

@@ -115,7 +115,7 @@ def nsd_to_surface(
         coords["vertex"].append(np.arange(vertex_values.shape[1]))
         coords["hemi"].append(np.full(vertex_values.shape[1], side))
     joined = np.concatenate(parts, axis=1)
-    labels = {k: ("voxel", np.concatenate(v)) for k, v in coords.items()}
+    labels: dict[str, Any] = {k: ("voxel", np.concatenate(v)) for k, v in coords.items()}
     labels["voxel"] = np.arange(joined.shape[1])
     attrs = {"space": to, "from": space, "subject": layout.name, "interpolation": interpolation}
     if values.ndim == 1:

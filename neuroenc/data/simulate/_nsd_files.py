@@ -8,6 +8,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.freesurfer.mghformat import MGHImage
 
 from neuroenc._util.files import write_json, write_text
 from neuroenc.data._nsd._betas import SCALE
@@ -38,7 +39,7 @@ def write_overlay(path: Path, values: np.ndarray) -> None:
     """(vertex,), or (vertex, n) along the last axis, as FreeSurfer stores overlays."""
     array = np.asarray(values, dtype=np.float32)
     shaped = array[:, None, None] if array.ndim == 1 else array[:, None, None, :]
-    nib.save(nib.freesurfer.MGHImage(shaped, np.eye(4)), _ready(path))
+    nib.save(MGHImage(shaped, np.eye(4)), _ready(path))
 
 
 def as_int16(percent: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def make_subject(number: int, truth: xr.Dataset, rng: np.random.Generator) -> Su
     flat = np.arange(np.prod(shape))
     i, j, k = np.unravel_index(flat, shape)
     centre = [(s - 1) / 2 for s in shape]
-    distance = sum(((x - c) / s) ** 2 for x, c, s in zip((i, j, k), centre, shape))
+    distance = np.sum([((x - c) / s) ** 2 for x, c, s in zip((i, j, k), centre, shape)], axis=0)
     visual = np.empty(n, dtype=np.int64)
     cortex, brain = [], []
     for hemi, here in (("L", left), ("R", ~left)):
@@ -138,9 +138,9 @@ def _add_labels(subject: Subject, truth: xr.Dataset, rng: np.random.Generator) -
     family = truth["family"].values
     for name, category in _CATEGORY.items():
         t = np.full(subject.shape, np.nan, dtype=np.float32)
-        flat = t.reshape(-1)
-        flat[subject.brain] = rng.uniform(-4, 3, len(subject.brain))
+        everywhere = t.reshape(-1)
+        everywhere[subject.brain] = rng.uniform(-4, 3, len(subject.brain))
         own = subject.visual[family == name]
         # Manual regions were drawn liberally, at t > 0: a part of each does not reach 2.
-        flat[own] = rng.uniform(0.1, 8, len(own))
+        everywhere[own] = rng.uniform(0.1, 8, len(own))
         subject.tvalues[category] = t

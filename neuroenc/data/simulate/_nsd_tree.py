@@ -58,8 +58,8 @@ def nsd_tree(
     regions with their names, localiser maps, masks, transforms), ``nsddata_betas`` (int16 NIfTI and HDF5, MGH on
     fsaverage, with ncsnr) and ``nsddata_stimuli`` (picture bank, COCO captions). All eight subjects have a design and
     behaviour; the first ``n_subjects`` have brains. Every picture is planned three times; sessions that a subject did
-    not complete are absent. Betas follow :func:`simulate_cortex`, with each session's own gain and offset, so that they
-    are useless without z-scoring by session.
+    not complete are absent. Betas follow :func:`simulate_cortex`, with each session's own gain and offset, so that
+    noise ceilings are wrong without z-scoring by session.
 
     Parameters
     ----------

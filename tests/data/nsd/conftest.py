@@ -9,8 +9,6 @@ import pytest
 
 from neuroenc.data.simulate import nsd_tree
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")
-
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):

@@ -102,7 +102,7 @@ def test_maps_come_back(surface, tmp_path, name):
     rest = np.setdiff1d(np.arange(22), flat)
     assert np.isnan(back.values[:, rest]).all()
     assert data.read_surface(list(files.values())).equals(back)
-    one = data.read_surface(data.write_surface(surface[0], tmp_path / name, n_vertices=(10, 12))["R"])
+    one = data.read_surface(data.write_surface(surface[0], tmp_path / f"one-{name}", n_vertices=(10, 12))["R"])
     assert one.dims == ("voxel",)
     assert set(one.hemi.values) == {"R"}
     if name.endswith("gii"):
@@ -131,16 +131,16 @@ def test_annotations_and_labels_come_back(surface, tmp_path):
 
 
 def test_surface_mistakes(surface, tmp_path):
-    with pytest.raises(DataError, match="n_vertices as the surface has them"):
+    with pytest.raises(DataError, match=r"n_vertices as the surface has them"):
         data.write_surface(surface[0], tmp_path / "x.mgz", n_vertices=5)
-    with pytest.raises(DataError, match="did you mean '.mgz' or '.mgh'"):
+    with pytest.raises(DataError, match=r"did you mean '.mgz' or '.mgh'"):
         data.write_surface(surface[0], tmp_path / "x.mgx")
     with pytest.raises(DataError, match="several regions"):
         data.write_surface(surface[0].assign_coords(roi=("voxel", ["V1;V2"] * 11)), tmp_path / "x.annot")
     (tmp_path / "x.mgz").write_bytes(b"no image")
     with pytest.raises(DataError, match="does not tell its hemisphere"):
         data.read_surface(tmp_path / "x.mgz")
-    with pytest.raises(DataError, match="not a readable image|cannot be read"):
+    with pytest.raises(DataError, match=r"not a readable image|cannot be read"):
         data.read_surface({"L": tmp_path / "x.mgz"})
     with pytest.raises(DataError, match="does not exist"):
         data.read_surface(tmp_path / "lh.none.annot")
