@@ -135,6 +135,8 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
     shape = tuple(source.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise DataError(f"embeddings have shape {shape}; legal is (n, d) with d > 0: one row an item.")
+    if shape[0] != shape[0]:
+        raise DataError("this dask array has chunks of unknown length. Next step: bank.compute_chunk_sizes().")
     if np.dtype(source.dtype).kind not in "fiu":
         raise DataError(
             f"embeddings have dtype {source.dtype}; legal are float16, float32, float64, integers."
@@ -349,8 +351,8 @@ def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> Embed
     source : array (n, d), DataArray (stimulus, feature), path, list or iterator
         numpy array, ``np.memmap``, dask, zarr or h5py array of float16/32/64 or integers; a DataArray
         (its stimulus coordinate gives the ids; lazy ones stay lazy); path of a ``.npy`` file (memory
-        mapped), of a zarr array or of a folder that ``neuroenc bank build`` wrote; a list or an iterator of shards, each one of these or a tuple ``(array, ids)``. An
-        iterator is read once.
+        mapped), of a zarr array, or of a folder that ``neuroenc bank build`` wrote; a list or an iterator
+        of shards, each one of these or a tuple ``(array, ids)``. An iterator is read once.
     ids : sequence of str, length n, optional
         Ids of the rows; default is the stimulus coordinate, else the row number as text.
 

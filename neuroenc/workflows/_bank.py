@@ -92,8 +92,9 @@ class _Builder:
         step = self.encode.batch_size
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for a in range(0, len(table), step):
-                batch = table.iloc[a : a + step].to_dict("records")
-                entries, images = [], []
+                batch = [{str(k): str(v) for k, v in r.items()} for r in table.iloc[a : a + step].to_dict("records")]
+                entries: list[dict[str, str]] = []
+                images: list[Image.Image] = []
                 for entry, (digest, image, why) in zip(batch, pool.map(self._read, (r["file"] for r in batch))):
                     named = {"id": entry["id"], "file": entry["file"]}
                     if image is None:
@@ -343,8 +344,8 @@ def _finish(
                 licences[str(name)] = licences.get(str(name), 0) + int(count)
     kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
     # Which device is not part of what the bank is; it is told for the last digits.
-    record = provenance_of(step="build bank", device=device, **settings)
-    info = {**kept, "counts": counts, "licences": dict(sorted(licences.items())), "provenance": record}
+    made = provenance_of(step="build bank", device=device, **settings)
+    info = {**kept, "counts": counts, "licences": dict(sorted(licences.items())), "provenance": made}
     finish_bank(folder, records, {**info, "near_duplicates_above": settings["near_duplicates"]})
     shown = "; ".join(f"{r.file} ({r.reason})" for r in bad.head(5).itertuples())
     if len(bad):

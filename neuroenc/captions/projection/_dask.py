@@ -35,8 +35,6 @@ def _scan_part(unit: np.ndarray, plan: Plan, source: Any, ids: Any, folds: Any, 
 
 def _pieces(bank: EmbeddingBank, rows: int) -> list[tuple[int, int, Any, Any]]:
     """(start, stop, rows, ids): dask's own chunks of dask arrays, else parts of at most ``rows``."""
-    from dask.base import is_dask_collection
-
     found: list[tuple[int, int, Any, Any]] = []
     for first, shard in zip(bank.edges(), bank.shards()):
         lazy = _blocks(shard.array)
@@ -45,9 +43,6 @@ def _pieces(bank: EmbeddingBank, rows: int) -> list[tuple[int, int, Any, Any]]:
                 b = min(a + rows, shard.n)
                 found.append((first + a, first + b, bank.part(first + a, first + b), None))
             continue
-        assert is_dask_collection(lazy)
-        if np.isnan(np.asarray(lazy.chunks[0], dtype=float)).any():
-            raise DataError("the dask bank has chunks of unknown length. Next step: bank.compute_chunk_sizes().")
         whole = lazy.rechunk({1: -1})
         a = 0
         for length, block in zip(whole.chunks[0], whole.to_delayed()[:, 0]):

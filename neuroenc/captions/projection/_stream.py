@@ -191,7 +191,7 @@ def stream(
 
     n_folds = 1 if folds is None else len(folds)
     if plan.top_k is not None and not bank.reusable:
-        raise DataError("top_k reads the nearest images again. Next step: pass a bank that is a list, a memmap or path.")
+        raise DataError("top_k reads the nearest images again. Next step: pass a list, a memmap or a path.")
     groups = _groups(len(unit), plan.bytes_per_voxel(unit.shape[1], n_folds), budget, bank.reusable)
     parallel = client is not None or is_lazy(bank)
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(n_folds)]

@@ -184,7 +184,7 @@ class TruncatedState:
             low, high = np.searchsorted(ordered, [chunk.at(np.array([0]))[0], chunk.at(np.array([-1]))[0]])
             high = int(np.searchsorted(ordered, ordered[high], side="right"))
             entry = order[low:high]
-            i, j = entry // self.k, np.searchsorted(chunk.positions, flat[entry])
+            i, j = entry // self.k, np.searchsorted(chunk.at(np.arange(len(chunk.rows))), flat[entry])
             rows = np.asarray(chunk.rows, dtype=np.float64)
             norm = np.linalg.norm(rows, axis=1)
             size[entry] = norm[j]
