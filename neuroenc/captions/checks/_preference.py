@@ -266,7 +266,7 @@ def train_preferences(
     modules = [decoder.lm, *([decoder.mapping] if train_mapping else [])]
     parameters = [p for m in modules for p in m.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    losses = []
+    losses: list[float] = []
     # Dropout stays off: the reference is the model as it decodes.
     with torch.enable_grad():
         for epoch in range(epochs):
