@@ -143,7 +143,7 @@ def project_weights(
     elif method == "none":
         _set(out, weights, _directions(weights), out["norm"].values)
     elif method == "denoiser":
-        drawn = {"n_samples": int(n_samples), "guidance": float(guidance), "n_steps": int(n_steps)}
+        drawn: dict[str, Any] = {"n_samples": int(n_samples), "guidance": float(guidance), "n_steps": int(n_steps)}
         if denoiser is None:
             from neuroenc.captions.projection._denoiser import ConceptDenoiser
 

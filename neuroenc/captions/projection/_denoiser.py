@@ -359,7 +359,7 @@ class ConceptDenoiser:
         return direction / direction.norm(dim=1, keepdim=True)
 
     def save(self, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any) -> Path:
-        """Write ``denoiser.safetensors`` and ``denoiser.json``; see :mod:`..._denoiser_files`."""
+        """Write the denoiser; see :func:`neuroenc.captions.projection._denoiser_files.save`."""
         from neuroenc.captions.projection._denoiser_files import save
 
         return save(self, folder, dtype=dtype, **record)

@@ -50,7 +50,6 @@ class Mixture:
         split = rng.permutation(len(rows))
         self.bank, self.held_out = rows[split[::2]], rows[split[1::2]]
         self.pairs = list(combinations(range(CLUSTERS), 2))
-        # Both modes count alike in the bank: the voxel's weights are the difference of means of its best images.
         self.coef = np.stack([self.centres[a] + self.centres[b] for a, b in self.pairs], axis=1)
 
     def modes(self, samples):
