@@ -1,0 +1,205 @@
+"""``neuroenc caption``: the whole path in small, killed and gone on, its settings, its errors."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from neuroenc import Captioner
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions import CaptionStudy, RetrievalDecoder
+from neuroenc.cli._main import app
+from neuroenc.workflows import caption, example_caption_config, list_caption_examples, read_caption_config
+from neuroenc.workflows._caption_checks import bank_parts, diversity_table, round_trip_table
+from neuroenc.workflows._caption_truth import judge_planted, planted_summary
+
+SMALL = [
+    "data.options.n_subjects=2", "data.options.n_train=300", "data.options.n_test=40", "data.options.n_bank=300",
+    "data.options.n_voxels=60", "decoder.beams=2", "decoder.groups=2", "decoder.top=2", "stability.folds=2",
+    "stability.bootstraps=0", "stability.null_voxels=20", "held_out.permutations=200",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("caption")
+    lines = []
+    summary = caption(example_caption_config("world", SMALL), out, progress=False, say=lines.append)
+    return out, summary, lines
+
+
+def test_what_comes_out(done):
+    out, summary, lines = done
+    assert json.loads((out / "summary.json").read_text())["n_captioned"] == summary["n_captioned"]
+    assert summary["n_captioned"] + summary["n_gated"] == summary["n_voxels"]
+    study = CaptionStudy.load(out / "study")
+    assert (out / "report" / "index.html").is_file()
+    assert (out / "report" / "captions.csv").is_file()
+    assert set(study.scores["subject"].values) == {"sub-01", "sub-02"}
+    held = study.gate[~study.gate["captioned"]]
+    assert not set(held["voxel"]) & set(study.captions["voxel"])
+    assert (held["reason"] != "").all()
+    assert study.captions.groupby("voxel")["rank"].max().max() == 2
+    assert {"n_phrases", "n_supported", "n_unsupported"} <= set(study.captions.columns)
+    for name in ("phrases", "stability", "sentence", "words", "concepts", "categories"):
+        assert len(getattr(study, name)), name
+    assert {"stability", "sentence-level scores", "round trip", "diversity", "hallucination rate"} <= set(study.quality)
+    assert "softmax temperature 1/150" in study.methods()
+    assert any("planted family" in line for line in lines)
+
+
+def test_planted_families_are_named_and_shuffled_weights_name_few(done):
+    _, summary, _ = done
+    # A tenth of the data of the shipped example, and beams of two.
+    assert summary["planted_family_named"] > 0.85
+    assert summary["shuffled_planted_family_named"] < 0.6
+    assert summary["sentence_mean"] > summary["sentence_mean_shuffled"] + 0.05
+    assert summary["round_trip"] > 0.7
+    assert summary["agreement:folds"] > summary["agreement_shuffled_weights:folds"] + 0.1
+
+
+def test_a_second_call_takes_what_is_there_and_gives_the_same(done):
+    out, summary, _ = done
+    lines = []
+    again = caption(example_caption_config("world", SMALL), out, progress=False, say=lines.append)
+    for name in ("captions", "stability", "grounding", "sentence", "analyses"):
+        assert any(line.strip().startswith(f"{name}: done before") for line in lines), name
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "column"),
+    [(["decoder.kind=retrieval"], "caption_id"), (["decoder.kind=corpus", "projection.method=nearest"], "caption_id")],
+)
+def test_other_decoders_and_projections(tmp_path, overrides, column):
+    few = ["data.options.n_subjects=1", "stability.folds=0", "stability.halves=0", "grounding.enabled=false"]
+    config = example_caption_config("world", [*SMALL, *few, "analysis.words=none", *overrides])
+    summary = caption(config, tmp_path, progress=False, say=lambda _: None)
+    study = CaptionStudy.load(tmp_path / "study")
+    assert summary["planted_family_named"] > 0.7
+    assert (study.captions[column] != "").all()
+    assert study.stability is None
+    assert study.phrases is None
+
+
+def test_captions_that_are_written_under_the_checkers_eyes_have_fewer_unsupported_phrases(done, tmp_path):
+    _, summary, _ = done
+    less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "grounding.intervene=true"]
+    found = caption(example_caption_config("world", [*SMALL, *less]), tmp_path, progress=False, say=lambda _: None)
+    assert found["hallucination_rate"] < 0.7 * summary["hallucination_rate"]
+
+
+def test_nobody_passes_the_gate(tmp_path):
+    config = example_caption_config("world", [*SMALL, "data.options.n_subjects=1", "gate.min_ceiling_r=0.999"])
+    summary = caption(config, tmp_path, progress=False, say=lambda _: None)
+    assert summary["n_captioned"] == 0
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_settings_are_checked():
+    assert list_caption_examples() == ["haxby", "v4", "world"]
+    for name in list_caption_examples():
+        assert example_caption_config(name).title
+    with pytest.raises(ConfigError, match="temperature"):
+        example_caption_config("world", ["projection.temprature=1"])
+    with pytest.raises(ConfigError, match="softmax"):
+        example_caption_config("world", ["projection.method=softmaxx"])
+    with pytest.raises(ConfigError, match="captioner"):
+        example_caption_config("world", ["decoder.captioner="])
+    with pytest.raises(ConfigError, match="nothing to agree"):
+        example_caption_config("world", ["stability.folds=1"])
+    with pytest.raises(ConfigError, match="permutations"):
+        example_caption_config("world", ["held_out.permutations=0"])
+    with pytest.raises(ConfigError, match="simulated world"):
+        example_caption_config("v4", ["bank.source=unseen"])
+
+
+def test_a_captioner_of_another_space_is_refused(tmp_path):
+    config = example_caption_config("world", [*SMALL, "decoder.captioner=photo", "data.options.n_subjects=1"])
+    with pytest.raises(ConfigError, match="reads embeddings of"):
+        caption(config, tmp_path, progress=False, say=lambda _: None)
+
+
+def test_the_command(tmp_path):
+    runner = CliRunner()
+    assert runner.invoke(app, ["caption"]).exit_code != 0
+    path = tmp_path / "mine.toml"
+    path.write_text('[space]\nmodel = "world"\n[data]\nname = "world"\n[decoder]\nkind = "magic"\n')
+    result = runner.invoke(app, ["caption", str(path)])
+    assert result.exit_code != 0
+    assert "magic" in result.output
+    with pytest.raises(ConfigError, match="no file"):
+        read_caption_config(tmp_path / "none.toml")
+
+
+def test_captioner_without_scores_says_that_nothing_was_gated():
+    bank = np.eye(3) + 0.1
+    decoder = RetrievalDecoder(["a", "b", "c"], np.eye(3), centre=False)
+    captioner = Captioner(bank, decoder, progress=False, n_evidence=2)
+    coef = xr.DataArray(np.eye(3)[:, :2] * 2, dims=("feature", "voxel"), coords={"voxel": [5, 9]})
+    study = captioner.caption(coef)
+    assert study.captions.query("rank == 1")["caption"].tolist() == ["a", "b"]
+    assert any("not predicted above chance" in c for c in study.caveats)
+    scores = xr.Dataset({"r": ("voxel", [0.5, 0.1]), "q_value": ("voxel", [0.01, 0.5])}, coords={"voxel": [5, 9]})
+    gated = captioner.caption(coef, scores)
+    assert gated.captions["voxel"].unique().tolist() == [5]
+    assert "q = 0.50" in gated.gate["reason"].iloc[1]
+    assert captioner.best(coef) == ["a", "b"]
+    with pytest.raises(DataError, match="another order"):
+        captioner.caption(coef, scores.isel(voxel=[1, 0]))
+    # A voxel without weights passes the gate and is still not captioned.
+    mute = captioner.caption(coef * [0.0, 1.0])
+    assert mute.gate["reason"].tolist() == ["no caption was found", ""]
+
+
+def test_parts_of_a_bank_are_disjoint_and_complete():
+    from neuroenc.retrieval import as_bank
+
+    bank = np.arange(23.0)[:, None] + np.ones((23, 2))
+    parts = bank_parts(as_bank(bank), 4, seed=1)
+    assert sorted(np.concatenate(parts)[:, 0].tolist()) == bank[:, 0].tolist()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(DataError, match="23 images"):
+        bank_parts(as_bank(bank), 24, seed=1)
+
+
+def test_tables_have_intervals_that_hold_their_value():
+    rng = np.random.default_rng(0)
+    vectors = {f"t{k}": v for k, v in enumerate(rng.standard_normal((30, 6)))}
+    captions = pd.DataFrame({"voxel": range(30), "rank": 1, "caption": list(vectors)})
+
+    def embed(texts):
+        return np.array([vectors[t] for t in texts])
+
+    coef = xr.DataArray(embed(list(vectors)).T, dims=("feature", "voxel"), coords={"voxel": np.arange(30)})
+    row = round_trip_table(captions, coef, rng.standard_normal((200, 6)), embed, None, None, 0).iloc[0]
+    assert 0.9 < row["low"] <= row["mean percentile"] <= row["high"]
+    table = diversity_table({"x": captions}, embed, 0)
+    assert table.loc[0, "semantic_variance_high"] > table.loc[0, "semantic_variance_low"]
+
+
+def test_judging_planted_voxels():
+    truth = xr.Dataset(
+        {
+            "family": ("voxel", ["face", "face", "", "place"]), "second_family": ("voxel", ["", "food", "", ""]),
+            "members": ("voxel", ["man", "woman", "", "house"]), "mixed": ("voxel", [False, True, False, False]),
+        },
+        coords={"voxel": [0, 1, 2, 3]},
+    )  # fmt: skip
+    captions = pd.DataFrame(
+        {"voxel": [0, 1, 1, 2, 3], "rank": [1, 1, 2, 1, 1],
+         "caption": ["a man", "a pizza", "a woman", "a dog", "a dog"]}
+    )  # fmt: skip
+    judged = judge_planted(captions, truth).set_index("voxel")
+    assert judged["named_family"].to_dict() == {0: True, 1: True, 3: False}
+    assert judged["named_member"].to_dict() == {0: True, 1: False, 3: False}
+    assert judged.loc[1, "both"]
+    assert not judged.loc[1, "both_best"]
+    found = planted_summary(judged)
+    assert found["planted_both_named"] == 1.0
+    assert found["planted_family_named"] == pytest.approx(2 / 3)
