@@ -128,8 +128,6 @@ def test_captions_of_a_corpus_are_in_it_and_say_where(captioned):
 
 
 def test_captions_of_haxbys_slice_differ_as_the_responses_do(mirror, tmp_path):
-    import tempfile
-    from pathlib import Path
 
     from neuroenc import Captioner
     from neuroenc.captions import gate_voxels
