@@ -53,6 +53,10 @@ def best_rows(table: VoxelTable, rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.argsort(-np.where(np.isfinite(r), r, -np.inf), kind="stable")][:n]
 
 
+def _percentile(share: float | None) -> str:
+    return "–" if share is None or not np.isfinite(share) else f"{100 * share:.0f}"
+
+
 def _phrases(study: CaptionStudy, table: VoxelTable, voxel: Any) -> list[dict[str, Any]]:
     if study.phrases is None or voxel not in table.phrases:
         return []
@@ -114,13 +118,13 @@ def voxel_cards(
                         "verdict": p["verdict"],
                         "in_images": number(p.get("in_images"), "share"),
                         "predicted": number(p.get("predicted"), digits=2),
-                        "percentile": number(p.get("percentile"), digits=0 if p.get("percentile", 0) > 1 else 2),
+                        "percentile": _percentile(p.get("percentile")),
                     }
                     for p in told
                     if len(captions) and p["rank"] == captions["rank"].iloc[0]
                 ],
                 "images": [
-                    {"id": s, "src": images.src(s), "caption": images.caption(s), "predicted": number(float(p), digits=2)}
+                    images.describe(s) | {"id": s, "predicted": number(float(p), digits=2)}
                     for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
                 ],
                 "facts": facts,

@@ -22,6 +22,8 @@ _INFLATED = (
     (("L", "ventral"), ("L", "posterior"), ("R", "posterior"), ("R", "ventral")),
 )
 _WIDTH = 1000.0  # units of a map's width; the page scales them
+_FLAT_HEIGHT, _HEAD, _GAP = 470.0, 28.0, 14.0
+_SIDES = {"L": "left", "R": "right"}
 
 
 def _flat(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,40 +55,38 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     from matplotlib.collections import PolyCollection
 
     sides = [h for h in "LR" if (hemi == h).any()]
-    windows, meshes = {}, {h: _flat(h) for h in sides}
+    meshes = {h: _flat(h) for h in sides}
+    windows = {}
     for h in sides:
         xy, _, on = meshes[h]
-        here = vertex[(hemi == h)]
-        seen = here[on[here]]
-        box = xy[seen] if len(seen) else xy[on]
+        here = vertex[hemi == h]
+        box = xy[here[on[here]]] if on[here].any() else xy[on]
         windows[h] = (box.min(axis=0) - 9, box.max(axis=0) + 9)
-    wide = {h: float(b[0] - a[0]) for h, (a, b) in windows.items()}
-    tall = max(float(b[1] - a[1]) for a, b in windows.values())
-    gap = 12.0
-    scale = min(_WIDTH / (sum(wide.values()) + gap * (len(sides) - 1)), 560 / tall)
-    height = tall * scale + 26
+    tall = max(float(high[1] - low[1]) for low, high in windows.values())
+    room = (_WIDTH - _GAP * (len(sides) - 1)) / len(sides)
+    scale = min(room / max(float(high[0] - low[0]) for low, high in windows.values()), (_FLAT_HEIGHT - _HEAD) / tall)
+    height = tall * scale + _HEAD
     figure = _figure(_WIDTH, height)
-    x = np.full(len(vertex), np.nan)
-    y = np.full(len(vertex), np.nan)
-    left = (_WIDTH - scale * (sum(wide.values()) + gap * (len(sides) - 1))) / 2
+    x, y = np.full(len(vertex), np.nan), np.full(len(vertex), np.nan)
     labels = []
-    for h in sides:
+    for panel, h in enumerate(sides):
         xy, faces, on = meshes[h]
-        low, high = windows[h]
+        (low, high), left, wide = windows[h], panel * (room + _GAP), room / scale
+        # The panel is filled with more of the cortex around the voxels, as far as there is some.
+        edge = xy[on].min(axis=0)[0] - 4, xy[on].max(axis=0)[0] + 4
+        x0 = (low[0] + high[0] - wide) / 2
+        x0 = max(min(x0, edge[1] - wide), edge[0]) if edge[1] - edge[0] > wide else (edge[0] + edge[1] - wide) / 2
         middle = (low[1] + high[1]) / 2
-        axes = figure.add_axes((left / _WIDTH, 0, wide[h] * scale / _WIDTH, (height - 26) / height))
-        axes.set_xlim(low[0], high[0])
+        axes = figure.add_axes((left / _WIDTH, 0, room / _WIDTH, (height - _HEAD) / height))
+        axes.set_xlim(x0, x0 + wide)
         axes.set_ylim(middle - tall / 2, middle + tall / 2)
         axes.axis("off")
         colours = _shade(_mesh(h)[2], faces)
         axes.add_collection(PolyCollection(list(xy[faces]), facecolors=colours, edgecolors=colours, linewidths=0.3))
         mine = np.flatnonzero((hemi == h) & on[vertex])
-        x[mine] = left + (xy[vertex[mine], 0] - low[0]) * scale
-        y[mine] = 26 + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
-        labels.append(
-            {"text": f"{ {'L': 'Left', 'R': 'Right'}[h] } hemisphere", "x": left + wide[h] * scale / 2, "y": 15}
-        )
-        left += (wide[h] + gap) * scale
+        x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
+        y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
+        labels.append({"text": f"{_SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
     return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
 
 
@@ -168,10 +168,10 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
     )
     columns = min(columns, len(cuts))
     cell = (_WIDTH - 10 * (columns - 1)) / columns / wide
-    row_height = tall * cell + 24
+    row_height = tall * cell + 26
     number = np.searchsorted(cuts, place[:, axis])
     left = (number % columns) * (wide * cell + 10)
-    top = (number // columns) * row_height + 20
+    top = (number // columns) * row_height + 22
     x = left + (place[:, across] - low[across] + 0.5) * cell
     y = top + (high[upward] - place[:, upward] - 0.5) * ratio * cell
     centre = apply_affine(matrix, ijk).mean(axis=0)
@@ -180,7 +180,7 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
         one = ijk[np.argmax(place[:, axis] == cut)]
         middle = centre.copy()
         middle[axis] = apply_affine(matrix, one)[axis]
-        fx, fy = (n % columns) * (wide * cell + 10), (n // columns) * row_height + 20
+        fx, fy = (n % columns) * (wide * cell + 10), (n // columns) * row_height + 22
         frames.append([round(fx, 1), round(fy, 1), round(wide * cell, 1), round(tall * cell, 1)])
         labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
     return {

@@ -91,7 +91,6 @@
       }
     }
     for (const [name, members] of [...groups]) if (!members.length) groups.delete(name);
-    const total = [...groups.values()].reduce((sum, members) => sum + members.length, 0);
     const room = 1000 - 130;
     let cell = 18;
     const rows = (size) => [...groups.values()].reduce((sum, m) => sum + Math.ceil(m.length / Math.floor(room / size)), 0);
@@ -109,7 +108,7 @@
       top += Math.max(Math.ceil(members.length / across) * cell, 14) + 6;
     }
     const size = cell - Math.max(1, cell * 0.12);
-    return { kind: "grid", name: total === records.length ? "Grid" : "Grid", width: 1000, height: top + 4, shape: "cell",
+    return { kind: "grid", name: "Grid", width: 1000, height: top + 4, shape: "cell",
              size: [size, size], x, y, voxel, labels, background: null };
   };
 
@@ -260,7 +259,7 @@
         : make("span", { className: "why", text: record.reason || "no caption" });
       if (place > 0) caption.append(make("span", { className: "why", text: ` (caption ${record.ranks[place]})` }));
       const button = make("button", { type: "button", className: "row", "aria-current": String(record === current) },
-        make("span", { className: "num", text: record.id }),
+        make("span", { className: "muted", text: record.id }),
         make("span", { className: "muted", text: [subjects.length > 1 ? subjects[record.s].name : "", record.rois.join(", ")].filter(Boolean).join(" ") }),
         make("span", { className: "num", text: said(record.numbers.r) }), caption);
       button.addEventListener("click", () => select(record));
@@ -354,6 +353,7 @@
       const other = numbers.shuffled_within_roi ?? numbers.shuffled;
       rows.push(meter("Sentence score, ρ", numbers.rho, other, [said(numbers.rho), of(other, numbers.shuffled_within_roi !== undefined ? "in region" : "shuffled")]));
     }
+    nodes.push(make("table", { className: "meters" }, make("tbody", {}, ...rows)));
     if (details?.evidence.length) {
       const thumbs = make("div", { className: "thumbs" });
       for (const [k, predicted] of details.evidence.slice(0, 8)) {
@@ -375,7 +375,6 @@
         nodes.push(make("details", {}, make("summary", { text: "Phrases of the other captions" }), ...others.map(([text, own]) => phraseTable(text, own))));
       }
     }
-    nodes.push(make("h4", { text: "Evidence in numbers" }), make("table", { className: "meters" }, make("tbody", {}, ...rows)));
     box.replaceChildren(...nodes);
     box.scrollTop = 0;
   };

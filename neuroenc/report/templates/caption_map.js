@@ -80,10 +80,10 @@ class VoxelMap {
       const v = view.voxel[p], colour = this.colours[v];
       if (this.shown[v] && colour) { late.push(p); continue; }
       put(p, dot ? -0.25 * r : 0);
-      c.fillStyle = this.shown[v] ? "#fbfcfc" : "#e3e7ea";
+      c.fillStyle = this.shown[v] ? "#fbfcfc" : dot ? "rgba(150,160,168,.35)" : "#e3e7ea";
       c.fill();
       c.strokeStyle = this.shown[v] ? "#a9b2ba" : "#d5dbdf";
-      if (dot || this.shown[v]) c.stroke();
+      if (this.shown[v]) c.stroke();
     }
     c.strokeStyle = "rgba(255,255,255,.75)";
     c.lineWidth = 0.5 / scale;

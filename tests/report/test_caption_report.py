@@ -1,0 +1,271 @@
+"""The files of the report of voxel captions; tests/browser looks at it as a reader does."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import Stimuli
+from neuroenc.report import write_caption_report
+from neuroenc.report._caption_cards import segments
+from neuroenc.report._caption_data import label_of_voxels, utf16, voxel_table
+
+_spec = importlib.util.spec_from_file_location(
+    "caption_studies", Path(__file__).parents[1] / "browser" / "studies.py"
+)
+studies = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = studies
+_spec.loader.exec_module(studies)
+
+
+def unpack(file: Path):
+    name, packed = re.fullmatch(r'neuroencData\("(\w+)","([A-Za-z0-9+/=]+)"\);\n', file.read_text()).groups()
+    assert file.stem == name
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def meta(folder: Path):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)[1])
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    study = studies.made_up(60, "volume", n_stimuli=12)
+    folder = tmp_path_factory.mktemp("volume")
+    rng = np.random.default_rng(0)
+    stimuli = Stimuli(
+        [f"scene-{k}" for k in range(12)], rng.integers(0, 255, (12, 40, 40, 3), dtype=np.uint8),
+        captions=[[f"told {k}"] for k in range(12)], source="drawn", licence="CC0",
+    )  # fmt: skip
+    write_caption_report(study, folder, stimuli=stimuli, progress=False)
+    return study, folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    study = studies.made_up(24, "volume", evil=True)
+    folder = tmp_path_factory.mktemp("hostile")
+    write_caption_report(study, folder, progress=False)
+    return study, folder
+
+
+def test_data_hold_what_the_study_holds(volume):
+    study, folder = volume
+    about = meta(folder)
+    (subject,) = about["subjects"]
+    core = unpack(folder / "assets" / subject["core"])
+    assert core["voxel"] == study.scores.voxel.values.tolist()
+    np.testing.assert_allclose(core["numbers"]["r"], study.scores.r.values, rtol=1e-3)
+    detail = unpack(folder / "assets" / subject["chunks"][0])
+    by_voxel = study.captions.groupby("voxel")
+    for i, voxel in enumerate(core["voxel"]):
+        mine = by_voxel.get_group(voxel) if voxel in by_voxel.groups else study.captions.iloc[:0]
+        assert [core["texts"][k] for k in core["captions"][i]] == mine.caption.tolist()
+        shown = [detail["stimuli"][k]["id"] for k, _ in detail["evidence"][i]]
+        assert shown == study.evidence[study.evidence.voxel == voxel].stimulus.tolist()
+        told = study.phrases[study.phrases.voxel == voxel]
+        texts = dict(zip(core["ranks"][i], (core["texts"][k] for k in core["captions"][i])))
+        assert [texts[p[0]][p[1] : p[2]] for p in detail["phrases"][i]] == told.phrase.tolist()
+    assert {s["caption"] for s in detail["stimuli"]} <= {f"told {k}" for k in range(12)}
+    assert all((folder / s["src"]).is_file() for s in detail["stimuli"])
+
+
+def test_dots_lie_where_voxels_lie(volume):
+    study, folder = volume
+    core = unpack(folder / "assets" / meta(folder)["subjects"][0]["core"])
+    (slices,) = core["maps"]
+    assert slices["voxel"] == list(range(60))
+    x, y = np.array(slices["x"]), np.array(slices["y"])
+    # i runs from right to left in this image: the page shows left on the left.
+    for k in np.unique(study.scores.k.values):
+        at = study.scores.k.values == k
+        if at.sum() > 2:
+            assert np.corrcoef(x[at], -study.scores.i.values[at])[0, 1] == pytest.approx(1)
+            assert np.corrcoef(y[at], -study.scores.j.values[at])[0, 1] == pytest.approx(1)
+    frames = np.array(slices["frames"])
+    number = np.searchsorted(np.unique(study.scores.k.values), study.scores.k.values)
+    fx, fy, fw, fh = frames[number].T
+    assert ((x > fx) & (x < fx + fw) & (y > fy) & (y < fy + fh)).all()
+    assert [label["text"] for label in slices["labels"]][:2] == ["z = 0 mm", "z = 2 mm"]
+
+
+def test_label_maps_name_the_voxels(volume):
+    study, folder = volume
+    kind, names = label_of_voxels(study)
+    assert kind == "noun"
+    image = nib.load(folder / "maps" / "noun.nii.gz")
+    assert image.get_data_dtype().kind == "i"
+    table = pd.read_csv(folder / "maps" / "noun.tsv", sep="\t").set_index("index")["name"]
+    lookup = json.loads((folder / "maps" / "noun.json").read_text())
+    values = np.asarray(image.dataobj)[tuple(study.scores[a].values for a in "ijk")]
+    for voxel, value in zip(study.scores.voxel.values, values):
+        assert (table.get(value, "") == names.get(voxel, "")) and lookup[str(value)] in (names.get(voxel), "no label")
+    assert (np.asarray(image.dataobj) != 0).sum() == len(names)
+    for name in ("r", "unsupported_share", "stability_folds"):
+        assert (folder / "maps" / f"{name}.nii.gz").is_file()
+
+
+def test_a_voxel_is_about_the_noun_that_most_of_its_captions_name():
+    study = studies.made_up(20)
+    words = pd.DataFrame({"roi": "all", "part": "noun", "word": ["dog", "house"], "count": 1, "share": 0.1})
+    texts = study.captions.caption.copy()
+    first = study.captions.voxel == study.captions.voxel.iloc[0]
+    texts[first] = ["a house", "two dogs", "a dog by a house, a dog"]
+    study = dataclasses.replace(study, captions=study.captions.assign(caption=texts), words=words, phrases=None)
+    assert label_of_voxels(study)[1][study.captions.voxel.iloc[0]] in ("dog", "house")
+    texts[first] = ["a house", "two dogs", "a dog"]
+    study = dataclasses.replace(study, captions=study.captions.assign(caption=texts))
+    assert label_of_voxels(study)[1][study.captions.voxel.iloc[0]] == "dog"
+    own = pd.DataFrame({"voxel": study.captions.voxel.unique(), "category": "face"})
+    assert label_of_voxels(dataclasses.replace(study, categories=own))[0] == "category"
+
+
+def test_surface_gets_label_files_that_programs_read(tmp_path):
+    pytest.importorskip("nilearn")
+    study = studies.made_up(40, "surface")
+    write_caption_report(study, tmp_path, progress=False)
+    _, names = label_of_voxels(study)
+    for hemi, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
+        mesh = nib.load(tmp_path / "maps" / f"noun_hemi-{hemi}.label.gii")
+        assert mesh.meta["AnatomicalStructurePrimary"] == structure
+        data = mesh.darrays[0].data
+        assert data.shape == (10242,)
+        assert data.dtype.kind == "i"
+        table = mesh.labeltable.get_labels_as_dict()
+        for vertex, side, voxel in zip(study.scores.vertex.values, study.scores.hemi.values, study.scores.voxel.values):
+            if side == hemi:
+                assert table[data[vertex]] == names.get(voxel, "no label")
+    core = unpack(tmp_path / "assets" / meta(tmp_path)["subjects"][0]["core"])
+    assert [m["kind"] for m in core["maps"]] == ["flat", "inflated"]
+    assert len(set(core["maps"][0]["voxel"])) == len(core["maps"][0]["voxel"]) > 30
+    assert set(core["maps"][1]["voxel"]) == set(range(40))
+    left = study.scores.hemi.values[core["maps"][0]["voxel"]] == "L"
+    x = np.array(core["maps"][0]["x"])
+    assert x[left].max() < x[~left].min()
+
+
+def test_several_subjects_have_own_pages_data_and_maps(tmp_path):
+    study = studies.made_up(50, "volume", subjects=2)
+    write_caption_report(study, tmp_path, progress=False)
+    assert [s["name"] for s in meta(tmp_path)["subjects"]] == ["sub-0", "sub-1"]
+    for name in ("sub-0", "sub-1"):
+        assert (tmp_path / "subjects" / f"{name}.html").is_file()
+        assert (tmp_path / "subjects" / name / "maps" / "r.nii.gz").is_file()
+    assert not (tmp_path / "maps").exists()
+    cores = [unpack(tmp_path / "assets" / s["core"]) for s in meta(tmp_path)["subjects"]]
+    assert cores[0]["voxel"] + cores[1]["voxel"] == study.scores.voxel.values.tolist()
+
+
+def test_nothing_from_data_is_markup(hostile):
+    study, folder = hostile
+    pages = [folder / "index.html", *(folder / "rois").iterdir(), *(folder / "subjects").glob("*.html")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<script>window" not in text
+        assert "<img src=x" not in text
+        assert text.count("<script") == (2 if page.name == "index.html" else 1)
+        assert "49" not in re.sub(r"[^{}0-9* ]", "", text).split()
+        assert not re.search(r"(?:src|href)=\"(?:https?:)?//", text)
+    assert all(re.fullmatch(r"[\w-]+\.html", p.name) for p in pages)
+    assert meta(folder)["title"] == study.title == studies.EVIL
+    for file in (folder / "assets").glob("*.js"):
+        assert re.fullmatch(r'neuroencData\("\w{16}","[A-Za-z0-9+/=]+"\);\n', file.read_text())
+
+
+def test_tables_survive_their_files(hostile):
+    study, folder = hostile
+    read = {"keep_default_na": False, "encoding": "utf-8"}
+    assert pd.read_csv(folder / "captions.csv", **read).caption.tolist() == study.captions.caption.tolist()
+    assert pd.read_csv(folder / "phrases.csv", **read).end.tolist() == study.phrases.end.tolist()
+    assert len(pd.read_csv(folder / "evidence.csv", **read)) == len(study.evidence)
+    records = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    assert records[0]["caption"] == study.captions.caption.iloc[0]
+    pytest.importorskip("pyarrow")
+    assert pd.read_parquet(folder / "captions.parquet").caption.tolist() == study.captions.caption.tolist()
+    assert (folder / "methods.txt").read_text(encoding="utf-8") == study.methods()
+    assert json.loads((folder / "settings.json").read_text()) == dict(study.settings)
+
+
+def test_equal_inputs_give_equal_bytes_and_old_data_go(tmp_path):
+    study = studies.made_up(30, "volume")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    write_caption_report(studies.made_up(25, "volume", seed=9), folders[0], progress=False)
+    (folders[0] / "assets" / "mine.js").write_text("kept")
+    for folder in folders:
+        write_caption_report(study, folder, progress=False)
+    (folders[0] / "assets" / "mine.js").unlink()
+    one, two = ({p.relative_to(f): p for p in sorted(f.rglob("*")) if p.is_file() and "rois" not in p.parts}
+                for f in folders)  # fmt: skip
+    assert one.keys() == two.keys()
+    assert all(one[k].read_bytes() == two[k].read_bytes() for k in one)
+
+
+def test_a_report_that_fails_leaves_the_old_page(volume, monkeypatch, tmp_path):
+    study, _ = volume
+    page = write_caption_report(study, tmp_path, progress=False)
+    before = page.read_bytes()
+    monkeypatch.setattr("neuroenc.report._caption_report.render", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_caption_report(dataclasses.replace(study, title="new"), tmp_path, progress=False)
+    assert page.read_bytes() == before
+
+
+def test_images_come_from_where_the_caller_says(tmp_path):
+    study = studies.made_up(12, n_stimuli=4)
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = {"scene-0": tmp_path / "a.png", "scene-1": tmp_path / "broken.png",
+              "scene-2": np.full((8, 8, 3), 99, np.uint8)}  # fmt: skip
+    folder = tmp_path / "out"
+    page = write_caption_report(study, folder, images=images, progress=False)
+    sizes = sorted(Image.open(p).size for p in (folder / "images").iterdir())
+    assert sizes == [(8, 8), (96, 64)]
+    assert "1 evidence images could not be read: scene-1." in page.read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="legal: a mapping"):
+        write_caption_report(study, folder, images=[1], progress=False)
+
+
+def test_marks_and_positions():
+    assert [s["verdict"] for s in segments("ab cd", [(0, 2, "supported"), (1, 4, "unsupported")])] == [
+        "supported", "unsupported", ""]  # fmt: skip
+    assert utf16("𝒳a😀b", 3) == 5
+    assert "".join(s["text"] for s in segments("a red dog", [(2, 5, "uncertain")])) == "a red dog"
+
+
+def test_regions_say_who_was_held_back_and_why(volume):
+    study, folder = volume
+    held = study.gate[~study.gate.captioned]
+    text = " ".join((folder / "index.html").read_text(encoding="utf-8").split())
+    assert f"{len(held)} of 60 voxels were held back" in text
+    assert "not predicted above chance</td>" in text
+    region = (folder / "rois" / "FFA.html").read_text(encoding="utf-8")
+    inside = study.scores.voxel.values[study.scores.roi.values == "FFA"]
+    assert f"{int(held.voxel.isin(inside).sum())} of {len(inside)} voxels were held back" in region
+    rate = voxel_table(study).frame.set_index("voxel").unsupported
+    wanted = study.phrases.groupby("voxel").verdict.apply(lambda v: (v == "unsupported").mean())
+    pd.testing.assert_series_equal(rate.dropna(), wanted, check_names=False)
+
+
+def test_a_study_without_captions_still_reports(tmp_path):
+    study = studies.made_up(6)
+    empty = {name: getattr(study, name).iloc[:0] for name in ("captions", "evidence")}
+    study = dataclasses.replace(study, **empty, phrases=None, stability=None,
+                                gate=study.gate.assign(captioned=False, reason="weak"))  # fmt: skip
+    page = write_caption_report(study, tmp_path, progress=False)
+    assert "6 of 6 voxels were held back" in " ".join(page.read_text().split())
+    with pytest.raises(DataError, match="a CaptionStudy is needed"):
+        write_caption_report({}, tmp_path)
