@@ -29,7 +29,7 @@ from neuroenc.data._nsd._design import (
 )
 from neuroenc.data._nsd._layout import BETAS, Layout
 from neuroenc.data._nsd._pictures import read_stimuli
-from neuroenc.data._nsd._rois import Regions, food_path
+from neuroenc.data._nsd._rois import Regions, food_path, joined_names
 from neuroenc.data._nsd._store import averaged_store, load_store, session_store, voxels_per_chunk
 from neuroenc.data._preprocess import average_repeats
 from neuroenc.data._schema import EncodingData, make_responses
@@ -241,7 +241,6 @@ def _template(
         run=trials["run"].to_numpy(),
         repeat=trials["repeat"].to_numpy(),
         voxel=places,
-        roi={name: mask[places] for name, mask in masks.items()} if masks else None,
         ncsnr=None if ncsnr is None else ncsnr[places],
         space=layout.space,
         units="% signal change",
@@ -250,6 +249,8 @@ def _template(
         provenance=settings,
         **layout.coordinates(places),
     )
+    if masks:
+        made = made.assign_coords(roi=("voxel", joined_names(masks, places)))
     if zscore:
         made.attrs.update(units="z", zscored="session", zscored_n=n)
         made.attrs["provenance"] = provenance_step(made.attrs, "zscore", by="session", ddof=0)
@@ -261,17 +262,17 @@ def _values(
     template: xr.DataArray, per_session: int, zscore: bool, repeats: str, cache: Any, settings: dict[str, Any],
     budget: int, progress: bool,
 ) -> xr.DataArray:  # fmt: skip
-    # A quarter of the budget for a block of one session, a quarter for what reading it takes.
-    width = max(1, budget // 4 // (4 * per_session))
-    chunk = voxels_per_chunk(per_session, len(places))
+    # An eighth of the budget for a block of one session, which is held twice while it is stored.
+    width = max(1, budget // 8 // (4 * per_session))
+    chunk = voxels_per_chunk(per_session, len(places), budget)
     width = max(chunk, width // chunk * chunk)
     blocks = [slice(s, min(s + width, len(places))) for s in range(0, len(places), width)]
     constant = np.zeros(len(places), dtype=np.int64)
 
     def read(n: int, block: slice) -> np.ndarray:
-        values = read_session(layout, files[numbers[n]], places[block], budget // 4)
+        values = read_session(layout, files[numbers[n]], places[block], budget // 8)
         if zscore:
-            constant[block] += zscore_in_place(values, budget // 8)
+            constant[block] += zscore_in_place(values, budget // 16)
         return values
 
     bounds = [(n * per_session, (n + 1) * per_session) for n in range(len(numbers))]
@@ -286,7 +287,7 @@ def _values(
             key = hash_json({"format": _FORMAT, **kept, "places": hash_array(places), "files": stamps})[:20]
             path = folder / f"{layout.name}-{layout.space}-{_short(layout.betas)}-{key}.zarr"
             if not path.is_dir():
-                session_store(path, template, bounds, blocks, read, bar.update)
+                session_store(path, template, bounds, blocks, chunk, read, bar.update)
             responses = _stored(path, template, repeats, budget)
     if constant.any():
         warnings.warn(

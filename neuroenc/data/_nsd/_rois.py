@@ -15,7 +15,7 @@ from neuroenc.data._images import image_values, open_image
 from neuroenc.data._masked import _read_table
 from neuroenc.data._nsd._layout import Layout
 
-__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "nsd_mask", "nsd_rois"]
+__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "food_path", "joined_names", "nsd_mask", "nsd_rois"]
 
 #: Label images, and the labels that the data set gives them (read from the .ctab file where it is there).
 FILES: dict[str, tuple[str, ...]] = {
@@ -333,6 +333,16 @@ def nsd_rois(
     known = {r[0] for r in rows}
     rows += [(n, "union or recipe", 0, int(m.sum())) for n, m in regions.all_masks().items() if n not in known]
     return pd.DataFrame(rows, columns=["name", "file", "label", "n_voxels"])
+
+
+def joined_names(masks: dict[str, np.ndarray], places: np.ndarray) -> np.ndarray:
+    """Names of each place joined by ";": every combination is written once, however many voxels share it."""
+    names = list(masks)
+    bits = np.packbits(np.stack([masks[n][places] for n in names], axis=1), axis=1)
+    unique, inverse = np.unique(bits, axis=0, return_inverse=True)
+    flags = np.unpackbits(unique, axis=1, count=len(names)).astype(bool)
+    texts = np.array([";".join(n for n, f in zip(names, row) if f) for row in flags.tolist()], dtype=str)
+    return np.asarray(texts[inverse.reshape(-1)])
 
 
 def food_path(food: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,18 @@ __all__ = ["averaged_store", "load_store", "session_store", "voxels_per_chunk"]
 _CHUNK_BYTES = 2**21
 
 
-def voxels_per_chunk(n_rows: int, n_voxels: int) -> int:
-    """Width of the stored blocks: about 2 MB each."""
-    return int(np.clip(_CHUNK_BYTES // max(1, 4 * n_rows), 1, max(1, n_voxels)))
+def voxels_per_chunk(n_rows: int, n_voxels: int, budget: int) -> int:
+    """Width of the stored blocks: about 2 MB each, less where memory is short."""
+    return int(np.clip(min(_CHUNK_BYTES, budget // 32) // max(1, 4 * n_rows), 1, max(1, n_voxels)))
+
+
+@contextmanager
+def _sparing() -> Iterator[None]:
+    """One chunk at a time (zarr would hold ten), and chunks of zeros are written, so that a lost one is noticed."""
+    import zarr
+
+    with zarr.config.set({"array.write_empty_chunks": True, "async.concurrency": 1, "threading.max_workers": 1}):
+        yield
 
 
 def _create(template: xr.DataArray, path: Path, chunks: tuple[int, int]) -> None:
@@ -35,12 +45,10 @@ def _create(template: xr.DataArray, path: Path, chunks: tuple[int, int]) -> None
     dataset.to_zarr(path, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True, compute=False)
 
 
-def _open(path: Path, template: xr.DataArray) -> Any:
+def _open(path: Path, template: xr.DataArray, mode: Any = "r+") -> Any:
     import zarr
 
-    # A block of zeros is written like any other, so that a lost one is noticed.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_group(str(path), mode="r+")[str(template.name)]
+    return zarr.open_group(str(path), mode=mode)[str(template.name)]
 
 
 def session_store(
@@ -48,12 +56,14 @@ def session_store(
     template: xr.DataArray,
     bounds: list[tuple[int, int]],
     blocks: list[slice],
+    width: int,
     write: Callable[[int, slice], np.ndarray],
     advance: Callable[[int], None],
 ) -> Path:
     """Fill a store session by session; one that was begun goes on where it stopped.
 
-    ``write(n, block)`` gives session ``n``'s rows for a block of voxels; ``bounds`` are its rows.
+    ``write(n, block)`` gives session ``n``'s rows for a block of voxels; ``bounds`` are its rows, ``width`` the
+    voxels of a stored chunk, of which blocks are multiples.
     """
     require("zarr", "big")
     require("dask", "big")
@@ -65,18 +75,19 @@ def session_store(
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
         rows = bounds[0][1] - bounds[0][0]
-        _create(template, part, (rows, voxels_per_chunk(rows, template.shape[1])))
+        _create(template, part, (rows, width))
         write_json(journal, {"done": done})
-    array = _open(part, template)
-    for n, (first, last) in enumerate(bounds):
-        if n in done:
-            advance(len(blocks))
-            continue
-        for block in blocks:
-            array[first:last, block] = write(n, block)
-            advance(1)
-        done.append(n)
-        write_json(journal, {"done": done})
+    with _sparing():
+        array = _open(part, template)
+        for n, (first, last) in enumerate(bounds):
+            if n in done:
+                advance(len(blocks))
+                continue
+            for block in blocks:
+                array[first:last, block] = write(n, block)
+                advance(1)
+            done.append(n)
+            write_json(journal, {"done": done})
     os.replace(part, path)
     journal.unlink()
     return path
@@ -86,19 +97,18 @@ def averaged_store(
     path: Path, source: Path, template: xr.DataArray, numbers: np.ndarray, counts: np.ndarray, budget: int
 ) -> Path:
     """Means over repeats of a stored set of presentations, block of voxels by block."""
-    import zarr
-
     part = path.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    values: Any = zarr.open_group(str(source), mode="r")[str(template.name)]
+    values = _open(source, template, "r")
     width = int(values.chunks[1])
     # All rows of a block, sorted and summed in float64.
     width = max(1, min(width, budget // max(1, 24 * len(numbers))))
     _create(template, part, (len(counts), width))
-    array = _open(part, template)
-    for start in range(0, template.shape[1], width):
-        block = slice(start, min(start + width, template.shape[1]))
-        array[:, block] = _averaged(np.asarray(values[:, block]), numbers, counts)
+    with _sparing():
+        array = _open(part, template)
+        for start in range(0, template.shape[1], width):
+            block = slice(start, min(start + width, template.shape[1]))
+            array[:, block] = _averaged(np.asarray(values[:, block]), numbers, counts)
     os.replace(part, path)
     return path
 
@@ -107,11 +117,9 @@ def load_store(path: Path, template: xr.DataArray, budget: int) -> xr.DataArray:
     """Values of a store under the template's labels: in memory if half the budget holds them, else read as needed."""
     small = template.size * 4 <= budget // 2
     if small:
-        import zarr
-
         _io._check_chunks(path)
-        stored: Any = zarr.open_group(str(path), mode="r")[str(template.name)]
-        data: Any = np.asarray(stored[:])
+        with _sparing():
+            data: Any = np.asarray(_open(path, template, "r")[:])
     else:
         found = _io.load(path, chunks={})
         assert isinstance(found, xr.DataArray)
