@@ -55,8 +55,9 @@ def search_voxels(
     intercept : array (voxel,), optional
         With weights as an array.
     reference : sequence of str, optional
-        Texts to compare with, such as a sample of a caption corpus; default prompts of the shipped lexicon. They also
-        give the mean text.
+        Texts to compare with; default prompts "a photo of a ..." of the shipped lexicon. They also give the mean text.
+        Give texts of the same form as those asked for, phrases for phrases and captions for captions: weights also
+        tell forms of text apart, which no image ever taught them.
     image_direction : array (feature,), optional
         Mean unit-norm image, ``bank_direction`` of a projection.
     by : {"z", "percentile", "predicted"}

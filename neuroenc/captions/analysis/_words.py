@@ -72,7 +72,8 @@ def words(
         Words of fewer voxels (in all regions) are left out, and out of the correction.
     test : {"fisher", "permutation", "none"}
         Fisher's exact test of "a voxel of the region has the word" against all other voxels, or a permutation of
-        voxels on the mean share of captions; both one-sided (more here).
+        voxels on the mean share of captions; both one-sided (more here). With several captions a voxel the second
+        sees more (once or always are one to Fisher), but p is at least 1 / (1 + n_permutations).
     n_permutations, seed : int
         Of the permutation test.
     parser : {"auto", "spacy", "none"}

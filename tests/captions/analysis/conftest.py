@@ -8,7 +8,7 @@ import pytest
 
 from neuroenc.data import average_repeats, simulate_cortex, simulate_world, zscore
 
-ROI_VOXELS = {"FFA": 30, "EBA": 30, "PPA": 30, "VWFA": 20, "food": 25}
+ROI_VOXELS = {"FFA": 60, "EBA": 60, "PPA": 60, "VWFA": 40, "food": 50}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,157 @@
+"""Voxels by text, and captions of a region as a structure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions import search_voxels, shuffled_control, structurize
+from neuroenc.data.simulate import FAMILIES, MEMBERS, NEUTRAL, family_of_word
+
+QUERIES = {"a pizza": "food", "a man": "face", "a house": "place", "a poster": "word", "a dancer": "body"}
+REFERENCE = [f"a {m}" for f in FAMILIES for m in MEMBERS[f]] + [f"a {m}" for m in NEUTRAL]
+
+
+@pytest.mark.parametrize("kind", ["projection", "coef"])
+def test_planted_voxels_are_found(space, subject, kind):
+    source = space.projection if kind == "projection" else space.coef
+    found = search_voxels(list(QUERIES), source, space.text, reference=REFERENCE)
+    assert found["text"].unique().tolist() == list(QUERIES)
+    family = pd.Series(subject.truth["family"].values, index=space.coef["voxel"].values)
+    for text, wanted in QUERIES.items():
+        own = found[found["text"] == text]
+        assert own["z"].is_monotonic_decreasing
+        assert own["rank"].tolist() == list(range(1, len(family) + 1))
+        assert roc_auc_score(family[own["voxel"]] == wanted, own["z"]) > 0.9
+        assert (own["roi"].to_numpy() == space.coef["roi"].sel(voxel=own["voxel"]).values).all()
+
+
+def test_shuffled_weights_like_nothing_in_particular(space, subject):
+    family = subject.truth["family"].values
+    areas = []
+    for seed in range(4):
+        found = search_voxels(list(QUERIES), shuffled_control(space.coef, seed), space.text, reference=REFERENCE)
+        for text, wanted in QUERIES.items():
+            own = found[found["text"] == text].sort_values("voxel")
+            areas.append(roc_auc_score(family == wanted, own["z"]))
+    assert abs(np.mean(areas) - 0.5) < 0.1
+
+
+def test_values_are_those_of_the_formula(space):
+    direction = space.projection["bank_direction"].values.astype(float)
+    found = search_voxels("a pizza", space.coef, space.text, intercept=space.intercept, reference=REFERENCE,
+                          image_direction=direction).sort_values("voxel")  # fmt: skip
+    t = space.text.embed(["a pizza", *REFERENCE]).values.astype(float)
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    t = t - t[1:].mean(0) + direction
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    r = t @ space.coef.values.astype(float)
+    np.testing.assert_allclose(found["predicted"], r[0] + space.intercept.values, atol=1e-6)
+    np.testing.assert_allclose(found["percentile"], (r[1:] < r[0]).mean(0), atol=0.03)
+    np.testing.assert_allclose(found["z"], (r[0] - r[1:].mean(0)) / r[1:].std(0), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_and_top_change_nothing(space):
+    whole = search_voxels(["a man", "a cake"], space.coef, space.text, reference=REFERENCE)
+    small = search_voxels(["a man", "a cake"], space.coef, space.text, reference=REFERENCE, max_memory=4000)
+    pd.testing.assert_frame_equal(whole, small)
+    top = search_voxels(["a man", "a cake"], space.coef, space.text, reference=REFERENCE, top=3)
+    assert top["voxel"].tolist() == whole.groupby("text", sort=False).head(3)["voxel"].tolist()
+    default = search_voxels("a pizza", space.projection, space.text, top=10)
+    assert len(default) == 10
+
+
+def test_bad_searches_are_named(space):
+    with pytest.raises(ConfigError, match="by"):
+        search_voxels("a man", space.coef, space.text, by="score")
+    with pytest.raises(DataError, match="at least 3"):
+        search_voxels("a man", space.coef, space.text, reference=["a", "a"])
+    with pytest.raises(DataError, match="no text"):
+        search_voxels([], space.coef, space.text)
+    with pytest.raises(ConfigError, match="embed_text"):
+        search_voxels("a man", space.coef, 3)
+
+
+
+@pytest.fixture(scope="module")
+def kitchen():
+    """A region whose captions have three subjects; two voxels share one caption."""
+    rng = np.random.default_rng(0)
+    parts = {
+        "pizza": ["a pizza with {}", "a slice of pizza and {}", "pizza topped with {}"],
+        "dog": ["a dog on {}", "a brown dog by {}", "dog running on {}"],
+        "train": ["a train at {}", "a long train near {}", "the train passes {}"],
+    }
+    ends = {"pizza": ["cheese", "ham", "olives"], "dog": ["grass", "the lawn", "a couch"],
+            "train": ["a station", "a platform", "a bridge"]}  # fmt: skip
+    rows, kinds = [], []
+    for voxel in range(90):
+        kind = list(parts)[voxel % 3 if voxel < 60 else 0]
+        text = str(rng.choice(parts[kind])).format(rng.choice(ends[kind]))
+        rows.append((voxel, 1, text, "X"))
+        kinds.append(kind)
+    return pd.DataFrame(rows, columns=["voxel", "rank", "caption", "roi"]), kinds
+
+
+def test_structure_finds_the_planted_aspects(kitchen):
+    table, kinds = kitchen
+    found = structurize(table, roi="X", n_descriptions=100)
+    assert found.written_by == "rules"
+    assert (found.n_captions, found.n_voxels) == (90, 90)
+    frame = found.to_frame()
+    labels = frame.drop_duplicates("voxel").set_index("voxel")["aspect"].reindex(range(90))
+    assert adjusted_rand_score(kinds, labels) > 0.9
+    # The largest first, named after its subject.
+    assert "pizza" in found.aspects[0].title
+    assert sorted(a.share for a in found.aspects)[::-1] == [a.share for a in found.aspects]
+    assert sum(a.share for a in found.aspects) == pytest.approx(1)
+    # Descriptions are the captions themselves, at the voxels that have them, and nothing is lost.
+    original = table.set_index("voxel")["caption"]
+    assert (original[frame["voxel"]].to_numpy() == frame["caption"].to_numpy()).all()
+    assert len(frame) == 90
+    assert "pizza" in found.scope
+    text = found.to_text().splitlines()
+    assert text[0].startswith("Scope: X:")
+    assert text[1].startswith("1. ")
+    assert text[2].startswith("  1.1 ")
+
+
+def test_structure_with_vectors_of_captions(space, truthful):
+    found = structurize(truthful, space.text, roi="FFA", seed=0)
+    faces = [family_of_word(w) for w in found.scope.replace(",", "").replace(":", "").split()]
+    assert "face" in faces
+    assert 2 <= len(found.aspects) <= 6
+    again = structurize(truthful, space.text, roi="FFA", seed=0)
+    assert found == again
+
+
+def test_a_language_model_writes_titles_and_never_descriptions(kitchen):
+    table, _ = kitchen
+    asked = []
+
+    def llm(prompt: str) -> str:
+        asked.append(prompt)
+        return '"Things to eat"\nand more'
+
+    plain, written = structurize(table, n_aspects=3), structurize(table, n_aspects=3, llm=llm)
+    assert written.written_by == "llm"
+    assert {a.title for a in written.aspects} == {"Things to eat"}
+    assert [a.descriptions for a in written.aspects] == [a.descriptions for a in plain.aspects]
+    assert len(asked) == 4
+    assert all(d.caption in asked[0] for d in plain.aspects[0].descriptions)
+    with pytest.raises(DataError, match="must return text"):
+        structurize(table, llm=lambda prompt: None)
+
+
+def test_few_captions_and_unknown_regions():
+    one = structurize(pd.DataFrame({"voxel": [3, 4], "caption": ["a dog", "a dog"]}))
+    assert len(one.aspects) == 1
+    assert one.aspects[0].descriptions[0].voxels == (3, 4)
+    assert one.aspects[0].title == "dog"
+    with pytest.raises(DataError, match="unknown roi"):
+        structurize(pd.DataFrame({"voxel": [3], "caption": ["a dog"], "roi": ["V1"]}), roi="V2")
+    with pytest.raises(DataError, match="no words"):
+        structurize(pd.DataFrame({"voxel": [3, 4], "caption": ["1", "2"]}))
