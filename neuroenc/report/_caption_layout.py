@@ -90,6 +90,16 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
 
 
+def _normals(xyz: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Outward unit normal of each vertex (vertex, 3)."""
+    corners = xyz[faces]
+    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    out = np.zeros_like(xyz)
+    for corner in range(3):
+        np.add.at(out, faces[:, corner], flat)
+    return out / (np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
+
+
 def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
     cell = _WIDTH / 4
@@ -99,6 +109,9 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     at: list[np.ndarray] = []
     who: list[np.ndarray] = []
     labels = []
+    views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
+    directions = {h: np.array([VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
+    normals = {h: _normals(*_mesh(h)[:2]) for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
             xyz, faces, _ = _mesh(h)
@@ -106,14 +119,11 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
             _draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
             forward, up = (np.array(a, float) for a in VIEWS[view][h])
             plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
-            corners = xyz[faces]
-            normals = np.zeros_like(xyz)
-            face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-            for corner in range(3):
-                np.add.at(normals, faces[:, corner], face_normals)
-            normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
             mine = np.flatnonzero(hemi == h)
-            mine = mine[(-normals[vertex[mine]] @ forward) > 0.12]
+            facing = -normals[h][vertex[mine]] @ directions[h]
+            # What no view faces, such as the top of the brain, stands in the one that comes closest.
+            own = views[h].index(view)
+            mine = mine[(facing[:, own] > 0.12) | (facing.argmax(axis=1) == own)]
             (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
             px = column * cell + (plane[vertex[mine], 0] - x0) / (x1 - x0) * cell
             py = row * tall + (y1 - plane[vertex[mine], 1]) / (y1 - y0) * tall

