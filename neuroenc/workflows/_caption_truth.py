@@ -32,7 +32,8 @@ def judge_planted(captions: pd.DataFrame, truth: xr.Dataset) -> pd.DataFrame:
         for mixed voxels whether the best caption (``both_best``) or all captions together (``both``) name both
         families.
     """
-    planted = truth.to_dataframe()[["family", "second_family", "members", "mixed"]]
+    names = ["family", "second_family", "members", "mixed"]
+    planted = pd.DataFrame({name: truth[name].values for name in names}, index=truth["voxel"].values)
     rows = []
     for voxel, several in captions.sort_values(["voxel", "rank"]).groupby("voxel", sort=False)["caption"]:
         about = planted.loc[voxel]
