@@ -178,7 +178,7 @@ def synthesise(
         for start in range(0, len(jobs), batch_size):
             part = jobs[start : start + batch_size]
             prompts = [str(table["caption"][c]) for c, _ in part]
-            settings = {k: v for k, v in asked.items() if every or k in accepted}
+            settings: dict[str, Any] = {k: v for k, v in asked.items() if every or k in accepted}
             if every or "generator" in accepted:
                 settings["generator"] = _generators(pipeline, seeds[start : start + batch_size])
             out = pipeline(prompt=prompts, **settings, **options)

@@ -74,7 +74,7 @@ def load_spacy(model: str | None = None) -> Any:
     for name in _MODELS:
         if spacy.util.is_package(name):
             nlp = spacy.load(name, exclude=skipped)
-            ruler = nlp.get_pipe("attribute_ruler")
+            ruler: Any = nlp.get_pipe("attribute_ruler")
             for word, lemma in _LEMMAS.items():
                 ruler.add(patterns=[[{"LOWER": word}]], attrs={"LEMMA": lemma})
             return nlp

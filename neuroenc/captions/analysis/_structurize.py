@@ -104,7 +104,8 @@ def _vectors(texts: list[str], embed_text: Any) -> np.ndarray:
     else:
         stripped = strip_phrases(texts)
         try:
-            found = TfidfVectorizer(analyzer=lambda t: sorted(phrases_of(t, (1, 2))), sublinear_tf=True)
+            # No weights for rare words: an aspect is what many captions share.
+            found = TfidfVectorizer(analyzer=lambda t: sorted(phrases_of(t, (1, 2))), use_idf=False)
             values = found.fit_transform(stripped).toarray()
         except ValueError:
             raise DataError("the captions hold no words to tell them apart by.") from None
@@ -113,7 +114,7 @@ def _vectors(texts: list[str], embed_text: Any) -> np.ndarray:
     return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-9)
 
 
-def _group(x: np.ndarray, weight: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.ndarray:
+def _group(x: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.ndarray:
     distinct = len(np.unique(x.round(9), axis=0))
     if distinct < 2 or n_aspects == 1:
         return np.zeros(len(x), dtype=int)
@@ -123,7 +124,8 @@ def _group(x: np.ndarray, weight: np.ndarray, n_aspects: int | None, most: int, 
         options = list(range(2, min(most, distinct - 1) + 1)) or [2]
     best: tuple[float, np.ndarray] | None = None
     for k in options:
-        labels = KMeans(k, n_init=10, random_state=seed).fit_predict(x, sample_weight=weight)
+        # Different captions count once: one that many voxels share is no aspect by itself.
+        labels = KMeans(k, n_init=10, random_state=seed).fit_predict(x)
         n_labels = len(np.unique(labels))
         score = float(silhouette_score(x, labels)) if 1 < n_labels < len(x) else -1.0
         if best is None or score > best[0]:
@@ -195,7 +197,7 @@ def structurize(
     captions : DataFrame
         ``voxel, caption`` (and ``rank, roi``).
     embed_text : callable or TextEmbedder, optional
-        Vectors of captions; by default tf-idf of words and pairs of words.
+        Vectors of captions; by default which words and pairs of words they hold, at unit norm.
     roi : str, optional
         Only this region.
     n_aspects : int, optional
@@ -232,7 +234,7 @@ def structurize(
     texts, codes = unique_texts(captions["caption"])
     count = np.bincount(codes, minlength=len(texts)).astype(np.float64)
     x = _vectors(texts, embed_text)
-    labels = _group(x, count, n_aspects, max_aspects, seed)
+    labels = _group(x, n_aspects, max_aspects, seed)
     sizes = np.bincount(labels, weights=count)
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]

@@ -74,6 +74,7 @@ def directions_of(
     A projection is centred on its bank's mean direction, images on ``image_direction``. Weights are differences
     of responses already and are not moved.
     """
+    coords: Any
     if isinstance(source, xr.Dataset):
         if "embedding" not in source:
             raise DataError(f"the data set has {list(source.data_vars)}; 'embedding' of project() is needed.")
