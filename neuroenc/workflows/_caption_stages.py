@@ -199,6 +199,8 @@ def checked(
         {"fitted weights": study.captions, "shuffled weights": shuffled}, embed_text, config.seed
     )
     caveats = list(study.caveats)
+    if vectors is None:
+        caveats.append("Too few held-out stimuli (under 20) for a sentence-level score.")
     if kind == "images":
         caveats.append(
             "The stimuli have no captions: sentence-level scores compare a voxel's caption with the images themselves, "
