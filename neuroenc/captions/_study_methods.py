@@ -87,13 +87,13 @@ def _sentences(study: CaptionStudy, cited: set[str]) -> list[str]:
         ceiling = ", beside the noise ceiling estimated from repeated presentations"
     out.append(f"Accuracy is Pearson's r between measured and predicted responses{shown}{ceiling}.")
     gate = _Part(settings, "gate")
-    kind, level = gate.take("kind", "gate", ""), gate.take("q", "alpha", "level")
+    gated, level = gate.take("kind", "gate", ""), gate.take("q", "alpha", "level")
     rule = ""
     if level is not None:
         cited.add("fdr")
         rule = f", those predicted above chance at a false discovery rate of {level}"
-    elif kind not in (None, "none"):
-        rule = f", by the gate {kind}"
+    elif gated not in (None, "none"):
+        rule = f", by the gate {gated}"
     out.append(f"{n_captioned:,} of {n:,} voxels were captioned{rule}{gate.rest()}.")
     bank, projection = _Part(settings, "bank"), _Part(settings, "projection")
     if bank.there or projection.there:
@@ -106,7 +106,7 @@ def _sentences(study: CaptionStudy, cited: set[str]) -> list[str]:
         temperature = projection.take("temperature")
         at = f" with softmax temperature {temperature}" if temperature else ""
         out.append(
-            f"Each voxel's unit-norm weight vector was projected onto {what}{bank.rest()} by softmax attention{at}"
+            f"Each voxel's unit-norm weight vector was projected onto {what}{bank.rest()} by attention{at}"
             f"{projection.rest()}."
         )
     decoder = _Part(settings, "decoder")

@@ -38,7 +38,7 @@ def _typed(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table with plain dtypes (text as object, a missing one as ""), and the kind of each column."""
     kinds = {str(name): _kind(frame[name]) for name in frame.columns}
     dtypes = {"bool": bool, "int": np.int64, "float": np.float64}
-    out = {}
+    out: dict[str, Any] = {}
     for name in frame.columns:
         kind = kinds[str(name)]
         if kind == "text":

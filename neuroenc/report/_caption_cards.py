@@ -57,7 +57,7 @@ def _percentile(share: float | None) -> str:
     return "–" if share is None or not np.isfinite(share) else f"{100 * share:.0f}"
 
 
-def _phrases(study: CaptionStudy, table: VoxelTable, voxel: Any) -> list[dict[str, Any]]:
+def _phrases(study: CaptionStudy, table: VoxelTable, voxel: Any) -> list[Any]:
     if study.phrases is None or voxel not in table.phrases:
         return []
     return study.phrases.iloc[table.phrases[voxel]].to_dict("records")

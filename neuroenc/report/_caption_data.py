@@ -58,7 +58,9 @@ class VoxelTable:
 
 
 def _rows(frame: pd.DataFrame | None) -> dict[Any, np.ndarray]:
-    return {} if frame is None or not len(frame) else dict(frame.groupby("voxel", sort=False).indices)
+    if frame is None or not len(frame):
+        return {}
+    return {voxel: np.asarray(at) for voxel, at in frame.groupby("voxel", sort=False).indices.items()}
 
 
 def stability_kinds(study: CaptionStudy) -> tuple[str, ...]:

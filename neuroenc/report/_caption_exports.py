@@ -59,7 +59,7 @@ def write_label_maps(
     kind : str
     """
     import nibabel as nib
-    from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable, GiftiMetaData
+    from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable, GiftiMetaData
 
     from neuroenc.data import unmask
 
@@ -87,7 +87,7 @@ def write_label_maps(
             data[scores["vertex"].values[here]] = index[here]
             table = GiftiLabelTable()
             for key, (name, rgba) in enumerate([("no label", (0.0, 0.0, 0.0, 0.0)), *zip(names, colours)]):
-                label = GiftiLabel(key, *rgba)
+                label: Any = GiftiLabel(key, *rgba)
                 label.label = _cell(name)
                 table.labels.append(label)
             mesh = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": structure}), labeltable=table)

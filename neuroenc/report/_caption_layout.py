@@ -164,7 +164,7 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
         new = int(new)
         size[new] = int(shape[old])
         place[:, new] = ijk[:, old] if flip > 0 else int(shape[old]) - 1 - ijk[:, old]
-    mask = np.zeros(size, bool)
+    mask: np.ndarray = np.zeros(size.tolist(), bool)
     mask[tuple(place.T)] = True
     axis, cuts = _slices(mask, int(mask.shape[2]) + 1)
     across, upward = (a for a in range(3) if a != axis)
