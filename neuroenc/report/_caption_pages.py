@@ -12,7 +12,7 @@ import pandas as pd
 from neuroenc.report._caption_cards import best_rows, voxel_cards
 from neuroenc.report._caption_data import VERDICTS, VoxelTable
 from neuroenc.report._html import number, table
-from neuroenc.report._tables import frequent_words, memberships, roi_summary
+from neuroenc.report._tables import ALL_VOXELS, NO_ROI, frequent_words, memberships, roi_summary
 
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
@@ -41,6 +41,11 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
         taken.add(slug.lower())
         out[name] = slug
     return out
+
+
+def _of_region(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Rows of a region; the analyses call voxels without any region "none", and all voxels "all"."""
+    return frame["roi"].astype(str).isin({name, {NO_ROI: "none", ALL_VOXELS: "all"}.get(name, name)})
 
 
 def _mean(values: np.ndarray) -> float:
@@ -130,7 +135,7 @@ def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
 def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: VoxelTable) -> list[dict[str, Any]]:
     """Columns of words with bars; by part of speech where the study knows it."""
     if study.words is not None and name is not None:
-        mine = study.words[study.words["roi"].astype(str) == name]
+        mine = study.words[_of_region(study.words, name)]
         columns = []
         for part, heading in PARTS:
             found = mine[mine["part"] == part].sort_values("share", ascending=False, kind="stable").head(14)
@@ -177,7 +182,7 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
             continue
         if subject is not None and "subject" in frame.columns:
             frame = frame[frame["subject"].astype(str) == subject]
-        if "voxel" in frame.columns:
+        if "voxel" in frame.columns and "roi" not in frame.columns:
             frame = frame[frame["voxel"].isin(members)]
             names = [c for c in ("category", "concept", "cluster") if c in frame.columns]
             if names:
@@ -192,7 +197,7 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
         elif "roi" in frame.columns:
             if name is None:
                 continue
-            frame = frame[frame["roi"].astype(str) == name].drop(columns="roi")
+            frame = frame[_of_region(frame, name)].drop(columns="roi")
         elif name is not None:
             continue
         if len(frame):

@@ -259,6 +259,30 @@ def test_regions_say_who_was_held_back_and_why(volume):
     pd.testing.assert_series_equal(rate.dropna(), wanted, check_names=False)
 
 
+def test_analyses_stand_on_the_pages_of_their_regions(tmp_path):
+    study = studies.made_up(40)
+    voxel = study.captions.voxel.iloc[0]
+    study = dataclasses.replace(
+        study,
+        words=pd.DataFrame({"roi": ["FFA", "none"], "part": ["verb", "noun"], "word": ["gallop", "lantern"], "count": 3,
+                            "share": 0.3, "lift": 2.5}),
+        concepts=pd.DataFrame({"roi": ["FFA", "PPA"], "concept": ["people", "places"], "percent": [40.0, 50.0]}),
+        clusters=pd.DataFrame({"roi": ["FFA"], "cluster": [1], "voxel": [voxel], "caption": ["a typical one"]}),
+        contrasts=pd.DataFrame({"roi": ["PPA"], "phrase": ["red kitchen"], "z": [3.0]}),
+        categories=pd.DataFrame({"voxel": [voxel], "category": ["vehicle"]}),
+    )  # fmt: skip
+    write_caption_report(study, tmp_path, progress=False)
+    pages = {p.stem: p.read_text(encoding="utf-8") for p in (tmp_path / "rois").iterdir()}
+    for word, there in {"gallop": {"FFA"}, "people": {"FFA"}, "a typical one": {"FFA"}, "red kitchen": {"PPA"},
+                        "lantern": {"no-ROI"}}.items():  # fmt: skip
+        assert {name for name, text in pages.items() if word in text} == there, word
+    regions = [x or "no ROI" for x in str(study.scores.roi.sel(voxel=voxel).item()).split(";")]
+    assert {name for name, text in pages.items() if "vehicle" in text} == {x.replace(" ", "-") for x in regions}
+    assert json.loads((tmp_path / "index.html").read_text().split('id="meta">')[1].split("</script>")[0])["labels"] == [
+        "vehicle"
+    ]
+
+
 def test_a_study_without_captions_still_reports(tmp_path):
     study = studies.made_up(6)
     empty = {name: getattr(study, name).iloc[:0] for name in ("captions", "evidence")}
