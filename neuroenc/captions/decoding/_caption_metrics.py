@@ -139,7 +139,7 @@ def cider(
     with h_k how often n-gram k is said and I the images of the corpus. CIDEr-D clips, ``min(g(c), g(s)) . g(s)``, and
     multiplies each term by :math:`\exp(-(l(c) - l(s))^2 / 2 \sigma^2)` for lengths l in words: saying confident words
     often does not pay. A perfect caption has 10 only where every order has an n-gram that not all images share; both
-    are often quoted times 10 again. Counts are not divided by the caption's length, as in the released evaluation
+    are often quoted times 100. Counts are not divided by the caption's length, as in the released evaluation
     (it cancels in CIDEr, and matters to CIDEr-D's clipping only), and words are not stemmed.
 
     Parameters

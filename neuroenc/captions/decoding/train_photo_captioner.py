@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.files import write_json
+from neuroenc._util.files import write_json, write_text
 from neuroenc._util.provenance import provenance
 from neuroenc.captions.decoding._photo_inputs import conse_classes, leave_one_out, text_to_conse
 from neuroenc.captions.decoding._photo_texts import PhotoTexts, photo_texts
@@ -212,7 +212,27 @@ def train_photo_captioner(
         "provenance": provenance(step="train_photo_captioner", seed=seed, learning_rate=learning_rate),
     }  # fmt: skip
     write_json(out / "metrics.json", metrics)
+    write_text(out / "README.md", model_card(metrics))
     return metrics
+
+
+def model_card(metrics: dict[str, Any]) -> str:
+    """What stands beside the weights: where they come from, and what they cannot know."""
+    learned = metrics["learned_from"]
+    return f"""# Captioner of photographs in the ConSE space
+
+{ATTRIBUTION}
+
+Learned from {learned["captions_used"]} captions of {learned["photographs"]} photographs. Left out are the
+{learned["held_out_photographs"]} photographs of `coco-permissive`, so that they can be measured
+(`tests/benchmarks/photo_captions.py`), and {metrics["validation_texts"]["photographs"]} for validation;
+`metrics.json` holds their counts and hashes.
+{metrics["parameters"]} parameters, {metrics["weights_bytes"]} bytes in float16.
+
+ConSE is blind to people: ImageNet has hardly any class of persons. A person in a caption stands there because people
+often go with the things that were seen, and is no evidence of a person; actions, counts, colours and positions are
+likewise what usually goes with the things.
+"""
 
 
 def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: int = 250) -> dict[str, Any]:
