@@ -12,9 +12,10 @@ Measured once for the weights that ship (95 % intervals over photographs; agains
 | photo | 13.6 [10.0, 16.9] | 29.4 [27.2, 31.8] | 0.54 [0.42, 0.66] | 0.48 [0.37, 0.59] | 0.34 [0.30, 0.38] |
 | retrieval | 7.2 [4.6, 9.3] | 27.2 [25.5, 29.2] | 0.39 [0.32, 0.46] | 0.34 [0.27, 0.40] | 0.42 [0.38, 0.45] |
 | shuffled | 4.2 [1.9, 6.3] | 19.2 [17.9, 20.7] | 0.09 [0.05, 0.16] | 0.09 [0.05, 0.14] | 0.10 [0.08, 0.13] |
-| human (leave one out) | 18.8 [16.5, 21.1] | 41.5 [40.0, 43.1] | 1.04 [0.94, 1.15] | 0.92 [0.83, 1.01] | 0.61 [0.59, 0.63] |
+| human | 18.8 [16.5, 21.1] | 41.5 [40.0, 43.1] | 1.04 [0.94, 1.15] | 0.92 [0.83, 1.01] | 0.61 [0.59, 0.63] |
 
 Retrieval is nearer in MiniLM's space, which is what it searches in; written captions are nearer in words.
+Of the 72 photographs whose first annotator names no person, 39 get a caption with one (ConSE is blind to people).
 """
 
 from __future__ import annotations
