@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from neuroenc.data._groups import column_moments
 from neuroenc.data._images import open_image
 from neuroenc.data._nsd._layout import Layout
 
-__all__ = ["SCALE", "n_trials", "read_session", "zscore_in_place"]
+__all__ = ["SCALE", "Spool", "n_trials", "read_session", "zscore_in_place"]
 
 #: Integer files hold percent signal change times this.
 SCALE = 300.0
@@ -23,7 +24,7 @@ _CONSTANT = 1e-7
 
 def n_trials(files: tuple[Path, ...]) -> int:
     """Trials that a session's first file holds."""
-    with _opened(files[0]) as values:
+    with _opened(files[0], 2**20) as values:
         return int(values.shape[0] if files[0].suffix == ".hdf5" else values.shape[-1])
 
 
@@ -33,7 +34,7 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
     Besides the result at most about ``budget`` bytes are held; zeros and NaN of the files are kept.
     """
     if layout.kind == "volume":
-        with _opened(files[0]) as values:
+        with _opened(files[0], budget) as values:
             _check_shape(values, files[0], layout.shape)
             if files[0].suffix == ".hdf5":
                 return _from_hdf5_volume(values, np.stack(np.unravel_index(places, layout.shape), 1), budget)
@@ -43,15 +44,43 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
     for path, n in zip(files, layout.shape, strict=True):
         own = places[(places >= start) & (places < start + n)] - start
         start += n
-        with _opened(path) as values:
+        with _opened(path, budget) as values:
             _check_shape(values, path, (n,))
             parts.append(_from_hdf5_table(values, own, budget) if path.suffix == ".hdf5"
                          else _from_frames(values, own, budget))  # fmt: skip
     return np.concatenate(parts, axis=1)
 
 
+class Spool:
+    """Betas of one packed session on disk (trial, place), for when blocks of its voxels are taken one by one.
+
+    NIfTI files are unpacked from their start for every block; this unpacks them once.
+    """
+
+    def __init__(self, layout: Layout, files: tuple[Path, ...], places: np.ndarray, budget: int, folder: Path) -> None:
+        self.n_places = len(places)
+        self.handle = TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
+        index = np.ravel_multi_index(np.unravel_index(places, layout.shape), layout.shape, order="F")
+        with _opened(files[0], budget) as values:
+            _check_shape(values, files[0], layout.shape)
+            for rows in _frames(values, index, budget):
+                rows.tofile(self.handle)
+        self.n_trials = self.handle.tell() // (4 * self.n_places)
+
+    def read(self, block: slice) -> np.ndarray:
+        """Rows of a block of places, float32."""
+        out = np.empty((self.n_trials, block.stop - block.start), dtype=np.float32)
+        for n, row in enumerate(out):
+            self.handle.seek(4 * (n * self.n_places + block.start))
+            row[:] = np.frombuffer(self.handle.read(4 * len(row)), dtype=np.float32)
+        return out
+
+    def close(self) -> None:
+        self.handle.close()
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, budget: int) -> Iterator[Any]:
     """An HDF5 data set (trial, z, y, x) or (trial, vertex), or nibabel's lazy array (x, y, z, trial)."""
     import h5py
     import nibabel as nib
@@ -59,6 +88,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         if path.suffix == ".hdf5":
             with h5py.File(path, "r") as handle:
+                _limit_index(handle, budget)
                 if "betas" not in handle:
                     raise DataError(f"{path} has no data set 'betas'; it holds {sorted(handle)[:5]}.")
                 yield handle["betas"]
@@ -72,6 +102,15 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path} ({path.stat().st_size if path.exists() else 0:,} bytes) cannot be read: {error}. Next step:"
             " download it again."
         ) from error
+
+
+def _limit_index(handle: Any, budget: int) -> None:
+    """The index of half a million chunks would else be kept in memory, up to 32 MB of it."""
+    config = handle.id.get_mdc_config()
+    size = int(np.clip(budget // 4, 2**20, config.max_size))
+    config.set_initial_size, config.initial_size = True, size
+    config.min_size, config.max_size = min(config.min_size, size), size
+    handle.id.set_mdc_config(config)
 
 
 def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
@@ -95,15 +134,21 @@ def _percent(block: np.ndarray) -> np.ndarray:
 
 def _from_frames(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
     """Frames (place..., trial) stored trial after trial, as in NIfTI and MGH files."""
+    out = np.empty((int(values.shape[-1]), len(index)), dtype=np.float32)
+    start = 0
+    for rows in _frames(values, index, budget):
+        out[start : start + len(rows)] = rows
+        start += len(rows)
+    return out
+
+
+def _frames(values: Any, index: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Rows (some trials, index) one after the other, float32."""
     n_places, n = int(np.prod(values.shape[:-1])), int(values.shape[-1])
-    out = np.empty((n, len(index)), dtype=np.float32)
-    frame = n_places * 8 + len(index) * 8
-    step = max(1, budget // max(1, frame))
+    step = max(1, budget // max(1, n_places * 8 + len(index) * 12))
     for start in range(0, n, step):
         block = np.asarray(values[..., start : start + step])
-        flat = block.reshape((n_places, -1), order="F")
-        out[start : start + step] = _percent(flat[index]).T
-    return out
+        yield np.ascontiguousarray(_percent(block.reshape((n_places, -1), order="F")[index]).T)
 
 
 def _from_hdf5_table(values: Any, index: np.ndarray, budget: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.data._images import image_values, open_image
 from neuroenc.data._labels import provenance_step
-from neuroenc.data._nsd._betas import n_trials, read_session, zscore_in_place
+from neuroenc.data._nsd._betas import Spool, n_trials, read_session, zscore_in_place
 from neuroenc.data._nsd._design import (
     SPLITS,
     read_design,
@@ -262,26 +263,40 @@ def _values(
     template: xr.DataArray, per_session: int, zscore: bool, repeats: str, cache: Any, settings: dict[str, Any],
     budget: int, progress: bool,
 ) -> xr.DataArray:  # fmt: skip
-    # An eighth of the budget for a block of one session, which is held twice while it is stored.
+    # Labels are held beside the blocks, but a part of the budget is always left to these.
+    budget = max(budget // 4, budget - 2 * sum(c.nbytes for c in template.coords.values()))
+    # An eighth of it for a block of one session, which is held twice while it is stored.
     width = max(1, budget // 8 // (4 * per_session))
     chunk = voxels_per_chunk(per_session, len(places), budget)
     width = max(chunk, width // chunk * chunk)
     blocks = [slice(s, min(s + width, len(places))) for s in range(0, len(places), width)]
     constant = np.zeros(len(places), dtype=np.int64)
 
+    packed = layout.kind == "volume" and files[numbers[0]][0].suffix != ".hdf5"
+    spool: dict[int, Spool] = {}
+
     def read(n: int, block: slice) -> np.ndarray:
-        values = read_session(layout, files[numbers[n]], places[block], budget // 8)
+        own = files[numbers[n]]
+        if packed and len(blocks) > 1 and cache is not False:
+            if n not in spool:
+                _close(spool)
+                folder.mkdir(parents=True, exist_ok=True)
+                spool[n] = Spool(layout, own, places, budget // 8, folder)
+            values = spool[n].read(block)
+        else:
+            values = read_session(layout, own, places[block], budget // 8)
         if zscore:
             constant[block] += zscore_in_place(values, budget // 16)
         return values
 
     bounds = [(n * per_session, (n + 1) * per_session) for n in range(len(numbers))]
     bar = progress_bar(desc=f"{layout.name} sessions", total=len(numbers) * len(blocks), show=progress)
-    with bar:
+    folder = cache_dir() / "nsd" if cache is True else Path(cache or ".").expanduser()
+    with bar, ExitStack() as stack:
+        stack.callback(_close, spool)
         if cache is False:
             responses = _in_memory(template, bounds, blocks, read, bar.update, budget, repeats)
         else:
-            folder = cache_dir() / "nsd" if cache is True else Path(cache).expanduser()
             stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for n in numbers for p in files[n]]
             kept = {k: v for k, v in settings.items() if k not in ("voxels", "food")}
             key = hash_json({"format": _FORMAT, **kept, "places": hash_array(places), "files": stamps})[:20]
@@ -299,6 +314,11 @@ def _values(
     return responses
 
 
+def _close(spool: dict[int, Spool]) -> None:
+    while spool:
+        spool.popitem()[1].close()
+
+
 def _in_memory(
     template: xr.DataArray, bounds: Any, blocks: Any, read: Any, advance: Any, budget: int, repeats: str
 ) -> xr.DataArray:
@@ -313,7 +333,8 @@ def _in_memory(
         for block in blocks:
             values[first:last, block] = read(n, block)
             advance(1)
-    return average_repeats(template.copy(data=values)) if repeats == "average" else template.copy(data=values)
+    responses = template.copy(deep=False, data=values)
+    return average_repeats(responses) if repeats == "average" else responses
 
 
 def _stored(path: Path, template: xr.DataArray, repeats: str, budget: int) -> xr.DataArray:
@@ -322,7 +343,7 @@ def _stored(path: Path, template: xr.DataArray, repeats: str, budget: int) -> xr
     import pandas as pd
 
     # Labels of the averaged form, from an array without voxels.
-    labels = average_repeats(template[:, :0].copy(data=np.zeros((template.shape[0], 0), dtype=np.float32)))
+    labels = average_repeats(template[:, :0].copy(deep=False, data=np.zeros((template.shape[0], 0), dtype=np.float32)))
     numbers, _ = pd.factorize(template["stimulus"].values)
     counts = labels["n_repeats"].values
     coords = {k: v for k, v in labels.coords.items() if "voxel" not in v.dims}

@@ -40,7 +40,7 @@ def _create(template: xr.DataArray, path: Path, chunks: tuple[int, int]) -> None
     """An empty store with all labels; ``template`` has the coordinates, its values are not looked at."""
     import dask.array
 
-    empty = template.copy(data=dask.array.zeros(template.shape, chunks=chunks, dtype=np.float32))
+    empty = template.copy(deep=False, data=dask.array.zeros(template.shape, chunks=chunks, dtype=np.float32))
     dataset = _io._encode(empty)
     dataset.to_zarr(path, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True, compute=False)
 
@@ -102,7 +102,7 @@ def averaged_store(
     values = _open(source, template, "r")
     width = int(values.chunks[1])
     # All rows of a block, sorted and summed in float64.
-    width = max(1, min(width, budget // max(1, 24 * len(numbers))))
+    width = max(1, min(width, budget // max(1, 96 * len(numbers))))
     _create(template, part, (len(counts), width))
     with _sparing():
         array = _open(part, template)
@@ -121,7 +121,8 @@ def load_store(path: Path, template: xr.DataArray, budget: int) -> xr.DataArray:
         with _sparing():
             data: Any = np.asarray(_open(path, template, "r")[:])
     else:
-        found = _io.load(path, chunks={})
-        assert isinstance(found, xr.DataArray)
-        data = found.data
-    return template.copy(data=data)
+        import dask.array
+
+        _io._check_chunks(path)
+        data = dask.array.from_zarr(str(path), component=str(template.name))
+    return template.copy(deep=False, data=data)

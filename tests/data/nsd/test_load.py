@@ -210,6 +210,7 @@ def test_block_sizes_do_not_matter(tree, tmp_path, space, file_format):
     whole = nsd(root, 2, space=space, file_format=file_format).responses
     small = nsd(root, 2, space=space, file_format=file_format, cache=tmp_path, max_memory=20_000).responses
     np.testing.assert_array_equal(small.values, whole.values)
+    assert len(list(tmp_path.iterdir())) == 1, "nothing but the store is left behind"
 
 
 @pytest.mark.parametrize("chunks", [None, (45, 2, 3, 4), (45, 1, 1, 1), (9, 2, 2, 2)])
