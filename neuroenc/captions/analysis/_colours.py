@@ -83,7 +83,9 @@ class EmbeddingColours:
             umap = require("umap", "language")
             neighbours = min(self.n_neighbors, len(x) - 1)
             # One thread: UMAP is reproducible only so.
-            self.model_ = umap.UMAP(3, n_neighbors=neighbours, metric="cosine", random_state=self.seed, n_jobs=1).fit(x)
+            self.model_ = umap.UMAP(
+                n_components=3, n_neighbors=neighbours, metric="cosine", random_state=self.seed, n_jobs=1
+            ).fit(x)
             self.explained_ = np.full(3, np.nan)
         self.width_ = x.shape[1]
         # Components are unique up to sign: the longer tail is the brighter one.

@@ -226,7 +226,8 @@ def concept_maps(
     texts = [t.lower() for t in texts]
     match = _Matcher(lists)
     if used == "spacy":
-        found = parse(texts, lambda doc: match(_tokens_of(doc)))
+        # Lemmas need tags and no tree.
+        found = parse(texts, lambda doc: match(_tokens_of(doc)), disable=["parser"])
     else:
         found = [match([(w, _singular(w)) for w in tokens(t)]) for t in texts]
     terms = count_terms(found, codes)

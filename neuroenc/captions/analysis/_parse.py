@@ -18,12 +18,17 @@ _MIDDLES = frozenset(("front", "top", "left", "right", "side", "bottom", "middle
 
 
 def parse(
-    texts: Sequence[str], reduce: Callable[[Any], Any], *, model: str | None = None, batch_size: int = 256
+    texts: Sequence[str],
+    reduce: Callable[[Any], Any],
+    *,
+    model: str | None = None,
+    batch_size: int = 256,
+    disable: Sequence[str] = (),
 ) -> list[Any]:
     """``reduce`` of every parsed text, in order; texts go through the parser in batches."""
     nlp = load_spacy(model)
     # Parsed documents are large: only what is kept of each stays in memory.
-    return [reduce(doc) for doc in nlp.pipe(texts, batch_size=batch_size)]
+    return [reduce(doc) for doc in nlp.pipe(texts, batch_size=batch_size, disable=list(disable))]
 
 
 def _together(token: Any) -> Iterator[Any]:
@@ -39,7 +44,7 @@ def _subjects(token: Any) -> list[Any]:
         return [x for c in own for x in _together(c)]
     if token.dep_ in ("acl", "relcl", "amod") and token.head.pos_ in _NOUN:
         return [token.head]
-    if token.dep_ in ("conj", "advcl", "xcomp") and token.head is not token and token.head.pos_ in ("VERB", "AUX"):
+    if token.dep_ in ("conj", "advcl", "xcomp") and token.head != token and token.head.pos_ in ("VERB", "AUX"):
         return _subjects(token.head)
     return []
 
@@ -50,7 +55,7 @@ def _holders(head: Any) -> list[Any]:
         return [head]
     if head.pos_ in ("VERB", "AUX"):
         return _subjects(head)
-    if head.pos_ in ("ADV", "ADJ", "ADP") and head.head is not head:
+    if head.pos_ in ("ADV", "ADJ", "ADP") and head.head != head:
         return _holders(head.head)
     return []
 

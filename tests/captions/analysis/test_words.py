@@ -54,6 +54,14 @@ def test_parts_of_sentences(parser, text, expected):
     assert found == {part: expected.get(part, set()) for part in PARTS}
 
 
+def test_fragments_and_odd_texts_are_parsed(parser):
+    # A preposition that is the root of its sentence has no noun before it, and is its own head.
+    texts = ["", "next to", "on top of", "up in the air", "of", "!!!", "near by near by a dog", "next to next to a cat"]
+    found = parse(texts, parts_of)
+    assert len(found) == len(texts)
+    assert found[-1]["noun"] == {"cat"}
+
+
 def test_stop_phrases_go_as_phrases_and_can_be_changed():
     assert strip_phrases(["A Close-Up picture of a cat"], ["close up picture"]) == ["a cat"]
     assert strip_phrases(["the shop is close", "a view of the sea"]) == ["the shop is close", "the sea"]
