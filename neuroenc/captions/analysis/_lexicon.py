@@ -50,7 +50,7 @@ def read_word_lists(path: str | os.PathLike[str], key: str) -> dict[str, tuple[s
     for name, table in read.items():
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
             raise ConfigError(
-                f"word lists {str(file)!r} have no list {key!r} under [{name}]. Legal:\n[{name}]\n{key} = [\"...\"]"
+                f'word lists {str(file)!r} have no list {key!r} under [{name}]. Legal:\n[{name}]\n{key} = ["..."]'
             )
     return check_word_lists({name: table[key] for name, table in read.items()}, str(file))
 

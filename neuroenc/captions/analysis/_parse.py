@@ -107,9 +107,7 @@ def parts_of(doc: Any, stop: Iterable[str] = STOP_LEMMAS) -> dict[str, set[str]]
                 found["verb"].add(lemma)
             things = [x for c in token.children if c.dep_ == "dobj" for x in _together(c)]
             for who in (s for s in _subjects(token) if named(s)):
-                found["relation"].update(
-                    f"{who.lemma_.lower()} {lemma} {x.lemma_.lower()}" for x in things if named(x)
-                )
+                found["relation"].update(f"{who.lemma_.lower()} {lemma} {x.lemma_.lower()}" for x in things if named(x))
         elif token.dep_ == "prep":
             for holders, words, thing in _preposition(token):
                 if named(thing):

@@ -75,7 +75,6 @@ def test_bad_searches_are_named(space):
         search_voxels("a man", space.coef, 3)
 
 
-
 @pytest.fixture(scope="module")
 def kitchen():
     """A region whose captions have three subjects; two voxels share one caption."""
