@@ -8,6 +8,7 @@ pieces, for notebooks. Importing this room loads no plotting library.
 
 from __future__ import annotations
 
+from neuroenc.report._bids import export_bids
 from neuroenc.report._caption_report import write_caption_report
 from neuroenc.report._comparison import write_comparison_report
 from neuroenc.report._figures import plot_accuracy
@@ -20,6 +21,7 @@ from neuroenc.report._surface import plot_surface
 from neuroenc.report._tables import frequent_words, roi_summary
 
 __all__ = [
+    "export_bids",
     "frequent_words",
     "plot_accuracy",
     "plot_confusion",

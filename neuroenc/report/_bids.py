@@ -1,0 +1,249 @@
+"""Maps of scores as a BIDS derivative."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import read_json, write_json, write_text
+from neuroenc.report._bids_files import write_map
+from neuroenc.report._bids_names import STANDARD_SPACES, check_label, file_name, label_of, space_label, stat_labels
+from neuroenc.report._bids_sidecars import description, parsed
+from neuroenc.report._exports import _n_vertices, numeric_scores, places
+
+__all__ = ["export_bids"]
+
+_README = """Maps of voxelwise encoding models, written by neuroenc.
+
+sub-*/func/*_statmap.* hold one score each: NIfTI for voxels of a volume, GIFTI (one file for each hemisphere) for
+vertices of a surface. Voxels outside the analysis are NaN. The .json file beside a map says what the score is, its
+unit, how many held-out stimuli it rests on, the convention of the noise ceiling, and where it came from.
+*_dseg.* hold regions of interest; the .tsv file beside them names the numbers.
+"""
+# The suffix statmap, the entity stat and maps of single regions of a run are not in the validator's schema yet.
+_IGNORE = "*_statmap.*\n*_dseg.*\n"
+# Vertices of a hemisphere of fsaverage -> label of den.
+_DENSITY = {642: "642", 2562: "3k", 10242: "10k", 40962: "41k", 163842: "164k"}
+
+
+def export_bids(
+    scores: xr.Dataset | xr.DataArray,
+    folder: str | os.PathLike[str],
+    *,
+    subject: str | None = None,
+    session: str | None = None,
+    task: str | None = None,
+    space: str | None = None,
+    volume_space: str | None = None,
+    resolution: str | None = None,
+    density: str | None = None,
+    desc: str | None = None,
+    names: Sequence[str] | None = None,
+    sources: Sequence[str] = (),
+    source_datasets: Sequence[str] = (),
+    provenance: str | Mapping[str, Any] | None = None,
+    name: str = "neuroenc: voxelwise encoding models",
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write every voxel map as a BIDS derivative, with sidecars and ``dataset_description.json``.
+
+    A score ``s`` of subject 01 becomes ``sub-01/func/sub-01_space-SPACE_hemi-L_stat-S_statmap.func.gii`` (and
+    ``hemi-R``) where voxels are vertices, ``sub-01/func/sub-01_space-SPACE_stat-S_statmap.nii.gz`` where they are
+    voxels of a volume; regions become ``_desc-roi_dseg``, with a ``.tsv`` of names. Entities stand in the order sub,
+    ses, task, space, hemi, res, den, stat, desc (readers such as pybids find them by name). Values are written as they are, float32, NaN elsewhere.
+
+    Parameters
+    ----------
+    scores : Dataset or DataArray over ``voxel``
+        One value for each voxel; coordinates ``vertex`` and ``hemi``, or ``i, j, k`` with the attributes ``affine``
+        and ``volume_shape``. With a coordinate ``subject`` that holds several, each is written.
+    folder : path
+        Of the derivative, for example ``study/derivatives/neuroenc``; another subject or session can be added later.
+    subject : str, optional
+        Label ("01" or "sub-01"); by default the coordinate ``subject``.
+    session, task, desc, resolution, density : str, optional
+        Labels of ses, task, desc, res and den.
+    space : str, optional
+        Space of the vertices, or of the voxels where there are no vertices; by default ``scores.attrs["space"]``.
+    volume_space : str, optional
+        Space of the volume where voxels have both a vertex and i, j, k (default ``scores.attrs["volume_space"]``);
+        without it such scores are written as surfaces only, because nobody knows what to call the volume.
+    names : sequence of str, optional
+        Scores to write; by default every numeric one, and ``roi`` where there are regions.
+    sources : sequence of str
+        BIDS URIs or file names that the maps were computed from, for the sidecars.
+    source_datasets : sequence of str
+        URLs or DOIs, for ``dataset_description.json``.
+    provenance : JSON string or mapping, optional
+        For the sidecars; by default ``scores.attrs["provenance"]``.
+    name, licence : str
+        Of the derivative.
+    overwrite : bool
+        Replace maps that exist; without it they stop the export before anything is written.
+
+    Returns
+    -------
+    list of Path
+        Every file written.
+
+    Raises
+    ------
+    DataError
+        Voxels have no place, files exist, the folder belongs to another program, two scores would share a name.
+    ConfigError
+        A label that BIDS does not allow, an unknown score, no subject or no space.
+
+    References
+    ----------
+    Gorgolewski et al. 2016, Scientific Data 3:160044 (BIDS); BIDS specification, "Derivatives"; BIDS Stats Models,
+    FitLins and nilearn's ``save_glm_to_bids`` for ``stat`` and ``statmap``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> scores = xr.Dataset(
+    ...     {"noise_ceiling_r": ("voxel", [0.5, 0.6])},
+    ...     coords={"vertex": ("voxel", [3, 9]), "hemi": ("voxel", ["L", "R"])}, attrs={"space": "fsaverage5"},
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for file in export_bids(scores, folder, subject="01"):
+    ...         print(file.name)
+    dataset_description.json
+    README
+    .bidsignore
+    sub-01_space-fsaverage5_hemi-L_stat-noiseCeilingR_statmap.func.gii
+    sub-01_space-fsaverage5_hemi-L_stat-noiseCeilingR_statmap.json
+    sub-01_space-fsaverage5_hemi-R_stat-noiseCeilingR_statmap.func.gii
+    sub-01_space-fsaverage5_hemi-R_stat-noiseCeilingR_statmap.json
+    """
+    table = scores.to_dataset(name=str(scores.name or "score")) if isinstance(scores, xr.DataArray) else scores
+    if "voxel" not in table.dims:
+        raise DataError(f"scores has dims {tuple(map(str, table.dims))}; legal: one value for each 'voxel'.")
+    if isinstance(scores, xr.DataArray):
+        table = table.assign_attrs(scores.attrs)
+    legal = numeric_scores(table) + (["roi"] if "roi" in table.coords and (table["roi"].values != "").any() else [])
+    for wanted in names or ():
+        if wanted not in legal:
+            raise ConfigError(unknown_name("score", wanted, legal))
+    chosen = list(names) if names is not None else legal
+    if not chosen:
+        raise DataError("scores holds no numeric value for each voxel, so there is no map to write.")
+    fixed = {
+        "ses": check_label("ses", session) if session is not None else None,
+        "task": check_label("task", task) if task is not None else None,
+        "res": check_label("res", resolution) if resolution is not None else None,
+        "den": check_label("den", density) if density is not None else None,
+        "desc": check_label("desc", desc) if desc is not None else None,
+    }
+    folder = Path(folder)
+    plans = [
+        plan
+        for label, part in _subjects(table, subject)
+        for plan in _plan(part, chosen, {"sub": label, **fixed}, space, volume_space)
+    ]
+    _check_folder(folder)
+    existing = [p["stem"] for p in plans if any((folder / p["stem"]).parent.glob(Path(p["stem"]).name + ".*"))]
+    if existing and not overwrite:
+        first = Path(existing[0]).name
+        raise DataError(f"{len(existing)} maps exist in {folder}, first {first}. Next step: overwrite=True.")
+    written = [folder / "dataset_description.json"]
+    write_json(written[0], description(name, source_datasets, licence))
+    for file, text in (("README", _README), (".bidsignore", _IGNORE)):
+        if not (folder / file).exists():
+            written.append(write_text(folder / file, text))
+    origin = parsed(provenance if provenance is not None else table.attrs.get("provenance"))
+    for plan in plans:
+        written += write_map(folder, plan, sources, origin)
+    return written
+
+
+def _subjects(scores: xr.Dataset, subject: str | None) -> list[tuple[str, xr.Dataset]]:
+    """Label and scores of each subject."""
+    labels = np.unique(np.asarray(scores["subject"].values).astype(str)) if "subject" in scores.coords else np.array([])
+    if subject is not None:
+        if len(labels) > 1:
+            kept = [x for x in labels.tolist() if x in (subject, f"sub-{subject}", subject.removeprefix("sub-"))]
+            if not kept:
+                raise ConfigError(unknown_name("subject", subject, labels.tolist()))
+            scores = scores.isel(voxel=np.flatnonzero(scores["subject"].values.astype(str) == kept[0]))
+        return [(check_label("sub", subject), scores)]
+    if not len(labels):
+        raise ConfigError("scores name no subject. Next step: subject='01'.")
+    found = [(label_of(re.sub(r"^sub(-|(?=\d))", "", text)), text) for text in labels.tolist()]
+    if len({label.lower() for label, _ in found}) < len(found) or not all(label for label, _ in found):
+        raise DataError(f"subjects {labels.tolist()[:5]} have no distinct BIDS labels. Next step: rename them.")
+    if len(found) == 1:
+        return [(found[0][0], scores)]
+    names = scores["subject"].values.astype(str)
+    return [(label, scores.isel(voxel=np.flatnonzero(names == text))) for label, text in found]
+
+
+def _plan(
+    scores: xr.Dataset, names: Sequence[str], entities: dict[str, str | None], space: str | None, other: str | None
+) -> list[dict[str, Any]]:
+    """What will be written, and under which names; nothing is written yet."""
+    volume, surface, remark = places(scores)
+    if not volume and not surface:
+        raise DataError(
+            remark
+            or "voxels have no place: neither vertex and hemi, nor i, j, k with attrs['affine'] and"
+            " attrs['volume_shape']. Next step: take scores from responses that carry them."
+        )
+    named = str(space or scores.attrs.get("space", "") or "")
+    volume_named = str(other or scores.attrs.get("volume_space", "") or "") if surface else named
+    kinds = ([("surface", named)] if surface else []) + ([("volume", volume_named)] if volume else [])
+    if surface and volume and not volume_named:
+        kinds = kinds[:1]
+    labels = stat_labels([x for x in names if x != "roi"])
+    subject, session = entities["sub"], entities["ses"]
+    plans = []
+    for kind, text in kinds:
+        if text in ("", "unknown") or not space_label(text):
+            raise ConfigError(f"the space of the {kind} is not known. Next step: space='fsaverage5', 'T1w', ....")
+        label = space_label(text)
+        known = STANDARD_SPACES.fullmatch(label)
+        where = {**entities, "space": label, "den" if kind == "volume" else "res": None}
+        # fsaverage names a family of meshes: with fewer vertices than the densest, the density is part of the name.
+        if kind == "surface" and label == "fsaverage" and not where["den"]:
+            where["den"] = _DENSITY.get(_n_vertices(scores))
+        explained = {}
+        if where.get("den"):
+            explained["Density"] = f"{_n_vertices(scores)} vertices per hemisphere"
+        if where.get("res"):
+            step = np.linalg.norm(np.asarray(scores.attrs["affine"], float).reshape(4, 4)[:3, :3], axis=0)
+            explained["Resolution"] = " x ".join(f"{x:.3g}" for x in step) + " mm"
+        reference = None if known else ("orig" if label == "orig" else f"{text}, as the source data set defines it")
+        base = f"sub-{subject}/" + (f"ses-{session}/" if session else "") + "func/"
+        sides = [h for h in "LR" if (scores["hemi"].values.astype(str) == h).any()] if kind == "surface" else [None]
+        for score in names:
+            for hemi in sides:
+                own = {**where, "hemi": hemi, "stat": labels.get(score)}
+                if score == "roi":
+                    own["desc"] = "roi"
+                stem = file_name(own, "dseg" if score == "roi" else "statmap", "")
+                plans.append({"stem": base + stem, "score": score, "kind": kind, "hemi": hemi, "scores": scores,
+                              "reference": reference, "labels": explained})  # fmt: skip
+    return plans
+
+
+def _check_folder(folder: Path) -> None:
+    """A raw data set, or the derivative of another program, is not ours to write into."""
+    file = folder / "dataset_description.json"
+    if not file.is_file():
+        return
+    found = read_json(file)
+    makers = [str(x.get("Name")) for x in found.get("GeneratedBy", []) if isinstance(x, Mapping)]
+    if found.get("DatasetType") != "derivative" or "neuroenc" not in makers:
+        kind = found.get("DatasetType", "raw")
+        raise DataError(
+            f"{folder} is a {kind} data set{' of ' + ', '.join(makers) if makers else ''}. Next step: a folder of its "
+            f"own, such as {folder / 'derivatives' / 'neuroenc'}."
+        )
