@@ -20,19 +20,32 @@ from neuroenc.stats._ceilings import (
 from neuroenc.stats._fdr import fdr
 from neuroenc.stats._normalise import convert_ceiling, normalise
 from neuroenc.stats._permutation import PermutationResult, permutation_test
+from neuroenc.stats._rdm import rdm, square_rdm
 from neuroenc.stats._repeats import variance_components
 from neuroenc.stats._resampling import BootstrapResult
+from neuroenc.stats._rsa import (
+    RSACeiling,
+    RSATest,
+    bootstrap_rdms,
+    compare_rdms,
+    rdm_ceiling,
+    rdm_permutation_test,
+)
 from neuroenc.stats._samples import bootstrap_samples, difference_p
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
 
 __all__ = [
     "BootstrapResult",
     "PermutationResult",
+    "RSACeiling",
+    "RSATest",
     "bootstrap",
     "bootstrap_difference",
+    "bootstrap_rdms",
     "bootstrap_rois",
     "bootstrap_samples",
     "ceiling_from_repeats",
+    "compare_rdms",
     "convert_ceiling",
     "difference_p",
     "explained_variance",
@@ -43,7 +56,11 @@ __all__ = [
     "pearson_r",
     "permutation_test",
     "r2_score",
+    "rdm",
+    "rdm_ceiling",
+    "rdm_permutation_test",
     "score",
     "split_half_reliability",
+    "square_rdm",
     "variance_components",
 ]

@@ -1,0 +1,237 @@
+"""Representational dissimilarity matrices of responses, predictions and features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroenc.stats._blocks import Floats, check_choice
+
+__all__ = ["n_conditions", "rdm", "square_rdm"]
+
+DISTANCES = ("correlation", "cosine", "euclidean", "mahalanobis", "crossnobis")
+_CHANNELS = 2**16  # read at once from lazy arrays
+
+
+def n_conditions(n_pairs: int) -> int:
+    """How many conditions an RDM of ``n_pairs`` pairs has: the n of n (n - 1) / 2.
+
+    >>> n_conditions(4186)
+    92
+    """
+    n = round((1 + (1 + 8 * n_pairs) ** 0.5) / 2)
+    if n_pairs < 1 or n * (n - 1) // 2 != n_pairs:
+        raise ValueError(
+            f"{n_pairs} pairs are not the upper triangle of a square matrix; legal are n (n - 1) / 2: 1, 3, 6, 10, ..."
+        )
+    return n
+
+
+def square_rdm(rdm: Any) -> Floats:
+    """The square matrix of an RDM that stands as pairs, or the pairs of one that stands as a square.
+
+    Pairs are in row order of the upper triangle, (0, 1), (0, 2), ..., (1, 2), ..., as in scipy and rsatoolbox.
+
+    Parameters
+    ----------
+    rdm : array (..., n_pairs) or (..., n, n)
+        The last two axes are read as a square where they are equal and the diagonal is 0 or NaN.
+
+    Returns
+    -------
+    array (..., n, n) or (..., n_pairs), float64
+
+    Raises
+    ------
+    ValueError
+        Neither pairs nor a square; a square that is not symmetric.
+
+    Examples
+    --------
+    >>> square_rdm([1.0, 2.0, 3.0])
+    array([[0., 1., 2.],
+           [1., 0., 3.],
+           [2., 3., 0.]])
+    >>> square_rdm(square_rdm([1.0, 2.0, 3.0]))
+    array([1., 2., 3.])
+    """
+    values = np.asarray(rdm, dtype=np.float64)
+    if _is_square(values):
+        if not np.allclose(values, np.swapaxes(values, -1, -2), equal_nan=True):
+            raise ValueError("the RDM is a square that is not symmetric; give (m + m.T) / 2 if that is what is meant.")
+        rows, columns = np.triu_indices(values.shape[-1], 1)
+        return values[..., rows, columns]
+    if values.ndim < 1:
+        raise ValueError("an RDM is an array of pairs or a square; found a number.")
+    n = n_conditions(values.shape[-1])
+    rows, columns = np.triu_indices(n, 1)
+    out = np.zeros((*values.shape[:-1], n, n))
+    out[..., rows, columns] = out[..., columns, rows] = values
+    return out
+
+
+def _is_square(values: Floats) -> bool:
+    if values.ndim < 2 or values.shape[-1] != values.shape[-2] or values.shape[-1] < 2:
+        return False
+    diagonal = np.diagonal(values, axis1=-2, axis2=-1)
+    return bool(((diagonal == 0) | np.isnan(diagonal)).all())
+
+
+def as_pairs(rdms: Any, name: str) -> Floats:
+    """RDMs as (n_rdms, n_pairs) float64, from one or several, as pairs or squares."""
+    values = np.asarray(rdms, dtype=np.float64)
+    if _is_square(values):
+        values = square_rdm(values)
+    if values.ndim == 1:
+        values = values[None]
+    if values.ndim != 2:
+        raise ValueError(f"{name} has shape {values.shape}; legal is (n_pairs,), (n_rdms, n_pairs) or squares of them.")
+    n_conditions(values.shape[1])
+    return values
+
+
+def _gram(patterns: Any, centre: bool) -> Floats:
+    """Inner products of the rows, less their means if ``centre``; float64 sums over blocks of channels."""
+    n, p = patterns.shape
+    total, sums = np.zeros((n, n)), np.zeros(n)
+    for start in range(0, p, _CHANNELS):
+        sums += np.asarray(patterns[:, start : start + _CHANNELS], dtype=np.float64).sum(axis=1)
+    for start in range(0, p, _CHANNELS):
+        part = np.asarray(patterns[:, start : start + _CHANNELS], dtype=np.float64)
+        if centre:
+            part = part - sums[:, None] / p
+        total += part @ part.T
+    return total
+
+
+def _whiten(patterns: Any, precision: Any) -> Floats:
+    values = np.asarray(patterns, dtype=np.float64)
+    matrix = np.asarray(precision, dtype=np.float64)
+    if matrix.shape == (values.shape[1],):
+        if (matrix < 0).any():
+            raise ValueError("precision has negative values; give 1 / noise variance of every channel.")
+        return values * np.sqrt(matrix)
+    if matrix.shape != (values.shape[1],) * 2 or not np.allclose(matrix, matrix.T):
+        raise ValueError(
+            f"precision has shape {matrix.shape}; legal is ({values.shape[1]},) or a symmetric "
+            f"({values.shape[1]}, {values.shape[1]}): the inverse of the noise covariance of the channels."
+        )
+    s, u = np.linalg.eigh(matrix)
+    if s[0] < -1e-8 * max(s[-1], 1.0):
+        raise ValueError(f"precision has a negative eigenvalue ({s[0]:g}); it must be an inverse covariance.")
+    return values @ (u * np.sqrt(np.maximum(s, 0.0)))
+
+
+def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, folds: Any = None) -> Floats:
+    r"""Dissimilarity of every pair of conditions.
+
+    ===============  =========================================================================
+    metric           dissimilarity of rows x, y with p channels
+    ===============  =========================================================================
+    ``correlation``  1 - Pearson correlation over channels
+    ``cosine``       1 - cosine of the angle
+    ``euclidean``    :math:`\lVert x - y \rVert^2 / p` (squared, a channel; rsatoolbox's)
+    ``mahalanobis``  :math:`(x - y)^T \Sigma^{-1} (x - y) / p`
+    ``crossnobis``   the same between independent folds, :math:`(x_a - y_a)^T \Sigma^{-1} (x_b - y_b) / p`
+                     over all pairs of folds a, b: unbiased, and so below 0 half of the time for equal patterns
+    ===============  =========================================================================
+
+    Noise in the patterns makes every distance but the last one larger than it is.
+
+    Parameters
+    ----------
+    patterns : array (n_conditions, n_channels)
+        Responses, predicted responses or features: one row for each condition (stimulus). For ``"crossnobis"``
+        (n_measurements, n_channels), the measurements of a condition and fold side by side with their labels.
+    metric : {"correlation", "cosine", "euclidean", "mahalanobis", "crossnobis"}
+    precision : array (n_channels,) or (n_channels, n_channels), optional
+        Inverse noise covariance for ``"mahalanobis"`` and ``"crossnobis"``; identity where not given (crossnobis).
+    folds : pair of arrays (n_measurements,), optional
+        For ``"crossnobis"``: the condition and the fold (run, session) of every row. Every condition needs a row in
+        every fold.
+
+    Returns
+    -------
+    array (n_pairs,), float64
+        Upper triangle in row order; conditions of ``"crossnobis"`` are sorted. NaN where a row is constant
+        (correlation) or zero (cosine).
+
+    Raises
+    ------
+    ValueError
+        Fewer than two conditions, NaN in patterns, an unknown metric, folds that do not hold every condition.
+
+    References
+    ----------
+    Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4. Walther et al. (2016), NeuroImage 137:188.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rdm(np.array([[0.0, 1, 2], [0, 2, 4], [2, 1, 0]])).round(6)
+    array([0., 2., 2.])
+    """
+    metric = check_choice("metric", metric, DISTANCES, {"pearson": "correlation", "sqeuclidean": "euclidean"})
+    values = patterns if hasattr(patterns, "shape") and hasattr(patterns, "dtype") else np.asarray(patterns)
+    if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
+        raise ValueError(
+            f"patterns have shape {tuple(values.shape)}; legal is (n_conditions, n_channels), two conditions at least."
+        )
+    if metric == "crossnobis":
+        if folds is None:
+            raise ValueError("metric='crossnobis' needs folds=(condition of every row, fold of every row).")
+        whitened = np.asarray(values, dtype=np.float64) if precision is None else _whiten(values, precision)
+        return _finite(_crossnobis(whitened, *folds), "patterns")
+    if metric == "mahalanobis":
+        if precision is None:
+            raise ValueError("metric='mahalanobis' needs precision: the inverse noise covariance of the channels.")
+        values = _whiten(values, precision)
+    products = _gram(values, centre=metric == "correlation")
+    _finite(products, "patterns")
+    rows, columns = np.triu_indices(len(products), 1)
+    square = np.diag(products)
+    if metric in ("correlation", "cosine"):
+        # A spread below the rounding of the sums is a constant row.
+        raw = np.einsum("ij,ij->i", *(np.asarray(values, dtype=np.float64),) * 2) if metric == "correlation" else square
+        square = np.where(square > 1e-24 * raw, square, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            norm = np.sqrt(square)
+            return np.clip(1.0 - products[rows, columns] / (norm[rows] * norm[columns]), 0.0, 2.0)
+    out: Floats = np.maximum(square[rows] + square[columns] - 2.0 * products[rows, columns], 0.0) / values.shape[1]
+    return out
+
+
+def _finite(values: Floats, name: str) -> Floats:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} hold NaN or infinity; drop those channels (voxels) or conditions first.")
+    return values
+
+
+def _crossnobis(values: Floats, condition: Any, fold: Any) -> Floats:
+    names, c = np.unique(np.asarray(condition), return_inverse=True)
+    runs, f = np.unique(np.asarray(fold), return_inverse=True)
+    if len(c) != len(values) or len(f) != len(values):
+        raise ValueError(f"folds have {len(c)} and {len(f)} labels for {len(values)} rows of patterns.")
+    if len(runs) < 2:
+        raise ValueError("crossnobis needs at least two folds.")
+    count: NDArray[np.intp] = np.zeros((len(runs), len(names)), dtype=np.intp)
+    np.add.at(count, (f, c), 1)
+    if (count == 0).any():
+        run, name = np.argwhere(count == 0)[0]
+        raise ValueError(
+            f"condition {names[name]!r} has no row in fold {runs[run]!r} (and {int((count == 0).sum()) - 1} more such "
+            "gaps); crossnobis needs every condition in every fold."
+        )
+    means = np.zeros((len(runs), len(names), values.shape[1]))
+    np.add.at(means, (f, c), values)
+    means /= count[:, :, None]
+    # Sum over ordered pairs of different folds = products of the sums less the products within folds.
+    total = means.sum(axis=0)
+    products = total @ total.T - np.einsum("fip,fjp->ij", means, means, optimize=True)
+    products /= len(runs) * (len(runs) - 1)
+    rows, columns = np.triu_indices(len(names), 1)
+    square = np.diag(products)
+    out: Floats = (square[rows] + square[columns] - 2.0 * products[rows, columns]) / values.shape[1]
+    return out

@@ -1,0 +1,414 @@
+"""Comparison of RDMs, its noise ceiling, and tests over conditions and subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau, rankdata
+
+from neuroenc.stats._blocks import Floats, check_choice, check_count
+from neuroenc.stats._parallel import Progress, run
+from neuroenc.stats._rdm import as_pairs, n_conditions, square_rdm
+from neuroenc.stats._resampling import BootstrapResult, quantiles, standard_deviation
+
+__all__ = ["RSACeiling", "RSATest", "bootstrap_rdms", "compare_rdms", "rdm_ceiling", "rdm_permutation_test"]
+
+COMPARISONS = ("spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a")
+_ALIASES = {"corr": "pearson", "tau-a": "kendall_tau_a", "tau_a": "kendall_tau_a", "tau-b": "kendall_tau_b",
+            "tau_b": "kendall_tau_b", "kendall": "kendall_tau_b",
+            "rho-a": "rho_a", "spearmanr": "spearman"}  # fmt: skip
+
+
+def _method(method: str) -> str:
+    return check_choice("method", method, COMPARISONS, _ALIASES)
+
+
+def _ready(values: Floats, method: str) -> Floats:
+    """RDMs (n_rdms, n_pairs) turned so that the comparison is their inner product; 0 / 0 is NaN."""
+    if method in ("spearman", "rho_a"):
+        values = rankdata(values, axis=1)
+    if method != "cosine":
+        values = values - values.mean(axis=1, keepdims=True)
+    if method == "rho_a":
+        n = values.shape[1]
+        # What the sum of squares would be without ties: rho_a is not raised by a model that ties many pairs.
+        return values / np.sqrt((n**3 - n) / 12.0)
+    norm = np.sqrt(np.einsum("ij,ij->i", values, values))
+    norm[norm <= 1e-12 * np.sqrt(values.shape[1]) * np.abs(values).max(axis=1, initial=0.0)] = np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(values / norm[:, None])
+
+
+def _tau(a: Floats, b: Floats, method: str) -> Floats:
+    out = np.empty((len(a), len(b)))
+    n = a.shape[1]
+    pairs = n * (n - 1) / 2.0
+
+    def tied(x: Floats) -> float:
+        counts = np.unique(x, return_counts=True)[1].astype(np.float64)
+        return float((counts * (counts - 1) / 2.0).sum())
+
+    ties_a, ties_b = [tied(x) for x in a], [tied(x) for x in b]
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            tau = float(kendalltau(x, y, method="asymptotic").statistic)
+            if method == "kendall_tau_a":
+                # (concordant - discordant) over all pairs, where tau-b leaves the tied ones out.
+                scale = (pairs - ties_a[i]) * (pairs - ties_b[j])
+                tau = 0.0 if scale == 0 else tau * np.sqrt(scale) / pairs
+            out[i, j] = tau
+    return out
+
+
+def _compare(a: Floats, b: Floats, method: str) -> Floats:
+    if method.startswith("kendall"):
+        return _tau(a, b, method)
+    out = _ready(a, method) @ _ready(b, method).T
+    return np.clip(out, -1.0, 1.0)
+
+
+def _both(a: Any, b: Any) -> tuple[Floats, Floats]:
+    x, y = as_pairs(a, "a"), as_pairs(b, "b")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"the RDMs have {n_conditions(x.shape[1])} and {n_conditions(y.shape[1])} conditions; "
+            "both must hold the same ones in the same order."
+        )
+    return x, y
+
+
+def _known(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    known = ~(np.isnan(x).any(axis=0) | np.isnan(y).any(axis=0))
+    if known.sum() < 2:
+        raise ValueError(f"{int(known.sum())} pairs of conditions are known in all RDMs; a comparison needs two.")
+    return x[:, known], y[:, known]
+
+
+def compare_rdms(a: Any, b: Any, method: str = "spearman") -> Floats:
+    r"""Similarity of every RDM in ``a`` with every RDM in ``b``.
+
+    ``"spearman"``: rank correlation with mean ranks for ties. ``"kendall_tau_a"``: (concordant - discordant) / all
+    pairs of pairs; with ``"rho_a"`` (its Spearman relative, much faster) the choice for models that predict ties,
+    which the other rank correlations favour. ``"kendall_tau_b"`` leaves ties out. ``"pearson"`` for distances that
+    are linear, ``"cosine"`` for those with a meaningful zero (crossnobis).
+
+    Parameters
+    ----------
+    a, b : array (n_pairs,), (n_rdms, n_pairs), (n, n) or (n_rdms, n, n)
+        RDMs of the same conditions in the same order. A pair that is NaN in any of them is left out of all.
+    method : {"spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a"}
+
+    Returns
+    -------
+    array (n_a, n_b), float64
+        NaN for an RDM without variance (tau-a and rho-a: 0).
+
+    Raises
+    ------
+    ValueError
+        Numbers of conditions that differ, an unknown method, fewer than two pairs.
+
+    References
+    ----------
+    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553 (tau-a). Schütt et al. (2023), eLife 12:e82566 (rho-a).
+
+    Examples
+    --------
+    >>> compare_rdms([1.0, 2, 3, 4, 5, 6], [1.0, 3, 2, 4, 6, 5]).round(4)
+    array([[0.8857]])
+    """
+    return _compare(*_known(*_both(a, b)), _method(method))
+
+
+@dataclass(frozen=True)
+class RSACeiling:
+    """What the true model could reach given that subjects differ; see `rdm_ceiling`.
+
+    Attributes
+    ----------
+    lower, upper : float
+        Means over subjects.
+    lower_subject, upper_subject : array (n_subjects,)
+        One subject's RDM against the others' pooled RDM, and against everybody's.
+    method : str
+    """
+
+    lower: float
+    upper: float
+    lower_subject: Floats
+    upper_subject: Floats
+    method: str
+
+
+def _pool(rdms: Floats, method: str) -> Floats:
+    """The RDM that fits the given ones best on average, under the comparison that is used."""
+    if method == "mean":
+        pass
+    elif method == "cosine":
+        rdms = rdms / np.sqrt((rdms**2).mean(axis=1, keepdims=True))
+    elif method == "pearson":
+        rdms = rdms - rdms.mean(axis=1, keepdims=True)
+        rdms = rdms / rdms.std(axis=1, keepdims=True)
+    else:
+        rdms = rankdata(rdms, axis=1)
+    return np.asarray(rdms.mean(axis=0))
+
+
+def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched") -> RSACeiling:
+    """Noise ceiling of model comparisons from the RDMs of several subjects.
+
+    Lower bound: every subject against the pooled RDM of the others, which is a model that is estimated and so
+    falls short of the truth. Upper bound: against the pooled RDM of all, which has seen that subject.
+
+    Parameters
+    ----------
+    rdms : array (n_subjects, n_pairs) or (n_subjects, n, n)
+        Two subjects at least; with two sessions, average a subject's RDMs first.
+    method : str
+        As in `compare_rdms`.
+    pooling : {"matched", "mean"}
+        ``"matched"``: RDMs are standardised, normalised or ranked before they are averaged, as the comparison
+        needs, which makes the upper bound the largest value that any model reaches (rsatoolbox's rule). For the
+        Kendall correlations averaged ranks are not exactly optimal: the bound is close, not strict. ``"mean"``:
+        the plain mean.
+
+    Returns
+    -------
+    RSACeiling
+        In the unit of the comparison (a rank correlation is not a share of variance).
+
+    Raises
+    ------
+    ValueError
+        Fewer than two subjects, or what `compare_rdms` refuses.
+
+    References
+    ----------
+    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.random(190)
+    >>> ceiling = rdm_ceiling(truth + 0.3 * rng.standard_normal((5, 190)))
+    >>> bool(0.5 < ceiling.lower < ceiling.upper < 1)
+    True
+    """
+    method = _method(method)
+    values = as_pairs(rdms, "rdms")
+    if len(values) < 2:
+        raise ValueError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
+    values, _ = _known(values, values)
+    how = method if check_choice("pooling", pooling, ("matched", "mean")) == "matched" else "mean"
+    every = _pool(values, how)[None]
+    upper = _compare(values, every, method)[:, 0]
+    rest = [_pool(np.delete(values, k, axis=0), how)[None] for k in range(len(values))]
+    lower = np.array([_compare(values[k : k + 1], r, method)[0, 0] for k, r in enumerate(rest)])
+    return RSACeiling(float(lower.mean()), float(upper.mean()), lower, upper, method)
+
+
+@dataclass(frozen=True)
+class RSATest:
+    """Outcome of `rdm_permutation_test`; arrays are (n_models,).
+
+    Attributes
+    ----------
+    statistic : array
+        Mean over subjects of the comparison.
+    p, p_fwe : array
+        Uncorrected, and against the largest model of every relabelling.
+    null : array (n_permutations, n_models)
+    n_permutations : int
+    method : str
+    """
+
+    statistic: Floats
+    p: Floats
+    p_fwe: Floats
+    null: Floats
+    n_permutations: int
+    method: str
+
+
+def rdm_permutation_test(
+    models: Any,
+    data: Any,
+    *,
+    method: str = "spearman",
+    n_permutations: int = 1000,
+    seed: int = 0,
+    n_jobs: int = 1,
+    progress: Progress = False,
+) -> RSATest:
+    """Is a model RDM related to the data at all? Conditions are relabelled (Mantel's test).
+
+    Pairs are not exchangeable, conditions are: rows and columns of the model RDMs are permuted together, all
+    models alike, so that the largest over models controls the family-wise error. One-sided (similarity).
+
+    Parameters
+    ----------
+    models : array (n_models, n_pairs) or squares
+    data : array (n_subjects, n_pairs) or squares
+        One RDM or one for each subject; the statistic is their mean.
+    method : str
+        As in `compare_rdms`.
+    n_permutations : int
+    seed : int
+    n_jobs : int
+        Threads.
+    progress : bool or callable
+        As in `permutation_test`.
+
+    Returns
+    -------
+    RSATest
+
+    Raises
+    ------
+    ValueError
+        As `compare_rdms`; pairs missing (NaN).
+
+    References
+    ----------
+    Mantel (1967), Cancer Research 27:209. Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.stats import rdm
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((20, 30))
+    >>> y = x @ rng.standard_normal((30, 40)) / 5 + rng.standard_normal((20, 40))
+    >>> bool(rdm_permutation_test(rdm(x), rdm(y), n_permutations=199).p[0] < 0.05)
+    True
+    """
+    method = _method(method)
+    n_permutations = check_count("n_permutations", n_permutations)
+    x, y = _both(models, data)
+    if np.isnan(x).any() or np.isnan(y).any():
+        raise ValueError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
+    observed = _compare(x, y, method).mean(axis=1)
+    n = n_conditions(x.shape[1])
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(n) for _ in range(n_permutations)]
+    rows, columns = np.triu_indices(n, 1)
+    fast = not method.startswith("kendall")
+    # Relabelling moves the ranks with the pairs: they are made once.
+    ready = square_rdm(_ready(x, method)) if fast else square_rdm(x)
+    target = _ready(y, method).mean(axis=0) if fast else y
+
+    def one(order: Any) -> Floats:
+        moved = ready[:, order[rows], order[columns]]
+        return np.asarray(moved @ target if fast else _tau(moved, target, method).mean(axis=1))
+
+    null = np.stack(list(run(one, orders, n_jobs=n_jobs, progress=progress, desc="relabelling")))
+    slack = 1e-10
+    p = (1.0 + (~(null < observed - slack)).sum(axis=0)) / (1.0 + n_permutations)
+    top = null.max(axis=1)
+    p_fwe = (1.0 + (~(top[:, None] < observed - slack)).sum(axis=0)) / (1.0 + n_permutations)
+    undefined = np.isnan(observed)
+    p[undefined] = p_fwe[undefined] = np.nan
+    return RSATest(observed, p, p_fwe, null, n_permutations, method)
+
+
+def _draws(n: int, m: int, over: str, count: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        conditions = rng.integers(0, n, n) if over != "subjects" else np.arange(n)
+        subjects = rng.integers(0, m, m) if over != "stimuli" else np.arange(m)
+        yield conditions, subjects
+
+
+def bootstrap_rdms(
+    models: Any,
+    data: Any,
+    *,
+    over: str = "both",
+    method: str = "spearman",
+    n_bootstraps: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    n_jobs: int = 1,
+    progress: Progress = False,
+) -> tuple[BootstrapResult, Floats]:
+    """Uncertainty of model comparisons from the choice of stimuli, of subjects, or of both.
+
+    A resample of stimuli repeats some; pairs of a stimulus with itself have no dissimilarity and are left out. All
+    models see the same resamples, so that differences of columns of the samples are paired.
+
+    Parameters
+    ----------
+    models : array (n_models, n_pairs) or squares
+    data : array (n_subjects, n_pairs) or squares
+    over : {"both", "stimuli", "subjects"}
+        To what a conclusion is to generalise. ``"both"`` overestimates the variance (it counts the noise of single
+        entries twice).
+    method : str
+        As in `compare_rdms`.
+    n_bootstraps : int
+    confidence : float
+    seed : int
+    n_jobs : int
+        Threads.
+    progress : bool or callable
+
+    Returns
+    -------
+    result : BootstrapResult
+        Arrays (n_models,): mean comparison over subjects with its interval.
+    samples : array (n_bootstraps, n_models)
+
+    Raises
+    ------
+    ValueError
+        As `compare_rdms`; one subject only, where subjects are resampled.
+
+    References
+    ----------
+    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553. Schütt et al. (2023), eLife 12:e82566.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.random(190)
+    >>> data = truth + 0.5 * rng.standard_normal((6, 190))
+    >>> result, samples = bootstrap_rdms(np.stack([truth, rng.random(190)]), data, n_bootstraps=200)
+    >>> bool(result.low[0] > 0), bool(np.quantile(samples[:, 0] - samples[:, 1], 0.025) > 0)
+    (True, True)
+    """
+    method = _method(method)
+    over = check_choice("over", over, ("both", "stimuli", "subjects"), {"conditions": "stimuli", "images": "stimuli"})
+    n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} is not legal; give a fraction such as 0.95.")
+    x, y = _both(models, data)
+    if over != "stimuli" and len(y) < 2:
+        raise ValueError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
+    n = n_conditions(x.shape[1])
+    rows, columns = np.triu_indices(n, 1)
+    squares = square_rdm(np.concatenate([x, y]))
+    whole = _compare(*_known(x, y), method)
+    estimate = whole.mean(axis=1)
+
+    def one(draw: tuple[Any, Any]) -> Floats:
+        conditions, subjects = draw
+        if over == "subjects":
+            return np.asarray(whole[:, subjects].mean(axis=1))
+        i, j = conditions[rows], conditions[columns]
+        pairs = squares[:, i, j][:, i != j]
+        a, b = _known(pairs[: len(x)], pairs[len(x) :])
+        return np.asarray(_compare(a, b, method)[:, subjects].mean(axis=1))
+
+    draws = _draws(n, len(y), over, n_bootstraps, seed)
+    samples = np.stack(list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap")))
+    low, high = quantiles(samples, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    n_units = len(y) if over == "subjects" else n
+    result = BootstrapResult(
+        estimate, standard_deviation(samples), low, high, None, confidence, n_bootstraps, n_units, method
+    )
+    return result, samples
