@@ -110,6 +110,7 @@ class PhraseBank:
         self.text_direction = (
             everywhere.mean(axis=0) if text_direction is None else np.asarray(text_direction, dtype=np.float64)
         )
+        self._all: np.ndarray | None = None
         self.cut = np.inf if similar is None else self._similar(np.flatnonzero(common), float(similar))
 
     def __repr__(self) -> str:
@@ -149,6 +150,12 @@ class PhraseBank:
         """Unit vectors of texts without what all texts share."""
         return unit(self.vectors(texts) - self.text_direction)
 
+    def _own(self) -> np.ndarray:
+        """Centred vectors of all phrases of the images' captions, made when they are first asked for."""
+        if self._all is None:
+            self._all = self.centred(self.keys)
+        return self._all
+
     def _similar(self, usable: np.ndarray, share: float) -> float:
         """Cosine over which ``share`` of the pairs of phrases with different main nouns lie."""
         if not 0 < share < 1:
@@ -166,7 +173,7 @@ class PhraseBank:
         They do where they hold its main noun, or a phrase whose text embedding is as near as ``similar`` says.
         """
         out = np.zeros((len(self.ids), len(phrases)), dtype=bool)
-        own = self.centred(self.keys) if np.isfinite(self.cut) else None
+        own = self._own() if np.isfinite(self.cut) else None
         step = max(1, int(parse_memory(max_memory) // (16 * (len(self.keys) + len(self.ids)))))
         for a in range(0, len(phrases), step):
             part = phrases[a : a + step]

@@ -129,7 +129,7 @@ class ImageVerifier:
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha={alpha!r} is not legal; it is a rate of false positives between 0 and 1.")
         self.bank, self.alpha, self.threshold, self.max_memory = bank, float(alpha), float(threshold), max_memory
-        self._vectors, self._direction, self.mode = images or {}, image_direction, mode
+        self._vectors, self.mode = images or {}, mode
         rows = {v: k for k, v in enumerate(voxels)}
         top: list[list[str]] = [[] for _ in voxels]
         for voxel, name in zip(evidence["voxel"], evidence["stimulus"].astype(str)):
@@ -156,6 +156,10 @@ class ImageVerifier:
                 f"{len(lost)} of the {len(best)} best images of voxels have no {what}; the first is {lost[0]!r}. Next "
                 "step: give them, or take evidence from images that have them."
             )
+        self._centred = np.zeros((0, 0))
+        if by_vector:
+            raw = np.stack([np.asarray(self._vectors[n], np.float64) for n in by_vector])
+            self._centred = unit(unit(raw) - image_direction)
         #: Rows of ``_names`` of each voxel's best images; -1 where a voxel has fewer.
         self._top = np.full((len(top), max((len(t) for t in top), default=0)), -1)
         for k, several in enumerate(top):
@@ -207,8 +211,7 @@ class ImageVerifier:
 
     def _nearer(self, table: Sequence[Phrase]) -> np.ndarray:
         """Whether embeddings of images (image, phrase) are nearer to a phrase than to most matched ones."""
-        assert self._direction is not None
-        x = unit(unit(np.stack([np.asarray(self._vectors[n], np.float64) for n in self._seen])) - self._direction)
+        x = self._centred
         matched = [self.bank.matched(p) for p in table]
         used = np.unique(np.concatenate(matched))
         pool, own = self.bank.centred([self.bank.keys[k] for k in used]), self.bank.centred([p.key for p in table])

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from neuroenc.captions.decoding._search_settings import Generated, ranked
 __all__ = ["GroundedCaptions", "GroundedConstraint", "GroundedRescore", "Stopped", "grounded_decode"]
 
 _UNSUPPORTED = 2
+# Late beams are doubled at most so many times: what 8 times as many do not hold costs more than it brings.
+_DOUBLINGS = 3
 
 
 class Stopped(NamedTuple):
@@ -133,9 +136,17 @@ class GroundedConstraint:
         sequences, numbers = [tuple(y) for y in tokens.tolist()], items.tolist()
         texts = [self.reader.text(y) for y in sequences]
         closed: list[tuple[int, Phrase]] = []
+        dead: set[int] = set()
         for row, (text, found) in enumerate(zip(texts, self.reader.phrases(texts), strict=True)):
             closed.extend((row, p) for p in found if p.end < len(text) or self._complete(p))
-        dead: set[int] = set()
+            # A model that may not write its noun goes round in adjectives: "a small open open open".
+            words = found[-1].text.split() if found else []
+            if any(a.lower() == b.lower() for a, b in pairwise(words)):
+                last = found[-1]
+                a, b = self.reader.span(sequences[row], last.end - len(" ".join(words[-2:])), last.end)
+                self._forbidden[numbers[row]].add(sequences[row][a:b])
+                mask[row] = False
+                dead.add(row)
         judged = self.reader.bad([numbers[r] for r, _ in closed], [p for _, p in closed])
         for (row, phrase), wrong in zip(closed, judged, strict=True):
             if wrong and row not in dead:
@@ -263,8 +274,10 @@ def grounded_decode(
     "early": a hypothesis ends as soon as one of its phrases is unsupported (:class:`GroundedConstraint`); voxels that
     have too few captions left are searched again with the offending words forbidden, which goes on from the same
     prefixes. "late": whole captions are written and those with an unsupported phrase refused; such voxels are
-    searched again, samples with other random numbers, beams with twice as many. A language model goes on from what it
-    has written, so one hallucinated phrase brings others: late needs more tokens, and leaves more of them.
+    searched again, samples with other random numbers, beams with twice as many, up to eight times. A language model
+    goes on from what it has written, so one hallucinated phrase brings others: late needs more tokens, and leaves
+    more of them. Captions that hold back name fewer things: look at ``n_phrases`` and the share of supported ones,
+    too. ``embed_text`` is called often, with few texts: it should keep its model loaded.
 
     Parameters
     ----------
@@ -346,7 +359,10 @@ def grounded_decode(
         options: dict[str, Any] = {"constraint": constraint if when == "early" else counted}
         if when == "late":
             options["seed"] = decoder.search.seed + number
-            options["beams"] = decoder.search.beams * (1 if decoder.search.method == "sample" else 2**number)
+            if decoder.search.method == "beam":
+                if number > _DOUBLINGS:
+                    break
+                options["beams"] = decoder.search.beams * 2**number
         writer = decoder.with_options(**options)
         # As many as were written, so that a refused caption leaves the next one.
         wanted = max(top, writer.search.beams)

@@ -214,6 +214,22 @@ def test_hooks_alone_work_in_the_decoders_own_search(biased, plain):
     assert rate(both) < 0.1
 
 
+def test_going_round_in_words_is_stopped(biased):
+    decoder = biased.decoder
+    constraint = GroundedConstraint(biased.checker, decoder, biased.projection["voxel"].values)
+    thing = next(iter(biased.truth[0]))
+    for text, goes_on in ((f"a {thing}", True), (f"a {thing} {thing}", False)):
+        mask = constraint(torch.tensor([decoder.encode(text)]), torch.tensor([0]))
+        assert mask.any() == goes_on
+    # From then on the second word may not be begun again for this voxel; others are free.
+    before, after = decoder.encode(f"a {thing}"), decoder.encode(f"a {thing} {thing}")
+    last = after[-1]
+    tokens = torch.tensor([after[:-1]])
+    assert len(after) > len(before)
+    assert not constraint(tokens, torch.tensor([0]))[0, last]
+    assert not constraint.stopped
+
+
 def test_loss_and_segments_are_those_of_brute_force(biased):
     decoder = biased.decoder
     x = torch.from_numpy(decoder.inputs(biased.images[:3]))
