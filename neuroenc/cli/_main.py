@@ -9,7 +9,7 @@ import typer
 
 from neuroenc._util.errors import ConfigError
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _caption, _compare, _data, _icl
+from neuroenc.cli import _bank, _cache, _caption, _compare, _data, _export, _icl
 from neuroenc.cli._errors import clean_errors
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.add_typer(_bank.app, name="bank")
 app.add_typer(_icl.app, name="icl")
 app.command()(_compare.compare)
 app.command()(_caption.caption)
+app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 

@@ -58,7 +58,7 @@ def export_bids(
     A score ``s`` of subject 01 becomes ``sub-01/func/sub-01_space-SPACE_hemi-L_stat-S_statmap.func.gii`` (and
     ``hemi-R``) where voxels are vertices, ``sub-01/func/sub-01_space-SPACE_stat-S_statmap.nii.gz`` where they are
     voxels of a volume; regions become ``_desc-roi_dseg``, with a ``.tsv`` of names. Entities stand in the order sub,
-    ses, task, space, hemi, res, den, stat, desc (readers such as pybids find them by name). Values are written as they are, float32, NaN elsewhere.
+    ses, task, space, hemi, res, den, stat, desc. Values are written as they are, float32, NaN elsewhere.
 
     Parameters
     ----------

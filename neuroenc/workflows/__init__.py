@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from neuroenc.workflows._captioner import Captioner
     from neuroenc.workflows._compare import run_comparison
     from neuroenc.workflows._demo import demo
+    from neuroenc.workflows._export import export
     from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_predict, icl_pretrain
     from neuroenc.workflows._icl_config import IclConfig, example_icl_config, list_icl_examples, read_icl_config
     from neuroenc.workflows._icl_evaluate import icl_evaluate
@@ -50,6 +51,7 @@ __all__ = [
     "example_compare_config",
     "example_config",
     "example_icl_config",
+    "export",
     "icl_evaluate",
     "icl_extend",
     "icl_finetune",
@@ -73,7 +75,7 @@ _LATER = {
     **dict.fromkeys(
         ("CaptionConfig", "example_caption_config", "list_caption_examples", "read_caption_config"), "_caption_config"
     ),
-    "demo": "_demo", "run": "_run", "run_comparison": "_compare", "icl_evaluate": "_icl_evaluate",
+    "demo": "_demo", "export": "_export", "run": "_run", "run_comparison": "_compare", "icl_evaluate": "_icl_evaluate",
     **dict.fromkeys(("icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"), "_icl"),
     **dict.fromkeys(("IclConfig", "example_icl_config", "list_icl_examples", "read_icl_config"), "_icl_config"),
 }  # fmt: skip

@@ -1,0 +1,46 @@
+"""``neuroenc export``: the maps of a finished run, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroenc._util.errors import ConfigError
+from neuroenc.cli._errors import clean_errors
+
+__all__ = ["export"]
+
+Label = Annotated[str | None, typer.Option(help="BIDS label.")]
+
+
+@clean_errors
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of neuroenc run, demo or caption, or a scores.nc.")],
+    bids: Annotated[Path | None, typer.Option(help="Folder of the BIDS derivative.")] = None,
+    maps: Annotated[list[str] | None, typer.Option("--map", help="A score; may be given again. Default all.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Label of sub; default as the scores name it.")] = None,
+    session: Label = None,
+    task: Label = None,
+    space: Annotated[str | None, typer.Option(help="Label of space; default as the scores name it.")] = None,
+    volume_space: Annotated[
+        str | None, typer.Option(help="Space of the volume where voxels lie on a surface and in a volume.")
+    ] = None,
+    resolution: Label = None,
+    density: Label = None,
+    desc: Label = None,
+    source: Annotated[list[str] | None, typer.Option(help="URL or DOI of a source data set.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the derivative.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps that exist.")] = False,
+) -> None:
+    """Write the maps of a finished run as a BIDS derivative: NIfTI or GIFTI, each with a sidecar."""
+    from neuroenc.workflows import export as work
+
+    if bids is None:
+        raise ConfigError("give --bids FOLDER, where the BIDS derivative is written.")
+    work(
+        run, bids=bids, maps=maps, subject=subject, session=session, task=task, space=space,
+        volume_space=volume_space, resolution=resolution, density=density, desc=desc, source_datasets=source or (),
+        licence=licence, overwrite=overwrite, say=typer.echo,
+    )  # fmt: skip

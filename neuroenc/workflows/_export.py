@@ -1,0 +1,118 @@
+"""``neuroenc export``: the maps of a finished run, for other programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import read_json, sha256_file
+from neuroenc.report import export_bids
+
+__all__ = ["export", "find_scores"]
+
+# Where `neuroenc caption`, `neuroenc run` and `neuroenc demo` leave scores; a study is what its report was made of.
+_PLACES = ("study/scores.nc", "report/scores.nc", "scores.nc")
+
+
+def find_scores(run: str | os.PathLike[str]) -> Path:
+    """The file of scores of a run: in ``study/``, ``report/`` or the folder itself, or the file given.
+
+    Raises
+    ------
+    DataError
+        There is none.
+
+    Examples
+    --------
+    >>> find_scores("no-such-run")
+    Traceback (most recent call last):
+    neuroenc._util.errors.DataError: no-such-run does not exist...
+    """
+    run = Path(run)
+    if run.is_file() and run.suffix == ".nc":
+        return run
+    if not run.is_dir():
+        raise DataError(f"{run} does not exist. Next step: the folder that neuroenc run, demo or caption wrote.")
+    for place in _PLACES:
+        if (run / place).is_file():
+            return run / place
+    deeper = sorted(p.parent.relative_to(run).as_posix() for p in run.glob("*/*/scores.nc") if p.parts[-3] != ".steps")
+    hint = f" Next step: one of the runs within, {', '.join(deeper[:5])}." if deeper else ""
+    raise DataError(f"{run} holds no scores (looked for {', '.join(_PLACES)}).{hint or ' Has the run ended?'}")
+
+
+def _provenance(scores: xr.Dataset, file: Path) -> dict[str, Any]:
+    """What the scores and the files beside them tell of their making."""
+    found: dict[str, Any] = {"scores": {"file": file.name, "sha256": sha256_file(file)}}
+    if "provenance" in scores.attrs:
+        found["run"] = scores.attrs["provenance"]
+    for name, key in (("provenance.json", None), ("study.json", "provenance")):
+        beside = file.parent / name
+        if beside.is_file() and "run" not in found:
+            record = read_json(beside)
+            found["run"] = record if key is None else record.get(key, {})
+    return found
+
+
+def export(
+    run: str | os.PathLike[str],
+    *,
+    bids: str | os.PathLike[str],
+    maps: Sequence[str] | None = None,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> list[Path]:
+    """Write the maps of a finished run as a BIDS derivative.
+
+    Parameters
+    ----------
+    run : path
+        Folder of ``neuroenc run``, ``demo`` or ``caption``, or a ``scores.nc``.
+    bids : path
+        Folder of the derivative.
+    maps : sequence of str, optional
+        Scores to write; by default all.
+    say : callable
+        Gets the lines that the command prints.
+    **options
+        Of `neuroenc.report.export_bids`: ``subject, session, task, space, volume_space, resolution, density, desc,
+        source_datasets, licence, overwrite``.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    DataError, ConfigError
+        No scores are found, or as `export_bids`.
+
+    Examples
+    --------
+    >>> export("no-such-run", bids="out")
+    Traceback (most recent call last):
+    neuroenc._util.errors.DataError: no-such-run does not exist...
+    """
+    file = find_scores(run)
+    scores = data.load(file)
+    if not isinstance(scores, xr.Dataset):
+        raise ConfigError(f"{file} holds a {type(scores).__name__}; scores are a Dataset over 'voxel'.")
+    source = f"{Path(run).resolve().name}/{file.relative_to(run).as_posix()}" if file != Path(run) else file.name
+    written = export_bids(
+        scores, bids, names=maps, sources=[source], provenance=_provenance(scores, file), **options
+    )  # fmt: skip
+    images = [p for p in written if p.name.endswith((".nii.gz", ".gii"))]
+    subjects = sorted({p.name.split("_")[0] for p in images})
+    say(f"{len(images)} maps of {', '.join(subjects)} from {file}")
+    has_both = {"vertex", "hemi", "i", "j", "k"} <= set(scores.coords) and "affine" in scores.attrs
+    if has_both and not any(p.name.endswith(".nii.gz") for p in images):
+        say("voxels also have i, j, k: name the space of that volume (--volume-space) to write NIfTI files too")
+    say(f"BIDS derivative: {Path(bids)}")
+    return written
