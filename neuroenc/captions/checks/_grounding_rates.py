@@ -74,7 +74,7 @@ def hallucination_rate(
     parts = {"": _by_voxel(phrases, by, max_rank)}
     if chance is not None:
         parts["chance"] = _by_voxel(chance, by, max_rank)
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in parts[""]:
         row: dict[str, object] = {by or "group": name}
         for kind, groups in parts.items():

@@ -157,9 +157,9 @@ class GroundedConstraint:
                 else:
                     mask[row, self.stop] = False
         for row, (item, y) in enumerate(zip(numbers, sequences)):
-            for words in self._forbidden.get(item, ()):
-                if len(words) == 1 or y[1 - len(words) :] == words[:-1]:
-                    mask[row, words[-1]] = False
+            for several in self._forbidden.get(item, ()):
+                if len(several) == 1 or y[1 - len(several) :] == several[:-1]:
+                    mask[row, several[-1]] = False
         return mask
 
     def _complete(self, phrase: Phrase) -> bool:
