@@ -10,23 +10,21 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc.captions import caption_diversity, caption_stability, round_trip, sentence_scores
+from neuroenc.captions import bank_folds, caption_diversity, caption_stability, round_trip, sentence_scores
 from neuroenc.encoders import resampled_rows, ridge_weights
-from neuroenc.retrieval import EmbeddingBank
 from neuroenc.workflows._caption_config import StabilityConfig
 from neuroenc.workflows._caption_inputs import Subject
 from neuroenc.workflows._captioner import Captioner
 
-__all__ = ["bank_parts", "diversity_table", "held_out_scores", "round_trip_table", "stability_tables"]
+__all__ = ["diversity_table", "held_out_scores", "round_trip_table", "stability_tables"]
 
 
-def bank_parts(bank: EmbeddingBank, n: int, seed: int) -> list[np.ndarray]:
-    """Disjoint random parts of a bank, each in memory, of equal size up to one row."""
-    rows = np.concatenate([chunk.rows for chunk in bank.chunks(65_536)])
-    if len(rows) < n:
-        raise DataError(f"a bank of {len(rows)} images cannot be dealt into {n} folds. Next step: fewer folds.")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows[np.sort(part)] for part in np.array_split(order, n)]
+def _parts(captioner: Captioner, n: int, seed: int) -> np.ndarray:
+    """Disjoint random parts of the bank, as masks."""
+    size = captioner.bank.n
+    if size is None or size < n:
+        raise DataError(f"a bank of {size} images cannot be dealt into {n} folds. Next step: [stability] folds = 0.")
+    return bank_folds(size, n, seed=seed)
 
 
 def _weights(
@@ -57,7 +55,7 @@ def stability_tables(
     kept = coef.isel(voxel=np.flatnonzero(passed))
     variants: dict[str, list[Any]] = {}
     if config.folds:
-        variants["folds"] = [(kept, part) for part in bank_parts(captioner.bank, config.folds, seed)]
+        variants["folds"] = [(kept, part) for part in _parts(captioner, config.folds, seed)]
     for name, kind, n in (("bootstrap", "bootstrap", config.bootstraps), ("halves", "halves", config.halves)):
         if n:
             drawn = _weights(subjects, alphas, coef, kind, n, seed)

@@ -82,31 +82,47 @@ class Captioner:
     def __repr__(self) -> str:
         return f"Captioner({self.bank.n} images, {self.decoder!r}, method={self.method!r}, top={self.top})"
 
-    def project(self, coef: Any, bank: Any = None, **settings: Any) -> xr.Dataset:
-        """Projection of weights onto ``bank``, by default the captioner's own."""
-        from neuroenc.captions import project, project_weights
+    def project(self, coef: Any, part: np.ndarray | None = None, **settings: Any) -> xr.Dataset:
+        """Projection of weights onto the bank, or onto part of it.
+
+        Parameters
+        ----------
+        coef : DataArray (feature, voxel), or encoder with ``to_linear()``
+        part : bool array (n,), optional
+            Images that count, such as a row of :func:`neuroenc.captions.bank_folds`.
+        **settings
+            Of :func:`neuroenc.captions.project`, instead of the captioner's own.
+        """
+        from neuroenc.captions import project, project_folds, project_weights
 
         options: dict[str, Any] = {
             "temperature": self.temperature, "renormalise": self.renormalise, "decouple": self.decouple,
             "features_normalised": self.features_normalised, "max_memory": self.max_memory, "progress": False,
             **settings,
         }  # fmt: skip
-        bank = self.bank if bank is None else bank
         if self.method == "softmax":
-            return project(coef, bank, **options)
+            if part is None:
+                return project(coef, self.bank, **options)
+            return project_folds(coef, self.bank, np.asarray(part)[None], **options).isel(fold=0)
+        bank = self.bank
+        if part is not None:
+            bank = as_bank([(c.rows, c.ids) for c in self.bank.take(np.flatnonzero(part))])
         return project_weights(coef, bank, method=self.method, **options)
 
-    def best(self, coef: Any, bank: Any = None) -> list[str]:
+    def _projector(self, coef: Any, bank: Any, **settings: Any) -> xr.Dataset:
+        return self.project(coef, **settings)
+
+    def best(self, coef: Any, part: np.ndarray | None = None) -> list[str]:
         """The best caption of each voxel; "" where it has none (zero weights).
 
         Parameters
         ----------
         coef : DataArray (feature, voxel)
-        bank : optional
-            Another bank than the captioner's.
+        part : bool array (n,), optional
+            As in :meth:`project`.
         """
         weights = as_weights(coef)
-        found = self.decoder.decode(self.project(weights.coef, bank), 1)
+        found = self.decoder.decode(self.project(weights.coef, part), 1)
         return found.set_index("voxel")["caption"].reindex(weights.coef["voxel"].values).fillna("").tolist()
 
     def caption(
@@ -163,7 +179,7 @@ class Captioner:
                 (weights.coef, weights.intercept) if weights.has_intercept else weights.coef, self.bank, self.decoder,
                 top=self.top, n_evidence=self.n_evidence, mask=passed, temperature=self.temperature,
                 renormalise=self.renormalise, decouple=self.decouple, features_normalised=self.features_normalised,
-                projector=self.project, max_memory=self.max_memory, progress=self.progress,
+                projector=self._projector, max_memory=self.max_memory, progress=self.progress,
             )  # fmt: skip
             captions, evidence = found.captions, found.evidence
             projected = found.projection

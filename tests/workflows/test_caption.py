@@ -15,7 +15,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
 from neuroenc.workflows import caption, example_caption_config, list_caption_examples, read_caption_config
-from neuroenc.workflows._caption_checks import bank_parts, diversity_table, round_trip_table
+from neuroenc.workflows._caption_checks import diversity_table, round_trip_table
 from neuroenc.workflows._caption_truth import judge_planted, planted_summary
 
 SMALL = [
@@ -157,15 +157,19 @@ def test_captioner_without_scores_says_that_nothing_was_gated():
     assert mute.gate["reason"].tolist() == ["no caption was found", ""]
 
 
-def test_parts_of_a_bank_are_disjoint_and_complete():
-    from neuroenc.retrieval import as_bank
-
-    bank = np.arange(23.0)[:, None] + np.ones((23, 2))
-    parts = bank_parts(as_bank(bank), 4, seed=1)
-    assert sorted(np.concatenate(parts)[:, 0].tolist()) == bank[:, 0].tolist()
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    with pytest.raises(DataError, match="23 images"):
-        bank_parts(as_bank(bank), 24, seed=1)
+def test_parts_of_a_bank_are_what_is_projected_on():
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((40, 3))
+    decoder = RetrievalDecoder(["a", "b", "c"], np.eye(3), centre=False)
+    coef = rng.standard_normal((3, 4))
+    part = np.arange(40) % 2 == 0
+    for method in ("softmax", "nearest"):
+        captioner = Captioner(bank, decoder, method=method, progress=False)
+        alone = Captioner(bank[part], decoder, method=method, progress=False)
+        np.testing.assert_allclose(
+            captioner.project(coef, part)["embedding"], alone.project(coef)["embedding"], rtol=1e-5
+        )
+        assert captioner.best(coef, part) == alone.best(coef)
 
 
 def test_tables_have_intervals_that_hold_their_value():
