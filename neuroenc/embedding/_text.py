@@ -55,6 +55,8 @@ class TextEmbedder:
         self.model, self.pretrained, self.seed = model, pretrained, seed
         self.normalise, self.device, self.batch_size = normalise, device, check_batch_size(batch_size)
         self.cache, self.progress = cache, progress
+        # Captions are embedded a few at a time, again and again: the model is kept.
+        self._loaded: tuple[str, Any] | None = None
         self.backbone = text_backbone(model, None if pretrained is None else os.fspath(pretrained), seed)
 
     def __repr__(self) -> str:
@@ -164,7 +166,9 @@ class TextEmbedder:
         )
 
     def _start(self, texts: list[str], device: str) -> Encode:
-        model = self.backbone.load(device)
+        if self._loaded is None or self._loaded[0] != device:
+            self._loaded = (device, self.backbone.load(device))
+        model = self._loaded[1]
 
         def encode(start: int, stop: int) -> np.ndarray:
             with exact_arithmetic():

@@ -118,7 +118,7 @@ class GroundingConfig:
     """Phrases against the voxel's top images and against its weights; ``intervene`` also while they are written."""
 
     enabled: bool = True
-    images: int = 8
+    images: int = 16
     intervene: bool = False
 
 

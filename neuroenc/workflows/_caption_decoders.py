@@ -20,10 +20,15 @@ __all__ = ["make_decoder", "make_text_embedder", "text_direction"]
 
 def make_text_embedder(config: CaptionConfig) -> Callable[[list[str]], np.ndarray]:
     """``embed_text(texts) -> (n, feature)`` in the space of the weights."""
-    embedder = TextEmbedder(config.space.model, config.space.pretrained or None, progress=False)
+    embedder = TextEmbedder(config.space.model, config.space.pretrained or None, cache=False, progress=False)
+    known: dict[str, np.ndarray] = {}
 
     def embed_text(texts: list[str]) -> np.ndarray:
-        return np.asarray(embedder.embed(texts).values)
+        # Variants of captions repeat each other: each text is embedded once.
+        new = [t for t in dict.fromkeys(texts) if t not in known]
+        if new:
+            known.update(zip(new, np.asarray(embedder.embed(new).values), strict=True))
+        return np.stack([known[t] for t in texts])
 
     return embed_text
 
