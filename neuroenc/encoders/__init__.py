@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroenc.encoders._banded import BandedRidgeEncoder, simplex_candidates
 from neuroenc.encoders._base import LinearEncoder
+from neuroenc.encoders._partition import nested_gammas, variance_partition
 from neuroenc.encoders._resampled import resampled_rows, ridge_weights
 from neuroenc.encoders._ridge import RidgeEncoder
 from neuroenc.encoders._storage import load_encoder
@@ -30,9 +31,11 @@ __all__ = [
     "ReadoutEncoder",
     "RidgeEncoder",
     "load_encoder",
+    "nested_gammas",
     "resampled_rows",
     "ridge_weights",
     "simplex_candidates",
+    "variance_partition",
 ]
 
 

@@ -19,6 +19,7 @@ from neuroenc.stats._ceilings import (
 )
 from neuroenc.stats._fdr import fdr
 from neuroenc.stats._normalise import convert_ceiling, normalise
+from neuroenc.stats._partition import Partition, partition_variance
 from neuroenc.stats._permutation import PermutationResult, permutation_test
 from neuroenc.stats._rdm import rdm, square_rdm
 from neuroenc.stats._repeats import variance_components
@@ -36,6 +37,7 @@ from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, scor
 
 __all__ = [
     "BootstrapResult",
+    "Partition",
     "PermutationResult",
     "RSACeiling",
     "RSATest",
@@ -53,6 +55,7 @@ __all__ = [
     "ncsnr",
     "noise_ceiling",
     "normalise",
+    "partition_variance",
     "pearson_r",
     "permutation_test",
     "r2_score",
