@@ -18,6 +18,7 @@ from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._partition import nested_gammas, variance_partition
 from neuroenc.encoders._resampled import resampled_rows, ridge_weights
 from neuroenc.encoders._ridge import RidgeEncoder
+from neuroenc.encoders._selection import select_features
 from neuroenc.encoders._storage import load_encoder
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "nested_gammas",
     "resampled_rows",
     "ridge_weights",
+    "select_features",
     "simplex_candidates",
     "variance_partition",
 ]
