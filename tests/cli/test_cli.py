@@ -12,7 +12,7 @@ from neuroenc.cli._main import app
 def test_help_names_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("demo", "run", "compare", "icl", "data", "cache"):
+    for name in ("demo", "run", "compare", "icl", "data", "cache", "bank"):
         assert name in result.output
 
 
