@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc.report._brain_mesh import flat_mesh, flat_shade, vertex_normals
 from neuroenc.report._maps import _surface_voxels
 from neuroenc.report._mosaic import _slices
 from neuroenc.report._style import figure_png
@@ -26,24 +27,6 @@ _FLAT_HEIGHT, _HEAD, _GAP = 470.0, 28.0, 14.0
 _SIDES = {"L": "left", "R": "right"}
 
 
-def _flat(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flattened fsaverage5: coordinates (vertex, 2) in mm, faces, and whether a vertex is on the patch."""
-    from nilearn.datasets import fetch_surf_fsaverage
-    from nilearn.surface import load_surf_mesh
-
-    mesh = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")[f"flat_{ {'L': 'left', 'R': 'right'}[hemi] }"])
-    faces = np.asarray(mesh.faces)
-    on = np.zeros(len(mesh.coordinates), bool)
-    on[faces.ravel()] = True
-    return np.asarray(mesh.coordinates, float)[:, :2], faces, on
-
-
-def _shade(sulc: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Grey of bare cortex, sulci darker."""
-    grey = 0.895 - 0.055 * np.clip(sulc[faces].mean(axis=1) / 0.8, -1, 1)
-    return np.stack([grey, grey, grey, np.ones_like(grey)], axis=1)
-
-
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
@@ -55,7 +38,7 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     from matplotlib.collections import PolyCollection
 
     sides = [h for h in "LR" if (hemi == h).any()]
-    meshes = {h: _flat(h) for h in sides}
+    meshes = {h: flat_mesh(h) for h in sides}
     windows = {}
     for h in sides:
         xy, _, on = meshes[h]
@@ -81,23 +64,13 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
         axes.set_xlim(x0, x0 + wide)
         axes.set_ylim(middle - tall / 2, middle + tall / 2)
         axes.axis("off")
-        colours = _shade(_mesh(h)[2], faces)
+        colours = flat_shade(_mesh(h)[2], faces)
         axes.add_collection(PolyCollection(list(xy[faces]), facecolors=colours, edgecolors=colours, linewidths=0.3))
         mine = np.flatnonzero((hemi == h) & on[vertex])
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
         y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
         labels.append({"text": f"{_SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
     return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
-
-
-def _normals(xyz: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Outward unit normal of each vertex (vertex, 3)."""
-    corners = xyz[faces]
-    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    out = np.zeros_like(xyz)
-    for corner in range(3):
-        np.add.at(out, faces[:, corner], flat)
-    return out / (np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
 
 
 def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
@@ -111,7 +84,7 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     labels = []
     views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
     directions = {h: np.array([VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
-    normals = {h: _normals(*_mesh(h)[:2]) for h in "LR"}
+    normals = {h: vertex_normals(*_mesh(h)[:2]) for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
             xyz, faces, _ = _mesh(h)

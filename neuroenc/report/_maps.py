@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.report._brain_places import HEADINGS
 from neuroenc.report._exports import numeric_scores, places
 from neuroenc.report._html import data_uri
 from neuroenc.report._mosaic import plot_mosaic
@@ -21,13 +22,13 @@ __all__ = ["draw_maps", "map_names"]
 
 # What a map shows: heading, colour map, range (None = from the data), transform.
 MAPS: dict[str, tuple[str, str, float | None, float | None]] = {
-    "r": ("Prediction accuracy, Pearson r", "viridis", 0.0, None),
-    "r2": ("Coefficient of determination, R²", "viridis", 0.0, None),
-    "ev": ("Explained variance", "viridis", 0.0, None),
-    "noise_ceiling_r": ("Noise ceiling, correlation", "viridis", 0.0, None),
-    "noise_ceiling_r2": ("Noise ceiling, share of variance", "viridis", 0.0, None),
-    "r_normalised": ("Accuracy over noise ceiling", "plasma", 0.0, 1.0),
-    "ncsnr": ("Noise ceiling signal-to-noise ratio", "viridis", 0.0, None),
+    "r": (HEADINGS["r"], "viridis", 0.0, None),
+    "r2": (HEADINGS["r2"], "viridis", 0.0, None),
+    "ev": (HEADINGS["ev"], "viridis", 0.0, None),
+    "noise_ceiling_r": (HEADINGS["noise_ceiling_r"], "viridis", 0.0, None),
+    "noise_ceiling_r2": (HEADINGS["noise_ceiling_r2"], "viridis", 0.0, None),
+    "r_normalised": (HEADINGS["r_normalised"], "plasma", 0.0, 1.0),
+    "ncsnr": (HEADINGS["ncsnr"], "viridis", 0.0, None),
     "alpha": ("Ridge penalty, log10 alpha", "cividis", None, None),
     "p_value": ("−log10 p", "viridis", 0.0, None),
     "q_value": ("−log10 q (FDR)", "viridis", 0.0, None),

@@ -1,96 +1,21 @@
-"""Values of vertices on the inflated fsaverage5."""
+"""Values of vertices on fsaverage5, inflated or flat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.optional import require
-from neuroenc.report._paint import Painter
+from neuroenc.report._brain_draw import draw_flat, draw_inflated, flat_windows
+from neuroenc.report._brain_mesh import N_VERTICES, PANEL, VIEWS, _draw_hemisphere, _face_values, _mesh, flat_mesh
+from neuroenc.report._brain_paint import BrainPainter
+from neuroenc.report._brain_places import channel, label_for, region_masks, surface_places
 from neuroenc.report._style import MUTED, STYLE
 
-__all__ = ["N_VERTICES", "VIEWS", "plot_surface"]
-
-N_VERTICES = 10242  # of fsaverage5, per hemisphere
-
-PANEL = (114.0, 84.0)  # half width and height of a panel in mm: the inflated mesh with its label above
-
-# Direction in which the camera looks, and what is up on the page (x right, y anterior, z superior).
-# Ventral views keep the lateral edge up, as if the lateral view were rolled towards the reader.
-VIEWS: Mapping[str, Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
-    "lateral": {"L": ((1, 0, 0), (0, 0, 1)), "R": ((-1, 0, 0), (0, 0, 1))},
-    "medial": {"L": ((-1, 0, 0), (0, 0, 1)), "R": ((1, 0, 0), (0, 0, 1))},
-    "ventral": {"L": ((0, 0, 1), (-1, 0, 0)), "R": ((0, 0, 1), (1, 0, 0))},
-    "dorsal": {"L": ((0, 0, -1), (-1, 0, 0)), "R": ((0, 0, -1), (1, 0, 0))},
-    "posterior": {"L": ((0, 1, 0), (0, 0, 1)), "R": ((0, 1, 0), (0, 0, 1))},
-    "anterior": {"L": ((0, -1, 0), (0, 0, 1)), "R": ((0, -1, 0), (0, 0, 1))},
-}
-
-
-@lru_cache(maxsize=2)
-def _mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inflated fsaverage5 of one hemisphere, from nilearn's own files: coordinates (mm), faces, sulcal depth."""
-    require("nilearn", "brain")
-    from nilearn.datasets import fetch_surf_fsaverage
-    from nilearn.surface import load_surf_data, load_surf_mesh
-
-    side = {"L": "left", "R": "right"}[hemi]
-    files = fetch_surf_fsaverage("fsaverage5")
-    mesh = load_surf_mesh(files[f"infl_{side}"])
-    coordinates = np.asarray(mesh.coordinates, float)
-    return (
-        coordinates - coordinates.mean(axis=0),
-        np.asarray(mesh.faces),
-        load_surf_data(files[f"sulc_{side}"]),
-    )
-
-
-def _face_values(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Mean over the measured corners of each triangle: a lone vertex still shows, as its own small patch."""
-    corners = values[faces]
-    measured = np.isfinite(corners)
-    total = np.where(measured, corners, 0).sum(axis=1)
-    count = measured.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(faces), np.nan), where=count > 0)
-
-
-def _draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> None:
-    """Paint one view: triangles that face the camera, far ones first; ``colours`` (face, 4), alpha 0 = bare.
-
-    nilearn's own matplotlib drawing drops every triangle with an unmeasured corner, which hides sparse
-    voxels, and its 3-D axes leave most of a small panel empty; hence only the meshes are taken from it.
-    """
-    from matplotlib.collections import PolyCollection
-
-    coordinates, faces, sulc = _mesh(hemi)
-    forward, up = (np.array(a, float) for a in VIEWS[view][hemi])
-    right = np.cross(forward, up)
-    corners = coordinates[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    facing = -normals @ forward
-    shown = np.flatnonzero(facing > 0)
-    shown = shown[np.argsort(-(corners[shown].mean(axis=1) @ forward), kind="stable")]
-
-    # Only the bare cortex is shaded: a colour that stands for a number keeps its exact tone.
-    depth = np.clip(sulc[faces].mean(axis=1) / 0.8, -1, 1)
-    grey = (0.86 - 0.09 * depth) * (0.80 + 0.20 * np.clip(facing, 0, 1))
-    bare = np.stack([grey, grey, grey, np.ones_like(grey)], axis=1)
-    rgba = np.where(colours[:, 3:] > 0, colours, bare)
-
-    plane = np.stack([corners[shown] @ right, corners[shown] @ up], axis=2)
-    axes.add_collection(
-        PolyCollection(list(plane), facecolors=rgba[shown], edgecolors=rgba[shown], linewidths=0.25, closed=True)
-    )
-    centre = (plane.reshape(-1, 2).max(axis=0) + plane.reshape(-1, 2).min(axis=0)) / 2
-    axes.set_xlim(centre[0] - PANEL[0], centre[0] + PANEL[0])
-    axes.set_ylim(centre[1] - PANEL[1] + 6, centre[1] + PANEL[1] + 6)
-    axes.set_aspect("equal")
-    axes.axis("off")
+__all__ = ["N_VERTICES", "PANEL", "VIEWS", "_draw_hemisphere", "_face_values", "_mesh", "plot_surface"]
 
 
 def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,38 +36,61 @@ def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarra
 
 def plot_surface(
     values: Any,
-    vertex: Any,
-    hemi: Any,
+    vertex: Any = None,
+    hemi: Any = None,
     *,
+    second: Any = None,
+    alpha: Any = None,
+    rois: Any = None,
+    mesh: str = "inflated",
     label: str = "",
-    cmap: str = "viridis",
+    second_label: str = "",
+    alpha_label: str = "",
+    cmap: Any = None,
     vmin: float | None = None,
     vmax: float | None = None,
+    second_range: tuple[float | None, float | None] | None = None,
+    alpha_range: tuple[float | None, float | None] | None = None,
     colours: Mapping[str, Any] | None = None,
     views: Sequence[str] = ("lateral", "medial", "ventral", "posterior"),
+    crop: bool = True,
 ) -> Any:
-    """Values of vertices on the inflated fsaverage5, both hemispheres, with a colour bar or a legend.
+    """Values of vertices on fsaverage5, inflated or flat, with a colour bar, a legend, or a square for two numbers.
 
     Every triangle that touches a measured vertex takes the mean of its measured corners; the rest shows
     the grey cortex, sulci darker. Panels share one scale in millimetres.
 
     Parameters
     ----------
-    values : array (voxel,), float or str
+    values : DataArray (voxel,) or array (voxel,), float or str
         Numbers are drawn with a colour bar; NaN is not drawn. Strings are drawn as categories with a
-        legend; "" is not drawn.
+        legend; "" is not drawn. A DataArray brings ``vertex``, ``hemi``, ``roi``, its name and its unit.
     vertex : array (voxel,), int
-        Vertex numbers on fsaverage5, 0..10241.
+        Vertex numbers on fsaverage5, 0..10241; by default the coordinate.
     hemi : array (voxel,), str
-        "L" or "R".
-    label : str
-        Text at the colour bar.
-    cmap, vmin, vmax
-        Colour map and its range; by default from 0 (or the minimum, if all are negative) to the maximum.
+        "L" or "R"; by default the coordinate.
+    second : DataArray or array (voxel,), float, optional
+        A second number: the colour then comes from a two-dimensional map, explained by a square.
+    alpha : DataArray or array (voxel,), float, optional
+        Opacity, for example accuracy: 0 at the lower end of ``alpha_range``, 1 at the upper one.
+    rois : True, str, sequence of str, or mapping of str to bool array (voxel,), optional
+        Regions to outline and name: all of the coordinate ``roi``, some of them, or masks.
+    mesh : {"inflated", "flat"}
+    label, second_label, alpha_label : str
+        Texts at the colour bar; by default names and units of DataArrays.
+    cmap : str or Colormap; with ``second`` a name, four colours or a table
+        By default viridis; with ``second`` "teal-purple" (or "gold-purple", "blue-orange", the four colours of
+        (low, low), (high, low), (low, high), (high, high), or an array (n, m, 3)).
+    vmin, vmax : float, optional
+        By default from 0 (or the minimum, if all are negative) to the maximum.
+    second_range, alpha_range : (low, high), optional
+        Likewise; either end may be None.
     colours : mapping of str to colour, optional
         Colour of each category; the legend is then left to the caller.
     views : sequence of str
-        Any of ``lateral, medial, ventral, dorsal, posterior, anterior``.
+        Of the inflated mesh: any of ``lateral, medial, ventral, dorsal, posterior, anterior``.
+    crop : bool
+        Show the part of the flat mesh that holds voxels, not all of it.
 
     Returns
     -------
@@ -151,7 +99,9 @@ def plot_surface(
     Raises
     ------
     DataError
-        If vertices do not fit fsaverage5 or lengths differ.
+        If vertices do not fit fsaverage5, lengths or voxel ids differ, or voxels have no vertices.
+    ConfigError
+        If a view, mesh, region or colour map is unknown, or both ``second`` and ``alpha`` are given.
     ModuleNotFoundError
         If nilearn or matplotlib is not installed.
 
@@ -160,6 +110,12 @@ def plot_surface(
     >>> figure = plot_surface([0.1, 0.5], vertex=[12, 4000], hemi=["L", "R"], label="r", views=["lateral"])
     >>> len(figure.axes)  # one panel per hemisphere and the colour bar
     3
+    >>> figure = plot_surface(
+    ...     [0.1, 0.5], [12, 4000], ["L", "R"], second=[0.3, 0.2], label="faces", second_label="places", mesh="flat",
+    ...     rois={"FFA": np.array([True, False])},
+    ... )
+    >>> figure.axes[-1].get_xlabel()  # of the legend
+    'faces'
     """
     require("matplotlib", "brain")
     from matplotlib import rc_context
@@ -168,43 +124,88 @@ def plot_surface(
     for view in views:
         if view not in VIEWS:
             raise ConfigError(unknown_name("view", view, VIEWS))
+    if mesh not in ("inflated", "flat"):
+        raise ConfigError(unknown_name("mesh", mesh, ("inflated", "flat")))
     data = np.asarray(values)
-    index, side = _vertex_table(vertex, hemi, len(data))
-    painter = Painter(data, cmap, vmin, vmax, colours)
-    pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
-    with rc_context(STYLE):
-        height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + painter.room
-        figure = Figure(figsize=(10.6, height))
-        grid = figure.add_gridspec(
-            len(pairs),
-            4,
-            left=0,
-            right=1,
-            top=1,
-            bottom=painter.room / height,
-            wspace=0,
-            hspace=0,
-        )
-        for row, pair in enumerate(pairs):
-            # Mirror-symmetric rows: L first, L second | R second, R first.
-            order = [("L", v) for v in pair] + [("R", v) for v in reversed(pair)]
-            for column, (h, view) in enumerate(order):
-                place = column if len(pair) == 2 else column + 1
-                axes = figure.add_subplot(grid[row, place])
+    index, side = _vertex_table(*surface_places(values, vertex, hemi), len(data))
+    painter = BrainPainter(
+        data, cmap, vmin, vmax, colours,
+        second=channel(second, values, len(data), "second"), alpha=channel(alpha, values, len(data), "alpha"),
+        other_range=second_range if second is not None else alpha_range,
+        other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
+    )  # fmt: skip
+    masks = region_masks(rois, values, len(data))
+
+    def painted(h: str) -> np.ndarray:
+        """Colour of every triangle of a hemisphere."""
+        faces = _mesh(h)[1] if mesh == "inflated" else flat_mesh(h)[1]
+        layers = []
+        for numbers in (painter.numbers, painter.other):
+            if numbers is not None:
                 on_mesh = np.full(N_VERTICES, np.nan)
-                on_mesh[index[side == h]] = painter.numbers[side == h]
-                faces = _mesh(h)[1]
-                numbers = painter.corner(on_mesh, faces) if painter.categories else _face_values(on_mesh, faces)
-                _draw_hemisphere(axes, h, view, painter.colours(numbers))
-                axes.text(
-                    0.5,
-                    0.99,
-                    f"{h} {view}",
-                    transform=axes.transAxes,
-                    ha="center",
-                    va="top",
-                    color=MUTED,
-                    fontsize=8,
-                )
-        painter.key(figure, label, height=0.11 / height, bottom=0.34 / height)
+                on_mesh[index[side == h]] = np.where(np.isfinite(painter.numbers), numbers, np.nan)[side == h]
+                named = painter.categories and not layers
+                layers.append(painter.corner(on_mesh, faces) if named else _face_values(on_mesh, faces))
+        return painter.colours(*layers)
+
+    def regions(h: str) -> dict[str, np.ndarray]:
+        found = {}
+        for name, mask in masks.items():
+            found[name] = np.zeros(N_VERTICES, bool)
+            found[name][index[mask & (side == h)]] = True
+        return {name: inside for name, inside in found.items() if inside.any()}
+
+    with rc_context(STYLE):
+        figure = _flat_figure(Figure, index, side, crop, painter, painted, regions) if mesh == "flat" else (
+            _inflated_figure(Figure, views, painter, painted, regions)
+        )  # fmt: skip
+        height = figure.get_size_inches()[1]
+        painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.34 / height)
+    return figure
+
+
+def _inflated_figure(make: Any, views: Sequence[str], painter: BrainPainter, painted: Any, regions: Any) -> Any:
+    pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
+    height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + painter.room
+    figure = make(figsize=(10.6, height))
+    grid = figure.add_gridspec(
+        len(pairs), 4, left=0, right=1, top=1, bottom=painter.room / height, wspace=0, hspace=0
+    )  # fmt: skip
+    colours, outlined = {h: painted(h) for h in "LR"}, {h: regions(h) for h in "LR"}
+    for row, pair in enumerate(pairs):
+        # Mirror-symmetric rows: L first, L second | R second, R first.
+        order = [("L", v) for v in pair] + [("R", v) for v in reversed(pair)]
+        for column, (h, view) in enumerate(order):
+            place = column if len(pair) == 2 else column + 1
+            axes = figure.add_subplot(grid[row, place])
+            draw_inflated(axes, h, view, colours[h], 10.6 / 4, outlined[h], views)
+            axes.text(
+                0.5, 0.99, f"{h} {view}", transform=axes.transAxes, ha="center", va="top", color=MUTED, fontsize=8
+            )
+    return figure
+
+
+def _flat_figure(
+    make: Any, index: np.ndarray, side: np.ndarray, crop: bool, painter: BrainPainter, painted: Any, regions: Any
+) -> Any:
+    """Both hemispheres side by side at one scale, with a bar of 20 mm."""
+    windows = flat_windows(index, side, crop)
+    low, high = next(iter(windows.values()))
+    wide, tall = high - low
+    inches = min(10.6 / len(windows), 5.2 * wide / tall) * 0.97
+    height = inches * tall / wide + 0.25 + painter.room
+    figure = make(figsize=(10.6, height))
+    for n, (h, window) in enumerate(windows.items()):
+        left = (10.6 - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
+        axes = figure.add_axes((left / 10.6, painter.room / height, inches / 10.6, inches * tall / wide / height))
+        draw_flat(axes, h, painted(h), window, inches, regions(h))
+        axes.text(0.5, 1.01, {"L": "Left", "R": "Right"}[h] + " hemisphere", transform=axes.transAxes, ha="center",
+                  va="bottom", color=MUTED, fontsize=8)  # fmt: skip
+        if n == 0:
+            (x0, y0), (x1, _) = window
+            start = x0 + 0.03 * (x1 - x0)
+            axes.plot([start, start + 20], [y0 + 0.03 * tall] * 2, color=MUTED, linewidth=1.5, zorder=5)
+            axes.text(
+                start + 10, y0 + 0.045 * tall, "20 mm", ha="center", va="bottom", fontsize=7, color=MUTED, zorder=5
+            )
     return figure
