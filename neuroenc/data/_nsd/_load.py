@@ -264,7 +264,7 @@ def _values(
     budget: int, progress: bool,
 ) -> xr.DataArray:  # fmt: skip
     # Labels are held beside the blocks, but a part of the budget is always left to these.
-    budget = max(budget // 4, budget - 2 * sum(c.nbytes for c in template.coords.values()))
+    budget = max(budget // 4, budget - 3 * sum(c.nbytes for c in template.coords.values()))
     # An eighth of it for a block of one session, which is held twice while it is stored.
     width = max(1, budget // 8 // (4 * per_session))
     chunk = voxels_per_chunk(per_session, len(places), budget)

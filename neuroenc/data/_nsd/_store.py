@@ -42,7 +42,8 @@ def _create(template: xr.DataArray, path: Path, chunks: tuple[int, int]) -> None
 
     empty = template.copy(deep=False, data=dask.array.zeros(template.shape, chunks=chunks, dtype=np.float32))
     dataset = _io._encode(empty)
-    dataset.to_zarr(path, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True, compute=False)
+    with _sparing():
+        dataset.to_zarr(path, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True, compute=False)
 
 
 def _open(path: Path, template: xr.DataArray, mode: Any = "r+") -> Any:
