@@ -19,6 +19,12 @@ from neuroenc.stats._ceilings import (
 )
 from neuroenc.stats._fdr import fdr
 from neuroenc.stats._normalise import convert_ceiling, normalise
+from neuroenc.stats._paired import (
+    PairedResult,
+    SignFlipResult,
+    paired_permutation_test,
+    sign_flip_test,
+)
 from neuroenc.stats._partition import Partition, partition_variance
 from neuroenc.stats._permutation import PermutationResult, permutation_test
 from neuroenc.stats._rdm import rdm, square_rdm
@@ -37,10 +43,12 @@ from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, scor
 
 __all__ = [
     "BootstrapResult",
+    "PairedResult",
     "Partition",
     "PermutationResult",
     "RSACeiling",
     "RSATest",
+    "SignFlipResult",
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_rdms",
@@ -55,6 +63,7 @@ __all__ = [
     "ncsnr",
     "noise_ceiling",
     "normalise",
+    "paired_permutation_test",
     "partition_variance",
     "pearson_r",
     "permutation_test",
@@ -63,6 +72,7 @@ __all__ = [
     "rdm_ceiling",
     "rdm_permutation_test",
     "score",
+    "sign_flip_test",
     "split_half_reliability",
     "square_rdm",
     "variance_components",
