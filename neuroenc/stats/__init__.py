@@ -11,6 +11,12 @@ without a defined score is NaN, and NaN voxels are left out of corrections and s
 """
 
 from neuroenc.stats._bootstrap import bootstrap, bootstrap_difference, bootstrap_rois
+from neuroenc.stats._ceiling_bootstrap import (
+    SubjectCeiling,
+    bootstrap_ceiling,
+    bootstrap_normalised,
+    subject_ceiling,
+)
 from neuroenc.stats._ceilings import (
     ceiling_from_repeats,
     ncsnr,
@@ -49,8 +55,11 @@ __all__ = [
     "RSACeiling",
     "RSATest",
     "SignFlipResult",
+    "SubjectCeiling",
     "bootstrap",
+    "bootstrap_ceiling",
     "bootstrap_difference",
+    "bootstrap_normalised",
     "bootstrap_rdms",
     "bootstrap_rois",
     "bootstrap_samples",
@@ -75,5 +84,6 @@ __all__ = [
     "sign_flip_test",
     "split_half_reliability",
     "square_rdm",
+    "subject_ceiling",
     "variance_components",
 ]

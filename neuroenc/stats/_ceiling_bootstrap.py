@@ -1,0 +1,397 @@
+"""Uncertainty of noise ceilings, scores divided by uncertain ceilings, and ceilings across subjects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neuroenc.stats._blocks import (
+    MAX_MEMORY,
+    Floats,
+    as_pair,
+    check_choice,
+    check_count,
+    check_metric,
+    load,
+    load_pair,
+    voxel_blocks,
+)
+from neuroenc.stats._ceilings import ceiling_from_repeats, noise_ceiling
+from neuroenc.stats._normalise import check_unit
+from neuroenc.stats._parallel import Progress, check_jobs, run
+from neuroenc.stats._repeats import _check
+from neuroenc.stats._resampling import BootstrapResult, Sampler, draw_resamples, quantiles, standard_deviation
+
+__all__ = ["SubjectCeiling", "bootstrap_ceiling", "bootstrap_normalised", "subject_ceiling"]
+
+
+class _Repeats:
+    """Sums over the repeats of every stimulus of one block of voxels: a resample is a weight for each stimulus."""
+
+    def __init__(self, values: Any, columns: slice, order: Any, counts: Any, total: str, weighting: str) -> None:
+        block, _ = load(values, columns, "responses")
+        block = block[order] - np.nanmean(block, axis=0)
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        valid = ~np.isnan(block)
+        block[~valid] = 0.0
+        self.per = np.add.reduceat(valid, starts, axis=0, dtype=np.float64)
+        self.sums = np.add.reduceat(block, starts, axis=0)
+        self.squares = np.add.reduceat(block * block, starts, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            within = np.maximum(self.squares - np.where(self.per > 0, self.sums**2 / self.per, 0.0), 0.0)
+        freedom = np.maximum(self.per - 1.0, 0.0)
+        used = self.per == counts.max() if weighting == "max_repeats" else self.per > 1
+        self.within, self.freedom = np.where(used, within, 0.0), np.where(used, freedom, 0.0)
+        self.total = total
+
+    def ratios(self, weights: Floats) -> Floats:
+        """The ncsnr (n_resamples, n_voxels) of resamples of the stimuli."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            noise = (weights @ self.within) / (weights @ self.freedom)
+            if self.total == "unit":
+                signal = np.maximum(0.0, 1.0 - noise)
+            else:
+                m = weights @ self.per
+                variance = (weights @ self.squares - (weights @ self.sums) ** 2 / m) / (m - 1.0)
+                unbias = (m - 1.0) / (m - (weights @ self.per**2) / m)
+                signal = np.maximum(0.0, (variance - noise) * unbias)
+            return np.asarray(np.sqrt(signal / noise))
+
+
+class _Halves:
+    """Random halves of the repeats of one block of voxels."""
+
+    def __init__(self, values: Any, columns: slice, rows: Any, chosen: Any) -> None:
+        block, _ = load(values, columns, "responses")
+        half = rows[0].shape[1] // 2
+        self.half, self.chosen = half, chosen
+        self.pairs = [
+            Sampler(block[split[:, :half]].mean(axis=1), block[split[:, half:]].mean(axis=1), slice(None), "r")
+            for split in rows
+        ]
+
+    def ratios(self, weights: Floats) -> Floats:
+        r = np.clip(sum(pair.scores(weights[:, self.chosen]) for pair in self.pairs) / len(self.pairs), 0.0, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(r / (1.0 - r) / self.half))
+
+
+def _source(responses: Any, stimulus: Any, method: str, total: str, weighting: str, n_splits: int, seed: int) -> Any:
+    values, order, counts = _check(responses, stimulus)
+    if method == "ncsnr":
+        return values, counts, lambda columns: _Repeats(values, columns, order, counts, total, weighting)
+    chosen = np.flatnonzero(counts == counts.max())
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rows = order[starts[chosen][:, None] + np.arange(counts.max())]
+    rng = np.random.default_rng(seed)
+    splits = [rng.permuted(rows, axis=1)[:, : 2 * (counts.max() // 2)] for _ in range(n_splits)]
+    return values, counts, lambda columns: _Halves(values, columns, splits, chosen)
+
+
+def bootstrap_ceiling(
+    responses: Any,
+    stimulus: Any,
+    *,
+    unit: str,
+    n_repeats: Any = None,
+    method: str = "ncsnr",
+    total: str = "unit",
+    weighting: str = "max_repeats",
+    n_splits: int = 20,
+    n_bootstraps: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
+) -> BootstrapResult:
+    """Standard error and interval of a noise ceiling, by resampling stimuli with all their repeats.
+
+    Parameters
+    ----------
+    responses : array (n_presentations, n_voxels)
+    stimulus : array (n_presentations,)
+    unit : {"r2", "r"}
+        Share of variance or correlation.
+    n_repeats, method, total, weighting, n_splits
+        As in `ceiling_from_repeats`.
+    n_bootstraps : int
+    confidence : float
+    seed : int
+    max_memory : int
+        Bytes that the working copies may take.
+    n_jobs : int
+        Threads.
+    progress : bool or callable
+
+    Returns
+    -------
+    BootstrapResult
+        ``estimate`` is `ceiling_from_repeats`; ``metric`` names the unit. Where the estimate is truncated at 0 the
+        interval begins at 0.
+
+    Raises
+    ------
+    ValueError
+        As `ceiling_from_repeats`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> stimulus = np.repeat(np.arange(500), 3)
+    >>> y = rng.standard_normal((500, 1))[stimulus] + rng.standard_normal((1500, 1))   # planted: 3 / 4
+    >>> found = bootstrap_ceiling(y, stimulus, unit="r2", total="empirical", n_bootstraps=200)
+    >>> bool(found.low[0] < 0.75 < found.high[0])
+    True
+    """
+    unit = check_unit("unit", unit)
+    method = check_choice("method", method, ("ncsnr", "split_half"))
+    n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    estimate = ceiling_from_repeats(
+        responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
+        n_splits=n_splits, seed=seed, max_memory=max_memory,
+    )  # fmt: skip
+    values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
+    drawn, _, n_units = draw_resamples(len(counts), None, n_bootstraps, seed)
+    repeats = counts if n_repeats is None else n_repeats
+    out = np.full((3, len(estimate)), np.nan)
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+
+    def work(columns: slice) -> tuple[slice, Floats]:
+        samples = noise_ceiling(make(columns).ratios(drawn.astype(np.float64)), repeats, unit=unit)
+        samples[:, np.isnan(estimate[columns])] = np.nan
+        return columns, np.vstack([standard_deviation(samples)[None], quantiles(samples, tails)])
+
+    held = (8 if method == "ncsnr" else 5 * n_splits + 4) * values.shape[0] + 8 * n_bootstraps
+    blocks = list(voxel_blocks(held, len(estimate), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
+    for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="bootstrap of ceiling"):
+        out[:, columns] = found
+    return BootstrapResult(estimate, *out, None, confidence, n_bootstraps, n_units, unit)
+
+
+def bootstrap_normalised(
+    y: Any,
+    yhat: Any,
+    responses: Any,
+    stimulus: Any,
+    *,
+    y_stimulus: Any = None,
+    metric: str = "r",
+    n_repeats: Any = None,
+    method: str = "ncsnr",
+    total: str = "unit",
+    weighting: str = "max_repeats",
+    n_splits: int = 20,
+    floor: float | None = None,
+    n_bootstraps: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
+) -> BootstrapResult:
+    r"""Score as a share of the noise ceiling, with the uncertainty of both.
+
+    In every resample the score and the ceiling are computed anew and divided. The ceiling's unit follows the metric:
+    correlations are divided by a correlation ceiling, shares of variance by a variance ceiling.
+
+    Parameters
+    ----------
+    y, yhat : array (n_stimuli, n_voxels)
+        Responses averaged over repeats, and predictions of them.
+    responses, stimulus
+        Single presentations and their stimuli, as in `ceiling_from_repeats`: of the same stimuli, or of others.
+    y_stimulus : array (n_stimuli,), optional
+        Stimuli of the rows of ``y``. Given, a resample holds the same stimuli in score and ceiling, whose errors
+        are then correlated as they are; without, the two are resampled independently.
+    metric : {"r", "r2", "ev"}
+    n_repeats, method, total, weighting, n_splits
+        As in `ceiling_from_repeats`. By default ``n_repeats`` is the counts in ``stimulus``, which is right where ``y``
+        holds the means of these presentations.
+    floor : float, optional
+        Voxels whose ceiling is below it become NaN; default 0.1 in unit "r" and 0.01 in unit "r2". In a resample a
+        ceiling below the floor is the floor, which keeps intervals of weak voxels wide but finite.
+    n_bootstraps, confidence, seed, max_memory, n_jobs, progress
+        As in `bootstrap_ceiling`.
+
+    Returns
+    -------
+    BootstrapResult
+        Values above 1 occur by chance and are kept.
+
+    Raises
+    ------
+    ValueError
+        As `bootstrap` and `ceiling_from_repeats`; stimuli of ``y`` that are repeated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> stimulus = np.repeat(np.arange(400), 3)
+    >>> signal = rng.standard_normal((400, 1))
+    >>> single = signal[stimulus] + rng.standard_normal((1200, 1))
+    >>> y = single.reshape(400, 3, 1).mean(axis=1)
+    >>> found = bootstrap_normalised(y, signal, single, stimulus, total="empirical", n_bootstraps=200)
+    >>> bool(found.low[0] < 1 < found.high[0])                            # the true model reaches the ceiling
+    True
+    """
+    metric = check_metric(metric)
+    unit = "r" if metric == "r" else "r2"
+    y2, p2, shape = as_pair(y, yhat)
+    method = check_choice("method", method, ("ncsnr", "split_half"))
+    n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
+    if not 0 < least <= 1:
+        raise ValueError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
+    ceiling = ceiling_from_repeats(
+        responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
+        n_splits=n_splits, seed=seed, max_memory=max_memory,
+    )  # fmt: skip
+    if len(ceiling) != y2.shape[1]:
+        raise ValueError(f"y has {y2.shape[1]} voxels and responses {len(ceiling)}; both must hold the same ones.")
+    values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
+    ids = np.unique(np.asarray(stimulus))
+    drawn_y, drawn_c, n_units = _joint_draws(y_stimulus, y2.shape[0], ids, n_bootstraps, seed)
+    repeats = counts if n_repeats is None else n_repeats
+    out = np.full((4, len(ceiling)), np.nan)
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+
+    def work(columns: slice) -> tuple[slice, Floats]:
+        sampler = Sampler(y2, p2, columns, metric)
+        limit = noise_ceiling(make(columns).ratios(drawn_c), repeats, unit=unit)
+        limit = np.where(np.isnan(limit), np.nan, np.maximum(limit, least))
+        samples = sampler.scores(drawn_y) / limit
+        usable = ceiling[columns] >= least
+        samples[:, ~usable] = np.nan
+        estimate = sampler.estimate / np.where(usable, ceiling[columns], np.nan)
+        return columns, np.vstack([estimate[None], standard_deviation(samples)[None], quantiles(samples, tails)])
+
+    rows = values.shape[0] * (8 if method == "ncsnr" else 5 * n_splits + 4)
+    held = rows + 9 * y2.shape[0] + 12 * n_bootstraps
+    blocks = list(voxel_blocks(held, len(ceiling), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
+    for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="normalised bootstrap"):
+        out[:, columns] = found
+    parts = [x.reshape(shape) for x in out]
+    return BootstrapResult(
+        parts[0], parts[1], parts[2], parts[3], None, confidence, n_bootstraps, n_units, f"{metric}/ceiling"
+    )
+
+
+def _joint_draws(
+    y_stimulus: Any, n: int, ids: Any, n_bootstraps: int, seed: int
+) -> tuple[Floats, Floats, int]:
+    """Weights of the rows of y and of the repeated stimuli (sorted), over the union of both where ids are given."""
+    if y_stimulus is None:
+        ours, _, _ = draw_resamples(n, None, n_bootstraps, seed)
+        theirs, _, _ = draw_resamples(len(ids), None, n_bootstraps, seed + 1)
+        return ours.astype(np.float64), theirs.astype(np.float64), n
+    names = np.asarray(y_stimulus)
+    if names.shape != (n,) or len(np.unique(names)) < n:
+        raise ValueError(
+            f"y_stimulus has shape {names.shape} with {len(np.unique(names))} different ids; y needs {n} different "
+            "ones, one for each row."
+        )
+    every = np.unique(np.concatenate([names.astype(str), ids.astype(str)]))
+    counts, _, n_units = draw_resamples(len(every), None, n_bootstraps, seed)
+    pick = [np.searchsorted(every, x.astype(str)) for x in (names, ids)]
+    return counts[:, pick[0]].astype(np.float64), counts[:, pick[1]].astype(np.float64), n_units
+
+
+@dataclass(frozen=True)
+class SubjectCeiling:
+    """Outcome of `subject_ceiling`; arrays are (n_voxels,).
+
+    Attributes
+    ----------
+    lower, upper : array
+        Means over subjects of one subject against the mean of the others, and of all.
+    lower_subject, upper_subject : array (n_subjects, n_voxels)
+    unit : str
+    """
+
+    lower: Floats
+    upper: Floats
+    lower_subject: Floats
+    upper_subject: Floats
+    unit: str
+
+
+def subject_ceiling(responses: Any, *, unit: str, max_memory: int = MAX_MEMORY) -> SubjectCeiling:
+    r"""Leave-one-subject-out noise ceiling of a model that is the same for all subjects.
+
+    .. math:: lower_v = mean_s\; corr(y_{sv}, mean_{t \ne s} z_{tv}), \qquad
+              upper_v = mean_s\; corr(y_{sv}, mean_t z_{tv})
+
+    with z the responses z-scored over stimuli within subject and voxel (parcel, vertex). The mean of the others is an
+    estimate of what subjects share, so that the first is too low; the second has seen the subject it is compared
+    with, and no common prediction exceeds it. Unit ``"r2"``: the squares (negative correlations count 0), the
+    variance of one subject that a common prediction with a gain of its own explains; its upper bound is close, not
+    strict.
+
+    This is a ceiling for what subjects share; a subject's own encoder may exceed it up to `noise_ceiling`.
+
+    Parameters
+    ----------
+    responses : array (n_subjects, n_stimuli, n_voxels) or (n_subjects, n_stimuli)
+        Same stimuli and corresponding voxels in all subjects. A stimulus that is NaN in one subject is left out of
+        that voxel for all.
+    unit : {"r", "r2"}
+    max_memory : int
+        Bytes that the working copies may take.
+
+    Returns
+    -------
+    SubjectCeiling
+
+    Raises
+    ------
+    ValueError
+        Fewer than two subjects, other than 3 dimensions, an unknown unit.
+
+    References
+    ----------
+    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553. Hasson et al. (2004), Science 303:1634.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.standard_normal((1, 2000, 1)) + rng.standard_normal((5, 2000, 1))
+    >>> found = subject_ceiling(y, unit="r")
+    >>> bool(found.lower[0] < 0.5**0.5 < found.upper[0])                  # planted
+    True
+    """
+    unit = check_unit("unit", unit)
+    values = responses if hasattr(responses, "shape") and hasattr(responses, "dtype") else np.asarray(responses)
+    if values.ndim == 2:
+        values = np.asarray(values)[:, :, None]
+    if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 3:
+        raise ValueError(
+            f"responses have shape {tuple(values.shape)}; legal is (n_subjects, n_stimuli, n_voxels) with at least 2 "
+            "subjects and 3 stimuli."
+        )
+    s, n, v = values.shape
+    low, high = np.full((s, v), np.nan), np.full((s, v), np.nan)
+    for at in voxel_blocks(n * (2 * s + 8), v, 1, max_memory, cache=64 * 2**20):
+        block = np.array(values[:, :, at], dtype=np.float64)
+        block[:, np.isnan(block).any(axis=0)] = np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = block - _nanmean(block)
+            z /= np.sqrt(_nanmean(z**2))
+        total = z.sum(axis=0)
+        for k in range(s):
+            low[k, at] = load_pair(block[k], (total - z[k]) / (s - 1), slice(None)).score("r")
+            high[k, at] = load_pair(block[k], total / s, slice(None)).score("r")
+    if unit == "r2":
+        low, high = np.maximum(low, 0.0) ** 2, np.maximum(high, 0.0) ** 2
+    return SubjectCeiling(low.mean(axis=0), high.mean(axis=0), low, high, unit)
+
+
+def _nanmean(block: Floats) -> Floats:
+    known = ~np.isnan(block)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(known, block, 0.0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True))
