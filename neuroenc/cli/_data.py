@@ -12,7 +12,7 @@ from neuroenc.cli._errors import clean_errors
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe.")
 
 Name = Annotated[str, typer.Argument(help="Data set, as in `neuroenc data list`.")]
 Dest = Annotated[
@@ -100,6 +100,23 @@ def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = N
     where = ", ".join(dict.fromkeys(table.loc[table["status"] != "missing", "folder"])) or table["folder"].iloc[0]
     typer.echo(f"{name}: {len(table) - len(bad)} of {len(table)} files ok in {where}")
     if len(bad):
+        raise typer.Exit(1)
+
+
+@app.command()
+@clean_errors
+def describe(path: Annotated[Path, typer.Argument(help="Folder or file.")]) -> None:
+    """What a folder or file holds, what is missing, and how it is loaded; exit code 1 if nothing is known."""
+    from neuroenc.data._describe import describe as find
+    from neuroenc.data.loaders._sessions import like
+
+    found = find(path)
+    for item in found:
+        typer.echo(str(item))
+    if not found:
+        typer.echo(f"{path}: no known layout; {like(path) if path.is_dir() else 'not a file that neuroenc reads.'}")
+        typer.echo("Known: NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with"
+                   " fMRIPrep, NIfTI, .npy, .nc. For your own arrays see the README.")  # fmt: skip
         raise typer.Exit(1)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroenc.data import simulate
+    from neuroenc.data._describe import describe
     from neuroenc.data._fetch import data_dir, fetch, mirror_dir, presence, verify
     from neuroenc.data._io import load, save
     from neuroenc.data._manifest import Manifest, list_manifests, load_manifest
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use: data sets need pooch, volumes need nibabel, and none of it is needed to read a netCDF.
 _MODULES = {
+    "_describe": ("describe",),
     "_fetch": ("data_dir", "fetch", "mirror_dir", "presence", "verify"),
     "_io": ("load", "save"),
     "_manifest": ("Manifest", "list_manifests", "load_manifest"),
@@ -76,6 +78,7 @@ __all__ = [
     "check_affine",
     "check_disjoint",
     "data_dir",
+    "describe",
     "fetch",
     "folds",
     "in_roi",

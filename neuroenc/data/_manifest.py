@@ -98,7 +98,7 @@ def list_manifests() -> list[Manifest]:
     Examples
     --------
     >>> [m.name for m in list_manifests()][:2]
-    ['coco-captions-val2017', 'coco-permissive']
+    ['algonauts2023', 'bold5000']
     """
     return [load_manifest(p) for p in sorted(manifest_dir().glob("*.toml"))]
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from neuroenc._util.errors import ConfigError
 from neuroenc.data._manifest import list_manifests, load_manifest, manifest_dir, safe_join
 
-NAMES = ["coco-captions-val2017", "coco-permissive", "haxby2001-slice", "nsd", "objects92", "v4-cowley2023"]
+NAMES = ["algonauts2023", "bold5000", "coco-captions-val2017", "coco-permissive", "god", "haxby2001-slice", "nsd",
+         "objects92", "things-fmri", "v4-cowley2023"]  # fmt: skip
 GOOD = """
 name = "tiny"
 title = "Tiny"

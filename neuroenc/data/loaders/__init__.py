@@ -35,6 +35,9 @@ def load_dataset(
         Stimuli only; ``objects92`` has dissimilarity matrices in ``extra``.
     ``nsd``
         Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
+    ``bold5000``, ``things-fmri``, ``algonauts2023``, ``god``
+        Read from ``root`` as published; ``subject=1``, ``voxels``, ``repeats``, ``zscore``, ``max_memory``, ...; ids of
+        the published splits in ``extra["splits"]``. `neuroenc.data.describe` says what a folder holds.
 
     Parameters
     ----------

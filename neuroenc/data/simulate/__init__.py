@@ -18,6 +18,7 @@ from neuroenc.data.simulate._lowlevel import CHANNELS, energy_maps
 from neuroenc.data.simulate._nsd_tree import nsd_tree
 from neuroenc.data.simulate._readout_populations import ReadoutPopulation, simulate_readout_population
 from neuroenc.data.simulate._rois import ROIS
+from neuroenc.data.simulate._trees import algonauts2023_tree, bold5000_tree, god_tree, things_fmri_tree
 from neuroenc.data.simulate._world import simulate_world
 
 __all__ = [
@@ -27,13 +28,17 @@ __all__ = [
     "NEUTRAL",
     "ROIS",
     "ReadoutPopulation",
+    "algonauts2023_tree",
+    "bold5000_tree",
     "describe_cells",
     "energy_maps",
     "families_in_caption",
     "family_of_word",
+    "god_tree",
     "nsd_tree",
     "simulate_cortex",
     "simulate_readout_population",
     "simulate_world",
+    "things_fmri_tree",
     "vocabulary",
 ]

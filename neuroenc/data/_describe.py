@@ -1,0 +1,102 @@
+"""What a path holds: known layouts, what is there and missing, and the call that loads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from neuroenc._util.errors import DataError
+from neuroenc.data.loaders._found import Found
+
+__all__ = ["describe", "recognise"]
+
+
+def describe(path: str | os.PathLike[str]) -> list[Found]:
+    """What neuroenc recognises at a path, best first.
+
+    Parameters
+    ----------
+    path
+        A folder (of NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with
+        fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, or netCDF and zarr written by neuroenc).
+
+    Returns
+    -------
+    list of Found
+        ``kind, title, root, has, missing, call``; ``print`` shows it. Empty where nothing is known.
+
+    Raises
+    ------
+    DataError
+        The path does not exist.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroenc.data.simulate import things_fmri_tree
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = things_fmri_tree(folder)
+    ...     [found.kind for found in describe(folder)]
+    ['things-fmri']
+    """
+    target = Path(path).expanduser()
+    if target.is_file():
+        found = _file(target)
+        return [found] if found else []
+    if not target.is_dir():
+        near = sorted(x.name for x in target.parent.iterdir())[:6] if target.parent.is_dir() else []
+        raise DataError(f"{target} does not exist; {target.parent} holds {near}.")
+    here = recognise(target)
+    if here:
+        return here
+    below = sorted(x for x in target.iterdir() if x.is_dir())
+    return [f for folder in below[:100] for f in recognise(folder)]
+
+
+def recognise(folder: Path) -> list[Found]:
+    """Every known layout that this folder itself has."""
+    from neuroenc.data.loaders import _algonauts2023, _bold5000, _god, _things_fmri
+
+    checks: list[Callable[[Path], Found | None]] = [
+        _nsd, _algonauts2023.recognise, _things_fmri.recognise, _bold5000.recognise, _god.recognise,
+    ]  # fmt: skip
+    return [found for check in checks if (found := check(folder)) is not None]
+
+
+def _nsd(folder: Path) -> Found | None:
+    if not (folder / "nsddata").is_dir() and not (folder / "nsddata_betas").is_dir():
+        return None
+    missing = tuple(x for x in ("nsddata", "nsddata_betas", "nsddata_stimuli") if not (folder / x).is_dir())
+    betas = sorted((folder / "nsddata_betas" / "ppdata").glob("subj*/*/betas_*"))
+    subjects = sorted({p.parents[1].name for p in betas})
+    kinds = sorted({f"{p.parent.name}/{p.name}" for p in betas})
+    has = {"subjects": ", ".join(subjects) or "none with betas", "betas": ", ".join(kinds) or "none"}
+    subject = int(subjects[0][4:]) if subjects else 1
+    call = f'load_dataset("nsd", root="{folder}", subject={subject})'
+    return Found("nsd", "Natural Scenes Dataset", folder, has, missing, call)
+
+
+def _file(path: Path) -> Found | None:
+    name = path.name
+    if name.endswith((".nii", ".nii.gz")):
+        from neuroenc.data._images import open_image
+
+        image = open_image(path, "image")
+        shape = "x".join(str(x) for x in image.shape)
+        kind = "betas or BOLD (4-D)" if len(image.shape) == 4 else "map or mask (3-D)"
+        return Found("nifti", f"NIfTI, {kind}", path, {"shape": shape}, (),
+                     f'load_masked("{path}", mask="MASK.nii.gz")' if len(image.shape) == 4 else "")  # fmt: skip
+    if path.suffix == ".npy":
+        import numpy as np
+
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{path} is no plain array ({error}): it may be pickled, which is not opened.") from error
+        has = {"array": f"{array.dtype} {array.shape}"}
+        return Found("npy", "NumPy array", path, has, (),
+                     f'make_responses(np.load("{path}"), stimulus=IDS)')  # fmt: skip
+    if path.suffix == ".nc":
+        return Found("neuroenc", "netCDF", path, {}, (), f'load("{path}")')
+    return None

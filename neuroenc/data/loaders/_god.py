@@ -1,0 +1,261 @@
+"""Generic Object Decoding (Horikawa & Kamitani 2017), in the authors' HDF5 format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._schema import EncodingData, Stimuli, make_responses
+from neuroenc.data.loaders._found import Found
+from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, one_of, subject_number
+from neuroenc.data.loaders._source import Source
+
+__all__ = ["grid", "load", "recognise"]
+
+_EXPECTED = "Subject1.h5 (data sets dataset and metadata/key, metadata/value), image_training_id.csv, image_test_id.csv"
+_TYPES = {"training": 1, "test": 2, "imagery": 3}
+
+
+def load(
+    source: Source,
+    *,
+    subject: int | str = 1,
+    parts: Any = ("training", "test"),
+    voxels: Any = "all",
+    repeats: str = "keep",
+    zscore: bool = False,
+    cache: bool | str = True,
+    max_memory: str | int | None = None,
+) -> EncodingData:
+    r"""Responses of one subject of Generic Object Decoding.
+
+    Rows are as published (one a trial; fMRI volumes of a trial averaged, in percent signal change). Runs are numbered
+    anew over the parts, because each part counts its own; sessions are not told.
+
+    Parameters
+    ----------
+    source
+        ``root`` holds ``Subject1.h5``, and if you have them the pictures (``images/training``, ``images/test``).
+    subject : 1 to 5
+    parts : names out of "training", "test", "imagery"
+        Training pictures are shown once, the 50 test pictures 35 times; in imagery nothing is shown, so its rows name
+        the imagined test category's picture.
+    voxels : "all", or names of regions
+        V1, ..., LOC, FFA, PPA, HVC, VC.
+    repeats : {"keep", "average"}
+        A picture that is both seen and imagined cannot be averaged.
+    zscore : bool
+        Within runs.
+    cache, max_memory
+        As for `neuroenc.data.nsd`.
+
+    Returns
+    -------
+    EncodingData
+        ``responses`` with run, repeat, roi; i, j, k where the voxels' millimetres lie on a regular grid (its affine is
+        derived from them). ``stimuli``: ids such as "n01518878_5958", table with ``stimulus_id, wnid, image, split,
+        file``. ``extra["splits"]``: training, test; ``extra["part"]``: the part of each row; ``extra["mm"]``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        An option is unknown; or the file is not what it should be.
+
+    References
+    ----------
+    Horikawa & Kamitani (2017), Generic decoding of seen and imagined objects using hierarchical visual features, Nature
+    Communications 8:15037.
+    """
+    name = f"Subject{subject_number(subject, 5, 'Subject|S|sub-', 'the data set')}"
+    wanted = [parts] if isinstance(parts, str) else list(parts)
+    for part in wanted:
+        one_of("part of Generic Object Decoding", part, tuple(_TYPES))
+    if repeats == "average" and {"test", "imagery"} <= set(wanted):
+        raise ConfigError("seen and imagined pictures cannot be averaged together. Next step: load the parts apart.")
+    root = dataset_root(source, lambda f: recognise(f) is not None, _EXPECTED)
+    path = next(iter(sorted(root.glob(f"**/{name}.h5"))), None)
+    if path is None:
+        raise DataError(f"{root} has no {name}.h5; it has {_subjects(root)}. Expected: {_EXPECTED}.")
+    table = _Table(path)
+    kinds = table.column("DataType")
+    keep = np.isin(kinds, [_TYPES[p] for p in wanted])
+    if set(np.unique(kinds)) - set(_TYPES.values()) or not keep.any():
+        raise DataError(f"{path}: DataType holds {np.unique(kinds)[:5].tolist()}; asked for {wanted} (1, 2, 3).")
+    # Each part counts its runs from 1.
+    frame = pd.DataFrame({"kind": kinds, "run": table.column("Run"), "row": np.arange(len(kinds))})[keep]
+    frame["run"] = frame.groupby(["kind", "run"], sort=False).ngroup() + 1
+    frame = frame.sort_values("run", kind="stable")
+    rows = frame["row"].to_numpy()
+    number = table.column("stimulus_id")[rows]
+    ids = np.array([_id(x) for x in number])
+    chosen, roi = table.voxels(voxels)
+    mm = table.millimetres(chosen)
+    # Numbers of the whole set, so that a choice of regions keeps its places.
+    everything = grid(table.millimetres(np.flatnonzero(table.flags("VoxelData"))))
+    place: dict[str, Any] = {}
+    if everything is not None:
+        ijk, affine, shape = everything
+        place = {"ijk": ijk[np.searchsorted(np.flatnonzero(table.flags("VoxelData")), chosen)], "affine": affine,
+                 "volume_shape": shape}  # fmt: skip
+    options = {"data": "god", "subject": name, "parts": wanted}
+    template = make_responses(
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(rows), len(chosen))), stimulus=ids, subject=name,
+        run=frame["run"].to_numpy(), voxel=chosen, roi=roi, units="% signal change", space="native, 3 mm",
+        source="god", licence=source.manifest.licence, provenance=options, **place,
+    )  # fmt: skip
+    bounds = bounds_of(frame["run"].to_numpy())
+    responses = collect(
+        template, bounds, lambda n, block: table.read(rows[slice(*bounds[n])], chosen[block]), zscore=zscore, by="run",
+        repeats=repeats, cache=cache, files=[path], settings=options, max_memory=max_memory, progress=source.progress,
+    )  # fmt: skip
+    names = np.array(list(_TYPES))[frame["kind"].to_numpy(np.int64) - 1]
+    stimuli = _stimuli(source, root, ids, number, names)
+    splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("training", "test")}
+    return EncodingData(responses, stimuli, extra={"splits": splits, "part": names.astype(str), "mm": mm})
+
+
+def recognise(folder: Path) -> Found | None:
+    """The authors' files in this folder, or None."""
+    names = _subjects(folder)
+    if not names:
+        return None
+    missing = [] if any(folder.glob("**/*.JPEG")) else ["pictures (images/training, images/test)"]
+    return Found("god", "Generic Object Decoding", folder, {"subjects": ", ".join(names)}, tuple(missing),
+                 f'load_dataset("god", root="{folder}", subject={int(names[0][7:])})')  # fmt: skip
+
+
+def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] | None:
+    """Indices, affine and shape of the smallest upright grid that holds all points, or None where there is none.
+
+    Parameters
+    ----------
+    mm : array (voxel, 3)
+        Millimetres.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ijk, affine, shape = grid(np.array([[-3.0, 0, 9], [3.0, 2, 9], [0.0, 0, 12]]))
+    >>> ijk.tolist(), shape, affine[:3, 3].tolist()
+    ([[0, 0, 0], [2, 1, 0], [1, 0, 1]], (3, 2, 2), [-3.0, 0.0, 9.0])
+    """
+    if not len(mm) or not np.isfinite(mm).all():
+        return None
+    affine, ijk = np.eye(4), np.empty(mm.shape, dtype=np.int64)
+    for axis in range(3):
+        values = np.unique(mm[:, axis].round(4))
+        step = float(np.diff(values).min()) if len(values) > 1 else 1.0
+        index = (mm[:, axis] - values[0]) / step
+        if step < 0.5 or np.abs(index - index.round()).max() > 0.02:
+            return None
+        affine[axis, axis], affine[axis, 3] = step, values[0]
+        ijk[:, axis] = index.round()
+    if len(np.unique(ijk, axis=0)) < len(ijk):
+        return None
+    a, b, c = (ijk.max(axis=0) + 1).tolist()
+    return ijk, affine, (a, b, c)
+
+
+def _subjects(folder: Path) -> list[str]:
+    return sorted({p.stem for p in folder.glob("**/Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})
+
+
+class _Table:
+    """Columns (voxels and labels) of the authors' format, named by rows of metadata."""
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+
+        self.path = path
+        try:
+            with h5py.File(path, "r") as handle:
+                # Both spellings are written by versions of the authors' tools.
+                self.data = next((k for k in ("dataset", "dataSet") if k in handle), "")
+                group = next((handle[k] for k in ("metadata", "metaData") if k in handle), None)
+                if not self.data or group is None:
+                    raise DataError(f"{path} holds {sorted(handle)[:6]} (expected dataset and metadata).")
+                self.keys = [k.decode() if isinstance(k, bytes) else str(k) for k in group["key"][:]]
+                self.meta = np.asarray(group["value"], dtype=np.float64)
+                self.shape = tuple(handle[self.data].shape)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
+        if self.meta.shape != (len(self.keys), self.shape[1]):
+            raise DataError(f"{path}: metadata {self.meta.shape} for {len(self.keys)} keys, {self.shape[1]} columns.")
+
+    def flags(self, key: str) -> np.ndarray:
+        if key not in self.keys:
+            raise DataError(unknown_name(f"key of {self.path.name}", key, self.keys))
+        return np.asarray(self.meta[self.keys.index(key)] == 1)
+
+    def column(self, key: str) -> np.ndarray:
+        at = np.flatnonzero(self.flags(key))
+        if len(at) != 1:
+            raise DataError(f"{self.path}: {key} marks {len(at)} columns (expected 1).")
+        return self.read(None, at, np.float64)[:, 0]
+
+    def voxels(self, voxels: Any) -> tuple[np.ndarray, list[str]]:
+        regions = {k[4:]: self.flags(k) for k in self.keys if k.startswith("ROI_")}
+        keep = self.flags("VoxelData")
+        if not (isinstance(voxels, str) and voxels == "all"):
+            names = [voxels] if isinstance(voxels, str) else list(voxels)
+            for name in names:
+                one_of("region of Generic Object Decoding", name, tuple(regions))
+            keep &= np.any([regions[n] for n in names], axis=0)
+        chosen = np.flatnonzero(keep)
+        if not len(chosen):
+            raise DataError(f"voxels={voxels!r} selects none of {int(self.flags('VoxelData').sum())} voxels.")
+        return chosen, [";".join(n for n, f in regions.items() if f[v]) for v in chosen]
+
+    def millimetres(self, chosen: np.ndarray) -> np.ndarray:
+        axes = [f"voxel_{x}" for x in "xyz"]
+        if any(a not in self.keys for a in axes):
+            return np.full((len(chosen), 3), np.nan)
+        return self.meta[[self.keys.index(a) for a in axes]][:, chosen].T
+
+    def read(self, rows: np.ndarray | None, columns: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        import h5py
+
+        first, last = (0, self.shape[0]) if rows is None else (int(rows.min()), int(rows.max()) + 1)
+        left, right = int(columns.min()), int(columns.max()) + 1
+        with h5py.File(self.path, "r") as handle:
+            box = handle[self.data][first:last, left:right]
+        box = box[:, columns - left].astype(dtype)
+        return box if rows is None else box[rows - first]
+
+
+def _id(number: float) -> str:
+    """1518878.005958 is picture 5958 of n01518878; binary fractions are rounded to the millionth."""
+    if not np.isfinite(number):
+        raise DataError("a row has no stimulus_id. Next step: download the file again.")
+    wnid, image = divmod(round(float(number) * 1_000_000), 1_000_000)
+    return f"n{wnid:08d}_{image}"
+
+
+def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, part: np.ndarray) -> Stimuli:
+    first = pd.DataFrame({"id": ids, "number": number, "part": part}).drop_duplicates("id")
+    own = first["id"].to_numpy(dtype=str)
+    listed: dict[str, str] = {}
+    for path in sorted(root.glob("**/image_*_id.csv")):
+        rows = pd.read_csv(path, header=None, names=["number", "file"])
+        listed |= {_id(x): str(f) for x, f in zip(rows["number"], rows["file"], strict=True)}
+    paths = {p.stem: p for p in root.glob("**/*.JPEG")}
+    files = [listed.get(s, f"{s}.JPEG") for s in own]
+    pictures = [paths.get(Path(f).stem) for f in files]
+    table = pd.DataFrame(
+        {
+            "stimulus_id": first["number"].to_numpy(),
+            "wnid": [s.split("_")[0] for s in own],
+            "image": [int(s.split("_")[1]) for s in own],
+            # Imagined pictures are those of the test.
+            "split": np.where(first["part"] == "training", "training", "test"),
+            "file": files,
+        },
+        index=own,
+    )
+    images = [p for p in pictures if p is not None]
+    return Stimuli(own, images if len(images) == len(own) else None, None, table, "god", source.manifest.licence)

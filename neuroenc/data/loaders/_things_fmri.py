@@ -1,0 +1,261 @@
+"""THINGS-fMRI (Hebart et al. 2023) in table format: responses, voxels and trials of each subject."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import DataError, unknown_name
+from neuroenc.data._images import binary_mask, open_image
+from neuroenc.data._schema import EncodingData, Stimuli, make_responses
+from neuroenc.data.loaders._found import Found
+from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, subject_number
+from neuroenc.data.loaders._source import Source
+
+__all__ = ["load", "recognise"]
+
+_EXPECTED = "betas_csv with sub-01_ResponseData.h5, sub-01_StimulusMetadata.csv and sub-01_VoxelMetadata.csv"
+_TRIALS = ("trial_type", "session", "run", "stimulus")
+_VOXELS = ("voxel_id", "voxel_x", "voxel_y", "voxel_z", "nc_singletrial")
+
+
+def load(
+    source: Source,
+    *,
+    subject: int | str = 1,
+    voxels: Any = "all",
+    sessions: Any = None,
+    repeats: str = "keep",
+    zscore: bool = True,
+    cache: bool | str = True,
+    max_memory: str | int | None = None,
+) -> EncodingData:
+    r"""Single-trial responses of one subject of THINGS-fMRI.
+
+    The published ceiling of one trial, :math:`NC = 100\, n^2 / (n^2 + 1)` percent of variance, gives the coordinate
+    ``ncsnr`` :math:`n = \sqrt{NC / (100 - NC)}`. Values are z-scored within sessions.
+
+    Parameters
+    ----------
+    source
+        ``root`` holds ``betas_csv`` (or is it), and if you have them ``brainmasks`` and ``images``.
+    subject : 1 to 3, or "sub-01" to "sub-03"
+    voxels : "all", names of regions, or bool array (voxel,)
+        Names are columns of the voxel table: V1, ..., "LO1 (prf)", lFFA, or FFA for both sides.
+    sessions : int or sequence of int, optional
+    repeats : {"keep", "average"}
+    zscore : bool
+    cache, max_memory
+        As for `neuroenc.data.nsd`.
+
+    Returns
+    -------
+    EncodingData
+        ``responses`` with session, run, repeat, roi, ncsnr, and i, j, k where a brain mask tells the volume's place.
+        ``stimuli``: ids are file names without ending, table with ``file, concept, split``.
+        ``extra["splits"]``: ``train`` and ``test`` as published; ``extra["voxels"]``: the voxel table (receptive
+        fields, reliabilities); catch trials are not part of the table format.
+
+    Raises
+    ------
+    ConfigError, DataError
+        An option is unknown, files are absent or do not belong together.
+
+    References
+    ----------
+    Hebart et al. (2023), THINGS-data, a multimodal collection of large-scale datasets for investigating object
+    representations in human brain and behavior, eLife 12:e82580.
+    """
+    name = f"sub-{subject_number(subject, 3, 'sub-?', 'THINGS-fMRI'):02d}"
+    root = dataset_root(source, lambda f: recognise(f) is not None, _EXPECTED)
+    folder = _tables(root)
+    paths = {k: folder / f"{name}_{k}" for k in ("ResponseData.h5", "StimulusMetadata.csv", "VoxelMetadata.csv")}
+    lost = [p.name for p in paths.values() if not p.is_file()]
+    if lost:
+        raise DataError(
+            f"{folder} lacks {', '.join(lost)} of {name}; it has {_subjects(folder)}. Expected: {_EXPECTED}."
+        )
+    trials = _table(paths["StimulusMetadata.csv"], _TRIALS)
+    info = _table(paths["VoxelMetadata.csv"], _VOXELS)
+    values = _Block(paths["ResponseData.h5"], len(info), len(trials))
+    chosen = np.flatnonzero(_chosen(info, voxels))
+    order = np.lexsort((np.arange(len(trials)), trials["run"], trials["session"]))
+    trials = trials.iloc[order].assign(column=order)
+    # Repeats count over all sessions, so a choice of them keeps its numbers.
+    trials["repeat"] = trials.groupby("stimulus", sort=False).cumcount()
+    trials = _sessions(trials, sessions, name)
+    own = info.iloc[chosen]
+    nc = own["nc_singletrial"].to_numpy(float)
+    if not ((nc >= 0) & (nc < 100)).all():
+        raise DataError(f"nc_singletrial of {name} spans {nc.min():.3g} to {nc.max():.3g} (legal: percent, below 100).")
+    ids = trials["stimulus"].map(_id).to_numpy(dtype=str)
+    columns = trials["column"].to_numpy()
+    options = {"data": "things-fmri", "subject": name}
+    template = make_responses(
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(trials), len(chosen))), stimulus=ids, subject=name,
+        session=trials["session"].to_numpy(), run=trials["run"].to_numpy(), repeat=trials["repeat"].to_numpy(),
+        voxel=own["voxel_id"].to_numpy(), ncsnr=np.sqrt(nc / (100 - nc)), roi=_rois(own), units="a.u. (beta)",
+        space="T1w", source="things-fmri", licence=source.manifest.licence, provenance=options,
+        **_places(root, folder, name, own),
+    )  # fmt: skip
+    bounds = bounds_of(trials["session"].to_numpy())
+    responses = collect(
+        template, bounds, lambda n, block: values.read(chosen[block], columns[slice(*bounds[n])]), zscore=zscore,
+        repeats=repeats, cache=cache, files=[paths["ResponseData.h5"]], settings=options, max_memory=max_memory,
+        progress=source.progress,
+    )  # fmt: skip
+    stimuli = _stimuli(source, root, trials)
+    splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("train", "test")}
+    return EncodingData(responses, stimuli, extra={"splits": splits, "voxels": own.set_index("voxel_id")})
+
+
+def recognise(folder: Path) -> Found | None:
+    """THINGS-fMRI's tables in this folder or its betas_csv, or None."""
+    tables = _tables(folder)
+    names = _subjects(tables)
+    if not names:
+        return None
+    whole = [n for n in names if all((tables / f"{n}_{k}Metadata.csv").is_file() for k in ("Stimulus", "Voxel"))]
+    missing = [f"tables of {n}" for n in names if n not in whole]
+    if not list(folder.glob("**/sub-*brainmask.nii.gz")) and not list(folder.parent.glob("brainmasks")):
+        missing.append("brainmasks (voxels then have no place in a volume)")
+    return Found("things-fmri", "THINGS-fMRI", folder, {"subjects": ", ".join(names)}, tuple(missing),
+                 f'load_dataset("things-fmri", root="{folder}", subject={int(names[0][4:])})')  # fmt: skip
+
+
+def _tables(folder: Path) -> Path:
+    places = (folder, folder / "betas_csv", folder / "derivatives" / "betas_csv")
+    return next((f for f in places if _subjects(f)), folder)
+
+
+def _subjects(folder: Path) -> list[str]:
+    return sorted(p.name.split("_")[0] for p in folder.glob("sub-*_ResponseData.h5"))
+
+
+def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    lost = [c for c in needed if c not in table]
+    if lost:
+        raise DataError(f"{path} has no columns {lost}; it has {list(map(str, table.columns))[:12]}.")
+    return table
+
+
+class _Block:
+    """The float block (voxel, trial) of a pandas frame, without its column names, which are pickled."""
+
+    def __init__(self, path: Path, n_voxels: int, n_trials: int) -> None:
+        import h5py
+
+        self.path = path
+        found: dict[str, tuple[int, ...]] = {}
+        try:
+            with h5py.File(path, "r") as handle:
+                for group in handle.values():
+                    for key in group if isinstance(group, h5py.Group) else ():
+                        data = group[key]
+                        if key.endswith("_values") and data.dtype.kind == "f":
+                            found[data.name] = tuple(data.shape)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
+        wide = {k: v for k, v in found.items() if v == (n_voxels, n_trials)}
+        if len(wide) != 1:
+            raise DataError(
+                f"{path} holds {found or 'no block of decimal numbers'}; the tables name {n_voxels} voxels and"
+                f" {n_trials} trials (expected one block of that shape). Next step: use the three files of one subject."
+            )
+        self.name = next(iter(wide))
+
+    def read(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Values (trial, voxel): the span of both is read, then the wanted ones are taken."""
+        import h5py
+
+        if not len(rows):
+            return np.empty((len(columns), 0), dtype=np.float32)
+        left, right = int(columns.min()), int(columns.max()) + 1
+        parts = []
+        with h5py.File(self.path, "r") as handle:
+            data = handle[self.name]
+            # Voxels in stretches: the span of a region may be most of the brain.
+            for part in np.split(rows, np.flatnonzero(np.diff(rows) > 64) + 1):
+                box = data[int(part[0]) : int(part[-1]) + 1, left:right]
+                parts.append(box[part - part[0]][:, columns - left].astype(np.float32).T)
+        return np.concatenate(parts, axis=1)
+
+
+def _chosen(info: pd.DataFrame, voxels: Any) -> np.ndarray:
+    if isinstance(voxels, str) and voxels == "all":
+        return np.ones(len(info), dtype=bool)
+    if isinstance(voxels, np.ndarray):
+        if voxels.dtype != bool or voxels.shape != (len(info),):
+            raise DataError(f"voxels is {voxels.dtype} of shape {voxels.shape} (expected bool of ({len(info)},)).")
+        return voxels
+    legal = _roi_columns(info)
+    keep = np.zeros(len(info), dtype=bool)
+    for name in [voxels] if isinstance(voxels, str) else list(voxels):
+        own = [c for c in (name, f"l{name}", f"r{name}", f"{name} (prf)") if c in legal]
+        if not own:
+            raise DataError(unknown_name("region of THINGS-fMRI", name, legal))
+        keep |= (info[own] > 0).any(axis=1).to_numpy()
+    if not keep.any():
+        raise DataError(f"voxels={voxels!r} selects none of {len(info)} voxels.")
+    return keep
+
+
+def _roi_columns(info: pd.DataFrame) -> list[str]:
+    """Regions stand in columns of 0 and 1 that are no measure."""
+    skip = {*_VOXELS, "subject_id", "nc_testset", "splithalf_uncorrected", "splithalf_corrected"}
+    names = [c for c in map(str, info.columns) if c not in skip and not c.startswith("prf-")]
+    return [c for c in names if info[c].isin([0, 1]).all()]
+
+
+def _rois(info: pd.DataFrame) -> list[str]:
+    names = _roi_columns(info)
+    flags = info[names].to_numpy() > 0
+    return [";".join(n for n, f in zip(names, row, strict=True) if f) for row in flags]
+
+
+def _places(root: Path, folder: Path, name: str, info: pd.DataFrame) -> dict[str, Any]:
+    ijk = info[["voxel_x", "voxel_y", "voxel_z"]].to_numpy(np.int64)
+    for place in (root, folder.parent):
+        for path in sorted(place.glob(f"**/{name}*brainmask.nii.gz")):
+            image = open_image(path, "brain mask")
+            inside = binary_mask(image, "brain mask")
+            if (ijk >= inside.shape).any() or not inside[tuple(ijk.T)].all():
+                raise DataError(f"{path} does not hold the voxels of {name}'s table: another space or subject?")
+            return {"ijk": ijk, "affine": image.affine, "volume_shape": inside.shape}
+    warnings.warn(f"{root} has no brain mask of {name}: voxels have no place in a volume.", stacklevel=3)
+    return {}
+
+
+def _sessions(trials: pd.DataFrame, sessions: Any, name: str) -> pd.DataFrame:
+    there = sorted(trials["session"].unique().tolist())
+    if sessions is None:
+        return trials
+    wanted = sorted({int(n) for n in np.atleast_1d(np.asarray(sessions)).tolist()})
+    if not wanted or set(wanted) - set(there):
+        raise DataError(f"{name} has no sessions {sorted(set(wanted) - set(there))}; it has {there}.")
+    return trials[trials["session"].isin(wanted)]
+
+
+def _id(file: str) -> str:
+    return file.rsplit(".", 1)[0]
+
+
+def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
+    first = trials.drop_duplicates("stimulus")
+    kinds = trials.groupby("stimulus")["trial_type"].nunique()
+    if (kinds > 1).any():
+        raise DataError(f"{kinds.index[kinds > 1][0]} is both a training and a test picture of this subject.")
+    ids = first["stimulus"].map(_id).to_numpy(dtype=str)
+    # "ice_cream_12s" shows an ice cream: the last part numbers the picture.
+    table = pd.DataFrame({"file": first["stimulus"].to_numpy(), "concept": [s.rsplit("_", 1)[0] for s in ids],
+                          "split": first["trial_type"].to_numpy()}, index=ids)  # fmt: skip
+    files: dict[str, Path] = {}
+    for folder in (root / "images", root / "_image_database_things" / "images", root.parent / "images"):
+        files = files or ({p.stem: p for p in folder.rglob("*.jpg")} if folder.is_dir() else {})
+    images = [files[s] for s in ids] if files and all(s in files for s in ids) else None
+    return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)

@@ -1,0 +1,290 @@
+"""Miniatures of published data sets on disk, in their folders and file formats, with the values that were written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["algonauts2023_tree", "bold5000_tree", "god_tree", "things_fmri_tree"]
+
+AFFINE = np.array([[2.0, 0, 0, -70], [0, 2, 0, -90], [0, 0, 2, -50], [0, 0, 0, 1]])
+_COLOURS = 8
+
+
+def _picture(path: Path, n: int) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((_COLOURS, _COLOURS, 3), n % 256, dtype=np.uint8)).save(path)
+
+
+def _volume(path: Path, values: np.ndarray) -> None:
+    import nibabel
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image(values, AFFINE).to_filename(path)
+
+
+def _sessions(rng: np.random.Generator, lengths: Sequence[int], n_voxels: int) -> list[np.ndarray]:
+    """Noise with a gain and an offset of each session."""
+    return [(rng.standard_normal((n, n_voxels)) * rng.uniform(0.5, 3) + rng.uniform(-5, 5)).astype(np.float32)
+            for n in lengths]  # fmt: skip
+
+
+def bold5000_tree(
+    path: str | os.PathLike[str],
+    *,
+    subject: str = "CSI4",
+    lengths: Sequence[int] = (8, 6, 8, 6, 8, 6, 8, 6, 8),
+    release: int = 2,
+    shape: tuple[int, int, int] = (4, 5, 3),
+    lists: bool = True,
+    pictures: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """BOLD5000 of one subject: release 2 (volumes and regions) or release 1 (regions, HDF5 and MATLAB).
+
+    Parameters
+    ----------
+    path
+        Root of the tree.
+    subject
+        "CSI1" to "CSI4".
+    lengths
+        Trials of each session; runs hold at most four.
+    release : {1, 2}
+    shape
+        Of the volumes.
+    lists, pictures
+        Whether Stimuli_Presentation_Lists and the pictures are written.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``sessions`` (arrays (trial, voxel in C order)), ``names`` (as listed, with ``rep_``), ``ids``, ``brain``,
+        ``masks``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = bold5000_tree(folder, lengths=(3, 3))
+    >>> len(tree["names"]), tree["names"][-1]
+    (6, 'rep_COCO_train2014_000000000001.jpg')
+    """
+    root, rng = Path(path), np.random.default_rng(seed)
+    total, n_voxels = sum(lengths), int(np.prod(shape))
+    new = [[f"COCO_train2014_{n:012d}.jpg", f"n01440764_{n}.JPEG", f"kitchen{n}.jpg"][n % 3 - 1] for n in
+           range(1, total)]  # fmt: skip
+    # The first pictures come again, once or more often, at the end of sessions.
+    names, fresh, again = [], iter(new), 0
+    for s, length in enumerate(lengths):
+        for t in range(length):
+            repeated = s > 0 and t == length - 1
+            names.append(f"rep_{new[again % 3]}" if repeated else next(fresh))
+            again += repeated
+    sessions = _sessions(rng, lengths, n_voxels)
+    brain = rng.random(shape) < 0.7
+    masks = {n: brain & (rng.random(shape) < 0.3) for n in ("LHPPA", "RHPPA", "LHLO", "RHEarlyVis")}
+    if release == 2:
+        stem = f"{subject}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"
+        for s, values in enumerate(sessions, start=1):
+            _volume(root / f"{stem}_ses-{s:02d}.nii.gz", values.T.reshape(*shape, -1))
+        _volume(root / f"{subject}_brainmask.nii.gz", brain.astype(np.uint8))
+        for n, mask in masks.items():
+            _volume(root / "spm" / f"sub-{subject}" / f"sub-{subject}_mask-{n}.nii.gz", mask.astype(np.uint8))
+        folder = root / "BOLD5000_GLMsingle_ROI_betas" / "py"
+        folder.mkdir(parents=True)
+        for n, mask in masks.items():
+            np.save(folder / f"{stem}_allses_{n}.npy", np.concatenate(sessions)[:, mask.reshape(-1)])
+        (root / f"{subject}_imgnames.txt").write_text("\n".join(names) + "\n")
+    else:
+        import h5py
+        from scipy.io import savemat
+
+        regions = {n: np.concatenate(sessions)[:, m.reshape(-1)] for n, m in masks.items()}
+        for kind in ("h5", "mat"):
+            (root / "ROIs" / subject / kind).mkdir(parents=True)
+        with h5py.File(root / "ROIs" / subject / "h5" / f"{subject}_ROIs_TR34.h5", "w") as handle:
+            for n, values in regions.items():
+                handle[n] = values
+        savemat(root / "ROIs" / subject / "mat" / f"{subject}_ROIs_TR34.mat", regions)
+        (root / "ROIs" / "stim_lists").mkdir()
+        listed = root / "ROIs" / "stim_lists" / f"{subject[:-1]}0{subject[-1]}_stim_lists.txt"
+        listed.write_text("\n".join(names) + "\n")
+    stimuli = root / "BOLD5000_Stimuli"
+    if lists:
+        start = 0
+        for s, length in enumerate(lengths, start=1):
+            folder = stimuli / "Stimuli_Presentation_Lists" / subject / f"{subject}_sess{s:02d}"
+            folder.mkdir(parents=True)
+            own = names[start : start + length]
+            start += length
+            for r in range(0, length, 4):
+                (folder / f"CSI_sess{s:02d}_run{r // 4 + 1:02d}.txt").write_text("\n".join(own[r : r + 4]) + "\n")
+    ids = [n.removeprefix("rep_").rsplit(".", 1)[0] for n in names]
+    if pictures:
+        for i, name in enumerate(sorted({x.removeprefix("rep_") for x in names})):
+            kind = "COCO" if name.startswith("COCO") else "ImageNet" if name.endswith("JPEG") else "Scene"
+            _picture(stimuli / "Scene_Stimuli" / "Presented_Stimuli" / kind / name, i)
+    return {"sessions": sessions, "names": names, "ids": ids, "brain": brain, "masks": masks}
+
+
+def things_fmri_tree(
+    path: str | os.PathLike[str], *, n_sessions: int = 3, n_train: int = 6, n_test: int = 2, seed: int = 0
+) -> dict[str, Any]:
+    """THINGS-fMRI of one subject in table format (``betas_csv``), with its brain mask and pictures.
+
+    The responses lie in HDF5 as pandas writes a frame of mixed columns: floats in one block, ``voxel_id`` in another.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = things_fmri_tree(folder)
+    >>> tree["values"].shape
+    (24, 30)
+    """
+    import h5py
+
+    root, rng = Path(path), np.random.default_rng(seed)
+    shape = (4, 4, 3)
+    brain = np.sort(rng.permutation(int(np.prod(shape)))[:30])
+    rows: list[tuple[Any, ...]] = []
+    for s in range(1, n_sessions + 1):
+        own = [("train", f"dog_{s:02d}{t:02d}s.jpg") for t in range(n_train)]
+        own += [("test", f"mango_{t:02d}s.jpg") for t in range(n_test)]
+        for t, (kind, name) in enumerate(own[i] for i in rng.permutation(len(own))):
+            rows.append((kind, s, t // 4 + 1, 1, len(rows), name))
+    table = pd.DataFrame(rows, columns=["trial_type", "session", "run", "subject_id", "trial_id", "stimulus"])
+    values = np.concatenate(_sessions(rng, [n_train + n_test] * n_sessions, len(brain)))
+    folder = root / "betas_csv"
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "sub-01_StimulusMetadata.csv", index=False)
+    ijk = np.stack(np.unravel_index(brain, shape), 1)
+    ncsnr = rng.uniform(0, 1, len(brain))
+    voxels = pd.DataFrame({
+        "voxel_id": np.arange(len(brain)), "subject_id": 1, "voxel_x": ijk[:, 0], "voxel_y": ijk[:, 1],
+        "voxel_z": ijk[:, 2], "nc_singletrial": 100 * ncsnr**2 / (ncsnr**2 + 1),
+        "nc_testset": 100 * ncsnr**2 / (ncsnr**2 + 1 / n_sessions), "splithalf_uncorrected": 0.1,
+        "splithalf_corrected": 0.2, "prf-size": 1.5, "V1": np.arange(30) < 8, "LO1 (prf)": np.arange(30) % 5 == 0,
+        "lFFA": np.arange(30) > 24, "rFFA": np.arange(30) == 20,
+    })  # fmt: skip
+    voxels = voxels.astype(dict.fromkeys(("V1", "LO1 (prf)", "lFFA", "rFFA"), int))
+    voxels.to_csv(folder / "sub-01_VoxelMetadata.csv", index=False)
+    with h5py.File(folder / "sub-01_ResponseData.h5", "w") as handle:
+        group = handle.create_group("ResponseData")
+        group.attrs["pandas_type"] = np.bytes_("frame")
+        group["axis1"] = np.arange(len(brain))
+        group["block0_values"] = values.T.astype(np.float64)
+        group["block1_items"] = np.array([b"voxel_id"])
+        group["block1_values"] = np.arange(len(brain))[:, None]
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask.reshape(-1)[brain] = 1
+    _volume(root / "brainmasks" / "sub-01_space-T1w_brainmask.nii.gz", mask)
+    for n, name in enumerate(sorted(set(table["stimulus"]))):
+        _picture(root / "images" / name[: name.rindex("_")] / name, n)
+    return {"values": values, "table": table, "voxels": voxels, "ncsnr": ncsnr, "brain": brain, "shape": shape}
+
+
+def algonauts2023_tree(
+    path: str | os.PathLike[str], *, subject: str = "subj01", n_train: int = 8, n_test: int = 3, seed: int = 0
+) -> dict[str, Any]:
+    """The Algonauts 2023 challenge of one subject: averaged responses of both hemispheres, regions, pictures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = algonauts2023_tree(folder)
+    >>> tree["lh"].shape, tree["rh"].shape
+    ((8, 9), (8, 7))
+    """
+    root, rng = Path(path) / subject, np.random.default_rng(seed)
+    nsd = np.sort(rng.choice(73000, n_train + n_test, replace=False))
+    sides = {"lh": 9, "rh": 7}
+    made: dict[str, Any] = {"train": nsd[:n_train], "test": nsd[n_train:], "vertices": {}, "labels": {}}
+    fmri = root / "training_split" / "training_fmri"
+    masks = root / "roi_masks"
+    fmri.mkdir(parents=True)
+    masks.mkdir()
+    for side, n in sides.items():
+        values = rng.standard_normal((n_train, n))
+        made[side] = ((values - values.mean(0)) / values.std(0)).astype(np.float32)
+        np.save(fmri / f"{side}_training_fmri.npy", made[side])
+        whole = np.zeros(163842, dtype=np.int64)
+        made["vertices"][side] = np.sort(rng.choice(len(whole), n, replace=False))
+        whole[made["vertices"][side]] = 1
+        np.save(masks / f"{side}.all-vertices_fsaverage_space.npy", whole)
+        for name, top in (("prf-visualrois", 7), ("floc-faces", 5), ("streams", 7)):
+            labels = rng.integers(0, top + 1, n)
+            made["labels"][side, name] = labels
+            np.save(masks / f"{side}.{name}_challenge_space.npy", labels)
+    # The published files are pickled dictionaries, which are not read; these stand in their place.
+    (masks / "mapping_streams.npy").write_bytes(b"not opened")
+    for n, i in enumerate(made["train"]):
+        _picture(root / "training_split" / "training_images" / f"train-{n + 1:04d}_nsd-{i:05d}.png", n)
+    for n, i in enumerate(made["test"]):
+        _picture(root / "test_split" / "test_images" / f"test-{n + 1:04d}_nsd-{i:05d}.png", 100 + n)
+    return made
+
+
+def god_tree(
+    path: str | os.PathLike[str], *, n_train: int = 8, n_test: int = 3, n_repeats: int = 4, seed: int = 0
+) -> dict[str, Any]:
+    """Generic Object Decoding of one subject in the authors' HDF5 format, with lists of pictures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tree = god_tree(folder)
+    >>> tree["values"].shape
+    (26, 12)
+    """
+    import h5py
+
+    root, rng = Path(path), np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    # Image numbers below 100,000 are decimals with leading zeros.
+    train = [f"n0151887{n % 3}_{[5958, 12, 90001][n % 3] + n}" for n in range(n_train)]
+    test = [f"n0167735{n}_{7 * n + 1}" for n in range(n_test)]
+    rows = [(1, n // 4 + 1, s) for n, s in enumerate(train)]
+    rows += [(2, r + 1, s) for r in range(n_repeats) for s in rng.permutation(test)]
+    rows += [(3, r + 1, s) for r in range(2) for s in test]
+    values = rng.standard_normal((len(rows), 12)) * 2 + 1
+    ids = np.array([int(s[1:9]) + int(s.split("_")[1]) / 1e6 for _, _, s in rows])
+    columns = np.column_stack([values, [r[0] for r in rows], [r[1] for r in rows], ids])
+    xyz = np.stack(np.meshgrid([-30, -27, -24], [-90, -87], [3, 6], indexing="ij"), -1).reshape(-1, 3)
+    empty = np.full(columns.shape[1], np.nan)
+
+    def row(flags: Any) -> np.ndarray:
+        out = empty.copy()
+        out[: len(flags)] = flags
+        return out
+
+    keys = {
+        "VoxelData": row(np.ones(12)), "ROI_V1": row(np.arange(12) < 5), "ROI_VC": row(np.ones(12)),
+        "ROI_FFA": row(np.arange(12) > 9), "voxel_x": row(xyz[:, 0]), "voxel_y": row(xyz[:, 1]),
+        "voxel_z": row(xyz[:, 2]),
+    }  # fmt: skip
+    for n, name in enumerate(("DataType", "Run", "stimulus_id")):
+        keys[name] = empty.copy()
+        keys[name][12 + n] = 1
+    with h5py.File(root / "Subject1.h5", "w") as handle:
+        handle["dataset"] = columns
+        handle["metadata/key"] = np.array([k.encode() for k in keys])
+        handle["metadata/description"] = np.array([b"-"] * len(keys))
+        handle["metadata/value"] = np.array(list(keys.values()))
+    for part, names in (("training", train), ("test", test)):
+        lines = [f"{int(s[1:9]) + int(s.split('_')[1]) / 1e6:.6f},{s}.JPEG" for s in names]
+        (root / f"image_{part}_id.csv").write_text("\n".join(lines) + "\n")
+        for n, s in enumerate(names):
+            _picture(root / "images" / part / f"{s}.JPEG", n)
+    return {"values": values, "rows": rows, "train": train, "test": test, "xyz": xyz}
