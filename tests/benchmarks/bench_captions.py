@@ -92,7 +92,8 @@ def decode(voxels, peer_voxels, beams, threads):
     print(f"{'':24s} voxels/s   per second of processor time")
     print(f"{'released loop':24s} {1 / other[0]:8.1f}   {1 / other[1]:8.1f}   ({len(theirs)} voxels)")
     print(f"{'batched, cached':24s} {1 / mine[0]:8.1f}   {1 / mine[1]:8.1f}   ({voxels} voxels)")
-    print(f"ratio {other[0] / mine[0]:.1f}; of processor time {other[1] / mine[1]:.1f} ({ratios}); same captions {same:.0%}")
+    print(f"same captions {same:.0%}")
+    print(f"ratio {other[0] / mine[0]:.1f}; of processor time {other[1] / mine[1]:.1f} ({ratios})")
 
 
 def index(n):
