@@ -2,13 +2,15 @@
 
 ``write_report`` writes everything of one encoder, ``write_caption_report`` shows the captions of its voxels,
 ``write_comparison_report`` compares several encoders, ``write_support_report`` shows accuracy over the size of a
-support; ``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are
-pieces, for notebooks. Importing this room loads no plotting library.
+support; ``surface_html`` writes a cortex to turn and flatten in a browser, ``export_bids`` a BIDS derivative;
+``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces, for
+notebooks. Importing this room loads no plotting library.
 """
 
 from __future__ import annotations
 
 from neuroenc.report._bids import export_bids
+from neuroenc.report._brain_html import surface_html
 from neuroenc.report._caption_report import write_caption_report
 from neuroenc.report._comparison import write_comparison_report
 from neuroenc.report._figures import plot_accuracy
@@ -33,6 +35,7 @@ __all__ = [
     "plot_training_curves",
     "plot_weight_colours",
     "roi_summary",
+    "surface_html",
     "write_caption_report",
     "write_comparison_report",
     "write_report",

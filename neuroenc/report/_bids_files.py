@@ -55,14 +55,14 @@ def write_map(folder: Path, plan: Mapping[str, Any], sources: Sequence[str], pro
 
 def _labelled(image: Any, codes: Mapping[str, int]) -> Any:
     """A GIFTI label file: whole numbers, and the table that names and colours them."""
-    from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
+    from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 
     from neuroenc.report._style import category_colours
 
     table = GiftiLabelTable()
     colours = [(0.0, 0.0, 0.0, 0.0), *category_colours(len(codes) - 1)]
     for (name, key), (red, green, blue, alpha) in zip(codes.items(), colours):
-        entry = GiftiLabel(key, red, green, blue, alpha)
+        entry: Any = GiftiLabel(key, red, green, blue, alpha)
         entry.label = name or "???"
         table.labels.append(entry)
     data = image.darrays[0].data.astype(np.int32)

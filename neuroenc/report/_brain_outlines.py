@@ -10,6 +10,8 @@ from neuroenc.report._style import INK
 
 __all__ = ["draw_lines", "loops", "place_labels", "slice_edges", "smooth"]
 
+MOST_NAMES = 30  # in one panel: more would cover the map
+
 
 def loops(inside: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
     """The border between vertices inside and outside, as chains of the mesh's edges that it crosses.
@@ -99,6 +101,9 @@ def place_labels(axes: Any, anchors: list[tuple[str, np.ndarray]], inches: float
     ``inches`` is the width of the axes on paper; sizes of texts follow from it.
     """
     from matplotlib.patheffects import withStroke
+
+    if len(anchors) > MOST_NAMES:
+        return
 
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     unit = abs(x1 - x0) / inches / 72  # data units of one point

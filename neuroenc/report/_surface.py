@@ -139,7 +139,7 @@ def plot_surface(
     def painted(h: str) -> np.ndarray:
         """Colour of every triangle of a hemisphere."""
         faces = _mesh(h)[1] if mesh == "inflated" else flat_mesh(h)[1]
-        layers = []
+        layers: list[np.ndarray] = []
         for numbers in (painter.numbers, painter.other):
             if numbers is not None:
                 on_mesh = np.full(N_VERTICES, np.nan)
