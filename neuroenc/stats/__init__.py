@@ -46,6 +46,7 @@ from neuroenc.stats._rsa import (
 )
 from neuroenc.stats._samples import bootstrap_samples, difference_p
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
+from neuroenc.stats._subjects import SubjectBootstrap, bootstrap_subjects
 
 __all__ = [
     "BootstrapResult",
@@ -55,6 +56,7 @@ __all__ = [
     "RSACeiling",
     "RSATest",
     "SignFlipResult",
+    "SubjectBootstrap",
     "SubjectCeiling",
     "bootstrap",
     "bootstrap_ceiling",
@@ -63,6 +65,7 @@ __all__ = [
     "bootstrap_rdms",
     "bootstrap_rois",
     "bootstrap_samples",
+    "bootstrap_subjects",
     "ceiling_from_repeats",
     "compare_rdms",
     "convert_ceiling",

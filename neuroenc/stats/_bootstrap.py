@@ -17,6 +17,7 @@ from neuroenc.stats._blocks import (
     check_metric,
     voxel_blocks,
 )
+from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._resampling import (
     BootstrapResult,
     Counts,
@@ -63,7 +64,10 @@ def _voxelwise(
     groups: Any,
     seed: int,
     max_memory: int,
+    n_jobs: int,
+    progress: Progress,
 ) -> BootstrapResult:
+    jobs = check_jobs(n_jobs)
     y2, first, shape, metric, name, (counts, unit, n_units), step = _prepare(
         y, predictions[0], metric, n_bootstraps, confidence, groups, seed, max_memory
     )
@@ -74,7 +78,8 @@ def _voxelwise(
     p = np.full(n_voxels, np.nan) if paired else None
     tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
     held = 9 * n * len(predicted) + 3 * n_bootstraps + 8 * step
-    for columns in voxel_blocks(held, n_voxels, 1, max_memory // 2 + 1):
+
+    def work(columns: slice) -> slice:
         samplers = [Sampler(y2, x, columns, metric) for x in predicted]
         samples = np.empty((n_bootstraps, columns.stop - columns.start))
         for rows, weights in weight_chunks(counts, unit, step):
@@ -90,6 +95,11 @@ def _voxelwise(
                 tail = np.minimum((samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0))
             value = np.minimum(1.0, 2.0 * (1.0 + tail) / (1.0 + known))
             p[columns] = np.where(known > 0, value, np.nan)
+        return columns
+
+    blocks = list(voxel_blocks(held, n_voxels, jobs, max_memory // 2 + 1))
+    for _ in run(work, blocks, n_jobs=jobs, progress=progress, desc="bootstrap"):
+        pass
     return BootstrapResult(
         estimate.reshape(shape), error.reshape(shape), low.reshape(shape), high.reshape(shape),
         None if p is None else p.reshape(shape), confidence, n_bootstraps, n_units, name,
@@ -106,6 +116,8 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
 ) -> BootstrapResult:
     r"""Standard error and percentile interval of a score per voxel, by resampling stimuli.
 
@@ -132,6 +144,10 @@ def bootstrap(
         Same seed, same resamples.
     max_memory : int
         Bytes that the working copies may take, beside 4 bytes per resample and unit.
+    n_jobs : int
+        Threads over blocks of voxels, which are smaller for more of them; -1 is all cores.
+    progress : bool or callable
+        True shows a bar; a callable is told (done, total) in blocks of voxels.
 
     Returns
     -------
@@ -158,7 +174,7 @@ def bootstrap(
     >>> bool(result.low[0] < 0.5**0.5 < result.high[0])
     True
     """
-    return _voxelwise(y, [yhat], metric, n_bootstraps, confidence, groups, seed, max_memory)
+    return _voxelwise(y, [yhat], metric, n_bootstraps, confidence, groups, seed, max_memory, n_jobs, progress)
 
 
 def bootstrap_difference(
@@ -172,6 +188,8 @@ def bootstrap_difference(
     confidence: float = 0.95,
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
 ) -> BootstrapResult:
     """Paired bootstrap of ``score(y, yhat_a) - score(y, yhat_b)``: both see the same resampled stimuli.
 
@@ -180,7 +198,7 @@ def bootstrap_difference(
     y, yhat_a, yhat_b : array (n_samples, n_voxels) or (n_samples,)
         Measured responses and two predictions of them. A NaN in one prediction drops that sample for that
         prediction only.
-    metric, n_bootstraps, groups, confidence, seed, max_memory
+    metric, n_bootstraps, groups, confidence, seed, max_memory, n_jobs, progress
         As in `bootstrap`.
 
     Returns
@@ -203,7 +221,9 @@ def bootstrap_difference(
     >>> bool(result.low[0] > 0), bool(result.p[0] < 0.02)
     (True, True)
     """
-    return _voxelwise(y, [yhat_a, yhat_b], metric, n_bootstraps, confidence, groups, seed, max_memory)
+    return _voxelwise(
+        y, [yhat_a, yhat_b], metric, n_bootstraps, confidence, groups, seed, max_memory, n_jobs, progress
+    )
 
 
 def _rois(rois: Mapping[str, Any], n_voxels: int) -> dict[str, NDArray[np.intp]]:
@@ -243,6 +263,8 @@ def bootstrap_rois(
     confidence: float = 0.95,
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
 ) -> dict[str, BootstrapResult]:
     """Bootstrap over stimuli of the mean or median score over the voxels of each ROI.
 
@@ -262,8 +284,8 @@ def bootstrap_rois(
     transform : callable, optional
         Applied to scores (n_resamples, n_voxels) first, for all voxels of ``y``; for example
         ``lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")``.
-    n_bootstraps, groups, confidence, seed, max_memory
-        As in `bootstrap`. One resample of all voxels' scores must fit.
+    n_bootstraps, groups, confidence, seed, max_memory, n_jobs, progress
+        As in `bootstrap`; progress counts chunks of resamples. One resample of all voxels' scores must fit.
 
     Returns
     -------
@@ -291,7 +313,8 @@ def bootstrap_rois(
     )
     n, n_voxels = y2.shape
     members = _rois(rois, n_voxels)
-    step = int(max(1, min(n_bootstraps, max_memory // 4 // (8 * (n + 3 * n_voxels)))))
+    jobs = check_jobs(n_jobs)
+    step = int(max(1, min(n_bootstraps, max_memory // 4 // jobs // (8 * (n + 3 * n_voxels)))))
 
     def summarise(scores: Floats) -> Floats:
         if transform is not None:
@@ -313,13 +336,20 @@ def bootstrap_rois(
 
     samples = np.empty((n_bootstraps, len(members)))
     whole = np.empty((1, n_voxels))
-    for rows, weights in weight_chunks(counts, unit, step):
+
+    def work(part: tuple[slice, Floats]) -> None:
+        rows, weights = part
         scores = np.empty((len(weights), n_voxels))
-        for columns in voxel_blocks(9 * n + 8 * len(weights), n_voxels, 1, max_memory // 2 + 1):
+        for columns in voxel_blocks(9 * n + 8 * len(weights), n_voxels, jobs, max_memory // 2 + 1):
             sampler = Sampler(y2, p2, columns, metric)
             whole[0, columns] = sampler.estimate
             scores[:, columns] = sampler.scores(weights)
         samples[rows] = summarise(scores)
+
+    total = -(-n_bootstraps // step)
+    chunks = weight_chunks(counts, unit, step)
+    for _ in run(work, chunks, n_jobs=jobs, progress=progress, total=total, desc="bootstrap of ROIs"):
+        pass
     estimate, error = summarise(whole)[0], standard_deviation(samples)
     low, high = quantiles(samples, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return {

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-__all__ = ["Progress", "check_jobs", "run"]
+__all__ = ["Progress", "check_jobs", "run", "ticker"]
 
 # True shows a tqdm bar; a callable is told (done, total); total is None where it is not known.
 Progress = bool | Callable[[int, int | None], Any]

@@ -22,6 +22,7 @@ from neuroenc.stats._blocks import (
     voxel_blocks,
 )
 from neuroenc.stats._null import ROWS_HELD, Null
+from neuroenc.stats._parallel import Progress, check_jobs, run, ticker
 
 __all__ = ["PermutationResult", "permutation_test"]
 
@@ -151,6 +152,8 @@ def permutation_test(
     alternative: str = "greater",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
+    n_jobs: int = 1,
+    progress: Progress = False,
 ) -> PermutationResult:
     r"""Permutation test of predicted against measured responses, per voxel, respecting runs and sessions.
 
@@ -185,6 +188,10 @@ def permutation_test(
         Same seed, same result, whatever ``max_memory`` is.
     max_memory : int
         Bytes that the working copies may take.
+    n_jobs : int
+        Threads over blocks of voxels; -1 is all cores.
+    progress : bool or callable
+        True shows a bar; a callable is told (done, total) in permutations.
 
     Returns
     -------
@@ -226,6 +233,7 @@ def permutation_test(
         )
     n_permutations = check_count("n_permutations", n_permutations)
     max_memory = check_count("max_memory", max_memory)
+    jobs = check_jobs(n_jobs)
     y2, p2, shape = as_pair(y, yhat)
     n, n_voxels = y2.shape
     mode, rows = _check_mode(mode, blocks, n)
@@ -249,10 +257,12 @@ def permutation_test(
     step = max(1, min(n_permutations, max_memory // 4 // (8 * width), 2**23 // width))
     statistic, exceed = np.empty(n_voxels), np.zeros(n_voxels)
     null_max = np.full(n_permutations, -np.inf)
+    tell, close = ticker(progress, n_permutations, "permutations")
     for start in range(0, n_permutations, step):
         some = np.stack(list(itertools.islice(orders, step)))
         rows_held = max(n * ROWS_HELD, 3 * len(some) + (len(rows) ** 2 if mode == "whole" else 0))
-        for columns in voxel_blocks(rows_held, n_voxels, 1, max_memory // 2 + 1, cache=8 * 2**20):
+
+        def work(columns: slice, some: Indices = some, start: int = start) -> Floats:
             null = Null(y2, p2, columns, metric, whole)
             if start == 0:
                 statistic[columns] = null.observed
@@ -263,8 +273,14 @@ def permutation_test(
             slack = 1e-10 * np.maximum(1.0, np.abs(seen))
             with np.errstate(invalid="ignore"):
                 exceed[columns] += (~(scores < seen - slack)).sum(axis=0)
-            top = np.where(np.isnan(scores), -np.inf, scores).max(axis=1)
-            null_max[start : start + len(some)] = np.maximum(null_max[start : start + len(some)], top)
+            return np.where(np.isnan(scores), -np.inf, scores).max(axis=1)
+
+        blocks = list(voxel_blocks(rows_held, n_voxels, jobs, max_memory // 2 + 1, cache=8 * 2**20))
+        part = slice(start, start + len(some))
+        for top in run(work, blocks, n_jobs=jobs):
+            null_max[part] = np.maximum(null_max[part], top)
+        tell(len(some))
+    close()
     seen = np.abs(statistic) if alternative == "two-sided" else statistic
     known = ~np.isnan(statistic)
     p, p_fwe = np.full(n_voxels, np.nan), np.full(n_voxels, np.nan)

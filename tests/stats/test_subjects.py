@@ -1,0 +1,100 @@
+"""Bootstrap over stimuli, subjects and both: loops, known variances, coverage, ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuroenc.stats import bootstrap, bootstrap_rois, bootstrap_subjects, score
+
+
+def study(n_subjects=5, n=60, v=8, seed=0, spread=0.0, second=False):
+    rng = np.random.default_rng(seed)
+    data = {}
+    for k in range(n_subjects):
+        y = rng.standard_normal((n, v))
+        gain = np.exp(spread * rng.standard_normal())
+        parts = [y, gain * y + rng.standard_normal((n, v))]
+        data[f"s{k}"] = (*parts, y + rng.standard_normal((n, v))) if second else tuple(parts)
+    return data
+
+
+def test_one_subject_over_stimuli_is_the_plain_bootstrap():
+    data = study(1)
+    y, yhat = data["s0"]
+    found = bootstrap_subjects(data, over="stimuli", statistic=None, n_bootstraps=50, seed=3)
+    plain = bootstrap(y, yhat, n_bootstraps=50, seed=3)
+    for name in ("estimate", "standard_error", "low", "high"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), atol=1e-12)
+    for statistic in ("median", "mean"):
+        roi = bootstrap_rois(y, yhat, {"all": np.ones(8, bool)}, statistic=statistic, n_bootstraps=50, seed=3)["all"]
+        one = bootstrap_subjects(data, over="stimuli", statistic=statistic, n_bootstraps=50, seed=3)
+        assert float(one.low) == pytest.approx(float(roi.low))
+
+
+def test_subjects_have_the_variance_of_a_mean():
+    """Over subjects the bootstrap variance is that of a mean, with n and not n - 1 in it."""
+    data = study(7, spread=1.0)
+    found = bootstrap_subjects(data, over="subjects", statistic="mean", n_bootstraps=20_000)
+    own = np.array([score(*d).mean() for d in data.values()])
+    np.testing.assert_allclose(found.subjects, own)
+    assert float(found.standard_error) == pytest.approx(own.std() / np.sqrt(7), rel=0.03)
+
+
+def test_both_by_a_loop_and_the_correction():
+    data = study(4, second=True, spread=0.5)
+    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=30, seed=1)
+    rng = np.random.default_rng(1)
+    stimuli = [np.repeat(np.arange(60), np.bincount(rng.integers(0, 60, 60), minlength=60)) for _ in range(30)]
+    rng = np.random.default_rng([1, 1])
+    subjects = [rng.integers(0, 4, 4) for _ in range(30)]
+    names = list(data)
+    values = []
+    for rows, drawn in zip(stimuli, subjects):
+        of = [tuple(x[rows] for x in data[names[k]]) for k in drawn]
+        values.append(np.mean([(score(y, a, "r2") - score(y, b, "r2")).mean() for y, a, b in of]))
+    assert float(found.standard_error) == pytest.approx(np.std(values, ddof=1))
+    assert float(found.low) == pytest.approx(np.quantile(values, 0.025))
+    v = found.variance
+    assert max(v["stimuli"], v["subjects"]) <= v["corrected"] <= max(v["both"], v["stimuli"], v["subjects"])
+
+
+def test_ids_in_another_order_and_unequal_sets():
+    data = study(3)
+    ids = {k: np.array([f"image{i:02d}" for i in range(60)]) for k in data}
+    plain = bootstrap_subjects(data, n_bootstraps=40)
+    mixed, mixed_ids = {}, {}
+    for k, name in enumerate(data):
+        order = np.random.default_rng(k).permutation(60)
+        mixed[name], mixed_ids[name] = tuple(x[order] for x in data[name]), ids[name][order]
+    for found in (bootstrap_subjects(data, stimulus=ids, n_bootstraps=40),
+                  bootstrap_subjects(mixed, stimulus=mixed_ids, n_bootstraps=40, n_jobs=2, max_memory=50_000)):
+        np.testing.assert_allclose(found.standard_error, plain.standard_error, atol=1e-12)  # fmt: skip
+    short = {**data, "s2": tuple(x[:40] for x in data["s2"])}
+    with pytest.raises(ValueError, match="different numbers of stimuli"):
+        bootstrap_subjects(short)
+    assert np.isfinite(bootstrap_subjects(short, stimulus={**ids, "s2": ids["s2"][:40]}, n_bootstraps=40).low)
+
+
+def test_only_subjects_that_vary_widen_the_interval():
+    same, apart = study(8, n=400, second=True), study(8, n=400, second=True, spread=1.0, seed=1)
+    settings = {"statistic": "mean", "n_bootstraps": 400}
+    a, b = (bootstrap_subjects(d, **settings).variance for d in (same, apart))
+    assert b["subjects"] > 20 * a["subjects"]
+    assert b["stimuli"] < 3 * a["stimuli"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap_subjects(study(1)), "use over='stimuli'"),
+        (lambda: bootstrap_subjects({}), "no subject"),
+        (lambda: bootstrap_subjects({**study(2), "x": study(1, second=True)["s0"]}), r"hold \[2, 3\] arrays"),
+        (lambda: bootstrap_subjects({**study(2), "x": study(1, v=3)["s0"]}, statistic=None), "corresponding voxels"),
+        (lambda: bootstrap_subjects(study(2), over="stimulus"), "did you mean 'stimuli'"),
+        (lambda: bootstrap_subjects(study(2), stimulus=[1, 2]), "one id for each"),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
