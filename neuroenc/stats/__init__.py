@@ -1,7 +1,10 @@
-"""Statistics of encoding models: scores, noise ceilings, permutation tests, FDR, bootstrap.
+"""Statistics of encoding models: scores, ceilings, tests, bootstrap, variance partitioning, RSA.
 
 Pure functions on arrays ``(n_samples, n_voxels)``; numpy and scipy only. Sums run in float64 in blocks of
 voxels under ``max_memory`` bytes, and results do not depend on the blocks.
+
+Everything random takes ``seed``; what is long takes ``n_jobs`` (threads) and ``progress`` (True, or a callable
+that is told how many of how many are done).
 
 Units are kept apart: ``"r"`` is a correlation, ``"r2"`` and ``"ev"`` are shares of variance. A ceiling is
 asked for in one of them, and a score is only ever divided by a ceiling in its own unit.

@@ -169,7 +169,7 @@ def bootstrap_ceiling(
     blocks = list(voxel_blocks(held, len(estimate), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
     for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="bootstrap of ceiling"):
         out[:, columns] = found
-    return BootstrapResult(estimate, *out, None, confidence, n_bootstraps, n_units, unit)
+    return BootstrapResult(estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit)
 
 
 def bootstrap_normalised(

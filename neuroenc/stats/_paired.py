@@ -193,7 +193,9 @@ def sign_flip_test(
     p = np.where(known, (1.0 + exceed) / (1.0 + count), np.nan)
     p_fwe = np.where(known, _against(np.concatenate(top), seen, alternative), np.nan)
     seen, mean = np.where(known, seen, np.nan), np.where(known, mean, np.nan)
-    return SignFlipResult(*(a.reshape(shape) for a in (seen, mean, p, p_fwe)), count, exhaustive)
+    return SignFlipResult(
+        seen.reshape(shape), mean.reshape(shape), p.reshape(shape), p_fwe.reshape(shape), count, exhaustive
+    )
 
 
 def _against(top: Floats, seen: Floats, alternative: str) -> Floats:
@@ -362,15 +364,14 @@ def paired_permutation_test(
         if source is None:
             source = (s[:, unit] for s in _sign_chunks(n_units, n_permutations, seed, step)[2])
         for signs in source:
-            null, larger = _tail(exchange.differences(signs), observed, two_sided)
+            raw = exchange.differences(signs)
+            null, larger = _tail(raw, observed, two_sided)
             over += larger.sum(axis=0)
             rows = slice(start, start + len(signs))
             if known.any():
                 best[rows] = np.where(known & ~np.isnan(null), null, -np.inf).max(axis=1)
-            if len(members):
-                raw = exchange.differences(signs) if two_sided else null
-                for k, index in parts:
-                    sums[rows.start + 1 : rows.stop + 1, k] = np.where(known[index], raw[:, index], 0.0).sum(axis=1)
+            for k, index in parts:
+                sums[rows.start + 1 : rows.stop + 1, k] = np.where(known[index], raw[:, index], 0.0).sum(axis=1)
             start = rows.stop
         return at, observed, over, best, sums, size
 
@@ -391,8 +392,10 @@ def paired_permutation_test(
         fwe = _against(np.where(np.isnan(null), -np.inf, null).max(axis=1), region[0], alternative)
         roi_p = (1.0 + larger.sum(axis=0)) / (1.0 + count)
         for k, name in enumerate(members):
-            some = known_in[k] > 0
-            found[name] = (float(region[0, k]), *(float(x[k]) if some else float("nan") for x in (roi_p, fwe)))
+            if known_in[k] > 0:
+                found[name] = float(region[0, k]), float(roi_p[k]), float(fwe[k])
+            else:
+                found[name] = float("nan"), float("nan"), float("nan")
     return PairedResult(
         seen.reshape(shape), p.reshape(shape), p_fwe.reshape(shape), top, count, exhaustive, metric, alternative, found
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ def run(
     Threads, because the large operations of numpy and scipy release the interpreter lock.
     """
     n_jobs = check_jobs(n_jobs)
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     step, close = ticker(progress, total, desc)
     try:

@@ -192,7 +192,7 @@ def _one(
     for rows, weights in weight_chunks(counts, unit, step):
         scores = np.empty((len(weights), v))
         for at in voxel_blocks(9 * n * len(pairs) + 8 * len(weights), v, 1, max_memory // 2 + 1):
-            samplers = [Sampler(*pair, at, metric) for pair in pairs]
+            samplers = [Sampler(y, yhat, at, metric) for y, yhat in pairs]
             drawn = [s.scores(weights) for s in samplers]
             scores[:, at] = drawn[0] if len(pairs) == 1 else drawn[0] - drawn[1]
             if rows.start == 0:

@@ -1,0 +1,142 @@
+"""Statistics at the size of a study beside the peers that do the same thing.
+
+    python tests/benchmarks/bench_stats.py permutation [--voxels 20000] [--stimuli 500] [--permutations 1000]
+    python tests/benchmarks/bench_stats.py bootstrap
+    python tests/benchmarks/bench_stats.py paired
+    python tests/benchmarks/bench_stats.py rsa [--conditions 92]
+
+Peers run on a few voxels (or models) between two halves of ours; their time is given per voxel and scaled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+import scipy.stats
+
+
+def peak():
+    """Largest resident memory so far, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def data(stimuli, voxels, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.standard_normal((stimuli, voxels), dtype=np.float32)
+    return y, *(y + k * rng.standard_normal((stimuli, voxels), dtype=np.float32) for k in (15, 20))
+
+
+def timed(call):
+    start = time.perf_counter()
+    out = call()
+    return time.perf_counter() - start, out
+
+
+def report(name, ours, voxels, peer, peer_voxels):
+    each = peer / peer_voxels
+    print(f"{name}: neuroenc {ours:.2f} s for {voxels} voxels; peer {each * 1e3:.2f} ms a voxel, "
+          f"{each * voxels:.0f} s for all; ratio {each * voxels / ours:.0f}")  # fmt: skip
+
+
+def permutation(arguments):
+    from neuroenc.stats import permutation_test
+
+    y, yhat, _ = data(arguments.stimuli, arguments.voxels)
+    before = peak()
+    ours, found = timed(lambda: permutation_test(y, yhat, n_permutations=arguments.permutations, n_jobs=arguments.jobs))
+
+    def peer():
+        return [
+            scipy.stats.permutation_test(
+                (y[:, v].astype(float),), lambda a, axis=-1, v=v: (a * scipy.stats.zscore(yhat[:, v])).sum(axis=axis),
+                permutation_type="pairings", vectorized=True, n_resamples=arguments.permutations,
+                alternative="greater", rng=np.random.default_rng(0),
+            ).pvalue
+            for v in range(20)
+        ]  # fmt: skip
+
+    theirs, p = timed(peer)
+    report("permutation", ours, arguments.voxels, theirs, 20)
+    print(f"extra memory {peak() - before:.2f} GB; largest difference of p {np.abs(found.p[:20] - p).max():.3f}")
+
+
+def bootstrap(arguments):
+    from neuroenc.stats import bootstrap as ours_bootstrap
+
+    y, yhat, _ = data(arguments.stimuli, arguments.voxels)
+    before = peak()
+    ours, found = timed(lambda: ours_bootstrap(y, yhat, n_bootstraps=arguments.permutations, n_jobs=arguments.jobs))
+
+    def peer():
+        return [
+            scipy.stats.bootstrap(
+                (y[:, v], yhat[:, v]), lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic,
+                paired=True, vectorized=True, n_resamples=arguments.permutations, method="percentile",
+            ).standard_error
+            for v in range(20)
+        ]  # fmt: skip
+
+    theirs, error = timed(peer)
+    report("bootstrap", ours, arguments.voxels, theirs, 20)
+    ratio = found.standard_error[:20] / error
+    print(f"extra memory {peak() - before:.2f} GB; standard errors agree within {np.abs(ratio - 1).max():.3f}")
+
+
+def paired(arguments):
+    from neuroenc.stats import paired_permutation_test
+
+    y, a, b = data(arguments.stimuli, arguments.voxels)
+    before = peak()
+    settings = {"n_permutations": arguments.permutations, "n_jobs": arguments.jobs}
+    ours, _ = timed(lambda: paired_permutation_test(y, a, b, **settings))
+
+    def peer():
+        for v in range(20):
+            z = [scipy.stats.zscore(x[:, v].astype(float)) for x in (y, a, b)]
+            scipy.stats.permutation_test(
+                z[1:], lambda u, w, axis=-1, z=z: scipy.stats.pearsonr(u, z[0], axis=axis).statistic
+                - scipy.stats.pearsonr(w, z[0], axis=axis).statistic,
+                permutation_type="samples", vectorized=True, n_resamples=arguments.permutations,
+            )  # fmt: skip
+
+    theirs, _ = timed(peer)
+    report("paired exchange", ours, arguments.voxels, theirs, 20)
+    print(f"extra memory {peak() - before:.2f} GB")
+
+
+def rsa(arguments):
+    import rsatoolbox
+
+    from neuroenc.stats import bootstrap_rdms, compare_rdms, rdm
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((arguments.conditions, 2000))
+    models = np.stack([rdm(x + k * rng.standard_normal(x.shape)) for k in range(1, 6)])
+    subjects = np.stack([rdm(x + 3 * rng.standard_normal(x.shape)) for _ in range(8)])
+    a, b = rsatoolbox.rdm.RDMs(models), rsatoolbox.rdm.RDMs(subjects)
+    for ours_name, name in (("spearman", "spearman"), ("kendall_tau_a", "tau-a"), ("rho_a", "rho-a")):
+        ours, found = timed(lambda m=ours_name: compare_rdms(models, subjects, m))
+        theirs, expected = timed(lambda m=name: rsatoolbox.rdm.compare(a, b, method=m))
+        print(f"compare {ours_name}: neuroenc {ours * 1e3:.1f} ms, rsatoolbox {theirs * 1e3:.1f} ms, "
+              f"ratio {theirs / ours:.1f}, largest difference {np.abs(found - expected).max():.1e}")  # fmt: skip
+    fixed = [rsatoolbox.model.ModelFixed(str(k), m) for k, m in enumerate(models)]
+    ours, _ = timed(lambda: bootstrap_rdms(models, subjects, method="rho_a", n_bootstraps=100, n_jobs=arguments.jobs))
+    theirs, _ = timed(
+        lambda: rsatoolbox.inference.eval_bootstrap(fixed, b, N=100, method="rho-a", boot_noise_ceil=False)
+    )
+    print(f"bootstrap of both, 100 resamples: neuroenc {ours:.2f} s, rsatoolbox {theirs:.2f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["permutation", "bootstrap", "paired", "rsa"])
+    parser.add_argument("--voxels", type=int, default=20_000)
+    parser.add_argument("--stimuli", type=int, default=500)
+    parser.add_argument("--permutations", type=int, default=1000)
+    parser.add_argument("--conditions", type=int, default=92)
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    {"permutation": permutation, "bootstrap": bootstrap, "paired": paired, "rsa": rsa}[given.what](given)
