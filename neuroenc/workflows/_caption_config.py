@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.workflows._config import DataConfig, EncoderConfig, _build, read_table
+from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
     "AnalysisConfig",
@@ -257,13 +257,9 @@ def list_caption_examples() -> list[str]:
     >>> list_caption_examples()
     ['haxby', 'v4', 'world']
     """
-    folder = resources.files("neuroenc.workflows") / "examples_caption"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return example_names("examples_caption")
 
 
 def example_caption_config(name: str, overrides: list[str] | None = None) -> CaptionConfig:
     """Settings of a shipped example."""
-    if name not in list_caption_examples():
-        raise ConfigError(unknown_name("example", name, list_caption_examples()))
-    with resources.as_file(resources.files("neuroenc.workflows") / "examples_caption" / f"{name}.toml") as path:
-        return read_caption_config(path, overrides)
+    return read_example("examples_caption", name, read_caption_config, overrides)

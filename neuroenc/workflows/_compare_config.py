@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, read_table
+from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
     "CompareConfig",
@@ -198,13 +198,9 @@ def list_compare_examples() -> list[str]:
     >>> list_compare_examples()
     ['v4', 'world']
     """
-    folder = resources.files("neuroenc.workflows") / "examples_compare"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return example_names("examples_compare")
 
 
 def example_compare_config(name: str, overrides: list[str] | None = None) -> CompareConfig:
     """Settings of a shipped comparison."""
-    if name not in list_compare_examples():
-        raise ConfigError(unknown_name("example", name, list_compare_examples()))
-    with resources.as_file(resources.files("neuroenc.workflows") / "examples_compare" / f"{name}.toml") as path:
-        return read_compare_config(path, overrides)
+    return read_example("examples_compare", name, read_compare_config, overrides)

@@ -9,11 +9,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
     "CaptionsConfig",
@@ -274,13 +274,9 @@ def list_examples() -> list[str]:
     >>> list_examples()
     ['haxby', 'haxby-slice', 'nsd', 'v4']
     """
-    folder = resources.files("neuroenc.workflows") / "examples"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return example_names("examples")
 
 
 def example_config(name: str, overrides: list[str] | None = None) -> RunConfig:
     """Settings of a shipped example."""
-    if name not in list_examples():
-        raise ConfigError(unknown_name("example", name, list_examples()))
-    with resources.as_file(resources.files("neuroenc.workflows") / "examples" / f"{name}.toml") as path:
-        return read_config(path, overrides)
+    return read_example("examples", name, read_config, overrides)

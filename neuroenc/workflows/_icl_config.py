@@ -7,13 +7,13 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.encoders.incontext._stages import STAGES, Stage
 from neuroenc.workflows._config import _build, read_table
+from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
     "EvaluateConfig",
@@ -281,13 +281,9 @@ def list_icl_examples() -> list[str]:
     >>> list_icl_examples()
     ['v4', 'world']
     """
-    folder = resources.files("neuroenc.workflows") / "examples_icl"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return example_names("examples_icl")
 
 
 def example_icl_config(name: str, overrides: list[str] | None = None) -> IclConfig:
     """Settings of a shipped example."""
-    if name not in list_icl_examples():
-        raise ConfigError(unknown_name("example", name, list_icl_examples()))
-    with resources.as_file(resources.files("neuroenc.workflows") / "examples_icl" / f"{name}.toml") as path:
-        return read_icl_config(path, overrides)
+    return read_example("examples_icl", name, read_icl_config, overrides)

@@ -1,0 +1,34 @@
+"""Configs that come with the package, by folder and name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from neuroenc._util.errors import ConfigError, unknown_name
+
+__all__ = ["example_names", "read_example"]
+
+T = TypeVar("T")
+
+
+def example_names(folder: str) -> list[str]:
+    """Names of the TOML files in a folder of this room.
+
+    >>> example_names("examples_compare")
+    ['v4', 'world']
+    """
+    found = resources.files("neuroenc.workflows") / folder
+    return sorted(f.name.removesuffix(".toml") for f in found.iterdir() if f.name.endswith(".toml"))
+
+
+def read_example(
+    folder: str, name: str, read: Callable[[Path, list[str] | None], T], overrides: list[str] | None
+) -> T:
+    """``read(path, overrides)`` of a shipped file; an unknown name is told the nearest."""
+    if name not in example_names(folder):
+        raise ConfigError(unknown_name("example", name, example_names(folder)))
+    with resources.as_file(resources.files("neuroenc.workflows") / folder / f"{name}.toml") as path:
+        return read(path, overrides)
