@@ -3,8 +3,8 @@
 ``write_report`` writes everything of one encoder, ``write_caption_report`` shows the captions of its voxels,
 ``write_comparison_report`` compares several encoders, ``write_support_report`` shows accuracy over the size of a
 support; ``surface_html`` writes a cortex to turn and flatten in a browser, ``export_bids`` a BIDS derivative;
-``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces, for
-notebooks. Importing this room loads no plotting library.
+``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces,
+for notebooks. Importing this room loads no plotting library.
 """
 
 from __future__ import annotations

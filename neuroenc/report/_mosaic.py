@@ -45,6 +45,7 @@ def _underlay(image: Any, shape: tuple[int, ...], affine: np.ndarray) -> np.ndar
         raise DataError(f"background has shape {anatomy.shape}; legal: {shape}, or an image with an affine.")
     filled = anatomy[np.isfinite(anatomy) & (anatomy != 0)]
     low, high = np.percentile(filled, [2, 99.5]) if filled.size else (0.0, 1.0)
+    low = min(0.0, low) if low == high else low  # a mask has one value
     return 0.05 + 0.9 * np.clip((np.nan_to_num(anatomy) - low) / max(float(high - low), 1e-12), 0, 1)
 
 

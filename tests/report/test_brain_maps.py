@@ -1,0 +1,275 @@
+"""Maps of two numbers, opacity, outlines, the flat cortex, anatomy under slices, the interactive view."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.report import plot_mosaic, plot_surface, surface_html
+from neuroenc.report._brain_draw import _parts
+from neuroenc.report._brain_mesh import _mesh, flat_mesh
+from neuroenc.report._brain_outlines import loops, slice_edges, smooth
+from neuroenc.report._brain_paint import COLOUR_SQUARES, CORTEX, BrainPainter, colour_square
+from neuroenc.report._style import figure_png
+
+
+def _patch(centre: int, rings: int, hemi: str = "L") -> np.ndarray:
+    """Vertices within some edges of another one."""
+    faces = _mesh(hemi)[1]
+    found = {centre}
+    for _ in range(rings):
+        found |= set(faces[np.isin(faces, list(found)).any(axis=1)].ravel().tolist())
+    return np.array(sorted(found))
+
+
+def _labelled(values, vertex, **more):
+    coords = {"vertex": ("voxel", vertex), "hemi": ("voxel", ["L"] * len(vertex)), "voxel": np.arange(len(vertex))}
+    return xr.DataArray(values, dims="voxel", name="r", coords={**coords, **more})
+
+
+def _colours(axes) -> np.ndarray:
+    return next(c for c in axes.collections if isinstance(c, PolyCollection)).get_facecolors()
+
+
+def test_corners_of_a_square_are_the_named_colours():
+    for corners in COLOUR_SQUARES.values():
+        table = colour_square(corners)
+        for colour, at in zip(corners, ((0, 0), (-1, 0), (0, -1), (-1, -1))):
+            np.testing.assert_allclose(table[at], to_rgb(colour))
+    own = np.random.default_rng(0).random((3, 5, 3))
+    np.testing.assert_array_equal(colour_square(own), own)
+
+
+def test_two_numbers_look_up_the_square():
+    first, second = np.array([0.0, 1, 0, 1, 0.5, np.nan, 0.5]), np.array([0.0, 0, 2, 2, 1, 1, np.nan])
+    painter = BrainPainter(first, None, second=second)
+    rgba = painter.colours(painter.numbers, painter.other)
+    table = colour_square("teal-purple")
+    for k, at in enumerate(((0, 0), (-1, 0), (0, -1), (-1, -1))):
+        np.testing.assert_allclose(rgba[k, :3], table[at])
+    # Bilinear: the middle is the mean of the corners, as near as the table is fine.
+    middle = np.mean([to_rgb(c) for c in COLOUR_SQUARES["teal-purple"]], axis=0)
+    np.testing.assert_allclose(rgba[4, :3], middle, atol=0.02)
+    assert rgba[5, 3] == rgba[6, 3] == 0
+
+
+def test_opacity_mixes_the_colour_with_the_cortex():
+    patch = _patch(4000, 2)
+    values = np.full(len(patch), 1.0)
+    figures = {
+        a: plot_surface(values, patch, ["L"] * len(patch), alpha=np.full(len(patch), a), alpha_range=(0, 1), vmin=0,
+                        vmax=1, mesh="flat", cmap="plasma")
+        for a in (0.0, 0.5, 1.0)
+    }  # fmt: skip
+    bare, half, full = (_colours(figures[a].axes[0]) for a in (0.0, 0.5, 1.0))
+    painted = np.abs(full - bare).max(axis=1) > 1e-6
+    touched = np.isin(flat_mesh("L")[1], patch).any(axis=1)
+    np.testing.assert_array_equal(painted, touched)
+    np.testing.assert_allclose(half, (bare + full) / 2, atol=1e-9)
+    np.testing.assert_allclose(
+        full[painted][:, :3], np.tile(matplotlib.colormaps["plasma"](1.0)[:3], (painted.sum(), 1))
+    )
+
+
+def test_the_legend_holds_the_colours_of_the_map():
+    """Every number's colour stands in the square at the number's place, read off through the axes."""
+    rng = np.random.default_rng(1)
+    first, second = rng.random(50) * 3, rng.random(50) - 0.2
+    patch = _patch(4000, 4)[:50]
+    for kind in ("second", "alpha"):
+        figure = plot_surface(first, patch, ["L"] * 50, **{kind: second, f"{kind}_range": (0, 0.8)}, mesh="flat")
+        axes = figure.axes[-1]
+        image = axes.images[0].get_array()
+        (x0, x1, y0, y1), (rows, columns) = axes.images[0].get_extent(), image.shape[:2]
+        assert (x0, y0) == (0, 0)
+        assert (x1, y1) == (pytest.approx(first.max()), pytest.approx(0.8))
+        painter = BrainPainter(first, None, **{kind: second}, other_range=(0, 0.8))
+        rgba = painter.colours(painter.numbers, painter.other)
+        rgb = rgba[:, :3] * rgba[:, 3:] + CORTEX * (1 - rgba[:, 3:])
+        shown = image[
+            (np.clip(second, 0, 0.8) / 0.8 * (rows - 1)).round().astype(int),
+            (first / x1 * (columns - 1)).round().astype(int),
+        ]
+        np.testing.assert_allclose(np.asarray(shown), rgb, atol=0.03)
+        assert axes.get_yticklabels()[0].get_text().startswith("≤")  # some lie below the range, and it is said
+
+
+def test_outlines_separate_inside_from_outside():
+    """Cutting the mesh at the crossed edges leaves no way from inside to outside, and nothing else is cut."""
+    faces = _mesh("L")[1]
+    inside = np.zeros(10242, bool)
+    inside[_patch(4000, 5)] = True
+    inside[4000] = False  # a hole
+    inside[_patch(9000, 2)] = True
+    chains = loops(inside, faces)
+    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [0, 2]]]), axis=1), axis=0)
+    crossing = edges[inside[edges[:, 0]] != inside[edges[:, 1]]]
+    found = np.unique(np.sort(np.concatenate(chains), axis=1), axis=0)
+    np.testing.assert_array_equal(found, crossing)
+    assert len(chains) == 3  # two borders and the hole
+    assert all(np.array_equal(c[0], c[-1]) for c in chains)
+    assert len(_parts(inside, faces)) == 1  # the small part is less than a quarter
+    ring = np.stack([np.cos(np.linspace(0, 2 * np.pi, 41)), np.sin(np.linspace(0, 2 * np.pi, 41))], axis=1)
+    ring[-1] = ring[0]
+    rough = ring * (1 + 0.1 * (-1.0) ** np.arange(41))[:, None]
+    rough[-1] = rough[0]
+    assert np.ptp(np.linalg.norm(smooth(rough, 3), axis=1)) < 0.02
+
+
+def test_a_flat_outline_ends_at_the_cuts():
+    xy, faces, on = flat_mesh("L")
+    inside = np.zeros(len(xy), bool)
+    near = np.argsort(np.linalg.norm(_mesh("L")[0] - _mesh("L")[0][~on].mean(axis=0), axis=1))[:1500]
+    inside[near] = True
+    assert (~on[near]).any()
+    for chain in loops(inside & on, faces):
+        assert np.linalg.norm(np.diff(xy[chain].mean(axis=1), axis=0), axis=1).max() < 12  # mm: no line over the page
+
+
+@pytest.mark.parametrize("mesh", ["flat", "inflated"])
+def test_regions_are_outlined_and_named(mesh):
+    patch = _patch(4000, 4)
+    core = np.isin(patch, _patch(4000, 2))
+    r = _labelled(np.linspace(0, 1, len(patch)), patch, roi=("voxel", np.where(core, "FFA;OFA", "")))
+    figure = plot_surface(r, rois=["FFA"], mesh=mesh)
+    drawn = [
+        c for a in figure.axes[:-1] for c in a.collections if isinstance(c, LineCollection) and len(c.get_segments())
+    ]
+    assert drawn
+    names = [t.get_text() for a in figure.axes for t in a.texts]
+    assert names.count("FFA") == 1
+    assert "OFA" not in names
+    bare = plot_surface(r, mesh=mesh)
+    assert not [c for a in bare.axes[:-1] for c in a.collections if isinstance(c, LineCollection)]
+    assert "Prediction accuracy, Pearson r" in [t.get_text() for t in figure.axes[-1].texts]
+
+
+def test_labels_and_units_come_from_the_arrays():
+    patch = _patch(4000, 2)
+    r = _labelled(np.ones(len(patch)), patch).rename("beta").assign_attrs(units="% signal change")
+    other = r.rename("noise_ceiling_r").assign_attrs(units="")
+    axes = plot_surface(r, second=other, mesh="flat").axes[-1]
+    assert axes.get_xlabel() == "beta (% signal change)"
+    assert axes.texts[-1].get_text() == "Noise ceiling, correlation"
+
+
+def test_bad_maps_are_refused():
+    patch = _patch(4000, 2)
+    r = _labelled(np.ones(len(patch)), patch)
+    with pytest.raises(DataError, match="other ids or in another order"):
+        plot_surface(r, alpha=r.assign_coords(voxel=np.arange(len(patch))[::-1]))
+    with pytest.raises(ConfigError, match="both given"):
+        plot_surface(r, alpha=r, second=r)
+    with pytest.raises(ConfigError, match="did you mean 'flat'"):
+        plot_surface(r, mesh="flt")
+    with pytest.raises(ConfigError, match="did you mean 'teal-purple'"):
+        plot_surface(r, second=r, cmap="teal-purpel")
+    with pytest.raises(DataError, match="no coordinate 'roi'"):
+        plot_surface(r, rois=True)
+    with pytest.raises(ConfigError, match="did you mean 'FFA'"):
+        plot_surface(r.assign_coords(roi=("voxel", ["FFA"] * len(patch))), rois=["FFB"])
+    with pytest.raises(DataError, match="names, which have no place"):
+        plot_surface(np.array(["a"] * len(patch)), patch, ["L"] * len(patch), second=r.values)
+    with pytest.raises(DataError, match="no coordinate 'vertex'"):
+        plot_surface(r.drop_vars("vertex"))
+    with pytest.raises(DataError, match="affine or the shape"):
+        plot_mosaic(r.assign_coords(i=r["vertex"], j=r["vertex"], k=r["vertex"]))
+
+
+def _cube():
+    where = np.argwhere(np.ones((4, 3, 2), bool))
+    coords = {a: ("voxel", where[:, n]) for n, a in enumerate("ijk")}
+    coords["roi"] = ("voxel", np.where(where[:, 0] < 2, "V1", "V2"))
+    attrs = {"affine": np.diag([2.0, 2, 2, 1]).ravel().tolist(), "volume_shape": [4, 3, 2]}
+    return xr.DataArray(np.linspace(0, 1, len(where)), dims="voxel", name="r", coords=coords, attrs=attrs)
+
+
+def test_edges_of_a_region_on_a_slice_enclose_its_pixels():
+    mask = np.random.default_rng(5).random((7, 9)) > 0.5
+    edges = slice_edges(mask)
+    padded = np.pad(mask, 1).astype(int)
+    assert len(edges) == np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
+    upright = edges[edges[:, 0, 0] == edges[:, 1, 0]]
+    for x, y in np.argwhere(np.ones_like(mask)):  # a ray to the left crosses the border once for a pixel inside
+        crossed = (upright[:, 0, 0] < x) & (upright[:, 0, 1] < y) & (upright[:, 1, 1] > y)
+        assert crossed.sum() % 2 == mask[x, y]
+
+
+def test_slices_take_places_outlines_and_anatomy():
+    nib = pytest.importorskip("nibabel")
+    r = _cube()
+    plain = plot_mosaic(r, rois=True)
+    assert [t.get_text() for t in plain.axes[0].texts][-2:] == ["V1", "V2"]
+    fine = np.zeros((8, 6, 4), np.float32)
+    fine[:4] = 100.0  # the half of V1 is bright
+    image = nib.Nifti1Image(fine, np.diag([1.0, 1, 1, 1]))
+    faint = plot_mosaic(r, alpha=np.zeros(r.size), alpha_range=(0, 1), background=image)
+    shown = np.asarray(faint.axes[0].images[0].get_array())
+    assert (shown[:, 0, :3] > 0.9).all()
+    assert (shown[:, 3, :3] < 0.1).all()
+    assert np.ptp(shown[..., :3], axis=2).max() < 1e-12  # nothing but grey where opacity is nought
+    solid = plot_mosaic(r, alpha=np.ones(r.size), alpha_range=(0, 1), background=image, vmin=0, vmax=1)
+    colour = np.asarray(solid.axes[0].images[0].get_array())[0, 0, :3]
+    np.testing.assert_allclose(colour, matplotlib.colormaps["viridis"](0.0)[:3], atol=5e-3)
+    with pytest.raises(DataError, match="background has shape"):
+        plot_mosaic(r, background=np.zeros((2, 2, 2)))
+
+
+def test_figures_depend_on_the_data_alone():
+    patch = _patch(4000, 3)
+    r = _labelled(np.linspace(0, 1, len(patch)), patch, roi=("voxel", ["FFA"] * len(patch)))
+    order = np.random.default_rng(0).permutation(len(patch))
+    options = {"rois": True, "mesh": "flat"}
+    one = figure_png(plot_surface(r, second=r[::-1].values, **options))
+    two = figure_png(plot_surface(r[order], second=r[::-1].values[order], **options))
+    assert one == two
+
+
+def _payload(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.S).group(1))
+
+
+def test_the_interactive_view_holds_everything(analysis, tmp_path):
+    scores = analysis.scores
+    page = surface_html(scores, tmp_path, names=["r", "alpha"], title="<b>x</b>").read_text()
+    assert "<b>x</b>" not in page
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
+    assert "default-src 'none'" in html.unescape(page)
+    data = _payload(page)
+    assert [m["name"] for m in data["maps"]] == ["r", "alpha"]
+    assert all(m["legend"].startswith("data:image/png") for m in data["maps"])
+    assert data["voxels"]["vertex"] == scores["vertex"].values.tolist()
+    assert data["maps"][0]["texts"] == [f"{x:.3g}" for x in scores["r"].values.tolist()]
+    rgba = np.frombuffer(base64.b64decode(data["maps"][0]["colours"]), np.uint8).reshape(-1, 4) / 255
+    painter = BrainPainter(scores["r"].values)
+    np.testing.assert_allclose(rgba, painter.colours(painter.numbers), atol=1 / 255)
+    for hemi in "LR":
+        raw = np.frombuffer(base64.b64decode(data["hemis"][hemi]["inflated"]), "<i2").reshape(-1, 3) * data["unit"]
+        np.testing.assert_allclose(raw, _mesh(hemi)[0], atol=data["unit"])
+        faces = np.frombuffer(base64.b64decode(data["hemis"][hemi]["faces"]), "<u2").reshape(-1, 3)
+        np.testing.assert_array_equal(faces, _mesh(hemi)[1])
+    assert len(page) < 2_500_000
+
+
+def test_the_interactive_view_refuses_what_it_cannot_show(analysis, tmp_path):
+    scores = analysis.scores
+    with pytest.raises(ConfigError, match="did you mean 'alpha'"):
+        surface_html(scores, tmp_path, names=["alhpa"])
+    with pytest.raises(DataError, match="share their vertex"):
+        surface_html(xr.concat([scores, scores], dim="voxel"), tmp_path)
+    with pytest.raises(DataError, match="nothing to show"):
+        surface_html(scores[[]], tmp_path)
+    named = surface_html(scores["roi"].rename("regions").drop_vars("roi"), tmp_path / "x.html", rois=None)
+    assert _payload(named.read_text())["maps"][0]["texts"][0] == "V1"
+    both = surface_html(scores, tmp_path / "y.html", names=["r"], alpha="noise_ceiling_r")
+    assert _payload(both.read_text())["maps"][0]["others"][0] == f"{float(scores['noise_ceiling_r'][0]):.3g}"
