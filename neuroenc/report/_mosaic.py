@@ -193,7 +193,8 @@ def plot_mosaic(
             axes.set_title(f"{'xyz'[axis]} = {middle[axis]:.0f} mm", fontsize=8, color=MUTED, pad=3)
             if panel == 0 and axis != 0:
                 for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
-                    axes.text(x, 0.98, text, transform=axes.transAxes, ha=ha, va="top", fontsize=8, color=MUTED)
+                    axes.text(x, 0.98, text, transform=axes.transAxes, ha=ha, va="top", fontsize=8,
+                              color=MUTED if under is None else "white")  # fmt: skip
             anchors = []
             for name, own in inside.items():
                 if own[slab].any():

@@ -96,4 +96,5 @@ class Painter:
         )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=2, labelsize=8, pad=2)
-        axes.text(-0.05 if self._extend in ("min", "both") else -0.02, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
+        edge = -0.05 if self._extend in ("min", "both") else -0.02  # clear of the arrow
+        axes.text(edge, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
