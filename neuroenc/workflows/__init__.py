@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         list_caption_examples,
         read_caption_config,
     )
+    from neuroenc.workflows._caption_truth import judge_planted
     from neuroenc.workflows._captioner import Captioner
     from neuroenc.workflows._compare import run_comparison
     from neuroenc.workflows._demo import demo
@@ -57,6 +58,7 @@ __all__ = [
     "icl_finetune",
     "icl_predict",
     "icl_pretrain",
+    "judge_planted",
     "list_caption_examples",
     "list_compare_examples",
     "list_examples",
@@ -71,7 +73,7 @@ __all__ = [
 
 _LATER = {
     "build_bank": "_bank",
-    "Captioner": "_captioner", "caption": "_caption",
+    "Captioner": "_captioner", "caption": "_caption", "judge_planted": "_caption_truth",
     **dict.fromkeys(
         ("CaptionConfig", "example_caption_config", "list_caption_examples", "read_caption_config"), "_caption_config"
     ),

@@ -31,6 +31,14 @@ def judge_planted(captions: pd.DataFrame, truth: xr.Dataset) -> pd.DataFrame:
         the family (either of two for mixed voxels, ``named_family``), one of the planted members (``named_member``);
         for mixed voxels whether the best caption (``both_best``) or all captions together (``both``) name both
         families.
+
+    Examples
+    --------
+    >>> names = {"family": "face", "second_family": "", "members": "man", "mixed": False}
+    >>> truth = xr.Dataset({k: ("voxel", [v]) for k, v in names.items()}, coords={"voxel": [7]})
+    >>> said = pd.DataFrame({"voxel": [7], "rank": [1], "caption": ["a woman"]})
+    >>> judge_planted(said, truth)[["named_family", "named_member"]].values.tolist()
+    [[True, False]]
     """
     names = ["family", "second_family", "members", "mixed"]
     planted = pd.DataFrame({name: truth[name].values for name in names}, index=truth["voxel"].values)
