@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from neuroenc.data._splits import check_disjoint, folds, shared_test, split_by, split_by_stimulus
     from neuroenc.data._surfaces import read_surface, volume_to_surface, write_surface
     from neuroenc.data.loaders import load_dataset, loader_options
+    from neuroenc.data.loaders._bids import read_bids
+    from neuroenc.data.loaders._glmsingle import read_glmsingle
     from neuroenc.data.simulate import simulate_cortex, simulate_world
 
 # Loaded on first use: data sets need pooch, volumes need nibabel, and none of it is needed to read a netCDF.
@@ -61,6 +63,8 @@ _MODULES = {
                 "roi_names", "validate", "validate_features", "validate_responses"),
     "_splits": ("check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"),
     "_surfaces": ("read_surface", "volume_to_surface", "write_surface"),
+    "loaders._bids": ("read_bids",),
+    "loaders._glmsingle": ("read_glmsingle",),
     "loaders": ("load_dataset", "loader_options"),
     "simulate": ("simulate_cortex", "simulate_world"),
 }  # fmt: skip
@@ -100,6 +104,8 @@ __all__ = [
     "nsd_split",
     "nsd_to_surface",
     "presence",
+    "read_bids",
+    "read_glmsingle",
     "read_surface",
     "roi_names",
     "save",

@@ -48,18 +48,19 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
         near = sorted(x.name for x in target.parent.iterdir())[:6] if target.parent.is_dir() else []
         raise DataError(f"{target} does not exist; {target.parent} holds {near}.")
     here = recognise(target)
-    if here:
-        return here
-    below = sorted(x for x in target.iterdir() if x.is_dir())
-    return [f for folder in below[:100] for f in recognise(folder)]
+    folders = sorted(x for x in target.iterdir() if x.is_dir())
+    below = [f for folder in folders[:100] for f in recognise(folder)]
+    # A folder of several data sets is none of them, whatever its folders hold.
+    return here if {f.kind for f in below} <= {f.kind for f in here} else below
 
 
 def recognise(folder: Path) -> list[Found]:
     """Every known layout that this folder itself has."""
-    from neuroenc.data.loaders import _algonauts2023, _bold5000, _god, _things_fmri
+    from neuroenc.data.loaders import _algonauts2023, _bids_layout, _bold5000, _glmsingle, _god, _things_fmri
 
     checks: list[Callable[[Path], Found | None]] = [
         _nsd, _algonauts2023.recognise, _things_fmri.recognise, _bold5000.recognise, _god.recognise,
+        _glmsingle.recognise, _bids_layout.recognise,
     ]  # fmt: skip
     return [found for check in checks if (found := check(folder)) is not None]
 

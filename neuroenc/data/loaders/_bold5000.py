@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,16 @@ from neuroenc.data._images import check_affine, image_values, open_image
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._bold5000_trials import presentation_lists, read_trials
 from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, natural, one_of, subject_number
+from neuroenc.data.loaders._sessions import (
+    bounds_of,
+    collect,
+    dataset_root,
+    natural,
+    one_of,
+    subject_number,
+    unpacked,
+    within,
+)
 from neuroenc.data.loaders._source import Source
 
 __all__ = ["BETAS", "ROIS", "load", "recognise"]
@@ -147,9 +155,9 @@ def recognise(folder: Path) -> Found | None:
     forms = {f: s for f, s in forms.items() if s}
     if not forms:
         return None
-    n = len(list(folder.glob("**/*_GLMbetas-*_ses-*.nii.gz")))
+    n = len(within(folder, "*_GLMbetas-*_ses-*.nii.gz"))
     has = {f: ", ".join(s) + (f" ({n} sessions)" if f == "volumes" else "") for f, s in forms.items()}
-    missing = [] if any(folder.glob("**/Presented_Stimuli")) else ["pictures (Scene_Stimuli/Presented_Stimuli)"]
+    missing = [] if within(folder, "Presented_Stimuli") else ["pictures (Scene_Stimuli/Presented_Stimuli)"]
     if not presentation_lists(folder, next(iter(forms.values()))[0]):
         missing.append("Stimuli_Presentation_Lists (runs; sessions of the region forms)")
     first = next(iter(forms.values()))[0]
@@ -166,7 +174,7 @@ _GLOBS = {"volumes": "CSI*_ses-*.nii.gz", "regions": "CSI*_allses_*.npy", "relea
 
 
 def _paths(folder: Path, form: str) -> list[tuple[Path, str]]:
-    found = [(p, re.fullmatch(_MARKS[form], p.name)) for p in sorted(folder.glob(f"**/{_GLOBS[form]}"), key=natural)]
+    found = [(p, re.fullmatch(_MARKS[form], p.name)) for p in sorted(within(folder, f"{_GLOBS[form]}"), key=natural)]
     return [(p, m[1]) for p, m in found if m]
 
 
@@ -216,14 +224,14 @@ class _Volumes:
 
     def _masks(self, root: Path, name: str) -> dict[str, np.ndarray]:
         found = {}
-        for path in sorted(root.glob(f"**/sub-{name}_mask-*.nii.gz")):
+        for path in within(root, f"sub-{name}_mask-*.nii.gz"):
             roi = path.name.removesuffix(".nii.gz").split("mask-")[1]
             found[_ALIAS.get(roi, roi)] = self._mask(path, f"mask {roi}").reshape(-1)
         return found
 
     def _chosen(self, root: Path, name: str, voxels: Any) -> np.ndarray:
         if isinstance(voxels, str) and voxels == "brain":
-            path = next(iter(sorted(root.glob(f"**/{name}_brainmask.nii.gz"))), None)
+            path = next(iter(within(root, f"{name}_brainmask.nii.gz")), None)
             if path is None:
                 raise DataError(f"{root} has no {name}_brainmask.nii.gz. Next step: download it, or voxels=MASK.")
             return self._mask(path, "brain mask").reshape(-1)
@@ -246,31 +254,8 @@ class _Volumes:
         session = int(rows[0, 0])
         if self._held is None or self._held[0] != session:
             self._held = None
-            self._held = (session, self._unpacked(self.files[session]))
+            self._held = (session, unpacked(self.files[session], self.voxel, self.budget))
         return np.asarray(self._held[1][rows[:, 1], block])
-
-    def _unpacked(self, path: Path) -> np.ndarray:
-        """Betas (trial, voxel) of one file, on disk where a quarter of the memory does not hold them."""
-        import nibabel
-
-        # One open file is read forward; opened anew, every block would unpack the file from its start.
-        nib: Any = nibabel
-        image = nib.load(path, keep_file_open=True)
-        shape = (int(image.shape[3]), len(self.voxel))
-        out: np.ndarray
-        if shape[0] * shape[1] * 4 <= self.budget // 4:
-            out = np.empty(shape, dtype=np.float32)
-        else:
-            with TemporaryFile() as handle:
-                out = np.memmap(handle, dtype=np.float32, mode="w+", shape=shape)
-        step = max(1, self.budget // 8 // (8 * int(np.prod(self.shape))))
-        for start in range(0, shape[0], step):
-            try:
-                frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
-            except (OSError, EOFError, ValueError) as error:
-                raise DataError(f"{path} cannot be read ({error}). Next step: download it again.") from error
-            out[start : start + step] = frames.reshape(-1, frames.shape[3])[self.voxel].T
-        return out
 
 
 class _Regions:
@@ -339,7 +324,7 @@ def _region_names(voxels: Any, legal: Any, what: str) -> list[str]:
 def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     first = table.drop_duplicates("stimulus").set_index("stimulus")
     ids = first.index.to_numpy(dtype=str)
-    folders = sorted(root.glob("**/Presented_Stimuli"))
+    folders = within(root, "Presented_Stimuli")
     files = {p.stem: p for f in folders[:1] for p in f.rglob("*") if p.is_file()}
     images = [files[s] for s in ids] if files and all(s in files for s in ids) else None
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from neuroenc._util.errors import DataError
 from neuroenc.data._labels import repeat_numbers
-from neuroenc.data.loaders._sessions import natural
+from neuroenc.data.loaders._sessions import natural, within
 
 __all__ = ["Trials", "presentation_lists", "read_trials"]
 
@@ -39,7 +39,7 @@ class Trials:
 def presentation_lists(root: Path, name: str) -> list[tuple[int, int, list[str]]]:
     """(session, run, file names) from ``Stimuli_Presentation_Lists/CSI1/CSI1_sess01/CSI_sess01_run01.txt``."""
     found = []
-    for folder in sorted(root.glob(f"**/Stimuli_Presentation_Lists/{name}/{name}_sess*"), key=natural):
+    for folder in sorted(within(root, f"Stimuli_Presentation_Lists/{name}/{name}_sess*"), key=natural):
         session = int(folder.name.split("sess")[1])
         runs = sorted(folder.glob("*_run*.txt"), key=natural)
         found += [(session, n, _lines(path)) for n, path in enumerate(runs, start=1)]
@@ -128,7 +128,7 @@ def _starts(name: str, counts: dict[int, int], total: int) -> dict[int, int]:
 
 def _names(root: Path, name: str) -> list[str] | None:
     patterns = (f"{name}_imgnames.txt", f"{name}_stim_lists.txt", f"{name[:-1]}0{name[-1]}_stim_lists.txt")
-    path = next((p for x in patterns for p in sorted(root.glob(f"**/{x}"))), None)
+    path = next((p for x in patterns for p in within(root, x)), None)
     return None if path is None else _lines(path)
 
 

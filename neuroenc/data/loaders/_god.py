@@ -12,7 +12,7 @@ import pandas as pd
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, one_of, subject_number
+from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, one_of, subject_number, within
 from neuroenc.data.loaders._source import Source
 
 __all__ = ["grid", "load", "recognise"]
@@ -78,7 +78,7 @@ def load(
     if repeats == "average" and {"test", "imagery"} <= set(wanted):
         raise ConfigError("seen and imagined pictures cannot be averaged together. Next step: load the parts apart.")
     root = dataset_root(source, lambda f: recognise(f) is not None, _EXPECTED)
-    path = next(iter(sorted(root.glob(f"**/{name}.h5"))), None)
+    path = next(iter(within(root, f"{name}.h5")), None)
     if path is None:
         raise DataError(f"{root} has no {name}.h5; it has {_subjects(root)}. Expected: {_EXPECTED}.")
     table = _Table(path)
@@ -124,7 +124,7 @@ def recognise(folder: Path) -> Found | None:
     names = _subjects(folder)
     if not names:
         return None
-    missing = [] if any(folder.glob("**/*.JPEG")) else ["pictures (images/training, images/test)"]
+    missing = [] if within(folder, "*.JPEG") else ["pictures (images/training, images/test)"]
     return Found("god", "Generic Object Decoding", folder, {"subjects": ", ".join(names)}, tuple(missing),
                  f'load_dataset("god", root="{folder}", subject={int(names[0][7:])})')  # fmt: skip
 
@@ -162,7 +162,7 @@ def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] 
 
 
 def _subjects(folder: Path) -> list[str]:
-    return sorted({p.stem for p in folder.glob("**/Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})
+    return sorted({p.stem for p in within(folder, "Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})
 
 
 class _Table:
@@ -240,10 +240,10 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
     first = pd.DataFrame({"id": ids, "number": number, "part": part}).drop_duplicates("id")
     own = first["id"].to_numpy(dtype=str)
     listed: dict[str, str] = {}
-    for path in sorted(root.glob("**/image_*_id.csv")):
+    for path in within(root, "image_*_id.csv"):
         rows = pd.read_csv(path, header=None, names=["number", "file"])
         listed |= {_id(x): str(f) for x, f in zip(rows["number"], rows["file"], strict=True)}
-    paths = {p.stem: p for p in root.glob("**/*.JPEG")}
+    paths = {p.stem: p for p in within(root, "*.JPEG")}
     files = [listed.get(s, f"{s}.JPEG") for s in own]
     pictures = [paths.get(Path(f).stem) for f in files]
     table = pd.DataFrame(

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from neuroenc._util.memory import parse_memory
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.data._fetch import data_dir, mirror_dir
+from neuroenc.data._images import open_image
 from neuroenc.data._labels import provenance_step
 from neuroenc.data._nsd._betas import zscore_in_place
 from neuroenc.data._nsd._load import _stored
@@ -24,7 +26,7 @@ from neuroenc.data._nsd._store import session_store, voxels_per_chunk
 from neuroenc.data._preprocess import average_repeats
 from neuroenc.data.loaders._source import Source
 
-__all__ = ["bounds_of", "collect", "dataset_root", "like", "natural", "one_of", "subject_number"]
+__all__ = ["bounds_of", "collect", "dataset_root", "like", "natural", "one_of", "subject_number", "unpacked", "within"]
 
 #: Changes when the stored values would.
 _FORMAT = 1
@@ -77,9 +79,44 @@ def subject_number(subject: Any, n: int, pattern: str, what: str) -> int:
     return int(match[1])
 
 
+def within(folder: Path, pattern: str, depth: int = 4) -> list[Path]:
+    """Paths that match up to ``depth`` folders down, sorted; a whole disk is not searched."""
+    return sorted(p for n in range(depth + 1) for p in folder.glob("*/" * n + pattern))
+
+
 def natural(path: Path) -> list[Any]:
     """Key that puts run 2 before run 10."""
     return [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", path.as_posix())]
+
+
+def unpacked(path: Path, voxel: np.ndarray, budget: int) -> np.ndarray:
+    """Values (time, voxel) of a 4-D NIfTI, float32; on disk where a quarter of the budget does not hold them.
+
+    ``voxel`` are flat numbers, C order.
+    """
+    import nibabel
+
+    open_image(path, "data")
+    nib: Any = nibabel
+    # One open file is read forward; opened anew, every block would unpack the file from its start.
+    image = nib.load(path, keep_file_open=True)
+    if len(image.shape) != 4:
+        raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
+    shape = (int(image.shape[3]), len(voxel))
+    out: np.ndarray
+    if shape[0] * shape[1] * 4 <= budget // 4:
+        out = np.empty(shape, dtype=np.float32)
+    else:
+        with TemporaryFile() as handle:
+            out = np.memmap(handle, dtype=np.float32, mode="w+", shape=shape)
+    step = max(1, budget // 8 // (8 * int(np.prod(image.shape[:3]))))
+    for start in range(0, shape[0], step):
+        try:
+            frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{path} is cut short or damaged ({error}). Next step: copy it again.") from error
+        out[start : start + step] = frames.reshape(-1, frames.shape[3])[voxel].T
+    return out
 
 
 def bounds_of(session: np.ndarray) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from neuroenc._util.errors import DataError, unknown_name
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, subject_number
+from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, subject_number, within
 from neuroenc.data.loaders._source import Source
 
 __all__ = ["load", "recognise"]
@@ -121,7 +121,7 @@ def recognise(folder: Path) -> Found | None:
         return None
     whole = [n for n in names if all((tables / f"{n}_{k}Metadata.csv").is_file() for k in ("Stimulus", "Voxel"))]
     missing = [f"tables of {n}" for n in names if n not in whole]
-    if not list(folder.glob("**/sub-*brainmask.nii.gz")) and not list(folder.parent.glob("brainmasks")):
+    if not within(folder, "sub-*brainmask.nii.gz") and not list(folder.parent.glob("brainmasks")):
         missing.append("brainmasks (voxels then have no place in a volume)")
     return Found("things-fmri", "THINGS-fMRI", folder, {"subjects": ", ".join(names)}, tuple(missing),
                  f'load_dataset("things-fmri", root="{folder}", subject={int(names[0][4:])})')  # fmt: skip
@@ -221,7 +221,7 @@ def _rois(info: pd.DataFrame) -> list[str]:
 def _places(root: Path, folder: Path, name: str, info: pd.DataFrame) -> dict[str, Any]:
     ijk = info[["voxel_x", "voxel_y", "voxel_z"]].to_numpy(np.int64)
     for place in (root, folder.parent):
-        for path in sorted(place.glob(f"**/{name}*brainmask.nii.gz")):
+        for path in within(place, f"{name}*brainmask.nii.gz"):
             image = open_image(path, "brain mask")
             inside = binary_mask(image, "brain mask")
             if (ijk >= inside.shape).any() or not inside[tuple(ijk.T)].all():

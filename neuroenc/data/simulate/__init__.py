@@ -19,6 +19,7 @@ from neuroenc.data.simulate._nsd_tree import nsd_tree
 from neuroenc.data.simulate._readout_populations import ReadoutPopulation, simulate_readout_population
 from neuroenc.data.simulate._rois import ROIS
 from neuroenc.data.simulate._trees import algonauts2023_tree, bold5000_tree, god_tree, things_fmri_tree
+from neuroenc.data.simulate._trees_own import bids_tree, glmsingle_tree
 from neuroenc.data.simulate._world import simulate_world
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "ROIS",
     "ReadoutPopulation",
     "algonauts2023_tree",
+    "bids_tree",
     "bold5000_tree",
     "describe_cells",
     "energy_maps",
     "families_in_caption",
     "family_of_word",
+    "glmsingle_tree",
     "god_tree",
     "nsd_tree",
     "simulate_cortex",

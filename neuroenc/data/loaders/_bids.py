@@ -1,0 +1,190 @@
+"""fMRIPrep's output with BIDS events: single-trial or block responses by nilearn's GLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.memory import parse_memory
+from neuroenc.data._images import binary_mask, check_affine, image_values, open_image
+from neuroenc.data._schema import EncodingData, make_responses
+from neuroenc.data.loaders._bids_glm import Glm, fit_run
+from neuroenc.data.loaders._bids_layout import Run, find_runs, recognise
+from neuroenc.data.loaders._glmsingle import stimuli_of
+from neuroenc.data.loaders._sessions import bounds_of, collect, one_of, unpacked
+
+__all__ = ["read_bids", "recognise"]
+
+
+def read_bids(
+    root: str | os.PathLike[str],
+    subject: str | int,
+    *,
+    task: str | None = None,
+    space: str | None = None,
+    sessions: Any = None,
+    derivatives: str | os.PathLike[str] | None = None,
+    stimulus: str | None = None,
+    model: str = "trial",
+    method: str = "lsa",
+    hrf: str = "spm",
+    high_pass: float = 0.01,
+    confounds: str | Sequence[str] | None = "motion",
+    noise: str = "ols",
+    mask: Any = None,
+    rois: Any = None,
+    zscore: str | bool = "session",
+    repeats: str = "keep",
+    images: str | os.PathLike[str] | bool = True,
+    cache: bool | str = True,
+    max_memory: str | int | None = None,
+    licence: str = "",
+    progress: bool = True,
+) -> EncodingData:
+    r"""Responses of one subject from preprocessed BOLD and events.
+
+    In each run :math:`Y = X B + C G + E`, with Y in percent of the voxel's mean, X one convolved regressor for each
+    trial (or stimulus), C drifts and confounds; the rows of B are the responses. With ``method="lss"`` each trial has a
+    fit of its own, in which the other trials are one regressor.
+
+    Parameters
+    ----------
+    root : path
+        BIDS data set with the events; ``derivatives`` (default ``root/derivatives/fmriprep``) has the BOLD.
+    subject : str or int
+        Label, with or without "sub-".
+    task, space : str, optional
+        Needed where there are several.
+    sessions : labels, optional
+    stimulus : str, optional
+        Column of the events that names what was shown; default the first there of stim_file, stimulus, trial_type. Rows
+        that are "n/a" in it (fixation, button presses) are modelled but are no responses.
+    model : {"trial", "condition"}
+        One response a trial, or a stimulus and run (blocks).
+    method : {"lsa", "lss"}
+    hrf : str
+        nilearn's ``hrf_model`` with one basis function: "spm" or "glover".
+    high_pass : float, Hz
+        Of the cosine drifts.
+    confounds : "motion", "motion24", "acompcor", "none", or column names
+        Of fMRIPrep's table; six or 24 motion parameters, or motion and five aCompCor components.
+    noise : {"ols", "ar1"}
+    mask : NIfTI, optional
+        Default: voxels in fMRIPrep's brain mask of every run.
+    rois : mapping name -> NIfTI mask, optional
+    zscore : {"session", "run", False}
+    repeats : {"keep", "average"}
+    images : path or bool
+        True looks for pictures in ``root/stimuli`` and goes without where some are absent.
+    cache, max_memory, licence, progress
+        As for `read_glmsingle`.
+
+    Returns
+    -------
+    EncodingData
+        ``responses`` with session, run, repeat, roi, i, j, k. ``extra``: ``events`` (all rows, with their run),
+        ``runs`` (files), ``glm`` (settings).
+
+    Raises
+    ------
+    ConfigError, DataError
+        An option is unknown; or files are absent, ambiguous or do not belong together; or a trial has no volumes.
+
+    References
+    ----------
+    Mumford et al. (2012), Deconvolving BOLD activation in event-related designs for multivoxel pattern classification
+    analyses, NeuroImage 59:2636 (lsa and lss). Esteban et al. (2019), fMRIPrep, Nature Methods 16:111.
+    """
+    one_of("model", model, ("trial", "condition"))
+    one_of("value of zscore:", zscore, ("session", "run", False, True))
+    by = "run" if zscore == "run" else "session"
+    glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
+    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives)
+    budget = parse_memory(max_memory)
+    reference = open_image(runs[0].bold, "BOLD")
+    for run in runs[1:]:
+        check_affine(reference, open_image(run.bold, run.bold.name), names=(runs[0].bold.name, run.bold.name))
+    shape = tuple(int(x) for x in reference.shape[:3])
+    inside = _mask(runs, mask, reference)
+    voxel = np.flatnonzero(inside)
+    events = [run.read_events(stimulus) for run in runs]
+    shown = [glm.rows(e) for e in events]
+    for run, own in zip(runs, shown, strict=True):
+        if not own:
+            raise DataError(f"{run.events} shows no stimulus: every row is n/a. Next step: stimulus=COLUMN.")
+    ids = np.array([s for own in shown for s in own])
+    counts = [len(own) for own in shown]
+    session = np.repeat([r.session for r in runs], counts)
+    number = np.repeat([r.number for r in runs], counts)
+    roi = None
+    if rois:
+        roi = {}
+        for name, item in rois.items():
+            image = open_image(item, f"roi {name!r}")
+            check_affine(image, reference, names=(f"roi {name!r}", "BOLD"))
+            roi[name] = binary_mask(image, f"roi {name!r}").reshape(-1)[voxel]
+    options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings(),
+               "files": [r.bold.name for r in runs]}  # fmt: skip
+    template = make_responses(
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(ids), len(voxel))), stimulus=ids,
+        subject=runs[0].subject, session=session, run=number, voxel=voxel,
+        ijk=np.stack(np.unravel_index(voxel, shape), 1), affine=reference.affine, volume_shape=shape, roi=roi,
+        space=runs[0].space or "native", units="% signal change", source="bids", licence=licence, provenance=options,
+    )  # fmt: skip
+    order = np.arange(len(runs))
+    groups = [order[a:b] for a, b in bounds_of(np.array([r.session for r in runs]))] if by == "session" else [
+        order[n : n + 1] for n in order]  # fmt: skip
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    held: dict[int, np.ndarray] = {}
+
+    def read(n: int, block: slice) -> np.ndarray:
+        parts = []
+        for k in groups[n]:
+            if k not in held:
+                held.clear()
+                held[k] = unpacked(runs[k].bold, voxel, budget)
+            parts.append(fit_run(runs[k], events[k], held[k][:, block], glm))
+        return np.concatenate(parts)
+
+    files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
+    responses = collect(
+        template, [(int(edges[g[0]]), int(edges[g[-1] + 1])) for g in groups], read, zscore=bool(zscore), by=by,
+        repeats=repeats, cache=cache, files=files, settings=options, max_memory=max_memory, progress=progress,
+    )  # fmt: skip
+    table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
+    extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
+    return EncodingData(responses, _stimuli(Path(root), ids, images, licence), extra=extra)
+
+
+def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
+    if images is True:
+        try:
+            return stimuli_of(ids, root / "stimuli", "bids", licence)
+        except DataError:
+            images = None
+    return stimuli_of(ids, images or None, "bids", licence)
+
+
+def _mask(runs: list[Run], mask: Any, reference: Any) -> np.ndarray:
+    if mask is not None:
+        image = open_image(mask, "mask")
+        check_affine(image, reference, names=("mask", "BOLD"))
+        inside = binary_mask(image, "mask")
+    else:
+        without = [r.bold.name for r in runs if r.mask is None]
+        if without:
+            raise ConfigError(f"{without[0]} has no desc-brain_mask beside it. Next step: mask=MASK.nii.gz.")
+        inside = np.ones(reference.shape[:3], dtype=bool)
+        for run in runs:
+            image = open_image(run.mask, "brain mask")
+            check_affine(image, reference, names=("brain mask", "BOLD"))
+            inside &= np.asarray(image_values(image, "brain mask")).reshape(inside.shape) > 0
+    if not inside.any():
+        raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
+    return inside

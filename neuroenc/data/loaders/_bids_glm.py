@@ -1,0 +1,153 @@
+"""The model of one run: nilearn's design matrix and fit, responses in percent signal change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.optional import require
+from neuroenc.data.loaders._bids_layout import Run
+
+__all__ = ["Glm", "fit_run"]
+
+_MOTION = [f"{k}_{a}" for k in ("trans", "rot") for a in "xyz"]
+_CONFOUNDS = {
+    "none": [],
+    "motion": _MOTION,
+    "motion24": [m + x for m in _MOTION for x in ("", "_derivative1", "_power2", "_derivative1_power2")],
+    "acompcor": [*_MOTION, *(f"a_comp_cor_{n:02d}" for n in range(5))],
+}
+_LEGAL = {"method": ("lsa", "lss"), "hrf": ("spm", "glover"), "noise": ("ols", "ar1")}
+
+
+@dataclass(frozen=True)
+class Glm:
+    """Settings of the model."""
+
+    model: str
+    method: str
+    hrf: str
+    high_pass: float
+    confounds: str | Sequence[str] | None
+    noise: str
+
+    def __post_init__(self) -> None:
+        for name, legal in _LEGAL.items():
+            if getattr(self, name) not in legal:
+                raise ConfigError(unknown_name(name, getattr(self, name), legal))
+        if isinstance(self.confounds, str) and self.confounds not in _CONFOUNDS:
+            raise ConfigError(unknown_name("set of confounds", self.confounds, _CONFOUNDS))
+        if not 0 <= self.high_pass < 0.5:
+            raise ConfigError(f"high_pass={self.high_pass} Hz is not legal; 0 to 0.5, usually 0.01.")
+
+    def settings(self) -> dict[str, Any]:
+        return {k: v if isinstance(v, (str, float)) or v is None else list(v) for k, v in asdict(self).items()}
+
+    def rows(self, events: pd.DataFrame) -> list[str]:
+        """Stimulus of each response of a run."""
+        shown = [s for s in events["stimulus"] if s]
+        return shown if self.model == "trial" else list(dict.fromkeys(shown))
+
+    def columns(self) -> list[str]:
+        return _CONFOUNDS[self.confounds] if isinstance(self.confounds, str) else list(self.confounds or ())
+
+
+def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.ndarray:
+    """Responses (row, voxel) of one run, float32, percent signal change; voxels without signal give 0.
+
+    Parameters
+    ----------
+    run
+        Timing and confounds.
+    events
+        As `Run.read_events` gives them.
+    values : array (time, voxel)
+    glm
+    """
+    glm_module = require("nilearn.glm.first_level", "brain")
+    n = len(values)
+    times = run.start + run.tr * np.arange(n)
+    named = events.copy()
+    shown = named["stimulus"] != ""
+    rows = glm.rows(events)
+    names = [f"trial_{k:05d}" for k in range(len(rows))]
+    if glm.model == "trial":
+        named.loc[shown, "trial_type"] = names
+    else:
+        named.loc[shown, "trial_type"] = named.loc[shown, "stimulus"].map(dict(zip(rows, names, strict=True)))
+    named["trial_type"] = named["trial_type"].where(shown, named["other"])
+    nuisance, labels = _confounds(run, glm, n)
+    design = glm_module.make_first_level_design_matrix(
+        times, named[["onset", "duration", "trial_type"]], hrf_model=glm.hrf,
+        drift_model="cosine" if glm.high_pass else None, high_pass=glm.high_pass or 0.01,
+        add_regs=nuisance if labels else None, add_reg_names=labels or None,
+    )  # fmt: skip
+    empty = [k for k, name in enumerate(names) if np.abs(design[name]).max() < 1e-6]
+    if empty:
+        onset = named["onset"][named["trial_type"] == names[empty[0]]].iloc[0]
+        raise DataError(
+            f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at"
+            f" {times[-1]:g} s ({len(empty)} such rows). Next step: check that both are of one run, and in seconds."
+        )
+    # A fit for each trial has two regressors for all of them.
+    width = design.shape[1] if glm.method == "lsa" else design.shape[1] - len(names) + 2
+    if width >= n:
+        raise DataError(
+            f"{run.bold.name} has {n} volumes for {width} regressors ({len(rows)} responses, {len(labels)} confounds)."
+            " Next step: model='condition', method='lss', or fewer confounds."
+        )
+    mean = values.mean(axis=0, dtype=np.float64)
+    alive = (mean > 0) & (values.std(axis=0) > 1e-6 * np.abs(mean))
+    signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
+    out = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
+    if not alive.any():
+        return out
+    matrix = design.to_numpy(dtype=np.float64)
+    at = [design.columns.get_loc(name) for name in names]
+    if glm.method == "lsa":
+        out[:, alive] = _effects(glm_module, signal, matrix, glm.noise)[at]
+        return out
+    rest = np.delete(matrix, at, axis=1)
+    # Convolution is linear: the regressor of all other trials is the sum of theirs.
+    total = matrix[:, at].sum(axis=1)
+    for k, column in enumerate(at):
+        own = matrix[:, column]
+        parts = [own, total - own] if len(at) > 1 else [own]
+        single = np.column_stack([*parts, rest])
+        out[k, alive] = _effects(glm_module, signal, single, glm.noise)[0]
+    return out
+
+
+def _effects(glm_module: Any, signal: np.ndarray, matrix: np.ndarray, noise: str) -> np.ndarray:
+    """Estimates (column, voxel); voxels of one autocorrelation are fitted together."""
+    labels, results = glm_module.run_glm(signal, matrix, noise_model=noise)
+    theta = np.empty((matrix.shape[1], signal.shape[1]))
+    for label, result in results.items():
+        theta[:, labels == label] = result.theta
+    return theta
+
+
+def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]]:
+    wanted = glm.columns()
+    if not wanted:
+        return None, []
+    if run.confounds is None:
+        raise DataError(f"{run.bold.name} has no desc-confounds_timeseries.tsv beside it. Next step: confounds='none'.")
+    table = pd.read_csv(run.confounds, sep="\t", na_values=["n/a"])
+    lost = [c for c in wanted if c not in table]
+    if lost:
+        raise DataError(unknown_name(f"confound in {run.confounds.name}", lost[0], list(map(str, table.columns))))
+    if len(table) != n:
+        raise DataError(f"{run.confounds.name} has {len(table)} rows, {run.bold.name} {n} volumes.")
+    # Derivatives have no first value.
+    values = table[wanted].to_numpy(dtype=np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    values = values - values.mean(axis=0)
+    scale = values.std(axis=0)
+    keep = scale > 0
+    return values[:, keep] / scale[keep], [c for c, k in zip(wanted, keep, strict=True) if k]
