@@ -2,7 +2,8 @@
 
 ``python tests/benchmarks/bench_nsd.py`` writes a tree with a large simulated volume (noise; only sizes matter here),
 loads it in a process of its own for every row, and prints a table. "Extra peak" is the highest resident memory during
-the call above that before it, after a small load that brings in all modules.
+the call above that before it, after a small load that brings in all modules; labels of voxels (about 70 bytes each)
+are part of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+TRIALS = 300
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 
 
@@ -28,7 +30,7 @@ def write(root: Path, shape: tuple[int, int, int], sessions: int) -> None:
 
     from neuroenc.data.simulate import nsd_tree
 
-    nsd_tree(root, n_subjects=1, n_shared=40, n_unique=50 * sessions - 40, n_sessions=(sessions,) * 8, n_voxels=60)
+    nsd_tree(root, n_subjects=1, n_shared=100 * (sessions - 1), n_unique=100, n_sessions=(sessions,) * 8, n_voxels=60)
     rng = np.random.default_rng(0)
     for path in (root / "nsddata/ppdata/subj01/func1pt8mm").rglob("*.nii.gz"):
         path.unlink()
@@ -40,10 +42,10 @@ def write(root: Path, shape: tuple[int, int, int], sessions: int) -> None:
     nib.save(nib.Nifti1Image(part.astype(np.int16), np.eye(4)), folder / "roi" / "nsdgeneral.nii.gz")
     (root / BETAS / "ncsnr.nii.gz").unlink()
     for n in range(1, sessions + 1):
-        values = rng.normal(0, 300, (*shape, 150)).astype(np.int16)
+        values = rng.normal(0, 300, (*shape, TRIALS)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.eye(4)), root / BETAS / f"betas_session{n:02d}.nii.gz")
         with h5py.File(root / BETAS / f"betas_session{n:02d}.hdf5", "w") as handle:
-            handle.create_dataset("betas", data=values.T, chunks=(150, 1, 1, 1))
+            handle.create_dataset("betas", data=values.T, chunks=(TRIALS, 1, 1, 1))
 
 
 def _status(name: str) -> int:
@@ -69,8 +71,8 @@ def child(root: str, voxels: str, file_format: str, repeats: str, max_memory: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", type=int, nargs=3, default=(56, 60, 50))
-    parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--shape", type=int, nargs=3, default=(36, 38, 30))
+    parser.add_argument("--sessions", type=int, default=17)
     parser.add_argument("--max-memory", type=int, default=40_000_000)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--child", nargs=5)
@@ -81,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder) / "nsd"
         write(root, tuple(args.shape), args.sessions)
-        stored = args.sessions * 150 * int(np.prod(args.shape))
+        stored = args.sessions * TRIALS * int(np.prod(args.shape))
         print(f"betas {stored * 2 / 1e6:.0f} MB as int16, {stored * 4 / 1e6:.0f} MB as float32; max_memory"
               f" {args.max_memory / 1e6:.0f} MB\n")  # fmt: skip
         print("| voxels | files | repeats | responses MB | times max_memory | extra peak MB | seconds | on disk |")
@@ -96,7 +98,7 @@ def main() -> None:
                 print(run.stderr[-2000:])
                 continue
             r = json.loads(run.stdout.splitlines()[-1])
-            size = args.sessions * 150 * r["shape"][1] * 4
+            size = args.sessions * TRIALS * r["shape"][1] * 4
             cells = [voxels, file_format, repeats, f"{size / 1e6:.0f}", f"{size / args.max_memory:.1f}",
                      f"{r['peak'] / 1e6:.1f}", f"{r['seconds']:.1f}", "yes" if r["lazy"] else "no"]  # fmt: skip
             print("| " + " | ".join(cells) + " |", flush=True)

@@ -263,7 +263,7 @@ def _values(
     template: xr.DataArray, per_session: int, zscore: bool, repeats: str, cache: Any, settings: dict[str, Any],
     budget: int, progress: bool,
 ) -> xr.DataArray:  # fmt: skip
-    # Labels are held beside the blocks, but a part of the budget is always left to these.
+    # Labels are held beside the blocks; a part of the budget is always left to these.
     budget = max(budget // 4, budget - 3 * sum(c.nbytes for c in template.coords.values()))
     # An eighth of it for a block of one session, which is held twice while it is stored.
     width = max(1, budget // 8 // (4 * per_session))
