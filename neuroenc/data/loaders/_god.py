@@ -34,7 +34,7 @@ def load(
 ) -> EncodingData:
     r"""Responses of one subject of Generic Object Decoding.
 
-    Rows are as published (one a trial; fMRI volumes of a trial averaged, in percent signal change). Runs are numbered
+    Rows are as published (one a trial: its volumes averaged after the authors' normalisation by run). Runs are numbered
     anew over the parts, because each part counts its own; sessions are not told.
 
     Parameters
@@ -105,7 +105,7 @@ def load(
     options = {"data": "god", "subject": name, "parts": wanted}
     template = make_responses(
         np.broadcast_to(np.zeros((), dtype=np.float32), (len(rows), len(chosen))), stimulus=ids, subject=name,
-        run=frame["run"].to_numpy(), voxel=chosen, roi=roi, units="% signal change", space="native, 3 mm",
+        run=frame["run"].to_numpy(), voxel=chosen, roi=roi, units="a.u.", space="native, 3 mm",
         source="god", licence=source.manifest.licence, provenance=options, **place,
     )  # fmt: skip
     bounds = bounds_of(frame["run"].to_numpy())
