@@ -102,10 +102,10 @@ def test_views_maps_and_the_flat_cortex(page):
     assert page.locator("#view").is_disabled()
     page.check("input[value=inflated]")
     page.wait_for_selector("html[data-mesh=inflated]", state="attached")
-    assert _changed(_pixels(page), before) < 1e-3
+    assert _changed(_pixels(page), before) < 0.01
     page.focus("#cortex")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     assert _changed(_pixels(page), before) > 0.05
     page.click("#reset")
-    assert _changed(_pixels(page), before) < 1e-3
+    assert _changed(_pixels(page), before) < 0.01
