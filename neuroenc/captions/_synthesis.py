@@ -39,6 +39,11 @@ def diffusion_pipeline(
     **options
         Of ``diffusers.DiffusionPipeline.from_pretrained``.
 
+    Returns
+    -------
+    diffusers.DiffusionPipeline
+        On ``device``, for :func:`synthesise`.
+
     Raises
     ------
     ModuleNotFoundError

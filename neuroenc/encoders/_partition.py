@@ -32,6 +32,19 @@ def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.nda
     The uniform weighting of every subset of the bands comes first (single bands among them), then Dirichlet draws.
     A joint model may thus leave out what does not help, and falls below its parts by chance only.
 
+    Parameters
+    ----------
+    n_bands : int
+    n_candidates : int
+        In all; at least the ``2 ** n_bands - 1`` subsets are given.
+    seed : int
+        Of the Dirichlet draws.
+
+    Returns
+    -------
+    ndarray (candidate, band)
+        Rows sum to 1; for ``BandedRidgeEncoder(gammas=...)``.
+
     Examples
     --------
     >>> nested_gammas(2, 3).tolist()

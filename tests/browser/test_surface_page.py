@@ -61,7 +61,7 @@ def _pixels(page) -> np.ndarray:
 
 
 def _changed(one: np.ndarray, two: np.ndarray) -> float:
-    """Share of pixels that differ; edges of lines may differ by rounding."""
+    """Share of pixels that differ."""
     return float((one != two).any(axis=1).mean()) if one.shape == two.shape else 1.0
 
 
@@ -85,10 +85,11 @@ def test_it_draws_and_answers(page):
 
 
 def test_views_maps_and_the_flat_cortex(page):
-    before = _pixels(page)
+    # Lines are drawn anew at every change, by a software renderer not always alike; without them a view that is
+    # come back to is equal in every pixel.
     page.uncheck("#outlines")
-    assert (_pixels(page)[:, :3].max(axis=1) < 50).sum() < 10
-    page.check("#outlines")
+    before = _pixels(page)
+    assert (before[:, :3].max(axis=1) < 50).sum() < 10
     page.select_option("#view", "dorsal")
     assert _coloured(_pixels(page)) < 0.2 * _coloured(before)  # the patch faces the floor
     page.select_option("#view", "ventral")
@@ -102,10 +103,10 @@ def test_views_maps_and_the_flat_cortex(page):
     assert page.locator("#view").is_disabled()
     page.check("input[value=inflated]")
     page.wait_for_selector("html[data-mesh=inflated]", state="attached")
-    assert _changed(_pixels(page), before) < 0.01
+    assert _changed(_pixels(page), before) == 0
     page.focus("#cortex")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     assert _changed(_pixels(page), before) > 0.05
     page.click("#reset")
-    assert _changed(_pixels(page), before) < 0.01
+    assert _changed(_pixels(page), before) == 0

@@ -31,6 +31,24 @@ def load_categories(
 ) -> dict[str, tuple[str, ...]]:
     """Nouns of each category: the shipped five (face, place, body, word, food), a TOML file, or a mapping.
 
+    Parameters
+    ----------
+    categories : path or mapping of category to nouns, optional
+        A TOML file has a table for each category with the key ``nouns``; default the shipped ones.
+
+    Returns
+    -------
+    dict of category to tuple of nouns
+
+    Raises
+    ------
+    ConfigError
+        A file that is absent or not such a table, a category without nouns.
+
+    References
+    ----------
+    Luo et al. (2024), BrainSCUBA, ICLR (table 1).
+
     Examples
     --------
     >>> list(load_categories())

@@ -315,6 +315,16 @@ def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequen
     mean : array (embedding_dim,), optional
         As in :meth:`PrefixDecoder.inputs`.
 
+    Returns
+    -------
+    float
+        exp of the mean negative log-probability of a token, the stop token included; from 1.
+
+    Raises
+    ------
+    DataError
+        Captions and embeddings differ in number, or embeddings are not finite.
+
     Examples
     --------
     >>> import numpy as np
