@@ -6,10 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.workflows._config import DataConfig, EncoderConfig, _build, read_table
+from neuroenc.workflows._config import DataConfig, EncoderConfig, _build, absolute_data, read_table
 from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
@@ -165,6 +164,7 @@ class CaptionConfig:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
 
 
+_BANKS = ("stimuli", "unseen", "captions")
 _LEGAL = {
     "space.stimuli": ("image", "captions"),
     "held_out.scheme": ("stimulus", "test", "run", "session"),
@@ -237,18 +237,13 @@ def _check(config: CaptionConfig) -> None:
 
 
 def _absolute(config: CaptionConfig, folder: Path) -> CaptionConfig:
-    def full(name: str) -> str:
-        return str(folder / name) if name else ""
-
-    data = config.data
-    paths: dict[str, Any] = {k: full(getattr(data, k)) for k in ("responses", "samples", "mask", "images", "captions")}
-    data = dataclasses.replace(data, **paths, rois={k: full(v) for k, v in data.rois.items()})
     decoder, bank = config.decoder, config.bank
     if (folder / decoder.captioner / "decoder.json").is_file():
-        decoder = dataclasses.replace(decoder, captioner=full(decoder.captioner))
-    if "/" in bank.source or (folder / bank.source).is_dir():
-        bank = dataclasses.replace(bank, source=full(bank.source))
-    return dataclasses.replace(config, data=data, decoder=decoder, bank=bank)
+        decoder = dataclasses.replace(decoder, captioner=str(folder / decoder.captioner))
+    # A folder that happens to be called "stimuli" is not meant.
+    if bank.source not in _BANKS and ("/" in bank.source or (folder / bank.source).is_dir()):
+        bank = dataclasses.replace(bank, source=str(folder / bank.source))
+    return dataclasses.replace(config, data=absolute_data(config.data, folder), decoder=decoder, bank=bank)
 
 
 def list_caption_examples() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, read_table
+from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, absolute_data, read_table
 from neuroenc.workflows._examples import example_names, read_example
 
 __all__ = [
@@ -140,7 +140,7 @@ def read_compare_config(path: str | os.PathLike[str], overrides: list[str] | Non
     if config.layers and not config.layers.enabled:
         config = dataclasses.replace(config, layers=None)
     _check(config)
-    return _absolute(config, path.resolve().parent)
+    return dataclasses.replace(config, data=absolute_data(config.data, path.resolve().parent))
 
 
 def _space(name: str, given: Any, folder: Path) -> SpaceConfig:
@@ -180,16 +180,6 @@ def _check(config: CompareConfig) -> None:
     for name in config.regions.readouts if config.regions else ():
         if name not in config.readouts:
             raise ConfigError(unknown_name("regions.readouts:", name, config.readouts))
-
-
-def _absolute(config: CompareConfig, folder: Path) -> CompareConfig:
-    data = config.data
-    paths: dict[str, Any] = {
-        k: str(folder / getattr(data, k)) if getattr(data, k) else ""
-        for k in ("responses", "samples", "mask", "images", "captions")
-    }
-    rois = {k: str(folder / v) for k, v in data.rois.items()}
-    return dataclasses.replace(config, data=dataclasses.replace(data, **paths, rois=rois))
 
 
 def list_compare_examples() -> list[str]:

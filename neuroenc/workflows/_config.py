@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.workflows._examples import example_names, read_example
@@ -258,14 +258,24 @@ def _check(config: RunConfig) -> None:
         raise ConfigError('[captions] gate = "roi" needs rois = ["..."].')
 
 
-def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+D = TypeVar("D", bound=DataConfig)
+
+
+def absolute_data(data: D, folder: Path) -> D:
+    """``[data]`` whose file names are relative to ``folder`` no more."""
+
     def full(name: str) -> str:
         return str(folder / name) if name else ""
 
-    data, features = config.data, config.features
     paths: dict[str, Any] = {k: full(getattr(data, k)) for k in ("responses", "samples", "mask", "images", "captions")}
-    data = dataclasses.replace(data, **paths, rois={k: full(v) for k, v in data.rois.items()})
-    return dataclasses.replace(config, data=data, features=dataclasses.replace(features, file=full(features.file)))
+    return dataclasses.replace(data, **paths, rois={k: full(v) for k, v in data.rois.items()})
+
+
+def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+    features = config.features
+    if features.file:
+        features = dataclasses.replace(features, file=str(folder / features.file))
+    return dataclasses.replace(config, data=absolute_data(config.data, folder), features=features)
 
 
 def list_examples() -> list[str]:

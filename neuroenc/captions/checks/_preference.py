@@ -318,7 +318,7 @@ def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequen
     Returns
     -------
     float
-        exp of the mean negative log-probability of a token, the stop token included; from 1.
+        exp of the mean negative log-probability of the captions' tokens, as given; from 1.
 
     Raises
     ------

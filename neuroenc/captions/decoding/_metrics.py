@@ -3,63 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-
-__all__ = ["bleu", "evaluate_world_captions", "names_member"]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", text.lower().rstrip(" ."))
-
-
-def bleu(captions: Sequence[str], references: Sequence[Sequence[str]], n: int = 4) -> float:
-    r"""Corpus BLEU with several references, of lower-case words without the final stop.
-
-    .. math:: \exp\Big(\min(0, 1 - r / c) + \frac{1}{n} \sum_{k=1}^{n} \log p_k\Big)
-
-    with clipped k-gram precisions p_k, c the length of the captions and r that of their nearest references.
-
-    Parameters
-    ----------
-    captions : sequence of str (m,)
-    references : sequence of sequences of str (m, several)
-    n : int
-
-    References
-    ----------
-    Papineni et al. BLEU: a method for automatic evaluation of machine translation. ACL 2002.
-
-    Examples
-    --------
-    >>> bleu(["a red cat on the grass"], [["A red cat on the grass.", "There is a cat."]])
-    1.0
-    """
-    if len(captions) != len(references) or not captions:
-        raise DataError(f"{len(captions)} captions and references for {len(references)}; legal is one entry each.")
-    right, tried = np.zeros(n), np.zeros(n)
-    length = nearest = 0
-    for caption, several in zip(captions, references):
-        found, options = _words(caption), [_words(r) for r in several]
-        length += len(found)
-        nearest += min((abs(len(o) - len(found)), len(o)) for o in options)[1]
-        for k in range(1, n + 1):
-            mine = Counter(zip(*(found[j:] for j in range(k))))
-            best: Counter[tuple[str, ...]] = Counter()
-            for o in options:
-                best |= Counter(zip(*(o[j:] for j in range(k))))
-            right[k - 1] += sum((mine & best).values())
-            tried[k - 1] += sum(mine.values())
-    if not (right > 0).all():
-        return 0.0
-    return float(math.exp(min(0.0, 1 - nearest / max(1, length)) + np.log(right / tried).mean()))
+__all__ = ["evaluate_world_captions", "names_member"]
 
 
 def names_member(caption: str, name: str) -> bool:
@@ -91,9 +41,10 @@ def evaluate_world_captions(captions: Sequence[str], table: Any, references: Seq
     dict
         Over scenes with a family: ``named_family`` the main object's family is named, ``only_present`` no family is
         named that is absent; over those with one family ``named_family_single``; ``named_member`` the main object is
-        named; ``bleu4``; ``in_references`` the caption is one of the scene's own; ``different`` share of different
-        captions; ``n``.
+        named; ``bleu4`` (0 to 1, by sacrebleu); ``in_references`` the caption is one of the scene's own; ``different``
+        share of different captions; ``n``.
     """
+    from neuroenc.captions.decoding._caption_metrics import bleu4
     from neuroenc.data.simulate import families_in_caption
 
     family = table["family"].to_numpy()
@@ -111,7 +62,7 @@ def evaluate_world_captions(captions: Sequence[str], table: Any, references: Seq
         "named_family_single": float(named[some & single].mean()) if (some & single).any() else float("nan"),
         "named_member": float(right[some].mean()),
         "only_present": float(honest.mean()),
-        "bleu4": bleu(captions, references),
+        "bleu4": bleu4(captions, references) / 100,
         "in_references": float(np.mean(own)),
         "different": len(set(captions)) / len(captions),
         "n": len(captions),

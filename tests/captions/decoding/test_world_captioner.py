@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.errors import ConfigError
 from neuroenc.captions import PrefixDecoder
-from neuroenc.captions.decoding._metrics import bleu, evaluate_world_captions, names_member
+from neuroenc.captions.decoding._metrics import evaluate_world_captions, names_member
 from neuroenc.captions.decoding.train_world_captioner import main, make_tokenizer, train_world_captioner
 from neuroenc.data.simulate import MEMBERS, simulate_world
 from neuroenc.data.simulate._lexicon import member
@@ -38,20 +38,6 @@ def test_phrases_name_their_own_member_only():
                 text = f"There is a {phrase.format(c='red')} on the grass."
                 assert names_member(text, name)
                 assert not any(names_member(text, other) for other in ("man", "woman", "apple") if other != name)
-
-
-def test_bleu_is_the_published_formula():
-    # Papineni's example: clipping counts "the" twice at most.
-    assert bleu(["the the the the the the the"], [["The cat is on the mat.", "There is a cat on the mat."]], 1) == (
-        pytest.approx(2 / 7)
-    )
-    # 5 of 6 words, 3 of 5 pairs; no brevity penalty.
-    assert bleu(["a red cat on green grass"], [["a red cat on the grass"]], 2) == pytest.approx(np.sqrt(5 / 6 * 3 / 5))
-    # Half as long: exp(1 - 6 / 3).
-    assert bleu(["a red cat"], [["a red cat on the grass"]], 2) == pytest.approx(np.exp(-1))
-    assert bleu(["nothing here"], [["a red cat"]]) == 0.0
-    with pytest.raises(DataError, match="1 captions"):
-        bleu(["a"], [])
 
 
 def test_the_tokenizer_keeps_every_text(world):
