@@ -54,6 +54,22 @@ def caption(
         What ``summary.json`` holds: ``n_voxels, n_captioned, median_r`` (of captioned voxels),
         ``sentence_mean`` with its interval, ``round_trip``, ``agreement:KIND``, ``hallucination_rate``, for simulated
         subjects ``planted_...``, ``seconds``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        A caption bank without captions, a captioner of another space, responses that are not as the data set says.
+
+    References
+    ----------
+    Luo, Henderson, Tarr, Wehbe. BrainSCUBA: Fine-grained natural language captions of visual cortex selectivity.
+    ICLR 2024.
+
+    Examples
+    --------
+    >>> from neuroenc.workflows import example_caption_config
+    >>> example_caption_config("world").decoder.kind      # caption(config, "captions-of-the-world") takes two minutes
+    'prefix'
     """
     start = time.perf_counter()
     out, folder = Path(out), None if mirror is None else os.fspath(mirror)

@@ -143,6 +143,16 @@ def train_prefix(
     ----------
     Nukrai, Mokady, Globerson. Text-only training for image captioning using noise-injected CLIP. Findings of EMNLP
     2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.captions import PrefixDecoder, train_prefix
+    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> decoder = PrefixDecoder(*make_model(["a face", "a house"], width=16, layers=1), 2, stop="<end>", device="cpu")
+    >>> found = train_prefix(decoder, np.eye(2), ["a face", "a house"], epochs=3, warmup=0, progress=False)
+    >>> found.steps, found.losses.shape
+    (3, (3,))
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)

@@ -143,6 +143,21 @@ def things_fmri_tree(
 
     The responses lie in HDF5 as pandas writes a frame of mixed columns: floats in one block, ``voxel_id`` in another.
 
+    Parameters
+    ----------
+    path : path
+        Root of the tree.
+    n_sessions : int
+    n_train, n_test : int
+        Trials of training and of test pictures in a session.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``values`` (trial, voxel), ``table`` of trials, ``voxels`` (metadata), ``ncsnr`` (voxel,), ``brain`` mask, and
+        the volume's ``shape``.
+
     Examples
     --------
     >>> import tempfile
@@ -198,6 +213,21 @@ def algonauts2023_tree(
 ) -> dict[str, Any]:
     """The Algonauts 2023 challenge of one subject: averaged responses of both hemispheres, regions, pictures.
 
+    Parameters
+    ----------
+    path : path
+        Root of the tree.
+    subject : str
+        "subj01" to "subj08".
+    n_train, n_test : int
+        Pictures with responses, and those whose responses the challenge kept.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``lh, rh`` (picture, vertex) responses, and what else was planted.
+
     Examples
     --------
     >>> import tempfile
@@ -239,6 +269,20 @@ def god_tree(
     path: str | os.PathLike[str], *, n_train: int = 8, n_test: int = 3, n_repeats: int = 4, seed: int = 0
 ) -> dict[str, Any]:
     """Generic Object Decoding of one subject in the authors' HDF5 format, with lists of pictures.
+
+    Parameters
+    ----------
+    path : path
+        Root of the tree.
+    n_train, n_test : int
+        Pictures shown once, and ``n_repeats`` times.
+    n_repeats : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``values`` (trial, voxel), ``rows`` of the authors' table, ``train, test`` ids, ``xyz`` (3, voxel) in mm.
 
     Examples
     --------

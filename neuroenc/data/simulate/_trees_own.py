@@ -32,6 +32,23 @@ def bids_tree(
 
     Runs show pictures of ten in any order, some twice, with a button press that is no stimulus.
 
+    Parameters
+    ----------
+    path : path
+        Root of the tree.
+    n_sessions, n_runs, n_trials : int
+        Sessions, runs of each, trials of each run.
+    noise : float
+        Standard deviation of the noise, in percent of the mean signal.
+    tr : float
+        Seconds.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``values`` (trial, voxel) planted responses, ``table`` of trials, ``inside`` and ``brain`` (masks), ``shape``.
+
     Examples
     --------
     >>> import tempfile
@@ -97,6 +114,22 @@ def glmsingle_tree(
     path: str | os.PathLike[str], *, matlab: bool = False, flat: bool = False, n_trials: int = 12, seed: int = 0
 ) -> dict[str, Any]:
     """GLMsingle's output of two sessions, in Python's or MATLAB's HDF5, of a volume or of a table of voxels.
+
+    Parameters
+    ----------
+    path : path
+        Folder to write to.
+    matlab : bool
+        MATLAB's HDF5 (axes reversed) instead of Python's.
+    flat : bool
+        A table of voxels instead of a volume.
+    n_trials : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``betas`` (x, y, z, trial), ``mask``, ``table`` of trials, ``affine``.
 
     Examples
     --------
