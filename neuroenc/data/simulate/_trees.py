@@ -226,7 +226,8 @@ def algonauts2023_tree(
     Returns
     -------
     dict
-        ``lh, rh`` (picture, vertex) responses, and what else was planted.
+        ``lh, rh`` (picture, vertex) responses, ``train, test`` (73k numbers of the pictures), ``labels`` (hemisphere and
+        region file -> (vertex,)).
 
     Examples
     --------
@@ -282,7 +283,8 @@ def god_tree(
     Returns
     -------
     dict
-        ``values`` (trial, voxel), ``rows`` of the authors' table, ``train, test`` ids, ``xyz`` (3, voxel) in mm.
+        ``values`` (trial, voxel), ``rows`` (kind of run, run, stimulus) of each trial, ``train, test`` ids, ``xyz``
+        (voxel, 3) in mm.
 
     Examples
     --------
