@@ -226,8 +226,8 @@ def algonauts2023_tree(
     Returns
     -------
     dict
-        ``lh, rh`` (picture, vertex) responses, ``train, test`` (73k numbers of the pictures), ``labels`` (hemisphere and
-        region file -> (vertex,)).
+        ``lh, rh`` (picture, vertex) responses, ``train, test`` (73k numbers of the pictures), ``labels`` (hemisphere
+        and region file -> (vertex,)).
 
     Examples
     --------
