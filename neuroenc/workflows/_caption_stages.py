@@ -190,7 +190,7 @@ def checked(
         found = steps.frames("sentence", {**base, "kind": kind}, scores)
         sentence, quality["sentence-level scores"] = found["voxels"], found["summary"]
     if texts is not None:
-        image_mean = captioner.project(fitted.coef.isel(voxel=[0]))["bank_direction"].values
+        image_mean = captioner.image_direction()
         text_mean = direction if config.bank.source != "captions" else None
         quality["round trip"] = round_trip_table(
             study.captions, fitted.coef, texts.vectors, embed_text, text_mean, image_mean, config.seed

@@ -78,6 +78,7 @@ class Captioner:
         self.temperature, self.renormalise, self.decouple = float(temperature), bool(renormalise), bool(decouple)
         self.features_normalised, self.max_memory = bool(features_normalised), max_memory
         self.progress = progress
+        self._direction: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Captioner({self.bank.n} images, {self.decoder!r}, method={self.method!r}, top={self.top})"
@@ -108,6 +109,13 @@ class Captioner:
         if part is not None:
             bank = as_bank([(c.rows, c.ids) for c in self.bank.take(np.flatnonzero(part))])
         return project_weights(coef, bank, method=self.method, **options)
+
+    def image_direction(self) -> np.ndarray:
+        """Mean unit-norm image of the bank (feature,): known once something was captioned, else a pass over it."""
+        if self._direction is None:
+            width = int(self.bank.width or 0)
+            self._direction = self.project(np.eye(width, 1))["bank_direction"].values
+        return self._direction
 
     def _projector(self, coef: Any, bank: Any, **settings: Any) -> xr.Dataset:
         return self.project(coef, **settings)
@@ -183,6 +191,7 @@ class Captioner:
             )  # fmt: skip
             captions, evidence = found.captions, found.evidence
             projected = found.projection
+            self._direction = projected["bank_direction"].values
             facts = {k: v for k, v in projected.attrs.items() if isinstance(v, (int, float, str))}
         else:
             captions, evidence, facts, projected = _no_captions(), _no_evidence(), {}, None

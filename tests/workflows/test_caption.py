@@ -170,6 +170,8 @@ def test_parts_of_a_bank_are_what_is_projected_on():
             captioner.project(coef, part)["embedding"], alone.project(coef)["embedding"], rtol=1e-5
         )
         assert captioner.best(coef, part) == alone.best(coef)
+        unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+        np.testing.assert_allclose(captioner.image_direction(), unit.mean(axis=0), atol=1e-6)
 
 
 def test_tables_have_intervals_that_hold_their_value():
