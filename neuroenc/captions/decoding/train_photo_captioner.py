@@ -62,6 +62,8 @@ def _new_decoder(lm: str, texts: PhotoTexts, options: dict[str, Any], seed: int,
         from neuroenc.captions.decoding._photo_smollm2 import load_smollm2
 
         model, tokenizer = load_smollm2("bfloat16" if options["bfloat16"] else "float32")
+        # The backward pass of fused attention takes longer on a CPU than all products of so short texts together.
+        model.set_attn_implementation("eager")
         stop = "<|im_end|>"
     return PrefixDecoder(
         model, tokenizer, texts.vectors.shape[1], prefix_length=options["prefix_length"],
