@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from neuroenc.captions.decoding._search_settings import Generated, SearchSettings
     from neuroenc.captions.decoding._shipped import load_captioner
     from neuroenc.captions.decoding._steps import CausalStep, FunctionStep, StepModel
+    from neuroenc.captions.decoding._word_ban import WordBan
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
 __all__ = [
@@ -95,6 +96,7 @@ __all__ = [
     "StructuredCaptions",
     "TruncatedState",
     "VoxelClusters",
+    "WordBan",
     "bank_folds",
     "beam_search",
     "caption_agreement",
@@ -161,6 +163,7 @@ _LAZY = {
     "PrefixTraining": "decoding._prefix_training",
     "SearchSettings": "decoding._search_settings",
     "StepModel": "decoding._steps",
+    "WordBan": "decoding._word_ban",
     "beam_search": "decoding._search",
     "caption_perplexity": "checks._preference",
     "cdpo_loss": "checks._preference",

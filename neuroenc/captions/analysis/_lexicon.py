@@ -17,6 +17,7 @@ from scipy import sparse
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
+from neuroenc.captions._plurals import singulars
 from neuroenc.captions.analysis._parse import parse
 from neuroenc.captions.analysis._spacy import has_spacy
 from neuroenc.captions.analysis._stop_phrases import tokens
@@ -32,9 +33,6 @@ from neuroenc.captions.analysis._tables import (
 __all__ = ["concept_maps", "concept_shares", "load_lexicon"]
 
 _IGNORE = "ignore"
-_IRREGULAR = {"men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth",
-              "geese": "goose", "mice": "mouse", "knives": "knife", "wolves": "wolf", "calves": "calf",
-              "leaves": "leaf", "shelves": "shelf", "wives": "wife"}  # fmt: skip
 Token = tuple[str, frozenset[str]]
 
 
@@ -104,18 +102,6 @@ def load_lexicon(
     if isinstance(lexicon, Mapping):
         return check_word_lists(lexicon, "the lexicon")
     return read_word_lists(lexicon, "words")
-
-
-def _singular(word: str) -> frozenset[str]:
-    """A word and what it may be the regular plural of."""
-    forms = {word, _IRREGULAR.get(word, word)}
-    if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
-        forms.add(word[:-1])
-        if word.endswith("ies"):
-            forms.add(word[:-3] + "y")
-        elif word.endswith(("ches", "shes", "xes", "ses", "oes")):
-            forms.add(word[:-2])
-    return frozenset(forms)
 
 
 def _tokens_of(doc: Any) -> list[Token]:
@@ -229,7 +215,7 @@ def concept_maps(
         # Lemmas need tags and no tree.
         found = parse(texts, lambda doc: match(_tokens_of(doc)), disable=["parser"])
     else:
-        found = [match([(w, _singular(w)) for w in tokens(t)]) for t in texts]
+        found = [match([(w, singulars(w)) for w in tokens(t)]) for t in texts]
     terms = count_terms(found, codes)
     counts = terms.by_voxel(voxel, len(first)).toarray()
     names = [c for c in lists if c != _IGNORE]

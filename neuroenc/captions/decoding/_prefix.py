@@ -158,21 +158,27 @@ class PrefixDecoder:
         ----------
         **options
             ``search, constraint, rescore, free_words, embed_text, text_direction, batch_size, centre, normalise``,
-            or a field of :class:`SearchSettings`.
+            a field of :class:`SearchSettings`, or ``without``: words that no caption may say (:class:`WordBan`,
+            beside the constraint).
         """
         own = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", "batch_size", "centre",
                "normalise")  # fmt: skip
         fields = self.search.as_dict()
         out = copy.copy(self)
+        without = options.pop("without", None)
         for name, value in options.items():
             if name in fields:
                 fields[name] = value
             elif name in own:
                 setattr(out, name, value)
             else:
-                raise ConfigError(unknown_name("option", name, [*own, *fields]))
+                raise ConfigError(unknown_name("option", name, [*own, *fields, "without"]))
         if "search" not in options:
             out.search = SearchSettings(**fields)
+        if without is not None:
+            from neuroenc.captions.decoding._word_ban import WordBan
+
+            out.constraint = WordBan(without, self.tokenizer, self.vocabulary, within=out.constraint)
         return out
 
     def encode(self, text: str) -> list[int]:
