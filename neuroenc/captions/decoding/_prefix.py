@@ -19,6 +19,7 @@ from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions.decoding._hypotheses import check_whole
 from neuroenc.captions.decoding._mapping import make_mapping
 from neuroenc.captions.decoding._predicted import as_embeddings, caption_frame, unit
+from neuroenc.captions.decoding._rerank import rerank
 from neuroenc.captions.decoding._search import Constraint, Rescore
 from neuroenc.captions.decoding._search_settings import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions.decoding._steps import CausalStep
@@ -65,6 +66,9 @@ class PrefixDecoder:
         ``embed_text(list of str) -> (n, embedding_dim)`` in the space of the images, for ``predicted``.
     text_direction : array (embedding_dim,), optional
         Mean unit-norm text embedding: texts are moved across the modality gap before their response is predicted.
+    rerank : float
+        Weight of a caption's likeness to its embedding among all beams of the last step (:math:`\lambda` nats a
+        token times their cosine, both around their means with ``centre``); needs ``embed_text``. 0 as released.
     batch_size : int
         Voxels of one search.
     seed : int
@@ -115,6 +119,7 @@ class PrefixDecoder:
         free_words: Iterable[str] = STOP_WORDS,
         embed_text: Callable[[list[str]], Any] | None = None,
         text_direction: Any = None,
+        rerank: float = 0.0,
         batch_size: int = 64,
         seed: int = 0,
         device: str = "auto",
@@ -140,6 +145,7 @@ class PrefixDecoder:
         self.free_words = frozenset(free_words)
         self.embed_text = embed_text
         self.text_direction = None if text_direction is None else np.asarray(text_direction, dtype=np.float64)
+        self.rerank = float(rerank)
         self.batch_size = check_whole("batch_size", batch_size)
         #: Mean direction of the training embeddings (embedding_dim,), from training.
         self.mean: np.ndarray | None = None
@@ -157,12 +163,12 @@ class PrefixDecoder:
         Parameters
         ----------
         **options
-            ``search, constraint, rescore, free_words, embed_text, text_direction, batch_size, centre, normalise``,
-            a field of :class:`SearchSettings`, or ``without``: words that no caption may say (:class:`WordBan`,
-            beside the constraint).
+            ``search, constraint, rescore, free_words, embed_text, text_direction, rerank, batch_size, centre,
+            normalise``, a field of :class:`SearchSettings`, or ``without``: words that no caption may say
+            (:class:`WordBan`, beside the constraint).
         """
-        own = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", "batch_size", "centre",
-               "normalise")  # fmt: skip
+        own = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", "rerank", "batch_size",
+               "centre", "normalise")  # fmt: skip
         fields = self.search.as_dict()
         out = copy.copy(self)
         without = options.pop("without", None)
@@ -242,9 +248,18 @@ class PrefixDecoder:
         Returns
         -------
         list of list of Generated
-            Scores are averages of log-probabilities (with ``length_penalty=1``).
+            Scores are averages of log-probabilities (with ``length_penalty=1``), and what ``rerank`` adds.
+
+        Raises
+        ------
+        ConfigError
+            ``rerank`` without ``embed_text``, or below 0.
         """
         check_whole("top", top)
+        if self.rerank and self.embed_text is None:
+            raise ConfigError(f"rerank={self.rerank:g} needs embed_text. Next step: a text embedder of this space.")
+        if not self.rerank >= 0:
+            raise ConfigError(f"rerank={self.rerank!r} is not legal; it must be at least 0.")
         x = self.inputs(embeddings, mean)
         numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
         search = replace(self.search, max_length=min(self.search.max_length, self.room))
@@ -257,8 +272,11 @@ class PrefixDecoder:
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
             only, bonus = (numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore))
             found = search.run(step, top, self.stop, part.tolist(), only, bonus, weights)
-            for item in range(len(part)):
-                out.append(ranked(generated(found, item, self.text), top))
+            written = [generated(found, item, self.text) for item in range(len(part))]
+            if self.rerank and self.embed_text is not None:
+                direction = self.text_direction if self.centre else None
+                written = rerank(written, x[a : a + self.batch_size], self.rerank, self.embed_text, direction)
+            out.extend(ranked(captions, top) for captions in written)
         return out
 
     def decode(

@@ -12,8 +12,12 @@ from neuroenc.captions.decoding._prefix import PrefixDecoder
 
 __all__ = ["load_captioner"]
 
-#: Name, and the model of :class:`neuroenc.embedding.TextEmbedder` whose space its captioner reads.
-_SHIPPED = {"photo": "conse", "world": "world"}
+#: Name, and the model of :class:`neuroenc.embedding.TextEmbedder` whose space its captioner reads; how it decodes.
+#: The weight of "photo" was chosen on the 250 photographs of its validation (CIDEr-D .83 -> .90).
+_SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "photo": ("conse", {"beams": 10, "rerank": 4.0}),
+    "world": ("world", {}),
+}
 
 
 class _Texts:
@@ -49,7 +53,8 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
     name : {"photo", "world"}
     device : str
     **options
-        As in :meth:`PrefixDecoder.with_options`.
+        As in :meth:`PrefixDecoder.with_options`. ``"photo"`` puts ten beams in order by what they say of the embedding
+        (``rerank=4``; 0 leaves it to the language model alone).
 
     Returns
     -------
@@ -76,5 +81,6 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
         raise ConfigError(unknown_name("captioner", name, _SHIPPED))
     with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
         decoder = PrefixDecoder.load(folder, device=device)
-    decoder.embed_text = _Texts(_SHIPPED[name], device)
-    return decoder.with_options(**options)
+    model, own = _SHIPPED[name]
+    decoder.embed_text = _Texts(model, device)
+    return decoder.with_options(**{**own, **options})
