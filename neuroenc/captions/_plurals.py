@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-__all__ = ["IRREGULAR", "plurals", "singulars"]
+__all__ = ["IRREGULAR", "plurals", "singular", "singulars"]
 
 #: Plural -> singular.
-IRREGULAR = {"men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth",
-             "geese": "goose", "mice": "mouse", "knives": "knife", "wolves": "wolf", "calves": "calf",
-             "leaves": "leaf", "shelves": "shelf", "wives": "wife"}  # fmt: skip
+IRREGULAR = {
+    "men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth",
+    "geese": "goose", "mice": "mouse", "knives": "knife", "wolves": "wolf", "calves": "calf", "halves": "half",
+    "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "wives": "wife", "buses": "bus", "lenses": "lens",
+    "cookies": "cookie", "movies": "movie",
+}  # fmt: skip
+#: One thing, though it is written as several.
+_PAIRS = frozenset({"glasses", "scissors", "pants"})
+
+
+def singular(word: str) -> str:
+    """The likeliest singular.
+
+    Examples
+    --------
+    >>> [singular(w) for w in ("dogs", "churches", "cherries", "bus", "grass", "women", "pants")]
+    ['dog', 'church', 'cherry', 'bus', 'grass', 'woman', 'pants']
+    """
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if len(word) < 4 or word in _PAIRS or word.endswith(("ss", "us", "is")) or not word.endswith("s"):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[:-2]
+    return word[:-1]
 
 
 def singulars(word: str) -> frozenset[str]:
-    """A word and what it may be the plural of."""
+    """A word and all that it may be the plural of."""
     forms = {word, IRREGULAR.get(word, word)}
     if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
         forms.add(word[:-1])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.captions._plurals import singular
 from neuroenc.captions._stop_words import STOP_WORDS
 
 __all__ = ["NO_THINGS", "Phrase", "find_phrases", "phrases_of"]
@@ -43,12 +44,6 @@ _ING_NOUNS_TEXT = """
 _ING_NOUNS = frozenset(_ING_NOUNS_TEXT.split())
 _ED_NOUNS_TEXT = "bed reed seed shed sled weed bread breed speed"
 _ED_NOUNS = frozenset(_ED_NOUNS_TEXT.split())
-_IRREGULAR = {
-    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth",
-    "geese": "goose", "mice": "mouse", "leaves": "leaf", "knives": "knife", "loaves": "loaf", "shelves": "shelf",
-    "wolves": "wolf", "calves": "calf", "halves": "half", "ladies": "lady", "buses": "bus", "lenses": "lens",
-    "cookies": "cookie", "movies": "movie", "glasses": "glasses", "scissors": "scissors", "pants": "pants",
-}  # fmt: skip
 #: Main nouns that name no thing: words of pictures, of places in them, of kinds.
 NO_THINGS = (STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "end"}) - {"lot", "lots"}
 # "a lot of dogs", but "a parking lot".
@@ -73,23 +68,6 @@ class Phrase(NamedTuple):
     def n_words(self) -> int:
         """Number of words."""
         return len(self.text.split())
-
-
-def _singular(word: str) -> str:
-    """The singular of a regular plural, and of the irregular ones of captions.
-
-    >>> [_singular(w) for w in ("dogs", "churches", "cherries", "bus", "grass", "women")]
-    ['dog', 'church', 'cherry', 'bus', 'grass', 'woman']
-    """
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) < 4 or word.endswith(("ss", "us", "is")) or not word.endswith("s"):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
-    return word[:-1]
 
 
 def _by_rules(text: str) -> Iterator[Phrase]:
@@ -123,7 +101,7 @@ def _by_rules(text: str) -> Iterator[Phrase]:
         said = len(run) == 1 and run[0] > 0 and words[run[0] - 1] in _COPULAS
         if run and not said and not words[run[-1]].isdigit():
             start, end = tokens[run[0]][1], tokens[run[-1]][2]
-            yield Phrase(text[start:end], start, end, _singular(words[run[-1]]))
+            yield Phrase(text[start:end], start, end, singular(words[run[-1]]))
         run = []
 
 
