@@ -1,9 +1,11 @@
-"""Searching among embeddings, exactly, where they may be larger than memory, and among phrases."""
+"""Searching among embeddings, exactly, where they may be larger than memory, and among words and phrases."""
 
 from __future__ import annotations
 
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank, as_bank
 from neuroenc.retrieval._dense import DenseIndex
+from neuroenc.retrieval._hybrid import HybridResult, SearchIndex, hybrid_search
+from neuroenc.retrieval._lexical import LexicalIndex
 from neuroenc.retrieval._ngram_index import NGramIndex, Successors
 from neuroenc.retrieval._shards import StoredBank, load_bank
 from neuroenc.retrieval._topk import top_k
@@ -12,10 +14,14 @@ __all__ = [
     "Chunk",
     "DenseIndex",
     "EmbeddingBank",
+    "HybridResult",
+    "LexicalIndex",
     "NGramIndex",
+    "SearchIndex",
     "StoredBank",
     "Successors",
     "as_bank",
+    "hybrid_search",
     "load_bank",
     "top_k",
 ]

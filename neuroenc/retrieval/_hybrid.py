@@ -1,0 +1,208 @@
+"""Several rankings as one: reciprocal ranks, or scores brought to one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+
+__all__ = ["HybridResult", "SearchIndex", "hybrid_search"]
+
+_METHODS = ("rrf", "convex")
+_QUERIES = 256  # fused at a time: bounds the table of candidates
+
+
+class SearchIndex(Protocol):
+    """What can be searched: :class:`DenseIndex`, :class:`LexicalIndex`, or your own.
+
+    An index whose ``search`` also returns what does not match at all says by an attribute ``no_match`` which score
+    (and any below) that is.
+    """
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: Any, k: int, max_memory: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (q, k), descending, and row numbers (q, k)."""
+        ...
+
+    def names(self, indices: Any) -> np.ndarray:
+        """Ids of row numbers."""
+        ...
+
+
+class HybridResult(NamedTuple):
+    """The best ids for each query.
+
+    Attributes
+    ----------
+    scores : ndarray (q, k) float64
+        Descending; -inf where fewer than k ids were found.
+    ids : ndarray (q, k) str
+        "" where fewer than k ids were found.
+    ranks : ndarray (q, k, index) int64
+        Place of the id in the ranking of each index, from 1; 0 where it was not among them.
+    """
+
+    scores: np.ndarray
+    ids: np.ndarray
+    ranks: np.ndarray
+
+
+def hybrid_search(
+    indexes: Sequence[SearchIndex],
+    queries: Sequence[Any],
+    k: int,
+    *,
+    method: str = "rrf",
+    rrf_k: float = 60.0,
+    weights: Sequence[float] | None = None,
+    depth: int | None = None,
+    max_memory: str | int | None = None,
+) -> HybridResult:
+    r"""Stimuli found by several indexes together, such as by vectors and by words.
+
+    .. math:: \mathrm{rrf}(d) = \sum_r \frac{w_r}{k_{rrf} + \mathrm{rank}_r(d)}, \qquad
+              \mathrm{convex}(d) = \sum_r \frac{w_r}{\sum_{r'} w_{r'}}\,
+              \frac{s_r(d) - \min s_r}{\max s_r - \min s_r}
+
+    over the indexes r that found d among their ``depth`` best; minimum and maximum are over those, and all are 1 where
+    they have one score. Reciprocal ranks need no common scale; a convex combination keeps how much better the best
+    are, and its weights are worth tuning. Rankings are joined by id: an id with several rows in an index has the rank
+    and score of its best one.
+
+    Parameters
+    ----------
+    indexes : sequence of DenseIndex, LexicalIndex, ...
+        At least one. The same ids mean the same stimuli in all; an id may be absent from some.
+    queries : sequence, one entry an index
+        The same q queries in the form of each: vectors (q, d), texts, ...
+    k : int
+    method : {"rrf", "convex"}
+    rrf_k : float
+        Above 0; the larger, the less first places stand out.
+    weights : sequence of float, one an index, optional
+        Not negative, not all zero; equal by default.
+    depth : int, optional
+        Rows asked of each index; by default the larger of 1000 and 10 k, at most its length.
+    max_memory : str, int or None
+        For the indexes' searches.
+
+    Returns
+    -------
+    HybridResult
+        ``scores, ids, ranks``. Among equal scores (to 12 digits) the better place in the first index (then the second,
+        ...) comes first, then the id in alphabetical order. It does not depend on which queries are asked together.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method, or k, rrf_k, weights or depth that are not legal.
+    DataError
+        No index, or queries of different numbers.
+
+    References
+    ----------
+    Cormack, Clarke & Büttcher (2009), Reciprocal rank fusion, SIGIR. Bruch, Gai & Ingber (2023), An analysis of fusion
+    functions for hybrid retrieval, ACM TOIS 42(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.retrieval import DenseIndex, LexicalIndex
+    >>> dense = DenseIndex(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), ids=["a", "b", "c"])
+    >>> words = LexicalIndex(["a cat", "a red bus", "a red car"], ids=["a", "b", "c"])
+    >>> found = hybrid_search([dense, words], [np.array([[1.0, 0.1]]), ["red bus"]], k=2, depth=2)
+    >>> found.ids.tolist(), found.ranks.tolist()
+    ([['b', 'a']], [[[2, 1], [1, 0]]])
+    """
+    if method not in _METHODS:
+        raise ConfigError(unknown_name("method", method, _METHODS))
+    for name, value in (("k", k), ("depth", 1 if depth is None else depth)):
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ConfigError(f"{name}={value!r} is not legal; it must be an integer of at least 1.")
+    if not (np.isfinite(rrf_k) and rrf_k > 0):
+        raise ConfigError(f"rrf_k={rrf_k!r} is not legal; it must be above 0 (60 in the paper).")
+    counts = [len(q) for q in queries]
+    if not len(indexes) or len(counts) != len(indexes) or len(set(counts)) > 1:
+        raise DataError(
+            f"{len(indexes)} indexes and queries of lengths {counts}; each index needs the same queries in its own "
+            "form. Next step: hybrid_search([dense, lexical], [vectors, texts], k)."
+        )
+    weight = np.ones(len(indexes)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != (len(indexes),) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
+        raise ConfigError(f"weights={weights!r} for {len(indexes)} indexes; legal is one each, at least 0, one above.")
+    depth = max(1000, 10 * int(k)) if depth is None else int(depth)
+    # Each index is asked once, because it may have to read a bank from disk for it.
+    found = [index.search(asked, min(depth, len(index)), max_memory) for index, asked in zip(indexes, queries)]
+    parts = [
+        _fused(indexes, [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found], int(k), method,
+               float(rrf_k), weight)
+        for a in range(0, max(counts[0], 1), _QUERIES)
+    ]  # fmt: skip
+    return HybridResult(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
+
+
+def _fused(
+    indexes: Sequence[SearchIndex],
+    rankings: list[tuple[np.ndarray, np.ndarray]],
+    k: int,
+    method: str,
+    rrf_k: float,
+    weight: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, ids and ranks of a block of queries."""
+    n = len(rankings[0][0])
+    found = []
+    for index, (scores, rows) in zip(indexes, rankings):
+        match = scores > getattr(index, "no_match", -np.inf)
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        found.append((np.asarray(scores, np.float64), match, index.names(distinct), inverse.reshape(rows.shape)))
+    # Numbers of ids in alphabetical order: ties are the same in whatever company a query is asked.
+    names, number = np.unique(np.concatenate([f[2] for f in found]), return_inverse=True)
+    where, place, value = [], [], []
+    start = 0
+    for scores, match, own, inverse in found:
+        codes = number[start : start + len(own)][inverse]
+        start += len(own)
+        query, column = np.nonzero(match)
+        key = query * len(names) + codes[query, column]
+        # An id counts where it first stands, and its rank is that among ids.
+        first = np.sort(np.unique(key, return_index=True)[1])
+        query, key, score = query[first], key[first], scores[query, column][first]
+        rank = np.arange(len(query)) - np.searchsorted(query, np.arange(n))[query] + 1
+        where.append(key)
+        place.append(rank)
+        value.append(1 / (rrf_k + rank) if method == "rrf" else _scaled(score, query, n))
+    keys, at = np.unique(np.concatenate(where), return_inverse=True)
+    total, ranks = np.zeros(len(keys)), np.zeros((len(keys), len(indexes)), np.int64)
+    share = weight if method == "rrf" else weight / weight.sum()
+    start = 0
+    for r, (rank, points) in enumerate(zip(place, value)):
+        here = at[start : start + len(rank)]
+        start += len(rank)
+        # A ranking of no weight finds nothing either, so that what only it knows is left out.
+        if share[r] > 0:
+            total[here] += share[r] * points
+            ranks[here, r] = rank
+    kept = ranks.any(axis=1)
+    keys, total, ranks = keys[kept], total[kept], ranks[kept]
+    query, code = np.divmod(keys, max(len(names), 1))
+    last = np.where(ranks == 0, np.iinfo(np.int64).max, ranks)
+    order = np.lexsort((code, *last.T[::-1], -np.round(total, 12), query))
+    column = np.arange(len(order)) - np.searchsorted(query, np.arange(n))[query[order]]
+    order, column = order[column < k], column[column < k]
+    best = np.full((n, k), -np.inf), np.full((n, k), "", names.dtype), np.zeros((n, k, len(indexes)), np.int64)
+    for out, values in zip(best, (total, names[code], ranks)):
+        out[query[order], column] = values[order]
+    return best
+
+
+def _scaled(scores: np.ndarray, query: np.ndarray, n: int) -> np.ndarray:
+    """Scores from 0 to 1 within each query; they stand in descending order."""
+    start = np.searchsorted(query, np.arange(n))[query]
+    stop = np.searchsorted(query, np.arange(n), side="right")[query] - 1
+    high, low = scores[start], scores[stop]
+    return np.where(high > low, (scores - low) / np.where(high > low, high - low, 1.0), 1.0)

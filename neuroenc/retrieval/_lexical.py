@@ -1,0 +1,281 @@
+"""Search of captions by their words: BM25, on bm25s."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import atomic_path, read_json, write_json
+from neuroenc._util.optional import require
+
+__all__ = ["METHODS", "LexicalIndex"]
+
+METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
+_AGGREGATES = ("best", "sum")
+_STOP_WORDS = ("en", "english", "en_plus", "english_plus")
+_PATTERN = r"(?u)\b\w\w+\b"
+_VERSION = 1
+
+
+class LexicalIndex:
+    r"""Captions, and the stimuli they describe, ranked by the words that they share with a query.
+
+    .. math:: s(q, D) = \sum_{t \in q} \mathrm{idf}_t \bigl(\mathrm{tfc}(t, D) - \mathrm{tfc}(t, \emptyset)\bigr),
+              \qquad \mathrm{idf}_t = \log\Bigl(1 + \frac{N - n_t + 1/2}{n_t + 1/2}\Bigr), \qquad
+              \mathrm{tfc} = \frac{f_{tD}}{f_{tD} + k_1 (1 - b + b\, |D| / \overline{|D|})}
+
+    for "lucene", with :math:`f_{tD}` the times word t stands in caption D and :math:`n_t` of N captions that have it; a
+    word that a query has twice counts twice. The other methods are those of Kamphuis et al. A score is relative to a
+    caption without any of the query's words: with "bm25l" and "bm25+" such a one has a score of its own, which is the
+    same for all captions and changes no ranking. So 0 always means that no word is shared that tells captions apart.
+
+    Parameters
+    ----------
+    captions : sequence of str, or of sequences of str
+        One caption an id, or several (``stimuli.captions``).
+    ids : sequence of str, optional
+        Equal ones are legal: several captions of one stimulus. Default: the position as text.
+    method : {"lucene", "robertson", "atire", "bm25l", "bm25+"}
+    k1 : float
+        How soon a repeated word stops adding, above 0.
+    b : float
+        From 0 (length plays no part) to 1.
+    delta : float
+        Of "bm25l" and "bm25+": what one occurrence is worth in a long caption.
+    aggregate : {"best", "sum"}
+        The score of an id with several captions is that of its best one, or their sum.
+    stop_words : "en", "en_plus", None or iterable of str
+        Words that do not count; "en" and "en_plus" are lists of bm25s.
+    stemmer : callable of a word to a word, optional
+        Such as ``snowballstemmer.stemmer("english").stemWord``. It is not saved: :meth:`load` asks for it.
+    token_pattern : str
+        Regular expression of a word, in lower case; by default two letters or digits and more.
+
+    Raises
+    ------
+    DataError
+        No captions, something else than text, no word at all, or ids of another number.
+    ConfigError
+        An unknown method, aggregate or list of stop words, or k1, b or delta outside their range.
+
+    References
+    ----------
+    Robertson & Zaragoza (2009), The probabilistic relevance framework. Kamphuis, de Vries, Boytsov & Lin (2020), Which
+    BM25 do you mean?, ECIR. Lù (2024), BM25S, arXiv:2407.03618.
+
+    Examples
+    --------
+    >>> index = LexicalIndex(["a brown dog", "a dog on a beach", "a house"], ids=["s1", "s2", "s1"])
+    >>> scores, rows = index.search(["dog near the beach"], k=2)
+    >>> index.names(rows).tolist(), bool(scores[0, 0] > scores[0, 1] > 0)
+    ([['s2', 's1']], True)
+    """
+
+    #: Score of an id that shares no word with the query.
+    no_match: ClassVar[float] = 0.0
+
+    def __init__(
+        self,
+        captions: Sequence[str] | Sequence[Sequence[str]],
+        ids: Sequence[str] | np.ndarray | None = None,
+        *,
+        method: str = "lucene",
+        k1: float = 1.5,
+        b: float = 0.75,
+        delta: float = 0.5,
+        aggregate: str = "best",
+        stop_words: str | Iterable[str] | None = "en",
+        stemmer: Callable[[str], str] | None = None,
+        token_pattern: str = _PATTERN,
+    ) -> None:
+        for name, value, legal in (("method", method, METHODS), ("aggregate", aggregate, _AGGREGATES)):
+            if value not in legal:
+                raise ConfigError(unknown_name(name, value, legal))
+        if not (np.isfinite(k1) and k1 > 0 and 0 <= b <= 1 and np.isfinite(delta) and delta >= 0):
+            raise ConfigError(f"k1={k1}, b={b}, delta={delta}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
+        if isinstance(stop_words, str) and stop_words not in _STOP_WORDS:
+            raise ConfigError(unknown_name("list of stop words", stop_words, _STOP_WORDS, "Or give a list of words."))
+        texts, names = _flat(captions, ids)
+        self.method, self.aggregate, self.stemmer = method, aggregate, stemmer
+        self.k1, self.b, self.delta = float(k1), float(b), float(delta)
+        self.stop_words = stop_words if stop_words is None or isinstance(stop_words, str) else sorted(set(stop_words))
+        self.token_pattern = token_pattern
+        found = self._tokens(texts)
+        if not any(found):
+            raise DataError(f"none of {len(texts)} captions has a word that counts; the first is {texts[0]!r}.")
+        # In order of appearance: bm25s would number words in the order of a set, which differs between runs.
+        vocabulary = {word: i for i, word in enumerate(dict.fromkeys(w for words in found for w in words))}
+        engine = require("bm25s", "language").BM25(method=method, k1=self.k1, b=self.b, delta=self.delta)
+        numbers = [[vocabulary[w] for w in words] for words in found]
+        engine.index((numbers, vocabulary), create_empty_token=False, show_progress=False)
+        place = {name: row for row, name in enumerate(dict.fromkeys(names))}
+        self._set(engine, np.array(list(place), dtype=str), np.array([place[n] for n in names], dtype=np.int64))
+
+    def _set(self, engine: Any, ids: np.ndarray, owner: np.ndarray) -> None:
+        self._engine, self.ids, self._owner = engine, ids, owner
+        # Captions of one id side by side, so that they are added up without a loop.
+        self._order = np.argsort(owner, kind="stable")
+        self._first = np.searchsorted(owner[self._order], np.arange(len(ids)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"LexicalIndex(n={len(self)}, captions={self.n_captions}, method={self.method!r})"
+
+    @property
+    def n_captions(self) -> int:
+        """Captions of all ids."""
+        return len(self._owner)
+
+    def names(self, indices: Any) -> np.ndarray:
+        """Ids (same shape, str) of row numbers."""
+        return self.ids[np.asarray(indices, dtype=np.int64)]
+
+    def search(
+        self, queries: Sequence[str], k: int, max_memory: str | int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best ids for each query.
+
+        Parameters
+        ----------
+        queries : sequence of str (q,)
+        k : int
+        max_memory : str, int or None
+            As in :meth:`DenseIndex.search`; one query's scores of all captions are all that is held here.
+
+        Returns
+        -------
+        scores : ndarray (q, k) float32
+            Descending, at least 0; among equal scores the lower row comes first. 0: no word is shared, so that a
+            query of unknown words has the first k rows.
+        indices : ndarray (q, k) int64
+            Rows of :attr:`ids`, in the order in which ids first appeared.
+
+        Raises
+        ------
+        ConfigError
+            k is no integer of at least 1.
+        DataError
+            k is above the number of ids, or queries are not a sequence of text.
+        """
+        if isinstance(k, bool) or int(k) != k or k < 1:
+            raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
+        if k > len(self):
+            raise DataError(f"k={k} of an index of {len(self)} ids; k must be at most {len(self)}.")
+        texts = _texts(queries, "queries")
+        scores = np.empty((len(texts), k), np.float32)
+        index = np.empty((len(texts), k), np.int64)
+        for row, words in enumerate(self._tokens(texts)):
+            value = self._scores(words)
+            # Everything as good as the k-th: ties are then in order of rows, whatever the partition did.
+            least = value[np.argpartition(-value, k - 1)[k - 1]]
+            at = np.flatnonzero(value >= least)
+            at = at[np.argsort(-value[at], kind="stable")[:k]]
+            scores[row], index[row] = value[at], at
+        return scores, index
+
+    def _scores(self, words: list[str]) -> np.ndarray:
+        """Score of every id (n,) for the words of one query."""
+        known = self._engine.get_tokens_ids(words)
+        if not known:
+            return np.zeros(len(self), np.float32)
+        each = self._engine.get_scores_from_ids(known)
+        without = self._engine.nonoccurrence_array
+        if without is not None:
+            each = each - without[np.asarray(known)].sum()
+        if len(self) == self.n_captions:
+            return each
+        reduce = np.maximum if self.aggregate == "best" else np.add
+        return reduce.reduceat(each[self._order], self._first)
+
+    def _tokens(self, texts: list[str]) -> list[list[str]]:
+        found: list[list[str]] = require("bm25s", "language").tokenize(
+            texts,
+            token_pattern=self.token_pattern,
+            stopwords=[] if self.stop_words is None else self.stop_words,
+            return_ids=False,
+            show_progress=False,
+        )
+        if self.stemmer is None:
+            return found
+        stems = {word: str(self.stemmer(word)) for word in dict.fromkeys(w for words in found for w in words)}
+        return [[stems[w] for w in words] for words in found]
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the index as a folder of arrays and JSON; bm25s itself can read what lies under ``bm25s``."""
+        with atomic_path(folder, directory=True) as temporary:
+            self._engine.save(temporary / "bm25s", show_progress=False)
+            np.save(temporary / "ids.npy", self.ids, allow_pickle=False)
+            np.save(temporary / "owner.npy", self._owner, allow_pickle=False)
+            record = {"kind": "lexical index", "version": _VERSION, "ids": len(self), "captions": self.n_captions}
+            settings = {"aggregate": self.aggregate, "stop_words": self.stop_words, "token_pattern": self.token_pattern}
+            write_json(temporary / "index.json", {**record, **settings, "stemmed": self.stemmer is not None})
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, stemmer: Callable[[str], str] | None = None) -> LexicalIndex:
+        """Read an index.
+
+        Parameters
+        ----------
+        folder : path
+        stemmer : callable, optional
+            The one that it was built with.
+
+        Raises
+        ------
+        DataError
+            There is no such index.
+        ConfigError
+            It was built with a stemmer and none is given, or the other way round.
+        """
+        path = Path(folder)
+        record = read_json(path / "index.json") if (path / "index.json").is_file() else {}
+        if record.get("kind") != "lexical index" or record.get("version") != _VERSION:
+            raise DataError(f"{path} holds no lexical index of version {_VERSION}. Next step: build it again.")
+        if record["stemmed"] != (stemmer is not None):
+            how = "with a stemmer: pass the same one" if record["stemmed"] else "without a stemmer: leave it out"
+            raise ConfigError(f"{path} was built {how} (stemmer=...).")
+        index = cls.__new__(cls)
+        engine = require("bm25s", "language").BM25.load(path / "bm25s", load_corpus=False)
+        index.method, index.k1, index.b, index.delta = engine.method, engine.k1, engine.b, engine.delta
+        index.aggregate, index.stop_words, index.stemmer = record["aggregate"], record["stop_words"], stemmer
+        index.token_pattern = record["token_pattern"]
+        index._set(engine, *(np.load(path / f"{name}.npy", allow_pickle=False) for name in ("ids", "owner")))
+        return index
+
+
+def _texts(texts: Any, what: str) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError(f"{what} is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
+    listed = list(texts)
+    wrong = [n for n, t in enumerate(listed) if not isinstance(t, str)]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(listed)} {what} are not text; the first is number {wrong[0]}: {listed[wrong[0]]!r}."
+        )
+    return listed
+
+
+def _flat(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
+    """Every caption and its id."""
+    if isinstance(captions, str):
+        raise DataError(f"captions is one string ({captions[:40]!r}); give a list: [{captions[:40]!r}].")
+    listed = list(captions)
+    if not listed:
+        raise DataError("the index has 0 captions; at least one is needed.")
+    names = [str(i) for i in range(len(listed))] if ids is None else [str(x) for x in ids]
+    if len(names) != len(listed):
+        raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
+    groups = [[c] if isinstance(c, str) or not isinstance(c, Iterable) else list(c) for c in listed]
+    texts = _texts([c for group in groups for c in group], "captions")
+    empty = [name for name, group in zip(names, groups) if not group]
+    if empty:
+        raise DataError(f"{len(empty)} of {len(names)} ids have no caption, the first is {empty[0]!r}.")
+    return texts, [name for name, group in zip(names, groups) for _ in group]
