@@ -11,13 +11,13 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc.captions._evidence import evidence
-from neuroenc.captions._linear import as_weights, select_voxels
+from neuroenc.captions._bank_pass import BankPass
+from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.decoding._retrieval import Decoder
 from neuroenc.captions.projection._project import project
 from neuroenc.retrieval import as_bank
 
-__all__ = ["CaptionResult", "caption_voxels", "shuffled_control"]
+__all__ = ["CaptionResult", "caption_voxels", "decoded", "shuffled_control"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def caption_voxels(
     ----------
     encoder_or_coef : encoder with ``to_linear()``, pair (coef, intercept), or array (feature, voxel)
     bank : see :func:`neuroenc.retrieval.as_bank`
-        Raw image embeddings (n, feature); read twice, so not a one-time stream.
+        Raw image embeddings (n, feature); read once for projection and evidence together. A one-time stream has no
+        length to be known in advance, and is refused.
     decoder : Decoder
     intercept : array (voxel,), optional
         Only with a coef array.
@@ -103,7 +104,8 @@ def caption_voxels(
     temperature, renormalise, decouple, features_normalised, max_memory, progress
         As in :func:`neuroenc.captions.project`.
     projector : callable
-        What is called with the weights, the bank and these settings; :func:`project` is the softmax.
+        What is called with the weights, the bank and these settings; :func:`project` is the softmax. Another one
+        reads the bank for itself.
 
     Returns
     -------
@@ -128,7 +130,8 @@ def caption_voxels(
     images = as_bank(bank)
     if not images.reusable:
         raise DataError(
-            "the bank is read twice (projection, evidence). Next step: pass a list, array or path."
+            "the bank is a one-time stream, of which neither length nor images can be looked up. Next step: pass a list, "
+            "array or path."
         )
     if isinstance(n_evidence, bool) or int(n_evidence) != n_evidence or n_evidence < 0:
         raise DataError(f"n_evidence={n_evidence!r} is not legal; it must be an integer of at least 0.")
@@ -136,31 +139,34 @@ def caption_voxels(
     gated = tuple(weights.coef["voxel"].values[~passed].tolist())
     kept = select_voxels(weights, passed)
     bias = kept.intercept if kept.has_intercept else None
-    projection = projector(
-        kept.coef,
-        images,
-        intercept=bias,
-        temperature=temperature,
-        renormalise=renormalise,
-        decouple=decouple,
-        features_normalised=features_normalised,
-        max_memory=max_memory,
-        progress=progress,
-    )
-    found = evidence(
-        kept.coef,
-        images,
-        intercept=bias,
-        k=max(1, min(int(n_evidence), int(images.n or 0))),
-        features_normalised=features_normalised,
-        max_memory=max_memory,
-    )
-    if n_evidence == 0:
-        found = found.iloc[:0]
-    captions = decoder.decode(projection, top, coef=kept.coef, intercept=bias)
-    joined: Any = found.groupby("voxel", sort=False)["stimulus"].agg(";".join) if len(found) else {}
+    softmax: dict[str, Any] = {"temperature": temperature, "renormalise": renormalise, "decouple": decouple}
+    k = max(1, min(int(n_evidence), int(images.n or 0)))
+    reading = BankPass(images, max_memory=max_memory, progress=progress)
+    best = reading.evidence(kept.coef, intercept=bias, k=k, features_normalised=features_normalised)
+    if projector is project:
+        projected = reading.project(kept.coef, intercept=bias, features_normalised=features_normalised, **softmax)
+        reading.read()
+        projection = projected()
+    else:
+        reading.read()
+        projection = projector(
+            kept.coef, images, intercept=bias, features_normalised=features_normalised, max_memory=max_memory,
+            progress=progress, **softmax,
+        )  # fmt: skip
+    found = best().table
+    return decoded(kept, decoder, projection, found if n_evidence else found.iloc[:0], top, gated)
+
+
+def decoded(
+    weights: Weights, decoder: Decoder, projection: xr.Dataset, evidence: pd.DataFrame, top: int,
+    gated: tuple[Any, ...] = (),
+) -> CaptionResult:  # fmt: skip
+    """Captions of voxels whose projection and best images are known."""
+    bias = weights.intercept if weights.has_intercept else None
+    captions = decoder.decode(projection, top, coef=weights.coef, intercept=bias)
+    joined: Any = evidence.groupby("voxel", sort=False)["stimulus"].agg(";".join) if len(evidence) else {}
     captions = captions.assign(evidence=[joined.get(v, "") for v in captions["voxel"]])
-    return CaptionResult(captions, found, projection, int((~passed).sum()), gated)
+    return CaptionResult(captions, evidence, projection, len(gated), gated)
 
 
 def shuffled_control(coef: Any, seed: int = 0) -> xr.DataArray:

@@ -11,7 +11,7 @@ from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.projection._project import IdCollector
 from neuroenc.retrieval import as_bank, top_k
 
-__all__ = ["evidence"]
+__all__ = ["Best", "evidence"]
 
 
 def evidence(
@@ -55,27 +55,43 @@ def evidence(
     >>> evidence(np.array([[0.0], [3.0]]), bank, k=2)[["stimulus", "predicted"]].round(2).values.tolist()
     [['1', 3.0], ['2', 2.12]]
     """
-    weights = as_weights(coef, intercept)
-    rows = np.flatnonzero(weights.valid())
-    matrix = weights.matrix()[rows]
-    ids = IdCollector()
-    columns = ["voxel", "rank", "stimulus", "predicted"]
-    if len(rows) == 0:
-        return pd.concat([pd.DataFrame({c: [] for c in columns}), voxel_labels(weights.coef, rows)], axis=1)
-    score, at = top_k(
-        matrix, as_bank(bank), k, normalise=features_normalised, max_memory=max_memory, seen=ids
-    )
-    predicted = score.astype(np.float64)
-    if features_normalised:
-        predicted *= np.linalg.norm(matrix, axis=1)[:, None]
-    predicted += weights.intercept[rows][:, None]
-    voxel = np.repeat(rows, k)
-    frame = pd.DataFrame(
-        {
-            "voxel": weights.coef["voxel"].values[voxel],
-            "rank": np.tile(np.arange(1, k + 1), len(rows)),
-            "stimulus": ids.names(at).ravel().astype(object),
-            "predicted": predicted.ravel(),
-        }
-    )
-    return pd.concat([frame, voxel_labels(weights.coef, voxel)], axis=1)
+    images, ids = as_bank(bank), IdCollector()
+    best = Best(coef, intercept, k, features_normalised)
+    if not len(best.matrix):
+        return best.table(np.zeros((0, k)), np.zeros((0, k), str))
+    score, at = top_k(best.matrix, images, k, normalise=features_normalised, max_memory=max_memory, seen=ids)
+    return best.table(score, ids.names(at))
+
+
+class Best:
+    """What the best images of voxels are looked for with, and the table of what was found."""
+
+    def __init__(self, coef: Any, intercept: Any, k: int, features_normalised: bool) -> None:
+        self._weights = as_weights(coef, intercept)
+        self._rows = np.flatnonzero(self._weights.valid())
+        #: Weights (voxel, feature) of voxels that have some.
+        self.matrix = self._weights.matrix()[self._rows]
+        self.k, self.features_normalised = k, features_normalised
+
+    def table(self, score: np.ndarray, names: np.ndarray) -> pd.DataFrame:
+        """Evidence from the scores (voxel, k) and ids (voxel, k) of images."""
+        rows = self._rows
+        columns = ["voxel", "rank", "stimulus", "predicted"]
+        if not len(rows):
+            frame = pd.DataFrame({c: [] for c in columns})
+            return pd.concat([frame, voxel_labels(self._weights.coef, rows)], axis=1)
+        k = score.shape[1]
+        predicted = score.astype(np.float64)
+        if self.features_normalised:
+            predicted *= np.linalg.norm(self.matrix, axis=1)[:, None]
+        predicted += self._weights.intercept[rows][:, None]
+        voxel = np.repeat(rows, k)
+        frame = pd.DataFrame(
+            {
+                "voxel": self._weights.coef["voxel"].values[voxel],
+                "rank": np.tile(np.arange(1, k + 1), len(rows)),
+                "stimulus": names.ravel().astype(object),
+                "predicted": predicted.ravel(),
+            }
+        )
+        return pd.concat([frame, voxel_labels(self._weights.coef, voxel)], axis=1)

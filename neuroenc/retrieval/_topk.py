@@ -11,7 +11,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
 
-__all__ = ["exact_scores", "merge_best", "plan_blocks", "row_norms", "top_k"]
+__all__ = ["BestRows", "exact_scores", "merge_best", "plan_blocks", "row_norms", "top_k"]
 
 _EPS = float(np.finfo(np.float32).eps)
 _PAIRS = 1 << 18  # elements of gathered rows held in float64 at a time
@@ -99,6 +99,64 @@ def merge_best(scores: np.ndarray, index: np.ndarray, i: np.ndarray, new: np.nda
     scores[touched], index[touched] = value[best], where[best]
 
 
+class BestRows:
+    """The k best rows of a bank for each query so far, from chunks that are handed in; see :func:`top_k`.
+
+    Parameters
+    ----------
+    queries : array (q, d)
+    k : int
+    n : int or None
+        Rows of the bank, where that is known.
+    normalise : bool
+    """
+
+    def __init__(self, queries: Any, k: int, n: int | None, *, normalise: bool = True) -> None:
+        if isinstance(k, bool) or int(k) != k or k < 1:
+            raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
+        if n is not None and k > n:
+            raise DataError(f"k={k} of a bank of {n} embeddings; k must be at most {n}.")
+        self.k, self.normalise = int(k), normalise
+        self.exact = _queries(queries, normalise)
+        self._fast = self.exact.astype(np.float32)
+        self._size = np.linalg.norm(self.exact, axis=1)
+        #: Scores (q, k) float32, descending, and rows (q, k) int64; -1 where fewer than k rows were seen.
+        self.scores = np.full((len(self.exact), k), -np.inf, np.float32)
+        self.index = np.full((len(self.exact), k), -1, np.int64)
+        self.total = 0
+
+    def update(self, chunk: Chunk, block: int = 512) -> None:
+        """Take rows in; ``block`` queries are compared at a time."""
+        norms = row_norms(chunk, self.normalise)
+        work = np.asarray(chunk.rows, dtype=np.float32)
+        if self.normalise:
+            work = (work / norms[:, None]).astype(np.float32)
+        n, width, m = *self.exact.shape, len(work)
+        self.total += m
+        slack = width * _EPS * self._size * (1.0 if self.normalise else float(norms.max()))
+        for a in range(0, n, block):
+            part = slice(a, min(a + block, n))
+            product = self._fast[part] @ work.T
+            floor = self.scores[part, -1] - slack[part]
+            hits = product >= floor[:, None].astype(np.float32)
+            if m > self.k and hits.sum() > 4 * self.k * len(product):
+                own = np.partition(product, m - self.k, axis=1)[:, m - self.k] - slack[part]
+                hits = product >= np.maximum(floor, own)[:, None].astype(np.float32)
+            i, j = np.nonzero(hits)
+            if len(i) == 0:
+                continue
+            value = exact_scores(self.exact[part], chunk.rows, i, j)
+            if self.normalise:
+                value /= norms[j]
+            merge_best(self.scores[part], self.index[part], i, value.astype(np.float32), chunk.at(j))
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (q, k) float32 and rows (q, k) int64."""
+        if self.total < self.k:
+            raise DataError(f"k={self.k} of a bank of {self.total} embeddings; k must be at most {self.total}.")
+        return self.scores, self.index
+
+
 def top_k(
     queries: Any,
     bank: EmbeddingBank,
@@ -137,43 +195,10 @@ def top_k(
     DataError
         NaN, zero norm (with ``normalise``), width mismatch, or k larger than the bank.
     """
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
-    if bank.n is not None and k > bank.n:
-        raise DataError(f"k={k} of a bank of {bank.n} embeddings; k must be at most {bank.n}.")
-    exact = _queries(queries, normalise)
-    fast = exact.astype(np.float32)
-    n, width = exact.shape
-    scores = np.full((n, k), -np.inf, np.float32)
-    index = np.full((n, k), -1, np.int64)
-    size = np.linalg.norm(exact, axis=1)
-    rows, block = plan_blocks(parse_memory(max_memory), width, n)
-    total = 0
-    for chunk in bank.chunks(rows, width):
-        norms = row_norms(chunk, normalise)
-        work = np.asarray(chunk.rows, dtype=np.float32)
-        if normalise:
-            work = (work / norms[:, None]).astype(np.float32)
-        m = len(work)
-        total += m
-        slack = width * _EPS * size * (1.0 if normalise else float(norms.max()))
-        for a in range(0, n, block):
-            part = slice(a, min(a + block, n))
-            product = fast[part] @ work.T
-            floor = scores[part, -1] - slack[part]
-            hits = product >= floor[:, None].astype(np.float32)
-            if m > k and hits.sum() > 4 * k * len(product):
-                own = np.partition(product, m - k, axis=1)[:, m - k] - slack[part]
-                hits = product >= np.maximum(floor, own)[:, None].astype(np.float32)
-            i, j = np.nonzero(hits)
-            if len(i) == 0:
-                continue
-            value = exact_scores(exact[part], chunk.rows, i, j)
-            if normalise:
-                value /= norms[j]
-            merge_best(scores[part], index[part], i, value.astype(np.float32), chunk.at(j))
+    best = BestRows(queries, k, bank.n, normalise=normalise)
+    rows, block = plan_blocks(parse_memory(max_memory), best.exact.shape[1], len(best.exact))
+    for chunk in bank.chunks(rows, best.exact.shape[1]):
+        best.update(chunk, block)
         if seen is not None:
-            seen(chunk, index)
-    if total < k:
-        raise DataError(f"k={k} of a bank of {total} embeddings; k must be at most {total}.")
-    return scores, index
+            seen(chunk, best.index)
+    return best.finish()

@@ -230,7 +230,7 @@ def test_errors(planted, decoder):
         decoder.decode(p, 0)
     with pytest.raises(DataError, match="different voxels"):
         decoder.decode(p, coef=planted.coef[:, ::-1])
-    with pytest.raises(DataError, match="read twice"):
+    with pytest.raises(DataError, match="one-time stream"):
         caption_voxels(planted, iter([planted.bank]), decoder, progress=False)
     with pytest.raises(DataError, match="mask has dtype float64"):
         caption_voxels(planted, planted.bank, decoder, mask=np.ones(60), progress=False)

@@ -10,13 +10,10 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.memory import parse_memory
 from neuroenc.captions._linear import VOXEL_LABELS, as_weights, voxel_labels
-from neuroenc.captions.checks._grounding_bank import PhraseBank, as_captions
+from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
 from neuroenc.captions.checks._grounding_verifiers import ImageVerifier, Verifier, WeightVerifier
 from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
-from neuroenc.captions.decoding._predicted import unit
-from neuroenc.retrieval import as_bank
 
 __all__ = ["VERDICTS", "Grounding", "GroundingChecker"]
 
@@ -56,7 +53,7 @@ class GroundingChecker:
         is common, and their phrases are what phrases are compared with.
     embed_text : callable
         ``embed_text(list of str) -> (n, feature)``, the text side of the encoder's backbone.
-    bank : see :func:`neuroenc.retrieval.as_bank`, optional
+    bank : see :func:`neuroenc.retrieval.as_bank`, or BankImages, optional
         Image embeddings with ids. Needed for the mean of images unless ``image_direction`` is given, and for best
         images without captions.
     intercept : array (voxel,), optional
@@ -165,9 +162,9 @@ class GroundingChecker:
         random_images: list[str] = []
         scale = 1.0
         if bank is not None and (by_vector or direction is None or not features_normalised):
-            mean, scale, vectors, random_images = _read(bank, set(best), int(n_images), seed, max_memory)
-            direction = mean if direction is None else direction
-            scale = 1.0 if features_normalised else scale
+            seen = bank if isinstance(bank, BankImages) else read_images(bank, best, int(n_images), seed, max_memory)
+            direction, vectors, random_images = seen.mean if direction is None else direction, seen.vectors, seen.random
+            scale = 1.0 if features_normalised else seen.norm
         if centre and direction is None:
             raise ConfigError(
                 "texts are moved to where images are, and the mean of images is not known. Next step: give bank, or "
@@ -290,29 +287,3 @@ class GroundingChecker:
         counted = [np.bincount(at[verdict == v], minlength=len(captions)) for v in range(3)]
         told = captions.assign(n_phrases=sum(counted), n_supported=counted[0], n_unsupported=counted[2])
         return Grounding(told, frame.assign(**labels))
-
-
-def _read(
-    bank: Any, wanted: set[str], n_images: int, seed: int, max_memory: str | int | None
-) -> tuple[np.ndarray, float, dict[str, np.ndarray], list[str]]:
-    """Mean direction and mean norm of a bank, embeddings of wanted and random images, and names of the random ones."""
-    images = as_bank(bank)
-    if images.n is None:
-        raise DataError("random images are drawn from the bank, and a stream has no length. Next step: pass a list.")
-    drawn = set(np.random.default_rng([seed, 1]).permutation(images.n)[:n_images].tolist())
-    total: Any = 0.0
-    norms = 0.0
-    found: dict[str, np.ndarray] = {}
-    random: list[str] = []
-    rows = max(1, int(parse_memory(max_memory) // (64 * (images.width or 512))))
-    for chunk in images.chunks(min(rows, 65536)):
-        x = np.asarray(chunk.rows, dtype=np.float64)
-        total = total + unit(x).sum(axis=0)
-        norms += float(np.linalg.norm(x, axis=1).sum())
-        for k, name in enumerate(chunk.names(np.arange(chunk.start, chunk.start + len(x)))):
-            if chunk.start + k in drawn:
-                random.append(str(name))
-                found[str(name)] = x[k]
-            elif str(name) in wanted:
-                found[str(name)] = x[k]
-    return total / images.n, norms / images.n, found, random

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -12,8 +12,9 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
 from neuroenc.captions.decoding._predicted import unit
+from neuroenc.retrieval import Chunk, as_bank
 
-__all__ = ["PhraseBank", "TextVectors", "as_captions"]
+__all__ = ["BankImages", "ImageSums", "PhraseBank", "TextVectors", "as_captions", "read_images"]
 
 
 def as_captions(captions: Any) -> dict[str, list[str]]:
@@ -182,3 +183,69 @@ class PhraseBank:
                 same |= own @ self.centred([p.key for p in part]).T > self.cut
             out[:, a : a + step] = (self.held @ sparse.csr_matrix(same.astype(np.float32))).toarray() > 0
         return out
+
+
+class BankImages(NamedTuple):
+    """What phrases are compared with in a bank of images.
+
+    Attributes
+    ----------
+    mean : ndarray (feature,)
+        Mean unit-norm embedding.
+    norm : float
+        Mean norm.
+    vectors : dict of id to ndarray (feature,)
+        Embeddings of random images, and of others that were asked for.
+    random : list of str
+        Ids of the random images.
+    """
+
+    mean: np.ndarray
+    norm: float
+    vectors: dict[str, np.ndarray]
+    random: list[str]
+
+
+class ImageSums:
+    """`BankImages` of a bank of ``n`` images that is handed in chunk by chunk."""
+
+    def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
+        if n is None:
+            raise DataError("random images are drawn from the bank, and a stream has no length. Next step: pass a list.")
+        self._n, self._wanted = n, set(wanted)
+        self._drawn = np.sort(np.random.default_rng([seed, 1]).permutation(n)[:n_images])
+        self._total: Any = 0.0
+        self._norms = 0.0
+        self._found: dict[str, np.ndarray] = {}
+        self._random: list[str] = []
+
+    def update(self, chunk: Chunk) -> None:
+        """Take rows in."""
+        x = np.asarray(chunk.rows, dtype=np.float64)
+        self._total = self._total + unit(x).sum(axis=0)
+        self._norms += float(np.linalg.norm(x, axis=1).sum())
+        low, high = np.searchsorted(self._drawn, [chunk.start, chunk.start + len(x)])
+        drawn = self._drawn[low:high]
+        names = [str(name) for name in chunk.names(drawn)]
+        self._random += names
+        self._found.update(zip(names, x[drawn - chunk.start].copy(), strict=True))
+        if self._wanted:
+            for k, name in enumerate(chunk.names(np.arange(chunk.start, chunk.start + len(x)))):
+                if str(name) in self._wanted:
+                    self._found[str(name)] = x[k].copy()
+
+    def result(self) -> BankImages:
+        """Means over the rows seen."""
+        return BankImages(self._total / self._n, self._norms / self._n, self._found, self._random)
+
+
+def read_images(
+    bank: Any, wanted: Iterable[str], n_images: int, seed: int, max_memory: str | int | None
+) -> BankImages:
+    """Mean direction and mean norm of a bank, embeddings of wanted and of random images, in one pass."""
+    images = as_bank(bank)
+    found = ImageSums(images.n, n_images, seed, wanted)
+    rows = max(1, int(parse_memory(max_memory) // (64 * (images.width or 512))))
+    for chunk in images.chunks(min(rows, 65536)):
+        found.update(chunk)
+    return found.result()

@@ -1,0 +1,353 @@
+"""One reading of a bank for all that is asked of it: projections of several weights, best images, their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array
+from neuroenc._util.memory import parse_memory
+from neuroenc._util.progress import progress as progress_bar
+from neuroenc.captions._evidence import Best
+from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums
+from neuroenc.captions.projection._dask import is_lazy
+from neuroenc.captions.projection._folds import as_folds
+from neuroenc.captions.projection._project import _Job
+from neuroenc.captions.projection._stream import BankHash, IdCollector, Plan, stream
+from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
+from neuroenc.retrieval._topk import BestRows, plan_blocks
+
+__all__ = ["BankPass", "Found"]
+
+
+class Found(NamedTuple):
+    """Best images of voxels: the table of :func:`neuroenc.captions.evidence`, and embeddings by id where kept."""
+
+    table: pd.DataFrame
+    rows: dict[str, np.ndarray]
+
+
+class _Reader(Protocol):
+    """Something that is found of a bank, for rows ``a:b`` of ``n`` at a time where memory is short."""
+
+    n: int
+    cost: int  # bytes for each of the n while the bank is read
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        """Begin; the largest chunk (rows) that is welcome."""
+        ...
+
+    def update(self, chunk: Chunk) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Projections:
+    """Weights of several jobs under one plan on the same images: one state, one set of products."""
+
+    def __init__(self, plan: Plan, mask: np.ndarray | None) -> None:
+        self.plan, self.mask = plan, mask
+        self.jobs: list[_Job] = []
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._info: dict[str, Any] = {}
+
+    @property
+    def n(self) -> int:
+        return sum(len(job.unit) for job in self.jobs)
+
+    @property
+    def cost(self) -> int:
+        return self.plan.bytes_per_voxel(self.jobs[0].unit.shape[1], 1)
+
+    def unit(self) -> np.ndarray:
+        return np.concatenate([job.unit for job in self.jobs])
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        self._state, self._ids = self.plan.state(self.unit()[a:b]), IdCollector()
+        rows, self._block = plan_blocks(budget // 2, width, b - a, self._state.dtype.itemsize)
+        return rows
+
+    def update(self, chunk: Chunk) -> None:
+        rest = chunk if self.mask is None else chunk.take(self.mask[chunk.start : chunk.start + len(chunk.rows)])
+        if len(rest.rows):
+            self._state.update(rest, self._block)
+            self._ids(chunk, self._state.nearest)
+
+    def close(self) -> None:
+        state = self._state
+        assert not hasattr(state, "top_k")
+        found = {**state.finish(), **{k: getattr(state, k) for k in ("nearest_cosine", "nearest_norm")}}  # type: ignore[call-arg]
+        self._parts.append({**found, "nearest_image": self._ids.names(state.nearest)})
+        self._info = {
+            "n_images": state.count, "bank_direction": state.directions / max(state.count, 1),
+            "dtype": state.dtype.name,
+        }  # fmt: skip
+        del self._state
+
+    def dataset(self, number: int, digest: str) -> xr.Dataset:
+        """The projection of one job."""
+        start = sum(len(job.unit) for job in self.jobs[:number])
+        job = self.jobs[number]
+        mine = slice(start, start + len(job.unit))
+        found = {name: np.concatenate([p[name] for p in self._parts])[mine] for name in self._parts[0]}
+        return job.dataset(found, {**self._info, "bank_hash": digest}, self.plan)
+
+    def alone(self, bank: EmbeddingBank, budget: int) -> str:
+        """As reading it, but by dask, which computes its arrays where it sees fit; the bank's hash."""
+        masks = None if self.mask is None else self.mask[None]
+        found, info = stream(self.unit(), bank, self.plan, budget, folds=masks, show=False)[0]
+        self._parts, self._info = [found], info
+        return str(info["bank_hash"])
+
+
+class _Best:
+    """Best images of one job's voxels; embeddings of those that are best so far are kept where asked."""
+
+    def __init__(self, best: Best, keep_rows: bool, n_images: int | None) -> None:
+        self.best, self.keep, self._n_images = best, keep_rows, n_images
+        self.n, self.cost = len(best.matrix), 12 * (best.matrix.shape[1] + best.k)
+        if keep_rows:
+            self.cost += 2 * 8 * best.matrix.shape[1] * best.k
+        self._ids = IdCollector()
+        self._kept: dict[int, np.ndarray] = {}
+        self._found: list[tuple[np.ndarray, np.ndarray]] = []
+        self._rows: dict[int, np.ndarray] = {}
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        rows, self._block = plan_blocks(budget, width, b - a)
+        best = self.best
+        self._list = BestRows(best.matrix[a:b], best.k, self._n_images, normalise=best.features_normalised)
+        return rows
+
+    def update(self, chunk: Chunk) -> None:
+        self._list.update(chunk, self._block)
+        self._ids(chunk, self._list.index)
+        if self.keep:
+            new = np.unique(self._list.index[self._list.index >= chunk.start])
+            rows = np.asarray(chunk.rows)
+            self._kept.update((int(k), np.array(rows[k - chunk.start])) for k in new)
+            if len(self._kept) > max(4096, 2 * self._list.index.size):
+                self._prune()
+
+    def _prune(self) -> None:
+        live = set(np.unique(self._list.index).tolist())
+        self._kept = {k: row for k, row in self._kept.items() if k in live}
+
+    def close(self) -> None:
+        self._found.append(self._list.finish())
+        self._prune()
+        self._rows.update(self._kept)
+        self._kept = {}
+        del self._list
+
+    def result(self) -> Found:
+        score = np.concatenate([s for s, _ in self._found])
+        at = np.concatenate([i for _, i in self._found])
+        order = sorted(self._rows)
+        names = self._ids.names(np.array(order, dtype=np.int64))
+        rows = {str(n): self._rows[k] for n, k in zip(names, order, strict=True)}
+        return Found(self.best.table(score, self._ids.names(at)), rows)
+
+
+class _Images:
+    """Mean of the images, and some random ones."""
+
+    n, cost = 1, 0
+
+    def __init__(self, sums: ImageSums) -> None:
+        self.sums = sums
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        return max(1, min(budget // (64 * width), 65536))
+
+    def update(self, chunk: Chunk) -> None:
+        self.sums.update(chunk)
+
+    def close(self) -> None: ...
+
+
+class BankPass:
+    """What several stages need of a bank, found while it is read once.
+
+    Ask with :meth:`project`, :meth:`evidence` and :meth:`images`; each gives a function that has the result after
+    :meth:`read`. Results are those of :func:`neuroenc.captions.project`, :func:`neuroenc.captions.evidence` and
+    a reading of their own. The bank is read once more only for as many voxels as do not fit ``max_memory``.
+
+    Parameters
+    ----------
+    bank : see :func:`neuroenc.retrieval.as_bank`
+    max_memory : str, int or None
+        Bytes for the running sums of all that was asked, and for temporaries.
+    progress : bool
+
+    Attributes
+    ----------
+    n_passes : int
+        How often the bank was read.
+
+    Examples
+    --------
+    >>> reading = BankPass(np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]))
+    >>> weights = np.array([[5.0, 0.0], [0.0, 5.0]])
+    >>> projection, best = reading.project(weights), reading.evidence(weights, k=1)
+    >>> reading.read()
+    >>> projection()["norm"].values.round(3).tolist(), best().table["stimulus"].tolist(), reading.n_passes
+    ([2.0, 3.0], ['0', '1'], 1)
+    """
+
+    def __init__(self, bank: Any, *, max_memory: str | int | None = None, progress: bool = False) -> None:
+        self.bank, self.max_memory, self.progress = as_bank(bank), max_memory, progress
+        self.n_passes, self._done = 0, False
+        self._groups: dict[Any, _Projections] = {}
+        self._others: list[_Reader] = []
+        self._digest = ""
+
+    def project(
+        self, coef: Any, part: np.ndarray | None = None, *, intercept: Any = None, temperature: float = 1 / 150,
+        renormalise: bool = True, decouple: bool = True, features_normalised: bool = True,
+    ) -> Callable[[], xr.Dataset]:  # fmt: skip
+        """Ask for the projection of weights, as of :func:`neuroenc.captions.project`.
+
+        Parameters
+        ----------
+        coef : DataArray or array (feature, voxel), or encoder with ``to_linear()``
+        part : bool array (n,), optional
+            Images that count.
+        intercept, temperature, renormalise, decouple, features_normalised
+            As in :func:`neuroenc.captions.project`.
+        """
+        self._still_open()
+        mask = None if part is None else as_folds(np.asarray(part)[None], self.bank.n, 0)[0]
+        plan = Plan(temperature, decouple, None, None, None, "softmax")
+        key = (plan, None if mask is None else hash_array(mask))
+        group = self._groups.setdefault(key, _Projections(plan, mask))
+        number = len(group.jobs)
+        group.jobs.append(_Job(coef, intercept, renormalise, features_normalised, None))
+        return lambda: group.dataset(number, self._read())
+
+    def evidence(
+        self, coef: Any, *, intercept: Any = None, k: int = 8, features_normalised: bool = True,
+        keep_rows: bool = False,
+    ) -> Callable[[], Found]:  # fmt: skip
+        """Ask for the best images of voxels, as of :func:`neuroenc.captions.evidence`.
+
+        Parameters
+        ----------
+        coef, intercept, k, features_normalised
+            As in :func:`neuroenc.captions.evidence`.
+        keep_rows : bool
+            Whether the embeddings of these images are kept.
+        """
+        self._still_open()
+        best = Best(coef, intercept, k, features_normalised)
+        if not len(best.matrix):
+            return lambda: Found(best.table(np.zeros((0, k)), np.zeros((0, k), str)), {})
+        reader = _Best(best, keep_rows, self.bank.n)
+        self._others.append(reader)
+
+        def result() -> Found:
+            self._read()
+            return reader.result()
+
+        return result
+
+    def images(self, n_random: int, seed: int = 0) -> Callable[[], BankImages]:
+        """Ask for the mean of the images and for ``n_random`` of them, drawn at random."""
+        self._still_open()
+        sums = ImageSums(self.bank.n, n_random, seed)
+        self._others.append(_Images(sums))
+
+        def result() -> BankImages:
+            self._read()
+            return sums.result()
+
+        return result
+
+    def _still_open(self) -> None:
+        if self._done:
+            raise ConfigError("this bank was read already. Next step: a new BankPass for what else is asked.")
+
+    def _read(self) -> str:
+        if not self._done:
+            raise ConfigError("the bank was not read yet. Next step: read(), then ask for results.")
+        return self._digest
+
+    def read(self) -> None:
+        """Read the bank.
+
+        Raises
+        ------
+        DataError
+            Width mismatch; NaN, infinite or zero-norm embeddings; an empty bank; a stream that would have to be read
+            more than once.
+        """
+        self._still_open()
+        self._done = True
+        budget = parse_memory(self.max_memory)
+        readers: list[_Reader] = list(self._others)
+        if is_lazy(self.bank):
+            for group in self._groups.values():
+                self._digest = group.alone(self.bank, budget)
+                self.n_passes += 1
+        else:
+            readers = [*self._groups.values(), *readers]
+        passes = _passes(readers, budget // 2)
+        if len(passes) > 1 and not self.bank.reusable:
+            need = 2 * sum(r.n * r.cost for r in readers)
+            raise DataError(
+                f"{need:,} bytes of max_memory are needed to read a stream once; it is {budget:,}. Next step: raise "
+                "max_memory, or pass a bank that can be read again (memmap, list)."
+            )
+        total = None if self.bank.n is None else self.bank.n * len(passes)
+        with progress_bar(desc="bank", total=total, show=self.progress, unit="image") as bar:
+            for several in passes:
+                self._once(several, budget, bar)
+
+    def _once(self, several: list[tuple[_Reader, int, int]], budget: int, bar: Any) -> None:
+        width = self._width()
+        rows = min(reader.open(a, b, budget, width) for reader, a, b in several)
+        digest = None if self._digest or not self._groups else BankHash()
+        for chunk in self.bank.chunks(rows, width):
+            for reader, _, _ in several:
+                reader.update(chunk)
+            if digest is not None:
+                digest.update(chunk)
+            bar.update(len(chunk.rows))
+        self._digest = digest.hexdigest() if digest is not None else self._digest
+        for reader, _, _ in several:
+            reader.close()
+        self.n_passes += 1
+
+    def _width(self) -> int:
+        """Width of the weights, which the bank is checked against; of the bank where no weights are."""
+        for group in self._groups.values():
+            return int(group.jobs[0].unit.shape[1])
+        for reader in self._others:
+            if isinstance(reader, _Best):
+                return int(reader.best.matrix.shape[1])
+        return int(self.bank.width or 512)
+
+
+def _passes(readers: list[_Reader], capacity: int) -> list[list[tuple[_Reader, int, int]]]:
+    """Readers, or parts of them, by the reading of the bank in which they fit ``capacity`` bytes."""
+    out: list[list[tuple[_Reader, int, int]]] = [[]]
+    left = capacity
+    for reader in readers:
+        done = 0
+        while True:
+            fit = reader.n - done if not reader.cost else left // reader.cost
+            if fit < 1 and reader.n and out[-1]:
+                out.append([])
+                left = capacity
+                continue
+            n = min(max(1, fit), reader.n - done)
+            out[-1].append((reader, done, done + n))
+            done, left = done + n, left - n * reader.cost
+            if done >= reader.n:
+                break
+    return [several for several in out if several]
