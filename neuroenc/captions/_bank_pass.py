@@ -35,8 +35,13 @@ class Found(NamedTuple):
 class _Reader(Protocol):
     """Something that is found of a bank, for rows ``a:b`` of ``n`` at a time where memory is short."""
 
-    n: int
-    cost: int  # bytes for each of the n while the bank is read
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def cost(self) -> int:
+        """Bytes for each of the ``n`` while the bank is read."""
+        ...
 
     def open(self, a: int, b: int, budget: int, width: int) -> int:
         """Begin; the largest chunk (rows) that is welcome."""
@@ -295,7 +300,8 @@ class BankPass:
                 self._digest = group.alone(self.bank, budget)
                 self.n_passes += 1
         else:
-            readers = [*self._groups.values(), *readers]
+            groups: list[_Reader] = list(self._groups.values())
+            readers = groups + readers
         passes = _passes(readers, budget // 2)
         if len(passes) > 1 and not self.bank.reusable:
             need = 2 * sum(r.n * r.cost for r in readers)

@@ -130,8 +130,8 @@ def caption_voxels(
     images = as_bank(bank)
     if not images.reusable:
         raise DataError(
-            "the bank is a one-time stream, of which neither length nor images can be looked up. Next step: pass a list, "
-            "array or path."
+            "the bank is a one-time stream, of which neither length nor images can be looked up. Next step: pass a "
+            "list, array or path."
         )
     if isinstance(n_evidence, bool) or int(n_evidence) != n_evidence or n_evidence < 0:
         raise DataError(f"n_evidence={n_evidence!r} is not legal; it must be an integer of at least 0.")

@@ -14,6 +14,7 @@ from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_decoders import make_decoder, make_text_embedder
 from neuroenc.workflows._caption_fit import fit_subjects
 from neuroenc.workflows._caption_inputs import load_bank_of, load_subjects, load_texts
+from neuroenc.workflows._caption_readings import Readings
 from neuroenc.workflows._caption_stages import analysed, captioned, checked, grounded
 from neuroenc.workflows._caption_summary import closing_lines, summary_of
 from neuroenc.workflows._captioner import Captioner
@@ -96,10 +97,12 @@ def caption(
         n_evidence=config.grounding.images, temperature=p.temperature, renormalise=p.renormalise, decouple=p.decouple,
         progress=progress,
     )  # fmt: skip
-    study = captioned(config, captioner, fitted, gate, bank, steps)
-    study = grounded(config, captioner, fitted, study, texts, steps, say)
-    study = checked(config, captioner, fitted, study, subjects, shown, texts, steps, progress, say)
-    study = analysed(config, captioner, fitted, study, texts, steps, say)
+    passed = gate["captioned"].to_numpy(dtype=bool)
+    readings = Readings(config, captioner, fitted, passed, subjects, bank.name, steps)
+    study = captioned(config, captioner, fitted, gate, bank, readings, steps)
+    study = grounded(config, captioner, fitted, study, texts, readings, steps, say)
+    study = checked(config, captioner, fitted, study, subjects, shown, texts, readings, steps, progress, say)
+    study = analysed(config, captioner, fitted, study, texts, readings, steps, say)
     summary = summary_of(study, len(subjects))
     say("6/6 report")
     study.save(out / "study")

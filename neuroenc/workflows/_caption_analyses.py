@@ -20,6 +20,7 @@ from neuroenc.captions import (
     hallucination_rate,
     words,
 )
+from neuroenc.captions.checks._grounding_bank import BankImages
 from neuroenc.workflows._caption_config import AnalysisConfig
 from neuroenc.workflows._caption_inputs import Texts
 from neuroenc.workflows._captioner import Captioner
@@ -47,17 +48,18 @@ def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[s
 
 def make_checker(
     captioner: Captioner, coef: xr.DataArray, intercept: Any, evidence: pd.DataFrame, texts: Texts | None,
-    direction: np.ndarray | None, joint: bool, seed: int,
+    direction: np.ndarray | None, joint: bool, seed: int, images: BankImages | None,
 ) -> GroundingChecker | None:  # fmt: skip
     """Two witnesses for the phrases of captions; None where no human captions are known at all.
 
-    ``joint`` says that texts and images lie around two means (a joint space), not in one cloud.
+    ``joint`` says that texts and images lie around two means (a joint space), not in one cloud; ``images`` are what
+    the bank was read for.
     """
     found = evidence_captions(captioner, texts)
     if found is None or captioner.embed_text is None:
         return None
     return GroundingChecker(
-        coef, evidence, found[0], captioner.embed_text, bank=captioner.bank, intercept=intercept,
+        coef, evidence, found[0], captioner.embed_text, bank=images, intercept=intercept,
         text_direction=direction if joint else None, centre=joint, seed=seed,
         features_normalised=captioner.features_normalised, max_memory=captioner.max_memory,
     )  # fmt: skip

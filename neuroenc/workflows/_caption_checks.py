@@ -2,70 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc.captions import bank_folds, caption_diversity, caption_stability, round_trip, sentence_scores
-from neuroenc.encoders import resampled_rows, ridge_weights
-from neuroenc.workflows._caption_config import StabilityConfig
+from neuroenc._util.progress import progress as progress_bar
+from neuroenc.captions import caption_diversity, round_trip, sentence_scores
+from neuroenc.captions.checks._stability import score_stability
 from neuroenc.workflows._caption_inputs import Subject
+from neuroenc.workflows._caption_readings import Readings
 from neuroenc.workflows._captioner import Captioner
 
 __all__ = ["diversity_table", "held_out_scores", "round_trip_table", "stability_tables"]
 
 
-def _parts(captioner: Captioner, n: int, seed: int) -> np.ndarray:
-    """Disjoint random parts of the bank, as masks."""
-    size = captioner.bank.n
-    if size is None or size < n:
-        raise DataError(f"a bank of {size} images cannot be dealt into {n} folds. Next step: [stability] folds = 0.")
-    return bank_folds(size, n, seed=seed)
-
-
-def _weights(
-    subjects: list[Subject], alphas: list[np.ndarray], coef: xr.DataArray, kind: str, n: int, seed: int
-) -> Iterator[xr.DataArray]:
-    """Weights of all subjects' voxels (those in ``coef``) on resampled stimuli, one variant after another."""
-    streams = []
-    for s, (subject, alpha) in enumerate(zip(subjects, alphas)):
-        groups = subject.Y.coords["stimulus"].values
-        if len(np.unique(groups)) < 20 and "run" in subject.Y.coords:
-            # Few stimuli, each shown in every run: runs are what was sampled.
-            groups = subject.Y.coords["run"].values
-        streams.append((subject, alpha, resampled_rows(groups, kind, n, seed=seed + 1000 * s)))
-    for _ in range(2 * n if kind == "halves" else n):
-        parts = []
-        for subject, alpha, rows in streams:
-            at = next(rows)
-            parts.append(ridge_weights(subject.X.values[at], subject.Y.values[at], alpha)[0])
-        values = np.concatenate(parts, axis=1)
-        yield coef.copy(data=values.astype(coef.dtype))
-
-
 def stability_tables(
-    captioner: Captioner, coef: xr.DataArray, passed: np.ndarray, subjects: list[Subject], alphas: list[np.ndarray],
-    config: StabilityConfig, embed_text: Callable[[list[str]], Any], direction: Any, seed: int, progress: bool,
-) -> tuple[pd.DataFrame, pd.DataFrame] | None:  # fmt: skip
-    """Captions again on folds of the bank, bootstraps and halves; ``coef`` holds the voxels of all subjects."""
-    kept = coef.isel(voxel=np.flatnonzero(passed))
-    variants: dict[str, list[Any]] = {}
-    if config.folds:
-        variants["folds"] = [(kept, part) for part in _parts(captioner, config.folds, seed)]
-    for name, kind, n in (("bootstrap", "bootstrap", config.bootstraps), ("halves", "halves", config.halves)):
-        if n:
-            drawn = _weights(subjects, alphas, coef, kind, n, seed)
-            variants[name] = [(w.isel(voxel=np.flatnonzero(passed)), None) for w in drawn]
-    if not variants:
-        return None
-    return caption_stability(
-        variants, captioner.best, embed_text, text_direction=direction, null_voxels=config.null_voxels, seed=seed,
-        progress=progress,
+    captioner: Captioner, readings: Readings, embed_text: Callable[[list[str]], Any], direction: Any, seed: int,
+    progress: bool,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Captions again on folds of the bank, bootstraps and halves: ``voxels`` and ``summary``, or nothing."""
+    told, voxels = [], np.zeros(0)
+    with progress_bar(desc="stability", total=readings.n_stability, show=progress) as bar:
+        for kind, null, projection in readings.stability():
+            voxels = voxels if null else projection["voxel"].values
+            told.append((kind, null, captioner.best_of(projection)))
+            bar.update(1)
+    if not told:
+        return {}
+    found = score_stability(
+        voxels, told, embed_text, text_direction=direction, seed=seed, of_voxels=readings.n_passed
     )  # fmt: skip
+    return dict(zip(("voxels", "summary"), found))
 
 
 def held_out_scores(

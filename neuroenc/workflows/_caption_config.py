@@ -124,12 +124,18 @@ class GroundingConfig:
 @dataclass(frozen=True)
 class StabilityConfig:
     """Captions again: on ``folds`` disjoint parts of the bank, on ``bootstraps`` of the training stimuli, and on
-    ``halves`` pairs of halves of them; 0 leaves a kind out."""
+    ``halves`` pairs of halves of them; 0 leaves a kind out.
+
+    ``max_voxels``: captions are made again for so many of the captioned voxels, a random sample stratified by subject
+    and region (0: for all of them). Every variant takes as long as the captions of these voxels did. ``null_voxels``:
+    voxels whose weights are shuffled for the null.
+    """
 
     folds: int = 5
     bootstraps: int = 5
     halves: int = 1
     null_voxels: int = 100
+    max_voxels: int = 200
 
 
 @dataclass(frozen=True)
@@ -232,8 +238,18 @@ def _check(config: CaptionConfig) -> None:
         raise ConfigError('[bank] source = "unseen" is for the simulated world. Next step: "stimuli" or a data set.')
     if config.space.stimuli == "captions" and config.bank.source == "stimuli":
         raise ConfigError('[space] stimuli = "captions" needs [bank] source = "captions" or a data set.')
-    if config.stability.folds == 1:
-        raise ConfigError("stability.folds = 1 has nothing to agree with; legal: 0, or at least 2.")
+    s = config.stability
+    for name, legal in (("folds", "0, or at least 2"), ("bootstraps", "0, or at least 2"), ("halves", "at least 0")):
+        value = getattr(s, name)
+        if value < 0 or (value == 1 and name != "halves"):
+            raise ConfigError(f"stability.{name} = {value} has nothing to agree with; legal: {legal}.")
+    if s.max_voxels < 0 or s.max_voxels == 1:
+        raise ConfigError(
+            f"stability.max_voxels = {s.max_voxels} is not legal: stability is measured on a sample of at least 2 "
+            "voxels, or on all that are captioned (0). Next step: the default, 200."
+        )
+    if s.null_voxels < 2:
+        raise ConfigError(f"stability.null_voxels = {s.null_voxels} is not legal; it must be at least 2.")
 
 
 def _absolute(config: CaptionConfig, folder: Path) -> CaptionConfig:

@@ -20,6 +20,7 @@ from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_decoders import text_direction
 from neuroenc.workflows._caption_fit import Fitted
 from neuroenc.workflows._caption_inputs import Bank, Subject, Texts
+from neuroenc.workflows._caption_readings import Readings
 from neuroenc.workflows._caption_truth import judge_planted, planted_summary
 from neuroenc.workflows._captioner import Captioner
 from neuroenc.workflows._captioning import CAPTION_NOTES
@@ -35,8 +36,9 @@ def _part(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray, np.ndarray
 
 
 def captioned(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, steps: Steps
-) -> CaptionStudy:
+    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, readings: Readings,
+    steps: Steps,
+) -> CaptionStudy:  # fmt: skip
     """The study with captions and evidence."""
     folder = steps.path(
         "captions",
@@ -47,8 +49,9 @@ def captioned(
     if (folder / "study.json").is_file():
         steps.say(f"  captions: done before, taken from {folder.parent.name}/")
         return CaptionStudy.load(folder)
-    began = time.perf_counter()
     h, e = config.held_out, config.encoder
+    projected = (readings.fitted, readings.evidence) if gate["captioned"].any() else None
+    began = time.perf_counter()
     study = captioner.caption(
         (fitted.coef, fitted.intercept),
         fitted.scores,
@@ -62,6 +65,7 @@ def captioned(
             "seed": config.seed,
         },
         caveats=[*config.notes, *_caveats(config)],
+        projected=projected,
     )
     settings = dict(study.settings)
     settings["bank"] = {**settings["bank"], "name": bank.name}
@@ -88,7 +92,7 @@ def _caveats(config: CaptionConfig) -> list[str]:
 
 def grounded(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    steps: Steps, say: Callable[[str], None],
+    readings: Readings, steps: Steps, say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with the verdict on each phrase, and captions written under the checker's eyes where asked."""
     if not config.grounding.enabled or not len(study.captions):
@@ -104,13 +108,14 @@ def grounded(
     def work() -> dict[str, pd.DataFrame]:
         direction = text_direction(texts, captioner.decoder)
         checker = make_checker(
-            captioner, coef, intercept, study.evidence, texts, direction, joint, config.seed
+            captioner, coef, intercept, study.evidence, texts, direction, joint, config.seed, readings.images
         )
         if checker is None:
             return {}
         captions = study.captions
         if config.grounding.intervene:
-            captions = _intervened(captioner, checker, coef, intercept, captions)
+            projection = readings.fitted.sel(voxel=coef["voxel"])
+            captions = _intervened(captioner, checker, projection, coef, intercept, captions)
         return ground(checker, captions, config.seed)
 
     found = steps.frames("grounding", inputs, work)
@@ -125,23 +130,23 @@ def grounded(
 
 
 def _intervened(
-    captioner: Captioner, checker: Any, coef: xr.DataArray, intercept: np.ndarray, captions: pd.DataFrame
-) -> pd.DataFrame:
+    captioner: Captioner, checker: Any, projection: xr.Dataset, coef: xr.DataArray, intercept: np.ndarray,
+    captions: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
     from neuroenc.captions import PrefixDecoder, grounded_decode
 
     if not isinstance(captioner.decoder, PrefixDecoder):
         raise ConfigError('[grounding] intervene = true needs [decoder] kind = "prefix" or "corpus".')
     found = grounded_decode(
-        captioner.decoder, captioner.project(coef, intercept=intercept), checker, captioner.top, coef=coef,
-        intercept=intercept,
-    ).captions  # fmt: skip
+        captioner.decoder, projection, checker, captioner.top, coef=coef, intercept=intercept
+    ).captions
     evidence = captions.drop_duplicates("voxel").set_index("voxel")["evidence"]
     return found.assign(evidence=found["voxel"].map(evidence))
 
 
 def checked(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, subjects: list[Subject],
-    shown: Any, texts: Texts | None, steps: Steps, progress: bool, say: Callable[[str], None],
+    shown: Any, texts: Texts | None, readings: Readings, steps: Steps, progress: bool, say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with stability, scores and controls."""
     passed = study.gate["captioned"].to_numpy(dtype=bool)
@@ -155,14 +160,13 @@ def checked(
         "projection": vars(config.projection), "bank": study.settings["bank"], "seed": config.seed,
     }  # fmt: skip
     quality = dict(study.quality)
-    say("4/6 stability: captions again on parts of the bank and of the data")
+    kinds = config.stability.folds or config.stability.bootstraps or config.stability.halves
+    n, of = int(readings.sampled.sum()), readings.n_passed
+    on = f", {n:,} of {of:,} voxels" if n < of else ""
+    say(f"4/6 stability: captions again on parts of the bank and of the data{on if kinds else ''}")
 
     def stability() -> dict[str, pd.DataFrame]:
-        found = stability_tables(
-            captioner, fitted.coef, passed, subjects, fitted.alphas, config.stability, embed_text, direction,
-            config.seed, progress,
-        )  # fmt: skip
-        return {} if found is None else {"voxels": found[0], "summary": found[1]}
+        return stability_tables(captioner, readings, embed_text, direction, config.seed, progress)
 
     stable = steps.frames("stability", {**base, "stability": vars(config.stability)}, stability)
     if stable:
@@ -172,7 +176,10 @@ def checked(
     def control() -> dict[str, pd.DataFrame]:
         mixed = shuffled_control(fitted.coef, config.seed)
         gate = study.gate
-        return {"captions": captioner.caption(mixed, fitted.scores, gate=gate).captions}
+        projection = readings.shuffled.sel(voxel=gate.loc[gate["captioned"], "voxel"].to_numpy())
+        nothing = pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
+        found = captioner.caption(mixed, fitted.scores, gate=gate, projected=(projection, nothing))
+        return {"captions": found.captions}
 
     shuffled = steps.frames("shuffled", base, control)["captions"]
     vectors, kind = _stimulus_vectors(config, shown, subjects, progress)
@@ -190,7 +197,7 @@ def checked(
         found = steps.frames("sentence", {**base, "kind": kind}, scores)
         sentence, quality["sentence-level scores"] = found["voxels"], found["summary"]
     if texts is not None:
-        image_mean = captioner.image_direction()
+        image_mean = readings.fitted["bank_direction"].values
         text_mean = direction if config.bank.source != "captions" else None
         quality["round trip"] = round_trip_table(
             study.captions, fitted.coef, texts.vectors, embed_text, text_mean, image_mean, config.seed
@@ -211,7 +218,9 @@ def checked(
         for name, table in (("fitted weights", study.captions), ("shuffled weights", shuffled)):
             rows.append({"weights": name, **planted_summary(judge_planted(table, fitted.truth), "")})
         quality["planted selectivity"] = pd.DataFrame(rows)
-    settings = {**study.settings, "stability": vars(config.stability)}
+    settings = dict(study.settings)
+    if stable:
+        settings["stability"] = {**vars(config.stability), "n_voxels": n, "of_voxels": of}
     if sentence is not None:
         settings["sentence"] = {"stimuli as": kind}
     return dataclasses.replace(
@@ -248,7 +257,7 @@ def _stimulus_vectors(
 
 def analysed(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    steps: Steps, say: Callable[[str], None],
+    readings: Readings, steps: Steps, say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with what its captions say of regions."""
     if not len(study.captions):
@@ -261,7 +270,8 @@ def analysed(
 
     def work() -> dict[str, pd.DataFrame]:
         labels = {k: c for k, c in fitted.scores.coords.items() if c.dims == ("voxel",)}
-        projection = captioner.project(coef.assign_coords({k: c.sel(voxel=coef["voxel"]) for k, c in labels.items()}))
+        projection = readings.fitted.sel(voxel=coef["voxel"])
+        projection = projection.assign_coords({k: c.sel(voxel=coef["voxel"]) for k, c in labels.items()})
         return analyses(
             study, projection, config.analysis, captioner.embed_text, text_direction(texts, captioner.decoder),
             config.space.stimuli == "image", config.seed, say,

@@ -27,7 +27,9 @@ def summary_of(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
     quality = study.quality
     if "stability" in quality:
         for row in quality["stability"].to_dict("records"):
+            out |= {"stability_n_voxels": int(row["n_voxels"]), "stability_of_voxels": int(row["of_voxels"])}
             out[f"agreement:{row['kind']}"] = row["mean"]
+            out[f"agreement_low:{row['kind']}"], out[f"agreement_high:{row['kind']}"] = row["low"], row["high"]
             out[f"agreement_shuffled_weights:{row['kind']}"] = row["shuffled_weights"]
     if "sentence-level scores" in quality and len(quality["sentence-level scores"]):
         table = quality["sentence-level scores"]
@@ -63,7 +65,9 @@ def closing_lines(summary: dict[str, Any]) -> list[str]:
             f"{summary['agreement_shuffled_weights:' + k]:.2f})"
             for k in kinds
         ]
-        lines.append("agreement of captions: " + ", ".join(said))
+        n, of = summary["stability_n_voxels"], summary["stability_of_voxels"]
+        on = f"; measured on {n:,} of {of:,} captioned voxels" if n < of else ""
+        lines.append("agreement of captions: " + ", ".join(said) + on)
     if "hallucination_rate" in summary:
         lines.append(f"phrases without support: {summary['hallucination_rate']:.0%}")
     if summary.get("planted_family_named") is not None:

@@ -13,8 +13,10 @@ import xarray as xr
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.provenance import versions
-from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels
-from neuroenc.captions._linear import as_weights
+from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels, project
+from neuroenc.captions._bank_pass import BankPass
+from neuroenc.captions._caption import decoded
+from neuroenc.captions._linear import as_weights, select_voxels
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import as_bank
 
@@ -94,12 +96,10 @@ class Captioner:
         **settings
             Of :func:`neuroenc.captions.project`, instead of the captioner's own.
         """
-        from neuroenc.captions import project, project_folds, project_weights
+        from neuroenc.captions import project_folds, project_weights
 
         options: dict[str, Any] = {
-            "temperature": self.temperature, "renormalise": self.renormalise, "decouple": self.decouple,
-            "features_normalised": self.features_normalised, "max_memory": self.max_memory, "progress": False,
-            **settings,
+            **self._softmax(), "max_memory": self.max_memory, "progress": False, **settings,
         }  # fmt: skip
         if self.method == "softmax":
             if part is None:
@@ -109,6 +109,22 @@ class Captioner:
         if part is not None:
             bank = as_bank([(c.rows, c.ids) for c in self.bank.take(np.flatnonzero(part))])
         return project_weights(coef, bank, method=self.method, **options)
+
+    def _softmax(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature, "renormalise": self.renormalise, "decouple": self.decouple,
+            "features_normalised": self.features_normalised,
+        }  # fmt: skip
+
+    def asking(self, reading: BankPass) -> Callable[..., Callable[[], xr.Dataset]]:
+        """As :meth:`project`, but softmax projections are found by ``reading``; what is given has them afterwards."""
+
+        def ask(coef: Any, part: np.ndarray | None = None, intercept: Any = None) -> Callable[[], xr.Dataset]:
+            if self.method == "softmax":
+                return reading.project(coef, part, intercept=intercept, **self._softmax())
+            return lambda: self.project(coef, part, intercept=intercept)
+
+        return ask
 
     def image_direction(self) -> np.ndarray:
         """Mean unit-norm image of the bank (feature,): known once something was captioned, else a pass over it."""
@@ -129,9 +145,13 @@ class Captioner:
         part : bool array (n,), optional
             As in :meth:`project`.
         """
-        weights = as_weights(coef)
-        found = self.decoder.decode(self.project(weights.coef, part), 1)
-        return found.set_index("voxel")["caption"].reindex(weights.coef["voxel"].values).fillna("").tolist()
+        return self.best_of(self.project(as_weights(coef).coef, part))
+
+    def best_of(self, projection: xr.Dataset) -> list[str]:
+        """As :meth:`best`, of weights that are projected already."""
+        found = self.decoder.decode(projection, 1)
+        texts: list[str] = found.set_index("voxel")["caption"].reindex(projection["voxel"].values).fillna("").tolist()
+        return texts
 
     def caption(
         self,
@@ -142,8 +162,9 @@ class Captioner:
         title: str = "Voxel captions",
         settings: Mapping[str, Any] | None = None,
         caveats: Sequence[str] = (),
+        projected: tuple[xr.Dataset, pd.DataFrame] | None = None,
     ) -> CaptionStudy:
-        """Captions of the voxels that pass the gate.
+        """Captions of the voxels that pass the gate. The bank is read once, for projection and evidence together.
 
         Parameters
         ----------
@@ -159,6 +180,9 @@ class Captioner:
             More of what the methods paragraph should know (``encoder``, ``features``, ...).
         caveats : sequence of str
             What a reader must know.
+        projected : tuple of (Dataset, DataFrame), optional
+            Projection and evidence of just the voxels that pass the gate, where they are known: the bank is then not
+            read.
 
         Returns
         -------
@@ -183,19 +207,22 @@ class Captioner:
                 caveats.append("Scores have no q_value: voxels are captioned whether predicted above chance or not.")
         passed = gate["captioned"].to_numpy(dtype=bool)
         if passed.any():
-            found = caption_voxels(
-                (weights.coef, weights.intercept) if weights.has_intercept else weights.coef, self.bank, self.decoder,
-                top=self.top, n_evidence=self.n_evidence, mask=passed, temperature=self.temperature,
-                renormalise=self.renormalise, decouple=self.decouple, features_normalised=self.features_normalised,
-                projector=self._projector, max_memory=self.max_memory, progress=self.progress,
-            )  # fmt: skip
+            if projected is not None:
+                found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
+            else:
+                found = caption_voxels(
+                    (weights.coef, weights.intercept) if weights.has_intercept else weights.coef, self.bank,
+                    self.decoder, top=self.top, n_evidence=self.n_evidence, mask=passed,
+                    projector=project if self.method == "softmax" else self._projector, max_memory=self.max_memory,
+                    progress=self.progress, **self._softmax(),
+                )  # fmt: skip
             captions, evidence = found.captions, found.evidence
-            projected = found.projection
-            self._direction = projected["bank_direction"].values
-            facts = {k: v for k, v in projected.attrs.items() if isinstance(v, (int, float, str))}
+            projection = found.projection
+            self._direction = projection["bank_direction"].values
+            facts = {k: v for k, v in projection.attrs.items() if isinstance(v, (int, float, str))}
+            extra = _per_voxel(projection, scores)
         else:
-            captions, evidence, facts, projected = _no_captions(), _no_evidence(), {}, None
-        extra = _per_voxel(projected, scores)
+            captions, evidence, facts, extra = _no_captions(), _no_evidence(), {}, {}
         gate = _unprojected(gate, captions)
         return CaptionStudy(
             title=title,
@@ -256,10 +283,8 @@ def _no_evidence() -> pd.DataFrame:
     return pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
 
 
-def _per_voxel(projected: xr.Dataset | None, scores: xr.Dataset) -> dict[str, Any]:
+def _per_voxel(projected: xr.Dataset, scores: xr.Dataset) -> dict[str, Any]:
     """What the projection says of each voxel, NaN for voxels that were held back."""
-    if projected is None:
-        return {}
     names = ("cosine_before_after", "effective_images", "nearest_cosine", "projected_predicted", "distance")
     at = pd.Index(projected["voxel"].values).get_indexer(scores["voxel"].values)
     found = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,71 @@ import xarray as xr
 from neuroenc._util.errors import DataError
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
-from neuroenc.captions._linear import as_weights, select_voxels
+from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.checks._scoring import caption_agreement
+from neuroenc.captions.checks._voxel_sample import sample_voxels
 
-__all__ = ["caption_stability"]
+__all__ = ["StabilityJob", "caption_stability", "score_stability", "stability_jobs"]
 
 #: (weights of one variant, bank to project them on)
 Variant = tuple[Any, Any]
+
+
+class StabilityJob(NamedTuple):
+    """Weights to be captioned on a bank: one variant of a kind, or its null of shuffled weights."""
+
+    kind: str
+    null: bool
+    weights: xr.DataArray
+    bank: Any
+
+
+def stability_jobs(
+    variants: Mapping[str, Sequence[Variant]], *, null_voxels: int = 100, seed: int = 0
+) -> list[StabilityJob]:
+    """All captionings that stability rests on: each variant, and shuffled weights of some voxels beside it."""
+    jobs: list[StabilityJob] = []
+    rng = np.random.default_rng(seed)
+    known = None
+    for kind, several in variants.items():
+        weights = [as_weights(w) for w, _ in several]
+        known = _same_voxels(kind, weights, known)
+        chosen = np.zeros(len(known), dtype=bool)
+        chosen[rng.permutation(len(known))[:null_voxels]] = True
+        jobs += [StabilityJob(kind, False, w.coef, bank) for w, (_, bank) in zip(weights, several)]
+        for number, (w, (_, bank)) in enumerate(zip(weights, several)):
+            mixed = shuffled_control(select_voxels(w, chosen).coef, seed + 1 + number)
+            jobs.append(StabilityJob(kind, True, mixed, bank))
+    return jobs
+
+
+def score_stability(
+    voxels: Any, told: Sequence[tuple[str, bool, Sequence[str]]], embed_text: Callable[[list[str]], Any], *,
+    text_direction: Any = None, n_shuffles: int = 100, seed: int = 0, of_voxels: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Agreement of captions, from those of each job: ``(kind, null, captions)``. See :func:`caption_stability`."""
+    table: dict[str, Any] = {"voxel": np.asarray(voxels)}
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _, _ in told):
+        texts, null = ([t for k, is_null, t in told if k == kind and is_null == wanted] for wanted in (False, True))
+        agreement, info = caption_agreement(
+            _vectors(texts, embed_text, text_direction), n_shuffles=n_shuffles, seed=seed
+        )
+        chance, _ = caption_agreement(_vectors(null, embed_text, text_direction), n_shuffles=1, seed=seed)
+        same = _same(texts)
+        n = len(agreement)
+        table |= {kind: agreement, f"{kind}_null": np.full(n, chance.mean()), f"{kind}_same": same}
+        draws = agreement[np.random.default_rng([seed, 1]).integers(0, n, (1000, n))].mean(axis=1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        rows.append(
+            {
+                "kind": kind, "n_variants": len(texts), "n_voxels": n, "of_voxels": of_voxels or n,
+                "mean": info["mean"], "low": float(low), "high": float(high),
+                "shuffled_voxels": info["mean_shuffled"], "shuffled_weights": float(chance.mean()),
+                "same": float(same.mean()), "p": info["p"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(table), pd.DataFrame(rows)
 
 
 def caption_stability(
@@ -26,6 +84,8 @@ def caption_stability(
     decode: Callable[[xr.DataArray, Any], Sequence[str]],
     embed_text: Callable[[list[str]], Any],
     *,
+    max_voxels: int | None = None,
+    strata: Sequence[str] | None = None,
     text_direction: Any = None,
     null_voxels: int = 100,
     n_shuffles: int = 100,
@@ -49,6 +109,11 @@ def caption_stability(
         ``decode(weights, bank)`` gives the best caption of each voxel of a DataArray (feature, voxel).
     embed_text : callable
         ``embed_text(list of str)`` gives text vectors (n, feature).
+    max_voxels : int, optional
+        Voxels that are captioned again: a random sample of that size, stratified by region, stands for all. Captions
+        of every voxel in every variant take ``n_variants`` times as long as the captions themselves.
+    strata : sequence of str (voxel,), optional
+        Region of each voxel for that sample; by default the first name of the weights' coordinate ``roi``.
     text_direction : array (feature,), optional
         m; without it texts of a contrastive space agree highly whatever they say.
     null_voxels : int
@@ -61,15 +126,18 @@ def caption_stability(
     Returns
     -------
     voxels : DataFrame
-        One row a voxel: ``voxel``, and for each kind its agreement, its ``<kind>_null`` (mean of the shuffled-weights
-        null), and ``<kind>_same`` (share of pairs of variants with literally the same caption).
+        One row a voxel (of the sample): ``voxel``, and for each kind its agreement, its ``<kind>_null`` (mean of the
+        shuffled-weights null), and ``<kind>_same`` (share of pairs of variants with literally the same caption).
     summary : DataFrame
-        ``kind, n_variants, mean, shuffled_voxels, shuffled_weights, same, p`` (of other voxels' captions).
+        ``kind, n_variants, n_voxels`` (captioned again) ``of_voxels, mean, low, high`` (95 % interval of the mean,
+        bootstrap over the voxels of the sample)``, shuffled_voxels, shuffled_weights, same, p`` (of other voxels'
+        captions).
 
     Raises
     ------
     DataError
-        Fewer than two variants, or variants of different voxels.
+        Fewer than two variants, variants of different voxels, a sample of fewer than two, or strata of another number
+        of voxels.
 
     Examples
     --------
@@ -83,55 +151,47 @@ def caption_stability(
     ([1.0, 1.0, 1.0], [1.0])
     """
     kinds = {k: [(as_weights(w), bank) for w, bank in v] for k, v in variants.items()}
-    table: dict[str, Any] = {}
-    rows = []
-    rng = np.random.default_rng(seed)
-    work = sum(2 * len(v) for v in kinds.values())
-    with progress_bar(desc="stability", total=work, show=progress) as bar:
-        for kind, several in kinds.items():
-            voxels = _same_voxels(kind, several, table.get("voxel"))
-            table.setdefault("voxel", voxels)
-            texts = []
-            for weights, bank in several:
-                texts.append(_captions(decode, weights, bank))
-                bar.update(1)
-            agreement, info = caption_agreement(
-                _vectors(texts, embed_text, text_direction), n_shuffles=n_shuffles, seed=seed
-            )
-            chosen = np.zeros(len(voxels), dtype=bool)
-            chosen[rng.permutation(len(voxels))[:null_voxels]] = True
-            null = []
-            for number, (weights, bank) in enumerate(several):
-                part = select_voxels(weights, chosen)
-                mixed = as_weights(shuffled_control(part.coef, seed + 1 + number))
-                null.append(_captions(decode, mixed, bank))
-                bar.update(1)
-            chance, _ = caption_agreement(_vectors(null, embed_text, text_direction), n_shuffles=1, seed=seed)
-            same = _same(texts)
-            table |= {kind: agreement, f"{kind}_null": np.full(len(voxels), chance.mean()), f"{kind}_same": same}
-            rows.append(
-                {
-                    "kind": kind, "n_variants": len(several), "mean": info["mean"],
-                    "shuffled_voxels": info["mean_shuffled"], "shuffled_weights": float(chance.mean()),
-                    "same": float(same.mean()), "p": info["p"],
-                }
-            )  # fmt: skip
-    return pd.DataFrame(table), pd.DataFrame(rows)
+    known = None
+    for kind, several in kinds.items():
+        known = _same_voxels(kind, [w for w, _ in several], known)
+    if known is None:
+        raise DataError("there are no variants; agreement needs at least two of a kind.")
+    labels = _strata(next(iter(kinds.values()))[0][0].coef) if strata is None else [str(s) for s in strata]
+    if len(labels) != len(known):
+        raise DataError(f"strata name the region of {len(labels)} voxels, the weights are of {len(known)}.")
+    chosen = sample_voxels(labels, max_voxels, seed)
+    sampled = {k: [(select_voxels(w, chosen).coef, bank) for w, bank in v] for k, v in kinds.items()}
+    jobs = stability_jobs(sampled, null_voxels=null_voxels, seed=seed)
+    told = []
+    with progress_bar(desc="stability", total=len(jobs), show=progress) as bar:
+        for job in jobs:
+            told.append((job.kind, job.null, _captions(decode, job.weights, job.bank)))
+            bar.update(1)
+    return score_stability(
+        known[chosen], told, embed_text, text_direction=text_direction, n_shuffles=n_shuffles, seed=seed,
+        of_voxels=len(known),
+    )  # fmt: skip
 
 
-def _same_voxels(kind: str, several: Sequence[Any], known: Any) -> np.ndarray:
+def _strata(coef: xr.DataArray) -> list[str]:
+    if "roi" not in coef.coords:
+        return [""] * coef.sizes["voxel"]
+    return [str(names).split(";")[0] for names in coef["roi"].values]
+
+
+def _same_voxels(kind: str, several: Sequence[Weights], known: Any) -> np.ndarray:
     if len(several) < 2:
         raise DataError(f"{kind}: {len(several)} variant; agreement needs at least two.")
-    names = several[0][0].coef["voxel"].values if known is None else known
-    for weights, _ in several:
+    names: np.ndarray = several[0].coef["voxel"].values if known is None else known
+    for weights in several:
         if not np.array_equal(weights.coef["voxel"].values, names):
             raise DataError(f"variants of {kind!r} name different voxels or another order. Next step: align them.")
     return names
 
 
-def _captions(decode: Callable[[Any, Any], Sequence[str]], weights: Any, bank: Any) -> list[str]:
-    found = [str(t) for t in decode(weights.coef, bank)]
-    n = weights.coef.sizes["voxel"]
+def _captions(decode: Callable[[Any, Any], Sequence[str]], coef: Any, bank: Any) -> list[str]:
+    found = [str(t) for t in decode(coef, bank)]
+    n = coef.sizes["voxel"]
     if len(found) != n:
         raise DataError(f"decode gave {len(found)} captions for {n} voxels; legal is one a voxel.")
     return found
