@@ -28,6 +28,7 @@ from neuroenc.captions.projection._truncate import TruncatedState
 
 if TYPE_CHECKING:
     from neuroenc.captions._synthesis import diffusion_pipeline, synthesise
+    from neuroenc.captions.analysis._aspects import aspect_bands, caption_aspects
     from neuroenc.captions.analysis._categories import categorise, categorise_evidence, category_shares, load_categories
     from neuroenc.captions.analysis._clusters import VoxelClusters, cluster_voxels
     from neuroenc.captions.analysis._colours import EmbeddingColours
@@ -97,9 +98,11 @@ __all__ = [
     "TruncatedState",
     "VoxelClusters",
     "WordBan",
+    "aspect_bands",
     "bank_folds",
     "beam_search",
     "caption_agreement",
+    "caption_aspects",
     "caption_diversity",
     "caption_perplexity",
     "caption_stability",
@@ -181,6 +184,8 @@ _ANALYSES = {
     "STOP_PHRASES": "analysis._stop_phrases",
     "StructuredCaptions": "analysis._structurize",
     "VoxelClusters": "analysis._clusters",
+    "aspect_bands": "analysis._aspects",
+    "caption_aspects": "analysis._aspects",
     "categorise": "analysis._categories",
     "categorise_evidence": "analysis._categories",
     "category_shares": "analysis._categories",

@@ -13,7 +13,7 @@ from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import atomic_path, read_json, write_json
 from neuroenc._util.optional import require
 
-__all__ = ["METHODS", "LexicalIndex"]
+__all__ = ["METHODS", "LexicalIndex", "flat_captions"]
 
 METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _AGGREGATES = ("best", "sum")
@@ -100,7 +100,7 @@ class LexicalIndex:
             raise ConfigError(f"k1={k1}, b={b}, delta={delta}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
         if isinstance(stop_words, str) and stop_words not in _STOP_WORDS:
             raise ConfigError(unknown_name("list of stop words", stop_words, _STOP_WORDS, "Or give a list of words."))
-        texts, names = _flat(captions, ids)
+        texts, names = flat_captions(captions, ids)
         self.method, self.aggregate, self.stemmer = method, aggregate, stemmer
         self.k1, self.b, self.delta = float(k1), float(b), float(delta)
         self.stop_words = stop_words if stop_words is None or isinstance(stop_words, str) else sorted(set(stop_words))
@@ -263,13 +263,13 @@ def _texts(texts: Any, what: str) -> list[str]:
     return listed
 
 
-def _flat(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
+def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     """Every caption and its id."""
     if isinstance(captions, str):
         raise DataError(f"captions is one string ({captions[:40]!r}); give a list: [{captions[:40]!r}].")
     listed = list(captions)
     if not listed:
-        raise DataError("the index has 0 captions; at least one is needed.")
+        raise DataError("there are 0 captions; at least one is needed.")
     names = [str(i) for i in range(len(listed))] if ids is None else [str(x) for x in ids]
     if len(names) != len(listed):
         raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
