@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._linear import VOXEL_LABELS, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
 from neuroenc.captions.checks._grounding_verifiers import ImageVerifier, Verifier, WeightVerifier
-from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
+from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, PhraseFinder, phrases_of
 
 __all__ = ["VERDICTS", "Grounding", "GroundingChecker"]
 
@@ -74,7 +74,8 @@ class GroundingChecker:
     n_random, n_images : int
         Random phrases of each length, and random images.
     engine, stop
-        As in :func:`find_phrases`.
+        As in :func:`find_phrases`: also a callable that finds phrases, such as ``phrases`` of a
+        :class:`SyntacticDistanceParser`.
     features_normalised : bool
         Whether the encoder was fitted on unit-norm features; otherwise ``predicted`` counts texts at the mean norm of
         the bank.
@@ -129,7 +130,7 @@ class GroundingChecker:
         template: str = "{}",
         n_random: int = 500,
         n_images: int = 1000,
-        engine: str = "auto",
+        engine: str | PhraseFinder = "auto",
         stop: Iterable[str] = NO_THINGS,
         features_normalised: bool = True,
         verifiers: Mapping[str, Verifier] | None = None,
@@ -146,14 +147,16 @@ class GroundingChecker:
         #: Names of the voxels.
         self.voxels = weights.coef["voxel"].values
         self._row = {v: k for k, v in enumerate(self.voxels.tolist())}
-        self.engine, self.stop, self.seed = engine, frozenset(stop), seed
+        # Any of the names or a callable, which the phrase bank hands on as it is.
+        self.engine = cast(Any, engine)
+        self.stop, self.seed = frozenset(stop), seed
         told = as_captions(captions)
         best = [str(s) for s in dict.fromkeys(evidence["stimulus"])]
         usable = sorted(k for k, c in told.items() if c)
         rng = np.random.default_rng([seed, 0])
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
         self.bank = PhraseBank(
-            told, embed_text, random_ids, other_ids=[b for b in best if told.get(b)], engine=engine, stop=stop,
+            told, embed_text, random_ids, other_ids=[b for b in best if told.get(b)], engine=self.engine, stop=stop,
             template=template, n_random=n_random, similar=similar, text_direction=text_direction, seed=seed,
         )  # fmt: skip
         by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._plurals import singular
 from neuroenc.captions._stop_words import STOP_WORDS
 
-__all__ = ["NO_THINGS", "Phrase", "find_phrases", "phrases_of"]
+__all__ = ["NO_THINGS", "Phrase", "PhraseFinder", "find_phrases", "phrases_of"]
 
 _ENGINES = ("auto", "rules", "spacy")
 _DETERMINERS_TEXT = """
@@ -70,6 +70,10 @@ class Phrase(NamedTuple):
         return len(self.text.split())
 
 
+#: From a list of texts to the phrases of each: their characters (start, end), or Phrase.
+PhraseFinder = Callable[[list[str]], Sequence[Sequence[Any]]]
+
+
 def _by_rules(text: str) -> Iterator[Phrase]:
     """Maximal runs of words between function words, punctuation and verbs; the last word is the main noun."""
     tokens = [(m.group().lower(), m.start(), m.end()) for m in _TOKEN.finditer(text)]
@@ -122,11 +126,30 @@ def _by_spacy(texts: Sequence[str]) -> Iterator[list[Phrase]]:
         yield found
 
 
+def _by_function(function: PhraseFinder, texts: list[str]) -> Iterator[list[Phrase]]:
+    """Phrases that a caller's function finds; of bare places the last word is the main noun."""
+    found = list(function(texts)) if texts else []
+    if len(found) != len(texts):
+        raise DataError(f"engine gave phrases of {len(found)} texts for {len(texts)}; legal: one list for each text.")
+    for text, several in zip(texts, found, strict=True):
+        out = []
+        for place in several:
+            start, end = (place.start, place.end) if isinstance(place, Phrase) else (int(k) for k in place)
+            if not 0 <= start < end <= len(text) or not text[start:end].strip():
+                raise DataError(
+                    f"engine gave the phrase ({start}, {end}) in {text[:40]!r} of {len(text)} characters; legal: "
+                    "(start, end) with 0 <= start < end, around at least one word."
+                )
+            head = place.head if isinstance(place, Phrase) else text[start:end].split()[-1].casefold()
+            out.append(Phrase(text[start:end], start, end, head))
+        yield out
+
+
 def phrases_of(
-    texts: Sequence[str], engine: str = "auto", stop: Iterable[str] = NO_THINGS
+    texts: Sequence[str], engine: str | PhraseFinder = "auto", stop: Iterable[str] = NO_THINGS
 ) -> list[list[Phrase]]:
     """Noun phrases of each text; see :func:`find_phrases`."""
-    if engine not in _ENGINES:
+    if not callable(engine) and engine not in _ENGINES:
         raise ConfigError(unknown_name("engine", engine, _ENGINES))
     if engine == "auto":
         from neuroenc.captions.analysis._spacy import has_spacy
@@ -137,7 +160,11 @@ def phrases_of(
     listed = [str(t) for t in texts]
     different = list(dict.fromkeys(listed))
     stopped = {s.casefold() for s in stop}
-    parsed = _by_spacy(different) if engine == "spacy" else (list(_by_rules(t)) for t in different)
+    parsed: Iterable[list[Phrase]]
+    if callable(engine):
+        parsed = _by_function(engine, different)
+    else:
+        parsed = _by_spacy(different) if engine == "spacy" else (list(_by_rules(t)) for t in different)
     known = {
         t: [p for p in several if p.head not in stopped and p.key not in _ALONE]
         for t, several in zip(different, parsed, strict=True)
@@ -146,7 +173,7 @@ def phrases_of(
 
 
 def find_phrases(
-    captions: Sequence[str], engine: str = "auto", *, stop: Iterable[str] = NO_THINGS
+    captions: Sequence[str], engine: str | PhraseFinder = "auto", *, stop: Iterable[str] = NO_THINGS
 ) -> pd.DataFrame:
     """The noun phrases of captions, with the characters at which they stand.
 
@@ -156,10 +183,13 @@ def find_phrases(
     Parameters
     ----------
     captions : sequence of str (n,)
-    engine : {"auto", "spacy", "rules"}
+    engine : {"auto", "spacy", "rules"} or callable
         "spacy" takes the noun chunks of spaCy's small English model (the ``language`` extra). "rules" needs nothing:
         a phrase is what stands between function words, punctuation and the verbs that are frequent in captions; it
         takes the last word for the main noun. "auto" is spaCy where it is installed.
+        A callable is given a list of texts and returns a list for each: characters (start, end) of its phrases, whose
+        main noun is then their last word, or such tuples as ``phrases`` of
+        :class:`neuroenc.captions.SyntacticDistanceParser` returns, for languages that spaCy's model does not know.
     stop : iterable of str
         Phrases whose main noun is one of these name no thing ("picture", "left", "background") and are left out.
 
@@ -174,7 +204,7 @@ def find_phrases(
     ConfigError
         Unknown engine.
     DataError
-        One string instead of a list.
+        One string instead of a list, or a callable whose answer is not about these texts.
 
     Examples
     --------

@@ -1,0 +1,155 @@
+"""Words of texts in any script, their numbers, and phrases cut from trees."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions.analysis._syntactic_trees import Tree, tree_spans
+
+__all__ = ["MASK", "PADDING", "UNKNOWN", "Vocabulary", "Word", "chunks", "default_pattern", "frequent", "words_of"]
+
+PADDING, UNKNOWN, MASK = 0, 1, 2
+
+
+class Word(NamedTuple):
+    """A word in folded case with its characters ``text[start:end]``."""
+
+    text: str
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=1)
+def default_pattern() -> str:
+    """Letters and digits with their combining marks, joined by hyphens and apostrophes.
+
+    Python's word characters leave out the vowel signs of Indic scripts, which would cut words apart.
+
+    >>> re.findall(default_pattern(), "A T-shirt, 2 हिन्दी!")
+    ['A', 'T-shirt', '2', 'हिन्दी']
+    """
+    marks = [k for k in range(sys.maxunicode + 1) if unicodedata.category(chr(k)) in ("Mn", "Mc")]
+    runs: list[list[int]] = []
+    for k in marks:
+        if runs and runs[-1][1] == k - 1:
+            runs[-1][1] = k
+        else:
+            runs.append([k, k])
+    classes = "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in runs)
+    letter = rf"[^\W_][{classes}]*"
+    return rf"(?:{letter})+(?:['’\-](?:{letter})+)*"
+
+
+def words_of(text: str, pattern: re.Pattern[str]) -> list[Word]:
+    """Words of a text.
+
+    >>> words_of("A dog.", re.compile(default_pattern()))
+    [Word(text='a', start=0, end=1), Word(text='dog', start=2, end=5)]
+    """
+    return [Word(m.group().casefold(), m.start(), m.end()) for m in pattern.finditer(text) if m.group()]
+
+
+def listed(captions: Sequence[str]) -> list[str]:
+    """Captions as a list of texts; one string is refused."""
+    if isinstance(captions, str):
+        raise DataError(f"captions is one string ({captions[:40]!r}). Next step: give a list: [{captions[:40]!r}].")
+    return [str(c) for c in captions]
+
+
+class Vocabulary:
+    """Numbers of words; 0 is padding, 1 any other word, 2 a hidden word.
+
+    Examples
+    --------
+    >>> Vocabulary(["dog", "cat"]).encode(["a", "cat"])
+    [1, 4]
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        self._number = {w: k for k, w in enumerate(self.words, MASK + 1)}
+
+    def __len__(self) -> int:
+        return len(self.words) + MASK + 1
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Numbers of words."""
+        return [self._number.get(w, UNKNOWN) for w in words]
+
+    @classmethod
+    def of(cls, texts: Iterable[Sequence[str]], min_count: int, most: int) -> Vocabulary:
+        """The words that occur ``min_count`` times or more, the most frequent first, ``most`` of them."""
+        count = Counter(w for t in texts for w in t)
+        kept = sorted((w for w, c in count.items() if c >= min_count), key=lambda w: (-count[w], w))
+        return cls(kept[:most])
+
+
+def frequent(texts: Sequence[Sequence[str]], share: float) -> list[str]:
+    """Words that stand in at least this share of the texts, most frequent first.
+
+    >>> frequent([["a", "dog"], ["a", "cat"]], 0.6)
+    ['a']
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"function_words={share} is a share of captions; legal: over 0, to 1.")
+    count = Counter(w for t in texts for w in set(t))
+    return sorted((w for w, c in count.items() if c >= share * len(texts)), key=lambda w: (-count[w], w))
+
+
+def chunks(
+    tree: Tree, words: Sequence[Word], text: str, function_words: Collection[str], max_words: int
+) -> list[tuple[int, int]]:
+    """Phrases of a tree: its largest parts that say one thing.
+
+    A part counts without the function words at its ends. It is a phrase where what is left has at most ``max_words``
+    words, no function word among them and nothing but space between them; otherwise its own parts are looked at.
+
+    Parameters
+    ----------
+    tree : Tree
+        Over the numbers of ``words``.
+    words : sequence of Word
+    text : str
+    function_words : collection of str
+    max_words : int
+
+    Returns
+    -------
+    list of (int, int)
+        First word and the one behind the last, from left to right.
+
+    Examples
+    --------
+    >>> words = words_of("a red cat on the mat", re.compile(default_pattern()))
+    >>> chunks(((0, (1, 2)), (3, (4, 5))), words, "a red cat on the mat", {"a", "the", "on"}, 4)
+    [(1, 3), (5, 6)]
+    """
+    empty = [w.text in function_words for w in words]
+    # Spans of a tree come in order, the larger first; single words are parts, too.
+    spans = [*tree_spans(tree), *((k, k + 1) for k in range(len(words)))]
+    spans.sort(key=lambda s: (s[0], -s[1]))
+    found: list[tuple[int, int]] = []
+    done = 0
+    for start, end in spans:
+        if start < done:
+            continue
+        a, b = start, end
+        while a < b and empty[a]:
+            a += 1
+        while a < b and empty[b - 1]:
+            b -= 1
+        if a == b:
+            done = end
+            continue
+        joined = all(not text[words[k].end : words[k + 1].start].strip() for k in range(a, b - 1))
+        if b - a <= max_words and joined and not any(empty[a:b]):
+            found.append((a, b))
+            done = end
+    return found
