@@ -27,6 +27,7 @@ from neuroenc.stats._ceilings import (
     split_half_reliability,
 )
 from neuroenc.stats._fdr import fdr
+from neuroenc.stats._intervals import sample_interval
 from neuroenc.stats._normalise import convert_ceiling, normalise
 from neuroenc.stats._paired import (
     PairedResult,
@@ -47,7 +48,7 @@ from neuroenc.stats._rsa import (
     rdm_ceiling,
     rdm_permutation_test,
 )
-from neuroenc.stats._samples import bootstrap_samples, difference_p
+from neuroenc.stats._samples import bootstrap_samples, difference_p, leave_one_out
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
 from neuroenc.stats._subjects import SubjectBootstrap, bootstrap_subjects
 
@@ -75,6 +76,7 @@ __all__ = [
     "difference_p",
     "explained_variance",
     "fdr",
+    "leave_one_out",
     "ncsnr",
     "noise_ceiling",
     "normalise",
@@ -86,6 +88,7 @@ __all__ = [
     "rdm",
     "rdm_ceiling",
     "rdm_permutation_test",
+    "sample_interval",
     "score",
     "sign_flip_test",
     "split_half_reliability",

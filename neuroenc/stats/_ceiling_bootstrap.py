@@ -19,10 +19,19 @@ from neuroenc.stats._blocks import (
     voxel_blocks,
 )
 from neuroenc.stats._ceilings import ceiling_from_repeats, noise_ceiling
+from neuroenc.stats._intervals import (
+    Expansion,
+    check_confidence,
+    check_interval,
+    expansion,
+    interval_and_p,
+    pooled_expansion,
+    standard_deviation,
+)
 from neuroenc.stats._normalise import check_unit
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._repeats import _check
-from neuroenc.stats._resampling import BootstrapResult, Sampler, draw_resamples, quantiles, standard_deviation
+from neuroenc.stats._resampling import BootstrapResult, Sampler, Units, draw_resamples
 
 __all__ = ["SubjectCeiling", "bootstrap_ceiling", "bootstrap_normalised", "subject_ceiling"]
 
@@ -48,15 +57,23 @@ class _Repeats:
 
     def ratios(self, weights: Floats) -> Floats:
         """The ncsnr (n_resamples, n_voxels) of resamples of the stimuli."""
+        parts = (self.within, self.freedom, self.per, self.squares, self.sums, self.per**2)
+        return self._ratio([weights @ x for x in parts])
+
+    def left_out(self) -> Floats:
+        """The ncsnr (n_stimuli, n_voxels) without each stimulus."""
+        parts = (self.within, self.freedom, self.per, self.squares, self.sums, self.per**2)
+        return self._ratio([x.sum(axis=0) - x for x in parts])
+
+    def _ratio(self, parts: list[Floats]) -> Floats:
+        within, freedom, m, squares, sums, per2 = parts
         with np.errstate(divide="ignore", invalid="ignore"):
-            noise = (weights @ self.within) / (weights @ self.freedom)
+            noise = within / freedom
             if self.total == "unit":
                 signal = np.maximum(0.0, 1.0 - noise)
             else:
-                m = weights @ self.per
-                variance = (weights @ self.squares - (weights @ self.sums) ** 2 / m) / (m - 1.0)
-                unbias = (m - 1.0) / (m - (weights @ self.per**2) / m)
-                signal = np.maximum(0.0, (variance - noise) * unbias)
+                variance = (squares - sums**2 / m) / (m - 1.0)
+                signal = np.maximum(0.0, (variance - noise) * (m - 1.0) / (m - per2 / m))
             return np.asarray(np.sqrt(signal / noise))
 
 
@@ -73,7 +90,16 @@ class _Halves:
         ]
 
     def ratios(self, weights: Floats) -> Floats:
-        r = np.clip(sum(pair.scores(weights[:, self.chosen]) for pair in self.pairs) / len(self.pairs), 0.0, 1.0)
+        return self._ratio([pair.scores(weights[:, self.chosen]) for pair in self.pairs])
+
+    def left_out(self) -> Floats:
+        """Without each stimulus that was chosen; the others change nothing and are left out of the result."""
+        n = len(self.chosen)
+        units = Units(np.arange(n), n)
+        return self._ratio([pair.left_out(units, slice(0, n)) for pair in self.pairs])
+
+    def _ratio(self, parts: list[Floats]) -> Floats:
+        r = np.clip(sum(parts) / len(parts), 0.0, 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(r / (1.0 - r) / self.half))
 
@@ -102,6 +128,7 @@ def bootstrap_ceiling(
     n_splits: int = 20,
     n_bootstraps: int = 1000,
     confidence: float = 0.95,
+    interval: str = "expanded",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
     n_jobs: int = 1,
@@ -119,6 +146,8 @@ def bootstrap_ceiling(
         As in `ceiling_from_repeats`.
     n_bootstraps : int
     confidence : float
+    interval : {"expanded", "percentile"}
+        As in `bootstrap`.
     seed : int
     max_memory : int
         Bytes that the working copies may take.
@@ -150,6 +179,7 @@ def bootstrap_ceiling(
     unit = check_unit("unit", unit)
     method = check_choice("method", method, ("ncsnr", "split_half"))
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    confidence, interval = check_confidence(confidence), check_interval(interval)
     estimate = ceiling_from_repeats(
         responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
         n_splits=n_splits, seed=seed, max_memory=max_memory,
@@ -158,18 +188,31 @@ def bootstrap_ceiling(
     drawn, _, n_units = draw_resamples(len(counts), None, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
     out = np.full((3, len(estimate)), np.nan)
-    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
 
     def work(columns: slice) -> tuple[slice, Floats]:
-        samples = noise_ceiling(make(columns).ratios(drawn.astype(np.float64)), repeats, unit=unit)
-        samples[:, np.isnan(estimate[columns])] = np.nan
-        return columns, np.vstack([standard_deviation(samples)[None], quantiles(samples, tails)])
+        source, own = make(columns), estimate[columns]
+        samples = noise_ceiling(source.ratios(drawn.astype(np.float64)), repeats, unit=unit)
+        samples[:, np.isnan(own)] = np.nan
+        error, scale = standard_deviation(samples), None
+        if interval == "expanded":
+            spread = _spread(noise_ceiling(source.left_out(), repeats, unit=unit), own)
+            scale = expansion(n_units, error, np.sqrt(spread))
+        low, high, _ = interval_and_p(samples, own, error, confidence, scale)
+        return columns, np.stack([error, np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)])
 
-    held = (8 if method == "ncsnr" else 5 * n_splits + 4) * values.shape[0] + 8 * n_bootstraps
+    held = (14 if method == "ncsnr" else 7 * n_splits + 4) * values.shape[0] + 8 * n_bootstraps
     blocks = list(voxel_blocks(held, len(estimate), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
     for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="bootstrap of ceiling"):
         out[:, columns] = found
-    return BootstrapResult(estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit)
+    return BootstrapResult(
+        estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit, interval
+    )
+
+
+def _spread(left_out: Floats, estimate: Floats) -> Floats:
+    """Jackknife variance around the estimate; a value that is undefined adds nothing."""
+    n = max(len(left_out), 2)
+    return np.asarray((n - 1.0) / n * np.nansum((left_out - estimate) ** 2, axis=0))
 
 
 def bootstrap_normalised(
@@ -188,6 +231,7 @@ def bootstrap_normalised(
     floor: float | None = None,
     n_bootstraps: int = 1000,
     confidence: float = 0.95,
+    interval: str = "expanded",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
     n_jobs: int = 1,
@@ -214,7 +258,7 @@ def bootstrap_normalised(
     floor : float, optional
         Voxels whose ceiling is below it become NaN; default 0.1 in unit "r" and 0.01 in unit "r2". In a resample a
         ceiling below the floor is the floor, which keeps intervals of weak voxels wide but finite.
-    n_bootstraps, confidence, seed, max_memory, n_jobs, progress
+    n_bootstraps, confidence, interval, seed, max_memory, n_jobs, progress
         As in `bootstrap_ceiling`.
 
     Returns
@@ -244,6 +288,7 @@ def bootstrap_normalised(
     y2, p2, shape = as_pair(y, yhat)
     method = check_choice("method", method, ("ncsnr", "split_half"))
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
+    confidence, interval = check_confidence(confidence), check_interval(interval)
     least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
     if not 0 < least <= 1:
         raise ValueError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
@@ -258,27 +303,53 @@ def bootstrap_normalised(
     drawn_y, drawn_c, n_units = _joint_draws(y_stimulus, y2.shape[0], ids, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
     out = np.full((4, len(ceiling)), np.nan)
-    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    names = None if y_stimulus is None else np.asarray(y_stimulus).astype(str)
+
+    def floored(ratios: Floats) -> Floats:
+        limit = noise_ceiling(ratios, repeats, unit=unit)
+        return np.where(np.isnan(limit), np.nan, np.maximum(limit, least))
 
     def work(columns: slice) -> tuple[slice, Floats]:
-        sampler = Sampler(y2, p2, columns, metric)
-        limit = noise_ceiling(make(columns).ratios(drawn_c), repeats, unit=unit)
-        limit = np.where(np.isnan(limit), np.nan, np.maximum(limit, least))
-        samples = sampler.scores(drawn_y) / limit
+        sampler, source = Sampler(y2, p2, columns, metric), make(columns)
+        samples = sampler.scores(drawn_y) / floored(source.ratios(drawn_c))
         usable = ceiling[columns] >= least
         samples[:, ~usable] = np.nan
-        estimate = sampler.estimate / np.where(usable, ceiling[columns], np.nan)
-        return columns, np.vstack([estimate[None], standard_deviation(samples)[None], quantiles(samples, tails)])
+        limit = np.where(usable, ceiling[columns], np.nan)
+        estimate, error, scale = sampler.estimate / limit, standard_deviation(samples), None
+        if interval == "expanded":
+            n = y2.shape[0]
+            score = sampler.left_out(Units(np.arange(n), n), slice(0, n))
+            chosen = getattr(source, "chosen", slice(None))
+            scale = _joint_expansion(
+                score, sampler.estimate, names, floored(source.left_out()), limit, ids.astype(str)[chosen], error
+            )
+        low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
+        return columns, np.stack([estimate, error, low, high])
 
-    rows = values.shape[0] * (8 if method == "ncsnr" else 5 * n_splits + 4)
-    held = rows + 9 * y2.shape[0] + 12 * n_bootstraps
+    rows = values.shape[0] * (14 if method == "ncsnr" else 7 * n_splits + 4)
+    held = rows + 20 * y2.shape[0] + 12 * n_bootstraps
     blocks = list(voxel_blocks(held, len(ceiling), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
     for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="normalised bootstrap"):
         out[:, columns] = found
     parts = [x.reshape(shape) for x in out]
     return BootstrapResult(
-        parts[0], parts[1], parts[2], parts[3], None, confidence, n_bootstraps, n_units, f"{metric}/ceiling"
+        parts[0], parts[1], parts[2], parts[3], None, confidence, n_bootstraps, n_units, f"{metric}/ceiling", interval
     )
+
+
+def _joint_expansion(
+    score: Floats, whole: Floats, names: Any, limit: Floats, ceiling: Floats, ids: Any, error: Floats
+) -> Expansion:
+    """Leave out stimuli of the score (``names``) and of the ceiling (``ids``), together where both hold them."""
+    estimate = whole / ceiling
+    if names is None:
+        kinds = [(score / ceiling, len(score)), (whole / limit, len(limit))]
+        return pooled_expansion([(_spread(left, estimate), n) for left, n in kinds], error**2)
+    every = np.union1d(names, ids)
+    scores, limits = (np.tile(x, (len(every), 1)) for x in (whole, ceiling))
+    scores[np.searchsorted(every, names)] = score
+    limits[np.searchsorted(every, ids)] = limit
+    return expansion(len(every), error, np.sqrt(_spread(scores / limits, estimate)))
 
 
 def _joint_draws(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,9 @@ class BootstrapResult:
     standard_error : array, float64
         Standard deviation (n - 1) over resamples.
     low, high : array, float64
-        Percentile interval.
+        Interval of the kind that was asked for, see `sample_interval`.
     p : array, float64, or None
-        For differences: two-sided p-value that inverts the percentile interval,
-        min(1, 2 (1 + min(#<=0, #>=0)) / (1 + n)).
+        For differences: two-sided p-value that inverts the interval.
     confidence : float
         Coverage of the interval.
     n_bootstraps : int
@@ -38,6 +37,7 @@ class BootstrapResult:
         Stimuli (or groups) that were resampled.
     metric : str
         Name of the score.
+    interval : {"expanded", "percentile"}
     """
 
     estimate: Floats
@@ -49,10 +49,11 @@ class BootstrapResult:
     n_bootstraps: int
     n_units: int
     metric: str
+    interval: str = "expanded"
 
 
-def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[Counts, NDArray[np.intp], int]:
-    """How often every unit is drawn (n_bootstraps, n_units), and the unit of every sample."""
+def unit_of(n: int, groups: Any) -> tuple[NDArray[np.intp], int]:
+    """The unit (stimulus or group) of every sample, and how many there are."""
     if groups is None:
         unit, n_units = np.arange(n), n
     else:
@@ -67,6 +68,12 @@ def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[C
         n_units = len(distinct)
     if n_units < 2:
         raise ValueError(f"got {n_units} group to resample; a bootstrap needs at least 2.")
+    return unit, n_units
+
+
+def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[Counts, NDArray[np.intp], int]:
+    """How often every unit is drawn (n_bootstraps, n_units), and the unit of every sample."""
+    unit, n_units = unit_of(n, groups)
     rng = np.random.default_rng(seed)
     counts = np.empty((n_bootstraps, n_units), dtype=np.int32)
     for k in range(n_bootstraps):
@@ -74,28 +81,30 @@ def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[C
     return counts, unit, n_units
 
 
-def quantiles(samples: Floats, probabilities: list[float]) -> Floats:
-    """Quantiles (linear) over axis 0 of the values that are not NaN; (n_probabilities, n_columns)."""
-    ordered = np.sort(samples, axis=0)
-    n = (~np.isnan(ordered)).sum(axis=0)
-    out = np.full((len(probabilities), samples.shape[1]), np.nan)
-    some = np.flatnonzero(n)
-    for k, q in enumerate(probabilities):
-        at = q * (n[some] - 1)
-        low = np.floor(at).astype(np.intp)
-        high = np.minimum(low + 1, n[some] - 1)
-        a, b = ordered[low, some], ordered[high, some]
-        out[k, some] = a + (at - low) * (b - a)
-    return out
+class Units:
+    """The rows of every unit, to leave units out one at a time."""
 
+    def __init__(self, unit: NDArray[np.intp], n_units: int) -> None:
+        self.unit, self.n = unit, n_units
+        self.single = len(unit) == n_units and bool((unit == np.arange(n_units)).all())
+        self.order = np.argsort(unit, kind="stable")
+        self.starts = np.searchsorted(unit[self.order], np.arange(n_units + 1))
 
-def standard_deviation(samples: Floats) -> Floats:
-    known = ~np.isnan(samples)
-    n = known.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, samples, 0.0).sum(axis=0) / n
-        ss = np.where(known, (samples - mean) ** 2, 0.0).sum(axis=0)
-        return np.sqrt(np.where(n > 1, ss / (n - 1), np.nan))
+    def sums(self, values: Floats, rows: slice) -> Floats:
+        """Sums (n_units in ``rows``, n_columns) over the rows of each unit."""
+        if self.single:
+            return values[rows]
+        starts = self.starts[rows.start : rows.stop + 1]
+        out = np.zeros((len(starts) - 1, values.shape[1]))
+        filled = np.flatnonzero(np.diff(starts))
+        if len(filled):
+            part = values[self.order[starts[0] : starts[-1]]]
+            out[filled] = np.add.reduceat(part, starts[:-1][filled] - starts[0], axis=0)
+        return out
+
+    def chunks(self, step: int) -> Iterator[slice]:
+        for start in range(0, self.n, step):
+            yield slice(start, min(start + step, self.n))
 
 
 class Sampler:
@@ -140,6 +149,43 @@ class Sampler:
             )  # fmt: skip
         out[:, np.isnan(self.estimate)] = np.nan
         return out
+
+    def left_out(self, units: Units, rows: slice) -> Floats:
+        """Scores (n_units in ``rows``, n_voxels) without each unit; one that a voxel has not seen changes nothing."""
+        if self.raw is not None:
+            y, yhat = self.raw
+            kept = (units.unit != k for k in range(rows.start, rows.stop))
+            return np.stack([self._call(y[i], yhat[i]) for i in kept])
+        if self.mask is None:
+            n: Any = (len(units.unit) - np.diff(units.starts[rows.start : rows.stop + 1]))[:, None].astype(np.float64)
+        else:
+            n = self.mask.sum(axis=0) - units.sums(self.mask, rows)
+        sums = [x.sum(axis=0) - units.sums(x, rows) for x in (self.pair.y, self.pair.p, *self.squares)]
+        with np.errstate(invalid="ignore"):
+            sa, sb, saa, sbb, sab = sums
+            out = score_from_sums(str(self.metric), n, sa, sb, saa, sbb, sab, self.pair.offset)
+        out[:, np.isnan(self.estimate)] = np.nan
+        return out
+
+    def units_seen(self, units: Units) -> Floats:
+        """How many units have a sample in each voxel."""
+        missing = None if self.raw is None else np.isnan(self.raw[0]) | np.isnan(self.raw[1])
+        mask = self.mask if missing is None else (~missing).astype(np.float64)
+        if mask is None or mask.all():
+            return np.full(len(self.estimate), float(units.n))
+        return np.asarray((units.sums(mask, slice(0, units.n)) > 0).sum(axis=0), dtype=np.float64)
+
+
+def jackknife(samplers: Sequence[Sampler], units: Units, step: int) -> tuple[Floats, Floats]:
+    """Jackknife standard error of a score, or of the difference of two, and how many units every voxel has seen."""
+    signs = (1.0, -1.0)
+    whole = sum(sign * s.estimate for sign, s in zip(signs, samplers, strict=False))
+    squares = np.zeros(np.shape(whole))
+    for rows in units.chunks(step):
+        left = sum(sign * s.left_out(units, rows) for sign, s in zip(signs, samplers, strict=False))
+        squares += np.nansum((left - whole) ** 2, axis=0)
+    n = np.maximum(np.max([s.units_seen(units) for s in samplers], axis=0), 2.0)
+    return np.sqrt((n - 1.0) / n * squares), n
 
 
 def weight_chunks(counts: Counts, unit: NDArray[np.intp], step: int) -> Iterator[tuple[slice, Floats]]:

@@ -10,9 +10,17 @@ import numpy as np
 from scipy.stats import kendalltau, rankdata
 
 from neuroenc.stats._blocks import Floats, check_choice, check_count
+from neuroenc.stats._intervals import (
+    check_confidence,
+    check_interval,
+    interval_and_p,
+    jackknife_error,
+    pooled_expansion,
+    standard_deviation,
+)
 from neuroenc.stats._parallel import Progress, run
 from neuroenc.stats._rdm import as_pairs, n_conditions, square_rdm
-from neuroenc.stats._resampling import BootstrapResult, quantiles, standard_deviation
+from neuroenc.stats._resampling import BootstrapResult
 
 __all__ = ["RSACeiling", "RSATest", "bootstrap_rdms", "compare_rdms", "rdm_ceiling", "rdm_permutation_test"]
 
@@ -331,6 +339,7 @@ def bootstrap_rdms(
     method: str = "spearman",
     n_bootstraps: int = 1000,
     confidence: float = 0.95,
+    interval: str = "expanded",
     seed: int = 0,
     n_jobs: int = 1,
     progress: Progress = False,
@@ -351,6 +360,8 @@ def bootstrap_rdms(
         As in `compare_rdms`.
     n_bootstraps : int
     confidence : float
+    interval : {"expanded", "percentile"}
+        As in `bootstrap_subjects`.
     seed : int
     n_jobs : int
         Threads.
@@ -384,8 +395,7 @@ def bootstrap_rdms(
     method = _method(method)
     over = check_choice("over", over, ("both", "stimuli", "subjects"), {"conditions": "stimuli", "images": "stimuli"})
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence!r} is not legal; give a fraction such as 0.95.")
+    confidence, interval = check_confidence(confidence), check_interval(interval)
     x, y = _both(models, data)
     if over != "stimuli" and len(y) < 2:
         raise ValueError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
@@ -406,9 +416,21 @@ def bootstrap_rdms(
 
     draws = _draws(n, len(y), over, n_bootstraps, seed)
     samples = np.stack(list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap")))
-    low, high = quantiles(samples, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    error, scale = standard_deviation(samples), None
     n_units = len(y) if over == "subjects" else n
+    if interval == "expanded":
+        parts = []
+        if over != "subjects":
+            keep = (np.flatnonzero((rows != k) & (columns != k)) for k in range(n))
+            left = [_compare(*_known(x[:, at], y[:, at]), method).mean(axis=1) for at in keep]
+            parts.append((jackknife_error(np.array(left), estimate, n) ** 2, n))
+        if over != "stimuli":
+            parts.append((whole.var(axis=1, ddof=1) / len(y), len(y)))
+        # Both count the noise of single entries twice: then there is no less than the jackknife's to make up for.
+        scale = pooled_expansion(parts, error**2 if over == "stimuli" else None)
+    low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
     result = BootstrapResult(
-        estimate, standard_deviation(samples), low, high, None, confidence, n_bootstraps, n_units, method
-    )
+        estimate, error, np.clip(low, -1.0, 1.0), np.clip(high, -1.0, 1.0), None, confidence, n_bootstraps, n_units,
+        method, interval,
+    )  # fmt: skip
     return result, samples

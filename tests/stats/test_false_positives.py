@@ -1,7 +1,7 @@
 """Noise only: every test holds its nominal level, and threads and progress change nothing.
 
-The slow part is 500 repetitions of each test; a rate is compared with the 99.9 % binomial limit around the nominal
-level, or, where a method is known to be approximate (the bootstrap), with a limit that is written down beside it.
+The slow part is 500 repetitions of each test or more; a rate is compared with the 99.9 % binomial limit around the
+nominal level.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from neuroenc.stats import (
     bootstrap,
+    bootstrap_ceiling,
     bootstrap_difference,
     bootstrap_normalised,
     bootstrap_rdms,
@@ -109,54 +110,126 @@ def test_fdr_in_pure_noise_is_family_wise():
     assert found["by"] <= found["bh"]
 
 
-@pytest.mark.slow
-def test_bootstrap_intervals():
-    """Percentile intervals are approximate: at 60 stimuli up to 8 % may miss a score of 0 (nominal 5 %)."""
-    miss, difference, roi = 0, 0, 0
-    for seed in range(N):
-        y, a, b = noise(seed, n=60)
-        found = bootstrap(y, a, n_bootstraps=199, seed=seed)
-        miss += (found.low > 0).mean() + (found.high < 0).mean()
-        difference += (bootstrap_difference(y, a, b, n_bootstraps=199, seed=seed).p <= LEVEL).mean()
-        one = bootstrap_rois(y, a, {"all": np.ones(10, bool)}, statistic="mean", n_bootstraps=199, seed=seed)["all"]
-        roi += (one.low > 0) + (one.high < 0)
-    assert miss / N < 0.08
-    assert difference / N < 0.08
-    assert roi / N < 0.09
+def most(repetitions):
+    return scipy.stats.binom.ppf(0.999, repetitions, LEVEL) / repetitions
+
+
+def outside(found, truth=0.0):
+    return float(np.mean((found.low > truth) | (found.high < truth)))
+
+
+# Voxels of noise are repetitions: 10 draws of 500.
+DRAWS, VOXELS = 10, 500
 
 
 @pytest.mark.slow
-def test_bootstrap_of_subjects():
-    """With 12 subjects and both factors the crossed bootstrap is conservative; over subjects it is a little liberal."""
-    hits = dict.fromkeys(("both", "stimuli", "subjects"), 0)
-    for seed in range(N):
+@pytest.mark.parametrize("n", [20, 60, 200])
+@pytest.mark.parametrize("kind", ["r", "ev", "difference"])
+def test_bootstrap_intervals(kind, n):
+    rates, narrow = [], []
+    for seed in range(DRAWS):
+        y, a, b = noise(seed, n=n, v=VOXELS)
+        if kind == "ev":
+            a = y + a  # as much error as variance: the truth is 0
+        if kind == "difference":
+            a, b = y + 2 * a, y + 2 * b
+            found = bootstrap_difference(y, a, b, n_bootstraps=999, seed=seed)
+            np.testing.assert_array_equal(found.p <= LEVEL, (found.low > 0) | (found.high < 0))
+        else:
+            found = bootstrap(y, a, metric=kind, n_bootstraps=999, seed=seed)
+            narrow.append(outside(bootstrap(y, a, metric=kind, n_bootstraps=999, seed=seed, interval="percentile")))
+        rates.append(outside(found))
+    assert np.mean(rates) <= most(DRAWS * VOXELS)
+    if narrow and n == 60:
+        assert np.mean(narrow) > most(DRAWS * VOXELS)  # the negative control
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tails", ["heavy", "skewed"])
+def test_bootstrap_intervals_of_responses_that_are_not_normal(tails):
+    rates = []
+    for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
-        data = {}
-        for k in range(12):
-            y = rng.standard_normal((40, 4))
-            data[f"s{k}"] = y, y + rng.standard_normal((40, 4)), y + rng.standard_normal((40, 4))
-        for over in hits:
-            found = bootstrap_subjects(data, over=over, statistic="mean", n_bootstraps=199, seed=seed)
-            hits[over] += bool(found.p <= LEVEL)
-    assert hits["both"] / N <= 0.05
-    assert hits["stimuli"] / N < 0.09
-    assert hits["subjects"] / N < 0.10
+        draw = (lambda rng=rng: rng.standard_t(3, (60, VOXELS))) if tails == "heavy" else (
+            lambda rng=rng: rng.exponential(size=(60, VOXELS))
+        )  # fmt: skip
+        rates.append(outside(bootstrap(draw(), draw(), n_bootstraps=999, seed=seed)))
+    assert np.mean(rates) <= most(DRAWS * VOXELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_bootstrap_intervals_of_rois(statistic):
+    hits = 0.0
+    for seed in range(N):
+        y, a, _ = correlated(seed, n=60)
+        found = bootstrap_rois(y, a, {"all": np.ones(10, bool)}, statistic=statistic, n_bootstraps=499, seed=seed)
+        hits += outside(found["all"])
+    assert hits <= MOST
+
+
+def subjects_of(seed, n_subjects, kind):
+    """Two encoders that are equally good over subjects (and stimuli); ``kind`` is what differs by chance."""
+    rng = np.random.default_rng(seed)
+    data, error = {}, rng.standard_normal((2, 60, 4))
+    for k in range(n_subjects):
+        y = rng.standard_normal((60, 4))
+        gain = 1.0 + (0.5 * rng.uniform(-1, 1, 2) if kind == "subjects" else 0.0) * np.ones(2)
+        # "stimuli": the same stimuli are predicted badly for all subjects.
+        own = error if kind == "stimuli" else rng.standard_normal((2, 60, 4))
+        data[f"s{k}"] = y, gain[0] * y + own[0], gain[1] * y + own[1]
+    return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("over", "kind", "n_subjects"),
+    [
+        *[("both", kind, n) for kind in ("noise", "subjects", "stimuli") for n in (3, 8)],
+        ("stimuli", "stimuli", 3), ("stimuli", "noise", 8), ("subjects", "subjects", 3), ("subjects", "noise", 5),
+        ("subjects", "subjects", 12),
+    ],
+)  # fmt: skip
+def test_bootstrap_of_subjects(over, kind, n_subjects):
+    hits = 0
+    for seed in range(N):
+        found = bootstrap_subjects(
+            subjects_of(seed, n_subjects, kind), over=over, statistic="mean", n_bootstraps=499, seed=seed
+        )
+        hits += bool(found.p <= LEVEL)
+        assert (found.p <= LEVEL) == ((found.low > 0) | (found.high < 0))
+    assert hits <= MOST
 
 
 @pytest.mark.slow
 def test_normalised_scores_of_noise_cover_zero():
-    miss = 0
-    for seed in range(N):
+    rates = []
+    for seed in range(N // 5):
         rng = np.random.default_rng(seed)
-        signal = rng.standard_normal((60, 3))
-        single = np.repeat(signal, 3, axis=0) + rng.standard_normal((180, 3))
-        y = single.reshape(60, 3, 3).mean(axis=1)
+        signal = rng.standard_normal((60, 30))
+        single = np.repeat(signal, 3, axis=0) + rng.standard_normal((180, 30))
+        y = single.reshape(60, 3, 30).mean(axis=1)
         found = bootstrap_normalised(
-            y, rng.standard_normal((60, 3)), single, np.repeat(np.arange(60), 3), y_stimulus=np.arange(60),
-            total="empirical", n_bootstraps=199, seed=seed,
+            y, rng.standard_normal((60, 30)), single, np.repeat(np.arange(60), 3), y_stimulus=np.arange(60),
+            total="empirical", n_bootstraps=499, seed=seed,
         )  # fmt: skip
-        miss += np.mean((found.low > 0) | (found.high < 0))
-    assert miss / N < 0.08
+        rates.append(outside(found))
+    assert np.mean(rates) <= most(N // 5 * 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ncsnr", "split_half"])
+def test_planted_ceilings_are_covered(method):
+    rates = []
+    for seed in range(N // 10):
+        rng = np.random.default_rng(seed)
+        single = np.repeat(rng.standard_normal((60, 50)), 3, axis=0) + rng.standard_normal((180, 50))
+        found = bootstrap_ceiling(
+            single, np.repeat(np.arange(60), 3), unit="r2", method=method, total="empirical", weighting="df",
+            n_splits=3, n_bootstraps=499, seed=seed,
+        )  # fmt: skip
+        rates.append(outside(found, 0.75))
+    assert np.mean(rates) <= most(N // 10 * 50)
 
 
 def test_fdr_is_statsmodels_on_these_p_values():
@@ -170,7 +243,7 @@ def test_bootstrap_is_scipys():
     """Same scheme, other random numbers: standard errors agree to the error of 4000 resamples."""
     y, yhat, _ = noise(1, n=50, v=2)
     yhat = yhat + y
-    found = bootstrap(y, yhat, n_bootstraps=4000)
+    found = bootstrap(y, yhat, n_bootstraps=4000, interval="percentile")
     for v in range(2):
         expected = scipy.stats.bootstrap(
             (y[:, v], yhat[:, v]), lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic, paired=True,

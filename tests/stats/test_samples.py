@@ -28,7 +28,7 @@ def test_agrees_with_bootstrap(metric, missing):
     y, a, _ = planted()
     y = three_subjects(y) if missing else y
     estimate, samples = bootstrap_samples(y, a, metric=metric, n_bootstraps=300, seed=3)
-    known = bootstrap(y, a, metric=metric, n_bootstraps=300, seed=3)
+    known = bootstrap(y, a, metric=metric, n_bootstraps=300, seed=3, interval="percentile")
     np.testing.assert_allclose(estimate, known.estimate, rtol=1e-12)
     np.testing.assert_allclose(samples.std(axis=0, ddof=1), known.standard_error, rtol=1e-9)
     np.testing.assert_allclose(np.quantile(samples, 0.025, axis=0), known.low, rtol=1e-9)
@@ -49,7 +49,7 @@ def test_pairs_and_p_values():
     y = three_subjects(y)
     groups = np.repeat(np.arange(40), 3)
     pair = [bootstrap_samples(y, x, n_bootstraps=400, seed=1, groups=groups)[1] for x in (a, b)]
-    known = bootstrap_difference(y, a, b, n_bootstraps=400, seed=1, groups=groups)
+    known = bootstrap_difference(y, a, b, n_bootstraps=400, seed=1, groups=groups, interval="percentile")
     np.testing.assert_allclose(difference_p(pair[0] - pair[1]), known.p)
 
 

@@ -43,7 +43,8 @@ def test_subjects_have_the_variance_of_a_mean():
 
 def test_both_by_a_loop_and_the_correction():
     data = study(4, second=True, spread=0.5)
-    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=30, seed=1)
+    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=30, seed=1,
+                               interval="percentile")  # fmt: skip
     rng = np.random.default_rng(1)
     stimuli = [np.repeat(np.arange(60), np.bincount(rng.integers(0, 60, 60), minlength=60)) for _ in range(30)]
     rng = np.random.default_rng([1, 1])
