@@ -13,6 +13,7 @@ from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc.data._images import check_affine, image_values, open_image
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
+from neuroenc.data.loaders._bold5000_files import Rows, regions, unpacked
 from neuroenc.data.loaders._bold5000_trials import presentation_lists, read_trials
 from neuroenc.data.loaders._found import Found
 from neuroenc.data.loaders._sessions import (
@@ -22,7 +23,6 @@ from neuroenc.data.loaders._sessions import (
     natural,
     one_of,
     subject_number,
-    unpacked,
     within,
 )
 from neuroenc.data.loaders._source import Source
@@ -215,7 +215,7 @@ class _Volumes:
         self.voxel = np.flatnonzero(self._chosen(root, name, voxels))
         if not len(self.voxel):
             raise DataError(f"voxels={voxels!r} selects none of {int(np.prod(self.shape))} voxels of {name}.")
-        self._held: tuple[int, np.ndarray] | None = None
+        self._held: tuple[int, Rows] | None = None
 
     def _mask(self, path: Path, what: str) -> np.ndarray:
         image = open_image(path, what)
@@ -253,9 +253,10 @@ class _Volumes:
         """Rows (session, trial in it); a session's file is unpacked once and kept for its other blocks."""
         session = int(rows[0, 0])
         if self._held is None or self._held[0] != session:
-            self._held = None
+            if self._held is not None:
+                self._held[1].close()
             self._held = (session, unpacked(self.files[session], self.voxel, self.budget))
-        return np.asarray(self._held[1][rows[:, 1], block])
+        return self._held[1].read(rows[:, 1], block.start, block.stop)
 
 
 class _Regions:
@@ -264,10 +265,11 @@ class _Regions:
     def __init__(self, name: str, files: dict[Any, Path], voxels: Any) -> None:
         self.paths = list(files.values())
         self.counts = None
-        arrays = self._open(files)
+        found = regions(files)
+        arrays = {n: found[n] for n in (*ROIS, *sorted(set(found) - set(ROIS))) if n in found}
         wanted = list(arrays) if isinstance(voxels, str) and voxels == "brain" else None
         names = wanted or _region_names(voxels, arrays, f"a region of {self.paths[0].name}")
-        lengths = {n: len(a) for n, a in arrays.items()}
+        lengths = {n: a.shape[0] for n, a in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"regions of {name} have different numbers of trials: {lengths}. Next step: download them.")
         self.arrays = {n: arrays[n] for n in names}
@@ -276,26 +278,6 @@ class _Regions:
         # Numbers count over all regions in their order, so that a choice of regions keeps them.
         first = dict(zip(arrays, np.cumsum([0, *[a.shape[1] for a in arrays.values()]]), strict=False))
         self.voxel = np.concatenate([first[n] + np.arange(a.shape[1]) for n, a in self.arrays.items()])
-
-    @staticmethod
-    def _open(files: dict[Any, Path]) -> dict[str, np.ndarray]:
-        path = next(iter(files.values()))
-        try:
-            if path.suffix == ".npy":
-                found = {n: np.load(p, mmap_mode="r", allow_pickle=False) for n, p in files.items()}
-            elif path.suffix == ".h5":
-                import h5py
-
-                with h5py.File(path, "r") as handle:
-                    found = {n: np.asarray(handle[n]) for n in handle}
-            else:
-                from scipy.io import loadmat
-
-                found = {n: v for n, v in loadmat(path).items() if not n.startswith("__")}
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
-        found = {n: v for n, v in found.items() if v.ndim == 2 and v.dtype.kind in "fiu"}
-        return {n: found[n] for n in (*ROIS, *sorted(set(found) - set(ROIS))) if n in found}
 
     def labels(self) -> dict[str, Any]:
         return {"voxel": self.voxel, "roi": self.roi.tolist(), "space": "BOLD5000 regions"}
@@ -306,7 +288,7 @@ class _Regions:
             low, high = max(block.start - start, 0), min(block.stop - start, array.shape[1])
             start += array.shape[1]
             if low < high:
-                parts.append(np.asarray(array[rows[:, 1], low:high], dtype=np.float32))
+                parts.append(array.read(rows[:, 1], low, high))
         return np.concatenate(parts, axis=1)
 
 
