@@ -17,6 +17,8 @@ colour is right as well; relevant is a scene that has all of the query's objects
 3. Recall at 50 (of at most 50 relevant scenes) of the fusion is at least that of the better index (margin 0).
 4. With the words of another query it is below that of the images alone.
 
+Measured: .778 for the fusion, .746 for images, .542 for words, .516 with the words of another query.
+
 Recall at other depths, NDCG at 10 of the grades, and the convex combination are printed beside (``pytest --slow -s``),
 not claimed.
 """
