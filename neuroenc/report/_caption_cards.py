@@ -47,7 +47,7 @@ def segments(text: str, phrases: Iterable[tuple[int, int, str]]) -> list[dict[st
 
 def best_rows(table: VoxelTable, rows: np.ndarray, n: int) -> np.ndarray:
     """The ``n`` best predicted captioned voxels among ``rows``."""
-    has = np.array([table.frame["voxel"].iloc[k] in table.captions for k in rows], bool)
+    has = np.array([v in table.captions for v in table.frame["voxel"].to_numpy()[rows]], bool)
     rows = rows[has] if len(rows) else rows
     r = table.frame["r"].to_numpy()[rows]
     return rows[np.argsort(-np.where(np.isfinite(r), r, -np.inf), kind="stable")][:n]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path
 from neuroenc.report._html import Thumbnails
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class EvidenceImages:
         return {k: v for k, v in found.items() if v}
 
     def _write(self, stimulus: str) -> str | None:
+        if self._left < 0:
+            # Nothing fits any more: images are not even opened, of which a brain has tens of thousands.
+            self.left_out += self._may_have(stimulus)
+            return None
         content = self._own(stimulus)
         if content is None:
             uri = self._thumbnails.get(stimulus)
@@ -104,10 +108,27 @@ class EvidenceImages:
         # Named by content: a stimulus' id may be anything, and no two reports fight over a name.
         name = hashlib.sha256(content).hexdigest()[:16] + ".jpg"
         if name not in self.written:
-            with atomic_path(self._folder / name) as temporary:
-                temporary.write_bytes(content)
+            self._put(self._folder / name, content)
             self.written.add(name)
         return f"images/{name}"
+
+    def _put(self, path: Path, content: bytes) -> None:
+        """Whole or not at all, but not waited for until it is on the disk: thousands of files are written, and what
+        the machine lost is written again by the next report."""
+        if path.is_file() and path.stat().st_size == len(content):
+            return  # of an earlier report: the name is the content's hash
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _may_have(self, stimulus: str) -> bool:
+        if callable(self._images) or (self._images is not None and stimulus in self._images):
+            return True
+        return stimulus in self._place and self._stimuli is not None and self._stimuli.images is not None
 
     def _own(self, stimulus: str) -> bytes | None:
         from PIL import Image

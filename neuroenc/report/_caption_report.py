@@ -109,12 +109,16 @@ def write_caption_report(
     pages = slugs(regions)
     everything = np.arange(len(voxels.frame))
 
+    stimuli_of = study.evidence["stimulus"].to_numpy(object)
     with progress_bar(desc="caption report", total=len(subjects) * 2 + len(regions) + 3, show=progress) as bar:
         # The best voxels come first, so that a budget of thumbnails is spent on them.
         for rows in [best_rows(voxels, r, 8) for r in (everything, *regions.values())]:
             for voxel in voxels.frame["voxel"].iloc[rows]:
                 for k in voxels.evidence.get(voxel, np.zeros(0, int)):
-                    shown.src(str(study.evidence["stimulus"].iloc[k]))
+                    shown.src(str(stimuli_of[k]))
+        # Then the first image of every voxel, the second, ...
+        for name in dict.fromkeys(stimuli_of[np.argsort(study.evidence["rank"].to_numpy(), kind="stable")]):
+            shown.src(str(name))
         meta, assets, remarks = _assets(study, voxels, subjects, shown, out, bar)
         meta |= {"pages": {n: f"rois/{pages[n]}.html" for n in regions}, "regions": [n for n in regions if n != NO_ROI]}
         meta["regionColours"] = _hex(len(meta["regions"]))
