@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     )
     from neuroenc.captions.decoding._hypotheses import Hypotheses
     from neuroenc.captions.decoding._ngram import CorpusConstraint
+    from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS, NGramRetriever
+    from neuroenc.captions.decoding._ngram_training import train_retriever
     from neuroenc.captions.decoding._prefix import PrefixDecoder
     from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
     from neuroenc.captions.decoding._sampling import sample
@@ -64,10 +66,12 @@ if TYPE_CHECKING:
     from neuroenc.captions.decoding._search_settings import Generated, SearchSettings
     from neuroenc.captions.decoding._shipped import load_captioner
     from neuroenc.captions.decoding._steps import CausalStep, FunctionStep, StepModel
+    from neuroenc.captions.decoding._trie import TrieConstraint
     from neuroenc.captions.decoding._word_ban import WordBan
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
 __all__ = [
+    "LEVEL_PROMPTS",
     "STOP_PHRASES",
     "STOP_WORDS",
     "CaptionResult",
@@ -86,6 +90,7 @@ __all__ = [
     "GroundingChecker",
     "Hypotheses",
     "LinearEncoder",
+    "NGramRetriever",
     "PreferencePair",
     "PreferenceTraining",
     "PrefixDecoder",
@@ -95,6 +100,7 @@ __all__ = [
     "SearchSettings",
     "StepModel",
     "StructuredCaptions",
+    "TrieConstraint",
     "TruncatedState",
     "VoxelClusters",
     "WordBan",
@@ -146,6 +152,7 @@ __all__ = [
     "synthesise",
     "train_preferences",
     "train_prefix",
+    "train_retriever",
     "words",
 ]
 
@@ -160,12 +167,15 @@ _LAZY = {
     "GroundedConstraint": "checks._intervention",
     "GroundedRescore": "checks._intervention",
     "Hypotheses": "decoding._hypotheses",
+    "LEVEL_PROMPTS": "decoding._ngram_retriever",
+    "NGramRetriever": "decoding._ngram_retriever",
     "PreferencePair": "checks._preference",
     "PreferenceTraining": "checks._preference",
     "PrefixDecoder": "decoding._prefix",
     "PrefixTraining": "decoding._prefix_training",
     "SearchSettings": "decoding._search_settings",
     "StepModel": "decoding._steps",
+    "TrieConstraint": "decoding._trie",
     "WordBan": "decoding._word_ban",
     "beam_search": "decoding._search",
     "caption_perplexity": "checks._preference",
@@ -176,6 +186,7 @@ _LAZY = {
     "sample": "decoding._sampling",
     "train_preferences": "checks._preference",
     "train_prefix": "decoding._prefix_training",
+    "train_retriever": "decoding._ngram_training",
 }
 
 # Analyses need scikit-learn or a parser, which captions themselves do not.

@@ -1,0 +1,301 @@
+"""From a caption or a voxel's embedding to phrases, captions, images or categories, with the n-grams that say why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._util.errors import ConfigError
+from neuroenc.captions._linear import voxel_labels
+from neuroenc.captions.decoding._hypotheses import check_whole
+from neuroenc.captions.decoding._ngram import CorpusConstraint
+from neuroenc.captions.decoding._ngram_writer import (
+    first_tokens,
+    ngram_log_probabilities,
+    prompted,
+    write_names,
+    write_ngrams,
+)
+from neuroenc.captions.decoding._trie import TrieConstraint
+from neuroenc.retrieval import CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument
+from neuroenc.retrieval._caption_corpus import check_level, plain_text
+
+__all__ = ["LEVEL_PROMPTS", "NGramRetriever"]
+
+#: What is written in front of an n-gram, in training and in retrieval, so that one model knows what is asked for.
+LEVEL_PROMPTS = {"phrase": "phrase:", "caption": "caption:", "image": "image:", "category": "category:"}
+_COLUMNS = ["query", "rank", "id", "score", "ngrams"]
+
+
+class NGramRetriever:
+    r"""Documents by the n-grams that a language model writes for an embedding, or that a caption holds.
+
+    For an embedding q (SEAL): beams write n-grams that the corpus holds; all that are met on the way, not the last
+    ones only, are given :math:`P(n \mid q)` by the model and weighed against the corpus, and documents are scored by
+    :class:`~neuroenc.retrieval.NGramScorer`. For a text: its own n-grams, with P(n | q) their share of the text.
+    The level says what a document is (UGR): the same captions answer as captions, as images or as categories, and
+    a prompt tells the model which.
+
+    Phrases and categories are closed sets with a name each: for an embedding their names are written whole, under a
+    :class:`TrieConstraint`, and ``score`` is :math:`\log P(\mathrm{name} \mid q)`. For a text, categories are scored by
+    the n-grams of all their captions, by relative frequency.
+
+    Parameters
+    ----------
+    corpus : CaptionCorpus
+    decoder : PrefixDecoder, optional
+        From :func:`train_retriever`; None: texts only, in words.
+    level : {"image", "caption", "phrase", "category"}
+    prompts : mapping from level to str, optional
+        Those of training. None: no prompt, as for a decoder of captions.
+    beams : int
+    longest : int
+        Most tokens of an n-gram.
+    groups, diversity_penalty
+        Of a diverse beam search; see :func:`beam_search`.
+    unigrams : bool
+        Add the scores of single tokens.
+    named : int
+        N-grams named in a row of the result.
+    max_memory : str or int, optional
+    **scoring
+        ``alpha, beta, smoothing, open_count, candidates, overlap, relative, top_unigrams`` of
+        :class:`~neuroenc.retrieval.NGramScorer`.
+
+    Raises
+    ------
+    ConfigError
+        Illegal settings, or a level that the corpus does not have.
+
+    References
+    ----------
+    Bevilacqua et al. Autoregressive search engines: generating substrings as document identifiers. NeurIPS 2022.
+    Chen et al. A unified generative retriever for knowledge-intensive language tasks via prompt learning. SIGIR 2023.
+
+    Examples
+    --------
+    >>> from neuroenc.captions import NGramRetriever
+    >>> from neuroenc.retrieval import CaptionCorpus
+    >>> corpus = CaptionCorpus(["A red cat by a wall.", "A cat.", "A dog by a tree.", "A red dog."], list("xxyz"))
+    >>> retriever = NGramRetriever(corpus, named=2, alpha=1.0, smoothing=0.0)
+    >>> found = retriever.search_texts(["a photo of a red cat"], top=2)
+    >>> found[["query", "rank", "id"]].values.tolist(), found["ngrams"][0]
+    ([[0, 1, 'x'], [0, 2, 'z']], 'a red cat (1.10); red cat (0.22)')
+    """
+
+    def __init__(
+        self,
+        corpus: CaptionCorpus,
+        decoder: Any = None,
+        *,
+        level: str = "image",
+        prompts: Mapping[str, str] | None = LEVEL_PROMPTS,
+        beams: int = 15,
+        longest: int = 10,
+        groups: int = 1,
+        diversity_penalty: float = 0.5,
+        unigrams: bool = False,
+        named: int = 5,
+        max_memory: str | int | None = None,
+        **scoring: Any,
+    ) -> None:
+        self.corpus, self.decoder, self.level = corpus, decoder, check_level(level)
+        self.prompt = None if prompts is None else prompts.get(level)
+        self.beams, self.longest = check_whole("beams", beams), check_whole("longest", longest)
+        self.groups, self.diversity_penalty = check_whole("groups", groups), diversity_penalty
+        if beams % groups:
+            raise ConfigError(f"groups={groups} does not divide beams={beams}; legal is a divisor of the beams.")
+        self.unigrams, self.named, self.max_memory = bool(unigrams), check_whole("named", named), max_memory
+        texts, ids = corpus.documents(level)
+        if not texts:
+            raise ConfigError(f"the corpus has no {level}. Next step: captions that name some.")
+        if level == "category":
+            # Few and long: every n-gram is frequent, and in all of them.
+            scoring = {"open_count": None, "relative": True, **scoring}
+        self._tokenise: Callable[[str], list[int]] = _Words(texts) if decoder is None else self._encode
+        rows = [self._tokenise(t) for t in texts]
+        self.scorer = NGramScorer(NGramIndex(rows, ids), **scoring)
+        self._closed = level in ("phrase", "category")
+        self.constraint: CorpusConstraint | None = None
+        if decoder is not None:
+            shape: dict[str, Any] = {"stop": decoder.stop, "vocabulary": decoder.vocabulary}
+            if self._closed:
+                names = list(dict.fromkeys(ids))
+                self.constraint = TrieConstraint(names, lambda t: decoder.encode(" " + t), **shape)
+            else:
+                self.constraint = CorpusConstraint(self.scorer.index, anchored=False, **shape)
+
+    def __repr__(self) -> str:
+        return f"NGramRetriever({self.level}, {len(self.scorer.documents)} documents, prompt={self.prompt!r})"
+
+    def _encode(self, text: str) -> list[int]:
+        # A space in front, so that a word has the same tokens wherever it stands.
+        y = self.decoder.encode(" " + text)
+        return y[: y.index(self.decoder.stop)] if self.decoder.stop in y else y
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        if isinstance(self._tokenise, _Words):
+            return self._tokenise.text(tokens)
+        return str(self.decoder.text(list(tokens)))
+
+    def search_texts(self, texts: Sequence[str], top: int = 10) -> pd.DataFrame:
+        """Documents that hold what texts say, by the texts' own n-grams.
+
+        To ask the language model instead: ``search(decoder.embed_text(texts), mean=decoder.text_direction)``.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Such as decoded captions.
+        top : int
+
+        Returns
+        -------
+        DataFrame
+            ``query`` (position)``, rank`` (from 1)``, id, score, ngrams``: the n-grams in that document and what each
+            adds to the score, the best first. A text of which no n-gram occurs gets no row.
+        """
+        found = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            ngrams, logp = self.scorer.own_ngrams(self._tokenise(plain_text(text)), self.longest)
+            found.append(self.scorer.score(ngrams, logp, top))
+        return self._frame(found)
+
+    def search(self, embeddings: Any, top: int = 10, *, mean: Any = None) -> pd.DataFrame:
+        """Documents for embeddings, by what the decoder writes.
+
+        Parameters
+        ----------
+        embeddings : array (n, embedding_dim)
+        top : int
+        mean : array (embedding_dim,), optional
+            Direction to subtract for a centred decoder; default that of its training embeddings.
+
+        Returns
+        -------
+        DataFrame
+            As of :meth:`search_texts`; for phrases and categories ``score`` is a log-probability and ``ngrams`` the
+            name.
+
+        Raises
+        ------
+        ConfigError
+            No decoder.
+        """
+        check_whole("top", top)
+        decoder = self._need_decoder()
+        x = decoder.inputs(embeddings, mean)
+        found: list[list[ScoredDocument]] = []
+        for a in range(0, len(x), decoder.batch_size):
+            prefix = prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
+            found.extend(self._names(prefix, top) if self._closed else self._documents(prefix, top))
+        return self._frame(found)
+
+    def search_voxels(self, projection: xr.Dataset, top: int = 10) -> pd.DataFrame:
+        """Documents for projected voxels: ``voxel`` in place of ``query``, and the voxel coordinates.
+
+        Parameters
+        ----------
+        projection : Dataset
+            From :func:`neuroenc.captions.project`. Voxels without an embedding (NaN) get no row.
+        top : int
+
+        Returns
+        -------
+        DataFrame
+            ``voxel, rank, id, score, ngrams`` and the coordinates ``roi, i, j, k, vertex, hemi`` that the projection
+            has.
+        """
+        embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
+        rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
+        decoder, mean = self._need_decoder(), None
+        if decoder.centre and decoder.source == "text":
+            if "bank_direction" not in projection:
+                raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
+            mean = projection["bank_direction"].values
+        frame = self.search(embedding[rows], top, mean=mean)
+        at = rows[frame["query"].to_numpy()]
+        frame.insert(0, "voxel", projection["voxel"].values[at])
+        return pd.concat([frame.drop(columns="query"), voxel_labels(projection, at)], axis=1)
+
+    def ngrams(self, embeddings: Any, *, mean: Any = None) -> pd.DataFrame:
+        """What the decoder writes for embeddings: ``query, ngram, logp, count`` in the corpus``, weight``.
+
+        Parameters
+        ----------
+        embeddings, mean
+            As in :meth:`search`; images and captions only.
+
+        Returns
+        -------
+        DataFrame
+            The heaviest n-grams first.
+        """
+        if self._closed:
+            raise ConfigError(f"level={self.level!r} writes names, not n-grams. Next step: search.")
+        decoder = self._need_decoder()
+        x = decoder.inputs(embeddings, mean)
+        rows: list[tuple[Any, ...]] = []
+        for a in range(0, len(x), decoder.batch_size):
+            prefix = prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
+            for item, (several, logp) in enumerate(self._write(prefix)):
+                keys, weights, counts = self.scorer._weighed(several, logp)
+                known = dict(zip(several, logp.tolist()))
+                rows.extend((a + item, self._text(k), known[k], c, w) for k, w, c in zip(keys, weights, counts))
+        return pd.DataFrame(rows, columns=["query", "ngram", "logp", "count", "weight"])
+
+    def _need_decoder(self) -> Any:
+        if self.decoder is None:
+            raise ConfigError("embeddings need a decoder. Next step: NGramRetriever(corpus, decoder, ...).")
+        return self.decoder
+
+    def _write(self, prefix: Any) -> list[tuple[list[tuple[int, ...]], np.ndarray]]:
+        assert self.constraint is not None
+        several = write_ngrams(
+            self.decoder, prefix, self.constraint, beams=self.beams, longest=self.longest, groups=self.groups,
+            diversity_penalty=self.diversity_penalty,
+        )  # fmt: skip
+        return list(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
+
+    def _documents(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
+        single: Iterable[Any] = first_tokens(self.decoder, prefix) if self.unigrams else [None] * len(prefix)
+        return [self.scorer.score(y, p, top, unigrams=u) for (y, p), u in zip(self._write(prefix), single)]
+
+    def _names(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
+        assert isinstance(self.constraint, TrieConstraint)
+        longest = self.constraint.index.longest + 1
+        written = write_names(self.decoder, prefix, self.constraint, beams=max(self.beams, top), longest=longest)
+        return [
+            [ScoredDocument(name, p, [(tuple(self.decoder.encode(" " + name)), p)]) for name, p in several[:top]]
+            for several in written
+        ]
+
+    def _frame(self, found: Sequence[Sequence[ScoredDocument]]) -> pd.DataFrame:
+        rows = [
+            (query, rank, d.id, d.score, "; ".join(f"{self._text(y)} ({g:.2f})" for y, g in d.ngrams[: self.named]))
+            for query, several in enumerate(found)
+            for rank, d in enumerate(several, 1)
+        ]
+        frame = pd.DataFrame(rows, columns=_COLUMNS)
+        return frame.astype({"query": np.int64, "rank": np.int64, "score": np.float64})
+
+
+class _Words:
+    """Words as numbers, for retrieval without a language model; unknown words are one that never occurs."""
+
+    _word = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.words = list(dict.fromkeys(w for t in texts for w in self._word.findall(t)))
+        self._number = {w: k for k, w in enumerate(self.words)}
+
+    def __call__(self, text: str) -> list[int]:
+        return [self._number.get(w, len(self.words)) for w in self._word.findall(text)]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return " ".join(self.words[t] for t in tokens)
