@@ -21,7 +21,6 @@ from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coords
 from neuroenc.stats import partition_variance
 from neuroenc.stats._partition import SEPARATOR, subsets
-from neuroenc.stats._resampling import quantiles
 
 __all__ = ["nested_gammas", "variance_partition"]
 
@@ -276,19 +275,19 @@ def _bootstrap(
 ) -> None:  # fmt: skip
     """Intervals and p-values of the parts; all subsets see the same resamples."""
     n, v = measured.shape
-    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
     limits, p = np.full((2, *out["share"].shape), np.nan), np.full(out["share"].shape, np.nan)
-    width = max(1, budget // 2 // (8 * (4 * len(predictions) * settings["n_bootstraps"] + 2 * n)))
+    width = max(1, budget // 2 // (8 * (4 * len(predictions) * (settings["n_bootstraps"] + n) + 2 * n)))
     for start in range(0, v, width):
         at = slice(start, min(start + width, v))
-        samples = {
-            k: stats.bootstrap_samples(
-                measured[:, at], x[:, at], groups=unit, max_memory=max(1, budget // 4), **settings
-            )[1]
-            for k, x in predictions.items()
-        }
-        for k, drawn in enumerate(partition_variance(samples, spaces).parts.values()):
-            limits[:, k, at] = quantiles(drawn, tails)
-            p[k, at] = stats.difference_p(drawn)
+        samples, left, seen = {}, {}, None
+        for name, x in predictions.items():
+            own = {"groups": unit, "max_memory": max(1, budget // 4)}
+            samples[name] = stats.bootstrap_samples(measured[:, at], x[:, at], **own, **settings)[1]
+            seen, left[name] = stats.leave_one_out(measured[:, at], x[:, at], metric=settings["metric"], **own)
+        drawn, without = (partition_variance(x, spaces).parts for x in (samples, left))
+        for k, part in enumerate(drawn):
+            limits[0, k, at], limits[1, k, at], p[k, at] = stats.sample_interval(
+                drawn[part], out["share"].values[k, at], n_units=seen, left_out=without[part], confidence=confidence
+            )
     out["low"], out["high"] = (("part", "voxel"), limits[0]), (("part", "voxel"), limits[1])
     out["p"] = (("part", "voxel"), p)

@@ -27,6 +27,8 @@ __all__ = [
     "check_interval",
     "expansion",
     "interval_and_p",
+    "jackknife_error",
+    "p_value",
     "pooled_expansion",
     "quantiles",
     "sample_interval",
@@ -137,9 +139,7 @@ def interval_and_p(
     known = (~np.isnan(samples)).sum(axis=0)
     if scale is None:
         low, high = quantiles(samples, [a, 1.0 - a])
-        tail = np.minimum(*_sides(samples))
-        p = np.minimum(1.0, 2.0 * (1.0 + tail) / (1.0 + known))
-        return low, high, np.where(known > 0, p, np.nan)
+        return low, high, p_value(samples, estimate, error, None)
     z = scale.tail(a)
     rank = np.floor((known + 1.0) * ndtr(z) + 1e-9).astype(np.intp)
     few = scale.degrees < _FEW - 1
@@ -150,19 +150,27 @@ def interval_and_p(
     student = few | (rank < 1)
     low = np.where(student, np.fmin(low, estimate + z * error), low)
     high = np.where(student, np.fmax(high, estimate - z * error), high)
-    p = _p(samples, known, estimate, error, scale, few, rank < 1)
-    return low, high, p
+    return low, high, p_value(samples, estimate, error, scale, rank < 1)
 
 
-def _p(samples: Floats, known: Any, estimate: Floats, error: Floats, scale: Expansion, few: Any, coarse: Any) -> Floats:
-    rarest = ndtri(1.0 / (1.0 + np.maximum(known, 1)))
+def p_value(
+    samples: Floats, estimate: Floats, error: Floats, scale: Expansion | None, coarse: Any = False
+) -> Floats:
+    """The p of `interval_and_p`; ``coarse`` columns have too few resamples for the tail of their interval."""
+    known = (~np.isnan(samples)).sum(axis=0)
+    sides = _sides(samples)
+    if scale is None:
+        p = np.minimum(1.0, 2.0 * (1.0 + np.minimum(*sides)) / (1.0 + known))
+        return np.where(known > 0, p, np.nan)
+    few = scale.degrees < _FEW - 1
     z = np.full(samples.shape[1], np.inf)
-    for m, sign in zip(_sides(samples), (1.0, -1.0), strict=True):
+    for m, sign in zip(sides, (1.0, -1.0), strict=True):
         shown = ndtri(np.minimum((1.0 + m) / (1.0 + known), 1.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             normal = np.where(error > 0, -sign * estimate / error, shown)
+        # With no resample beyond 0, Student's limit tells how far it is, where that counts.
         own = np.where(few, np.where(m == 0, normal, np.maximum(shown, normal)), shown)
-        own = np.where(~few & coarse & (m == 0), np.minimum(rarest, normal), own)
+        own = np.where(~few & coarse & (m == 0), np.minimum(shown, normal), own)
         z = np.fmin(z, own)
     with np.errstate(invalid="ignore"):
         p = np.minimum(1.0, 2.0 * stdtr(scale.degrees, z / scale.factor))

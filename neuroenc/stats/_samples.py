@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_count, check_metric, voxel_blocks
-from neuroenc.stats._intervals import interval_and_p
+from neuroenc.stats._intervals import expansion, jackknife_error, p_value, standard_deviation
 from neuroenc.stats._resampling import Sampler, Units, draw_resamples, unit_of, weight_chunks
 
 __all__ = ["bootstrap_samples", "difference_p", "leave_one_out"]
@@ -171,19 +171,49 @@ def leave_one_out(
     return seen, scores
 
 
-def difference_p(samples: Floats) -> Floats:
-    """Two-sided bootstrap p-value that a difference is 0, over axis 0 of its resamples.
+def difference_p(samples: Any, estimate: Any = None, *, n_units: Any = None, left_out: Any = None) -> Floats:
+    """Two-sided bootstrap p-value that a difference is 0, over axis 0 of its resamples; NaN without any.
 
-    ``min(1, 2 (1 + min(#<=0, #>=0)) / (1 + n))`` over the resamples that are defined; NaN without any. It
-    inverts the percentile interval, which is a little too narrow for few stimuli: `sample_interval` mends that.
+    The p-value of `sample_interval`: with ``n_units`` that of the expanded interval, which for few stimuli holds its
+    level; without, ``min(1, 2 (1 + m) / (1 + B))``, m of the B resamples on the rarer side of 0.
+
+    Parameters
+    ----------
+    samples : array (n_resamples, n_columns) or (n_resamples,)
+    estimate, n_units, left_out
+        As in `sample_interval`; all or none of the first two.
+
+    Returns
+    -------
+    array (n_columns,), or a scalar
+
+    Raises
+    ------
+    ValueError
+        ``n_units`` without ``estimate``.
 
     Examples
     --------
     >>> import numpy as np
-    >>> difference_p(np.linspace(-0.1, 1.9, 199)[:, None] * [1.0, 0.0]).round(3).tolist()
-    [0.11, 1.0]
+    >>> drawn = np.linspace(-0.1, 1.9, 199)[:, None] * [1.0, 0.0]
+    >>> difference_p(drawn).round(3).tolist(), difference_p(drawn, [0.9, 0.0], n_units=30).round(3).tolist()
+    ([0.11, 1.0], [0.127, 1.0])
     """
     values = np.asarray(samples)
     shape = values.shape[1:]
-    zeros = np.zeros(int(np.prod(shape)))
-    return interval_and_p(values.reshape(len(values), -1), zeros, zeros, 0.95, None)[2].reshape(shape)
+    values = values.reshape(len(values), -1)
+    if (estimate is None) != (n_units is None):
+        raise ValueError("difference_p needs both estimate and n_units for the expanded interval's p, or neither.")
+    out = np.full(values.shape[1], np.nan)
+    centre = np.zeros(len(out)) if estimate is None else np.asarray(estimate, dtype=np.float64).reshape(-1)
+    units = np.broadcast_to(np.nan if n_units is None else np.asarray(n_units, dtype=np.float64), out.shape)
+    left = None if left_out is None else np.asarray(left_out).reshape(len(left_out), -1)
+    for start in range(0, len(out), 1024):
+        at = slice(start, start + 1024)
+        drawn = values[:, at].astype(np.float64)
+        error, scale = standard_deviation(drawn), None
+        if n_units is not None:
+            jackknife = None if left is None else jackknife_error(left[:, at], centre[at], units[at])
+            scale = expansion(units[at], error, jackknife)
+        out[at] = p_value(drawn, centre[at], error, scale)
+    return out.reshape(shape)

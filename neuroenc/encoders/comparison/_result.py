@@ -104,7 +104,7 @@ class Comparison:
             if cell not in self.cells:
                 raise ConfigError(unknown_name("cell", cell, self.cells))
         at = [self.cells.index(cell) for cell in cells]
-        return Samples(self._drawn.estimate[at], self._drawn.samples[at])
+        return self._drawn.of(at)
 
     def _per_voxel(self, prefix: str) -> xr.Dataset:
         """Mean over folds of what fits kept for every voxel."""

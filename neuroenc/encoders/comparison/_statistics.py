@@ -47,10 +47,17 @@ def find_groups(responses: xr.DataArray) -> list[Group]:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Scores ``estimate`` (cell, voxel) and of every resample, ``samples`` (cell, resample, voxel) float32."""
+    """Scores ``estimate`` (cell, voxel), of every resample ``samples`` (cell, resample, voxel), without every stimulus
+    ``left_out`` (cell, stimulus, voxel), both float32, and how many stimuli a voxel has seen, ``n_units`` (voxel,)."""
 
     estimate: np.ndarray
     samples: np.ndarray
+    left_out: np.ndarray
+    n_units: np.ndarray
+
+    def of(self, cells: Sequence[int]) -> Samples:
+        """Some cells."""
+        return Samples(self.estimate[cells], self.samples[cells], self.left_out[cells], self.n_units)
 
 
 def draw_samples(
@@ -66,17 +73,22 @@ def draw_samples(
     groups : array (row,)
         Stimulus of every row.
     """
-    shape = (len(predictions), n_bootstraps, measured.shape[1])
-    if 4 * np.prod(shape, dtype=float) > _MAX_MEMORY:
-        samples: np.ndarray = np.memmap(tempfile.TemporaryFile(), dtype=np.float32, shape=shape)  # noqa: SIM115
-    else:
-        samples = np.empty(shape, dtype=np.float32)
-    estimate = np.empty(shape[::2])
+    n_voxels = measured.shape[1]
+    samples, left_out = (_room((len(predictions), n, n_voxels)) for n in (n_bootstraps, len(np.unique(groups))))
+    estimate, n_units = np.empty((len(predictions), n_voxels)), np.zeros(n_voxels)
     for k, predicted in enumerate(predictions):
         estimate[k], samples[k] = stats.bootstrap_samples(
             measured, predicted, n_bootstraps=n_bootstraps, groups=groups, seed=seed, dtype=np.float32
         )
-    return Samples(estimate, samples)
+        seen, left_out[k] = stats.leave_one_out(measured, predicted, groups=groups, dtype=np.float32)
+        n_units = np.maximum(n_units, seen)
+    return Samples(estimate, samples, left_out, n_units)
+
+
+def _room(shape: tuple[int, ...]) -> np.ndarray:
+    if 4 * np.prod(shape, dtype=float) > _MAX_MEMORY:
+        return np.memmap(tempfile.TemporaryFile(), dtype=np.float32, shape=shape)
+    return np.empty(shape, dtype=np.float32)
 
 
 def _median(values: np.ndarray) -> Any:
@@ -93,12 +105,15 @@ def median_or_low(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else -np.inf
 
 
-def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    known = samples[np.isfinite(samples)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+def _interval(
+    samples: np.ndarray, left_out: np.ndarray, estimate: float, confidence: float
+) -> tuple[float, float, float]:
+    """Low, high and p of one number, over resamples of as many stimuli as were left out one by one."""
+    found = stats.sample_interval(
+        samples, estimate, n_units=len(left_out), left_out=left_out, confidence=confidence
+    )
+    low, high, p = map(float, found)
+    return low, high, p
 
 
 def group_medians(
@@ -110,7 +125,8 @@ def group_medians(
     for k, name in enumerate(names):
         for group in groups:
             r = drawn.estimate[k, group.voxels]
-            low, high = _interval(_median(drawn.samples[k][:, group.voxels]), confidence)
+            medians, without = (_median(x[k][:, group.voxels]) for x in (drawn.samples, drawn.left_out))
+            low, high, _ = _interval(medians, without, float(_median(r)), confidence)
             row: dict[str, Any] = {
                 "cell": name, "kind": group.kind, "group": group.name, "n_voxels": int(np.isfinite(r).sum()),
                 "median_r": float(_median(r)), "low": low, "high": high,
@@ -137,20 +153,21 @@ def pair_table(
     for a, b in itertools.combinations(range(len(names)), 2):
         difference = drawn.estimate[a] - drawn.estimate[b]
         samples = np.subtract(drawn.samples[a], drawn.samples[b])
-        passed = stats.fdr(stats.difference_p(samples)) < q
+        left = np.subtract(drawn.left_out[a], drawn.left_out[b])
+        passed = stats.fdr(stats.difference_p(samples, difference, n_units=drawn.n_units, left_out=left)) < q
         for group in groups:
             inside = difference[group.voxels]
             known = np.isfinite(inside)
             n = int(known.sum())
-            medians = _median(samples[:, group.voxels])
-            low, high = _interval(medians, confidence)
+            medians, without = (_median(x[:, group.voxels]) for x in (samples, left))
+            low, high, p = _interval(medians, without, float(_median(inside)), confidence)
             sure = passed[group.voxels]
             rows.append({
                 "a": names[a], "b": names[b], "kind": group.kind, "group": group.name, "n_voxels": n,
                 "median_r_a": float(_median(drawn.estimate[a, group.voxels])),
                 "median_r_b": float(_median(drawn.estimate[b, group.voxels])),
                 "median_difference": float(_median(inside)), "low": low, "high": high,
-                "p": float(stats.difference_p(medians[:, None])[0]),
+                "p": p,
                 "share_a": float((sure & (inside > 0)).sum() / n) if n else np.nan,
                 "share_b": float((sure & (inside < 0)).sum() / n) if n else np.nan,
             })  # fmt: skip
@@ -176,8 +193,11 @@ def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndar
             continue
         for k in range(len(estimate)):
             if k != b:
-                samples = drawn.samples[b][:, mine] - drawn.samples[k][:, mine]
-                p[k, mine] = stats.difference_p(samples)
+                pair = (x[b][:, mine] - x[k][:, mine] for x in (drawn.samples, drawn.estimate[:, None], drawn.left_out))
+                samples, difference, left = pair
+                p[k, mine] = stats.difference_p(
+                    samples, difference[0], n_units=drawn.n_units[mine], left_out=left
+                )
     ordered = np.sort(estimate, axis=0)
     with np.errstate(invalid="ignore"):
         lead = ordered[-1] - ordered[-2] if len(ordered) > 1 else np.full(len(voxels), np.nan)
