@@ -130,9 +130,14 @@ def _sentences(study: CaptionStudy, cited: set[str]) -> list[str]:
         kinds = [c for c in study.stability.columns if c != "voxel" and not str(c).endswith("_null")
                  and f"{c}_null" in study.stability.columns]  # fmt: skip
         over = f" over {_join(kinds)}" if kinds else ""
+        part.take("n_voxels"), part.take("of_voxels")
+        n_stable, on = study.stability["voxel"].nunique(), ""
+        if n_stable < n_captioned:
+            of = f"{n_stable:,} of {n_captioned:,} captioned voxels"
+            on = f", measured on {of} (a random sample, stratified by region)"
         out.append(
             f"Stability is the mean pairwise cosine of a voxel's caption vectors{over}, beside that of shuffled voxels"
-            f"{part.rest()}."
+            f"{on}{part.rest()}."
         )
     if study.sentence is not None:
         cited.add("lavca")

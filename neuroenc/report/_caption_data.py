@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NUMBERS",
+    "SHOWN",
     "VERDICTS",
     "Details",
     "VoxelTable",
@@ -43,6 +44,7 @@ NUMBERS: dict[str, tuple[str, float | None, float | None]] = {
     "q_value": ("q (FDR)", None, None),
 }
 VERDICTS = ("supported", "uncertain", "unsupported")
+SHOWN = 8  # images of a voxel in its panel; all of them are in evidence.csv
 
 
 @dataclass(frozen=True)
@@ -236,12 +238,12 @@ class Details:
             self._phrases.append([int(rank), a, b, VERDICTS.index(verdict), *map(_number, values)])
 
     def of(self, rows: np.ndarray) -> dict[str, Any]:
-        """``evidence`` ([stimulus, predicted] each), ``phrases`` and ``stimuli`` of these rows of the table."""
+        """``evidence`` ([stimulus, predicted] of the best `SHOWN`), ``phrases`` and ``stimuli`` of these rows."""
         stimuli: dict[str, int] = {}
         evidence, phrases = [], []
         none = np.zeros(0, int)
         for voxel in self._table.frame["voxel"].to_numpy()[rows]:
-            mine = self._table.evidence.get(voxel, none)
+            mine = self._table.evidence.get(voxel, none)[:SHOWN]
             evidence.append(
                 [[stimuli.setdefault(self._stimulus[k], len(stimuli)), _number(self._predicted[k])] for k in mine]
             )

@@ -15,7 +15,7 @@ from neuroenc._util.files import atomic_path, write_text
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._version import __version__
 from neuroenc.report._caption_cards import best_rows, voxel_cards
-from neuroenc.report._caption_data import NUMBERS, Details, VoxelTable, asset, subject_data, voxel_table
+from neuroenc.report._caption_data import NUMBERS, SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
 from neuroenc.report._caption_exports import embed_json, write_study_files
 from neuroenc.report._caption_images import EvidenceImages
 from neuroenc.report._caption_layout import layouts
@@ -114,10 +114,11 @@ def write_caption_report(
         # The best voxels come first, so that a budget of thumbnails is spent on them.
         for rows in [best_rows(voxels, r, 8) for r in (everything, *regions.values())]:
             for voxel in voxels.frame["voxel"].iloc[rows]:
-                for k in voxels.evidence.get(voxel, np.zeros(0, int)):
+                for k in voxels.evidence.get(voxel, np.zeros(0, int))[:SHOWN]:
                     shown.src(str(stimuli_of[k]))
         # Then the first image of every voxel, the second, ...
-        for name in dict.fromkeys(stimuli_of[np.argsort(study.evidence["rank"].to_numpy(), kind="stable")]):
+        ranks = study.evidence["rank"].to_numpy()
+        for name in dict.fromkeys(stimuli_of[np.argsort(ranks, kind="stable")[: int((ranks <= SHOWN).sum())]]):
             shown.src(str(name))
         meta, assets, remarks = _assets(study, voxels, subjects, shown, out, bar)
         meta |= {"pages": {n: f"rois/{pages[n]}.html" for n in regions}, "regions": [n for n in regions if n != NO_ROI]}
@@ -143,6 +144,7 @@ def write_caption_report(
             remarks.append(f"{len(shown.unreadable)} evidence images could not be read: {joined(shown.unreadable)}.")
         if shown.left_out:
             remarks.append(f"{shown.left_out:,} evidence images are named but not shown, to keep the report small.")
+        remarks += _sampled(study)
         context = common | {
             "title": study.title,
             "tiles": tiles(study, voxels, everything),
@@ -174,6 +176,16 @@ def write_caption_report(
         _clear(out, assets, shown.written)
         bar.update(2)
     return page
+
+
+def _sampled(study: CaptionStudy) -> list[str]:
+    """That stability is known of a sample only, where it is."""
+    if study.stability is None:
+        return []
+    n, of = study.stability["voxel"].nunique(), int(study.gate["captioned"].sum())
+    if n >= of:
+        return []
+    return [f"Stability measured on {n:,} of {of:,} captioned voxels, a random sample; of the others it is not known."]
 
 
 def _markup(text: str) -> Any:

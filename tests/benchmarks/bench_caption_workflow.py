@@ -8,9 +8,9 @@
 
 `stages` runs the simulated world's captioning and prints seconds of each stage (of the clock and of the processor) and
 the peak memory above the start; with `--images` the bank lies on disk, shards of float16 of which nobody knows captions
-(embeddings of scenes, jittered). `reading` asks a bank on disk for all that the stages need of it, in one reading and in
-a reading each, piece of the bank by piece in turn, so that what else the machine does hits both. `report` writes the page
-of a brain's worth of voxels.
+(embeddings of scenes, jittered). `reading` asks a bank on disk for all that the stages need of it, in one reading and
+in a reading each, piece of the bank by piece in turn, so that what else the machine does hits both. `report` writes the
+page of a brain's worth of voxels.
 """
 
 from __future__ import annotations
@@ -246,8 +246,9 @@ def report(args):
     for name, size in sizes.items():
         key = name.parts[0] if len(name.parts) > 1 else name.suffix
         parts[key] = (parts.get(key, (0, 0))[0] + size, parts.get(key, (0, 0))[1] + 1)
-    print(f"{n} voxels, {args.images} images to choose from: {time.perf_counter() - began[0]:.0f} s "
-          f"({time.process_time() - began[1]:.0f} s of the processor), peak {peak.most:.0f} MB above the start; {page}")  # fmt: skip
+    clock, processor = time.perf_counter() - began[0], time.process_time() - began[1]
+    print(f"{n} voxels, {args.images} images to choose from: {clock:.0f} s ({processor:.0f} s of the processor), peak "
+          f"{peak.most:.0f} MB above the start; {page}")  # fmt: skip
     for key, (size, count) in sorted(parts.items(), key=lambda x: -x[1][0]):
         print(f"  {key:12} {size / 1e6:7.1f} MB in {count} files")
     print(f"  index.html   {page.stat().st_size / 1e6:.2f} MB")

@@ -15,13 +15,16 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from PIL import Image
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
 from neuroenc.report import write_caption_report
 from neuroenc.report._caption_cards import segments
 from neuroenc.report._caption_data import label_of_voxels, utf16, voxel_table
+from neuroenc.report._caption_images import EvidenceImages
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
@@ -74,7 +77,7 @@ def test_data_hold_what_the_study_holds(volume):
         mine = by_voxel.get_group(voxel) if voxel in by_voxel.groups else study.captions.iloc[:0]
         assert [core["texts"][k] for k in core["captions"][i]] == mine.caption.tolist()
         shown = [detail["stimuli"][k]["id"] for k, _ in detail["evidence"][i]]
-        assert shown == study.evidence[study.evidence.voxel == voxel].stimulus.tolist()
+        assert shown == study.evidence[study.evidence.voxel == voxel].stimulus.tolist()[:8]
         told = study.phrases[study.phrases.voxel == voxel]
         texts = dict(zip(core["ranks"][i], (core["texts"][k] for k in core["captions"][i])))
         assert [texts[p[0]][p[1] : p[2]] for p in detail["phrases"][i]] == told.phrase.tolist()
@@ -236,6 +239,54 @@ def test_images_come_from_where_the_caller_says(tmp_path):
     assert "1 evidence images could not be read: scene-1." in page.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="legal: a mapping"):
         write_caption_report(study, folder, images=[1], progress=False)
+
+
+def test_images_past_the_budget_are_not_opened_and_every_voxel_gets_its_best_first(tmp_path, monkeypatch):
+    n, k = 30, 10
+    voxels = np.arange(n)
+    study = CaptionStudy(
+        "many", xr.Dataset({"r": ("voxel", np.linspace(0.9, 0.1, n))}, coords={"voxel": voxels}),
+        captions=pd.DataFrame({"voxel": voxels, "rank": 1, "caption": "a dog", "score": 0.5}),
+        evidence=pd.DataFrame({"voxel": np.repeat(voxels, k), "rank": np.tile(np.arange(1, k + 1), n),
+                               "stimulus": [f"s{v}-{r}" for v in voxels for r in range(1, k + 1)], "predicted": 1.0}),
+        gate=pd.DataFrame({"voxel": voxels, "captioned": True, "reason": ""}),
+    )  # fmt: skip
+    opened = []
+
+    def picture(name):
+        opened.append(name)
+        return np.random.default_rng(len(opened)).integers(0, 255, (96, 96, 3)).astype(np.uint8)
+
+    real = EvidenceImages
+    size = len(real(tmp_path / "one", images=picture)._own("s")) * 4 // 3
+    opened.clear()
+    monkeypatch.setattr("neuroenc.report._caption_report.EvidenceImages",
+                        lambda *a, **o: real(*a, **{**o, "budget": 100 * size}))  # fmt: skip
+    page = write_caption_report(study, tmp_path / "out", images=picture, progress=False)
+    written = list((tmp_path / "out" / "images").iterdir())
+    assert 80 < len(written) < 110
+    assert len(opened) == len(written) + 1
+    # Eight images of the eight best voxels, then one of each of the others, then a second.
+    assert opened[:64] == [f"s{v}-{r}" for v in range(8) for r in range(1, 9)]
+    assert opened[64:86] == [f"s{v}-1" for v in range(8, 30)]
+    assert "evidence images are named but not shown" in page.read_text(encoding="utf-8")
+    # Equal images are not written again.
+    before = {p.name: p.stat().st_mtime_ns for p in written}
+    opened.clear()
+    write_caption_report(study, tmp_path / "out", images=picture, progress=False)
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "images").iterdir()} == before
+
+
+def test_a_sample_of_stability_is_told(tmp_path):
+    study = studies.made_up(12, n_stimuli=4)
+    captioned = study.captions["voxel"].unique()
+    some = pd.DataFrame({"voxel": captioned[:3], "folds": 0.5, "folds_null": 0.1})
+    for table, told in ((some, True), (study.stability, False)):
+        one = dataclasses.replace(study, stability=table)
+        page = write_caption_report(one, tmp_path / str(told), progress=False).read_text(encoding="utf-8")
+        words = f"3 of {len(captioned)} captioned voxels"
+        assert (f"Stability measured on {words}" in page) == told
+        assert (f"measured on {words} (a random sample, stratified by region)" in one.methods()) == told
 
 
 def test_marks_and_positions():

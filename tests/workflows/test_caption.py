@@ -1,6 +1,10 @@
 """``neuroenc caption``: the whole path in small, killed and gone on, its settings, its errors."""
 
+import dataclasses
 import json
+import re
+import shutil
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,23 +18,96 @@ from neuroenc import Captioner
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
+from neuroenc.retrieval import EmbeddingBank
 from neuroenc.workflows import caption, example_caption_config, list_caption_examples, read_caption_config
 from neuroenc.workflows._caption_checks import diversity_table, round_trip_table
+from neuroenc.workflows._caption_inputs import Bank, load_bank_of
 from neuroenc.workflows._caption_truth import judge_planted, planted_summary
 
 SMALL = [
     "data.options.n_subjects=2", "data.options.n_train=300", "data.options.n_test=40", "data.options.n_bank=300",
     "data.options.n_voxels=60", "decoder.beams=2", "decoder.groups=2", "decoder.top=2", "stability.folds=2",
-    "stability.bootstraps=0", "stability.null_voxels=20", "held_out.permutations=200",
+    "stability.bootstraps=0", "stability.null_voxels=20", "stability.max_voxels=40", "held_out.permutations=200",
 ]  # fmt: skip
+
+
+class Counted(EmbeddingBank):
+    """A bank that counts the rows that are read of it."""
+
+    read: ClassVar[list[int]] = []
+
+    def chunks(self, rows, width=None):
+        for chunk in super().chunks(rows, width):
+            self.read.append(len(chunk.rows))
+            yield chunk
+
+    def take(self, positions, rows=16384):
+        for chunk in super().take(positions, rows):
+            self.read.append(len(chunk.rows))
+            yield chunk
+
+
+def counted(*args):
+    bank = load_bank_of(*args)
+    return dataclasses.replace(bank, embeddings=Counted(bank.embeddings))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("caption")
     lines = []
-    summary = caption(example_caption_config("world", SMALL), out, progress=False, say=lines.append)
+    Counted.read.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neuroenc.workflows._caption.load_bank_of", counted)
+        summary = caption(example_caption_config("world", SMALL), out, progress=False, say=lines.append)
+    summary["rows read"] = sum(Counted.read)
     return out, summary, lines
+
+
+def test_the_bank_is_read_once_for_all_stages(done):
+    _, summary, lines = done
+    # Captions, evidence, phrases, folds, halves, shuffled weights, round trip, categories, clusters: 300 images.
+    assert summary["rows read"] == 300
+    assert any(re.fullmatch(r"  bank: [\d.]+ s, read once", line) for line in lines)
+
+
+@pytest.mark.parametrize(("method", "passes"), [("softmax", 1), ("nearest", 15)])
+def test_how_often_a_bank_without_captions_is_read(tmp_path, monkeypatch, method, passes):
+    Counted.read.clear()
+    monkeypatch.setattr("neuroenc.workflows._caption.load_bank_of", untold)
+    less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "decoder.kind=retrieval"]
+    more = ["decoder.caption_bank=stimuli", f"projection.method={method}", "data.options.n_subjects=1"]
+    summary = caption(example_caption_config("world", [*SMALL, *less, *more]), tmp_path, progress=False, say=print)
+    # Other projections read the bank for themselves, for the weights and for shuffled ones.
+    assert sum(Counted.read) <= passes * 300
+    study = CaptionStudy.load(tmp_path / "study")
+    assert study.phrases["in_images"].notna().all()
+    assert 0 < summary["hallucination_rate"] < 1
+
+
+def untold(*args):
+    """A bank of which nobody told captions: images are compared with phrases by their embeddings."""
+    bank = load_bank_of(*args)
+    return Bank(Counted(bank.embeddings), None, bank.name)
+
+
+def test_stability_is_measured_on_a_sample_that_is_told(done):
+    out, summary, lines = done
+    study = CaptionStudy.load(out / "study")
+    of = summary["n_captioned"]
+    assert (summary["stability_n_voxels"], summary["stability_of_voxels"]) == (40, of)
+    sampled = study.stability["voxel"].to_numpy()
+    assert len(sampled) == 40
+    assert set(sampled) <= set(study.captions["voxel"])
+    shares = study.scores["subject"].sel(voxel=sampled).to_series().value_counts(normalize=True)
+    every = study.scores["subject"].sel(voxel=study.captions["voxel"].unique()).to_series().value_counts(normalize=True)
+    assert (shares - every).abs().max() < 0.1
+    assert f"measured on 40 of {of} captioned voxels (a random sample" in study.methods()
+    assert f"Stability measured on 40 of {of} captioned voxels" in (out / "report" / "index.html").read_text()
+    assert any(line.endswith(f"measured on 40 of {of} captioned voxels") for line in lines)
+    for kind in ("folds", "halves"):
+        low, mean, high = (summary[f"agreement{name}:{kind}"] for name in ("_low", "", "_high"))
+        assert low < mean < high
 
 
 def test_what_comes_out(done):
@@ -69,7 +146,25 @@ def test_a_second_call_takes_what_is_there_and_gives_the_same(done):
     again = caption(example_caption_config("world", SMALL), out, progress=False, say=lines.append)
     for name in ("captions", "stability", "grounding", "sentence", "analyses"):
         assert any(line.strip().startswith(f"{name}: done before") for line in lines), name
+    assert not any("bank:" in line for line in lines if "taken from" not in line)
+    again["rows read"] = summary["rows read"]
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+
+
+def test_a_run_that_was_killed_after_the_reading_does_not_read_again(done, tmp_path, monkeypatch):
+    out, summary, _ = done
+    shutil.copytree(out / ".steps", tmp_path / ".steps")
+    for name in ("captions", "stability", "shuffled", "grounding", "analyses"):
+        found = next((tmp_path / ".steps").glob(f"{name}-*"))
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+    Counted.read.clear()
+    monkeypatch.setattr("neuroenc.workflows._caption.load_bank_of", counted)
+    again = caption(example_caption_config("world", SMALL), tmp_path, progress=False, say=lambda _: None)
+    assert Counted.read == []
+    assert {**again, "seconds": 0, "rows read": 300} == {**summary, "seconds": 0}
+    for name in ("captions", "evidence", "phrases", "stability", "categories", "clusters"):
+        one, two = (next((folder / "study").glob(f"{name}.*")).read_bytes() for folder in (out, tmp_path))
+        assert one == two, name
 
 
 @pytest.mark.parametrize(
@@ -113,6 +208,16 @@ def test_settings_are_checked():
         example_caption_config("world", ["decoder.captioner="])
     with pytest.raises(ConfigError, match="nothing to agree"):
         example_caption_config("world", ["stability.folds=1"])
+    with pytest.raises(ConfigError, match=r"bootstraps = 1 has nothing to agree"):
+        example_caption_config("world", ["stability.bootstraps=1"])
+    with pytest.raises(ConfigError, match=r"halves = -1"):
+        example_caption_config("world", ["stability.halves=-1"])
+    for value in (-1, 1):
+        with pytest.raises(ConfigError, match=rf"max_voxels = {value} is not legal.*the default, 200"):
+            example_caption_config("world", [f"stability.max_voxels={value}"])
+    with pytest.raises(ConfigError, match="null_voxels"):
+        example_caption_config("world", ["stability.null_voxels=1"])
+    assert example_caption_config("world").stability.max_voxels == 200
     with pytest.raises(ConfigError, match="permutations"):
         example_caption_config("world", ["held_out.permutations=0"])
     with pytest.raises(ConfigError, match="simulated world"):

@@ -14,8 +14,7 @@ __all__ = ["sample_voxels"]
 def sample_voxels(strata: Sequence[str], n: int | None, seed: int = 0) -> np.ndarray:
     r"""A random sample of voxels, stratified: region h of :math:`N_h` voxels gives about :math:`n N_h / N`.
 
-    Every region gives at least one voxel where n allows it; the rest is shared out in proportion, by largest
-    remainders. Inside a region voxels are drawn without replacement.
+    Every region gives at least one voxel where n allows it. Inside a region voxels are drawn without replacement.
 
     Parameters
     ----------
@@ -46,15 +45,14 @@ def sample_voxels(strata: Sequence[str], n: int | None, seed: int = 0) -> np.nda
     if n is None or n >= len(labels):
         return np.ones(len(labels), dtype=bool)
     names, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    least = np.zeros(len(names), dtype=np.int64)
-    if n >= len(names):
-        least += 1
-    # What is left after one each is shared by size; no region gives more than it has.
-    share = (n - least.sum()) * (sizes - least) / max((sizes - least).sum(), 1)
-    take = least + np.floor(share).astype(np.int64)
-    order = np.lexsort((np.arange(len(names)), -(share - np.floor(share))))
-    for k in order[: n - int(take.sum())]:
-        take[k] += 1
+    share = n * sizes / len(labels)
+    least = int(n >= len(names))
+    take = np.maximum(np.floor(share).astype(np.int64), least)
+    # Largest remainders are rounded up; what small regions were given too much, large ones give back.
+    while take.sum() < n:
+        take[np.argmax(np.where(take < sizes, share - take, -np.inf))] += 1
+    while take.sum() > n:
+        take[np.argmax(np.where(take > least, take - share, -np.inf))] -= 1
     chosen = np.zeros(len(labels), dtype=bool)
     for k in range(len(names)):
         inside = np.flatnonzero(of == k)

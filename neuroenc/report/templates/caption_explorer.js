@@ -356,7 +356,7 @@
     nodes.push(make("table", { className: "meters" }, make("tbody", {}, ...rows)));
     if (details?.evidence.length) {
       const thumbs = make("div", { className: "thumbs" });
-      for (const [k, predicted] of details.evidence.slice(0, 8)) {
+      for (const [k, predicted] of details.evidence) {
         const shown = details.stimuli[k];
         const figure = make("figure");
         if (shown.src) figure.append(make("img", { src: shown.src, alt: shown.caption || `stimulus ${shown.id}`, title: `${shown.id}${shown.caption ? `: ${shown.caption}` : ""}` }));

@@ -6,6 +6,8 @@ import xarray as xr
 
 from neuroenc._util.errors import DataError
 from neuroenc.captions import RetrievalDecoder, caption_stability, project
+from neuroenc.captions.checks._stability import score_stability
+from neuroenc.captions.checks._voxel_sample import sample_voxels
 from neuroenc.encoders import resampled_rows, ridge_weights
 
 NAMES = ["face", "house", "dog", "pizza", "sign", "hand"]
@@ -65,6 +67,66 @@ def test_agreement_does_not_depend_on_the_order_of_voxels(study):
     one, _ = caption_stability({"halves": variants}, decode, embed, progress=False)
     two, _ = caption_stability({"halves": mixed}, decode, embed, progress=False)
     np.testing.assert_allclose(two.set_index("voxel")["halves"].loc[one["voxel"]], one["halves"])
+
+
+def test_a_sample_stands_for_all(study):
+    variants, decode, embed, noisy = study
+    regions = np.where(noisy, "noise", "signal")
+    labelled = [(coef.assign_coords(roi=("voxel", regions)), bank) for coef, bank in variants]
+    every, whole = caption_stability({"halves": variants}, decode, embed, progress=False)
+    some, part = caption_stability({"halves": labelled}, decode, embed, max_voxels=20, progress=False)
+    same, _ = caption_stability({"halves": variants}, decode, embed, max_voxels=20, strata=regions, progress=False)
+    assert some["voxel"].tolist() == same["voxel"].tolist()
+    # Half of each region, and each voxel as it is among all of them.
+    assert np.bincount(noisy[some["voxel"]].astype(int)).tolist() == [10, 10]
+    np.testing.assert_allclose(some["halves"], every.set_index("voxel")["halves"].loc[some["voxel"]])
+    row = part.iloc[0]
+    assert (row["n_voxels"], row["of_voxels"], whole.loc[0, "of_voxels"]) == (20, 40, 40)
+    assert row["low"] < row["mean"] < row["high"]
+    assert row["low"] < whole.loc[0, "mean"] < row["high"]
+    assert row["high"] - row["low"] > whole.loc[0, "high"] - whole.loc[0, "low"]
+    other, _ = caption_stability({"halves": labelled}, decode, embed, max_voxels=20, seed=1, progress=False)
+    assert other["voxel"].tolist() != some["voxel"].tolist()
+    with pytest.raises(DataError, match="sample of 1 voxels"):
+        caption_stability({"halves": variants}, decode, embed, max_voxels=1, progress=False)
+    with pytest.raises(DataError, match="region of 3 voxels"):
+        caption_stability({"halves": variants}, decode, embed, strata=["a", "b", "c"], progress=False)
+    with pytest.raises(DataError, match="no variants"):
+        caption_stability({}, decode, embed, progress=False)
+
+
+def test_the_interval_holds_the_mean_of_all_voxels():
+    rng = np.random.default_rng(0)
+    held = []
+    for seed in range(60):
+        # Voxels whose captions are one of two words, more or less often the same.
+        share = rng.uniform(0.2, 1, 600)
+        said = (rng.random((4, 600)) > share).astype(int)
+        told = [("x", False, np.array(["a", "b"])[row].tolist()) for row in said]
+        null = [("x", True, ["a", "b", "a"]) for _ in said]
+        embed = lambda texts: np.array([[1.0, 0.0] if t == "a" else [0.0, 1.0] for t in texts])  # noqa: E731
+        all_voxels = score_stability(np.arange(600), told + null, embed, n_shuffles=2)[1].loc[0, "mean"]
+        at = np.flatnonzero(sample_voxels(["r"] * 600, 80, seed))
+        part = [(k, n, [t[v] for v in at]) for k, n, t in told]
+        row = score_stability(at, part + null, embed, n_shuffles=2, seed=seed)[1].iloc[0]
+        held.append(row["low"] <= all_voxels <= row["high"])
+    assert 0.87 < np.mean(held) <= 1
+
+
+def test_samples_are_stratified_and_of_the_region_alone():
+    regions = ["a"] * 50 + ["b"] * 25 + ["c"] * 2 + ["d"] * 300
+    chosen = sample_voxels(regions, 40, seed=3)
+    counts = [int(chosen[np.array(regions) == r].sum()) for r in "abcd"]
+    assert sum(counts) == 40
+    assert min(counts) == 1
+    np.testing.assert_allclose(counts, 40 * np.array([50, 25, 2, 300]) / 377, atol=1.2)
+    more = sample_voxels([*regions, *["e"] * 3], 43, seed=3)
+    assert (more[:50] & chosen[:50]).sum() == min(more[:50].sum(), chosen[:50].sum())
+    assert sample_voxels(regions, None).all()
+    assert sample_voxels(regions, 377).all()
+    # More regions than voxels: the largest are there.
+    assert sample_voxels(regions, 2)[77:].sum() == 2
+    assert sample_voxels([""] * 5, 3).sum() == 3
 
 
 def test_variants_must_be_of_the_same_voxels(study):
