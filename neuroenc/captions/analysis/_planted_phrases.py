@@ -17,30 +17,35 @@ _WORDS = {
         "A": "furry brown spotted hungry wild tame playful sleepy",
         "V": "chases watches smells licks bites follows",
         "L": "meadow barn zoo farm forest pond",
+        "P": "in across",
+        "B": "wildly lazily",
     },
     "vehicle": {
         "N": "bus train truck car boat plane bicycle motorcycle van tram",
         "A": "rusty fast parked electric loaded diesel double-decker armoured",
         "V": "overtakes tows passes carries hits blocks",
         "L": "street station harbour airport bridge motorway",
+        "P": "at through",
+        "B": "quickly noisily",
     },
     "food": {
         "N": "pizza cake sandwich apple banana salad soup doughnut pancake omelette",
         "A": "tasty sliced fresh baked sweet salted burnt vegetarian",
         "V": "covers tops fills garnishes sweetens accompanies",
         "L": "plate bowl kitchen tray oven restaurant",
+        "P": "on inside",
+        "B": "deliciously thickly",
     },
     "person": {
         "N": "man woman boy girl child player surfer skier chef tourist",
         "A": "young smiling tall old bearded tired elderly cheerful",
         "V": "greets photographs teaches hugs pushes calls",
         "L": "beach park court classroom stadium office",
+        "P": "by around",
+        "B": "kindly often",
     },
 }
 _DETERMINERS = ["the", "one", "some", "this", "that"]
-_OF_NOUNS = ["with", "of", "beside", "near"]
-_OF_VERBS = ["in", "at", "on", "through"]
-_ADVERBS = ["quickly", "again", "slowly", "today", "happily", "often"]
 
 #: How each grammar orders a phrase's parts. "prepositions": noun phrases are followed by what describes them and verbs
 #: by their objects, as in English; "postpositions": objects stand before verbs, and "in" behind its noun phrase.
@@ -60,8 +65,9 @@ def planted_captions(
     """Captions from a probabilistic context-free grammar whose symbols know what a phrase speaks of.
 
     S is NP VP; NP is a determiner and a noun, an adjective and a noun inside it, or an NP that a PP describes; VP is
-    a verb, a verb and its object, or a VP with a PP or an adverb. Adjectives, verbs and places go with the topic of
-    their noun (animals, vehicles, food, people), which is what ties the words of a phrase together. Neither grammar
+    a verb and its object, or a VP with a PP or an adverb. Words of a phrase go with its topic (animals, vehicles,
+    food, people): adjectives with their noun, verbs with their object, a place and its preposition with their verb.
+    Topics of different phrases are independent: what ties words together are the planted phrases. Neither grammar
     branches to one side only.
 
     Parameters
@@ -84,7 +90,7 @@ def planted_captions(
     Examples
     --------
     >>> planted_captions(2, seed=100)[0]
-    PlantedCaption(text='the old chef calls that omelette', tree=((0, (1, 2)), (3, (4, 5))))
+    PlantedCaption(text='the old chef accompanies that omelette', tree=((0, (1, 2)), (3, (4, 5))))
     """
     if grammar not in GRAMMARS:
         raise ConfigError(unknown_name("grammar", grammar, GRAMMARS))
@@ -128,30 +134,27 @@ class _Maker:
         return (head, other) if self.head_first else (other, head)
 
     def sentence(self) -> Tree:
-        topic = self._topic()
-        return (self.noun_phrase(topic), self.verb_phrase(topic))
+        return (self.noun_phrase(self._topic()), self.verb_phrase(self._topic()))
 
     def noun_phrase(self, topic: str, depth: int = 0) -> Tree:
         if depth < 1 and self.rng.random() < 0.25:
             # "a dog with a fresh cake": what describes it has a topic of its own.
             described = self.noun_phrase(topic, depth + 1)
-            by = self.adposition(_OF_NOUNS, self.noun_phrase(self._topic(), depth + 1))
+            other = self._topic()
+            by = self._order(self._topical(other, "P"), self.noun_phrase(other, depth + 1))
             return self._order(described, by)
         noun: Tree = self._topical(topic, "N")
         if self.rng.random() < 0.5:
             noun = (self._topical(topic, "A"), noun)
         return (self._of(_DETERMINERS), noun)
 
-    def adposition(self, words: list[str], inner: Tree) -> Tree:
-        return self._order(self._of(words), inner)
-
     def verb_phrase(self, topic: str) -> Tree:
         drawn = self.rng.random()
         verb: Tree = self._topical(topic, "V")
-        phrase = self._order(verb, self.noun_phrase(self._topic()))
+        phrase = self._order(verb, self.noun_phrase(topic))
         if drawn < 0.3:
             place = (self._of(_DETERMINERS), self._topical(topic, "L"))
-            return self._order(phrase, self.adposition(_OF_VERBS, place))
+            return self._order(phrase, self._order(self._topical(topic, "P"), place))
         if drawn < 0.5:
-            return self._order(phrase, self._of(_ADVERBS))
+            return self._order(phrase, self._topical(topic, "B"))
         return phrase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
 from neuroenc.captions.analysis._tables import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
+from neuroenc.captions.checks._phrases import PhraseFinder
+from neuroenc.captions.checks._phrases import phrases_of as found_phrases
 
-__all__ = ["log_odds", "phrases_of", "separating_phrases"]
+__all__ = ["log_odds", "phrases_in", "phrases_of", "separating_phrases"]
 
 Floats = np.ndarray
 
@@ -37,6 +39,21 @@ def phrases_of(text: str, n: tuple[int, int] = (1, 3), stop: frozenset[str] = FU
             if len(run) == size and run[-1] not in stop:
                 found.add(" ".join(run))
     return found
+
+
+def phrases_in(
+    texts: Sequence[str], n: tuple[int, int], stop: frozenset[str], engine: str | PhraseFinder | None
+) -> list[set[str]]:
+    """Phrases of each text: runs of words, or with an engine what :func:`neuroenc.captions.find_phrases` finds.
+
+    >>> phrases_in(["a brown dog"], (1, 1), FUNCTION_WORDS, None) == [{"brown", "dog"}]
+    True
+    >>> phrases_in(["a brown dog"], (1, 1), FUNCTION_WORDS, "rules")
+    [{'brown dog'}]
+    """
+    if engine is None:
+        return [phrases_of(t, n, stop) for t in texts]
+    return [{p.key for p in several if p.key not in stop} for several in found_phrases(texts, engine, ())]
 
 
 def log_odds(counts: Floats, prior: Floats) -> tuple[Floats, Floats]:
@@ -87,6 +104,7 @@ def separating_phrases(
     background: Iterable[str] | None = None,
     stop_phrases: Iterable[str] = STOP_PHRASES,
     stop: Iterable[str] = FUNCTION_WORDS,
+    engine: str | PhraseFinder | None = None,
     min_voxels: int = 2,
     n_permutations: int = 500,
     seed: int = 0,
@@ -112,6 +130,9 @@ def separating_phrases(
         Texts whose frequencies are the prior, such as a caption corpus; default all captions here.
     stop_phrases, stop : iterables of str
         Removed phrases, and words that no phrase begins or ends with.
+    engine : str or callable, optional
+        Whole phrases instead of runs of ``n`` words, found as :func:`find_phrases` does; in languages other than
+        English by ``phrases`` of a :class:`SyntacticDistanceParser`.
     min_voxels : int
         Phrases of fewer voxels are left out.
     n_permutations, seed : int
@@ -158,7 +179,7 @@ def separating_phrases(
     group = np.array([names.index(x) for x in labels])
     texts, codes = unique_texts(captions["caption"])
     stopped = frozenset(stop)
-    found = [phrases_of(t, n, stopped) for t in strip_phrases(texts, stop_phrases)]
+    found = phrases_in(strip_phrases(texts, stop_phrases), n, stopped, engine)
     terms = count_terms(found, codes)
     per_voxel = terms.by_voxel(voxel, len(first))
     often = np.asarray((per_voxel > 0).sum(axis=0)).ravel() >= min_voxels
@@ -166,7 +187,10 @@ def separating_phrases(
     if not terms.names:
         raise DataError(f"no phrase occurs in {min_voxels} voxels. Next step: min_voxels=1, or more captions.")
     counts = np.asarray((indicator(group, len(names)) @ per_voxel).todense())
-    prior = _prior(terms, counts, background, prior_strength, n, stopped, stop_phrases)
+    corpus = None
+    if background is not None:
+        corpus = phrases_in(strip_phrases(list(background), stop_phrases), n, stopped, engine)
+    prior = _prior(terms, counts, corpus, prior_strength)
     delta, z = log_odds(counts, prior)
     p = p_max = np.full(z.shape, np.nan)
     if n_permutations:
@@ -195,19 +219,16 @@ def separating_phrases(
 def _prior(
     terms: Terms,
     counts: Floats,
-    background: Iterable[str] | None,
+    background: Iterable[set[str]] | None,
     strength: float,
-    n: tuple[int, int],
-    stop: frozenset[str],
-    stop_phrases: Iterable[str],
 ) -> Floats:
     size = strength * counts.sum()
     corpus = counts.sum(axis=0)
     if background is not None:
         number = {name: i for i, name in enumerate(terms.names)}
         corpus = np.zeros(len(number))
-        for text in strip_phrases(background, stop_phrases):
-            for phrase in phrases_of(text, n, stop):
+        for several in background:
+            for phrase in several:
                 if phrase in number:
                     corpus[number[phrase]] += 1
     # A phrase that the background lacks still needs a little mass.

@@ -13,10 +13,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import silhouette_score
 
 from neuroenc._util.errors import DataError
-from neuroenc.captions.analysis._separating import phrases_of, separating_phrases
-from neuroenc.captions.analysis._stop_phrases import strip_phrases
+from neuroenc.captions.analysis._separating import phrases_in, separating_phrases
+from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, strip_phrases
 from neuroenc.captions.analysis._tables import check_captions, count_terms, select_region, unique_texts
 from neuroenc.captions.analysis._texts import embed
+from neuroenc.captions.checks._phrases import PhraseFinder
 
 __all__ = ["Aspect", "Description", "StructuredCaptions", "structurize"]
 
@@ -98,15 +99,15 @@ class StructuredCaptions:
         return pd.DataFrame(rows, columns=["roi", "aspect", "title", "description", "voxel", "caption"])
 
 
-def _vectors(texts: list[str], embed_text: Any) -> np.ndarray:
+def _vectors(texts: list[str], embed_text: Any, engine: str | PhraseFinder | None) -> np.ndarray:
     if embed_text is not None:
         values = embed(embed_text, texts)
     else:
         stripped = strip_phrases(texts)
         try:
             # No weights for rare words: an aspect is what many captions share.
-            found = TfidfVectorizer(analyzer=lambda t: sorted(phrases_of(t, (1, 2))), use_idf=False)
-            values = found.fit_transform(stripped).toarray()
+            found = TfidfVectorizer(analyzer=sorted, use_idf=False)
+            values = found.fit_transform(phrases_in(stripped, (1, 2), FUNCTION_WORDS, engine)).toarray()
         except ValueError:
             raise DataError("the captions hold no words to tell them apart by.") from None
     values = values - values.mean(axis=0)
@@ -134,7 +135,9 @@ def _group(x: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.nda
     return best[1]
 
 
-def _titles(captions: pd.DataFrame, group: np.ndarray, n: int, seed: int) -> list[tuple[str, ...]]:
+def _titles(
+    captions: pd.DataFrame, group: np.ndarray, n: int, seed: int, engine: str | PhraseFinder | None
+) -> list[tuple[str, ...]]:
     """The phrases of each group with the highest z, none inside another."""
     count = int(group.max()) + 1
     # A voxel's captions may be in several groups: each caption stands for itself here.
@@ -142,7 +145,7 @@ def _titles(captions: pd.DataFrame, group: np.ndarray, n: int, seed: int) -> lis
     titles: list[list[str]] = [[] for _ in range(count)]
     if count > 1:
         try:
-            found = separating_phrases(table, "_group", min_voxels=1, n_permutations=0, seed=seed)
+            found = separating_phrases(table, "_group", engine=engine, min_voxels=1, n_permutations=0, seed=seed)
         except DataError:
             return [() for _ in range(count)]
         # Of phrases that separate equally well, the longer one says more.
@@ -150,7 +153,7 @@ def _titles(captions: pd.DataFrame, group: np.ndarray, n: int, seed: int) -> lis
         found = found.sort_values(["_z", "_length"], kind="stable")
         ranked = {g: part["phrase"].tolist() for g, part in found.groupby("group")}
     else:
-        ranked = {0: _commonest(captions["caption"].tolist())}
+        ranked = {0: _commonest(captions["caption"].tolist(), engine)}
     for g in range(count):
         for phrase in ranked.get(g, []):
             if len(titles[g]) < n and not any(_overlap(phrase, other) for other in titles[g]):
@@ -162,9 +165,9 @@ def _overlap(a: str, b: str) -> bool:
     return bool(set(a.split()) & set(b.split()))
 
 
-def _commonest(texts: list[str]) -> list[str]:
+def _commonest(texts: list[str], engine: str | PhraseFinder | None) -> list[str]:
     distinct, codes = unique_texts(texts)
-    terms = count_terms([phrases_of(t) for t in strip_phrases(distinct)], codes)
+    terms = count_terms(phrases_in(strip_phrases(distinct), (1, 3), FUNCTION_WORDS, engine), codes)
     count = np.asarray(terms.rows.sum(axis=0)).ravel()
     # Of phrases that are as common, the longer one says more.
     order = sorted(range(len(count)), key=lambda i: (-count[i], -len(terms.names[i]), terms.names[i]))
@@ -181,6 +184,7 @@ def structurize(
     n_descriptions: int = 5,
     n_phrases: int = 3,
     max_rank: int | None = None,
+    engine: str | PhraseFinder | None = None,
     llm: Callable[[str], str] | None = None,
     seed: int = 0,
 ) -> StructuredCaptions:
@@ -205,6 +209,9 @@ def structurize(
     max_aspects, n_descriptions, n_phrases : int
         Most aspects, captions shown of each, phrases in a title.
     max_rank : int, optional
+    engine : str or callable, optional
+        Titles of whole phrases, found as :func:`find_phrases` does, instead of runs of one to three words without
+        function words of English; in other languages ``phrases`` of a :class:`SyntacticDistanceParser`.
     llm : callable of a prompt to text, optional
         Any language model; what it returns is used as it is (first line, without quotes).
     seed : int
@@ -233,14 +240,14 @@ def structurize(
     captions = check_captions(select_region(check_captions(captions), roi), max_rank)
     texts, codes = unique_texts(captions["caption"])
     count = np.bincount(codes, minlength=len(texts)).astype(np.float64)
-    x = _vectors(texts, embed_text)
+    x = _vectors(texts, embed_text, engine)
     labels = _group(x, n_aspects, max_aspects, seed)
     sizes = np.bincount(labels, weights=count)
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
     labels = np.array([int(np.flatnonzero(order == g)[0]) for g in labels])
     group = labels[codes]
-    titles = _titles(captions, group, n_phrases, seed)
+    titles = _titles(captions, group, n_phrases, seed, engine)
     aspects = []
     for g, phrases in enumerate(titles):
         rows = np.flatnonzero(group == g)
@@ -255,7 +262,7 @@ def structurize(
         title = ", ".join(phrases) or texts[typical[0]]
         aspects.append(Aspect(title, phrases, len(rows) / len(captions), voxels, shown))
     name = roi or "These voxels"
-    scope = _scope(name, captions, aspects)
+    scope = _scope(name, captions, aspects, engine)
     if llm is not None:
         aspects = [_retitled(a, llm) for a in aspects]
         titles_now = "\n".join(f"- {a.title}" for a in aspects)
@@ -267,10 +274,12 @@ def structurize(
     )
 
 
-def _scope(name: str, captions: pd.DataFrame, aspects: list[Aspect]) -> str:
+def _scope(
+    name: str, captions: pd.DataFrame, aspects: list[Aspect], engine: str | PhraseFinder | None
+) -> str:
     texts = captions["caption"].tolist()
     common: list[str] = []
-    for phrase in _commonest(texts):
+    for phrase in _commonest(texts, engine):
         if len(common) < 3 and not any(_overlap(phrase, other) for other in common):
             common.append(phrase)
     about = ", ".join(common) or "(no words)"

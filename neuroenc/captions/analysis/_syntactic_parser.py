@@ -95,6 +95,7 @@ class SyntacticDistanceParser:
     parser_layers, parser_width : int
         Convolutions, and the words that each sees.
     dropout : float
+        None by default: captions are seen a few times only.
     pattern : str, optional
         Regular expression of a word; default letters and digits with their marks, joined by hyphens and apostrophes.
         ``r"\S"`` takes single characters, for scripts that do not part words.
@@ -155,7 +156,7 @@ class SyntacticDistanceParser:
         heads: int = 4,
         parser_layers: int = 3,
         parser_width: int = 5,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         pattern: str | None = None,
         min_count: int = 2,
         max_vocabulary: int = 10_000,
