@@ -8,7 +8,8 @@ from neuroenc.retrieval._dense import DenseIndex
 from neuroenc.retrieval._hybrid import HybridResult, SearchIndex, hybrid_search
 from neuroenc.retrieval._lexical import LexicalIndex
 from neuroenc.retrieval._ngram_index import NGramIndex, Successors
-from neuroenc.retrieval._ngram_scorer import NGramScorer, ScoredDocument, ngram_weight
+from neuroenc.retrieval._ngram_scorer import NGramScorer, ScoredDocument
+from neuroenc.retrieval._ngram_weight import ngram_weight
 from neuroenc.retrieval._pseudo_queries import pseudo_queries
 from neuroenc.retrieval._shards import StoredBank, load_bank
 from neuroenc.retrieval._topk import top_k

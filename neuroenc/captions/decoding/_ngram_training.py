@@ -38,8 +38,8 @@ def train_retriever(
 
     Of each pair's target ``ngrams`` n-grams are drawn; they begin at a word and go on for ``longest`` tokens or to the
     target's end. An n-gram is drawn in proportion to :math:`\exp(\gamma\, o)`, with o the share of its words (function
-    words left out) that the query says as well, and :math:`\gamma` the ``importance``. Targets of captions begin where
-    the caption does, names of phrases and categories are whole and followed by the stop token.
+    words left out) that the query says as well, and :math:`\gamma` the ``importance``. Names of phrases and categories
+    are whole and followed by the stop token.
 
     Parameters
     ----------
@@ -150,8 +150,6 @@ class _Targets:
         if level in ("phrase", "category"):
             return [f" {text}{self.stop}"]
         several = self._of(text)
-        if level == "caption":
-            return [several[0][0]]
         said = set(plain_text(query).split())
         share = np.array([len(words & said) / max(1, len(words)) for _, words in several])
         p = np.exp(importance * (share - share.max()))

@@ -1,6 +1,7 @@
 """N-grams that a model writes, their probabilities, and the documents, names and voxels they lead to."""
 
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -217,6 +218,34 @@ def test_a_trained_retriever_finds_the_planted_kind_at_every_level():
     assert set(table["voxel"]) == {50 + k for k in range(10) if k != 4}
     assert (table["roi"] == [f"r{v - 50}" for v in table["voxel"]]).all()
     assert table.loc[table["voxel"] == 53, "id"].tolist() == search["image"].query("query == 3")["id"].tolist()
+
+
+def test_captions_of_photographs_find_their_photograph(mirror):
+    path = mirror / "coco-captions-val2017" / "captions_val2017.json"
+    if not path.is_file():
+        pytest.skip(f"real data not present at {path}")
+    several = {}
+    for row in json.loads(path.read_text())["annotations"]:
+        several.setdefault(str(row["image_id"]), []).append(row["caption"])
+    ids = sorted(several)
+    kept = [(c, i) for i in ids for c in several[i][:-1] if c.strip(" .")]
+    corpus = CaptionCorpus([c for c, _ in kept], [i for _, i in kept])
+    retriever = NGramRetriever(corpus)
+    # Captions of the corpus find their photograph first, a fifth one that is not in it among the first ten.
+    inside = list(range(0, len(corpus), len(corpus) // 40))
+    first = retriever.search_texts([corpus.captions[k] for k in inside], 1)
+    assert np.mean(first["id"].to_numpy() == corpus.images[inside]) > 0.9
+    asked = ids[::100]
+    found = retriever.search_texts([several[i][-1] for i in asked], 10)
+    hits = np.mean([asked[q] in set(f["id"]) for q, f in found.groupby("query")])
+    # Of 5,000; measured .55 on 100 others, with single words .57, with BM25 .66.
+    assert 0.35 < hits < 1
+    for row in found.iloc[::97].itertuples():
+        best = row.ngrams.split(";")[0].rsplit(" (", 1)[0]
+        own = " | ".join(
+            " ".join(retriever._tokenise._word.findall(corpus.captions[r])) for r in corpus.rows_of(row.id)
+        )
+        assert best in own
 
 
 def test_what_cannot_be_retrieved_or_trained_is_said(corpus, decoder):
