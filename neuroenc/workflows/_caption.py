@@ -34,8 +34,9 @@ def caption(
     """Caption the voxels of one or several subjects, check the captions, and write the report.
 
     The encoder never sees the held-out rows of ``[held_out]``: accuracy, the gate and the sentence-level score are of
-    those. Steps that are done are kept in ``out/.steps``; the same call after a kill goes on and ends with the same
-    files (``seconds`` apart).
+    those. The bank is read once for all stages (again only for voxels that do not fit a quarter of the memory). Steps
+    that are done are kept in ``out/.steps``; the same call after a kill goes on and ends with the same files
+    (``seconds`` apart).
 
     Parameters
     ----------
@@ -53,8 +54,9 @@ def caption(
     -------
     dict
         What ``summary.json`` holds: ``n_voxels, n_captioned, median_r`` (of captioned voxels),
-        ``sentence_mean`` with its interval, ``round_trip``, ``agreement:KIND``, ``hallucination_rate``, for simulated
-        subjects ``planted_...``, ``seconds``.
+        ``sentence_mean`` with its interval, ``round_trip``, ``agreement:KIND`` with its interval, measured on
+        ``stability_n_voxels`` of ``stability_of_voxels``, ``hallucination_rate``, for simulated subjects
+        ``planted_...``, ``seconds``.
 
     Raises
     ------
