@@ -1,6 +1,6 @@
 """Phrases of COCO captions from captions alone, beside spaCy's noun chunks and trees that know nothing.
 
-    python tests/benchmarks/bench_phrases.py [--steps 1500] [--test 2000] [--minutes M] [--save FOLDER] [--load FOLDER]
+    python tests/benchmarks/bench_phrases.py [--steps 2500] [--test 2000] [--minutes M] [--save FOLDER] [--load FOLDER]
 
 Needs NEUROENC_MIRROR and the extra `language`. The parser learns from the captions of 4,600 photographs and is measured
 on captions of the others. All trees are cut into phrases by the same rule and the same function words, so that what
@@ -48,7 +48,7 @@ def shown(rows, bootstraps=500, seed=0):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)

@@ -97,8 +97,8 @@ def dependency_distribution(
               \frac{[l \le j \le r]\, e^{\delta_j / \mu_2}}{\sum_{k=l}^{r} e^{\delta_k / \mu_2}} \quad (j \ne i),
               \qquad p_D(i \mid i) = 0
 
-    The parent of a word is the head of the part that it heads itself the smaller part of; where it is its own head
-    (the root), nothing is left for others.
+    C(x_i) is the smallest part that x_i does not head, and the head of a part is its highest word. The root heads the
+    whole text: nothing is left for others.
 
     Parameters
     ----------
@@ -263,12 +263,13 @@ class StructuredLM(nn.Module):
         both = torch.stack([parents, parents.transpose(1, 2)])
         return torch.einsum("nhr,rbij->nbhij", self.relations.softmax(dim=2), both)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Scores of the vocabulary for each word, (text, word, vocabulary)."""
+    def forward(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
+        """Scores of the vocabulary for each word, (text, word, vocabulary), or for the words (text, word) ``at``."""
         known = tokens != 0
         hidden = torch.zeros(tokens.shape, device=tokens.device).masked_fill(~known, -torch.inf)
         masks = None if self.parser is None else self.masks(self.syntax(tokens)) * known[None, :, None, None, :]
         z = self.dropout(self.position.add(self.embedding(tokens)))
         for k, block in enumerate(self.blocks):
             z = block(z, None if masks is None else masks[k], hidden)
+        z = z if at is None else z[at]
         return F.linear(self.dropout(self.norm(z)), self.embedding.weight, self.bias)

@@ -229,8 +229,8 @@ class SyntacticDistanceParser:
         captions: Sequence[str],
         *,
         steps: int = 2000,
-        batch_size: int = 64,
-        lr: float = 1e-3,
+        batch_size: int = 32,
+        lr: float = 3e-3,
         mask_share: float = 0.3,
         structured: bool = True,
         minutes: float | None = None,
@@ -243,6 +243,8 @@ class SyntacticDistanceParser:
         captions : sequence of str
             Equal captions count as often as they are given.
         steps, batch_size : int
+            Trees change until the words that go together are known, which comes late: on planted captions after 1000
+            steps.
         lr : float
             Highest learning rate of AdamW.
         mask_share : float

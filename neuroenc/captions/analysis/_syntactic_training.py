@@ -54,7 +54,7 @@ def masked_perplexity(
             tokens = padded(rows[k : k + 256])
             shown, hidden = hide(tokens, share, generator)
             at = hidden.to(device)
-            scores = net(shown.to(device))[at]
+            scores = net(shown.to(device), at)
             total += float(F.cross_entropy(scores, tokens.to(device)[at], reduction="sum"))
             count += int(hidden.sum())
     return math.exp(total / count)
@@ -111,7 +111,7 @@ def train_masked(
             batch = tokens[drawn, : int(lengths[drawn].max())]
             shown, hidden = hide(batch, mask_share, generator)
             at = hidden.to(device)
-            loss = F.cross_entropy(net(shown.to(device))[at], batch.to(device)[at])
+            loss = F.cross_entropy(net(shown.to(device), at), batch.to(device)[at])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

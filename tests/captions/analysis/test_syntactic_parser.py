@@ -422,3 +422,17 @@ def test_structured_captions_take_its_phrases(parser):
     rows = separating_phrases(table, groups, engine=parser.phrases, background=background, min_voxels=1)
     assert set(rows["phrase"]) <= said
     assert "dog" in set(rows.query("group == False")["phrase"])
+
+
+def test_a_short_training_finds_planted_phrases():
+    """Seconds of training on short captions; the claim at full length is in tests/claims."""
+    captions = planted_captions(1700, max_words=7, seed=7)
+    learned, tested = [c.text for c in captions[:1500]], captions[1500:]
+    built = SyntacticDistanceParser(dim=32, seed=2, device="cpu").fit(learned, steps=1000, progress=False)
+    counts, golds = [len(c.text.split()) for c in tested], [c.tree for c in tested]
+    found = bracket_f1([b.tree for b in built.parse([c.text for c in tested])], golds)
+    rng = np.random.default_rng(0)
+    for baseline in (right_branching, left_branching, lambda n: random_tree(n, rng)):
+        assert found > bracket_f1([baseline(n) for n in counts], golds) + 0.1
+    # A word of the right kind and topic is one of about ten; all words are 136.
+    assert built.perplexity([c.text for c in tested]) < 16
