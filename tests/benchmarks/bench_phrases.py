@@ -3,10 +3,10 @@
     python tests/benchmarks/bench_phrases.py [--steps 2500] [--test 2000] [--minutes M] [--save FOLDER] [--load FOLDER]
 
 Needs NEUROENC_MIRROR and the extra `language`. The parser learns from the captions of 4,600 photographs and is measured
-on captions of the others. All trees are cut into phrases by the same rule and the same function words, so that what
-differs is the tree. "chunks" is the share of spaCy's noun chunks (determiners included, two words or more) that are
-parts of the tree, "phrases" the F1 of phrases without determiners, equal in both characters; 95 % intervals over
-captions.
+on captions of the others. All trees are cut into phrases by the same rule and the same function words (those that the
+parser takes from frequencies, or a list of English ones), so that what differs is the tree. "chunks" is the share of
+spaCy's noun chunks (determiners included, two words or more) that are parts of the tree; a phrase, without determiners,
+counts where both of its ends are spaCy's. Intervals (95 %) are over captions.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def counted(trees, parsed, parser, chunks_gold, phrases_gold):
 
 
 def shown(rows, bootstraps=500, seed=0):
-    """Recall of chunks and F1 of phrases with their intervals."""
+    """Recall of chunks; F1, precision and recall of phrases, with their intervals."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(rows), (bootstraps, len(rows)))
 
     def scores(total):
-        return np.stack([total[..., 0] / total[..., 1], 2 * total[..., 2] / (total[..., 3] + total[..., 4])], axis=-1)
+        chunk, chunks, hit, cut, gold = np.moveaxis(total, -1, 0)
+        return np.stack([chunk / chunks, 2 * hit / (cut + gold), hit / cut, hit / gold], axis=-1)
 
     low, high = np.percentile(scores(rows[draws].sum(axis=1)), [2.5, 97.5], axis=0)
     return [f"{v:.3f} [{a:.3f} {b:.3f}]" for v, a, b in zip(scores(rows.sum(axis=0)), low, high)]
@@ -60,7 +61,7 @@ def main() -> None:
 
     from neuroenc.captions import SyntacticDistanceParser, load_spacy
     from neuroenc.captions.analysis._syntactic_trees import left_branching, random_tree, right_branching
-    from neuroenc.captions.checks._phrases import phrases_of
+    from neuroenc.captions.checks._phrases import _BORDERS, phrases_of
     from neuroenc.data import load_dataset
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -95,12 +96,18 @@ def main() -> None:
         "random": [random_tree(n, rng) for n in counts],
     }
     print(f"\n{len(tested)} captions, {sum(map(len, chunks_gold))} chunks, {sum(map(len, phrases_gold))} phrases\n")
-    print("| tree | chunks | phrases |\n|---|---|---|")
-    for name, several in trees.items():
-        print(f"| {name} | {' | '.join(shown(counted(several, parsed, syntax, chunks_gold, phrases_gold)))} |")
+    print("| function words | tree | chunks | phrases, F1 | precision | recall |\n|---|---|---|---|---|---|")
+    for words, listed in {"learned": syntax.function_words_, "given": sorted(_BORDERS)}.items():
+        syntax.function_words_ = listed
+        for name, several in trees.items():
+            row = shown(counted(several, parsed, syntax, chunks_gold, phrases_gold))
+            print(f"| {words} | {name} | {' | '.join(row)} |")
+    # The package's own rules for English, which the list of function words is from.
     ruled = [{(p.start, p.end) for p in several} for several in phrases_of(tested, "rules", ())]
     both = sum(len(a & b) for a, b in zip(ruled, phrases_gold))
-    print(f"| (English rules) | | {2 * both / sum(map(len, [*ruled, *phrases_gold])):.3f} |")
+    sizes = sum(map(len, ruled)), sum(map(len, phrases_gold))
+    scores = 2 * both / sum(sizes), both / sizes[0], both / sizes[1]
+    print(f"| given | (rules of the package) | | {' | '.join(f'{x:.3f}' for x in scores)} |")
 
     heads = {(k, p.start, p.end): p.head for k, several in enumerate(spacy_phrases) for p in several if p.n_words > 1}
     roots = {}
