@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["IRREGULAR", "plurals", "singular", "singulars"]
+import re
+from collections.abc import Iterable
+
+__all__ = ["IRREGULAR", "plurals", "singular", "singulars", "word_pattern"]
 
 #: Plural -> singular.
 IRREGULAR = {
@@ -61,3 +64,16 @@ def plurals(word: str) -> frozenset[str]:
     if last.endswith(("ch", "sh", "x", "s", "o")):
         forms.add(last + "es")
     return frozenset(f"{head} {form}".strip() for form in forms)
+
+
+def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
+    """What finds any of the words or their plurals in a text, as whole words, whatever the capitals.
+
+    Examples
+    --------
+    >>> found = word_pattern(["woman", "hot dog"])
+    >>> [bool(found.search(t)) for t in ("Two Women wait", "a womanly dress", "hot dogs", "hot, dog")]
+    [True, False, True, False]
+    """
+    forms = sorted({form for w in words for form in plurals(w)}, key=len, reverse=True)
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, forms))})(?![^\W_])", re.IGNORECASE)

@@ -92,7 +92,9 @@ class DecoderConfig:
     with 0, occur in the caption bank) or "retrieval".
 
     ``captioner``: "world", "photo", or a folder of `PrefixDecoder.save`. ``caption_bank``: "bank" (captions of the
-    bank's images), "stimuli" (those of training rows), or a data set with captions.
+    bank's images), "stimuli" (those of training rows), or a data set with captions. ``rerank``: weight of a caption's
+    likeness to its embedding among the beams (default: the captioner's own). ``without``: concepts of the lexicon that
+    no caption may name, such as "person" where the embeddings cannot show people.
     """
 
     kind: str = "prefix"
@@ -110,6 +112,8 @@ class DecoderConfig:
     max_length: int = 40
     n: int = 0
     centre: bool = True
+    rerank: float | None = None
+    without: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -218,9 +222,7 @@ def _check(config: CaptionConfig) -> None:
             raise ConfigError(unknown_name(f"value of {where}:", value, legal))
     if bool(config.data.name) == bool(config.data.responses):
         found = "both" if config.data.name else "neither"
-        raise ConfigError(
-            f'[data] needs either name (a data set, or "world") or responses (your file); found {found}.'
-        )
+        raise ConfigError(f'[data] needs either name (a data set, or "world") or responses (your file); found {found}.')
     if config.held_out.scheme == "test" and not config.held_out.test_ids and config.data.name != "world":
         raise ConfigError('[held_out] scheme = "test" needs test_ids.')
     if not 0 < config.held_out.share < 1:
@@ -234,15 +236,24 @@ def _check(config: CaptionConfig) -> None:
             f'[decoder] kind = "{config.decoder.kind}" needs captioner = "world", "photo" or a folder that '
             "PrefixDecoder.save wrote."
         )
+    if config.decoder.rerank is not None and not config.decoder.rerank >= 0:
+        raise ConfigError(f"decoder.rerank = {config.decoder.rerank} is not legal; it must be at least 0.")
+    if config.decoder.without:
+        from neuroenc.captions import load_lexicon
+
+        concepts = [name for name in load_lexicon() if name != "ignore"]
+        for concept in config.decoder.without:
+            if concept not in concepts:
+                raise ConfigError(unknown_name("concept in decoder.without:", concept, concepts))
     if config.bank.source == "unseen" and config.data.name != "world":
         raise ConfigError('[bank] source = "unseen" is for the simulated world. Next step: "stimuli" or a data set.')
     if config.space.stimuli == "captions" and config.bank.source == "stimuli":
         raise ConfigError('[space] stimuli = "captions" needs [bank] source = "captions" or a data set.')
     s = config.stability
-    for name, legal in (("folds", "0, or at least 2"), ("bootstraps", "0, or at least 2"), ("halves", "at least 0")):
+    for name, least in (("folds", "0, or at least 2"), ("bootstraps", "0, or at least 2"), ("halves", "at least 0")):
         value = getattr(s, name)
         if value < 0 or (value == 1 and name != "halves"):
-            raise ConfigError(f"stability.{name} = {value} has nothing to agree with; legal: {legal}.")
+            raise ConfigError(f"stability.{name} = {value} has nothing to agree with; legal: {least}.")
     if s.max_voxels < 0 or s.max_voxels == 1:
         raise ConfigError(
             f"stability.max_voxels = {s.max_voxels} is not legal: stability is measured on a sample of at least 2 "

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from neuroenc._util.errors import ConfigError
-from neuroenc.captions import Decoder, RetrievalDecoder
+from neuroenc.captions import Decoder, RetrievalDecoder, load_lexicon
+from neuroenc.captions._plurals import word_pattern
 from neuroenc.embedding import TextEmbedder
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_inputs import Texts
@@ -41,9 +42,7 @@ def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | Non
     return getattr(decoder, "text_direction", None)
 
 
-def make_decoder(
-    config: CaptionConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray]
-) -> Decoder:
+def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray]) -> Decoder:
     """Retrieval, a prefix language model, or one that keeps to the phrases of a corpus.
 
     Raises
@@ -52,6 +51,8 @@ def make_decoder(
         A caption bank is needed and the bank's images have no captions, or the captioner is of another space.
     """
     d = config.decoder
+    lexicon = load_lexicon()
+    without = [word for concept in d.without for word in lexicon[concept]]
     if d.kind in ("retrieval", "corpus") and texts is None:
         raise ConfigError(
             f'[decoder] kind = "{d.kind}" needs captions, and caption_bank = "{d.caption_bank}" has none. Next step: '
@@ -59,7 +60,15 @@ def make_decoder(
         )
     if d.kind == "retrieval":
         assert texts is not None
-        return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
+        captions, vectors, ids = texts.captions, texts.vectors, texts.ids
+        if without:
+            named = word_pattern(without)
+            kept = [k for k, text in enumerate(captions) if not named.search(text)]
+            if not kept:
+                raise ConfigError(f"every caption of the bank names {' or '.join(d.without)} (decoder.without).")
+            captions, ids = [captions[k] for k in kept], [ids[k] for k in kept]
+            vectors = vectors[kept]
+        return RetrievalDecoder(captions, vectors, ids, centre=d.centre)
     from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner
 
     found = PrefixDecoder.load(d.captioner) if Path(d.captioner).is_dir() else load_captioner(d.captioner)
@@ -83,4 +92,6 @@ def make_decoder(
         options["constraint"] = CorpusConstraint.from_captions(
             texts.captions, found.encode, stop=found.stop, vocabulary=found.vocabulary, ids=texts.ids, n=d.n or None
         )
-    return found.with_options(**options)
+    if d.rerank is not None:
+        options["rerank"] = d.rerank
+    return found.with_options(**options, **({"without": without} if without else {}))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neuroenc._util.errors import ConfigError
-from neuroenc.captions._plurals import plurals
+from neuroenc.captions._plurals import plurals, word_pattern
 from neuroenc.captions.decoding._search import Constraint
 
 __all__ = ["WordBan"]
@@ -57,6 +57,7 @@ class WordBan:
         if wrong or not given:
             raise ConfigError(f"words {wrong or given} cannot be left out; give words with letters, at least one.")
         self.words = frozenset(form for w in given for form in plurals(w))
+        self._pattern = word_pattern(given)
         self.vocabulary, self.within = int(vocabulary), within
         names = tokenizer.convert_ids_to_tokens(list(range(min(self.vocabulary, len(tokenizer)))))
         special = set(tokenizer.all_special_tokens)
@@ -83,16 +84,12 @@ class WordBan:
 
     def says(self, text: str) -> bool:
         """Whether a text holds one of the words."""
-        plain = text.lower()
-        return any(self._at(plain, k) for k in range(len(plain)) if k == 0 or not plain[k - 1].isalnum())
+        return bool(self._pattern.search(text))
 
     def provenance(self, tokens: list[int], limit: int = 5) -> pd.DataFrame:
         """That of the other constraint: where a caption's phrases come from."""
         inner = getattr(self.within, "provenance", None)
         return pd.DataFrame(columns=["start", "end", "count", "ids"]) if inner is None else inner(tokens, limit)
-
-    def _at(self, text: str, k: int) -> bool:
-        return any(text.startswith(w, k) and not text[k + len(w) : k + len(w) + 1].isalnum() for w in self.words)
 
     def _tails(self, tokens: list[int]) -> tuple[str, ...]:
         """Ends of the text that may become one of the words; "" where a new word may begin right away."""
