@@ -12,9 +12,8 @@ seed:
   corpus beats the language model's probabilities alone; beta = .8 is no worse than 0.
 
 One thing was changed after a first look: targets of the level "caption" began where their caption does, and are now
-n-grams anywhere in it (R-precision .22 before, .31 after; the exploration's seed had shown the same). Of 250 captions
-.880 then find their image among the first ten of 500: untrained .040, single tokens .876, the model alone .820, beta = 0
-.868, BM25 on their words .920.
+n-grams anywhere in it (R-precision .22 before, .31 after). Of 250 captions .880 then find their image among the first
+ten of 500: untrained .040, single tokens .876, the model alone .820, beta = 0 .868, BM25 on their words .920.
 """
 
 import numpy as np
@@ -145,7 +144,7 @@ def test_queries_of_other_scenes_find_by_chance(study, full):
 @pytest.mark.xfail(
     strict=False,
     reason="R-precision with prompts: image .492, caption .313, phrase .630, category .953; without: .536, .371, .630, "
-    ".970. The constraint already tells the model which names are asked for, and images and captions have the same text",
+    ".970. The constraint already tells which names are asked for, and images and captions have the same text",
 )
 @pytest.mark.parametrize("level", LEVELS)
 def test_prompts_tell_one_model_what_is_asked_for(study, prompted, unprompted, level):
