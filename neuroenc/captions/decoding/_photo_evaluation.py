@@ -18,11 +18,12 @@ from neuroenc.captions.decoding._caption_metrics import (
     cider,
     sentence_similarity,
 )
-from neuroenc.captions.decoding._photo_texts import PHOTOGRAPHS, PhotoTexts, photo_texts, plain_caption
+from neuroenc.captions.decoding._photo_texts import PHOTOGRAPHS, PhotoTexts, photo_texts
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.captions.decoding._retrieval import RetrievalDecoder
 from neuroenc.data import load_dataset
 from neuroenc.embedding import ImageEmbedder
+from neuroenc.retrieval._caption_corpus import plain_text
 
 __all__ = ["PhotoEvaluation", "compare_captions", "evaluate_photographs"]
 
@@ -205,7 +206,7 @@ def evaluate_photographs(
         from neuroenc.captions.decoding._shipped import load_captioner
 
         decoders = {"photo": load_captioner("photo", device=device)}
-    human = [[plain_caption(c) for c in several][:5] for several in photographs.captions or ()]
+    human = [[plain_text(c) for c in several][:5] for several in photographs.captions or ()]
     vectors = ImageEmbedder("conse", device=device, cache=cache, progress=show).embed(photographs).values
     mean = unit(vectors.astype(np.float64)).mean(axis=0)
     found = {n: [c[0].text for c in d.generate(vectors, mean=mean)] for n, d in decoders.items()}

@@ -12,20 +12,12 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array
 from neuroenc.data import load_dataset
 from neuroenc.embedding import TextEmbedder
+from neuroenc.retrieval._caption_corpus import plain_text
 
-__all__ = ["PhotoTexts", "photo_texts", "plain_caption"]
+__all__ = ["PhotoTexts", "photo_texts"]
 
 #: Captions to learn from, and the photographs that are held out of them.
 CAPTIONS, PHOTOGRAPHS = "coco-captions-val2017", "coco-permissive"
-
-
-def plain_caption(text: str) -> str:
-    """Lower case, one line, no full stop at the end.
-
-    >>> plain_caption("A  dog on a Bed .")
-    'a dog on a bed'
-    """
-    return " ".join(text.split()).rstrip(" .").lower()
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def photo_texts(
     kept = [k for k, i in enumerate(source.ids) if str(i) not in held_out][:photographs]
     pairs: list[tuple[str, str]] = []
     for k in kept:
-        several = (plain_caption(c) for c in (source.captions or ())[k])
+        several = (plain_text(c) for c in (source.captions or ())[k])
         pairs.extend((str(source.ids[k]), c) for c in dict.fromkeys(several) if c)
     ids = np.array([i for i, _ in pairs])
     stray = sorted(held_out & set(ids.tolist()))

@@ -79,8 +79,8 @@ def train_photo_captioner(
     inputs: str = "conse",
     noise: float = 0.0,
     variants: int = 4,
-    epochs: int = 2,
-    minutes: float = 22.0,
+    epochs: int = 4,
+    minutes: float = 60.0,
     batch_size: int = 64,
     learning_rate: float = 1.5e-3,
     width: int = 256,
@@ -269,8 +269,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--inputs", choices=INPUTS, default="conse")
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--variants", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=22.0, help="time limit of the training")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of the training")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--width", type=int, default=256)
