@@ -44,7 +44,8 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
         people often stand beside a bat or a surfboard, never because one was seen. A person in a caption is no
         evidence of a person, nor a caption without one evidence against: of 62 held-out photographs whose first
         annotator names nobody, 28 got a caption with people; ``without=load_lexicon()["person"]`` leaves them out.
-        Actions, counts and positions are likewise those that usually go with the objects. Trained on captions of COCO 2017 (CC BY 4.0).
+        Actions, counts and positions are likewise those that usually go with the objects. Trained on captions of COCO
+        2017 (CC BY 4.0).
     ``"world"``
         Embeddings of ``ImageEmbedder("world")``, scenes of :func:`neuroenc.data.simulate.simulate_world`.
 
