@@ -188,6 +188,8 @@ class GroundingChecker:
         #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.
         self._answers = np.arange(len(self.voxels))
         self._known: dict[tuple[int, str, str], int] = {}
+        # What chance supports is checked on the same captions, and parsing them takes as long as checking them.
+        self._last: tuple[tuple[list[str], Any], list[list[Phrase]]] | None = None
 
     def __repr__(self) -> str:
         return f"GroundingChecker({len(self.voxels)} voxels, {', '.join(self.verifiers)}, {self.bank!r})"
@@ -245,9 +247,12 @@ class GroundingChecker:
             self._known.update({keys[k]: int(v) for k, v in zip(new, found, strict=True)})
         return [self._known[key] for key in keys]
 
-    def find(self, texts: Sequence[str], engine: str | None = None) -> list[list[Phrase]]:
-        """Phrases of each text, as this checker finds them."""
-        return phrases_of(texts, self.engine if engine is None else engine, self.stop)
+    def find(self, texts: Sequence[str], engine: Any = None) -> list[list[Phrase]]:
+        """Phrases of each text, as this checker finds them; those of the last texts are remembered."""
+        asked = (list(texts), self.engine if engine is None else engine)
+        if self._last is None or self._last[0] != asked:
+            self._last = (asked, phrases_of(*asked, self.stop))
+        return self._last[1]
 
     def check(self, captions: pd.DataFrame) -> Grounding:
         """Verdicts on all phrases of a table of captions.

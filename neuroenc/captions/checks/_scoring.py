@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,12 @@ def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> 
     return real, {"mean": float(real.mean()), "mean_shuffled": float(np.mean(shuffled)), "p": float(p)}
 
 
+@lru_cache(maxsize=1 << 16)
+def _words_of(caption: str) -> frozenset[str]:
+    """Different words of a caption, remembered: intervals ask for the same captions a hundred times."""
+    return frozenset(w.strip(".,;:!?\"'()").lower() for w in caption.split()) - {""}
+
+
 def caption_diversity(captions: Sequence[str], vectors: Any) -> pd.Series:
     """How much captions differ among voxels.
 
@@ -270,7 +277,7 @@ def caption_diversity(captions: Sequence[str], vectors: Any) -> pd.Series:
     spectrum = np.linalg.svd(around, compute_uv=False) ** 2
     total = float(spectrum.sum())
     share = np.cumsum(spectrum) / total if total > 0 else np.ones(1)
-    words = {w.strip(".,;:!?\"'()").lower() for c in captions for w in str(c).split()} - {""}
+    words = frozenset[str]().union(*(_words_of(str(c)) for c in set(captions)))
     return pd.Series(
         {
             "n_captions": float(len(captions)),
