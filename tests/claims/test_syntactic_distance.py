@@ -9,6 +9,10 @@ learns from captions whose words were shuffled: its trees stay .15 below.
 Sizes, steps and learning rate were settled on other seeds (100 to 102) of the first grammar, where 101 came to .85.
 There it was also seen that an earlier draft of it, in which verbs went with their subjects instead of their objects, is
 parsed as ((subject verb) object), F1 .50 to .73: trees follow what ties words together. That draft is gone.
+
+Found: F1 .83 and .74 (prepositions), .72 and .59 (postpositions), on average .72, where the best of right-branching,
+left-branching and random trees comes to .43, .41, .29 and .28; shuffled .44. Perplexity over that of plain attention:
+.978, 1.001, .965, .965. One of the four is under .7: seeds differ more than the average is over its margin.
 """
 
 import numpy as np
