@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from neuroenc.captions.analysis._spacy import load_spacy
     from neuroenc.captions.analysis._stop_phrases import STOP_PHRASES
     from neuroenc.captions.analysis._structurize import StructuredCaptions, structurize
+    from neuroenc.captions.analysis._syntactic_parser import Bracketing, SyntacticDistanceParser
     from neuroenc.captions.analysis._voxel_search import search_voxels
     from neuroenc.captions.analysis._words import words
     from neuroenc.captions.checks._intervention import (
@@ -74,6 +75,7 @@ __all__ = [
     "LEVEL_PROMPTS",
     "STOP_PHRASES",
     "STOP_WORDS",
+    "Bracketing",
     "CaptionResult",
     "CaptionStudy",
     "CausalStep",
@@ -100,6 +102,7 @@ __all__ = [
     "SearchSettings",
     "StepModel",
     "StructuredCaptions",
+    "SyntacticDistanceParser",
     "TrieConstraint",
     "TruncatedState",
     "VoxelClusters",
@@ -158,6 +161,7 @@ __all__ = [
 
 # Language models need torch; projection, evidence and retrieval do not.
 _LAZY = {
+    "Bracketing": "analysis._syntactic_parser",
     "CausalStep": "decoding._steps",
     "ConceptDenoiser": "projection._denoiser",
     "CorpusConstraint": "decoding._ngram",
@@ -175,6 +179,7 @@ _LAZY = {
     "PrefixTraining": "decoding._prefix_training",
     "SearchSettings": "decoding._search_settings",
     "StepModel": "decoding._steps",
+    "SyntacticDistanceParser": "analysis._syntactic_parser",
     "TrieConstraint": "decoding._trie",
     "WordBan": "decoding._word_ban",
     "beam_search": "decoding._search",
