@@ -13,6 +13,7 @@ from neuroenc._util.errors import ConfigError
 from neuroenc.captions import Decoder, RetrievalDecoder, load_lexicon
 from neuroenc.captions._plurals import word_pattern
 from neuroenc.embedding import TextEmbedder
+from neuroenc.retrieval._caption_corpus import plain_text
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_inputs import Texts
 
@@ -42,6 +43,13 @@ def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | Non
     return getattr(decoder, "text_direction", None)
 
 
+def _only_lower(tokenizer: Any) -> bool:
+    """Whether no token of several letters holds a capital."""
+    special = set(tokenizer.all_special_tokens)
+    tokens = (t.lstrip("Ġ▁") for t in tokenizer.get_vocab() if t not in special)
+    return not any(len(t) > 1 and t.isascii() and t != t.lower() for t in tokens)
+
+
 def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray]) -> Decoder:
     """Retrieval, a prefix language model, or one that keeps to the phrases of a corpus.
 
@@ -58,17 +66,16 @@ def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callabl
             f'[decoder] kind = "{d.kind}" needs captions, and caption_bank = "{d.caption_bank}" has none. Next step: '
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
+    direction = text_direction(texts)
+    if texts is not None and without:
+        named = word_pattern(without)
+        kept = [k for k, text in enumerate(texts.captions) if not named.search(text)]
+        if not kept:
+            raise ConfigError(f"every caption of the bank names {' or '.join(d.without)} (decoder.without).")
+        texts = Texts([texts.captions[k] for k in kept], texts.vectors[kept], [texts.ids[k] for k in kept], texts.name)
     if d.kind == "retrieval":
         assert texts is not None
-        captions, vectors, ids = texts.captions, texts.vectors, texts.ids
-        if without:
-            named = word_pattern(without)
-            kept = [k for k, text in enumerate(captions) if not named.search(text)]
-            if not kept:
-                raise ConfigError(f"every caption of the bank names {' or '.join(d.without)} (decoder.without).")
-            captions, ids = [captions[k] for k in kept], [ids[k] for k in kept]
-            vectors = vectors[kept]
-        return RetrievalDecoder(captions, vectors, ids, centre=d.centre)
+        return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
     from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner
 
     found = PrefixDecoder.load(d.captioner) if Path(d.captioner).is_dir() else load_captioner(d.captioner)
@@ -84,13 +91,14 @@ def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callabl
         seed=config.seed,
     )  # fmt: skip
     options: dict[str, Any] = {"search": search, "embed_text": embed_text}
-    direction = text_direction(texts)
     if direction is not None:
         options["text_direction"] = direction
     if d.kind == "corpus":
         assert texts is not None
+        # A captioner that never saw a capital would have to spell the corpus's letter by letter.
+        corpus = [plain_text(c) for c in texts.captions] if _only_lower(found.tokenizer) else texts.captions
         options["constraint"] = CorpusConstraint.from_captions(
-            texts.captions, found.encode, stop=found.stop, vocabulary=found.vocabulary, ids=texts.ids, n=d.n or None
+            corpus, found.encode, stop=found.stop, vocabulary=found.vocabulary, ids=texts.ids, n=d.n or None
         )
     if d.rerank is not None:
         options["rerank"] = d.rerank
