@@ -25,6 +25,10 @@ class WordBan:
     A word is found however tokens spell it. With it goes every longer word that begins with one of its tokens' ends
     ("manhole" after a token "man"): what a token will become is not known yet.
 
+    Probabilities are not normalised again, and a model that has set out to say a forbidden word may spell one that does
+    not exist ("a young teenaging"). With ``within`` a :class:`CorpusConstraint` of ``n=2`` over captions without these
+    words, what it says instead consists of their words.
+
     Parameters
     ----------
     words : iterable of str
