@@ -14,7 +14,7 @@ training and weight of reranking were chosen on the 250 photographs of the valid
 | photo | 11.9 [9.0 15.1] | 30.0 [27.8 32.4] | 0.55 [0.46 0.65] | 0.50 [0.42 0.59] | 0.39 [0.35 0.42] |
 | photo, not reranked | 12.2 [9.2 15.0] | 30.4 [28.2 32.6] | 0.51 [0.43 0.62] | 0.47 [0.39 0.57] | 0.36 [0.33 0.40] |
 | photo, without people | 9.8 [6.3 12.9] | 27.9 [25.6 30.3] | 0.46 [0.37 0.56] | 0.42 [0.33 0.51] | 0.40 [0.37 0.44] |
-| photo, words of captions without people | 10.8 [7.3 14.0] | 28.6 [26.1 31.0] | 0.51 [0.41 0.61] | 0.46 [0.36 0.56] | 0.40 [0.37 0.43] |
+| photo, words without people | 10.8 [7.3 14.0] | 28.6 [26.1 31.0] | 0.51 [0.41 0.61] | 0.46 [0.36 0.56] | 0.40 [0.37 0.43] |
 | smollm2 | 11.9 [9.2 14.6] | 30.4 [28.1 32.7] | 0.53 [0.44 0.63] | 0.46 [0.38 0.54] | 0.39 [0.35 0.42] |
 | retrieval | 7.2 [4.6 9.3] | 27.2 [25.5 29.2] | 0.39 [0.32 0.46] | 0.34 [0.27 0.40] | 0.42 [0.38 0.45] |
 | shuffled | 3.4 [0.0 5.0] | 18.9 [17.8 20.3] | 0.07 [0.04 0.11] | 0.07 [0.04 0.10] | 0.10 [0.08 0.12] |
@@ -58,7 +58,7 @@ def main() -> None:
         "photo": shipped,
         "photo, not reranked": shipped.with_options(beams=5, rerank=0.0),
         "photo, without people": shipped.with_options(without=people),
-        "photo, words of captions without people": shipped.with_options(constraint=corpus, without=people),
+        "photo, words without people": shipped.with_options(constraint=corpus, without=people),
     }  # fmt: skip
     for pair in found.decoder:
         name, folder = pair.split("=", 1)
