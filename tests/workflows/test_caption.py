@@ -71,6 +71,7 @@ def test_the_bank_is_read_once_for_all_stages(done):
     assert any(re.fullmatch(r"  bank: [\d.]+ s, read once", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_bank_without_captions_is_read_once_and_gives_its_images_to_the_checker(tmp_path, monkeypatch):
     Counted.read.clear()
     monkeypatch.setattr("neuroenc.workflows._caption.load_bank_of", untold)
@@ -180,6 +181,7 @@ def test_other_decoders_and_projections(tmp_path, overrides, column):
     assert study.phrases is None
 
 
+@pytest.mark.slow
 def test_captions_that_are_written_under_the_checkers_eyes_have_fewer_unsupported_phrases(done, tmp_path):
     _, summary, _ = done
     less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "grounding.intervene=true"]
