@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["HybridResult", "SearchIndex", "hybrid_search"]
@@ -120,9 +121,8 @@ def hybrid_search(
     """
     if method not in _METHODS:
         raise ConfigError(unknown_name("method", method, _METHODS))
-    for name, value in (("k", k), ("depth", 1 if depth is None else depth)):
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise ConfigError(f"{name}={value!r} is not legal; it must be an integer of at least 1.")
+    k = check_whole("k", k)
+    depth = max(1000, 10 * k) if depth is None else check_whole("depth", depth)
     if not (np.isfinite(rrf_k) and rrf_k > 0):
         raise ConfigError(f"rrf_k={rrf_k!r} is not legal; it must be above 0 (60 in the paper).")
     counts = [len(q) for q in queries]
@@ -134,11 +134,10 @@ def hybrid_search(
     weight = np.ones(len(indexes)) if weights is None else np.asarray(weights, dtype=np.float64)
     if weight.shape != (len(indexes),) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
         raise ConfigError(f"weights={weights!r} for {len(indexes)} indexes; legal is one each, at least 0, one above.")
-    depth = max(1000, 10 * int(k)) if depth is None else int(depth)
     # Each index is asked once, because it may have to read a bank from disk for it.
     found = [index.search(asked, min(depth, len(index)), max_memory) for index, asked in zip(indexes, queries)]
     parts = [
-        _fused(indexes, [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found], int(k), method,
+        _fused(indexes, [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found], k, method,
                float(rrf_k), weight)
         for a in range(0, max(counts[0], 1), _QUERIES)
     ]  # fmt: skip

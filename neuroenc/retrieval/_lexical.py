@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import atomic_path, read_json, write_json
 from neuroenc._util.optional import require
@@ -164,8 +165,7 @@ class LexicalIndex:
         DataError
             k is above the number of ids, or queries are not a sequence of text.
         """
-        if isinstance(k, bool) or int(k) != k or k < 1:
-            raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
+        k = check_whole("k", k)
         if k > len(self):
             raise DataError(f"k={k} of an index of {len(self)} ids; k must be at most {len(self)}.")
         texts = _texts(queries, "queries")

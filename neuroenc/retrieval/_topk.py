@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.checks import check_whole
+from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
 
@@ -112,11 +113,10 @@ class BestRows:
     """
 
     def __init__(self, queries: Any, k: int, n: int | None, *, normalise: bool = True) -> None:
-        if isinstance(k, bool) or int(k) != k or k < 1:
-            raise ConfigError(f"k={k!r} is not legal; it must be an integer of at least 1.")
+        k = check_whole("k", k)
         if n is not None and k > n:
             raise DataError(f"k={k} of a bank of {n} embeddings; k must be at most {n}.")
-        self.k, self.normalise = int(k), normalise
+        self.k, self.normalise = k, normalise
         self.exact = _queries(queries, normalise)
         self._fast = self.exact.astype(np.float32)
         self._size = np.linalg.norm(self.exact, axis=1)

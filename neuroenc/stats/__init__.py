@@ -14,12 +14,7 @@ without a defined score is NaN, and NaN voxels are left out of corrections and s
 """
 
 from neuroenc.stats._bootstrap import bootstrap, bootstrap_difference, bootstrap_rois
-from neuroenc.stats._ceiling_bootstrap import (
-    SubjectCeiling,
-    bootstrap_ceiling,
-    bootstrap_normalised,
-    subject_ceiling,
-)
+from neuroenc.stats._ceiling_bootstrap import bootstrap_ceiling, bootstrap_normalised
 from neuroenc.stats._ceilings import (
     ceiling_from_repeats,
     ncsnr,
@@ -50,6 +45,7 @@ from neuroenc.stats._rsa import (
 )
 from neuroenc.stats._samples import bootstrap_samples, difference_p, leave_one_out
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
+from neuroenc.stats._subject_ceiling import SubjectCeiling, subject_ceiling
 from neuroenc.stats._subjects import SubjectBootstrap, bootstrap_subjects
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""Uncertainty of noise ceilings, scores divided by uncertain ceilings, and ceilings across subjects."""
+"""Uncertainty of noise ceilings, and scores divided by uncertain ceilings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from neuroenc.stats._blocks import (
     check_count,
     check_metric,
     load,
-    load_pair,
     voxel_blocks,
 )
 from neuroenc.stats._ceilings import ceiling_from_repeats, noise_ceiling
@@ -25,6 +23,7 @@ from neuroenc.stats._intervals import (
     check_interval,
     expansion,
     interval_and_p,
+    jackknife_error,
     pooled_expansion,
     standard_deviation,
 )
@@ -33,7 +32,7 @@ from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._repeats import _check
 from neuroenc.stats._resampling import BootstrapResult, Sampler, Units, draw_resamples
 
-__all__ = ["SubjectCeiling", "bootstrap_ceiling", "bootstrap_normalised", "subject_ceiling"]
+__all__ = ["bootstrap_ceiling", "bootstrap_normalised"]
 
 
 class _Repeats:
@@ -195,8 +194,8 @@ def bootstrap_ceiling(
         samples[:, np.isnan(own)] = np.nan
         error, scale = standard_deviation(samples), None
         if interval == "expanded":
-            spread = _spread(noise_ceiling(source.left_out(), repeats, unit=unit), own)
-            scale = expansion(n_units, error, np.sqrt(spread))
+            left = noise_ceiling(source.left_out(), repeats, unit=unit)
+            scale = expansion(n_units, error, jackknife_error(left, own, len(left)))
         low, high, _ = interval_and_p(samples, own, error, confidence, scale)
         return columns, np.stack([error, np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)])
 
@@ -207,12 +206,6 @@ def bootstrap_ceiling(
     return BootstrapResult(
         estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit, interval
     )
-
-
-def _spread(left_out: Floats, estimate: Floats) -> Floats:
-    """Jackknife variance around the estimate; a value that is undefined adds nothing."""
-    n = max(len(left_out), 2)
-    return np.asarray((n - 1.0) / n * np.nansum((left_out - estimate) ** 2, axis=0))
 
 
 def bootstrap_normalised(
@@ -344,12 +337,12 @@ def _joint_expansion(
     estimate = whole / ceiling
     if names is None:
         kinds = [(score / ceiling, len(score)), (whole / limit, len(limit))]
-        return pooled_expansion([(_spread(left, estimate), n) for left, n in kinds], error**2)
+        return pooled_expansion([(jackknife_error(left, estimate, n) ** 2, n) for left, n in kinds], error**2)
     every = np.union1d(names, ids)
     scores, limits = (np.tile(x, (len(every), 1)) for x in (whole, ceiling))
     scores[np.searchsorted(every, names)] = score
     limits[np.searchsorted(every, ids)] = limit
-    return expansion(len(every), error, np.sqrt(_spread(scores / limits, estimate)))
+    return expansion(len(every), error, jackknife_error(scores / limits, estimate, len(every)))
 
 
 def _joint_draws(
@@ -370,99 +363,3 @@ def _joint_draws(
     counts, _, n_units = draw_resamples(len(every), None, n_bootstraps, seed)
     pick = [np.searchsorted(every, x.astype(str)) for x in (names, ids)]
     return counts[:, pick[0]].astype(np.float64), counts[:, pick[1]].astype(np.float64), n_units
-
-
-@dataclass(frozen=True)
-class SubjectCeiling:
-    """Outcome of `subject_ceiling`; arrays are (n_voxels,).
-
-    Attributes
-    ----------
-    lower, upper : array
-        Means over subjects of one subject against the mean of the others, and of all.
-    lower_subject, upper_subject : array (n_subjects, n_voxels)
-    unit : str
-    """
-
-    lower: Floats
-    upper: Floats
-    lower_subject: Floats
-    upper_subject: Floats
-    unit: str
-
-
-def subject_ceiling(responses: Any, *, unit: str, max_memory: int = MAX_MEMORY) -> SubjectCeiling:
-    r"""Leave-one-subject-out noise ceiling of a model that is the same for all subjects.
-
-    .. math:: lower_v = mean_s\; corr(y_{sv}, mean_{t \ne s} z_{tv}), \qquad
-              upper_v = mean_s\; corr(y_{sv}, mean_t z_{tv})
-
-    with z the responses z-scored over stimuli within subject and voxel (parcel, vertex). The mean of the others is an
-    estimate of what subjects share, so that the first is too low; the second has seen the subject it is compared
-    with, and no common prediction exceeds it. Unit ``"r2"``: the squares (negative correlations count 0), the
-    variance of one subject that a common prediction with a gain of its own explains; its upper bound is close, not
-    strict.
-
-    This is a ceiling for what subjects share; a subject's own encoder may exceed it up to `noise_ceiling`.
-
-    Parameters
-    ----------
-    responses : array (n_subjects, n_stimuli, n_voxels) or (n_subjects, n_stimuli)
-        Same stimuli and corresponding voxels in all subjects. A stimulus that is NaN in one subject is left out of
-        that voxel for all.
-    unit : {"r", "r2"}
-    max_memory : int
-        Bytes that the working copies may take.
-
-    Returns
-    -------
-    SubjectCeiling
-
-    Raises
-    ------
-    ValueError
-        Fewer than two subjects, other than 3 dimensions, an unknown unit.
-
-    References
-    ----------
-    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553. Hasson et al. (2004), Science 303:1634.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> y = rng.standard_normal((1, 2000, 1)) + rng.standard_normal((5, 2000, 1))
-    >>> found = subject_ceiling(y, unit="r")
-    >>> bool(found.lower[0] < 0.5**0.5 < found.upper[0])                  # planted
-    True
-    """
-    unit = check_unit("unit", unit)
-    values = responses if hasattr(responses, "shape") and hasattr(responses, "dtype") else np.asarray(responses)
-    if values.ndim == 2:
-        values = np.asarray(values)[:, :, None]
-    if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 3:
-        raise ValueError(
-            f"responses have shape {tuple(values.shape)}; legal is (n_subjects, n_stimuli, n_voxels) with at least 2 "
-            "subjects and 3 stimuli."
-        )
-    s, n, v = values.shape
-    low, high = np.full((s, v), np.nan), np.full((s, v), np.nan)
-    for at in voxel_blocks(n * (2 * s + 8), v, 1, max_memory, cache=64 * 2**20):
-        block = np.array(values[:, :, at], dtype=np.float64)
-        block[:, np.isnan(block).any(axis=0)] = np.nan
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = block - _nanmean(block)
-            z /= np.sqrt(_nanmean(z**2))
-        total = z.sum(axis=0)
-        for k in range(s):
-            low[k, at] = load_pair(block[k], (total - z[k]) / (s - 1), slice(None)).score("r")
-            high[k, at] = load_pair(block[k], total / s, slice(None)).score("r")
-    if unit == "r2":
-        low, high = np.maximum(low, 0.0) ** 2, np.maximum(high, 0.0) ** 2
-    return SubjectCeiling(low.mean(axis=0), high.mean(axis=0), low, high, unit)
-
-
-def _nanmean(block: Floats) -> Floats:
-    known = ~np.isnan(block)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(known, block, 0.0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True))

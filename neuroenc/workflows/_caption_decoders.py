@@ -67,7 +67,7 @@ def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callabl
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
     direction = text_direction(texts)
-    if texts is not None and without:
+    if texts is not None and without and d.kind != "prefix":
         named = word_pattern(without)
         kept = [k for k, text in enumerate(texts.captions) if not named.search(text)]
         if not kept:

@@ -18,6 +18,7 @@ ten of 500: untrained .040, single tokens .876, the model alone .820, beta = 0 .
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -155,8 +156,12 @@ def test_prompts_tell_one_model_what_is_asked_for(study, prompted, unprompted, l
 
 @pytest.mark.xfail(strict=False, reason=".880 beside .876 of 250: one query, no difference")
 def test_ngrams_beat_single_tokens_of_the_same_model(study, prompted, full):
-    single = study.hit(study.found(prompted, longest=1, beams=200))
-    assert study.hit(full) > single, (study.hit(full), single)
+    single = study.found(prompted, longest=1, beams=200)
+    ours, theirs = ([bool(set(f[:10]) & t) for f, t in zip(found, study.truth("image"))] for found in (full, single))
+    won = sum(a and not b for a, b in zip(ours, theirs))
+    lost = sum(b and not a for a, b in zip(ours, theirs))
+    # More queries won than lost is not enough: one of 250 would be.
+    assert binomtest(won, max(1, won + lost), alternative="greater").pvalue < 0.05, (won, lost)
 
 
 @pytest.mark.xfail(strict=False, reason=".880 beside .920: BM25 reads the words, the model an embedding of them")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.checks import check_whole
+from neuroenc._util.errors import DataError
 
 __all__ = ["hallucination_rate"]
 
@@ -69,8 +70,7 @@ def hallucination_rate(
     >>> hallucination_rate(table)[["roi", "n_voxels", "n_phrases", "rate"]].round(2).values.tolist()
     [['all', 2, 3, 0.33], ['FFA', 1, 2, 0.5], ['PPA', 1, 1, 0.0]]
     """
-    if isinstance(n_bootstraps, bool) or int(n_bootstraps) != n_bootstraps or n_bootstraps < 1:
-        raise ConfigError(f"n_bootstraps={n_bootstraps!r} is not legal; it must be an integer of at least 1.")
+    check_whole("n_bootstraps", n_bootstraps)
     parts = {"": _by_voxel(phrases, by, max_rank)}
     if chance is not None:
         parts["chance"] = _by_voxel(chance, by, max_rank)

@@ -15,10 +15,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.captions.checks._grounding import GroundingChecker
 from neuroenc.captions.checks._phrases import Phrase
-from neuroenc.captions.decoding._hypotheses import check_whole
 from neuroenc.captions.decoding._predicted import caption_frame
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._search_settings import Generated, ranked

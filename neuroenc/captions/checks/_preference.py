@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions.checks._intervention import GroundedCaptions
 from neuroenc.captions.checks._phrases import phrases_of
-from neuroenc.captions.decoding._hypotheses import check_whole
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
 

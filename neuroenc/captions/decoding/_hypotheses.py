@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError
-
-__all__ = ["PAD", "Beams", "Hypotheses", "check_whole", "fill", "join", "seen", "sort"]
+__all__ = ["PAD", "Beams", "Hypotheses", "fill", "join", "seen", "sort"]
 
 #: Stands behind the end of a hypothesis.
 PAD = -1
@@ -51,13 +48,6 @@ class Hypotheses:
             for k in range(self.tokens.shape[1])
             if torch.isfinite(self.logp[item, k])
         ]
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """``value`` as an int of at least ``least``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ConfigError(f"{name}={value!r} is not legal; it must be an integer of at least {least}.")
-    return int(value)
 
 
 @dataclass

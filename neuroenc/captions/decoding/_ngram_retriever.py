@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError
 from neuroenc.captions._linear import voxel_labels
-from neuroenc.captions.decoding._hypotheses import check_whole
 from neuroenc.captions.decoding._ngram import CorpusConstraint
 from neuroenc.captions.decoding._ngram_writer import (
     first_tokens,

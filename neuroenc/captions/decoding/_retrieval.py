@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.retrieval import DenseIndex
@@ -187,8 +188,7 @@ class RetrievalDecoder:
         DataError
             Widths differ, or ``coef`` has other voxels than the projection.
         """
-        if isinstance(top, bool) or int(top) != top or top < 1:
-            raise ConfigError(f"top={top!r} is not legal; it must be an integer of at least 1.")
+        check_whole("top", top)
         embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
         width = self.directions.shape[1]
         if embedding.shape[1] != width:

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as bar_of
@@ -306,8 +307,7 @@ class ConceptDenoiser:
             Weights of another width.
         """
         for name, value in (("n_samples", n_samples), ("n_steps", n_steps)):
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ConfigError(f"{name}={value!r} is not legal; it must be an integer of at least 1.")
+            check_whole(name, value)
         low, high = (0.0, math.inf) if self.kind == "empirical" else self.temperatures
         if not (0 < temperature < math.inf and low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9)):
             raise ConfigError(

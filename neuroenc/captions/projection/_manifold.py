@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.checks import check_whole
+from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.captions.projection._project import IdCollector
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
@@ -121,8 +122,7 @@ def on_manifold(
     >>> found["distance"].round(3).values.tolist(), found["ratio"].round(3).values.tolist()
     ([0.0, 0.765], [0.0, 0.541])
     """
-    if isinstance(n_natural, bool) or int(n_natural) != n_natural or n_natural < 0:
-        raise ConfigError(f"n_natural={n_natural!r} is not legal; it must be an integer of at least 0.")
+    check_whole("n_natural", n_natural, 0)
     labelled = embeddings["embedding"] if isinstance(embeddings, xr.Dataset) else embeddings
     if not isinstance(labelled, xr.DataArray):
         labelled = xr.DataArray(np.asarray(labelled), dims=("voxel", "feature") if np.ndim(labelled) == 2 else None)

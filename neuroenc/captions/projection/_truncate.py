@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions.projection._kernels import Kernel
 from neuroenc.captions.projection._state import ProjectionState
@@ -61,8 +62,7 @@ class TruncatedState:
         device: str | None = None,
         weighting: str = "softmax",
     ) -> None:
-        if isinstance(k, bool) or int(k) != k or k < 1:
-            raise ConfigError(f"top_k={k!r} is not legal; it must be an integer of at least 1, or None for all images.")
+        k = check_whole("top_k", k, also=", or None for all images")
         if weighting not in _WEIGHTINGS:
             raise ConfigError(unknown_name("weighting", weighting, _WEIGHTINGS))
         # The same checks and the same kernel; its sums are never made.
