@@ -1,20 +1,91 @@
-"""Atomic writes and content hashes."""
+"""Atomic writes, checked reads and content hashes."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "hash_array", "hash_json", "read_json", "sha256_file", "write_json", "write_text"]
+from neuroenc._util.errors import DataError, NeuroencError
+
+__all__ = [
+    "atomic_path",
+    "check_readable_file",
+    "hash_array",
+    "hash_json",
+    "hash_path",
+    "read_json",
+    "read_sealed_json",
+    "read_text",
+    "sha256_file",
+    "storage_errors",
+    "write_json",
+    "write_sealed_json",
+    "write_text",
+]
+
+# What the system says when a place cannot be written, in words that lead on.
+_STORAGE = {
+    errno.ENOSPC: "the disk is full. Next step: free room there, or choose another folder, and run the same again",
+    errno.EDQUOT: "your quota is used up. Next step: free room there, or choose another folder, and run the same again",
+    errno.EROFS: "it lies on a read-only file system. Next step: choose another folder",
+    errno.EACCES: "it may not be written by you. Next step: choose another folder, or change its permissions",
+    errno.EPERM: "it may not be written by you. Next step: choose another folder, or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file, not a folder. Next step: choose another folder",
+    errno.EEXIST: "a file of that name stands where a folder is needed. Next step: choose another folder",
+    errno.EISDIR: "a folder of that name stands where a file is needed. Next step: move it away",
+    errno.ENAMETOOLONG: "its name is too long for the file system. Next step: choose a shorter one",
+}
+
+
+@contextmanager
+def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` (full, read-only, no permission, a file in the way) into a DataError.
+
+    With ``below``, errors that name a file outside that folder are left alone: they are about something that was read.
+
+    >>> with storage_errors("maps/r.nii.gz"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    neuroenc._util.errors.DataError: cannot write maps/r.nii.gz: the disk is full. ...
+    """
+    try:
+        yield
+    except NeuroencError:
+        raise
+    except Exception as error:
+        # HDF5 and safetensors tell a full disk in their text only.
+        full = "No space left on device" in str(error) or "errno = 28" in str(error)
+        number = errno.ENOSPC if full else getattr(error, "errno", None)
+        named = getattr(error, "filename", None)
+        elsewhere = below is not None and named is not None and not os.fspath(named).startswith(os.fspath(below))
+        if number not in _STORAGE or elsewhere:
+            raise
+        raise DataError(f"cannot write {os.fspath(path)}: {_STORAGE[number]}.") from error
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step where the system can (Linux, macOS); a kill then leaves one of the two whole."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        first, second = os.fsencode(a), os.fsencode(b)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(first, second, 2) == 0)
+        return bool(libc.renameat2(-100, first, -100, second, 2) == 0)
+    return False
 
 
 @contextmanager
@@ -25,21 +96,27 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterat
     ``directory=True`` the temporary path is a folder (for zarr stores).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The name keeps its endings: writers such as nibabel choose the format by them.
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The name keeps its endings: writers such as nibabel choose the format by them.
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
     temporary = holder / path.name
     try:
-        if directory:
-            temporary.mkdir()
-        yield temporary
-        if directory:
-            if path.exists():
-                os.replace(path, holder / "old")
-        else:
-            with open(temporary, "rb+") as handle:
-                os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with storage_errors(path, below=holder):
+            if directory:
+                temporary.mkdir()
+            yield temporary
+            if not directory:
+                with open(temporary, "rb+") as handle:
+                    os.fsync(handle.fileno())
+        with storage_errors(path):
+            if directory and path.is_dir():
+                if not _exchange(temporary, path):
+                    # Two steps where the system cannot swap; a kill between them leaves the old folder in the holder.
+                    os.replace(path, holder / "old")
+                    os.replace(temporary, path)
+            else:
+                os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
@@ -79,9 +156,108 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     return write_text(path, json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False) + "\n")
 
 
+def check_readable_file(path: str | os.PathLike[str], what: str = "file") -> Path:
+    """``path``, if it is an ordinary file that can be opened; a FIFO or a device would be waited for without end.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, it is a folder, a FIFO, a socket or a device, or it may not be read.
+    """
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be reached ({error.strerror})"
+        raise DataError(f"{what} {path} {reason}. Next step: check the path.") from error
+    except ValueError as error:
+        raise DataError(f"{what} {str(path)!r} is not a path: {error}.") from error
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+        kind = next((text for test, text in kinds if test(mode)), "a device")
+        raise DataError(f"{what} {path} is {kind}; expected an ordinary file.")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{what} {path} may not be read by you. Next step: change its permissions.")
+    return path
+
+
+def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
+    """Text of a UTF-8 file (with or without a byte-order mark); another encoding is an error that names the file."""
+    path = check_readable_file(path, what)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{what} {path} is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}). "
+            "Next step: save it as UTF-8."
+        ) from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises
+    ------
+    DataError
+        It is missing, not UTF-8, or not JSON (line and column are named).
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}. Next step: write or copy it again.") from error
+
+
+def write_sealed_json(path: str | os.PathLike[str], record: dict[str, Any]) -> Path:
+    """Write a JSON record with the hash of its own content (``seal``), so that an edited one is noticed."""
+    plain = json.loads(json.dumps(_finite(record), default=_plain, allow_nan=False))
+    return write_json(path, {**plain, "seal": hash_json(plain)})
+
+
+def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = (), unsealed: bool = False) -> Any:
+    """Read what `write_sealed_json` wrote.
+
+    Parameters
+    ----------
+    path : path
+    needed : tuple of str
+        Fields that must be there.
+    unsealed : bool
+        Take a record without a seal too: files written before there were seals.
+
+    Raises
+    ------
+    DataError
+        Not JSON, not a record, changed since it was written, or without a field that is needed.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise DataError(f"{path} holds {type(record).__name__}; expected a record. Next step: write or copy it again.")
+    seal = record.pop("seal", None)
+    if seal is None and not unsealed:
+        raise DataError(f"{path} has no seal: it is incomplete or foreign. Next step: save or copy it again.")
+    if seal is not None and seal != hash_json(record):
+        raise DataError(f"{path} was changed after it was written. Next step: save or copy it again.")
+    missing = [name for name in needed if name not in record]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}. Next step: save or copy it again.")
+    return record
+
+
+def hash_path(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, or of a folder's: the names below it and the content of each.
+
+    Names that begin with a dot (leftovers of writing, caches) do not count.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return sha256_file(check_readable_file(path))
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path)
+        if not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()}\0{sha256_file(file)}\0".encode())
+    return digest.hexdigest()
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,20 @@
 import json
+import os
+import sys
 
+import numpy as np
 import pytest
 
-from neuroenc._util.files import atomic_path, write_json
+from neuroenc._util.errors import DataError
+from neuroenc._util.files import (
+    atomic_path,
+    check_readable_file,
+    hash_path,
+    read_json,
+    read_sealed_json,
+    write_json,
+    write_sealed_json,
+)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -26,3 +38,70 @@ def test_directory_is_replaced_whole(tmp_path):
 def test_nan_becomes_null(tmp_path):
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.0, float("inf")]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
+
+
+def test_a_folder_is_swapped_in_one_step_where_the_system_can(tmp_path, monkeypatch):
+    target = tmp_path / "store"
+    with atomic_path(target, directory=True) as temporary:
+        (temporary / "x").write_text("one")
+    moved = []
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append((a, b)), real(a, b)))
+    with atomic_path(target, directory=True) as temporary:
+        (temporary / "x").write_text("two")
+    assert (target / "x").read_text() == "two"
+    if sys.platform == "linux":
+        assert not moved, "the old folder was moved away before the new one stood in its place"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk_is_told_with_the_path(tmp_path):
+    with pytest.raises(DataError, match=r"maps\.bin.*full"), atomic_path(tmp_path / "maps.bin") as temporary:  # noqa: PT012
+        temporary.touch()
+        with open("/dev/full", "wb", buffering=0) as handle:
+            handle.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed_is_told(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="out"):
+        write_json(tmp_path / "out" / "summary.json", {})
+
+
+def test_damaged_json_is_named(tmp_path):
+    for name, content in {"cut.json": b'{"a": ', "bytes.json": b"\xff\xfe\x00{", "deep.json": b"[" * 100_000}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            read_json(tmp_path / name)
+
+
+def test_fifos_and_devices_are_refused_before_they_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "FIFO"), ("/dev/zero", "device"), (tmp_path, "folder")):
+        with pytest.raises(DataError, match=kind):
+            check_readable_file(path)
+
+
+def test_a_sealed_record_that_was_edited_is_refused(tmp_path):
+    path = tmp_path / "encoder.json"
+    write_sealed_json(path, {"roi": ["V1", "FFA"], "alpha": float("nan"), "n": np.int64(3)})
+    assert read_sealed_json(path) == {"roi": ["V1", "FFA"], "alpha": None, "n": 3}
+    path.write_text(path.read_text().replace("FFA", "PPA"))
+    with pytest.raises(DataError, match=r"encoder\.json was changed"):
+        read_sealed_json(path)
+    write_json(path, {"roi": []})
+    with pytest.raises(DataError, match="seal"):
+        read_sealed_json(path)
+    with pytest.raises(DataError, match="alpha"):
+        read_sealed_json(path, needed=("alpha",), unsealed=True)
+
+
+def test_the_hash_of_a_folder_follows_its_content(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "w").write_text("1")
+    first = hash_path(tmp_path / "a")
+    (tmp_path / "a" / ".leftover").write_text("x")
+    assert hash_path(tmp_path / "a") == first
+    (tmp_path / "a" / "w").write_text("2")
+    assert hash_path(tmp_path / "a") != first
