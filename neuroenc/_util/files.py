@@ -7,10 +7,12 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,7 @@ __all__ = [
     "read_json",
     "read_sealed_json",
     "read_text",
+    "remove_leftovers",
     "sha256_file",
     "storage_errors",
     "write_json",
@@ -98,8 +101,8 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterat
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The name keeps its endings: writers such as nibabel choose the format by them.
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=_leftover_mark(), dir=path.parent))
+    # The name keeps its endings: writers such as nibabel choose the format by them.
     temporary = holder / path.name
     try:
         with storage_errors(path, below=holder):
@@ -119,6 +122,39 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterat
                 os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _leftover_mark() -> str:
+    """Ending of temporary folders: their machine and process, so that others know when the owner is dead."""
+    return f".{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}.tmp"
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove what killed processes of this machine left half-written in and below ``folder``; how many there were.
+
+    Temporary folders of processes that still run, and of other machines, stay.
+    """
+    removed = 0
+    machine = _leftover_mark().split("-")[0]
+    for path in list(Path(folder).rglob(".*.tmp")):
+        *_, owner, _ = path.name.rsplit(".", 2)
+        host, _, process = owner.rpartition("-")
+        if f".{host}" == machine and process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def _alive(process: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

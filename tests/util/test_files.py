@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from neuroenc._util.files import (
     hash_path,
     read_json,
     read_sealed_json,
+    remove_leftovers,
     write_json,
     write_sealed_json,
 )
@@ -105,3 +107,19 @@ def test_the_hash_of_a_folder_follows_its_content(tmp_path):
     assert hash_path(tmp_path / "a") == first
     (tmp_path / "a" / "w").write_text("2")
     assert hash_path(tmp_path / "a") != first
+
+
+def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
+    script = (
+        "import os, sys\nfrom neuroenc._util.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a" / "x.nc")], check=False)
+    assert len(list((tmp_path / "a").iterdir())) == 1
+    with atomic_path(tmp_path / "a" / "y.nc") as mine:
+        mine.write_text("whole")
+        foreign = tmp_path / "a" / ".z.nc.k3j.00000000-1.tmp"
+        foreign.mkdir()
+        assert remove_leftovers(tmp_path) == 1
+        assert mine.exists()
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [foreign.name, "y.nc"]
