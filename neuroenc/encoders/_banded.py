@@ -20,6 +20,7 @@ from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._gram import row_gram
 from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
 from neuroenc.encoders._labels import column_block, features_matrix, sample_coords
+from neuroenc.encoders._scaling import feature_scaling
 from neuroenc.encoders._search import SCORINGS
 
 __all__ = ["BandedRidgeEncoder", "simplex_candidates"]
@@ -67,8 +68,8 @@ class BandedRidgeEncoder(LinearEncoder):
         Number of band weightings tried.
     gammas : array (candidate, band), optional
         The candidates themselves, instead of random ones.
-    cv, scoring, fit_intercept, solver, nan_voxels, max_memory, n_jobs, device, progress
-        As in `RidgeEncoder`.
+    cv, scoring, fit_intercept, standardise, solver, nan_voxels, max_memory, n_jobs, device, progress
+        As in `RidgeEncoder`; maps of a band are scaled column by column.
     seed : int
         Of the random candidates.
 
@@ -110,6 +111,7 @@ class BandedRidgeEncoder(LinearEncoder):
         cv: Any = 5,
         scoring: str = "r2",
         fit_intercept: bool = True,
+        standardise: bool = False,
         solver: str = "auto",
         nan_voxels: str = "raise",
         max_memory: str | int | None = None,
@@ -125,6 +127,7 @@ class BandedRidgeEncoder(LinearEncoder):
         self.cv = cv
         self.scoring = scoring
         self.fit_intercept = fit_intercept
+        self.standardise = standardise
         self.solver = solver
         self.nan_voxels = nan_voxels
         self.max_memory = max_memory
@@ -161,7 +164,8 @@ class BandedRidgeEncoder(LinearEncoder):
         self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
         folds = resolve_folds(self.cv, n, sample_coords(y, first), groups)
         primal = n >= p if self.solver == "auto" else self.solver == "primal"
-        design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype)
+        scaling = feature_scaling(values) if self.standardise else None
+        design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling)
         if self.alphas is None:
             # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
             scale = np.trace(design.gram) / min(n, p) / len(self.band_names_)
@@ -276,8 +280,7 @@ class BandedRidgeEncoder(LinearEncoder):
                 span = column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
                 centred, mean = _fit.center_block(span, self.fit_intercept, design.dtype)
                 coef = self._weights(design, basis, centred, self.alpha_[part], gammas[number])
-                self.coef_[:, part] = coef
-                self.intercept_[part] = mean - design.mean @ coef
+                self.coef_[:, part], self.intercept_[part] = design.raw_weights(coef, mean)
 
     def _weights(
         self, design: _fit.Design, basis: Any, Y: np.ndarray, alpha: np.ndarray, gamma: np.ndarray

@@ -32,8 +32,9 @@ Fold = tuple[np.ndarray, np.ndarray]
 class Design:
     """Everything about the features that every block of voxels shares."""
 
-    X: np.ndarray  # (n, p), globally centred, in the precision of the fit
+    X: np.ndarray  # (n, p), globally centred and scaled, in the precision of the fit
     mean: np.ndarray  # (p,) float64
+    scale: np.ndarray | None  # (p,) float64; None where features are taken as they are
     gram: np.ndarray  # X'X (p, p) or XX' (n, n), float64
     folds: Sequence[Fold]
     primal: bool
@@ -63,6 +64,12 @@ class Design:
             return basis if scale is None else Basis(basis.values, basis.vectors * scale[:, None], True)
         return dual_basis(self.gram if kernel is None else kernel)
 
+    def raw_weights(self, coef: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (p, v) and intercepts (v,) on the features as they came; ``mean`` (v,) of the responses."""
+        if self.scale is not None:
+            coef = coef / self.scale[:, None].astype(coef.dtype)
+        return coef, mean - self.mean @ coef
+
     def basis_bytes(self) -> int:
         """Bytes of one fold's decomposition."""
         n, p = self.X.shape
@@ -74,13 +81,29 @@ class Design:
         return self.X.itemsize * (2 * n + (len(self.folds) + 8) * (p if self.primal else n) + p)
 
 
-def make_design(X: np.ndarray, folds: Sequence[Fold], *, center: bool, primal: bool, dtype: Any) -> Design:
-    """Centre the features once and form their Gram matrix in float64."""
-    mean = X.mean(axis=0, dtype=np.float64) if center else np.zeros(X.shape[1])
+def make_design(
+    X: np.ndarray,
+    folds: Sequence[Fold],
+    *,
+    center: bool,
+    primal: bool,
+    dtype: Any,
+    scaling: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Design:
+    """Centre (and scale) the features once and form their Gram matrix in float64.
+
+    ``scaling`` are mean and s.d. (p,) of `feature_scaling`; scaled features are centred with or without intercept.
+    """
+    if scaling is None:
+        mean, scale = X.mean(axis=0, dtype=np.float64) if center else np.zeros(X.shape[1]), None
+    else:
+        mean, scale = scaling
     centred = np.empty(X.shape, dtype=dtype)
     np.subtract(X, mean, out=centred, casting="same_kind")
+    if scale is not None:
+        np.divide(centred, scale, out=centred, casting="same_kind")
     matrix = gram(centred) if primal else row_gram(centred)
-    return Design(centred, mean, matrix, folds, primal, center, is_partition(folds, len(X)))
+    return Design(centred, mean, scale, matrix, folds, primal, center, is_partition(folds, len(X)))
 
 
 def center_block(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, np.ndarray]:

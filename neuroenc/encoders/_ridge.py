@@ -17,6 +17,7 @@ from neuroenc.encoders._blocks import BlockStore, run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
 from neuroenc.encoders._labels import features_matrix, sample_coords
+from neuroenc.encoders._scaling import feature_scaling
 from neuroenc.encoders._search import SCORINGS
 
 __all__ = ["RidgeEncoder"]
@@ -41,6 +42,10 @@ class RidgeEncoder(LinearEncoder):
     scoring : {"r2", "neg_mse", "r"}
         Score on the rows left out, averaged over folds.
     fit_intercept : bool
+    standardise : bool
+        Fit on features of mean 0 and s.d. 1 over the rows that `fit` is given (over rows and places for each channel
+        of labelled maps). The scaling is folded into ``coef_`` and ``intercept_``: `predict` and `to_linear` are
+        about the features as they come, penalties about the scaled ones.
     alpha_per_voxel : bool
         False chooses one penalty for all voxels by their mean score.
     solver : {"auto", "primal", "dual"}
@@ -102,6 +107,7 @@ class RidgeEncoder(LinearEncoder):
         cv: Any = 5,
         scoring: str = "r2",
         fit_intercept: bool = True,
+        standardise: bool = False,
         alpha_per_voxel: bool = True,
         solver: str = "auto",
         nan_voxels: str = "raise",
@@ -115,6 +121,7 @@ class RidgeEncoder(LinearEncoder):
         self.cv = cv
         self.scoring = scoring
         self.fit_intercept = fit_intercept
+        self.standardise = standardise
         self.alpha_per_voxel = alpha_per_voxel
         self.solver = solver
         self.nan_voxels = nan_voxels
@@ -151,7 +158,8 @@ class RidgeEncoder(LinearEncoder):
         coords = sample_coords(y, X)
         folds = resolve_folds(self.cv, n, coords, groups)
         primal = n >= p if self.solver == "auto" else self.solver == "primal"
-        design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype)
+        scaling = feature_scaling(values, X) if self.standardise else None
+        design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling)
         self.alphas_ = self._grid(design)
         self._solve(design, Y)
         return self
@@ -181,7 +189,8 @@ class RidgeEncoder(LinearEncoder):
 
         def solve(centred: Any, mean: np.ndarray, alpha: np.ndarray, total: Any) -> dict[str, np.ndarray]:
             coef = _fit.solve_block(design, full, centred, alpha, total=total, X=Xd, xp=xp)
-            return {"coef": coef, "intercept": mean - design.mean @ coef, "alpha": alpha}
+            coef, intercept = design.raw_weights(coef, mean)
+            return {"coef": coef, "intercept": intercept, "alpha": alpha}
 
         def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
             centred, mean, broken = _center_checked(raw, self.fit_intercept, design.dtype)
@@ -263,7 +272,8 @@ class RidgeEncoder(LinearEncoder):
         settings = {
             "alphas": self.alphas_, "scoring": self.scoring, "fit_intercept": self.fit_intercept,
             "alpha_per_voxel": self.alpha_per_voxel, "primal": design.primal, "nan": self.nan_voxels,
-            "X": hash_array(design.X, design.mean), "folds": hash_array(*[i for f in design.folds for i in f]),
+            "X": hash_array(design.X, design.mean, [] if design.scale is None else design.scale),
+            "folds": hash_array(*[i for f in design.folds for i in f]),
         }  # fmt: skip
         return BlockStore(self.checkpoint, hash_json(settings))
 
@@ -285,5 +295,3 @@ def _center_checked(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.nd
         values[:, broken] = 0
     centred, mean = _fit.center_block(values, center, dtype)
     return centred, mean, broken
-
-

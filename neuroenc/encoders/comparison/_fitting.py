@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from neuroenc import stats
 from neuroenc.encoders import RidgeEncoder
@@ -16,20 +17,7 @@ from neuroenc.encoders.comparison._cells import CLOSED_FORM
 from neuroenc.encoders.comparison._grid import Job
 from neuroenc.encoders.comparison._store import Fitted, Source
 
-__all__ = ["fit_job", "pool_cells", "standardise"]
-
-
-def standardise(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Z-score by the training rows: every channel of a map over rows and places, every feature of vectors.
-
-    A channel keeps the ratio of its places. One that never varies becomes zero.
-    """
-    axes = (0, 2, 3) if train.ndim == 4 else (0, 1) if train.ndim == 3 else (0,)
-    mean = train.mean(axis=axes, dtype=np.float64, keepdims=True)
-    scale = train.std(axis=axes, dtype=np.float64, keepdims=True)
-    scale[scale == 0] = np.inf
-    mean, scale = mean.astype(np.float32), scale.astype(np.float32)
-    return [((x - mean) / scale).astype(np.float32, copy=False) for x in (train, *others)]
+__all__ = ["fit_job", "pool_cells"]
 
 
 def pool_cells(maps: np.ndarray, cells: int | None) -> np.ndarray:
@@ -84,9 +72,8 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
 def _ridge(job: Job, source: Source) -> Fitted:
     options, rows = job.cell.options, job.rows
     pool = options.get("pool")
-    X, T = (pool_cells(source.features(job.cell.features, r).astype(np.float32, copy=False), pool)
+    X, T = (_labelled(pool_cells(source.features(job.cell.features, r).astype(np.float32, copy=False), pool))
             for r in (rows.train, rows.test))  # fmt: skip
-    X, T = (a.reshape(len(a), -1) for a in standardise(X, T))
     Y = source.responses(rows.train, job.voxels).values
     validation = np.isin(rows.train, rows.validation)
     split = [(np.flatnonzero(~validation), np.flatnonzero(validation))]
@@ -94,7 +81,7 @@ def _ridge(job: Job, source: Source) -> Fitted:
     begin = time.perf_counter()
     # R2 chooses: a correlation does not care how far a penalty shrinks, and folds that are shrunken differently
     # do not go together in one score. Correlations of the same fits are what other readouts report.
-    settings: dict[str, Any] = {"cv": inner or split, "n_jobs": 1}
+    settings: dict[str, Any] = {"cv": inner or split, "n_jobs": 1, "standardise": True}
     encoder = RidgeEncoder(options.get("alphas"), scoring="r2", **settings).fit(X, Y)
     inside = RidgeEncoder(encoder.alphas_, scoring="r", **settings).fit(X, Y).cv_scores_
     validation_r = inside[np.searchsorted(encoder.alphas_, encoder.alpha_), np.arange(Y.shape[1])]
@@ -108,6 +95,12 @@ def _ridge(job: Job, source: Source) -> Fitted:
     predicted = np.asarray(encoder.predict(T), dtype=np.float32)
     alpha = np.asarray(encoder.alpha_, dtype=np.float64)
     return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays={"alpha": alpha})
+
+
+def _labelled(maps: np.ndarray) -> xr.DataArray:
+    """Dims say which axis holds channels, which are scaled as wholes."""
+    dims = {4: ("channel", "y", "x"), 3: ("token", "feature"), 2: ("feature",)}[maps.ndim]
+    return xr.DataArray(maps, dims=("stimulus", *dims))
 
 
 def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
