@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -16,6 +17,13 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 def parse_memory(value: str | int | float | None) -> int:
     """Bytes of a memory budget; ``None`` means a quarter of the machine's memory.
 
+    Raises
+    ------
+    ConfigError
+        Not a number with a unit of bytes, not finite, or below one byte.
+
+    Examples
+    --------
     >>> parse_memory("2GB"), parse_memory("512 MiB"), parse_memory(1000)
     (2000000000, 536870912, 1000)
     """
@@ -24,13 +32,18 @@ def parse_memory(value: str | int | float | None) -> int:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
         except (ValueError, OSError, AttributeError):
             return 4 * 10**9
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number: float = value
-    else:
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(value))
-        if not match or match[2].lower() not in _UNITS:
-            raise ConfigError(f"max_memory={value!r} is not a size; write it as '2GB', '512MiB' or bytes.")
-        number = float(match[1]) * _UNITS[match[2].lower()]
-    if not number >= 1:
-        raise ConfigError(f"max_memory={value!r} must be positive.")
+    number = math.nan
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", value, re.IGNORECASE | re.ASCII)
+        if match and match[2].lower() in _UNITS:
+            number = float(match[1]) * _UNITS[match[2].lower()]
+    elif not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"max_memory={value!r} is not a size. Next step: write it as '2GB', '512MiB' or bytes.")
+    if number < 1:
+        raise ConfigError(f"max_memory={value!r} is not legal; it must be at least 1 byte.")
     return int(number)

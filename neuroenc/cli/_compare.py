@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neuroenc._util.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
+from neuroenc.workflows._examples import example_or_file, examples_help
 
 __all__ = ["compare"]
 
@@ -16,7 +16,7 @@ __all__ = ["compare"]
 @clean_errors
 def compare(
     config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
-    example: Annotated[str | None, typer.Option(help="A shipped comparison: world, v4.")] = None,
+    example: Annotated[str | None, typer.Option(help=examples_help("examples_compare"))] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default neuroenc-compare-NAME.")] = None,
     mirror: Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
@@ -24,15 +24,11 @@ def compare(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Compare feature spaces, cores and readouts on the same rows with the same budget; statistics and a report."""
-    from neuroenc.workflows import (
-        example_compare_config,
-        list_compare_examples,
-        read_compare_config,
-        run_comparison,
-    )
+    from neuroenc.workflows import read_compare_config
 
-    if (config is None) == (example is None):
-        raise ConfigError(f"give a CONFIG.toml or --example NAME (one of {', '.join(list_compare_examples())}).")
-    settings = example_compare_config(example, set_) if example else read_compare_config(config or "", set_)
-    folder = out or Path(f"neuroenc-compare-{example or (config.stem if config else '')}")
+    settings, name = example_or_file(config, example, "examples_compare", read_compare_config, set_)
+    # Only now, so that a wrong setting is told before torch is loaded.
+    from neuroenc.workflows import run_comparison
+
+    folder = out or Path(f"neuroenc-compare-{name}")
     run_comparison(settings, folder, mirror=mirror, workers=workers, progress=not quiet, say=typer.echo)

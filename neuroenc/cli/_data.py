@@ -74,13 +74,16 @@ def show(name: Name, files: Annotated[bool, typer.Option(help="List the files to
 
 @app.command()
 @clean_errors
-def fetch(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None) -> None:
+def fetch(
+    name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:  # fmt: skip
     """Bring a data set's files to this machine: kept if right, else from the mirror, else downloaded."""
     from neuroenc.data._fetch import fetch as fetch_files
     from neuroenc.data._manifest import load_manifest
 
     manifest = load_manifest(name)
-    folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None)
+    folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None, progress=not quiet)
     chosen = manifest.select(file or None)
     typer.echo(f"{len(chosen)} files ({_size(sum(f.size for f in chosen))}) verified in {folder}")
 

@@ -1,26 +1,51 @@
-"""Errors about the user's input, as one message and exit code 2 instead of a traceback."""
+"""What a user is told when a command cannot go on: one message and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
+import errno
 import functools
+import json
 import os
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
 from neuroenc._util.errors import NeuroencError
+from neuroenc._util.files import storage_errors
 
 __all__ = ["clean_errors"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_TRACEBACK = "NEUROENC_TRACEBACK=1 shows the traceback"
+# Libraries that draw bars of their own read these when they draw.
+_QUIET = {"NEUROENC_PROGRESS": "0", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Errors that other packages raise about the content of a file; none is imported for this.
+_CONTENT = {
+    "BadZipFile", "EOFError", "EmptyDataError", "HeaderDataError", "ImageFileError", "JSONDecodeError", "ParserError",
+    "SafetensorError", "TOMLDecodeError", "UnicodeDecodeError", "UnidentifiedImageError", "UnpicklingError", "error",
+}  # fmt: skip
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, raised so that half-written files are removed as after Ctrl-C."""
+
 
 def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Decorator for commands: a NeuroencError is printed as ``error: ...`` on stderr, exit code 2.
+    """Decorator for commands: errors about the user's input are one line on stderr.
 
-    NEUROENC_TRACEBACK=1 shows the traceback instead.
+    Exit codes: 2 for the user's input, files and machine, 1 for a fault of neuroenc (a line that asks to report it),
+    130 after Ctrl-C and 143 after SIGTERM. NEUROENC_TRACEBACK=1 shows the traceback instead. ``quiet=True`` among the
+    command's options hides every progress bar.
 
     Examples
     --------
@@ -39,11 +64,110 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
-        except NeuroencError as error:
-            if os.environ.get("NEUROENC_TRACEBACK", "0") not in ("", "0"):
+            with _sigterm(), _quiet(bool(kwargs.get("quiet"))):
+                return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:
+            # The reader (head, less) has gone; Python would complain once more when it flushes at exit.
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as stop:
+            by, code = ("SIGTERM", 143) if isinstance(stop, _Terminated) else ("Ctrl-C", 130)
+            typer.echo(f"stopped by {by}; finished steps are kept: run the same command again to go on.", err=True)
+            raise typer.Exit(code) from None
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("click", "typer"):
                 raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from error
+            text, code = _message(error)
+            if os.environ.get("NEUROENC_TRACEBACK", "0") not in ("", "0"):
+                traceback.print_exc()
+            typer.echo(text, err=True)
+            raise typer.Exit(code) from error
 
     return wrapped
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _QUIET}
+    if quiet:
+        os.environ.update(_QUIET)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """A batch system that ends a job gets the same tidy stop as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _message(error: Exception) -> tuple[str, int]:
+    """What to print, and the exit code."""
+    if isinstance(error, NeuroencError):
+        return f"error: {error}", 2
+    kind, said = type(error).__name__, " ".join(str(error).split()) or "no further words"
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        where = "the device" if kind == "OutOfMemoryError" else "this machine"
+        return (
+            f"error: {where} has too little memory: {said[:300]}. Next step: a smaller max_memory or batch size, "
+            f"fewer voxels, or a larger machine ({_TRACEBACK}).",
+            2,
+        )
+    if isinstance(error, ModuleNotFoundError) and "Next step" in said:
+        return f"error: {said}", 2
+    file = _file_of(error)
+    if isinstance(error, OSError):
+        if error.errno in _FULL or "No space left on device" in said:
+            try:
+                with storage_errors(file or "its output"):
+                    raise error
+            except NeuroencError as known:
+                return f"error: {known}", 2
+        if file or error.errno is not None:
+            reason = (error.strerror or said)[:300]
+            return f"error: {file or 'the system'}: {reason}. Next step: check that path ({_TRACEBACK}).", 2
+    elif file and (kind in _CONTENT or isinstance(error, (UnicodeDecodeError, json.JSONDecodeError, EOFError))):
+        return (
+            f"error: {file} cannot be read: {said[:300]} ({kind}). Next step: copy or make that file again "
+            f"({_TRACEBACK}).",
+            2,
+        )
+    return (
+        f"error: unexpected {kind}: {said[:300]}. This is a fault of neuroenc: please report it with what you ran "
+        f"({_TRACEBACK}).",
+        1,
+    )
+
+
+def _file_of(error: Exception) -> str:
+    """The file that an error is about: as it says itself, or the path in the innermost function that was given one."""
+    named = getattr(error, "filename", None)
+    if isinstance(named, (str, bytes, os.PathLike)):
+        return os.fsdecode(named)
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for name in ("path", "file", "filename", "folder"):
+            value = frame.f_locals.get(name)
+            if isinstance(value, (str, Path)) and "\0" not in str(value) and os.path.lexists(value):
+                found = os.fspath(value)
+    return found

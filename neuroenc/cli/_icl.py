@@ -10,6 +10,7 @@ import typer
 
 from neuroenc._util.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
+from neuroenc.workflows._examples import examples_help
 
 __all__ = ["app"]
 
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.")]
-Example = Annotated[str | None, typer.Option(help="A shipped config: world, v4.")]
+Example = Annotated[str | None, typer.Option(help=examples_help("examples_icl"))]
 Out = Annotated[Path | None, typer.Option(help="The study's folder, for all stages; default neuroenc-icl-NAME.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")]

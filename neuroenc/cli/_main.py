@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from neuroenc._util.errors import ConfigError
 from neuroenc._version import __version__
 from neuroenc.cli import _bank, _cache, _caption, _compare, _data, _export, _icl
 from neuroenc.cli._errors import clean_errors
+from neuroenc.workflows._examples import example_or_file, examples_help
 
 __all__ = ["app", "main"]
 
@@ -62,23 +64,26 @@ def demo(
 @clean_errors
 def run(
     config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
-    example: Annotated[str | None, typer.Option(help="A shipped config: v4, haxby, haxby-slice.")] = None,
+    example: Annotated[str | None, typer.Option(help=examples_help("examples"))] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default neuroenc-run-NAME.")] = None,
     mirror: Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fit encoders to a data set or to your own arrays, score, caption, report."""
-    from neuroenc.workflows import example_config, list_examples, read_config
+    from neuroenc.workflows import read_config
+
+    settings, name = example_or_file(config, example, "examples", read_config, set_)
+    # Only now, so that a wrong setting is told before torch is loaded.
     from neuroenc.workflows import run as work
 
-    if (config is None) == (example is None):
-        raise ConfigError(f"give a CONFIG.toml or --example NAME (one of {', '.join(list_examples())}).")
-    settings = example_config(example, set_) if example else read_config(config or "", set_)
-    name = example or (config.stem if config else "")
     work(settings, out or Path(f"neuroenc-run-{name}"), mirror=mirror, progress=not quiet, say=typer.echo)
 
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows its number instead of ending the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
