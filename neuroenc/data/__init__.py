@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuroenc.data._nsd._rois import nsd_mask, nsd_rois
     from neuroenc.data._nsd._splits import NSDSplit, nsd_noise_ceiling, nsd_split
     from neuroenc.data._nsd._transform import nsd_to_surface
+    from neuroenc.data._pictures import find_pictures, read_picture
     from neuroenc.data._pixels import PixelBank
     from neuroenc.data._preprocess import average_repeats, zscore
     from neuroenc.data._schema import (
@@ -57,6 +58,7 @@ _MODULES = {
     "_nsd._rois": ("nsd_mask", "nsd_rois"),
     "_nsd._splits": ("NSDSplit", "nsd_noise_ceiling", "nsd_split"),
     "_nsd._transform": ("nsd_to_surface",),
+    "_pictures": ("find_pictures", "read_picture"),
     "_pixels": ("PixelBank",),
     "_preprocess": ("average_repeats", "zscore"),
     "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
@@ -84,6 +86,7 @@ __all__ = [
     "data_dir",
     "describe",
     "fetch",
+    "find_pictures",
     "folds",
     "in_roi",
     "label_rois",
@@ -106,6 +109,7 @@ __all__ = [
     "presence",
     "read_bids",
     "read_glmsingle",
+    "read_picture",
     "read_surface",
     "roi_names",
     "save",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_array
 from neuroenc.data._labels import require_unique, string_ids
+from neuroenc.data._pictures import read_picture
 from neuroenc.data._pixels import PixelBank
 
 __all__ = ["EncodingData", "Stimuli"]
@@ -135,18 +137,25 @@ class Stimuli:
         if self.images is None:
             raise DataError(f"these {len(self)} stimuli have no images (source {self.source!r}).")
         n = int(self.index_of(i)[0]) if isinstance(i, str) else int(i)
+        image, changes = self._read(n)
+        self._tell({change: [str(self.ids[n])] for change in changes})
+        return image
+
+    def _read(self, n: int) -> tuple[Image.Image, tuple[str, ...]]:
+        assert self.images is not None
         item = self.images[n]
         if isinstance(item, np.ndarray):
-            return Image.fromarray(item)
-        try:
-            with Image.open(item) as handle:
-                return handle.convert("RGB")
-        except OSError as error:
-            size = f"{item.stat().st_size} bytes" if item.is_file() else "the file does not exist"
-            raise DataError(
-                f"image of stimulus {str(self.ids[n])!r} cannot be read: {item} ({size}): {error}. "
-                "Next step: fetch or copy the file again."
-            ) from error
+            return Image.fromarray(item), ()
+        return read_picture(item, f"image of stimulus {str(self.ids[n])!r}")
+
+    def _tell(self, changes: dict[str, list[str]]) -> None:
+        """Warn of each kind of change once in the life of this set."""
+        known: set[str] = self.__dict__.setdefault("_told", set())
+        for change, names in changes.items():
+            if change not in known:
+                known.add(change)
+                many = "" if len(names) == 1 else f" and {len(names) - 1} more"
+                warnings.warn(f"picture of stimulus {names[0]!r}{many}: {change}.", UserWarning, stacklevel=3)
 
     def iter_images(self, batch_size: int = 64) -> Iterator[list[Image.Image]]:
         """Lists of up to ``batch_size`` RGB images, in order; files are opened as they are needed."""
@@ -167,11 +176,15 @@ class Stimuli:
                 for texts in self.captions or ():
                     digest.update(hash_array(np.array(texts, dtype=str)).encode())
             else:
+                changed: dict[str, list[str]] = {}
                 for n in range(len(self)):
-                    item = self.images[n]
-                    pixels = item if isinstance(item, np.ndarray) else np.asarray(self.image(n))
+                    image, changes = self._read(n)
+                    for change in changes:
+                        changed.setdefault(change, []).append(str(self.ids[n]))
+                    pixels = np.asarray(image)
                     digest.update(str(pixels.shape).encode())
                     digest.update(np.ascontiguousarray(pixels).tobytes())
+                self._tell(changed)
             known = digest.hexdigest()
             object.__setattr__(self, "_content_hash", known)
         return known

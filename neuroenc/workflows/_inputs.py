@@ -12,13 +12,12 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.data import EncodingData, Stimuli
+from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._config import DataConfig, FeaturesConfig
 
 __all__ = ["load_data", "make_feature_space", "prepare_responses"]
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
 
 
@@ -81,14 +80,7 @@ def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
     images: list[Path] | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
     if config.images:
-        files = {f.stem: f for f in sorted(Path(config.images).glob("*")) if f.suffix.lower() in _IMAGES}
-        missing = [s for s in ids if s not in files]
-        if missing:
-            raise DataError(
-                f"{config.images} lacks images of {len(missing)} of {len(ids)} stimuli (first: {missing[0]!r}). "
-                "A stimulus id is the file name without its ending."
-            )
-        images = [files[s] for s in ids]
+        images = find_pictures(config.images, ids)
     if config.captions:
         table = pd.read_csv(config.captions, dtype=str)
         if not {"stimulus", "caption"} <= set(table.columns):

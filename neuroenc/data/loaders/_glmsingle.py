@@ -12,6 +12,7 @@ import pandas as pd
 from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.data._images import binary_mask, image_values, open_image
+from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
 from neuroenc.data.loaders._sessions import bounds_of, collect, like, one_of
@@ -162,12 +163,7 @@ def stimuli_of(ids: np.ndarray, images: Any, source: str, licence: str) -> Stimu
     own = pd.unique(pd.Series(ids)).astype(str)
     paths = None
     if images is not None:
-        folder = Path(images).expanduser()
-        files = {x: p for p in sorted(folder.rglob("*")) if p.is_file() for x in (p.name, p.stem)}
-        lost = [s for s in own if s not in files]
-        if lost:
-            raise DataError(f"{folder} has no picture of {len(lost)} of {len(own)} stimuli, first {lost[0]!r}.")
-        paths = [files[s] for s in own]
+        paths = find_pictures(Path(images).expanduser(), own)
     return Stimuli(own, paths, None, None, source, licence)  # type: ignore[arg-type]
 
 
