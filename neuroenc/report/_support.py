@@ -157,6 +157,6 @@ def _tiles(curve: pd.DataFrame, summary: Mapping[str, Any]) -> list[dict[str, An
         if name in summary:
             tiles.append({"value": number(summary[name], name), "label": label})
     if summary.get("relative_gain") is not None and "gain_size" in summary:
-        said = f"in-context against ridge, {summary['gain_size']} trials"
+        said = f"in-context against {summary.get('gain_baseline', 'ridge')}, {summary['gain_size']} trials"
         tiles.append({"value": f"{100 * summary['relative_gain']:+.0f} %", "label": said})
     return [{"words": False, **tile} for tile in tiles]

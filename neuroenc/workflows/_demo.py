@@ -91,7 +91,8 @@ def demo(
         ``median_noise_ceiling_r``, ``median_r_normalised``; over those with planted ncsnr above 0.5:
         ``caption_family_accuracy`` (the captions' family is the planted one, of five; either of two for mixed
         voxels), ``caption_family_named_best`` (the best caption names it), and both for shuffled weights,
-        ``shuffled_...``; mean explained variance from few trials, ``few_shot_ev:METHOD:TRIALS`` (icl, ridge);
+        ``shuffled_...``; mean explained variance from few trials, ``few_shot_ev:METHOD:TRIALS`` (icl,
+        ridge, ridge_shared);
         ``n_voxels``, ``n_voxels_selective``, ``seconds``.
     """
     start = time.perf_counter()

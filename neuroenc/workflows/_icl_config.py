@@ -33,6 +33,7 @@ TASKS = ("world", "v4", "arrays")
 METHODS = {
     "in-context": "in-context",
     "ridge": "ridge (cross-validated)",
+    "ridge-shared": "ridge (one penalty for all voxels)",
     "paper-ridge": "ridge (released protocol)",
     "empirical-bayes": "ridge (empirical Bayes)",
     "nearest": "nearest stimuli",
@@ -40,6 +41,8 @@ METHODS = {
     "anatomical": "anatomical transfer",
     "full": "ridge, whole pool",
 }
+#: What in-context models are compared with at every size.
+BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))
 
 
 @dataclass(frozen=True)

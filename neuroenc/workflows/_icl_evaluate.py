@@ -68,16 +68,17 @@ def icl_evaluate(
     out : path
         The study's folder: models that its stages left there (the last stage of each form) are evaluated, beside those
         that ``[evaluate] models`` names. Receives curve.csv (``method, kind, group, size, explained_variance, low,
-        high, normalised, n_voxels, n_draws``), comparisons.csv (each method against cross-validated ridge), curve.svg,
-        summary.json and ``report/``. Subjects that are done are kept in ``.steps``.
+        high, normalised, n_voxels, n_draws``), comparisons.csv (in-context models against every baseline, baselines
+        against cross-validated ridge), curve.svg, summary.json and ``report/``. Subjects that are done are kept in ``.steps``.
     mirror, progress, say
         See `icl_pretrain`.
 
     Returns
     -------
     dict
-        What summary.json holds: ``explained_variance:METHOD:SIZE`` over all voxels, ``relative:METHOD:SIZE`` against
-        cross-validated ridge with ``p:METHOD:SIZE``, ``n_subjects``, ``n_voxels``, ``seconds``.
+        What summary.json holds: ``explained_variance:METHOD:SIZE`` over all voxels; ``best_baseline:SIZE``, the
+        baseline of the highest mean, and ``relative:METHOD:SIZE`` of in-context models against it with
+        ``p:METHOD:SIZE``; ``n_subjects``, ``n_voxels``, ``seconds``.
     """
     begin = time.perf_counter()
     out = Path(out)
@@ -210,6 +211,9 @@ def _methods(
                 found[title] = InContextEncoder(load_model(where), device=device, response_scale="as-is")
         elif name == "ridge":
             found[label] = RidgeEncoder(cv=5, progress=False)
+        elif name == "ridge-shared":
+            # With folds of a few trials, a penalty for each voxel follows noise that a common one averages out.
+            found[label] = RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False)
         elif name == "paper-ridge":
             found[label] = PaperRidge()
         elif name == "empirical-bayes":

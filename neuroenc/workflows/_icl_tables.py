@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc.encoders.incontext import compare_methods, summarise_curve
-from neuroenc.workflows._icl_config import METHODS, IclConfig
+from neuroenc.workflows._icl_config import BASELINES, METHODS, IclConfig
 
-__all__ = ["comparison_table", "curve_summary", "curve_table", "joined", "kinds"]
+__all__ = ["best_baselines", "comparison_table", "curve_summary", "curve_table", "joined", "kinds"]
 
 _RIDGE = METHODS["ridge"]
 
@@ -71,22 +71,42 @@ def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], config:
 
 
 def comparison_table(curve: xr.Dataset, config: IclConfig) -> pd.DataFrame:
+    """In-context models against every baseline, and baselines against cross-validated ridge; ``best`` marks rows whose
+    second method is the baseline of the highest mean over all voxels at that size."""
     names = curve["method"].values.tolist()
+    baselines = [name for name in names if name in BASELINES]
+    pairs = [(name, other) for name in names if name not in BASELINES for other in baselines]
+    pairs += [(name, _RIDGE) for name in baselines if _RIDGE in baselines and name != _RIDGE]
+    best = best_baselines(curve)
     frames = []
-    for name in names if _RIDGE in names else ():
-        if name == _RIDGE:
-            continue
+    for first, second in pairs:
         for n, kind in enumerate(["all", *kinds(curve, config.evaluate.groups)]):
             frame = compare_methods(
-                curve, name, _RIDGE, groups=None if kind == "all" else kind,
+                curve, first, second, groups=None if kind == "all" else kind,
                 n_bootstraps=config.evaluate.n_bootstraps, seed=config.evaluate.seed,
             )  # fmt: skip
             frame.insert(2, "kind", kind)
+            frame["best"] = frame["size"].map(best) == second
             frames.append(frame if n == 0 else frame[frame["group"] != "all"])
     if not frames:
-        return pd.DataFrame(columns=["a", "b", "kind", "group", "size", "difference", "low", "high", "p", "relative"])
+        columns = ["a", "b", "kind", "group", "size", "difference", "low", "high", "p", "relative", "best"]
+        return pd.DataFrame(columns=columns)
     table = pd.concat(frames, ignore_index=True)
     return table[table["n_voxels"] > 0].reset_index(drop=True)
+
+
+def best_baselines(curve: xr.Dataset) -> dict[int, str]:
+    """The baseline of the highest mean explained variance over all voxels and draws, by support size."""
+    names = [name for name in curve["method"].values.tolist() if name in BASELINES]
+    if not names:
+        return {}
+    means = curve["explained_variance"].sel({"method": names}).mean(["draw", "voxel"])
+    found = {}
+    for size in curve["size"].values.tolist():
+        values = means.sel({"size": size}).transpose("method").values
+        if np.isfinite(values).any():
+            found[int(size)] = names[int(np.nanargmax(values))]
+    return found
 
 
 def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n_subjects: int) -> dict[str, Any]:
@@ -97,13 +117,16 @@ def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n
         summary[f"explained_variance:{row['method']}:{row['size']}"] = row["explained_variance"]
         if "normalised" in row and np.isfinite(row["normalised"]):
             summary[f"normalised:{row['method']}:{row['size']}"] = row["normalised"]
-    for row in pairs[pairs["kind"] == "all"].to_dict("records"):
+    summary |= {f"best_baseline:{size}": name for size, name in best_baselines(curve).items()}
+    # What is claimed is claimed against the best baseline of that size.
+    ours = pairs[(pairs["kind"] == "all") & pairs["best"].astype(bool) & ~pairs["a"].isin(BASELINES)]
+    for row in ours.to_dict("records"):
         summary[f"relative:{row['a']}:{row['size']}"] = row["relative"]
         summary[f"p:{row['a']}:{row['size']}"] = row["p"]
-    ours = pairs[(pairs["kind"] == "all") & pairs["a"].astype(str).str.startswith(METHODS["in-context"])]
     if len(ours):
         # At 50 trials, or the size nearest to it.
         first = ours[ours["a"] == ours["a"].iloc[0]]
         row = first.iloc[int((first["size"] - 50).abs().argmin())]
         summary["gain_size"], summary["relative_gain"] = int(row["size"]), float(row["relative"])
+        summary["gain_baseline"] = str(row["b"])
     return summary
