@@ -69,7 +69,8 @@ def icl_evaluate(
         The study's folder: models that its stages left there (the last stage of each form) are evaluated, beside those
         that ``[evaluate] models`` names. Receives curve.csv (``method, kind, group, size, explained_variance, low,
         high, normalised, n_voxels, n_draws``), comparisons.csv (in-context models against every baseline, baselines
-        against cross-validated ridge), curve.svg, summary.json and ``report/``. Subjects that are done are kept in ``.steps``.
+        against cross-validated ridge), curve.svg, summary.json and ``report/``. Subjects that are done are
+        kept in ``.steps``.
     mirror, progress, say
         See `icl_pretrain`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import EncodingData, make_features
-from neuroenc.data.loaders._v4 import SESSIONS
+from neuroenc.data.loaders._v4 import LISTED, animal_of
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.workflows._compare_inputs import _pictures, scale_voxels
@@ -77,9 +78,11 @@ def v4_tasks(
     ----------
     mirror : path, optional
         Folder of the data set's mirror.
-    held_out_animal : {"PE", "WE"}
+    held_out_animal : str
+        "PE" or "WE"; "RA" or another where ``sessions`` has one of its.
     sessions : sequence of str, optional
-        Only these, of both animals; by default all eight.
+        Only these, of at least two animals; by default the eight that the manifest lists. Others are found where the
+        mirror or the data folder holds them.
     n_features : int
         1 to 256. Sessions of the training animal predicted from its others: 128 do better than 64 at every size.
     n_query : int
@@ -104,22 +107,22 @@ def v4_tasks(
     z-scoring takes mean and standard deviation over all pictures of the session, queries included, as it is usual for
     responses of single sessions; explained variance does not depend on either.
     """
-    animals = sorted({s.animal for s in SESSIONS.values()})
-    if held_out_animal not in animals:
-        raise ConfigError(unknown_name("animal", held_out_animal, animals))
-    if not 1 <= n_features <= 256:
+    n_features, n_query = check_whole("n_features", n_features), check_whole("n_query", n_query, 2)
+    if n_features > 256:
         raise ConfigError(f"n_features={n_features} must be from 1 to 256.")
-    chosen = list(SESSIONS) if sessions is None else [str(s) for s in sessions]
-    for session in chosen:
-        if session not in SESSIONS:
-            raise ConfigError(unknown_name("session of v4-cowley2023", session, SESSIONS))
+    chosen = list(LISTED) if sessions is None else [str(s) for s in sessions]
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"sessions={chosen} name a session twice.")
+    # Before anything is read, where the day of a session tells its animal.
+    guessed = {animal for s in chosen if (animal := _animal_or_none(s))}
+    if all(map(_animal_or_none, chosen)):
+        _check_animals(held_out_animal, chosen, guessed)
     embedder = ImageEmbedder("efficientnet-lite0", **_V4_FEATURES, progress=progress)
     parts: dict[str, list[_V4Session]] = {"train": [], "test": []}
-    for session in chosen:
-        side = "test" if SESSIONS[session].animal == held_out_animal else "train"
-        parts[side].append(_v4_session(session, mirror, embedder, progress))
-    if not parts["train"] or not parts["test"]:
-        raise ConfigError(f"sessions={chosen} leave no session to train on, or none to test on.")
+    found = [_v4_session(session, mirror, embedder, progress) for session in chosen]
+    _check_animals(held_out_animal, chosen, {part.animal for part in found})
+    for part in found:
+        parts["test" if part.animal == held_out_animal else "train"].append(part)
     unseen = {key for part in parts["test"] for key in part.keys}
     kept = [part.without(unseen) for part in parts["train"]]
     n_removed = sum(len(a.keys) - len(b.keys) for a, b in zip(parts["train"], kept))
@@ -133,11 +136,26 @@ def v4_tasks(
     return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
 
 
+def _animal_or_none(session: str) -> str | None:
+    try:
+        return animal_of(session)
+    except DataError:
+        return None
+
+
+def _check_animals(held_out: str, sessions: Sequence[str], animals: set[str]) -> None:
+    if held_out not in animals:
+        raise ConfigError(unknown_name("animal", held_out, sorted(animals)))
+    if len(animals) < 2:
+        raise ConfigError(f"sessions={list(sessions)} are all of {held_out}: none is left to train on.")
+
+
 @dataclass(frozen=True)
 class _V4Session:
     """One row a picture: ``keys`` tell equal pictures, ``maps`` (n, channel * y * x)."""
 
     name: str
+    animal: str
     keys: list[str]
     maps: np.ndarray
     map_shape: tuple[int, int, int]
@@ -147,9 +165,7 @@ class _V4Session:
     def without(self, keys: set[str]) -> _V4Session:
         rows = np.array([n for n, key in enumerate(self.keys) if key not in keys], dtype=int)
         names = [self.keys[n] for n in rows]
-        return _V4Session(
-            self.name, names, self.maps[rows], self.map_shape, self.responses[rows], self.noise_ceiling
-        )
+        return replace(self, keys=names, maps=self.maps[rows], responses=self.responses[rows])
 
 
 def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bool) -> _V4Session:
@@ -166,8 +182,9 @@ def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bo
     rows = first[order]
     responses = found.responses[rows].copy(data=values.astype(np.float32))
     ceiling = noise_ceilings(found, found.responses, responses).get("noise_ceiling_r2")
-    name = f"{SESSIONS[session].animal}-{session}"
-    return _V4Session(name, names[order].tolist(), maps[rows], (channels, height, width), responses, ceiling)
+    animal = str(found.extra["animal"])
+    shape = (channels, height, width)
+    return _V4Session(f"{animal}-{session}", animal, names[order].tolist(), maps[rows], shape, responses, ceiling)
 
 
 class _Reduction:
@@ -243,9 +260,7 @@ def world_tasks(
     # Seeds of the scenes are far from those that the world's CLIP was trained on, and from the other simulations'.
     scenes = simulate_world(subjects * each + n_query, seed=90_000 + seed)
     query_ids = scenes.ids[-n_query:]
-    people = simulate_cortex(
-        scenes, n_subjects=subjects, n_voxels=n_voxels, test_ids=query_ids, unique=True, seed=seed
-    )
+    people = simulate_cortex(scenes, n_subjects=subjects, n_voxels=n_voxels, test_ids=query_ids, unique=True, seed=seed)
     features = ImageEmbedder("world", normalise=True, progress=progress).embed(scenes)
     train = [_world_subject(p, features, query_ids, n_train, False) for p in people[:-1]]
     new = people[-1]

@@ -103,8 +103,9 @@ def test_v4_leaves_an_animal_out(v4):
 def session(name, keys, maps, values):
     responses = make_responses(values, stimulus=[f"{name}-{k}" for k in keys], dim="stimulus")
     return tasks._V4Session(
-        name=name, keys=keys, maps=maps, map_shape=(maps.shape[1], 1, 1), responses=responses, noise_ceiling=None
-    )
+        name=name, animal=name[:2], keys=keys, maps=maps, map_shape=(maps.shape[1], 1, 1), responses=responses,
+        noise_ceiling=None,
+    )  # fmt: skip
 
 
 def test_pictures_of_both_animals_leave_training_and_features_know_the_rest_only(monkeypatch):
@@ -129,7 +130,13 @@ def test_pictures_of_both_animals_leave_training_and_features_know_the_rest_only
 def test_errors(mirror):
     with pytest.raises(ConfigError, match="did you mean 'WE'"):
         v4_tasks(mirror, "WEE")
+    with pytest.raises(ConfigError, match="unknown animal 'RA'"):
+        v4_tasks(mirror, "RA")
+    with pytest.raises(ConfigError, match="none is left to train on"):
+        v4_tasks(mirror, "RA", sessions=["211022", "211103"])
+    with pytest.raises(ConfigError, match="name a session twice"):
+        v4_tasks(mirror, "WE", sessions=["190923", "190923", "201025"])
     with pytest.raises(ConfigError, match="n_features=0"):
         v4_tasks(mirror, "WE", n_features=0)
-    with pytest.raises(ConfigError, match="unknown session of v4-cowley2023 '190924'"):
-        v4_tasks(mirror, "WE", sessions=["190924"])
+    with pytest.raises(ConfigError, match="unknown session of v4-cowley2023 '190999'"):
+        v4_tasks(mirror, "WE", sessions=["190999", "201025", "190923"])

@@ -27,7 +27,8 @@ def load_dataset(
     """Load a data set of the manifests; its files are verified, and fetched where they are missing.
 
     ``v4-cowley2023``
-        ``session="201025"``: one of eight; responses in stimulus form (spike count), images (n, 112, 112, 3).
+        ``session="201025"``: one of the eight listed, or any other in ``root``; responses in stimulus form (spike
+        count), images (n, 112, 112, 3).
     ``haxby2001-slice``
         ``image="1slice"`` or ``"25mm"``, ``mask=None`` (automatic), ``"all"`` or, at 25 mm, ``"brain"``, ``"gray"``,
         ``"white"``, ``"hoc"``, ``"vt"``; ``delay=2.5`` seconds. Block responses in presentation form, z-scored per run.

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from PIL import Image
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.errors import ChecksumError, ConfigError, DataError, unknown_name
+from neuroenc._util.files import check_readable_file, sha256_file
+from neuroenc._util.tables import read_table
+from neuroenc.data._fetch import data_dir, mirror_dir
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._source import Source
 
-__all__ = ["SESSIONS", "load"]
+__all__ = ["LISTED", "animal_of", "load"]
 
-_SIDE = 112
-_MAX_MEMBER = 10_000_000
+_MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, Image.DecompressionBombError)
 
-
-class Session(NamedTuple):
-    """As published in the data's readme; ``n_repeats`` is nominal, images differ a little."""
-
-    animal: str
-    n_neurons: int
-    n_images: int
-    n_repeats: int
-
-
-SESSIONS = {
-    "190923": Session("WE", 33, 1200, 14),
-    "190925": Session("WE", 36, 1200, 14),
-    "190927": Session("WE", 31, 1200, 11),
-    "190928": Session("WE", 24, 1200, 13),
-    "201025": Session("PE", 89, 1200, 12),
-    "210224": Session("PE", 67, 800, 9),
-    "210322": Session("PE", 59, 1200, 4),
-    "210325": Session("PE", 50, 640, 8),
-}
-_WITH_REPEATS = ("210325",)
+#: Sessions that the manifest lists, with the nominal number of repeats of the data's readme (images differ a little).
+LISTED = {
+    "190923": 14, "190925": 14, "190927": 11, "190928": 13, "201025": 12, "210224": 9, "210322": 4, "210325": 8
+}  # fmt: skip
+# First and last day on which each animal of the published data was recorded; a session is named by its day, YYMMDD.
+_DAYS = (("WE", 190923, 190929), ("PE", 201014, 210326), ("RA", 210620, 211103))
+# Folder of the averages in the mirror, and in the authors' repository.
+_AVERAGES = ("responses", "responses_repeat_averaged")
 
 
 def load(source: Source, *, session: str | int = "201025") -> EncodingData:
@@ -52,101 +44,244 @@ def load(source: Source, *, session: str | int = "201025") -> EncodingData:
     Parameters
     ----------
     source
-        Files of ``v4-cowley2023``.
+        Files of ``v4-cowley2023``: the manifest's, or a folder laid out as the authors' ``data_V4_responses``
+        (``images/``, ``responses_repeat_averaged/`` or ``responses/``, ``responses_raw/``), which may hold any session.
     session
-        One of 190923, 190925, 190927, 190928 (animal WE), 201025, 210224, 210322, 210325 (animal PE). Neurons may
-        recur across days of one animal: a held-out test leaves out the animal.
+        190923, 190925, 190927, 190928 (animal WE), 201025, 210224, 210322, 210325 (animal PE), or any other session in
+        the folder. The animal follows from the day (WE, PE and RA of the published data), or from a ``sessions.csv``
+        beside the data with columns ``session, animal``. Neurons may recur across days of one animal: a held-out test
+        leaves out the animal.
 
     Returns
     -------
     EncodingData
         ``responses`` float32 (stimulus, voxel), units "spike count", not z-scored; subject ``"PE-201025"``;
-        ``n_repeats`` counted where raw repeats exist (210325), else nominal. ``stimuli`` images uint8
-        (n, 112, 112, 3), ids ``"201025-image0001"``. ``extra``: ``animal``, ``session``, and for 210325 ``repeats``,
-        the single presentations (presentation, voxel) with ``repeat`` 0-based.
+        ``n_repeats`` counted where there are raw repeats, else nominal where it is known. ``stimuli`` images uint8
+        (n, 112, 112, 3), ids ``"201025-image0001"``. ``extra``: ``animal``, ``session``, and where there are raw
+        repeats ``repeats``, the single presentations (presentation, voxel) with ``repeat`` 0-based.
 
     Raises
     ------
     ConfigError
-        Unknown session; the message names the nearest.
+        A session whose files are nowhere; the message names the nearest that are there.
     DataError
-        Numbers of images, neurons and responses disagree.
+        A file is damaged, or numbers of images, neurons and responses disagree.
 
     References
     ----------
     Cowley, Stan, Pillow & Smith (2023). Compact deep neural network models of visual cortex. bioRxiv.
     """
     session = str(session)
-    if session not in SESSIONS:
-        raise ConfigError(unknown_name("session of v4-cowley2023", session, SESSIONS))
-    info = SESSIONS[session]
-    archive, average = f"images/images_{session}.zip", f"responses/responses_{session}.npy"
-    raw = [f"responses_raw/responses_{session}.npy"] if session in _WITH_REPEATS else []
-    root = source.folder([archive, average, *raw])
-    names, images = _read_images(root / archive)
+    root, files = _locate(source, session)
+    animal, nominal = animal_of(session, root), _nominal(session, root)
+    names, images = _read_images(root / files["images"])
     ids = [f"{session}-{name}" for name in names]
-    values = np.load(root / average, allow_pickle=False)
-    if values.shape != (info.n_neurons, len(ids)):
+    raw = _read_array(root / files["raw"], 3, len(ids), files["images"]) if "raw" in files else None
+    if "average" in files:
+        values = _read_array(root / files["average"], 2, len(ids), files["images"])
+    else:
+        assert raw is not None
+        values = np.nanmean(raw, axis=2)
+    if raw is not None and raw.shape[:2] != values.shape:
         raise DataError(
-            f"{average} has shape {values.shape}, expected {info.n_neurons} neurons x {len(ids)} images "
-            f"of {archive}. Next step: `neuroenc data verify v4-cowley2023`."
+            f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: other neurons or "
+            "images. Next step: take both files of one session from one release."
         )
-    subject = f"{info.animal}-{session}"
     common: dict[str, Any] = {
-        "subject": subject,
+        "subject": f"{animal}-{session}",
         "space": "electrode array",
         "units": "spike count",
-        "roi": ["V4"] * info.n_neurons,
+        "roi": ["V4"] * len(values),
         "source": source.manifest.name,
         "licence": source.manifest.licence,
         "provenance": {
             "data": source.manifest.name,
             "options": {"session": session},
-            "sha256": source.checksums([archive, average, *raw]),
+            "sha256": {name: sha256_file(root / name) for name in files.values()},
         },
     }
-    extra: dict[str, Any] = {"animal": info.animal, "session": session}
-    n_repeats: int | np.ndarray = info.n_repeats
-    if raw:
-        extra["repeats"], n_repeats = _read_repeats(root / raw[0], ids, int(session), common)
+    extra: dict[str, Any] = {"animal": animal, "session": session}
+    n_repeats: int | np.ndarray | None = nominal
+    if raw is not None:
+        extra["repeats"], n_repeats = _repeats(raw, root / files["raw"], ids, session, common)
     responses = make_responses(values.T, stimulus=ids, dim="stimulus", n_repeats=n_repeats, **common)
     table = pd.DataFrame({"file": [f"{name}.jpg" for name in names], "session": session}, index=ids)
     stimuli = Stimuli(np.array(ids), images, None, table, source.manifest.name, source.manifest.licence)
     return EncodingData(responses, stimuli, extra=extra)
 
 
+def animal_of(session: str, folder: Path | None = None) -> str:
+    """The animal of a session, by a ``sessions.csv`` in ``folder``, else by the day in its name.
+
+    Raises
+    ------
+    DataError
+        Neither knows it.
+
+    Examples
+    --------
+    >>> animal_of("190924"), animal_of("211022")
+    ('WE', 'RA')
+    """
+    row = _session_row(session, folder)
+    if row.get("animal"):
+        return row["animal"]
+    day = int(session) if session.isdecimal() else 0
+    for animal, first, last in _DAYS:
+        if first <= day <= last:
+            return animal
+    where = "" if folder is None else f" Next step: a line '{session},ANIMAL' in {folder / 'sessions.csv'}."
+    raise DataError(
+        f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv with "
+        f"columns session and animal names it.{where}"
+    )
+
+
+def _session_row(session: str, folder: Path | None) -> dict[str, str]:
+    """The session's line of sessions.csv, or nothing."""
+    path = None if folder is None else folder / "sessions.csv"
+    if path is None or not path.exists():
+        return {}
+    table = read_table(path, needed=("session", "animal"), what="table of sessions")
+    found = table[table["session"] == session]
+    if len(found) > 1:
+        raise DataError(f"{path} has {len(found)} lines of session {session}. Next step: keep one.")
+    return {str(k): str(v) for k, v in found.iloc[0].items()} if len(found) else {}
+
+
+def _nominal(session: str, folder: Path) -> int | None:
+    count = _session_row(session, folder).get("n_repeats", "")
+    return int(count) if count.isdecimal() and int(count) else LISTED.get(session)
+
+
+def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
+    """Folder of a session's files, and their names below it: ``images``, ``average``, and ``raw`` where it is there.
+
+    Files that the manifest lists are verified, and fetched where they are missing; others are taken as they are.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", session):
+        raise ConfigError(f"session={session!r} is no session of v4-cowley2023; they are named by their day, 201025.")
+    listed = {f.path: f for f in source.manifest.files}
+    folders = [Path(source.root).expanduser()] if source.root is not None else [data_dir() / source.manifest.name]
+    if source.root is None and (mirror := mirror_dir(source.mirror)) is not None:
+        folders.append(mirror / source.manifest.name)
+    known = {"images": f"images/images_{session}.zip", "average": f"responses/responses_{session}.npy",
+             "raw": f"responses_raw/responses_{session}.npy"}  # fmt: skip
+    if session in LISTED and (source.root is None or (folders[0] / known["average"]).is_file()):
+        files = {k: v for k, v in known.items() if v in listed}
+        return source.folder(list(files.values())), files
+    if source.root is not None and not any(folders[0].glob("images/images_*.zip")):
+        raise DataError(
+            f"{folders[0]} holds no images/images_SESSION.zip. Next step: the folder data_V4_responses of "
+            f"{source.manifest.homepage}, or leave root out."
+        )
+    there: set[str] = set()
+    for folder in folders:
+        there |= {m[1] for p in folder.glob("images/images_*.zip") if (m := re.fullmatch(r"images_(.+)\.zip", p.name))}
+        if session not in there:
+            continue
+        files = {"images": known["images"]}
+        for name in (f"{part}/responses_{session}.npy" for part in _AVERAGES):
+            if (folder / name).is_file():
+                files.setdefault("average", name)
+        if (folder / known["raw"]).is_file():
+            files["raw"] = known["raw"]
+        if len(files) == 1:
+            raise DataError(
+                f"{folder} holds {files['images']} and no responses of session {session}: neither "
+                f"{' nor '.join(_AVERAGES)} nor responses_raw has responses_{session}.npy."
+            )
+        for name, path in files.items():
+            entry = listed.get(known[name])
+            if entry is not None and sha256_file(folder / path) != entry.sha256:
+                raise ChecksumError(
+                    f"{folder / path} is not the published file of session {session}. Next step: copy it again."
+                )
+        return folder, files
+    raise ConfigError(unknown_name(
+        "session of v4-cowley2023", session, sorted(there | (set(LISTED) if source.root is None else set())),
+        f"Next step: {source.manifest.homepage}, folder data_V4_responses, has all sessions; give it as root=.",
+    ))  # fmt: skip
+
+
 def _read_images(path: Path) -> tuple[list[str], np.ndarray]:
-    """File stems and images (n, 112, 112, 3) uint8, in the documented order: sorted file names of the .jpg members.
+    """File stems and images (n, side, side, 3) uint8, in the documented order: sorted file names of the .jpg members.
 
     Members may be stored in any order and below a folder, so the name alone decides.
     """
-    with zipfile.ZipFile(path) as archive:
-        members = {PurePosixPath(m.filename).name: m for m in archive.infolist()
-                   if m.filename.lower().endswith(".jpg") and not m.is_dir()}  # fmt: skip
-        names = sorted(members)
-        images = np.empty((len(names), _SIDE, _SIDE, 3), dtype=np.uint8)
-        for n, name in enumerate(names):
-            if members[name].file_size > _MAX_MEMBER:
-                raise DataError(f"{path.name}: {name} has {members[name].file_size} bytes (at most {_MAX_MEMBER}).")
-            with Image.open(io.BytesIO(archive.read(members[name]))) as image:
-                if image.size != (_SIDE, _SIDE):
-                    raise DataError(f"{path.name}: {name} is {image.size} pixels, expected {(_SIDE, _SIDE)}.")
-                images[n] = np.asarray(image.convert("RGB"))
+    members: dict[str, zipfile.ZipInfo] = {}
+    try:
+        with zipfile.ZipFile(check_readable_file(path, "images")) as archive:
+            for member in archive.infolist():
+                name = PurePosixPath(member.filename).name
+                # Archives made on a Mac hold a second file beside each, "._image0001.jpg".
+                if not name.lower().endswith(".jpg") or name.startswith(".") or member.is_dir():
+                    continue
+                if name in members:
+                    raise DataError(f"{path} holds two images {name}, in different folders: ids would be the same.")
+                members[name] = member
+            if not members:
+                raise DataError(f"{path} holds no .jpg image. Next step: copy it again.")
+            # Numbers by their value: image2 before image10, as image0002 before image0010.
+            names = sorted(members, key=lambda n: [int(x) if k % 2 else x for k, x in enumerate(re.split(r"(\d+)", n))])
+            images: np.ndarray | None = None
+            for n, name in enumerate(names):
+                if members[name].file_size > _MAX_MEMBER:
+                    raise DataError(f"{path}: {name} has {members[name].file_size} bytes (at most {_MAX_MEMBER}).")
+                with Image.open(io.BytesIO(archive.read(members[name]))) as image:
+                    width, height = image.size
+                    if images is None and width == height <= _MAX_SIDE:
+                        images = np.empty((len(names), height, width, 3), dtype=np.uint8)
+                    if images is None or images.shape[1:3] != (height, width):
+                        side = "square" if images is None else f"{images.shape[1]} x {images.shape[1]}, as the first"
+                        raise DataError(f"{path}: {name} has {width} x {height} pixels, expected {side}.")
+                    images[n] = np.asarray(image.convert("RGB"))
+    except _DAMAGE as error:
+        raise DataError(f"{path} is damaged ({error}). Next step: copy it again.") from error
+    assert images is not None
     return [PurePosixPath(name).stem for name in names], images
 
 
-def _read_repeats(path: Path, ids: list[str], session: int, common: dict[str, Any]) -> tuple[xr.DataArray, np.ndarray]:
+def _read_array(path: Path, ndim: int, n_images: int, archive: str) -> np.ndarray:
+    """Averages (neuron, image) or repeats (neuron, image, repeat) as float64."""
+    try:
+        values = np.load(check_readable_file(path, "responses"), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path} is no .npy file of numbers, or is damaged ({reason}). Next step: copy it again."
+        ) from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; expected numbers.")
+    if values.ndim != ndim or values.shape[1] != n_images or values.shape[0] == 0:
+        what = "(neuron, image)" if ndim == 2 else "(neuron, image, repeat)"
+        raise DataError(
+            f"{path} has shape {values.shape}, expected {what} for the {n_images} images of {archive}. "
+            "Next step: `neuroenc data verify v4-cowley2023`, or both files of one session."
+        )
+    values = values.astype(np.float64)
+    bad = np.isinf(values) if ndim == 3 else ~np.isfinite(values)
+    if bad.any():
+        first = [int(k[0]) for k in np.nonzero(bad)]
+        raise DataError(f"{path}: {int(bad.sum())} values are not finite, first neuron {first[0]}, image {first[1]}.")
+    return values
+
+
+def _repeats(
+    values: np.ndarray, path: Path, ids: list[str], session: str, common: dict[str, Any]
+) -> tuple[xr.DataArray, np.ndarray]:
     """Single presentations without the NaN fillers, image by image, and the number of repeats of each image."""
-    values = np.load(path, allow_pickle=False)  # (neuron, image, repeat)
     given = ~np.isnan(values)
     present = given.all(axis=0)
-    if values.shape[1] != len(ids) or not np.array_equal(present, given.any(axis=0)):
-        raise DataError(f"{path.name}: shape {values.shape} for {len(ids)} images, or repeats missing in some neurons.")
+    if not np.array_equal(present, given.any(axis=0)) or not present.any(axis=1).all():
+        raise DataError(f"{path}: shape {values.shape}; repeats are missing in some neurons, or an image has none.")
     image, repeat = np.nonzero(present)
     counts = present.sum(axis=1)
-    # Fillers stand last; numbering by column and by count then agree.
     rows = values[:, image, repeat].T
+    # Fillers stand last as published; where one does not, repeats are still numbered without a gap.
+    repeat = (np.cumsum(present, axis=1) - 1)[image, repeat]
+    number = int(session) if session.isdecimal() else 0
     responses = make_responses(
-        rows, stimulus=np.array(ids)[image], session=np.full(len(rows), session), repeat=repeat, **common
+        rows, stimulus=np.array(ids)[image], session=np.full(len(rows), number), repeat=repeat, **common
     )
     return responses, counts
