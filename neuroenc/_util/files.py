@@ -28,6 +28,7 @@ __all__ = [
     "hash_array",
     "hash_json",
     "hash_path",
+    "output_folder",
     "read_json",
     "read_sealed_json",
     "read_text",
@@ -143,6 +144,22 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
             shutil.rmtree(path, ignore_errors=True)
             removed += 1
     return removed
+
+
+def output_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder for results, or take the one of a run that goes on; what a killed run left half-written is removed.
+
+    Raises
+    ------
+    DataError
+        Before anything is computed: a file stands there, or the folder cannot be written.
+    """
+    folder = Path(path)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=".", suffix=_leftover_mark(), dir=folder))
+    remove_leftovers(folder)
+    return folder
 
 
 def _alive(process: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, read_json, sha256_file, write_json
+from neuroenc._util.files import atomic_path, output_folder, read_json, sha256_file, write_json
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.data._download import disk_error, download, mismatch
@@ -102,7 +102,7 @@ def fetch(
         return root
     _check_reachable(manifest, missing, source, mirror)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        output_folder(root)
         with _locked(root), _bar(manifest.name, missing, progress) as bar:
             _check_space(root, missing)
             for file in missing:

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, read_json, sha256_file, write_json
+from neuroenc._util.files import hash_array, output_folder, read_json, sha256_file, write_json
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance as provenance_of
 from neuroenc.embedding._device import exact_arithmetic, resolve_device
@@ -256,7 +256,7 @@ def build_bank(
     >>> bank.ids.tolist(), bank.info["dtype"], bank.licences.tolist()
     (['0.png', '1.png', '2.png'], 'float16', ['unknown', 'unknown', 'unknown'])
     """
-    say, folder = say or _silent, Path(out)
+    say, folder = say or _silent, output_folder(out)
     batch = check_batch_size(batch_size)
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.files import write_json
+from neuroenc._util.files import output_folder, write_json
 from neuroenc.captions import gate_voxels
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_decoders import make_decoder, make_text_embedder
@@ -75,7 +75,7 @@ def caption(
     'prefix'
     """
     start = time.perf_counter()
-    out, folder = Path(out), None if mirror is None else os.fspath(mirror)
+    out, folder = output_folder(out), None if mirror is None else os.fspath(mirror)
     steps = Steps(out / ".steps", say)
     say(f"1/6 data: {config.data.name or Path(config.data.responses).name}")
     subjects, shown, unseen = load_subjects(config, folder, progress)

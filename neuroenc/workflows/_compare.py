@@ -15,7 +15,7 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import hash_array, write_json
+from neuroenc._util.files import hash_array, output_folder, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders.comparison import Comparison, build_cells, compare
 from neuroenc.encoders.comparison._output import write_table
@@ -77,7 +77,7 @@ def run_comparison(
     'dense'
     """
     start = time.perf_counter()
-    out = Path(out)
+    out = output_folder(out)
     # Names that do not exist are found before anything is computed.
     cells = build_cells(
         list(config.features), config.readouts, config.cores or None, config.grid.cells or None, config.training

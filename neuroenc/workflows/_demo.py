@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_array, write_json
+from neuroenc._util.files import hash_array, output_folder, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.captions import RetrievalDecoder, caption_voxels, nouns, shuffled_control
 from neuroenc.data import EncodingData, Stimuli
@@ -96,7 +96,7 @@ def demo(
         ``n_voxels``, ``n_voxels_selective``, ``seconds``.
     """
     start = time.perf_counter()
-    out = Path(out)
+    out = output_folder(out)
     steps = Steps(out / ".steps", say)
     say(f"1/6 world: {n_train + n_test} scenes, and {n_bank} nobody sees")
     # Seeds of the scenes are far from those that the world's CLIP was trained on.

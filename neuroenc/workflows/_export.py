@@ -11,7 +11,7 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import read_json, sha256_file
+from neuroenc._util.files import output_folder, read_json, sha256_file
 from neuroenc.report import export_bids
 
 __all__ = ["export", "find_scores"]
@@ -106,7 +106,7 @@ def export(
         raise ConfigError(f"{file} holds a {type(scores).__name__}; scores are a Dataset over 'voxel'.")
     source = f"{Path(run).resolve().name}/{file.relative_to(run).as_posix()}" if file != Path(run) else file.name
     written = export_bids(
-        scores, bids, names=maps, sources=[source], provenance=_provenance(scores, file), **options
+        scores, output_folder(bids), names=maps, sources=[source], provenance=_provenance(scores, file), **options
     )  # fmt: skip
     images = [p for p in written if p.name.endswith((".nii.gz", ".gii"))]
     subjects = sorted({p.name.split("_")[0] for p in images})

@@ -14,7 +14,7 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import atomic_path, hash_json, read_json, sha256_file, write_json
+from neuroenc._util.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._version import __version__
 from neuroenc.encoders.incontext import (
     InContextEncoder,
@@ -68,7 +68,7 @@ def icl_pretrain(
         What ``summary.json`` of the (last) model holds: ``best_step``, ``validation_loss``, ``validation_ev``,
         ``n_parameters``, ``n_train_subjects``, ``n_train_voxels``, ``seconds``.
     """
-    return _run("pretrain", config, Path(out), mirror, progress, say)
+    return _run("pretrain", config, output_folder(out), mirror, progress, say)
 
 
 def icl_extend(
@@ -96,7 +96,7 @@ def icl_extend(
     ConfigError
         There is no pretrained model of this form in ``out``.
     """
-    return _run("extend", config, Path(out), mirror, progress, say)
+    return _run("extend", config, output_folder(out), mirror, progress, say)
 
 
 def icl_finetune(
@@ -127,7 +127,7 @@ def icl_finetune(
     ConfigError
         There is no earlier model of this form in ``out``.
     """
-    return _run("finetune", config, Path(out), mirror, progress, say)
+    return _run("finetune", config, output_folder(out), mirror, progress, say)
 
 
 def _run(
@@ -271,7 +271,7 @@ def icl_predict(
         are known ``mean_explained_variance``.
     """
     begin = time.perf_counter()
-    out, settings = Path(out), config.predict
+    out, settings = output_folder(out), config.predict
     X, Y, query, truth = _support(config, out, mirror, progress, say)
     encoder = InContextEncoder(
         settings.model, response_scale=settings.response_scale, device=settings.device, progress=progress

@@ -15,7 +15,7 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, hash_array, hash_json, sha256_file, write_json
+from neuroenc._util.files import atomic_path, hash_array, hash_json, output_folder, sha256_file, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.incontext import (
@@ -82,7 +82,7 @@ def icl_evaluate(
         ``p:METHOD:SIZE``; ``n_subjects``, ``n_voxels``, ``seconds``.
     """
     begin = time.perf_counter()
-    out = Path(out)
+    out = output_folder(out)
     say(f"evaluate: {config.title}")
     parts = load_parts(config, out, mirror, progress, say)
     curves, fulls = [], []

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_array, write_json
+from neuroenc._util.files import hash_array, output_folder, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.report import roi_summary, write_report
 from neuroenc.workflows._captioning import CAPTION_NOTES, caption_run
@@ -73,7 +73,7 @@ def run(
     4
     """
     start = time.perf_counter()
-    out = Path(out)
+    out = output_folder(out)
     steps = Steps(out / ".steps", say)
     name = config.data.name or Path(config.data.responses).name
     say(f"1/5 data: {name}")

@@ -11,6 +11,7 @@ from neuroenc._util.files import (
     atomic_path,
     check_readable_file,
     hash_path,
+    output_folder,
     read_json,
     read_sealed_json,
     remove_leftovers,
@@ -123,3 +124,11 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
         assert remove_leftovers(tmp_path) == 1
         assert mine.exists()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [foreign.name, "y.nc"]
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="file"):
+            output_folder(path)
+    assert list(output_folder(tmp_path / "new").iterdir()) == []
