@@ -1,0 +1,173 @@
+"""Small inputs for every command that writes, as a user would have them in a folder; all commands are run in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from neuroenc import data
+from neuroenc.data import make_features, make_responses
+
+RUN = """
+title = "Own arrays"
+[data]
+responses = "y.nc"
+images = "images"
+[features]
+kind = "image"
+model = "world"
+[encoder]
+cv = 3
+[evaluation]
+n_splits = 2
+permutations = 50
+[captions]
+model = "world"
+bank = "stimuli"
+caption_bank = "stimuli"
+gate = "none"
+"""
+COMPARE = """
+title = "Mine"
+[data]
+responses = "y.nc"
+[features.right]
+kind = "file"
+file = "maps.nc"
+[features.wrong]
+kind = "file"
+file = "noise.nc"
+[readouts.linear]
+[readouts.factorized]
+[training]
+max_epochs = 2
+[grid]
+cv = 2
+n_bootstraps = 50
+n_candidates = 1
+cells = ["*/linear", "right/factorized"]
+"""
+ICL = """
+[task]
+kind = "arrays"
+[[task.train]]
+features = "features.nc"
+responses = "one.nc"
+[[task.train]]
+features = "features.nc"
+responses = "two.nc"
+[[task.test]]
+name = "new"
+features = "features.nc"
+responses = "new.nc"
+[model]
+dim = 16
+depth = 1
+heads = 2
+hidden = 32
+clusters = 2
+[pretrain]
+support = [30, 30]
+query = 20
+voxels = 8
+max_steps = 20
+evaluate_every = 5
+warmup = 5
+validation_sizes = [20]
+[extend]
+support = [10, 60]
+query = 20
+voxels = 8
+max_steps = 10
+evaluate_every = 5
+validation_sizes = [10]
+[finetune]
+support = [10, 60]
+query = 20
+voxels = 8
+max_steps = 10
+evaluate_every = 5
+validation_sizes = [10]
+[evaluate]
+sizes = [12, 40]
+n_draws = 2
+n_query = 40
+groups = "roi"
+n_bootstraps = 50
+[predict]
+model = "icl-out/finetune"
+n_support = 40
+"""
+CAPTION = [
+    "caption", "--example", "world", "--set", "data.options.n_subjects=1", "--set", "data.options.n_train=200",
+    "--set", "data.options.n_test=30", "--set", "data.options.n_bank=200", "--set", "data.options.n_voxels=40",
+    "--set", "decoder.beams=2", "--set", "decoder.groups=2", "--set", "decoder.top=2", "--set", "stability.folds=2",
+    "--set", "stability.bootstraps=0", "--set", "stability.halves=0", "--set", "stability.null_voxels=5",
+    "--set", "stability.max_voxels=10", "--set", "held_out.permutations=50",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Arguments of a command, what it writes, and what must have run before it."""
+
+    arguments: list[str]
+    out: str
+    before: tuple[str, ...] = ()
+
+
+def scenarios(mirror: Path) -> dict[str, Scenario]:
+    """Every command that writes; the long ones in small."""
+    found = {
+        "run": Scenario(["run", "my.toml", "--out", "run-out", "--quiet"], "run-out"),
+        "compare": Scenario(["compare", "compare.toml", "--out", "compare-out", "--quiet"], "compare-out"),
+        "caption": Scenario([*CAPTION, "--out", "caption-out", "--quiet"], "caption-out"),
+        "bank": Scenario(["bank", "build", "images", "--out", "bank-out", "--model", "world", "--quiet"], "bank-out"),
+        "export": Scenario(["export", "run-out", "--bids", "bids-out", "--subject", "1"], "bids-out", ("run",)),
+        "fetch": Scenario(["data", "fetch", "objects92", "--dest", "data-out", "--mirror", str(mirror)], "data-out"),
+        "demo": Scenario(["demo", "--out", "demo-out", "--quiet"], "demo-out"),
+    }
+    before: tuple[str, ...] = ()
+    for stage in ("pretrain", "extend", "finetune", "evaluate", "predict"):
+        found[stage] = Scenario(["icl", stage, "icl.toml", "--out", "icl-out", "--quiet"], "icl-out", before)
+        before = (*before, stage)
+    return found
+
+
+def make_inputs(folder: Path) -> None:
+    """Everything that the scenarios read."""
+    rng = np.random.default_rng(0)
+    world = data.simulate_world(60, seed=3)
+    (folder / "images").mkdir()
+    for n, name in enumerate(world.ids):
+        Image.fromarray(np.asarray(world.image(n))).save(folder / "images" / f"{name}.png")
+    maps = rng.standard_normal((60, 3, 4, 4)).astype("f4")
+    weights = rng.standard_normal((48, 12)) / np.sqrt(48)
+    values = (maps.reshape(60, -1) @ weights + 0.5 * rng.standard_normal((60, 12))).astype("f4")
+    mask = np.zeros((4, 3, 2), "u1")
+    mask.flat[:12] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
+    grid = np.zeros((4, 3, 2, 60), "f4")
+    grid[mask > 0] = values.T
+    masked = data.load_masked(nib.Nifti1Image(grid, np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
+    responses = masked.responses(stimulus=world.ids, session=np.repeat([1, 2, 3], 20), run=np.repeat(range(6), 10))
+    data.save(responses, folder / "y.nc")
+    captions = [(str(i), world.captions[n][0]) for n, i in enumerate(world.ids)]
+    pd.DataFrame(captions, columns=["stimulus", "caption"]).to_csv(folder / "captions.csv", index=False)
+    data.save(make_features(maps, stimulus=world.ids), folder / "maps.nc")
+    data.save(make_features(rng.standard_normal(maps.shape).astype("f4"), stimulus=world.ids), folder / "noise.nc")
+    ids = [f"img{i:03d}" for i in range(150)]
+    X = rng.standard_normal((150, 10)).astype("f4") / np.sqrt(10)
+    data.save(make_features(X, stimulus=ids), folder / "features.nc")
+    for name in ("one", "two", "new"):
+        W = np.outer(rng.standard_normal(10), np.ones(24)) + 0.5 * rng.standard_normal((10, 24))
+        Y = (X @ W + 0.5 * rng.standard_normal((150, 24))).astype("f4")
+        data.save(make_responses(Y, stimulus=ids, roi=["a"] * 12 + ["b"] * 12), folder / f"{name}.nc")
+    (folder / "my.toml").write_text(RUN.replace('images = "images"', 'images = "images"\ncaptions = "captions.csv"'))
+    (folder / "compare.toml").write_text(COMPARE)
+    (folder / "icl.toml").write_text(ICL)
