@@ -86,7 +86,9 @@ class EvaluationConfig:
     ``test_ids`` may hold one name instead: a test set of the data, such as "shared1000" of NSD.
 
     ``permutation_mode`` "samples" shuffles all rows, "within" those of a run (or session); "whole" and "shift" exchange
-    or rotate blocks and need ``scheme = "test"``. Cross-validated schemes fit every permutation anew.
+    or rotate blocks and need ``scheme = "test"``. ``permutation_null`` of the other schemes: "refit" predicts every
+    voxel's permuted responses anew, "shared" one set of normal scores for all voxels, at a cost that does not grow with
+    them; "auto" shares from 1000 rows on, except for voxels with heavy tails.
     """
 
     scheme: str = "stimulus"
@@ -94,6 +96,7 @@ class EvaluationConfig:
     test_ids: list[str] = field(default_factory=list)
     permutations: int = 1000
     permutation_mode: str = "samples"
+    permutation_null: str = "auto"
     q: float = 0.05
 
 
@@ -140,6 +143,7 @@ _CHOICES = {
     "encoder.scoring": ("r2", "neg_mse", "r"),
     "evaluation.scheme": ("stimulus", "run", "session", "test"),
     "evaluation.permutation_mode": ("samples", "within", "whole", "shift"),
+    "evaluation.permutation_null": ("auto", "refit", "shared"),
     "captions.gate": ("q", "roi", "none"),
 }
 
