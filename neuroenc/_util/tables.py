@@ -44,6 +44,7 @@ def read_table(
     path: str | os.PathLike[str],
     needed: Iterable[str] = (),
     *,
+    optional: Iterable[str] = (),
     sep: str | None = None,
     header: bool = True,
     what: str = "table",
@@ -56,7 +57,9 @@ def read_table(
     ----------
     path : path
     needed : iterable of str
-        Columns that must be there.
+        Columns that must be there; "Stimulus" is taken for "stimulus".
+    optional : iterable of str
+        Columns that may be there, so that "Session" is not passed over as an unknown one.
     sep : str, optional
         By default a tab for names that end in .tsv or .txt, else a comma.
     header : bool
@@ -93,6 +96,11 @@ def read_table(
     if not rows:
         raise DataError(f"{what} {path} is empty. Next step: write it again, with a line of column names.")
     names = rows.pop(0) if header else [str(n) for n in range(len(rows[0]))]
+    needed = list(needed)
+    for name in (*needed, *optional):
+        alike = [at for at, n in enumerate(names) if n.casefold() == name.casefold()]
+        if name not in names and len(alike) == 1:
+            names[alike[0]] = name
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(f"{what} {path} has more than one column {twice[0]!r}.")
