@@ -374,11 +374,12 @@ def test_images_without_a_usable_place_are_refused(bold, inside, tmp_path):
     with pytest.raises(DataError, match="mask has no affine"):
         load_masked(image(bold), Nifti1Image(inside.astype("u1"), None))
     for value in (0.0, np.nan):
-        broken = image(inside.astype("u1"))
-        for row in "xyz":
-            broken.header[f"srow_{row}"][2] = value
+        content = bytearray(image(inside.astype("u1")).to_bytes())
+        for row in range(3):
+            # Third number of srow_x, srow_y, srow_z in the header.
+            content[288 + 16 * row : 292 + 16 * row] = np.float32(value).tobytes()
         with pytest.raises(DataError, match="no place in space"):
-            load_masked(image(bold), Nifti1Image.from_bytes(broken.to_bytes()))
+            load_masked(image(bold), Nifti1Image.from_bytes(bytes(content)))
     grey = nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(inside, affine=AFFINE)
     nib.save(nib.Cifti2Image(np.ones((1, int(inside.sum())), "f4"), grey), tmp_path / "a.dscalar.nii")
     with pytest.raises(DataError, match=r"a\.dscalar\.nii holds Cifti2Image"):
