@@ -41,7 +41,7 @@ def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
         if X is None and Y is None:
             X, Y = model.support()
             voxels, scale = model._voxels_, model._support_[3]
-        model = model._model()
+        model = model._conditioned()
     elif isinstance(model, InContextModel):
         device = next(model.parameters()).device
     else:

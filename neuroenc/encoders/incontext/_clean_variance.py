@@ -15,7 +15,7 @@ __all__ = ["clean_variance"]
 
 def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     """Variance of noiseless responses (n, voxel), or of weights (feature, voxel); None where there is none."""
-    if not isinstance(encoder, InContextEncoder) or encoder._model().anchor is None:
+    if not isinstance(encoder, InContextEncoder) or encoder._conditioned().anchor is None:
         return None
     support, Y, log_weight, scale = encoder._support_
     place = encoder._place()
@@ -23,8 +23,9 @@ def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     images = None if query is None else torch.as_tensor(query, device=place["device"])
     x = support.astype(np.float32)
     for columns, found in conditioned_blocks(
-        encoder._model(), x, Y, log_weight=log_weight, scale=scale, pooled=encoder._pooled_, covariance=True, **place
-    ):
+        encoder._conditioned(), x, Y, log_weight=log_weight, scale=scale, pooled=encoder._pooled_, covariance=True,
+        **place,
+    ):  # fmt: skip
         assert found.covariance is not None
         assert found.noise is not None
         if images is None:

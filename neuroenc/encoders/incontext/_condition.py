@@ -68,7 +68,10 @@ def conditioned_blocks(
             if scale is not None:
                 block = (block - scale[0][start : start + wide]) / scale[1][start : start + wide]
                 block = block.astype(np.float32)
-            for rows, columns in missing_groups(~np.isnan(block)):
+            seen = ~np.isnan(block)
+            # Where the place of a trial matters, leaving rows out would move the others.
+            whole = model.is_set or seen.all()
+            for rows, columns in missing_groups(seen) if whole else [(None, np.arange(seen.shape[1]))]:
                 step = size if rows is not None else max(1, size // 4)
                 for first in range(0, len(columns), step):
                     part = columns[first : first + step]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import sha256_file
 from neuroenc._util.memory import parse_memory
 from neuroenc.encoders._base import LinearEncoder, check_choice
 from neuroenc.encoders._devices import pick_torch_device
@@ -21,6 +23,7 @@ from neuroenc.encoders.incontext._condition import condition, conditioned_blocks
 from neuroenc.encoders.incontext._files import load_model
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._pooling import pooled_prior, voxel_posteriors
+from neuroenc.encoders.incontext._space import check_space, feature_space
 
 __all__ = ["InContextEncoder"]
 
@@ -131,8 +134,10 @@ class InContextEncoder(LinearEncoder):
                 f"features have {values.shape[1]} dimensions; this model takes {model.config.n_features}. "
                 "Next step: the embedding that the model was trained on, or another model."
             )
+        check_space(model.features, X, "the model")
         Y, _ = check_responses(X, y, values)
         self._remember(X, y)
+        self._used_, self._space_ = model, feature_space(X) or dict(model.features)
         self.n_samples_fit_ = len(values)
         log_weight = _log_weights(sample_weight, len(values))
         mean, sd = self._examine(Y)
@@ -175,6 +180,7 @@ class InContextEncoder(LinearEncoder):
         -------
         array (n, voxel), or two of them
         """
+        check_space(getattr(self, "_space_", {}), X, "the support")
         predicted = super().predict(X)
         if not return_std:
             return predicted
@@ -182,7 +188,7 @@ class InContextEncoder(LinearEncoder):
         if getattr(self, "_support_", None) is None:
             raise ConfigError("the support set is not kept in files. Next step: fit again, then return_std=True.")
         support, Y, log_weight, scale = self._support_
-        model = self._model()
+        model = self._conditioned()
         if model.anchor is None:
             raise ConfigError(
                 "a model of the published form has no posterior variance. Next step: a model with form='anchored', or "
@@ -229,11 +235,18 @@ class InContextEncoder(LinearEncoder):
         if isinstance(self.model, InContextModel):
             return self.model
         if isinstance(self.model, (str, os.PathLike)):
-            key = os.fspath(self.model)
+            # By content: a model that was trained again in the same folder is another one.
+            path, record = os.fspath(self.model), Path(os.fspath(self.model)) / "model.json"
+            key = (path, sha256_file(record) if record.is_file() else "")
             if getattr(self, "_loaded_", (None,))[0] != key:
-                self._loaded_ = (key, load_model(key))
+                self._loaded_ = (key, load_model(path))
             return self._loaded_[1]
         raise ConfigError(f"model={self.model!r}: expected a name, a folder or an InContextModel.")
+
+    def _conditioned(self) -> InContextModel:
+        """The model that the weights came from, whatever lies in its folder by now."""
+        used: InContextModel | None = getattr(self, "_used_", None)
+        return self._model() if used is None else used
 
     def __sklearn_clone__(self) -> InContextEncoder:
         # A model is not a setting to be copied: clones share it.
@@ -287,7 +300,8 @@ class InContextEncoder(LinearEncoder):
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Neither the support nor the model belongs into the file of a fitted encoder.
         own = self.__dict__
-        kept: dict[str, Any] = {name: own.pop(name) for name in ("_support_", "_loaded_", "_pooled_") if name in own}
+        left = ("_support_", "_loaded_", "_pooled_", "_used_")
+        kept: dict[str, Any] = {name: own.pop(name) for name in left if name in own}
         try:
             return super()._pack()
         finally:

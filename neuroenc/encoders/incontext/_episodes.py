@@ -8,9 +8,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import hash_array, hash_json
+from neuroenc.data import align
+from neuroenc.encoders.incontext._space import check_space, feature_space
 
 __all__ = ["Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"]
 
@@ -37,6 +41,22 @@ class EpisodeSource(Protocol):
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
         """An episode of ``n_voxels`` voxels."""
         ...
+
+
+def source_digest(source: EpisodeSource) -> str:
+    """Hash of all that a source draws from; of some of its episodes where it does not say (a source of one's own)."""
+    if hasattr(source, "digest"):
+        return str(source.digest())
+    rngs = [np.random.default_rng([11, k]) for k in range(3)]
+    episodes = [source.draw(rng, 4, 8, 8) for rng in rngs]
+    return hash_array(*[np.asarray(t) for e in episodes for t in e if t is not None])
+
+
+def _content(array: Any) -> str:
+    """Hash of a matrix that may be a store on disk, a block of rows at a time."""
+    array = array.values if hasattr(array, "values") else array
+    parts = [hash_array(np.asarray(array[k : k + 4096])) for k in range(0, int(array.shape[0]), 4096)]
+    return hash_json([list(map(int, array.shape)), parts])
 
 
 def _rows(array: Any, rows: np.ndarray) -> np.ndarray:
@@ -99,12 +119,24 @@ class SyntheticEpisodes:
             raise ConfigError(f"ceiling={ceiling} and isotropic_share={isotropic_share} must lie in [0, 1].")
         self.images, self.prior = images, prior
         self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
-        self.n_features = int(images.shape[1])
+        self.n_features, self.features = int(images.shape[1]), feature_space(images)
+        width = getattr(prior, "n_features", self.n_features)
+        if width != self.n_features:
+            raise DataError(f"images have {self.n_features} features, and the prior was made for {width}.")
         # Moments of at most 20,000 images: enough for a scale.
         n = int(images.shape[0])
         some = _rows(images, np.linspace(0, n - 1, min(n, 20_000)).astype(int)).astype(np.float64)
         self._mean = some.mean(axis=0)
         self._cov = np.cov(some.T)
+
+    def digest(self) -> str:
+        """Hash of images, prior and settings."""
+        held = {} if self.prior is None else {k: v for k, v in vars(self.prior).items() if isinstance(v, np.ndarray)}
+        if self.prior is not None and not held:
+            held = {"drawn": np.asarray(self.prior.sample(64, seed=7)[0])}
+        prior = {k: hash_array(v) for k, v in held.items()}
+        settings = [self.isotropic_share, list(self.ceiling), self.offset]
+        return hash_json(["synthetic", _content(self.images), prior, settings])
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
         """An episode; see `EpisodeSource`."""
@@ -159,13 +191,22 @@ class ResponseEpisodes:
         if len(widths) != 1:
             raise DataError(f"subjects' features have different widths: {sorted(widths)}.")
         self.n_features = widths.pop()
+        self.features = next((space for x, _ in self.subjects if (space := feature_space(x))), {})
         for number, (x, y) in enumerate(self.subjects):
+            if isinstance(x, xr.DataArray) and isinstance(y, xr.DataArray):
+                align(x, y)
+            check_space(self.features, x, "those of another subject")
             if x.shape[0] != y.shape[0] or len(y.shape) != 2:
                 raise DataError(f"subject {number}: features {tuple(x.shape)}, responses {tuple(y.shape)}.")
         if self.weights is not None and [len(w) for w in self.weights] != [y.shape[1] for _, y in self.subjects]:
             raise DataError("weights need one row a voxel of each subject.")
         sizes = np.array([y.shape[1] for _, y in self.subjects], dtype=float)
         self._share = sizes / sizes.sum()
+
+    def digest(self) -> str:
+        """Hash of all features, responses and weights."""
+        weights = None if self.weights is None else [hash_array(np.asarray(w)) for w in self.weights]
+        return hash_json(["responses", [[_content(x), _content(y)] for x, y in self.subjects], weights])
 
     @property
     def n_voxels(self) -> int:
@@ -219,6 +260,11 @@ class MixedEpisodes:
             raise DataError(f"sources have different widths: {[s.n_features for s in sources]}.")
         self.sources, self.shares = list(sources), np.asarray(shares, dtype=float) / sum(shares)
         self.n_features = sources[0].n_features
+        self.features = next((f for s in sources if (f := getattr(s, "features", {}))), {})
+
+    def digest(self) -> str:
+        """Hash of the sources' and their shares."""
+        return hash_json(["mixed", [source_digest(s) for s in self.sources], self.shares.tolist()])
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
         """An episode of one source."""

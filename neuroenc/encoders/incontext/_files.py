@@ -7,14 +7,24 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import atomic_path, read_json, sha256_file, write_json
+import torch
+
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import (
+    atomic_path,
+    check_readable_file,
+    read_json,
+    read_sealed_json,
+    sha256_file,
+    write_sealed_json,
+)
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders.incontext._model import InContextConfig, InContextModel
 
-__all__ = ["SHIPPED", "load_model", "save_model"]
+__all__ = ["SHIPPED", "load_model", "read_tensors", "save_model"]
 
-_FORMAT = 1
+# 2: with a seal over the record, and the plug points of the attention in the config. 1, without, is still read.
+_FORMAT = 2
 _WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("world",)
 
@@ -36,15 +46,22 @@ def save_model(model: InContextModel, path: str | os.PathLike[str], **record: An
     from safetensors.torch import save_file
 
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    config = model.describe()
+    kinds = sorted({str(v.dtype) for v in model.state_dict().values() if v.dtype != torch.float32})
+    if kinds:
+        raise ConfigError(f"weights are {', '.join(kinds)}; files hold single precision. Next step: model.float().")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise DataError(f"weights hold NaN or infinity (first: {bad[0]}): such a model predicts nothing. Not saved.")
     with atomic_path(path / "model.safetensors") as temporary:
         save_file(tensors, temporary)
-    write_json(
+    write_sealed_json(
         path / "model.json",
         {
             "format": _FORMAT,
-            "config": model.describe(),
+            "config": config,
+            "features": dict(model.features),
             "record": record,
             "provenance": provenance(model="InContextModel"),
             "sha256": sha256_file(path / "model.safetensors"),
@@ -80,24 +97,60 @@ def load_model(path: str | os.PathLike[str]) -> InContextModel:
     >>> model.config.n_features
     8
     """
-    from safetensors.torch import load_file
-
     folder = Path(path)
-    if not folder.exists() and str(path) in SHIPPED:
+    if str(path) in SHIPPED and not (folder / "model.json").is_file():
         folder = _WEIGHTS / str(path)
     if not (folder / "model.json").is_file():
         raise DataError(
             unknown_name("in-context model", path, SHIPPED, "Next step: a name, or a folder that save_model wrote.")
         )
-    record = read_json(folder / "model.json")
-    if record.get("format") != _FORMAT:
-        raise DataError(f"{folder} has format {record.get('format')!r}; this version reads {_FORMAT}.")
-    if sha256_file(folder / "model.safetensors") != record["sha256"]:
-        raise DataError(f"{folder / 'model.safetensors'} is not the file that was saved. Next step: copy it again.")
+    where = folder / "model.json"
+    raw = read_json(where)
+    written = raw.get("format") if isinstance(raw, dict) else None
+    if written not in (1, _FORMAT, None):
+        raise DataError(f"{where} has format {written!r}; this version reads 1 and {_FORMAT}.")
+    record = read_sealed_json(where, needed=("format", "config", "sha256"), unsealed=written == 1)
+    if not isinstance(record["config"], dict):
+        raise DataError(f"{where}: config is {record['config']!r}; expected settings. Next step: copy it again.")
     legal = {f.name for f in fields(InContextConfig)}
     strange = set(record["config"]) - legal
     if strange:
-        raise DataError(f"{folder} has settings that this version does not know: {sorted(strange)}.")
-    model = InContextModel(InContextConfig(**record["config"]))
-    model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        raise DataError(f"{where} has settings that this version does not know: {sorted(strange)}.")
+    try:
+        config = InContextConfig(**record["config"])
+    except (ConfigError, TypeError) as error:
+        raise DataError(f"{where}: {error} Next step: copy it again.") from error
+    tensors = read_tensors(folder / "model.safetensors", str(record["sha256"]))
+    # Its random weights are overwritten: the caller's random numbers stay what they are.
+    with torch.random.fork_rng(devices=[]):
+        model = InContextModel(config)
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in tensors.items()}
+    odd = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
+    if odd:
+        raise DataError(
+            f"{folder / 'model.safetensors'} does not hold the model of {where.name}: {odd[0]} has shape "
+            f"{found.get(odd[0])}, expected {wanted.get(odd[0])} ({len(odd)} differ). Next step: copy both files again."
+        )
+    model.load_state_dict({k: v.float() for k, v in tensors.items()})
+    model.features = {str(k): v for k, v in dict(record.get("features") or {}).items()}
     return model.eval()
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file whose hash is known.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is not the one with that hash, or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if sha256_file(check_readable_file(path, "weights")) != sha256:
+        raise DataError(f"{path} is not the file that was saved. Next step: copy it again.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path} is no safetensors file ({error}). Next step: copy it again.") from error

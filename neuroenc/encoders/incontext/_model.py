@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.attention import Attention, Block, LengthScale, ResidualMLP, Stack
+from neuroenc.attention import Attention, Block, FullContext, LengthScale, NoPosition, ResidualMLP, Softmax, Stack
+from neuroenc.attention._blocks import FEED_FORWARDS
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
 from neuroenc.encoders.incontext._mixture import PriorMixture
+from neuroenc.encoders.incontext._plugs import part_from_settings, part_settings
+
+_FORMS, _SCALES = ("anchored", "published"), ("none", "log_n", "learned")
+_PLUGS = ("normaliser", "position", "context")
 
 __all__ = ["PRESETS", "InContextConfig", "InContextModel", "VoxelWeights", "make_model"]
 
@@ -68,6 +76,14 @@ class InContextConfig:
         measured here, and is the default; presets of released models are published.
     dropout : float
         In training.
+    normaliser, position, context : mapping, optional
+        Plug points of every block's `neuroenc.attention.Attention`: the name of a class and its arguments, such as
+        ``{"class": "Sigmoid", "bias": "neg_log_n"}``; None is softmax, no positions, all keys. Positions make the
+        output depend on the order of trials. Classes that read landmarks are not legal: a model inserts none, and
+        trials in their places would be dropped.
+    feed_forward : {"swiglu", "gelu"}
+    scale_before_projection : bool
+        See `neuroenc.attention.LengthScale`.
     """
 
     n_features: int
@@ -80,14 +96,60 @@ class InContextConfig:
     length_scale: str = "log_n"
     form: str = "anchored"
     dropout: float = 0.0
+    normaliser: Mapping[str, Any] | None = None
+    position: Mapping[str, Any] | None = None
+    context: Mapping[str, Any] | None = None
+    feed_forward: str = "swiglu"
+    scale_before_projection: bool = True
 
     def __post_init__(self) -> None:
-        if self.form not in ("anchored", "published"):
-            raise ConfigError(unknown_name("form", self.form, ("anchored", "published")))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ConfigError(f"{field.name}={value} must be at least 1.")
+        for name in ("n_features", "dim", "depth", "heads", "hidden", "registers", "components"):
+            check_whole(name, getattr(self, name))
+        for name, legal in (("form", _FORMS), ("length_scale", _SCALES), ("feed_forward", tuple(FEED_FORWARDS))):
+            if getattr(self, name) not in legal:
+                raise ConfigError(unknown_name(name, getattr(self, name), legal))
+        number = isinstance(self.dropout, (int, float)) and not isinstance(self.dropout, bool)
+        if not number or not 0 <= self.dropout < 1 or not isinstance(self.scale_before_projection, bool):
+            raise ConfigError(
+                f"dropout={self.dropout!r} must be from 0 to below 1, scale_before_projection="
+                f"{self.scale_before_projection!r} true or false."
+            )
+        if self.dim % self.heads:
+            raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
+        self._check_parts()
+
+    def parts(self) -> dict[str, Any]:
+        """Fresh parts for the plug points of one block's attention; None where nothing is set."""
+        settings = {name: getattr(self, name) for name in _PLUGS}
+        return {k: None if v is None else part_from_settings(k, v) for k, v in settings.items()}
+
+    def _check_parts(self) -> None:
+        parts = self.parts()
+        refuse_landmarks(parts["normaliser"])
+        for name, wanted in (("heads", self.heads), ("dim", self.dim)):
+            found = getattr(parts["position"], name, wanted)
+            if found != wanted:
+                kind = type(parts["position"]).__name__
+                raise ConfigError(f"position {kind} has {name}={found}, the model {wanted}.")
+        if type(parts["position"]).__name__ == "Rotary" and self.dim // self.heads % 2:
+            raise ConfigError(f"Rotary turns pairs; heads are {self.dim // self.heads} wide (dim / heads).")
+        chosen = getattr(parts["normaliser"], "heads", None) or ()
+        if any(not 0 <= h < self.heads for h in chosen):
+            raise ConfigError(f"normaliser heads={list(chosen)}; the model has {self.heads}, from 0.")
+        if parts["context"] is not None:
+            try:
+                parts["context"].check(parts["normaliser"] or Softmax())
+            except ValueError as error:
+                raise ConfigError(f"context and normaliser: {error}") from error
+
+
+def refuse_landmarks(normaliser: Any) -> None:
+    """An error for a normaliser that takes some tokens for landmarks, which a model of trials has none of."""
+    if getattr(normaliser, "needs_layout", False):
+        raise ConfigError(
+            f"normaliser {type(normaliser).__name__} takes every so-manieth token for a landmark; an in-context model "
+            "inserts none, and would drop the trials that stand there. Next step: another normaliser."
+        )
 
 
 # The published form, as released: 97.1, 156.0 and 277.0 million parameters.
@@ -177,14 +239,18 @@ class InContextModel(nn.Module):
     def __init__(self, config: InContextConfig) -> None:
         super().__init__()
         self.config = config
+        # What its features were made by, as far as it is known; see `feature_space`.
+        self.features: dict[str, Any] = {}
         e, d = config.n_features, config.dim
         self.early = ResidualMLP(e + 1, d, 2 * d, config.dropout)
         self.stack = Stack(
             [
                 Block(
-                    Attention(d, config.heads, scale=LengthScale(config.length_scale, config.heads),
-                              dropout=config.dropout),
-                    hidden=config.hidden, dropout=config.dropout,
+                    Attention(
+                        d, config.heads, dropout=config.dropout, **config.parts(),
+                        scale=LengthScale(config.length_scale, config.heads, config.scale_before_projection),
+                    ),
+                    hidden=config.hidden, dropout=config.dropout, feed_forward=config.feed_forward,
                 )
                 for _ in range(config.depth)
             ],
@@ -226,6 +292,8 @@ class InContextModel(nn.Module):
         self, x: Tensor, y: Tensor, log_weight: Tensor | None, weights_of: slice | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """First register (voxel, 1, dim) after the last block, and attention weights if asked for."""
+        for block in self.stack.blocks:
+            refuse_landmarks(cast(Block, block).attention.normaliser)
         tokens = self.embed(x, y)
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)
@@ -256,8 +324,72 @@ class InContextModel(nn.Module):
         return f"InContextModel({c.form}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
 
     def describe(self) -> dict[str, Any]:
-        """Settings as JSON holds them."""
-        return asdict(self.config)
+        """Settings as JSON holds them: of the model as it is, parts that were exchanged after it was made included.
+
+        Raises
+        ------
+        ConfigError
+            Something that no `InContextConfig` says; it is named.
+        """
+        return asdict(described(self))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the order of trials cannot matter: no positions, and every trial is looked at."""
+        usual = (type(None), NoPosition, FullContext)
+        attentions = [cast(Block, block).attention for block in self.stack.blocks]
+        return all(type(a.position) in usual and type(a.context) in usual for a in attentions)
+
+
+def described(model: InContextModel) -> InContextConfig:
+    """The config that makes a model of the same parts; see `InContextModel.describe`."""
+    blocks = [cast(Block, block) for block in model.stack.blocks]
+    first = blocks[0]
+    changes: dict[str, Any] = {"depth": len(blocks), "registers": model.stack.registers.shape[1]}
+    if type(first.attention) is Attention:
+        for name in _PLUGS:
+            part = getattr(first.attention, name)
+            changes[name] = None if part is None or type(part) is Softmax else part_settings(name, part)
+        scale = first.attention.scale
+        changes |= {"length_scale": scale.kind, "scale_before_projection": scale.before_projection}
+        changes |= {"heads": first.attention.heads, "dim": first.attention.dim}
+        changes |= {"dropout": model.dropout.p}
+    for name, kind in FEED_FORWARDS.items():
+        if type(first.feed_forward) is kind:
+            changes |= {"feed_forward": name, "hidden": first.feed_forward.linear2.in_features}
+    config = replace(model.config, **changes)
+    # What the config makes, without memory for its weights.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twin = InContextModel(config)
+    ours, theirs = dict(model.named_modules()), dict(twin.named_modules())
+    for name in dict.fromkeys([*ours, *theirs]):
+        found, wanted = (_anatomy(parts.get(name)) for parts in (ours, theirs))
+        odd = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        if not odd:
+            continue
+        what = f"{name}.{odd[0]}" if name else odd[0]
+        raise ConfigError(
+            f"{what} is {found.get(odd[0])!r} where the settings of an in-context model give {wanted.get(odd[0])!r}: "
+            "saved, it would come back as another one. Next step: make_model with that option, the same in all blocks."
+        )
+    return config
+
+
+def _anatomy(module: nn.Module | None) -> dict[str, Any]:
+    """Class, plain attributes and shapes of one module, without what is inside it."""
+    found: dict[str, Any] = {"class": type(module).__name__}
+    if module is None:
+        return found
+    for name, value in vars(module).items():
+        if name.startswith("_") or name in ("training", "config", "features"):
+            continue
+        plain = value is None or isinstance(value, (bool, int, float, str, tuple, list))
+        found[name] = value if plain else type(value).__name__
+    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    found |= {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found["parts"] = sorted(name for name, part in module.named_children())
+    return found
 
 
 def complete(x: Tensor, y: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:

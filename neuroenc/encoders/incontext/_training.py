@@ -18,7 +18,7 @@ from neuroenc._util.files import hash_array, hash_json
 from neuroenc._util.progress import progress as bar
 from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
-from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes
+from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._losses import episode_loss, explained_variance
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._stages import Stage, make_stage
@@ -162,6 +162,14 @@ def train_stage(
     stage = make_stage(stage, **changes)
     if source.n_features != model.config.n_features:
         raise DataError(f"episodes have {source.n_features} features, the model takes {model.config.n_features}.")
+    space = getattr(source, "features", {})
+    for name in space:
+        if model.features.get(name, space[name]) != space[name]:
+            raise DataError(
+                f"episodes have {name}={space[name]!r}, the model was trained on {model.features[name]!r}. "
+                "Next step: episodes of the features that it knows, or a new model."
+            )
+    model.features = model.features or dict(space)
     if stage.loss == "likelihood" and model.anchor is None:
         raise ConfigError("loss='likelihood' needs form='anchored'. Next step: loss='response'.")
     place = pick_torch_device(device)
@@ -176,7 +184,11 @@ def train_stage(
         state = moving_state(model)
         held = [hash_array(*[np.asarray(t) for t in e if t is not None]) for e in validation]
         start = hash_array(*[state[k].cpu().float().numpy() for k in sorted(state)])
-        key = {**asdict(stage), **model.describe(), "seed": seed, "held": held, "start": start, "precision": precision}
+        key = {
+            "stage": asdict(stage), "model": model.describe(), "seed": seed, "held": held, "start": start,
+            "precision": precision, "source": source_digest(source),
+            "processes": 1 if accelerator is None else int(accelerator.num_processes),
+        }  # fmt: skip
         store = Checkpoint(checkpoint, hash_json(key))
     place = accelerator.device if accelerator is not None else place
     run = _Run(model.to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store)

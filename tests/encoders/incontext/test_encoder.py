@@ -12,7 +12,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, caption_voxels
 from neuroenc.data import make_features, make_responses, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
-from neuroenc.encoders import InContextEncoder, RidgeEncoder
+from neuroenc.encoders import InContextEncoder, RidgeEncoder, load_encoder
 from neuroenc.encoders.incontext import PriorMixture, make_model, save_model
 from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL
 from neuroenc.encoders.incontext._condition import missing_groups, voxels_at_once
@@ -283,3 +283,50 @@ def test_captions_of_the_worlds_embeddings():
     ridge, _ = RidgeEncoder().fit(images, responses).to_linear()
     for v in range(5):
         assert np.corrcoef(coef.values[:, v], ridge.values[:, v])[0, 1] > 0.5
+
+
+def test_features_of_another_making_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    model = make_model("small", n_features=8, dim=16, depth=1, hidden=32)
+    model.features = {"backbone": "clip", "layer": "last", "normalised": 1}
+    folder = save_model(model, tmp_path / "model")
+    ids = [f"s{n:02d}" for n in range(30)]
+    made = {"stimulus": ids, "backbone": "clip", "layer": "last", "normalised": True}
+    X = make_features(rng.standard_normal((30, 8)), **made)
+    Y = make_responses(rng.standard_normal((30, 4)), stimulus=ids, dim="stimulus")
+    encoder = InContextEncoder(folder, response_scale="as-is").fit(X, Y)
+    encoder.save(tmp_path / "encoder")
+    for change in ({"backbone": "dino"}, {"layer": "first"}, {"normalised": False}):
+        other = make_features(X.values, **{**made, **change})
+        with pytest.raises(DataError, match="numbers of one width, of another meaning"):
+            InContextEncoder(folder).fit(other, Y)
+        # What it was conditioned on counts when it predicts, in another process too.
+        for fitted in (encoder, load_encoder(tmp_path / "encoder")):
+            with pytest.raises(DataError, match="numbers of one width"):
+                fitted.predict(other)
+    # Features that say nothing are taken.
+    InContextEncoder(folder, response_scale="as-is").fit(X.values, Y.values).predict(X.values)
+
+
+def test_a_model_trained_again_in_its_folder_is_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((30, 8)), rng.standard_normal((30, 25))
+    folder = save_model(make_model("small", n_features=8, dim=16, depth=1, form="published"), tmp_path)
+    encoder = InContextEncoder(folder, response_scale="as-is").fit(X, Y)
+    first = encoder.coef_.copy()
+    save_model(make_model("small", n_features=8, dim=16, depth=1, form="published", seed=1), tmp_path)
+    assert np.abs(encoder.fit(X, Y).coef_ - first).max() > 1e-3
+
+
+def test_missing_responses_of_others_do_not_matter_where_order_does():
+    """With positions, a voxel's weights do not depend on what other voxels of its block miss."""
+    rng = np.random.default_rng(0)
+    model = make_model("small", n_features=8, dim=16, depth=1, form="published", position={"class": "Rotary"})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    X, Y = rng.standard_normal((40, 8)), rng.standard_normal((40, 20))
+    Y[np.arange(20) * 2, np.arange(20)] = np.nan
+    all_of_them = InContextEncoder(model, response_scale="as-is").fit(X, Y).coef_
+    alone = [InContextEncoder(model, response_scale="as-is").fit(X, Y[:, [v]]).coef_[:, 0] for v in (0, 7)]
+    np.testing.assert_allclose(all_of_them[:, [0, 7]].T, alone, atol=1e-5)

@@ -1,6 +1,8 @@
 """Presets, shapes, errors and files of the in-context model."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import sha256_file
+from neuroenc.attention import ChunkSelectPolicy, GroupedSoftmax, Rotary, Sigmoid, SinkCalibration
 from neuroenc.encoders.incontext import (
     PRESETS,
     InContextModel,
@@ -82,7 +86,7 @@ def test_a_seed_gives_the_same_model_and_leaves_the_global_one():
     [
         (("clop",), {}, "did you mean 'clip'"),
         (("small",), {"deph": 3}, "did you mean 'depth'"),
-        (("small",), {"depth": 0}, "depth=0 must be at least 1"),
+        (("small",), {"depth": 0}, "depth=0 is not legal; it must be an integer of at least 1"),
         (("small",), {"form": "anchord"}, "did you mean 'anchored'"),
         (("small",), {"n_features": 9, "prior": "mixture"}, "n_features=9, but the prior has 8"),
     ],
@@ -220,10 +224,225 @@ def test_changed_files_are_refused(tmp_path):
     record.write_text(json.dumps({**said, "format": 99}))
     with pytest.raises(DataError, match="format 99"):
         load_model(folder)
-    record.write_text(json.dumps({**said, "config": {**said["config"], "colour": 1}}))
+    older = {k: v for k, v in said.items() if k != "seal"} | {"format": 1}
+    record.write_text(json.dumps({**older, "config": {**said["config"], "colour": 1}}))
     with pytest.raises(DataError, match="colour"):
         load_model(folder)
+    # Files from before there were seals are still read.
+    record.write_text(json.dumps(older))
+    load_model(folder)
     with pytest.raises(DataError, match="did you mean 'world'"):
         load_model("wrld")
     with pytest.raises(DataError, match="save_model"):
         load_model(tmp_path)
+
+
+def _spoilt(kind, folder):
+    """One way in which a saved model may be damaged."""
+    weights, record = folder / "model.safetensors", folder / "model.json"
+    said = json.loads(record.read_text())
+    if kind == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:200])
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "weights of another model":
+        save_model(make_model("small", n_features=8, dim=16, depth=2, hidden=32), folder / "other")
+        weights.write_bytes((folder / "other" / "model.safetensors").read_bytes())
+    elif kind == "weights are a folder":
+        weights.unlink()
+        weights.mkdir()
+    elif kind == "foreign weights":
+        weights.write_bytes(b"<html>not found</html>")
+        record.write_text(json.dumps({**_older(said), "sha256": sha256_file(weights)}))
+    elif kind == "heads edited":
+        # Shapes are the same: only the seal tells.
+        record.write_text(json.dumps({**said, "config": {**said["config"], "heads": 2}}))
+    elif kind == "no seal":
+        record.write_text(json.dumps({k: v for k, v in said.items() if k != "seal"}))
+    elif kind == "truncated record":
+        record.write_bytes(record.read_bytes()[:50])
+    elif kind == "a list":
+        record.write_text("[]")
+    elif kind == "not UTF-8":
+        record.write_bytes(b"\xff\xfe\x00{")
+    elif kind == "no config":
+        record.write_text(json.dumps({k: v for k, v in _older(said).items() if k != "config"}))
+    elif kind == "config is text":
+        record.write_text(json.dumps({**_older(said), "config": "small"}))
+    elif kind == "depth is text":
+        record.write_text(json.dumps({**_older(said), "config": {**said["config"], "depth": "two"}}))
+    elif kind == "no width":
+        less = {k: v for k, v in said["config"].items() if k != "dim"}
+        record.write_text(json.dumps({**_older(said), "config": less}))
+    elif kind == "another depth":
+        record.write_text(json.dumps({**_older(said), "config": {**said["config"], "depth": 3}}))
+
+
+def _older(said):
+    """The record as format 1 had it, without a seal."""
+    return {k: v for k, v in said.items() if k != "seal"} | {"format": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated weights", r"model\.safetensors is not the file that was saved"),
+        ("no weights", r"model\.safetensors does not exist"),
+        ("weights of another model", r"model\.safetensors is not the file that was saved"),
+        ("weights are a folder", r"model\.safetensors is a folder"),
+        ("foreign weights", r"model\.safetensors is no safetensors file"),
+        ("heads edited", r"model\.json was changed after it was written"),
+        ("no seal", r"model\.json has no seal"),
+        ("truncated record", r"model\.json is not JSON"),
+        ("a list", r"model\.json holds list"),
+        ("not UTF-8", r"model\.json is not UTF-8"),
+        ("no config", r"model\.json lacks config"),
+        ("config is text", r"model\.json: config is 'small'"),
+        ("depth is text", r"model\.json: depth='two' is not legal"),
+        ("no width", r"model\.json: .*dim"),
+        ("another depth", r"does not hold the model of model\.json: stack\.blocks\.1"),
+    ],
+)
+def test_damaged_models_are_named(tmp_path, kind, message):
+    folder = save_model(make_model("small", n_features=8, dim=16, depth=1, hidden=32), tmp_path / "model")
+    _spoilt(kind, folder)
+    with pytest.raises(DataError, match=message):
+        load_model(folder)
+
+
+PLUGS = {
+    "sigmoid": {"normaliser": {"class": "Sigmoid", "bias": 0.4}},
+    "sigmoid of n": {"normaliser": {"class": "Sigmoid"}},
+    "sinks": {"normaliser": {"class": "SinkCalibration", "inner": {"class": "Sigmoid"}, "heads": [0, 2], "beta": 0.1}},
+    "sines": {"position": {"class": "AbsolutePosition", "dim": 16}},
+    "learned": {"position": {"class": "AbsolutePosition", "dim": 16, "kind": "learned", "length": 64}},
+    "rotary": {"position": {"class": "Rotary", "base": 50.0}},
+    "buckets": {"position": {"class": "T5Bias", "heads": 4, "buckets": 8, "max_distance": 20}},
+    "alibi": {"position": {"class": "ALiBi", "heads": 4, "symmetric": False}},
+    "chunks": {"context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12}},
+    "gelu": {"feed_forward": "gelu"},
+    "learned scale": {"length_scale": "learned", "scale_before_projection": False},
+    "several": {"normaliser": {"class": "Sigmoid", "bias": -1.0}, "position": {"class": "Rotary"}, "dropout": 0.2},
+}
+
+
+def _stirred(model):
+    """Weights that are all random, so that every part matters."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model.eval()
+
+
+def test_every_option_comes_back_in_a_new_process(tmp_path):
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 8), torch.randn(5, 30)
+    usual = None
+    for number, (name, changes) in enumerate({"usual": {}, **PLUGS}.items()):
+        model = _stirred(make_model("small", n_features=8, dim=16, depth=2, hidden=32, form="published", **changes))
+        with torch.no_grad():
+            coef = model(x, y).coef.numpy()
+        usual = coef if usual is None else usual
+        assert name in ("usual", "sigmoid of n") or np.abs(coef - usual).max() > 1e-4, name
+        np.save(save_model(model, tmp_path / str(number)) / "coef.npy", coef)
+    np.savez(tmp_path / "support.npz", x=x.numpy(), y=y.numpy())
+    code = (
+        "import sys, numpy as np, torch\n"
+        "from pathlib import Path\n"
+        "from neuroenc.encoders.incontext import load_model\n"
+        "given = np.load(Path(sys.argv[1]) / 'support.npz')\n"
+        "x, y = torch.as_tensor(given['x']), torch.as_tensor(given['y'])\n"
+        "for folder in sorted(Path(sys.argv[1]).glob('*/')):\n"
+        "    with torch.no_grad():\n"
+        "        found = load_model(folder)(x, y).coef.numpy()\n"
+        "    print(folder.name, np.abs(found - np.load(folder / 'coef.npy')).max())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(done) == 2 * (1 + len(PLUGS))
+    assert max(map(float, done[1::2])) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "settings"),
+    [
+        ("normaliser", lambda: Sigmoid(0.4), {"class": "Sigmoid", "bias": 0.4}),
+        ("position", lambda: Rotary(50.0), {"class": "Rotary", "base": 50.0}),
+        ("context", lambda: ChunkSelectPolicy(4, 12),
+         {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12, "keep_first": 1, "keep_last": 1}),
+    ],
+)  # fmt: skip
+def test_parts_that_were_exchanged_are_saved(tmp_path, name, make, settings):
+    model = small()
+    for block in model.stack.blocks:
+        setattr(block.attention, name, make())
+    again = load_model(save_model(model, tmp_path / "model"))
+    assert getattr(again.config, name) == settings
+    x, y = torch.randn(30, model.config.n_features), torch.randn(3, 30)
+    with torch.no_grad():
+        assert torch.equal(again(x, y).coef, model.eval()(x, y).coef)
+
+
+def test_what_settings_cannot_say_is_not_saved(tmp_path):
+    class Own(Sigmoid):
+        pass
+
+    def everywhere(name, value):
+        def change(model):
+            for block in model.stack.blocks:
+                setattr(block.attention, name, value)
+
+        return change
+
+    changes = {
+        "normaliser=Own": everywhere("normaliser", Own()),
+        r"blocks\.1\.attention\.normaliser\.": lambda m: setattr(m.stack.blocks[1].attention, "normaliser", Sigmoid()),
+        r"attention\.causal is True": everywhere("causal", True),
+        r"early\.norm1": lambda m: setattr(m.early, "norm1", torch.nn.Identity()),
+        r"attention\.dropout is 0\.3": lambda m: setattr(m.stack.blocks[0].attention, "dropout", 0.3),
+        "GroupedSoftmax takes": everywhere("normaliser", GroupedSoftmax(3)),
+        r"weights are torch\.bfloat16": lambda m: m.bfloat16(),
+        "NaN or infinity": lambda m: m.early.bypass.weight.data.fill_(torch.nan),
+    }
+    for message, change in changes.items():
+        model = make_model("small", n_features=8, dim=16, depth=2, hidden=32)
+        change(model)
+        with pytest.raises((ConfigError, DataError), match=message):
+            save_model(model, tmp_path / "model")
+        assert not (tmp_path / "model" / "model.json").exists()
+
+
+def test_landmarks_that_are_not_there_drop_no_trial():
+    model = make_model("small", n_features=8, dim=16, depth=2, hidden=32)
+    for block in model.stack.blocks:
+        block.attention.normaliser = SinkCalibration(GroupedSoftmax(4))
+    with pytest.raises(ConfigError, match="would drop the trials"):
+        model(torch.randn(20, 8), torch.randn(3, 20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normaliser": {"class": "GroupedSoftmax", "block_size": 4}}, "would drop the trials"),
+        ({"context": {"class": "LandmarkPolicy", "block_size": 4, "top_k": 2}}, "legal: GroupedSoftmax"),
+        ({"context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12},
+          "normaliser": {"class": "SinkCalibration"}}, "looks at all weights"),
+        ({"position": {"class": "ALiBi", "heads": 3}}, "has heads=3, the model 4"),
+        ({"position": {"class": "AbsolutePosition", "dim": 12}}, "has dim=12, the model 16"),
+        ({"position": {"class": "Rotari"}}, "did you mean 'Rotary'"),
+        ({"position": {"class": "Rotary", "bass": 2.0}}, "did you mean 'base'"),
+        ({"position": {"class": "Rotary", "base": 0.5}}, "legal: a number over 1"),
+        ({"position": "rotary"}, "no table of settings with a class"),
+        ({"normaliser": {"class": "SinkCalibration", "heads": [7]}}, "the model has 4"),
+        ({"heads": 3}, "heads=3 does not divide dim=16"),
+        ({"length_scale": "log"}, "did you mean 'log_n'"),
+        ({"feed_forward": "glu"}, "did you mean"),
+        ({"dropout": 1.5}, "dropout=1.5 must be"),
+        ({"registers": True}, "registers=True is not legal"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_model("small", **{"n_features": 8, "dim": 16, "depth": 2, "hidden": 32, **changes})

@@ -16,6 +16,7 @@ from neuroenc.encoders.incontext import (
     MixedEpisodes,
     ResponseEpisodes,
     SyntheticEpisodes,
+    WeightPrior,
     make_model,
     make_stage,
     train_stage,
@@ -95,6 +96,31 @@ def reopen(folder):
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     record["state"]["done"] = False
     save_file(tensors, path, metadata={"training": json.dumps(record)})
+
+
+@pytest.mark.parametrize("changed", ["responses", "features", "prior", "share", "ceiling"])
+def test_checkpoint_knows_what_it_was_trained_on(tmp_path, changed):
+    """Validation is the same: only the training subjects, far from its first draws, are not."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((300, 6)), rng.standard_normal((300, 12))
+
+    def source(what=""):
+        x, y = X.copy(), Y.copy()
+        if what == "responses":
+            y[250, 3] += 1e-3
+        if what == "features":
+            x[120, 0] += 1e-3
+        prior = WeightPrior.isotropic(6, 2.0 if what == "prior" else 1.0)
+        ceiling = (0.05, 0.8 if what == "ceiling" else 0.9)
+        shares = [0.5, 0.6 if what == "share" else 0.5]
+        return MixedEpisodes([SyntheticEpisodes(X, prior, ceiling=ceiling), ResponseEpisodes([(x, y)])], shares)
+
+    held = validation_episodes(SyntheticEpisodes(IMAGES), [10], query=20, seed=1)
+    shape = {"checkpoint": tmp_path, "validation": held, **QUICK}
+    train_stage(new_model(), source(), "extend", **shape)
+    train_stage(new_model(), source(), "extend", **shape)
+    with pytest.raises(DataError, match="other settings or other data"):
+        train_stage(new_model(), source(changed), "extend", **shape)
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path):
