@@ -44,6 +44,7 @@ __all__ = [
 _STORAGE = {
     errno.ENOSPC: "the disk is full. Next step: free room there, or choose another folder, and run the same again",
     errno.EDQUOT: "your quota is used up. Next step: free room there, or choose another folder, and run the same again",
+    errno.EFBIG: "it would be larger than the file system or your limit allows. Next step: choose another folder",
     errno.EROFS: "it lies on a read-only file system. Next step: choose another folder",
     errno.EACCES: "it may not be written by you. Next step: choose another folder, or change its permissions",
     errno.EPERM: "it may not be written by you. Next step: choose another folder, or change its permissions",
@@ -71,8 +72,9 @@ def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] |
     except NeuroencError:
         raise
     except Exception as error:
-        # HDF5 and safetensors tell a full disk in their text only.
-        full = "No space left on device" in str(error) or "errno = 28" in str(error)
+        # HDF5, safetensors and numpy ("80 requested and 20 written") tell a full disk in their text only.
+        said = str(error)
+        full = "No space left on device" in said or "errno = 28" in said or said.endswith(" written")
         number = errno.ENOSPC if full else getattr(error, "errno", None)
         named = getattr(error, "filename", None)
         elsewhere = below is not None and named is not None and not os.fspath(named).startswith(os.fspath(below))

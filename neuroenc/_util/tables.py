@@ -13,7 +13,7 @@ from neuroenc._util.files import atomic_path, check_readable_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["decode_text", "numbers", "plain_cells", "read_table", "write_table"]
+__all__ = ["decode_text", "numbers", "plain_cells", "raw_cells", "read_table", "write_table"]
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -44,6 +44,7 @@ def read_table(
     path: str | os.PathLike[str],
     needed: Iterable[str] = (),
     *,
+    optional: Iterable[str] = (),
     sep: str | None = None,
     header: bool = True,
     what: str = "table",
@@ -56,7 +57,9 @@ def read_table(
     ----------
     path : path
     needed : iterable of str
-        Columns that must be there.
+        Columns that must be there; "Stimulus" is taken for "stimulus".
+    optional : iterable of str
+        Columns that may be there, so that "Session" is not passed over as an unknown one.
     sep : str, optional
         By default a tab for names that end in .tsv or .txt, else a comma.
     header : bool
@@ -93,6 +96,11 @@ def read_table(
     if not rows:
         raise DataError(f"{what} {path} is empty. Next step: write it again, with a line of column names.")
     names = rows.pop(0) if header else [str(n) for n in range(len(rows[0]))]
+    needed = list(needed)
+    for name in (*needed, *optional):
+        alike = [at for at, n in enumerate(names) if n.casefold() == name.casefold()]
+        if name not in names and len(alike) == 1:
+            names[alike[0]] = name
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(f"{what} {path} has more than one column {twice[0]!r}.")
@@ -138,18 +146,26 @@ def numbers(
     return found
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _each_text(frame: pd.DataFrame, change: Any) -> pd.DataFrame:
+    texts = [c for c in frame.columns if frame[c].dtype.kind not in "fiub"]
+    return frame.assign(**{c: frame[c].map(change) for c in texts}) if texts else frame
+
+
 def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """``frame`` with text that a spreadsheet would run as a formula (it begins with =, +, -, @) behind an apostrophe.
 
-    Numbers stay as they are, and so does text that is a number.
+    Numbers stay as they are, and so does text that is a number. `raw_cells` undoes it exactly.
 
     >>> import pandas as pd
-    >>> plain_cells(pd.DataFrame({"caption": ["=1+1", "a cat", "-1.5"]})).caption.tolist()
-    ["'=1+1", 'a cat', '-1.5']
+    >>> plain_cells(pd.DataFrame({"caption": ["=1+1", "a cat", "-1.5", "'=x"]})).caption.tolist()
+    ["'=1+1", 'a cat', '-1.5', "''=x"]
     """
 
     def neutral(cell: Any) -> Any:
-        if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        if not isinstance(cell, str) or not cell.lstrip("'").startswith(_FORMULA):
             return cell
         try:
             float(cell)
@@ -157,8 +173,22 @@ def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
             return "'" + cell
         return cell
 
-    texts = [c for c in frame.columns if frame[c].dtype.kind not in "fiub"]
-    return frame.assign(**{c: frame[c].map(neutral) for c in texts}) if texts else frame
+    return _each_text(frame, neutral)
+
+
+def raw_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text as it was before `plain_cells`.
+
+    >>> import pandas as pd
+    >>> raw_cells(pd.DataFrame({"caption": ["'=1+1", "a cat", "-1.5", "''=x"]})).caption.tolist()
+    ['=1+1', 'a cat', '-1.5', "'=x"]
+    """
+
+    def raw(cell: Any) -> Any:
+        quoted = isinstance(cell, str) and cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA)
+        return cell[1:] if quoted else cell
+
+    return _each_text(frame, raw)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], **options: Any) -> None:

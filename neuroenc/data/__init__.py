@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neuroenc.data._fetch import data_dir, fetch, mirror_dir, presence, verify
     from neuroenc.data._io import load, save
     from neuroenc.data._manifest import Manifest, list_manifests, load_manifest
-    from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, to_gifti, unmask
+    from neuroenc.data._nifti import Masked, check_affine, label_rois, load_masked, region_mask, to_gifti, unmask
     from neuroenc.data._nsd._load import nsd
     from neuroenc.data._nsd._rois import nsd_mask, nsd_rois
     from neuroenc.data._nsd._splits import NSDSplit, nsd_noise_ceiling, nsd_split
@@ -53,7 +53,7 @@ _MODULES = {
     "_fetch": ("data_dir", "fetch", "mirror_dir", "presence", "verify"),
     "_io": ("load", "save"),
     "_manifest": ("Manifest", "list_manifests", "load_manifest"),
-    "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "to_gifti", "unmask"),
+    "_nifti": ("Masked", "check_affine", "label_rois", "load_masked", "region_mask", "to_gifti", "unmask"),
     "_nsd._load": ("nsd",),
     "_nsd._rois": ("nsd_mask", "nsd_rois"),
     "_nsd._splits": ("NSDSplit", "nsd_noise_ceiling", "nsd_split"),
@@ -111,6 +111,7 @@ __all__ = [
     "read_glmsingle",
     "read_picture",
     "read_surface",
+    "region_mask",
     "roi_names",
     "save",
     "shared_test",

@@ -11,7 +11,7 @@ from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 from nibabel.nifti1 import Nifti1Image
 
 from neuroenc._util.errors import DataError
-from neuroenc.data._images import open_image
+from neuroenc.data._images import check_affine, open_image
 from neuroenc.data._masked import Masked
 
 __all__ = ["to_gifti", "unmask"]
@@ -30,25 +30,39 @@ def _where(
     values: Any, like: Any, ijk: Any, affine: Any, shape: Any
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Indices, affine and volume shape, from the values themselves, then ``like``, then the arguments."""
+    given = affine
     for source in (values, like):
         if isinstance(source, Masked):
             source = source.responses(np.zeros((1, len(source.ijk))), stimulus=["-"])
         if isinstance(source, (xr.DataArray, xr.Dataset)):
-            if ijk is None and all(x in source.coords for x in "ijk"):
-                if source is like and isinstance(values, xr.DataArray) and "voxel" in values.coords:
-                    here, there = values["voxel"].values, source["voxel"].values
-                    if not np.array_equal(here, there):
-                        raise DataError(
-                            f"values have {here.size} voxels and 'like' has {there.size}, with other ids."
-                            " Next step: like.sel(voxel=values.voxel)."
-                        )
-                ijk = np.stack([source[x].values for x in "ijk"], axis=1)
-            affine = source.attrs.get("affine") if affine is None else affine
-            shape = source.attrs.get("volume_shape") if shape is None else shape
+            if source is like and isinstance(values, xr.DataArray) and {"voxel"} <= {*values.coords} & {*source.coords}:
+                here, there = values["voxel"].values, source["voxel"].values
+                if not np.array_equal(here, there):
+                    raise DataError(
+                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids."
+                        " Next step: like.sel(voxel=values.voxel)."
+                    )
+            own_affine, own_shape = source.attrs.get("affine"), source.attrs.get("volume_shape")
+            if all(x in source.coords for x in "ijk"):
+                own = np.stack([source[x].values for x in "ijk"], axis=1)
+                if ijk is not None and not np.array_equal(own, np.asarray(ijk)):
+                    raise DataError(
+                        "values and 'like' have other i, j, k. Next step: leave like out, or drop i, j, k of the"
+                        " values."
+                    )
+                ijk = own
         elif source is like and source is not None:
             image = open_image(source, "like")
-            affine = image.affine if affine is None else affine
-            shape = image.shape[:3] if shape is None else shape
+            own_affine, own_shape = image.affine, image.shape[:3]
+        else:
+            continue
+        if own_affine is not None and affine is not None:
+            names = ("affine=" if given is not None else "the values", "'like'" if source is like else "the values")
+            check_affine(affine, np.asarray(own_affine, dtype=float), names=names)
+        if own_shape is not None and shape is not None and tuple(shape) != tuple(own_shape):
+            raise DataError(f"values lie in a volume of {tuple(shape)}, 'like' in one of {tuple(own_shape)}.")
+        affine = own_affine if affine is None else affine
+        shape = own_shape if shape is None else shape
     missing = [n for n, x in (("i, j, k", ijk), ("affine", affine), ("volume_shape", shape)) if x is None]
     if missing:
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,24 @@ import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import check_readable_file
+from neuroenc._util.tables import decode_text, read_table
 from neuroenc.data._build import make_responses
-from neuroenc.data._images import binary_mask, check_affine, image_values, open_image
+from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
 
-__all__ = ["Masked", "label_rois", "load_masked"]
+__all__ = ["Masked", "label_rois", "load_masked", "read_labels", "roi_flags", "seconds"]
 
 
-def label_rois(image: Any, table: Mapping[int, str] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
+def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
     """One mask image per name of a label image; labels of 0 and below are background.
 
     Parameters
     ----------
     image : nibabel image or path
         Whole numbers, shape (x, y, z).
-    table : mapping label -> name, or path of a text table
-        Lines ``label name ...`` (FreeSurfer ``.ctab``, or a BIDS ``_dseg.tsv`` with ``index`` and ``name``).
-        Labels with the same name become one ROI.
+    table : mapping label -> name (or name -> label), or path of a text table
+        Lines ``label name ...`` (FreeSurfer ``.ctab``), or a table with columns ``index`` (or ``label``) and ``name``
+        (BIDS ``_dseg.tsv``, CSV). Labels with the same name become one ROI; one label with two names is an error.
 
     Returns
     -------
@@ -48,9 +50,7 @@ def label_rois(image: Any, table: Mapping[int, str] | str | os.PathLike[str]) ->
     {'V1': 2, 'FFA': 1}
     """
     image = open_image(image, "label image")
-    names = {
-        int(k): str(v) for k, v in (table if isinstance(table, Mapping) else _read_table(Path(table))).items()
-    }
+    names = _label_names(table.items(), "the table") if isinstance(table, Mapping) else read_labels(Path(table))
     values = image_values(image, "label image")
     values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
     found = np.unique(values)
@@ -72,24 +72,58 @@ def label_rois(image: Any, table: Mapping[int, str] | str | os.PathLike[str]) ->
     return rois
 
 
-def _read_table(path: Path) -> dict[int, str]:
-    """Labels and names of a FreeSurfer colour table or a BIDS segmentation table."""
-    lines = [x for x in path.read_text(encoding="utf-8").splitlines() if x.strip()]
-    lines = [x for x in lines if not x.lstrip().startswith("#")]
-    # Between tabs, as in BIDS, a name may hold spaces.
-    tab = "\t" if lines and "\t" in lines[0] else None
-    rows, at = [[x.strip() for x in line.split(tab)] for line in lines], (0, 1)
-    if rows and "index" in rows[0] and "name" in rows[0]:
-        at = (rows[0].index("index"), rows[0].index("name"))
-        rows = rows[1:]
-    elif tab:
-        rows = [line.split() for line in lines]
+def _whole(value: Any) -> int | None:
+    """A label as a whole number: 3, "3", "3.0"; None for anything else."""
     try:
-        return {int(row[at[0]]): row[at[1]] for row in rows}
-    except (IndexError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a table of labels: each line needs a whole number and a name ({error})."
-        ) from None
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if not isinstance(value, bool) and np.isfinite(number) and number == int(number) else None
+
+
+def _label_names(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[int, str]:
+    """Label -> name; pairs that are all (name, label) are turned."""
+    rows = list(pairs)
+    if rows and all(_whole(a) is None and _whole(b) is not None for a, b in rows):
+        rows = [(b, a) for a, b in rows]
+    names: dict[int, str] = {}
+    for n, (label, name) in enumerate(rows):
+        number = _whole(label)
+        if number is None or not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f"{where}, row {n + 1}: {label!r} -> {name!r} is no label with its name; expected a whole number and a"
+                " text, such as 1 -> 'V1'."
+            )
+        name = name.strip()
+        if names.setdefault(number, name) != name:
+            raise DataError(f"{where}, row {n + 1}: label {number} is {name!r} here and {names[number]!r} before.")
+    return names
+
+
+def read_labels(path: Path) -> dict[int, str]:
+    """Labels and names of a FreeSurfer colour table or a BIDS segmentation table."""
+    path = check_readable_file(path.expanduser(), "table of labels")
+    lines = [x for x in decode_text(path.read_bytes(), path).splitlines() if x.strip()]
+    lines = [x for x in lines if not x.lstrip().startswith("#")]
+    sep = "," if path.suffix.lower() == ".csv" else "\t"
+    header = [x.strip().strip('"').casefold() for x in lines[0].split(sep)] if lines else []
+    if "name" in header and ("index" in header or "label" in header):
+        label = "index" if "index" in header else "label"
+        table = read_table(path, (label, "name"), sep=sep, what="table of labels")
+        rows = list(zip(table[label], table["name"], strict=True))
+    else:
+        # Free columns, as in FreeSurfer's colour tables: names hold no spaces there.
+        split = [line.split(None if sep == "\t" else sep) for line in lines]
+        short = next((n for n, row in enumerate(split) if len(row) < 2 or _whole(row[0]) is None), None)
+        if short is not None:
+            raise DataError(
+                f"{path} is not a table of labels: its line {lines[short]!r} has no whole number and name. Next step:"
+                " lines 'label name ...', or columns index and name."
+            )
+        rows = [(row[0], row[1]) for row in split]
+    if not rows:
+        raise DataError(f"{path} is not a table of labels: it is empty.")
+    return _label_names(rows, str(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +157,11 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
     images : nibabel image or path, or sequence of them
         BOLD (x, y, z, time) or single maps (x, y, z); several are joined along time.
     mask : nibabel image or path
-        One value beside 0; its voxels are taken in C order.
+        Its voxels above 0 are taken in C order; values below 0 are told, several above 0 are an error.
+        ``"FILE.nii.gz:1"`` takes the voxels of one label.
     rois : mapping name -> nibabel image or path, optional
-        A mask per ROI (see :func:`label_rois` for label images). Voxels outside ``mask`` are left out.
+        A mask per ROI, or ``"FILE.nii.gz:1"`` for one label of an image (:func:`region_mask`; :func:`label_rois` for
+        all labels). Voxels outside ``mask`` are left out.
 
     Returns
     -------
@@ -150,22 +186,18 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
     items = list(images) if isinstance(images, (list, tuple)) else [images]
     if not items:
         raise DataError("no images were given.")
-    mask = open_image(mask, "mask")
+    mask = open_mask(mask, "mask")
     inside = binary_mask(mask, "mask")
     if not inside.any():
         raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
     ijk = np.argwhere(inside).astype(np.int64)
     names = np.full(len(ijk), "", dtype=object)
     for name, item in (rois or {}).items():
-        image = open_image(item, f"roi {name!r}")
-        check_affine(image, mask, names=(f"roi {name!r}", "mask"))
-        flags = binary_mask(image, f"roi {name!r}")
+        flags = roi_flags(name, item, mask, "mask")
         if not flags[inside].any():
             raise DataError(
                 f"roi {name!r} has {int(flags.sum())} voxels, none of them in the mask of {len(ijk)}."
             )
-        if not name or ";" in name:
-            raise DataError(f"roi name {name!r} is not legal: a name is text without ';'.")
         names[flags[inside]] += name + ";"
     parts, tr = [], None
     for n, item in enumerate(items):
@@ -177,7 +209,7 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
         values = image_values(image, what, np.float32)
         parts.append(np.atleast_2d(values[inside].T))
         if values.ndim == 4:
-            tr = _seconds(image) or tr
+            tr = seconds(image) or tr
     return Masked(
         values=np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts),
         ijk=ijk,
@@ -189,9 +221,28 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
     )
 
 
-def _seconds(image: Any) -> float | None:
-    """Repetition time in the header, in seconds."""
+def roi_flags(name: str, item: Any, like: Any, like_name: str) -> np.ndarray:
+    """Voxels of one named region, bool (x, y, z), checked to lie where ``like`` lies."""
+    if not name or not isinstance(name, str) or ";" in name:
+        raise DataError(f"roi name {name!r} is not legal: a name is text without ';'.")
+    image = open_mask(item, f"roi {name!r}")
+    check_affine(image, like, names=(f"roi {name!r}", like_name))
+    return binary_mask(image, f"roi {name!r}")
+
+
+#: Seconds between volumes that a recording can have.
+SHORTEST, LONGEST = 0.05, 30.0
+
+
+def seconds(image: Any) -> float | None:
+    """Repetition time of the header, in seconds; None where the header does not say, or says what cannot be.
+
+    Without a unit, 2000 may be milliseconds: no guess is made.
+    """
     zooms = image.header.get_zooms()
-    unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "sec"
-    scale = {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    return float(zooms[3]) * scale if len(zooms) > 3 and zooms[3] > 0 else None
+    unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "msec"
+    scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}.get(unit)
+    if scale is None or len(zooms) < 4:
+        return None
+    found = float(np.round(float(zooms[3]) * scale, 6))
+    return found if SHORTEST <= found <= LONGEST else None

@@ -16,8 +16,10 @@ from PIL import Image, ImageOps
 from neuroenc._util.errors import DataError, nearest_names
 from neuroenc._util.files import check_readable_file
 
-__all__ = ["BACKGROUND", "find_pictures", "list_pictures", "picture_endings", "read_picture"]
+__all__ = ["BACKGROUND", "READER", "find_pictures", "list_pictures", "picture_endings", "read_picture"]
 
+#: Number of what `read_picture` makes of files; it goes up when that changes.
+READER = 2
 #: Grey level (of 255) that lies under transparent pixels: nearest to the mean that networks subtract.
 BACKGROUND = 128
 # Those that a program reads by itself. Pillow hands others (EPS, WMF) to other programs, and some (PDF) it only writes.

@@ -85,7 +85,7 @@ def _hemisphere(path: Path) -> str:
     if match:
         return _HEMI[next(g for g in match.groups() if g).lower()]
     if path.suffix == ".gii" and path.is_file():
-        meta = open_image(path, "surface").meta.get("AnatomicalStructurePrimary", "")
+        meta = open_image(path, "surface", surface=True).meta.get("AnatomicalStructurePrimary", "")
         for hemi, name in _STRUCTURE.items():
             if meta == name:
                 return hemi
@@ -106,7 +106,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | N
         return values.astype(np.float64), vertex.astype(np.int64), [], None
     if path.suffix not in _ENDINGS:
         raise DataError(unknown_name("ending of a surface file:", path.suffix, _ENDINGS))
-    image = open_image(path, "surface")
+    image = open_image(path, "surface", surface=True)
     if path.suffix == ".gii":
         arrays = [d for d in image.darrays if d.data.ndim == 1]
         if not arrays:

@@ -24,13 +24,15 @@ def resolve_device(device: str) -> str:
             return "cuda"
         return "mps" if mps is not None and mps.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is not a torch device; use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= count:
+        legal = ", ".join(["auto", "cpu", *(f"cuda:{k}" for k in range(count))])
         raise ConfigError(
-            f"device={device!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device. "
-            "Next step: device='auto'."
+            f"device={device!r} was asked for, but this torch ({torch.__version__}) sees {count or 'no'} CUDA device"
+            f"{'s' if count > 1 else ''}. Legal here: {legal}. Next step: device='auto'."
         )
     return device
 

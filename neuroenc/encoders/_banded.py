@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import xarray as xr
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
@@ -19,7 +19,14 @@ from neuroenc.encoders._blocks import run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._gram import row_gram
 from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
-from neuroenc.encoders._labels import column_block, features_matrix, sample_coords
+from neuroenc.encoders._labels import (
+    column_block,
+    describe_features,
+    features_matrix,
+    match_features,
+    measured_responses,
+    sample_coords,
+)
 from neuroenc.encoders._scaling import feature_scaling
 from neuroenc.encoders._search import SCORINGS
 
@@ -69,7 +76,7 @@ class BandedRidgeEncoder(LinearEncoder):
     gammas : array (candidate, band), optional
         The candidates themselves, instead of random ones.
     cv, scoring, fit_intercept, standardise, solver, nan_voxels, max_memory, n_jobs, device, progress
-        As in `RidgeEncoder`; maps of a band are scaled column by column.
+        As in `RidgeEncoder`.
     seed : int
         Of the random candidates.
 
@@ -152,19 +159,27 @@ class BandedRidgeEncoder(LinearEncoder):
         check_choice("scoring", self.scoring, SCORINGS)
         check_choice("solver", self.solver, ("auto", "primal", "dual"))
         check_choice("nan_voxels", self.nan_voxels, ("raise",))
-        joined, bands, first = self._join(X)
+        parts, first = self._parts(X), self._label_source(X)
+        if parts is None:
+            joined, bands = features_matrix(X), None if self.bands is None else np.asarray(self.bands).astype(str)
+        elif self.bands is not None:
+            raise ConfigError("bands= names the columns of one array; X already comes as bands. Next step: bands=None.")
+        else:
+            joined, bands = self._join(parts)
         values = validate_data(self, joined, dtype=[np.float32, np.float64], ensure_min_samples=2)
         Y, dtype = check_responses(first, y, values)
         self._remember(first, y)
+        if parts is not None:
+            self._features_ = {name: describe_features(part) for name, part in parts.items()}
         n, p = values.shape
         self.n_samples_fit_ = n
         self.bands_ = np.zeros(p, dtype=int).astype(str) if bands is None else bands
-        if len(self.bands_) != p:
-            raise ConfigError(f"bands names {len(self.bands_)} columns, X has {p}.")
+        if self.bands_.shape != (p,):
+            raise ConfigError(f"bands has shape {self.bands_.shape}; expected one name for each of X's {p} columns.")
         self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
-        folds = resolve_folds(self.cv, n, sample_coords(y, first), groups)
+        folds = resolve_folds(self.cv, n, sample_coords(y, first), groups, self.scoring)
         primal = n >= p if self.solver == "auto" else self.solver == "primal"
-        scaling = feature_scaling(values) if self.standardise else None
+        scaling = self._scaling(values, X if parts is None else parts) if self.standardise else None
         design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling)
         if self.alphas is None:
             # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
@@ -175,32 +190,77 @@ class BandedRidgeEncoder(LinearEncoder):
         self._search(design, Y)
         return self
 
-    def _join(self, X: Any) -> tuple[Any, np.ndarray | None, Any]:
-        """One array of all bands, the band of each column, and the first band as it came (for its labels)."""
+    @staticmethod
+    def _scaling(values: np.ndarray, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(X, dict):
+            return feature_scaling(values, X)
+        found = [feature_scaling(np.asarray(features_matrix(part)), part) for part in X.values()]
+        return np.concatenate([m for m, _ in found]), np.concatenate([s for _, s in found])
+
+    def _parts(self, X: Any) -> dict[str, Any] | None:
+        """Bands by name, by number for a list; None for one array."""
         # Sparse matrices in dictionary form are mappings too; they are refused further on.
         if isinstance(X, Mapping) and not hasattr(X, "shape"):
-            names, parts = [str(k) for k in X], list(X.values())
-        elif isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2:
-            names, parts = [str(i) for i in range(len(X))], list(X)
-        else:
-            return features_matrix(X), None if self.bands is None else np.asarray(self.bands).astype(str), X
-        arrays = [np.asarray(features_matrix(part)) for part in parts]
-        rows = {name: len(a) for name, a in zip(names, arrays)}
+            if len({str(k) for k in X}) < len(X) or not len(X):
+                raise DataError(f"names of bands must be distinct, and one at least; found {list(map(str, X))}.")
+            return {str(k): part for k, part in X.items()}
+        if isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2:
+            return {str(i): part for i, part in enumerate(X)}
+        return None
+
+    def _join(self, parts: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """One array of all bands, and the band of each column."""
+        arrays = [np.asarray(features_matrix(part)) for part in parts.values()]
+        rows = {name: len(a) for name, a in zip(parts, arrays)}
         if len(set(rows.values())) > 1:
             raise DataError(f"bands have different numbers of samples: {rows}.")
-        labelled = [part for part in parts if isinstance(part, xr.DataArray)]
-        labels = [part.coords["stimulus"].values for part in labelled if "stimulus" in part.coords]
+        flat = [name for name, a in zip(parts, arrays) if a.ndim != 2]
+        if flat:
+            raise DataError(f"band {flat[0]!r} has {arrays[0].ndim} dimensions; expected (n_samples, n_features).")
+        labels = [
+            p.coords["stimulus"].values
+            for p in parts.values()
+            if isinstance(p, xr.DataArray) and "stimulus" in p.coords
+        ]
         if any(not np.array_equal(labels[0], other) for other in labels[1:]):
             raise DataError(
                 "bands list their stimuli in different orders. Next step: neuroenc.data.match each to the responses."
             )
-        return np.concatenate(arrays, axis=1), np.repeat(names, [a.shape[1] for a in arrays]), parts[0]
+        return np.concatenate(arrays, axis=1), np.repeat(list(parts), [a.shape[1] for a in arrays])
 
     def _label_source(self, X: Any) -> Any:
-        return self._join(X)[2]
+        parts = self._parts(X)
+        if parts is None:
+            return X
+        return next((p for p in parts.values() if isinstance(p, xr.DataArray)), next(iter(parts.values())))
 
     def _check_predict(self, X: Any) -> np.ndarray:
-        return super()._check_predict(self._join(X)[0])
+        check_is_fitted(self)
+        parts = self._parts(X)
+        if parts is None:
+            # Side by side, in the order of the fit.
+            return super()._check_predict(X)
+        known = self.band_names_.astype(str).tolist()
+        if not isinstance(X, Mapping):
+            parts = dict(zip(known, parts.values())) if len(parts) == len(known) else parts
+        missing, unknown = [k for k in known if k not in parts], [k for k in parts if k not in known]
+        if missing or unknown:
+            raise DataError(
+                f"the encoder was fitted on bands {known}; found {list(parts)}: "
+                + ", ".join([*(f"no {k!r}" for k in missing), *(f"unknown {k!r}" for k in unknown)]) + "."
+            )  # fmt: skip
+        values, bands = self._join(
+            {k: match_features(self._features_.get(k, {}), parts[k], f"band {k!r}") for k in known}
+        )
+        for name in known:
+            if (bands == name).sum() != (self.bands_ == name).sum():
+                raise DataError(
+                    f"band {name!r} has {(bands == name).sum()} features; the encoder was fitted on "
+                    f"{(self.bands_ == name).sum()}."
+                )
+        # Where bands= names columns of one array, those of a band need not stand together.
+        order = np.concatenate([np.flatnonzero(self.bands_ == name) for name in known])
+        return super()._check_predict(values[:, np.argsort(order)])
 
     def _candidates(self) -> np.ndarray:
         n_bands = len(self.band_names_)
@@ -314,8 +374,9 @@ class BandedRidgeEncoder(LinearEncoder):
         Dupré la Tour et al. (2022), NeuroImage 264; Pratt (1987).
         """
         values = self._check_predict(X).astype(np.float64)
-        measured = np.asarray(y.values if isinstance(y, xr.DataArray) else y, dtype=np.float64)
-        measured = measured.reshape(len(measured), -1)
+        shape = (len(values), self.coef_.shape[1])
+        source = self._label_source(X)
+        measured = measured_responses(source, y, shape, self._voxels_, self._space_).astype(np.float64)
         centred = measured - measured.mean(axis=0)
         parts = []
         for name in self.band_names_:
@@ -327,7 +388,6 @@ class BandedRidgeEncoder(LinearEncoder):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.stack([np.einsum("nv,nv->v", part, residual) / total for part in parts])
         voxels = self._voxels_ or {"voxel": np.arange(share.shape[1])}
-        return xr.DataArray(
-            share, dims=("band", "voxel"), coords={"band": self.band_names_.astype(str), **voxels}, name="ev",
-            attrs={"metric": "ev", "split": "product measure", "n_stimuli": len(measured)},
-        )  # fmt: skip
+        coords = {"band": self.band_names_.astype(str), **voxels}
+        found = xr.DataArray(share, dims=("band", "voxel"), coords=coords, name="ev")
+        return self._placed(found, metric="ev", split="product measure", n_stimuli=len(measured))

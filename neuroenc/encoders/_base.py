@@ -10,14 +10,23 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import atomic_path
 from neuroenc._util.provenance import provenance
-from neuroenc.data import align
-from neuroenc.encoders._labels import features_matrix, voxel_coords, wrap
+from neuroenc.encoders._labels import (
+    describe_features,
+    features_matrix,
+    is_dask,
+    match_features,
+    measured_responses,
+    space_of,
+    voxel_coords,
+    wrap,
+)
 
 __all__ = ["LinearEncoder"]
 
@@ -34,6 +43,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _check_predict(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        X = match_features(self._features_, X)
         return validate_data(self, features_matrix(X), reset=False, dtype=[np.float32, np.float64])
 
     def _label_source(self, X: Any) -> Any:
@@ -45,18 +55,40 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : array (n, feature)
-            numpy, torch, dask or labelled features.
+            numpy, torch, dask or labelled features. Labelled ones are matched with those of the fit.
 
         Returns
         -------
         array (n, voxel)
-            In the form of X: labelled features give labelled responses.
+            In the form of X: labelled features give labelled responses, dask arrays lazy ones.
+
+        Raises
+        ------
+        DataError
+            Labelled features of another backbone, layer or normalisation, or with other labels.
         """
+        source = self._label_source(X)
+        if source is X and is_dask(X) and X.ndim == 2:
+            return wrap(self._predict_dask(X), X, self._voxels_, name="predicted")
         values = self._check_predict(X).astype(self.coef_.dtype, copy=False)
-        predicted = values @ self.coef_ + self.intercept_
+        return wrap(self._predict_block(values), source, self._voxels_, name="predicted")
+
+    def _predict_block(self, values: np.ndarray) -> np.ndarray:
+        predicted = values.astype(self.coef_.dtype, copy=False) @ self.coef_ + self.intercept_
+        return predicted[:, 0] if self._single_voxel_ else predicted
+
+    def _predict_dask(self, X: Any) -> Any:
+        """Predictions block by block of rows, when they are asked for."""
+        check_is_fitted(self)
+        X = match_features(self._features_, X)
+        array = X.data if isinstance(X, xr.DataArray) else X
+        if array.shape[1] != self.n_features_in_:
+            raise DataError(f"X has {array.shape[1]} features, the encoder was fitted on {self.n_features_in_}.")
+        array = array.rechunk({1: -1})
         if self._single_voxel_:
-            predicted = predicted[:, 0]
-        return wrap(predicted, self._label_source(X), self._voxels_, name="predicted")
+            return array.map_blocks(self._predict_block, dtype=self.coef_.dtype, drop_axis=1)
+        chunks = (array.chunks[0], (self.coef_.shape[1],))
+        return array.map_blocks(self._predict_block, dtype=self.coef_.dtype, chunks=chunks)
 
     def score_voxels(self, X: Any, Y: Any, metric: str = "r") -> Any:
         """Score of each voxel on new data.
@@ -65,26 +97,57 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ----------
         X : array (n, feature)
         Y : array (n, voxel)
+            Labelled responses are put in the order of the fitted voxels.
         metric : {"r", "r2", "ev"}
             Pearson correlation, R2, or explained variance (see `neuroenc.stats`).
 
         Returns
         -------
         array (voxel,)
-            Labelled if the encoder was fitted on labelled responses.
+            Labelled if the encoder was fitted on labelled responses, with the affine, volume shape, space and
+            subject of these, which maps need.
+
+        Raises
+        ------
+        DataError
+            Responses of other stimuli, voxels, subjects or spaces.
         """
-        source = self._label_source(X)
-        if isinstance(source, xr.DataArray) and isinstance(Y, xr.DataArray):
-            align(source, Y)
-        predicted = np.asarray(self.predict(X))
-        measured = np.asarray(Y.values if isinstance(Y, xr.DataArray) else Y)
-        if measured.shape != predicted.shape:
-            raise DataError(f"responses have shape {measured.shape}, predictions {predicted.shape}.")
-        scores = stats.score(measured.reshape(len(measured), -1), predicted.reshape(len(predicted), -1), metric=metric)
+        return self._scores(self._label_source(X), Y, self.predict(X), metric)
+
+    def _scores(self, source: Any, Y: Any, predicted: Any, metric: str) -> Any:
+        """Scores of predictions, with all that a map of them needs."""
+        predicted = np.asarray(predicted)
+        measured = measured_responses(source, Y, predicted.shape, self._voxels_, self._space_)
+        scores = stats.score(measured, predicted.reshape(measured.shape), metric=metric)
         if self._voxels_ is None:
             return scores
-        attrs = {"metric": metric, "n_stimuli": len(measured)}
-        return xr.DataArray(scores, dims="voxel", coords=self._voxels_, name=metric, attrs=attrs)
+        found = xr.DataArray(scores, dims="voxel", coords=self._voxels_, name=metric)
+        return self._placed(found, metric=metric, n_stimuli=len(measured))
+
+    def _placed(self, found: Any, **attrs: Any) -> Any:
+        """Labelled values with the affine, space and subject of the voxels."""
+        space = dict(self._space_)
+        subject = space.pop("subject", None)
+        if subject is not None and "subject" not in found.coords:
+            found = found.assign_coords(subject=subject)
+        return found.assign_attrs(**space, **attrs)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Mean R2 over voxels.
+
+        Parameters
+        ----------
+        X : array (n, feature)
+        y : array (n, voxel) or (n,)
+        sample_weight : array (n,), optional
+
+        Returns
+        -------
+        float
+        """
+        predicted = np.asarray(self.predict(X))
+        measured = measured_responses(self._label_source(X), y, predicted.shape, self._voxels_, self._space_)
+        return float(r2_score(measured, predicted.reshape(measured.shape), sample_weight=sample_weight))
 
     def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
         """Weights and intercept as labelled arrays: all that captions and maps need.
@@ -100,8 +163,9 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _label_linear(self, weights: np.ndarray, offsets: np.ndarray) -> tuple[xr.DataArray, xr.DataArray]:
         voxels = self._voxels_ or {"voxel": np.arange(weights.shape[1])}
         attrs = {"units": self._units_, "encoder": type(self).__name__, "features": self._features_hash_}
-        coef = xr.DataArray(weights, dims=("feature", "voxel"), coords=voxels, name="coef", attrs=attrs)
-        return coef, xr.DataArray(offsets, dims="voxel", coords=voxels, name="intercept", attrs=attrs)
+        coef = xr.DataArray(weights, dims=("feature", "voxel"), coords=voxels, name="coef")
+        intercept = xr.DataArray(offsets, dims="voxel", coords=voxels, name="intercept")
+        return self._placed(coef, **attrs), self._placed(intercept, **attrs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fitted encoder to a folder: ``arrays.safetensors`` and ``encoder.json``."""
@@ -147,10 +211,13 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     _single_voxel_: bool
     _units_: str
     _features_hash_: str
+    # Encoders of earlier versions have none of these.
+    _space_: dict[str, Any] = {}  # noqa: RUF012  (replaced, never changed)
+    _features_: dict[str, Any] = {}  # noqa: RUF012
 
     def _remember(self, X: Any, Y: Any) -> None:
         self._single_voxel_ = (Y.ndim if hasattr(Y, "ndim") else np.asarray(Y).ndim) == 1
-        self._voxels_ = voxel_coords(Y)
+        self._voxels_, self._space_, self._features_ = voxel_coords(Y), space_of(Y), describe_features(X)
         self._units_ = str(Y.attrs.get("units", "")) if isinstance(Y, xr.DataArray) else ""
         self._features_hash_ = str(X.attrs.get("content_hash", "")) if isinstance(X, xr.DataArray) else ""
         self.provenance_ = provenance(

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy, is_dask, refuse_sparse
 from neuroenc._util.errors import DataError
 from neuroenc._util.optional import require
 from neuroenc.data import align
@@ -27,13 +28,17 @@ def check_responses(X: Any, y: Any, values: np.ndarray) -> tuple[Any, np.dtype]:
         )
     if isinstance(X, xr.DataArray) and isinstance(y, xr.DataArray):
         align(X, y)
+    refuse_sparse(y, "responses")
     # Data frames have a shape but other indexing rules.
     if not hasattr(y, "shape") or not hasattr(y, "ndim") or type(y).__module__.startswith("pandas"):
-        y = np.asarray(y)
+        y = as_numpy(y, "responses")
     if isinstance(y, np.ndarray) and y.dtype.kind in "OUS":
-        y = np.asarray(y, dtype=np.float64)
+        try:
+            y = np.asarray(y, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"responses have dtype {y.dtype}, and not all of them are numbers: {error}.") from error
     if y.ndim == 1:
-        y = y.values[:, None] if isinstance(y, xr.DataArray) else y[:, None]
+        y = y[:, None] if is_dask(y) and not isinstance(y, xr.DataArray) else as_numpy(y, "responses")[:, None]
     if y.ndim != 2:
         raise DataError(f"responses have {y.ndim} dimensions, shape {tuple(y.shape)}; expected (n_samples, n_voxels).")
     if y.shape[0] != len(values):
@@ -44,6 +49,8 @@ def check_responses(X: Any, y: Any, values: np.ndarray) -> tuple[Any, np.dtype]:
     if y.shape[1] == 0:
         raise DataError("responses hold 0 voxels.")
     kind = str(y.dtype).removeprefix("torch.")
+    if not any(kind.startswith(known) for known in ("float", "bfloat16", "int", "uint", "bool")):
+        raise DataError(f"responses have dtype {kind}; expected numbers. Next step: convert them to float32.")
     single = values.dtype == np.float32 and (kind in ("float32", "float16", "bfloat16") or "int" in kind)
     return y, np.dtype(np.float32 if single else np.float64)
 
@@ -72,8 +79,11 @@ def pick_device(device: str) -> tuple[Any, Any]:
             return np, None
         return (torch, torch.device("cuda")) if torch.cuda.is_available() else (np, None)
     torch = require("torch", "clip")
-    # "torch" runs the same torch code on the CPU: to check the GPU path where there is no GPU.
-    return torch, torch.device("cpu" if device == "torch" else device)
+    if device == "torch":  # the same torch code on the CPU: to check the GPU path where there is no GPU
+        return torch, torch.device("cpu")
+    from neuroenc.embedding._device import resolve_device
+
+    return torch, torch.device(resolve_device(device))
 
 
 def to_device(array: np.ndarray, device: Any, xp: Any) -> Any:
@@ -81,5 +91,3 @@ def to_device(array: np.ndarray, device: Any, xp: Any) -> Any:
     if device is None:
         return array
     return xp.as_tensor(array, device=device)
-
-

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from sklearn.base import clone
-from sklearn.model_selection import GroupKFold
 
 from neuroenc import stats
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._banded import BandedRidgeEncoder
-from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coords
 from neuroenc.stats import partition_variance
 from neuroenc.stats._partition import SEPARATOR, subsets
@@ -68,10 +68,15 @@ def check_spaces(features: Any, Y: Any, least: int, most: int, what: str) -> tup
         raise ConfigError(
             f"got {len(features)} {what} ({', '.join(map(str, features)) or 'none'}); legal are {least} to {most}."
         )
+    if len({str(name) for name in features}) < len(features):
+        raise ConfigError(f"names of {what} must be distinct; found {list(map(str, features))}.")
     matrices: dict[str, np.ndarray] = {}
+    labelled = [part for part in features.values() if isinstance(part, xr.DataArray) and "stimulus" in part.coords]
     for name, part in features.items():
         if isinstance(part, xr.DataArray) and isinstance(Y, xr.DataArray):
             align(part, Y)
+        elif isinstance(part, xr.DataArray) and "stimulus" in part.coords:
+            align(part, labelled[0])
         values = np.asarray(features_matrix(part))
         if values.ndim != 2 or len(values) != Y.shape[0]:
             raise DataError(
@@ -81,14 +86,15 @@ def check_spaces(features: Any, Y: Any, least: int, most: int, what: str) -> tup
         if not np.isfinite(values).all():
             raise DataError(f"{name!r} of the {what} holds NaN or infinity.")
         matrices[str(name)] = values
-    return matrices, next(iter(features.values()))
+    return matrices, next(iter(labelled), next(iter(features.values())))
 
 
 def as_responses(Y: Any) -> Any:
     """Responses with two dimensions; labelled ones stay labelled."""
     if isinstance(Y, xr.DataArray):
+        voxel_coords(Y)  # raises where voxels are not the second dimension
         return Y if Y.ndim == 2 else Y.expand_dims("voxel", axis=1)
-    values = np.asarray(Y)
+    values = as_numpy(Y, "responses")
     return values[:, None] if values.ndim == 1 else values
 
 
@@ -188,6 +194,7 @@ def variance_partition(
     if any(SEPARATOR in name for name in spaces):
         raise ConfigError(f"names of feature spaces must not contain {SEPARATOR!r}; found {list(spaces)}.")
     coords = sample_coords(Y, first)
+    groups = check_groups(groups, Y.shape[0], coords)
     folds = resolve_folds(cv, Y.shape[0], coords, groups)
     tested = left_out_rows(folds, Y.shape[0])
     measured = np.asarray(Y)[tested]
@@ -198,7 +205,7 @@ def variance_partition(
             predicted = np.full(Y.shape, np.nan, dtype=np.float32)
             for train, test in folds:
                 model, pick = _model(encoder, {k: spaces[k] for k in subset}, max_memory)
-                fit_inside(model, pick(train), block(Y, train), None if groups is None else np.asarray(groups)[train])
+                fit_inside(model, pick(train), block(Y, train), None if groups is None else groups[train])
                 predicted[test] = np.asarray(model.predict(pick(test))).reshape(len(test), -1)
                 bar.update(1)
             predictions[subset] = predicted[tested]
@@ -230,7 +237,7 @@ def left_out_rows(folds: Any, n: int) -> np.ndarray:
 def fit_inside(model: Any, X: Any, Y: Any, groups: np.ndarray | None) -> Any:
     """Fit on training rows; inner folds of a plain number keep the outer groups together too."""
     if groups is not None and isinstance(getattr(model, "cv", None), (int, np.integer)):
-        model.set_params(cv=GroupKFold(int(min(model.cv, len(np.unique(groups))))))
+        model.set_params(cv=int(min(model.cv, len(np.unique(groups)))))
         return model.fit(X, Y, groups)
     return model.fit(X, Y)
 

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data import align
 from neuroenc.encoders._fit import make_design, solve_block
+from neuroenc.encoders._folds import check_groups
+from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 
 __all__ = ["resampled_rows", "ridge_weights"]
 
@@ -40,7 +45,11 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> coef.round(6).tolist(), intercept.round(6).tolist()
     ([[2.0]], [1.0])
     """
-    x, y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
+    if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
+        align(X, Y)
+    if isinstance(alpha, xr.DataArray) and alpha.dims == ("voxel",):
+        alpha = match_voxels(voxel_coords(Y), space_of(Y), alpha.expand_dims("row"), "penalties")[0]
+    x, y = (as_numpy(a, what).astype(np.float64) for a, what in ((X, "features"), (Y, "responses")))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise DataError(f"X {x.shape} and Y {y.shape} do not fit; legal is (n, feature) and (n, voxel).")
     penalty = np.broadcast_to(np.asarray(alpha, dtype=np.float64), y.shape[1:])
@@ -55,9 +64,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     return coef, mean - x.mean(axis=0) @ coef
 
 
-def resampled_rows(
-    groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, seed: int = 0
-) -> Iterator[np.ndarray]:
+def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, seed: int = 0) -> Iterator[np.ndarray]:
     """Rows of resampled data: whole groups (stimuli, runs or sessions) with replacement, or disjoint halves.
 
     Parameters
@@ -81,7 +88,8 @@ def resampled_rows(
     """
     if kind not in ("bootstrap", "halves"):
         raise ConfigError(unknown_name("kind", kind, ("bootstrap", "halves")))
-    labels, member = np.unique(np.asarray(groups), return_inverse=True)
+    member = check_groups(groups, np.size(groups), {})
+    labels = np.unique(member)
     if len(labels) < 2:
         raise DataError(f"{len(labels)} group of rows; at least two are needed to resample.")
     rng = np.random.default_rng(seed)

@@ -156,7 +156,7 @@ class RidgeEncoder(LinearEncoder):
         n, p = values.shape
         self.n_samples_fit_ = n
         coords = sample_coords(y, X)
-        folds = resolve_folds(self.cv, n, coords, groups)
+        folds = resolve_folds(self.cv, n, coords, groups, self.scoring)
         primal = n >= p if self.solver == "auto" else self.solver == "primal"
         scaling = feature_scaling(values, X) if self.standardise else None
         design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling)

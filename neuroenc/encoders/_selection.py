@@ -10,11 +10,12 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance
-from neuroenc.encoders._folds import resolve_folds
-from neuroenc.encoders._labels import sample_coords, voxel_coords
+from neuroenc.encoders._folds import check_groups, resolve_folds
+from neuroenc.encoders._labels import match_voxels, sample_coords, space_of, voxel_coords
 from neuroenc.encoders._partition import as_responses, block, check_spaces, fit_inside, left_out_rows
 from neuroenc.encoders._ridge import RidgeEncoder
 
@@ -23,9 +24,7 @@ __all__ = ["select_features"]
 METRICS = ("r", "r2", "ev")
 
 
-def _inner_scores(
-    model: Any, x: np.ndarray, Y: Any, cv: Any, groups: np.ndarray | None, metric: str
-) -> np.ndarray:
+def _inner_scores(model: Any, x: np.ndarray, Y: Any, cv: Any, groups: np.ndarray | None, metric: str) -> np.ndarray:
     """Mean score over inner folds of the training rows, one number per voxel."""
     folds = resolve_folds(cv, len(x), sample_coords(Y), groups)
     total = np.zeros(Y.shape[1])
@@ -68,7 +67,9 @@ def _over(Y: Any, per: Any) -> Callable[[np.ndarray], np.ndarray]:
             )
         labels = Y.coords[per].values
     else:
-        labels = np.asarray(per)
+        if isinstance(per, xr.DataArray) and per.dims == ("voxel",):
+            per = match_voxels(voxel_coords(Y), space_of(Y), per.expand_dims("row"), "labels")[0]
+        labels = as_numpy(per, "labels")
     if labels.shape != (v,):
         raise DataError(f"per has shape {labels.shape}; give one label for each of the {v} voxels.")
     names, member = np.unique(labels.astype(str), return_inverse=True)
@@ -158,8 +159,9 @@ def select_features(
         )
     pool = _over(Y, per)
     n, v = Y.shape
-    groups = None if groups is None else np.asarray(groups)
-    folds = resolve_folds(_by_group(cv, groups), n, sample_coords(Y, first), groups)
+    coords = sample_coords(Y, first)
+    groups = check_groups(groups, n, coords)
+    folds = resolve_folds(cv, n, coords, groups)
     left_out_rows(folds, n)
     least = min(len(test) for _, test in folds)
     if least < 3:
@@ -180,7 +182,7 @@ def select_features(
                 if inner_cv is None:
                     found = _own_score(model, metric)
                 else:
-                    found = _inner_scores(base, x[train], trained, _by_group(inner_cv, groups), of_train, metric)
+                    found = _inner_scores(base, x[train], trained, inner_cv, of_train, metric)
                 guess = np.asarray(model.predict(x[test]), dtype=np.float64).reshape(len(test), -1)
                 reached = stats.score(held, guess, metric)
                 if metric == "r":
@@ -194,15 +196,6 @@ def select_features(
                 bar.update(1)
             score += at_best / len(folds)
     return _dataset(Y, names, score, chosen, inner, outer, predicted, metric, n, per)
-
-
-def _by_group(cv: Any, groups: Any) -> Any:
-    """A number of folds becomes folds of whole groups."""
-    if groups is not None and isinstance(cv, (int, np.integer)):
-        from sklearn.model_selection import GroupKFold
-
-        return GroupKFold(int(cv))
-    return cv
 
 
 def _dataset(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -21,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import atomic_path, read_json, sha256_file, write_json
+from neuroenc._util.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._util.tables import plain_cells, raw_cells
 from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 
 __all__ = [
@@ -30,13 +32,16 @@ __all__ = [
     "finish_bank",
     "is_bank_folder",
     "load_bank",
+    "read_shard_record",
     "read_table",
     "shard_folder",
     "write_shard",
 ]
 
 TABLE_COLUMNS = ("id", "file", "licence", "licence_url", "source", "sha256")
-_VERSION = 1
+# 1 had no hashes of its tables and no seals; its cells were written as they are.
+_VERSION, _LEGAL = 2, (1, 2)
+_FILES = ("embeddings.npy", "table.csv", "left_out.csv")
 
 
 def shard_folder(bank: Path, number: int) -> Path:
@@ -49,18 +54,30 @@ def is_bank_folder(path: str | os.PathLike[str]) -> bool:
     return any((Path(path) / name).is_file() for name in ("bank.json", "build.json"))
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None, version: int = _VERSION) -> pd.DataFrame:
     """A table of a shard; every cell is text."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=columns)
+    try:
+        found = pd.read_csv(
+            check_readable_file(path, "table of a bank"), dtype=str, keep_default_na=False, usecols=columns
+        )
+    except (ValueError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is damaged ({str(error)[:200]}). Next step: build the bank again.") from error
+    return raw_cells(found) if version > 1 else found
 
 
 @lru_cache(maxsize=4)
-def _ids(path: Path, _changed: float) -> np.ndarray:
-    return read_table(path, ["id"])["id"].to_numpy().astype(str)
+def _ids(path: Path, rows: int, version: int, _changed: tuple[int, ...]) -> np.ndarray:
+    found = read_table(path, ["id"], version)["id"].to_numpy().astype(str)
+    if len(found) != rows:
+        raise DataError(f"{path} has {len(found)} rows for {rows} embeddings. Next step: build the bank again.")
+    return found
 
 
-def _shard_ids(path: Path) -> np.ndarray:
-    return _ids(path, path.stat().st_mtime)
+def _shard_ids(path: Path, rows: int, version: int) -> np.ndarray:
+    now = path.stat()
+    return _ids(path, rows, version, (now.st_ino, now.st_mtime_ns, now.st_size))
 
 
 def _sync(path: Path) -> None:
@@ -68,17 +85,30 @@ def _sync(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def read_shard_record(bank: Path, number: int) -> dict[str, Any] | None:
+    """Entry of a block that is on disk and whole; None for one that is missing, damaged or edited."""
+    folder = shard_folder(bank, number)
+    try:
+        record: dict[str, Any] = read_sealed_json(folder / "shard.json", needed=("rows", "sha256", "tables"))
+        found = [sha256_file(folder / name) for name in _FILES]
+    except (OSError, DataError):
+        return None
+    return record if found == [record["sha256"], *record["tables"]] else None
+
+
 def write_shard(
-    bank: Path, number: int, embeddings: np.ndarray, table: pd.DataFrame, left_out: pd.DataFrame
+    bank: Path, number: int, embeddings: np.ndarray, table: pd.DataFrame, left_out: pd.DataFrame, **more: Any
 ) -> dict[str, Any]:
-    """Write a block, whole or not at all; its entry in bank.json."""
+    """Write a block, whole or not at all; its entry in bank.json, with ``more`` in it."""
     folder = shard_folder(bank, number)
     with atomic_path(folder, directory=True) as temporary:
         np.save(temporary / "embeddings.npy", embeddings, allow_pickle=False)
-        table.to_csv(temporary / "table.csv", index=False)
-        left_out.to_csv(temporary / "left_out.csv", index=False)
-        record = {"rows": len(table), "left_out": len(left_out), "sha256": sha256_file(temporary / "embeddings.npy")}
-        write_json(temporary / "shard.json", record)
+        for name, frame in (("table.csv", table), ("left_out.csv", left_out)):
+            # Everything in quotation marks: a file's name may hold a carriage return.
+            plain_cells(frame).to_csv(temporary / name, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        embedded, *tables = (sha256_file(temporary / name) for name in _FILES)
+        record = {"rows": len(table), "left_out": len(left_out), "sha256": embedded, "tables": tables, **more}
+        write_sealed_json(temporary / "shard.json", record)
         for path in temporary.iterdir():
             _sync(path)
     return record
@@ -89,7 +119,7 @@ def finish_bank(bank: Path, records: list[dict[str, Any]], info: dict[str, Any])
     shards = [{"number": n, **r} for n, r in enumerate(records) if r["rows"]]
     first = np.load(shard_folder(bank, shards[0]["number"]) / "embeddings.npy", mmap_mode="r", allow_pickle=False)
     known = {"version": _VERSION, "n": sum(s["rows"] for s in shards), "width": int(first.shape[1])}
-    return write_json(bank / "bank.json", {**known, "dtype": first.dtype.name, **info, "shards": shards})
+    return write_sealed_json(bank / "bank.json", {**known, "dtype": first.dtype.name, **info, "shards": shards})
 
 
 class StoredBank(EmbeddingBank):
@@ -107,18 +137,21 @@ class StoredBank(EmbeddingBank):
         if not (self.path / "bank.json").is_file():
             if (self.path / "build.json").is_file():
                 done = len(list((self.path / "shards").glob("[0-9]*")))
-                of = read_json(self.path / "build.json").get("blocks", "?")
+                of = read_sealed_json(self.path / "build.json", unsealed=True).get("blocks", "?")
                 raise DataError(
                     f"the bank {self.path} is not finished ({done} of {of} blocks). Next step: run the same "
                     "`neuroenc bank build` again; it goes on where it stopped."
                 )
             raise DataError(f"{self.path} holds no bank (no bank.json). Next step: `neuroenc bank build`, or check it.")
-        self.info: dict[str, Any] = read_json(self.path / "bank.json")
-        if self.info.get("version") != _VERSION:
+        self.info: dict[str, Any] = read_sealed_json(self.path / "bank.json", needed=("version",), unsealed=True)
+        if self.info["version"] not in _LEGAL:
             raise DataError(
-                f"{self.path} is a bank of version {self.info.get('version')}; this neuroenc reads {_VERSION}. "
+                f"{self.path} is a bank of version {self.info['version']}; this neuroenc reads {_VERSION}. "
                 "Next step: build it again."
             )
+        missing = [name for name in ("n", "width", "dtype", "shards") if name not in self.info]
+        if missing:
+            raise DataError(f"{self.path / 'bank.json'} lacks {', '.join(missing)}. Next step: copy or build it again.")
         super().__init__([self._part(s) for s in self.info["shards"]])
 
     def _part(self, record: dict[str, Any]) -> tuple[Path, LazyIds]:
@@ -126,8 +159,17 @@ class StoredBank(EmbeddingBank):
         for name in ("embeddings.npy", "table.csv"):
             if not (folder / name).is_file():
                 raise DataError(f"the bank {self.path} lacks {folder.name}/{name}. Next step: copy or build it again.")
-        ids = LazyIds(int(record["rows"]), partial(_shard_ids, folder / "table.csv"))
-        return folder / "embeddings.npy", ids
+        try:
+            rows = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{folder / 'embeddings.npy'} is damaged ({error}). Next step: build it again.") from error
+        if rows.ndim != 2 or len(rows) != record["rows"] or rows.shape[1] != self.info["width"]:
+            raise DataError(
+                f"{folder / 'embeddings.npy'} has shape {rows.shape}, bank.json promises "
+                f"({record['rows']}, {self.info['width']}). Next step: build it again."
+            )
+        n, version = int(record["rows"]), self.info["version"]
+        return rows, LazyIds(n, partial(_shard_ids, folder / "table.csv", n, version))
 
     def __repr__(self) -> str:
         return f"StoredBank({str(self.path)!r}, n={self.n}, width={self.width}, model={self.info.get('model')!r})"
@@ -135,7 +177,7 @@ class StoredBank(EmbeddingBank):
     def tables(self) -> Iterator[pd.DataFrame]:
         """What is known of the rows, shard by shard: ``id, file, licence, licence_url, source, sha256``, and more."""
         for record in self.info["shards"]:
-            yield read_table(shard_folder(self.path, record["number"]) / "table.csv")
+            yield read_table(shard_folder(self.path, record["number"]) / "table.csv", None, self.info["version"])
 
     def table(self) -> pd.DataFrame:
         """One row an image, in the order of the embeddings."""
@@ -144,7 +186,7 @@ class StoredBank(EmbeddingBank):
     def left_out(self) -> pd.DataFrame:
         """Images that are not in the bank: ``id, file, reason, of`` (the image that a duplicate equals)."""
         paths = sorted((self.path / "shards").glob("[0-9]*/left_out.csv"))
-        return pd.concat([read_table(p) for p in paths], ignore_index=True)
+        return pd.concat([read_table(p, None, self.info["version"]) for p in paths], ignore_index=True)
 
     @property
     def ids(self) -> np.ndarray:
@@ -196,7 +238,7 @@ class StoredBank(EmbeddingBank):
         return pd.concat([frame.reset_index(drop=True), rows.reset_index(drop=True)], axis=1)
 
     def verify(self) -> None:
-        """Hash every shard anew.
+        """Hash every shard and its tables anew.
 
         Raises
         ------
@@ -204,9 +246,10 @@ class StoredBank(EmbeddingBank):
             One is not what bank.json promises.
         """
         for record in self.info["shards"]:
-            path = shard_folder(self.path, record["number"]) / "embeddings.npy"
-            if sha256_file(path) != record["sha256"]:
-                raise DataError(f"{path} is damaged (another sha256). Next step: remove its folder and build again.")
+            folder = shard_folder(self.path, record["number"])
+            for name, promised in zip(_FILES, [record["sha256"], *record.get("tables", ())]):
+                if sha256_file(folder / name) != promised:
+                    raise DataError(f"{folder / name} is damaged (another sha256). Next step: build the bank again.")
 
 
 def load_bank(path: str | os.PathLike[str]) -> StoredBank:

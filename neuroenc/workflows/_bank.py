@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,21 +14,40 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, output_folder, read_json, sha256_file, write_json
+from neuroenc._util.files import (
+    check_readable_file,
+    hash_array,
+    output_folder,
+    read_sealed_json,
+    remove_leftovers,
+    sha256_file,
+    write_sealed_json,
+)
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance as provenance_of
+from neuroenc.data import read_picture
+from neuroenc.data._pictures import READER
 from neuroenc.embedding._device import exact_arithmetic, resolve_device
 from neuroenc.embedding._extract import check_batch_size
 from neuroenc.embedding._registry import Backbone, image_backbone
 from neuroenc.retrieval import StoredBank, load_bank
-from neuroenc.retrieval._shards import TABLE_COLUMNS, finish_bank, read_table, shard_folder, write_shard
+from neuroenc.retrieval._shards import (
+    TABLE_COLUMNS,
+    finish_bank,
+    read_shard_record,
+    read_table,
+    shard_folder,
+    write_shard,
+)
 from neuroenc.workflows._bank_inputs import UNKNOWN, read_images
 
 __all__ = ["build_bank"]
 
-_LEFT_OUT = ("id", "file", "reason", "of")
+_LEFT_OUT = ("id", "file", "reason", "of", "sha256")
 _DTYPES = ("float16", "float32")
+_LARGEST_FILE = 2**30
 
 
 def _silent(_: str) -> None:
@@ -65,28 +82,70 @@ class _Builder:
     def __init__(self, out: Path, root: Path, encode: _Encoder, dtype: str, near: float | None) -> None:
         self.out, self.root, self.encode, self.dtype, self.near = out, root, encode, np.dtype(dtype), near
         self.seen: dict[str, str] = {}  # content -> id
+        self.rebuilt = False
 
-    def remember(self, number: int) -> None:
-        """Take in a block that is done."""
-        table = read_table(shard_folder(self.out, number) / "table.csv", ["id", "sha256"])
-        self.seen.update(zip(table["sha256"], table["id"], strict=True))
+    def check(self, number: int, part: pd.DataFrame, record: dict[str, Any] | None) -> tuple[bool, str]:
+        """Whether a block on disk is what would be written now, and the first file that is another than it was.
 
-    def _read(self, file: str) -> tuple[str, Image.Image | None, str]:
-        """Hash, RGB image or None, and why not."""
+        Every file is hashed again: sizes and times of files can stay as they were while the content changes.
+        """
+        if record is None:
+            return False, ""
+        folder = shard_folder(self.out, number)
+        table = read_table(folder / "table.csv", ["id", "sha256"])
+        left = read_table(folder / "left_out.csv")
+        before = dict(zip([*table["id"], *left["id"]], [*table["sha256"], *left["sha256"]], strict=True))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            now = dict(zip(part["id"], pool.map(self._hash, part["file"]), strict=True))
+        for name, file in zip(part["id"], part["file"], strict=True):
+            if before.get(name) != now[name]:
+                return False, str(file)
+        kinds = dict(zip(left["id"], left["reason"], strict=True))
+        twins = dict(zip(left["id"], left["of"], strict=True))
+        near = [name for name, why in kinds.items() if why.startswith("near duplicate")]
+        seen: dict[str, str] = {}
+        for name in part["id"]:
+            if kinds.get(name, "").startswith("unreadable"):
+                continue
+            known = seen.get(now[name], self.seen.get(now[name]))
+            # Which images are copies, and of what, depends on the blocks before this one.
+            if (known is not None) != (kinds.get(name) == "duplicate") or (known or "") != (
+                twins.get(name, "") if name not in near else ""
+            ):
+                return False, ""
+            if known is None:
+                seen[now[name]] = name
+        if self.rebuilt and self.near is not None:
+            return False, ""
+        kept = set(table["id"])
+        self.seen.update({digest: name for digest, name in seen.items() if name in kept})
+        return True, ""
+
+    def _hash(self, file: str) -> str:
+        """SHA-256 of a file; empty where it cannot be read."""
         try:
-            data = (self.root / file).read_bytes()
-        except OSError as error:
-            return "", None, f"unreadable: {error.strerror or error}"
-        digest = hashlib.sha256(data).hexdigest()
+            return sha256_file(check_readable_file(self.root / file))
+        except (OSError, DataError):
+            return ""
+
+    def _read(self, file: str) -> tuple[str, Image.Image | None, str, tuple[str, ...]]:
+        """Hash, RGB image or None, why not, and what was changed."""
+        digest = ""
         try:
-            with Image.open(io.BytesIO(data)) as handle:
-                return digest, handle.convert("RGB"), ""
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return digest, None, f"unreadable: {error}".replace(str(data[:8]), "").replace("\n", " ")[:200]
+            path = check_readable_file(self.root / file)
+            if path.stat().st_size > _LARGEST_FILE:
+                return self._hash(file), None, "unreadable: the file is larger than a picture", ()
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            return digest, *_filled(read_picture(content))
+        except (OSError, DataError) as error:
+            why = getattr(error, "strerror", None) or str(error).split(". Next step")[0]
+            return digest, None, "unreadable: " + " ".join(why.replace(str(self.root / file), "it").split())[:200], ()
 
     def block(self, number: int, table: pd.DataFrame, bar: Any) -> dict[str, Any]:
         """Embed the images of a block and write it."""
         kept: list[dict[str, str]] = []
+        changed: dict[str, int] = {}
         left: list[dict[str, str]] = []
         rows: list[np.ndarray] = []
         step = self.encode.batch_size
@@ -95,8 +154,9 @@ class _Builder:
                 batch = [{str(k): str(v) for k, v in r.items()} for r in table.iloc[a : a + step].to_dict("records")]
                 entries: list[dict[str, str]] = []
                 images: list[Image.Image] = []
-                for entry, (digest, image, why) in zip(batch, pool.map(self._read, (r["file"] for r in batch))):
-                    named = {"id": entry["id"], "file": entry["file"]}
+                read = pool.map(self._read, (r["file"] for r in batch))
+                for entry, (digest, image, why, changes) in zip(batch, read, strict=True):
+                    named = {"id": entry["id"], "file": entry["file"], "sha256": digest}
                     if image is None:
                         left.append({**named, "reason": why, "of": ""})
                     elif digest in self.seen:
@@ -105,6 +165,8 @@ class _Builder:
                         self.seen[digest] = entry["id"]
                         entries.append({**entry, "sha256": digest})
                         images.append(image)
+                        for change in changes:
+                            changed[change] = changed.get(change, 0) + 1
                 if images:
                     found = self._stored(self.encode(images, pool), entries)
                     kept += entries
@@ -118,7 +180,9 @@ class _Builder:
             gone = {entry["id"] for entry in near}
             self.seen = {k: v for k, v in self.seen.items() if v not in gone} if gone else self.seen
         done = pd.DataFrame(kept, columns=list(TABLE_COLUMNS))
-        return write_shard(self.out, number, values, done, pd.DataFrame(left, columns=list(_LEFT_OUT)))
+        out = pd.DataFrame(left, columns=list(_LEFT_OUT))
+        self.rebuilt = True
+        return write_shard(self.out, number, values, done, out, changed=changed)
 
     def _stored(self, values: np.ndarray, entries: list[dict[str, str]]) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -165,22 +229,18 @@ class _Builder:
                 stay.append(n)
         gone = sorted(set(range(len(unit))) - set(stay))
         left = [
-            {"id": kept[n]["id"], "file": kept[n]["file"], "reason": f"near duplicate ({best[n]:.4f})", "of": of[n]}
+            {
+                **{k: kept[n][k] for k in ("id", "file", "sha256")},
+                "reason": f"near duplicate ({best[n]:.4f})",
+                "of": of[n],
+            }
             for n in gone
         ]
         return values[stay], [kept[n] for n in stay], left
 
 
-def _record(out: Path, number: int) -> dict[str, Any] | None:
-    """Entry of a block that was finished before; None for one that is missing or damaged."""
-    folder = shard_folder(out, number)
-    try:
-        record: dict[str, Any] = read_json(folder / "shard.json")
-        if sha256_file(folder / "embeddings.npy") == record["sha256"]:
-            return record
-    except (OSError, ValueError, KeyError):
-        pass
-    return None
+def _filled(read: tuple[Image.Image, tuple[str, ...]]) -> tuple[Image.Image, str, tuple[str, ...]]:
+    return read[0], "", read[1]
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
@@ -210,6 +270,8 @@ def build_bank(
 
     Images are taken in blocks; a block is on disk whole or not at all, and a build that was stopped goes on
     after the last one, to the same bank. Files with equal content are embedded once. Embeddings keep their norms.
+    A build that is run again hashes every file (a small part of the time of embedding them), and embeds blocks anew
+    whose files are others than they were. Pictures are read as `neuroenc.data.read_picture` says.
 
     Parameters
     ----------
@@ -260,9 +322,8 @@ def build_bank(
     batch = check_batch_size(batch_size)
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
-    if isinstance(shard_rows, bool) or int(shard_rows) != shard_rows or shard_rows < 1:
-        raise ConfigError(f"shard_rows={shard_rows!r} is not legal; it must be a whole number of at least 1.")
-    if near_duplicates is not None and not 0 < near_duplicates < 1:
+    shard_rows = check_whole("shard_rows", shard_rows)
+    if near_duplicates is not None and not (isinstance(near_duplicates, (int, float)) and 0 < near_duplicates < 1):
         raise ConfigError(f"near_duplicates={near_duplicates!r} is not legal; it is a cosine between 0 and 1.")
     rows = batch * -(-shard_rows // batch)
     table, root = read_images(source)
@@ -281,6 +342,7 @@ def build_bank(
         "weights": backbone.weights,
         "weights_hash": backbone.weights_hash(),
         "preprocessing": backbone.preprocessing,
+        "reader": READER,
         "dtype": dtype,
         "shard_rows": rows,
         "batch_size": batch,
@@ -288,28 +350,32 @@ def build_bank(
         "blocks": -(-len(table) // rows),
     }
     if (folder / "build.json").is_file():
-        _check_same(read_json(folder / "build.json"), settings, folder)
+        _check_same(read_sealed_json(folder / "build.json", unsealed=True), settings, folder)
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
     else:
-        write_json(folder / "build.json", settings)
-    if (folder / "bank.json").is_file():
-        found = load_bank(folder)
-        say(f"{folder}: finished before, {found.n} images")
-        return found
+        write_sealed_json(folder / "build.json", settings)
     place = resolve_device(device)
     work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)
     records: list[dict[str, Any]] = []
     with progress_bar(desc="bank", total=len(table), show=progress, unit="image") as bar:
         for number in range(settings["blocks"]):
             part = table.iloc[number * rows : (number + 1) * rows]
-            record = _record(folder, number)
-            if record is None:
-                record = work.block(number, part, bar)
-            else:
-                work.remember(number)
+            record = read_shard_record(folder, number)
+            same, other = work.check(number, part, record)
+            if same and record is not None:
                 bar.update(len(part))
+            else:
+                if other:
+                    say(f"{folder}: {other} changed since it was embedded; its block is embedded again")
+                # A bank is finished when all of it is: nobody shall read old and new blocks together.
+                (folder / "bank.json").unlink(missing_ok=True)
+                record = work.block(number, part, bar)
             records.append(record)
+    if not work.rebuilt and (folder / "bank.json").is_file():
+        found = load_bank(folder)
+        say(f"{folder}: finished before, {found.n} images")
+        return found
     return _finish(folder, records, settings, place, say)
 
 
@@ -327,8 +393,7 @@ def _finish(
             f"none of {settings['n_images']} images can be read; the first is {bad['file'].iloc[0]!r} "
             f"({bad['reason'].iloc[0]}). Next step: check the paths of the manifest."
         )
-    for rest in (folder / "shards").glob(".*.tmp"):  # of builds that were killed while writing
-        shutil.rmtree(rest, ignore_errors=True)
+    remove_leftovers(folder)
     counts = {
         "images": settings["n_images"],
         "embedded": n,
@@ -345,7 +410,17 @@ def _finish(
     kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
     # Which device is not part of what the bank is; it is told for the last digits.
     made = provenance_of(step="build bank", device=device, **settings)
-    info = {**kept, "counts": counts, "licences": dict(sorted(licences.items())), "provenance": made}
+    changed: dict[str, int] = {}
+    for record in records:
+        for change, count in record["changed"].items():
+            changed[change] = changed.get(change, 0) + count
+    info: dict[str, Any] = {
+        **kept,
+        "counts": counts,
+        "changed": dict(sorted(changed.items())),
+        "licences": dict(sorted(licences.items())),
+        "provenance": made,
+    }
     finish_bank(folder, records, {**info, "near_duplicates_above": settings["near_duplicates"]})
     shown = "; ".join(f"{r.file} ({r.reason})" for r in bad.head(5).itertuples())
     if len(bad):
@@ -354,6 +429,8 @@ def _finish(
             + ("; ..." if len(bad) > 5 else "") + ". See left_out().",
             stacklevel=3,
         )  # fmt: skip
+    for change, count in info["changed"].items():
+        warnings.warn(f"{count} of {n} pictures: {change}.", stacklevel=3)
     say(
         f"{folder}: {n} of {counts['images']} images ({counts['duplicates']} duplicates, "
         f"{counts['near_duplicates']} near duplicates, {counts['unreadable']} unreadable)"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from neuroenc._util.errors import DataError, nearest_names
 from neuroenc._util.files import read_json
+from neuroenc._util.tables import read_table
+from neuroenc.data._pictures import list_pictures, picture_endings
 
 __all__ = ["COLUMNS", "UNKNOWN", "read_images"]
 
@@ -63,18 +64,22 @@ def _from_manifest(path: Path) -> tuple[pd.DataFrame, Path]:
             raise DataError(f"{path.name} is not a list of images. Legal: [{{'id': ..., 'file': ..., ...}}, ...].")
         rows = found
     else:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        rows = read_table(path, what="manifest").to_dict("records")
     entries = [_entry(row, n, path) for n, row in enumerate(rows)]
+    _check_text([cell for entry in entries for cell in entry.values()], path)
     return pd.DataFrame(entries, columns=list(COLUMNS)), path.parent
 
 
+def _check_text(cells: list[str], path: Path) -> None:
+    """Names that a table can hold: Linux has file names that are no text."""
+    for cell in cells:
+        if "\0" in cell or cell != cell.encode("utf-8", "replace").decode():
+            raise DataError(f"{path}: {cell!r} is not UTF-8 text, which tables of a bank are. Next step: rename it.")
+
+
 def _from_folder(path: Path) -> tuple[pd.DataFrame, Path]:
-    endings = {x for x in Image.registered_extensions() if x not in (".pdf", ".mpg", ".mpeg", ".h5", ".hdf")}
-    files = sorted(
-        p.relative_to(path).as_posix()
-        for p in path.rglob("*")
-        if p.suffix.lower() in endings and p.is_file() and not any(x.startswith(".") for x in p.relative_to(path).parts)
-    )
+    files = list_pictures(path)
+    _check_text(files, path)
     table = pd.DataFrame({"id": files, "file": files})
     return table.reindex(columns=list(COLUMNS), fill_value=""), path
 
@@ -101,14 +106,15 @@ def read_images(source: str | os.PathLike[str]) -> tuple[pd.DataFrame, Path]:
     DataError
         No images, an entry without a file, or ids that are not unique.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist. Next step: give a folder of images, or a manifest (.json, .csv).")
     if not path.is_dir() and path.suffix.lower() not in (".json", ".csv"):
         raise DataError(f"{path.name} is neither a folder nor a manifest. Legal endings: .json, .csv.")
     table, root = _from_folder(path) if path.is_dir() else _from_manifest(path)
     if len(table) == 0:
-        raise DataError(f"{path} holds no images. Next step: check the path; endings such as .jpg, .png, .webp count.")
+        legal = ", ".join(sorted(picture_endings()))
+        raise DataError(f"{path} holds no images. Next step: check the path; these endings count: {legal}.")
     twice = table["id"][table["id"].duplicated()]
     if len(twice):
         raise DataError(f"{len(twice)} ids of {path.name} are not unique; the first is {twice.iloc[0]!r}.")

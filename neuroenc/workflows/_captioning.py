@@ -11,14 +11,13 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array
 from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
 from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._config import CaptionsConfig, FeaturesConfig, RunConfig
-from neuroenc.workflows._evaluate import held_out_predictions, make_ridge
+from neuroenc.workflows._evaluate import held_out_predictions, make_ridge, row_features
 from neuroenc.workflows._inputs import first_captions, make_feature_space
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["CAPTION_NOTES", "caption_run"]
 
@@ -104,16 +103,13 @@ def caption_run(
     bank, shown = _bank(captions, stimuli, text_vectors, mirror)
     if not passed.any():
         say("  captions: no voxel passed the gate")
-    inputs = {
-        "content": hash_array(vectors.values, responses.values, passed),
-        "config": vars(captions), "encoder": vars(config.encoder), "seed": config.seed,
-        "bank": hash_array(bank.values, text_vectors.values), "texts": texts,
-    }  # fmt: skip
+    inputs = content_key(
+        vectors, responses, passed, vars(captions), vars(config.encoder), config.seed, bank, text_vectors, texts
+    )
 
     def work() -> dict[str, pd.DataFrame]:
-        labelled = xr.DataArray(vectors.values, dims=(responses.dims[0], "feature"), coords=_row_coords(responses))
-        encoder = make_ridge(config.encoder, steps.folder / f"captions-ridge-{hash_array(vectors.values)[:8]}-all")
-        encoder.fit(labelled, responses)
+        encoder = make_ridge(config.encoder, steps.folder / f"captions-ridge-{inputs[:16]}-all")
+        encoder.fit(row_features(vectors.values, responses), responses)
         coef, intercept = encoder.to_linear()
         ids = list(text_vectors.stimulus.values)
         decoder = RetrievalDecoder(texts, text_vectors.values, ids, centre=captions.centre)
@@ -131,10 +127,6 @@ def caption_run(
         return {"captions": found.captions, "evidence": found.evidence, "controls": controls}
 
     return scores, steps.frames("decode", inputs, work), shown
-
-
-def _row_coords(responses: xr.DataArray) -> dict[str, Any]:
-    return {str(k): c for k, c in responses.coords.items() if c.dims == (responses.dims[0],)}
 
 
 def _controls(real: pd.DataFrame, shuffled: pd.DataFrame) -> pd.DataFrame:

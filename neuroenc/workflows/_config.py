@@ -33,7 +33,8 @@ class DataConfig:
     """Where responses and stimuli come from: a named data set, or files of your own.
 
     ``name`` with ``options`` (see `neuroenc.data.load_dataset`), or ``responses``: a .nc or .zarr written by
-    `neuroenc.data.save`, a .npy (sample, voxel), or a 4-D NIfTI with ``mask`` (and ``rois``, name to image).
+    `neuroenc.data.save`, a .npy (sample, voxel), or a 4-D NIfTI with ``mask`` (and ``rois``, name to image;
+    ``"labels.nii.gz:1"`` is the region of one label).
     The last two need ``samples``, a CSV with a column stimulus and optionally subject, session, run, repeat.
     ``images`` is a folder whose file names without ending are stimulus ids, ``captions`` a CSV with the
     columns stimulus and caption.
@@ -86,7 +87,9 @@ class EvaluationConfig:
     ``test_ids`` may hold one name instead: a test set of the data, such as "shared1000" of NSD.
 
     ``permutation_mode`` "samples" shuffles all rows, "within" those of a run (or session); "whole" and "shift" exchange
-    or rotate blocks and need ``scheme = "test"``. Cross-validated schemes fit every permutation anew.
+    or rotate blocks and need ``scheme = "test"``. ``permutation_null`` of the other schemes: "refit" predicts every
+    voxel's permuted responses anew, "shared" one set of normal scores for all voxels, at a cost that does not grow with
+    them; "auto" shares from 1000 rows on, except for voxels with heavy tails.
     """
 
     scheme: str = "stimulus"
@@ -94,6 +97,7 @@ class EvaluationConfig:
     test_ids: list[str] = field(default_factory=list)
     permutations: int = 1000
     permutation_mode: str = "samples"
+    permutation_null: str = "auto"
     q: float = 0.05
 
 
@@ -140,6 +144,7 @@ _CHOICES = {
     "encoder.scoring": ("r2", "neg_mse", "r"),
     "evaluation.scheme": ("stimulus", "run", "session", "test"),
     "evaluation.permutation_mode": ("samples", "within", "whole", "shift"),
+    "evaluation.permutation_null": ("auto", "refit", "shared"),
     "captions.gate": ("q", "roi", "none"),
 }
 
@@ -268,7 +273,20 @@ def absolute_data(data: D, folder: Path) -> D:
         return str(folder / name) if name else ""
 
     paths: dict[str, Any] = {k: full(getattr(data, k)) for k in ("responses", "samples", "mask", "images", "captions")}
-    return dataclasses.replace(data, **paths, rois={k: full(v) for k, v in data.rois.items()})
+    return dataclasses.replace(data, **paths, rois={k: full(_region(k, v)) for k, v in data.rois.items()})
+
+
+def _region(name: str, value: Any) -> str:
+    """``{ file = "floc.nii.gz", label = 1 }`` as ``"floc.nii.gz:1"``."""
+    if isinstance(value, Mapping) and set(value) == {"file", "label"}:
+        labels = value["label"] if isinstance(value["label"], list) else [value["label"]]
+        value = f"{value['file']}:{','.join(map(str, labels))}"
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"data.rois.{name} = {value!r} is not legal; write 'mask.nii.gz', 'labels.nii.gz:1' (the voxels of label 1)"
+            " or { file = 'labels.nii.gz', label = 1 }."
+        )
+    return value
 
 
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:

@@ -26,7 +26,7 @@ from neuroenc.workflows._config import EvaluationConfig
 from neuroenc.workflows._demo_icl import few_shot, few_shot_line, few_shot_section, shipped_model, unit_norm
 from neuroenc.workflows._evaluate import noise_ceilings, score_table
 from neuroenc.workflows._inputs import first_captions
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["caption_family", "demo"]
 
@@ -183,8 +183,7 @@ def _fit(
     progress: bool,
 ) -> tuple[xr.Dataset, RidgeEncoder]:
     X, X_test = unit_norm(features, train), unit_norm(features, test)
-    content = hash_array(X.values, train.values)
-    encoder = RidgeEncoder(checkpoint=steps.folder / f"ridge-{content[:16]}", progress=progress)
+    encoder = RidgeEncoder(checkpoint=steps.folder / f"ridge-{content_key(X, train)[:16]}", progress=progress)
     encoder.fit(X, train)
     encoder.save(out / "encoder")
     predicted = encoder.predict(X_test)
@@ -194,7 +193,7 @@ def _fit(
     def work() -> xr.Dataset:
         return score_table(test, predicted, config, ceilings=ceilings, seed=seed)
 
-    scores = steps.arrays("scores", {"content": hash_array(test.values, predicted.values), "seed": seed}, work)
+    scores = steps.arrays("scores", content_key(test, predicted.values, ceilings, vars(config), seed), work)
     return scores, encoder
 
 
@@ -213,8 +212,7 @@ def _captions(
         control = caption_voxels(mixed, bank, decoder, intercept=intercept, n_evidence=0, progress=False)
         return {"captions": real.captions, "evidence": real.evidence, "shuffled": control.captions}
 
-    inputs = {"content": hash_array(coef.values, intercept.values, bank.values, vectors.values), "seed": seed}
-    return steps.frames("captions", inputs, work)
+    return steps.frames("captions", content_key(coef, intercept, bank, vectors, texts, seed), work)
 
 
 def _judge(

@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_array, sha256_file
+from neuroenc._util.files import hash_path
 from neuroenc.encoders import RidgeEncoder
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["few_shot", "few_shot_line", "few_shot_section", "shipped_model", "unit_norm"]
 
@@ -83,11 +83,9 @@ def few_shot(
             table["normalised"] = summarise_curve(curve, n_bootstraps=2, normalise=True)["explained_variance"]
         return {"curve": table}
 
-    inputs = {
-        "content": hash_array(X.values, Y.values, X_query.values, Y_query.values), "seed": seed,
-        "model": sha256_file(model / "model.safetensors"), "methods": list(_NAMES), "sizes": _SIZES, "draws": _DRAWS,
-        "ceiling": None if limit is None else hash_array(limit),
-    }  # fmt: skip
+    inputs = content_key(
+        X, Y, X_query, Y_query, limit, seed, hash_path(model), list(_NAMES), list(_SIZES), _DRAWS
+    )
     table = steps.frames("few-shot", inputs, work)["curve"]
     summary: dict[str, Any] = {}
     for row in table.to_dict("records"):

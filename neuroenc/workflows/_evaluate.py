@@ -10,29 +10,22 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.files import hash_array
+from neuroenc._util.files import hash_array, hash_json
 from neuroenc.data import EncodingData
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.workflows._config import EncoderConfig, EvaluationConfig
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
-__all__ = ["held_out_predictions", "make_ridge", "outer_folds", "score_table", "standardise"]
-
-
-def standardise(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Z-score by the training rows; a feature that never varies there becomes zero."""
-    mean = train.mean(axis=0, dtype=np.float64)
-    scale = train.std(axis=0, dtype=np.float64)
-    scale[scale == 0] = np.inf
-    return [((x - mean) / scale).astype(np.float32) for x in (train, *others)]
+__all__ = ["held_out_predictions", "make_ridge", "outer_folds", "score_table"]
 
 
-def make_ridge(config: EncoderConfig, checkpoint: Any = None) -> RidgeEncoder:
-    """The encoder that ``[encoder]`` describes."""
+def make_ridge(config: EncoderConfig, checkpoint: Any = None, *, standardise: bool = False) -> RidgeEncoder:
+    """The encoder that ``[encoder]`` describes; ``standardise`` is of ``[features]``."""
     return RidgeEncoder(
         config.alphas or None,
         cv=config.cv,
         scoring=config.scoring,
+        standardise=standardise,
         max_memory=config.max_memory or None,
         device=config.device,
         checkpoint=checkpoint,
@@ -93,21 +86,18 @@ def held_out_predictions(
     alpha : array (fold, voxel)
         Penalties that were chosen.
     """
-    content = hash_array(features.values, responses.values)
+    content = content_key(features, responses, vars(config), scale)
     total = np.full(responses.shape, np.nan, dtype=np.float32)
     alphas = []
     for number, (train, test) in enumerate(folds):
-        inputs = {"content": content, "config": vars(config), "scale": scale, "rows": hash_array(train, test)}
+        inputs = {"content": content, "rows": hash_array(train, test)}
+        key = hash_json(inputs)
 
-        def fit(train: np.ndarray = train, test: np.ndarray = test, number: int = number) -> xr.Dataset:
-            X, X_test = features.values[train], features.values[test]
-            if scale:
-                X, X_test = standardise(X, X_test)
+        def fit(train: np.ndarray = train, test: np.ndarray = test, key: str = key) -> xr.Dataset:
             part = responses[train]
-            labelled = xr.DataArray(X, dims=(part.dims[0], "feature"), coords=_rows(part))
-            encoder = make_ridge(config, steps.folder / f"{name}-ridge-{content[:8]}-{number}")
-            encoder.fit(labelled, part)
-            predicted = ("row", "voxel"), encoder.predict(X_test)
+            encoder = make_ridge(config, steps.folder / f"{name}-ridge-{key[:16]}", standardise=scale)
+            encoder.fit(row_features(features.values[train], part), part)
+            predicted = ("row", "voxel"), encoder.predict(features.values[test])
             return xr.Dataset({"predicted": predicted, "alpha": ("voxel", encoder.alpha_)})
 
         result = steps.arrays(f"{name}-fold{number + 1}of{len(folds)}", inputs, fit)
@@ -116,8 +106,12 @@ def held_out_predictions(
     return responses.copy(data=total).rename("predicted"), np.array(alphas)
 
 
-def _rows(part: xr.DataArray) -> dict[str, Any]:
-    return {str(k): c for k, c in part.coords.items() if c.dims == (part.dims[0],)}
+def row_features(values: np.ndarray, responses: xr.DataArray) -> xr.DataArray:
+    """Features (row, feature) under the labels of the responses' rows, one row each."""
+    dim = responses.dims[0]
+    return xr.DataArray(
+        values, dims=(dim, "feature"), coords={str(k): c for k, c in responses.coords.items() if c.dims == (dim,)}
+    )
 
 
 def noise_ceilings(found: EncodingData, prepared: xr.DataArray, scored: xr.DataArray) -> dict[str, np.ndarray]:
@@ -153,7 +147,7 @@ def score_table(
     *,
     ceilings: dict[str, np.ndarray],
     seed: int,
-    p_values: Callable[[np.ndarray | None], np.ndarray] | None = None,
+    p_values: Callable[[np.ndarray | None], tuple[np.ndarray, dict[str, Any]]] | None = None,
 ) -> xr.Dataset:
     """Scores of every voxel with ceilings, permutation p-values and FDR q-values, labels kept.
 
@@ -162,7 +156,8 @@ def score_table(
     measured, predicted : DataArray (row, voxel)
         Rows with NaN predictions are left out.
     p_values : callable, optional
-        Gives p-values from the groups to shuffle within (or None), for cross-validated predictions; without it,
+        Gives p-values and their facts from the groups to shuffle within (or None), for cross-validated predictions;
+        without it,
         responses are shuffled against the predictions, which is right for a test set apart.
     """
     tested = np.isfinite(predicted.values).any(axis=1)
@@ -185,15 +180,16 @@ def score_table(
         if config.permutation_mode != "samples":
             coordinate = "run" if "run" in measured.coords else "session"
             blocks = measured.coords[coordinate].values[tested]
-        facts = {"n_permutations": config.permutations, "mode": config.permutation_mode, "refitted": 1}
+        facts: dict[str, Any] = {"mode": config.permutation_mode}
         if p_values is not None:
-            chance = p_values(blocks)
+            chance, found = p_values(blocks)
+            facts.update(found)
         else:
             test = stats.permutation_test(
                 y, p, mode=config.permutation_mode, blocks=blocks, n_permutations=config.permutations, seed=seed
             )
             chance = test.p
-            facts.update(n_permutations=int(test.n_permutations), refitted=0)
+            facts.update(n_permutations=int(test.n_permutations), null="fixed predictions")
         out["p_value"] = ("voxel", chance, facts)
         out["q_value"] = ("voxel", stats.fdr(chance), {"method": "Benjamini-Hochberg", **facts})
     out.attrs.update({k: v for k, v in measured.attrs.items() if k in ("affine", "volume_shape", "space")})

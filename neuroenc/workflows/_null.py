@@ -1,67 +1,207 @@
-"""Permutation p-values of cross-validated accuracy, with the encoder fitted anew to every permutation."""
+r"""Permutation p-values of cross-validated accuracy: every permutation predicts as the encoder would, fitted anew.
+
+A cross-validated ridge prediction of fold k is ``B diag(1 / (s + alpha)) z + mean``, see `neuroenc.encoders._gram`,
+and the correlation needs three sums over each fold only: of ``y * yhat``, of ``yhat`` and of ``yhat ** 2``. All three
+follow from ``z`` and ``c = B'y``, so that no permutation forms a prediction, and, with more training rows than
+features, nothing is larger than (feature, feature).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri
 
-from neuroenc import stats
+from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc._util.progress import progress
-from neuroenc.encoders._gram import dual_fold, row_gram
+from neuroenc.encoders._gram import dual_fold, gram, is_partition, primal_fold, row_gram
+from neuroenc.encoders._scaling import feature_scaling
 
-__all__ = ["cross_validated_p"]
+__all__ = ["NULLS", "cross_validated_p"]
+
+NULLS = ("auto", "refit", "shared")
+_SHARED_ROWS = 1000
+# Errors of a shared null are shared too: at p = 0.01 this many permutations leave one of a tenth.
+_SHARED_PERMUTATIONS = 10_000
+_BLOCK_BYTES = 2**26
+Rows = np.ndarray
+
+
+class _Part(NamedTuple):
+    """What the responses (row, voxel) of one fold come down to."""
+
+    z: np.ndarray  # (r, v), training rows in the eigenbasis
+    c: np.ndarray  # (r, v), test rows
+    mean: np.ndarray  # (v,), of the training rows
+    total: np.ndarray  # (v,), sum over the test rows
+
+
+class _Folds:
+    """Bases of all folds of one design, and the correlations that follow from them."""
+
+    def __init__(self, X: np.ndarray, folds: Sequence[tuple[Rows, Rows]], scale: bool) -> None:
+        self.n, p = X.shape
+        tested = np.concatenate([test for _, test in folds])
+        if len(tested) != self.n or len(np.unique(tested)) != self.n:
+            raise ConfigError(f"folds test {len(np.unique(tested))} of {self.n} rows, {len(tested)} in all; expected "
+                              "every row once.")  # fmt: skip
+        self.folds = folds
+        self.complete = is_partition(folds, self.n)
+        self.primal = [len(train) >= p for train, _ in folds]
+        X = np.asarray(X, dtype=np.float64) - X.mean(axis=0, dtype=np.float64)
+        self.X = X if any(self.primal) else None
+        total = gram(X) if any(self.primal) and self.complete else None
+        self.bases = []
+        for (train, test), primal in zip(folds, self.primal):
+            weight = 1.0 / feature_scaling(X[train])[1] if scale else None
+            if primal:
+                basis = primal_fold(X, train, test, total, weight, True)
+            else:
+                own = X - X[train].mean(axis=0)
+                basis = dual_fold(row_gram(own if weight is None else own * weight), train, test, True, np.float64)
+            self.bases.append(basis)
+
+    def parts(self, y: np.ndarray) -> list[_Part]:
+        """Of responses (n, v) whose columns have mean 0."""
+        moments = {k: self.X[test].T @ y[test] for k, (_, test) in enumerate(self.folds)
+                   if self.X is not None and (self.primal[k] or self.complete)}  # fmt: skip
+        everything = sum(moments.values()) if self.complete and moments else None
+        found = []
+        for k, ((train, test), basis) in enumerate(zip(self.folds, self.bases)):
+            inner = y[train]
+            mean, total = inner.mean(axis=0), y[test].sum(axis=0)
+            if not self.primal[k]:
+                found.append(_Part(basis.vectors.T @ (inner - mean), basis.test.T @ y[test], mean, total))
+                continue
+            assert self.X is not None
+            own = self.X[train].T @ inner if everything is None else everything - moments[k]
+            own = own - np.outer(basis.train_mean, len(train) * mean)
+            held = moments[k] - np.outer(basis.train_mean, total)
+            found.append(_Part(basis.vectors.T @ own, basis.vectors.T @ held, mean, total))
+        return found
+
+    def sums(self, k: int, part: _Part, alpha: np.ndarray) -> np.ndarray:
+        """Sums (3, v) over the test rows of fold k: of y * yhat, yhat and yhat ** 2, with a penalty (v,) or (1,)."""
+        basis, rows = self.bases[k], len(self.folds[k][1])
+        weighted = part.z / (basis.values[:, None] + alpha)
+        shift = basis.test_mean @ weighted
+        predicted = basis.test @ weighted
+        squares = np.einsum("rv,rv->v", predicted, predicted)
+        return np.stack([
+            np.einsum("rv,rv->v", part.c, weighted) + part.mean * part.total,
+            rows * (shift + part.mean),
+            squares + rows * part.mean * (2 * shift + part.mean),
+        ])  # fmt: skip
+
+    def accuracy(self, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+        """Correlations (v,) of responses (n, v), mean 0, with predictions by ``alphas`` (fold, v)."""
+        sums = sum(self.sums(k, part, alphas[k]) for k, part in enumerate(self.parts(y)))
+        return _correlation(sums, np.einsum("nv,nv->v", y, y), self.n)
+
+
+def _one_over(scale: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def _correlation(sums: np.ndarray, square: np.ndarray | float, n: int) -> np.ndarray:
+    """From sums (3, ...) over all rows; -1 where it is not defined. Responses have mean 0."""
+    cross, total, squares = sums
+    spread = squares - total**2 / n
+    known = (spread > 1e-13 * squares) & (np.asarray(square) > 0)
+    scale = np.sqrt(np.where(known, spread * square, 1.0))
+    return np.where(known, np.clip(cross / scale, -1.0, 1.0), -1.0)
 
 
 def _orders(groups: np.ndarray | None, n: int, n_permutations: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)] if groups is not None else []
     for _ in range(n_permutations):
         if groups is None:
             yield rng.permutation(n)
             continue
         order = np.arange(n)
-        for group in np.unique(groups):
-            rows = np.flatnonzero(groups == group)
-            order[rows] = rng.permutation(rows)
+        for inside in rows:
+            order[inside] = rng.permutation(inside)
         yield order
 
 
+def _standardised(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Mean 0 and variance 1 over all rows, or inside every group; constant ones become 0."""
+    y = y - y.mean(axis=0)
+    if groups is None:
+        return y * _one_over(y.std(axis=0))
+    for group in np.unique(groups):
+        inside = groups == group
+        part = y[inside] - y[inside].mean(axis=0)
+        y[inside] = part * _one_over(part.std(axis=0))
+    return y
+
+
+def _normal_scores(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """(n,): quantiles of the normal distribution, those of its size in every group."""
+    scores = np.empty(n)
+    for group in np.unique(groups) if groups is not None else [None]:
+        inside = np.flatnonzero(groups == group) if groups is not None else np.arange(n)
+        scores[inside] = ndtri((np.arange(len(inside)) + 0.5) / len(inside))
+    return _standardised(scores[:, None], groups)[:, 0]
+
+
+def _heavy(y: np.ndarray) -> np.ndarray:
+    """Voxels whose own tails change the null: the kurtosis enters its variance divided by the number of rows."""
+    return np.mean(y**4, axis=0) > 3 + len(y) / 50
+
+
 def cross_validated_p(
-    designs: list[np.ndarray],
+    features: np.ndarray,
     responses: np.ndarray,
-    folds: list[tuple[np.ndarray, np.ndarray]],
+    folds: Sequence[tuple[Rows, Rows]],
     alphas: np.ndarray,
     *,
+    scale: bool = False,
     groups: np.ndarray | None = None,
     n_permutations: int = 1000,
+    null: str = "auto",
     seed: int = 0,
     show: bool = False,
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, Any]]:
     r"""Chance of a correlation this high when responses do not depend on features.
 
     Predictions of one fold are fitted to the responses of the others. Shuffling the responses against fixed
     predictions ignores that, and its null is too narrow: for ridge with hat matrix H the true variance of
-    :math:`y'Hy` is up to twice :math:`\lVert Hy \rVert^2`. Here every permutation is fitted and predicted anew,
-    with the penalties that the data chose.
+    :math:`y'Hy` is up to twice :math:`\lVert Hy \rVert^2`. Here every permutation is predicted as if the encoder had
+    been fitted to it, with the penalties that the data chose.
 
     Parameters
     ----------
-    designs : list of array (n, p)
-        Features of all rows as each fold sees them (scaled by its training rows).
+    features : array (n, p)
     responses : array (n, v)
     folds : list of (train, test)
         Together they test every row once.
     alphas : array (fold, v)
         Penalty of each fold and voxel.
+    scale : bool
+        Features are scaled to unit variance over each fold's training rows.
     groups : array (n,), optional
         Shuffle within these (runs) only.
-    n_permutations, seed : int
+    n_permutations : int
+    null : {"auto", "refit", "shared"}
+        ``"refit"`` permutes the responses of every voxel. ``"shared"`` permutes one set of normal scores, the same
+        for all voxels with the same penalties: the test rows of a fold never predict themselves, so that the
+        distribution of responses enters the variance of the null by its excess kurtosis over n only, and the cost
+        of a permutation does not grow with the number of voxels; there are at least 10,000. With ``groups`` it tests
+        the correlation of responses standardised within each group. ``"auto"`` shares from 1000 rows on, except for
+        voxels with a kurtosis above 3 + n / 50.
+    seed : int
     show : bool
 
     Returns
     -------
-    array (v,)
-        ``(1 + number of permutations with r at least as high) / (1 + n_permutations)``.
+    p : array (v,)
+        ``(1 + number of permutations with r at least as high) / (1 + number of permutations)``.
+    facts : dict
+        ``null``, ``n_permutations`` and ``n_refitted``, the number of voxels whose own responses were permuted.
 
     Examples
     --------
@@ -69,30 +209,67 @@ def cross_validated_p(
     >>> X, noise = rng.standard_normal((40, 3)), rng.standard_normal((40, 1))
     >>> folds = [(np.arange(20), np.arange(20, 40)), (np.arange(20, 40), np.arange(20))]
     >>> y = np.concatenate([X[:, :1] + noise, noise], axis=1)
-    >>> p = cross_validated_p([X, X], y, folds, np.ones((2, 2)), n_permutations=99)
+    >>> p, _ = cross_validated_p(X, y, folds, np.ones((2, 2)), n_permutations=99)
     >>> bool(p[0] < 0.05 < p[1])
     True
     """
-    n = len(responses)
-    y = np.asarray(responses, dtype=np.float64)
-    bases = []
-    for X, (train, test) in zip(designs, folds):
-        X = np.asarray(X, dtype=np.float64)
-        bases.append(dual_fold(row_gram(X - X[train].mean(axis=0)), train, test, True, np.float64))
-    # (r, v): one penalty for each voxel.
-    shrink = [1.0 / (basis.values[:, None] + alpha) for basis, alpha in zip(bases, alphas)]
+    if null not in NULLS:
+        raise ConfigError(unknown_name("null", null, NULLS))
+    n, v = responses.shape
+    design = _Folds(features, folds, scale)
+    alphas = np.asarray(alphas, dtype=np.float64)
+    width = max(1, _BLOCK_BYTES // (8 * n))
+    blocks = [slice(a, min(a + width, v)) for a in range(0, v, width)]
+    share = null == "shared" or (null == "auto" and n >= _SHARED_ROWS)
+    refit, out, used = np.full(v, not share), np.empty(v), n_permutations
+    if share:
+        measured = np.empty(v)
+        for block in blocks:
+            y = _standardised(np.asarray(responses[:, block], dtype=np.float64), groups)
+            measured[block] = design.accuracy(y, alphas[:, block])
+            if null == "auto":
+                refit[block] = _heavy(y)
+        used = max(n_permutations, _SHARED_PERMUTATIONS)
+        out = _shared_p(design, measured, alphas, groups, used, seed, width, show)
+    left = np.flatnonzero(refit)
+    with progress(total=len(left) * n_permutations, desc="permutations", show=show) as bar:
+        for start in range(0, len(left), width):
+            some = left[start : start + width]
+            y = np.asarray(responses[:, some], dtype=np.float64)
+            y -= y.mean(axis=0)
+            seen = design.accuracy(y, alphas[:, some])
+            at_least = np.zeros(len(some))
+            for order in _orders(groups, n, n_permutations, seed):
+                at_least += design.accuracy(y[order], alphas[:, some]) >= seen - 1e-12
+                bar.update(len(some))
+            out[some] = (1 + at_least) / (1 + n_permutations)
+    return out, {"null": "shared" if share else "refit", "n_permutations": used, "n_refitted": len(left)}
 
-    def accuracy(values: np.ndarray) -> np.ndarray:
-        predicted = np.empty_like(values)
-        for basis, weight in zip(bases, shrink):
-            inner = values[basis.train]
-            mean = inner.mean(axis=0)
-            predicted[basis.held_out] = basis.test @ (weight * (basis.vectors.T @ (inner - mean))) + mean
-        return np.nan_to_num(stats.pearson_r(values, predicted), nan=-1.0)
 
-    measured = accuracy(y)
-    at_least = np.zeros(y.shape[1])
-    orders = _orders(groups, n, n_permutations, seed)
-    for order in progress(orders, desc="permutations", total=n_permutations, show=show):
-        at_least += accuracy(y[order]) >= measured - 1e-12
-    return (1 + at_least) / (1 + n_permutations)
+def _shared_p(
+    design: _Folds, measured: np.ndarray, alphas: np.ndarray, groups: np.ndarray | None, n_permutations: int,
+    seed: int, width: int, show: bool,
+) -> np.ndarray:  # fmt: skip
+    """P-values (v,) from permutations of normal scores: sums of every fold and penalty, put together by voxel."""
+    grids = [np.unique(row, return_inverse=True) for row in alphas]
+    tables = [np.empty((len(grid), 3, n_permutations)) for grid, _ in grids]
+    scores = _normal_scores(groups, design.n)
+    orders = _orders(groups, design.n, n_permutations, seed)
+    with progress(total=n_permutations, desc="permutations", show=show) as bar:
+        for start in range(0, n_permutations, width):
+            stop = min(start + width, n_permutations)
+            drawn = np.stack([scores[next(orders)] for _ in range(start, stop)], axis=1)
+            for k, part in enumerate(design.parts(drawn)):
+                for a, alpha in enumerate(grids[k][0]):
+                    tables[k][a, :, start:stop] = design.sums(k, part, alpha[None])
+            bar.update(stop - start)
+    square = float(scores @ scores)
+    chosen, voxels = np.unique(np.stack([which for _, which in grids]), axis=1, return_inverse=True)
+    voxels = voxels.reshape(-1)
+    members = np.split(np.argsort(voxels, kind="stable"), np.cumsum(np.bincount(voxels))[:-1])
+    p = np.empty(len(measured))
+    for pattern, some in zip(chosen.T, members):
+        found = np.sort(_correlation(sum(t[a] for t, a in zip(tables, pattern)), square, design.n))
+        below = np.searchsorted(found, measured[some] - 1e-12, side="left")
+        p[some] = (1 + n_permutations - below) / (1 + n_permutations)
+    return p

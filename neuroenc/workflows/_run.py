@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_array, output_folder, write_json
+from neuroenc._util.files import hash_array, hash_path, output_folder, write_json, write_text
 from neuroenc._util.provenance import provenance
 from neuroenc.report import roi_summary, write_report
 from neuroenc.workflows._captioning import CAPTION_NOTES, caption_run
@@ -24,12 +24,12 @@ from neuroenc.workflows._evaluate import (
     make_ridge,
     noise_ceilings,
     outer_folds,
+    row_features,
     score_table,
-    standardise,
 )
 from neuroenc.workflows._inputs import load_data, make_feature_space, prepare_responses
 from neuroenc.workflows._null import cross_validated_p
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["run"]
 
@@ -97,14 +97,14 @@ def run(
     ceilings = noise_ceilings(found, single, responses)
     p_values = None
     if config.evaluation.scheme != "test":
-        p_values = _refitted(config, features, responses, folds, alphas, progress)
-    inputs = {
-        "content": hash_array(responses.values, predicted.values, *ceilings.values()),
-        "config": vars(config.evaluation), "seed": config.seed,
-    }  # fmt: skip
+        p_values = _cross_validated(config, features, responses, folds, alphas, progress)
+    seen = content_key(
+        features.values, responses, predicted.values, alphas, folds, ceilings, vars(config.evaluation),
+        config.features.standardise, config.seed,
+    )  # fmt: skip
     scores = steps.arrays(
         "scores",
-        inputs,
+        seen,
         lambda: score_table(
             responses, predicted, config.evaluation, ceilings=ceilings, seed=config.seed, p_values=p_values
         ),
@@ -143,17 +143,16 @@ def run(
     return summary
 
 
-def _refitted(
+def _cross_validated(
     config: RunConfig, features: xr.DataArray, responses: xr.DataArray, folds: Any, alphas: np.ndarray, show: bool
-) -> Callable[[np.ndarray | None], np.ndarray]:
-    """P-values of the cross-validated correlations, every permutation fitted anew."""
+) -> Callable[[np.ndarray | None], tuple[np.ndarray, dict[str, Any]]]:
+    """P-values of the cross-validated correlations."""
 
-    def work(groups: np.ndarray | None) -> np.ndarray:
-        X = features.values
-        designs = [standardise(X[train], X)[1] if config.features.standardise else X for train, _ in folds]
+    def work(groups: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         return cross_validated_p(
-            designs, responses.values, folds, alphas, groups=groups,
-            n_permutations=config.evaluation.permutations, seed=config.seed, show=show,
+            features.values, responses.values, folds, alphas, scale=config.features.standardise, groups=groups,
+            n_permutations=config.evaluation.permutations, null=config.evaluation.permutation_null,
+            seed=config.seed, show=show,
         )  # fmt: skip
 
     return work
@@ -161,18 +160,16 @@ def _refitted(
 
 def _save_encoder(config: RunConfig, features: xr.DataArray, responses: xr.DataArray, out: Path, steps: Steps) -> None:
     """Fit on all rows and keep the encoder, for maps and for other stimuli."""
-    inputs = {"content": hash_array(features.values, responses.values), "encoder": vars(config.encoder)}
-    marker = steps.path("encoder", {**inputs, "scale": config.features.standardise}, ".json")
-    if marker.exists() and (out / "encoder" / "encoder.json").exists():
+    folder = out / "encoder"
+    inputs = content_key(features, responses, vars(config.encoder), config.features.standardise)
+    marker = steps.path("encoder", inputs, ".txt")
+    # The folder may by now hold the encoder of another config.
+    if marker.exists() and folder.is_dir() and marker.read_bytes() == hash_path(folder).encode():
         return
-    X = features.values
-    if config.features.standardise:
-        (X,) = standardise(X)
-    rows = {str(k): c for k, c in responses.coords.items() if c.dims == (responses.dims[0],)}
-    encoder = make_ridge(config.encoder)
-    encoder.fit(xr.DataArray(X, dims=(responses.dims[0], "feature"), coords=rows), responses)
-    encoder.save(out / "encoder")
-    write_json(marker, {"done": True})
+    encoder = make_ridge(config.encoder, standardise=config.features.standardise)
+    encoder.fit(row_features(features.values, responses), responses)
+    encoder.save(folder)
+    write_text(marker, hash_path(folder))
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -5,17 +5,53 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.files import hash_json, read_json, write_json
+from neuroenc._util.errors import DataError
+from neuroenc._util.files import hash_array, hash_json, read_sealed_json, write_sealed_json
 from neuroenc._version import __version__
-from neuroenc.data import load, save
+from neuroenc.data import Stimuli, load, save
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "content_key"]
+
+T = TypeVar("T")
+
+
+def content_key(*things: Any) -> str:
+    """SHA-256 of all that a step reads: values, labels and attributes, never names of files.
+
+    Takes labelled arrays and tables, arrays, `Stimuli` (decoded pictures, captions), and what JSON can hold.
+    Provenance does not count, because it names versions and places that results do not depend on.
+
+    >>> a = xr.DataArray([1.0, 2.0], dims="voxel", coords={"roi": ("voxel", ["V1", "V4"])})
+    >>> content_key(a) == content_key(a.copy()) != content_key(a.assign_coords(roi=("voxel", ["V1", "V2"])))
+    True
+    """
+    return hash_json([_content(thing) for thing in things])
+
+
+def _content(thing: Any) -> Any:
+    if isinstance(thing, xr.Dataset):
+        parts = {str(name): _content(array) for name, array in thing.data_vars.items()}
+        return ["dataset", parts, _content(dict(thing.attrs)), {str(k): _content(c) for k, c in thing.coords.items()}]
+    if isinstance(thing, xr.DataArray):
+        coords = {str(k): [list(map(str, c.dims)), hash_array(c.values)] for k, c in thing.coords.items()}
+        return ["array", list(map(str, thing.dims)), hash_array(thing.values), coords, _content(dict(thing.attrs))]
+    if isinstance(thing, np.ndarray):
+        return hash_array(thing)
+    if isinstance(thing, pd.DataFrame):
+        return [[str(c), hash_array(thing[c].to_numpy())] for c in thing.columns]
+    if isinstance(thing, Stimuli):
+        return ["stimuli", thing.content_hash(), thing.captions]
+    if isinstance(thing, Mapping):
+        return {str(k): _content(v) for k, v in thing.items() if k != "provenance"}
+    if isinstance(thing, (list, tuple)):
+        return [_content(x) for x in thing]
+    return thing
 
 
 def _write_frames(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -26,12 +62,12 @@ def _write_frames(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
         }
         for name, frame in frames.items()
     }
-    write_json(path, record)
+    write_sealed_json(path, record)
 
 
 def _read_frames(path: Path) -> dict[str, pd.DataFrame]:
     frames = {}
-    for name, record in read_json(path).items():
+    for name, record in read_sealed_json(path).items():
         columns = {}
         for column, values in record["columns"].items():
             kind = record["dtypes"][column]
@@ -67,23 +103,33 @@ class Steps:
     def arrays(self, name: str, inputs: Any, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
         """A step whose result is a Dataset, kept as netCDF."""
         path = self.path(name, inputs, ".nc")
-        self._do(name, path, lambda: save(compute(), path))
-        found = load(path)
-        assert isinstance(found, xr.Dataset)
-        return found
+
+        def read() -> xr.Dataset:
+            found = load(path)
+            if not isinstance(found, xr.Dataset):
+                raise DataError(f"{path} holds a {type(found).__name__}; expected a Dataset.")
+            return found
+
+        return self._do(name, path, lambda: save(compute(), path), read)
 
     def frames(
         self, name: str, inputs: Any, compute: Callable[[], Mapping[str, pd.DataFrame]]
     ) -> dict[str, pd.DataFrame]:
         """A step whose result is some tables, kept as JSON."""
         path = self.path(name, inputs, ".json")
-        self._do(name, path, lambda: _write_frames(path, compute()))
-        return _read_frames(path)
+        return self._do(name, path, lambda: _write_frames(path, compute()), lambda: _read_frames(path))
 
-    def _do(self, name: str, path: Path, work: Callable[[], Any]) -> None:
+    def _do(self, name: str, path: Path, work: Callable[[], Any], read: Callable[[], T]) -> T:
         if path.exists():
-            self.say(f"  {name}: done before, taken from {path.parent.name}/")
-            return
+            try:
+                found = read()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                # Whatever is wrong with it, what the step reads is still there.
+                self.say(f"  {name}: {path.parent.name}/{path.name} is damaged; computed again")
+            else:
+                self.say(f"  {name}: done before, taken from {path.parent.name}/")
+                return found
         start = time.perf_counter()
         work()
         self.say(f"  {name}: {time.perf_counter() - start:.1f} s")
+        return read()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
 import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
-from neuroenc._util.errors import DataError
-from neuroenc.data import check_affine, label_rois, load_masked, to_gifti, unmask
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import check_affine, label_rois, load_masked, region_mask, to_gifti, unmask
 
 SHAPE = (3, 4, 2)
 # Oblique: no axis of the volume is parallel to one of the scanner.
@@ -97,7 +99,7 @@ def test_affines_agree_within_rounding_only():
     check_affine(AFFINE, far, atol=0.01)
     with pytest.raises(DataError, match=r"differ by up to 0\.002"):
         check_affine(AFFINE, far)
-    with pytest.raises(DataError, match="differ by up to nan"):
+    with pytest.raises(DataError, match="affine of second holds values that are not finite"):
         check_affine(AFFINE, AFFINE * np.nan)
 
 
@@ -303,3 +305,143 @@ def test_gifti_round_trip_through_files(responses, tmp_path):
 def test_to_gifti_refuses(vertex, hemi, message):
     with pytest.raises(DataError, match=message):
         to_gifti([1.0, 2.0], vertex, hemi)
+
+
+# ---------------------------------------------------------------- masks, regions and headers as data sets publish them
+
+
+def test_values_below_zero_and_nan_are_outside_of_a_mask_and_told(bold, inside):
+    values = np.where(inside, 1.0, 0.0)
+    values[~inside] = np.resize([0, -1, np.nan], (~inside).sum())
+    with pytest.warns(UserWarning, match=rf"mask holds .*the {inside.sum()} voxels above 0 are taken"):
+        part = load_masked(image(bold), image(values))
+    np.testing.assert_array_equal(part.ijk, np.argwhere(inside))
+
+
+@pytest.mark.parametrize("spelling", ["path", "mapping", "several"])
+def test_a_region_is_one_label_of_an_image(tmp_path, bold, spelling):
+    path = tmp_path / "floc.nii.gz"
+    nib.save(image((LABELS - 1).astype("i2")), path)
+    item = {"path": f"{path}:1", "mapping": {"file": path, "label": 1}, "several": f"{path}:1,2"}[spelling]
+    part = load_masked(image(bold), image(np.ones(SHAPE, "u1")), {"FFA": item})
+    wanted = LABELS - 1 >= 1 if spelling == "several" else LABELS - 1 == 1
+    np.testing.assert_array_equal(part.roi.reshape(SHAPE) == "FFA", wanted)
+    assert len(load_masked(image(bold), f"{path}:2").ijk) == 6
+    with pytest.raises(DataError, match=r"unknown label of roi 'FFA' '7'.*Legal: -1, 0, 1, 2"):
+        load_masked(image(bold), image(np.ones(SHAPE, "u1")), {"FFA": f"{path}:7"})
+    with pytest.raises(ConfigError, match="unknown key of roi 'FFA' 'lable'; did you mean 'label'"):
+        load_masked(image(bold), image(np.ones(SHAPE, "u1")), {"FFA": {"file": path, "lable": 7}})
+
+
+def test_labels_are_not_taken_from_an_interpolated_image():
+    with pytest.raises(DataError, match=r"between whole numbers, first 0\.5"):
+        region_mask(image(LABELS / 2), 1)
+    scaled = image(np.round(LABELS * 10).astype("i2"))
+    scaled.header.set_slope_inter(0.1, 0)
+    stored = nib.Nifti1Image.from_bytes(scaled.to_bytes())
+    np.testing.assert_array_equal(np.asarray(region_mask(stored, 3).dataobj), LABELS == 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a_dseg.tsv", "\ufeffIndex\tName \r\n1.0\t V1\r\n2\tNone\r\n3\tV1\r\n"),
+        ("a.csv", "name,label\nV1,3\nNone,2\nV1,1\n"),
+        ("a.tsv", "1\tV1\n2\tNone\n3\tV1\n"),
+    ],
+)
+def test_label_tables_as_others_write_them(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    rois = label_rois(image(LABELS.astype("i2")), tmp_path / name)
+    assert {k: int(np.asarray(v.dataobj).sum()) for k, v in rois.items()} == {"V1": 12, "None": 6}
+
+
+def test_label_tables_that_contradict_themselves(tmp_path):
+    turned = label_rois(image(LABELS.astype("i2")), {"V1": 1, "V2": 2, "V3": 3})
+    np.testing.assert_array_equal(np.asarray(turned["V2"].dataobj), LABELS == 2)
+    for text, message in (
+        ("index\tname\n1\tV1\n1\tV2\n", r"a\.tsv, row 2: label 1 is 'V2' here and 'V1' before"),
+        ("index\tname\n1.5\tV1\n", r"a\.tsv, row 1: '1\.5' -> 'V1' is no label"),
+        ("index\tname\n1\t\n", r"a\.tsv, row 1: '1' -> '' is no label"),
+        ("", r"a\.tsv is not a table of labels"),
+    ):
+        (tmp_path / "a.tsv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            label_rois(image(LABELS.astype("i2")), tmp_path / "a.tsv")
+
+
+def test_images_without_a_usable_place_are_refused(bold, inside, tmp_path):
+    with pytest.raises(DataError, match="mask has no affine"):
+        load_masked(image(bold), Nifti1Image(inside.astype("u1"), None))
+    for value in (0.0, np.nan):
+        content = bytearray(image(inside.astype("u1")).to_bytes())
+        for row in range(3):
+            # Third number of srow_x, srow_y, srow_z in the header.
+            content[288 + 16 * row : 292 + 16 * row] = np.float32(value).tobytes()
+        with pytest.raises(DataError, match="no place in space"):
+            load_masked(image(bold), Nifti1Image.from_bytes(bytes(content)))
+    grey = nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(inside, affine=AFFINE)
+    nib.save(nib.Cifti2Image(np.ones((1, int(inside.sum())), "f4"), grey), tmp_path / "a.dscalar.nii")
+    with pytest.raises(DataError, match=r"a\.dscalar\.nii holds Cifti2Image"):
+        load_masked(image(bold), tmp_path / "a.dscalar.nii")
+    nib.save(nib.gifti.GiftiImage(), tmp_path / "a.gii")
+    with pytest.raises(DataError, match="holds GiftiImage"):
+        load_masked(image(bold), tmp_path / "a.gii")
+    with pytest.raises(DataError, match="holds complex64 values"):
+        load_masked(image(bold.astype("c8")), image(inside.astype("u1")))
+
+
+def test_headers_that_make_up_or_contradict_the_place_are_told(inside, tmp_path):
+    bare = image(inside.astype("u1"), np.diag([2.0, 2, 2, 1]))
+    bare.set_sform(None, 0)
+    bare.set_qform(None, 0)
+    nib.save(bare, tmp_path / "bare.nii")
+    with pytest.warns(UserWarning, match=r"bare\.nii has neither sform nor qform"):
+        load_masked(tmp_path / "bare.nii", tmp_path / "bare.nii")
+    two = image(inside.astype("u1"))
+    moved = AFFINE.copy()
+    moved[1, 3] += 7
+    two.set_sform(AFFINE, 1)
+    two.set_qform(moved, 1)
+    nib.save(two, tmp_path / "two.nii")
+    with pytest.warns(UserWarning, match="sform and qform place its corners up to 7"):
+        load_masked(tmp_path / "two.nii", tmp_path / "two.nii")
+
+
+@pytest.mark.parametrize(("zoom", "unit", "found"), [
+    (2.0, "sec", 2.0), (1500, "msec", 1.5), (2.0, "unknown", 2.0), (2000, "unknown", None), (2000, "sec", None),
+    (0.0, "sec", None), (2.0, "hz", None),
+])  # fmt: skip
+def test_repetition_time_is_the_headers_or_unknown(bold, inside, zoom, unit, found):
+    run = image(bold)
+    run.header.set_zooms((1.8, 2, 3.5, zoom))
+    run.header.set_xyzt_units("mm", unit)
+    assert load_masked(run, image(inside.astype("u1"))).tr == found
+
+
+def test_a_file_damaged_inside_is_named(bold, inside, tmp_path):
+    nib.save(image(np.random.default_rng(0).standard_normal((*SHAPE, 500))), tmp_path / "a.nii.gz")
+    content = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    content[3000:3400] = bytes(400)
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.nii\.gz"):
+        load_masked(tmp_path / "a.nii.gz", image(inside.astype("u1")))
+    os.mkfifo(tmp_path / "pipe.nii")
+    with pytest.raises(DataError, match="is a FIFO"):
+        load_masked(tmp_path / "pipe.nii", image(inside.astype("u1")))
+
+
+def test_unmask_compares_what_values_and_like_say(bold, inside):
+    part = load_masked(image(bold), image(inside.astype("u1")))
+    responses = part.responses(stimulus=list("abcde"))
+    moved = AFFINE.copy()
+    moved[0, 3] += 4
+    with pytest.raises(DataError, match="affines of the values and 'like' differ by up to 4"):
+        unmask(responses, like=image(bold, moved))
+    with pytest.raises(DataError, match="affines of affine= and the values differ"):
+        unmask(responses, affine=moved)
+    with pytest.raises(DataError, match="volume"):
+        unmask(responses, like=image(np.ones((3, 4, 3))))
+    other = responses.assign_coords(i=("voxel", responses.i.values[::-1]))
+    with pytest.raises(DataError, match="other i, j, k"):
+        unmask(responses, like=other)

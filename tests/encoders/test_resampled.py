@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.linear_model import Ridge
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, resampled_rows, ridge_weights
 
 
@@ -55,3 +57,14 @@ def test_what_cannot_be_resampled_is_refused():
         ridge_weights(np.zeros((3, 2)), np.zeros((4, 1)), 1)
     with pytest.raises(DataError, match="finite"):
         ridge_weights(np.full((3, 2), np.nan), np.zeros((3, 1)), 1)
+
+
+def test_penalties_are_matched_by_voxel():
+    rng = np.random.default_rng(0)
+    ids = [f"s{k}" for k in range(20)]
+    X = make_features(rng.standard_normal((20, 3)), stimulus=ids)
+    Y = make_responses(rng.standard_normal((20, 3)), stimulus=ids, dim="stimulus", voxel=[4, 5, 6])
+    alpha = xr.DataArray([0.1, 1.0, 10.0], dims="voxel", coords={"voxel": [4, 5, 6]})
+    np.testing.assert_array_equal(ridge_weights(X, Y, alpha[::-1])[0], ridge_weights(X, Y, alpha)[0])
+    with pytest.raises(DataError, match="order"):
+        ridge_weights(X[::-1], Y, alpha)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+import xarray as xr
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc.data import make_responses
+from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, select_features
 from neuroenc.stats import permutation_test, score
 
@@ -142,3 +143,22 @@ def test_errors_say_what_to_do(change, error, message):
     given = {"candidates": {"a": np.ones((20, 2))}, **change}
     with pytest.raises(error, match=message):
         select_features(given.pop("candidates"), np.random.default_rng(0).random((20, 2)), **given)
+
+
+def test_labels_of_voxels_are_matched_and_spaces_are_compared_with_each_other():
+    x = layers(60, 2, 3)
+    y = np.random.default_rng(1).standard_normal((60, 4))
+    ids = [f"s{k:02d}" for k in range(60)]
+    labelled = {k: make_features(v, stimulus=ids) for k, v in x.items()}
+    responses = make_responses(y, stimulus=ids, dim="stimulus", voxel=[7, 8, 9, 10])
+    per = xr.DataArray(["x", "x", "y", "y"], dims="voxel", coords={"voxel": [7, 8, 9, 10]})
+    settings = {"encoder": RidgeEncoder([1.0]), "cv": 3, "inner_cv": 3, "metric": "r2"}
+    found, turned = (select_features(labelled, responses, per=p, **settings) for p in (per, per[::-1]))
+    np.testing.assert_array_equal(found.score, turned.score)
+    with pytest.raises(DataError, match="missing"):
+        select_features(labelled, responses, per=per.assign_coords(voxel=[1, 2, 3, 4]), **settings)
+    # Neither is compared with responses that have no labels, but with each other.
+    with pytest.raises(DataError, match="order"):
+        select_features({"a": labelled["layer0"], "b": labelled["layer1"][::-1]}, y, **settings)
+    with pytest.raises(ConfigError, match="distinct"):
+        select_features({1: x["layer0"], "1": x["layer1"]}, y, **settings)

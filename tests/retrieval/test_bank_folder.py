@@ -92,7 +92,7 @@ def test_what_is_damaged_or_unfinished_says_so(stored, tmp_path):
     with pytest.raises(DataError, match="holds no bank"):
         load_bank(tmp_path)
     write_json(folder / "bank.json", {"version": 9})
-    with pytest.raises(DataError, match="version 9; this neuroenc reads 1"):
+    with pytest.raises(DataError, match="version 9; this neuroenc reads 2"):
         load_bank(folder)
 
 

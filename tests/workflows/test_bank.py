@@ -223,3 +223,98 @@ def test_the_command(scenes, tmp_path):
     wrong = CliRunner().invoke(app, ["bank", "info", str(tmp_path)])
     assert wrong.exit_code == 2
     assert "holds no bank" in wrong.stderr
+
+
+def rows_of(bank):
+    return dict(zip(bank.ids.tolist(), np.concatenate([c.rows for c in bank.chunks(100)]), strict=True))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_picture_that_changed_is_embedded_again(scenes, tmp_path, finished):
+    folder, said = tmp_path / "images", []
+    folder.mkdir()
+    for n in range(8):
+        shutil.copy(scenes / f"{n:02d}.png", folder)
+    shutil.copy(scenes / "00.png", folder / "07.png")  # a copy, until the first changes
+    options = {"shard_rows": 4, "batch_size": 4, "progress": False, "say": said.append}
+    build_bank(folder, tmp_path / "bank", **options)
+    if not finished:
+        (tmp_path / "bank" / "bank.json").unlink()
+    before = (folder / "00.png").stat()
+    new = (scenes / "20.png").read_bytes()
+    # Of the same size and time as before: content alone tells.
+    (folder / "00.png").write_bytes(new[: before.st_size] + b"\0" * (before.st_size - len(new)))
+    if len(new) > before.st_size:
+        (folder / "00.png").write_bytes(new)
+    os.utime(folder / "00.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = build_bank(folder, tmp_path / "bank", **options)
+    fresh = build_bank(folder, tmp_path / "fresh", **options)
+    assert contents(tmp_path / "bank") == contents(tmp_path / "fresh")
+    assert again.n == fresh.n == 8  # 07.png is no copy any more, in a block whose own files stayed
+    assert any("00.png changed" in line for line in said)
+    said.clear()
+    build_bank(folder, tmp_path / "bank", **options)
+    assert said == [f"{tmp_path / 'bank'}: finished before, 8 images"]
+
+
+def test_edited_tables_of_blocks_are_noticed(scenes, tmp_path):
+    build_bank(scenes, tmp_path / "bank", progress=False)
+    good = contents(tmp_path / "bank")
+    path = tmp_path / "bank" / "shards" / "00000000" / "table.csv"
+    path.write_text(path.read_text().replace("unknown", "CC0"))
+    with pytest.raises(DataError, match=r"table\.csv is damaged"):
+        as_bank(tmp_path / "bank").verify()
+    build_bank(scenes, tmp_path / "bank", progress=False)
+    assert contents(tmp_path / "bank") == good
+    info = tmp_path / "bank" / "bank.json"
+    info.write_text(info.read_text().replace('"n_images": 40', '"n_images": 41'))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        as_bank(tmp_path / "bank")
+
+
+def test_odd_ids_come_back_and_run_in_no_spreadsheet(scenes, tmp_path):
+    ids = ["=1+1", "'=x", "-1.5", "+cmd|a", "@b", "'", "a\rb", "c,\"d", "\u00e9"]
+    entries = [{"id": i, "file": str(scenes / f"{n:02d}.png")} for n, i in enumerate(ids)]
+    (tmp_path / "m.json").write_text(json.dumps(entries))
+    bank = build_bank(tmp_path / "m.json", tmp_path / "bank", progress=False)
+    assert bank.ids.tolist() == ids
+    assert as_bank(tmp_path / "bank").names(np.arange(len(ids))).tolist() == ids
+    assert bank.trace(["=1+1", "'=x"])["file"].tolist() == [e["file"] for e in entries[:2]]
+    raw = pd.read_csv(tmp_path / "bank" / "shards" / "00000000" / "table.csv", dtype=str)["id"]
+    assert not any(x.startswith(("=", "+", "@")) for x in raw)
+
+
+def test_what_is_no_ordinary_file_is_left_out_and_never_waited_for(scenes, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(scenes / "00.png", folder)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "inner.png").mkdir()
+    (folder / "short.png").write_bytes((scenes / "01.png").read_bytes()[:100])
+    with pytest.warns(UserWarning, match="3 of 4 images cannot be read"):
+        bank = build_bank(folder, tmp_path / "bank", progress=False)
+    reasons = bank.left_out().set_index("id")["reason"]
+    assert "FIFO" in reasons["pipe.png"]
+    assert "device" in reasons["zero.png"]
+    assert not reasons.str.contains("0x").any()  # no address of an object: equal builds give equal files
+    with pytest.warns(UserWarning, match="3 of 4"):
+        build_bank(folder, tmp_path / "other", progress=False)
+    assert contents(tmp_path / "bank") == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", b"id,file\n\xff\xfe,a\n", "not UTF-8"),
+        ("m.csv", b"", "is empty"),
+        ("m.csv", b"id,file\na,b,c\n", "line 2: 3 cells"),
+        ("m.json", b'[{"file": ', "is not JSON"),
+        ("m.json", b'[{"file": "a\\ud800.png"}]', "UTF-8"),
+        ("m.json", b'[{"file": "a.png", "id": "x"}, {"file": "b.png", "id": "x"}]', "not unique"),
+    ],
+)
+def test_manifests_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        build_bank(tmp_path / name, tmp_path / "bank", progress=False)

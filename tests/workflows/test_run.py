@@ -15,6 +15,7 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders import load_encoder
 from neuroenc.workflows import read_config, run
 
 N, P = 60, 12
@@ -206,6 +207,44 @@ def test_samples_of_another_length(folder):
         run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
 
 
+def test_another_region_of_the_same_voxels_is_not_taken_from_before(folder):
+    """Labels are read by the steps too: scores carry them."""
+    config = read_config(folder / "run.toml")
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    old = nib.load(folder / "signal.nii.gz")
+    roi = np.asarray(nib.load(folder / "mask.nii.gz").dataobj).copy()
+    roi[:2] = 0
+    nib.save(nib.Nifti1Image(roi, old.affine), folder / "signal.nii.gz")
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    run(config, folder / "new", progress=False, say=lambda _: None)
+    assert files(folder / "out") == files(folder / "new")
+
+
+def test_the_encoder_of_another_config_in_the_same_folder_is_replaced(folder):
+    config = read_config(folder / "run.toml")
+    other = read_config(folder / "run.toml", ["encoder.alphas=[3.0]"])
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    first = files(folder / "out")
+    run(other, folder / "out", progress=False, say=lambda _: None)
+    assert load_encoder(folder / "out" / "encoder").alpha_.max() == 3.0
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    assert files(folder / "out") == first
+
+
+def test_damaged_steps_are_computed_again(folder):
+    config = read_config(folder / "run.toml")
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    first = files(folder / "out")
+    steps = sorted(p for p in (folder / "out" / ".steps").iterdir() if p.is_file())
+    assert len(steps) == 5
+    for path in steps:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    lines: list[str] = []
+    run(config, folder / "out", progress=False, say=lines.append)
+    assert sum("is damaged" in line for line in lines) == 4
+    assert files(folder / "out") == first
+
+
 def test_steps_give_back_what_they_were_given(tmp_path):
     from neuroenc.workflows._steps import Steps
 
@@ -222,3 +261,21 @@ def test_steps_give_back_what_they_were_given(tmp_path):
     xr.testing.assert_identical(steps.arrays("d", 1, never), dataset)
     with pytest.raises(AssertionError):
         steps.arrays("d", 2, never)
+
+
+def test_a_key_covers_labels_pictures_and_texts():
+    from neuroenc.workflows._steps import content_key
+
+    y = xr.DataArray(np.ones((2, 3)), dims=("stimulus", "voxel"), coords={"stimulus": ["a", "b"], "voxel": [0, 1, 2]})
+    pictures = np.zeros((2, 4, 4, 3), "uint8")
+    shown = data.Stimuli(["a", "b"], pictures, captions=[["x"], ["y"]])
+    things = [
+        y, y.assign_coords(stimulus=["b", "a"]), y.assign_coords(roi=("voxel", ["", "V1", ""])),
+        y.assign_attrs(affine=[1.0, 2.0]), y.astype("float32"), y.to_dataset(name="r"), y.values, [y.values, 1], None,
+        shown, data.Stimuli(["a", "b"], pictures + 1, captions=[["x"], ["y"]]), data.Stimuli(["a", "b"], pictures),
+        data.Stimuli(["a", "b"], pictures, captions=[["x"], ["z"]]), pd.DataFrame({"a": ["x"]}),
+    ]  # fmt: skip
+    keys = [content_key(thing) for thing in things]
+    assert len(set(keys)) == len(things)
+    assert keys == [content_key(thing) for thing in things]
+    assert content_key(y.assign_attrs(provenance="of another day")) == keys[0]

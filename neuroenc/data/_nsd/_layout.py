@@ -27,7 +27,7 @@ _ENDINGS = {"volume": ("hdf5", "nii.gz"), "surface": ("hdf5", "mgh", "mgz")}
 
 def surface_values(path: Path, what: str) -> np.ndarray:
     """One value per vertex (or (vertex, n)) of a FreeSurfer overlay."""
-    values = np.asarray(image_values(open_image(path, what), what))
+    values = np.asarray(image_values(open_image(path, what, surface=True), what))
     return values.reshape(len(values), -1) if values.size > len(values) else values.reshape(-1)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import image_values, open_image
-from neuroenc.data._masked import _read_table
+from neuroenc.data._masked import read_labels
 from neuroenc.data._nsd._layout import Layout
 
 __all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "food_path", "joined_names", "nsd_mask", "nsd_rois"]
@@ -87,7 +87,7 @@ class Regions:
         """Label numbers and names, from the colour table or as documented."""
         if file not in self._tables:
             path = self.layout.colour_table(file)
-            names = _read_table(path) if path else dict(enumerate(FILES[file], start=1))
+            names = read_labels(path) if path else dict(enumerate(FILES[file], start=1))
             self._tables[file] = {k: v.rstrip("\\") for k, v in names.items() if k > 0}
         return self._tables[file]
 

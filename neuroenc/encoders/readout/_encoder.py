@@ -12,7 +12,7 @@ import torch
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders._base import check_choice
-from neuroenc.encoders._labels import sample_coords
+from neuroenc.encoders._labels import describe_features, sample_coords
 from neuroenc.encoders.readout._closed import solve_ridge
 from neuroenc.encoders.readout._fitted import FittedReadout
 from neuroenc.encoders.readout._losses import make_loss
@@ -196,6 +196,7 @@ class ReadoutEncoder(FittedReadout):
         maps = as_maps(X)
         second = None if context is None else as_maps(context)
         self._remember(X, y)
+        self._context_features_ = describe_features(context)
         Y = masked_responses(X, y, maps, self._voxels_)
         loss.check(Y)
         if second is not None:

@@ -10,13 +10,12 @@ import torch
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
-from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._devices import pick_torch_device
-from neuroenc.encoders._labels import wrap
+from neuroenc.encoders._labels import match_features, wrap
 from neuroenc.encoders.readout._closed import raw_weights
 from neuroenc.encoders.readout._engine import predict_maps
 from neuroenc.encoders.readout._linear import LinearReadout
@@ -51,6 +50,7 @@ class FittedReadout(LinearEncoder):
     dropped_: int
     images_: bool
     map_mean_: np.ndarray | None
+    _context_features_: dict[str, Any] = {}  # noqa: RUF012  (replaced, never changed)
     map_scale_: np.ndarray | None
 
     def _build(self, core: Any) -> EncoderModule:
@@ -79,6 +79,9 @@ class FittedReadout(LinearEncoder):
     def _new(self, X: Any, context: Any) -> tuple[Maps, Maps | None]:
         """Features like those of `fit`, standardised."""
         check_is_fitted(self, "model_")
+        X = match_features(self._features_, X)
+        if context is not None:
+            context = match_features(self._context_features_, context, "context")
         maps, second = as_maps(X), None if context is None else as_maps(context)
         if maps.shape[1:] != tuple(self.in_shape_) or (maps.dtype == np.uint8) != self.images_:
             raise DataError(
@@ -110,17 +113,7 @@ class FittedReadout(LinearEncoder):
 
     def score_voxels(self, X: Any, Y: Any, metric: str = "r", context: Any = None) -> Any:
         """Score (voxel,) on new stimuli, of those that each voxel saw; see `LinearEncoder.score_voxels`."""
-        if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
-            align(X, Y)
-        predicted = np.asarray(self.predict(X, context))
-        measured = np.asarray(Y.values if isinstance(Y, xr.DataArray) else Y)
-        if measured.shape != predicted.shape:
-            raise DataError(f"responses have shape {measured.shape}, predictions {predicted.shape}.")
-        scores = stats.score(measured.reshape(len(measured), -1), predicted.reshape(len(predicted), -1), metric=metric)
-        if self._voxels_ is None:
-            return scores
-        attrs = {"metric": metric, "n_stimuli": len(measured)}
-        return xr.DataArray(scores, dims="voxel", coords=self._voxels_, name=metric, attrs=attrs)
+        return self._scores(X, Y, self.predict(X, context), metric)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean R2 over voxels, of the stimuli that each saw."""
@@ -130,7 +123,7 @@ class FittedReadout(LinearEncoder):
 
     def _labelled(self, found: xr.Dataset) -> xr.Dataset:
         back = np.argsort(self.columns_)
-        return found.isel(voxel=back).assign_coords(self._voxels_ or {"voxel": np.arange(len(back))})
+        return self._placed(found.isel(voxel=back).assign_coords(self._voxels_ or {"voxel": np.arange(len(back))}))
 
     def receptive_field(self) -> xr.Dataset | None:
         """Centre ``x``, ``y`` and ``size`` of each voxel, or None where the readout has no places.
@@ -149,8 +142,8 @@ class FittedReadout(LinearEncoder):
         """Weights over voxel and channel, y, x; of standardised maps where ``standardise`` is true."""
         check_is_fitted(self, "model_")
         found = self._labelled(self.model_.weights())
-        found.attrs = {"standardised": int(self.standardise), "readout": self.readout, "units": self._units_}
-        return found
+        attrs = {"standardised": int(self.standardise), "readout": self.readout, "units": self._units_}
+        return found.assign_attrs(attrs)
 
     def warp_spread(self, X: Any, context: Any = None) -> xr.Dataset | None:
         """How much each voxel's mask moves with content (s.d. over ``X``), or None where nothing moves."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroenc._util.arrays import as_numpy, refuse_sparse
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
+from neuroenc.encoders._folds import positions
 
 __all__ = ["MapArray", "Maps", "as_maps", "map_moments", "positions"]
 
@@ -38,12 +39,14 @@ class MapArray:
     """
 
     def __init__(self, array: Any) -> None:
+        refuse_sparse(array, "features")
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
             array = np.asarray(array)
         if isinstance(array, xr.DataArray):
             array = _ordered(array)
         self.array, self.note, self.dropped = array, "", 0
-        self.dtype = np.dtype(str(array.dtype).removeprefix("torch."))
+        # numpy has no bfloat16; such maps are read as float32.
+        self.dtype = np.dtype(str(array.dtype).removeprefix("torch.").replace("bfloat16", "float32"))
         if self.dtype.kind not in "fiub":
             raise DataError(f"features have dtype {self.dtype}; expected numbers. Next step: convert them to float32.")
         n, *rest = (int(k) for k in array.shape)
@@ -84,11 +87,7 @@ class MapArray:
     def read(self, rows: Any) -> np.ndarray:
         """Maps (k, C, H, W) of a slice or of ascending positions."""
         part = self.array[rows]
-        if isinstance(part, xr.DataArray):
-            part = part.values
-        elif isinstance(part, Tensor):
-            part = part.detach().cpu().numpy()
-        part = np.asarray(part)
+        part = as_numpy(part, "features")
         if part.ndim == 3:
             part = part[:, self.dropped :].transpose(0, 2, 1)
         return part.reshape(len(part), *self.shape[1:])
@@ -229,20 +228,3 @@ def map_moments(array: MapArray) -> tuple[np.ndarray, np.ndarray]:
     # What is constant stays so up to rounding; dividing by that rounding would make noise of it.
     constant = scale <= 1e-10 * np.maximum(np.abs(mean), 1e-300)
     return mean, np.where(constant, 1.0, scale)
-
-
-def positions(rows: Sequence[int] | np.ndarray | Any, n: int, what: str) -> np.ndarray:
-    """Row positions as an int64 array, from positions or a mask of all rows."""
-    values = np.atleast_1d(np.asarray(rows))
-    if values.dtype == bool:
-        if values.shape != (n,):
-            raise DataError(f"{what} is a mask of shape {values.shape}; there are {n} rows.")
-        return np.flatnonzero(values)
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-        raise DataError(f"{what} must be row positions; found dtype {values.dtype}, shape {values.shape}.")
-    values = values.astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() >= n):
-        raise DataError(f"{what} holds position {int(values.max())}; there are {n} rows, 0 to {n - 1}.")
-    if len(np.unique(values)) < len(values):
-        raise DataError(f"{what} names {len(values) - len(np.unique(values))} rows twice.")
-    return values

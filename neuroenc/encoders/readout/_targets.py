@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders.readout._maps import MapArray, positions
@@ -23,7 +24,7 @@ def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | No
     """
     like: Any = maps  # it has a length and a dtype, which is all that is looked at
     checked, _ = check_responses(X, y, like)
-    values = np.asarray(checked.detach().cpu() if hasattr(checked, "detach") else checked)
+    values = as_numpy(checked, "responses")
     if values.dtype.kind not in "fiub":
         raise DataError(f"responses have dtype {values.dtype}; expected numbers. Next step: convert them to float32.")
     values = values.astype(np.float32)

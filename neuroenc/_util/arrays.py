@@ -1,0 +1,63 @@
+"""Arrays of other packages as numpy arrays, without losing what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroenc._util.errors import DataError
+
+__all__ = ["as_numpy", "is_dask", "is_torch", "refuse_sparse"]
+
+
+def is_torch(x: Any) -> bool:
+    """Whether x is a torch tensor, without importing torch."""
+    return type(x).__module__.split(".")[0] == "torch" and hasattr(x, "detach")
+
+
+def is_dask(x: Any) -> bool:
+    """Whether x is, or labels, a dask array, without importing dask."""
+    data = x.variable._data if hasattr(x, "variable") and hasattr(x, "dims") else x
+    return type(data).__module__.split(".")[0] == "dask" and hasattr(data, "dask")
+
+
+def refuse_sparse(x: Any, what: str) -> None:
+    """Raise for a scipy.sparse matrix: responses and their scores are dense."""
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise DataError(
+            f"{what} are a sparse matrix of shape {x.shape}; expected a dense array. Next step: {what}.toarray()."
+        )
+
+
+def as_numpy(x: Any, what: str = "values") -> np.ndarray:
+    """A numpy array of any array: numpy, labelled, torch of every dtype and device, dask, table, h5py.
+
+    Masked numbers become NaN, as in xarray: numpy would drop the mask and keep what lies under it.
+
+    Raises
+    ------
+    DataError
+        A sparse matrix, complex numbers, or masked entries that are no numbers.
+
+    >>> as_numpy(np.ma.masked_equal([1, 9], 9)).tolist()
+    [1.0, nan]
+    """
+    refuse_sparse(x, what)
+    if hasattr(x, "dims") and hasattr(x, "values"):
+        return np.asarray(x.values)
+    if is_torch(x):
+        x = x.detach().cpu()
+        # numpy has no bfloat16; float32 holds each of its values.
+        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+        return np.asarray(x.numpy())
+    if isinstance(x, np.ma.MaskedArray):
+        if not np.ma.getmaskarray(x).any():
+            return np.asarray(x.data)
+        if x.dtype.kind not in "fiub":
+            raise DataError(f"{int(np.ma.count_masked(x))} of {x.size} {what} are masked, and {x.dtype} has no NaN.")
+        return np.asarray((x if x.dtype.kind == "f" else x.astype(np.float64)).filled(np.nan))
+    found = np.asarray(x)
+    if found.dtype.kind == "c":
+        raise DataError(f"{what} are complex numbers; expected real ones. Next step: their real part, or magnitude.")
+    return found
