@@ -30,6 +30,7 @@ __all__ = [
     "hash_path",
     "output_folder",
     "read_json",
+    "read_npy",
     "read_sealed_json",
     "read_text",
     "remove_leftovers",
@@ -261,6 +262,36 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}. Next step: write or copy it again.") from error
+
+
+def read_npy(path: str | os.PathLike[str], what: str = "array", *, memory_map: bool = True) -> np.ndarray:
+    """Array of numbers of a ``.npy`` file, memory-mapped; nothing in it is unpickled.
+
+    Raises
+    ------
+    DataError
+        It is missing, no ordinary file, cut short, of another format, or holds Python objects.
+    """
+    path = check_readable_file(path, what)
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+    except MemoryError:
+        raise
+    except Exception as error:
+        with open(path, "rb") as handle:
+            start = handle.read(6)
+        size = path.stat().st_size
+        if start != b"\x93NUMPY":
+            reason = f"is not .npy (it begins with {start!r})" if size else "is empty"
+        elif "object" in str(error).lower():
+            reason = "holds pickled Python objects, which are never opened; expected numbers"
+        else:
+            reason = f"is cut short or damaged ({error})"
+        raise DataError(f"{what} {path} {reason}: {size:,} bytes. Next step: write or copy it again.") from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise DataError(f"{what} {path} is an archive of arrays (.npz); expected one array (.npy).")
+    return found
 
 
 def write_sealed_json(path: str | os.PathLike[str], record: dict[str, Any]) -> Path:

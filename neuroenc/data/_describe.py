@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import read_npy
 from neuroenc.data.loaders._found import Found
 
 __all__ = ["describe", "recognise"]
@@ -89,12 +90,7 @@ def _file(path: Path) -> Found | None:
         return Found("nifti", f"NIfTI, {kind}", path, {"shape": shape}, (),
                      f'load_masked("{path}", mask="MASK.nii.gz")' if len(image.shape) == 4 else "")  # fmt: skip
     if path.suffix == ".npy":
-        import numpy as np
-
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise DataError(f"{path} is no plain array ({error}): it may be pickled, which is not opened.") from error
+        array = read_npy(path)
         has = {"array": f"{array.dtype} {array.shape}"}
         return Found("npy", "NumPy array", path, has, (),
                      f'make_responses(np.load("{path}"), stimulus=IDS)')  # fmt: skip

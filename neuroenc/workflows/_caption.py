@@ -18,6 +18,7 @@ from neuroenc.workflows._caption_readings import Readings
 from neuroenc.workflows._caption_stages import analysed, captioned, checked, grounded
 from neuroenc.workflows._caption_summary import closing_lines, summary_of
 from neuroenc.workflows._captioner import Captioner
+from neuroenc.workflows._preflight import check_caption
 from neuroenc.workflows._steps import Steps
 
 __all__ = ["caption"]
@@ -75,6 +76,7 @@ def caption(
     'prefix'
     """
     start = time.perf_counter()
+    check_caption(config, mirror)
     out, folder = output_folder(out), None if mirror is None else os.fspath(mirror)
     steps = Steps(out / ".steps", say)
     say(f"1/6 data: {config.data.name or Path(config.data.responses).name}")

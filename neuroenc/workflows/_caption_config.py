@@ -6,10 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.workflows._config import DataConfig, EncoderConfig, _build, absolute_data, read_table
+from neuroenc.workflows._config import DataConfig, EncoderConfig, absolute_data, check_data
 from neuroenc.workflows._examples import example_names, read_example
+from neuroenc.workflows._settings import SEED, Legal, absolute, build, read_table
 
 __all__ = [
     "AnalysisConfig",
@@ -38,7 +40,7 @@ class SpaceConfig:
 
     model: str
     pretrained: str = ""
-    stimuli: str = "image"
+    stimuli: Annotated[str, Legal(choices=("image", "captions"))] = "image"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class HeldOutConfig:
     shown three times) or "run" and "session" (the last ``n_last`` of them).
     """
 
-    scheme: str = "stimulus"
-    share: float = 0.2
-    n_last: int = 3
+    scheme: Annotated[str, Legal(choices=("stimulus", "test", "run", "session"))] = "stimulus"
+    share: Annotated[float, Legal(above=0, below=1)] = 0.2
+    n_last: Annotated[int, Legal(least=1)] = 3
     test_ids: list[str] = field(default_factory=list)
-    permutations: int = 1000
+    permutations: Annotated[int, Legal(least=0)] = 1000
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class GateConfig:
     """Who is captioned: ``kind`` "q" (predicted above chance at false discovery rate ``q``), "roi" (also: in one of
     ``rois``, above chance or not) or "none"; and never below ``min_ceiling_r`` where the ceiling is known."""
 
-    kind: str = "q"
-    q: float = 0.05
+    kind: Annotated[str, Legal(choices=("q", "roi", "none"))] = "q"
+    q: Annotated[float, Legal(above=0, below=1)] = 0.05
     rois: list[str] = field(default_factory=list)
-    min_ceiling_r: float = 0.0
+    min_ceiling_r: Annotated[float, Legal(least=0, below=1)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class BankConfig:
 class ProjectionConfig:
     """``method`` "softmax", "nearest", "denoiser" or "none" (a control), and the options of the softmax."""
 
-    method: str = "softmax"
-    temperature: float = 1 / 150
+    method: Annotated[str, Legal(choices=("softmax", "nearest", "denoiser", "none"))] = "softmax"
+    temperature: Annotated[float, Legal(above=0)] = 1 / 150
     renormalise: bool = True
     decouple: bool = True
 
@@ -97,22 +99,22 @@ class DecoderConfig:
     no caption may name, such as "person" where the embeddings cannot show people.
     """
 
-    kind: str = "prefix"
+    kind: Annotated[str, Legal(choices=("prefix", "corpus", "retrieval"))] = "prefix"
     captioner: str = ""
     caption_bank: str = "bank"
-    captions_per_stimulus: int = 2
-    top: int = 3
-    beams: int = 6
-    groups: int = 3
-    diversity: str = "words"
-    diversity_penalty: float = 1.0
-    method: str = "beam"
-    temperature: float = 1.0
-    top_p: float = 0.8
-    max_length: int = 40
-    n: int = 0
+    captions_per_stimulus: Annotated[int, Legal(least=1)] = 2
+    top: Annotated[int, Legal(least=1)] = 3
+    beams: Annotated[int, Legal(least=1)] = 6
+    groups: Annotated[int, Legal(least=1)] = 3
+    diversity: Annotated[str, Legal(choices=("hamming", "words"))] = "words"
+    diversity_penalty: Annotated[float, Legal(least=0)] = 1.0
+    method: Annotated[str, Legal(choices=("beam", "sample"))] = "beam"
+    temperature: Annotated[float, Legal(above=0)] = 1.0
+    top_p: Annotated[float, Legal(above=0, most=1)] = 0.8
+    max_length: Annotated[int, Legal(least=2)] = 40
+    n: Annotated[int, Legal(least=0)] = 0
     centre: bool = True
-    rerank: float | None = None
+    rerank: Annotated[float | None, Legal(least=0)] = None
     without: list[str] = field(default_factory=list)
 
 
@@ -121,7 +123,7 @@ class GroundingConfig:
     """Phrases against the voxel's top images and against its weights; ``intervene`` also while they are written."""
 
     enabled: bool = True
-    images: int = 16
+    images: Annotated[int, Legal(least=1)] = 16
     intervene: bool = False
 
 
@@ -135,10 +137,10 @@ class StabilityConfig:
     voxels whose weights are shuffled for the null.
     """
 
-    folds: int = 5
-    bootstraps: int = 5
-    halves: int = 1
-    null_voxels: int = 100
+    folds: Annotated[int, Legal(least=0)] = 5
+    bootstraps: Annotated[int, Legal(least=0)] = 5
+    halves: Annotated[int, Legal(least=0)] = 1
+    null_voxels: Annotated[int, Legal(least=2)] = 100
     max_voxels: int = 200
 
 
@@ -147,10 +149,10 @@ class AnalysisConfig:
     """``words``: "auto" (spaCy where it is installed), "spacy" or "none". ``clusters``: regions to be split (all with
     at least ``min_voxels`` where empty and ``max_rois`` allows)."""
 
-    words: str = "auto"
+    words: Annotated[str, Legal(choices=("auto", "spacy", "none"))] = "auto"
     clusters: list[str] = field(default_factory=list)
-    min_voxels: int = 30
-    max_rois: int = 6
+    min_voxels: Annotated[int, Legal(least=2)] = 30
+    max_rois: Annotated[int, Legal(least=0)] = 6
     contrast: list[str] = field(default_factory=list)
 
 
@@ -160,7 +162,7 @@ class CaptionConfig:
 
     space: SpaceConfig
     title: str = "Voxel captions"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     notes: list[str] = field(default_factory=list)
     data: DataConfig = field(default_factory=DataConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -175,16 +177,6 @@ class CaptionConfig:
 
 
 _BANKS = ("stimuli", "unseen", "captions")
-_LEGAL = {
-    "space.stimuli": ("image", "captions"),
-    "held_out.scheme": ("stimulus", "test", "run", "session"),
-    "gate.kind": ("q", "roi", "none"),
-    "projection.method": ("softmax", "nearest", "denoiser", "none"),
-    "decoder.kind": ("prefix", "corpus", "retrieval"),
-    "decoder.method": ("beam", "sample"),
-    "decoder.diversity": ("hamming", "words"),
-    "analysis.words": ("auto", "spacy", "none"),
-}
 
 
 def read_caption_config(path: str | os.PathLike[str], overrides: list[str] | None = None) -> CaptionConfig:
@@ -209,24 +201,20 @@ def read_caption_config(path: str | os.PathLike[str], overrides: list[str] | Non
     1
     """
     path = Path(path)
-    config: CaptionConfig = _build(CaptionConfig, read_table(path, overrides, "neuroenc caption --example world"), "")
+    config: CaptionConfig = build(CaptionConfig, read_table(path, overrides, "neuroenc caption --example world"))
     _check(config)
     return _absolute(config, path.resolve().parent)
 
 
 def _check(config: CaptionConfig) -> None:
-    for where, legal in _LEGAL.items():
-        table, key = where.split(".")
-        value = getattr(getattr(config, table), key)
-        if value not in legal:
-            raise ConfigError(unknown_name(f"value of {where}:", value, legal))
-    if bool(config.data.name) == bool(config.data.responses):
-        found = "both" if config.data.name else "neither"
-        raise ConfigError(f'[data] needs either name (a data set, or "world") or responses (your file); found {found}.')
+    check_data(config.data, ', or "world"')
     if config.held_out.scheme == "test" and not config.held_out.test_ids and config.data.name != "world":
         raise ConfigError('[held_out] scheme = "test" needs test_ids.')
-    if not 0 < config.held_out.share < 1:
-        raise ConfigError(f"held_out.share = {config.held_out.share} is not legal; it must be between 0 and 1.")
+    if config.held_out.test_ids and config.held_out.scheme != "test":
+        raise ConfigError(
+            f'[held_out] test_ids are of scheme = "test", and scheme is "{config.held_out.scheme}". '
+            "Next step: leave one of them out."
+        )
     if config.gate.kind == "roi" and not config.gate.rois:
         raise ConfigError('[gate] kind = "roi" needs rois = ["..."].')
     if config.gate.kind == "q" and not config.held_out.permutations:
@@ -236,8 +224,15 @@ def _check(config: CaptionConfig) -> None:
             f'[decoder] kind = "{config.decoder.kind}" needs captioner = "world", "photo" or a folder that '
             "PrefixDecoder.save wrote."
         )
-    if config.decoder.rerank is not None and not config.decoder.rerank >= 0:
-        raise ConfigError(f"decoder.rerank = {config.decoder.rerank} is not legal; it must be at least 0.")
+    if config.decoder.kind != "retrieval" and config.decoder.beams % config.decoder.groups:
+        raise ConfigError(
+            f"decoder.groups = {config.decoder.groups} does not divide decoder.beams = {config.decoder.beams}; "
+            "legal is a divisor."
+        )
+    if config.analysis.contrast and len(config.analysis.contrast) != 2:
+        raise ConfigError(
+            f"analysis.contrast = {config.analysis.contrast} is not legal; it names two regions, or two subjects."
+        )
     if config.decoder.without:
         from neuroenc.captions import load_lexicon
 
@@ -249,27 +244,25 @@ def _check(config: CaptionConfig) -> None:
         raise ConfigError('[bank] source = "unseen" is for the simulated world. Next step: "stimuli" or a data set.')
     if config.space.stimuli == "captions" and config.bank.source == "stimuli":
         raise ConfigError('[space] stimuli = "captions" needs [bank] source = "captions" or a data set.')
-    s = config.stability
-    for name, least in (("folds", "0, or at least 2"), ("bootstraps", "0, or at least 2"), ("halves", "at least 0")):
-        value = getattr(s, name)
-        if value < 0 or (value == 1 and name != "halves"):
-            raise ConfigError(f"stability.{name} = {value} has nothing to agree with; legal: {least}.")
-    if s.max_voxels < 0 or s.max_voxels == 1:
+    for name in ("folds", "bootstraps"):
+        if getattr(config.stability, name) == 1:
+            raise ConfigError(f"stability.{name} = 1 has nothing to agree with; legal is 0, or at least 2.")
+    if config.stability.max_voxels < 0 or config.stability.max_voxels == 1:
         raise ConfigError(
-            f"stability.max_voxels = {s.max_voxels} is not legal: stability is measured on a sample of at least 2 "
-            "voxels, or on all that are captioned (0). Next step: the default, 200."
+            f"stability.max_voxels = {config.stability.max_voxels} is not legal: stability is measured on a sample of "
+            "at least 2 voxels, or on all that are captioned (0). Next step: the default, 200."
         )
-    if s.null_voxels < 2:
-        raise ConfigError(f"stability.null_voxels = {s.null_voxels} is not legal; it must be at least 2.")
 
 
 def _absolute(config: CaptionConfig, folder: Path) -> CaptionConfig:
     decoder, bank = config.decoder, config.bank
-    if (folder / decoder.captioner / "decoder.json").is_file():
-        decoder = dataclasses.replace(decoder, captioner=str(folder / decoder.captioner))
+    captioner = Path(absolute(folder, decoder.captioner))
+    if decoder.captioner and ((captioner / "decoder.json").is_file() or "/" in decoder.captioner):
+        decoder = dataclasses.replace(decoder, captioner=str(captioner))
     # A folder that happens to be called "stimuli" is not meant.
-    if bank.source not in _BANKS and ("/" in bank.source or (folder / bank.source).is_dir()):
-        bank = dataclasses.replace(bank, source=str(folder / bank.source))
+    source = Path(absolute(folder, bank.source))
+    if bank.source not in _BANKS and ("/" in bank.source or source.is_dir()):
+        bank = dataclasses.replace(bank, source=str(source))
     return dataclasses.replace(config, data=absolute_data(config.data, folder), decoder=decoder, bank=bank)
 
 

@@ -21,6 +21,7 @@ from neuroenc.encoders.comparison import Comparison, build_cells, compare
 from neuroenc.encoders.comparison._output import write_table
 from neuroenc.workflows._compare_config import CompareConfig
 from neuroenc.workflows._compare_inputs import load_comparison, make_space
+from neuroenc.workflows._preflight import check_compare
 
 __all__ = ["run_comparison"]
 
@@ -77,6 +78,7 @@ def run_comparison(
     'dense'
     """
     start = time.perf_counter()
+    check_compare(config, mirror)
     out = output_folder(out)
     # Names that do not exist are found before anything is computed.
     cells = build_cells(

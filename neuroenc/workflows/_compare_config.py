@@ -6,11 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc.workflows._config import DataConfig, FeaturesConfig, _build, absolute_data, read_table
+from neuroenc.workflows._config import DataConfig, FeaturesConfig, absolute_data, check_data
 from neuroenc.workflows._examples import example_names, read_example
+from neuroenc.workflows._settings import SEED, Legal, absolute, build, read_table
 
 __all__ = [
     "CompareConfig",
@@ -49,8 +50,9 @@ class SpaceConfig(FeaturesConfig):
     CSV with stimulus, row, column, caption, or the simulated world's own) or file.
     """
 
-    size: int = 64
-    grid: int = 8
+    kind: Annotated[str, Legal(choices=SPACE_KINDS)] = "image"
+    size: Annotated[int, Legal(least=1, most=4096)] = 64
+    grid: Annotated[int, Legal(least=1, most=256)] = 8
     table: str = ""
 
 
@@ -58,13 +60,13 @@ class SpaceConfig(FeaturesConfig):
 class GridConfig:
     """What every cell gets: outer folds, validation split, settings tried, resamples; ``cells`` keeps only some."""
 
-    cv: int | str = 5
-    validation: float = 0.2
-    n_candidates: int = 3
-    n_bootstraps: int = 1000
-    q: float = 0.05
+    cv: Annotated[int | str, Legal(least=2)] = 5
+    validation: Annotated[float, Legal(above=0, below=1)] = 0.2
+    n_candidates: Annotated[int, Legal(least=1)] = 3
+    n_bootstraps: Annotated[int, Legal(least=1)] = 1000
+    q: Annotated[float, Legal(above=0, below=1)] = 0.05
     cells: list[str] = field(default_factory=list)
-    threads: int = 1
+    threads: Annotated[int, Legal(least=1)] = 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class CompareConfig:
     """
 
     title: str = "Readouts compared"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     notes: list[str] = field(default_factory=list)
     data: CompareDataConfig = field(default_factory=CompareDataConfig)
     features: dict[str, Any] = field(default_factory=dict)
@@ -132,7 +134,7 @@ def read_compare_config(path: str | os.PathLike[str], overrides: list[str] | Non
     """
     path = Path(path)
     table = read_table(path, overrides, "neuroenc compare --example world")
-    config: CompareConfig = _build(CompareConfig, table, "")
+    config: CompareConfig = build(CompareConfig, table)
     spaces = {name: _space(name, given, path.resolve().parent) for name, given in config.features.items()}
     config = dataclasses.replace(config, features=spaces)
     if config.regions and not config.regions.enabled:
@@ -147,12 +149,12 @@ def _space(name: str, given: Any, folder: Path) -> SpaceConfig:
     where = f"features.{name}"
     if not isinstance(given, dict):
         raise ConfigError(f"[{where}] is {given!r}; expected a table with kind, model and layer.")
-    space: SpaceConfig = _build(SpaceConfig, given, where)
-    if space.kind not in SPACE_KINDS:
-        raise ConfigError(unknown_name(f"value of {where}.kind:", space.kind, SPACE_KINDS))
+    space: SpaceConfig = build(SpaceConfig, given, where)
     if space.kind == "file" and not space.file:
         raise ConfigError(f'[{where}] kind = "file" needs file = "features.nc".')
-    full: dict[str, Any] = {k: str(folder / getattr(space, k)) if getattr(space, k) else "" for k in ("file", "table")}
+    if space.kind in ("image", "captions", "dense") and not space.model:
+        raise ConfigError(f'[{where}] model = "" names no model. Next step: model = "efficientnet-lite0".')
+    full: dict[str, Any] = {k: absolute(folder, getattr(space, k)) for k in ("file", "table")}
     return dataclasses.replace(space, **full)
 
 
@@ -163,6 +165,12 @@ def _check(config: CompareConfig) -> None:
         raise ConfigError(
             f"[data] needs one of name (a data set), responses (your file) or world; found {found or 'none'}."
         )
+    if data.world:
+        given = [k for k in ("options", "samples", "mask", "rois", "images", "captions") if getattr(data, k)]
+        if given:
+            raise ConfigError(f"[data] {', '.join(given)} are not read: the simulated world has its own.")
+    else:
+        check_data(data)
     if data.join and (not data.name or len(data.join) != 1):
         raise ConfigError(f"[data] join = {data.join!r} needs name, and one option of that data set with its values.")
     if not config.features or not config.readouts:

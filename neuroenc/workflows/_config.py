@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._util.memory import parse_memory
 from neuroenc.workflows._examples import example_names, read_example
+from neuroenc.workflows._settings import SEED, Legal, absolute, check_device, read_table
+from neuroenc.workflows._settings import build as _build
 
 __all__ = [
     "CaptionsConfig",
@@ -22,6 +21,8 @@ __all__ = [
     "EvaluationConfig",
     "FeaturesConfig",
     "RunConfig",
+    "absolute_data",
+    "check_data",
     "example_config",
     "list_examples",
     "read_config",
@@ -48,7 +49,7 @@ class DataConfig:
     rois: dict[str, str] = field(default_factory=dict)
     images: str = ""
     captions: str = ""
-    zscore: str = "auto"
+    zscore: Annotated[str, Legal(choices=("auto", "none", "session", "run"))] = "auto"
     average: bool = True
 
 
@@ -57,11 +58,11 @@ class FeaturesConfig:
     """Feature space: ``kind`` image, captions or file; ``model``, ``layer``, ``pooling`` and ``preprocessing`` as in
     `neuroenc.embedding.ImageEmbedder`."""
 
-    kind: str = "image"
+    kind: Annotated[str, Legal(choices=("image", "captions", "file"))] = "image"
     model: str = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
-    pooling: str | int = ""
+    pooling: Annotated[str | int, Legal(least=1)] = ""
     normalise: bool = False
     standardise: bool = True
     preprocessing: dict[str, Any] = field(default_factory=dict)
@@ -72,12 +73,12 @@ class FeaturesConfig:
 class EncoderConfig:
     """Ridge regression; ``alphas`` empty means a grid that follows the features' scale."""
 
-    kind: str = "ridge"
-    alphas: list[float] = field(default_factory=list)
-    cv: int | str = 5
-    scoring: str = "r2"
-    max_memory: str = ""
-    device: str = "cpu"
+    kind: Annotated[str, Legal(choices=("ridge",))] = "ridge"
+    alphas: Annotated[list[float], Legal(above=0)] = field(default_factory=list)
+    cv: Annotated[int | str, Legal(least=2)] = 5
+    scoring: Annotated[str, Legal(choices=("r2", "neg_mse", "r"))] = "r2"
+    max_memory: Annotated[str, Legal(check=parse_memory)] = ""
+    device: Annotated[str, Legal(check=check_device)] = "cpu"
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,13 @@ class EvaluationConfig:
     them; "auto" shares from 1000 rows on, except for voxels with heavy tails.
     """
 
-    scheme: str = "stimulus"
-    n_splits: int = 5
+    scheme: Annotated[str, Legal(choices=("stimulus", "run", "session", "test"))] = "stimulus"
+    n_splits: Annotated[int, Legal(least=2)] = 5
     test_ids: list[str] = field(default_factory=list)
-    permutations: int = 1000
-    permutation_mode: str = "samples"
-    permutation_null: str = "auto"
-    q: float = 0.05
+    permutations: Annotated[int, Legal(least=0)] = 1000
+    permutation_mode: Annotated[str, Legal(choices=("samples", "within", "whole", "shift"))] = "samples"
+    permutation_null: Annotated[str, Legal(choices=("auto", "refit", "shared"))] = "auto"
+    q: Annotated[float, Legal(above=0, below=1)] = 0.05
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,12 @@ class CaptionsConfig:
     enabled: bool = True
     bank: str = "stimuli"
     caption_bank: str = "coco-captions-val2017"
-    captions_per_stimulus: int = 1
-    gate: str = "q"
+    captions_per_stimulus: Annotated[int, Legal(least=1)] = 1
+    gate: Annotated[str, Legal(choices=("q", "roi", "none"))] = "q"
     rois: list[str] = field(default_factory=list)
-    top: int = 5
-    evidence: int = 6
-    temperature: float = 1 / 150
+    top: Annotated[int, Legal(least=1)] = 5
+    evidence: Annotated[int, Legal(least=0)] = 6
+    temperature: Annotated[float, Legal(above=0)] = 1 / 150
     centre: bool = True
 
 
@@ -128,91 +129,13 @@ class RunConfig:
     """A whole run."""
 
     title: str = "Voxelwise encoding"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     notes: list[str] = field(default_factory=list)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     captions: CaptionsConfig | None = None
-
-
-_CHOICES = {
-    "data.zscore": ("auto", "none", "session", "run"),
-    "features.kind": ("image", "captions", "file"),
-    "encoder.kind": ("ridge",),
-    "encoder.scoring": ("r2", "neg_mse", "r"),
-    "evaluation.scheme": ("stimulus", "run", "session", "test"),
-    "evaluation.permutation_mode": ("samples", "within", "whole", "shift"),
-    "evaluation.permutation_null": ("auto", "refit", "shared"),
-    "captions.gate": ("q", "roi", "none"),
-}
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(k for part in typing.get_args(hint) for k in _kinds(part))
-    return (typing.get_origin(hint) or hint,)
-
-
-def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        path = f"{where}.{key}" if where else key
-        if key not in hints:
-            raise ConfigError(unknown_name(f"setting {('in [' + where + ']') if where else 'at the top'}:", key, hints))
-        kinds = _kinds(hints[key])
-        inner = next((k for k in kinds if dataclasses.is_dataclass(k)), None)
-        if inner is not None and isinstance(value, Mapping):
-            values[key] = _build(inner, value, path)
-            continue
-        if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        wrong_bool = isinstance(value, bool) and bool not in kinds
-        if not isinstance(value, kinds) or wrong_bool:
-            expected = " or ".join(k.__name__ for k in kinds if k is not types.NoneType)
-            raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}; expected {expected}.")
-        legal = _CHOICES.get(path)
-        if legal and value not in legal:
-            raise ConfigError(unknown_name(f"value of {path}:", value, legal))
-        values[key] = value
-    missing = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-    missing = [name for name in missing if name not in values]
-    if missing:
-        raise ConfigError(f"[{where}] lacks {', '.join(missing)}.")
-    return cls(**values)
-
-
-def _override(table: dict[str, Any], settings: list[str]) -> None:
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting!r} must be written as table.key=value.")
-        try:
-            value = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *parents, last = path.strip().split(".")
-        inner = table
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"--set {setting!r}: {parent} is not a table.")
-        # A bare number stays text where the file has text there: session=190923.
-        inner[last] = text if isinstance(inner.get(last), str) and not isinstance(value, str) else value
-
-
-def read_table(path: Path, overrides: list[str] | None, example: str) -> dict[str, Any]:
-    """A TOML file with ``overrides`` put in; ``example`` is what the error for a missing file offers instead."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no file {path}. Next step: {example}, or write a config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-    _override(table, overrides or [])
-    return table
 
 
 def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None) -> RunConfig:
@@ -247,9 +170,9 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
 
 def _check(config: RunConfig) -> None:
     data, features = config.data, config.features
-    if bool(data.name) == bool(data.responses):
-        found = "both" if data.name else "neither"
-        raise ConfigError(f"[data] needs either name (a data set) or responses (your file); found {found}.")
+    check_data(data)
+    if features.kind != "file" and not features.model:
+        raise ConfigError('[features] model = "" names no model. Next step: model = "efficientnet-lite0".')
     if features.kind == "file" and not features.file:
         raise ConfigError('[features] kind = "file" needs file = "features.nc".')
     if config.evaluation.scheme == "test" and not config.evaluation.test_ids:
@@ -259,8 +182,48 @@ def _check(config: RunConfig) -> None:
             f'[evaluation] permutation_mode = "{config.evaluation.permutation_mode}" needs scheme = "test"; with '
             'cross-validation use "samples" or "within".'
         )
+    if config.evaluation.test_ids and config.evaluation.scheme != "test":
+        raise ConfigError(
+            f'[evaluation] test_ids are of scheme = "test", and scheme is "{config.evaluation.scheme}". '
+            "Next step: leave one of them out."
+        )
+    if config.captions and config.captions.gate == "q" and not config.evaluation.permutations:
+        raise ConfigError('[captions] gate = "q" needs [evaluation] permutations above 0.')
     if config.captions and config.captions.gate == "roi" and not config.captions.rois:
         raise ConfigError('[captions] gate = "roi" needs rois = ["..."].')
+
+
+def check_data(data: DataConfig, also: str = "") -> None:
+    """``[data]`` names one source, and nothing that this source does not read.
+
+    ``also`` says which further source there is.
+    """
+    if bool(data.name) == bool(data.responses):
+        found = "both" if data.name else "neither"
+        raise ConfigError(f"[data] needs either name (a data set{also}) or responses (your file); found {found}.")
+    given = [k for k in ("samples", "mask", "rois", "images", "captions") if getattr(data, k)]
+    if data.name:
+        if given:
+            raise ConfigError(f"[data] {', '.join(given)} belong to responses of your own; {data.name!r} has its own.")
+        return
+    if data.options:
+        raise ConfigError(f"[data] options {sorted(data.options)} belong to a data set (name = ...), not to a file.")
+    name = Path(data.responses).name.lower()
+    kind = next((x for x in (".nc", ".zarr", ".npy", ".nii", ".nii.gz") if name.endswith(x)), None)
+    if kind is None:
+        ending = Path(name).suffix
+        raise ConfigError(unknown_name("ending of [data] responses:", ending, (".nc", ".zarr", ".npy", ".nii.gz")))
+    volume = kind.startswith(".nii")
+    if volume and not data.mask:
+        raise ConfigError(f"[data] responses = {name!r} is a volume and needs mask.")
+    if kind in (".nc", ".zarr") and data.samples:
+        raise ConfigError(f"[data] samples is not read: {name} has labels of its own. Next step: leave samples out.")
+    if kind not in (".nc", ".zarr") and not data.samples:
+        raise ConfigError(f"[data] responses = {name!r} needs samples, a CSV with a column stimulus.")
+    if not volume and (data.mask or data.rois):
+        raise ConfigError(
+            f"[data] mask and rois are of volumes (.nii.gz); responses is {name}. Next step: leave them out."
+        )
 
 
 D = TypeVar("D", bound=DataConfig)
@@ -270,7 +233,7 @@ def absolute_data(data: D, folder: Path) -> D:
     """``[data]`` whose file names are relative to ``folder`` no more."""
 
     def full(name: str) -> str:
-        return str(folder / name) if name else ""
+        return absolute(folder, name)
 
     paths: dict[str, Any] = {k: full(getattr(data, k)) for k in ("responses", "samples", "mask", "images", "captions")}
     return dataclasses.replace(data, **paths, rois={k: full(_region(k, v)) for k, v in data.rois.items()})
@@ -292,7 +255,7 @@ def _region(name: str, value: Any) -> str:
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     features = config.features
     if features.file:
-        features = dataclasses.replace(features, file=str(folder / features.file))
+        features = dataclasses.replace(features, file=absolute(folder, features.file))
     return dataclasses.replace(config, data=absolute_data(config.data, folder), features=features)
 
 

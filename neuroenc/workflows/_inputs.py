@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import read_npy
+from neuroenc._util.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._config import DataConfig, FeaturesConfig
@@ -49,7 +52,12 @@ def _own_responses(config: DataConfig) -> xr.DataArray:
         return data.validate_responses(found, allow_nan=True)
     labels = _samples(config, path)
     if path.suffix == ".npy":
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = read_npy(path, "[data] responses")
+        if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
+            raise DataError(
+                f"[data] responses {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row "
+                "a sample and one column a voxel."
+            )
         _same_length(path, len(values), labels)
         return data.make_responses(values, **labels)
     if path.name.endswith((".nii", ".nii.gz")):
@@ -69,10 +77,31 @@ def _same_length(path: Path, n: int, labels: dict[str, Any]) -> None:
 def _samples(config: DataConfig, path: Path) -> dict[str, Any]:
     if not config.samples:
         raise ConfigError(f"[data] responses = {path.name!r} needs samples, a CSV with a column stimulus.")
-    table = pd.read_csv(config.samples, dtype={"stimulus": str, "subject": str})
-    if "stimulus" not in table:
-        raise DataError(unknown_name(f"columns of {config.samples}, without 'stimulus':", "stimulus", table.columns))
-    return {name: table[name].to_numpy() for name in _SAMPLES if name in table}
+    table = read_table(config.samples, ["stimulus"], what="[data] samples")
+    labels: dict[str, Any] = {}
+    for name in _SAMPLES:
+        if name not in table:
+            continue
+        if name in ("stimulus", "subject"):
+            empty = np.flatnonzero(table[name] == "")
+            if len(empty):
+                raise DataError(
+                    f"[data] samples {config.samples}, row {empty[0] + 1}: {name} is empty ({len(empty)} of "
+                    f"{len(table)} rows). Next step: fill it, or leave that row out of table and responses."
+                )
+            labels[name] = table[name].to_numpy().astype(str)
+        else:
+            values = numbers(table, name, config.samples)
+            broken = np.flatnonzero(values != np.round(values))
+            if len(broken):
+                cell = table[name].iloc[broken[0]]
+                raise DataError(
+                    f"[data] samples {config.samples}, row {broken[0] + 1}: {name} = {cell} is no whole number."
+                )
+            labels[name] = values.astype(np.int64)
+    if not len(table):
+        raise DataError(f"[data] samples {config.samples} has column names and no rows.")
+    return labels
 
 
 def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
@@ -82,14 +111,29 @@ def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
     if config.images:
         images = find_pictures(config.images, ids)
     if config.captions:
-        table = pd.read_csv(config.captions, dtype=str)
-        if not {"stimulus", "caption"} <= set(table.columns):
-            raise DataError(f"{config.captions} has columns {list(table.columns)}; expected stimulus and caption.")
-        grouped = table.groupby("stimulus")["caption"].agg(tuple)
-        captions = tuple(grouped.get(s, ()) for s in ids)
+        captions = _captions(config.captions, ids)
     if images is None and captions is None:
         return None
     return Stimuli(ids, images, captions=captions, source=config.images or config.captions)
+
+
+def _captions(path: str, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
+    """Captions of each stimulus, as the table has them; ids meet in composed form, as those of pictures do."""
+    table = read_table(path, ["stimulus", "caption"], what="[data] captions")
+    for name in ("stimulus", "caption"):
+        empty = np.flatnonzero(table[name] == "")
+        if len(empty):
+            raise DataError(f"[data] captions {path}, row {empty[0] + 1}: {name} is empty.")
+    grouped: dict[str, list[str]] = {}
+    for stimulus, caption in zip(table["stimulus"], table["caption"]):
+        grouped.setdefault(unicodedata.normalize("NFC", stimulus), []).append(caption)
+    found = tuple(tuple(grouped.get(unicodedata.normalize("NFC", str(s)), ())) for s in ids)
+    if not any(found):
+        raise DataError(
+            f"[data] captions {path} has no caption of any stimulus; it has {list(grouped)[:3]}, the "
+            f"responses {[str(s) for s in ids[:3]]}."
+        )
+    return found
 
 
 def prepare_responses(found: EncodingData, config: DataConfig, keep_presentations: bool) -> xr.DataArray:
@@ -125,9 +169,7 @@ def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress
     elif stimuli is None:
         raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
     elif config.kind == "captions":
-        embedder = TextEmbedder(
-            config.model, config.pretrained or None, normalise=config.normalise, progress=progress
-        )
+        embedder = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
         features = embedder.embed_captions(stimuli)
     else:
         features = ImageEmbedder(

@@ -29,6 +29,7 @@ from neuroenc.workflows._evaluate import (
 )
 from neuroenc.workflows._inputs import load_data, make_feature_space, prepare_responses
 from neuroenc.workflows._null import cross_validated_p
+from neuroenc.workflows._preflight import check_run
 from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["run"]
@@ -73,6 +74,7 @@ def run(
     4
     """
     start = time.perf_counter()
+    check_run(config, mirror)
     out = output_folder(out)
     steps = Steps(out / ".steps", say)
     name = config.data.name or Path(config.data.responses).name
