@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -46,7 +47,7 @@ class DataConfig:
     responses: str = ""
     samples: str = ""
     mask: str = ""
-    rois: dict[str, str] = field(default_factory=dict)
+    rois: dict[str, Any] = field(default_factory=dict)
     images: str = ""
     captions: str = ""
     zscore: Annotated[str, Legal(choices=("auto", "none", "session", "run"))] = "auto"
