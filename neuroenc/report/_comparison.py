@@ -15,6 +15,7 @@ from neuroenc._util.files import write_text
 from neuroenc._util.optional import require
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._version import __version__
+from neuroenc.encoders.comparison._statistics import closest_rival
 from neuroenc.report import _comparison_sections as sections
 from neuroenc.report._comparison_inputs import cell_parts, check_cells, check_columns, check_voxels, find_groups
 from neuroenc.report._comparison_maps import Canvas
@@ -157,7 +158,7 @@ def write_comparison_report(
         context = {
             "title": title,
             "version": __version__,
-            "tiles": _tiles(page, summary, winner),
+            "tiles": _tiles(page, medians, pairs, summary, winner),
             "sections": [section for section in made if section],
             "notes": [str(note) for note in notes],
             "summary": [(str(k), number(v, str(k))) for k, v in summary.items()],
@@ -182,23 +183,31 @@ def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.D
     return found
 
 
-def _tiles(page: Page, summary: Mapping[str, Any], winner: xr.Dataset | None) -> list[dict[str, Any]]:
-    """The numbers that a reader wants first."""
+def _tiles(
+    page: Page, medians: pd.DataFrame, pairs: pd.DataFrame | None, summary: Mapping[str, Any], winner: xr.Dataset | None
+) -> list[dict[str, Any]]:
+    """The numbers that a reader wants first, taken from the tables below them."""
     tiles: list[dict[str, Any]] = [
         {"value": f"{len(page.cells):,}", "label": "cells compared"},
         {"value": f"{page.scores.sizes['voxel']:,}", "label": "voxels"},
     ]
     if "n_stimuli" in summary:
         tiles.append({"value": number(summary["n_stimuli"], "n_stimuli"), "label": "stimuli"})
-    if "best_cell" in summary:
-        tiles.append({"value": str(summary["best_cell"]), "label": "best on validation rows", "words": True})
-        if "best_median_r" in summary:
-            tiles.append({"value": number(summary["best_median_r"], digits=2), "label": "its median test r"})
-    if "best_difference" in summary and "runner_up" in summary:
-        bounds = [number(summary[k], digits=3) for k in ("best_difference_low", "best_difference_high") if k in summary]
-        said = f" ({' to '.join(bounds)})" if len(bounds) == 2 else ""
-        label = f"its lead over {summary['runner_up']}"
-        tiles.append({"value": number(summary["best_difference"], digits=3), "label": f"{label}{said}"})
+    best = str(summary.get("best_cell", ""))
+    if best:
+        tiles.append({"value": best, "label": "best on validation rows", "words": True})
+    if best in page.cells:
+        row = medians[(medians["kind"] == "all") & (medians["cell"] == best)].iloc[0]
+        tiles.append({"value": number(row["median_r"], digits=2), "label": "its median test r"})
+        if np.isfinite(row.get("median_r_normalised", np.nan)):
+            tiles.append({"value": number(row["median_r_normalised"], digits=2), "label": "its share of the ceiling"})
+        if pairs is not None and (pairs["kind"] == "all").any():
+            found = closest_rival(best, pairs, float(summary.get("q_level", 0.05)))
+            way, sign = ("behind", -1.0) if found["difference"] < 0 else ("ahead of", 1.0)
+            bounds = sorted(sign * found[k] for k in ("low", "high"))
+            said = " to ".join(number(x, digits=3) for x in bounds)
+            label = f"it is {way} {found['rival']} by ({said}); {found['verdict']}"
+            tiles.append({"value": number(sign * found["difference"], digits=3), "label": label})
     if winner is not None:
         labels = winner["winner"].values.astype(str)
         known = labels != ""

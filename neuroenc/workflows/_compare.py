@@ -101,7 +101,7 @@ def run_comparison(
     say("4/4 statistics and report")
     begin = time.perf_counter()
     extra = _analyses(config, found, out)
-    summary = found.write(out) | extra.pop("summary")
+    summary = found.write(out, grid.q) | extra.pop("summary")
     seconds["statistics"] = time.perf_counter() - begin
     page = _report(config, found, summary, extra, out, progress, say)
     summary.update({f"seconds_{k}": round(v, 1) for k, v in seconds.items()})
@@ -232,11 +232,11 @@ def _closing(found: Comparison, summary: dict[str, Any], page: Path | None) -> s
         f"best on validation rows: {summary['best_cell']}, median r {summary['best_median_r']:.4f} over "
         f"{summary['n_voxels']} voxels (choice nested in folds: {summary['selected_median_r']:.4f})"
     )
-    if "runner_up" in summary:
+    if "rival" in summary:
         lines.append(
-            f"against {summary['runner_up']}: {summary['best_difference']:+.4f} "
+            f"{summary['best_verdict']}; against {summary['rival']}: {summary['best_difference']:+.4f} "
             f"[{summary['best_difference_low']:+.4f}, {summary['best_difference_high']:+.4f}], "
-            f"p = {summary['best_difference_p']:.3g}; {summary['share_tie']:.0%} of voxels without a separable winner"
+            f"q = {summary['best_difference_q']:.3g}; {summary['share_tie']:.0%} of voxels without a separable winner"
         )
     if page is not None:
         lines.append(f"report: {page}")

@@ -4,6 +4,7 @@
     python tests/benchmarks/bench_stats.py bootstrap
     python tests/benchmarks/bench_stats.py paired
     python tests/benchmarks/bench_stats.py rsa [--conditions 92]
+    python tests/benchmarks/bench_stats.py null [--voxels 20000] [--stimuli 27000] [--features 512]
 
 Peers run on a few voxels (or models) between two halves of ours; their time is given per voxel and scaled.
 """
@@ -130,13 +131,49 @@ def rsa(arguments):
     print(f"bootstrap of both, 100 resamples: neuroenc {ours:.2f} s, rsatoolbox {theirs:.2f} s")
 
 
+def null(arguments):
+    """P-values of five-fold cross-validated ridge; the peer refits scikit-learn's ridge to every permutation."""
+    from sklearn.linear_model import Ridge
+
+    from neuroenc.workflows._null import cross_validated_p
+
+    rng = np.random.default_rng(0)
+    n, p, v = arguments.stimuli, arguments.features, arguments.voxels
+    X = rng.standard_normal((n, p), dtype=np.float32)
+    y = rng.standard_normal((n, v), dtype=np.float32)
+    y[:, : v // 2] += 0.02 * X[:, :1]
+    grid = np.logspace(1, 6, 25)
+    folds = [(np.flatnonzero(np.arange(n) % 5 != k), np.flatnonzero(np.arange(n) % 5 == k)) for k in range(5)]
+    alphas = rng.choice(grid, (5, v))
+    before, processor = peak(), time.process_time()
+    ours, (found, facts) = timed(lambda: cross_validated_p(X, y, folds, alphas, scale=True, null=arguments.null))
+    processor = time.process_time() - processor
+    print(f"null: neuroenc {ours:.1f} s ({processor:.0f} processor seconds) for {v} voxels x {n} rows x {p} features, "
+          f"{facts['n_permutations']} permutations ({facts['null']}, {facts['n_refitted']} voxels refitted); "
+          f"extra memory {peak() - before:.2f} GB")  # fmt: skip
+    some = min(v, 200)
+
+    def refit():
+        for train, test in folds:
+            Ridge(1e3).fit(X[train], y[train, :some]).predict(X[test])
+
+    theirs, _ = timed(refit)
+    print(f"scikit-learn, one penalty: {theirs:.2f} s for one permutation of {some} voxels; "
+          f"{theirs * v / some * facts['n_permutations'] / 3600:.0f} hours for all")  # fmt: skip
+    passed = found <= 0.05
+    print(f"p <= 0.05: {passed[v // 2 :].mean():.3f} of null voxels, {passed[: v // 2].mean():.3f} of planted ones")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["permutation", "bootstrap", "paired", "rsa"])
+    parser.add_argument("what", choices=["permutation", "bootstrap", "paired", "rsa", "null"])
     parser.add_argument("--voxels", type=int, default=20_000)
-    parser.add_argument("--stimuli", type=int, default=500)
+    parser.add_argument("--stimuli", type=int, help="default 500, 27,000 for null")
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--null", choices=["auto", "refit", "shared"], default="auto")
     parser.add_argument("--permutations", type=int, default=1000)
     parser.add_argument("--conditions", type=int, default=92)
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
-    {"permutation": permutation, "bootstrap": bootstrap, "paired": paired, "rsa": rsa}[given.what](given)
+    given.stimuli = given.stimuli or (27_000 if given.what == "null" else 500)
+    {"permutation": permutation, "bootstrap": bootstrap, "paired": paired, "rsa": rsa, "null": null}[given.what](given)

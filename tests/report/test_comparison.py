@@ -376,3 +376,18 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
     assert page.rows("winner", "roi", "A", "4")[0][3:] != ["–", "–", "–", "–"]
     best = {cells[1]: cells[3] for cells in page.rows("layers", "roi")}
     assert best == {"A": "eye", "B": "dense", "C": "text"}
+
+
+def test_the_headline_is_what_its_tables_say(parts, tmp_path):
+    """Whatever a summary claims: median, share of the ceiling and lead stand in the tables below."""
+    best, other = (str(c) for c in parts["scores"]["cell"].values[:2])
+    table = parts["table"].assign(median_r_normalised=0.5)
+    table.loc[(table["cell"] == best) & (table["kind"] == "all"), ["median_r", "median_r_normalised"]] = 0.123, 0.456
+    row = {"a": other, "b": best, "kind": "all", "group": "all", "median_difference": 0.03, "low": 0.011, "high": 0.047}
+    pairs = pd.DataFrame([{**row, "p": 0.001, "q": 0.002}])
+    summary = {"best_cell": best, "best_median_r": 0.9, "best_difference": 0.2}
+    written = write(tmp_path, **{**parts, "table": table, "pairs": pairs, "summary": summary})
+    assert f"it is behind {other} by (0.011 to 0.047); behind {other}" in html.unescape(written.source)
+    head = html.unescape(written.source).split("<section")[0]
+    for value in ("0.030", "0.12", "0.46"):
+        assert f">{value}<" in head

@@ -14,7 +14,7 @@ from neuroenc._util.files import atomic_path, write_json
 from neuroenc.data import save
 from neuroenc.encoders.comparison._cells import Cell
 from neuroenc.encoders.comparison._grid import Job
-from neuroenc.encoders.comparison._statistics import Group
+from neuroenc.encoders.comparison._statistics import Group, closest_rival
 from neuroenc.encoders.comparison._store import Fitted
 
 if TYPE_CHECKING:
@@ -55,39 +55,39 @@ def cell_costs(
     return pd.DataFrame(rows)
 
 
-def summarise(comparison: Comparison) -> dict[str, Any]:
-    """Flat summary.
+def summarise(comparison: Comparison, q: float = 0.05) -> dict[str, Any]:
+    """Flat summary, its numbers those of `Comparison.table` and `Comparison.pairwise`.
 
     ``best_cell`` has the highest median validation r, ``best_median_r`` is its test r; ``selected_median_r`` is that
-    of the choice nested in the folds; ``runner_up`` is second on the validation rows, with the paired difference
-    ``best_difference``, its interval and p. ``median_r:CELL`` for each cell, ``share_tie`` the share of voxels
-    without a separable winner, and numbers of voxels, stimuli and resamples.
+    of the choice nested in the folds; ``highest_cell`` has the highest median test r. ``rival`` is the cell that the
+    best leads by least (or that leads it by most), with the paired difference ``best_difference``, its interval, p and
+    q, and ``best_verdict`` in words. ``median_r:CELL`` for each cell, ``share_tie`` the share of voxels without a
+    separable winner, and numbers of voxels, stimuli and resamples.
     """
     scores, cells = comparison.scores, comparison.cells
-    medians = {c: float(np.nanmedian(scores["r"].sel(cell=c).values)) for c in cells}
+    table = comparison.table()
+    table = table[table["kind"] == "all"].set_index("cell")
+    medians = {c: float(table["median_r"][c]) for c in cells}
     inner = {c: float(np.nanmedian(scores["validation_r"].sel(cell=c).values)) for c in cells}
     best = comparison.best_cell()
     summary: dict[str, Any] = {
         "n_cells": len(cells), "n_voxels": comparison.responses.shape[1],
         "n_stimuli": len(np.unique(comparison.responses["stimulus"].values)),
-        "n_bootstraps": comparison.n_bootstraps, "seed": comparison.seed,
+        "n_bootstraps": comparison.n_bootstraps, "seed": comparison.seed, "q_level": q,
         "best_cell": best, "best_median_r": medians[best], "best_validation_r": inner[best],
         "selected_median_r": float(np.nanmedian(comparison.selected()["r"].values)),
+        "highest_cell": max(cells, key=lambda c: np.nan_to_num(medians[c], nan=-np.inf)),
     }  # fmt: skip
-    if "r_normalised" in scores:
-        summary["best_median_r_normalised"] = float(np.nanmedian(scores["r_normalised"].sel(cell=best).values))
+    if "median_r_normalised" in table:
+        summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
     if len(cells) > 1:
-        second = max((c for c in cells if c != best), key=lambda c: inner[c])
-        pairs = comparison.pairwise()
-        both = pairs["a"].isin([best, second]) & pairs["b"].isin([best, second])
-        row = pairs[both & (pairs["kind"] == "all")].iloc[0]
-        sign = 1.0 if row["a"] == best else -1.0
-        bounds = sorted([sign * row["low"], sign * row["high"]])
+        found = closest_rival(best, comparison.pairwise(q), q)
         summary.update(
-            runner_up=second, runner_up_median_r=medians[second], best_difference=sign * row["median_difference"],
-            best_difference_low=bounds[0], best_difference_high=bounds[1], best_difference_p=row["p"],
+            rival=found["rival"], rival_median_r=medians[found["rival"]], best_difference=found["difference"],
+            best_difference_low=found["low"], best_difference_high=found["high"], best_difference_p=found["p"],
+            best_difference_q=found["q"], best_verdict=found["verdict"],
         )  # fmt: skip
-        winner = comparison.winner()["winner"].values
+        winner = comparison.winner(q)["winner"].values
         summary["share_tie"] = float((winner == "tie").mean())
         summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})
     summary.update({f"median_r:{c}": medians[c] for c in cells})
@@ -104,11 +104,11 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.8g")
 
 
-def voxel_file(comparison: Comparison) -> xr.Dataset:
+def voxel_file(comparison: Comparison, q: float = 0.05) -> xr.Dataset:
     """Scores of every cell and voxel with the winner, receptive fields and spreads."""
     found = comparison.scores
     if len(comparison.cells) > 1:
-        found = found.merge(comparison.winner(), join="exact", compat="override")
+        found = found.merge(comparison.winner(q), join="exact", compat="override")
     for part in (comparison.receptive_fields(), comparison.warp_spread()):
         if part is not None:
             found = found.merge(part, join="exact", compat="override")
@@ -117,13 +117,13 @@ def voxel_file(comparison: Comparison) -> xr.Dataset:
     )
 
 
-def write_files(comparison: Comparison, folder: Path) -> dict[str, Any]:
+def write_files(comparison: Comparison, folder: Path, q: float = 0.05) -> dict[str, Any]:
     """comparison.csv, pairwise.csv (with two cells or more), voxels.nc, summary.json."""
     folder.mkdir(parents=True, exist_ok=True)
     write_table(comparison.table(), folder / "comparison.csv")
     if len(comparison.cells) > 1:
-        write_table(comparison.pairwise(), folder / "pairwise.csv")
-    save(voxel_file(comparison), folder / "voxels.nc")
-    summary = summarise(comparison)
+        write_table(comparison.pairwise(q), folder / "pairwise.csv")
+    save(voxel_file(comparison, q), folder / "voxels.nc")
+    summary = summarise(comparison, q)
     write_json(folder / "summary.json", summary)
     return summary

@@ -290,10 +290,10 @@ class Comparison:
         found = self._per_voxel("rf_")
         return found if found.data_vars else None
 
-    def summary(self) -> dict[str, Any]:
-        """Flat numbers, as ``summary.json`` has them."""
-        return summarise(self)
+    def summary(self, q: float = 0.05) -> dict[str, Any]:
+        """Flat numbers, as ``summary.json`` has them; ``q`` is the FDR level."""
+        return summarise(self, q)
 
-    def write(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    def write(self, folder: str | os.PathLike[str], q: float = 0.05) -> dict[str, Any]:
         """Write comparison.csv, pairwise.csv, voxels.nc and summary.json; returns the summary."""
-        return write_files(self, Path(folder))
+        return write_files(self, Path(folder), q)

@@ -15,7 +15,9 @@ import xarray as xr
 from neuroenc import stats
 from neuroenc.data import in_roi, roi_names
 
-__all__ = ["Group", "Samples", "draw_samples", "find_groups", "group_medians", "pair_table", "voxel_winner"]
+__all__ = [
+    "Group", "Samples", "closest_rival", "draw_samples", "find_groups", "group_medians", "pair_table", "voxel_winner",
+]  # fmt: skip
 
 _MAX_MEMORY = 2**30
 
@@ -179,6 +181,35 @@ def pair_table(
         members = (table["kind"] == kind).to_numpy()
         table.loc[members, "q"] = stats.fdr(table.loc[members, "p"].to_numpy(dtype=np.float64))
     return table
+
+
+def closest_rival(cell: str, pairs: pd.DataFrame, level: float = 0.05) -> dict[str, Any]:
+    """How ``cell`` stands against all others in `pair_table`, over all voxels.
+
+    The rival is the cell that is ahead of it by most, else the one that it leads by least. ``difference`` (of medians
+    of paired differences, ``cell`` minus rival) comes with its interval, p and q; ``verdict`` is "ahead of every
+    other cell" where all differences pass ``level`` after FDR, "behind RIVAL" where one passes against it, else "not
+    separable from RIVAL".
+    """
+    shown = pairs[(pairs["kind"] == "all") & ((pairs["a"] == cell) | (pairs["b"] == cell))]
+    sign = np.where(shown["a"] == cell, 1.0, -1.0)
+    difference = sign * shown["median_difference"].to_numpy(dtype=np.float64)
+    sure = shown["q"].to_numpy(dtype=np.float64) < level
+    at = int(np.argmin(np.where(np.isnan(difference), np.inf, difference)))
+    row = shown.iloc[at]
+    low, high = sorted([float(sign[at] * row["low"]), float(sign[at] * row["high"])])
+    rival = str(row["b"] if row["a"] == cell else row["a"])
+    behind = sure & (difference < 0)
+    if behind.any():
+        verdict = f"behind {rival}"
+    elif (sure & (difference > 0)).all():
+        verdict = "ahead of every other cell"
+    else:
+        verdict = f"not separable from {rival}"
+    return {
+        "rival": rival, "difference": float(difference[at]), "low": low, "high": high, "p": float(row["p"]),
+        "q": float(row["q"]), "verdict": verdict,
+    }  # fmt: skip
 
 
 def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from neuroenc.encoders.comparison import compare
 from neuroenc.encoders.comparison._regions import classify
 from neuroenc.encoders.comparison._statistics import (
     Group,
+    closest_rival,
     draw_samples,
     find_groups,
     group_medians,
@@ -252,3 +253,24 @@ def test_voxels_without_a_score_are_left_out():
     assert pairs["n_voxels"].tolist() == [8, 8, 9]
     assert isinstance(pairs, pd.DataFrame)
     assert np.isfinite(pairs["p"]).all()
+
+
+def pairs_of(*rows):
+    names = ["a", "b", "median_difference", "low", "high", "p", "q"]
+    frame = pd.DataFrame(rows, columns=names).assign(kind="all", group="all")
+    # A group may say otherwise; the headline is about all voxels.
+    return pd.concat([frame, frame.assign(kind="roi", group="V1", median_difference=-9.0)])
+
+
+def test_the_rival_of_a_cell_is_read_from_the_pairs():
+    """The best on validation rows may be beaten by a cell that was not second there."""
+    behind = pairs_of(("x", "y", 0.02, 0.01, 0.03, 0.001, 0.002), ("x", "z", -0.03, -0.047, -0.011, 0.001, 0.002))
+    found = closest_rival("x", behind)
+    assert found["verdict"] == "behind z"
+    assert (found["rival"], found["difference"], found["low"], found["high"]) == ("z", -0.03, -0.047, -0.011)
+    turned = closest_rival("z", pairs_of(("x", "z", -0.03, -0.047, -0.011, 0.001, 0.002)))
+    assert turned["verdict"] == "ahead of every other cell"
+    assert (turned["rival"], turned["difference"], turned["low"], turned["high"]) == ("x", 0.03, 0.011, 0.047)
+    unsure = pairs_of(("x", "y", 0.02, 0.01, 0.03, 0.001, 0.002), ("z", "x", -0.01, -0.03, 0.01, 0.4, 0.4))
+    assert closest_rival("x", unsure)["verdict"] == "not separable from z"
+    assert closest_rival("x", unsure)["high"] == 0.03
