@@ -276,7 +276,7 @@ def icl_predict(
     encoder = InContextEncoder(
         settings.model, response_scale=settings.response_scale, device=settings.device, progress=progress
     ).fit(X, Y)
-    model: InContextModel = encoder._model()
+    model: InContextModel = encoder._conditioned()
     say(f"  {model!r}: {len(X)} support trials, {Y.shape[1]} voxels, {len(query)} queries")
     found: dict[str, Any] = {}
     if model.anchor is not None:

@@ -11,11 +11,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coords
+from neuroenc.data import align
+from neuroenc.encoders._labels import features_matrix, match_voxels, sample_coords, voxel_coords
 from neuroenc.encoders.incontext._condition import voxels_at_once
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel, complete
+from neuroenc.encoders.incontext._space import check_space
 
 __all__ = ["MAX_BYTES", "GivenSupport", "given_support", "row_weights", "support_attention", "top_support"]
 
@@ -48,9 +51,12 @@ def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
         raise ConfigError(f"{type(model).__name__} is neither an InContextModel nor an InContextEncoder.")
     if X is None or Y is None:
         raise ConfigError("X and Y are needed. Next step: the support set, or an encoder in the process that fitted.")
+    if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
+        align(X, Y)
+    check_space(model.features, X, "the model")
     voxels = voxels or voxel_coords(Y) or {"voxel": ("voxel", np.arange(Y.shape[1]))}
     stimuli = {k: ("support", v) for k, v in sample_coords(*(a for a in (X, Y) if isinstance(a, xr.DataArray))).items()}
-    x, y = (np.asarray(features_matrix(a), dtype=np.float32) for a in (X, Y))
+    x, y = np.asarray(features_matrix(X), dtype=np.float32), as_numpy(Y, "responses").astype(np.float32)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or x.shape[1] != model.config.n_features:
         raise DataError(
             f"support images have shape {x.shape}, responses {y.shape}; expected (support, {model.config.n_features}) "
@@ -133,6 +139,22 @@ def support_attention(
     return xr.DataArray(out, dims=dims, coords=coords, name="attention")
 
 
+def _as_attended(responses: Any, attention: xr.DataArray) -> Any:
+    """Labelled responses with the voxels and the stimuli of the attention, by their labels."""
+    if not isinstance(responses, xr.DataArray):
+        return responses
+    voxels = {str(k): ("voxel", c.values) for k, c in attention.coords.items() if c.dims == ("voxel",)}
+    responses = match_voxels(voxels, {}, responses)
+    if "stimulus" in attention.coords and "stimulus" in responses.coords:
+        wanted, found = (a["stimulus"].values.astype(str).tolist() for a in (attention, responses))
+        if wanted != found:
+            raise DataError(
+                "the responses are of other stimuli than the support that was attended to, or in another order. "
+                "Next step: the responses of the support."
+            )
+    return responses
+
+
 def top_support(
     attention: xr.DataArray,
     responses: Any = None,
@@ -181,7 +203,8 @@ def top_support(
     ids: Any = getattr(stimuli, "ids", stimuli)
     if ids is None:
         ids = attention["stimulus"].values if "stimulus" in attention.coords else np.arange(n)
-    measured = None if responses is None else np.asarray(features_matrix(responses), dtype=np.float64)
+    responses = _as_attended(responses, attention)
+    measured = None if responses is None else as_numpy(responses, "responses").astype(np.float64)
     if len(ids) != n or (measured is not None and measured.shape != (n, attention.sizes["voxel"])):
         raise DataError(f"{len(ids)} stimuli and responses of other shape than ({n}, {attention.sizes['voxel']}).")
     values = attention if "head" not in attention.dims else attention.mean("head")

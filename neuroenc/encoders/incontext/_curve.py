@@ -11,11 +11,19 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.progress import progress as bar
 from neuroenc._util.provenance import provenance
 from neuroenc.data import align
-from neuroenc.encoders._labels import features_matrix, voxel_coords
+from neuroenc.encoders._labels import (
+    describe_features,
+    features_matrix,
+    match_features,
+    match_voxels,
+    space_of,
+    voxel_coords,
+)
 
 __all__ = ["support_curve", "support_draws"]
 
@@ -85,7 +93,8 @@ def support_curve(
     X, Y : arrays (n, feature), (n, voxel)
         Pool that supports are drawn from; NaN responses are left to the methods.
     X_query, Y_query : arrays (q, feature), (q, voxel)
-        Queries; a NaN response does not count. Labelled pool and queries must not share stimuli.
+        Queries; a NaN response does not count. Labelled pool and queries must not share stimuli; labelled voxels are
+        put in the order of Y.
     sizes, n_draws, seed, nested
         See `support_draws`.
     groups : str, optional
@@ -118,9 +127,11 @@ def support_curve(
     """
     if not methods:
         raise ConfigError("methods is empty. Next step: {'ridge': RidgeEncoder()}.")
+    X_query = match_features(describe_features(X), X_query, "query features")
+    Y_query = match_voxels(voxel_coords(Y), space_of(Y), Y_query, "query responses")
     _check_apart(X, Y, X_query, Y_query)
     values, query = np.asarray(features_matrix(X)), np.asarray(features_matrix(X_query))
-    responses, measured = np.asarray(features_matrix(Y)), np.asarray(features_matrix(Y_query), dtype=np.float64)
+    responses, measured = as_numpy(Y, "responses"), as_numpy(Y_query, "query responses").astype(np.float64)
     _check_shapes(values, responses, query, measured)
     draws = support_draws(len(values), sizes, n_draws, seed=seed, nested=nested)
     names = [str(name) for name in methods]
@@ -148,6 +159,9 @@ def support_curve(
     dims = ("method", "size", "draw", "voxel")
     data: dict[str, Any] = {"explained_variance": (dims, scores)}
     if noise_ceiling is not None:
+        if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
+            rows = noise_ceiling.expand_dims("stimulus")
+            noise_ceiling = match_voxels(voxel_coords(Y), space_of(Y), rows, "noise ceiling")[0]
         ceiling = np.asarray(noise_ceiling, dtype=np.float64)
         if ceiling.shape != (responses.shape[1],):
             raise DataError(f"noise_ceiling has shape {ceiling.shape}; expected ({responses.shape[1]},).")

@@ -23,7 +23,7 @@ from neuroenc.encoders.incontext._condition import condition, conditioned_blocks
 from neuroenc.encoders.incontext._files import load_model
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._pooling import pooled_prior, voxel_posteriors
-from neuroenc.encoders.incontext._space import check_space, feature_space
+from neuroenc.encoders.incontext._space import check_space
 
 __all__ = ["InContextEncoder"]
 
@@ -137,7 +137,7 @@ class InContextEncoder(LinearEncoder):
         check_space(model.features, X, "the model")
         Y, _ = check_responses(X, y, values)
         self._remember(X, y)
-        self._used_, self._space_ = model, feature_space(X) or dict(model.features)
+        self._used_ = model
         self.n_samples_fit_ = len(values)
         log_weight = _log_weights(sample_weight, len(values))
         mean, sd = self._examine(Y)
@@ -180,7 +180,6 @@ class InContextEncoder(LinearEncoder):
         -------
         array (n, voxel), or two of them
         """
-        check_space(getattr(self, "_space_", {}), X, "the support")
         predicted = super().predict(X)
         if not return_std:
             return predicted

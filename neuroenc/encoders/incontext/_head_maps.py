@@ -9,13 +9,16 @@ import numpy as np
 import torch
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.progress import progress as bar
 from neuroenc.attention import HeadTap
 from neuroenc.attention import circuit_overlap as _overlap
-from neuroenc.encoders._labels import features_matrix
+from neuroenc.data import align
+from neuroenc.encoders._labels import features_matrix, match_voxels
 from neuroenc.encoders.incontext._attention_maps import MAX_BYTES, GivenSupport, given_support, row_weights
 from neuroenc.encoders.incontext._condition import conditioned_blocks
+from neuroenc.encoders.incontext._space import check_space
 
 __all__ = ["circuit_overlap", "head_importance", "sink_report"]
 
@@ -68,7 +71,12 @@ def head_importance(
     (2, 4, 8)
     """
     given = given_support(model, X, Y)
-    query, measured = (np.asarray(features_matrix(a), dtype=np.float32) for a in (X_query, Y_query))
+    if isinstance(X_query, xr.DataArray) and isinstance(Y_query, xr.DataArray):
+        align(X_query, Y_query)
+    check_space(given.model.features, X_query, "the model")
+    Y_query = match_voxels(given.voxels, {}, Y_query, "query responses")
+    query = np.asarray(features_matrix(X_query), dtype=np.float32)
+    measured = as_numpy(Y_query, "query responses").astype(np.float32)
     if query.ndim != 2 or query.shape[1] != given.x.shape[1] or measured.shape != (len(query), given.y.shape[1]):
         raise DataError(
             f"queries have shape {query.shape}, responses {measured.shape}; expected (q, {given.x.shape[1]}) and "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import xarray as xr
-
 from neuroenc._util.errors import DataError
+from neuroenc.encoders._labels import describe_features
 
 __all__ = ["check_space", "feature_space"]
 
@@ -21,10 +20,8 @@ def feature_space(X: Any) -> dict[str, Any]:
     >>> feature_space(make_features([[1.0]], stimulus=["a"], backbone="clip"))["backbone"]
     'clip'
     """
-    if not isinstance(X, xr.DataArray) or str(X.attrs.get("backbone", "unknown")) in ("", "unknown"):
-        return {}
-    found = {name: X.attrs[name] for name in _NAMES if X.attrs.get(name) not in (None, "")}
-    return {k: int(v) if k == "normalised" else str(v) for k, v in found.items()}
+    found: dict[str, Any] = {k: v for k, v in describe_features(X).get("origin", {}).items() if v != ""}
+    return found if found.get("backbone", "unknown") != "unknown" else {}
 
 
 def check_space(known: Mapping[str, Any], X: Any, what: str) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any, Self, cast
 
 import numpy as np
+import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.provenance import provenance
+from neuroenc.data import align
 from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._devices import pick_torch_device
-from neuroenc.encoders._labels import features_matrix, voxel_coords
+from neuroenc.encoders._labels import features_matrix, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel
 from neuroenc.encoders.incontext._session_states import AnchoredState, ChunkState
+from neuroenc.encoders.incontext._space import check_space
 
 __all__ = ["StreamingSession"]
 
@@ -84,6 +88,7 @@ class StreamingSession:
         self.seed, self.device = seed, device
         self.n_trials, self.n_voxels = 0, 0
         self._voxels: dict[str, Any] | None = None
+        self._space: dict[str, Any] = {}
         self._state: AnchoredState | ChunkState | None = None
 
     @property
@@ -104,6 +109,10 @@ class StreamingSession:
         -------
         self
         """
+        if isinstance(x, xr.DataArray) and isinstance(y, xr.DataArray) and x.ndim == y.ndim == 2:
+            align(x, y)
+        check_space(self.model.features, x, "the model")
+        y = match_voxels(self._voxels, self._space, y)
         values, responses = self._checked(x, y)
         responses, values = (a[~np.isnan(responses).all(axis=1)] for a in (responses, values))
         if np.isnan(responses).any() or np.isinf(responses).any() or not np.isfinite(values).all():
@@ -111,7 +120,7 @@ class StreamingSession:
                 "features or responses of a trial are not finite, or missing in some voxels only. Next step: leave out "
                 "the trial, or these voxels."
             )
-        state = self._begun(responses.shape[1], voxel_coords(y))
+        state = self._begun(responses.shape[1], voxel_coords(y), space_of(y))
         if len(values):
             state.add(values, responses)
             self.n_trials += len(values)
@@ -125,7 +134,12 @@ class StreamingSession:
             raise ConfigError("sessions of other models, keep or seed are not merged. Next step: give both the same.")
         if other._state is None:
             return self
-        state = self._begun(other.n_voxels, other._voxels)
+        mine, theirs = self._voxels, other._voxels
+        if mine is not None and theirs is not None:
+            for name in set(mine) & set(theirs) & {"voxel", "hemi", "subject", "vertex", "i", "j", "k"}:
+                if mine[name][1].astype(str).tolist() != theirs[name][1].astype(str).tolist():
+                    raise DataError(f"the sessions have voxels of another {name}, or in another order: not merged.")
+        state = self._begun(other.n_voxels, other._voxels, other._space)
         if self.n_voxels != other.n_voxels:
             raise DataError(f"{self.n_voxels} voxels here, {other.n_voxels} there. Next step: the same voxels.")
         state.merge(cast(Any, other._state))  # of one model, so of one kind
@@ -143,7 +157,7 @@ class StreamingSession:
         encoder.n_features_in_ = self.model.config.n_features
         encoder.n_samples_fit_, encoder.n_seen_ = self.n_trials, np.full(self.n_voxels, self.n_trials)
         encoder.silent_voxels_ = np.zeros(0, dtype=int)
-        encoder._single_voxel_, encoder._voxels_ = False, self._voxels
+        encoder._single_voxel_, encoder._voxels_, encoder._space_ = False, self._voxels, self._space
         encoder._units_, encoder._features_hash_ = "", ""
         encoder.provenance_ = provenance(
             encoder="StreamingSession", n_trials=self.n_trials, keep=self.keep, forget=self.forget, seed=self.seed
@@ -156,7 +170,7 @@ class StreamingSession:
 
     def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         values = np.asarray(features_matrix(x), dtype=np.float32)
-        responses = np.asarray(features_matrix(y), dtype=np.float32)
+        responses = as_numpy(y, "responses").astype(np.float32)
         if values.ndim == 1:
             values, responses = values[None], responses[None] if responses.ndim == 1 else responses
         width, n = self.model.config.n_features, self.n_voxels or responses.shape[-1]
@@ -166,10 +180,10 @@ class StreamingSession:
             )
         return values, responses
 
-    def _begun(self, n_voxels: int, voxels: dict[str, Any] | None) -> AnchoredState | ChunkState:
+    def _begun(self, n_voxels: int, voxels: dict[str, Any] | None, space: dict[str, Any]) -> AnchoredState | ChunkState:
         """The state, made at the first trial."""
         if self._state is None:
-            self.n_voxels, self._voxels = n_voxels, voxels
+            self.n_voxels, self._voxels, self._space = n_voxels, voxels, space
             device = pick_torch_device(self.device)
             if self.model.anchor is None:
                 self._state = ChunkState(self.model, n_voxels, self.keep, self.forget, device)

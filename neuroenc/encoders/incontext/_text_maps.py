@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.encoders._labels import match_voxels
 from neuroenc.encoders.incontext._weights_maps import voxels_of, weights_of
 
 __all__ = ["TEMPLATES", "confusion", "prompt_vectors", "text_selectivity"]
@@ -150,6 +151,8 @@ def confusion(
         if roi not in selectivity.coords:
             raise ConfigError(unknown_name("voxel coordinate roi =", roi, map(str, selectivity.coords)))
         roi = selectivity[roi].values
+    if isinstance(roi, xr.DataArray) and roi.dims == ("voxel",):
+        roi = match_voxels(voxels_of(selectivity), {}, roi.expand_dims("stimulus"), "labels")[0].values
     labels = np.asarray(roi).astype(str)
     if labels.shape != (selectivity.sizes["voxel"],):
         raise DataError(f"{labels.size} labels for {selectivity.sizes['voxel']} voxels.")

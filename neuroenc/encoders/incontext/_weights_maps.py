@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders._labels import match_voxels
 
 __all__ = ["WeightComponents", "voxels_of", "weight_components", "weights_of"]
 
@@ -82,6 +83,8 @@ def weight_components(coef: Any, n: int = 3, *, weight: Any = None) -> WeightCom
     """
     weights = weights_of(coef)
     values = _directions(weights.values)
+    if isinstance(weight, xr.DataArray) and weight.dims == ("voxel",):
+        weight = match_voxels(voxels_of(weights), {}, weight.expand_dims("stimulus"), "weight")[0]
     heavy = np.ones(values.shape[1]) if weight is None else np.maximum(np.asarray(weight, dtype=np.float64), 0.0)
     if heavy.shape != (values.shape[1],):
         raise DataError(f"weight has shape {heavy.shape}; expected one number for each of {values.shape[1]} voxels.")

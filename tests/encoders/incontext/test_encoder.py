@@ -302,7 +302,7 @@ def test_features_of_another_making_are_refused(tmp_path):
             InContextEncoder(folder).fit(other, Y)
         # What it was conditioned on counts when it predicts, in another process too.
         for fitted in (encoder, load_encoder(tmp_path / "encoder")):
-            with pytest.raises(DataError, match="numbers of one width"):
+            with pytest.raises(DataError, match="the encoder was fitted on features of"):
                 fitted.predict(other)
     # Features that say nothing are taken.
     InContextEncoder(folder, response_scale="as-is").fit(X.values, Y.values).predict(X.values)
@@ -329,4 +329,4 @@ def test_missing_responses_of_others_do_not_matter_where_order_does():
     Y[np.arange(20) * 2, np.arange(20)] = np.nan
     all_of_them = InContextEncoder(model, response_scale="as-is").fit(X, Y).coef_
     alone = [InContextEncoder(model, response_scale="as-is").fit(X, Y[:, [v]]).coef_[:, 0] for v in (0, 7)]
-    np.testing.assert_allclose(all_of_them[:, [0, 7]].T, alone, atol=1e-5)
+    np.testing.assert_allclose(all_of_them[:, [0, 7]].T, alone, rtol=1e-4, atol=1e-5)
