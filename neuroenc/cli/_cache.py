@@ -31,7 +31,8 @@ def list_() -> None:
     typer.echo(f"{cache_dir() / 'features'}: {len(table)} entries, {_size(float(table['bytes'].sum()))}")
     for row in table.to_dict("records"):
         place = " ".join(str(row[k]) for k in ("backbone", "weights", "layer", "pooling") if row[k])
-        state = "" if row["complete"] else "  (interrupted)"
+        broken = "interrupted" if row["path"].endswith(".part") else "damaged; it is made again when it is needed"
+        state = "" if row["complete"] else f"  ({broken})"
         typer.echo(
             f"{row['key'][:12]}  {row['created']}  {row['n']:>7} {row['kind'] or '?'}  {_size(row['bytes']):>9}  "
             f"{place}{state}"

@@ -1,17 +1,21 @@
 """Features on disk: found again by what decides their values, written in blocks, checked when read.
 
 An entry is a folder ``NEUROENC_CACHE/features/KEY`` with ``values.npy`` and ``meta.json``. While an
-extraction runs, its finished blocks lie in ``KEY.part``; a run that was killed continues from them.
+extraction runs, its finished blocks lie in ``KEY.part``; a run that was killed continues from them. Several
+processes may share a cache: they use each other's blocks, and who comes second takes what the first has finished.
+Where the disk has no room, features are computed and not kept.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import atomic_path, hash_json, read_json, sha256_file, write_json
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import (
+    atomic_path,
+    hash_array,
+    hash_json,
+    read_json,
+    read_sealed_json,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+    write_sealed_json,
+)
 
 __all__ = ["FeatureCache", "block_rows", "cache_clear", "cache_dir", "cache_list"]
 
@@ -29,7 +43,9 @@ _IN_MEMORY = 2**30
 _COLUMNS = ("key", "kind", "backbone", "weights", "layer", "pooling", "normalised", "n", "shape", "bytes", "created",
             "complete", "path")  # fmt: skip
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_BLOCK = re.compile(r"\d{9}-\d{9}\.npy")
+_BLOCK = re.compile(r"\d{9}-\d{9}\.[0-9a-f]{16}\.npy")
+# Left free on the disk, for everything else that is written there.
+_SPARE = 2**24
 
 
 def cache_dir() -> Path:
@@ -52,12 +68,26 @@ def block_rows(batch_size: int, at_least: int = 256) -> int:
     return batch_size * max(1, -(-at_least // batch_size))
 
 
-def _read_block(path: Path, rows: int) -> np.ndarray | None:
-    try:
-        block = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return block if block.dtype == np.float32 and len(block) == rows else None
+def _read_block(part: Path, start: int, stop: int) -> np.ndarray | None:
+    """Rows of a block that is on disk; its name holds the hash of its values."""
+    for path in part.glob(f"{start:09d}-{stop:09d}.*.npy"):
+        try:
+            block = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue
+        if block.dtype == np.float32 and len(block) == stop - start and hash_array(block)[:16] == path.name[20:36]:
+            return block
+    return None
+
+
+def _write_block(part: Path, start: int, block: np.ndarray) -> None:
+    name = f"{start:09d}-{start + len(block):09d}.{hash_array(block)[:16]}.npy"
+    with atomic_path(part / name) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, block, allow_pickle=False)
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"
 
 
 class FeatureCache:
@@ -82,17 +112,20 @@ class FeatureCache:
         if not entry.is_dir():
             return None
         try:
-            meta = read_json(entry / "meta.json")
+            meta = read_sealed_json(entry / "meta.json", needed=("shape", "sha256", "provenance"), unsealed=True)
             values = np.load(entry / "values.npy", mmap_mode="r", allow_pickle=False)
             digest = sha256_file(entry / "values.npy")
             sound = list(values.shape) == meta["shape"] and digest == meta["sha256"] and bool(meta["provenance"])
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             sound = False
+        if not sound and not entry.is_dir():  # cleared by another process
+            return None
         if not sound:
             warnings.warn(f"cached features {entry} are damaged and are computed again.", UserWarning, stacklevel=4)
             shutil.rmtree(entry, ignore_errors=True)
             return None
-        os.utime(entry)
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(entry)
         return (np.array(values) if values.nbytes <= _IN_MEMORY else values), meta
 
     def compute(
@@ -118,51 +151,112 @@ class FeatureCache:
         -------
         array (n, ...)
             float32; memory-mapped where it is larger than 1 GiB.
+
+        Raises
+        ------
+        DataError
+            The disk has no room for features that are too large to be kept in memory.
         """
-        key = self.key(settings)
-        part = self.folder / f"{key}.part"
+        entry = self.folder / self.key(settings)
+        part = entry.with_name(f"{entry.name}.part")
+        spans = [(start, min(start + rows, n)) for start in range(0, n, rows)]
+        held: dict[int, np.ndarray] = {}  # blocks that the disk did not take
+        keeping = True
+        for start, stop in spans:
+            if start and entry.is_dir() and (found := self.load(settings)) is not None:
+                return found[0]
+            if _read_block(part, start, stop) is not None:
+                continue
+            block = extract(start, stop)
+            if keeping:
+                try:
+                    self._keep(part, start, block, n, settings)
+                    continue
+                except DataError as error:
+                    self._go_on(error, n * block[0].nbytes)
+                    keeping = False
+                except FileNotFoundError:  # another process is done and has cleared the blocks
+                    pass
+            held[start] = block
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start, stop in spans:
+                block = held.get(start)
+                block = _read_block(part, start, stop) if block is None else block
+                yield extract(start, stop) if block is None else block
+
+        if keeping:
+            try:
+                self._join(entry, n, blocks(), settings, provenance)
+                shutil.rmtree(part, ignore_errors=True)
+            except DataError as error:
+                first = _read_block(part, *spans[0])
+                self._go_on(error, 0 if first is None else n * first[0].nbytes)
+            except OSError as error:  # two processes put the same entry in its place at once
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+            if (found := self.load(settings)) is not None:
+                return found[0]
+        return np.concatenate(list(blocks()))
+
+    def _keep(self, part: Path, start: int, block: np.ndarray, n: int, settings: Mapping[str, Any]) -> None:
+        """Write a block, if there is room for all of them and for the whole that is put together in the end."""
         part.mkdir(parents=True, exist_ok=True)
+        total = n * block[0].nbytes
+        needed = 2 * total - sum(p.stat().st_size for p in part.glob("*.npy")) + _SPARE
+        free = shutil.disk_usage(part).free
+        if free < needed:
+            raise DataError(f"features of {_size(total)} need {_size(needed)}, and {_size(free)} are free")
         if not (part / "settings.json").is_file():
             write_json(part / "settings.json", dict(settings))
-        spans = [(start, min(start + rows, n)) for start in range(0, n, rows)]
-        paths = [part / f"{start:09d}-{stop:09d}.npy" for start, stop in spans]
-        for (start, stop), path in zip(spans, paths, strict=True):
-            if _read_block(path, stop - start) is None:
-                self._write_block(path, extract(start, stop))
-        first = _read_block(paths[0], spans[0][1])
-        assert first is not None
-        with atomic_path(self.folder / key, directory=True) as folder:
-            values = np.lib.format.open_memmap(
-                folder / "values.npy", mode="w+", dtype=np.float32, shape=(n, *first.shape[1:])
-            )
-            for (start, stop), path in zip(spans, paths, strict=True):
-                block = _read_block(path, stop - start)
-                values[start:stop] = extract(start, stop) if block is None else block
-            values.flush()
-            shape = list(values.shape)
-            del values
-            write_json(
+        _write_block(part, start, block)
+
+    def _go_on(self, error: DataError, size: int) -> None:
+        """Without the disk, where memory is enough."""
+        step = f"`neuroenc cache clear`, free room in {self.folder}, or set NEUROENC_CACHE to another disk"
+        if size > _IN_MEMORY:
+            raise DataError(f"the feature cache {self.folder} has no room: {error}. Next step: {step}.") from error
+        warnings.warn(
+            f"the feature cache {self.folder} has no room: {error}; features are computed and not kept. "
+            f"Next step: {step}.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+    @staticmethod
+    def _join(
+        entry: Path, n: int, blocks: Iterator[np.ndarray], settings: Mapping[str, Any], provenance: str
+    ) -> None:
+        with atomic_path(entry, directory=True) as folder:
+            # Not memory-mapped: a full disk would end the process with SIGBUS.
+            with open(folder / "values.npy", "wb") as handle:
+                shape: tuple[int, ...] = ()
+                for block in blocks:
+                    if not shape:
+                        shape = (n, *block.shape[1:])
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(handle, header)
+                    handle.write(np.ascontiguousarray(block, dtype="<f4").data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            write_sealed_json(
                 folder / "meta.json",
                 {
                     "settings": dict(settings),
-                    "shape": shape,
+                    "shape": list(shape),
                     "sha256": sha256_file(folder / "values.npy"),
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()),
                     "provenance": provenance,
                 },
             )
-        shutil.rmtree(part, ignore_errors=True)
-        found = np.load(self.folder / key / "values.npy", mmap_mode="r", allow_pickle=False)
-        return np.array(found) if found.nbytes <= _IN_MEMORY else found
-
-    @staticmethod
-    def _write_block(path: Path, block: np.ndarray) -> None:
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, block, allow_pickle=False)
 
 
 def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # removed by another process
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _entries() -> list[Path]:
@@ -181,7 +275,8 @@ def cache_list() -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``key, kind, backbone, weights, layer, pooling, normalised, n, shape, bytes, created (UTC),
-        complete, path``; an interrupted extraction has ``complete`` False and the rows done so far as ``n``.
+        complete, path``; an interrupted extraction has ``complete`` False and the rows done so far as ``n``, a
+        damaged entry ``complete`` False and neither kind nor shape.
 
     Examples
     --------
@@ -190,24 +285,29 @@ def cache_list() -> pd.DataFrame:
     """
     rows = []
     for entry in _entries():
-        complete = entry.suffix != ".part"
+        whole = entry.suffix != ".part"
         try:
-            meta = read_json(entry / ("meta.json" if complete else "settings.json"))
-        except (OSError, ValueError):
-            meta = {}
-        settings = meta.get("settings", {}) if complete else meta
-        shape = meta.get("shape", []) if complete else []
-        done = sum(int(p.name[10:19]) - int(p.name[:9]) for p in entry.iterdir() if _BLOCK.fullmatch(p.name))
-        created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(entry.stat().st_mtime))
+            meta = read_json(entry / ("meta.json" if whole else "settings.json"))
+            settings = meta["settings"] if whole else meta
+            shape = [int(x) for x in meta["shape"]] if whole else []
+            known = {k: settings.get(k) for k in _COLUMNS[1:7]}
+            time_made = str(meta["created"]) if whole else ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            whole, shape, known, time_made = False, [], dict.fromkeys(_COLUMNS[1:7]), ""
+        try:
+            changed = entry.stat().st_mtime
+            blocks = [p.name for p in entry.iterdir() if _BLOCK.fullmatch(p.name)]
+        except OSError:  # removed by another process
+            continue
         rows.append(
             {
                 "key": entry.name.removesuffix(".part"),
-                **{k: settings.get(k) for k in _COLUMNS[1:7]},
-                "n": shape[0] if shape else done,
+                **known,
+                "n": shape[0] if shape else sum(int(name[10:19]) - int(name[:9]) for name in blocks),
                 "shape": "x".join(map(str, shape)),
                 "bytes": _bytes(entry),
-                "created": meta.get("created", created) if complete else created,
-                "complete": complete,
+                "created": time_made or time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(changed)),
+                "complete": whole,
                 "path": str(entry),
             }
         )
@@ -229,7 +329,7 @@ def _seconds(older_than: str | float | timedelta | None) -> float:
 
 
 def cache_clear(older_than: str | float | timedelta | None = None) -> int:
-    """Remove cached features.
+    """Remove cached features, and what killed processes left half-written.
 
     Parameters
     ----------
@@ -253,7 +353,14 @@ def cache_clear(older_than: str | float | timedelta | None = None) -> int:
     """
     limit, freed = _seconds(older_than), 0
     for entry in _entries():
-        if time.time() - entry.stat().st_mtime >= limit:
-            freed += _bytes(entry)
-            shutil.rmtree(entry, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process clears too
+            if time.time() - entry.stat().st_mtime >= limit:
+                size = _bytes(entry)
+                shutil.rmtree(entry, ignore_errors=True)
+                freed += size - _bytes(entry)
+    features = cache_dir() / "features"
+    if features.is_dir():
+        before = _bytes(features)
+        remove_leftovers(features)
+        freed += max(0, before - _bytes(features))
     return freed

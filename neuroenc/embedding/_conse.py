@@ -128,6 +128,7 @@ class ConseTextModel:
 
     def __init__(self, model: Any, centre: Any) -> None:
         self._model, self._centre = model, centre
+        self.max_tokens, self.count_tokens = model.max_tokens, model.count_tokens
 
     def encode(self, texts: list[str]) -> Any:
         """Centred sentence vectors (b, 384)."""

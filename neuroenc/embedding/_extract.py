@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -55,11 +56,13 @@ def features_of(
     cache: bool | str | PathLike[str],
     show: bool,
     start_model: Callable[[str], Encode],
+    look: Callable[[str], dict[str, Any]] | None = None,
 ) -> Any:
     """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``.
 
     ``start_model(device)`` loads the model and returns ``encode(start, stop)`` for one batch. Nothing of torch is
-    touched unless something has to be computed.
+    touched unless something has to be computed; ``look(device)`` then says what shall be told of the inputs and kept
+    in the provenance.
     """
     if len(ids) == 0:
         raise DataError("there is nothing to embed (0 inputs).")
@@ -81,7 +84,7 @@ def features_of(
         values, record = found[0], str(found[1]["provenance"])
     else:
         place = resolve_device(device)
-        record = provenance(step="embed", device=place, **settings)
+        record = provenance(step="embed", device=place, **settings, **({} if look is None else look(place)))
         n, state = len(ids), dict[str, Any]()
         bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=show, unit=kind)
 
@@ -105,6 +108,15 @@ def features_of(
             else:
                 values = np.concatenate([extract(start, min(start + rows, n)) for start in range(0, n, rows)])
             bar.update(n - bar.n)
+    cut = json.loads(record).get("cut")
+    if cut:
+        warnings.warn(
+            f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} tokens that {backbone.name!r} "
+            f"reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']} tokens). What stands behind the "
+            "cut does not enter the features. Next step: shorten or split them.",
+            UserWarning,
+            stacklevel=3,
+        )
     return make_features(
         values,
         stimulus=ids,

@@ -15,7 +15,7 @@ from neuroenc.data import Stimuli
 from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._pooling import check_pooling, pool, unit_norm
-from neuroenc.embedding._registry import image_backbone
+from neuroenc.embedding._registry import check_model, image_backbone
 
 __all__ = ["ImageEmbedder"]
 
@@ -24,7 +24,8 @@ class ImageEmbedder:
     """Features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
 
     The model is in evaluation mode, without gradients, in float32; the preprocessing is the checkpoint's own.
-    It is loaded when something has to be computed: features found in the cache need no model.
+    It is loaded when something has to be computed (features found in the cache need no model), and kept as long as the
+    embedder lives.
 
     Parameters
     ----------
@@ -101,9 +102,9 @@ class ImageEmbedder:
         self.layer, self.pooling, self.normalise = layer, check_pooling(pooling), normalise
         self.device, self.batch_size = device, check_batch_size(batch_size)
         self.cache, self.progress = cache, progress
-        self.backbone = image_backbone(
-            model, None if pretrained is None else os.fspath(pretrained), seed, preprocessing
-        )
+        # Kept as long as the embedder: building a network takes longer than a few pictures.
+        self._loaded: tuple[str, Any] | None = None
+        self.backbone = image_backbone(*check_model(model, pretrained), seed, preprocessing)
         if layer is not None and layer not in self.backbone.layers():
             raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
         if layer is None and pooling is not None:
@@ -170,14 +171,31 @@ class ImageEmbedder:
             start_model=lambda device: self._start(stimuli, device),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load their own.
+        return {**self.__dict__, "_loaded": None}
+
     def _start(self, stimuli: Stimuli, device: str) -> Encode:
         import torch
 
-        model = self.backbone.load(device)
-        workers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        if self._loaded is None or self._loaded[0] != device:
+            self._loaded = (device, self.backbone.load(device))
+        model = self._loaded[1]
+
+        def prepared(n: int) -> Any:
+            image = stimuli.image(n)
+            try:
+                return model.preprocess(image)
+            except (ValueError, RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+                raise DataError(
+                    f"picture of stimulus {str(stimuli.ids[n])!r} ({image.size[0]} x {image.size[1]} pixels) cannot be "
+                    f"prepared for {self.backbone.name!r}: {error}. Next step: look at that picture."
+                ) from error
 
         def encode(start: int, stop: int) -> np.ndarray:
-            tensors = list(workers.map(lambda n: model.preprocess(stimuli.image(n)), range(start, stop)))
+            # Threads of a batch only: they are gone with it.
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+                tensors = list(workers.map(prepared, range(start, stop)))
             with exact_arithmetic():
                 output = model.encode(torch.stack(tensors).to(device), self.layer)
                 values = pool(output, self.pooling)

@@ -90,14 +90,19 @@ class MiniLMModel:
     """The loaded model."""
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int, device: str) -> None:
-        self._model, self._tokenizer, self._max_tokens, self._device = model, tokenizer, max_tokens, device
+        self._model, self._tokenizer, self.max_tokens, self._device = model, tokenizer, max_tokens, device
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text before anything is cut, marks of start and end included."""
+        found = self._tokenizer(texts, truncation=False, padding=False, verbose=False)
+        return [len(ids) for ids in found["input_ids"]]
 
     def encode(self, texts: list[str]) -> Any:
         """Unit-norm sentence vectors (b, 384)."""
         import torch
 
         tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._device)
         hidden = self._model(**tokens).last_hidden_state
         mask = tokens["attention_mask"][:, :, None].to(hidden.dtype)

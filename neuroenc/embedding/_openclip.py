@@ -248,6 +248,16 @@ class OpenClipTextModel:
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
         self._model, self._tokenizer, self._device = model, tokenizer, device
+        self.max_tokens: int | None = getattr(tokenizer, "context_length", None)
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text before anything is cut, marks of start and end included."""
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:  # open_clip's own
+            return [len(self._tokenizer.encode(text)) + 2 for text in texts]
+        clean = getattr(self._tokenizer, "clean_fn", None) or (lambda text: text)
+        found = inner([clean(text) for text in texts], truncation=False, padding=False, verbose=False)
+        return [len(ids) for ids in found.input_ids]
 
     def encode(self, texts: list[str]) -> Any:
         """Raw text vectors (b, feature)."""

@@ -6,6 +6,7 @@ preprocessing are known without building the model, so that cached features need
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ __all__ = [
     "Backbone",
     "ImageModel",
     "TextModel",
+    "check_model",
     "image_backbone",
     "list_backbones",
     "register_backbone",
@@ -37,7 +39,10 @@ class ImageModel(Protocol):
 
 
 class TextModel(Protocol):
-    """A loaded text tower."""
+    """A loaded text tower.
+
+    One that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut is told.
+    """
 
     def encode(self, texts: list[str]) -> Any:
         """Tensor (b, feature) of texts."""
@@ -126,6 +131,20 @@ def list_backbones() -> dict[str, str]:
     """
     names = sorted(set(_IMAGE) | set(_TEXT))
     return {n: " + ".join(k for k, table in (("image", _IMAGE), ("text", _TEXT)) if n in table) for n in names}
+
+
+def check_model(model: Any, pretrained: Any) -> tuple[str, str | None]:
+    """Both as text, if they are names or paths."""
+    if not isinstance(model, str):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; legal is a name ({', '.join(list_backbones())}, an open_clip "
+            "architecture, 'timm:NAME', 'local-dir:PATH'). Next step: register_backbone('mine', image=...) with a "
+            "function that describes your network (its name, weights_hash(), layers() and load(device)), then "
+            "model='mine'."
+        )
+    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
+        raise ConfigError(f"pretrained is a {type(pretrained).__name__}; legal are a tag, the path of a file, or None.")
+    return model, None if pretrained is None else os.fspath(pretrained)
 
 
 def _factory(entry: str | Factory) -> Factory:

@@ -16,7 +16,7 @@ from neuroenc.data import Stimuli, make_features
 from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._pooling import unit_norm
-from neuroenc.embedding._registry import text_backbone
+from neuroenc.embedding._registry import check_model, text_backbone
 
 __all__ = ["TextEmbedder"]
 
@@ -32,6 +32,11 @@ class TextEmbedder:
         of the ConSE space of :class:`ImageEmbedder`), or a name of :func:`register_backbone`.
     pretrained, normalise, device, batch_size, cache, progress, seed
         As in :class:`ImageEmbedder`.
+
+    Notes
+    -----
+    A model reads a number of tokens (77 of CLIP, 64 of SigLIP, 32 of "world", 256 of "minilm"), and what is longer is
+    cut: a warning says how many texts, and the first. The model is kept as long as the embedder lives.
 
     Examples
     --------
@@ -58,7 +63,7 @@ class TextEmbedder:
         self.cache, self.progress = cache, progress
         # Captions are embedded a few at a time, again and again: the model is kept.
         self._loaded: tuple[str, Any] | None = None
-        self.backbone = text_backbone(model, None if pretrained is None else os.fspath(pretrained), seed)
+        self.backbone = text_backbone(*check_model(model, pretrained), seed)
 
     def __repr__(self) -> str:
         return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}, normalise={self.normalise})"
@@ -112,6 +117,7 @@ class TextEmbedder:
             cache=self.cache,
             show=self.progress,
             start_model=lambda device: self._start(listed, device),
+            look=lambda device: self._cut(listed, device),
         )
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
@@ -166,10 +172,31 @@ class TextEmbedder:
             provenance=provenance(step="embed_captions", captions=found.attrs["provenance"]),
         )
 
-    def _start(self, texts: list[str], device: str) -> Encode:
+    def _model(self, device: str) -> Any:
         if self._loaded is None or self._loaded[0] != device:
             self._loaded = (device, self.backbone.load(device))
-        model = self._loaded[1]
+        return self._loaded[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load their own.
+        return {**self.__dict__, "_loaded": None}
+
+    def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
+        """Which texts are longer than the model reads, for models that count tokens."""
+        model = self._model(device)
+        count, limit = getattr(model, "count_tokens", None), getattr(model, "max_tokens", None)
+        if count is None or not limit:
+            return {}
+        tokens = np.concatenate([count(texts[n : n + 1024]) for n in range(0, len(texts), 1024)])
+        long = np.flatnonzero(tokens > limit)
+        if not long.size:
+            return {}
+        first = texts[long[0]]
+        shown = first if len(first) <= 60 else f"{first[:60]}..."
+        return {"cut": {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}}
+
+    def _start(self, texts: list[str], device: str) -> Encode:
+        model = self._model(device)
 
         def encode(start: int, stop: int) -> np.ndarray:
             with exact_arithmetic():

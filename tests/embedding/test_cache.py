@@ -12,7 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, cache_clear, cache_dir, cache_list
 
 OPTIONS = {"progress": False, "device": "cpu"}
@@ -230,3 +230,148 @@ def test_command_line(vit, pictures):
     assert "is not an age" in run(app, ["clear", "--older-than", "x", "-y"]).output
     assert "freed" in run(app, ["clear", "-y"]).output
     assert cache_list().empty
+
+
+def test_blocks_of_an_interrupted_run_that_were_edited_are_made_again(vit, pictures, count):
+    from neuroenc.embedding._cache import FeatureCache
+
+    settings, store, rows = {"a": 1}, FeatureCache(), np.arange(12, dtype=np.float32).reshape(6, 2)
+
+    def stopped(start, stop):
+        if start == 4:
+            raise KeyboardInterrupt
+        return rows[start:stop]
+
+    with pytest.raises(KeyboardInterrupt):
+        store.compute(settings, 6, 2, stopped, "{}")
+    block = sorted(cache_dir().rglob("*.npy"))[0]
+    content = block.read_bytes()
+    block.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = store.compute(settings, 6, 2, lambda a, b: rows[a:b], "{}")
+    np.testing.assert_array_equal(found, rows)
+
+
+SHARED = """
+import hashlib, os, sys, time
+import numpy as np
+from neuroenc.embedding._cache import FeatureCache
+
+rows = np.random.default_rng(0).standard_normal((600, 50)).astype("f4")
+
+def extract(start, stop):
+    time.sleep(0.0005)
+    return rows[start:stop]
+
+while not os.path.exists(sys.argv[1]):
+    pass
+for number in range(8):
+    values = FeatureCache().compute({"number": number}, 600, 20, extract, "{}")
+    print(hashlib.sha256(values.tobytes()).hexdigest())
+"""
+
+
+def test_two_processes_on_one_cache_give_equal_features(tmp_path):
+    command = [sys.executable, "-c", SHARED, str(tmp_path / "go")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    (tmp_path / "go").touch()
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert {line for out, _ in said for line in out.split()} == {said[0][0].split()[0]}
+    assert not any("damaged" in errors for _, errors in said)
+    assert cache_list()["complete"].tolist() == [True] * 8
+    assert [p for p in cache_dir().rglob("*") if ".tmp" in p.name or p.suffix == ".part"] == []
+
+
+@pytest.mark.slow
+def test_two_processes_embed_the_same_pictures(pictures, tmp_path):
+    np.save(tmp_path / "images.npy", pictures(40).images)
+    code = (
+        "import sys, numpy as np\n"
+        "from neuroenc.data import Stimuli\n"
+        "from neuroenc.embedding import ImageEmbedder\n"
+        "s = Stimuli([str(i) for i in range(40)], np.load(sys.argv[1]))\n"
+        "x = ImageEmbedder('world', batch_size=4, progress=False).embed(s)\n"
+        "print(x.attrs['content_hash'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "images.npy")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0] != ""
+
+
+FULL = """
+import resource, sys, warnings
+import numpy as np
+from neuroenc.embedding._cache import FeatureCache
+
+warnings.simplefilter("error") if sys.argv[1] == "error" else None
+rows = np.random.default_rng(0).standard_normal((60, 5000)).astype("f4")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+values = FeatureCache().compute({"a": 1}, 60, 20, lambda a, b: rows[a:b], "{}")
+print((values == rows).all())
+"""
+
+
+@pytest.mark.parametrize("limit", [100_000, 500_000])
+def test_a_disk_that_takes_no_more_is_told_and_does_not_end_the_process(tmp_path, limit):
+    """A block does not fit, or the whole does not; a memory-mapped file ended the process with SIGBUS."""
+    command = [sys.executable, "-c", FULL, "warn", str(limit)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "True"
+    assert "has no room" in run.stderr
+    assert "not kept" in run.stderr
+    cache_clear()
+    assert [p for p in cache_dir().rglob("*") if p.is_file()] == []
+
+
+def test_room_is_looked_at_before_it_is_taken(monkeypatch):
+    import shutil
+
+    from neuroenc.embedding import _cache
+
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    rows, store = np.ones((6, 2), dtype=np.float32), _cache.FeatureCache()
+    with pytest.warns(UserWarning, match=r"has no room: features of .* and 0.001 MB are free.*not kept"):
+        found = store.compute({"a": 1}, 6, 2, lambda a, b: rows[a:b], "{}")
+    np.testing.assert_array_equal(found, rows)
+    monkeypatch.setattr(_cache, "_IN_MEMORY", 10)
+    with pytest.raises(DataError, match=r"has no room.*cache clear.*NEUROENC_CACHE"):
+        store.compute({"a": 1}, 6, 2, lambda a, b: rows[a:b], "{}")
+
+
+def test_clearing_takes_what_killed_runs_left(monkeypatch):
+    import subprocess as sub
+
+    from neuroenc._util.files import _leftover_mark
+
+    gone = sub.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mark = _leftover_mark().replace(f"-{os.getpid()}.", f"-{gone.pid}.")
+    left = cache_dir() / "features" / f".{'a' * 32}.xyz{mark}"
+    left.mkdir(parents=True)
+    (left / "values.npy").write_bytes(b"0" * 1000)
+    assert cache_clear() == 1000
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"settings": 3}', "{", '{"settings": {}, "shape": "x"}'])
+def test_damaged_entries_are_listed(content):
+    entry = cache_dir() / "features" / ("b" * 32)
+    entry.mkdir(parents=True)
+    (entry / "meta.json").write_text(content)
+    assert cache_list()[["complete", "n"]].values.tolist() == [[False, 0]]
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_holds(vit, pictures, count, monkeypatch):
+    stimuli, name = pictures(4), f"local-dir:{vit}"
+    first = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert first.identical(ImageEmbedder(name, **OPTIONS).embed(stimuli))
+    assert sum(count) == 4

