@@ -237,11 +237,11 @@ SHORTEST, LONGEST = 0.05, 30.0
 def seconds(image: Any) -> float | None:
     """Repetition time of the header, in seconds; None where the header does not say, or says what cannot be.
 
-    Without a unit, 2000 may be milliseconds: no guess is made.
+    Without a unit the number says nothing: libraries write 1.0 where nobody told them.
     """
     zooms = image.header.get_zooms()
     unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "msec"
-    scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}.get(unit)
+    scale = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(unit)
     if scale is None or len(zooms) < 4:
         return None
     found = float(np.round(float(zooms[3]) * scale, 6))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
-from neuroenc.data._images import binary_mask, check_affine, image_values, open_image
+from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
+from neuroenc.data._masked import roi_flags
 from neuroenc.data._schema import EncodingData, make_responses
-from neuroenc.data.loaders._bids_glm import Glm, fit_run
+from neuroenc.data.loaders._bids_glm import Glm, check_baseline, fit_run
 from neuroenc.data.loaders._bids_layout import Run, find_runs, recognise
 from neuroenc.data.loaders._glmsingle import stimuli_of
 from neuroenc.data.loaders._sessions import bounds_of, collect, one_of, unpacked
@@ -29,6 +31,7 @@ def read_bids(
     task: str | None = None,
     space: str | None = None,
     sessions: Any = None,
+    select: Mapping[str, Any] | None = None,
     derivatives: str | os.PathLike[str] | None = None,
     stimulus: str | None = None,
     model: str = "trial",
@@ -62,9 +65,13 @@ def read_bids(
     task, space : str, optional
         Needed where there are several.
     sessions : labels, optional
+    select : mapping entity -> label, optional
+        Which recordings where several differ: acq, ce, rec, dir, echo, part, chunk, mod, res, den, or desc (default
+        "preproc"), such as ``{"acq": "hi"}``.
     stimulus : str, optional
         Column of the events that names what was shown; default the first there of stim_file, stimulus, trial_type. Rows
-        that are "n/a" in it (fixation, button presses) are modelled but are no responses.
+        that are "n/a" in it (fixation, button presses) are modelled but are no responses. Files are named by their path
+        below ``stimuli`` without ending, "faces/01".
     model : {"trial", "condition"}
         One response a trial, or a stimulus and run (blocks).
     method : {"lsa", "lss"}
@@ -81,7 +88,7 @@ def read_bids(
     zscore : {"session", "run", False}
     repeats : {"keep", "average"}
     images : path or bool
-        True looks for pictures in ``root/stimuli`` and goes without where some are absent.
+        True looks for pictures in ``root/stimuli``, and says so where it goes without because some are absent.
     cache, max_memory, licence, progress
         As for `read_glmsingle`.
 
@@ -105,7 +112,8 @@ def read_bids(
     one_of("value of zscore:", zscore, ("session", "run", False, True))
     by = "run" if zscore == "run" else "session"
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
-    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives)
+    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives,
+                     select=select)
     budget = parse_memory(max_memory)
     reference = open_image(runs[0].bold, "BOLD")
     for run in runs[1:]:
@@ -118,6 +126,7 @@ def read_bids(
     for run, own in zip(runs, shown, strict=True):
         if not own:
             raise DataError(f"{run.events} shows no stimulus: every row is n/a. Next step: stimulus=COLUMN.")
+    _check_files(runs, events)
     ids = np.array([s for own in shown for s in own])
     counts = [len(own) for own in shown]
     session = np.repeat([r.session for r in runs], counts)
@@ -126,11 +135,10 @@ def read_bids(
     if rois:
         roi = {}
         for name, item in rois.items():
-            image = open_image(item, f"roi {name!r}")
-            check_affine(image, reference, names=(f"roi {name!r}", "BOLD"))
-            roi[name] = binary_mask(image, f"roi {name!r}").reshape(-1)[voxel]
+            roi[name] = roi_flags(name, item, reference, "BOLD").reshape(-1)[voxel]
     options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings(),
-               "files": [r.bold.name for r in runs]}  # fmt: skip
+               "files": [r.bold.name for r in runs], "tr": [r.tr for r in runs],
+               "start": [r.start for r in runs]}  # fmt: skip
     template = make_responses(
         np.broadcast_to(np.zeros((), dtype=np.float32), (len(ids), len(voxel))), stimulus=ids,
         subject=runs[0].subject, session=session, run=number, voxel=voxel,
@@ -149,6 +157,7 @@ def read_bids(
             if k not in held:
                 held.clear()
                 held[k] = unpacked(runs[k].bold, voxel, budget)
+                check_baseline(runs[k], held[k], max(1, budget // 16 // (8 * len(held[k]))))
             parts.append(fit_run(runs[k], events[k], held[k][:, block], glm))
         return np.concatenate(parts)
 
@@ -162,18 +171,37 @@ def read_bids(
     return EncodingData(responses, _stimuli(Path(root), ids, images, licence), extra=extra)
 
 
+def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:
+    """One id stands for one picture: 01.jpg and 01.png of one folder have one name without ending."""
+    known: dict[str, str] = {}
+    for run, own in zip(runs, events, strict=True):
+        for name, file in zip(own["stimulus"], own["file"], strict=True):
+            if name and known.setdefault(name, _plain(file)) != _plain(file):
+                raise DataError(
+                    f"{run.events}: {file!r} and {known[name]!r} are both the stimulus {name!r}. Next step: name the"
+                    " files so that they differ in more than their ending, or stimulus=COLUMN."
+                )
+
+
+def _plain(file: str) -> str:
+    """A picture as its file is called, however its folder is written."""
+    return PurePosixPath(file.replace("\\", "/")).name
+
+
 def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
     if images is True:
+        images = root / "stimuli" if (root / "stimuli").is_dir() else None
         try:
-            return stimuli_of(ids, root / "stimuli", "bids", licence)
-        except DataError:
+            return stimuli_of(ids, images, "bids", licence)
+        except DataError as error:
+            warnings.warn(f"stimuli have no pictures: {error}", stacklevel=3)
             images = None
     return stimuli_of(ids, images or None, "bids", licence)
 
 
 def _mask(runs: list[Run], mask: Any, reference: Any) -> np.ndarray:
     if mask is not None:
-        image = open_image(mask, "mask")
+        image = open_mask(mask, "mask")
         check_affine(image, reference, names=("mask", "BOLD"))
         inside = binary_mask(image, "mask")
     else:
@@ -184,7 +212,7 @@ def _mask(runs: list[Run], mask: Any, reference: Any) -> np.ndarray:
         for run in runs:
             image = open_image(run.mask, "brain mask")
             check_affine(image, reference, names=("brain mask", "BOLD"))
-            inside &= np.asarray(image_values(image, "brain mask")).reshape(inside.shape) > 0
+            inside &= binary_mask(image, f"brain mask {run.mask.name if run.mask else ''}")
     if not inside.any():
         raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
     return inside

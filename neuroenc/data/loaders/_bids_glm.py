@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,9 +12,11 @@ import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.optional import require
+from neuroenc._util.tables import numbers, read_table
+from neuroenc.data._groups import column_moments
 from neuroenc.data.loaders._bids_layout import Run
 
-__all__ = ["Glm", "fit_run"]
+__all__ = ["Glm", "check_baseline", "fit_run"]
 
 _MOTION = [f"{k}_{a}" for k in ("trans", "rot") for a in "xyz"]
 _CONFOUNDS = {
@@ -58,7 +61,7 @@ class Glm:
 
 
 def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.ndarray:
-    """Responses (row, voxel) of one run, float32, percent signal change; voxels without signal give 0.
+    """Responses (row, voxel) of one run, float32, percent signal change; voxels without signal or baseline give 0.
 
     Parameters
     ----------
@@ -87,8 +90,9 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
         drift_model="cosine" if glm.high_pass else None, high_pass=glm.high_pass or 0.01,
         add_regs=nuisance if labels else None, add_reg_names=labels or None,
     )  # fmt: skip
-    empty = [k for k, name in enumerate(names) if np.abs(design[name]).max() < 1e-6]
-    if empty:
+    peak = np.array([np.abs(design[name]).max() for name in names])
+    empty = np.flatnonzero(peak < 1e-6)
+    if len(empty):
         onset = named["onset"][named["trial_type"] == names[empty[0]]].iloc[0]
         raise DataError(
             f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at"
@@ -101,8 +105,16 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
             f"{run.bold.name} has {n} volumes for {width} regressors ({len(rows)} responses, {len(labels)} confounds)."
             " Next step: model='condition', method='lss', or fewer confounds."
         )
-    mean = values.mean(axis=0, dtype=np.float64)
-    alive = (mean > 0) & (values.std(axis=0) > 1e-6 * np.abs(mean))
+    late = peak < 0.1 * np.median(peak)
+    if late.any():
+        first = rows[int(np.argmax(late))]
+        warnings.warn(
+            f"{run.events.name}: {int(late.sum())} responses, first that to {first!r}, have less than a tenth of their"
+            f" course inside {run.bold.name}: their values are noise. Next step: leave these events out.",
+            stacklevel=2,
+        )
+    _check_apart(run, design[names].to_numpy(dtype=np.float64), rows)
+    mean, alive = baseline(values)
     signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
     out = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
     if not alive.any():
@@ -123,6 +135,64 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
     return out
 
 
+def baseline(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each voxel over time (float64), and whether it is a baseline: above the voxel's standard deviation."""
+    mean, sd = column_moments(values)
+    with np.errstate(invalid="ignore"):
+        return mean, np.isfinite(values).all(axis=0) & (mean > sd) & (sd > 1e-6 * np.abs(mean))
+
+
+def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
+    """Refuse BOLD without its mean (demeaned, z-scored, negative), of which no percentage can be taken.
+
+    Raises
+    ------
+    DataError
+        More than half of the voxels that change have no mean above their standard deviation.
+
+    Warns
+    -----
+    UserWarning
+        Some have none, or hold NaN: their responses are 0.
+    """
+    n, lost, missing = 0, 0, 0
+    examples: tuple[float, float] = (0.0, 0.0)
+    for start in range(0, values.shape[1], width):
+        block = np.asarray(values[:, start : start + width])
+        nan = ~np.isfinite(block).all(axis=0)
+        mean, sd = column_moments(block)
+        moving = ~nan & (sd > 1e-6 * np.abs(mean))
+        bad = moving & (mean <= sd)
+        if bad.any() and not lost:
+            examples = (float(mean[bad][0]), float(sd[bad][0]))
+        n, lost, missing = n + int(moving.sum()), lost + int(bad.sum()), missing + int(nan.sum())
+    if lost > n / 2:
+        raise DataError(
+            f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard"
+            f" deviation (first: {examples[0]:.3g}, {examples[1]:.3g}), so percent signal"
+            " change has no scale. Next step: give BOLD that was not demeaned, z-scored or filtered of its mean"
+            " (fMRIPrep's desc-preproc)."
+        )
+    if lost or missing:
+        warnings.warn(
+            f"{run.bold.name}: {lost} voxels have no baseline (a mean that is not above their standard deviation) and"
+            f" {missing} hold values that are not finite; their responses are 0.",
+            stacklevel=2,
+        )
+
+
+def _check_apart(run: Run, trials: np.ndarray, rows: list[str]) -> None:
+    """Two responses of one regressor cannot be told apart."""
+    size = np.linalg.norm(trials, axis=0)
+    alike = np.triu((trials / size).T @ (trials / size) > 1 - 1e-9, 1)
+    if alike.any():
+        a, b = np.argwhere(alike)[0].tolist()
+        raise DataError(
+            f"{run.events.name}: {rows[a]!r} and {rows[b]!r} ({int(alike.sum())} such pairs) have the same onset and"
+            " duration, so that their responses cannot be told apart. Next step: mend the onsets, or keep one event."
+        )
+
+
 def _effects(glm_module: Any, signal: np.ndarray, matrix: np.ndarray, noise: str) -> np.ndarray:
     """Estimates (column, voxel); voxels of one autocorrelation are fitted together."""
     labels, results = glm_module.run_glm(signal, matrix, noise_model=noise)
@@ -138,14 +208,28 @@ def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]
         return None, []
     if run.confounds is None:
         raise DataError(f"{run.bold.name} has no desc-confounds_timeseries.tsv beside it. Next step: confounds='none'.")
-    table = pd.read_csv(run.confounds, sep="\t", na_values=["n/a"])
+    table = read_table(run.confounds, sep="\t", what="confounds")
     lost = [c for c in wanted if c not in table]
     if lost:
         raise DataError(unknown_name(f"confound in {run.confounds.name}", lost[0], list(map(str, table.columns))))
+    steady = [c for c in table if c.startswith("non_steady_state")]
+    if steady and not set(steady) & set(wanted):
+        warnings.warn(
+            f"{run.confounds.name} marks {len(steady)} volumes before the steady state, which stay in the model. Next"
+            f" step: add {steady[0]!r} and its like to confounds.",
+            stacklevel=2,
+        )
     if len(table) != n:
         raise DataError(f"{run.confounds.name} has {len(table)} rows, {run.bold.name} {n} volumes.")
-    # Derivatives have no first value.
-    values = table[wanted].to_numpy(dtype=np.float64)
+    values = np.stack([numbers(table, c, run.confounds, missing=("n/a",)) for c in wanted], axis=1)
+    # Derivatives have no first value; a hole anywhere else has no value that could stand there.
+    holes = np.argwhere(np.isnan(values[1:]))
+    if len(holes):
+        row, column = holes[0]
+        raise DataError(
+            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells); only the first row may"
+            " lack a value. Next step: other confounds, or confounds='none'."
+        )
     values = np.where(np.isfinite(values), values, 0.0)
     values = values - values.mean(axis=0)
     scale = values.std(axis=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,24 @@ import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import read_json
+from neuroenc._util.tables import numbers, read_table
+from neuroenc.data._images import open_image
+from neuroenc.data._masked import LONGEST, SHORTEST, seconds
+from neuroenc.data._pictures import picture_endings
 from neuroenc.data.loaders._found import Found
 from neuroenc.data.loaders._sessions import like, natural
 
 __all__ = ["Run", "entities", "find_runs", "recognise"]
 
-_BOLD = "*_desc-preproc_bold.nii*"
+_PREPROC = "preproc"
+_BOLD = "*_bold.nii*"
 #: Entities that tell versions of one recording apart, not recordings.
 _VERSION = ("space", "res", "den", "desc")
+#: Entities of which one label must be chosen, by their long names in BIDS too.
+_CHOSEN = {"acq": "acquisition", "ce": "ceagent", "rec": "reconstruction", "echo": "echo", "part": "part",
+           "chunk": "chunk", "mod": "modality", "res": "resolution", "den": "density"}  # fmt: skip
 _STIMULUS = ("stim_file", "stimulus", "trial_type")
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+_MISSING = ("n/a", "N/A")
 
 
 @dataclass(frozen=True)
@@ -43,19 +53,34 @@ class Run:
 
     def read_events(self, column: str | None) -> pd.DataFrame:
         """Columns onset, duration (seconds), stimulus (text, "" where nothing was shown), other (a name for these)."""
-        table = pd.read_csv(self.events, sep="\t", na_values=["n/a"], dtype={c: str for c in (*_STIMULUS, column) if c})
-        lost = [c for c in ("onset", "duration") if c not in table]
+        table = read_table(self.events, ("onset", "duration"), optional=(*_STIMULUS, *([column] if column else [])),
+                           sep="\t", what="events")  # fmt: skip
         chosen = column or next((c for c in _STIMULUS if c in table), None)
-        if lost or chosen is None or chosen not in table:
+        if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"
             raise DataError(f"{self.events} has columns {list(map(str, table.columns))} (expected onset, duration and"
                             f" {want}). Next step: stimulus=COLUMN.")  # fmt: skip
-        if table[["onset", "duration"]].isna().any(axis=None):
-            raise DataError(f"{self.events} has events without onset or duration.")
-        names = [_id(x) if isinstance(x, str) else "" for x in table[chosen]]
-        kind = table["trial_type"] if "trial_type" in table else pd.Series([None] * len(table))
-        other = [f"other_{x if isinstance(x, str) else 'event'}" for x in kind]
-        frame = table[["onset", "duration"]].assign(stimulus=names, other=other)
+        if not len(table):
+            raise DataError(f"{self.events} has column names and no events.")
+        cells = table[chosen].to_numpy(dtype=str)
+        empty = np.flatnonzero(cells == "")
+        if len(empty):
+            raise DataError(f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows). Next step:"
+                            " write its name, or n/a where nothing was shown.")  # fmt: skip
+        shown = ~np.isin(cells, _MISSING)
+        onset = numbers(table, "onset", self.events)
+        # What a button press lasts is often not told, and is no matter.
+        texts = table.assign(duration=np.where(~shown & np.isin(table["duration"], _MISSING), "0", table["duration"]))
+        duration = numbers(texts, "duration", self.events, least=0)
+        names = [_id(x) if s else "" for x, s in zip(cells, shown, strict=True)]
+        kind = table["trial_type"] if "trial_type" in table else pd.Series(["event"] * len(table))
+        other = [f"other_{'event' if x in (*_MISSING, '') else x}" for x in kind]
+        frame = pd.DataFrame({"onset": onset, "duration": duration, "stimulus": names, "other": other,
+                              "file": cells})  # fmt: skip
+        twice = frame[shown].duplicated(["onset", "stimulus"])
+        if twice.any():
+            row = int(twice.index[np.argmax(twice)])
+            raise DataError(f"{self.events}, row {row + 1}: {cells[row]!r} at {onset[row]:g} s stands there twice.")
         return frame.sort_values("onset", kind="stable").reset_index(drop=True)
 
 
@@ -68,39 +93,67 @@ def entities(path: Path) -> dict[str, str]:
     return dict(x.split("-", 1) for x in path.name.split(".")[0].split("_") if "-" in x)
 
 
+def _labels_alike(key: str, a: str | None, b: str | None) -> bool:
+    """Equal labels; numbers of runs and echoes may be padded in one file and not in the other."""
+    if a == b:
+        return True
+    return key in ("run", "echo") and bool(a and b and a.isdigit() and b.isdigit() and int(a) == int(b))
+
+
+def _bold(folder: Path, pattern: str, desc: str = _PREPROC) -> list[Path]:
+    found = (p for p in folder.glob(f"{pattern}/**/func/{_BOLD}") if re.search(r"_bold\.nii(\.gz)?$", p.name))
+    return sorted((p for p in found if entities(p).get("desc") == desc), key=natural)
+
+
 def find_runs(
     root: str | os.PathLike[str], subject: str | int, *, task: str | None = None, space: str | None = None,
     sessions: Any = None, derivatives: str | os.PathLike[str] | None = None,
+    select: Mapping[str, Any] | None = None,
 ) -> list[Run]:  # fmt: skip
     """All runs of a subject and task in one space, by session and run."""
     folder = Path(root).expanduser()
     prepared = Path(derivatives).expanduser() if derivatives else _derivatives(folder)
     label = str(subject).removeprefix("sub-")
-    subjects = sorted({entities(p)["sub"] for p in prepared.glob(f"sub-*/**/func/{_BOLD}")})
+    wanted_labels = _selection(select)
+    desc = wanted_labels.pop("desc", _PREPROC)
+    there = _bold(prepared, "sub-*", desc)
+    subjects = sorted({entities(p)["sub"] for p in there if "sub" in entities(p)})
     if not subjects:
+        kinds = ("dtseries.nii", "func.gii")
+        surface = next((p.name for x in kinds for p in prepared.glob(f"sub-*/**/*_bold.{x}")), "")
+        found = f"only grayordinates or surfaces such as {surface}, which have no voxels. " if surface else ""
         raise DataError(
-            f"{prepared} has no preprocessed BOLD (sub-*/[ses-*/]func/{_BOLD}): {like(prepared)} Next step:"
-            " derivatives=FOLDER of fMRIPrep's output, or `neuroenc data describe`."
+            f"{prepared} has no preprocessed BOLD (sub-*/[ses-*/]func/*_desc-{desc}_bold.nii.gz): {found}"
+            f"{like(prepared)} Next step: derivatives=FOLDER of fMRIPrep's output, or `neuroenc data describe`."
         )
     if label not in subjects:
         # Numbers match labels with leading zeros.
         same = [s for s in subjects if s.lstrip("0") == label.lstrip("0")]
-        if not same:
+        if len(same) != 1:
             raise ConfigError(unknown_name("subject", label, subjects))
         label = same[0]
-    files = sorted(prepared.glob(f"sub-{label}/**/func/{_BOLD}"), key=natural)
+    files = [p for p in there if entities(p).get("sub") == label]
     wanted = None if sessions is None else [str(s).removeprefix("ses-") for s in np.atleast_1d(np.asarray(sessions))]
     if wanted is not None:
-        there = sorted({entities(p).get("ses", "") for p in files})
+        have = sorted({entities(p).get("ses", "") for p in files})
         for s in wanted:
-            if s not in there and not any(x.lstrip("0") == s.lstrip("0") for x in there):
-                raise ConfigError(unknown_name(f"session of sub-{label}", s, there))
+            if s not in have and not any(x.lstrip("0") == s.lstrip("0") for x in have):
+                raise ConfigError(unknown_name(f"session of sub-{label}", s, have))
         files = [p for p in files if any(entities(p).get("ses", "").lstrip("0") == s.lstrip("0") for s in wanted)]
-    files = _choose(files, "task", task)
-    files = _choose(files, "space", space)
-    for key in ("res", "den"):
-        files = _choose(files, key, None)
-    names = list(dict.fromkeys(entities(p).get("ses", "") for p in files))
+    files = _choose(files, "task", task, "task={!r}")
+    files = _choose(files, "space", space, "space={!r}")
+    for key, value in wanted_labels.items():
+        files = _choose(files, key, value, "")
+    for key in _CHOSEN:
+        files = _choose(files, key, None, f"select={{{{{key!r}: {{!r}}}}}}")
+    # Directions may take turns from run to run; two of one run are two recordings.
+    names = [(entities(p).get("ses", ""), entities(p).get("run", "")) for p in files]
+    if len(set(names)) < len(names):
+        files = _choose(files, "dir", None, "select={{'dir': {!r}}}")
+    sessions_there = list(dict.fromkeys(entities(p).get("ses", "") for p in files))
+    numbered = all(n.isdigit() for n in sessions_there)
+    if numbered and len({int(n) for n in sessions_there}) < len(sessions_there):
+        raise DataError(f"{prepared}: sessions {sessions_there} are the same number. Next step: sessions=LABEL.")
     count: dict[str, int] = {}
     runs = []
     for path in files:
@@ -108,8 +161,8 @@ def find_runs(
         ses = own.get("ses", "")
         count[ses] = count.get(ses, 0) + 1
         number = int(own["run"]) if own.get("run", "").isdigit() else count[ses]
-        session = int(ses) if all(n.isdigit() for n in names) else names.index(ses) + 1
-        tr, start = _timing(path)
+        session = int(ses) if numbered else sessions_there.index(ses) + 1
+        tr, start = _timing(folder, prepared, path)
         runs.append(Run(f"sub-{label}", own.get("task", ""), own.get("space", ""), session, number, path,
                         _events(folder, prepared, own), _confounds(path), _mask(path), tr, start))  # fmt: skip
     if len({(r.session, r.number) for r in runs}) < len(runs):
@@ -117,10 +170,23 @@ def find_runs(
     return sorted(runs, key=lambda r: (r.session, r.number))
 
 
+def _selection(select: Mapping[str, Any] | None) -> dict[str, str]:
+    """Labels by the short names of entities."""
+    short = {long: key for key, long in _CHOSEN.items()} | {"direction": "dir", "description": "desc"}
+    legal = (*_CHOSEN, "dir", "desc")
+    found = {}
+    for name, value in (select or {}).items():
+        key = short.get(name, name)
+        if key not in legal:
+            raise ConfigError(unknown_name("entity of select:", name, legal))
+        found[key] = str(value).removeprefix(f"{key}-")
+    return found
+
+
 def recognise(folder: Path) -> Found | None:
     """A BIDS data set with fMRIPrep's output, or one of both, or None."""
     prepared = _derivatives(folder)
-    bold = list(prepared.glob(f"sub-*/**/func/{_BOLD}"))
+    bold = _bold(prepared, "sub-*")
     events = list(folder.glob("sub-*/**/*_events.tsv")) + list(folder.glob("*_events.tsv"))
     raw = [] if bold else list(folder.glob("sub-*/**/*_bold.nii*"))
     if not bold and not (events and raw):
@@ -143,59 +209,126 @@ def _derivatives(folder: Path) -> Path:
     return folder
 
 
-def _choose(files: list[Path], key: str, wanted: str | None) -> list[Path]:
+def _choose(files: list[Path], key: str, wanted: str | None, spelling: str) -> list[Path]:
     there = sorted({entities(p).get(key, "") for p in files})
     if wanted is None:
         if len(there) > 1:
-            raise ConfigError(f"there are several labels of {key}: {there}. Next step: {key}={there[-1]!r}, or remove"
-                              " the files that you do not mean.")  # fmt: skip
+            raise ConfigError(f"there are several labels of {key}: {there}. Next step: {spelling.format(there[-1])}, or"
+                              " remove the files that you do not mean.")  # fmt: skip
         return files
-    if wanted not in there:
+    found = [p for p in files if _labels_alike(key, entities(p).get(key, ""), wanted)]
+    if not found:
         raise ConfigError(unknown_name(key, wanted, there))
-    return [p for p in files if entities(p).get(key, "") == wanted]
+    return found
 
 
-def _timing(path: Path) -> tuple[float, float]:
+def _inherited(base: Path, own: Mapping[str, str], ending: str) -> list[Path]:
+    """Files that apply to a recording (BIDS' inheritance principle), those of the whole data set first."""
+    keep = {k: v for k, v in own.items() if k not in _VERSION}
+    parts = [f"sub-{own['sub']}"] + ([f"ses-{own['ses']}"] if "ses" in own else [])
+    found: list[Path] = []
+    for place in dict.fromkeys((Path(), Path(parts[0]), Path(*parts), Path(*parts, "func"))):
+        files = [p for p in sorted((base / place).glob(f"*_{ending}")) + sorted((base / place).glob(ending))
+                 if all(_labels_alike(k, keep.get(k), v) for k, v in entities(p).items())]  # fmt: skip
+        found += sorted(files, key=lambda p: len(entities(p)))
+    return found
+
+
+def _timing(root: Path, prepared: Path, path: Path) -> tuple[float, float]:
     """Seconds between volumes, and of the time within a volume to which its slices were shifted."""
     sidecar = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
-    info = read_json(sidecar) if sidecar.is_file() else {}
-    tr = info.get("RepetitionTime")
-    if tr is None:
-        from neuroenc.data._images import open_image
-        from neuroenc.data._masked import _seconds
+    own = _record(sidecar) if sidecar.is_file() else {}
+    told: dict[str, tuple[float, Path]] = {}
+    for file in [*_inherited(root, entities(path), "bold.json"), *([sidecar] if sidecar.is_file() else [])]:
+        value = (own if file == sidecar else _record(file)).get("RepetitionTime")
+        if value is not None:
+            level = "derivative" if file == sidecar else "raw"
+            told[level] = (_repetition(value, file), file)
+    image = open_image(path, "BOLD")
+    header = seconds(image)
+    if not told and "VolumeTiming" in own:
+        raise DataError(f"{sidecar} has VolumeTiming: volumes at uneven times are not modelled.")
+    if not told and header is None:
+        raise DataError(
+            f"{path.name}: neither a sidecar nor its header tells the repetition time. Next step: write RepetitionTime"
+            f" in seconds into {sidecar.name}."
+        )
+    tr, source = told.get("derivative") or told.get("raw") or (float(header or 0), path)
+    for other, where in [*told.values(), *([(header, path)] if header is not None else [])]:
+        if abs(other - tr) > 1e-3 * tr:
+            warnings.warn(
+                f"RepetitionTime is {tr:g} s in {source} and {other:g} s in {where}; the first is taken.", stacklevel=4
+            )
+    start = own.get("StartTime")
+    if start is None and own.get("SliceTimingCorrected"):
+        warnings.warn(
+            f"{sidecar} says that slices were shifted in time and not to where (StartTime): volumes are taken at their"
+            " beginning; fMRIPrep's default is the middle.",
+            stacklevel=4,
+        )
+    if start is not None and not (isinstance(start, (int, float)) and 0 <= start <= tr):
+        raise DataError(f"{sidecar}: StartTime is {start!r}; expected seconds within a volume of {tr:g} s.")
+    return tr, float(start or 0.0)
 
-        tr = _seconds(open_image(path, "BOLD"))
-    if not tr or not 0.05 < float(tr) < 30:
-        raise DataError(f"{path.name}: RepetitionTime is {tr!r} s. Next step: write it into {sidecar.name}.")
-    return float(tr), float(info.get("StartTime", 0.0))
+
+def _record(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds {type(found).__name__}; expected a record such as {{'RepetitionTime': 2.0}}.")
+    return found
+
+
+def _repetition(value: Any, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not SHORTEST <= value <= LONGEST:
+        raise DataError(f"{path}: RepetitionTime is {value!r}; expected seconds, {SHORTEST} to {LONGEST}.")
+    return float(value)
 
 
 def _events(root: Path, prepared: Path, own: dict[str, str]) -> Path:
     """Events of the recording, or of all recordings of a task (BIDS' inheritance), nearest first."""
-    keep = {k: v for k, v in own.items() if k not in _VERSION}
-    parts = [f"sub-{own['sub']}"] + ([f"ses-{own['ses']}"] if "ses" in own else [])
-    places = [Path(*parts, "func"), Path(*parts), Path(parts[0]), Path()]
-    for place in places:
-        for base in (root, prepared):
-            found = [p for p in sorted((base / place).glob("*_events.tsv"))
-                     if all(keep.get(k) == v for k, v in entities(p).items())]  # fmt: skip
-            if found:
-                return max(found, key=lambda p: len(entities(p)))
-    name = "_".join(f"{k}-{v}" for k, v in keep.items())
-    raise DataError(f"{root / places[0]} has no {name}_events.tsv, nor a task's events above it: {like(root)}")
+    found = [(len(p.parent.parts), b, len(entities(p)), p) for b, base in enumerate((prepared, root))
+             for p in _inherited(base, own, "events.tsv")]  # fmt: skip
+    if not found:
+        keep = {k: v for k, v in own.items() if k not in _VERSION}
+        name = "_".join(f"{k}-{v}" for k, v in keep.items())
+        place = root / f"sub-{own['sub']}" / (f"ses-{own['ses']}" if "ses" in own else "") / "func"
+        raise DataError(f"{place} has no {name}_events.tsv, nor a task's events above it: {like(root)}")
+    depth = {p: len(p.relative_to((prepared, root)[b]).parts) for _, b, _, p in found}
+    nearest = max((depth[p], b, n) for _, b, n, p in found)
+    best = [p for _, b, n, p in found if (depth[p], b, n) == nearest]
+    if len(best) > 1:
+        raise DataError(f"{best[0]} and {best[1].name} are both events of one recording. Next step: keep one.")
+    return best[0]
 
 
 def _confounds(path: Path) -> Path | None:
-    stem = "_".join(f"{k}-{v}" for k, v in entities(path).items() if k not in _VERSION)
-    files = [path.with_name(f"{stem}_desc-confounds_{x}.tsv") for x in ("timeseries", "regressors")]
-    return next((f for f in files if f.is_file()), None)
+    own = entities(path)
+    for kind in ("timeseries", "regressors"):
+        there = {p: entities(p) for p in path.parent.glob(f"*_desc-confounds_{kind}.tsv")}
+        found = [p for p, e in there.items()
+                 if all(_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION)]  # fmt: skip
+        if found:
+            return max(found, key=lambda p: len(entities(p)))
+    return None
 
 
 def _mask(path: Path) -> Path | None:
-    file = path.with_name(path.name.replace("_desc-preproc_bold", "_desc-brain_mask"))
-    return file if file.is_file() else None
+    stem = re.sub(r"_desc-[^_]+_bold\.nii(\.gz)?$", "_desc-brain_mask", path.name)
+    # One without its echo is that of all echoes.
+    stems = dict.fromkeys((stem, re.sub(r"_echo-\d+", "", stem)))
+    endings = (".nii.gz", ".nii") if path.name.endswith(".gz") else (".nii", ".nii.gz")
+    return next((f for s in stems for e in endings if (f := path.with_name(s + e)).is_file()), None)
 
 
 def _id(name: str) -> str:
-    """A picture's file is named by its last part without ending."""
-    return Path(name).stem if name.lower().endswith(_PICTURES) else name
+    """A picture's file is named by its path below ``stimuli`` without ending; two folders may have one name.
+
+    >>> _id("faces/01.jpg"), _id("bids::stimuli/faces/01.jpg"), _id(".\\faces\\01.jpg"), _id("cat")
+    ('faces/01', 'faces/01', 'faces/01', 'cat')
+    """
+    if Path(name).suffix.lower() not in picture_endings():
+        return name
+    path = re.sub(r"^bids:[^:]*:", "", name).replace("\\", "/")
+    parts = [x for x in path.split("/") if x not in ("", ".")]
+    parts = parts[1:] if len(parts) > 1 and parts[0] == "stimuli" else parts
+    return "/".join(parts)[: -len(Path(name).suffix)]

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any
 
 import numpy as np
 
 from neuroenc._util.errors import DataError
-from neuroenc.data._images import open_image
+from neuroenc._util.files import storage_errors
+from neuroenc.data._images import forward
 
 __all__ = ["Rows", "regions", "unpacked"]
 
@@ -92,9 +93,10 @@ def _spooled(path: Path, name: str) -> Any:
     handle = TemporaryFile()  # noqa: SIM115 (lives as long as the rows)
     # MATLAB stores columns.
     by_columns = not values.flags.c_contiguous
-    for line in values.T if by_columns else values:
-        handle.write(np.ascontiguousarray(line).tobytes())
-    handle.flush()
+    with storage_errors(gettempdir()):
+        for line in values.T if by_columns else values:
+            handle.write(np.ascontiguousarray(line).tobytes())
+        handle.flush()
     return Rows(handle, values.shape, values.dtype, 0, by_columns)
 
 
@@ -120,23 +122,18 @@ def regions(files: dict[Any, Path]) -> dict[str, Any]:
 
 def unpacked(path: Path, voxel: np.ndarray, budget: int) -> Rows:
     """Values (time, voxel) of a 4-D NIfTI, moved to the disk; ``voxel`` are flat numbers, C order."""
-    import nibabel
-
-    open_image(path, "data")
-    nib: Any = nibabel
-    # One open file is read forward; opened anew, every block would unpack the file from its start.
-    image = nib.load(path, keep_file_open=True)
-    if len(image.shape) != 4:
-        raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
-    n = int(image.shape[3])
-    # A frame is held as it is stored, scaled in float64, and as float32.
-    step = max(1, budget // 8 // (16 * int(np.prod(image.shape[:3]))))
     handle = TemporaryFile()  # noqa: SIM115 (lives as long as the rows)
-    for start in range(0, n, step):
-        try:
+    with forward(path, "data") as image:
+        if len(image.shape) != 4:
+            raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
+        n = int(image.shape[3])
+        # A frame is held as it is stored, scaled in float64, and as float32.
+        step = max(1, budget // 8 // (16 * int(np.prod(image.shape[:3]))))
+        for start in range(0, n, step):
             frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path} is cut short or damaged ({error}). Next step: copy it again.") from error
-        handle.write(np.ascontiguousarray(frames.reshape(-1, frames.shape[3])[voxel].T).tobytes())
-    handle.flush()
+            rows = np.ascontiguousarray(frames.reshape(-1, frames.shape[3])[voxel].T)
+            with storage_errors(gettempdir()):
+                handle.write(memoryview(rows).cast("B"))
+    with storage_errors(gettempdir()):
+        handle.flush()
     return Rows(handle, (n, len(voxel)), np.float32)

@@ -6,19 +6,19 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._util.files import hash_array, hash_json, storage_errors
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.data._fetch import data_dir, mirror_dir
-from neuroenc.data._images import open_image
+from neuroenc.data._images import forward
 from neuroenc.data._labels import provenance_step
 from neuroenc.data._nsd._betas import zscore_in_place
 from neuroenc.data._nsd._load import _stored
@@ -94,29 +94,28 @@ def unpacked(path: Path, voxel: np.ndarray, budget: int) -> np.ndarray:
 
     ``voxel`` are flat numbers, C order.
     """
-    import nibabel
-
-    open_image(path, "data")
-    nib: Any = nibabel
-    # One open file is read forward; opened anew, every block would unpack the file from its start.
-    image = nib.load(path, keep_file_open=True)
-    if len(image.shape) != 4:
-        raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
-    shape = (int(image.shape[3]), len(voxel))
-    out: np.ndarray
-    if shape[0] * shape[1] * 4 <= budget // 4:
-        out = np.empty(shape, dtype=np.float32)
-    else:
+    with forward(path, "data") as image:
+        if len(image.shape) != 4:
+            raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
+        shape = (int(image.shape[3]), len(voxel))
+        step = max(1, budget // 8 // (8 * int(np.prod(image.shape[:3]))))
+        small = shape[0] * shape[1] * 4 <= budget // 4
+        parts: list[np.ndarray] = []
         with TemporaryFile() as handle:
-            out = np.memmap(handle, dtype=np.float32, mode="w+", shape=shape)
-    step = max(1, budget // 8 // (8 * int(np.prod(image.shape[:3]))))
-    for start in range(0, shape[0], step):
-        try:
-            frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path} is cut short or damaged ({error}). Next step: copy it again.") from error
-        out[start : start + step] = frames.reshape(-1, frames.shape[3])[voxel].T
-    return out
+            for start in range(0, shape[0], step):
+                frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
+                rows = np.ascontiguousarray(frames.reshape(-1, frames.shape[3])[voxel].T)
+                if small:
+                    parts.append(rows)
+                else:
+                    # Written, not mapped: a full disk is an error here, and a crash (SIGBUS) of a mapped array.
+                    with storage_errors(gettempdir()):
+                        handle.write(memoryview(rows).cast("B"))
+            with storage_errors(gettempdir()):
+                handle.flush()
+            if small:
+                return np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
+            return np.memmap(handle, dtype=np.float32, mode="r", shape=shape)
 
 
 def bounds_of(session: np.ndarray) -> list[tuple[int, int]]:

@@ -101,7 +101,7 @@ def bids_tree(
             raw = root / "sub-01" / f"ses-{s:02d}" / "func"
             raw.mkdir(parents=True, exist_ok=True)
             events.to_csv(raw / f"{stem}_events.tsv", sep="\t", index=False, na_rep="n/a")
-            rows += [(s, r, f"image{k}") for k in shown]
+            rows += [(s, r, f"pictures/image{k}") for k in shown]
             values.append(tuning[shown])
     (root / "dataset_description.json").write_text(json.dumps({"Name": "miniature", "BIDSVersion": "1.8.0"}))
     for k in range(10):
