@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from neuroenc._util.checkpoints import read_checkpoint
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_json, sha256_file
 from neuroenc._util.optional import require
@@ -101,10 +102,8 @@ class EfficientNetLite0:
     def load(self, device: str) -> EfficientNetModel:
         """The network on ``device``."""
         prepare()
-        import torch
-
         timm = require("timm", "offline")
-        state = torch.load(self._file, map_location="cpu", weights_only=True)
+        state = read_checkpoint(self._file, "weights")
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         try:
             model.load_state_dict({timm_name(k): v for k, v in state.items()}, strict=True)

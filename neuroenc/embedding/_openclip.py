@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from neuroenc._util.checkpoints import why_unreadable
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_json, sha256_file
 from neuroenc.embedding._openclip_names import LOCAL_DIR, Source, check_preprocessing, resolve
@@ -132,13 +133,12 @@ class _OpenClip:
             try:
                 open_clip.load_checkpoint(model, str(self._checkpoint), strict=True, weights_only=True)
             except Exception as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise DataError(
                     f"checkpoint {self._checkpoint} does not load into {self.source.create!r}: "
-                    f"{' '.join(x.strip() for x in lines[:3])[:400]}. Only tensors are read (weights_only), and all "
+                    f"{why_unreadable(error)}. Only tensors are read (weights_only), and all "
                     "names and shapes must fit. Next step: check the architecture, or save the state_dict as "
                     "safetensors."
-                ) from error
+                ) from None
         return model.eval().requires_grad_(False).to(device)
 
 

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from neuroenc._util.checkpoints import why_unreadable
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import hash_json, sha256_file
 from neuroenc._util.optional import require
@@ -244,12 +245,11 @@ class TimmImage:
                 overlay["num_classes"] = options["num_classes"] = 0 if weight is None else len(weight)
             return _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(
                 f"checkpoint {checkpoint} does not load into timm's {self._arch!r}: "
-                f"{' '.join(x.strip() for x in lines[:3])[:400]}. Only tensors are read (weights_only), and all names "
+                f"{why_unreadable(error)}. Only tensors are read (weights_only), and all names "
                 "and shapes must fit. Next step: check the architecture, or save the state_dict as safetensors."
-            ) from error
+            ) from None
 
 
 class TimmModel:

@@ -235,6 +235,8 @@ class PrefixDecoder:
     ) -> list[list[Generated]]:
         """Captions of embeddings, the best first, of at most ``max_length`` tokens or what the model has room for.
 
+        The order is the released one: by score, whether a caption has ended or was cut (``finished`` says which).
+
         Parameters
         ----------
         embeddings : array (n, embedding_dim)

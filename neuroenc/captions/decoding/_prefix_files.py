@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroenc._util.checkpoints import read_checkpoint
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import atomic_path, read_json, write_json
 from neuroenc._util.provenance import provenance
@@ -200,7 +201,7 @@ def load_clipcap(
     Returns
     -------
     PrefixDecoder
-        Un-normalised embeddings, beam search of 5 to ".", as released.
+        Un-normalised embeddings, beam search of 5 to ".", and captions in the order of their scores, as released.
 
     Raises
     ------
@@ -212,7 +213,9 @@ def load_clipcap(
 
     from neuroenc.captions.decoding._prefix import PrefixDecoder
 
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path, "ClipCap checkpoint")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise DataError(f"{path} holds {type(state).__name__}, no tensors by name. Next step: save the state_dict.")
     state = {k.removeprefix("module."): v.float() for k, v in state.items() if not _MASKS.search(k)}
     gpt = {k[4:]: v for k, v in state.items() if k.startswith("gpt.")}
     project = {k[13:]: v for k, v in state.items() if k.startswith("clip_project.")}

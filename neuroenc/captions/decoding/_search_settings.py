@@ -111,7 +111,9 @@ def generated(found: Hypotheses, item: int, text: Callable[[list[int]], str]) ->
 
 
 def ranked(captions: list[Generated], top: int) -> list[Generated]:
-    """The best ``top`` of different texts: the best of each group first, and finished ones before cut ones.
+    """The best ``top`` of different texts by score, as released; of a diverse search the best of each group first.
+
+    A caption that was cut at ``max_length`` takes the place that its score gives it.
 
     >>> a, b, c = (Generated(t, s, [], True, g) for t, s, g in (("a", -1.0, 0), ("b", -2.0, 0), ("c", -3.0, 1)))
     >>> [x.text for x in ranked([a, b, c, a], 2)]
@@ -124,8 +126,8 @@ def ranked(captions: list[Generated], top: int) -> list[Generated]:
     keyed = []
     for caption in best.values():
         place[caption.group] = place.get(caption.group, -1) + 1
-        keyed.append((not caption.finished, place[caption.group], -caption.score, caption))
-    return [k[-1] for k in sorted(keyed, key=lambda k: k[:3])][:top]
+        keyed.append((place[caption.group], -caption.score, caption))
+    return [k[-1] for k in sorted(keyed, key=lambda k: k[:2])][:top]
 
 
 def numbered(hook: Any, numbers: torch.Tensor) -> Any:

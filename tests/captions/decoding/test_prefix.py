@@ -1,5 +1,8 @@
 """Prefix decoders: released layout and loop, files, training and its resumption, voxels that keep their labels."""
 
+import itertools
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from neuroenc.captions import CorpusConstraint, Decoder, PrefixDecoder, SearchSe
 from neuroenc.captions.decoding._mapping import TransformerMapping, make_mapping
 from neuroenc.captions.decoding._prefix_training import _Run
 from neuroenc.captions.decoding.train_world_captioner import make_model, make_tokenizer
+from neuroenc.embedding import prepare
 
 NAMES = ("face", "house", "dog", "pizza", "sign", "hand")
 FORMS = ("a {}.", "a photo of a {}.", "there is one small {} here.")
@@ -53,6 +57,11 @@ def test_it_names_what_it_was_shown(trained):
 
 
 def released(decoder, x, beams=5, longest=67):
+    """The best of `released_order`."""
+    return released_order(decoder, x, beams, longest)[0]
+
+
+def released_order(decoder, x, beams=5, longest=67):
     """ClipCap's generate_beam, one embedding, everything read again at each step."""
     with torch.no_grad():
         generated = decoder.mapping(torch.from_numpy(decoder.inputs(x[None])))
@@ -84,8 +93,8 @@ def released(decoder, x, beams=5, longest=67):
             if stopped.all():
                 break
     scores = scores / lengths
-    best = int(scores.argmax())
-    return tokens[best][: int(lengths[best])].tolist(), float(scores[best])
+    order = scores.argsort(descending=True)
+    return [(tokens[k][: int(lengths[k])].tolist(), float(scores[k])) for k in order]
 
 
 def test_batched_and_cached_is_the_released_loop(trained):
@@ -227,6 +236,7 @@ def test_half_precision_files_are_half_as_large_and_say_the_same(trained, tmp_pa
 
 def clipcap(tmp_path, kind="mlp", masks=True):
     """A checkpoint with the published names: 512 -> 3840 -> 7680 at a 64th, GPT-2 of 2 layers beside it."""
+    prepare()
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
     config = transformers.GPT2Config(vocab_size=300, n_positions=96, n_embd=12, n_layer=2, n_head=2)
@@ -265,6 +275,47 @@ def test_published_clipcap_layout(tmp_path):
         assert torch.allclose(decoder.lm(inputs_embeds=prefix).logits, lm(inputs_embeds=prefix).logits, atol=1e-6)
     for (best, *_), row in zip(decoder.generate(x.numpy(), top=1), x.numpy(), strict=True):
         assert best.tokens == released(decoder, row)[0]
+
+
+def test_captions_stand_in_the_released_order_cut_ones_among_them(tmp_path):
+    clipcap(tmp_path)
+    decoder = PrefixDecoder.load_clipcap(
+        tmp_path / "coco_weights.pt", make_tokenizer(TEXTS, 290), heads=2, device="cpu", max_length=4
+    )
+    # A stop that is often among the beams.
+    with torch.no_grad():
+        decoder.lm.lm_head.weight[decoder.stop] *= 3
+    x = 3 * np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    cut_first = 0
+    for found, row in zip(decoder.generate(x, top=5), x, strict=True):
+        # Equal texts count once here.
+        texts = dict.fromkeys(decoder.text(y).rstrip(". ") for y, _ in released_order(decoder, row, longest=4))
+        assert [c.text.rstrip(". ") for c in found] == list(texts)
+        cut_first += any(not a.finished and b.finished for a, b in itertools.pairwise(found))
+    assert cut_first > 0
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_in_our_own_words(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    path = tmp_path / "evil.pt"
+    for modern in (True, False):
+        torch.save({"gpt.x": Evil()}, path, _use_new_zipfile_serialization=modern)
+        with pytest.raises(DataError, match=r"only running code could restore.*mkdir") as found:
+            PrefixDecoder.load_clipcap(path, make_tokenizer(TEXTS, 290))
+        assert "weights_only" not in str(found.value)
+        assert found.value.__cause__ is None
+        assert not (tmp_path / "ran").exists()
+    path.write_text("<html>not found</html>")
+    with pytest.raises(DataError, match="not a file that torch wrote"):
+        PrefixDecoder.load_clipcap(path, make_tokenizer(TEXTS, 290))
+    torch.save([1, 2], path)
+    with pytest.raises(DataError, match="no tensors by name"):
+        PrefixDecoder.load_clipcap(path, make_tokenizer(TEXTS, 290))
+    with pytest.raises(DataError, match="does not exist"):
+        PrefixDecoder.load_clipcap(tmp_path / "none.pt", make_tokenizer(TEXTS, 290))
 
 
 def test_clipcap_with_a_transformer_and_what_is_refused(tmp_path):
