@@ -27,7 +27,7 @@ from neuroenc.retrieval._caption_corpus import plain_text
 
 __all__ = ["PhotoEvaluation", "compare_captions", "evaluate_photographs"]
 
-METRICS = ("bleu4", "chrf", "cider", "cider_d", "similarity")
+METRICS = ("bleu4", "chrf", "cider", "cider_plain", "similarity")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _samples(folds: Sequence[tuple[list[str], list[list[str]]]], weights: np.nda
         items = np.stack([
             chrf(captions, references),
             cider(captions, references),
-            cider(captions, references, variant="cider-d"),
+            cider(captions, references, variant="plain"),
             sentence_similarity(captions, references, embed),
         ])  # fmt: skip
         counts = weights @ bleu_counts(captions, references)
