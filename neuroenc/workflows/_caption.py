@@ -11,6 +11,7 @@ from typing import Any
 from neuroenc._util.files import output_folder, write_json
 from neuroenc.captions import gate_voxels
 from neuroenc.workflows._caption_config import CaptionConfig
+from neuroenc.workflows._caption_contents import contents_of
 from neuroenc.workflows._caption_decoders import make_decoder, make_text_embedder
 from neuroenc.workflows._caption_fit import fit_subjects
 from neuroenc.workflows._caption_inputs import load_bank_of, load_subjects, load_texts
@@ -35,9 +36,10 @@ def caption(
     """Caption the voxels of one or several subjects, check the captions, and write the report.
 
     The encoder never sees the held-out rows of ``[held_out]``: accuracy, the gate and the sentence-level score are of
-    those. The bank is read once for all stages (again only for voxels that do not fit a quarter of the memory). Steps
-    that are done are kept in ``out/.steps``; the same call after a kill goes on and ends with the same files
-    (``seconds`` apart).
+    those. The bank is hashed, and read once for all stages (again only for voxels that do not fit a quarter of the
+    memory). Steps that are done are kept in ``out/.steps`` by the content of all they read (bank, captioner, encoder,
+    captions, word lists, settings), so that what has changed is done again; the same call after a kill goes on and ends
+    with the same files (``seconds`` apart).
 
     Parameters
     ----------
@@ -102,11 +104,12 @@ def caption(
         progress=progress,
     )  # fmt: skip
     passed = gate["captioned"].to_numpy(dtype=bool)
-    readings = Readings(config, captioner, fitted, passed, subjects, bank.name, steps)
-    study = captioned(config, captioner, fitted, gate, bank, readings, steps)
-    study = grounded(config, captioner, fitted, study, texts, readings, steps, say)
-    study = checked(config, captioner, fitted, study, subjects, shown, texts, readings, steps, progress, say)
-    study = analysed(config, captioner, fitted, study, texts, readings, steps, say)
+    contents = contents_of(config, captioner, fitted, subjects, texts, embed_text)
+    readings = Readings(config, captioner, fitted, passed, subjects, contents, steps)
+    study = captioned(config, captioner, fitted, gate, bank, contents, readings, steps)
+    study = grounded(config, captioner, fitted, study, texts, contents, readings, steps, say)
+    study = checked(config, captioner, fitted, study, subjects, shown, texts, contents, readings, steps, progress, say)
+    study = analysed(config, captioner, fitted, study, texts, contents, readings, steps, say)
     summary = summary_of(study, len(subjects))
     say("6/6 report")
     study.save(out / "study")

@@ -20,19 +20,27 @@ from neuroenc.workflows._caption_inputs import Texts
 __all__ = ["make_decoder", "make_text_embedder", "text_direction"]
 
 
+class _Vectors:
+    """Vectors of texts. Variants of captions repeat each other: each text is embedded once."""
+
+    def __init__(self, embedder: TextEmbedder) -> None:
+        self._embedder, self._known = embedder, dict[str, np.ndarray]()
+
+    @property
+    def weights_hash(self) -> str:
+        """Of the model that the vectors come from."""
+        return self._embedder.backbone.weights_hash()
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        new = [t for t in dict.fromkeys(texts) if t not in self._known]
+        if new:
+            self._known.update(zip(new, np.asarray(self._embedder.embed(new).values), strict=True))
+        return np.stack([self._known[t] for t in texts])
+
+
 def make_text_embedder(config: CaptionConfig) -> Callable[[list[str]], np.ndarray]:
     """``embed_text(texts) -> (n, feature)`` in the space of the weights."""
-    embedder = TextEmbedder(config.space.model, config.space.pretrained or None, cache=False, progress=False)
-    known: dict[str, np.ndarray] = {}
-
-    def embed_text(texts: list[str]) -> np.ndarray:
-        # Variants of captions repeat each other: each text is embedded once.
-        new = [t for t in dict.fromkeys(texts) if t not in known]
-        if new:
-            known.update(zip(new, np.asarray(embedder.embed(new).values), strict=True))
-        return np.stack([known[t] for t in texts])
-
-    return embed_text
+    return _Vectors(TextEmbedder(config.space.model, config.space.pretrained or None, cache=False, progress=False))
 
 
 def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | None:

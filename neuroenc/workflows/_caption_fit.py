@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.files import hash_array
+from neuroenc._util.files import hash_json
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_inputs import Subject
 from neuroenc.workflows._config import EvaluationConfig
 from neuroenc.workflows._evaluate import make_ridge, score_table
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["Fitted", "fit_subjects"]
 
@@ -35,13 +35,10 @@ def fit_subjects(config: CaptionConfig, subjects: list[Subject], steps: Steps) -
     coefs, intercepts, scores, alphas, voxels, truths = [], [], [], [], [], []
     offset = 0
     for one in subjects:
-        content = hash_array(one.X.values, one.Y.values, one.X_test.values, one.Y_test.values)
-        inputs = {
-            "content": content,
-            "encoder": vars(config.encoder), "held_out": vars(config.held_out), "seed": config.seed,
-        }  # fmt: skip
+        content = content_key(one.X, one.Y, one.X_test, one.Y_test)
+        inputs = [content, config.encoder, config.held_out, config.seed]
 
-        def fit(one: Subject = one, key: str = content[:16]) -> xr.Dataset:
+        def fit(one: Subject = one, key: str = hash_json([content, vars(config.encoder)])[:16]) -> xr.Dataset:
             encoder = make_ridge(config.encoder, steps.folder / f"ridge-{key}")
             encoder.fit(one.X, one.Y)
             coef, intercept = encoder.to_linear()
@@ -61,7 +58,7 @@ def fit_subjects(config: CaptionConfig, subjects: list[Subject], steps: Steps) -
         def table(one: Subject = one, how: EvaluationConfig = how, predicted: xr.DataArray = predicted) -> xr.Dataset:
             return score_table(one.Y_test, predicted, how, ceilings=one.ceilings, seed=config.seed)
 
-        score = steps.arrays(f"scores-{one.name}", {**inputs, "evaluation": vars(how)}, table)
+        score = steps.arrays(f"scores-{one.name}", [*inputs, how, found, one.ceilings], table)
         n = score.sizes["voxel"]
         numbers = {"voxel": np.arange(offset, offset + n)}
         labels = {"subject": ("voxel", np.full(n, one.name))}

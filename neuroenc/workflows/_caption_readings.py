@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array, read_json, write_json
+from neuroenc._util.files import read_sealed_json, sha256_file, write_sealed_json
 from neuroenc.captions import bank_folds, shuffled_control
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._study_tables import read_table, write_table
@@ -23,6 +23,7 @@ from neuroenc.captions.checks._voxel_sample import sample_voxels
 from neuroenc.data import load, save
 from neuroenc.encoders import resampled_rows, ridge_weights
 from neuroenc.workflows._caption_config import CaptionConfig
+from neuroenc.workflows._caption_contents import Contents
 from neuroenc.workflows._caption_fit import Fitted
 from neuroenc.workflows._caption_inputs import Subject
 from neuroenc.workflows._captioner import Captioner
@@ -72,12 +73,13 @@ class Readings:
     ----------
     passed : bool array (voxel,)
         Voxels that the gate lets through.
-    bank_name : str
+    contents : Contents
+        What is read, by content.
     """
 
     def __init__(
         self, config: CaptionConfig, captioner: Captioner, fitted: Fitted, passed: np.ndarray, subjects: list[Subject],
-        bank_name: str, steps: Steps,
+        contents: Contents, steps: Steps,
     ) -> None:  # fmt: skip
         self._config, self._captioner, self._fitted, self._steps = config, captioner, fitted, steps
         self._passed, self._subjects = passed, subjects
@@ -85,22 +87,36 @@ class Readings:
         #: Voxels (bool) on which stability is measured.
         self.sampled = sampled_voxels(config, fitted, passed)
         inputs = {
-            "content": hash_array(fitted.coef.values, fitted.intercept.values, passed, *fitted.alphas),
-            "projection": vars(config.projection), "space": vars(config.space), "seed": config.seed,
-            "bank": [bank_name, captioner.bank.n, captioner.bank.width], "n_evidence": captioner.n_evidence,
-            "stability": vars(config.stability), "grounding": config.grounding.enabled,
+            "contents": [contents.weights, contents.rows, contents.scores, contents.bank], "passed": passed,
+            "projection": config.projection, "seed": config.seed, "n_evidence": captioner.n_evidence,
+            "stability": config.stability, "grounding": config.grounding.enabled,
         }  # fmt: skip
         self._folder = steps.path("bank", inputs)
 
+    @property
+    def key(self) -> str:
+        """A name for all that was read."""
+        return self._folder.name
+
     @cached_property
     def _there(self) -> Path:
-        if not (self._folder / "readings.json").is_file():
+        if self._whole():
+            self._steps.say(f"  bank: read before, taken from {self._folder.parent.name}/")
+        else:
             began = time.perf_counter()
             times = self._read()
             self._steps.say(f"  bank: {time.perf_counter() - began:.1f} s, read {times}")
-        else:
-            self._steps.say(f"  bank: read before, taken from {self._folder.parent.name}/")
         return self._folder
+
+    def _whole(self) -> bool:
+        """Whether the bank was read, and every file of that is as it was written."""
+        if not self._folder.is_dir():
+            return False
+        try:
+            record = read_sealed_json(self._folder / "readings.json", needed=("files", "evidence", "stability"))
+            return all(sha256_file(self._folder / name) == seal for name, seal in record["files"].items())
+        except (DataError, OSError):
+            return False
 
     @cached_property
     def fitted(self) -> xr.Dataset:
@@ -138,7 +154,7 @@ class Readings:
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        found: dict[str, Any] = read_json(self._there / "readings.json")
+        found: dict[str, Any] = read_sealed_json(self._there / "readings.json")
         return found
 
     def _load(self, name: str) -> xr.Dataset:
@@ -198,9 +214,10 @@ class Readings:
             seen = images()
             vectors = {**found.rows, **seen.vectors}
             rows = np.stack([np.asarray(v, np.float64) for v in vectors.values()])
-            kept = {"mean": ("feature", seen.mean), "norm": seen.norm, "vectors": (("stimulus", "feature"), rows)}
-            save(xr.Dataset(kept, coords={"stimulus": list(vectors)}), self._folder / "images.nc")
+            parts = {"mean": ("feature", seen.mean), "norm": seen.norm, "vectors": (("stimulus", "feature"), rows)}
+            save(xr.Dataset(parts, coords={"stimulus": list(vectors)}), self._folder / "images.nc")
             record["random"] = seen.random
-        write_json(self._folder / "readings.json", record)
+        kept = sorted(p for p in self._folder.glob("[!.]*") if p.is_file() and p.name != "readings.json")
+        write_sealed_json(self._folder / "readings.json", {**record, "files": {p.name: sha256_file(p) for p in kept}})
         times = {1: "once", 2: "twice"}.get(reading.n_passes, f"{reading.n_passes} times")
         return times if captioner.method == "softmax" else f"{times} beside the projections"

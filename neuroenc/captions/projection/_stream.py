@@ -14,7 +14,7 @@ from neuroenc.captions.projection._truncate import TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank
 from neuroenc.retrieval._topk import plan_blocks
 
-__all__ = ["BankHash", "IdCollector", "Plan", "Scan", "scan", "stream"]
+__all__ = ["BankHash", "IdCollector", "Plan", "Scan", "bank_hash", "scan", "stream"]
 
 State = ProjectionState | TruncatedState
 
@@ -75,6 +75,17 @@ class BankHash:
     def hexdigest(self) -> str:
         kinds = ";".join(sorted(self._kinds)).encode()
         return hashlib.sha256(kinds + self._sum.astype("<u8").tobytes()).hexdigest()
+
+
+def bank_hash(bank: EmbeddingBank, rows: int = 16384) -> str:
+    """`BankHash` of a bank that can be read again."""
+    found, first = BankHash(), 0
+    for array, ids, n, _ in bank.shards():
+        for a in range(0, n, rows):
+            b = min(a + rows, n)
+            found.update(Chunk(first + a, np.asarray(array[a:b]), None if ids is None else ids[a:b]))
+        first += n
+    return found.hexdigest()
 
 
 class Plan(NamedTuple):
