@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ __all__ = [
     "read_npy",
     "read_sealed_json",
     "read_text",
+    "recover",
     "remove_leftovers",
     "sha256_file",
     "storage_errors",
@@ -41,9 +43,12 @@ __all__ = [
     "write_text",
 ]
 
+# Ending of a folder that waits for its replacement.
+_OLD = ".old"
 # What the system says when a place cannot be written, in words that lead on.
 _STORAGE = {
     errno.ENOSPC: "the disk is full. Next step: free room there, or choose another folder, and run the same again",
+    errno.EFBIG: "it would be larger than files may be here. Next step: choose another folder, or raise the limit",
     errno.EDQUOT: "your quota is used up. Next step: free room there, or choose another folder, and run the same again",
     errno.EFBIG: "it would be larger than the file system or your limit allows. Next step: choose another folder",
     errno.EROFS: "it lies on a read-only file system. Next step: choose another folder",
@@ -119,13 +124,55 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterat
         with storage_errors(path):
             if directory and path.is_dir():
                 if not _exchange(temporary, path):
-                    # Two steps where the system cannot swap; a kill between them leaves the old folder in the holder.
-                    os.replace(path, holder / "old")
+                    # Two steps where the system cannot swap; after a kill between them `recover` takes the third.
+                    os.replace(path, holder / (path.name + _OLD))
                     os.replace(temporary, path)
             else:
                 os.replace(temporary, path)
     finally:
+        if directory:
+            _put_back(holder, path)
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _put_back(holder: Path, path: Path) -> bool:
+    """Whether ``path`` had been moved away for a new folder that never came, and stands again (the new one, or it)."""
+    old = holder / (path.name + _OLD)
+    if not old.exists() or os.path.lexists(path):
+        return False
+    new = holder / path.name
+    with suppress(OSError):
+        os.replace(new if new.exists() else old, path)
+    return True
+
+
+def recover(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder that is written with `atomic_path` is there, put back if a kill struck while it was replaced."""
+    path = Path(path)
+    for _ in range(100):
+        if os.path.lexists(path):
+            return True
+        # Names of the parent's entries, not a pattern: names may hold its special characters.
+        start = f".{path.name[:40]}."
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        holders = [path.parent / x for x in beside if x.startswith(start) and x.endswith(".tmp")]
+        waiting = [x for x in holders if (x / (path.name + _OLD)).exists()]
+        if not waiting:
+            return os.path.lexists(path)
+        for holder in waiting:
+            if _abandoned(holder.name):
+                _put_back(holder, path)
+                shutil.rmtree(holder, ignore_errors=True)
+        time.sleep(0.01)  # one that is being replaced right now stands again at once
+    return os.path.lexists(path)
+
+
+def _abandoned(name: str) -> bool:
+    """Whether a temporary folder is of a process of this machine that has ended."""
+    *_, owner, _ = name.rsplit(".", 2)
+    host, _, process = owner.rpartition("-")
+    mine = f".{host}" == _leftover_mark().split("-")[0]
+    return mine and process.isdigit() and not _alive(int(process))
 
 
 def _leftover_mark() -> str:
@@ -139,11 +186,11 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     Temporary folders of processes that still run, and of other machines, stay.
     """
     removed = 0
-    machine = _leftover_mark().split("-")[0]
     for path in list(Path(folder).rglob(".*.tmp")):
-        *_, owner, _ = path.name.rsplit(".", 2)
-        host, _, process = owner.rpartition("-")
-        if f".{host}" == machine and process.isdigit() and not _alive(int(process)):
+        if _abandoned(path.name):
+            # One that was to be replaced is not thrown away with its replacement.
+            for old in path.glob("*" + _OLD) if path.is_dir() else ():
+                _put_back(path, path.parent / old.name.removesuffix(_OLD))
             shutil.rmtree(path, ignore_errors=True)
             removed += 1
     return removed

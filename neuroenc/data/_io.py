@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError, nearest_names
-from neuroenc._util.files import atomic_path
+from neuroenc._util.files import atomic_path, check_readable_file, recover
 from neuroenc._util.optional import require
 
 __all__ = ["load", "save"]
@@ -39,7 +42,8 @@ def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     ----------
     obj : DataArray or Dataset
         Values and coordinates: numbers, booleans or text. Dask arrays are written block by block.
-        Attributes: text, numbers, booleans, None and lists of them.
+        Attributes: text, numbers, booleans, None and lists of them; numpy's numbers and arrays, and tuples, come back
+        as Python's numbers and lists. The byte order becomes the machine's.
     path : path ending in .nc or .zarr
         Replaced only when the new file is complete.
 
@@ -50,8 +54,8 @@ def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     DataError
-        The ending is unknown, or something in ``obj`` would not come back as it is (MultiIndex, dates,
-        nested attributes).
+        The ending is unknown, something in ``obj`` would not come back as it is (MultiIndex, dates, nested attributes,
+        names that files cannot have), or there is no room.
 
     Examples
     --------
@@ -74,16 +78,49 @@ def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     else:
         fill = {name: {"_FillValue": None} for name in dataset.variables}
         with atomic_path(path) as temporary, _told(path):
-            dataset.to_netcdf(temporary, engine="h5netcdf", format="NETCDF4", encoding=fill)
+            _reserve(temporary, dataset)
+            dataset.to_netcdf(temporary, mode="a", engine="h5netcdf", format="NETCDF4", encoding=fill)
     return path
+
+
+def _reserve(path: Path, dataset: xr.Dataset) -> None:
+    """An empty netCDF file with room for ``dataset``: HDF5 crashes the interpreter where the disk is full."""
+    import h5netcdf
+
+    h5netcdf.File(path, "w").close()
+    size = 2**16
+    for variable in dataset.variables.values():
+        if variable.dtype.kind == "U":
+            # A reference of 16 bytes for each text, and the text with a header of 16, in pieces of 4 kB.
+            texts = np.asarray(variable.values).ravel().tolist()
+            size += int(sum(40 + len(text.encode()) for text in texts) * 1.1)
+        else:
+            size += variable.size * variable.dtype.itemsize
+        size += 2**13 + len(str(dict(variable.attrs)))
+    size += 4 * len(str(dict(dataset.attrs)))
+    with open(path, "rb+") as handle:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(handle.fileno(), 0, size)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Say which file could not be written."""
     try:
-        yield
-    except (TypeError, ValueError, NotImplementedError) as error:
+        with warnings.catch_warnings():
+            # A coordinate whose name has a blank: `load` makes it one again.
+            warnings.filterwarnings("ignore", message="coordinate .* has a space in its name")
+            yield
+    except DataError:
+        raise
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
 
 
@@ -115,10 +152,14 @@ def load(
     """
     path = Path(path)
     kind = _kind(path)
-    if not path.exists():
+    if not (recover(path) if kind == "zarr" else path.exists()):
         near = nearest_names(path.name, os.listdir(path.parent)) if path.parent.is_dir() else []
         hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
         raise DataError(f"{path} does not exist{hint}. Next step: check the path, or save the object first.")
+    if kind == "nc":
+        check_readable_file(path, "netCDF file")
+    elif not path.is_dir():
+        raise DataError(f"{path} is a file; a zarr store is a folder. Next step: copy the whole folder.")
     if chunks is not None:
         require("dask", "big")
     if kind == "zarr":
@@ -137,7 +178,15 @@ def load(
         raise
     except Exception as error:
         raise DataError(_unreadable(path, error)) from error
-    return _decode(dataset.drop_encoding(), path)
+    try:
+        return _decode(dataset.drop_encoding(), path)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} lacks parts that its own description names, or they are damaged ({error}). "
+            "Next step: save it again."
+        ) from error
 
 
 def _kind(path: Path) -> str:
@@ -149,9 +198,10 @@ def _kind(path: Path) -> str:
 def _unreadable(path: Path, error: Exception) -> str:
     """What a file that cannot be read looks like from outside."""
     step = "Next step: copy or download it again, or compute it again."
+    said = " ".join(str(error).split())[:200]
     if path.is_dir():
         n_files = sum(len(files) for _, _, files in os.walk(path))
-        return f"{path} ({n_files} files) is damaged or not a zarr store: {error}. {step}"
+        return f"{path} ({n_files} files) is damaged or not a zarr store: {said}. {step}"
     size = path.stat().st_size
     with open(path, "rb") as handle:
         start = handle.read(8)
@@ -163,13 +213,13 @@ def _unreadable(path: Path, error: Exception) -> str:
         return f"{path} is netCDF 3 ({size:,} bytes); expected netCDF-4. Next step: nccopy -4 old.nc new.nc."
     else:
         found = f"is not netCDF-4 (first bytes {start!r})"
-    return f"{path} {found}: {size:,} bytes; {error}. {step}"
+    return f"{path} {found}: {size:,} bytes; {said}. {step}"
 
 
 def _native(value: Any) -> bool:
     """Whether both file formats return this attribute exactly as it is."""
     if isinstance(value, str):
-        return bool(value) and "\0" not in value
+        return bool(value) and "\0" not in value and _unicode(value)
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
@@ -179,6 +229,28 @@ def _native(value: Any) -> bool:
     if isinstance(value, list) and 1 < len(value) <= _LONG_LIST:
         return all(type(x) is type(value[0]) and type(x) in (int, float) and _native(x) for x in value)
     return False
+
+
+def _unicode(text: str) -> bool:
+    """Whether files can hold it: half of a surrogate pair has no encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _usable(name: object) -> bool:
+    """Whether both formats keep this as the name of a variable or dimension."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name == name.strip()
+        and bool(name)
+        and not name.startswith(".")
+        and "/" not in name
+        and _unicode(name)
+    )
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -202,8 +274,9 @@ def _plain(value: Any, where: str) -> Any:
 def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
     mark: dict[str, Any] = {"version": 1, "kind": "Dataset"}
     if isinstance(obj, xr.DataArray):
-        usable = isinstance(obj.name, str) and obj.name and "/" not in obj.name
-        variable = str(obj.name) if usable and obj.name not in {*obj.coords, *obj.dims} else "values"
+        if not isinstance(obj.name, (str, int, float, type(None))):
+            raise DataError(f"the name {obj.name!r} is a {type(obj.name).__name__}; legal are text, numbers and None.")
+        variable = str(obj.name) if _usable(obj.name) and obj.name not in {*obj.coords, *obj.dims} else "values"
         while variable in {*obj.coords, *obj.dims}:
             variable += "_"
         mark.update(kind="DataArray", name=obj.name, variable=variable)
@@ -218,11 +291,24 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
                 f"{level!r} is a MultiIndex of {list(map(str, index.names))}, which neither netCDF nor zarr"
                 f" keeps. Next step: .reset_index({str(level)!r})."
             )
+    for name in (*dataset.variables, *dataset.dims):
+        if not _usable(name):
+            raise DataError(
+                f"{name!r} cannot be the name of a variable or dimension in a file; legal is printable text without "
+                "'/' that does not begin with '.' or a blank. Next step: .rename."
+            )
     dataset = dataset.drop_encoding()
+    # Files keep neither a coordinate whose name has a blank as such, nor that labels of a dimension are not its index.
+    mark["coords"] = [str(name) for name in dataset.coords if " " in str(name)]
+    mark["plain"] = [str(name) for name in dataset.coords if name in dataset.dims and name not in dataset.xindexes]
     kept: dict[str, dict[str, Any]] = {}
     for name, holder in [("", dataset), *((str(x), dataset[x]) for x in dataset.variables)]:
-        attrs = {str(k): _plain(v, f"{k!r} of {name or 'the data set'!r}") for k, v in holder.attrs.items()}
-        odd = {k: v for k, v in attrs.items() if k in _RESERVED or "/" in k or not _native(v)}
+        where = name or "the data set"
+        for key in holder.attrs:
+            if not isinstance(key, str):
+                raise DataError(f"attribute {key!r} of {where!r} has a name that is no text. Next step: str(name).")
+        attrs = {k: _plain(v, f"{k!r} of {where!r}") for k, v in holder.attrs.items()}
+        odd = {k: v for k, v in attrs.items() if k in _RESERVED or not _usable(k) or not _native(v)}
         if odd:
             kept[name] = odd
         holder.attrs = {k: v for k, v in attrs.items() if k not in odd}
@@ -237,29 +323,36 @@ def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
     """Text is '<U' without NUL; everything else is numbers or booleans."""
     if variable.dtype.kind in "OT":
         values = np.asarray(variable.values)
-        bad = [x for x in values.ravel().tolist() if not isinstance(x, str)]
+        listed = values.ravel().tolist()
+        bad = [x for x in listed if not isinstance(x, str)]
         if bad:
             raise DataError(
                 f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}) among objects; legal are numbers,"
                 " booleans and text. Next step: .astype(str) or .astype(float)."
             )
+        if any("\0" in x for x in listed):
+            raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
         coord = name in dataset.coords
-        dataset = dataset.assign({name: (variable.dims, values.astype(str), variable.attrs)})
+        text = np.array(listed, dtype=str).reshape(values.shape) if listed else np.empty(values.shape, "<U1")
+        dataset = dataset.assign({name: (variable.dims, text, variable.attrs)})
         dataset = dataset.set_coords(name) if coord else dataset
         variable = dataset.variables[name]
-    if variable.dtype.kind not in "biufU" or variable.dtype.itemsize == 0:
+    if variable.dtype.kind not in "biufU" or variable.dtype.itemsize == 0 or variable.dtype in (np.longdouble,):
         raise DataError(f"{name!r} has dtype {variable.dtype}; legal are numbers, booleans and text.")
-    if variable.dtype.kind == "U" and _has_nul(variable.values):
-        raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
+    if variable.dtype.kind == "U":
+        _check_text(name, np.asarray(variable.values))
     return dataset
 
 
-def _has_nul(text: np.ndarray) -> bool:
-    """Whether a NUL stands before the end of any text (those at the end are numpy's padding)."""
+def _check_text(name: str, text: np.ndarray) -> None:
+    """No NUL before the end of any text (those at the end are numpy's padding), and nothing without an encoding."""
     if not text.size:
-        return False
-    points = np.ascontiguousarray(text).reshape(-1, 1).view(np.uint32)
-    return bool(((points[:, :-1] == 0) & (points[:, 1:] != 0)).any())
+        return
+    points = np.ascontiguousarray(text, dtype=text.dtype.newbyteorder("=")).reshape(-1, 1).view(np.uint32)
+    if ((points[:, :-1] == 0) & (points[:, 1:] != 0)).any():
+        raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
+    if ((points >= 0xD800) & (points < 0xE000)).any():
+        raise DataError(f"{name!r} holds half of a surrogate pair, which has no encoding. Next step: mend that text.")
 
 
 def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
@@ -281,6 +374,8 @@ def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
         return next(iter(dataset.data_vars.values())) if len(dataset.data_vars) == 1 else dataset
     try:
         mark = json.loads(text)
+        dataset = dataset.set_coords([x for x in mark.get("coords", []) if x in dataset.variables])
+        dataset = dataset.drop_indexes([x for x in mark.get("plain", []) if x in dataset.xindexes])
         for name, attrs in mark["attrs"].items():
             (dataset[name] if name else dataset).attrs.update(attrs)
         if mark["kind"] == "Dataset":

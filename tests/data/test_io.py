@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -118,9 +122,7 @@ NAME = st.one_of(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     attrs=st.dictionaries(NAME, st.one_of(ATTRIBUTE, st.lists(ATTRIBUTE, max_size=3)), max_size=5),
-    text=st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=1, max_size=3
-    ),
+    text=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=1, max_size=3),
 )
 def test_any_attribute_and_any_text(tmp_path, ending, attrs, text):
     array = xr.DataArray(np.arange(len(text)), dims="n", coords={"label": ("n", np.array(text))}, attrs=attrs, name="x")
@@ -266,3 +268,158 @@ def test_files_of_others(tmp_path, ending):
     assert back.name == "x"
     assert back.n.values.tolist() == ["a", ""]
     assert back.attrs == {"k": 3}
+
+
+# ---------------------------------------------------------------- machines as they are
+
+# A limit on the size of files of a process of its own: a full disk without a disk.
+_FULL = """
+import resource, sys
+import dask.array as da, numpy as np, xarray as xr
+from neuroenc._util.errors import DataError
+from neuroenc.data import load, save
+values = np.random.default_rng(0).standard_normal((4000, 100)).astype("f4")
+array = xr.DataArray(values, dims=("p", "voxel"), coords={"p": [f"s{k}" for k in range(4000)]})
+lazy = array.copy(data=da.from_array(values, chunks=(1000, 100)))
+for ending in ("nc", "zarr"):
+    save(array[:3], f"{sys.argv[1]}/x.{ending}")
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+for ending, one in (("nc", array), ("nc", lazy), ("zarr", array), ("zarr", lazy)):
+    try:
+        save(one, f"{sys.argv[1]}/x.{ending}")
+    except DataError as error:
+        print(error)
+    assert load(f"{sys.argv[1]}/x.{ending}").shape == (3, 100)
+"""
+
+
+def test_no_room_is_an_error_that_leaves_the_old_file(tmp_path):
+    done = subprocess.run([sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert [line[: len(f"cannot write {tmp_path}/x.nc")] for line in done.stdout.splitlines()] == [
+        *[f"cannot write {tmp_path}/x.nc"] * 2, *[f"cannot write {tmp_path}/x.zarr"[:-2]] * 2,
+    ]  # fmt: skip
+    assert done.stdout.count("it would be larger") == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.nc", "x.zarr"]
+
+
+DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "bool", "U0", "U3", ">f4", ">i8"]
+NAMES = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Z", "S", "C"]), max_size=4)
+
+
+@both
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dtype=st.sampled_from(DTYPES),
+    shape=st.lists(st.integers(0, 3), max_size=2),
+    label=st.sampled_from(DTYPES),
+    names=st.lists(NAMES, min_size=4, max_size=4, unique=True),
+    indexed=st.booleans(),
+    data=st.data(),
+)
+def test_any_array_comes_back_as_it_was_or_is_refused(tmp_path, ending, dtype, shape, label, names, indexed, data):
+    """Names of dimensions and coordinates, number formats, empty and scalar ones, coordinates without an index."""
+
+    def drawn(kind, size):
+        raw = data.draw(st.binary(min_size=8 * size, max_size=8 * size))
+        if kind.startswith("U"):
+            return np.array([raw[8 * k : 8 * k + 3].hex() for k in range(size)], dtype=str)
+        if kind == "bool":
+            return np.frombuffer(raw[:size], "u1") > 127
+        return np.frombuffer(raw, np.dtype(kind))[:size]
+
+    dims = names[: len(shape)]
+    array = xr.DataArray(drawn(dtype, int(np.prod(shape, dtype=int))).reshape(shape), dims=dims, name=names[3])
+    if dims:
+        values = drawn("i4" if label == "f2" else label, shape[0])
+        array = array.assign_coords({names[2]: (dims[0], values), dims[0]: np.arange(shape[0])})
+        array = array if indexed else array.drop_indexes(dims[0])
+    path = tmp_path / f"any.{ending}"
+    used = {*array.dims, *array.coords}
+    if any(not x.isprintable() or x != x.strip() or not x or x[0] == "." or "/" in x for x in used):
+        with pytest.raises(DataError, match="cannot be the name"):
+            save(array, path)
+        return
+    back = load(save(array, path))
+    assert back.dims == array.dims
+    assert back.name == array.name
+    assert set(back.coords) == set(array.coords)
+    assert set(back.xindexes) == set(array.xindexes)
+    for one, other in ((back, array), *((back[x], array[x]) for x in array.coords)):
+        assert one.dtype.newbyteorder("=") == other.dtype.newbyteorder("=") or one.dtype.kind == "U"
+        assert one.values.tolist() == other.values.tolist() or np.array_equal(one.values, other.values, equal_nan=True)
+
+
+@both
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.assign_coords({"a/b": ("voxel", np.arange(7))}), "'a/b' cannot be the name"),
+        (lambda r: r.assign_coords({" ": ("voxel", np.arange(7))}), "' ' cannot be the name"),
+        (lambda r: r.assign_coords({"a\nb": ("voxel", np.arange(7))}), "cannot be the name"),
+        (lambda r: r.assign_coords({".zarray": ("voxel", np.arange(7))}), "cannot be the name"),
+        (lambda r: xr.Dataset({3: ("voxel", [1.0])}), "3 cannot be the name"),
+        (lambda r: r.rename(("a", "b")), "is a tuple"),
+        (lambda r: r.assign_attrs({3: 1}), "attribute 3"),
+        (lambda r: r.assign_coords(t=("voxel", ["a\ud800"] * 7)), "surrogate"),
+        (lambda r: r.assign_coords(t=("voxel", np.array(["a\0"] * 7, object))), "NUL"),
+        (lambda r: r.assign_coords(t=("voxel", np.array([b"a"] * 7))), "dtype"),
+        (lambda r: r.astype(complex), "complex"),
+        (lambda r: r.astype(np.longdouble), "float128|longdouble"),
+        (lambda r: r.assign_attrs(a=b"x"), "bytes"),
+    ],
+)
+def test_save_refuses_what_files_would_change(responses, tmp_path, ending, change, message):
+    with pytest.raises(DataError, match=message):
+        save(change(responses), tmp_path / f"x.{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@both
+def test_a_blank_in_a_name_and_a_dimension_without_index_come_back(responses, tmp_path, ending):
+    array = responses.assign_coords({"my label": ("voxel", np.arange(7))}).rename("\ud800")
+    array = array.assign_coords(presentation=np.arange(60)).drop_indexes("presentation")
+    same(load(save(array, tmp_path / f"x.{ending}")), array)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nc")
+    (tmp_path / "folder.nc").mkdir()
+    (tmp_path / "file.zarr").write_text("x")
+    for name, message in (("pipe.nc", "FIFO"), ("folder.nc", "folder"), ("file.zarr", "zarr store is a folder")):
+        with pytest.raises(DataError, match=rf"{name}.*{message}"):
+            load(tmp_path / name)
+
+
+@both
+def test_a_description_that_was_damaged_is_one_error(responses, tmp_path, ending):
+    for mark in ("{", "[]", '{"attrs": 3, "kind": "Dataset"}', '{"attrs": {"x": {}}, "kind": "DataArray"}'):
+        dataset = responses.to_dataset().assign_attrs(neuroenc_object=mark)
+        path = tmp_path / f"x.{ending}"
+        dataset.to_netcdf(path) if ending == "nc" else dataset.to_zarr(path, mode="w", zarr_format=2)
+        with pytest.raises(DataError, match=rf"x\.{ending}"):
+            load(path)
+
+
+_KILLED = """
+import os, shutil, sys
+from neuroenc._util import files
+files._exchange = lambda a, b: False
+replace = os.replace
+def killed(a, b):
+    replace(a, b)
+    os._exit(9)
+os.replace = killed
+with files.atomic_path(sys.argv[1], directory=True) as folder:
+    shutil.copytree(sys.argv[1], folder, dirs_exist_ok=True)
+"""
+
+
+def test_a_store_that_was_being_replaced_is_read_whole(responses, tmp_path):
+    """A kill between the two renames of a system that cannot swap: the new store stands, or the old."""
+    path = save(responses, tmp_path / "r.zarr")
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    assert done.returncode == 9
+    assert not path.exists()
+    same(load(path), responses)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.zarr"]

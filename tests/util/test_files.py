@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from neuroenc._util import files
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import (
     atomic_path,
@@ -13,7 +14,9 @@ from neuroenc._util.files import (
     hash_path,
     output_folder,
     read_json,
+    read_npy,
     read_sealed_json,
+    recover,
     remove_leftovers,
     write_json,
     write_sealed_json,
@@ -132,3 +135,60 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_anything_is_comp
         with pytest.raises(DataError, match="file"):
             output_folder(path)
     assert list(output_folder(tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_stop_while_a_folder_is_replaced_leaves_one_whole(tmp_path, monkeypatch, swaps):
+    """An exception at any rename, on systems that swap names and on those that do not."""
+    real = os.replace
+    if not swaps:
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    for number in range(3):
+        target = tmp_path / f"store{number}"
+        target.mkdir()
+        (target / "x").write_text("old")
+        calls = []
+
+        def stopped(a, b, number=number, calls=calls):
+            calls.append(b)
+            if len(calls) == number + 1:
+                raise KeyboardInterrupt
+            real(a, b)
+
+        monkeypatch.setattr(os, "replace", stopped)
+        try:
+            with atomic_path(target, directory=True) as folder:
+                (folder / "x").write_text("new")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            monkeypatch.setattr(os, "replace", real)
+        assert (target / "x").read_text() in ("old", "new")
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_leftovers_give_back_what_they_took_away(tmp_path):
+    """A process of this machine that has ended had moved a folder away for its replacement."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mark = files._leftover_mark().replace(f"-{os.getpid()}.", f"-{dead.pid}.")
+    for name in ("a", "b"):
+        (tmp_path / f".{name}.x{mark}" / f"{name}.old").mkdir(parents=True)
+    (tmp_path / f".b.x{mark}" / "b").mkdir()
+    assert recover(tmp_path / "a")
+    assert remove_leftovers(tmp_path) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+    assert not recover(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"\x89HDF", "is not .npy"), (b"\x93NUMPY\x01\x00", "is cut short")],
+)
+def test_arrays_that_cannot_be_read_are_named(tmp_path, content, message):
+    (tmp_path / "y.npy").write_bytes(content)
+    with pytest.raises(DataError, match=rf"y\.npy {message}"):
+        read_npy(tmp_path / "y.npy")
+    np.savez(tmp_path / "z.npy", a=np.zeros(2))
+    with pytest.raises(DataError, match=r"z\.npy"):
+        read_npy(tmp_path / "z.npy.npz")
