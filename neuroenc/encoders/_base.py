@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import inspect
 import os
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import xarray as xr
+from sklearn import model_selection
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -244,33 +246,45 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def _is_json(value: Any) -> bool:
-    """Whether JSON can hold a value (tuples as lists)."""
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+def _plain(value: Any) -> Any:
+    """A setting as JSON can hold it, so that it comes back as what it was; None of it is guessed.
+
+    A splitter of scikit-learn is its name and settings. What JSON cannot hold (an object of one's own) is its text
+    behind "unsaved: ", which no encoder takes for a setting.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, (list, tuple)):
-        return all(map(_is_json, value))
-    return value is None or isinstance(value, (str, int, float, bool))
+        return [_plain(v) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: _plain(v) for k, v in value.items()}
+    kind = type(value)
+    if kind.__module__.startswith("sklearn.model_selection") and hasattr(model_selection, kind.__name__):
+        names = [n for n in inspect.signature(kind.__init__).parameters if n != "self" and hasattr(value, n)]
+        return {"splitter": kind.__name__, "settings": {n: _plain(getattr(value, n)) for n in names}}
+    return str(value) if kind.__module__ == "torch" and kind.__name__ == "device" else f"unsaved: {value!r}"
+
+
+def from_plain(value: Any) -> Any:
+    """Undo `_plain` for splitters."""
+    if not isinstance(value, dict) or set(value) != {"splitter", "settings"}:
+        return value
+    kind = getattr(model_selection, str(value["splitter"]), None)
+    if not isinstance(kind, type) or not hasattr(kind, "split"):
+        raise DataError(f"splitter {value['splitter']!r} is not one of this version of scikit-learn.")
+    return kind(**value["settings"])
 
 
 def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
-    """Parameters as JSON can hold them; arrays as lists, other objects by their repr."""
-    plain: dict[str, Any] = {}
-    for name, value in encoder.get_params(deep=False).items():
-        if name == "checkpoint":
-            # Where a fit was kept while it ran says nothing about it, and is another folder on every machine.
-            plain[name] = None
-        elif isinstance(value, np.ndarray):
-            plain[name] = value.tolist()
-        elif isinstance(value, os.PathLike):
-            plain[name] = os.fspath(value)
-        elif value is None or isinstance(value, (str, int, float, bool, list, tuple)):
-            plain[name] = list(value) if isinstance(value, tuple) else value
-        elif isinstance(value, dict) and _is_json(value):
-            plain[name] = value
-        else:
-            plain[name] = repr(value)
-    return plain
+    """Parameters as JSON can hold them."""
+    # Where a fit was kept while it ran says nothing about it, and is another folder on every machine.
+    return {k: None if k == "checkpoint" else _plain(v) for k, v in encoder.get_params(deep=False).items()}
 
 
 def check_alphas(alphas: Any) -> np.ndarray:

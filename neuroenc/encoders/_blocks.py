@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from neuroenc._util.arrays import as_numpy, is_dask
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, hash_array, read_json, write_json
+from neuroenc._util.files import hash_array, hash_json, read_json, write_json
 from neuroenc._util.progress import progress
-from neuroenc.encoders._labels import column_block, is_dask
+from neuroenc.encoders._labels import column_block
+from neuroenc.encoders._tensors import read_tensors, write_tensors
 
 __all__ = ["BlockStore", "run_blocks", "voxel_blocks"]
 
 Result = dict[str, np.ndarray]
+Work = Callable[[np.ndarray, slice], Result]
 
 
 def voxel_blocks(n_voxels: int, bytes_per_voxel: int, budget: int, workers: int, most: int = 1024) -> list[slice]:
@@ -34,7 +38,7 @@ def voxel_blocks(n_voxels: int, bytes_per_voxel: int, budget: int, workers: int,
 
 
 class BlockStore:
-    """Finished blocks in a folder, one safetensors file each, valid for one key of settings and data.
+    """Finished blocks in a folder, one file each, found by the content of all that they were computed from.
 
     Parameters
     ----------
@@ -46,69 +50,71 @@ class BlockStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], key: str) -> None:
-        self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path, self.key = Path(path), key
         marker = self.path / "fit.json"
-        if marker.exists() and read_json(marker).get("key") != key:
+        if marker.exists() and _key_of(marker) not in (None, key):
             raise DataError(
                 f"checkpoint {self.path} belongs to a fit with other settings or other features. "
                 "Next step: give this fit its own checkpoint folder, or delete that one."
             )
         write_json(marker, {"key": key})
 
-    def _file(self, phase: str, block: slice) -> Path:
-        return self.path / f"{phase}-{block.start:08d}-{block.stop:08d}.safetensors"
+    def run(self, work: Work, values: np.ndarray, block: slice, phase: str, also: Any) -> Result:
+        """Result of a block, from its file or computed and kept.
 
-    def load(self, phase: str, block: slice, content: str) -> Result | None:
-        """Stored result of a block, if it was computed from the same responses."""
-        from safetensors import safe_open
+        ``phase`` and ``also`` are what the result depends on besides the fit's key and the responses ``values``.
+        """
+        content = hash_json([self.key, phase, hash_array(values), None if also is None else hash_array(also)])
+        file = self.path / f"{phase}-{block.start:08d}-{block.stop:08d}.safetensors"
+        if file.exists():
+            # A file that was damaged, or computed from something else, is computed anew.
+            with suppress(DataError):
+                found, record = read_tensors(file)
+                if record.get("content") == content:
+                    return found
+        result = work(values, block)
+        write_tensors(file, {k: np.asarray(v) for k, v in result.items()}, {"content": content})
+        return result
 
-        file = self._file(phase, block)
-        if not file.exists():
-            return None
-        with safe_open(file, framework="numpy") as handle:
-            if (handle.metadata() or {}).get("content") != content:
-                return None
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
 
-    def save(self, phase: str, block: slice, content: str, result: Result) -> None:
-        """Store the result of a block atomically."""
-        from safetensors.numpy import save_file
-
-        with atomic_path(self._file(phase, block)) as temporary:
-            arrays = {k: np.ascontiguousarray(v) for k, v in result.items()}
-            save_file(arrays, temporary, metadata={"content": content})
+def _key_of(marker: Path) -> str | None:
+    """Key of a checkpoint folder; None where the marker is damaged (each block says itself where it belongs)."""
+    with suppress(DataError):
+        record = read_json(marker)
+        return record.get("key") if isinstance(record, dict) else None
+    return None
 
 
 def run_blocks(
-    work: Callable[[np.ndarray, slice], Result],
+    work: Work,
     Y: Any,
     blocks: list[slice],
     *,
     workers: int,
     phase: str = "fit",
+    also: Callable[[slice], Any] | None = None,
     store: BlockStore | None = None,
     show: bool = False,
     desc: str = "voxels",
 ) -> Iterator[tuple[slice, Result]]:
     """Apply ``work(responses of the block, block)`` to every block of voxels, in order.
 
+    What is kept in ``store`` is keyed by ``phase``, the block's responses, and the array ``also(block)``.
     Dask responses go through dask (and so to its cluster, when a client is active); anything else through
     threads, each with one BLAS thread, because many small products side by side beat threaded small products.
     """
+
+    def run(values: np.ndarray, block: slice) -> Result:
+        if store is None:
+            return work(values, block)
+        return store.run(work, values, block, phase, None if also is None else also(block))
+
     if is_dask(Y):
-        yield from _run_dask(work, Y, blocks, phase, store)
+        yield from _run_dask(run, Y, blocks)
         return
 
     def one(block: slice) -> Result:
-        values = column_block(Y, block)
-        content = hash_array(values) if store else ""
-        found = store.load(phase, block, content) if store else None
-        if found is None:
-            found = work(values, block)
-            if store:
-                store.save(phase, block, content, found)
-        return found
+        return run(column_block(Y, block), block)
 
     with progress(total=sum(b.stop - b.start for b in blocks), desc=desc, show=show, unit="voxel") as bar:
         if workers == 1:
@@ -126,9 +132,7 @@ def run_blocks(
                 raise
 
 
-def _run_dask(
-    work: Callable[[np.ndarray, slice], Result], Y: Any, blocks: list[slice], phase: str, store: BlockStore | None
-) -> Iterator[tuple[slice, Result]]:
+def _run_dask(run: Work, Y: Any, blocks: list[slice]) -> Iterator[tuple[slice, Result]]:
     from dask.base import compute
     from dask.delayed import delayed
 
@@ -136,14 +140,7 @@ def _run_dask(
 
     @delayed(pure=False)
     def one(values: np.ndarray, block: slice) -> Result:
-        values = np.asarray(values)
-        content = hash_array(values) if store else ""
-        found = store.load(phase, block, content) if store else None
-        if found is None:
-            found = work(values, block)
-            if store:
-                store.save(phase, block, content, found)
-        return found
+        return run(as_numpy(values, "responses"), block)
 
     with threadpool_limits(1, user_api="blas"):
         results = compute(*[one(array[:, block], block) for block in blocks])

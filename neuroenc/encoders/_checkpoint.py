@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import _finite, _plain, atomic_path
+from neuroenc.encoders._tensors import read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "moving_state"]
 
@@ -45,36 +44,24 @@ class Checkpoint:
 
     def load(self, device: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Tensors by group and the JSON record, or None where there is nothing yet."""
-        from safetensors import safe_open
-
         if not self.path.exists():
             return None
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimiser": {}}
-        with safe_open(self.path, framework="pt", device=str(device)) as handle:
-            record = json.loads((handle.metadata() or {}).get("training", "{}"))
-            if record.get("key") != self.key:
-                raise DataError(
-                    f"checkpoint {self.path.parent} belongs to a fit with other settings or other data. "
-                    "Next step: give this fit its own checkpoint folder, or delete that one."
-                )
-            for name in handle.keys():  # noqa: SIM118  (not a dict)
-                group, rest = name.split("/", 1)
-                groups[group][rest] = handle.get_tensor(name)
+        tensors, record = read_tensors(self.path, framework="pt")
+        if record.get("key") != self.key:
+            raise DataError(
+                f"checkpoint {self.path.parent} belongs to a fit with other settings or other data. "
+                "Next step: give this fit its own checkpoint folder, or delete that one."
+            )
+        for name, tensor in tensors.items():
+            group, rest = name.split("/", 1)
+            groups[group][rest] = tensor.to(device)
         return groups, record["state"]
 
     def save(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Replace the file."""
-        from safetensors.torch import save_file
-
-        # Copies: parameters that share memory are legal in a model and not in a file.
-        tensors = {
-            f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
-            for group, part in groups.items()
-            for name, tensor in part.items()
-        }
-        text = json.dumps({"key": self.key, "state": _finite(state)}, default=_plain, allow_nan=False)
-        with atomic_path(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"training": text})
+        tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
+        write_tensors(self.path, tensors, {"key": self.key, "state": state})
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

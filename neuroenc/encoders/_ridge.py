@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array, hash_json
 from neuroenc._util.memory import parse_memory
+from neuroenc._version import __version__
 from neuroenc.encoders import _fit
 from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
 from neuroenc.encoders._blocks import BlockStore, run_blocks, voxel_blocks
@@ -212,7 +213,8 @@ class RidgeEncoder(LinearEncoder):
                     result.update(solve(centred, mean, alpha, total))
                 return result
 
-            phase = "fit" if fused else f"search{number}"
+            # The folds that are held together depend on max_memory; a block of scores is theirs alone.
+            phase = "fit" if fused else f"search{group.start}to{group.stop}"
             for block, result in run_blocks(
                 search, Y, blocks, workers=workers, phase=phase, store=store, show=self.progress, desc="ridge"
             ):
@@ -242,8 +244,9 @@ class RidgeEncoder(LinearEncoder):
             return solve(centred, mean, chosen[block], None)
 
         for block, result in run_blocks(
-            work, Y, blocks, workers=workers, phase="solve", store=store, show=self.progress, desc="ridge, solving"
-        ):
+            work, Y, blocks, workers=workers, phase="solve", also=lambda block: chosen[block], store=store,
+            show=self.progress, desc="ridge, solving",
+        ):  # fmt: skip
             self._take(block, result)
 
     def _take(self, block: slice, result: dict[str, np.ndarray]) -> None:
@@ -270,6 +273,7 @@ class RidgeEncoder(LinearEncoder):
         if self.checkpoint is None:
             return None
         settings = {
+            "version": __version__,
             "alphas": self.alphas_, "scoring": self.scoring, "fit_intercept": self.fit_intercept,
             "alpha_per_voxel": self.alpha_per_voxel, "primal": design.primal, "nan": self.nan_voxels,
             "X": hash_array(design.X, design.mean, [] if design.scale is None else design.scale),

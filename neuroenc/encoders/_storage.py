@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_json, sha256_file, write_json
-from neuroenc.encoders._base import LinearEncoder, _plain_params, save_arrays
+from neuroenc._util.errors import ConfigError, DataError, NeuroencError, unknown_name
+from neuroenc._util.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc.encoders._base import LinearEncoder, _plain_params, from_plain, save_arrays
 
 __all__ = ["load_encoder", "save_encoder"]
 
-_FORMAT = 1
+_FORMAT = 2
+_FIELDS = ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
+_FILES = {"arrays.safetensors", "encoder.json"}
 
 
 def _classes(name: str) -> dict[str, type[LinearEncoder]]:
@@ -40,10 +43,11 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
     """Write a fitted encoder to the folder ``path``.
 
     Every fitted array goes to ``arrays.safetensors``; settings, voxel labels that are text, versions and the
-    checksum of the arrays go to ``encoder.json``, written last, so that a half-written folder does not load.
+    checksum of the arrays go to ``encoder.json``, which holds its own checksum too. An encoder that stood there is
+    replaced as a whole, so that a kill leaves the old one or the new one.
     """
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    check_is_fitted(encoder)
     arrays, plain = encoder._pack()
     labels: dict[str, list[str]] = {}
     for name, (_, values) in (encoder._voxels_ or {}).items():
@@ -51,20 +55,25 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
             arrays[f"voxel:{name}"] = values
         else:
             labels[name] = values.astype(str).tolist()
-    save_arrays(path / "arrays.safetensors", arrays)
-    write_json(
-        path / "encoder.json",
-        {
-            "format": _FORMAT,
-            "class": type(encoder).__name__,
-            "params": _plain_params(encoder),
-            "fitted": plain,
-            "voxel_labels": labels,
-            "labelled": encoder._voxels_ is not None,
-            "sha256": sha256_file(path / "arrays.safetensors"),
-        },
-    )
+    record = {
+        "format": _FORMAT,
+        "class": type(encoder).__name__,
+        "params": _plain_params(encoder),
+        "fitted": plain,
+        "voxel_labels": labels,
+        "labelled": encoder._voxels_ is not None,
+    }
+    if path.is_dir() and not {p.name for p in path.iterdir()} <= _FILES:
+        _write(path, arrays, record)  # other files stand there too
+    else:
+        with atomic_path(path, directory=True) as folder:
+            _write(folder, arrays, record)
     return path
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    save_arrays(folder / "arrays.safetensors", arrays)
+    write_sealed_json(folder / "encoder.json", {**record, "sha256": sha256_file(folder / "arrays.safetensors")})
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
@@ -82,32 +91,43 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     DataError
         If the folder is not an encoder, was written by a newer format, or its arrays were changed.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     path = Path(path)
     if not (path / "encoder.json").is_file():
         raise DataError(f"{path} holds no encoder.json. Next step: pass the folder that encoder.save wrote.")
-    record = read_json(path / "encoder.json")
-    if record.get("format") != _FORMAT:
-        raise DataError(f"{path} has format {record.get('format')!r}; this version reads {_FORMAT}.")
+    record = read_sealed_json(path / "encoder.json", needed=("format",), unsealed=True)
+    if record["format"] not in (1, _FORMAT):
+        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
+    # Encoders of format 1 have no seal.
+    record = read_sealed_json(path / "encoder.json", needed=_FIELDS, unsealed=record["format"] == 1)
     classes = _classes(record["class"])
     if record["class"] not in classes:
         raise DataError(unknown_name("encoder", record["class"], classes))
-    if sha256_file(path / "arrays.safetensors") != record["sha256"]:
-        raise DataError(
-            f"{path / 'arrays.safetensors'} is not the file that was saved. Next step: save or copy it again."
-        )
+    stored = check_readable_file(path / "arrays.safetensors")
+    if sha256_file(stored) != record["sha256"]:
+        raise DataError(f"{stored} is not the file that was saved. Next step: save or copy it again.")
     encoder = classes[record["class"]]()
     legal = encoder.get_params()
-    # Settings that JSON cannot hold (a splitter object) come back as their text, for the record.
-    encoder.set_params(**{k: v for k, v in record["params"].items() if k in legal})
+    for name in record["params"]:
+        if name not in legal:
+            raise DataError(
+                f"{path} was saved with a setting that this version of {record['class']} does not have: "
+                f"{unknown_name('setting', name, legal)}"
+            )
     for name in settings:
         if name not in legal:
             raise ConfigError(unknown_name(f"setting of {record['class']}", name, legal))
-    encoder.set_params(**settings)
-    arrays = load_file(path / "arrays.safetensors")
-    voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
-    voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
-    encoder._voxels_ = voxels if record["labelled"] else None
-    encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
+    try:
+        encoder.set_params(**{**{k: from_plain(v) for k, v in record["params"].items()}, **settings})
+        arrays = load_file(stored)
+        voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
+        voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
+        encoder._voxels_ = voxels if record["labelled"] else None
+        encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
+    except NeuroencError:
+        raise
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read as a {record['class']}: {error}. Next step: save it again.") from error
     return encoder

@@ -33,7 +33,7 @@ def execute(
     Workers write their own results, so that a comparison that is killed loses only the fits in progress. A
     client's workers must see the store's folder under the same path.
     """
-    waiting = [job for job in jobs if not store.path(job).exists()]
+    waiting = [job for job in jobs if not store.has(job)]
     if len(waiting) < len(jobs):
         say(f"  {len(jobs) - len(waiting)} of {len(jobs)} fits done before")
     if not waiting:

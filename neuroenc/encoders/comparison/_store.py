@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._util.errors import DataError
 from neuroenc._util.files import atomic_path, hash_array, hash_json, write_json
 from neuroenc._version import __version__
+from neuroenc.encoders._tensors import read_tensors, write_tensors
 from neuroenc.encoders.comparison._cells import Cell
 from neuroenc.encoders.comparison._grid import Job
 
@@ -71,10 +72,18 @@ class Source:
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in self.arrays.items():
             path = folder / f"{self.hashes[name]}.npy"
-            if not path.exists():
+            if not _holds(path, self.hashes[name]):
                 with atomic_path(path) as temporary:
                     np.save(temporary, values, allow_pickle=False)
         return Source(self.kinds, self.hashes, self.subjects, os.fspath(folder.resolve()))
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a file is there and whole."""
+    try:
+        return path.exists() and hash_array(np.load(path, mmap_mode="r", allow_pickle=False)) == digest
+    except (ValueError, OSError, EOFError):
+        return False
 
 
 def make_source(features: dict[str, xr.DataArray], indices: dict[str, np.ndarray], responses: xr.DataArray) -> Source:
@@ -97,6 +106,8 @@ class Store:
     def __init__(self, folder: Path, source: Source) -> None:
         self.folder = folder
         self.hashes = source.hashes
+        # Which axis holds channels, and which voxels share a readout, decide as much as the numbers do.
+        self.forms = {**source.kinds, "subjects": hash_array(source.subjects)}
         folder.mkdir(parents=True, exist_ok=True)
 
     def key(self, job: Job) -> str:
@@ -104,10 +115,11 @@ class Store:
         cell = job.cell
         used = [f"{part}-{name}" for name in (cell.features, cell.context) if name for part in ("features", "index")]
         content = {name: self.hashes[name] for name in ("responses", *used)}
+        forms = {name: self.forms.get(name, "") for name in (cell.features, cell.context, "subjects")}
         rows = hash_array(job.rows.train, job.rows.validation, job.rows.test, job.voxels)
         # Labels name results and do not change them.
         settings = {k: v for k, v in cell.settings().items() if k not in ("readout", "core", "features")}
-        return hash_json([content, rows, settings, job.candidates, job.seed, __version__])
+        return hash_json([content, forms, rows, settings, job.candidates, job.seed, __version__])
 
     def path(self, job: Job) -> Path:
         """File of a job's result."""
@@ -119,25 +131,26 @@ class Store:
 
     def write(self, job: Job, fitted: Fitted) -> None:
         """Keep a result."""
-        from safetensors.numpy import save_file
-
         tensors = {f"voxel-{k}": np.ascontiguousarray(v) for k, v in fitted.arrays.items()}
         tensors["predicted"] = np.ascontiguousarray(fitted.predicted, dtype=np.float32)
         tensors["validation_r"] = np.ascontiguousarray(fitted.validation_r, dtype=np.float64)
-        notes = json.dumps({"record": fitted.record, "curves": fitted.curves})
-        path = self.path(job)
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"fit": notes})
+        write_tensors(self.path(job), tensors, {"record": fitted.record, "curves": fitted.curves})
 
     def read(self, job: Job) -> Fitted:
         """A result that was kept."""
-        from safetensors import safe_open
-
-        with safe_open(self.path(job), framework="numpy") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            notes = json.loads(handle.metadata()["fit"])
+        tensors, notes = read_tensors(self.path(job))
         arrays = {k.removeprefix("voxel-"): v for k, v in tensors.items() if k.startswith("voxel-")}
         return Fitted(tensors["predicted"], tensors["validation_r"], notes["record"], notes["curves"], arrays)
+
+    def has(self, job: Job) -> bool:
+        """Whether a whole result is kept; one that is damaged is computed anew."""
+        if not self.path(job).exists():
+            return False
+        try:
+            read_tensors(self.path(job))
+        except DataError:
+            return False
+        return True
 
     def describe(self, cells: list[Cell]) -> None:
         """The settings of every cell beside its results, for people."""

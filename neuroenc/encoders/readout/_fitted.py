@@ -182,6 +182,7 @@ class FittedReadout(LinearEncoder):
         arrays.update({f"model:{name}": value.detach().cpu().numpy() for name, value in state.items()})
         plain["curves_"] = plain["curves_"].to_dict("list")
         plain["core_is_module_"] = isinstance(self.core, torch.nn.Module)
+        plain["core_text_"] = repr(self.core) if plain["core_is_module_"] else ""
         return arrays, plain
 
     def _unpack(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
@@ -197,6 +198,9 @@ class FittedReadout(LinearEncoder):
                 "this encoder was fitted with a module of your own as its core, of which only the weights were saved. "
                 "Next step: ReadoutEncoder.load(path, core=module)."
             )
+        text = plain.get("core_text_", "")
+        if text and repr(self.core) != text:
+            raise DataError(f"this encoder was fitted with another core: {text}; found {self.core!r}.")
         self.model_ = self._build(self.core)
         state = {k.removeprefix("model:"): torch.as_tensor(v) for k, v in arrays.items() if k.startswith("model:")}
         self.model_.load_state_dict(state)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array, hash_json
-from neuroenc.encoders._checkpoint import Checkpoint, moving_state
+from neuroenc.encoders._checkpoint import Checkpoint
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.readout._engine import Engine
 from neuroenc.encoders.readout._losses import Loss, make_loss
@@ -161,7 +161,7 @@ def train(
 
 
 def _hash_state(model: nn.Module) -> str:
-    state = moving_state(model)
+    state = model.state_dict()  # all of it: what is frozen decides the result too
     # Through float: numpy has no bfloat16.
     return hash_array(sorted(state), *[state[k].cpu().float().numpy() for k in sorted(state)])
 
