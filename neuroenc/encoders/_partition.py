@@ -286,15 +286,15 @@ def _bootstrap(
     width = max(1, budget // 2 // (8 * (4 * len(predictions) * (settings["n_bootstraps"] + n) + 2 * n)))
     for start in range(0, v, width):
         at = slice(start, min(start + width, v))
-        samples, left, seen = {}, {}, None
+        samples, seen = {}, None
         for name, x in predictions.items():
             own = {"groups": unit, "max_memory": max(1, budget // 4)}
             samples[name] = stats.bootstrap_samples(measured[:, at], x[:, at], **own, **settings)[1]
-            seen, left[name] = stats.leave_one_out(measured[:, at], x[:, at], metric=settings["metric"], **own)
-        drawn, without = (partition_variance(x, spaces).parts for x in (samples, left))
+            seen = stats.units_seen(measured[:, at], x[:, at], **own)
+        drawn = partition_variance(samples, spaces).parts
         for k, part in enumerate(drawn):
             limits[0, k, at], limits[1, k, at], p[k, at] = stats.sample_interval(
-                drawn[part], out["share"].values[k, at], n_units=seen, left_out=without[part], confidence=confidence
+                drawn[part], out["share"].values[k, at], n_units=seen, confidence=confidence
             )
     out["low"], out["high"] = (("part", "voxel"), limits[0]), (("part", "voxel"), limits[1])
     out["p"] = (("part", "voxel"), p)

@@ -1,7 +1,7 @@
 """Statistics of encoding models: scores, ceilings, tests, bootstrap, variance partitioning, RSA.
 
-Pure functions on arrays ``(n_samples, n_voxels)``; numpy and scipy only. Sums run in float64 in blocks of
-voxels under ``max_memory`` bytes, and results do not depend on the blocks.
+Pure functions on arrays ``(n_samples, n_voxels)``; numpy and scipy only. Labelled arrays (xarray, pandas) are matched
+by label. Sums run in float64 in blocks of voxels under ``max_memory`` bytes, and results do not depend on the blocks.
 
 Everything random takes ``seed``; what is long takes ``n_jobs`` (threads) and ``progress`` (True, or a callable
 that is told how many of how many are done).
@@ -22,7 +22,7 @@ from neuroenc.stats._ceilings import (
     split_half_reliability,
 )
 from neuroenc.stats._fdr import fdr
-from neuroenc.stats._intervals import sample_interval
+from neuroenc.stats._intervals import median_samples, sample_interval
 from neuroenc.stats._normalise import convert_ceiling, normalise
 from neuroenc.stats._paired import (
     PairedResult,
@@ -43,7 +43,7 @@ from neuroenc.stats._rsa import (
     rdm_ceiling,
     rdm_permutation_test,
 )
-from neuroenc.stats._samples import bootstrap_samples, difference_p, leave_one_out
+from neuroenc.stats._samples import bootstrap_samples, difference_p, units_seen
 from neuroenc.stats._scores import explained_variance, pearson_r, r2_score, score
 from neuroenc.stats._subject_ceiling import SubjectCeiling, subject_ceiling
 from neuroenc.stats._subjects import SubjectBootstrap, bootstrap_subjects
@@ -72,7 +72,7 @@ __all__ = [
     "difference_p",
     "explained_variance",
     "fdr",
-    "leave_one_out",
+    "median_samples",
     "ncsnr",
     "noise_ceiling",
     "normalise",
@@ -90,5 +90,6 @@ __all__ = [
     "split_half_reliability",
     "square_rdm",
     "subject_ceiling",
+    "units_seen",
     "variance_components",
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from neuroenc._util.checks import check_whole
+from neuroenc._util.errors import ConfigError, DataError, nearest_names
+from neuroenc._util.memory import parse_memory
+from neuroenc.stats._labels import match_labels
 
 Floats = NDArray[np.float64]
 METRICS = ("r", "r2", "ev")
@@ -24,17 +28,14 @@ _ALIASES = {
 def check_choice(
     kind: str, value: object, legal: Iterable[str], aliases: dict[str, str] | None = None
 ) -> str:
-    """``value`` if it is one of ``legal``, else ValueError with the nearest legal names."""
+    """``value`` if it is one of ``legal``, else ConfigError with the nearest legal names."""
     names = list(legal)
     if isinstance(value, str) and value in names:
         return value
-    text = str(value).lower()
     known = {**{x.lower(): x for x in names}, **(aliases or {})}
-    near = list(
-        dict.fromkeys(known[x] for x in difflib.get_close_matches(text, list(known), n=2, cutoff=0.5))
-    )
+    near = list(dict.fromkeys(known[x.lower()] for x in nearest_names(str(value), known, n=2)))
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    raise ValueError(f"unknown {kind} {value!r}{hint} Legal: {', '.join(map(repr, names))}.")
+    raise ConfigError(f"unknown {kind} {value!r}{hint} Legal: {', '.join(map(repr, names))}.")
 
 
 def check_metric(metric: object) -> str:
@@ -42,36 +43,65 @@ def check_metric(metric: object) -> str:
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r} is not legal; give an integer of at least {least}.")
-    return int(value)
+    return check_whole(name, value, least)
+
+
+def as_real(a: Any, name: str) -> Any:
+    """Something that can be cut like an array and holds real numbers; lazy arrays stay lazy.
+
+    Tensors lose their gradient, bfloat16 becomes float32, masked values NaN. Sparse matrices and values that are not
+    real numbers are refused.
+    """
+    if hasattr(a, "detach") and hasattr(a, "cpu"):
+        a = a.detach().cpu()
+        a = (a.float() if "bfloat16" in str(a.dtype) else a).numpy()
+    if type(a).__module__.startswith("scipy.sparse"):
+        raise DataError(f"{name} is a sparse matrix; statistics need every value. Next step: {name}.toarray().")
+    if isinstance(a, np.ma.MaskedArray):
+        a = a.astype(np.float64).filled(np.nan) if a.dtype.kind in "fiub" else a.data
+    if not (hasattr(a, "dtype") and hasattr(a, "ndim") and hasattr(a, "shape")):
+        try:
+            a = np.asarray(a)
+        except ValueError:
+            raise DataError(f"{name} has rows of different lengths; give one array.") from None
+    dtype = np.dtype(a.dtype) if isinstance(a.dtype, (np.dtype, str, type)) else a.dtype
+    if "bfloat16" in str(dtype):
+        return np.asarray(a).astype(np.float32)
+    if getattr(dtype, "kind", "O") not in "fiub":
+        raise DataError(f"{name} has dtype {dtype}; legal are real numbers (float, int or bool).")
+    return a
+
+
+def as_floats(a: Any, name: str) -> Floats:
+    """A float64 array of real numbers, with NaN where values are masked."""
+    return np.asarray(as_real(a, name), dtype=np.float64)
 
 
 def as_samples(a: Any, name: str) -> Any:
     """An array (n_samples, n_voxels) that can be cut by columns; lazy arrays stay lazy."""
-    if not (hasattr(a, "dtype") and hasattr(a, "ndim") and hasattr(a, "shape")):
-        a = np.asarray(a)
+    a = as_real(a, name)
     if a.ndim == 1:
-        return a.reshape(-1, 1) if isinstance(a, np.ndarray) else np.asarray(a).reshape(-1, 1)
+        return np.asarray(a).reshape(-1, 1)
     if a.ndim != 2:
-        raise ValueError(
+        raise DataError(
             f"{name} has shape {tuple(a.shape)}; legal is (n_samples, n_voxels) or (n_samples,)."
         )
     return a
 
 
-def as_pair(y: Any, yhat: Any) -> tuple[Any, Any, tuple[int, ...]]:
-    """Both arrays as (n_samples, n_voxels), and the shape of a per-voxel result."""
+def as_pair(y: Any, yhat: Any, names: tuple[str, str] = ("y", "yhat")) -> tuple[Any, Any, tuple[int, ...]]:
+    """Both arrays as (n_samples, n_voxels), in the order of ``y`` by label, and the shape of a per-voxel result."""
+    yhat = match_labels(y, yhat, names)
+    y2, p2 = as_samples(y, names[0]), as_samples(yhat, names[1])
     shapes = tuple(np.shape(y)), tuple(np.shape(yhat))
     if shapes[0] != shapes[1]:
         turned = " They fit when one is transposed: check the axes." if shapes[0] == shapes[1][::-1] else ""
-        raise ValueError(
+        raise DataError(
             f"measured responses have shape {shapes[0]} but predictions have shape {shapes[1]}; "
             f"both must be (n_samples, n_voxels).{turned}"
         )
-    y2, p2 = as_samples(y, "y"), as_samples(yhat, "yhat")
     if y2.shape[0] < 2:
-        raise ValueError(f"got {y2.shape[0]} sample(s); a score needs at least 2.")
+        raise DataError(f"got {y2.shape[0]} sample(s); a score needs at least 2.")
     return y2, p2, shapes[0][1:]
 
 
@@ -79,20 +109,26 @@ def load(a: Any, columns: slice | NDArray[np.intp], name: str = "array") -> tupl
     """A fresh C-ordered float64 copy of some columns, and the relative resolution of what was stored."""
     block = np.asarray(a[:, columns])
     if block.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {block.dtype}; legal are real numbers (float, int or bool).")
+        raise DataError(f"{name} has dtype {block.dtype}; legal are real numbers (float, int or bool).")
     eps = float(np.finfo(block.dtype).eps) if block.dtype.kind == "f" else float(np.finfo(np.float64).eps)
     return np.array(block, dtype=np.float64, order="C"), eps
 
 
+def scale_of(a: Floats) -> Floats:
+    """For every column the power of two that brings its largest value near 1, so that squares keep all digits."""
+    largest = np.fmax.reduce(np.abs(a), axis=0, initial=0.0)
+    exponent = np.frexp(np.where(np.isfinite(largest), largest, 0.0))[1]
+    return np.asarray(np.ldexp(1.0, -np.clip(exponent, -1000, 1000)))
+
+
 def voxel_blocks(
-    n_samples: int, n_voxels: int, copies: int, max_memory: int, *, cache: int | None = None
+    n_samples: int, n_voxels: int, copies: int, max_memory: int | str, *, cache: int | None = None
 ) -> Iterator[slice]:
     """Column slices such that ``copies`` float64 blocks fit in ``max_memory`` bytes (one voxel at least).
 
     ``cache`` also bounds a single block, for loops that visit the block many times.
     """
-    max_memory = check_count("max_memory", max_memory)
-    width = max_memory // max(1, copies * 8 * n_samples)
+    width = parse_memory(max_memory) // max(1, copies * 8 * n_samples)
     if cache is not None:
         width = min(width, max(32, cache // (8 * n_samples)))
     width = int(min(max(1, width), max(1, n_voxels)))
@@ -166,10 +202,17 @@ def _varies(a: Floats, n: Floats, mean: Floats, eps: float) -> NDArray[np.bool_]
     return ok
 
 
-def load_pair(y: Any, yhat: Any, columns: slice | NDArray[np.intp]) -> Pair:
-    """Read a block of both arrays; a NaN in either drops that sample for that voxel in both."""
+def load_pair(y: Any, yhat: Any, columns: slice | NDArray[np.intp], metric: str = "r") -> Pair:
+    """Read a block of both arrays; a NaN in either drops that sample for that voxel in both.
+
+    Both are scaled by powers of two, alike where ``metric`` compares their sizes.
+    """
     a, eps_a = load(y, columns, "y")
     b, eps_b = load(yhat, columns, "yhat")
+    scale = scale_of(a)
+    with np.errstate(invalid="ignore", over="ignore"):
+        a *= scale
+        b *= scale_of(b) if metric == "r" else scale
     missing = np.isnan(a) | np.isnan(b)
     if missing.any():
         a[missing] = np.nan
@@ -195,7 +238,7 @@ def score_from_sums(
         syp = sab - sa * sb / n
         constant = ~(syy > 1e-13 * saa)
         if metric == "r":
-            out = np.clip(syp / np.sqrt(syy * spp), -1.0, 1.0)
+            out = np.clip(syp / (np.sqrt(syy) * np.sqrt(spp)), -1.0, 1.0)
             constant |= ~(spp > 1e-13 * sbb)
         else:
             error = np.maximum(syy - 2.0 * syp + spp, 0.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
+from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
@@ -18,14 +20,15 @@ from neuroenc.stats._blocks import (
     voxel_blocks,
 )
 from neuroenc.stats._intervals import (
-    Expansion,
+    PILOT,
     check_confidence,
     check_interval,
     expansion,
     interval_and_p,
-    jackknife_error,
-    quantiles,
+    median_shift,
+    medians,
     standard_deviation,
+    voxel_scatter,
 )
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._resampling import (
@@ -33,9 +36,8 @@ from neuroenc.stats._resampling import (
     Counts,
     Metric,
     Sampler,
-    Units,
+    count_units,
     draw_resamples,
-    jackknife,
     weight_chunks,
 )
 
@@ -55,7 +57,6 @@ def _prepare(
     if not callable(metric):
         metric = check_metric(metric)
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
-    max_memory = check_count("max_memory", max_memory)
     check_confidence(confidence)
     y2, p2, shape = as_pair(y, yhat)
     draws = draw_resamples(y2.shape[0], groups, n_bootstraps, seed)
@@ -73,21 +74,20 @@ def _voxelwise(
     interval: str,
     groups: Any,
     seed: int,
-    max_memory: int,
+    max_memory: int | str,
     n_jobs: int,
     progress: Progress,
 ) -> BootstrapResult:
-    jobs, interval = check_jobs(n_jobs), check_interval(interval)
+    jobs, interval, max_memory = check_jobs(n_jobs), check_interval(interval), parse_memory(max_memory)
     y2, first, shape, metric, name, (counts, unit, n_units), step = _prepare(
         y, predictions[0], metric, n_bootstraps, confidence, groups, seed, max_memory
     )
-    predicted = [first, *(as_pair(y, x)[1] for x in predictions[1:])]
+    predicted = [first, *(as_pair(y, x, ("y", "yhat_b"))[1] for x in predictions[1:])]
     paired = len(predicted) == 2
     n, n_voxels = y2.shape
     estimate, error, low, high = (np.full(n_voxels, np.nan) for _ in range(4))
     p = np.full(n_voxels, np.nan) if paired else None
     limits = _limits(metric, paired)
-    units = Units(unit, n_units)
     held = 9 * n * len(predicted) + 4 * n_bootstraps + 8 * step
 
     def work(columns: slice) -> slice:
@@ -99,10 +99,9 @@ def _voxelwise(
                 samples[rows] -= samplers[1].scores(weights)
         estimate[columns] = samplers[0].estimate - (samplers[1].estimate if paired else 0.0)
         error[columns] = standard_deviation(samples)
-        scale: Expansion | None = None
+        scale = None
         if interval == "expanded":
-            spread, seen = jackknife(samplers, units, max(1, step // 2))
-            scale = expansion(seen, error[columns], spread)
+            scale = expansion(np.max([count_units(s.seen, unit, n_units, len(s.estimate)) for s in samplers], axis=0))
         low[columns], high[columns], own = interval_and_p(
             samples, estimate[columns], error[columns], confidence, scale
         )
@@ -138,7 +137,7 @@ def bootstrap(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> BootstrapResult:
@@ -155,7 +154,7 @@ def bootstrap(
         Measured and predicted responses; a NaN in either drops that sample for that voxel.
     metric : {"r", "r2", "ev"} or callable
         A callable gets float64 arrays (n_resampled, n_voxels) of y and yhat and returns (n_voxels,); it is
-        called once per resample (and stimulus, for "expanded") and block of voxels, which is slow.
+        called once per resample and block of voxels, which is slow.
     n_bootstraps : int
         Resamples.
     groups : array (n_samples,), optional
@@ -165,12 +164,11 @@ def bootstrap(
         Coverage of the interval.
     interval : {"expanded", "percentile"}
         ``"percentile"``: quantiles of the resamples, which are too narrow for few stimuli (7 % of intervals miss the
-        truth with 60, nominal 5 %). ``"expanded"``: quantiles further out, by the jackknife's standard error over the
-        bootstrap's and Student's t; see `sample_interval`.
+        truth with 60, nominal 5 %). ``"expanded"``: centred, and quantiles further out; see `sample_interval`.
     seed : int
         Same seed, same resamples.
-    max_memory : int
-        Bytes that the working copies may take, beside 4 bytes per resample and unit.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take, beside 4 bytes per resample and unit.
     n_jobs : int
         Threads over blocks of voxels, which are smaller for more of them; -1 is all cores.
     progress : bool or callable
@@ -217,7 +215,7 @@ def bootstrap_difference(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> BootstrapResult:
@@ -262,21 +260,21 @@ def _rois(rois: Mapping[str, Any], n_voxels: int) -> dict[str, NDArray[np.intp]]
         index = np.asarray(members)
         if index.dtype == bool:
             if index.shape != (n_voxels,):
-                raise ValueError(
+                raise DataError(
                     f"mask of ROI {name!r} has shape {index.shape}; there are {n_voxels} voxels."
                 )
             index = np.flatnonzero(index)
         elif index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise ValueError(f"ROI {name!r} must be a boolean mask or a list of voxel positions.")
+            raise DataError(f"ROI {name!r} must be a boolean mask or a list of voxel positions.")
         if index.size == 0:
-            raise ValueError(f"ROI {name!r} has no voxel; leave it out.")
+            raise DataError(f"ROI {name!r} has no voxel; leave it out.")
         if index.min() < 0 or index.max() >= n_voxels:
-            raise ValueError(
+            raise DataError(
                 f"ROI {name!r} has positions {index.min()} to {index.max()}; legal: 0 to {n_voxels - 1}."
             )
         chosen[str(name)] = index.astype(np.intp)
     if not chosen:
-        raise ValueError("rois is empty; give {name: mask}.")
+        raise DataError("rois is empty; give {name: mask}.")
     return chosen
 
 
@@ -293,7 +291,7 @@ def bootstrap_rois(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> dict[str, BootstrapResult]:
@@ -311,7 +309,7 @@ def bootstrap_rois(
     metric : {"r", "r2", "ev"} or callable
         As in `bootstrap`.
     statistic : {"median", "mean"}
-        Over the voxels of a ROI whose score is not NaN.
+        Over the voxels of a ROI whose score is not NaN; resamples of a median as in `median_samples`.
     transform : callable, optional
         Applied to scores (n_resamples, n_voxels) first, for all voxels of ``y``; for example
         ``lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")``.
@@ -339,7 +337,7 @@ def bootstrap_rois(
     True
     """
     statistic = check_choice("statistic", statistic, ("median", "mean"))
-    interval = check_interval(interval)
+    interval, max_memory = check_interval(interval), parse_memory(max_memory)
     y2, p2, _, metric, name, (counts, unit, n_units), _ = _prepare(
         y, yhat, metric, n_bootstraps, confidence, groups, seed, max_memory
     )
@@ -348,52 +346,60 @@ def bootstrap_rois(
     jobs = check_jobs(n_jobs)
     step = int(max(1, min(n_bootstraps, max_memory // 4 // jobs // (8 * (n + 3 * n_voxels)))))
 
+    def transformed(scores: Floats) -> Floats:
+        if transform is None:
+            return scores
+        scores = np.asarray(transform(scores), dtype=np.float64)
+        if scores.shape[-1:] != (n_voxels,):
+            raise DataError(f"transform returned shape {scores.shape}; the last axis must stay {n_voxels}.")
+        return scores
+
+    whole = np.empty((1, n_voxels))
+
+    def score_all(weights: Floats) -> Floats:
+        scores = np.empty((len(weights), n_voxels))
+        for columns in voxel_blocks(9 * n + 8 * len(weights), n_voxels, jobs, max_memory // 2 + 1):
+            sampler = Sampler(y2, p2, columns, metric)
+            whole[0, columns] = sampler.estimate
+            scores[:, columns] = sampler.scores(weights)
+        return transformed(scores)
+
+    shifts = [np.zeros(len(index)) for index in members.values()]
+
     def summarise(scores: Floats) -> Floats:
-        if transform is not None:
-            scores = np.asarray(transform(scores), dtype=np.float64)
-            if scores.shape[-1:] != (n_voxels,):
-                raise ValueError(
-                    f"transform returned shape {scores.shape}; the last axis must stay {n_voxels}."
-                )
+        """Of every ROI, (n_resamples, n_rois)."""
         out = np.empty((len(scores), len(members)))
         for k, index in enumerate(members.values()):
             part = scores[:, index]
             if statistic == "median":
-                out[:, k] = quantiles(part.T, [0.5])[0]
+                out[:, k] = medians(part - shifts[k])
             else:
                 known = ~np.isnan(part)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     out[:, k] = np.where(known, part, 0.0).sum(axis=1) / known.sum(axis=1)
         return out
 
+    score_all(np.ones((1, n)))
+    own = transformed(whole)
+    estimate = summarise(own)[0]
+    if statistic == "median":
+        scatter: list[list[Floats]] = [[] for _ in members]
+        for _, weights in weight_chunks(counts[:PILOT], unit, step):
+            scores = score_all(weights)
+            for k, index in enumerate(members.values()):
+                scatter[k].append(voxel_scatter(scores[:, index], own[0, index]))
+        shifts = [median_shift(own[0, index], np.concatenate(scatter[k])) for k, index in enumerate(members.values())]
     samples = np.empty((n_bootstraps, len(members)))
-    whole = np.empty((1, n_voxels))
-    units = Units(unit, n_units)
-    left = np.empty((n_units, len(members)))
 
-    def work(part: tuple[slice, Floats | None]) -> None:
+    def work(part: tuple[slice, Floats]) -> None:
         rows, weights = part
-        size = rows.stop - rows.start
-        scores = np.empty((size, n_voxels))
-        for columns in voxel_blocks(9 * n + 8 * size, n_voxels, jobs, max_memory // 2 + 1):
-            sampler = Sampler(y2, p2, columns, metric)
-            whole[0, columns] = sampler.estimate
-            scores[:, columns] = sampler.left_out(units, rows) if weights is None else sampler.scores(weights)
-        (left if weights is None else samples)[rows] = summarise(scores)
+        samples[rows] = summarise(score_all(weights))
 
-    def parts() -> Iterator[tuple[slice, Floats | None]]:
-        yield from weight_chunks(counts, unit, step)
-        if interval == "expanded":
-            for rows in units.chunks(step):
-                yield rows, None
-
-    total = -(-n_bootstraps // step) + (-(-n_units // step) if interval == "expanded" else 0)
-    for _ in run(work, parts(), n_jobs=jobs, progress=progress, total=total, desc="bootstrap of ROIs"):
+    chunks, total = weight_chunks(counts, unit, step), -(-n_bootstraps // step)
+    for _ in run(work, chunks, n_jobs=jobs, progress=progress, total=total, desc="bootstrap of ROIs"):
         pass
-    estimate, error = summarise(whole)[0], standard_deviation(samples)
-    scale = None
-    if interval == "expanded":
-        scale = expansion(n_units, error, jackknife_error(left, estimate, n_units))
+    error = standard_deviation(samples)
+    scale = expansion(n_units) if interval == "expanded" else None
     low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
     return {
         roi: BootstrapResult(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
@@ -18,19 +19,17 @@ from neuroenc.stats._blocks import (
 )
 from neuroenc.stats._ceilings import ceiling_from_repeats, noise_ceiling
 from neuroenc.stats._intervals import (
-    Expansion,
     check_confidence,
     check_interval,
     expansion,
     interval_and_p,
-    jackknife_error,
-    pooled_expansion,
     standard_deviation,
 )
+from neuroenc.stats._labels import match_voxels
 from neuroenc.stats._normalise import check_unit
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._repeats import _check
-from neuroenc.stats._resampling import BootstrapResult, Sampler, Units, draw_resamples
+from neuroenc.stats._resampling import BootstrapResult, Sampler, draw_resamples
 
 __all__ = ["bootstrap_ceiling", "bootstrap_normalised"]
 
@@ -59,11 +58,6 @@ class _Repeats:
         parts = (self.within, self.freedom, self.per, self.squares, self.sums, self.per**2)
         return self._ratio([weights @ x for x in parts])
 
-    def left_out(self) -> Floats:
-        """The ncsnr (n_stimuli, n_voxels) without each stimulus."""
-        parts = (self.within, self.freedom, self.per, self.squares, self.sums, self.per**2)
-        return self._ratio([x.sum(axis=0) - x for x in parts])
-
     def _ratio(self, parts: list[Floats]) -> Floats:
         within, freedom, m, squares, sums, per2 = parts
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -90,12 +84,6 @@ class _Halves:
 
     def ratios(self, weights: Floats) -> Floats:
         return self._ratio([pair.scores(weights[:, self.chosen]) for pair in self.pairs])
-
-    def left_out(self) -> Floats:
-        """Without each stimulus that was chosen; the others change nothing and are left out of the result."""
-        n = len(self.chosen)
-        units = Units(np.arange(n), n)
-        return self._ratio([pair.left_out(units, slice(0, n)) for pair in self.pairs])
 
     def _ratio(self, parts: list[Floats]) -> Floats:
         r = np.clip(sum(parts) / len(parts), 0.0, 1.0)
@@ -129,7 +117,7 @@ def bootstrap_ceiling(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> BootstrapResult:
@@ -148,8 +136,8 @@ def bootstrap_ceiling(
     interval : {"expanded", "percentile"}
         As in `bootstrap`.
     seed : int
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
     n_jobs : int
         Threads.
     progress : bool or callable
@@ -192,10 +180,8 @@ def bootstrap_ceiling(
         source, own = make(columns), estimate[columns]
         samples = noise_ceiling(source.ratios(drawn.astype(np.float64)), repeats, unit=unit)
         samples[:, np.isnan(own)] = np.nan
-        error, scale = standard_deviation(samples), None
-        if interval == "expanded":
-            left = noise_ceiling(source.left_out(), repeats, unit=unit)
-            scale = expansion(n_units, error, jackknife_error(left, own, len(left)))
+        error = standard_deviation(samples)
+        scale = expansion(n_units) if interval == "expanded" else None
         low, high, _ = interval_and_p(samples, own, error, confidence, scale)
         return columns, np.stack([error, np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)])
 
@@ -226,7 +212,7 @@ def bootstrap_normalised(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> BootstrapResult:
@@ -279,25 +265,24 @@ def bootstrap_normalised(
     metric = check_metric(metric)
     unit = "r" if metric == "r" else "r2"
     y2, p2, shape = as_pair(y, yhat)
+    responses = match_voxels(y, responses, ("y", "responses"))
     method = check_choice("method", method, ("ncsnr", "split_half"))
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
     confidence, interval = check_confidence(confidence), check_interval(interval)
     least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
     if not 0 < least <= 1:
-        raise ValueError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
+        raise ConfigError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
     ceiling = ceiling_from_repeats(
         responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
         n_splits=n_splits, seed=seed, max_memory=max_memory,
     )  # fmt: skip
     if len(ceiling) != y2.shape[1]:
-        raise ValueError(f"y has {y2.shape[1]} voxels and responses {len(ceiling)}; both must hold the same ones.")
+        raise DataError(f"y has {y2.shape[1]} voxels and responses {len(ceiling)}; both must hold the same ones.")
     values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
     ids = np.unique(np.asarray(stimulus))
     drawn_y, drawn_c, n_units = _joint_draws(y_stimulus, y2.shape[0], ids, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
     out = np.full((4, len(ceiling)), np.nan)
-    names = None if y_stimulus is None else np.asarray(y_stimulus).astype(str)
-
     def floored(ratios: Floats) -> Floats:
         limit = noise_ceiling(ratios, repeats, unit=unit)
         return np.where(np.isnan(limit), np.nan, np.maximum(limit, least))
@@ -308,14 +293,9 @@ def bootstrap_normalised(
         usable = ceiling[columns] >= least
         samples[:, ~usable] = np.nan
         limit = np.where(usable, ceiling[columns], np.nan)
-        estimate, error, scale = sampler.estimate / limit, standard_deviation(samples), None
-        if interval == "expanded":
-            n = y2.shape[0]
-            score = sampler.left_out(Units(np.arange(n), n), slice(0, n))
-            chosen = getattr(source, "chosen", slice(None))
-            scale = _joint_expansion(
-                score, sampler.estimate, names, floored(source.left_out()), limit, ids.astype(str)[chosen], error
-            )
+        estimate, error = sampler.estimate / limit, standard_deviation(samples)
+        # Where score and ceiling have stimuli of their own, the fewer decide how far the tails reach.
+        scale = expansion(min(n_units, len(ids))) if interval == "expanded" else None
         low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
         return columns, np.stack([estimate, error, low, high])
 
@@ -330,21 +310,6 @@ def bootstrap_normalised(
     )
 
 
-def _joint_expansion(
-    score: Floats, whole: Floats, names: Any, limit: Floats, ceiling: Floats, ids: Any, error: Floats
-) -> Expansion:
-    """Leave out stimuli of the score (``names``) and of the ceiling (``ids``), together where both hold them."""
-    estimate = whole / ceiling
-    if names is None:
-        kinds = [(score / ceiling, len(score)), (whole / limit, len(limit))]
-        return pooled_expansion([(jackknife_error(left, estimate, n) ** 2, n) for left, n in kinds], error**2)
-    every = np.union1d(names, ids)
-    scores, limits = (np.tile(x, (len(every), 1)) for x in (whole, ceiling))
-    scores[np.searchsorted(every, names)] = score
-    limits[np.searchsorted(every, ids)] = limit
-    return expansion(len(every), error, jackknife_error(scores / limits, estimate, len(every)))
-
-
 def _joint_draws(
     y_stimulus: Any, n: int, ids: Any, n_bootstraps: int, seed: int
 ) -> tuple[Floats, Floats, int]:
@@ -355,7 +320,7 @@ def _joint_draws(
         return ours.astype(np.float64), theirs.astype(np.float64), n
     names = np.asarray(y_stimulus)
     if names.shape != (n,) or len(np.unique(names)) < n:
-        raise ValueError(
+        raise DataError(
             f"y_stimulus has shape {names.shape} with {len(np.unique(names))} different ids; y needs {n} different "
             "ones, one for each row."
         )

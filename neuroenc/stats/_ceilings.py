@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, check_choice, check_count
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, check_choice, check_count
 from neuroenc.stats._normalise import check_unit
 from neuroenc.stats._repeats import repeat_groups, split_half_noise_ratio, variance_components
 
@@ -26,7 +27,7 @@ def ncsnr(
     *,
     total: str = "unit",
     weighting: str = "max_repeats",
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
 ) -> Floats:
     r"""Noise ceiling signal-to-noise ratio per voxel, as the Natural Scenes Dataset defines it.
 
@@ -56,8 +57,8 @@ def ncsnr(
         that voxel has all of them). ``"df"`` pools all stimuli with at least two repeats, weighted by their
         degrees of freedom: use it when repeat counts vary. The first is refused when it would use less than a
         tenth of the degrees of freedom that the second has.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -99,16 +100,16 @@ def _mean_inverse(n_repeats: Any) -> float:
         counts = np.atleast_1d(np.asarray(n_repeats))
         stimuli = np.ones(counts.shape)
     if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iuf":
-        raise ValueError(
+        raise DataError(
             f"n_repeats={n_repeats!r} is not legal; give one integer, one integer per stimulus, "
             "or a mapping {repeats: number of stimuli}."
         )
     if not (np.all(counts >= 1) and np.all(counts == np.floor(counts))):
-        raise ValueError(
+        raise DataError(
             f"n_repeats has values from {counts.min()} to {counts.max()}; repeats are integers of at least 1."
         )
     if not (np.all(stimuli >= 0) and stimuli.sum() > 0):
-        raise ValueError(
+        raise DataError(
             "n_repeats as a mapping needs numbers of stimuli that are not negative, at least one."
         )
     return float((stimuli / counts).sum() / stimuli.sum())
@@ -151,9 +152,9 @@ def noise_ceiling(ncsnr: Any, n_repeats: Any, *, unit: str) -> Floats:
     0.674
     """
     unit = check_unit("unit", unit)
-    ratio = np.asarray(ncsnr, dtype=np.float64)
+    ratio = as_floats(ncsnr, "ncsnr")
     if np.any(ratio < 0):
-        raise ValueError(f"ncsnr has {int((ratio < 0).sum())} negative values (least {np.nanmin(ratio):g}).")
+        raise DataError(f"ncsnr has {int((ratio < 0).sum())} negative values (least {np.nanmin(ratio):g}).")
     with np.errstate(divide="ignore"):
         out = np.asarray(1.0 / (1.0 + _mean_inverse(n_repeats) / ratio**2))
     return np.sqrt(out) if unit == "r" else out
@@ -167,7 +168,7 @@ def split_half_reliability(
     n_repeats: Any = None,
     n_splits: int = 20,
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
 ) -> Floats:
     r"""Noise ceiling from split halves with the Spearman-Brown correction.
 
@@ -194,8 +195,8 @@ def split_half_reliability(
         Random splits.
     seed : int
         Seed of the splits.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -238,7 +239,7 @@ def ceiling_from_repeats(
     weighting: str = "max_repeats",
     n_splits: int = 20,
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
 ) -> Floats:
     """Noise ceiling of the repeat-averaged responses, from the single presentations.
 
@@ -261,8 +262,8 @@ def ceiling_from_repeats(
         As in `ncsnr`.
     n_splits, seed : int
         As in `split_half_reliability`.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
-from neuroenc.stats._blocks import Floats, check_choice
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import Floats, as_floats, check_choice
 
 __all__ = ["fdr"]
 
@@ -49,23 +51,16 @@ def fdr(p: Any, *, method: str = "bh") -> Floats:
     method = check_choice(
         "method", method, ("bh", "by"), {"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"}
     )
-    values = np.asarray(p, dtype=np.float64)
+    values = as_floats(p, "p")
     keep = ~np.isnan(values)
     family = values[keep]
     outside = (family < 0) | (family > 1)
     if outside.any():
-        raise ValueError(
+        raise DataError(
             f"{int(outside.sum())} of {family.size} p-values lie outside [0, 1] "
             f"(from {family.min():g} to {family.max():g}); give p-values, not statistics."
         )
     q = np.full(values.shape, np.nan)
-    m = family.size
-    if m:
-        order = np.argsort(family, kind="stable")
-        rank = np.arange(1, m + 1)
-        constant = float(np.sum(1.0 / rank)) if method == "by" else 1.0
-        stepped = np.minimum.accumulate((family[order] * (m * constant) / rank)[::-1])[::-1]
-        adjusted = np.empty(m)
-        adjusted[order] = np.minimum(stepped, 1.0)
-        q[keep] = adjusted
+    if family.size:
+        q[keep] = false_discovery_control(family, method=method)
     return q

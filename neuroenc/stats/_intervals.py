@@ -1,12 +1,13 @@
 r"""Intervals and p-values from bootstrap samples: percentile, and expanded to the width that few units need.
 
 The percentile interval of a mean of n units has the spread of a plug-in estimate, :math:`\sqrt{(n - 1) / n}` of the
-right one, and the tails of a normal where Student's are needed. A correlation adds what fitting means and slopes takes
-away (pairs with leverage), about four times as much. The expanded interval asks for rarer tails instead:
+right one, and the tails of a normal where Student's are needed; a statistic with a bias (a share of variance, a median
+of noisy scores) has it twice in its resamples. The expanded interval moves the resamples until their median is the
+estimate and asks for rarer tails,
 
-.. math:: a' = \Phi(c\, t_{n - 1}^{-1}(a)), \qquad c = \max(se_{jackknife} / se_{bootstrap}, \sqrt{n / (n - 1)})
+.. math:: a' = \Phi\big(\sqrt{n / (n - 1)}\; t_{n - 1}^{-1}(a)\big)
 
-For a mean the jackknife's standard error is :math:`s / \sqrt n`, and this is Hesterberg's expanded interval.
+which for a mean is Hesterberg's expanded interval. It needs no jackknife, which for a median is inconsistent.
 """
 
 from __future__ import annotations
@@ -16,45 +17,53 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from neuroenc.stats._blocks import Floats, check_choice
+from neuroenc._util.checks import check_fraction
+from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
 
 __all__ = [
     "INTERVALS",
     "Expansion",
     "check_confidence",
     "check_interval",
+    "corrected_variance",
     "expansion",
     "interval_and_p",
-    "jackknife_error",
+    "median_samples",
+    "median_shift",
+    "medians",
     "p_value",
     "pooled_expansion",
     "quantiles",
     "sample_interval",
     "standard_deviation",
+    "voxel_scatter",
 ]
 
 INTERVALS = ("expanded", "percentile")
 # The mean of fewer units than this takes so few values (n = 5: 126) that no quantile of them is a 2.5 % tail.
-_FEW = 10
+_FEW = 6
 
 
 def check_interval(interval: object) -> str:
     return check_choice("interval", interval, INTERVALS, {"hesterberg": "expanded", "efron": "percentile"})
 
 
-def check_confidence(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence!r} is not legal; give a fraction such as 0.95.")
-    return confidence
+def check_confidence(confidence: Any) -> float:
+    return check_fraction("confidence", confidence)
 
 
 def quantiles(samples: Floats, probabilities: list[float]) -> Floats:
     """Quantiles (linear) over axis 0 of the values that are not NaN; (n_probabilities, n_columns)."""
-    ordered = np.sort(samples, axis=0)
+    return _of_ordered(np.sort(samples, axis=0), probabilities)
+
+
+def _of_ordered(ordered: Floats, probabilities: list[float]) -> Floats:
     n = (~np.isnan(ordered)).sum(axis=0)
-    out = np.full((len(probabilities), samples.shape[1]), np.nan)
+    out = np.full((len(probabilities), ordered.shape[1]), np.nan)
     some = np.flatnonzero(n)
     for k, q in enumerate(probabilities):
         at = q * (n[some] - 1)
@@ -85,37 +94,44 @@ class Expansion:
         """The normal deviate of the tail to ask for."""
         return np.asarray(self.factor * stdtrit(self.degrees, a))
 
+    @property
+    def few(self) -> NDArray[np.bool_]:
+        """Where the resamples take too few values to have a tail."""
+        return np.asarray(self.degrees < _FEW - 1)
 
-def expansion(n_units: Any, error: Floats, jackknife: Floats | None = None) -> Expansion:
-    """For one kind of unit; ``error`` is the bootstrap's standard error and ``jackknife`` the jackknife's."""
-    return pooled_expansion([(np.ones_like(error) if jackknife is None else jackknife**2, n_units)],
-                            None if jackknife is None else error**2)  # fmt: skip
+
+def expansion(n_units: Any) -> Expansion:
+    """For one kind of unit."""
+    n = np.maximum(np.asarray(n_units, dtype=np.float64), 2.0)
+    return Expansion(n - 1.0, np.sqrt(n / (n - 1.0)))
 
 
-def pooled_expansion(parts: Sequence[tuple[Floats, Any]], bootstrap: Floats | None = None) -> Expansion:
-    r"""For several kinds of units (stimuli and subjects) whose variances add, after Satterthwaite (1946).
+def corrected_variance(stimuli: Floats, subjects: Floats, both: Floats) -> Floats:
+    """Variance over stimuli and subjects without what crossed resamples count more than once (Schütt et al. 2023)."""
+    single = np.maximum(stimuli, subjects)
+    return np.minimum(np.maximum(2.0 * (stimuli + subjects) - both, single), np.maximum(both, single))
+
+
+def pooled_expansion(parts: Sequence[tuple[Floats, Any]], drawn: Floats, wanted: Floats) -> Expansion:
+    r"""For several kinds of units (stimuli and subjects), after Satterthwaite (1946).
 
     .. math:: d = \frac{(\sum_k V_k)^2}{\sum_k V_k^2 / (n_k - 1)}, \qquad
-              c^2 = \max\Big(\frac{\sum_k V_k}{v}, \frac{\sum_k V_k}{\sum_k V_k (n_k - 1) / n_k}\Big)
+              c^2 = \frac{w}{v} \frac{\sum_k V_k}{\sum_k v_k}, \qquad V_k = \tfrac{n_k}{n_k - 1} v_k
 
-    with the jackknife variance :math:`V_k` of ``parts`` and the sum v of the variances of their bootstraps.
+    with the bootstrap variance :math:`v_k` over each kind (``parts``), v of the resamples that are used (``drawn``)
+    and w of what they should have (``wanted``): crossed resamples count the noise of single entries several times.
     """
-    total = sum(np.where(np.isfinite(v), v, 0.0) for v, _ in parts)
-    total, plug, spread = np.asarray(total, dtype=np.float64), np.zeros_like(total), np.zeros_like(total)
-    least = np.full(total.shape, np.inf)
+    plug, total, spread = (np.zeros(np.shape(drawn)) for _ in range(3))
     for variance, n in parts:
         units = np.maximum(np.asarray(n, dtype=np.float64), 2.0)
         known = np.where(np.isfinite(variance), variance, 0.0)
-        plug += known * (units - 1.0) / units
-        spread += known**2 / (units - 1.0)
-        least = np.minimum(least, units)
+        own = known * units / (units - 1.0)
+        plug, total, spread = plug + known, total + own, spread + own**2 / (units - 1.0)
+    most = max(float(np.max(np.asarray(n))) for _, n in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.where(total > 0, total**2 / spread, least - 1.0)
-        factor = np.where(total > 0, total / plug, least / (least - 1.0))
-        if bootstrap is not None:
-            measured = total / bootstrap
-            factor = np.where(np.isfinite(measured), np.maximum(factor, measured), factor)
-    return Expansion(degrees, np.sqrt(factor))
+        degrees = np.where(spread > 0, total**2 / spread, most - 1.0)
+        square = np.where((plug > 0) & (drawn > 0), wanted / drawn * total / plug, most / (most - 1.0))
+    return Expansion(degrees, np.sqrt(square))
 
 
 def _sides(samples: Floats) -> tuple[Any, Any]:
@@ -124,78 +140,79 @@ def _sides(samples: Floats) -> tuple[Any, Any]:
         return (samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0)
 
 
+def _centred(samples: Floats, estimate: Floats) -> Floats:
+    """Ordered resamples, moved until their median is the estimate: an unknown bias is then counted once."""
+    ordered = np.sort(samples, axis=0)
+    return ordered - (_of_ordered(ordered, [0.5])[0] - estimate)
+
+
 def interval_and_p(
     samples: Floats, estimate: Floats, error: Floats, confidence: float, scale: Expansion | None
 ) -> tuple[Floats, Floats, Floats]:
     r"""Low, high and the two-sided p of every column of ``samples`` (n_resamples, n_columns).
 
     Without a scale, linear quantiles and p = 2 (1 + m) / (1 + B), m of the B resamples on the rarer side of 0. With
-    one, the (B + 1) a'-th ordered resample, counted outwards, and :math:`p = 2 T_d(\Phi^{-1}((1 + m) / (1 + B)) / c)`:
-    p <= 1 - confidence exactly where the interval leaves out 0. Where resamples cannot show so rare a tail (B too
-    small, or fewer than 10 units), the limit is also at least Student's, :math:`\hat\theta \pm c\, t_d\, se`, and so
-    is p.
+    one, the (B + 1) a'-th ordered centred resample, counted outwards, and
+    :math:`p = 2 T_d(\Phi^{-1}((1 + m) / (1 + B)) / c)`: p <= 1 - confidence exactly where the interval leaves out 0.
+    For fewer than 6 units, whose resamples have no such tail, the limits are Student's,
+    :math:`\hat\theta \pm c\, t_d\, se`; where B is too small for it, they are at least that wide.
     """
     a = (1.0 - confidence) / 2.0
     known = (~np.isnan(samples)).sum(axis=0)
     if scale is None:
+        if 0 < known.max(initial=0) < 1.0 / a - 1.0 - 1e-9:
+            raise ConfigError(
+                f"{int(known.max())} resamples cannot show tails of {a:g}, which a percentile interval with "
+                f"confidence={confidence:g} needs; draw at least {int(np.ceil(1.0 / a - 1.0 - 1e-9))}."
+            )
         low, high = quantiles(samples, [a, 1.0 - a])
         return low, high, p_value(samples, estimate, error, None)
     z = scale.tail(a)
     rank = np.floor((known + 1.0) * ndtr(z) + 1e-9).astype(np.intp)
-    few = scale.degrees < _FEW - 1
-    ordered = np.sort(samples, axis=0)
+    ordered = _centred(samples, estimate)
     columns = np.arange(samples.shape[1])
     at = np.clip(rank - 1, 0, np.maximum(known - 1, 0))
     low, high = ordered[at, columns], ordered[np.maximum(known - 1 - at, 0), columns]
-    student = few | (rank < 1)
-    low = np.where(student, np.fmin(low, estimate + z * error), low)
-    high = np.where(student, np.fmax(high, estimate - z * error), high)
-    return low, high, p_value(samples, estimate, error, scale, rank < 1)
+    below, above = estimate + z * error, estimate - z * error
+    low = np.where(scale.few, below, np.where(rank < 1, np.fmin(low, below), low))
+    high = np.where(scale.few, above, np.where(rank < 1, np.fmax(high, above), high))
+    return low, high, _expanded_p(ordered, estimate, error, scale)
 
 
-def p_value(
-    samples: Floats, estimate: Floats, error: Floats, scale: Expansion | None, coarse: Any = False
-) -> Floats:
-    """The p of `interval_and_p`; ``coarse`` columns have too few resamples for the tail of their interval."""
+def p_value(samples: Floats, estimate: Floats, error: Floats, scale: Expansion | None) -> Floats:
+    """The p of `interval_and_p`."""
+    if scale is not None:
+        return _expanded_p(_centred(samples, estimate), estimate, error, scale)
     known = (~np.isnan(samples)).sum(axis=0)
-    sides = _sides(samples)
-    if scale is None:
-        p = np.minimum(1.0, 2.0 * (1.0 + np.minimum(*sides)) / (1.0 + known))
-        return np.where(known > 0, p, np.nan)
-    few = scale.degrees < _FEW - 1
-    z = np.full(samples.shape[1], np.inf)
-    for m, sign in zip(sides, (1.0, -1.0), strict=True):
-        shown = ndtri(np.minimum((1.0 + m) / (1.0 + known), 1.0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            normal = np.where(error > 0, -sign * estimate / error, shown)
-        # With no resample beyond 0, Student's limit tells how far it is, where that counts.
-        own = np.where(few, np.where(m == 0, normal, np.maximum(shown, normal)), shown)
-        own = np.where(~few & coarse & (m == 0), np.minimum(shown, normal), own)
-        z = np.fmin(z, own)
-    with np.errstate(invalid="ignore"):
-        p = np.minimum(1.0, 2.0 * stdtr(scale.degrees, z / scale.factor))
+    p = np.minimum(1.0, 2.0 * (1.0 + np.minimum(*_sides(samples))) / (1.0 + known))
     return np.where(known > 0, p, np.nan)
 
 
+def _expanded_p(centred: Floats, estimate: Floats, error: Floats, scale: Expansion) -> Floats:
+    known = (~np.isnan(centred)).sum(axis=0)
+    rarer = np.minimum(*_sides(centred))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shown = ndtri(np.minimum((1.0 + rarer) / (1.0 + known), 1.0))
+        normal = np.where(error > 0, -np.abs(estimate) / error, shown)
+        # With no resample beyond 0, Student's limit tells how far it is.
+        shown = np.where(rarer == 0, np.fmin(shown, normal), shown)
+        p = np.minimum(1.0, 2.0 * stdtr(scale.degrees, np.where(scale.few, normal, shown) / scale.factor))
+    return np.where((known > 0) & ~np.isnan(estimate), p, np.nan)
+
+
 def sample_interval(
-    samples: Any,
-    estimate: Any,
-    *,
-    n_units: Any,
-    left_out: Any = None,
-    confidence: float = 0.95,
-    interval: str = "expanded",
+    samples: Any, estimate: Any, *, n_units: Any, confidence: float = 0.95, interval: str = "expanded"
 ) -> tuple[Floats, Floats, Floats]:
     r"""Interval and p-value that 0 is the truth, from bootstrap samples of any statistic.
 
     ``"percentile"``: quantiles :math:`(1 \mp confidence) / 2`, and p = min(1, 2 (1 + m) / (1 + B)) with m of the B
-    resamples on the rarer side of 0. ``"expanded"``: the quantiles :math:`\Phi(\pm c\, t_{n-1}^{-1})` with
+    resamples on the rarer side of 0. ``"expanded"``: the resamples are moved until their median is the estimate, and
+    the quantiles are :math:`\Phi(\pm \sqrt{n / (n - 1)}\, t_{n-1}^{-1})`, with the p-value that inverts the interval;
+    Student's limits with the same standard error for fewer than 6 units, and at least these where resamples are too
+    few to show such tails.
 
-    .. math:: c = \max\Big(\frac{1}{se_{boot}} \sqrt{\tfrac{n - 1}{n} \sum_i (\hat\theta_{(i)} - \hat\theta)^2},
-              \sqrt{\tfrac{n}{n - 1}}\Big)
-
-    and the p-value that inverts it. Where resamples cannot show such tails (fewer than 10 units, or too few resamples)
-    limits are at least as wide as Student's with the same standard error.
+    In simulations 95 % intervals of means, correlations and their differences held the truth in 93 to 97 % of cases
+    from 10 units on, ceilings and R2 in 92 to 97 %. A median over voxels needs resamples of `median_samples`.
 
     Parameters
     ----------
@@ -205,9 +222,6 @@ def sample_interval(
         The statistic on the data.
     n_units : int or array (n_columns,)
         What was resampled: stimuli, groups, subjects.
-    left_out : array (n_units, n_columns) or (n_units,), optional
-        The statistic without each unit (`leave_one_out`). Without it, the second term of c alone: right for means,
-        a little narrow for correlations.
     confidence : float
     interval : {"expanded", "percentile"}
 
@@ -218,11 +232,12 @@ def sample_interval(
     Raises
     ------
     ValueError
-        An unknown interval, a confidence outside (0, 1), numbers of columns that differ.
+        An unknown interval, a confidence outside (0, 1), numbers of columns that differ, too few resamples for a
+        percentile interval.
 
     References
     ----------
-    Hesterberg (2015), Am. Stat. 69:371. MacKinnon & White (1985), J. Econom. 29:305 (the jackknife's variance).
+    Hesterberg (2015), Am. Stat. 69:371.
 
     Examples
     --------
@@ -232,28 +247,104 @@ def sample_interval(
     >>> [round(float(v), 2) for v in sample_interval(drawn, x.mean(), n_units=12, interval="percentile")]
     [0.63, 1.42, 0.0]
     >>> [round(float(v), 2) for v in sample_interval(drawn, x.mean(), n_units=12)]
-    [0.54, 1.49, 0.01]
+    [0.54, 1.5, 0.0]
     """
     confidence, interval = check_confidence(confidence), check_interval(interval)
-    values = np.asarray(samples, dtype=np.float64)
+    values = as_floats(samples, "samples")
     shape = values.shape[1:]
     values = values.reshape(len(values), -1)
-    centre = np.asarray(estimate, dtype=np.float64).reshape(-1)
+    centre = as_floats(estimate, "estimate").reshape(-1)
     if centre.size != values.shape[1]:
-        raise ValueError(f"samples have {values.shape[1]} columns and estimate {centre.size}; both must agree.")
-    error, scale = standard_deviation(values), None
-    if interval == "expanded":
-        jackknife = None
-        if left_out is not None:
-            left = np.asarray(left_out, dtype=np.float64)
-            jackknife = jackknife_error(left.reshape(len(left), -1), centre, n_units)
-        scale = expansion(n_units, error, jackknife)
-    low, high, p = interval_and_p(values, centre, error, confidence, scale)
+        raise DataError(f"samples have {values.shape[1]} columns and estimate {centre.size}; both must agree.")
+    scale = expansion(n_units) if interval == "expanded" else None
+    low, high, p = interval_and_p(values, centre, standard_deviation(values), confidence, scale)
     return low.reshape(shape), high.reshape(shape), p.reshape(shape)
 
 
-def jackknife_error(left_out: Floats, estimate: Floats, n_units: Any) -> Floats:
-    """Jackknife standard error around the estimate; units that a column has not seen leave it as it is."""
-    n = np.maximum(np.asarray(n_units, dtype=np.float64), 2.0)
-    with np.errstate(invalid="ignore"):
-        return np.sqrt((n - 1.0) / n * np.nansum((left_out - estimate) ** 2, axis=0))
+# Resamples from which the scatter of single voxels is measured: a fixed number, so that it does not depend on memory.
+PILOT = 100
+
+
+def voxel_scatter(samples: Floats, estimate: Floats) -> Floats:
+    """Variance over voxels (last axis) of what each resample adds to the estimates; (n_resamples,)."""
+    around = samples - estimate
+    seen = ~np.isnan(around)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = seen.sum(axis=1)
+        mean = np.where(seen, around, 0.0).sum(axis=1) / n
+        return np.asarray(np.where(seen, (around - mean[:, None]) ** 2, 0.0).sum(axis=1) / (n - 1))
+
+
+def median_shift(estimate: Floats, scatter: Floats) -> Floats:
+    """What to take from the resamples of every voxel before their median, see `median_samples`.
+
+    ``scatter`` is `voxel_scatter` of the first `PILOT` resamples.
+    """
+    known = ~np.isnan(estimate)
+    scatter = scatter[np.isfinite(scatter)]
+    own = estimate[known]
+    spread = own.var(ddof=1) if len(own) > 1 else 0.0
+    if not spread > 0 or not len(scatter):
+        return np.zeros_like(estimate)
+    kept = np.sqrt(max(0.0, 1.0 - float(scatter.mean()) / spread))
+    return np.where(known, (1.0 - kept) * (estimate - np.median(own)), 0.0)
+
+
+def median_samples(samples: Any, estimate: Any) -> Floats:
+    r"""Resamples of the median over voxels, from resamples of every voxel.
+
+    A resample adds noise to estimates that hold noise already, so that voxels are spread wider in it than in the data,
+    and the plain median of a resample varies too much (by up to 15 % where voxels differ by noise alone). Voxels are
+    therefore drawn towards their median m first, by as much as the resamples spread them apart,
+
+    .. math:: \hat\theta^*_b = \mathrm{median}_v\Big(m + \sqrt{1 - s^2 / S^2}\,(\hat r_v - m)
+              + (r^*_{bv} - \hat r_v)\Big)
+
+    with the variance :math:`S^2` of the estimates over voxels and :math:`s^2` of :math:`r^*_{bv} - \hat r_v` over
+    voxels (mean over resamples), which noise that all voxels share does not raise.
+
+    Parameters
+    ----------
+    samples : array (n_resamples, n_voxels)
+        From `bootstrap_samples`, or differences of two of them.
+    estimate : array (n_voxels,)
+
+    Returns
+    -------
+    array (n_resamples,), float64
+        For `sample_interval` with the plain median of ``estimate``.
+
+    Raises
+    ------
+    ValueError
+        Numbers of voxels that differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> seen = 0.1 * rng.standard_normal(301)                           # 301 voxels that differ by noise alone
+    >>> drawn = seen + 0.1 * rng.standard_normal((2000, 301))
+    >>> round(float(np.median(drawn, axis=1).std()), 4), round(float(median_samples(drawn, seen).std()), 4)
+    (0.0083, 0.0073)
+    """
+    values, own = as_real(samples, "samples"), as_floats(estimate, "estimate")
+    if values.ndim != 2 or own.shape != values.shape[1:]:
+        raise DataError(
+            f"samples have shape {tuple(values.shape)} and estimate {own.shape}; legal are (n_resamples, n_voxels) "
+            "and (n_voxels,)."
+        )
+    shift = median_shift(own, voxel_scatter(np.asarray(values[:PILOT], dtype=np.float64), own))
+    out = np.empty(len(values))
+    step = max(1, 2**22 // max(1, values.shape[1]))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        out[rows] = medians(np.asarray(values[rows], dtype=np.float64) - shift)
+    return out
+
+
+def medians(values: Floats) -> Floats:
+    """Median over the last axis of what is not NaN."""
+    if np.isnan(values).any() or not values.shape[-1]:
+        return quantiles(values.T, [0.5])[0]
+    return np.asarray(np.median(values, axis=-1))

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc.stats._blocks import Floats, check_choice
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import Floats, as_floats, check_choice
+from neuroenc.stats._labels import match_voxels
 
 __all__ = ["convert_ceiling", "normalise"]
 
@@ -25,11 +27,11 @@ def check_unit(name: str, unit: object, legal: tuple[str, ...] = UNITS) -> str:
 
 
 def _check_ceiling(ceiling: Any) -> Floats:
-    values = np.asarray(ceiling, dtype=np.float64)
+    values = as_floats(ceiling, "ceiling")
     high = values > 1.0 + 1e-6
     if high.any():
         percent = " NSD publishes noise ceilings in percent: divide by 100." if np.nanmax(values) > 2 else ""
-        raise ValueError(
+        raise DataError(
             f"ceiling has {int(high.sum())} of {values.size} values above 1 (largest {np.nanmax(values):g}); "
             f"legal is a fraction in [0, 1].{percent}"
         )
@@ -64,7 +66,7 @@ def convert_ceiling(ceiling: Any, *, from_unit: str, to_unit: str) -> Floats:
     source, target = check_unit("from_unit", from_unit), check_unit("to_unit", to_unit)
     values = _check_ceiling(ceiling)
     if np.any(values < 0):
-        raise ValueError(
+        raise DataError(
             f"ceiling has {int((values < 0).sum())} negative values; clip reliabilities at 0 first."
         )
     if source == target:
@@ -120,24 +122,25 @@ def normalise(
     unit = check_unit("ceiling_unit", ceiling_unit)
     if (metric == "r") != (unit == "r"):
         other = "r" if unit == "r2" else "r2"
-        raise ValueError(
+        raise DataError(
             f"a score in unit {metric!r} cannot be divided by a ceiling in unit {unit!r} "
             f"({'share of variance' if unit == 'r2' else 'correlation'}); convert the ceiling with "
             f"convert_ceiling(ceiling, from_unit={unit!r}, to_unit={other!r}) "
             f"or make it with noise_ceiling(..., unit={other!r})."
         )
-    values, limit = np.asarray(score, dtype=np.float64), _check_ceiling(ceiling)
+    ceiling = match_voxels(score, ceiling, ("score", "ceiling"))
+    values, limit = as_floats(score, "score"), _check_ceiling(ceiling)
     if limit.ndim > 1 or (limit.ndim == 1 and (values.ndim == 0 or values.shape[-1] != limit.shape[0])):
-        raise ValueError(
+        raise DataError(
             f"score has shape {values.shape} and ceiling {limit.shape}; the last axis of the score must be "
             "the voxels of the ceiling."
         )
     if metric == "r" and np.any(np.abs(values) > 1.0 + 1e-6):
-        raise ValueError(
+        raise DataError(
             f"a correlation of {values.flat[np.nanargmax(np.abs(values))]:g} is outside [-1, 1]."
         )
     least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
     if not 0 < least <= 1:
-        raise ValueError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
+        raise DataError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
     out = np.asarray(values / np.where(limit >= least, limit, np.nan))
     return np.minimum(out, 1.0) if clip else out

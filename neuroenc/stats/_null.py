@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc.stats._blocks import Floats, centre, load, load_pair, score_from_sums
+from neuroenc.stats._blocks import Floats, centre, load, load_pair, scale_of, score_from_sums
 
 __all__ = ["ROWS_HELD", "Null"]
 
@@ -25,7 +25,7 @@ class Null:
 
     def __init__(self, y: Any, yhat: Any, columns: slice, metric: str, whole: Indices | None) -> None:
         self.metric, self.whole = metric, whole
-        self.pair = pair = load_pair(y, yhat, columns)
+        self.pair = pair = load_pair(y, yhat, columns, metric)
         self.observed = pair.score(metric)
         self.usable = pair.usable_y & pair.usable_p if metric == "r" else pair.usable_y
         self.syy = np.einsum("nv,nv->v", pair.y, pair.y)
@@ -40,8 +40,11 @@ class Null:
             self._keep_holed(y, yhat, self.holed + columns.start)
 
     def _keep_holed(self, y: Any, yhat: Any, columns: Indices) -> None:
-        a, valid_a, _, mean_a = centre(load(y, columns, "y")[0])
-        b, valid_b, _, mean_b = centre(load(yhat, columns, "yhat")[0])
+        a, b = load(y, columns, "y")[0], load(yhat, columns, "yhat")[0]
+        scale = scale_of(a)
+        a *= scale
+        b *= scale_of(b) if self.metric == "r" else scale
+        (a, valid_a, _, mean_a), (b, valid_b, _, mean_b) = centre(a), centre(b)
         self.a, self.b, self.b2, self.shift = a, b, b * b, mean_b - mean_a
         self.has_a = np.ones_like(a) if valid_a is None else valid_a.astype(np.float64)
         self.has_b = np.ones_like(b) if valid_b is None else valid_b.astype(np.float64)

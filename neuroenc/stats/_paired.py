@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
+from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
+    as_floats,
     as_pair,
     centre,
     check_choice,
     check_count,
     check_metric,
     load,
+    scale_of,
     score_from_sums,
     voxel_blocks,
 )
@@ -163,10 +167,10 @@ def sign_flip_test(
     statistic = check_choice("statistic", statistic, ("t", "mean"))
     alternative = check_choice("alternative", alternative, ("two-sided", "greater"))
     n_permutations = check_count("n_permutations", n_permutations)
-    x = np.asarray(values, dtype=np.float64)
+    x = as_floats(values, "values")
     shape = x.shape[1:]
     if x.ndim not in (1, 2) or len(x) < 2:
-        raise ValueError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
+        raise DataError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
     x = x.reshape(len(x), -1)
     n = len(x)
     known = np.isfinite(x).all(axis=0)
@@ -216,6 +220,9 @@ class _Exchange:
 
     def __init__(self, y: Any, a: Any, b: Any, columns: slice, metric: str) -> None:
         parts = [load(x, columns, name)[0] for x, name in ((y, "y"), (a, "yhat_a"), (b, "yhat_b"))]
+        scale = scale_of(parts[0])
+        for x in parts:
+            x *= scale_of(x) if metric == "r" else scale
         missing = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
         for x in parts:
             x[missing] = np.nan
@@ -264,7 +271,7 @@ def paired_permutation_test(
     alternative: str = "two-sided",
     n_permutations: int = 1000,
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> PairedResult:
@@ -292,8 +299,8 @@ def paired_permutation_test(
     n_permutations : int
         All :math:`2^n` exchanges are used where they are no more.
     seed : int
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
     n_jobs : int
         Threads; the result does not depend on it.
     progress : bool or callable
@@ -325,20 +332,20 @@ def paired_permutation_test(
     metric = check_metric(metric)
     alternative = check_choice("alternative", alternative, ("two-sided", "greater"))
     n_permutations = check_count("n_permutations", n_permutations)
-    max_memory = check_count("max_memory", max_memory)
+    max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
     y2, a2, shape = as_pair(y, yhat_a)
-    _, b2, _ = as_pair(y, yhat_b)
+    _, b2, _ = as_pair(y, yhat_b, ("y", "yhat_b"))
     n, v = y2.shape
     unit, n_units = np.arange(n), n
     if blocks is not None:
         labels = np.asarray(blocks)
         if labels.shape != (n,):
-            raise ValueError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
+            raise DataError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
         distinct, unit = np.unique(labels, return_inverse=True)
         n_units = len(distinct)
         if n_units < 2:
-            raise ValueError("got 1 block; an exchange of two encoders needs at least 2.")
+            raise DataError("got 1 block; an exchange of two encoders needs at least 2.")
     members = {} if rois is None else _rois(rois, v)
     two_sided = alternative == "two-sided"
     step = int(max(1, min(n_permutations, max_memory // 8 // (8 * (n + 4 * len(members))), 1024)))

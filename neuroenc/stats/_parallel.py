@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
+from neuroenc._util.errors import ConfigError
+
 __all__ = ["Progress", "check_jobs", "run", "ticker"]
 
 # True shows a tqdm bar; a callable is told (done, total); total is None where it is not known.
@@ -19,7 +21,7 @@ S = TypeVar("S")
 def check_jobs(n_jobs: object) -> int:
     """Number of threads; -1 is all cores."""
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or (n_jobs < 1 and n_jobs != -1):
-        raise ValueError(f"n_jobs={n_jobs!r} is not legal; give a number of threads, or -1 for all cores.")
+        raise ConfigError(f"n_jobs={n_jobs!r} is not legal; give a number of threads, or -1 for all cores.")
     return (os.cpu_count() or 1) if n_jobs == -1 else n_jobs
 
 

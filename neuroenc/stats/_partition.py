@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc.stats._blocks import Floats, check_choice
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import Floats, as_floats, check_choice
+from neuroenc.stats._labels import match_voxels
 
 __all__ = ["Partition", "partition_variance", "subsets"]
 
@@ -128,7 +130,7 @@ def partition_variance(
     {('vision',): 0.2, ('language',): 0.1, ('vision', 'language'): 0.2}
     """
     if str(unit) in ("r", "correlation", "pearson"):
-        raise ValueError(
+        raise DataError(
             "correlations do not add up over feature spaces; score with metric='r2' or 'ev' "
             "(r**2 loses the sign and is biased upwards for weak voxels)."
         )
@@ -142,17 +144,21 @@ def partition_variance(
     else:
         names = tuple(map(str, spaces))
     if not 2 <= len(names) <= 6:
-        raise ValueError(f"got {len(names)} feature spaces ({', '.join(names) or 'none'}); legal are 2 to 6.")
-    values = {_key(k, names): np.asarray(v, dtype=np.float64) for k, v in scores.items()}
+        raise DataError(f"got {len(names)} feature spaces ({', '.join(names) or 'none'}); legal are 2 to 6.")
+    first = next(iter(scores.values()), None)
+    values = {
+        _key(k, names): as_floats(match_voxels(first, v, ("the first subset", str(k))), f"scores of {k}")
+        for k, v in scores.items()
+    }
     lacking = [s for s in subsets(names) if s not in values]
     if lacking:
-        raise ValueError(
+        raise DataError(
             f"{len(lacking)} of {2 ** len(names) - 1} subsets have no score (first: {SEPARATOR.join(lacking[0])}); "
             "fit a joint model of every subset."
         )
     shapes = {v.shape for v in values.values()}
     if len(shapes) > 1:
-        raise ValueError(f"scores have different shapes {sorted(shapes)}; all are (..., n_voxels).")
+        raise DataError(f"scores have different shapes {sorted(shapes)}; all are (..., n_voxels).")
     values[()] = np.zeros(shapes.pop())
     parts = {part: _part(part, names, values) for part in subsets(names)}
     total = values[names]

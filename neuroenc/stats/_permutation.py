@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
+from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
@@ -69,9 +71,9 @@ def _block_rows(blocks: Any, n: int) -> list[Indices]:
         return [np.arange(n)]
     labels = np.asarray(blocks)
     if labels.shape != (n,):
-        raise ValueError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
+        raise DataError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
     if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"blocks has {int(np.isnan(labels).sum())} NaN labels; every sample needs a block.")
+        raise DataError(f"blocks has {int(np.isnan(labels).sum())} NaN labels; every sample needs a block.")
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return [np.flatnonzero(inverse == k) for k in np.argsort(first)]
 
@@ -79,16 +81,16 @@ def _block_rows(blocks: Any, n: int) -> list[Indices]:
 def _check_mode(mode: object, blocks: Any, n: int) -> tuple[str, list[Indices]]:
     mode = check_choice("mode", mode, MODES, {"block": "whole", "blocks": "whole", "circular": "shift"})
     if mode in ("within", "whole") and blocks is None:
-        raise ValueError(f"mode={mode!r} needs blocks: one label (run, session) per sample.")
+        raise DataError(f"mode={mode!r} needs blocks: one label (run, session) per sample.")
     if mode == "samples" and blocks is not None:
-        raise ValueError(
+        raise DataError(
             "mode='samples' ignores blocks, which were given; use 'within' (shuffle inside each block), "
             "'whole' (exchange blocks) or 'shift' (rotate inside each block), or leave blocks out."
         )
     rows = _block_rows(blocks, n)
     sizes = sorted({len(x) for x in rows})
     if mode == "whole" and len(sizes) > 1:
-        raise ValueError(
+        raise DataError(
             f"mode='whole' exchanges blocks of equal size, but the {len(rows)} blocks have {sizes[0]} to "
             f"{sizes[-1]} samples; drop samples to equal sizes or use mode='within' or 'shift'."
         )
@@ -151,7 +153,7 @@ def permutation_test(
     n_permutations: int = 1000,
     alternative: str = "greater",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> PermutationResult:
@@ -186,8 +188,8 @@ def permutation_test(
         ``"two-sided"`` compares absolute values, for ``metric="r"`` only.
     seed : int
         Same seed, same result, whatever ``max_memory`` is.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
     n_jobs : int
         Threads over blocks of voxels; -1 is all cores.
     progress : bool or callable
@@ -228,11 +230,11 @@ def permutation_test(
     metric = check_metric(metric)
     alternative = check_choice("alternative", alternative, ("greater", "two-sided"))
     if alternative == "two-sided" and metric != "r":
-        raise ValueError(
+        raise DataError(
             f"alternative='two-sided' is for metric='r' only; {metric!r} has no meaning below 0."
         )
     n_permutations = check_count("n_permutations", n_permutations)
-    max_memory = check_count("max_memory", max_memory)
+    max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
     y2, p2, shape = as_pair(y, yhat)
     n, n_voxels = y2.shape
@@ -240,7 +242,7 @@ def permutation_test(
     log_total = _log_arrangements(mode, rows)
     exhaustive = log_total <= math.log(n_permutations + 1) + 1e-9
     if log_total < 1e-9:
-        raise ValueError(f"mode={mode!r} with {len(rows)} block(s) of these sizes has only one arrangement.")
+        raise DataError(f"mode={mode!r} with {len(rows)} block(s) of these sizes has only one arrangement.")
     if log_total < math.log(20) - 1e-9:
         least = math.exp(-log_total)
         warnings.warn(

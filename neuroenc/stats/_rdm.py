@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc.stats._blocks import Floats, check_choice
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
 
 __all__ = ["n_conditions", "rdm", "square_rdm"]
 
@@ -23,7 +24,7 @@ def n_conditions(n_pairs: int) -> int:
     """
     n = round((1 + (1 + 8 * n_pairs) ** 0.5) / 2)
     if n_pairs < 1 or n * (n - 1) // 2 != n_pairs:
-        raise ValueError(
+        raise DataError(
             f"{n_pairs} pairs are not the upper triangle of a square matrix; legal are n (n - 1) / 2: 1, 3, 6, 10, ..."
         )
     return n
@@ -57,14 +58,14 @@ def square_rdm(rdm: Any) -> Floats:
     >>> square_rdm(square_rdm([1.0, 2.0, 3.0]))
     array([1., 2., 3.])
     """
-    values = np.asarray(rdm, dtype=np.float64)
+    values = as_floats(rdm, "rdm")
     if _is_square(values):
         if not np.allclose(values, np.swapaxes(values, -1, -2), equal_nan=True):
-            raise ValueError("the RDM is a square that is not symmetric; give (m + m.T) / 2 if that is what is meant.")
+            raise DataError("the RDM is a square that is not symmetric; give (m + m.T) / 2 if that is what is meant.")
         rows, columns = np.triu_indices(values.shape[-1], 1)
         return values[..., rows, columns]
     if values.ndim < 1:
-        raise ValueError("an RDM is an array of pairs or a square; found a number.")
+        raise DataError("an RDM is an array of pairs or a square; found a number.")
     n = n_conditions(values.shape[-1])
     rows, columns = np.triu_indices(n, 1)
     out = np.zeros((*values.shape[:-1], n, n))
@@ -81,46 +82,52 @@ def _is_square(values: Floats) -> bool:
 
 def as_pairs(rdms: Any, name: str) -> Floats:
     """RDMs as (n_rdms, n_pairs) float64, from one or several, as pairs or squares."""
-    values = np.asarray(rdms, dtype=np.float64)
+    values = as_floats(rdms, name)
     if _is_square(values):
         values = square_rdm(values)
     if values.ndim == 1:
         values = values[None]
     if values.ndim != 2:
-        raise ValueError(f"{name} has shape {values.shape}; legal is (n_pairs,), (n_rdms, n_pairs) or squares of them.")
+        raise DataError(f"{name} has shape {values.shape}; legal is (n_pairs,), (n_rdms, n_pairs) or squares of them.")
     n_conditions(values.shape[1])
     return values
 
 
-def _gram(patterns: Any, centre: bool) -> Floats:
-    """Inner products of the rows, less their means if ``centre``; float64 sums over blocks of channels."""
+def _gram(patterns: Any, centre: str = "") -> Floats:
+    """Inner products of the rows; float64 sums over blocks of channels.
+
+    ``centre`` takes away the mean of every row ("rows") or channel ("channels", which leaves distances as they are and
+    keeps their digits where patterns stand far from 0).
+    """
     n, p = patterns.shape
     total, sums = np.zeros((n, n)), np.zeros(n)
-    for start in range(0, p, _CHANNELS):
+    for start in range(0, p, _CHANNELS) if centre == "rows" else ():
         sums += np.asarray(patterns[:, start : start + _CHANNELS], dtype=np.float64).sum(axis=1)
     for start in range(0, p, _CHANNELS):
         part = np.asarray(patterns[:, start : start + _CHANNELS], dtype=np.float64)
-        if centre:
+        if centre == "rows":
             part = part - sums[:, None] / p
+        elif centre == "channels":
+            part = part - part.mean(axis=0)
         total += part @ part.T
     return total
 
 
 def _whiten(patterns: Any, precision: Any) -> Floats:
     values = np.asarray(patterns, dtype=np.float64)
-    matrix = np.asarray(precision, dtype=np.float64)
+    matrix = as_floats(precision, "precision")
     if matrix.shape == (values.shape[1],):
         if (matrix < 0).any():
-            raise ValueError("precision has negative values; give 1 / noise variance of every channel.")
+            raise DataError("precision has negative values; give 1 / noise variance of every channel.")
         return values * np.sqrt(matrix)
     if matrix.shape != (values.shape[1],) * 2 or not np.allclose(matrix, matrix.T):
-        raise ValueError(
+        raise DataError(
             f"precision has shape {matrix.shape}; legal is ({values.shape[1]},) or a symmetric "
             f"({values.shape[1]}, {values.shape[1]}): the inverse of the noise covariance of the channels."
         )
     s, u = np.linalg.eigh(matrix)
     if s[0] < -1e-8 * max(s[-1], 1.0):
-        raise ValueError(f"precision has a negative eigenvalue ({s[0]:g}); it must be an inverse covariance.")
+        raise DataError(f"precision has a negative eigenvalue ({s[0]:g}); it must be an inverse covariance.")
     return values @ (u * np.sqrt(np.maximum(s, 0.0)))
 
 
@@ -174,21 +181,21 @@ def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, fo
     array([0., 2., 2.])
     """
     metric = check_choice("metric", metric, DISTANCES, {"pearson": "correlation", "sqeuclidean": "euclidean"})
-    values = patterns if hasattr(patterns, "shape") and hasattr(patterns, "dtype") else np.asarray(patterns)
+    values = as_real(patterns, "patterns")
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
-        raise ValueError(
+        raise DataError(
             f"patterns have shape {tuple(values.shape)}; legal is (n_conditions, n_channels), two conditions at least."
         )
     if metric == "crossnobis":
         if folds is None:
-            raise ValueError("metric='crossnobis' needs folds=(condition of every row, fold of every row).")
-        whitened = np.asarray(values, dtype=np.float64) if precision is None else _whiten(values, precision)
+            raise DataError("metric='crossnobis' needs folds=(condition of every row, fold of every row).")
+        whitened = _centred(values) if precision is None else _whiten(_centred(values), precision)
         return _finite(_crossnobis(whitened, *folds), "patterns")
     if metric == "mahalanobis":
         if precision is None:
-            raise ValueError("metric='mahalanobis' needs precision: the inverse noise covariance of the channels.")
-        values = _whiten(values, precision)
-    products = _gram(values, centre=metric == "correlation")
+            raise DataError("metric='mahalanobis' needs precision: the inverse noise covariance of the channels.")
+        values = _whiten(_centred(values), precision)
+    products = _gram(values, {"correlation": "rows", "cosine": ""}.get(metric, "channels"))
     _finite(products, "patterns")
     rows, columns = np.triu_indices(len(products), 1)
     square = np.diag(products)
@@ -203,9 +210,15 @@ def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, fo
     return out
 
 
+def _centred(values: Any) -> Floats:
+    """Without the mean of every channel, on which distances between rows do not depend."""
+    dense = np.asarray(values, dtype=np.float64)
+    return np.asarray(dense - dense.mean(axis=0))
+
+
 def _finite(values: Floats, name: str) -> Floats:
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} hold NaN or infinity; drop those channels (voxels) or conditions first.")
+        raise DataError(f"{name} hold NaN or infinity; drop those channels (voxels) or conditions first.")
     return values
 
 
@@ -213,14 +226,14 @@ def _crossnobis(values: Floats, condition: Any, fold: Any) -> Floats:
     names, c = np.unique(np.asarray(condition), return_inverse=True)
     runs, f = np.unique(np.asarray(fold), return_inverse=True)
     if len(c) != len(values) or len(f) != len(values):
-        raise ValueError(f"folds have {len(c)} and {len(f)} labels for {len(values)} rows of patterns.")
+        raise DataError(f"folds have {len(c)} and {len(f)} labels for {len(values)} rows of patterns.")
     if len(runs) < 2:
-        raise ValueError("crossnobis needs at least two folds.")
+        raise DataError("crossnobis needs at least two folds.")
     count: NDArray[np.intp] = np.zeros((len(runs), len(names)), dtype=np.intp)
     np.add.at(count, (f, c), 1)
     if (count == 0).any():
         run, name = np.argwhere(count == 0)[0]
-        raise ValueError(
+        raise DataError(
             f"condition {names[name]!r} has no row in fold {runs[run]!r} (and {int((count == 0).sum()) - 1} more such "
             "gaps); crossnobis needs every condition in every fold."
         )

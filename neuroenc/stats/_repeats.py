@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
@@ -28,9 +29,9 @@ def repeat_groups(stimulus: Any) -> tuple[Indices, Indices]:
     """Stable order that puts presentations of one stimulus side by side, and the count of each stimulus."""
     ids = np.asarray(stimulus)
     if ids.ndim != 1 or ids.size == 0:
-        raise ValueError(f"stimulus has shape {ids.shape}; give one id per presentation.")
+        raise DataError(f"stimulus has shape {ids.shape}; give one id per presentation.")
     if ids.dtype.kind == "f" and np.isnan(ids).any():
-        raise ValueError(f"stimulus has {int(np.isnan(ids).sum())} NaN ids; every presentation needs an id.")
+        raise DataError(f"stimulus has {int(np.isnan(ids).sum())} NaN ids; every presentation needs an id.")
     _, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     return np.argsort(inverse, kind="stable"), counts
 
@@ -39,9 +40,9 @@ def _check(responses: Any, stimulus: Any) -> tuple[Any, Indices, Indices]:
     values = as_samples(responses, "responses")
     order, counts = repeat_groups(stimulus)
     if len(order) != values.shape[0]:
-        raise ValueError(f"responses have {values.shape[0]} presentations but stimulus has {len(order)} ids.")
+        raise DataError(f"responses have {values.shape[0]} presentations but stimulus has {len(order)} ids.")
     if counts.max() < 2:
-        raise ValueError(
+        raise DataError(
             f"none of the {len(counts)} stimuli is repeated; a noise ceiling needs at least two "
             "presentations of some stimuli (give presentations, not averages)."
         )
@@ -54,7 +55,7 @@ def variance_components(
     *,
     total: str = "unit",
     weighting: str = "max_repeats",
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
 ) -> tuple[Floats, Floats]:
     """Signal and noise variance per voxel of single presentations; the two parts of `ncsnr`.
 
@@ -68,8 +69,8 @@ def variance_components(
         As in `ncsnr`.
     weighting : {"max_repeats", "df"}
         As in `ncsnr`.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def variance_components(
     freedom = int((counts - 1).sum())
     used = int((most - 1) * (counts == most).sum())
     if weighting == "max_repeats" and used < 0.1 * freedom:
-        raise ValueError(
+        raise DataError(
             f"only {int((counts == most).sum())} stimuli have the largest number of repeats ({most}); they "
             f"hold {used} of {freedom} degrees of freedom. Use weighting='df' to pool all repeated stimuli."
         )
@@ -128,13 +129,18 @@ def variance_components(
             else:
                 unbias = (m - 1) / (m - (per**2).sum(axis=0) / m)
                 between = np.maximum(0.0, (variance - inside) * unbias)
+            # Repeats that are the same but for the rounding of their means have no noise.
+            same = inside <= (16.0 * np.finfo(np.float64).eps) ** 2 * (variance + mean**2)
+        inside = np.where(same, 0.0, inside)
+        if total == "unit":
+            between = np.where(same, 1.0, between)
         ok = varies & np.isfinite(inside)
         noise[columns] = np.where(ok, inside, np.nan)
         signal[columns] = np.where(ok, between, np.nan)
         spread[columns] = np.where(varies, variance, np.nan)
     known = spread[~np.isnan(spread)]
     if total == "unit" and known.size and not 0.75 <= float(np.median(known)) <= 1.33:
-        raise ValueError(
+        raise DataError(
             f"total='unit' expects responses z-scored within session, but their median variance over voxels "
             f"is {np.median(known):g} (from {known.min():g} to {known.max():g}); z-score them within "
             "session, or use total='empirical'."
@@ -150,7 +156,7 @@ def split_half_noise_ratio(
     values, order, counts = _check(responses, stimulus)
     most, chosen = int(counts.max()), np.flatnonzero(counts == counts.max())
     if len(chosen) < 3:
-        raise ValueError(
+        raise DataError(
             f"only {len(chosen)} stimuli have the largest number of repeats ({most}); split halves need at "
             "least 3. Give stimuli with equal numbers of repeats."
         )

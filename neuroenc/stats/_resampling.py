@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import Floats, Pair, load, load_pair, score_from_sums
 
 Metric = str | Callable[[Floats, Floats], Any]
@@ -59,15 +60,15 @@ def unit_of(n: int, groups: Any) -> tuple[NDArray[np.intp], int]:
     else:
         labels = np.asarray(groups)
         if labels.shape != (n,):
-            raise ValueError(f"groups has shape {labels.shape}; give one label for each of the {n} samples.")
+            raise DataError(f"groups has shape {labels.shape}; give one label for each of the {n} samples.")
         if labels.dtype.kind == "f" and np.isnan(labels).any():
-            raise ValueError(
+            raise DataError(
                 f"groups has {int(np.isnan(labels).sum())} NaN labels; every sample needs a group."
             )
         distinct, unit = np.unique(labels, return_inverse=True)
         n_units = len(distinct)
     if n_units < 2:
-        raise ValueError(f"got {n_units} group to resample; a bootstrap needs at least 2.")
+        raise DataError(f"got {n_units} group to resample; a bootstrap needs at least 2.")
     return unit, n_units
 
 
@@ -81,30 +82,13 @@ def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[C
     return counts, unit, n_units
 
 
-class Units:
-    """The rows of every unit, to leave units out one at a time."""
-
-    def __init__(self, unit: NDArray[np.intp], n_units: int) -> None:
-        self.unit, self.n = unit, n_units
-        self.single = len(unit) == n_units and bool((unit == np.arange(n_units)).all())
-        self.order = np.argsort(unit, kind="stable")
-        self.starts = np.searchsorted(unit[self.order], np.arange(n_units + 1))
-
-    def sums(self, values: Floats, rows: slice) -> Floats:
-        """Sums (n_units in ``rows``, n_columns) over the rows of each unit."""
-        if self.single:
-            return values[rows]
-        starts = self.starts[rows.start : rows.stop + 1]
-        out = np.zeros((len(starts) - 1, values.shape[1]))
-        filled = np.flatnonzero(np.diff(starts))
-        if len(filled):
-            part = values[self.order[starts[0] : starts[-1]]]
-            out[filled] = np.add.reduceat(part, starts[:-1][filled] - starts[0], axis=0)
-        return out
-
-    def chunks(self, step: int) -> Iterator[slice]:
-        for start in range(0, self.n, step):
-            yield slice(start, min(start + step, self.n))
+def count_units(mask: Any, unit: NDArray[np.intp], n_units: int, n_voxels: int) -> Floats:
+    """How many units every voxel has seen; ``mask`` (n_samples, n_voxels) is None where none is missing."""
+    if mask is None or mask.all():
+        return np.full(n_voxels, float(n_units))
+    order = np.argsort(unit, kind="stable")
+    starts = np.searchsorted(unit[order], np.arange(n_units))
+    return np.asarray(np.logical_or.reduceat(mask[order], starts, axis=0).sum(axis=0), dtype=np.float64)
 
 
 class Sampler:
@@ -117,7 +101,7 @@ class Sampler:
             self.raw = load(y, columns, "y")[0], load(yhat, columns, "yhat")[0]
             self.estimate = self._call(*self.raw)
             return
-        self.pair: Pair = load_pair(y, yhat, columns)
+        self.pair: Pair = load_pair(y, yhat, columns, str(metric))
         self.estimate = self.pair.score(metric)
         valid = self.pair.valid
         self.mask = None if valid is None else valid.astype(np.float64)
@@ -127,7 +111,7 @@ class Sampler:
         assert callable(self.metric)
         out = np.asarray(self.metric(y, yhat), dtype=np.float64)
         if out.shape != (y.shape[1],):
-            raise ValueError(
+            raise DataError(
                 f"metric returned shape {out.shape} for {y.shape[1]} voxels; it must be one per voxel."
             )
         return out
@@ -150,42 +134,12 @@ class Sampler:
         out[:, np.isnan(self.estimate)] = np.nan
         return out
 
-    def left_out(self, units: Units, rows: slice) -> Floats:
-        """Scores (n_units in ``rows``, n_voxels) without each unit; one that a voxel has not seen changes nothing."""
+    @property
+    def seen(self) -> NDArray[np.bool_] | None:
+        """Samples that neither array misses, or None for all."""
         if self.raw is not None:
-            y, yhat = self.raw
-            kept = (units.unit != k for k in range(rows.start, rows.stop))
-            return np.stack([self._call(y[i], yhat[i]) for i in kept])
-        if self.mask is None:
-            n: Any = (len(units.unit) - np.diff(units.starts[rows.start : rows.stop + 1]))[:, None].astype(np.float64)
-        else:
-            n = self.mask.sum(axis=0) - units.sums(self.mask, rows)
-        sums = [x.sum(axis=0) - units.sums(x, rows) for x in (self.pair.y, self.pair.p, *self.squares)]
-        with np.errstate(invalid="ignore"):
-            sa, sb, saa, sbb, sab = sums
-            out = score_from_sums(str(self.metric), n, sa, sb, saa, sbb, sab, self.pair.offset)
-        out[:, np.isnan(self.estimate)] = np.nan
-        return out
-
-    def units_seen(self, units: Units) -> Floats:
-        """How many units have a sample in each voxel."""
-        missing = None if self.raw is None else np.isnan(self.raw[0]) | np.isnan(self.raw[1])
-        mask = self.mask if missing is None else (~missing).astype(np.float64)
-        if mask is None or mask.all():
-            return np.full(len(self.estimate), float(units.n))
-        return np.asarray((units.sums(mask, slice(0, units.n)) > 0).sum(axis=0), dtype=np.float64)
-
-
-def jackknife(samplers: Sequence[Sampler], units: Units, step: int) -> tuple[Floats, Floats]:
-    """Jackknife standard error of a score, or of the difference of two, and how many units every voxel has seen."""
-    signs = (1.0, -1.0)
-    whole = sum(sign * s.estimate for sign, s in zip(signs, samplers, strict=False))
-    squares = np.zeros(np.shape(whole))
-    for rows in units.chunks(step):
-        left = sum(sign * s.left_out(units, rows) for sign, s in zip(signs, samplers, strict=False))
-        squares += np.nansum((left - whole) ** 2, axis=0)
-    n = np.maximum(np.max([s.units_seen(units) for s in samplers], axis=0), 2.0)
-    return np.sqrt((n - 1.0) / n * squares), n
+            return ~(np.isnan(self.raw[0]) | np.isnan(self.raw[1]))
+        return self.pair.valid
 
 
 def weight_chunks(counts: Counts, unit: NDArray[np.intp], step: int) -> Iterator[tuple[slice, Floats]]:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
+from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import Floats, check_choice, check_count
 from neuroenc.stats._intervals import (
     check_confidence,
     check_interval,
+    corrected_variance,
+    expansion,
     interval_and_p,
-    jackknife_error,
     pooled_expansion,
     standard_deviation,
 )
@@ -81,7 +83,7 @@ def _compare(a: Floats, b: Floats, method: str) -> Floats:
 def _both(a: Any, b: Any) -> tuple[Floats, Floats]:
     x, y = as_pairs(a, "a"), as_pairs(b, "b")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
+        raise DataError(
             f"the RDMs have {n_conditions(x.shape[1])} and {n_conditions(y.shape[1])} conditions; "
             "both must hold the same ones in the same order."
         )
@@ -91,7 +93,7 @@ def _both(a: Any, b: Any) -> tuple[Floats, Floats]:
 def _known(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     known = ~(np.isnan(x).any(axis=0) | np.isnan(y).any(axis=0))
     if known.sum() < 2:
-        raise ValueError(f"{int(known.sum())} pairs of conditions are known in all RDMs; a comparison needs two.")
+        raise DataError(f"{int(known.sum())} pairs of conditions are known in all RDMs; a comparison needs two.")
     return x[:, known], y[:, known]
 
 
@@ -209,7 +211,7 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
     method = _method(method)
     values = as_pairs(rdms, "rdms")
     if len(values) < 2:
-        raise ValueError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
+        raise DataError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
     values, _ = _known(values, values)
     how = method if check_choice("pooling", pooling, ("matched", "mean")) == "matched" else "mean"
     every = _pool(values, how)[None]
@@ -298,7 +300,7 @@ def rdm_permutation_test(
     n_permutations = check_count("n_permutations", n_permutations)
     x, y = _both(models, data)
     if np.isnan(x).any() or np.isnan(y).any():
-        raise ValueError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
+        raise DataError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
     observed = _compare(x, y, method).mean(axis=1)
     n = n_conditions(x.shape[1])
     rng = np.random.default_rng(seed)
@@ -354,8 +356,8 @@ def bootstrap_rdms(
     models : array (n_models, n_pairs) or squares
     data : array (n_subjects, n_pairs) or squares
     over : {"both", "stimuli", "subjects"}
-        To what a conclusion is to generalise. ``"both"`` overestimates the variance (it counts the noise of single
-        entries twice).
+        To what a conclusion is to generalise. The standard error of ``"both"`` is too large (crossed resamples count
+        the noise of single entries several times); its expanded interval is corrected as in `bootstrap_subjects`.
     method : str
         As in `compare_rdms`.
     n_bootstraps : int
@@ -398,36 +400,36 @@ def bootstrap_rdms(
     confidence, interval = check_confidence(confidence), check_interval(interval)
     x, y = _both(models, data)
     if over != "stimuli" and len(y) < 2:
-        raise ValueError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
+        raise DataError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
     n = n_conditions(x.shape[1])
     rows, columns = np.triu_indices(n, 1)
     squares = square_rdm(np.concatenate([x, y]))
     whole = _compare(*_known(x, y), method)
     estimate = whole.mean(axis=1)
 
-    def one(draw: tuple[Any, Any]) -> Floats:
+    def one(draw: tuple[Any, Any]) -> tuple[Floats, Floats]:
+        """With the subjects that were drawn, and with all of them."""
         conditions, subjects = draw
         if over == "subjects":
-            return np.asarray(whole[:, subjects].mean(axis=1))
-        i, j = conditions[rows], conditions[columns]
-        pairs = squares[:, i, j][:, i != j]
-        a, b = _known(pairs[: len(x)], pairs[len(x) :])
-        return np.asarray(_compare(a, b, method)[:, subjects].mean(axis=1))
+            found = whole
+        else:
+            i, j = conditions[rows], conditions[columns]
+            pairs = squares[:, i, j][:, i != j]
+            found = _compare(*_known(pairs[: len(x)], pairs[len(x) :]), method)
+        return found[:, subjects].mean(axis=1), found.mean(axis=1)
 
     draws = _draws(n, len(y), over, n_bootstraps, seed)
-    samples = np.stack(list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap")))
+    drawn = list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap"))
+    samples = np.stack([d[0] for d in drawn])
     error, scale = standard_deviation(samples), None
     n_units = len(y) if over == "subjects" else n
-    if interval == "expanded":
-        parts = []
-        if over != "subjects":
-            keep = (np.flatnonzero((rows != k) & (columns != k)) for k in range(n))
-            left = [_compare(*_known(x[:, at], y[:, at]), method).mean(axis=1) for at in keep]
-            parts.append((jackknife_error(np.array(left), estimate, n) ** 2, n))
-        if over != "stimuli":
-            parts.append((whole.var(axis=1, ddof=1) / len(y), len(y)))
-        # Both count the noise of single entries twice: then there is no less than the jackknife's to make up for.
-        scale = pooled_expansion(parts, error**2 if over == "stimuli" else None)
+    if interval == "expanded" and over == "both":
+        kinds = [standard_deviation(np.stack([d[1] for d in drawn])) ** 2, whole.var(axis=1) / len(y)]
+        scale = pooled_expansion(
+            list(zip(kinds, (n, len(y)), strict=True)), error**2, corrected_variance(*kinds, error**2)
+        )
+    elif interval == "expanded":
+        scale = expansion(n_units)
     low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
     result = BootstrapResult(
         estimate, error, np.clip(low, -1.0, 1.0), np.clip(high, -1.0, 1.0), None, confidence, n_bootstraps, n_units,

@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_count, check_metric, voxel_blocks
-from neuroenc.stats._intervals import expansion, jackknife_error, p_value, standard_deviation
-from neuroenc.stats._resampling import Sampler, Units, draw_resamples, unit_of, weight_chunks
+from neuroenc._util.errors import ConfigError
+from neuroenc._util.memory import parse_memory
+from neuroenc.stats._blocks import (
+    MAX_MEMORY,
+    Floats,
+    as_floats,
+    as_pair,
+    as_real,
+    check_count,
+    check_metric,
+    load,
+    voxel_blocks,
+)
+from neuroenc.stats._intervals import expansion, p_value, standard_deviation
+from neuroenc.stats._resampling import Sampler, count_units, draw_resamples, unit_of, weight_chunks
 
-__all__ = ["bootstrap_samples", "difference_p", "leave_one_out"]
+__all__ = ["bootstrap_samples", "difference_p", "units_seen"]
 
 
 def _patterns(y: Any, width: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -44,7 +56,7 @@ def bootstrap_samples(
     n_bootstraps: int = 1000,
     groups: Any = None,
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     dtype: Any = np.float64,
 ) -> tuple[Floats, Any]:
     """Score of every voxel in every resample of the stimuli.
@@ -63,8 +75,8 @@ def bootstrap_samples(
     groups : array (n_samples,), optional
         Resample whole groups, as in `bootstrap`.
     seed : int
-    max_memory : int
-        Bytes that the working copies may take, beside the result.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take, beside the result.
     dtype : dtype
         Of the samples.
 
@@ -92,7 +104,7 @@ def bootstrap_samples(
     """
     metric = check_metric(metric)
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
-    max_memory = check_count("max_memory", max_memory)
+    max_memory = parse_memory(max_memory)
     y2, p2, _ = as_pair(y, yhat)
     n, n_voxels = y2.shape
     counts, unit, _ = draw_resamples(n, groups, n_bootstraps, seed)
@@ -111,30 +123,19 @@ def bootstrap_samples(
     return estimate, samples
 
 
-def leave_one_out(
-    y: Any,
-    yhat: Any,
-    *,
-    metric: str = "r",
-    groups: Any = None,
-    max_memory: int = MAX_MEMORY,
-    dtype: Any = np.float64,
-) -> tuple[Floats, Any]:
-    """Score of every voxel without each stimulus, for the jackknife's standard error of what is made of scores.
+def units_seen(y: Any, yhat: Any, *, groups: Any = None, max_memory: int | str = MAX_MEMORY) -> Floats:
+    """How many stimuli (groups) every voxel has seen: the ``n_units`` of `sample_interval`.
 
     Parameters
     ----------
-    y, yhat, metric, groups, dtype
+    y, yhat, groups
         As in `bootstrap_samples`.
-    max_memory : int
-        Bytes that the working copies may take, beside the result.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
-    n_units : array (n_voxels,)
-        Stimuli (groups) that the voxel has seen.
-    scores : array (n_units, n_voxels)
-        Without unit i (groups in sorted order). A unit that a voxel has not seen leaves its score as it is.
+    array (n_voxels,), float64
 
     Raises
     ------
@@ -144,34 +145,21 @@ def leave_one_out(
     Examples
     --------
     >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> y = rng.standard_normal((60, 2))
-    >>> a, b = (y + k * rng.standard_normal((60, 2)) for k in (1, 3))
-    >>> (own_a, drawn_a), (own_b, drawn_b) = (bootstrap_samples(y, x) for x in (a, b))
-    >>> left = leave_one_out(y, a)[1] - leave_one_out(y, b)[1]
-    >>> from neuroenc.stats import bootstrap_difference, sample_interval
-    >>> low, high, p = sample_interval(drawn_a - drawn_b, own_a - own_b, n_units=60, left_out=left)
-    >>> np.allclose(low, bootstrap_difference(y, a, b).low)
-    True
+    >>> y = np.array([[1.0, np.nan], [2.0, 5.0], [3.0, 6.0], [4.0, np.nan]])
+    >>> units_seen(y, y), units_seen(y, y, groups=["a", "a", "b", "b"])
+    (array([4., 2.]), array([2., 2.]))
     """
-    metric = check_metric(metric)
-    max_memory = check_count("max_memory", max_memory)
     y2, p2, _ = as_pair(y, yhat)
     n, n_voxels = y2.shape
     unit, n_units = unit_of(n, groups)
-    units = Units(unit, n_units)
-    scores = np.full((n_units, n_voxels), np.nan, dtype=dtype)
-    seen = np.zeros(n_voxels)
-    step = max(1, min(n_units, max_memory // 4 // (8 * n)))
-    for columns in voxel_blocks(12 * n + 12 * step, n_voxels, 1, max_memory // 2 + 1):
-        sampler = Sampler(y2, p2, columns, metric)
-        seen[columns] = sampler.units_seen(units)
-        for rows in units.chunks(step):
-            scores[rows, columns] = sampler.left_out(units, rows)
-    return seen, scores
+    seen = np.empty(n_voxels)
+    for columns in voxel_blocks(n, n_voxels, 3, max_memory):
+        known = ~(np.isnan(load(y2, columns, "y")[0]) | np.isnan(load(p2, columns, "yhat")[0]))
+        seen[columns] = count_units(known, unit, n_units, known.shape[1])
+    return seen
 
 
-def difference_p(samples: Any, estimate: Any = None, *, n_units: Any = None, left_out: Any = None) -> Floats:
+def difference_p(samples: Any, estimate: Any = None, *, n_units: Any = None) -> Floats:
     """Two-sided bootstrap p-value that a difference is 0, over axis 0 of its resamples; NaN without any.
 
     The p-value of `sample_interval`: with ``n_units`` that of the expanded interval, which for few stimuli holds its
@@ -180,8 +168,8 @@ def difference_p(samples: Any, estimate: Any = None, *, n_units: Any = None, lef
     Parameters
     ----------
     samples : array (n_resamples, n_columns) or (n_resamples,)
-    estimate, n_units, left_out
-        As in `sample_interval`; all or none of the first two.
+    estimate, n_units
+        As in `sample_interval`; both or none.
 
     Returns
     -------
@@ -199,21 +187,17 @@ def difference_p(samples: Any, estimate: Any = None, *, n_units: Any = None, lef
     >>> difference_p(drawn).round(3).tolist(), difference_p(drawn, [0.9, 0.0], n_units=30).round(3).tolist()
     ([0.11, 1.0], [0.127, 1.0])
     """
-    values = np.asarray(samples)
+    values = as_real(samples, "samples")
     shape = values.shape[1:]
     values = values.reshape(len(values), -1)
     if (estimate is None) != (n_units is None):
-        raise ValueError("difference_p needs both estimate and n_units for the expanded interval's p, or neither.")
+        raise ConfigError("difference_p needs both estimate and n_units for the expanded interval's p, or neither.")
     out = np.full(values.shape[1], np.nan)
-    centre = np.zeros(len(out)) if estimate is None else np.asarray(estimate, dtype=np.float64).reshape(-1)
+    centre = np.zeros(len(out)) if estimate is None else as_floats(estimate, "estimate").reshape(-1)
     units = np.broadcast_to(np.nan if n_units is None else np.asarray(n_units, dtype=np.float64), out.shape)
-    left = None if left_out is None else np.asarray(left_out).reshape(len(left_out), -1)
     for start in range(0, len(out), 1024):
         at = slice(start, start + 1024)
-        drawn = values[:, at].astype(np.float64)
-        error, scale = standard_deviation(drawn), None
-        if n_units is not None:
-            jackknife = None if left is None else jackknife_error(left[:, at], centre[at], units[at])
-            scale = expansion(units[at], error, jackknife)
-        out[at] = p_value(drawn, centre[at], error, scale)
+        drawn = np.asarray(values[:, at], dtype=np.float64)
+        scale = None if n_units is None else expansion(units[at])
+        out[at] = p_value(drawn, centre[at], standard_deviation(drawn), scale)
     return out.reshape(shape)

@@ -11,7 +11,7 @@ from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_metric, lo
 __all__ = ["explained_variance", "pearson_r", "r2_score", "score"]
 
 
-def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int = MAX_MEMORY) -> Floats:
+def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int | str = MAX_MEMORY) -> Floats:
     r"""One of three scores, per voxel: ``"r"``, ``"r2"`` or ``"ev"``.
 
     ========  ==========================================  ================  =========================
@@ -34,8 +34,8 @@ def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int = MAX_MEMORY)
         read one block of voxels at a time.
     metric : {"r", "r2", "ev"}
         Which score.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -62,11 +62,11 @@ def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int = MAX_MEMORY)
     n_samples, n_voxels = y2.shape
     out = np.empty(n_voxels)
     for columns in voxel_blocks(n_samples, n_voxels, 5, max_memory, cache=4 * 2**20):
-        out[columns] = load_pair(y2, p2, columns).score(metric)
+        out[columns] = load_pair(y2, p2, columns, metric).score(metric)
     return out.reshape(shape)
 
 
-def pearson_r(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
+def pearson_r(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY) -> Floats:
     r"""Pearson correlation per voxel, blind to offset and gain of the prediction.
 
     .. math:: r = \frac{\sum_i (y_i - \bar y)(\hat y_i - \bar{\hat y})}
@@ -78,8 +78,8 @@ def pearson_r(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
     ----------
     y, yhat : array (n_samples, n_voxels) or (n_samples,)
         Measured and predicted responses.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def pearson_r(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
     return score(y, yhat, "r", max_memory=max_memory)
 
 
-def r2_score(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
+def r2_score(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY) -> Floats:
     r"""Coefficient of determination per voxel; a wrong mean or gain costs.
 
     .. math:: R^2 = 1 - \frac{\sum_i (y_i - \hat y_i)^2}{\sum_i (y_i - \bar y)^2}
@@ -113,8 +113,8 @@ def r2_score(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
     ----------
     y, yhat : array (n_samples, n_voxels) or (n_samples,)
         Measured and predicted responses, same unit.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def r2_score(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
     return score(y, yhat, "r2", max_memory=max_memory)
 
 
-def explained_variance(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Floats:
+def explained_variance(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY) -> Floats:
     r"""Share of variance explained per voxel; like `r2_score` but a wrong mean costs nothing.
 
     .. math:: EV = 1 - \frac{Var(y - \hat y)}{Var(y)}
@@ -147,8 +147,8 @@ def explained_variance(y: Any, yhat: Any, *, max_memory: int = MAX_MEMORY) -> Fl
     ----------
     y, yhat : array (n_samples, n_voxels) or (n_samples,)
         Measured and predicted responses, same unit.
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------

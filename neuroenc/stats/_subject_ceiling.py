@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, load_pair, voxel_blocks
+from neuroenc._util.errors import DataError
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_real, load_pair, voxel_blocks
 from neuroenc.stats._normalise import check_unit
 
 __all__ = ["SubjectCeiling", "subject_ceiling"]
@@ -32,7 +33,7 @@ class SubjectCeiling:
     unit: str
 
 
-def subject_ceiling(responses: Any, *, unit: str, max_memory: int = MAX_MEMORY) -> SubjectCeiling:
+def subject_ceiling(responses: Any, *, unit: str, max_memory: int | str = MAX_MEMORY) -> SubjectCeiling:
     r"""Leave-one-subject-out noise ceiling of a model that is the same for all subjects.
 
     .. math:: lower_v = mean_s\; corr(y_{sv}, mean_{t \ne s} z_{tv}), \qquad
@@ -52,8 +53,8 @@ def subject_ceiling(responses: Any, *, unit: str, max_memory: int = MAX_MEMORY) 
         Same stimuli and corresponding voxels in all subjects. A stimulus that is NaN in one subject is left out of
         that voxel for all.
     unit : {"r", "r2"}
-    max_memory : int
-        Bytes that the working copies may take.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
 
     Returns
     -------
@@ -78,11 +79,11 @@ def subject_ceiling(responses: Any, *, unit: str, max_memory: int = MAX_MEMORY) 
     True
     """
     unit = check_unit("unit", unit)
-    values = responses if hasattr(responses, "shape") and hasattr(responses, "dtype") else np.asarray(responses)
+    values = as_real(responses, "responses")
     if values.ndim == 2:
         values = np.asarray(values)[:, :, None]
     if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 3:
-        raise ValueError(
+        raise DataError(
             f"responses have shape {tuple(values.shape)}; legal is (n_subjects, n_stimuli, n_voxels) with at least 2 "
             "subjects and 3 stimuli."
         )

@@ -9,17 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.errors import DataError
+from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_choice, check_count, check_metric, voxel_blocks
 from neuroenc.stats._intervals import (
+    PILOT,
     check_confidence,
     check_interval,
+    corrected_variance,
+    expansion,
     interval_and_p,
-    jackknife_error,
+    median_shift,
+    medians,
     pooled_expansion,
-    quantiles,
+    voxel_scatter,
 )
+from neuroenc.stats._labels import labels_of, match_voxels
 from neuroenc.stats._parallel import Progress, run
-from neuroenc.stats._resampling import Sampler, Units, draw_resamples, weight_chunks
+from neuroenc.stats._resampling import Sampler, draw_resamples, weight_chunks
 
 __all__ = ["SubjectBootstrap", "bootstrap_subjects"]
 
@@ -60,7 +67,7 @@ class SubjectBootstrap:
 def _ids(stimulus: Any, name: str, n: int) -> NDArray[Any]:
     ids = np.asarray(stimulus[name] if isinstance(stimulus, Mapping) else stimulus)
     if ids.shape != (n,):
-        raise ValueError(f"stimulus of subject {name!r} has shape {ids.shape}; give one id for each of {n} rows.")
+        raise DataError(f"stimulus of subject {name!r} has shape {ids.shape}; give one id for each of {n} rows.")
     return ids.astype(str)
 
 
@@ -75,7 +82,7 @@ def bootstrap_subjects(
     confidence: float = 0.95,
     interval: str = "expanded",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> SubjectBootstrap:
@@ -88,9 +95,9 @@ def bootstrap_subjects(
     .. math:: \sigma^2 = \min(\max(2 (\sigma^2_{stimuli} + \sigma^2_{subjects}) - \sigma^2_{both},
               \sigma^2_{stimuli}, \sigma^2_{subjects}), \sigma^2_{both})
 
-    The expanded interval (`sample_interval`) of both has the degrees of freedom of a sum of the jackknife's variances
-    over stimuli, V, and of :math:`s^2 / n` over subjects (Satterthwaite): those of the subjects where subjects differ,
-    and those of the stimuli where they do not.
+    The expanded interval (`sample_interval`) of both has the corrected variance, and the degrees of freedom of a sum of
+    the variances over stimuli and over subjects (Satterthwaite): those of the subjects where subjects differ, and those
+    of the stimuli where they do not.
 
     Parameters
     ----------
@@ -98,7 +105,8 @@ def bootstrap_subjects(
         Arrays (n_stimuli, n_voxels), test stimuli and voxels of that subject; three arrays ask for the difference
         score(y, yhat_a) - score(y, yhat_b).
     stimulus : array (n_stimuli,) or mapping {subject: array}, optional
-        Ids of the rows; equal ids are drawn together. Without, row n is the same stimulus in all subjects.
+        Ids of the rows; equal ids are drawn together. Default the labels "stimulus" of labelled responses; without
+        any, row n is the same stimulus in all subjects.
     over : {"both", "stimuli", "subjects"}
         To what the interval generalises.
     metric : {"r", "r2", "ev"}
@@ -106,10 +114,10 @@ def bootstrap_subjects(
         Over the voxels of a subject (voxels differ between subjects; give those of one ROI). None keeps them:
         corresponding voxels (parcels, vertices), one result for each.
     n_bootstraps, confidence, interval, seed
-        As in `bootstrap`. With fewer than 10 subjects the mean over them takes too few values for percentiles, which
-        leave out 0 in 25 % of cases with 3 subjects; the expanded interval is then at least Student's.
-    max_memory : int
-        Bytes that the working copies may take, beside the result of all resamples and subjects.
+        As in `bootstrap`. With fewer than 6 subjects the mean over them takes too few values for percentiles, which
+        leave out 0 in 25 % of cases with 3 subjects; the expanded interval is then Student's.
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take, beside the result of all resamples and subjects.
     n_jobs : int
         Threads, over subjects.
     progress : bool or callable
@@ -143,37 +151,41 @@ def bootstrap_subjects(
     over = check_choice("over", over, ("both", "stimuli", "subjects"), {"images": "stimuli"})
     metric = check_metric(metric)
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
-    max_memory = check_count("max_memory", max_memory)
+    max_memory = parse_memory(max_memory)
     if statistic is not None:
         statistic = check_choice("statistic", statistic, ("median", "mean"))
     confidence, interval = check_confidence(confidence), check_interval(interval)
     if not data:
-        raise ValueError("data holds no subject; give {subject: (y, yhat)}.")
+        raise DataError("data holds no subject; give {subject: (y, yhat)}.")
     if over != "stimuli" and len(data) < 2:
-        raise ValueError(f"over={over!r} resamples subjects, but there is one; use over='stimuli'.")
+        raise DataError(f"over={over!r} resamples subjects, but there is one; use over='stimuli'.")
     kinds = {len(v) for v in data.values()}
     if len(kinds) > 1 or not kinds <= {2, 3}:
-        raise ValueError(f"subjects hold {sorted(kinds)} arrays; legal is (y, yhat) or (y, yhat_a, yhat_b) for all.")
+        raise DataError(f"subjects hold {sorted(kinds)} arrays; legal is (y, yhat) or (y, yhat_a, yhat_b) for all.")
+    if statistic is None:
+        first = next(iter(data.values()))[0]
+        data = {k: (match_voxels(first, v[0], ("the first subject", str(k))), *v[1:]) for k, v in data.items()}
     pairs = {k: [as_pair(v[0], x)[:2] for x in v[1:]] for k, v in data.items()}
+    if stimulus is None:
+        named = {k: labels_of(v[0], 0, ("stimulus",)).get("stimulus") for k, v in data.items()}
+        if all(x is not None for x in named.values()):
+            stimulus = named
     rows = {k: v[0][0].shape[0] for k, v in pairs.items()}
     width = {v[0][0].shape[1] for v in pairs.values()}
     if statistic is None and len(width) > 1:
-        raise ValueError(f"statistic=None needs corresponding voxels, but subjects have {sorted(width)} of them.")
+        raise DataError(f"statistic=None needs corresponding voxels, but subjects have {sorted(width)} of them.")
     if stimulus is None:
         if len(set(rows.values())) > 1:
-            raise ValueError(f"subjects have different numbers of stimuli ({rows}); give stimulus={{subject: ids}}.")
+            raise DataError(f"subjects have different numbers of stimuli ({rows}); give stimulus={{subject: ids}}.")
         every, unit = np.arange(next(iter(rows.values()))), {k: np.arange(n) for k, n in rows.items()}
     else:
         ids = {k: _ids(stimulus, k, n) for k, n in rows.items()}
         every = np.unique(np.concatenate(list(ids.values())))
         unit = {k: np.searchsorted(every, v) for k, v in ids.items()}
     counts, _, n_units = draw_resamples(len(every), None, n_bootstraps, seed)
-    # What the interval generalises to decides which units are left out.
-    jackknife = interval == "expanded" and over != "subjects"
 
-    def work(name: str) -> tuple[Floats, Floats, Floats]:
-        units = Units(unit[name], n_units) if jackknife else None
-        return _one(pairs[name], counts, unit[name], metric, statistic, max_memory, units)
+    def work(name: str) -> tuple[Floats, Floats]:
+        return _one(pairs[name], counts, unit[name], metric, statistic, max_memory)
 
     found = list(run(work, list(data), n_jobs=n_jobs, progress=progress, desc="subjects"))
     own, samples = np.stack([f[0] for f in found]), np.stack([f[1] for f in found])  # (s, o), (s, b, o)
@@ -186,22 +198,17 @@ def bootstrap_subjects(
         "both": np.einsum("bs,sbo->bo", weight, samples),
     }
     variance = {k: np.nanvar(v, axis=0, ddof=1) for k, v in drawn.items()}
-    single = np.maximum(variance["stimuli"], variance["subjects"])
-    corrected = 2.0 * (variance["stimuli"] + variance["subjects"]) - variance["both"]
-    variance["corrected"] = np.minimum(np.maximum(corrected, single), np.maximum(variance["both"], single))
+    variance["corrected"] = corrected_variance(variance["stimuli"], variance["subjects"], variance["both"])
     chosen, estimate, error = drawn[over], own.mean(axis=0), np.sqrt(variance[over])
     scale = None
     if interval == "expanded":
-        parts, spread = [], np.zeros_like(estimate)
-        if over != "subjects":
-            left = np.mean([f[2] for f in found], axis=0)
-            parts.append((jackknife_error(left, estimate, n_units) ** 2, n_units))
-            spread = spread + variance["stimuli"]
-        if over != "stimuli":
-            parts.append((own.var(axis=0, ddof=1) / n, n))
-            # Of a mean it is known without resamples.
-            spread = spread + own.var(axis=0) / n
-        scale = pooled_expansion(parts, spread)
+        kinds = {"stimuli": n_units, "subjects": n}
+        # The variance of a mean over resampled subjects is known without resamples.
+        parts = [(own.var(axis=0) / n if k == "subjects" else variance[k], size) for k, size in kinds.items()]
+        if over == "both":
+            scale = pooled_expansion(parts, variance["both"], variance["corrected"])
+        else:
+            scale = expansion(np.full(estimate.shape, kinds[over]))
     low, high, p = interval_and_p(chosen, estimate, error, confidence, scale)
     shape = () if statistic else (own.shape[1],)
     estimate, error, low, high, p = (np.asarray(x).reshape(shape) for x in (estimate, error, low, high, p))
@@ -212,43 +219,38 @@ def bootstrap_subjects(
 
 
 def _one(
-    pairs: Any,
-    counts: Any,
-    unit: NDArray[np.intp],
-    metric: str,
-    statistic: str | None,
-    max_memory: int,
-    units: Units | None,
-) -> tuple[Floats, Floats, Floats]:
-    """A subject's values (n_outputs,), their resamples (n_bootstraps, n_outputs), and without each of ``units``."""
+    pairs: Any, counts: Any, unit: NDArray[np.intp], metric: str, statistic: str | None, max_memory: int
+) -> tuple[Floats, Floats]:
+    """A subject's values (n_outputs,), and their resamples (n_bootstraps, n_outputs)."""
     n, v = pairs[0][0].shape
     step = int(max(1, min(len(counts), max_memory // 4 // (8 * (n + 3 * v)))))
+    whole = np.empty(v)
 
     def difference(parts: list[Floats]) -> Floats:
         return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
-    def scores(rows: slice, weights: Floats | None) -> tuple[Floats, Floats]:
-        out, whole = np.empty((rows.stop - rows.start, v)), np.empty((1, v))
+    def scores(weights: Floats) -> Floats:
+        out = np.empty((len(weights), v))
         for at in voxel_blocks(9 * n * len(pairs) + 8 * len(out), v, 1, max_memory // 2 + 1):
             samplers = [Sampler(y, yhat, at, metric) for y, yhat in pairs]
-            if weights is not None:
-                out[:, at] = difference([s.scores(weights) for s in samplers])
-            elif units is not None:
-                out[:, at] = difference([s.left_out(units, rows) for s in samplers])
-            whole[0, at] = difference([s.estimate for s in samplers])
-        return _summary(out, statistic), _summary(whole, statistic)[0]
+            out[:, at] = difference([s.scores(weights) for s in samplers])
+            whole[at] = difference([s.estimate for s in samplers])
+        return out
 
-    drawn = [scores(rows, weights) for rows, weights in weight_chunks(counts, unit, step)]
-    left = [] if units is None else [scores(rows, None)[0] for rows in units.chunks(step)]
-    samples = np.concatenate([d[0] for d in drawn])
-    return drawn[0][1], samples, np.concatenate(left) if left else np.empty((0, samples.shape[1]))
+    scores(np.ones((1, n)))
+    shift = np.zeros(v)
+    if statistic == "median":
+        pilot = [voxel_scatter(scores(w), whole) for _, w in weight_chunks(counts[:PILOT], unit, step)]
+        shift = median_shift(whole, np.concatenate(pilot))
+    drawn = [_summary(scores(w) - shift, statistic) for _, w in weight_chunks(counts, unit, step)]
+    return _summary(whole[None], statistic)[0], np.concatenate(drawn)
 
 
 def _summary(scores: Floats, statistic: str | None) -> Floats:
     if statistic is None:
         return scores
     if statistic == "median":
-        return np.asarray(quantiles(scores.T, [0.5])).T
+        return medians(scores)[:, None]
     known = ~np.isnan(scores)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(known, scores, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]

@@ -41,9 +41,9 @@ def test_ncsnr_as_nsd_computes_it():
 def test_ceiling_of_each_resample_by_a_loop(unit, total, weighting):
     _, y, stimulus = shown()
     found = bootstrap_ceiling(
-        y, stimulus, unit=unit, total=total, weighting=weighting, n_bootstraps=20, seed=3, interval="percentile"
+        y, stimulus, unit=unit, total=total, weighting=weighting, n_bootstraps=40, seed=3, interval="percentile"
     )
-    counts, _, _ = draw_resamples(80, None, 20, 3)
+    counts, _, _ = draw_resamples(80, None, 40, 3)
     samples = []
     for c in counts:
         picked = np.repeat(np.arange(80), c)

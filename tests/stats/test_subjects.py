@@ -43,12 +43,12 @@ def test_subjects_have_the_variance_of_a_mean():
 
 def test_both_by_a_loop_and_the_correction():
     data = study(4, second=True, spread=0.5)
-    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=30, seed=1,
+    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=40, seed=1,
                                interval="percentile")  # fmt: skip
     rng = np.random.default_rng(1)
-    stimuli = [np.repeat(np.arange(60), np.bincount(rng.integers(0, 60, 60), minlength=60)) for _ in range(30)]
+    stimuli = [np.repeat(np.arange(60), np.bincount(rng.integers(0, 60, 60), minlength=60)) for _ in range(40)]
     rng = np.random.default_rng([1, 1])
-    subjects = [rng.integers(0, 4, 4) for _ in range(30)]
+    subjects = [rng.integers(0, 4, 4) for _ in range(40)]
     names = list(data)
     values = []
     for rows, drawn in zip(stimuli, subjects):

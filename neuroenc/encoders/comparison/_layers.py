@@ -49,14 +49,13 @@ def layer_table(
         if not len(voxels):
             continue
         medians = _median(drawn.estimate[:, voxels])
-        # The first layer jumps where a stimulus is left out: a jackknife says nothing of it.
         low, high, _ = map(float, stats.sample_interval(
-            first[:, voxels].mean(axis=1), whole[voxels].mean(), n_units=drawn.left_out.shape[1], confidence=confidence
+            first[:, voxels].mean(axis=1), whole[voxels].mean(), n_units=drawn.n_stimuli, confidence=confidence
         ))  # fmt: skip
         row = {
             "kind": group.kind, "group": group.name, "n_voxels": len(voxels),
             "best_layer": str(layers[int(np.nanargmax(medians))]), "mean_position": float(whole[voxels].mean()),
-            "low": low, "high": high,
+            "low": max(low, 0.0), "high": min(high, 1.0),
         }  # fmt: skip
         row.update({f"median_r_{name}": float(m) for name, m in zip(layers, medians)})
         rows.append(row)

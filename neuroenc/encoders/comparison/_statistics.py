@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._util.checks import check_fraction
 from neuroenc.data import in_roi, roi_names
 
 __all__ = [
@@ -49,17 +50,17 @@ def find_groups(responses: xr.DataArray) -> list[Group]:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Scores ``estimate`` (cell, voxel), of every resample ``samples`` (cell, resample, voxel), without every stimulus
-    ``left_out`` (cell, stimulus, voxel), both float32, and how many stimuli a voxel has seen, ``n_units`` (voxel,)."""
+    """Scores ``estimate`` (cell, voxel), of every resample ``samples`` (cell, resample, voxel; float32), how many
+    stimuli a voxel has seen, ``n_units`` (voxel,), and how many there are, ``n_stimuli``."""
 
     estimate: np.ndarray
     samples: np.ndarray
-    left_out: np.ndarray
     n_units: np.ndarray
+    n_stimuli: int
 
     def of(self, cells: Sequence[int]) -> Samples:
         """Some cells."""
-        return Samples(self.estimate[cells], self.samples[cells], self.left_out[cells], self.n_units)
+        return Samples(self.estimate[cells], self.samples[cells], self.n_units, self.n_stimuli)
 
 
 def draw_samples(
@@ -76,15 +77,14 @@ def draw_samples(
         Stimulus of every row.
     """
     n_voxels = measured.shape[1]
-    samples, left_out = (_room((len(predictions), n, n_voxels)) for n in (n_bootstraps, len(np.unique(groups))))
+    samples = _room((len(predictions), n_bootstraps, n_voxels))
     estimate, n_units = np.empty((len(predictions), n_voxels)), np.zeros(n_voxels)
     for k, predicted in enumerate(predictions):
         estimate[k], samples[k] = stats.bootstrap_samples(
             measured, predicted, n_bootstraps=n_bootstraps, groups=groups, seed=seed, dtype=np.float32
         )
-        seen, left_out[k] = stats.leave_one_out(measured, predicted, groups=groups, dtype=np.float32)
-        n_units = np.maximum(n_units, seen)
-    return Samples(estimate, samples, left_out, n_units)
+        n_units = np.maximum(n_units, stats.units_seen(measured, predicted, groups=groups))
+    return Samples(estimate, samples, n_units, len(np.unique(groups)))
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:
@@ -108,13 +108,12 @@ def median_or_low(values: np.ndarray) -> float:
 
 
 def _interval(
-    samples: np.ndarray, left_out: np.ndarray, estimate: float, confidence: float
+    samples: np.ndarray, estimate: np.ndarray, n_stimuli: int, confidence: float
 ) -> tuple[float, float, float]:
-    """Low, high and p of one number, over resamples of as many stimuli as were left out one by one."""
-    found = stats.sample_interval(
-        samples, estimate, n_units=len(left_out), left_out=left_out, confidence=confidence
-    )
-    low, high, p = map(float, found)
+    """Low, high and p of the median over voxels; ``samples`` (resample, voxel), ``estimate`` (voxel,)."""
+    low, high, p = map(float, stats.sample_interval(
+        stats.median_samples(samples, estimate), float(_median(estimate)), n_units=n_stimuli, confidence=confidence
+    ))  # fmt: skip
     return low, high, p
 
 
@@ -127,8 +126,7 @@ def group_medians(
     for k, name in enumerate(names):
         for group in groups:
             r = drawn.estimate[k, group.voxels]
-            medians, without = (_median(x[k][:, group.voxels]) for x in (drawn.samples, drawn.left_out))
-            low, high, _ = _interval(medians, without, float(_median(r)), confidence)
+            low, high, _ = _interval(drawn.samples[k][:, group.voxels], r, drawn.n_stimuli, confidence)
             row: dict[str, Any] = {
                 "cell": name, "kind": group.kind, "group": group.name, "n_voxels": int(np.isfinite(r).sum()),
                 "median_r": float(_median(r)), "low": low, "high": high,
@@ -151,18 +149,17 @@ def pair_table(
     resamples, and ``q`` its FDR over all pairs and groups (one family a kind of group). ``share_a`` and
     ``share_b`` are the shares of voxels where a or b is better after FDR over the voxels of the pair.
     """
+    q = check_fraction("q", q)
     rows: list[dict[str, Any]] = []
     for a, b in itertools.combinations(range(len(names)), 2):
         difference = drawn.estimate[a] - drawn.estimate[b]
         samples = np.subtract(drawn.samples[a], drawn.samples[b])
-        left = np.subtract(drawn.left_out[a], drawn.left_out[b])
-        passed = stats.fdr(stats.difference_p(samples, difference, n_units=drawn.n_units, left_out=left)) < q
+        passed = stats.fdr(stats.difference_p(samples, difference, n_units=drawn.n_units)) < q
         for group in groups:
             inside = difference[group.voxels]
             known = np.isfinite(inside)
             n = int(known.sum())
-            medians, without = (_median(x[:, group.voxels]) for x in (samples, left))
-            low, high, p = _interval(medians, without, float(_median(inside)), confidence)
+            low, high, p = _interval(samples[:, group.voxels], inside, drawn.n_stimuli, confidence)
             sure = passed[group.voxels]
             rows.append({
                 "a": names[a], "b": names[b], "kind": group.kind, "group": group.name, "n_voxels": n,
@@ -224,11 +221,8 @@ def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndar
             continue
         for k in range(len(estimate)):
             if k != b:
-                pair = (x[b][:, mine] - x[k][:, mine] for x in (drawn.samples, drawn.estimate[:, None], drawn.left_out))
-                samples, difference, left = pair
-                p[k, mine] = stats.difference_p(
-                    samples, difference[0], n_units=drawn.n_units[mine], left_out=left
-                )
+                samples, difference = (x[b][..., mine] - x[k][..., mine] for x in (drawn.samples, drawn.estimate))
+                p[k, mine] = stats.difference_p(samples, difference, n_units=drawn.n_units[mine])
     ordered = np.sort(estimate, axis=0)
     with np.errstate(invalid="ignore"):
         lead = ordered[-1] - ordered[-2] if len(ordered) > 1 else np.full(len(voxels), np.nan)
@@ -242,6 +236,7 @@ def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Datas
     The p-value is the largest over the other cells (an intersection-union test: the best must beat each of them),
     and q its FDR over voxels.
     """
+    level = check_fraction("level", level)
     best, p, lead = best_against_others(drawn)
     labels = np.array([*names, ""], dtype=object)
     known = ~np.isnan(p)
