@@ -18,6 +18,7 @@ from neuroenc._util.errors import ConfigError
 from neuroenc._util.files import hash_array, output_folder, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders.comparison import Comparison, build_cells, compare
+from neuroenc.encoders.comparison._grid import make_folds
 from neuroenc.encoders.comparison._output import write_table
 from neuroenc.workflows._compare_config import CompareConfig
 from neuroenc.workflows._compare_inputs import load_comparison, make_space
@@ -78,13 +79,13 @@ def run_comparison(
     'dense'
     """
     start = time.perf_counter()
+    # Names that do not exist are found before anything is written or computed.
     check_compare(config, mirror)
-    out = output_folder(out)
-    # Names that do not exist are found before anything is computed.
     cells = build_cells(
         list(config.features), config.readouts, config.cores or None, config.grid.cells or None, config.training
     )
     _check_analyses(config, {cell.name for cell in cells})
+    out = output_folder(out)
     used = {name for cell in cells for name in (cell.features, cell.context) if name}
     responses, spaces, ceiling = _inputs(config, used, mirror, progress, say)
     seconds = {"features": time.perf_counter() - start}
@@ -135,6 +136,7 @@ def _inputs(
     missing = float(np.isnan(responses.values).mean())
     unseen = f", {missing:.0%} not seen" if missing else ""
     say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
+    make_folds(responses, config.grid.cv, config.grid.validation, config.seed)
     say("2/4 features")
     spaces = {}
     for name, settings in config.features.items():
@@ -219,7 +221,8 @@ def _settings(config: CompareConfig) -> dict[str, Any]:
         record["data"][key] = Path(record["data"][key]).name
     record["data"]["rois"] = {k: Path(v).name for k, v in record["data"]["rois"].items()}
     for space in record["features"].values():
-        space["file"], space["table"] = Path(space["file"]).name, Path(space["table"]).name
+        for key in ("file", "samples", "table"):
+            space[key] = Path(space[key]).name
     return record
 
 

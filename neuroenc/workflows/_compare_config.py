@@ -50,7 +50,7 @@ class SpaceConfig(FeaturesConfig):
     CSV with stimulus, row, column, caption, or the simulated world's own) or file.
     """
 
-    kind: Annotated[str, Legal(choices=SPACE_KINDS)] = "image"
+    kind: Annotated[str, Legal(choices=SPACE_KINDS)] = ""
     size: Annotated[int, Legal(least=1, most=4096)] = 64
     grid: Annotated[int, Legal(least=1, most=256)] = 8
     table: str = ""
@@ -150,11 +150,13 @@ def _space(name: str, given: Any, folder: Path) -> SpaceConfig:
     if not isinstance(given, dict):
         raise ConfigError(f"[{where}] is {given!r}; expected a table with kind, model and layer.")
     space: SpaceConfig = build(SpaceConfig, given, where)
+    if not space.standardise:
+        raise ConfigError(f"[{where}] standardise = false is not read: a comparison standardises every feature space.")
     if space.kind == "file" and not space.file:
         raise ConfigError(f'[{where}] kind = "file" needs file = "features.nc".')
     if space.kind in ("image", "captions", "dense") and not space.model:
         raise ConfigError(f'[{where}] model = "" names no model. Next step: model = "efficientnet-lite0".')
-    full: dict[str, Any] = {k: absolute(folder, getattr(space, k)) for k in ("file", "table")}
+    full: dict[str, Any] = {k: absolute(folder, getattr(space, k)) for k in ("file", "samples", "table")}
     return dataclasses.replace(space, **full)
 
 

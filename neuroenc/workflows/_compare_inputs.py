@@ -18,7 +18,7 @@ from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._compare_config import CompareDataConfig, SpaceConfig
 from neuroenc.workflows._evaluate import noise_ceilings
-from neuroenc.workflows._inputs import load_data, prepare_responses
+from neuroenc.workflows._inputs import load_data, load_features, prepare_responses
 
 __all__ = ["join_subjects", "load_comparison", "make_space", "scale_voxels"]
 
@@ -187,10 +187,7 @@ def make_space(
 ) -> xr.DataArray:
     """Feature space that ``[features.NAME]`` describes, as the map, tokens or vectors that it is."""
     if config.kind == "file":
-        found = data.load(config.file)
-        if not isinstance(found, xr.DataArray):
-            raise DataError(f"{config.file} holds no single DataArray of features.")
-        return data.match(data.validate_features(found), _once(responses))
+        return data.match(load_features(config), _once(responses))
     if stimuli is None:
         raise ConfigError(f'[features.{name}] kind = "{config.kind}" needs stimuli: [data] images or captions.')
     if config.kind == "pixels":

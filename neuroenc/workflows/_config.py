@@ -57,9 +57,14 @@ class DataConfig:
 @dataclass(frozen=True)
 class FeaturesConfig:
     """Feature space: ``kind`` image, captions or file; ``model``, ``layer``, ``pooling`` and ``preprocessing`` as in
-    `neuroenc.embedding.ImageEmbedder`."""
+    `neuroenc.embedding.ImageEmbedder`.
 
-    kind: Annotated[str, Legal(choices=("image", "captions", "file"))] = "image"
+    ``kind`` may be left out: it is file where there is a ``file``, else image. ``file`` is a .nc or .zarr written by
+    `neuroenc.data.save`, or a .npy (row, feature) with ``samples``, a CSV whose column stimulus names its rows; where
+    a stimulus has several rows (one a trial), they must be equal.
+    """
+
+    kind: Annotated[str, Legal(choices=("image", "captions", "file"))] = ""
     model: str = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
@@ -68,6 +73,34 @@ class FeaturesConfig:
     standardise: bool = True
     preprocessing: dict[str, Any] = field(default_factory=dict)
     file: str = ""
+    samples: str = ""
+
+    def __post_init__(self) -> None:
+        kind = self.kind or ("file" if self.file else "image")
+        object.__setattr__(self, "kind", kind)
+        for setting in dataclasses.fields(self):
+            plain = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+            unread = setting.name not in ("kind", "standardise", *_READ.get(kind, ()))
+            if unread and getattr(self, setting.name) != plain:
+                raise ConfigError(
+                    f'[features] {setting.name} = {getattr(self, setting.name)!r} is not read with kind = "{kind}", '
+                    f"which reads {', '.join(_READ[kind])}. Next step: leave it out, or set another kind."
+                )
+        if Path(self.file).suffix == ".npy" and not self.samples:
+            raise ConfigError(
+                f"[features] file = {Path(self.file).name!r} has no labels and needs samples, a CSV whose column "
+                "stimulus names its rows (for one row a trial, the table of the responses)."
+            )
+
+
+# What each kind of feature space reads; `neuroenc compare` knows all of them.
+_READ = {
+    "image": ("model", "pretrained", "layer", "pooling", "normalise", "preprocessing"),
+    "captions": ("model", "pretrained", "normalise"),
+    "dense": ("model", "pretrained", "normalise", "grid", "table"),
+    "pixels": ("size",),
+    "file": ("file", "samples"),
+}
 
 
 @dataclass(frozen=True)
@@ -256,7 +289,8 @@ def _region(name: str, value: Any) -> str:
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     features = config.features
     if features.file:
-        features = dataclasses.replace(features, file=absolute(folder, features.file))
+        found = {name: absolute(folder, getattr(features, name)) for name in ("file", "samples")}
+        features = dataclasses.replace(features, **found)
     return dataclasses.replace(config, data=absolute_data(config.data, folder), features=features)
 
 

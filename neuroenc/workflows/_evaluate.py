@@ -12,6 +12,7 @@ from neuroenc import data, stats
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc._util.files import hash_array, hash_json
 from neuroenc.data import EncodingData
+from neuroenc.data._groups import group_ids
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.workflows._config import EncoderConfig, EvaluationConfig
 from neuroenc.workflows._steps import Steps, content_key
@@ -178,8 +179,9 @@ def score_table(
     if config.permutations:
         blocks = None
         if config.permutation_mode != "samples":
-            coordinate = "run" if "run" in measured.coords else "session"
-            blocks = measured.coords[coordinate].values[tested]
+            kind = next((k for k in ("run", "session") if k in measured.coords), None)
+            # Runs are counted anew in every session (and subject).
+            blocks = None if kind is None else group_ids(measured, kind)[0][tested]
         facts: dict[str, Any] = {"mode": config.permutation_mode}
         if p_values is not None:
             chance, found = p_values(blocks)

@@ -19,7 +19,7 @@ from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._config import DataConfig, FeaturesConfig
 
-__all__ = ["load_data", "make_feature_space", "prepare_responses"]
+__all__ = ["load_data", "load_features", "make_feature_space", "prepare_responses"]
 
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
 
@@ -162,10 +162,7 @@ def prepare_responses(found: EncodingData, config: DataConfig, keep_presentation
 def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
     """Features that ``[features]`` names, one row a stimulus, flattened to (stimulus, feature)."""
     if config.kind == "file":
-        found = data.load(config.file)
-        if not isinstance(found, xr.DataArray):
-            raise DataError(f"{config.file} holds no single DataArray of features.")
-        features = data.validate_features(found)
+        features = load_features(config)
     elif stimuli is None:
         raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
     elif config.kind == "captions":
@@ -182,6 +179,41 @@ def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress
             progress=progress,
         ).embed(stimuli)
     return flatten(features)
+
+
+def load_features(config: FeaturesConfig) -> xr.DataArray:
+    """Features of one's own, of a .nc or .zarr, or of a .npy whose rows a table names.
+
+    Raises
+    ------
+    DataError
+        Files that are not what they should be, or rows of one stimulus that differ.
+    """
+    path = Path(config.file)
+    if path.suffix != ".npy":
+        found = data.load(path)
+        if not isinstance(found, xr.DataArray):
+            raise DataError(f"{path} holds no single DataArray of features.")
+        return data.validate_features(found)
+    values = read_npy(path, "[features] file")
+    if values.ndim < 2 or 0 in values.shape or values.dtype.kind not in "fiub":
+        raise DataError(
+            f"[features] file {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row a "
+            "stimulus."
+        )
+    ids = read_table(config.samples, ["stimulus"], what="[features] samples")["stimulus"].to_numpy(dtype=str)
+    if len(ids) != len(values):
+        raise DataError(f"{path} has {len(values)} rows, {config.samples} {len(ids)}; they must agree.")
+    _, first, of = np.unique(ids, return_index=True, return_inverse=True)
+    for at in np.flatnonzero(first[of] != np.arange(len(ids))):
+        before = first[of[at]]
+        if not np.array_equal(values[at], values[before], equal_nan=True):
+            raise DataError(
+                f"{path}: rows {before + 1} and {at + 1} are both of stimulus {str(ids[at])!r} and differ. "
+                "Next step: give every stimulus one row, or equal rows."
+            )
+    rows = np.sort(first)
+    return data.make_features(values[rows], stimulus=ids[rows])
 
 
 def flatten(features: xr.DataArray) -> xr.DataArray:

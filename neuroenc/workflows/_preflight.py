@@ -122,6 +122,8 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig) -> None
             raise DataError(f"[{where}] file: no file {config.file}.")
         if not config.file.endswith(".zarr"):
             check_readable_file(config.file, f"[{where}] file")
+        if config.samples:
+            read_table(config.samples, ["stimulus"], what=f"[{where}] samples")
     elif config.kind == "captions":
         if own and not source.captions:
             raise ConfigError(f'[{where}] kind = "captions" needs [data] captions.')

@@ -14,8 +14,11 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
+from neuroenc._util.errors import ConfigError
 from neuroenc._util.files import hash_array, hash_path, output_folder, write_json, write_text
 from neuroenc._util.provenance import provenance
+from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._labels import sample_coords
 from neuroenc.report import roi_summary, write_report
 from neuroenc.workflows._captioning import CAPTION_NOTES, caption_run
 from neuroenc.workflows._config import RunConfig
@@ -86,11 +89,12 @@ def run(
     n_rows, n_voxels = responses.shape
     unit = "stimuli" if responses.dims[0] == "stimulus" else "presentations"
     say(f"    {n_rows} {unit}, {n_voxels} voxels, z-scored by {responses.attrs.get('zscored', 'none')}")
+    folds = outer_folds(responses, config.evaluation, config.seed, found.stimuli)
+    _check_responses(config, responses, folds, found.stimuli)
     say(f"2/5 features: {config.features.model if config.features.kind != 'file' else config.features.file}")
     space = make_feature_space(config.features, found.stimuli, progress)
     features = data.match(space, responses)
     say(f"    {features.shape[1]} features")
-    folds = outer_folds(responses, config.evaluation, config.seed, found.stimuli)
     say(f"3/5 ridge: {len(folds)} outer folds by {config.evaluation.scheme}, penalties by inner cross-validation")
     predicted, alphas = held_out_predictions(
         features, responses, folds, config.encoder,
@@ -145,6 +149,34 @@ def run(
     return summary
 
 
+def _check_responses(
+    config: RunConfig, responses: xr.DataArray, folds: Any, stimuli: data.Stimuli | None
+) -> None:
+    """Refuse what these responses cannot give, before features are computed."""
+    encoder, evaluation = config.encoder, config.evaluation
+    for train, _ in folds:
+        try:
+            resolve_folds(encoder.cv, len(train), sample_coords(responses[train]), scoring=encoder.scoring)
+        except ValueError as error:
+            raise type(error)(f"[encoder] cv = {encoder.cv!r} within an outer fold: {error}") from error
+    blocked = evaluation.permutations and evaluation.permutation_mode in ("within", "whole")
+    if blocked and not {"run", "session"} & set(map(str, responses.coords)):
+        raise ConfigError(
+            f"[evaluation] permutation_mode = {evaluation.permutation_mode!r} needs run or session of every row; found "
+            f"{', '.join(map(str, responses.coords))}. Next step: permutation_mode = \"samples\"."
+        )
+    if config.captions is None:
+        return
+    for name in config.captions.rois if config.captions.gate == "roi" else ():
+        data.in_roi(responses, name)
+    # The caption space is fitted on the run's own stimuli, whatever it is projected onto.
+    kind = "captions" if config.captions.bank == "captions" else "images"
+    if stimuli is None or getattr(stimuli, kind) is None:
+        raise ConfigError(f"[captions] model = {config.captions.model!r} needs stimuli with {kind}: [data] {kind}.")
+    if config.captions.caption_bank == "stimuli" and stimuli.captions is None:
+        raise ConfigError('[captions] caption_bank = "stimuli" needs captions of the stimuli: [data] captions.')
+
+
 def _cross_validated(
     config: RunConfig, features: xr.DataArray, responses: xr.DataArray, folds: Any, alphas: np.ndarray, show: bool
 ) -> Callable[[np.ndarray | None], tuple[np.ndarray, dict[str, Any]]]:
@@ -182,7 +214,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     record["data"]["rois"] = {k: Path(v).name for k, v in record["data"]["rois"].items()}
     if "root" in record["data"]["options"]:
         record["data"]["options"]["root"] = Path(str(record["data"]["options"]["root"])).name
-    record["features"]["file"] = Path(record["features"]["file"]).name
+    for key in ("file", "samples"):
+        record["features"][key] = Path(record["features"][key]).name
     return record
 
 

@@ -162,6 +162,8 @@ def test_command_with_two_processes(folder):
         ('layers.readout="pooled2"', "needs the cell wrong/pooled2"),
         ('regions.readouts=["pooled2"]', r"\[regions\] needs right, wrong, other through one readout"),
         ("grid.cv=true", "grid.cv = True is a bool"),
+        ('features.right.kind="image"', r"file = .*right.nc' is not read with kind = \"image\""),
+        ("features.right.standardise=false", "a comparison standardises every feature space"),
         ('data.name="v4-cowley2023"', "one of name .*found \\['name', 'responses'\\]"),
         ("data.join.session=[1]", "needs name, and one option"),
     ],
@@ -172,6 +174,13 @@ def test_wrong_settings_are_named_before_any_fit(folder, setting, message):
             read_compare_config(folder / "compare.toml", [setting]), folder / "out", progress=False, say=quiet
         )
     assert not (folder / "out").exists()
+
+
+def test_more_folds_than_stimuli_are_refused_before_features(folder):
+    (folder / "right.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
+    config = read_compare_config(folder / "compare.toml", ["grid.cv=121"])
+    with pytest.raises(ConfigError, match="cv=121 folds of 120 stimuli"):
+        run_comparison(config, folder / "out", progress=False, say=quiet)
 
 
 def test_a_stimulus_without_features_is_an_error(folder):

@@ -187,8 +187,11 @@ def _files(tmp_path):
         (["data.images=t.csv"], r"t\.csv is no folder"),
         (["features.file=z.nc"], r"z\.nc"),
         (["features.kind=image", "features.model=world"], "data. images"),
-        (["features.kind=image", "features.model=nosuch", "data.images=."], "features.model.*nosuch"),
-        (["features.kind=image", "features.model=world", "data.images=.", "features.layer=nosuch"], "nosuch"),
+        (["features.kind=image", "features.file=", "features.model=nosuch", "data.images=."], "features.model.*nosuch"),
+        (
+            ["features.kind=image", "features.file=", "features.model=world", "data.images=.", "features.layer=nosuch"],
+            "layer.*nosuch",
+        ),
         (['captions={model = "wolrd"}'], "captions.model.*did you mean 'world'"),
         (['captions={model = "world", bank = "stimulli"}'], "captions.bank.*did you mean 'stimuli'"),
         (['captions={model = "world", caption_bank = "coco"}'], "captions.caption_bank"),

@@ -164,6 +164,21 @@ def test_a_test_set_by_name_and_repeats_give_a_ceiling(folder):
     assert "q_value" not in scores
 
 
+def test_rows_are_shuffled_within_runs_of_a_session(folder):
+    """Run 1 of two sessions is two runs: their means do not pass for the features' doing."""
+    from neuroenc.workflows._config import EvaluationConfig
+    from neuroenc.workflows._evaluate import score_table
+
+    rng = np.random.default_rng(0)
+    session = np.repeat([1, 2], 40)
+    y = rng.standard_normal((80, 30)).astype("float32") + 3 * session[:, None]
+    measured = data.make_responses(y, stimulus=[f"s{k}" for k in range(80)], session=session, run=[1] * 80)
+    predicted = measured.copy(data=session[:, None] + rng.standard_normal((80, 30)).astype("float32"))
+    config = EvaluationConfig(scheme="test", test_ids=["all"], permutation_mode="within", permutations=99)
+    p = score_table(measured, predicted, config, ceilings={}, seed=0)["p_value"].values
+    assert (p < 0.05).mean() < 0.2
+
+
 def test_features_of_other_stimuli_are_refused(folder):
     X, _ = planted()
     data.save(data.make_features(X[:50], stimulus=[f"img{i:03d}" for i in range(50)]), folder / "features.nc")
@@ -196,6 +211,58 @@ def test_a_truncated_file(folder):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DataError, match=r"truncated|damaged"):
         run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+
+
+def test_features_as_npy_take_their_ids_from_a_table(folder):
+    """One row a stimulus, in any order, or one a trial; a kind that is left out follows from the file."""
+    X, _ = planted()
+    out = folder / "out"
+    run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    expected = data.load(out / "report" / "scores.nc")["r"].values
+    rows = np.r_[np.random.default_rng(0).permutation(N), 3, 4]
+    np.save(folder / "features.npy", X[rows])
+    pd.DataFrame({"stimulus": [f"img{i:03d}" for i in rows]}).to_csv(folder / "rows.csv", index=False)
+    text = (folder / "run.toml").read_text().replace('kind = "file"', 'samples = "rows.csv"')
+    (folder / "run.toml").write_text(text.replace("features.nc", "features.npy"))
+    run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    np.testing.assert_allclose(data.load(out / "report" / "scores.nc")["r"].values, expected, rtol=1e-5)
+    np.save(folder / "features.npy", np.r_[X[rows[:-1]], [X[0]]])
+    with pytest.raises(DataError, match=r"rows .* are both of stimulus 'img004' and differ"):
+        run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    np.save(folder / "features.npy", X)
+    with pytest.raises(DataError, match=r"60 rows, .* 62"):
+        run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    with pytest.raises(ConfigError, match="needs samples"):
+        read_config(folder / "run.toml", ["features.samples="])
+
+
+@pytest.mark.parametrize(
+    "setting", ['kind="image"', 'kind="captions"', 'model="minilm"', 'layer="block8"', "normalise=true"]
+)
+def test_settings_of_features_that_would_not_be_read_are_refused(folder, setting):
+    with pytest.raises(ConfigError, match=r"\[features\] \w+ = .* is not read with kind"):
+        read_config(folder / "run.toml", [f"features.{setting}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["evaluation.n_splits=61"], "61 folds by stimulus .* found 60"),
+        (["evaluation.scheme=test", 'evaluation.test_ids=["img003", "img09"]'], "img09"),
+        (["evaluation.scheme=session"], "session"),
+        (["encoder.cv=session"], r"\[encoder\] cv = 'session' .* all 40 rows are of one"),
+        (["encoder.cv=subject"], r"\[encoder\] cv"),
+        (['captions={model="minilm", bank="captions", gate="roi", rois=["signl"]}'], "did you mean 'signal'"),
+        (['captions={model="world", gate="none"}'], r"\[captions\] .* needs stimuli"),
+    ],
+)
+def test_what_the_responses_cannot_give_is_refused_before_features(folder, settings, message):
+    """The file of features is damaged: whatever is told was told before it was read."""
+    (folder / "features.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
+    lines: list[str] = []
+    with pytest.raises((ConfigError, DataError), match=message):
+        run(read_config(folder / "run.toml", settings), folder / "out", progress=False, say=lines.append)
+    assert not any("ridge" in line for line in lines)
 
 
 def test_samples_of_another_length(folder):
