@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._version import __version__
+from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders.incontext import (
     InContextEncoder,
     InContextModel,
@@ -29,8 +30,9 @@ from neuroenc.encoders.incontext import (
     validation_episodes,
 )
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource
+from neuroenc.encoders.incontext._space import check_space, feature_space
 from neuroenc.workflows._icl_config import IclConfig, StageConfig
-from neuroenc.workflows._icl_inputs import Part, load_parts, make_mixture, prepared, read_matrix
+from neuroenc.workflows._icl_inputs import Part, load_parts, make_mixture, part_folders, prepared, read_matrix
 
 __all__ = ["BEFORE", "icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"]
 
@@ -135,6 +137,10 @@ def _run(
 ) -> dict[str, Any]:
     say(f"{name}: {config.title}")
     summary: dict[str, Any] = {}
+    # What can be known before any subject is made or read.
+    pick_torch_device(getattr(config, name).device)
+    for folder in part_folders(config, out):
+        _before(name, config, folder)
     for part in load_parts(config, out, mirror, progress, say, test=False):
         summary = _train(name, config, part, progress, say)
     return summary
@@ -151,21 +157,26 @@ def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callab
     # The path of a folder is no setting: a study may be moved.
     key = hash_json({
         "stage": dataclasses.asdict(stage), "model": dataclasses.asdict(config.model), "seed": config.seed,
-        "data": part.digest, "start": None if start is None else sha256_file(start / "model.safetensors"),
+        "data": part.digest, "start": None if start is None else sha256_file(start / "model.json"),
         "version": __version__,
     })  # fmt: skip
     where = f"{part.name}/" if part.name else ""
     if (folder / "summary.json").is_file():
-        done: dict[str, Any] = read_json(folder / "summary.json")
-        if done.get("key") == key:
+        done = _finished(folder, key)
+        if done is not None:
             say(f"  {where}{name}/{config.model.form}: done before")
             return done
+    _check_sizes(name, stage, part)
     mixture = make_mixture(config, part, say)
     source, held = _sources(stage, part, mixture)
+    space = feature_space(part.tasks.train[0].X)
     if start is None:
         model = make_model(config.model.preset, prior=mixture, seed=config.model.seed, **config.model.changes())
+        model.features = space
     else:
         model = load_model(start)
+        check_space(model.features, part.tasks.train[0].X, f"the model of {start.parent.name}")
+        model.features = model.features or space
     say(f"  {where}{name}: {model!r}, {len(part.tasks.train)} training subjects")
     found = train_stage(
         model, source, stage.stage(), validation=held, seed=stage.seed, device=stage.device,
@@ -191,6 +202,29 @@ def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callab
     say(f"  {where}{name}/{config.model.form}: validation explained variance {summary['validation_ev']:.4f} at step "
         f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)")  # fmt: skip
     return summary
+
+
+def _finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """The summary of a stage of these inputs, if what it left is whole."""
+    try:
+        done: dict[str, Any] = read_json(folder / "summary.json")
+        if done.get("key") != key:
+            return None
+        load_model(folder)
+    except (DataError, AttributeError):
+        return None
+    return done if (folder / "curves.csv").is_file() else None
+
+
+def _check_sizes(name: str, stage: StageConfig, part: Part) -> None:
+    """Episodes that the training subjects have enough stimuli for."""
+    n = sum(len(s.X) for s in part.tasks.train)
+    largest = max(stage.support[1], *stage.validation_sizes)
+    if largest + stage.query > n:
+        raise ConfigError(
+            f"[{name}] wants episodes of {largest} support and {stage.query} query stimuli; the training subjects have "
+            f"{n}. Next step: a smaller {name}.support, validation_sizes or query."
+        )
 
 
 def _before(name: str, config: IclConfig, folder: Path) -> Path | None:
@@ -272,6 +306,8 @@ def icl_predict(
     """
     begin = time.perf_counter()
     out, settings = output_folder(out), config.predict
+    pick_torch_device(settings.device)
+    load_model(settings.model)
     X, Y, query, truth = _support(config, out, mirror, progress, say)
     encoder = InContextEncoder(
         settings.model, response_scale=settings.response_scale, device=settings.device, progress=progress
@@ -312,13 +348,22 @@ def _support(
             raise ConfigError(f"predict needs features, responses and query together; {', '.join(missing)} missing.")
         Y = prepared(read_matrix(settings.responses, "responses"), config.task.zscore)
         X = data.match(read_matrix(settings.features, "features"), Y)
-        return X, Y, read_matrix(settings.query, "query"), None
+        query = read_matrix(settings.query, "query")
+        check_space(feature_space(X), query, "those of the support")
+        if query.shape[1] != X.shape[1]:
+            raise DataError(f"query features have {query.shape[1]} dimensions, those of the support {X.shape[1]}.")
+        both = np.intersect1d(X["stimulus"].values.astype(str), query["stimulus"].values.astype(str))
+        if len(both):
+            say(f"  {len(both)} of {len(query)} queries are stimuli of the support: their predictions are no test")
+        return X, Y, query, None
     tasks = load_parts(config, out, mirror, progress, say)[0].tasks
     if not tasks.test:
         raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
     subject = tasks.test[0]
     assert subject.X_query is not None
-    n = min(settings.n_support, len(subject.X))
+    n = settings.n_support
+    if n > len(subject.X):
+        raise ConfigError(f"predict.n_support = {n}; {subject.name} has {len(subject.X)} trials to draw from.")
     rows = np.sort(np.random.default_rng([config.seed, 5]).permutation(len(subject.X))[:n])
     say(f"  {subject.name}: {n} of its {len(subject.X)} trials")
     return subject.X[rows], subject.Y[rows], subject.X_query, subject.Y_query

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc.encoders.incontext import PRESETS
 from neuroenc.encoders.incontext._stages import STAGES, Stage
 from neuroenc.workflows._config import _build, read_table
 from neuroenc.workflows._examples import example_names, read_example
@@ -237,15 +239,87 @@ def _check(config: IclConfig) -> None:
         for name in task.options:
             if name not in legal:
                 raise ConfigError(unknown_name(f"option of the task {task.kind!r} in [task] options:", name, legal))
+        _check_options(task.kind, task.options)
     for name in evaluate.methods:
         if name not in METHODS:
             raise ConfigError(unknown_name("method in evaluate.methods:", name, METHODS))
     if not evaluate.sizes or min(evaluate.sizes) < 2 or evaluate.n_draws < 1:
         raise ConfigError(f"evaluate.sizes = {evaluate.sizes} from 2, n_draws = {evaluate.n_draws} from 1 are legal.")
-    if task.kind == "arrays" and not task.train:
-        raise ConfigError('[task] kind = "arrays" needs [[task.train]] tables with features and responses.')
+    if len(set(evaluate.sizes)) < len(evaluate.sizes) or len(set(evaluate.methods)) < len(evaluate.methods):
+        raise ConfigError(f"evaluate.sizes = {evaluate.sizes} or methods = {evaluate.methods} name one twice.")
+    if not evaluate.methods:
+        raise ConfigError(f"evaluate.methods is empty; legal: {', '.join(METHODS)}.")
+    for name in evaluate.models:
+        if name in METHODS.values():
+            raise ConfigError(f"[evaluate] models: {name!r} is the name of a baseline, or of OUT's own model.")
+    check_whole("evaluate.n_query", evaluate.n_query, 2)
+    check_whole("evaluate.n_bootstraps", evaluate.n_bootstraps, 2)
+    check_whole("predict.n_support", config.predict.n_support)
+    check_whole("model.clusters", config.model.clusters)
+    scales = ("check", "support", "as-is")
+    if config.predict.response_scale not in scales:
+        raise ConfigError(unknown_name("value of predict.response_scale:", config.predict.response_scale, scales))
+    _check_task(task)
     if config.model.form not in ("anchored", "published"):
         raise ConfigError(unknown_name("value of model.form:", config.model.form, ("anchored", "published")))
+    if config.model.preset not in PRESETS:
+        raise ConfigError(unknown_name("value of model.preset:", config.model.preset, PRESETS))
+    # The model of these settings, as far as it can be told before the features are known.
+    dataclasses.replace(PRESETS[config.model.preset], **config.model.changes())
+    seeds = {"seed": config.seed, "model.seed": config.model.seed, "evaluate.seed": evaluate.seed}
+    for name in STAGES:
+        stage: StageConfig = getattr(config, name)
+        seeds[f"{name}.seed"] = stage.seed
+        low, high = stage.ceiling
+        if not 0 <= low <= high <= 1 or not 0 <= stage.isotropic_share <= 1:
+            raise ConfigError(
+                f"{name}.ceiling = {list(stage.ceiling)} and isotropic_share = {stage.isotropic_share} lie in [0, 1]."
+            )
+        check_whole(f"{name}.validation_repeats", stage.validation_repeats)
+        if not stage.validation_sizes or min(stage.validation_sizes) < 1 or not stage.minutes >= 0:
+            raise ConfigError(
+                f"{name}.validation_sizes = {stage.validation_sizes} are from 1, minutes = {stage.minutes} from 0."
+            )
+    for name, value in seeds.items():
+        check_whole(name, value, 0)
+
+
+def _check_task(task: TaskConfig) -> None:
+    if task.kind == "arrays" and not task.train:
+        raise ConfigError('[task] kind = "arrays" needs [[task.train]] tables with features and responses.')
+    if task.kind == "world":
+        for name in ("seeds", "test_seeds"):
+            for seed in getattr(task, name):
+                check_whole(f"task.{name}", seed, 0)
+        both = sorted(set(task.seeds) & set(task.test_seeds))
+        if both:
+            raise ConfigError(f"[task] seeds and test_seeds share {both}: these subjects would not be new.")
+        if not task.seeds or len(set(task.seeds)) + len(set(task.test_seeds)) < len(task.seeds) + len(task.test_seeds):
+            raise ConfigError(f"[task] seeds = {task.seeds}, test_seeds = {task.test_seeds}: none, or one twice.")
+    if task.kind == "v4":
+        if not task.held_out or len(set(task.held_out)) < len(task.held_out):
+            raise ConfigError(f"[task] held_out = {task.held_out} must name at least one animal, none twice.")
+        from neuroenc.workflows._icl_tasks import check_v4_sessions
+
+        for animal in task.held_out:
+            check_v4_sessions(animal, task.options.get("sessions"))
+
+
+def _check_options(kind: str, options: Mapping[str, Any]) -> None:
+    """Types and ranges of a task's options, before anything is simulated or embedded with them."""
+    for name, value in options.items():
+        if name == "novel_prior":
+            if not isinstance(value, bool):
+                raise ConfigError(f"[task] options: novel_prior = {value!r}; expected true or false.")
+        elif name == "sessions":
+            if not isinstance(value, list) or not value or not all(isinstance(s, (str, int)) for s in value):
+                raise ConfigError(f"[task] options: sessions = {value!r}; expected a list of sessions.")
+        elif name == "n_voxels" and value is None:
+            continue
+        else:
+            check_whole(f"[task] options: {name}", value, 0 if name == "seed" else 1)
+    if kind == "v4" and options.get("n_features", 1) > 256:
+        raise ConfigError(f"[task] options: n_features = {options['n_features']} must be from 1 to 256.")
 
 
 def _absolute(config: IclConfig, folder: Path) -> IclConfig:
@@ -259,6 +333,10 @@ def _absolute(config: IclConfig, folder: Path) -> IclConfig:
                 raise ConfigError(f"[[{where}]] {n} is {table!r}; expected a table with features and responses.")
             one: FilesConfig = _build(FilesConfig, table, where)
             names = ("features", "responses", "query_features", "query_responses")
+            if not one.features or not one.responses or (one.query_features and not one.query_responses):
+                raise ConfigError(
+                    f"[[{where}]] {n} needs features and responses, and query_features only with query_responses."
+                )
             full_names: dict[str, Any] = {k: full(getattr(one, k)) for k in names}
             found.append(dataclasses.replace(one, name=one.name or f"{where[5:]}-{n + 1}", **full_names))
         return found

@@ -15,9 +15,10 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, hash_array, hash_json, output_folder, sha256_file, write_json
+from neuroenc._util.files import atomic_path, hash_array, hash_json, output_folder, write_json
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders import RidgeEncoder
+from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders.incontext import (
     AnatomicalTransfer,
     EmpiricalBayesRidge,
@@ -30,8 +31,9 @@ from neuroenc.encoders.incontext import (
     surface_positions,
 )
 from neuroenc.encoders.incontext._files import SHIPPED
+from neuroenc.encoders.incontext._space import check_space
 from neuroenc.workflows._icl_config import METHODS, IclConfig
-from neuroenc.workflows._icl_inputs import Part, load_parts, make_prior
+from neuroenc.workflows._icl_inputs import Part, load_parts, make_prior, part_folders
 from neuroenc.workflows._icl_tables import (
     comparison_table,
     curve_summary,
@@ -40,7 +42,7 @@ from neuroenc.workflows._icl_tables import (
     kinds,
 )
 from neuroenc.workflows._icl_tasks import TaskSubject
-from neuroenc.workflows._steps import Steps
+from neuroenc.workflows._steps import Steps, content_key
 
 __all__ = ["evaluated_models", "icl_evaluate"]
 
@@ -84,6 +86,9 @@ def icl_evaluate(
     begin = time.perf_counter()
     out = output_folder(out)
     say(f"evaluate: {config.title}")
+    # What can be known before any subject is made or read.
+    pick_torch_device(config.evaluate.device)
+    _check_models(config, out)
     parts = load_parts(config, out, mirror, progress, say)
     curves, fulls = [], []
     for part in parts:
@@ -94,11 +99,6 @@ def icl_evaluate(
             if config.evaluate.groups not in ("", *held):
                 raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", config.evaluate.groups, held))
         models = evaluated_models(config, part, say)
-        if "in-context" in config.evaluate.methods and not models:
-            raise ConfigError(
-                f"no in-context model in {part.folder}. Next step: neuroenc icl pretrain, extend and finetune with the "
-                "same config and --out; or [evaluate] models, or methods without in-context."
-            )
         steps = Steps(part.folder / ".steps", say)
         for subject in part.tasks.test:
             curve, full = _subject(config, part, subject, models, steps, progress, say)
@@ -118,6 +118,27 @@ def icl_evaluate(
     return summary
 
 
+def _check_models(config: IclConfig, out: Path) -> None:
+    """Refuse a study without a model, or with one that is not there."""
+    if "in-context" not in config.evaluate.methods:
+        return
+    named = 0
+    for where in config.evaluate.models.values():
+        try:
+            load_model(where)
+            named += 1
+        except DataError:
+            if where not in SHIPPED:
+                raise
+    for folder in part_folders(config, out):
+        made = [p for p in folder.glob("*/*/summary.json") if p.parts[-3] in ("finetune", "extend", "pretrain")]
+        if not made and not named:
+            raise ConfigError(
+                f"no in-context model in {folder}. Next step: neuroenc icl pretrain, extend and finetune with the "
+                "same config and --out; or [evaluate] models, or methods without in-context."
+            )
+
+
 def evaluated_models(config: IclConfig, part: Part, say: Callable[[str], None] = print) -> dict[str, Path | str]:
     """Models by the name of their method: of each form the last stage that is done, and those of the config."""
     found: dict[str, Path | str] = {}
@@ -130,16 +151,17 @@ def evaluated_models(config: IclConfig, part: Part, say: Callable[[str], None] =
                 break
     for name, where in config.evaluate.models.items():
         try:
-            width = load_model(where).config.n_features
+            model = load_model(where)
         except DataError:
             # A folder that the user names must be there; shipped weights may have been left out of an installation.
             if where not in SHIPPED:
                 raise
             say(f"  {name}: left out, this installation has no weights of {where!r}")
             continue
-        if width != part.tasks.train[0].X.shape[1]:
+        check_space(model.features, part.tasks.train[0].X, f"the model {name!r}")
+        if model.config.n_features != part.tasks.train[0].X.shape[1]:
             raise ConfigError(
-                f"[evaluate] models: {name!r} takes {width} features, the subjects have "
+                f"[evaluate] models: {name!r} takes {model.config.n_features} features, the subjects have "
                 f"{part.tasks.train[0].X.shape[1]}. Next step: a model of this embedding."
             )
         found[name] = where
@@ -165,7 +187,7 @@ def _subject(
     key = {
         "sizes": sizes, "draws": wanted.n_draws, "seed": wanted.seed, "methods": wanted.methods, "models": files,
         "train": part.digest, "names": [s.name for s in part.tasks.train],
-        "data": hash_array(*(a.values for a in (subject.X, subject.Y, subject.X_query, subject.Y_query))),
+        "data": content_key(subject.X, subject.Y, subject.X_query, subject.Y_query, subject.noise_ceiling),
     }  # fmt: skip
 
     def work() -> xr.Dataset:
@@ -195,9 +217,8 @@ def _subject(
 
 
 def _digest(where: Path | str) -> str:
-    if (Path(where) / "model.json").is_file():
-        return sha256_file(Path(where) / "model.safetensors")
-    return hash_json({k: hash_array(v.numpy()) for k, v in sorted(load_model(where).state_dict().items())})
+    model = load_model(where)
+    return hash_json([model.describe(), {k: hash_array(v.numpy()) for k, v in sorted(model.state_dict().items())}])
 
 
 def _methods(

@@ -13,14 +13,25 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, hash_json, read_json, write_json
+from neuroenc._util.errors import ConfigError, DataError, NeuroencError
+from neuroenc._util.files import check_readable_file, hash_array, hash_json, read_sealed_json, write_sealed_json
 from neuroenc._version import __version__
+from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior
+from neuroenc.encoders.incontext._space import check_space, feature_space
 from neuroenc.workflows._icl_config import FilesConfig, IclConfig
-from neuroenc.workflows._icl_tasks import TaskSubject, TransferTasks, v4_tasks, world_tasks
+from neuroenc.workflows._icl_tasks import (
+    V4_FEATURES,
+    TaskSubject,
+    TransferTasks,
+    check_v4_sessions,
+    v4_content,
+    v4_tasks,
+    world_tasks,
+)
+from neuroenc.workflows._steps import Steps, content_key
 
-__all__ = ["Part", "load_parts", "make_mixture", "make_prior", "read_matrix", "read_subject"]
+__all__ = ["Part", "load_parts", "make_mixture", "make_prior", "part_folders", "read_matrix", "read_subject"]
 
 _STEPS = ".steps"
 
@@ -38,8 +49,16 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """Hash of the training subjects."""
-        return hash_array(*[a.values for s in self.tasks.train for a in (s.X, s.Y)])
+        """Hash of the training subjects: values, labels, and where their features come from."""
+        subjects = [[s.X, s.Y] for s in self.tasks.train]
+        return content_key(subjects, self.tasks.projection, self.tasks.map_shape)
+
+
+def part_folders(config: IclConfig, out: Path) -> list[Path]:
+    """Folders of the study's directions, known before its subjects are."""
+    if config.task.kind != "v4":
+        return [out]
+    return [out / f"held-out-{animal}" for animal in config.task.held_out]
 
 
 def load_parts(
@@ -54,27 +73,26 @@ def load_parts(
     if task.kind == "arrays":
         train = [read_subject(files, task.zscore) for files in task.train]
         new = [read_subject(f, task.zscore, n_query, config.seed, tested=True) for f in task.test] if test else []
-        return [_checked(Part("", out, TransferTasks(train, new)))]
+        return [_checked(Part("", out, TransferTasks(train, new)), say)]
     if task.kind == "v4":
         parts = []
         for animal in task.held_out:
             settings = {**task.options, "held_out_animal": animal, "n_query": n_query}
+            sessions = check_v4_sessions(animal, task.options.get("sessions"))
+            content = {"files": v4_content(sessions, mirror), "features": V4_FEATURES}
 
             def animals(settings: Any = settings) -> TransferTasks:
                 return v4_tasks(mirror, progress=progress, **settings)
 
             name = f"held-out-{animal}"
             say(f"  {name}: subjects")
-            parts.append(Part(name, out / name, _kept(out, "v4", settings, animals, say)))
+            parts.append(Part(name, out / name, _kept(out, "v4", settings, animals, say, content)))
         return parts
     learned = [_world(config, seed, False, out, progress, say) for seed in task.seeds]
     train = [_named(s, seed) for seed, found in zip(task.seeds, learned) for s in (*found.train, *found.test)]
     strangers = [_world(config, seed, True, out, progress, say) for seed in task.test_seeds] if test else []
     new = [_named(s, seed) for seed, found in zip(task.test_seeds, strangers) for s in found.test]
-    both = sorted(set(task.seeds) & set(task.test_seeds))
-    if both:
-        raise ConfigError(f"[task] seeds and test_seeds share {both}: these subjects would not be new.")
-    return [_checked(Part("", out, TransferTasks(train, new)))]
+    return [_checked(Part("", out, TransferTasks(train, new)), say)]
 
 
 def _world(
@@ -97,23 +115,69 @@ def _named(subject: TaskSubject, seed: int) -> TaskSubject:
     return dataclasses.replace(subject, name=f"world-{seed}-{subject.name}")
 
 
-def _checked(part: Part) -> Part:
-    widths = {s.X.shape[1] for s in (*part.tasks.train, *part.tasks.test)}
+def _checked(part: Part, say: Callable[[str], None]) -> Part:
+    """Subjects that may stand in one study: one embedding, no responses missing to learn from, nobody twice."""
+    tasks = part.tasks
+    widths = {s.X.shape[1] for s in (*tasks.train, *tasks.test)}
     if len(widths) != 1:
-        shown = {s.name: int(s.X.shape[1]) for s in (*part.tasks.train, *part.tasks.test)}
+        shown = {s.name: int(s.X.shape[1]) for s in (*tasks.train, *tasks.test)}
         raise DataError(f"subjects have features of different widths: {shown}. Next step: one embedding for all.")
+    first = tasks.train[0]
+    for subject in (*tasks.train, *tasks.test):
+        for X in (subject.X, subject.X_query):
+            if X is None:
+                continue
+            check_space(feature_space(first.X), X, f"those of {first.name}")
+            if not np.isfinite(X.values).all():
+                raise DataError(f"{subject.name}: features hold NaN or infinity. Next step: embed those stimuli again.")
+    for subject in tasks.train:
+        missing = ~np.isfinite(subject.Y.values)
+        if missing.any():
+            odd = np.flatnonzero(missing.any(axis=0))
+            names = subject.Y["voxel"].values[odd[:3]] if "voxel" in subject.Y.coords else odd[:3]
+            raise DataError(
+                f"{subject.name}: {int(missing.sum())} responses of {len(odd)} voxels are missing (NaN; first: "
+                f"{[str(v) for v in names]}). Next step: leave those voxels out of training subjects."
+            )
+    # A subject is known by its responses: a copy of a training subject is not new.
+    known = {hash_array(s.Y.values): s.name for s in tasks.train}
+    if len(known) < len(tasks.train):
+        raise DataError(f"training subjects {[s.name for s in tasks.train]} hold the same responses twice.")
+    learned = {i for s in tasks.train for i in s.Y["stimulus"].values.astype(str).tolist()}
+    for subject in tasks.test:
+        whole = [subject.Y] if subject.Y_query is None else [subject.Y, subject.Y_query]
+        for responses in whole:
+            if hash_array(responses.values) in known:
+                raise DataError(f"{subject.name} has the responses of {known[hash_array(responses.values)]}: not new.")
+        if subject.Y_query is None:
+            continue
+        pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in whole)
+        if pool & query:
+            raise DataError(
+                f"{subject.name}: {len(pool & query)} stimuli are in the pool and among the queries (first: "
+                f"{sorted(pool & query)[0]!r}). Next step: queries of other stimuli."
+            )
+        if query & learned:
+            say(f"  {subject.name}: training subjects saw {len(query & learned)} of its {len(query)} query stimuli")
     return part
 
 
 def _kept(
-    out: Path, kind: str, settings: dict[str, Any], make: Callable[[], TransferTasks], say: Callable[[str], None]
-) -> TransferTasks:
-    key = hash_json({"kind": kind, "settings": settings, "version": __version__})
+    out: Path, kind: str, settings: dict[str, Any], make: Callable[[], TransferTasks], say: Callable[[str], None],
+    content: Any = None,
+) -> TransferTasks:  # fmt: skip
+    """Subjects by their settings and the content of what they are made from; damaged ones are made again."""
+    key = hash_json({"kind": kind, "settings": settings, "content": content, "version": __version__})
     folder = out / _STEPS / f"subjects-{kind}-{key[:16]}"
-    if not (folder / "subjects.json").is_file():
-        _write(folder, make())
-    else:
-        say(f"  subjects: taken from {_STEPS}/{folder.name}")
+    if (folder / "subjects.json").is_file():
+        try:
+            found = _read(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            say(f"  subjects: {_STEPS}/{folder.name} is damaged; made again")
+        else:
+            say(f"  subjects: taken from {_STEPS}/{folder.name}")
+            return found
+    _write(folder, make())
     return _read(folder)
 
 
@@ -132,12 +196,21 @@ def _write(folder: Path, tasks: TransferTasks) -> None:
             record[side].append({"name": subject.name, "held": held, "noise_ceiling": ceiling})
     if tasks.projection is not None:
         data.save(xr.DataArray(tasks.projection, dims=("value", "feature"), name="projection"), folder / "maps.nc")
+    # Of what is read back: files keep numbers and labels, not every type of an attribute.
+    record["content"] = _stored_content(folder, record)
     # Last: where it stands, everything else does.
-    write_json(folder / "subjects.json", record)
+    write_sealed_json(folder / "subjects.json", record)
+
+
+def _stored_content(folder: Path, record: dict[str, Any]) -> str:
+    names = [f"{side}-{n}-{name}.nc" for side in ("train", "test") for n, entry in enumerate(record[side])
+             for name in entry["held"]]  # fmt: skip
+    names += ["maps.nc"] if (folder / "maps.nc").is_file() else []
+    return content_key([data.load(folder / name) for name in names])
 
 
 def _read(folder: Path) -> TransferTasks:
-    record = read_json(folder / "subjects.json")
+    record = read_sealed_json(folder / "subjects.json", needed=("train", "test", "info", "map_shape", "content"))
     sides: dict[str, list[TaskSubject]] = {"train": [], "test": []}
     for side, found in sides.items():
         for n, entry in enumerate(record[side]):
@@ -147,6 +220,8 @@ def _read(folder: Path) -> TransferTasks:
             found.append(TaskSubject(entry["name"], **arrays, noise_ceiling=ceiling))
     maps: Any = data.load(folder / "maps.nc").values if (folder / "maps.nc").is_file() else None
     shape: Any = None if record["map_shape"] is None else tuple(record["map_shape"])
+    if _stored_content(folder, record) != record["content"]:
+        raise DataError(f"{folder} does not hold the subjects of its record. Next step: delete it.")
     return TransferTasks(sides["train"], sides["test"], record["info"], maps, shape)
 
 
@@ -162,12 +237,17 @@ def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
 
     if not Path(path).exists():
         raise DataError(f"{what}: no file {path}.")
+    if Path(path).suffix != ".zarr":
+        check_readable_file(path, what)
     found = data.load(path)
     if not isinstance(found, xr.DataArray):
         raise DataError(f"{what}: {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
-    if what == "responses":
-        return data.validate_responses(found, allow_nan=True)
-    return flatten(data.validate_features(found))
+    try:
+        if what.endswith("responses"):
+            return data.validate_responses(found, allow_nan=True)
+        return flatten(data.validate_features(found))
+    except NeuroencError as error:
+        raise DataError(f"{what}: {path}: {error}") from error
 
 
 def read_subject(
@@ -180,7 +260,9 @@ def read_subject(
     if not tested:
         return TaskSubject(files.name, X, Y)
     if files.query_responses:
-        Y_query = prepared(read_matrix(files.query_responses, "responses"), zscore)
+        Y_query = prepared(read_matrix(files.query_responses, "query_responses"), zscore)
+        # Voxels go together by their ids, whatever the order of a file.
+        Y_query = match_voxels(voxel_coords(Y), space_of(Y), Y_query, f"query responses of {files.name}")
         source = read_matrix(files.query_features, "query_features") if files.query_features else features
         return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
     n = len(Y)
@@ -204,21 +286,23 @@ def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:
 
 def make_mixture(config: IclConfig, part: Part, say: Callable[[str], None]) -> PriorMixture:
     """Mixture of priors from the training subjects' responses; made once."""
-    settings = {"clusters": config.model.clusters, "seed": config.seed, "data": part.digest, "version": __version__}
-    path = part.folder / _STEPS / f"mixture-{hash_json(settings)[:16]}.nc"
+    settings = {"clusters": config.model.clusters, "seed": config.seed, "data": part.digest}
     tasks = part.tasks
-    if not path.is_file():
+
+    def make() -> xr.Dataset:
         say("  prior: mixture from training subjects' responses")
         found = PriorMixture.from_responses(
             [(s.X.values, s.Y.values) for s in tasks.train], n_clusters=config.model.clusters,
             projection=tasks.projection, shape=tasks.map_shape, seed=config.seed,
         )  # fmt: skip
         held = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-        data.save(xr.Dataset({
+        return xr.Dataset({
             name: ([f"{name}_{k}" for k in range(np.ndim(value))], value)
             for name, value in held.items() if value is not None
-        }), path)  # fmt: skip
-    parts: dict[str, Any] = {str(name): value.values for name, value in data.load(path).items()}
+        })  # fmt: skip
+
+    found = Steps(part.folder / _STEPS, lambda line: None).arrays("mixture", settings, make)
+    parts: dict[str, Any] = {str(name): value.values for name, value in found.items()}
     return PriorMixture(**parts)
 
 
@@ -226,9 +310,13 @@ def make_prior(part: Part, say: Callable[[str], None]) -> WeightPrior:
     """Gaussian prior of the training subjects' weights, by expectation maximisation; made once."""
     key = hash_json({"data": part.digest, "version": __version__})
     folder = part.folder / _STEPS / f"prior-{key[:16]}"
-    if not (folder / "prior.json").is_file():
-        say("  prior: expectation maximisation over training subjects")
-        WeightPrior.from_responses(
-            [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
-        ).save(folder)
+    if (folder / "prior.json").is_file():
+        try:
+            return WeightPrior.load(folder)
+        except DataError:
+            say(f"  prior: {_STEPS}/{folder.name} is damaged; made again")
+    say("  prior: expectation maximisation over training subjects")
+    WeightPrior.from_responses(
+        [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
+    ).save(folder)
     return WeightPrior.load(folder)

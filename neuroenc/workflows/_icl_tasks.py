@@ -14,16 +14,18 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.data import EncodingData, make_features
-from neuroenc.data.loaders._v4 import LISTED, animal_of
+from neuroenc._util.files import sha256_file
+from neuroenc.data import EncodingData, load_manifest, make_features
+from neuroenc.data.loaders._source import Source
+from neuroenc.data.loaders._v4 import LISTED, animal_of, locate
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.workflows._compare_inputs import _pictures, scale_voxels
 from neuroenc.workflows._evaluate import noise_ceilings
 
-__all__ = ["TaskSubject", "TransferTasks", "v4_tasks", "world_tasks"]
+__all__ = ["TaskSubject", "TransferTasks", "check_v4_sessions", "v4_content", "v4_tasks", "world_tasks"]
 
-_V4_FEATURES: dict[str, Any] = {"layer": "block8", "pooling": 4, "preprocessing": {"size": 112}}
+V4_FEATURES: dict[str, Any] = {"layer": "block8", "pooling": 4, "preprocessing": {"size": 112}}
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,8 @@ def v4_tasks(
     n_features, n_query = check_whole("n_features", n_features), check_whole("n_query", n_query, 2)
     if n_features > 256:
         raise ConfigError(f"n_features={n_features} must be from 1 to 256.")
-    chosen = list(LISTED) if sessions is None else [str(s) for s in sessions]
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"sessions={chosen} name a session twice.")
-    # Before anything is read, where the day of a session tells its animal.
-    guessed = {animal for s in chosen if (animal := _animal_or_none(s))}
-    if all(map(_animal_or_none, chosen)):
-        _check_animals(held_out_animal, chosen, guessed)
-    embedder = ImageEmbedder("efficientnet-lite0", **_V4_FEATURES, progress=progress)
+    chosen = check_v4_sessions(held_out_animal, sessions)
+    embedder = ImageEmbedder("efficientnet-lite0", **V4_FEATURES, progress=progress)
     parts: dict[str, list[_V4Session]] = {"train": [], "test": []}
     found = [_v4_session(session, mirror, embedder, progress) for session in chosen]
     _check_animals(held_out_animal, chosen, {part.animal for part in found})
@@ -126,7 +122,8 @@ def v4_tasks(
     unseen = {key for part in parts["test"] for key in part.keys}
     kept = [part.without(unseen) for part in parts["train"]]
     n_removed = sum(len(a.keys) - len(b.keys) for a, b in zip(parts["train"], kept))
-    reduce = _Reduction(np.concatenate([part.maps for part in kept]), n_features)
+    pooling = f"4x4, {n_features} principal components without {held_out_animal}"
+    reduce = _Reduction(np.concatenate([part.maps for part in kept]), n_features, pooling)
     train = [TaskSubject(p.name, reduce(p), scale_voxels(p.responses)) for p in kept]
     test = [_split(p, reduce(p), n_query, seed) for p in parts["test"]]
     info = {
@@ -134,6 +131,31 @@ def v4_tasks(
         "variance_kept": reduce.share, "n_query": n_query,
     }  # fmt: skip
     return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
+
+
+def check_v4_sessions(held_out_animal: str, sessions: Sequence[Any] | None) -> list[str]:
+    """Sessions by name, refused before anything is read where the day of each tells its animal."""
+    chosen = list(LISTED) if sessions is None else [str(s) for s in sessions]
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"sessions={chosen} name a session twice.")
+    animals = {s: _animal_or_none(s) for s in chosen}
+    if all(animals.values()):
+        _check_animals(held_out_animal, chosen, {a for a in animals.values() if a})
+    return chosen
+
+
+def v4_content(sessions: Sequence[str], mirror: str | os.PathLike[str] | None) -> dict[str, str]:
+    """Hashes of the sessions' files: the manifest's, or of what lies in the mirror or the data folder."""
+    manifest = load_manifest("v4-cowley2023")
+    listed = {f.path: f.sha256 for f in manifest.files}
+    found: dict[str, str] = {}
+    for session in sessions:
+        if session in LISTED:
+            found |= {p: h for p, h in listed.items() if f"_{session}." in p}
+        else:
+            root, files = locate(Source(manifest, mirror=mirror), session)
+            found |= {name: sha256_file(root / name) for name in files.values()}
+    return found
 
 
 def _animal_or_none(session: str) -> str | None:
@@ -190,7 +212,8 @@ def _v4_session(session: str, mirror: Any, embedder: ImageEmbedder, progress: bo
 class _Reduction:
     """Standardisation, principal components and one scale, all from training maps."""
 
-    def __init__(self, maps: np.ndarray, n_features: int) -> None:
+    def __init__(self, maps: np.ndarray, n_features: int, pooling: str) -> None:
+        self.pooling = pooling
         values = maps.astype(np.float64)
         self.mean, self.sd = values.mean(axis=0), values.std(axis=0)
         self.sd[self.sd == 0] = np.inf
@@ -207,7 +230,7 @@ class _Reduction:
         values = ((part.maps - self.mean) / self.sd) @ self.projection
         return make_features(
             values.astype(np.float32), stimulus=part.responses["stimulus"].values, backbone="efficientnet-lite0",
-            layer="block8", pooling="4x4, principal components",
+            layer="block8", pooling=self.pooling,
         )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def v4(mirror):
     if not (mirror / "v4-cowley2023").is_dir():
         pytest.skip(f"no v4-cowley2023 in {mirror}")
     with pytest.MonkeyPatch.context() as patch:  # small pictures: seconds instead of a minute
-        patch.setattr(tasks, "_V4_FEATURES", {"layer": "block8", "pooling": 2, "preprocessing": {"size": 32}})
+        patch.setattr(tasks, "V4_FEATURES", {"layer": "block8", "pooling": 2, "preprocessing": {"size": 32}})
         return v4_tasks(mirror, "WE", sessions=["190925", "210325"], n_features=16, n_query=100)
 
 

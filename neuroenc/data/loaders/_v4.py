@@ -21,7 +21,7 @@ from neuroenc.data._fetch import data_dir, mirror_dir
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._source import Source
 
-__all__ = ["LISTED", "animal_of", "load"]
+__all__ = ["LISTED", "animal_of", "load", "locate"]
 
 _MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, Image.DecompressionBombError)
@@ -72,7 +72,7 @@ def load(source: Source, *, session: str | int = "201025") -> EncodingData:
     Cowley, Stan, Pillow & Smith (2023). Compact deep neural network models of visual cortex. bioRxiv.
     """
     session = str(session)
-    root, files = _locate(source, session)
+    root, files = locate(source, session)
     animal, nominal = animal_of(session, root), _nominal(session, root)
     names, images = _read_images(root / files["images"])
     ids = [f"{session}-{name}" for name in names]
@@ -154,7 +154,7 @@ def _nominal(session: str, folder: Path) -> int | None:
     return int(count) if count.isdecimal() and int(count) else LISTED.get(session)
 
 
-def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
+def locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     """Folder of a session's files, and their names below it: ``images``, ``average``, and ``raw`` where it is there.
 
     Files that the manifest lists are verified, and fetched where they are missing; others are taken as they are.

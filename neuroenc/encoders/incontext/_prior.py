@@ -11,14 +11,20 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, read_json, sha256_file, write_json
+from neuroenc._util.files import (
+    check_readable_file,
+    hash_array,
+    read_json,
+    read_sealed_json,
+    sha256_file,
+    write_sealed_json,
+)
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders._base import check_choice, save_arrays
 from neuroenc.encoders.incontext._evidence import Floats, covariance_root
 from neuroenc.encoders.incontext._prior_fit import QUANTILES, fit_em, fraction, ledoit_wolf, pairs_of, ridge_weights
 
 __all__ = ["WeightPrior"]
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,20 +286,35 @@ class WeightPrior:
         arrays, rest = self.to_parts()
         save_arrays(folder / "prior.safetensors", arrays)
         digest = sha256_file(folder / "prior.safetensors")
-        write_json(folder / "prior.json", {"format": 1, **rest, "sha256": digest})
+        write_sealed_json(folder / "prior.json", {"format": 2, **rest, "sha256": digest})
         return folder
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            The folder holds no prior, or a file of it is damaged or was changed.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(path)
-        if not (folder / "prior.json").is_file():
+        where, weights = folder / "prior.json", folder / "prior.safetensors"
+        if not where.is_file():
             raise DataError(f"{folder} holds no prior.json. Next step: pass the folder that WeightPrior.save wrote.")
-        record = read_json(folder / "prior.json")
-        if record.pop("format", None) != 1:
-            raise DataError(f"{folder} is not of format 1, which this version reads.")
-        if sha256_file(folder / "prior.safetensors") != record.pop("sha256"):
-            raise DataError(f"{folder / 'prior.safetensors'} is not the file that was saved.")
-        return cls(**dict[str, Any](load_file(folder / "prior.safetensors")), **record)
+        raw = read_json(where)
+        written = raw.get("format") if isinstance(raw, dict) else None
+        if written not in (1, 2):
+            raise DataError(f"{where} has format {written!r}; this version reads 1 and 2.")
+        # Files of format 1 are from before records had a seal.
+        needed = ("sha256", "intercept_mean", "intercept_var", "n_voxels", "provenance")
+        record = read_sealed_json(where, needed=needed, unsealed=written == 1)
+        if sha256_file(check_readable_file(weights, "prior")) != record["sha256"]:
+            raise DataError(f"{weights} is not the file that was saved. Next step: copy it again.")
+        try:
+            return cls(**dict[str, Any](load_file(weights)), **{k: record[k] for k in needed[1:]})
+        except (SafetensorError, TypeError, OSError) as error:
+            raise DataError(f"{weights} holds no prior ({error}). Next step: copy it again.") from error

@@ -199,7 +199,7 @@ def test_disjoint_circuits_do_not_overlap():
 
 def test_shapes_are_checked(model, support):
     x, y = support
-    with pytest.raises(DataError, match="queries"):
+    with pytest.raises(DataError, match="query responses have 3"):
         head_importance(model, x, y, x, y[:, :3])
     with pytest.raises(DataError, match="expected"):
         support_attention(model, x[:5], y)
