@@ -32,10 +32,12 @@ __all__ = [
     "output_folder",
     "read_json",
     "read_npy",
+    "read_sealed_folder",
     "read_sealed_json",
     "read_text",
     "recover",
     "remove_leftovers",
+    "seal_folder",
     "sha256_file",
     "storage_errors",
     "write_json",
@@ -374,6 +376,37 @@ def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = 
     missing = [name for name in needed if name not in record]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}. Next step: save or copy it again.")
+    return record
+
+
+def seal_folder(folder: str | os.PathLike[str], name: str, record: dict[str, Any]) -> None:
+    """Write ``record`` as JSON ``name`` with the SHA-256 of every other file below ``folder``."""
+    root = Path(folder)
+    files = {p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(root.rglob("*")) if p.is_file()}
+    write_sealed_json(root / name, {**record, "files": files})
+
+
+def read_sealed_folder(folder: str | os.PathLike[str], name: str, what: str, kind: str, version: int) -> Any:
+    """Record of a folder that `seal_folder` wrote, after every file was hashed again.
+
+    Raises
+    ------
+    DataError
+        There is none of this ``kind`` and ``version``, or a file of it is missing or was changed.
+    """
+    root = Path(folder)
+    missing = f"{root} holds no {what} of version {version}. Next step: build it again."
+    if not (root / name).is_file():
+        raise DataError(missing)
+    plain = read_json(root / name)
+    if not isinstance(plain, dict) or plain.get("kind") != kind or plain.get("version") != version:
+        raise DataError(missing)
+    record = read_sealed_json(root / name, needed=("files",))
+    for file, promised in record["files"].items():
+        if not (root / file).is_file():
+            raise DataError(f"the {what} {root} lacks {file}. Next step: copy or build it again.")
+        if sha256_file(root / file) != promised:
+            raise DataError(f"{root / file} was changed after it was written. Next step: copy or build it again.")
     return record
 
 

@@ -15,7 +15,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.optional import require
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance
-from neuroenc.data import Stimuli
+from neuroenc.data import Stimuli, read_picture
 
 __all__ = ["diffusion_pipeline", "synthesise"]
 
@@ -80,7 +80,7 @@ def diffusion_pipeline(
 
 def _as_array(picture: Any, caption: str) -> np.ndarray:
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(read_picture(picture)[0])
     values = np.asarray(picture)
     if values.ndim != 3 or values.shape[-1] != 3:
         raise DataError(f"the pipeline gave an image of shape {values.shape} for {caption[:60]!r}; legal is (y, x, 3).")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import check_readable_file
 
 __all__ = ["PixelBank"]
 
@@ -46,15 +46,18 @@ class PixelBank:
     def __init__(self, path: str | os.PathLike[str], name: str, rows: Any = None) -> None:
         import h5py
 
-        self.path, self.name = Path(path), name
+        self.path, self.name = check_readable_file(path, "bank of pictures"), name
         try:
             with h5py.File(self.path, "r") as handle:
                 shape, dtype = handle[name].shape, handle[name].dtype
         except (OSError, KeyError) as error:
             raise DataError(f"{self.path} has no readable data set {name!r}: {error}.") from error
-        if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
+        if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8 or 0 in shape[1:]:
             raise DataError(f"{self.path}: {name} is {dtype} of shape {shape} (expected uint8 of shape (n, y, x, 3)).")
-        self.rows = np.arange(shape[0]) if rows is None else np.asarray(rows, dtype=np.int64)
+        given = np.arange(shape[0]) if rows is None else np.asarray(rows)
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+            raise DataError(f"rows have shape {given.shape} and dtype {given.dtype} (expected a list of integers).")
+        self.rows = given.astype(np.int64)
         if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < shape[0]:
             raise DataError(f"{self.path}: rows {self.rows.min()} to {self.rows.max()} of {shape[0]} pictures.")
         self.shape: tuple[int, ...] = (len(self.rows), *shape[1:])
@@ -68,8 +71,16 @@ class PixelBank:
         if isinstance(item, (int, np.integer)):
             import h5py
 
-            with h5py.File(self.path, "r") as handle:
-                return np.asarray(handle[self.name][int(self.rows[item])])
+            row = int(self.rows[item])
+            try:
+                with h5py.File(check_readable_file(self.path, "bank of pictures"), "r") as handle:
+                    return np.asarray(handle[self.name][row])
+            except (OSError, KeyError, ValueError, IndexError) as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(
+                    f"picture {row} of {self.path} cannot be read ({error}). Next step: fetch or copy the file again."
+                ) from error
         part = object.__new__(PixelBank)
         part.__dict__.update(self.__dict__)
         part.rows = self.rows[item]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Stimuli:
     def __post_init__(self) -> None:
         ids = string_ids(self.ids)
         require_unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
+        _require_composed_apart(ids)
         images, captions, table = self.images, self.captions, self.table
         if images is not None:
             images = _check_images(images, len(ids))
@@ -117,6 +119,13 @@ class Stimuli:
         found = pd.Index(self.ids).get_indexer(pd.Index(wanted))
         if (found < 0).any():
             missing = wanted[found < 0]
+            twins = {unicodedata.normalize("NFC", str(i)): str(i) for i in self.ids}
+            twin = twins.get(unicodedata.normalize("NFC", str(missing[0])))
+            if twin is not None:
+                raise DataError(
+                    f"stimulus {str(missing[0])!r} is known as {twin!r}: the accents are composed in one and not in the"
+                    " other. Next step: unicodedata.normalize('NFC', id) for all ids."
+                )
             more = f" {missing.size} of {wanted.size} ids are unknown." if missing.size > 1 else ""
             raise DataError(unknown_name("stimulus", missing[0], self.ids.tolist()) + more)
         return np.asarray(found, dtype=np.int64)
@@ -167,10 +176,13 @@ class Stimuli:
     def content_hash(self) -> str:
         """SHA-256 over ids and decoded RGB pixels (over captions where there are no images).
 
-        The same pictures give the same hash whether they are an array or files; computed once.
+        The same pictures give the same hash whether they are an array or files. It is that of what features are
+        computed from: pixels as `neuroenc.data.read_picture` gives them. Computed once for files that stay as they are.
         """
-        known: str | None = self.__dict__.get("_content_hash")
-        if known is None:
+        # Arrays may have been written to since; of files and banks, size and time tell.
+        stamp = self._stamp()
+        known: tuple[Any, str] | None = self.__dict__.get("_content_hash")
+        if known is None or stamp is None or known[0] != stamp:
             digest = hashlib.sha256(hash_array(self.ids).encode())
             if self.images is None:
                 for texts in self.captions or ():
@@ -185,9 +197,23 @@ class Stimuli:
                     digest.update(str(pixels.shape).encode())
                     digest.update(np.ascontiguousarray(pixels).tobytes())
                 self._tell(changed)
-            known = digest.hexdigest()
+            known = (stamp, digest.hexdigest())
             object.__setattr__(self, "_content_hash", known)
-        return known
+        return known[1]
+
+    def _stamp(self) -> Any:
+        """What changes when a file of pictures is written; None for arrays, which tell nothing."""
+        if isinstance(self.images, np.ndarray):
+            return None
+        paths = [self.images.path] if isinstance(self.images, PixelBank) else self.images or []
+        stamp = []
+        for path in paths:
+            try:
+                now = path.stat()
+            except OSError:
+                return None
+            stamp.append((now.st_mtime_ns, now.st_size, now.st_ino))
+        return tuple(stamp)
 
     def caption_table(self) -> pd.DataFrame:
         """Every caption with its stimulus: columns ``stimulus, caption``."""
@@ -197,24 +223,75 @@ class Stimuli:
         return pd.DataFrame(rows, columns=["stimulus", "caption"])
 
 
+def _require_composed_apart(ids: np.ndarray) -> None:
+    """Ids that look alike are one id to the eye, and to some file systems."""
+    seen: dict[str, str] = {}
+    for name in ids.tolist():
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DataError(
+                f"stimulus ids {other!r} and {name!r} differ only in how accents are composed (NFC and NFD). Next "
+                "step: unicodedata.normalize('NFC', id) for all ids, or rename one."
+            )
+
+
 def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, PixelBank):
         if len(images) != n:
             raise DataError(f"{len(images)} images for {n} stimuli (expected one each).")
         return images
+    if isinstance(images, (str, os.PathLike)):
+        raise DataError(
+            f"images is one path ({os.fspath(images)!r}). Next step: neuroenc.data.find_pictures(folder, ids) gives "
+            "one for each stimulus."
+        )
+    if isinstance(images, np.ndarray) and images.dtype.kind in "UO" and images.ndim == 1:
+        images = images.tolist()
     if isinstance(images, Sequence) and all(isinstance(x, (str, os.PathLike)) for x in images):
         if len(images) != n:
             raise DataError(f"{len(images)} image files for {n} stimuli (expected one each).")
         return [Path(x) for x in images]
-    array = np.asarray(images)
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise DataError(
+            "images are of several sizes or kinds, which no array holds. Next step: give one path for each stimulus, "
+            "or bring them to one size."
+        ) from error
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise DataError(
             f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3),"
-            " or one path per stimulus). Next step: scale to 0..255 and .astype('uint8'), channels last."
+            f" or one path per stimulus). Next step: {_way_out(array)}."
         )
     if len(array) != n:
         raise DataError(f"{len(array)} images for {n} stimuli (expected one each).")
     return array
+
+
+def _way_out(array: np.ndarray) -> str:
+    """What makes pictures of an array that is none, as far as its shape and range tell."""
+    if array.dtype.kind not in "uif" or 0 in array.shape or array.ndim not in (3, 4):
+        return "one picture for each stimulus, all of one size, channels last"
+    steps = []
+    if array.ndim == 3:
+        steps.append("greys: np.repeat(images[..., None], 3, axis=-1)")
+    elif array.shape[-1] == 1:
+        steps.append("greys: np.repeat(images, 3, axis=-1)")
+    elif array.shape[1] == 3 != array.shape[-1]:
+        steps.append("channels last: images.transpose(0, 2, 3, 1)")
+    elif array.shape[-1] == 4:
+        steps.append("transparency: lay them on the background that was shown, then images[..., :3]")
+    elif array.shape[-1] != 3:
+        steps.append("three channels, last")
+    if array.dtype != np.uint8:
+        low, high = array.min(), array.max()
+        if array.dtype.kind == "f":
+            scale = "(255 * images).round()" if low >= 0 and high <= 1 else "scale to 0..255, then images.round()"
+        else:
+            wide = array.dtype == np.uint16 and high > 255
+            scale = "(images / 257).round()" if wide else "scale to 0..255, then images"
+        steps.append(f"values from {low:g} to {high:g}: {scale}.astype('uint8')")
+    return "; ".join(steps)
 
 
 @dataclass(frozen=True, eq=False)

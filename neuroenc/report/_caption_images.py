@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.data import read_picture
 from neuroenc.report._html import Thumbnails
 
 if TYPE_CHECKING:
@@ -131,18 +130,13 @@ class EvidenceImages:
         return stimulus in self._place and self._stimuli is not None and self._stimuli.images is not None
 
     def _own(self, stimulus: str) -> bytes | None:
-        from PIL import Image
-
         if self._images is None:
             return None
         try:
             found = self._images(stimulus) if callable(self._images) else self._images.get(stimulus)
             if found is None:
                 return None
-            if isinstance(found, np.ndarray):
-                found = Image.fromarray(found)
-            image = found if isinstance(found, Image.Image) else Image.open(found)
-            image = image.convert("RGB")
+            image, _ = read_picture(found, f"image of {stimulus!r}")
         except (OSError, DataError, TypeError, ValueError):
             self._lost.add(stimulus)
             return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, read_json, write_json
+from neuroenc._util.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._util.optional import require
 
 __all__ = ["METHODS", "LexicalIndex", "flat_captions"]
@@ -20,7 +20,7 @@ METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _AGGREGATES = ("best", "sum")
 _STOP_WORDS = ("en", "english", "en_plus", "english_plus")
 _PATTERN = r"(?u)\b\w\w+\b"
-_VERSION = 1
+_VERSION = 2
 
 
 class LexicalIndex:
@@ -215,7 +215,7 @@ class LexicalIndex:
             np.save(temporary / "owner.npy", self._owner, allow_pickle=False)
             record = {"kind": "lexical index", "version": _VERSION, "ids": len(self), "captions": self.n_captions}
             settings = {"aggregate": self.aggregate, "stop_words": self.stop_words, "token_pattern": self.token_pattern}
-            write_json(temporary / "index.json", {**record, **settings, "stemmed": self.stemmer is not None})
+            seal_folder(temporary, "index.json", {**record, **settings, "stemmed": self.stemmer is not None})
         return Path(folder)
 
     @classmethod
@@ -231,14 +231,12 @@ class LexicalIndex:
         Raises
         ------
         DataError
-            There is no such index.
+            There is no such index, or a file of it was changed.
         ConfigError
             It was built with a stemmer and none is given, or the other way round.
         """
         path = Path(folder)
-        record = read_json(path / "index.json") if (path / "index.json").is_file() else {}
-        if record.get("kind") != "lexical index" or record.get("version") != _VERSION:
-            raise DataError(f"{path} holds no lexical index of version {_VERSION}. Next step: build it again.")
+        record = read_sealed_folder(path, "index.json", "lexical index", "lexical index", _VERSION)
         if record["stemmed"] != (stemmer is not None):
             how = "with a stemmer: pass the same one" if record["stemmed"] else "without a stemmer: leave it out"
             raise ConfigError(f"{path} was built {how} (stemmer=...).")

@@ -21,14 +21,14 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path, hash_array, read_json, write_json
+from neuroenc._util.files import atomic_path, hash_array, read_sealed_folder, seal_folder
 
 __all__ = ["NGramIndex", "Successors"]
 
 # Numbers inside the index: borders of captions, then the caller's tokens.
 _END, _START, _SHIFT = 0, 1, 2
 _ARRAYS = ("text", "suffixes", "starts", "ids")
-_VERSION = 1
+_VERSION = 2
 
 
 class Successors(NamedTuple):
@@ -260,15 +260,20 @@ class NGramIndex:
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", array, allow_pickle=False)
             record = {"kind": "n-gram index", "version": _VERSION, "captions": len(self), "tokens": self.n_tokens}
-            write_json(temporary / "index.json", {**record, "text_hash": hash_array(self._text)})
+            seal_folder(temporary, "index.json", {**record, "text_hash": hash_array(self._text)})
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, in_memory: bool = False) -> NGramIndex:
-        """Read an index; its arrays stay on disk unless ``in_memory``."""
+        """Read an index; its arrays stay on disk unless ``in_memory``.
+
+        Raises
+        ------
+        DataError
+            There is no such index, or a file of it was changed.
+        """
         path = Path(folder)
-        if not (path / "index.json").is_file() or read_json(path / "index.json").get("version") != _VERSION:
-            raise DataError(f"{path} holds no n-gram index of version {_VERSION}. Next step: build it again.")
+        read_sealed_folder(path, "index.json", "n-gram index", "n-gram index", _VERSION)
         index = cls.__new__(cls)
         mode: Any = None if in_memory else "r"
         index._set(*(np.load(path / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS))

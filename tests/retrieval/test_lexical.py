@@ -233,3 +233,30 @@ def test_bad_searches():
         index.search(["dog"], 0)
     with pytest.raises(DataError, match="one string"):
         index.search("dog", 1)
+
+
+@pytest.mark.parametrize("kind", ["lexical", "ngram"])
+@pytest.mark.parametrize("damage", ["edited array", "cut array", "edited record", "missing"])
+def test_indexes_that_were_changed_are_refused(tmp_path, kind, damage):
+    from neuroenc.retrieval import NGramIndex
+
+    if kind == "lexical":
+        pytest.importorskip("bm25s")
+        index, load = LexicalIndex(["a red cat", "a dog"], ["x", "y"]), LexicalIndex.load
+    else:
+        index, load = NGramIndex([[5, 3, 7], [3, 7]], ["x", "y"]), NGramIndex.load
+    folder = index.save(tmp_path / "index")
+    load(folder)
+    path = folder / "ids.npy"
+    content = path.read_bytes()
+    if damage == "edited array":
+        path.write_bytes(content.replace(b"x", b"z"))
+    elif damage == "cut array":
+        path.write_bytes(content[:-3])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        record = folder / "index.json"
+        record.write_text(record.read_text().replace('"captions": 2', '"captions": 3'))
+    with pytest.raises(DataError, match=r"changed after it was written|lacks ids"):
+        load(folder)

@@ -12,6 +12,7 @@ import pandas as pd
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc.data._images import check_affine, image_values, open_image
+from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._bold5000_files import Rows, regions, unpacked
 from neuroenc.data.loaders._bold5000_trials import presentation_lists, read_trials
@@ -307,8 +308,8 @@ def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     first = table.drop_duplicates("stimulus").set_index("stimulus")
     ids = first.index.to_numpy(dtype=str)
     folders = within(root, "Presented_Stimuli")
-    files = {p.stem: p for f in folders[:1] for p in f.rglob("*") if p.is_file()}
-    images = [files[s] for s in ids] if files and all(s in files for s in ids) else None
+    found = find_pictures(folders[0], ids, partial=True) if folders else [None]
+    images = None if None in found else found
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]
     wnid = [re.fullmatch(r"(n\d{8})_\d+", s) for s in ids]
     kinds = ["coco" if c else "imagenet" if w else "scene" for c, w in zip(coco, wnid, strict=True)]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc.data._images import binary_mask, open_image
+from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
 from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, subject_number, within
@@ -254,8 +255,8 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
     # "ice_cream_12s" shows an ice cream: the last part numbers the picture.
     table = pd.DataFrame({"file": first["stimulus"].to_numpy(), "concept": [s.rsplit("_", 1)[0] for s in ids],
                           "split": first["trial_type"].to_numpy()}, index=ids)  # fmt: skip
-    files: dict[str, Path] = {}
-    for folder in (root / "images", root / "_image_database_things" / "images", root.parent / "images"):
-        files = files or ({p.stem: p for p in folder.rglob("*.jpg")} if folder.is_dir() else {})
-    images = [files[s] for s in ids] if files and all(s in files for s in ids) else None
+    places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
+    folder = next((f for f in places if f.is_dir()), None)
+    found = [None] if folder is None else find_pictures(folder, ids, partial=True)
+    images = None if None in found else found
     return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 import zlib
@@ -12,19 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from PIL import Image
 
 from neuroenc._util.errors import ChecksumError, ConfigError, DataError, unknown_name
 from neuroenc._util.files import check_readable_file, sha256_file
 from neuroenc._util.tables import read_table
 from neuroenc.data._fetch import data_dir, mirror_dir
+from neuroenc.data._pictures import read_picture
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._source import Source
 
 __all__ = ["LISTED", "animal_of", "load", "locate"]
 
 _MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, Image.DecompressionBombError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 #: Sessions that the manifest lists, with the nominal number of repeats of the data's readme (images differ a little).
 LISTED = {
@@ -228,14 +227,14 @@ def _read_images(path: Path) -> tuple[list[str], np.ndarray]:
             for n, name in enumerate(names):
                 if members[name].file_size > _MAX_MEMBER:
                     raise DataError(f"{path}: {name} has {members[name].file_size} bytes (at most {_MAX_MEMBER}).")
-                with Image.open(io.BytesIO(archive.read(members[name]))) as image:
-                    width, height = image.size
-                    if images is None and width == height <= _MAX_SIDE:
-                        images = np.empty((len(names), height, width, 3), dtype=np.uint8)
-                    if images is None or images.shape[1:3] != (height, width):
-                        side = "square" if images is None else f"{images.shape[1]} x {images.shape[1]}, as the first"
-                        raise DataError(f"{path}: {name} has {width} x {height} pixels, expected {side}.")
-                    images[n] = np.asarray(image.convert("RGB"))
+                image, _ = read_picture(archive.read(members[name]), f"{name} of {path}")
+                width, height = image.size
+                if images is None and width == height <= _MAX_SIDE:
+                    images = np.empty((len(names), height, width, 3), dtype=np.uint8)
+                if images is None or images.shape[1:3] != (height, width):
+                    side = "square" if images is None else f"{images.shape[1]} x {images.shape[1]}, as the first"
+                    raise DataError(f"{path}: {name} has {width} x {height} pixels, expected {side}.")
+                images[n] = np.asarray(image)
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}). Next step: copy it again.") from error
     assert images is not None
