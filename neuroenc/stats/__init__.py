@@ -22,7 +22,7 @@ from neuroenc.stats._ceilings import (
     split_half_reliability,
 )
 from neuroenc.stats._fdr import fdr
-from neuroenc.stats._intervals import median_samples, sample_interval
+from neuroenc.stats._intervals import crossed_interval, median_samples, sample_interval
 from neuroenc.stats._normalise import convert_ceiling, normalise
 from neuroenc.stats._paired import (
     PairedResult,
@@ -69,6 +69,7 @@ __all__ = [
     "ceiling_from_repeats",
     "compare_rdms",
     "convert_ceiling",
+    "crossed_interval",
     "difference_p",
     "explained_variance",
     "fdr",

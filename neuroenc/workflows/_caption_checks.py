@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc import stats
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.captions import caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import score_stability
@@ -87,7 +88,7 @@ def held_out_scores(
 def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tuple[float, float]:
     """95 % of the mean over resampled voxels."""
     draws = values[rng.integers(0, len(values), (n, len(values)))].mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high, _ = stats.sample_interval(draws, values.mean(), n_units=len(values))
     return float(low), float(high)
 
 
@@ -131,6 +132,7 @@ def diversity_table(
             draws.append(caption_diversity([texts[k] for k in at], vectors[at]))
         table = pd.DataFrame(draws)
         for column in ("vocabulary", "semantic_variance", "dimensions_90"):
-            row[f"{column}_low"], row[f"{column}_high"] = (float(v) for v in table[column].quantile([0.025, 0.975]))
+            limits = stats.sample_interval(table[column].to_numpy(dtype=float), row[column], n_units=len(texts))[:2]
+            row[f"{column}_low"], row[f"{column}_high"] = (max(0.0, float(v)) for v in limits)
         rows.append({k: int(v) if k.startswith("n_") else v for k, v in row.items()})
     return pd.DataFrame(rows)

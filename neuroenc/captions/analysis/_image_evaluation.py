@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc import stats
 from neuroenc._util.errors import DataError
 from neuroenc.captions.analysis._tables import region_masks
 from neuroenc.captions.analysis._texts import embed, unit
@@ -209,7 +210,6 @@ def evaluate_images(
         raise DataError(f"n_top={n_top} of {len(natural)} natural images. Next step: a smaller n_top.")
     own = {name: _predict(encoder, embedder, one) for name, one in sets.items()}
     rng = np.random.default_rng(seed)
-    tail = (1 - confidence) / 2
     summary, each = [], []
     for roi, mask in masks.items():
         base = level[:, mask].mean(axis=1)
@@ -222,9 +222,9 @@ def evaluate_images(
         rows.append(("", "natural", "", natural.ids, base))
         for made_for, kind, how, ids, values in rows:
             drawn = values[rng.integers(0, len(values), (n_bootstraps, len(values)))].mean(axis=1)
-            low, high = np.quantile(drawn, [tail, 1 - tail])
             percentile = float((np.searchsorted(ordered, values) / len(ordered)).mean())
             mean = float(values.mean())
+            low, high, _ = stats.sample_interval(drawn, mean, n_units=len(values), confidence=confidence)
             above = (mean - float(base.mean())) / spread
             summary.append((roi, made_for, kind, how, len(values), mean, float(low), float(high), above, percentile))
             each.append(pd.DataFrame({"roi": roi, "made_for": made_for, "source": kind, "stimulus": ids,

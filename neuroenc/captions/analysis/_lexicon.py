@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 from scipy import sparse
 
+from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
@@ -262,7 +263,7 @@ def concept_shares(
         What is resampled: parcels or clusters of neighbouring voxels. By default single voxels, as if they were
         independent; neighbours are not, so those intervals are too narrow.
     n_bootstraps, confidence, seed
-        Of the percentile intervals.
+        Of the intervals (`neuroenc.stats.sample_interval`).
 
     Returns
     -------
@@ -289,7 +290,6 @@ def concept_shares(
     if labels.shape != (n,):
         raise DataError(f"groups have shape {labels.shape}; legal is one a voxel, ({n},).")
     regions = region_masks(maps["roi"].values if "roi" in maps.coords else ["all"] * n)
-    tail = (1 - confidence) / 2
     rows = []
     for k, (roi, mask) in enumerate(regions.items()):
         inside = np.flatnonzero(mask & known)
@@ -302,8 +302,9 @@ def concept_shares(
         rng = np.random.default_rng([seed, k])
         drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstraps)
         values = 100 * (drawn @ hits) / (drawn @ size)[:, None]
-        low, high = np.quantile(values, [tail, 1 - tail], axis=0)
         percent = 100 * hits.sum(axis=0) / len(inside)
+        limits = stats.sample_interval(values, percent, n_units=n_units, confidence=confidence)[:2]
+        low, high = np.clip(limits, 0.0, 100.0)
         for c, concept in enumerate(maps["concept"].values):
             rows.append((roi, str(concept), percent[c], low[c], high[c], len(inside)))
     return pd.DataFrame(rows, columns=["roi", "concept", "percent", "low", "high", "n_voxels"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from neuroenc import stats
 from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import DataError
 
@@ -84,7 +85,8 @@ def hallucination_rate(
             rate = low = high = np.nan
             if len(n):
                 rate = float(found.sum() / n.sum())
-                low, high = np.quantile(_ratios(found, n, n_bootstraps, rng), [0.025, 0.975])
+                drawn = _ratios(found, n, n_bootstraps, rng)
+                low, high = np.clip(stats.sample_interval(drawn, rate, n_units=len(n))[:2], 0.0, 1.0)
             names = ("chance", "chance_low", "chance_high") if kind else ("rate", "low", "high")
             row |= dict(zip(names, (rate, float(low), float(high)), strict=True))
             row |= {} if kind else {"supported": float(supported.sum() / n.sum())}

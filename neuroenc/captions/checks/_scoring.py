@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import rankdata
 
+from neuroenc import stats
 from neuroenc._util.errors import DataError
 
 __all__ = ["caption_agreement", "caption_diversity", "round_trip", "sentence_scores"]
@@ -140,7 +141,8 @@ def sentence_scores(
         a, b = a - a.mean(axis=0), b - b.mean(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             resampled.append(np.nanmean((a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))))
-    attrs["low"], attrs["high"] = (float(v) for v in np.quantile(resampled, [0.025, 0.975]))
+    low, high, _ = stats.sample_interval(np.array(resampled), attrs["mean"], n_units=len(s))
+    attrs["low"], attrs["high"] = float(low), float(high)
     coords = {}
     if isinstance(responses, xr.DataArray):
         coords = {k: v for k, v in responses.coords.items() if v.dims == ("voxel",)}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc import stats
 from neuroenc._util.errors import DataError
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
@@ -67,7 +68,7 @@ def score_stability(
         n = len(agreement)
         table |= {kind: agreement, f"{kind}_null": np.full(n, chance.mean()), f"{kind}_same": same}
         draws = agreement[np.random.default_rng([seed, 1]).integers(0, n, (1000, n))].mean(axis=1)
-        low, high = np.quantile(draws, [0.025, 0.975])
+        low, high, _ = stats.sample_interval(draws, agreement.mean(), n_units=n)
         rows.append(
             {
                 "kind": kind, "n_variants": len(texts), "n_voxels": n, "of_voxels": of_voxels or n,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc import stats
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions.decoding._caption_metrics import (
     bleu_counts,
@@ -37,7 +38,7 @@ class PhotoEvaluation:
     Attributes
     ----------
     scores : DataFrame
-        ``method, metric, value, low, high``: 95 % percentile intervals over photographs.
+        ``method, metric, value, low, high``: 95 % intervals over photographs (`neuroenc.stats.sample_interval`).
     differences : DataFrame
         ``method, than, metric, value, low, high``: paired, on the same resamples.
     captions : DataFrame
@@ -134,7 +135,7 @@ def compare_captions(
     samples["human (leave one out)"] = _samples(own, weights, embed)
 
     def rows(values: np.ndarray, **names: str) -> list[dict[str, Any]]:
-        low, high = np.percentile(values[1:], [2.5, 97.5], axis=0)
+        low, high, _ = stats.sample_interval(values[1:], values[0], n_units=n)
         return [{**names, "metric": m, "value": values[0, j], "low": low[j], "high": high[j]}
                 for j, m in enumerate(METRICS)]  # fmt: skip
 

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._util.checks import check_fraction, check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["compare_methods", "summarise_curve"]
@@ -23,7 +24,7 @@ def summarise_curve(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean explained variance per method, group and size, with a percentile interval.
+    """Mean explained variance per method, group and size, with an interval (`neuroenc.stats.crossed_interval`).
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def summarise_curve(
     -----
     A resample draws voxels with replacement, and draws of the support with replacement, independently of each other;
     queries and trial noise are fixed. The interval is therefore for other voxels like these and other supports, with
-    these queries; it is conservative where scatter belongs to single (voxel, draw) cells. Voxels that share noise or
+    these queries. Voxels that share noise or
     signal vary less among themselves than those of another subject would: for claims about subjects, use one mean a
     subject.
 
@@ -69,7 +70,7 @@ def summarise_curve(
                 if ceiling is not None:
                     known &= ceiling > 0
                 estimate, samples = _means(scores, known, weights, mask, ceiling)
-                low, high = _interval(samples, confidence)
+                low, high, _ = _interval(samples, estimate, _sizes(curve, known), confidence)
                 rows.append((method, group, size, estimate, low, high, int(known.sum()), scores.shape[0]))
     columns = ["method", "group", "size", "explained_variance", "low", "high", "n_voxels", "n_draws"]
     return pd.DataFrame(rows, columns=columns)
@@ -101,7 +102,7 @@ def compare_methods(
     DataFrame
         Columns ``a, b, group, size, difference, low, high, p, relative, relative_low, relative_high, n_voxels``.
         ``relative`` is the difference as a share of b's mean (NaN unless that is positive, in the interval too where
-        more than 2.5 % of resamples have none); ``p`` two-sided, see `neuroenc.stats.difference_p`.
+        more than 2.5 % of resamples have none); ``p`` two-sided, and <= 1 - confidence where the interval leaves out 0.
 
     Raises
     ------
@@ -130,13 +131,14 @@ def compare_methods(
             paired = np.isfinite(pair[0]) & np.isfinite(pair[1])
             known = paired.any(axis=0)
             first, second = (_means(np.where(paired, scores, np.nan), known, weights, mask) for scores in pair)
-            difference = first[1] - second[1]
+            difference, sizes = first[1] - second[1], _sizes(curve, known)
             with np.errstate(divide="ignore", invalid="ignore"):
                 share = np.where(second[1] > 0, difference / second[1], np.nan)
-            low, high = _interval(difference, confidence)
-            bounds = _interval(share, confidence) if np.isnan(share).mean() <= 0.025 else (np.nan, np.nan)
+            low, high, p = _interval(difference, first[0] - second[0], sizes, confidence)
             relative = (first[0] - second[0]) / second[0] if second[0] > 0 else np.nan
-            p = float(stats.difference_p(difference[:, None])[0])
+            bounds = np.nan, np.nan
+            if np.isnan(share[0]).mean() <= 0.025 and not np.isnan(relative):
+                bounds = _interval(share, relative, sizes, confidence)[:2]
             rows.append((a, b, group, size, first[0] - second[0], low, high, p, relative, *bounds, int(known.sum())))
     columns = ["a", "b", "group", "size", "difference", "low", "high", "p",
                "relative", "relative_low", "relative_high", "n_voxels"]  # fmt: skip
@@ -147,8 +149,8 @@ def _resamples(curve: xr.Dataset, n: int, confidence: float, seed: int) -> tuple
     """Counts of draws (n, draw) and of voxels (n, voxel)."""
     if "explained_variance" not in curve:
         raise DataError(f"no explained_variance among {sorted(map(str, curve))}. Next step: support_curve.")
-    if n < 2 or not 0 < confidence < 1:
-        raise ConfigError(f"n_bootstraps={n} must be at least 2, confidence={confidence} between 0 and 1.")
+    check_whole("n_bootstraps", n, 2)
+    check_fraction("confidence", confidence)
     rng = np.random.default_rng([seed, 11])
     draws, voxels = curve.sizes["draw"], curve.sizes["voxel"]
     even = np.full(draws, 1 / draws)
@@ -182,22 +184,32 @@ def _means(
     mask: np.ndarray,
     ceiling: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Mean over draws and known voxels, whole and in every resample; scores (draw, voxel)."""
+    """Mean over draws and known voxels, whole and in every resample of both, of draws and of voxels alone (3, n)."""
     if not known.any():
-        return np.nan, np.full(len(weights[0]), np.nan)
+        return np.nan, np.full((3, len(weights[0])), np.nan)
     part = scores[:, known]
     filled, seen = np.nan_to_num(part), np.isfinite(part).astype(np.float64)
     limit = np.ones(part.shape[1]) if ceiling is None else ceiling[known]
     draws, voxels = weights[0], weights[1][:, mask][:, known]
+    samples = np.empty((3, len(draws)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        top = ((draws @ filled) * voxels).sum(axis=1)
-        samples = top / ((draws @ (seen * limit)) * voxels).sum(axis=1)
+        for k, (a, b) in enumerate(((draws, voxels), (draws, np.ones_like(voxels)), (np.ones_like(draws), voxels))):
+            samples[k] = ((a @ filled) * b).sum(axis=1) / ((a @ (seen * limit)) * b).sum(axis=1)
     return float(filled.sum() / (seen * limit).sum()), samples
 
 
-def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    known = samples[np.isfinite(samples)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+def _sizes(curve: xr.Dataset, known: np.ndarray) -> tuple[int, int]:
+    """How many draws and voxels are resampled."""
+    return curve.sizes["draw"], int(known.sum())
+
+
+def _interval(
+    samples: np.ndarray, estimate: float, sizes: tuple[int, int], confidence: float
+) -> tuple[float, float, float]:
+    """Low, high and p; ``samples`` of both kinds, of draws and of voxels (3, n)."""
+    if not np.isfinite(samples[0]).any():
+        return np.nan, np.nan, np.nan
+    low, high, p = stats.crossed_interval(
+        samples[0], estimate, [(samples[1], sizes[0]), (samples[2], sizes[1])], confidence=confidence
+    )
+    return float(low), float(high), float(p)
