@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from neuroenc._util.errors import DataError
 from neuroenc.cli._errors import clean_errors
 
 __all__ = ["app"]
@@ -100,6 +101,8 @@ def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = N
     for row in bad.itertuples():
         found = "" if row.status == "missing" else f" (found {row.size} bytes, sha256 {row.sha256})"
         typer.echo(f"{row.status}: {row.path}: expected {row.expected_size} bytes, sha256 {row.expected_sha256}{found}")
+    if not len(table):
+        raise DataError(f"{name} has no list of files to verify. Next step: neuroenc data describe FOLDER.")
     where = ", ".join(dict.fromkeys(table.loc[table["status"] != "missing", "folder"])) or table["folder"].iloc[0]
     typer.echo(f"{name}: {len(table) - len(bad)} of {len(table)} files ok in {where}")
     if len(bad):

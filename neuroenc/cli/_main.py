@@ -51,7 +51,7 @@ def _root(
 @clean_errors
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report/, encoder/ and summary.json.")] = Path("neuroenc-demo"),
-    seed: Annotated[int, typer.Option(help="Of the simulated world and cortex.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the simulated world and cortex.", min=0, max=2**32 - 1)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """The whole path on a simulated world: features, ridge, noise ceilings, voxel captions, report."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_npy
+from neuroenc._util.files import check_readable_file, read_npy
+from neuroenc.data._io import load
 from neuroenc.data.loaders._found import Found
 
 __all__ = ["describe", "recognise"]
@@ -45,11 +46,15 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     if target.is_file():
         found = _file(target)
         return [found] if found else []
+    if os.path.lexists(target) and not target.is_dir():
+        check_readable_file(target, "path")
     if not target.is_dir():
         near = sorted(x.name for x in target.parent.iterdir())[:6] if target.parent.is_dir() else []
         raise DataError(f"{target} does not exist; {target.parent} holds {near}.")
+    if not os.access(target, os.R_OK | os.X_OK):
+        raise DataError(f"{target} may not be read by you. Next step: change its permissions.")
     here = recognise(target)
-    folders = sorted(x for x in target.iterdir() if x.is_dir())
+    folders = sorted(x for x in target.iterdir() if x.is_dir() and os.access(x, os.R_OK | os.X_OK))
     below = [f for folder in folders[:100] for f in recognise(folder)]
     # A folder of several data sets is none of them, whatever its folders hold.
     return here if {f.kind for f in below} <= {f.kind for f in here} else below
@@ -95,5 +100,6 @@ def _file(path: Path) -> Found | None:
         return Found("npy", "NumPy array", path, has, (),
                      f'make_responses(np.load("{path}"), stimulus=IDS)')  # fmt: skip
     if path.suffix == ".nc":
+        load(path, chunks={})
         return Found("neuroenc", "netCDF", path, {}, (), f'load("{path}")')
     return None

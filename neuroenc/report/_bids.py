@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from neuroenc._util.files import read_json, write_json, write_text
 from neuroenc.report._bids_files import write_map
 from neuroenc.report._bids_names import STANDARD_SPACES, check_label, file_name, label_of, space_label, stat_labels
 from neuroenc.report._bids_sidecars import description, parsed
-from neuroenc.report._exports import _n_vertices, numeric_scores, places
+from neuroenc.report._exports import MESHES, _n_vertices, numeric_scores, places
 
 __all__ = ["export_bids"]
 
@@ -143,6 +144,7 @@ def export_bids(
         "den": check_label("den", density) if density is not None else None,
         "desc": check_label("desc", desc) if desc is not None else None,
     }
+    _check_values(table, chosen)
     folder = Path(folder)
     plans = [
         plan
@@ -163,6 +165,46 @@ def export_bids(
     for plan in plans:
         written += write_map(folder, plan, sources, origin)
     return written
+
+
+def _check_values(scores: xr.Dataset, names: Sequence[str]) -> None:
+    """Values that maps of float32 hold, and names that files of regions hold."""
+    for name in names:
+        if name == "roi":
+            broken = [x for x in np.unique(scores["roi"].values.astype(str)).tolist() if not x.isprintable()]
+            if broken:
+                raise DataError(f"region {broken[0]!r} has characters that no label file holds. Next step: rename it.")
+            continue
+        values = np.asarray(scores[name].values)
+        if values.dtype.kind in "iu" and (values.astype(np.float32).astype(np.float64) != values).any():
+            raise DataError(f"score {name!r} has whole numbers above 2**24, which maps of float32 would round.")
+        if not np.isfinite(values.astype(np.float64)).any():
+            warnings.warn(f"score {name!r} has no finite value: its map is empty.", stacklevel=3)
+
+
+def _check_places(scores: xr.Dataset, volume: bool, surface: bool) -> None:
+    """Places that a map can have, told before anything is written."""
+    if surface:
+        sides = sorted(set(scores["hemi"].values.astype(str).tolist()) - {"L", "R"})
+        if sides:
+            raise DataError(f"hemi holds {sides[:3]}; legal are 'L' and 'R'.")
+        vertex = np.asarray(scores["vertex"].values)
+        if vertex.dtype.kind not in "iu" or (vertex.size and vertex.min() < 0):
+            raise DataError(f"vertex holds {vertex[:3].tolist()} ({vertex.dtype}); expected whole numbers from 0 on.")
+        named = MESHES.get(str(scores.attrs.get("space", "")))
+        if named and vertex.size and vertex.max() >= named:
+            raise DataError(
+                f"vertex reaches {vertex.max()}, and {scores.attrs['space']} has {named} vertices a hemisphere. "
+                "Next step: name the right space."
+            )
+    if volume:
+        ijk = [np.asarray(scores[axis].values) for axis in "ijk"]
+        if any(x.dtype.kind not in "iu" for x in ijk):
+            raise DataError(f"i, j, k are {[str(x.dtype) for x in ijk]}; expected whole numbers.")
+        # Here, because nibabel comes with it.
+        from neuroenc.data._maps import check_place
+
+        check_place(scores.attrs["affine"], scores.attrs["volume_shape"])
 
 
 def _subjects(scores: xr.Dataset, subject: str | None) -> list[tuple[str, xr.Dataset]]:
@@ -197,6 +239,7 @@ def _plan(
             or "voxels have no place: neither vertex and hemi, nor i, j, k with attrs['affine'] and"
             " attrs['volume_shape']. Next step: take scores from responses that carry them."
         )
+    _check_places(scores, volume, surface)
     named = str(space or scores.attrs.get("space", "") or "")
     volume_named = str(other or scores.attrs.get("volume_space", "") or "") if surface else named
     kinds = ([("surface", named)] if surface else []) + ([("volume", volume_named)] if volume else [])
@@ -240,7 +283,10 @@ def _check_folder(folder: Path) -> None:
     if not file.is_file():
         return
     found = read_json(file)
-    makers = [str(x.get("Name")) for x in found.get("GeneratedBy", []) if isinstance(x, Mapping)]
+    by = found.get("GeneratedBy", []) if isinstance(found, Mapping) else None
+    if not isinstance(by, list):
+        raise DataError(f"{file} is no description of a data set. Next step: another folder, or mend that file.")
+    makers = [str(x.get("Name")) for x in by if isinstance(x, Mapping)]
     if found.get("DatasetType") != "derivative" or "neuroenc" not in makers:
         kind = found.get("DatasetType", "raw")
         raise DataError(

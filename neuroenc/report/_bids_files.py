@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from neuroenc._util.files import write_json, write_text
+from neuroenc._util.files import write_json
+from neuroenc._util.tables import write_table
 from neuroenc.report._bids_sidecars import map_sidecar, roi_sidecar
 from neuroenc.report._exports import _n_vertices, _save
 
@@ -31,8 +33,9 @@ def write_map(folder: Path, plan: Mapping[str, Any], sources: Sequence[str], pro
         regions = sorted(set(text.tolist()) - {""})
         codes = {"": 0, **{region: k + 1 for k, region in enumerate(regions)}}
         numbers = numbers.copy(data=np.array([codes[x] for x in text.tolist()], dtype=np.int32))
-        rows = "".join(f"{k}\t{region}\n" for region, k in codes.items() if region)
-        files.append(write_text(base.with_name(base.name + ".tsv"), "index\tname\n" + rows))
+        listed = pd.DataFrame([(k, region) for region, k in codes.items() if region], columns=["index", "name"])
+        write_table(listed, base.with_name(base.name + ".tsv"), sep="\t")
+        files.append(base.with_name(base.name + ".tsv"))
     sidecar = roi_sidecar(scores, **about) if name == "roi" else map_sidecar(name, scores, **about)
     if plan["kind"] == "volume":
         kind: Any = np.int32 if name == "roi" else np.float32

@@ -54,7 +54,17 @@ def ceiling_convention(name: str, scores: xr.Dataset) -> str:
 
 
 def _plain_attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(k): v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in attrs.items()}
+    """Attributes as JSON holds them; what it does not hold is written as text."""
+
+    def plain(value: Any) -> Any:
+        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            return str(value)
+        return value
+
+    return {str(k): plain(v) for k, v in attrs.items()}
 
 
 def parsed(provenance: str | Mapping[str, Any] | None) -> Any:

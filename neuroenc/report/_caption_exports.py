@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.files import atomic_path, write_json, write_text
+from neuroenc._util.tables import write_table
 from neuroenc.report._caption_data import VoxelTable
 from neuroenc.report._exports import (
     _n_vertices,
@@ -31,8 +32,7 @@ __all__ = ["write_label_maps", "write_study_files"]
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    write_table(frame, path)
     return path
 
 

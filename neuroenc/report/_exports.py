@@ -10,9 +10,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.errors import DataError
 from neuroenc._util.files import atomic_path, write_json
+from neuroenc._util.tables import write_table
 
 __all__ = ["numeric_scores", "places", "write_captions", "write_maps", "write_scores"]
+
+# Vertices of a hemisphere.
+MESHES = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage7": 163842, "fsaverage": 163842}
 
 
 def numeric_scores(scores: xr.Dataset) -> list[str]:
@@ -45,11 +50,17 @@ def places(scores: xr.Dataset) -> tuple[bool, bool, str]:
     return volume, surface, ""
 
 
+def _file_part(name: str) -> str:
+    """A score's name as part of a file's name: it cannot lead out of the folder."""
+    if not name.isprintable() or not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
+        raise DataError(f"score {name!r} cannot be part of a file's name. Next step: rename it.")
+    return name
+
+
 def _n_vertices(scores: xr.Dataset) -> int:
     """Vertices per hemisphere of the smallest fsaverage mesh that holds all; the highest vertex if none does."""
     highest = int(scores["vertex"].values.max()) + 1
-    by_space = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage7": 163842, "fsaverage": 163842}
-    named = by_space.get(str(scores.attrs.get("space", "")), 0)
+    named = MESHES.get(str(scores.attrs.get("space", "")), 0)
     fitting = [n for n in (10242, 40962, 163842) if n >= highest]
     return named if named >= highest else (fitting[0] if fitting else highest)
 
@@ -60,8 +71,7 @@ def _record(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def write_captions(folder: Path, captions: pd.DataFrame) -> list[Path]:
     """``captions.csv`` and ``captions.json`` (a list of records; a missing number is null)."""
-    with atomic_path(folder / "captions.csv") as temporary:
-        captions.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+    write_table(captions, folder / "captions.csv")
     write_json(folder / "captions.json", [_record(row) for row in captions.to_dict("records")])
     return [folder / "captions.csv", folder / "captions.json"]
 
@@ -89,12 +99,12 @@ def write_maps(folder: Path, scores: xr.Dataset, names: Iterable[str]) -> list[P
         values = np.asarray(scores[name].values, dtype=np.float32)
         if volume:
             image = unmask(scores[name].astype(np.float32).assign_attrs(scores.attrs))
-            written.append(_save(image, folder / "maps" / f"{name}.nii.gz", nib))
+            written.append(_save(image, folder / "maps" / f"{_file_part(name)}.nii.gz", nib))
         if surface:
             vertex, hemis = scores["vertex"].values, scores["hemi"].values
             meshes = to_gifti(values, vertex, hemis, n_vertices=_n_vertices(scores), name=name)
             for hemi, mesh in meshes.items():
-                written.append(_save(mesh, folder / "maps" / f"{name}_hemi-{hemi}.func.gii", nib))
+                written.append(_save(mesh, folder / "maps" / f"{_file_part(name)}_hemi-{hemi}.func.gii", nib))
     return written
 
 

@@ -37,11 +37,18 @@ def find_scores(run: str | os.PathLike[str]) -> Path:
     run = Path(run)
     if run.is_file() and run.suffix == ".nc":
         return run
+    if run.exists() and not run.is_dir():
+        raise DataError(f"{run} is no scores.nc. Next step: the folder that neuroenc run, demo or caption wrote.")
     if not run.is_dir():
         raise DataError(f"{run} does not exist. Next step: the folder that neuroenc run, demo or caption wrote.")
     for place in _PLACES:
         if (run / place).is_file():
             return run / place
+    if (run / "comparison.csv").is_file():
+        raise DataError(
+            f"{run} is a comparison: its voxels.nc holds scores of several cells. Next step: select one of them and "
+            "use neuroenc.report.export_bids."
+        )
     deeper = sorted(p.parent.relative_to(run).as_posix() for p in run.glob("*/*/scores.nc") if p.parts[-3] != ".steps")
     hint = f" Next step: one of the runs within, {', '.join(deeper[:5])}." if deeper else ""
     raise DataError(f"{run} holds no scores (looked for {', '.join(_PLACES)}).{hint or ' Has the run ended?'}")
@@ -56,6 +63,8 @@ def _provenance(scores: xr.Dataset, file: Path) -> dict[str, Any]:
         beside = file.parent / name
         if beside.is_file() and "run" not in found:
             record = read_json(beside)
+            if not isinstance(record, dict):
+                raise DataError(f"{beside} holds no record. Next step: run again, or move it away.")
             found["run"] = record if key is None else record.get(key, {})
     return found
 

@@ -7,6 +7,7 @@ import re
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -14,6 +15,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import read_surface
 from neuroenc.report import export_bids
 from neuroenc.report._bids_names import ENTITIES, check_label, label_of
+from neuroenc.report._exports import write_captions, write_maps
 
 NAME = re.compile(
     r"sub-(?P<sub>[0-9A-Za-z+]+)(_ses-(?P<ses>[0-9A-Za-z+]+))?(_task-[0-9A-Za-z+]+)?_space-(?P<space>[0-9A-Za-z+]+)"
@@ -212,6 +214,70 @@ def test_refusals(volume, surface, tmp_path):
     with pytest.raises(DataError, match="raw data set"):
         export_bids(volume, raw, subject="01")
     assert [p.name for p in raw.iterdir()] == ["dataset_description.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.assign_attrs(affine=[1, 2, 3]), "16 numbers"),
+        (lambda s: s.assign_attrs(affine="x"), "16 numbers"),
+        (lambda s: s.assign_attrs(affine=[0.0] * 16), "places no volume"),
+        (lambda s: s.assign_attrs(affine=[float("nan")] * 16), "places no volume"),
+        (lambda s: s.assign_attrs(volume_shape="abc"), "three whole numbers"),
+        (lambda s: s.assign_attrs(volume_shape=[6, 7, 0]), "three whole numbers"),
+        (lambda s: s.assign_attrs(volume_shape=[2, 2, 2]), "outside a volume"),
+        (lambda s: s.assign_coords(i=s["i"] + 0.5), "whole numbers"),
+        (lambda s: s.assign_coords(roi=("voxel", ["V1\x01"] + ["V1"] * (s.sizes["voxel"] - 1))), "no label file"),
+        (lambda s: s.assign(n=("voxel", np.arange(s.sizes["voxel"]) + 2**24)), "round"),
+    ],
+)
+def test_scores_that_no_map_can_hold_are_refused(volume, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        export_bids(change(volume), tmp_path, subject="01")
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.assign_coords(hemi=("voxel", [x.lower() + "h" for x in s["hemi"].values])), "'L' and 'R'"),
+        (lambda s: s.assign_coords(vertex=s["vertex"] - 10**6), "from 0 on"),
+        (lambda s: s.assign_coords(vertex=s["vertex"] + 0.5), "whole numbers"),
+        (lambda s: s.assign_coords(vertex=s["vertex"] + 20_000).assign_attrs(space="fsaverage5"), "10242"),
+    ],
+)
+def test_vertices_that_no_mesh_has_are_refused(surface, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        export_bids(change(surface), tmp_path, subject="01")
+
+
+def test_a_score_without_values_is_told_and_odd_attributes_are_written(volume, tmp_path):
+    scores = volume[["r"]].copy(data={"r": np.full(volume.sizes["voxel"], np.nan)})
+    scores["r"].attrs["odd"] = {1, 2}
+    with pytest.warns(UserWarning, match="no finite value"):
+        export_bids(scores, tmp_path, subject="01", names=["r"])
+    side = json.loads(next(tmp_path.rglob("*stat-r_statmap.json")).read_text())
+    assert side["Attributes"]["odd"] == "{1, 2}"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"GeneratedBy": 3}'])
+def test_a_description_that_is_none_is_refused(volume, tmp_path, text):
+    (tmp_path / "dataset_description.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset_description\.json"):
+        export_bids(volume, tmp_path, subject="01")
+
+
+def test_regions_and_captions_run_no_formula_and_names_stay_in_the_folder(volume, tmp_path):
+    names = np.where(volume["k"] > 2, "=HYPERLINK(1)", "V1")
+    export_bids(volume.assign_coords(roi=("voxel", names)), tmp_path / "bids", subject="01", names=["roi"])
+    rows = next((tmp_path / "bids").rglob("*_dseg.tsv")).read_text().splitlines()
+    assert rows == ["index\tname", "1\t'=HYPERLINK(1)", "2\tV1"]
+    write_captions(tmp_path, pd.DataFrame({"voxel": [1, 2], "caption": ["=1+1", "a dog"]}))
+    assert (tmp_path / "captions.csv").read_text() == "voxel,caption\n1,'=1+1\n2,a dog\n"
+    assert json.loads((tmp_path / "captions.json").read_text())[0]["caption"] == "=1+1"
+    for name in ("../r", "a/b", "a\\b", ".r"):
+        with pytest.raises(DataError, match="file's name"):
+            write_maps(tmp_path / "report", volume.rename(r=name), [name])
 
 
 @pytest.mark.parametrize("text", ["r_normalised", "above chance", "Ω r", "β-weights 2", "a__b"])

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.files import atomic_path, write_json
+from neuroenc._util import tables
+from neuroenc._util.files import write_json
 from neuroenc.data import save
 from neuroenc.encoders.comparison._cells import Cell
 from neuroenc.encoders.comparison._grid import Job
@@ -99,9 +100,8 @@ def summarise(comparison: Comparison, q: float = 0.05) -> dict[str, Any]:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """CSV, whole or not at all."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.8g")
+    """CSV, whole or not at all, without cells that a spreadsheet would run."""
+    tables.write_table(table, path, float_format="%.8g")
 
 
 def voxel_file(comparison: Comparison, q: float = 0.05) -> xr.Dataset:
