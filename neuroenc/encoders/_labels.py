@@ -13,7 +13,7 @@ import xarray as xr
 
 from neuroenc._util.arrays import as_numpy, is_dask, is_torch, refuse_sparse
 from neuroenc._util.errors import DataError
-from neuroenc.data import align, check_affine
+from neuroenc.data import align
 
 __all__ = [
     "column_block",
@@ -126,6 +126,8 @@ def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, w
                 f"Next step: the {what} that belong to it, or {what}.{step} if their voxels do correspond."
             )
     if "affine" in space and "affine" in other:
+        from neuroenc.data import check_affine  # here, because nibabel comes with it
+
         check_affine(space["affine"], other["affine"], names=("the fitted voxels", f"the {what}"))
     if voxels is None or there is None:
         return Y
