@@ -35,12 +35,11 @@ def labels_of(a: Any, axis: int, names: tuple[str, ...]) -> dict[str, NDArray[An
 
 def match_labels(a: Any, b: Any, names: tuple[str, str]) -> Any:
     """``b`` in the order of ``a`` by the labels of samples and voxels that both have; other labels are refused."""
-    ndim = np.ndim(a)
-    if not (_labelled(a) and _labelled(b)) or np.ndim(b) != ndim:
+    if not (_labelled(a) and _labelled(b)) or np.ndim(a) != np.ndim(b):
         return b
     if hasattr(a, "dims") and hasattr(b, "dims") and a.dims != b.dims and set(a.dims) == set(b.dims):
         b = b.transpose(*a.dims)
-    for axis in range(min(ndim, 2)):
+    for axis in range(min(np.ndim(a), 2)):
         kind, legal = ("stimulus", _ROWS) if axis == 0 else ("voxel", _VOXELS)
         b = _reorder(b, axis, labels_of(a, axis, legal), labels_of(b, axis, legal), kind, names)
     return b

@@ -1,0 +1,253 @@
+"""Labelled arrays are matched by label; arrays of every kind give the right numbers or are refused in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import xarray as xr
+from scipy.spatial.distance import pdist
+
+from neuroenc import stats
+from neuroenc._util.errors import NeuroencError
+
+N, V = 24, 5
+
+
+def labelled(values, voxels=None, stimuli=None):
+    return xr.DataArray(
+        values, dims=("stimulus", "voxel"),
+        coords={"stimulus": [f"s{k}" for k in range(N)] if stimuli is None else stimuli,
+                "voxel": np.arange(10, 10 + V) if voxels is None else voxels},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((N, V))
+    return labelled(y), labelled(y + np.arange(V) * rng.standard_normal((N, V)))
+
+
+CALLS = {
+    "score": lambda y, p: stats.score(y, p),
+    "bootstrap": lambda y, p: stats.bootstrap(y, p, n_bootstraps=50).low,
+    "bootstrap_difference": lambda y, p: stats.bootstrap_difference(y, p, 2 * y + p, n_bootstraps=50).low,
+    "bootstrap_difference, second": lambda y, p: stats.bootstrap_difference(y, 2 * y, p, n_bootstraps=50).low,
+    "bootstrap_rois": lambda y, p: stats.bootstrap_rois(y, p, {"a": [0, 1]}, n_bootstraps=50)["a"].low,
+    "bootstrap_samples": lambda y, p: stats.bootstrap_samples(y, p, n_bootstraps=50)[1],
+    "permutation_test": lambda y, p: stats.permutation_test(y, p, n_permutations=30).statistic,
+    "paired_permutation_test": lambda y, p: stats.paired_permutation_test(y, p, y, n_permutations=30).difference,
+    "bootstrap_subjects": lambda y, p: stats.bootstrap_subjects(
+        {"a": (y, p), "b": (y, p)}, n_bootstraps=50, statistic=None
+    ).estimate,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_order_of_labels_changes_nothing_and_other_labels_are_refused(name, pair):
+    y, p = pair
+    call, rng = CALLS[name], np.random.default_rng(1)
+    expected = call(y.values, p.values)
+    for turned in (p[:, ::-1], p[rng.permutation(N)], p.T, p[:, ::-1].to_pandas()):
+        mine = y.to_pandas() if isinstance(turned, pd.DataFrame) else y
+        np.testing.assert_allclose(call(mine, turned), expected, rtol=1e-9)
+    for other in (p.assign_coords(voxel=np.arange(V)), p.assign_coords(stimulus=[f"t{k}" for k in range(N)])):
+        with pytest.raises(NeuroencError, match=r"name different (voxel|stimulus) labels"):
+            call(y, other)
+
+
+def test_ceilings_partitions_and_subjects_are_matched(pair):
+    y, p = pair
+    score = xr.DataArray(np.linspace(0.1, 0.5, V), dims="voxel", coords={"voxel": y.voxel})
+    ceiling = xr.DataArray(np.linspace(0.6, 1.0, V), dims="voxel", coords={"voxel": y.voxel})
+    unit = {"score_unit": "r", "ceiling_unit": "r"}
+    np.testing.assert_allclose(stats.normalise(score, ceiling[::-1], **unit), score.values / ceiling.values)
+    with pytest.raises(NeuroencError, match="voxel labels"):
+        stats.normalise(score, ceiling.assign_coords(voxel=np.arange(V)), **unit)
+    joint = stats.partition_variance({"a": score, "b": ceiling[::-1], ("a", "b"): ceiling})
+    np.testing.assert_allclose(joint.unique("a"), 0.0)
+    stimulus = np.repeat(np.arange(N), 2)
+    single = labelled(y.values)[stimulus] + np.random.default_rng(2).standard_normal((2 * N, V))
+    settings = {"total": "empirical", "n_bootstraps": 50}
+    plain = stats.bootstrap_normalised(y, p, single, stimulus, **settings).estimate
+    turned = stats.bootstrap_normalised(y, p, single[:, ::-1], stimulus, **settings).estimate
+    np.testing.assert_allclose(turned, plain)
+    # Stimuli of two subjects are drawn together by their labels, in whatever order they stand.
+    whole = {"a": (y, p), "b": (y, p)}
+    order = np.random.default_rng(3).permutation(N)
+    mixed = {"a": (y, p), "b": (y[order], p[order])}
+    one, two = (stats.bootstrap_subjects(d, over="stimuli", n_bootstraps=50).standard_error for d in (whole, mixed))
+    assert float(one) == pytest.approx(float(two))
+
+
+def test_repeated_stimuli_in_another_order_are_refused(pair):
+    y, p = pair
+    names = np.repeat([f"s{k}" for k in range(N // 2)], 2)
+    y, p = y.assign_coords(stimulus=names), p.assign_coords(stimulus=names)
+    np.testing.assert_allclose(stats.score(y, p), stats.score(y.values, p.values))
+    with pytest.raises(NeuroencError, match="several times"):
+        stats.score(y, p[::-1])
+
+
+def test_plain_and_labelled_arrays_meet_by_position(pair):
+    y, p = pair
+    np.testing.assert_array_equal(stats.score(y, p.values[:, ::-1]), stats.score(y.values, p.values[:, ::-1]))
+    frame = pd.DataFrame(p.values)  # counted, not labelled
+    np.testing.assert_array_equal(stats.score(y.to_pandas(), frame), stats.score(y.values, p.values))
+
+
+@pytest.mark.parametrize("metric", ["r", "r2", "ev"])
+@pytest.mark.parametrize("size", [1e-200, 1e-30, 1e-20, 1e20, 1e200])
+def test_sizes_far_from_one_change_nothing(metric, size, pair):
+    y, p = (x.values for x in pair)
+    expected = stats.score(y, p, metric)
+    np.testing.assert_allclose(stats.score(size * y, size * p, metric), expected, rtol=1e-9)
+    if metric == "r":
+        np.testing.assert_allclose(stats.score(size * y, p, "r"), expected, rtol=1e-9)
+    low = stats.bootstrap(size * y, size * p, metric=metric, n_bootstraps=50).low
+    np.testing.assert_allclose(low, stats.bootstrap(y, p, metric=metric, n_bootstraps=50).low, rtol=1e-7)
+    null = stats.permutation_test(size * y, size * p, metric=metric, n_permutations=20).p
+    np.testing.assert_array_equal(null, stats.permutation_test(y, p, metric=metric, n_permutations=20).p)
+    paired = stats.paired_permutation_test(size * y, size * p, size * y, metric=metric, n_permutations=20).p
+    np.testing.assert_array_equal(paired, stats.paired_permutation_test(y, p, y, metric=metric, n_permutations=20).p)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_small_floats_stay_correlations(dtype):
+    rng = np.random.default_rng(0)
+    y = (rng.standard_normal((60, 3)) * (1e-30 if dtype == "float32" else 1e-3)).astype(dtype)
+    assert stats.score(y, y) == pytest.approx(1.0)
+    assert (np.abs(stats.score(y, y[::-1])) <= 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "bool"])
+def test_whole_numbers_do_not_overflow(dtype):
+    rng = np.random.default_rng(0)
+    top = 2 if dtype == "bool" else np.iinfo(dtype).max
+    a, b = (rng.integers(0, top, (50, 3)).astype(dtype) for _ in range(2))
+    real = a.astype(float), b.astype(float)
+    for metric in ("r", "r2", "ev"):
+        np.testing.assert_allclose(stats.score(a, b, metric), stats.score(*real, metric))
+    np.testing.assert_allclose(stats.bootstrap(a, b, n_bootstraps=50).low, stats.bootstrap(*real, n_bootstraps=50).low)
+    for metric in ("euclidean", "cosine", "correlation"):
+        np.testing.assert_allclose(stats.rdm(a, metric), stats.rdm(real[0], metric), equal_nan=True)
+    ids = np.repeat(np.arange(25), 2)
+    np.testing.assert_allclose(
+        stats.ncsnr(a, ids, total="empirical"), stats.ncsnr(real[0], ids, total="empirical"), equal_nan=True
+    )
+
+
+def test_masked_values_are_missing_everywhere(pair):
+    y, p = (x.values for x in pair)
+    mask = np.zeros((N, V), dtype=bool)
+    mask[[3, 4], 1] = True
+    holed = np.where(mask, np.nan, y)
+    masked = np.ma.MaskedArray(np.where(mask, 1e6, y), mask)
+    for call in CALLS.values():
+        np.testing.assert_allclose(call(masked, p), call(holed, p))
+    q = np.ma.MaskedArray([0.01, 0.02, 0.5], [False, True, False])
+    np.testing.assert_allclose(stats.fdr(q), stats.fdr([0.01, np.nan, 0.5]))
+    ids = np.repeat(np.arange(N // 2), 2)
+    np.testing.assert_allclose(
+        stats.ncsnr(masked, ids, total="empirical", weighting="df"),
+        stats.ncsnr(holed, ids, total="empirical", weighting="df"),
+    )
+    ceiling = np.ma.MaskedArray(np.full(V, 0.8), np.arange(V) == 2)
+    found = stats.normalise(np.full(V, 0.4), ceiling, score_unit="r", ceiling_unit="r")
+    assert np.isnan(found).tolist() == [False, False, True, False, False]
+    with pytest.raises(NeuroencError, match="NaN"):
+        stats.rdm(masked)
+
+
+def test_tensors_of_every_kind():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-4, 5, (30, 2)).astype(float) for _ in range(2))  # 16 bits hold them exactly
+    expected = stats.score(a, b)
+    for make in (lambda x: torch.tensor(x).bfloat16(), lambda x: torch.tensor(x, requires_grad=True)):
+        np.testing.assert_allclose(stats.score(make(a), make(b)), expected)
+        np.testing.assert_allclose(stats.rdm(make(a)), stats.rdm(a), equal_nan=True)
+        assert np.isfinite(stats.bootstrap(make(a), make(b), n_bootstraps=50).low).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda y: scipy.sparse.csr_matrix(y), "sparse"),
+        (lambda y: y.astype(complex), "complex"),
+        (lambda y: y.astype(object), "object"),
+        (lambda y: y.astype(str), "legal are real numbers"),
+        (lambda y: [[1.0, 2.0], [3.0]], "different lengths"),
+    ],
+)
+def test_what_holds_no_real_numbers_is_refused(make, message, pair):
+    y = pair[0].values
+    for call in (stats.score, lambda a, b: stats.bootstrap(b, a), lambda a, b: stats.rdm(a)):
+        with pytest.raises(NeuroencError, match=message):
+            call(make(y), y)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, -1, float("nan"), "0.95", None, True])
+def test_levels_are_fractions(level, pair):
+    y, p = (x.values for x in pair)
+    for call in (
+        lambda: stats.bootstrap(y, p, confidence=level),
+        lambda: stats.sample_interval(np.arange(50.0), 1.0, n_units=9, confidence=level),
+        lambda: stats.bootstrap_subjects({"a": (y, p), "b": (y, p)}, confidence=level),
+        lambda: stats.bootstrap_rdms(stats.rdm(y), stats.rdm(p), over="stimuli", confidence=level),
+    ):
+        with pytest.raises(NeuroencError, match=r"confidence=.* fraction between 0 and 1"):
+            call()
+
+
+def test_repeats_without_noise_have_an_infinite_ratio_and_a_ceiling_of_one():
+    rng = np.random.default_rng(6)
+    ids = np.repeat(np.arange(100), 3)
+    y = np.repeat(rng.standard_normal((100, 2)), 3, axis=0)
+    y = (y - y.mean(0)) / y.std(0)
+    for values in (y, y.astype(np.float32), 1e-30 * y, y + 1e3):
+        scale = {"total": "empirical"} if np.median(values.var(axis=0)) < 0.5 else {}
+        assert np.isposinf(stats.ncsnr(values, ids, **scale)).all()
+    np.testing.assert_allclose(stats.ceiling_from_repeats(y, ids, unit="r"), 1.0)
+    noisy = y + 1e-6 * rng.standard_normal(y.shape)  # little noise is noise
+    assert np.isfinite(stats.ncsnr(noisy, ids)).all()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis", "crossnobis"])
+def test_distances_do_not_depend_on_an_offset(metric):
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((8, 30))
+    settings = {"precision": np.ones(30)} if metric == "mahalanobis" else {}
+    if metric == "crossnobis":
+        settings = {"folds": (np.tile(np.arange(4), 2), np.repeat([0, 1], 4))}
+    shifted = x + 1e7
+    np.testing.assert_allclose(
+        stats.rdm(shifted, metric, **settings), stats.rdm(shifted - 1e7, metric, **settings), rtol=1e-6, atol=1e-9
+    )
+    if metric == "euclidean":
+        np.testing.assert_allclose(stats.rdm(shifted, metric), pdist(shifted, "sqeuclidean") / 30, rtol=1e-6)
+
+
+def test_memory_as_everywhere_else(pair):
+    y, p = (x.values for x in pair)
+    np.testing.assert_array_equal(stats.score(y, p, max_memory="1GB"), stats.score(y, p))
+    ids = np.repeat(np.arange(N // 2), 2)
+    assert len(stats.ncsnr(y, ids, total="empirical", max_memory="10 MB")) == V
+    assert stats.permutation_test(y, p, n_permutations=9, max_memory="1MB").p.shape == (V,)
+    for wrong in ("1.2.3GB", "GB", -1, float("nan")):
+        with pytest.raises(NeuroencError, match="max_memory"):
+            stats.score(y, p, max_memory=wrong)
+
+
+def test_too_little_data_is_said(pair):
+    y, p = (x.values for x in pair)
+    with pytest.raises(NeuroencError, match="1 sample"):
+        stats.score(y[:1], p[:1])
+    assert np.isnan(stats.score(np.full_like(y, np.nan), p)).all()
+    assert np.isnan(stats.score(np.ones_like(y), p)).all()
+    for name in ("n_permutations", "n_bootstraps"):
+        call = stats.permutation_test if name == "n_permutations" else stats.bootstrap
+        with pytest.raises(NeuroencError, match=f"{name}=0"):
+            call(y, p, **{name: 0})
