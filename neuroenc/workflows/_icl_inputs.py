@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._util.errors import ConfigError, DataError, NeuroencError
-from neuroenc._util.files import check_readable_file, hash_array, hash_json, read_sealed_json, write_sealed_json
+from neuroenc._util.files import check_readable_file, hash_json, read_sealed_json, write_sealed_json
 from neuroenc._version import __version__
 from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior
@@ -140,15 +141,20 @@ def _checked(part: Part, say: Callable[[str], None]) -> Part:
                 f"{[str(v) for v in names]}). Next step: leave those voxels out of training subjects."
             )
     # A subject is known by its responses: a copy of a training subject is not new.
-    known = {hash_array(s.Y.values): s.name for s in tasks.train}
-    if len(known) < len(tasks.train):
-        raise DataError(f"training subjects {[s.name for s in tasks.train]} hold the same responses twice.")
+    known: dict[str, set[bytes]] = {}
+    for subject in tasks.train:
+        rows = _row_hashes(subject.Y)
+        for name, others in known.items():
+            if 2 * len(rows & others) > len(rows):
+                raise DataError(f"training subjects {name} and {subject.name} have the same responses.")
+        known[subject.name] = rows
     learned = {i for s in tasks.train for i in s.Y["stimulus"].values.astype(str).tolist()}
     for subject in tasks.test:
         whole = [subject.Y] if subject.Y_query is None else [subject.Y, subject.Y_query]
-        for responses in whole:
-            if hash_array(responses.values) in known:
-                raise DataError(f"{subject.name} has the responses of {known[hash_array(responses.values)]}: not new.")
+        rows = set().union(*map(_row_hashes, whole))
+        for name, others in known.items():
+            if 2 * len(rows & others) > len(rows):
+                raise DataError(f"{subject.name} has the responses of {name}: not new.")
         if subject.Y_query is None:
             continue
         pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in whole)
@@ -160,6 +166,10 @@ def _checked(part: Part, say: Callable[[str], None]) -> Part:
         if query & learned:
             say(f"  {subject.name}: training subjects saw {len(query & learned)} of its {len(query)} query stimuli")
     return part
+
+
+def _row_hashes(responses: xr.DataArray) -> set[bytes]:
+    return {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.ascontiguousarray(responses.values)}
 
 
 def _kept(

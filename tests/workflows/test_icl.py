@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,3 +357,285 @@ def test_v4_priors_are_places(mirror, tmp_path):
     assert again.tasks.test[0].name == part.tasks.test[0].name
     mixture = make_mixture(config, part, quiet)
     assert mixture.n_components == 2 * 16 + 3
+
+
+def test_what_the_commands_leave_is_used_in_a_new_process(study, tmp_path):
+    """Models, mixture, prior, encoder, predictions and the curve: loaded elsewhere, they give what the run gave."""
+    folder, out, found = study
+    model = out / "finetune" / "anchored"
+    settings = [f'predict.model="{model}"', "predict.n_support=40", "evaluate.n_draws=1"]
+    icl_predict(read_icl_config(folder / "icl.toml", settings), tmp_path / "predicted", progress=False, say=quiet)
+    script = tmp_path / "use.py"
+    script.write_text(
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np, pandas as pd\n"
+        "from neuroenc import data, stats\n"
+        "from neuroenc.encoders import InContextEncoder, load_encoder\n"
+        "from neuroenc.encoders.incontext import EmpiricalBayesRidge, PriorMixture, WeightPrior, load_model\n"
+        "from neuroenc.encoders.incontext import support_curve, summarise_curve\n"
+        "folder, out, predicted = map(Path, sys.argv[1:])\n"
+        "X, Y = data.load(folder / 'features.nc'), data.load(folder / 'new.nc')\n"
+        "X = data.match(X, Y)\n"
+        "found = {}\n"
+        "given = data.load(predicted / 'predictions.nc')\n"
+        "encoder = load_encoder(predicted / 'encoder')\n"
+        "rows = X.sel(stimulus=given.stimulus)\n"
+        "found['encoder'] = float(abs(encoder.predict(rows) - given.predicted).max())\n"
+        "ev = stats.explained_variance(Y.sel(stimulus=given.stimulus).values.astype(float), given.predicted.values)\n"
+        "found['mean_explained_variance'] = float(np.nanmean(ev))\n"
+        "order = np.random.default_rng([0, len(Y)]).permutation(len(Y))\n"
+        "query, pool = np.sort(order[:40]), np.sort(order[40:])\n"
+        "prior = WeightPrior.load(next((out / '.steps').glob('prior-*')))\n"
+        "model = load_model(out / 'finetune' / 'anchored')\n"
+        "methods = {'in-context': InContextEncoder(model, response_scale='as-is'),\n"
+        "           'ridge (empirical Bayes)': EmpiricalBayesRidge(prior)}\n"
+        "curve = support_curve(methods, X[pool], Y[pool], X[query], Y[query], sizes=[12, 40, 80], n_draws=2,\n"
+        "                      progress=False)\n"
+        "table = summarise_curve(curve, n_bootstraps=10)\n"
+        "found['curve'] = {f\"{r['method']}:{r['size']}\": r['explained_variance'] for r in table.to_dict('records')}\n"
+        "mixture = data.load(next((out / '.steps').glob('mixture-*.nc')))\n"
+        "mixture = PriorMixture(**{str(k): v.values for k, v in mixture.items()})\n"
+        "found['mixture'] = [mixture.n_components, mixture.n_features, float(mixture.share.sum())]\n"
+        "for stage in ('pretrain', 'extend', 'finetune'):\n"
+        "    steps = pd.read_csv(out / stage / 'anchored' / 'curves.csv')['step'].max()\n"
+        "    found[stage] = [load_model(out / stage / 'anchored').config.n_features, int(steps)]\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), str(out), str(tmp_path / "predicted")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    used = json.loads(done.stdout.splitlines()[-1])
+    assert used["encoder"] < 1e-5
+    said = json.loads((tmp_path / "predicted" / "summary.json").read_text())
+    assert used["mean_explained_variance"] == pytest.approx(said["mean_explained_variance"], abs=1e-6)
+    for name, value in used["curve"].items():
+        assert found["evaluate"][f"explained_variance:{name}"] == pytest.approx(value, abs=1e-4), name
+    assert used["mixture"][1:] == [10, pytest.approx(1.0)]
+    assert [used[s][1] for s in ("pretrain", "extend", "finetune")] == [30, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("query voxels", None),
+        ("other voxels", "of the fitted ones are missing"),
+        ("shared queries", "5 stimuli are in the pool and among the queries"),
+        ("a training subject", "new has the responses of train-2: not new"),
+        ("missing training responses", r"train-2: 2 responses of 1 voxels are missing \(NaN; first: \['4'\]\)"),
+        ("other features", "backbone='dino'"),
+    ],
+)
+def test_subjects_are_put_together_by_labels(study, tmp_path, what, message):
+    folder = study[0]
+    features, new, two = (data.load(folder / f"{n}.nc") for n in ("features", "new", "two"))
+    text = CONFIG.replace('"features.nc"', f'"{folder}/features.nc"')
+    for name in ("one", "two", "new"):
+        text = text.replace(f'"{name}.nc"', f'"{folder}/{name}.nc"')
+    pool, query = new[:100], new[100:]
+    if what == "missing training responses":
+        values = two.values.copy()
+        values[[3, 9], 4] = np.nan
+        data.save(two.copy(data=values), tmp_path / "two.nc")
+        text = text.replace(f"{folder}/two.nc", "two.nc")
+    if what == "a training subject":
+        text = text.replace(f"{folder}/new.nc", f"{folder}/two.nc")
+        pool = None
+    if what == "other features":
+        data.save(features.assign_attrs(backbone="clip"), tmp_path / "clip.nc")
+        data.save(features.assign_attrs(backbone="dino"), tmp_path / "dino.nc")
+        text = text.replace(f"{folder}/features.nc", "clip.nc", 2).replace(f"{folder}/features.nc", "dino.nc")
+        pool = None
+    if what == "query voxels":
+        query = query[:, np.random.default_rng(0).permutation(30)]
+    if what == "other voxels":
+        query = query.assign_coords(voxel=query["voxel"].values + 1)
+    if what == "shared queries":
+        pool = new[:105]
+    if pool is not None:
+        data.save(pool, tmp_path / "pool.nc")
+        data.save(query, tmp_path / "query.nc")
+        text = text.replace(f'"{folder}/new.nc"', '"pool.nc"\nquery_responses = "query.nc"')
+    (tmp_path / "mine.toml").write_text(text)
+    config = read_icl_config(tmp_path / "mine.toml")
+    if message is not None:
+        with pytest.raises(DataError, match=message):
+            load_parts(config, tmp_path, None, False, quiet)
+        return
+    (part,) = load_parts(config, tmp_path, None, False, quiet)
+    subject = part.tasks.test[0]
+    assert subject.Y_query["voxel"].values.tolist() == subject.Y["voxel"].values.tolist()
+    np.testing.assert_array_equal(subject.Y_query.values, new[100:].values)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("predict.n_support=0", "predict.n_support=0 is not legal"),
+        ("predict.n_support=-5", "predict.n_support=-5 is not legal"),
+        ("predict.response_scale=chek", "did you mean 'check'"),
+        ("evaluate.sizes=[40, 40]", "name one twice"),
+        ("evaluate.n_query=1", "evaluate.n_query=1 is not legal"),
+        ("evaluate.n_bootstraps=0", "evaluate.n_bootstraps=0"),
+        ("evaluate.methods=[]", "evaluate.methods is empty"),
+        ('evaluate.models={"mean response"="world"}', "is the name of a baseline"),
+        ("seed=-1", "seed=-1 is not legal"),
+        ("finetune.seed=-2", "finetune.seed=-2"),
+        ("model.heads=3", "does not divide dim"),
+        ("model.clusters=0", "model.clusters=0"),
+        ("extend.ceiling=[0.9, 0.2]", "extend.ceiling"),
+        ("pretrain.isotropic_share=2.0", "isotropic_share = 2.0"),
+        ("pretrain.validation_sizes=[]", "validation_sizes"),
+        ("pretrain.minutes=-1.0", "minutes = -1.0"),
+    ],
+)
+def test_settings_are_refused_when_they_are_read(study, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        read_icl_config(study[0] / "icl.toml", [setting])
+
+
+@pytest.mark.parametrize(
+    ("example", "setting", "message"),
+    [
+        ("v4", 'task.held_out=["RA"]', "unknown animal 'RA'"),
+        ("v4", "task.held_out=[]", "at least one animal"),
+        ("v4", "task.options.n_features=999", "n_features = 999 must be from 1 to 256"),
+        ("v4", 'task.options.sessions=["190923", "190925"]', "unknown animal 'PE'"),
+        ("world", "task.seeds=[0]", "share \\[0\\]"),
+        ("world", "task.test_seeds=[-1]", "task.test_seeds=-1"),
+        ("world", "task.options.n_voxels=0", "n_voxels=0"),
+        ("world", 'task.options.novel_prior="no"', "expected true or false"),
+    ],
+)
+def test_tasks_are_refused_when_they_are_read(example, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        example_icl_config(example, [setting])
+
+
+def test_what_cannot_work_is_said_before_subjects_are_made(monkeypatch, tmp_path):
+    """Of the simulated world: no scene is drawn."""
+    import neuroenc.workflows._icl_inputs as inputs
+
+    def never(*args, **kwargs):
+        raise AssertionError("a subject was made")
+
+    monkeypatch.setattr(inputs, "world_tasks", never)
+
+    def world(*changes):
+        return example_icl_config("world", list(changes))
+
+    with pytest.raises(ConfigError, match="neuroenc icl pretrain"):
+        icl_extend(world(), tmp_path, progress=False, say=quiet)
+    with pytest.raises(DataError, match="unknown in-context model 'nothing'"):
+        icl_predict(world("predict.model=nothing"), tmp_path, progress=False, say=quiet)
+    with pytest.raises(DataError, match="unknown in-context model"):
+        icl_evaluate(world('evaluate.models={"other"="nowhere"}'), tmp_path, progress=False, say=quiet)
+    with pytest.raises(ConfigError, match="no in-context model in"):
+        icl_evaluate(world("evaluate.models={}"), tmp_path, progress=False, say=quiet)
+    for work, name in ((icl_pretrain, "pretrain"), (icl_evaluate, "evaluate"), (icl_predict, "predict")):
+        with pytest.raises(ConfigError, match="tpu"):
+            work(world(f"{name}.device=tpu"), tmp_path, progress=False, say=quiet)
+
+
+def test_more_support_than_trials_and_too_large_episodes(study, tmp_path):
+    folder, out, _ = study
+    model = out / "finetune" / "anchored"
+    with pytest.raises(ConfigError, match="n_support = 500; new has 110 trials"):
+        icl_predict(read_icl_config(folder / "icl.toml", [f'predict.model="{model}"', "predict.n_support=500"]),
+                    tmp_path, progress=False, say=quiet)  # fmt: skip
+    with pytest.raises(ConfigError, match="wants episodes of 300 support and 20 query stimuli"):
+        icl_pretrain(read_icl_config(folder / "icl.toml", ["pretrain.support=[300, 300]"]), tmp_path, progress=False,
+                     say=quiet)  # fmt: skip
+
+
+def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
+    """Found by content, and made again where they are damaged or edited."""
+    import neuroenc.workflows._icl_inputs as inputs
+
+    made, said = [], []
+    real = inputs.world_tasks
+
+    def counted(**settings):
+        made.append(settings)
+        return real(**settings)
+
+    monkeypatch.setattr(inputs, "world_tasks", counted)
+    small = "task.options={n_train_subjects=1, n_train=40, n_pool=30, n_voxels=60}"
+    config = example_icl_config("world", [small, "task.test_seeds=[]", "evaluate.n_query=20"])
+    (first,) = load_parts(config, tmp_path, None, False, said.append)
+    (again,) = load_parts(config, tmp_path, None, False, said.append)
+    assert len(made) == 1
+    assert first.digest == again.digest
+    (folder,) = (tmp_path / ".steps").glob("subjects-world-*")
+    array = folder / "train-0-Y.nc"
+    for damage in ("edited", "truncated", "record"):
+        if damage == "edited":
+            values = data.load(array)
+            data.save(values.copy(data=values.values + 0.1), array)
+        elif damage == "truncated":
+            array.write_bytes(array.read_bytes()[:500])
+        else:
+            record = folder / "subjects.json"
+            record.write_text(json.dumps({**json.loads(record.read_text()), "info": {"seed": 5}}))
+        (mended,) = load_parts(config, tmp_path, None, False, said.append)
+        assert mended.digest == first.digest
+        assert "damaged; made again" in said[-1]
+    assert len(made) == 4
+    # Labels and the making of features count, not numbers alone.
+    relabelled = [s.Y.assign_coords(voxel=s.Y["voxel"].values + 1) for s in first.tasks.train]
+    changed = [type(s)(s.name, s.X, y) for s, y in zip(first.tasks.train, relabelled)]
+    other = type(first)(first.name, first.folder, type(first.tasks)(changed, []))
+    assert other.digest != first.digest
+
+
+def test_an_edited_model_is_trained_again(study, tmp_path):
+    folder, out, _ = study
+    shutil.copytree(out / "pretrain", tmp_path / "pretrain")
+    shutil.copytree(out / ".steps", tmp_path / ".steps")
+    config, said = read_icl_config(folder / "icl.toml"), []
+    record = tmp_path / "pretrain" / "anchored" / "model.json"
+    whole = record.read_text()
+    record.write_text(whole.replace('"heads": 2', '"heads": 4'))
+    icl_pretrain(config, tmp_path, progress=False, say=said.append)
+    assert not any("done before" in line for line in said)
+    assert load_model(tmp_path / "pretrain" / "anchored").config.heads == 2
+
+
+def _command(*arguments):
+    return CliRunner().invoke(app, ["icl", "predict", *map(str, arguments), "--quiet"])
+
+
+def test_wrong_files_of_predict_are_one_line_each(study, tmp_path):
+    folder, out, _ = study
+    model = out / "finetune" / "anchored"
+    features, new = folder / "features.nc", data.load(folder / "new.nc")
+    data.save(new[:40], tmp_path / "support.nc")
+    narrow = data.load(features)
+    data.save(narrow[:, :4].assign_attrs(content_hash=""), tmp_path / "narrow.nc")
+    data.save(narrow.assign_coords(stimulus=[f"x{n}" for n in range(150)]), tmp_path / "strangers.nc")
+    (tmp_path / "truncated.nc").write_bytes(features.read_bytes()[:1500])
+    (tmp_path / "text.nc").write_text("hello")
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    os.mkfifo(tmp_path / "fifo.nc")
+    (tmp_path / "empty").mkdir()
+    good = {"features": features, "responses": tmp_path / "support.nc", "query": features, "model": model}
+    wrong = [
+        ("features", tmp_path / "none.nc"), ("features", tmp_path / "truncated.nc"), ("features", tmp_path / "text.nc"),
+        ("features", tmp_path / "table.csv"), ("features", tmp_path / "strangers.nc"),
+        ("features", tmp_path / "support.nc"), ("features", tmp_path / "fifo.nc"), ("features", tmp_path / "empty"),
+        ("responses", features), ("responses", tmp_path / "truncated.nc"), ("query", tmp_path / "narrow.nc"),
+        ("query", tmp_path / "none.nc"), ("model", tmp_path / "empty"), ("model", "nothing"), ("model", "world"),
+        ("out", tmp_path / "text.nc"),
+    ]  # fmt: skip
+    for name, path in wrong:
+        given = {**good, "out": tmp_path / "out", name: path}
+        done = _command(*[part for key, value in given.items() for part in (f"--{key}", value)])
+        assert done.exit_code == 2, (name, path, done.output)
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: "), lines
+    assert not (tmp_path / "out" / "predictions.nc").exists()
+    shared = _command(*[p for key, value in good.items() for p in (f"--{key}", value)], "--out", tmp_path / "fine")
+    assert shared.exit_code == 0, shared.output
+    assert "40 of 150 queries are stimuli of the support" in shared.output
