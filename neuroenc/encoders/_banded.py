@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, d
 from neuroenc.encoders._blocks import run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._gram import row_gram
-from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
+from neuroenc.encoders._inputs import check_responses, count_workers, pick_device, raise_nan, to_device
 from neuroenc.encoders._labels import (
     column_block,
     describe_features,
@@ -28,7 +27,7 @@ from neuroenc.encoders._labels import (
     sample_coords,
 )
 from neuroenc.encoders._scaling import feature_scaling
-from neuroenc.encoders._search import SCORINGS
+from neuroenc.encoders._search import SCORINGS, warn_at_edges
 
 __all__ = ["BandedRidgeEncoder", "simplex_candidates"]
 
@@ -288,18 +287,18 @@ class BandedRidgeEncoder(LinearEncoder):
         gammas = self._candidates()
         xp, device = pick_device(self.device)
         budget = parse_memory(self.max_memory)
-        workers = max(1, self.n_jobs or os.cpu_count() or 1) if device is None else 1
+        workers = count_workers(self.n_jobs) if device is None else 1
         blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)
         workers = min(workers, len(blocks))
         Xd = to_device(design.X, device, xp)
         best = np.full(v, -np.inf)
-        chosen = np.zeros((2, v), dtype=int)
+        chosen, seen = np.zeros((2, v), dtype=int), np.zeros((len(self.alphas_), v))
 
         def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray]:
-            centred, mean = _fit.center_block(raw, self.fit_intercept, design.dtype)
+            centred, mean, exponent = _fit.center_block(raw, self.fit_intercept, design.dtype)
             if not np.isfinite(mean).all():
                 raise_nan(Y, self._voxels_)
-            return to_device(centred, device, xp), mean
+            return to_device(centred, device, xp), exponent
 
         for number, gamma in enumerate(progress(gammas, desc="banded ridge", show=self.progress, unit="candidate")):
             prior = self._prior(design, gamma, kernels)
@@ -308,8 +307,10 @@ class BandedRidgeEncoder(LinearEncoder):
                 bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
 
             def search(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
-                centred, _ = prepare(raw)
+                centred, exponent = prepare(raw)
                 found, _ = _fit.score_block(design, centred, bases, self.alphas_, self.scoring, X=Xd, xp=xp)
+                if self.scoring == "neg_mse":
+                    found = np.ldexp(found, 2 * exponent)
                 return {"scores": found}
 
             for block, result in run_blocks(search, Y, blocks, workers=workers):
@@ -317,6 +318,7 @@ class BandedRidgeEncoder(LinearEncoder):
                 index = _fit.best_alpha(scores)
                 score = scores[index, np.arange(scores.shape[1])]
                 better = score > best[block]
+                seen[:, block] = np.where(better, scores, seen[:, block])
                 best[block] = np.where(better, score, best[block])
                 chosen[:, block] = np.where(better, np.stack([np.full_like(index, number), index]), chosen[:, block])
         self.best_score_ = best
@@ -326,6 +328,8 @@ class BandedRidgeEncoder(LinearEncoder):
             self.band_alpha_ = self.alpha_ / self.gamma_
         self._refit(design, Y, gammas, chosen[0], kernels)
         del self._order, self._sorted
+        values = design.full_basis().values / len(names)
+        warn_at_edges(seen, chosen[1], self.alphas_, values, self.scoring, self.alphas is not None)
 
     def _refit(self, design: _fit.Design, Y: Any, gammas: np.ndarray, chosen: np.ndarray, kernels: Any) -> None:
         p = design.X.shape[1]
@@ -338,9 +342,9 @@ class BandedRidgeEncoder(LinearEncoder):
                 part = voxels[start : start + 1024]
                 # Voxels of one candidate are scattered; a slice that spans them keeps lazy responses readable.
                 span = column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
-                centred, mean = _fit.center_block(span, self.fit_intercept, design.dtype)
+                centred, mean, exponent = _fit.center_block(span, self.fit_intercept, design.dtype)
                 coef = self._weights(design, basis, centred, self.alpha_[part], gammas[number])
-                self.coef_[:, part], self.intercept_[part] = design.raw_weights(coef, mean)
+                self.coef_[:, part], self.intercept_[part] = design.raw_weights(coef, mean, exponent)
 
     def _weights(
         self, design: _fit.Design, basis: Any, Y: np.ndarray, alpha: np.ndarray, gamma: np.ndarray

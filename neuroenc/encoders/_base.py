@@ -289,8 +289,12 @@ def _plain_params(encoder: BaseEstimator) -> dict[str, Any]:
 
 def check_alphas(alphas: Any) -> np.ndarray:
     """Penalties as a sorted float64 array (a,), all finite and positive."""
-    values = np.unique(np.atleast_1d(np.asarray(alphas, dtype=np.float64)))
-    if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)) or values[0] <= 0:
+    try:
+        given = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"alphas={alphas!r} are not numbers. Next step: for example [0.1, 1, 10].") from error
+    values = np.unique(given)
+    if given.ndim != 1 or not len(values) or not np.all(np.isfinite(values)) or values[0] <= 0:
         raise ConfigError(
             f"alphas must be finite and positive; found {np.asarray(alphas).tolist()}. "
             "Next step: for example numpy.logspace(-1, 5, 13)."

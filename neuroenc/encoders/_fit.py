@@ -20,10 +20,14 @@ from neuroenc.encoders._gram import (
     primal_basis,
     primal_fold,
     row_gram,
+    shrinkage,
 )
 from neuroenc.encoders._search import block_products, search_block
 
 __all__ = ["Design", "best_alpha", "make_design", "solve_block"]
+
+# Squares of what lies between, summed over trials, are far from the ends of float32.
+_SMALL, _LARGE = 1e-9, 1e9
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -64,8 +68,12 @@ class Design:
             return basis if scale is None else Basis(basis.values, basis.vectors * scale[:, None], True)
         return dual_basis(self.gram if kernel is None else kernel)
 
-    def raw_weights(self, coef: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (p, v) and intercepts (v,) on the features as they came; ``mean`` (v,) of the responses."""
+    def raw_weights(self, coef: np.ndarray, mean: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (p, v) and intercepts (v,) in units of features and responses as they came.
+
+        ``mean`` (v,) of the responses and ``exponent`` (v,) are those of `center_block`.
+        """
+        coef = np.ldexp(coef, exponent) if exponent.any() else coef
         if self.scale is not None:
             coef = coef / self.scale[:, None].astype(coef.dtype)
         return coef, mean - self.mean @ coef
@@ -106,13 +114,22 @@ def make_design(
     return Design(centred, mean, scale, matrix, folds, primal, center, is_partition(folds, len(X)))
 
 
-def center_block(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Responses of a block minus their means (float64), in the precision of the fit."""
+def center_block(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Responses of a block minus their means (float64), in the precision of the fit, and their exponents.
+
+    Voxels whose products would leave the range of the precision (responses of 1e-21 in float32) are multiplied by a
+    power of two, which changes no digit: ``ldexp(centred, exponent)`` has the units of the responses.
+    """
     mean = values.mean(axis=0, dtype=np.float64) if center else np.zeros(values.shape[1])
     out = np.empty(values.shape, dtype=dtype)
     with np.errstate(invalid="ignore"):  # infinite responses are reported by the caller
         np.subtract(values, mean, out=out, casting="same_kind")
-    return out, mean
+        peak = np.maximum(out.max(axis=0, initial=0.0), -out.min(axis=0, initial=0.0))
+    extreme = np.isfinite(peak) & (peak > 0) & ((peak < _SMALL) | (peak > _LARGE))
+    exponent = np.where(extreme, np.frexp(np.where(extreme, peak, 1.0))[1], 0)
+    if extreme.any():
+        out = np.ldexp(out, -exponent)
+    return out, mean, exponent
 
 
 def score_block(
@@ -151,10 +168,10 @@ def solve_block(
     X = design.X if X is None else X
     if xp is np:
         vectors: Any = basis.vectors.astype(design.dtype, copy=False)
-        shrink: Any = (1.0 / (basis.values + alpha[:, None])).astype(design.dtype)
+        shrink: Any = shrinkage(basis.values, alpha).astype(design.dtype)
     else:
         vectors = xp.as_tensor(basis.vectors, dtype=Y.dtype, device=Y.device)
-        shrink = xp.as_tensor(1.0 / (basis.values + alpha[:, None]), dtype=Y.dtype, device=Y.device)
+        shrink = xp.as_tensor(shrinkage(basis.values, alpha), dtype=Y.dtype, device=Y.device)
     if basis.primal:
         total = Y.T @ X if total is None else total
         coef = vectors @ ((total @ vectors) * shrink).T

@@ -20,7 +20,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Basis", "FoldBasis", "dual_basis", "dual_fold", "gram", "primal_basis", "primal_fold", "row_gram"]
+__all__ = [
+    "Basis",
+    "FoldBasis",
+    "dual_basis",
+    "dual_fold",
+    "gram",
+    "primal_basis",
+    "primal_fold",
+    "row_gram",
+    "shrinkage",
+]
 
 _ROWS = 4096
 
@@ -84,8 +94,16 @@ class FoldBasis:
 def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # numpy's LAPACK calls release the interpreter lock, so that folds can be decomposed side by side.
     values, vectors = np.linalg.eigh(matrix)
-    # Rounding may leave tiny negative values of a singular Gram matrix.
-    return np.maximum(values, 0.0), vectors
+    # Of directions in which the features do not vary rounding leaves tiny values of either sign.
+    floor = np.finfo(np.float64).eps * len(values) * values[-1]
+    return np.where(values > floor, values, 0.0), vectors
+
+
+def shrinkage(values: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """``1 / (s + alpha)`` (a, r), zero where s is: responses have no part there but rounding, which a small penalty
+    would multiply."""
+    with np.errstate(divide="ignore"):
+        return np.where(values > 0, 1.0 / (values + np.asarray(alphas)[:, None]), 0.0)
 
 
 def primal_basis(covariance: np.ndarray) -> Basis:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NoReturn
 
 import numpy as np
 import xarray as xr
 
 from neuroenc._util.arrays import as_numpy, is_dask, refuse_sparse
-from neuroenc._util.errors import DataError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.optional import require
 from neuroenc.data import align
 from neuroenc.encoders._labels import column_block
 
-__all__ = ["check_responses", "pick_device", "raise_nan", "to_device"]
+__all__ = ["check_responses", "count_workers", "pick_device", "raise_nan", "to_device"]
 
 
 def check_responses(X: Any, y: Any, values: np.ndarray) -> tuple[Any, np.dtype]:
@@ -66,6 +67,20 @@ def raise_nan(Y: Any, voxels: dict[str, Any] | None) -> NoReturn:
         f"{len(bad)} of {Y.shape[1]} voxels hold NaN or infinity (inf) in their responses (first: {names}). "
         "Next step: drop them, or RidgeEncoder(nan_voxels='skip') to leave their weights NaN."
     )
+
+
+def count_workers(n_jobs: Any) -> int:
+    """Threads of ``n_jobs``: all cores for None, all but ``k - 1`` for ``-k``, as in joblib.
+
+    >>> count_workers(2)
+    2
+    """
+    cores = os.cpu_count() or 1
+    if n_jobs is None:
+        return cores
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
+        raise ConfigError(f"n_jobs={n_jobs!r} is not legal; it is a number of threads, -1 or None for all cores.")
+    return int(n_jobs) if n_jobs > 0 else max(1, cores + 1 + int(n_jobs))
 
 
 def pick_device(device: str) -> tuple[Any, Any]:

@@ -58,9 +58,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     design = make_design(x, (), center=True, primal=x.shape[1] <= len(x), dtype=np.float64)
     basis = design.full_basis()
     mean = y.mean(axis=0)
-    # Directions in which X does not vary have no eigenvalue; without a penalty they would be divided by 0.
-    floor = np.finfo(np.float64).eps * max(float(basis.values.max(initial=0.0)), 1.0) * len(x)
-    coef = solve_block(design, basis, y - mean, np.maximum(penalty, floor))
+    coef = solve_block(design, basis, y - mean, np.array(penalty))
     return coef, mean - x.mean(axis=0) @ coef
 
 

@@ -16,10 +16,10 @@ from neuroenc.encoders import _fit
 from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
 from neuroenc.encoders._blocks import BlockStore, run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
-from neuroenc.encoders._inputs import check_responses, pick_device, raise_nan, to_device
+from neuroenc.encoders._inputs import check_responses, count_workers, pick_device, raise_nan, to_device
 from neuroenc.encoders._labels import features_matrix, sample_coords
 from neuroenc.encoders._scaling import feature_scaling
-from neuroenc.encoders._search import SCORINGS
+from neuroenc.encoders._search import SCORINGS, warn_at_edges
 
 __all__ = ["RidgeEncoder"]
 
@@ -174,7 +174,7 @@ class RidgeEncoder(LinearEncoder):
         p, v = design.X.shape[1], Y.shape[1]
         xp, device = pick_device(self.device)
         budget = parse_memory(self.max_memory)
-        workers = max(1, self.n_jobs or os.cpu_count() or 1) if device is None else 1
+        workers = count_workers(self.n_jobs) if device is None else 1
         groups = _fold_groups(len(design.folds), design.basis_bytes(), budget // 2)
         blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)
         workers = min(workers, len(blocks))
@@ -188,16 +188,18 @@ class RidgeEncoder(LinearEncoder):
         full = design.full_basis()
         bad: list[np.ndarray] = []
 
-        def solve(centred: Any, mean: np.ndarray, alpha: np.ndarray, total: Any) -> dict[str, np.ndarray]:
+        def solve(
+            centred: Any, mean: np.ndarray, exponent: np.ndarray, alpha: np.ndarray, total: Any
+        ) -> dict[str, np.ndarray]:
             coef = _fit.solve_block(design, full, centred, alpha, total=total, X=Xd, xp=xp)
-            coef, intercept = design.raw_weights(coef, mean)
+            coef, intercept = design.raw_weights(coef, mean, exponent)
             return {"coef": coef, "intercept": intercept, "alpha": alpha}
 
-        def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-            centred, mean, broken = _center_checked(raw, self.fit_intercept, design.dtype)
+        def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+            centred, mean, exponent, broken = _center_checked(raw, self.fit_intercept, design.dtype)
             if len(broken) and self.nan_voxels == "raise":
                 raise_nan(Y, self._voxels_)
-            return to_device(centred, device, xp), mean, broken
+            return to_device(centred, device, xp), mean, exponent, broken
 
         for number, group in enumerate(groups):
             bases = design.fold_bases(group, workers)
@@ -205,12 +207,14 @@ class RidgeEncoder(LinearEncoder):
                 bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
 
             def search(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
-                centred, mean, broken = prepare(raw)
+                centred, mean, exponent, broken = prepare(raw)
                 found, total = _fit.score_block(design, centred, bases, self.alphas_, self.scoring, X=Xd, xp=xp)
+                if self.scoring == "neg_mse":
+                    found = np.ldexp(found, 2 * exponent)
                 result = {"scores": found, "broken": broken}
                 if fused:
                     alpha = self.alphas_[_fit.best_alpha(found)]
-                    result.update(solve(centred, mean, alpha, total))
+                    result.update(solve(centred, mean, exponent, alpha, total))
                 return result
 
             # The folds that are held together depend on max_memory; a block of scores is theirs alone.
@@ -227,7 +231,7 @@ class RidgeEncoder(LinearEncoder):
         self.nan_voxels_ = np.concatenate(bad)
         if not fused:
             self._refit(scores, Y, blocks, workers, store, prepare, solve)
-        self._finish(scores)
+        self._finish(scores, full.values)
 
     def _refit(
         self, scores: np.ndarray, Y: Any, blocks: Any, workers: int, store: Any, prepare: Any, solve: Any
@@ -240,8 +244,8 @@ class RidgeEncoder(LinearEncoder):
             chosen = np.full(scores.shape[1], self.alphas_[np.argmax(mean)])
 
         def work(raw: np.ndarray, block: slice) -> dict[str, np.ndarray]:
-            centred, mean, _ = prepare(raw)
-            return solve(centred, mean, chosen[block], None)
+            centred, mean, exponent, _ = prepare(raw)
+            return solve(centred, mean, exponent, chosen[block], None)
 
         for block, result in run_blocks(
             work, Y, blocks, workers=workers, phase="solve", also=lambda block: chosen[block], store=store,
@@ -254,10 +258,15 @@ class RidgeEncoder(LinearEncoder):
         self.intercept_[block] = result["intercept"]
         self.alpha_[block] = result["alpha"]
 
-    def _finish(self, scores: np.ndarray) -> None:
+    def _finish(self, scores: np.ndarray, values: np.ndarray) -> None:
         chosen = np.searchsorted(self.alphas_, self.alpha_)
         self.best_score_ = scores[chosen, np.arange(scores.shape[1])]
         self.cv_scores_ = scores
+        shown, at = scores, chosen
+        if not self.alpha_per_voxel:  # one choice, by the mean
+            shown, at = scores.mean(axis=1, keepdims=True), chosen[:1]
+        usable = np.setdiff1d(np.arange(shown.shape[1]), self.nan_voxels_)
+        warn_at_edges(shown[:, usable], at[usable], self.alphas_, values, self.scoring, self.alphas is not None)
         if len(self.nan_voxels_):
             import warnings
 
@@ -288,8 +297,8 @@ def _fold_groups(n_folds: int, bytes_each: int, budget: int) -> list[range]:
     return [range(i, min(i + size, n_folds)) for i in range(0, n_folds, size)]
 
 
-def _center_checked(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centred block, means, and positions of voxels that are not finite (set to zero)."""
+def _center_checked(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, ...]:
+    """Centred block, means, exponents, and positions of voxels that are not finite (set to zero)."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"responses have dtype {values.dtype}; expected numbers. Next step: convert them to float32.")
     # A sum is finite unless a member is not (or the voxel overflows, which is no better).
@@ -297,5 +306,4 @@ def _center_checked(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.nd
     if len(broken):
         values = values.copy()
         values[:, broken] = 0
-    centred, mean = _fit.center_block(values, center, dtype)
-    return centred, mean, broken
+    return *_fit.center_block(values, center, dtype), broken

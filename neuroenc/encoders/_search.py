@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc.encoders._gram import FoldBasis
+from neuroenc.encoders._gram import FoldBasis, shrinkage
 
-__all__ = ["SCORINGS", "block_products", "search_block"]
+__all__ = ["SCORINGS", "block_products", "search_block", "warn_at_edges"]
 
 SCORINGS = ("r2", "neg_mse", "r")
 # Rows of a triangular factor handled together: skips the zero half and keeps the product in cache.
@@ -89,8 +89,7 @@ def _mean_train(Y: Any, inner: Any, sum_test: Any, n_train: int, center: bool, x
 
 def _moments(z: Any, c: Any, fold: FoldBasis, alphas: np.ndarray, xp: Any) -> tuple[np.ndarray, ...]:
     """``y'P``, ``P'P`` and ``mean(P)`` of the predictions P of every penalty, each (a, v)."""
-    shrink64 = 1.0 / (fold.values + alphas[:, None])
-    shrink = _like(shrink64, z, xp)
+    shrink = _like(shrinkage(fold.values, alphas), z, xp)
     cross = _numpy((z * c) @ shrink.T).T
     mean = _numpy(z @ (shrink * fold.test_mean).T).T
     square = np.empty((len(alphas), z.shape[0]))
@@ -124,6 +123,42 @@ def _score(
     # A voxel that never varies has no score; zero leaves its choice of penalty to the first of the grid.
     tiny = np.finfo(held.dtype).eps * yy
     return np.where((variance > tiny) & np.isfinite(score), score, 0.0)
+
+
+def warn_at_edges(
+    scores: np.ndarray, chosen: np.ndarray, alphas: np.ndarray, values: np.ndarray, scoring: str, given: bool
+) -> None:
+    """Tell that penalties were chosen at an end of the grid, where a wider grid would choose others.
+
+    ``scores`` (a, v) of the penalties, ``chosen`` (v,) their positions, ``values`` (r,) the eigenvalues that they are
+    added to. Ends do not count beyond which nothing changes: at the top where the weights are next to zero already
+    (or the voxel is not predicted), at the bottom where the penalty is next to none.
+    """
+    values = values[values > 0]
+    if len(alphas) < 2 or not len(values) or not scores.shape[1]:
+        return
+    best, second = scores[chosen, np.arange(len(chosen))], scores[min(1, len(alphas) - 1)]
+    usable = np.isfinite(best)
+    top = usable & (chosen == len(alphas) - 1) & (alphas[-1] < 10 * values.max())
+    if scoring != "neg_mse":
+        top &= best > 0
+    bottom = usable & (chosen == 0) & (alphas[0] > 0.01 * values.min())
+    if alphas[0] < values.mean():
+        bottom &= best - second > 1e-3 * np.maximum(1e-12, np.abs(best))
+    parts = [
+        f"for {int(at.sum())} the {word} ({alphas[end]:.3g})"
+        for at, word, end in ((bottom, "smallest", 0), (top, "largest", -1))
+        if at.mean() > 0.05
+    ]
+    if parts:
+        import warnings
+
+        span = "alphas that reach further" if given else "alphas= that reach further than the default grid"
+        warnings.warn(
+            f"of {len(chosen)} voxels, {' and '.join(parts)} of {len(alphas)} penalties was the best: the optimum lies "
+            f"at the edge of the grid or beyond. Next step: {span}, {alphas[0] / 1e3:.0e} to {alphas[-1] * 1e3:.0e}.",
+            stacklevel=5,
+        )
 
 
 def _numpy(x: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +84,9 @@ def _ridge(job: Job, source: Source) -> Fitted:
     # do not go together in one score. Correlations of the same fits are what other readouts report.
     settings: dict[str, Any] = {"cv": inner or split, "n_jobs": 1, "standardise": True}
     encoder = RidgeEncoder(options.get("alphas"), scoring="r2", **settings).fit(X, Y)
-    inside = RidgeEncoder(encoder.alphas_, scoring="r", **settings).fit(X, Y).cv_scores_
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is to be told of these penalties, the first fit has told
+        inside = RidgeEncoder(encoder.alphas_, scoring="r", **settings).fit(X, Y).cv_scores_
     validation_r = inside[np.searchsorted(encoder.alphas_, encoder.alpha_), np.arange(Y.shape[1])]
     # A voxel that is constant in training has no score and predicts its mean.
     encoder.coef_[:, ~np.isfinite(encoder.coef_).all(axis=0)] = 0
