@@ -130,9 +130,9 @@ READS = {
     "bank": ["images/*0.png"],
     "pretrain": ["icl.toml", "features.nc", "one.nc"],
     "export": ["run-out/report/scores.nc"],
-    "extend": ["icl-out/pretrain/model.json", "icl-out/pretrain/model.safetensors"],
-    "evaluate": ["new.nc", "icl-out/finetune/model.safetensors"],
-    "predict": ["icl-out/finetune/model.json", "new.nc"],
+    "extend": ["icl-out/pretrain/anchored/model.json", "icl-out/pretrain/anchored/model.safetensors"],
+    "evaluate": ["new.nc", "icl-out/finetune/anchored/model.safetensors"],
+    "predict": ["icl-out/finetune/anchored/model.json", "new.nc"],
 }
 
 
@@ -167,7 +167,7 @@ def artefacts(place: Path) -> Iterator[Case]:
     done = place / "done"
     openers: list[tuple[str, Path, Callable[[Path], Any]]] = [
         ("load_encoder", done / "run" / "run-out" / "encoder", load_encoder),
-        ("load_model", done / "pretrain" / "icl-out" / "pretrain", load_model),
+        ("load_model", done / "pretrain" / "icl-out" / "pretrain" / "anchored", load_model),
         ("load_bank", done / "bank" / "bank-out", lambda p: (load_bank(p).verify(), load_bank(p).table())),
         ("CaptionStudy.load", done / "caption" / "caption-out" / "study", CaptionStudy.load),
         ("data.load", done / "run" / "run-out" / "report" / "scores.nc", lambda p: data.load(p).load()),
@@ -492,11 +492,14 @@ GROUPS = {"files": files, "settings": settings, "arrays": arrays, "machines": ma
 
 def prepare(place: Path) -> None:
     """Valid inputs, and what every scenario writes from them."""
-    (place / "inputs").mkdir(parents=True)
-    make_inputs(place / "inputs")
+    if not (place / "inputs").is_dir():
+        (place / "inputs").mkdir(parents=True)
+        make_inputs(place / "inputs")
     known = scenarios(MIRROR)
     for name, scenario in known.items():
         folder = place / "done" / name
+        if folder.is_dir():
+            continue
         shutil.copytree(place / "inputs", folder)
         for earlier in scenario.before:
             out = known[earlier].out
@@ -516,8 +519,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as own:
         place = (args.place or Path(own)).resolve()
-        if not (place / "done").is_dir():
-            prepare(place)
+        prepare(place)
         # Imported before the cases are forked: each then starts at once.
         import torch
 

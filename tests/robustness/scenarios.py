@@ -100,7 +100,7 @@ n_query = 40
 groups = "roi"
 n_bootstraps = 50
 [predict]
-model = "icl-out/finetune"
+model = "icl-out/finetune/anchored"
 n_support = 40
 """
 CAPTION = [
@@ -128,7 +128,9 @@ def scenarios(mirror: Path) -> dict[str, Scenario]:
         "compare": Scenario(["compare", "compare.toml", "--out", "compare-out", "--quiet"], "compare-out"),
         "caption": Scenario([*CAPTION, "--out", "caption-out", "--quiet"], "caption-out"),
         "bank": Scenario(["bank", "build", "images", "--out", "bank-out", "--model", "world", "--quiet"], "bank-out"),
-        "export": Scenario(["export", "run-out", "--bids", "bids-out", "--space", "T1w"], "bids-out", ("run",)),
+        "export": Scenario(
+            ["export", "run-out", "--bids", "bids-out", "--subject", "1", "--space", "T1w"], "bids-out", ("run",)
+        ),
         "fetch": Scenario(["data", "fetch", "objects92", "--dest", "data-out", "--mirror", str(mirror)], "data-out"),
         "demo": Scenario(["demo", "--out", "demo-out", "--quiet"], "demo-out"),
     }
