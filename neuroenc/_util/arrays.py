@@ -38,7 +38,7 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
     Raises
     ------
     DataError
-        A sparse matrix, complex numbers, or masked entries that are no numbers.
+        A sparse matrix, complex numbers, rows of different lengths, or masked entries that are no numbers.
 
     >>> as_numpy(np.ma.masked_equal([1, 9], 9)).tolist()
     [1.0, nan]
@@ -57,7 +57,10 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
         if x.dtype.kind not in "fiub":
             raise DataError(f"{int(np.ma.count_masked(x))} of {x.size} {what} are masked, and {x.dtype} has no NaN.")
         return np.asarray((x if x.dtype.kind == "f" else x.astype(np.float64)).filled(np.nan))
-    found = np.asarray(x)
+    try:
+        found = np.asarray(x)
+    except ValueError as error:
+        raise DataError(f"{what} have rows of different lengths; expected one array.") from error
     if found.dtype.kind == "c":
         raise DataError(f"{what} are complex numbers; expected real ones. Next step: their real part, or magnitude.")
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import DataError
 
 __all__ = [
@@ -106,10 +107,15 @@ def as_float32(values: Any) -> Any:
         values = values.data
     if hasattr(values, "dask"):
         return values if values.dtype == np.float32 else values.astype(np.float32)
-    array = np.asarray(values)
+    array = as_numpy(values)
     if array.dtype.kind not in "fiub":
         raise DataError(f"values have dtype {array.dtype} (expected real numbers).")
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32, copy=False)
+    if found is not array and array.dtype.itemsize > 4 and np.isinf(found).sum() > np.isinf(array).sum():
+        largest = np.abs(array[np.isinf(found) & np.isfinite(array)].astype(np.float64)).max()
+        raise DataError(f"values up to {largest:.3g} do not fit into float32. Next step: change their unit.")
+    return found
 
 
 def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.arrays import as_numpy, is_torch, refuse_sparse
 from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, nearest_names
 from neuroenc._util.memory import parse_memory
@@ -52,21 +53,11 @@ def as_real(a: Any, name: str) -> Any:
     Tensors lose their gradient, bfloat16 becomes float32, masked values NaN. Sparse matrices and values that are not
     real numbers are refused.
     """
-    if hasattr(a, "detach") and hasattr(a, "cpu"):
-        a = a.detach().cpu()
-        a = (a.float() if "bfloat16" in str(a.dtype) else a).numpy()
-    if type(a).__module__.startswith("scipy.sparse"):
-        raise DataError(f"{name} is a sparse matrix; statistics need every value. Next step: {name}.toarray().")
-    if isinstance(a, np.ma.MaskedArray):
-        a = a.astype(np.float64).filled(np.nan) if a.dtype.kind in "fiub" else a.data
-    if not (hasattr(a, "dtype") and hasattr(a, "ndim") and hasattr(a, "shape")):
-        try:
-            a = np.asarray(a)
-        except ValueError:
-            raise DataError(f"{name} has rows of different lengths; give one array.") from None
+    lazy = hasattr(a, "dtype") and hasattr(a, "ndim") and hasattr(a, "shape") and not is_torch(a)
+    if not lazy or isinstance(a, np.ma.MaskedArray) or "bfloat16" in str(a.dtype):
+        a = as_numpy(a, name)
+    refuse_sparse(a, name)
     dtype = np.dtype(a.dtype) if isinstance(a.dtype, (np.dtype, str, type)) else a.dtype
-    if "bfloat16" in str(dtype):
-        return np.asarray(a).astype(np.float32)
     if getattr(dtype, "kind", "O") not in "fiub":
         raise DataError(f"{name} has dtype {dtype}; legal are real numbers (float, int or bool).")
     return a

@@ -384,3 +384,10 @@ def test_encoding_data_needs_a_stimulus_for_every_response(stimuli):
         validate(EncodingData(make_responses(np.zeros((1, 1)), stimulus=["d"]), stimuli))
     with pytest.raises(DataError, match="cannot validate dict"):
         validate({})
+
+
+def test_values_beyond_float32_are_refused_and_not_made_infinite():
+    with pytest.raises(DataError, match="1e\\+39"):
+        make_responses([[1e39, 1.0]], stimulus=["a"])
+    with pytest.raises(DataError, match="lengths"):
+        make_features([[1.0], [1.0, 2.0]], stimulus=["a", "b"])

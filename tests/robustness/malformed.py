@@ -319,7 +319,7 @@ def _entries() -> dict[str, Callable[[Any, Any], Any]]:
         "BandedRidgeEncoder": lambda x, y: BandedRidgeEncoder(n_candidates=2).fit({"a": x}, y).coef_,
         "EmpiricalBayesRidge": lambda x, y: EmpiricalBayesRidge().fit(x, y).coef_,
         "ReadoutEncoder": readout,
-        "select_features": lambda x, y: select_features(x, y, alphas=alphas).scores,
+        "select_features": lambda x, y: select_features({"a": x, "b": _pair()[0]}, y, cv=2, inner_cv=2)["score"],
         "make_responses": lambda x, y: data.make_responses(y, stimulus=ids),
         "make_features": lambda x, y: data.make_features(x, stimulus=[f"s{k}" for k in range(60)]),
         "stats.score": pairs(stats.score),
