@@ -107,14 +107,18 @@ def _poisson(pred: Tensor, target: Tensor, seen: Tensor, here: Tensor, total: Te
     return (each.sum(dim=0) / total.clamp(min=1)).sum()
 
 
-def _concordance(pred: Tensor, target: Tensor, seen: Tensor, n: Tensor) -> Tensor:
-    """CCC of each column over its seen rows; 0 where fewer than two were seen or nothing varies."""
+def _concordance(pred: Tensor, target: Tensor, seen: Tensor, n: Tensor, correction: int = 0) -> Tensor:
+    """CCC of each column over its seen rows; 0 where fewer than two were seen or nothing varies.
+
+    Variances are divided by n less ``correction``, the covariance by n.
+    """
     n = n.clamp(min=1)
     mean_p = torch.where(seen, pred, 0.0).sum(dim=0) / n
     mean_t = torch.where(seen, target, 0.0).sum(dim=0) / n
     p = torch.where(seen, pred - mean_p, 0.0)
     t = torch.where(seen, target - mean_t, 0.0)
-    spread = (p.square().sum(dim=0) + t.square().sum(dim=0)) / n + (mean_p - mean_t).square()
+    squares = p.square().sum(dim=0) + t.square().sum(dim=0)
+    spread = squares / (n - correction).clamp(min=1) + (mean_p - mean_t).square()
     defined = spread > 0
     return torch.where(defined, 2 * (p * t).sum(dim=0) / n / torch.where(defined, spread, 1.0), 0.0)
 
@@ -126,7 +130,8 @@ def _ccc(pred: Tensor, target: Tensor, seen: Tensor, here: Tensor, total: Tensor
 
 def _ccc_batch(pred: Tensor, target: Tensor, seen: Tensor, here: Tensor, total: Tensor) -> Tensor:
     n = here.sum()
-    flat = _concordance(pred.reshape(-1, 1), target.reshape(-1, 1), seen.reshape(-1, 1), n[None])[0]
+    # The released code divides the covariance by n and the variances by n - 1.
+    flat = _concordance(pred.reshape(-1, 1), target.reshape(-1, 1), seen.reshape(-1, 1), n[None], correction=1)[0]
     # Times the voxels seen, to stand beside a sum over voxels as it does beside a mean in the paper.
     return (1 - flat) * n / total.sum().clamp(min=1) * (total > 0).sum()
 
@@ -153,8 +158,8 @@ def make_loss(name: str | Loss) -> Loss:
     .. math:: CCC = \frac{2\,cov(p, t)}{var_p + var_t + (\mu_p - \mu_t)^2}
 
     with population moments over the images seen; ``"ccc-batch"`` takes the moments over all seen entries of the
-    batch flattened together, as published, times the number of voxels; ``"mse+ccc"`` and ``"mse+ccc-batch"``
-    are sums.
+    batch flattened together, with variances divided by n - 1 and the covariance by n as in the released code, times
+    the number of voxels; ``"mse+ccc"`` and ``"mse+ccc-batch"`` are sums.
 
     Parameters
     ----------

@@ -21,12 +21,12 @@ def data(seed=0, b=12, v=5, counts=False, share_nan=0.4):
     return pred, target
 
 
-def concordance(p, t):
+def concordance(p, t, correction=0):
     n = len(p)
     mean_p, mean_t = sum(p) / n, sum(t) / n
     cov = sum((a - mean_p) * (b - mean_t) for a, b in zip(p, t)) / n
-    var_p = sum((a - mean_p) ** 2 for a in p) / n
-    var_t = sum((b - mean_t) ** 2 for b in t) / n
+    var_p = sum((a - mean_p) ** 2 for a in p) / (n - correction)
+    var_t = sum((b - mean_t) ** 2 for b in t) / (n - correction)
     return 2 * cov / (var_p + var_t + (mean_p - mean_t) ** 2)
 
 
@@ -44,7 +44,7 @@ def by_loops(name, pred, target):
     if name.endswith("ccc"):
         total += sum(1 - concordance(*zip(*x)) for x in seen)
     if name.endswith("ccc-batch"):
-        total += len(seen) * (1 - concordance(*zip(*[pair for x in seen for pair in x])))
+        total += len(seen) * (1 - concordance(*zip(*[pair for x in seen for pair in x]), correction=1))
     return total
 
 
@@ -104,8 +104,12 @@ def test_a_voxel_is_unmoved_by_entries_it_did_not_see(name):
 def test_perfect_and_reversed_predictions():
     t = torch.randn(50, 4, dtype=torch.float64)
     t = t - t.mean(dim=0)
-    for name in ("ccc", "ccc-batch", "mse+ccc"):
+    for name in ("ccc", "mse+ccc"):
         assert abs(float(make_loss(name)(t, t))) < 1e-12
+    # As released: variances over n - 1, covariance over n, so that perfect predictions keep a loss of 1 / n.
+    assert float(make_loss("ccc-batch")(t, t)) == pytest.approx(4 / 200)
+    released = 1 - 2 * ((t - t.mean()) ** 2).mean() / (2 * t.var() + 0.0)
+    assert float(make_loss("ccc-batch")(t, t)) == pytest.approx(4 * float(released))
     assert abs(float(make_loss("ccc")(-t, t)) - 2 * 4) < 1e-12
 
 
