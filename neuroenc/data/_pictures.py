@@ -88,9 +88,9 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
         size, place = len(source), ""
     else:
         content = check_readable_file(source, name)
-        size, place = content.stat().st_size, f"{content} "
+        size, place = content.stat().st_size, f": {content}"
     if size > _LARGEST_FILE:
-        raise DataError(f"{name} cannot be read: {place}({size} bytes): more than a picture has ({_LARGEST_FILE}).")
+        raise DataError(f"{name} cannot be read{place} ({size} bytes): more than a picture has ({_LARGEST_FILE}).")
     try:
         with Image.open(content, formats=_formats()) as handle:
             return _as_rgb(handle, name)
@@ -101,7 +101,7 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
         # Pillow's own text names the object in memory, another one in each run.
         why = "no picture of a kind that is read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(
-            f"{name} cannot be read: {place}({size} bytes): {why or type(error).__name__}. "
+            f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}. "
             "Next step: fetch or copy the file again."
         ) from error
 

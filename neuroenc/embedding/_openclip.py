@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from neuroenc._util.checkpoints import why_unreadable
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc._util.files import hash_json, sha256_file
+from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip_names import LOCAL_DIR, Source, check_preprocessing, resolve
 from neuroenc.embedding._pooling import Output
 from neuroenc.embedding._torchvision import prepare
@@ -69,14 +70,11 @@ class _OpenClip:
             return self.source.checkpoint
         import open_clip
 
-        try:
-            found = open_clip.download_pretrained(open_clip.get_pretrained_cfg(self.source.create, self.source.tag))
-        except Exception as error:
-            raise DataError(
-                f"weights {self.source.tag!r} of {self.source.create!r} could not be downloaded "
-                f"({type(error).__name__}: {error}). Next step: check the network, or give a path to the checkpoint "
-                "as pretrained=."
-            ) from error
+        found: str = from_hub(
+            lambda: open_clip.download_pretrained(open_clip.get_pretrained_cfg(self.source.create, self.source.tag)),
+            f"the checkpoint {self.source.tag!r} of {self.source.create!r}",
+            "connect this machine, or copy the checkpoint here and give its path as pretrained=",
+        )
         return Path(found)
 
     @cached_property
@@ -121,14 +119,20 @@ class _OpenClip:
             )
         with _without_alarm(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = open_clip.create_model(
-                self.source.create,
-                load_weights=False,
-                pretrained_image=False,
-                pretrained_text=False,
-                force_image_size=tuple(size) if isinstance(size, list) else size,
-                device="cpu",
-            )
+            try:
+                model = open_clip.create_model(
+                    self.source.create,
+                    load_weights=False,
+                    pretrained_image=False,
+                    pretrained_text=False,
+                    force_image_size=tuple(size) if isinstance(size, list) else size,
+                    device="cpu",
+                )
+            except Exception as error:
+                raise DataError(
+                    f"the network {self.source.name!r} cannot be built: {' '.join(str(error).split())[:300]}. Next "
+                    "step: look at its open_clip_config.json, and at preprocessing size=."
+                ) from error
         if self._checkpoint is not None:
             try:
                 open_clip.load_checkpoint(model, str(self._checkpoint), strict=True, weights_only=True)
@@ -240,7 +244,22 @@ class OpenClipText(_OpenClip):
         import open_clip
 
         hub = self.source.name if self.source.name.startswith("hf-hub:") else self.source.create
-        return OpenClipTextModel(self._model(device), open_clip.get_tokenizer(hub), device)
+        if hub.startswith(LOCAL_DIR):
+            try:
+                tokenizer = open_clip.get_tokenizer(hub)
+            except Exception as error:
+                said = " ".join(str(error).split())[:200]
+                raise DataError(
+                    f"the tokenizer in {hub.removeprefix(LOCAL_DIR)} cannot be read ({said}). "
+                    "Next step: copy tokenizer.json and tokenizer_config.json again."
+                ) from error
+        else:
+            tokenizer = from_hub(
+                lambda: open_clip.get_tokenizer(hub),
+                f"the tokenizer of {hub!r}",
+                "connect this machine once, or use a folder with model and tokenizer, 'local-dir:PATH'",
+            )
+        return OpenClipTextModel(self._model(device), tokenizer, device)
 
 
 class OpenClipTextModel:

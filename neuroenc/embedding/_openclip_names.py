@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import read_json
+from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._torchvision import prepare
 
 __all__ = ["LOCAL_DIR", "PREPROCESSING", "Source", "check_preprocessing", "resolve"]
@@ -29,6 +30,9 @@ _ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 _PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
               "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth",
               "model.pth")  # fmt: skip
+
+
+_CONFIG: dict[str, type] = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,18 @@ def check_preprocessing(own: Mapping[str, Any], override: Mapping[str, Any] | No
         if key not in PREPROCESSING:
             raise ConfigError(unknown_name("preprocessing setting", key, PREPROCESSING))
         merged[key] = value
-    for key in ("mean", "std"):
-        merged[key] = [float(x) for x in merged[key]]
-    size = merged["size"]
-    merged["size"] = [int(x) for x in size] if isinstance(size, (list, tuple)) else int(size)
+    try:
+        for key in ("mean", "std"):
+            merged[key] = [float(x) for x in merged[key]]
+        size = merged["size"]
+        merged["size"] = [int(x) for x in size] if isinstance(size, (list, tuple)) else int(size)
+        sides = merged["size"] if isinstance(merged["size"], list) else [merged["size"]]
+        if any(len(merged[k]) != 3 for k in ("mean", "std")) or min(merged["std"]) <= 0 or min(sides) < 1:
+            raise ValueError("mean and std have three numbers, std above 0, and size is at least 1")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"preprocessing mean={merged['mean']}, std={merged['std']}, size={merged['size']} is not legal: {error}."
+        ) from error
     return merged
 
 
@@ -79,6 +91,25 @@ def _open_clip() -> Any:
     return require("open_clip", "clip")
 
 
+def _read_config(path: Path, needed: tuple[str, ...] = tuple(_CONFIG)) -> dict[str, Any]:
+    """An open_clip_config.json, as far as it is used here."""
+    try:
+        document = read_json(path)
+        config = document["model_cfg"] if needed else document.get("model_cfg", {})
+        wrong = [k for k in needed if not isinstance(config[k], _CONFIG[k])]
+        preprocessing = document.setdefault("preprocess_cfg", {})
+        if wrong or not isinstance(preprocessing, dict):
+            raise TypeError(f"{wrong[0] if wrong else 'preprocess_cfg'} is of the wrong kind")
+        check_preprocessing(preprocessing, None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not an open_clip configuration ({type(error).__name__}: {str(error)[:200]}). It needs "
+            "'model_cfg' with embed_dim, vision_cfg and text_cfg. Next step: copy it again."
+        ) from error
+    found: dict[str, Any] = document
+    return found
+
+
 def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
@@ -87,16 +118,8 @@ def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
             f"{name!r}: {config_path} is missing (found: {there}). An open_clip folder holds "
             "open_clip_config.json and open_clip_model.safetensors. Next step: check the path."
         )
-    try:
-        document = read_json(config_path)
-        config = document["model_cfg"]
-        for part in ("embed_dim", "vision_cfg", "text_cfg"):
-            config[part]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{name!r}: {config_path} is not an open_clip configuration ({type(error).__name__}: {error}). "
-            "It needs 'model_cfg' with embed_dim, vision_cfg and text_cfg."
-        ) from error
+    document = _read_config(config_path)
+    config = document["model_cfg"]
     found = {p.name: p for p in sorted(folder.iterdir()) if p.suffix in _ENDINGS}
     chosen = next((found[n] for n in _PREFERRED if n in found), None)
     if chosen is None and len(found) == 1:
@@ -114,14 +137,15 @@ def _from_hub(name: str) -> Source:
     from open_clip.pretrained import download_pretrained_from_hf
 
     repository = name.removeprefix(HF_HUB)
-    try:
-        folder = Path(download_pretrained_from_hf(repository, filename="open_clip_config.json")).parent
-        checkpoint = Path(download_pretrained_from_hf(repository))
-    except Exception as error:
-        raise DataError(
-            f"{name!r} could not be had from the Hugging Face Hub ({type(error).__name__}: {error}). Next step: "
-            f"check the name and the network, or copy its files into a folder and use '{LOCAL_DIR}PATH'."
-        ) from error
+    config, checkpoint = from_hub(
+        lambda: (
+            Path(download_pretrained_from_hf(repository, filename="open_clip_config.json")),
+            Path(download_pretrained_from_hf(repository)),
+        ),
+        f"the model {name!r}",
+        f"check its name, connect this machine, or copy its files into a folder and use '{LOCAL_DIR}PATH'",
+    )
+    folder = config.parent
     source = _from_folder(name, folder, f"{LOCAL_DIR}{folder}", checkpoint.parent.name)
     return Source(name, source.create, source.config, source.preprocessing, checkpoint, label=source.label)
 
@@ -164,7 +188,7 @@ def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path
     preprocessing, notes = _own_preprocessing(open_clip, arch)
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
-        document = read_json(beside)
+        document = _read_config(beside, needed=())
         quick = bool(document.get("model_cfg", {}).get("quick_gelu", False))
         _check_activation(open_clip, arch, str(path), quick)
         preprocessing, notes = document.get("preprocess_cfg", {}), (f"preprocessing of {beside.name}",)

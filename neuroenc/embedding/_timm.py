@@ -24,6 +24,7 @@ from neuroenc._util.checkpoints import why_unreadable
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import hash_json, sha256_file
 from neuroenc._util.optional import require
+from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip_names import check_preprocessing
 from neuroenc.embedding._pooling import Output
 from neuroenc.embedding._torchvision import prepare
@@ -129,13 +130,11 @@ class TimmImage:
     def _checkpoint(self) -> Path | None:
         if self._tag is None:
             return self._file
-        try:
-            return self._download()
-        except Exception as error:
-            raise DataError(
-                f"weights {self._tag!r} of timm's {self._arch!r} could not be downloaded ({type(error).__name__}: "
-                f"{str(error)[:300]}). Next step: check the network, or give a path to the checkpoint as pretrained=."
-            ) from error
+        return from_hub(
+            self._download,
+            f"the checkpoint {self._tag!r} of timm's {self._arch!r}",
+            "connect this machine, or copy the checkpoint here and give its path as pretrained=",
+        )
 
     def _download(self) -> Path:
         if self._cfg.get("hf_hub_id"):

@@ -270,5 +270,76 @@ def test_hub_models_from_the_hubs_own_cache(vit, pictures, hub):
 
 @pytest.mark.parametrize(("model", "tag"), [("hf-hub:lab/none", None), ("ViT-B-32", "laion2b_s34b_b79k")])
 def test_weights_that_cannot_be_downloaded(pictures, hub, no_network, model, tag):
-    with pytest.raises(DataError, match="Next step: check the n"):
+    with pytest.raises(DataError, match=r"not on this machine.*Next step: c"):
         ImageEmbedder(model, tag, **OPTIONS).embed(pictures(1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other keys", "cut config", "config of numbers", "no size"])
+def test_damaged_folders_are_one_clear_error(make_folder, pictures, damage):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_folder("vit", 31)
+    weights, config = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "other keys":
+        save_file({f"x.{k}": v for k, v in load_file(weights).items()}, weights)
+    elif damage == "cut config":
+        config.write_text(config.read_text()[:60])
+    elif damage == "config of numbers":
+        config.write_text('{"model_cfg": {"embed_dim": "x", "vision_cfg": 3, "text_cfg": {}}}')
+    else:
+        config.write_text(config.read_text().replace('"patch_size": 8', '"patch_size": 0'))
+    with pytest.raises(DataError, match=r"open_clip_|cannot be built") as found:
+        ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(1))
+    assert len(str(found.value)) < 1200
+
+
+def test_the_network_is_built_once_and_left_out_of_copies(vit, pictures, monkeypatch):
+    import copy
+    import pickle
+
+    from neuroenc.embedding._openclip import OpenClipImage
+
+    built, load = [], OpenClipImage.load
+    monkeypatch.setattr(OpenClipImage, "load", lambda self, device: built.append(device) or load(self, device))
+    embedder = ImageEmbedder(f"local-dir:{vit}", **OPTIONS)
+    first = embedder.embed(pictures(3))
+    assert first.identical(embedder.embed(pictures(3)))
+    embedder.embed(pictures(2, seed=1))
+    assert built == ["cpu"]
+    assert copy.copy(embedder)._loaded is None
+    assert len(pickle.dumps(embedder)) < 20_000
+
+
+@pytest.mark.parametrize("model", [lambda images: images, 3, None])
+def test_what_is_no_name_is_refused_at_construction(model):
+    for embedder in (ImageEmbedder, TextEmbedder):
+        with pytest.raises(ConfigError, match=r"model is a .*legal is a name.*register_backbone"):
+            embedder(model)
+    with pytest.raises(ConfigError, match="pretrained is a"):
+        ImageEmbedder("world", pretrained=3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 2000)])
+def test_odd_sizes_are_embedded_or_named(shape):
+    stimuli = Stimuli(["a"], np.full((1, *shape, 3), 90, dtype="uint8"))
+    found = ImageEmbedder("world", cache=False, progress=False, device="cpu").embed(stimuli)
+    assert np.isfinite(found).all()
+
+
+def test_features_that_overflow_name_the_stimulus(make_folder, pictures):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_folder("vit", 33)
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["visual.proj"] = state["visual.proj"] * float("inf")
+    save_file(state, folder / "open_clip_model.safetensors")
+    with pytest.raises(DataError, match="from 'p0' on are not finite"):
+        ImageEmbedder(f"local-dir:{folder}", **OPTIONS).embed(pictures(2))
+
+
+def test_devices_that_are_not_there_are_refused_with_the_legal_ones(pictures):
+    for device in ("cuda:99", "meta", "gpu", 3.5, "mps:7"):
+        with pytest.raises(ConfigError, match="auto, cpu"):
+            ImageEmbedder("world", cache=False, device=device).embed(pictures(1))

@@ -1,0 +1,92 @@
+"""Weights of the Hugging Face Hub: from this machine where they are, else one try to reach the hub."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from neuroenc._util.errors import DataError
+
+__all__ = ["from_hub"]
+
+T = TypeVar("T")
+_LOGGERS = ("huggingface_hub", "httpx", "httpcore", "urllib3", "root")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines and progress of each retry: what matters is said in one error."""
+    loggers = [logging.getLogger(None if name == "root" else name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reach() -> None:
+    """One request to the hub, through whatever proxy is set; the hub's own client would try six times."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    with _quiet():
+        get_session().head(constants.ENDPOINT, timeout=10)
+
+
+def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
+    """What ``fetch`` gives, looked for on this machine first.
+
+    Parameters
+    ----------
+    fetch : callable
+        Downloads with ``huggingface_hub``, or finds what was downloaded before.
+    what : str
+        What it is, for the error.
+    step : str
+        What to do without a network.
+
+    Raises
+    ------
+    DataError
+        It is not on this machine, and the hub is not reached or has no such thing.
+    """
+    from huggingface_hub import constants
+
+    try:
+        with _quiet(), _offline():
+            return fetch()
+    except Exception as error:
+        if constants.HF_HUB_OFFLINE:
+            raise DataError(f"{what} is not on this machine, and HF_HUB_OFFLINE is set. Next step: {step}.") from error
+    try:
+        _reach()
+    except Exception as error:
+        raise DataError(
+            f"{what} is not on this machine, and {constants.ENDPOINT} is not reached ({type(error).__name__}). "
+            f"Next step: {step}."
+        ) from error
+    try:
+        return fetch()
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{what} could not be had from {constants.ENDPOINT}: {said}. Next step: {step}.") from error
