@@ -11,7 +11,7 @@ import xarray as xr
 from neuroenc.report._html import Thumbnails, number
 from neuroenc.report._tables import ceiling_r, frequent_words, has_caption, median, memberships
 
-__all__ = ["caption_rows", "roi_cards"]
+__all__ = ["caption_rows", "failed_control", "roi_cards"]
 
 
 def _location(scores: xr.Dataset, v: int) -> str:
@@ -85,6 +85,7 @@ def roi_cards(
                 {
                     "voxel": str(ids[v]),
                     "where": _location(scores, int(v)),
+                    "failed": failed_control(rows),
                     "r": number(r[v], digits=2),
                     "r_bar": _bar(r[v], 1.0) or "0.0",
                     "ceiling": number(ceiling[v], digits=2) if ceiling is not None else None,
@@ -131,6 +132,13 @@ def roi_cards(
     return cards
 
 
+def failed_control(captions: pd.DataFrame) -> str:
+    """Control that these captions did not pass, in words; "" where there was none or all were passed."""
+    if "control" not in captions.columns:
+        return ""
+    return "; ".join(sorted({str(x) for x in captions["control"].dropna() if str(x)}))
+
+
 def caption_rows(scores: xr.Dataset, captions: pd.DataFrame, limit: int = 400) -> list[dict[str, str]]:
     """Best caption of the ``limit`` best predicted captioned voxels, for the table that can be searched."""
     best = captions[has_caption(captions)].drop_duplicates("voxel").set_index("voxel")
@@ -148,6 +156,7 @@ def caption_rows(scores: xr.Dataset, captions: pd.DataFrame, limit: int = 400) -
                 "r": number(r[v]),
                 "ceiling": number(ceiling[v]) if ceiling is not None else "–",
                 "caption": str(line["caption"]),
+                "failed": str(line["control"]) if "control" in best.columns else "",
                 "score": number(line["score"]) if "score" in best.columns else "–",
             }
         )

@@ -16,7 +16,7 @@ from neuroenc._util.files import write_text
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc._util.provenance import provenance as make_provenance
 from neuroenc._version import __version__
-from neuroenc.report._cards import caption_rows, roi_cards
+from neuroenc.report._cards import caption_rows, failed_control, roi_cards
 from neuroenc.report._exports import numeric_scores, places, write_captions, write_maps, write_scores
 from neuroenc.report._figures import MAX_DOTS, MAX_ROIS, plot_accuracy
 from neuroenc.report._html import Thumbnails, data_uri, flatten, joined, number, render, table
@@ -54,7 +54,8 @@ def _tiles(scores: xr.Dataset, captions: pd.DataFrame | None, summary: Mapping[s
             break
     if captions is not None:
         n_captioned = captions.loc[has_caption(captions), "voxel"].nunique()
-        tiles.append({"value": f"{n_captioned:,}", "label": "voxels with a caption"})
+        failed = ", which fails its control" if failed_control(captions) else ""
+        tiles.append({"value": f"{n_captioned:,}", "label": f"voxels with a caption{failed}"})
     for key, value in summary.items():
         if str(key).endswith("accuracy") and isinstance(value, (float, np.floating)) and len(tiles) < 8:
             tiles.append({"value": number(value, str(key)), "label": str(key).replace("_", " ")})
@@ -138,8 +139,9 @@ def write_report(
         (share of variance), ``r_normalised``, ``p_value``, ``q_value`` and others; coordinates ``roi``
         (names joined by ";"), ``vertex`` and ``hemi``, ``i, j, k``.
     captions : pandas.DataFrame, optional
-        One row per voxel and rank: ``voxel, rank, caption, score``; ``evidence`` may hold stimulus ids
-        joined by ";". A voxel of ``scores`` without a row, or with an empty caption, is counted as gated.
+        One row per voxel and rank: ``voxel, rank, caption, score``; ``control`` may say which control a caption did
+        not pass (it is marked wherever it is shown), ``evidence`` may hold stimulus ids joined by ";". A voxel of
+        ``scores`` without a row, or with an empty caption, is counted as gated.
     evidence : pandas.DataFrame, optional
         ``voxel, rank, stimulus, predicted``: the images that a voxel's encoder prefers.
     stimuli : neuroenc.data.Stimuli, optional

@@ -14,6 +14,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
 from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.workflows._caption_controls import mark, round_trip_control, sentence_control
 from neuroenc.workflows._config import CaptionsConfig, FeaturesConfig, RunConfig
 from neuroenc.workflows._evaluate import held_out_predictions, make_ridge, row_features
 from neuroenc.workflows._inputs import first_captions, make_feature_space
@@ -104,42 +105,45 @@ def caption_run(
     if not passed.any():
         say("  captions: no voxel passed the gate")
     inputs = content_key(
-        vectors, responses, passed, vars(captions), vars(config.encoder), config.seed, bank, text_vectors, texts
-    )
+        vectors, responses, passed, vars(captions), vars(config.encoder), config.seed, bank, text_vectors, texts,
+        folds[0],
+    )  # fmt: skip
 
     def work() -> dict[str, pd.DataFrame]:
-        encoder = make_ridge(config.encoder, steps.folder / f"captions-ridge-{inputs[:16]}-all")
-        encoder.fit(row_features(vectors.values, responses), responses)
-        coef, intercept = encoder.to_linear()
         ids = list(text_vectors.stimulus.values)
         decoder = RetrievalDecoder(texts, text_vectors.values, ids, centre=captions.centre)
+        options: dict[str, Any] = {"mask": passed, "temperature": captions.temperature, "progress": False}
+        place = {text: n for n, text in enumerate(texts)}
+
+        def fitted(rows: np.ndarray, name: str) -> tuple[xr.DataArray, xr.DataArray]:
+            encoder = make_ridge(config.encoder, steps.folder / f"captions-ridge-{inputs[:16]}-{name}")
+            part = responses[rows]
+            return encoder.fit(row_features(vectors.values[rows], part), part).to_linear()
+
+        def best(coef: xr.DataArray, intercept: xr.DataArray) -> np.ndarray:
+            """Text vector of every captioned voxel's best caption."""
+            told = caption_voxels(coef, bank, decoder, intercept=intercept, n_evidence=0, top=1, **options).captions
+            return np.asarray(text_vectors.values[[place[text] for text in told["caption"]]])
+
+        coef, intercept = fitted(np.arange(len(responses)), "all")
         n_evidence = captions.evidence if shown is not None else 0
-        options: dict[str, Any] = {
-            "top": captions.top, "mask": passed, "temperature": captions.temperature, "progress": False,
-        }  # fmt: skip
-        found = caption_voxels(coef, bank, decoder, intercept=intercept, n_evidence=n_evidence, **options)
-        shuffled = caption_voxels(
-            shuffled_control(coef, config.seed), bank, decoder, intercept=intercept, n_evidence=0, **options
+        found = caption_voxels(
+            coef, bank, decoder, intercept=intercept, n_evidence=n_evidence, top=captions.top, **options
         )
         if len(found.captions) and not np.isfinite(found.captions["score"]).all():
             raise DataError("captions without a score.")
-        controls = _controls(found.captions, shuffled.captions)
-        return {"captions": found.captions, "evidence": found.evidence, "controls": controls}
+        if not passed.any():
+            return {"captions": found.captions, "evidence": found.evidence, "controls": pd.DataFrame()}
+        train, test = folds[0]
+        inner = fitted(train, "controls")
+        mixed = (shuffled_control(inner[0], config.seed), inner[1]), (shuffled_control(coef, config.seed), intercept)
+        controls = [
+            sentence_control(best(*inner), best(*mixed[0]), vectors[test], responses[test][:, passed], config.seed),
+            round_trip_control(
+                coef.values[:, passed], best(coef, intercept), best(*mixed[1]), text_vectors.values, config.seed
+            ),
+        ]
+        told = pd.DataFrame(controls)
+        return {"captions": mark(found.captions, told), "evidence": found.evidence, "controls": told}
 
     return scores, steps.frames("decode", inputs, work), shown
-
-
-def _controls(real: pd.DataFrame, shuffled: pd.DataFrame) -> pd.DataFrame:
-    """What the captions' own scores are worth: the same decoder on weights whose features were shuffled."""
-    rows = []
-    for name, frame in (("fitted weights", real), ("shuffled weights", shuffled)):
-        best = frame[frame["rank"] == 1]
-        rows.append(
-            {
-                "weights": name,
-                "n_voxels": len(best),
-                "median cosine of best caption": float(best["score"].median()) if len(best) else np.nan,
-                "different best captions": int(best["caption"].nunique()),
-            }
-        )
-    return pd.DataFrame(rows)

@@ -22,6 +22,7 @@ from neuroenc.data.simulate import families_in_caption, family_of_word, simulate
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.report import write_report
+from neuroenc.workflows._caption_controls import compared, mark
 from neuroenc.workflows._config import EvaluationConfig
 from neuroenc.workflows._demo_icl import few_shot, few_shot_line, few_shot_section, shipped_model, unit_norm
 from neuroenc.workflows._evaluate import noise_ceilings, score_table
@@ -34,7 +35,9 @@ _NOTES = (
     "Everything here is simulated: rendered scenes, and a cortex whose selectivity is known. It shows that the path "
     "works, not how real voxels behave.",
     "V1 to hV4 answer to local contrast, orientation and colour, which an embedding of objects knows little about: "
-    "their low accuracy is expected, and only category-selective regions are captioned against a planted family.",
+    "their low accuracy is expected, and only captions of category-selective regions are held against a planted "
+    "family.",
+    "Voxels that are not predicted above chance (q < 0.05) get no caption.",
     "Captions are retrieved from captions of scenes that no subject saw.",
 )
 
@@ -87,13 +90,13 @@ def demo(
     Returns
     -------
     dict
-        What ``summary.json`` holds. Over the voxels of category-selective regions: ``median_r``,
-        ``median_noise_ceiling_r``, ``median_r_normalised``; over those with planted ncsnr above 0.5:
-        ``caption_family_accuracy`` (the captions' family is the planted one, of five; either of two for mixed
-        voxels), ``caption_family_named_best`` (the best caption names it), and both for shuffled weights,
-        ``shuffled_...``; mean explained variance from few trials, ``few_shot_ev:METHOD:TRIALS`` (icl,
-        ridge, ridge_shared);
-        ``n_voxels``, ``n_voxels_selective``, ``seconds``.
+        What ``summary.json`` holds. Over all voxels: ``n_voxels``, ``median_r``, ``median_noise_ceiling_r``,
+        ``median_r_normalised``, ``n_significant``, ``n_captioned`` (q < 0.05); the same medians over the
+        ``n_voxels_selective`` of category-selective regions, ``selective_...``; over the ``n_voxels_judged`` of these
+        with a caption and planted ncsnr above 0.5: ``judged_caption_family_accuracy`` (the captions' family is the
+        planted one, of five; either of two for mixed voxels), ``judged_caption_family_named_best`` (the best caption
+        names it), and both for shuffled weights, ``judged_shuffled_...``; mean explained variance from few trials,
+        ``few_shot_ev:METHOD:TRIALS`` (icl, ridge); ``seconds``.
     """
     start = time.perf_counter()
     out = output_folder(out)
@@ -114,7 +117,8 @@ def demo(
     say("4/6 ridge: a penalty for every voxel by cross-validation on the training scenes")
     scores, encoder = _fit(features, train, test, single, subject, steps, out, seed, progress)
     say("5/6 captions: weights projected onto scenes nobody saw, captions retrieved")
-    tables = _captions(encoder, bank, unseen, steps, seed, progress)
+    passed = np.asarray((scores["q_value"] < 0.05) & (scores["r"] > 0))
+    tables = _captions(encoder, bank, unseen, passed, steps, seed, progress)
     shots: pd.DataFrame | None = None
     more: dict[str, Any] = {}
     model = shipped_model()
@@ -152,9 +156,11 @@ def demo(
     say(roi_table.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-"))
     say("")
     say(
-        f"selective regions: median r {summary['median_r']:.3f}, {summary['median_r_normalised']:.3f} of the ceiling; "
-        f"planted family named for {summary['caption_family_accuracy']:.0%} of voxels with ncsnr > 0.5 "
-        f"(shuffled weights {summary['shuffled_caption_family_accuracy']:.0%}, chance 20%)"
+        f"{summary['n_voxels_selective']} voxels of selective regions: median r {summary['selective_median_r']:.3f}, "
+        f"{summary['selective_median_r_normalised']:.3f} of the ceiling; planted family named for "
+        f"{summary['judged_caption_family_accuracy']:.0%} of the {summary['n_voxels_judged']} with ncsnr > 0.5 "
+        f"(shuffled weights {summary['judged_shuffled_caption_family_accuracy']:.0%}, chance 20%): "
+        f"{controls['verdict'][0]}"
     )
     if shots is not None:
         say(few_shot_line(summary))
@@ -198,7 +204,8 @@ def _fit(
 
 
 def _captions(
-    encoder: RidgeEncoder, bank: xr.DataArray, unseen: Stimuli, steps: Steps, seed: int, progress: bool
+    encoder: RidgeEncoder, bank: xr.DataArray, unseen: Stimuli, passed: np.ndarray, steps: Steps, seed: int,
+    progress: bool,
 ) -> dict[str, pd.DataFrame]:
     texts, ids = first_captions(unseen, 2)
     names = [f"{s}#{k}" for k, s in enumerate(ids)]
@@ -207,12 +214,12 @@ def _captions(
 
     def work() -> dict[str, pd.DataFrame]:
         decoder = RetrievalDecoder(texts, vectors.values, ids)
-        real = caption_voxels(coef, bank, decoder, intercept=intercept, n_evidence=6, progress=False)
+        real = caption_voxels(coef, bank, decoder, intercept=intercept, mask=passed, n_evidence=6, progress=False)
         mixed = shuffled_control(coef, seed)
-        control = caption_voxels(mixed, bank, decoder, intercept=intercept, n_evidence=0, progress=False)
+        control = caption_voxels(mixed, bank, decoder, intercept=intercept, mask=passed, n_evidence=0, progress=False)
         return {"captions": real.captions, "evidence": real.evidence, "shuffled": control.captions}
 
-    return steps.frames("captions", content_key(coef, intercept, bank, vectors, texts, seed), work)
+    return steps.frames("captions", content_key(coef, intercept, bank, vectors, texts, passed, seed), work)
 
 
 def _judge(
@@ -233,28 +240,36 @@ def _judge(
         index=voxels,
     )
     selective = frame["family"] != ""
-    judged = frame[selective & frame["clear"]]
+    captioned = frame.index.isin(tables["captions"]["voxel"])
+    judged = frame[selective & frame["clear"] & captioned]
     summary: dict[str, Any] = {
         "n_voxels": len(frame),
         "n_voxels_selective": int(selective.sum()),
         "n_voxels_judged": len(judged),
-        "median_r": float(frame.loc[selective, "r"].median()),
-        "median_noise_ceiling_r": float(frame.loc[selective, "ceiling"].median()),
-        "median_r_normalised": float(frame.loc[selective, "normalised"].median()),
+        "n_captioned": int(captioned.sum()),
         "n_significant": int((scores["q_value"] < 0.05).sum()),
     }
-    hits = {}
+    for prefix, some in (("", slice(None)), ("selective_", selective)):
+        inside = frame.loc[some]
+        summary[f"{prefix}median_r"] = float(inside["r"].median())
+        summary[f"{prefix}median_noise_ceiling_r"] = float(inside["ceiling"].median())
+        summary[f"{prefix}median_r_normalised"] = float(inside["normalised"].median())
+    real, mixed = (_hits(judged, tables[name]) for name in ("captions", "shuffled"))
     rows = []
-    for name, label in (("captions", "fitted weights"), ("shuffled", "shuffled weights")):
-        hit, named = _hits(judged, tables[name])
-        prefix = "" if name == "captions" else "shuffled_"
-        summary[f"{prefix}caption_family_accuracy"] = float(hit.mean())
-        summary[f"{prefix}caption_family_named_best"] = float(named.mean())
-        hits[name] = hit
-        share = {"family accuracy": float(hit.mean()), "best caption names it": float(named.mean())}
-        rows.append({"weights": label, **share})
-    rows.append({"weights": "chance (five families)", "family accuracy": 0.2, "best caption names it": np.nan})
-    return summary, _roi_table(frame, tables["captions"], hits["captions"]), pd.DataFrame(rows)
+    labels = ("caption_family_accuracy", "the captions' family is a planted one"), (
+        "caption_family_named_best", "the best caption names a planted family",
+    )  # fmt: skip
+    at = np.random.default_rng(0).integers(0, max(len(judged), 1), (1000, len(judged)))
+    for (name, words), a, b in zip(labels, real, mixed):
+        summary[f"judged_{name}"] = float(a.mean()) if len(judged) else np.nan
+        summary[f"judged_shuffled_{name}"] = float(b.mean()) if len(judged) else np.nan
+        difference = a.to_numpy(dtype=float) - b.to_numpy(dtype=float)
+        draws = difference[at].mean(axis=1) if len(judged) > 1 else None
+        rows.append(compared(words, len(judged), *(summary[f"judged_{k}{name}"] for k in ("", "shuffled_")), draws,
+                             len(judged)))  # fmt: skip
+    controls = pd.DataFrame(rows)
+    tables["captions"] = mark(tables["captions"], controls)
+    return summary, _roi_table(frame, tables["captions"], real[0]), controls
 
 
 def _hits(judged: pd.DataFrame, captions: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

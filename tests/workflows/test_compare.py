@@ -107,6 +107,46 @@ def test_own_files_to_tables_and_a_page(folder):
     assert "median r" in said[-1]
 
 
+WRITTEN = """
+import json, sys
+import numpy as np, pandas as pd
+from pathlib import Path
+from neuroenc import data
+out = Path(sys.argv[1])
+voxels, regions, layers = (data.load(out / f"{name}.nc") for name in ("voxels", "regions", "layers"))
+table, pairs = pd.read_csv(out / "comparison.csv"), pd.read_csv(out / "pairwise.csv")
+print(json.dumps({
+    "median": {str(c): float(np.median(voxels["r"].sel(cell=c))) for c in voxels["cell"].values},
+    "voxel": voxels["voxel"].values.tolist(), "roi": voxels["roi"].values.tolist(),
+    "table": table[table.kind == "all"].set_index("cell")["median_r"].to_dict(),
+    "pairs": pairs[pairs.kind == "all"].set_index(["a", "b"])["median_difference"].reset_index().values.tolist(),
+    "winner": voxels["winner"].values.tolist(), "region": regions["region"].values.tolist(),
+    "layer": layers["layer"].values.tolist(),
+}))
+"""
+
+
+def test_tables_and_maps_of_a_new_process_hold_what_the_comparison_found(folder, fresh):
+    """Headline, tables and maps are one set of numbers."""
+    out = folder / "out"
+    said = []
+    summary = run_comparison(read_compare_config(folder / "compare.toml"), out, progress=False, say=said.append)
+    found = fresh(WRITTEN, out)
+    assert found["voxel"] == list(range(10))
+    assert found["roi"] == ["V1"] * 5 + ["V4"] * 5
+    for cell, median in found["table"].items():
+        assert median == pytest.approx(found["median"][cell], rel=1e-6)
+        assert median == pytest.approx(summary[f"median_r:{cell}"], rel=1e-6)
+    best, rival = summary["best_cell"], summary["rival"]
+    against = [(1 if a == best else -1) * d for a, b, d in found["pairs"] if best in (a, b)]
+    assert summary["best_difference"] == pytest.approx(min(against), rel=1e-6)
+    assert f"{best}, median r {found['table'][best]:.4f}" in said[-1]
+    assert f"against {rival}: {min(against):+.4f}" in said[-1]
+    assert len(found["region"]) == 1
+    assert set(found["layer"]) <= {"wrong", "right"}
+    assert len(found["winner"]) == 10
+
+
 def test_killed_and_resumed_ends_with_the_same_files(folder):
     script = folder / "go.py"
     script.write_text(

@@ -12,11 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from neuroenc import data
+from neuroenc import data, stats
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders import load_encoder
-from neuroenc.workflows import read_config, run
+from neuroenc.workflows import export, read_config, run
+from neuroenc.workflows._inputs import load_data, prepare_responses
 
 N, P = 60, 12
 
@@ -177,6 +181,64 @@ def test_rows_are_shuffled_within_runs_of_a_session(folder):
     config = EvaluationConfig(scheme="test", test_ids=["all"], permutation_mode="within", permutations=99)
     p = score_table(measured, predicted, config, ceilings={}, seed=0)["p_value"].values
     assert (p < 0.05).mean() < 0.2
+
+
+PREDICT = """
+import json, sys
+from neuroenc import data
+from neuroenc.encoders import load_encoder
+encoder, X = load_encoder(sys.argv[1]), data.load(sys.argv[2]).values
+coef, intercept = encoder.to_linear()
+print(json.dumps({
+    "predicted": encoder.predict(X).tolist(), "weights": (X @ coef.values + intercept.values).tolist(),
+    "ijk": [coef[k].values.tolist() for k in "ijk"], "alpha": encoder.alpha_.tolist(),
+}))
+"""
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_saved_encoder_predicts_from_features_as_they_come(folder, fresh, standardise):
+    """In a new process, with features of any scale: what scikit-learn predicts that was fitted on them."""
+    X = planted()[0] * np.logspace(-2, 2, P).astype("float32") + 50
+    data.save(data.make_features(X, stimulus=[f"img{i:03d}" for i in range(N)]), folder / "features.nc")
+    config = read_config(
+        folder / "run.toml", [f"features.standardise={str(standardise).lower()}", "evaluation.permutations=0"]
+    )
+    run(config, folder / "out", progress=False, say=lambda _: None)
+    found = fresh(PREDICT, folder / "out" / "encoder", folder / "features.nc")
+    measured = prepare_responses(load_data(config.data), config.data, keep_presentations=False).values
+    expected = np.empty(measured.shape)
+    for v, alpha in enumerate(found["alpha"]):
+        model = make_pipeline(*([StandardScaler()] if standardise else []), Ridge(alpha))
+        expected[:, v] = model.fit(X.astype(float), measured[:, v]).predict(X.astype(float))
+    np.testing.assert_allclose(found["predicted"], expected, atol=2e-3)
+    np.testing.assert_allclose(found["weights"], found["predicted"], atol=2e-3)
+    scores = data.load(folder / "out" / "report" / "scores.nc")
+    assert found["ijk"] == [scores[k].values.tolist() for k in "ijk"]
+    if standardise:
+        assert np.median(stats.score(measured, np.array(found["predicted"]), metric="r2")[:10]) > 0.7
+
+
+EXPORTED = """
+import json, sys
+from pathlib import Path
+import nibabel as nib, numpy as np
+maps = [p for p in Path(sys.argv[1]).rglob("*.nii.gz")]
+(r,) = [p for p in maps if "stat-r_" in p.name or "_r_" in p.name or p.name.endswith("-r_statmap.nii.gz")]
+image = nib.load(r)
+print(json.dumps({"names": sorted(p.name for p in maps), "values": image.get_fdata().tolist(),
+                  "affine": image.affine.tolist()}))
+"""
+
+
+def test_exported_maps_hold_the_scores_of_the_run(folder, fresh):
+    run(read_config(folder / "run.toml"), folder / "out", progress=False, say=lambda _: None)
+    export(folder / "out", bids=folder / "bids", subject="01", space="T1w", say=lambda _: None)
+    found = fresh(EXPORTED, folder / "bids")
+    scores = data.load(folder / "out" / "report" / "scores.nc")
+    values = np.array(found["values"], dtype=float)
+    np.testing.assert_allclose(values[tuple(scores[k].values for k in "ijk")], scores["r"].values, rtol=1e-6)
+    np.testing.assert_array_equal(found["affine"], np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def test_features_of_other_stimuli_are_refused(folder):
