@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from neuroenc.data._manifest import Manifest, ManifestFile, load_manifest, safe_
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["data_dir", "fetch", "mirror_dir", "presence", "resolve", "verify"]
+__all__ = ["data_dir", "fetch", "locked", "mirror_dir", "presence", "resolve", "verify"]
 
 StrPath = str | os.PathLike[str]
 
@@ -103,7 +103,7 @@ def fetch(
     _check_reachable(manifest, missing, source, mirror)
     try:
         output_folder(root)
-        with _locked(root), _bar(manifest.name, missing, progress) as bar:
+        with locked(root), _bar(manifest.name, missing, progress) as bar:
             _check_space(root, missing)
             for file in missing:
                 # Another process may have brought it while this one waited for the lock.
@@ -343,18 +343,26 @@ def _bar(name: str, missing: list[ManifestFile], show: bool) -> Any:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One process at a time brings the files of a data set (advisory; released when a process dies)."""
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes what stands at ``path`` (advisory; released when a process dies)."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with open(root.parent / f".{root.name}.lock", "w") as handle:
-        try:
+    lock = path.parent / f".{path.name}.lock"
+    while True:
+        handle = open(lock, "w")  # noqa: SIM115 (closed below)
+        # Some network file systems know no locks; then checksums and renames are the only guard.
+        with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            # Some network file systems know no locks; then the checksum is the only guard.
-            yield
-            return
+        with suppress(FileNotFoundError):
+            if os.stat(lock).st_ino == os.fstat(handle.fileno()).st_ino:
+                break
+        # The process that held it took the file away: the lock is on nothing.
+        handle.close()
+    try:
         yield
+    finally:
+        lock.unlink(missing_ok=True)
+        handle.close()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import check_readable_file, storage_errors
 from neuroenc.data._groups import column_moments
-from neuroenc.data._images import open_image
+from neuroenc.data._images import forward
 from neuroenc.data._nsd._layout import Layout
 
 __all__ = ["SCALE", "Spool", "n_trials", "read_session", "zscore_in_place"]
@@ -59,12 +60,16 @@ class Spool:
 
     def __init__(self, layout: Layout, files: tuple[Path, ...], places: np.ndarray, budget: int, folder: Path) -> None:
         self.n_places = len(places)
-        self.handle = TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
+        with storage_errors(folder):
+            self.handle = TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
         index = np.ravel_multi_index(np.unravel_index(places, layout.shape), layout.shape, order="F")
         with _opened(files[0], budget) as values:
             _check_shape(values, files[0], layout.shape)
             for rows in _frames(values, index, budget):
-                rows.tofile(self.handle)
+                with storage_errors(folder):
+                    self.handle.write(memoryview(np.ascontiguousarray(rows)).cast("B"))
+        with storage_errors(folder):
+            self.handle.flush()
         self.n_trials = self.handle.tell() // (4 * self.n_places)
 
     def read(self, block: slice) -> np.ndarray:
@@ -83,20 +88,19 @@ class Spool:
 def _opened(path: Path, budget: int) -> Iterator[Any]:
     """An HDF5 data set (trial, z, y, x) or (trial, vertex), or nibabel's lazy array (x, y, z, trial)."""
     import h5py
-    import nibabel as nib
 
+    check_readable_file(path, "betas")
     try:
         if path.suffix == ".hdf5":
             with h5py.File(path, "r") as handle:
                 _limit_index(handle, budget)
-                if "betas" not in handle:
-                    raise DataError(f"{path} has no data set 'betas'; it holds {sorted(handle)[:5]}.")
-                yield handle["betas"]
+                found = handle.get("betas")
+                if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf":
+                    raise DataError(f"{path} has no data set 'betas' of numbers; it holds {sorted(handle)[:5]}.")
+                yield found
         else:
-            open_image(path, "betas")
-            # One open file is read forward; opened anew, every block would unpack the file from its start.
-            image: Any = nib.load(path, keep_file_open=True)
-            yield image.dataobj
+            with forward(path, "betas") as image:
+                yield image.dataobj
     except (OSError, EOFError) as error:
         raise DataError(
             f"{path} ({path.stat().st_size if path.exists() else 0:,} bytes) cannot be read: {error}. Next step:"

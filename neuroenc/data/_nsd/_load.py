@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._util.files import hash_array, hash_json, storage_errors
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
@@ -31,7 +31,7 @@ from neuroenc.data._nsd._design import (
 from neuroenc.data._nsd._layout import BETAS, Layout
 from neuroenc.data._nsd._pictures import read_stimuli
 from neuroenc.data._nsd._rois import Regions, food_path, joined_names
-from neuroenc.data._nsd._store import averaged_store, load_store, session_store, voxels_per_chunk
+from neuroenc.data._nsd._store import averaged_store, load_store, session_store, stamp, voxels_per_chunk
 from neuroenc.data._preprocess import average_repeats
 from neuroenc.data._schema import EncodingData, make_responses
 
@@ -40,7 +40,7 @@ __all__ = ["LICENCE", "nsd"]
 LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
 _REPEATS = ("keep", "average")
 #: Changes when the stored values would.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def nsd(
@@ -280,7 +280,8 @@ def _values(
         if packed and len(blocks) > 1 and cache is not False:
             if n not in spool:
                 _close(spool)
-                folder.mkdir(parents=True, exist_ok=True)
+                with storage_errors(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
                 spool[n] = Spool(layout, own, places, budget // 8, folder)
             values = spool[n].read(block)
         else:
@@ -297,7 +298,7 @@ def _values(
         if cache is False:
             responses = _in_memory(template, bounds, blocks, read, bar.update, budget, repeats)
         else:
-            stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for n in numbers for p in files[n]]
+            stamps = [stamp(p) for n in numbers for p in files[n]]
             kept = {k: v for k, v in settings.items() if k not in ("voxels", "food")}
             key = hash_json({"format": _FORMAT, **kept, "places": hash_array(places), "files": stamps})[:20]
             path = folder / f"{layout.name}-{layout.space}-{_short(layout.betas)}-{key}.zarr"

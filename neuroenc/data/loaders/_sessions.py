@@ -22,7 +22,7 @@ from neuroenc.data._images import forward
 from neuroenc.data._labels import provenance_step
 from neuroenc.data._nsd._betas import zscore_in_place
 from neuroenc.data._nsd._load import _stored
-from neuroenc.data._nsd._store import session_store, voxels_per_chunk
+from neuroenc.data._nsd._store import session_store, stamp, voxels_per_chunk
 from neuroenc.data._preprocess import average_repeats
 from neuroenc.data.loaders._source import Source
 
@@ -197,7 +197,7 @@ def collect(
                 " Next step: cache=True streams them through the disk; or ask for fewer voxels."
             )
         else:
-            stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+            stamps = [stamp(p) for p in files]
             labels = hash_array(template["voxel"].values, template["stimulus"].values)
             key = hash_json({"format": _FORMAT, **settings, "labels": labels, "files": stamps, "z": zscore, "by": by})
             name = template.attrs["source"].split()[0]
