@@ -118,8 +118,8 @@ from neuroenc._util.errors import DataError
 for file_format in ("hdf5", "nii.gz"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:
-        data.nsd(sys.argv[1], 1, voxels="V1", rois=False, sessions=[1], cache=sys.argv[2], max_memory=20_000, file_format=file_format,
-                 progress=False)
+        data.nsd(sys.argv[1], 1, voxels="V1", rois=False, sessions=[1], cache=sys.argv[2], max_memory=20_000,
+                 file_format=file_format, progress=False)
     except DataError as error:
         print(error)
 """
