@@ -228,8 +228,15 @@ def _alive(process: int) -> bool:
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write UTF-8 text atomically."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"cannot write {os.fspath(path)}: {error.object[max(0, error.start - 20) : error.end]!r} holds half of a "
+            "surrogate pair, which has no encoding. Next step: rename what is called so."
+        ) from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
     return Path(path)
 
 
@@ -309,7 +316,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise DataError(f"{path} is not JSON: {error}. Next step: write or copy it again.") from error
 
 

@@ -50,6 +50,12 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
             f"format, numbers do not (leading zeros). Next step: {what}=[str(x) for x in ids]."
         )
     array = array.astype(str)
+    broken = [x for x in array.tolist() if not x.isprintable()]
+    if broken:
+        raise DataError(
+            f"{what} id {broken[0]!r} has characters that cannot be printed (a file name of another encoding, a line "
+            "end?). Next step: rename it."
+        )
     if array.size and (array == "").any():
         raise DataError(
             f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}."

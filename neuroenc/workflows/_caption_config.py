@@ -11,7 +11,7 @@ from typing import Annotated
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.workflows._config import DataConfig, EncoderConfig, absolute_data, check_data
 from neuroenc.workflows._examples import example_names, read_example
-from neuroenc.workflows._settings import SEED, Legal, absolute, build, read_table
+from neuroenc.workflows._settings import SEED, Legal, absolute, build, check_world, read_table
 
 __all__ = [
     "AnalysisConfig",
@@ -176,6 +176,8 @@ class CaptionConfig:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
 
 
+# Numbers of the simulated world, and what they are where nothing is said.
+WORLD = {"n_subjects": 1, "n_train": 1400, "n_test": 200, "n_bank": 2000, "n_voxels": None, "world_seed": None}
 _BANKS = ("stimuli", "unseen", "captions")
 
 
@@ -208,6 +210,8 @@ def read_caption_config(path: str | os.PathLike[str], overrides: list[str] | Non
 
 def _check(config: CaptionConfig) -> None:
     check_data(config.data, ', or "world"')
+    if config.data.name == "world":
+        check_world("data.options", config.data.options, WORLD)
     if config.held_out.scheme == "test" and not config.held_out.test_ids and config.data.name != "world":
         raise ConfigError('[held_out] scheme = "test" needs test_ids.')
     if config.held_out.test_ids and config.held_out.scheme != "test":

@@ -15,13 +15,12 @@ from neuroenc._util.errors import ConfigError
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
-from neuroenc.workflows._caption_config import CaptionConfig, HeldOutConfig
+from neuroenc.workflows._caption_config import WORLD, CaptionConfig, HeldOutConfig
 from neuroenc.workflows._evaluate import noise_ceilings
 from neuroenc.workflows._inputs import first_captions, load_data, prepare_responses
 
 __all__ = ["Bank", "Subject", "Texts", "load_bank_of", "load_subjects", "load_texts"]
 
-_WORLD = {"n_subjects": 1, "n_train": 1400, "n_test": 200, "n_bank": 2000, "n_voxels": None, "world_seed": None}
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,7 @@ def _embed(config: CaptionConfig, stimuli: Stimuli | None, progress: bool) -> xr
 
 
 def _world(config: CaptionConfig, progress: bool) -> tuple[list[Subject], Stimuli, Stimuli]:
-    unknown = set(config.data.options) - set(_WORLD)
-    if unknown:
-        raise ConfigError(f"[data.options] of the world: {sorted(unknown)} unknown; legal: {', '.join(_WORLD)}.")
-    o: dict[str, Any] = {**_WORLD, **config.data.options}
+    o: dict[str, Any] = {**WORLD, **config.data.options}
     # Seeds of the scenes are far from those that the world's models were trained on.
     seed = 71_000 + 2 * config.seed if o["world_seed"] is None else int(o["world_seed"])
     shown = simulate_world(o["n_train"] + o["n_test"], seed=seed)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.workflows._config import DataConfig, FeaturesConfig, absolute_data, check_data
 from neuroenc.workflows._examples import example_names, read_example
-from neuroenc.workflows._settings import SEED, Legal, absolute, build, read_table
+from neuroenc.workflows._settings import SEED, Legal, absolute, build, check_world, read_table
 
 __all__ = [
     "CompareConfig",
@@ -25,6 +25,8 @@ __all__ = [
     "read_compare_config",
 ]
 
+# Numbers of the simulated world, and what they are where nothing is said.
+WORLD: dict[str, int | None] = {"n_stimuli": 700, "n_repeats": 2, "n_voxels": 300, "seed": 0}
 SPACE_KINDS = ("image", "pixels", "captions", "dense", "file")
 
 
@@ -171,6 +173,7 @@ def _check(config: CompareConfig) -> None:
         given = [k for k in ("options", "samples", "mask", "rois", "images", "captions") if getattr(data, k)]
         if given:
             raise ConfigError(f"[data] {', '.join(given)} are not read: the simulated world has its own.")
+        check_world("data.world", data.world, WORLD)
     else:
         check_data(data)
     if data.join and (not data.name or len(data.join) != 1):

@@ -12,17 +12,17 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
-from neuroenc.workflows._compare_config import CompareDataConfig, SpaceConfig
+from neuroenc.workflows._compare_config import WORLD, CompareDataConfig, SpaceConfig
 from neuroenc.workflows._evaluate import noise_ceilings
 from neuroenc.workflows._inputs import load_data, load_features, prepare_responses
+from neuroenc.workflows._settings import check_world
 
 __all__ = ["join_subjects", "load_comparison", "make_space", "scale_voxels"]
 
-_WORLD = {"n_stimuli": 700, "n_repeats": 2, "n_voxels": 300, "seed": 0}
 
 
 def load_comparison(
@@ -64,10 +64,8 @@ def load_comparison(
 
 
 def _world(given: dict[str, Any]) -> EncodingData:
-    for name in given:
-        if name not in _WORLD:
-            raise ConfigError(unknown_name("setting in [data] world:", name, _WORLD))
-    settings = {**_WORLD, **given}
+    check_world("data.world", given, WORLD)
+    settings: dict[str, Any] = {**WORLD, **given}
     # Seeds of the scenes are far from those that the world's CLIP was trained on.
     scenes = simulate_world(settings["n_stimuli"], seed=80_000 + settings["seed"])
     subject = simulate_cortex(

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import hash_array, hash_json
 from neuroenc.data import EncodingData
 from neuroenc.data._groups import group_ids
@@ -42,6 +42,11 @@ def outer_folds(
         train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
         data.check_disjoint(train, test)
         is_test = np.isin(responses.coords["stimulus"].values, np.unique(test.coords["stimulus"].values))
+        if min(is_test.sum(), (~is_test).sum()) < 2:
+            raise DataError(
+                f"[evaluation] test_ids leave {int((~is_test).sum())} rows to fit on and {int(is_test.sum())} to test "
+                "on; both need at least 2."
+            )
         return [(np.flatnonzero(~is_test), np.flatnonzero(is_test))]
     if config.scheme == "stimulus":
         return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)

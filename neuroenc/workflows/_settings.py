@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import read_text
 
-__all__ = ["SEED", "Legal", "absolute", "build", "check_device", "read_table"]
+__all__ = ["SEED", "Legal", "absolute", "build", "check_device", "check_world", "read_table"]
 
 # Counts above this are typing errors; numpy's counters end there too.
 _MOST = 2**31 - 1
@@ -79,6 +80,16 @@ def check_device(name: str) -> None:
         from neuroenc.embedding._device import resolve_device
 
         resolve_device(name)
+
+
+def check_world(where: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Numbers of a simulated world: whole ones, of at least 1; seeds of at least 0."""
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(unknown_name(f"setting in {where}:", name, known))
+        check_whole(f"{where}.{name}", value if isinstance(value, int) else str(value), 0 if "seed" in name else 1)
+        if value > _MOST:
+            raise ConfigError(f"{where}.{name}={value!r} is not legal; it must be at most {_MOST}.")
 
 
 def build(cls: type, table: Mapping[str, Any], where: str = "") -> Any:
@@ -149,7 +160,7 @@ def _override(table: dict[str, Any], settings: list[str]) -> None:
             raise ConfigError(f"--set {setting!r} must be written as table.key=value.")
         try:
             parsed = tomllib.loads(f"x = {text}")
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number of thousands of digits is no TOMLDecodeError
             parsed = {}
         # More than one key is text with line breaks, not a value.
         value = parsed["x"] if set(parsed) == {"x"} else text
@@ -178,12 +189,12 @@ def read_table(path: Path, overrides: list[str] | None, example: str) -> dict[st
     try:
         text = read_text(path, "config")
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from None
     except RecursionError:
         raise ConfigError(f"{path} is not TOML that can be read: it is nested too deeply.") from None
-    except DataError as error:
-        raise ConfigError(str(error)) from None
     if not text.strip():
         raise ConfigError(f"{path} is empty. Next step: {example} shows a config at work.")
     _override(table, overrides or [])

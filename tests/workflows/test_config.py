@@ -139,6 +139,7 @@ def test_settings_of_a_comparison_that_cannot_be_right_are_refused(tmp_path, mor
         ("title = 'ä'\n".encode("latin-1"), "UTF-8"),
         ("title = 'a'\n".encode("utf-16"), "UTF-8"),
         (b"x = " + b"[" * 3000, "nested"),
+        (b"seed = " + b"9" * 5000, "TOML"),
     ],
 )
 @pytest.mark.parametrize("read", [read_config, read_caption_config, read_compare_config])
@@ -186,7 +187,7 @@ def _files(tmp_path):
         (["data.samples=c.csv", "data.captions=t.csv"], "caption"),
         (["data.images=t.csv"], r"t\.csv is no folder"),
         (["features.file=z.nc"], r"z\.nc"),
-        (["features.kind=image", "features.model=world"], "data. images"),
+        (['features={kind = "image", model = "world"}'], "data. images"),
         (["features.kind=image", "features.file=", "features.model=nosuch", "data.images=."], "features.model.*nosuch"),
         (
             ["features.kind=image", "features.file=", "features.model=world", "data.images=.", "features.layer=nosuch"],
@@ -243,3 +244,32 @@ def test_ids_that_look_like_missing_values_stay_ids(tmp_path):
     assert found.responses.stimulus.values.tolist() == ["NA", "nan", "None"]
     assert found.responses.run.values.tolist() == [1, 1, 2]
     assert found.stimuli.captions[0] == ("null",)
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        "{n_stimuli = 0}",
+        "{n_stimuli = 'a'}",
+        "{n_voxels = 2.5}",
+        "{seed = -1}",
+        "{n_stimulus = 9}",
+        "{n_repeats = true}",
+    ],
+)
+def test_numbers_of_a_simulated_world_are_checked(tmp_path, world):
+    path = written(tmp_path, "[data]\nworld = {n_stimuli = 9}\n" + _COMPARE.split(_OWN)[1])
+    read_compare_config(path)
+    with pytest.raises(ConfigError, match=r"data\.world"):
+        read_compare_config(path, [f"data.world={world}"])
+    path = written(tmp_path, '[data]\nname = "world"\n' + _CAPTION.split(_OWN)[1])
+    with pytest.raises(ConfigError, match=r"data\.options"):
+        read_caption_config(
+            path, [f"data.options={world.replace('n_stimuli', 'n_train').replace('n_repeats', 'n_test')}"]
+        )
+
+
+def test_a_single_test_stimulus_cannot_be_scored(tmp_path):
+    config = read_config(_files(tmp_path), ['evaluation={scheme = "test", test_ids = ["p1"]}'])
+    with pytest.raises(DataError, match="1 to test on"):
+        run(config, tmp_path / "out", progress=False, say=lambda line: None)
