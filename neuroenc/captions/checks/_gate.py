@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
+from neuroenc._util.checks import check_fraction
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["gate_voxels"]
@@ -56,6 +57,7 @@ def gate_voxels(
     """
     if kind not in ("q", "roi", "none"):
         raise ConfigError(unknown_name("gate", kind, ("q", "roi", "none")))
+    check_fraction("q", q)
     if kind == "roi" and not rois:
         raise ConfigError('gate "roi" needs the names of regions.')
     needed = ["r", *(["q_value"] if kind == "q" else []), *(["noise_ceiling_r"] if min_ceiling_r > 0 else [])]

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._util.checks import check_fraction
 from neuroenc.encoders.comparison._statistics import Group, Samples, best_against_others
 
 __all__ = ["REGIONS", "classify", "region_shares"]
@@ -25,6 +26,7 @@ def classify(drawn: Samples, level: float) -> xr.Dataset:
     between: the spaces that the best does not beat, such as "vision or dense", or "not separable". ``support`` is
     the share of resamples in which each space is the best.
     """
+    level = check_fraction("q", level)
     best, p, _ = best_against_others(drawn)
     n_spaces, n_voxels = p.shape
     q = stats.fdr(p)

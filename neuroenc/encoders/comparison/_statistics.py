@@ -236,7 +236,7 @@ def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Datas
     The p-value is the largest over the other cells (an intersection-union test: the best must beat each of them),
     and q its FDR over voxels.
     """
-    level = check_fraction("level", level)
+    level = check_fraction("q", level)
     best, p, lead = best_against_others(drawn)
     labels = np.array([*names, ""], dtype=object)
     known = ~np.isnan(p)

@@ -274,3 +274,14 @@ def test_the_rival_of_a_cell_is_read_from_the_pairs():
     unsure = pairs_of(("x", "y", 0.02, 0.01, 0.03, 0.001, 0.002), ("z", "x", -0.01, -0.03, 0.01, 0.4, 0.4))
     assert closest_rival("x", unsure)["verdict"] == "not separable from z"
     assert closest_rival("x", unsure)["high"] == 0.03
+
+
+@pytest.mark.parametrize("level", [0, 2, -1, float("nan")])
+def test_levels_are_fractions(level):
+    y, a, b = np.random.default_rng(0).standard_normal((3, 30, 4))
+    drawn = draw_samples(y, [y + a, y + b], n_bootstraps=50, groups=np.arange(30), seed=0)
+    groups = [Group("all", "all", np.arange(4))]
+    names = ["a", "b"]
+    for call in (lambda: pair_table(names, drawn, groups, q=level), lambda: voxel_winner(names, drawn, level)):
+        with pytest.raises(ValueError, match=r"q=.* between 0 and 1"):
+            call()
