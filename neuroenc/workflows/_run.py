@@ -135,6 +135,7 @@ def run(
         captions=tables.get("captions"),
         evidence=tables.get("evidence") if tables and len(tables["evidence"]) else None,
         stimuli=shown,
+        roi_table=_roi_table(scores),
         controls=tables.get("controls"),
         summary=summary,
         settings=_settings(config),
@@ -226,15 +227,16 @@ def _median(scores: xr.Dataset, name: str) -> float | None:
 def _summary(
     config: RunConfig, scores: xr.Dataset, tables: dict[str, pd.DataFrame], responses: xr.DataArray
 ) -> dict[str, Any]:
+    whole = _roi_table(scores).iloc[-1]
     summary: dict[str, Any] = {
         "n_voxels": scores.sizes["voxel"],
         "n_stimuli": len(np.unique(responses.coords["stimulus"].values)),
         "n_samples": responses.shape[0],
-        "median_r": _median(scores, "r"),
+        "median_r": float(whole["median_r"]),
         "median_r2": _median(scores, "r2"),
         "median_ev": _median(scores, "ev"),
-        "median_noise_ceiling_r": _median(scores, "noise_ceiling_r"),
-        "median_r_normalised": _median(scores, "r_normalised"),
+        "median_noise_ceiling_r": float(whole["median_ceiling_r"]) if "median_ceiling_r" in whole else None,
+        "median_r_normalised": float(whole["median_r_normalised"]) if "median_r_normalised" in whole else None,
     }
     if "q_value" in scores:
         passed = (scores["q_value"].values < config.evaluation.q) & (scores["r"].values > 0)
@@ -261,8 +263,16 @@ def _notes(config: RunConfig, scores: xr.Dataset, responses: xr.DataArray) -> li
     return notes
 
 
+def _roi_table(scores: xr.Dataset) -> pd.DataFrame:
+    """Regions, and all voxels in the last row where there are several: the headline is read from it."""
+    table = roi_summary(scores)
+    if len(table) > 1:
+        table = pd.concat([table, roi_summary(scores.drop_vars("roi"))], ignore_index=True)
+    return table.dropna(axis="columns", how="all")
+
+
 def _closing(scores: xr.Dataset, summary: dict[str, Any], page: Path) -> str:
-    lines = ["", roi_summary(scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
+    lines = ["", _roi_table(scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
     parts = [f"median r {summary['median_r']:.4f} over {summary['n_voxels']} voxels"]
     if summary.get("median_r_normalised") is not None:
         parts.append(f"{summary['median_r_normalised']:.3f} of the ceiling")

@@ -84,7 +84,8 @@ def files(out):
 
 def test_own_volume_to_report(folder):
     out = folder / "out"
-    summary = run(read_config(folder / "run.toml"), out, progress=False, say=lambda _: None)
+    said: list[str] = []
+    summary = run(read_config(folder / "run.toml"), out, progress=False, say=said.append)
     scores = data.load(out / "report" / "scores.nc")
     signal = data.in_roi(scores, "signal")
     assert signal.sum() == 10
@@ -97,6 +98,10 @@ def test_own_volume_to_report(folder):
     np.testing.assert_allclose(image.get_fdata()[index], scores["r"].values, rtol=1e-6)
     assert json.loads((out / "summary.json").read_text())["median_r"] == pytest.approx(float(scores["r"].median()))
     assert "signal" in (out / "report" / "index.html").read_text()
+    (line,) = [x for x in said if "median r " in x]
+    whole = next(row for row in line.splitlines() if row.strip().startswith("all voxels")).split()
+    assert f"median r {summary['median_r']:.4f} over 20 voxels" in line
+    assert whole[-2:] == ["20", f"{summary['median_r']:.3f}"]
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(folder):
