@@ -14,7 +14,7 @@ from nibabel.nifti1 import Nifti1Image
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import check_readable_file
-from neuroenc._util.tables import decode_text, read_table
+from neuroenc._util.tables import decode_text, raw_cells, read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
 
@@ -109,7 +109,7 @@ def read_labels(path: Path) -> dict[int, str]:
     header = [x.strip().strip('"').casefold() for x in lines[0].split(sep)] if lines else []
     if "name" in header and ("index" in header or "label" in header):
         label = "index" if "index" in header else "label"
-        table = read_table(path, (label, "name"), sep=sep, what="table of labels")
+        table = raw_cells(read_table(path, (label, "name"), sep=sep, what="table of labels"))
         rows = list(zip(table[label], table["name"], strict=True))
     else:
         # Free columns, as in FreeSurfer's colour tables: names hold no spaces there.

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -90,3 +91,32 @@ def test_damaged_mirror_leaves_nothing(run, mirror, tmp_path):
     assert result.exit_code == 2
     assert "checksum mismatch for 92_brainRDMs.mat" in result.stderr
     assert [p for p in (tmp_path / "d").rglob("*") if p.is_file() and p.suffix != ".lock"] == []
+
+
+def test_paths_that_cannot_be_described_are_one_line(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.nc")
+    os.symlink("self", tmp_path / "self")
+    (tmp_path / "cut.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
+    for name, message in (("pipe.nc", "FIFO"), ("self", "self"), ("cut.nc", "truncated"), ("cut.npy", "cut short")):
+        result = run("describe", tmp_path / name)
+        assert result.exit_code == 2, result.output
+        assert message in result.output
+        assert "unexpected" not in result.output
+    (tmp_path / "loop").mkdir()
+    os.symlink(tmp_path / "loop", tmp_path / "loop" / "again")
+    assert run("describe", tmp_path / "loop").exit_code == 1
+
+
+def test_a_data_set_without_a_list_of_files_has_nothing_to_verify(run):
+    result = run("verify", "nsd")
+    assert result.exit_code == 2
+    assert "no list of files" in result.output
+
+
+def test_no_bar_is_drawn_where_quiet_is_asked_for(run, mirror, tmp_path, monkeypatch):
+    for name in ("NEUROENC_PROGRESS", "TQDM_DISABLE"):
+        monkeypatch.delenv(name, raising=False)
+    for number, (more, bars) in enumerate((([], True), (["--quiet"], False))):
+        place = ("--dest", tmp_path / str(number), "--mirror", mirror)
+        assert ("%|" in run("fetch", "objects92", *place, *more).stderr) == bars

@@ -13,6 +13,7 @@ import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import read_surface
+from neuroenc.data._masked import read_labels
 from neuroenc.report import export_bids
 from neuroenc.report._bids_names import ENTITIES, check_label, label_of
 from neuroenc.report._exports import write_captions, write_maps
@@ -272,6 +273,7 @@ def test_regions_and_captions_run_no_formula_and_names_stay_in_the_folder(volume
     export_bids(volume.assign_coords(roi=("voxel", names)), tmp_path / "bids", subject="01", names=["roi"])
     rows = next((tmp_path / "bids").rglob("*_dseg.tsv")).read_text().splitlines()
     assert rows == ["index\tname", "1\t'=HYPERLINK(1)", "2\tV1"]
+    assert set(read_labels(next((tmp_path / "bids").rglob("*_dseg.tsv"))).values()) == {"=HYPERLINK(1)", "V1"}
     write_captions(tmp_path, pd.DataFrame({"voxel": [1, 2], "caption": ["=1+1", "a dog"]}))
     assert (tmp_path / "captions.csv").read_text() == "voxel,caption\n1,'=1+1\n2,a dog\n"
     assert json.loads((tmp_path / "captions.json").read_text())[0]["caption"] == "=1+1"
