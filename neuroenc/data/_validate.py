@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
@@ -87,9 +88,27 @@ def validate_responses(
     if "stimulus" in responses.dims:
         _check_unique(responses, "stimulus", "neuroenc.data.average_repeats on the presentation form")
     _check_voxels(responses)
+    _check_repeats(responses, dims[0])
     _check_finite(responses, allow_nan)
     check_zscored(responses, zscored)
     return responses
+
+
+def _check_repeats(responses: xr.DataArray, sample: str) -> None:
+    """A stimulus has each repeat once; counts that begin again come from parts that were joined."""
+    if sample != "presentation" or "repeat" not in responses.coords:
+        return
+    keys = [x for x in ("subject", "stimulus", "repeat") if x in responses.coords and responses[x].dims == (sample,)]
+    frame = pd.DataFrame({x: responses[x].values for x in keys})
+    twice = frame.duplicated().to_numpy()
+    if twice.any():
+        row = frame.iloc[int(np.argmax(twice))]
+        raise DataError(
+            f"{int(twice.sum())} presentations have a repeat that their stimulus had before, first"
+            f" {row['stimulus']!r} repeat {row['repeat']}: sessions that each count from 0 were joined. Next step:"
+            " neuroenc.data.make_responses(responses, stimulus=responses.stimulus.values, session=..., run=...) counts"
+            " them anew, or responses.drop_vars('repeat')."
+        )
 
 
 def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.tables import numbers, read_table
+from neuroenc.data._mat import read_mat
 from neuroenc.data._nsd._layout import Layout
 
 __all__ = [
@@ -79,24 +82,17 @@ class Design:
 
 def read_design(layout: Layout) -> Design:
     """``nsd_expdesign.mat``, checked."""
-    from scipy.io import loadmat
-
     path = layout.experiment / "nsd_expdesign.mat"
     if not path.is_file():
         raise DataError(f"{path} does not exist. Next step: download nsddata/experiments/nsd/nsd_expdesign.mat.")
-    try:
-        content = loadmat(path)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Next step: download it again.") from error
-    missing = [k for k in ("masterordering", "subjectim", "sharedix", "stimpattern") if k not in content]
-    if missing:
-        have = sorted(k for k in content if not k.startswith("__"))
-        raise DataError(f"{path} lacks {', '.join(missing)}; it holds {have}.")
+    content = read_mat(path, ("masterordering", "subjectim", "sharedix", "stimpattern"), "design of NSD")
     order = content["masterordering"].ravel().astype(np.int64)
     pictures = np.atleast_2d(content["subjectim"]).astype(np.int64)
     shared = content["sharedix"].ravel().astype(np.int64)
     pattern = np.asarray(content["stimpattern"]).astype(np.int64)
     for name, values in (("masterordering", order), ("subjectim", pictures), ("sharedix", shared)):
+        if not values.size:
+            raise DataError(f"{path}: {name} is empty. Next step: download it again.")
         if values.min() != 1 and (name == "masterordering" or values.min() < 1):
             raise DataError(
                 f"{path}: {name} begins at {values.min()}; the data set counts from 1, so this file was changed. Next"
@@ -118,10 +114,7 @@ def read_stimulus_table(layout: Layout, design: Design) -> pd.DataFrame | None:
     path = layout.experiment / "nsd_stim_info_merged.csv"
     if not path.is_file():
         return None
-    table = pd.read_csv(path)
-    needed = ("cocoId", "cocoSplit", "nsdId")
-    if any(k not in table for k in needed):
-        raise DataError(f"{path} lacks columns of {needed}; found {list(table.columns)[:8]}.")
+    table = _stimulus_table(path)
     first = f"subject{layout.subject}_rep0"
     if first in table:
         trial = table[first].to_numpy(np.int64)
@@ -138,6 +131,25 @@ def read_stimulus_table(layout: Layout, design: Design) -> pd.DataFrame | None:
     return table.set_index("nsdId", drop=False)
 
 
+def _stimulus_table(path: Path) -> pd.DataFrame:
+    """Columns that are used, with whole numbers as such; the published table begins with a column without a name."""
+    texts = ("cocoSplit", "cropBox")
+    table = read_table(path, ("cocoId", "cocoSplit", "nsdId"), what="table of pictures")
+    for column in table:
+        if column in ("cocoId", "nsdId") or column.startswith("subject"):
+            values = numbers(table, column, path, missing=() if column in ("cocoId", "nsdId") else ("",), default=0)
+            if (values != np.round(values)).any():
+                raise DataError(f"{path}: {column} holds values that are not whole numbers.")
+            table[column] = values.astype(np.int64)
+        elif column not in texts:
+            table = table.drop(columns=column)
+    twice = table["nsdId"].duplicated()
+    if twice.any():
+        raise DataError(f"{path}, row {int(np.argmax(twice)) + 1}: nsdId {table['nsdId'][twice].iloc[0]} stands there"
+                        " twice.")  # fmt: skip
+    return table
+
+
 def session_counts(layout: Layout, design: Design) -> dict[int, int]:
     """How many sessions every subject completed: from ``behav/responses.tsv`` if all are there, else as published."""
     n_subjects = len(design.pictures)
@@ -145,7 +157,9 @@ def session_counts(layout: Layout, design: Design) -> dict[int, int]:
     for subject in range(1, n_subjects + 1):
         path = layout.with_subject(subject).ppdata / "behav" / "responses.tsv"
         if path.is_file():
-            counts[subject] = int(pd.read_csv(path, sep="\t", usecols=["SESSION"])["SESSION"].max())
+            table = read_table(path, ("SESSION",), sep="\t", what="responses")
+            if len(table):
+                counts[subject] = int(numbers(table, "SESSION", path, least=1).max())
     if len(counts) == n_subjects:
         return counts
     if design.n_sessions == 40 and n_subjects == 8:

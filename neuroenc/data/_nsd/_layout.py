@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.data._images import image_values, open_image
+from neuroenc.data._images import check_affine, image_values, open_image
 
 __all__ = ["BETAS", "HEMIS", "SPACES", "Layout", "surface_values"]
 
@@ -182,8 +182,7 @@ class Layout:
                 return None
             image = open_image(path, name)
             values = np.asarray(image_values(image, name))
-            if values.shape[:3] != self.shape:
-                raise DataError(f"{path} has shape {values.shape}, the other volumes of {self.space} {self.shape}.")
+            check_affine(image, self._reference, names=(str(path), f"the other volumes of {self.space}"))
             return values.reshape(-1)
         stem = name.replace("floc_", "floc") if where == "func" else name
         parts = []

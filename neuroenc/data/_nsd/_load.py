@@ -17,7 +17,7 @@ from neuroenc._util.files import hash_array, hash_json, storage_errors
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
-from neuroenc.data._images import image_values, open_image
+from neuroenc.data._images import binary_mask, check_affine, open_mask
 from neuroenc.data._labels import provenance_step
 from neuroenc.data._nsd._betas import Spool, n_trials, read_session, zscore_in_place
 from neuroenc.data._nsd._design import (
@@ -207,13 +207,15 @@ def _choose_sessions(layout: Layout, there: list[int], wanted: Sequence[int] | i
 
 
 def _mask(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
-    if isinstance(voxels, str) and not voxels.endswith((".nii", ".nii.gz")):
+    if isinstance(voxels, str) and ".nii" not in voxels:
         return regions.union(voxels)
     if isinstance(voxels, (list, tuple)) and all(isinstance(v, str) for v in voxels):
         return regions.union(voxels)
     if isinstance(voxels, (str, os.PathLike)) or hasattr(voxels, "dataobj"):
-        image = open_image(voxels, "voxels")
-        voxels = np.asarray(image_values(image, "voxels")) > 0
+        image = open_mask(voxels, "voxels")
+        if layout.affine is not None:
+            check_affine(image, layout.affine, names=("voxels", f"{layout.name} in {layout.space}"))
+        voxels = binary_mask(image, "voxels")
     mask = np.asarray(voxels)
     expected = layout.shape if layout.kind == "volume" else (layout.n_places,)
     if mask.dtype != bool or mask.shape != tuple(expected):

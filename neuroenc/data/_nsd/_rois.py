@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc.data._images import image_values, open_image
+from neuroenc.data._images import check_affine, image_values, open_image, open_mask
 from neuroenc.data._masked import read_labels
 from neuroenc.data._nsd._layout import Layout
 
@@ -211,7 +211,10 @@ class Regions:
             raise ConfigError("the region 'food' is no part of the data set. Next step: food='mask.nii.gz'.")
         values = self.food
         if not isinstance(values, np.ndarray):
-            image = open_image(values, "food mask")
+            surface = self.layout.kind == "surface"
+            image = open_image(values, "food mask", surface=True) if surface else open_mask(values, "food mask")
+            if self.layout.affine is not None:
+                check_affine(image, self.layout.affine, names=("food mask", f"{self.layout.name}"))
             values = np.asarray(image_values(image, "food mask"))
         flat = np.asarray(values).reshape(-1) > 0
         if flat.size != self.layout.n_places:

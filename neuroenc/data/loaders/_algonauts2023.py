@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import read_npy
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.optional import require
 from neuroenc.data._nsd._design import stimulus_name
@@ -78,14 +79,14 @@ def load(
         raise DataError(
             f"{folder} lacks {lost[0].relative_to(folder)}; {root} has {_subjects(root)}. Expected: {_EXPECTED}."
         )
-    arrays = {s: np.load(fmri / f"{s}_training_fmri.npy", mmap_mode="r", allow_pickle=False) for s in _SIDES}
+    arrays = {s: read_npy(fmri / f"{s}_training_fmri.npy", "responses") for s in _SIDES}
     pictures = _pictures(folder)
     train = pictures[pictures["split"] == "train"]
     for side, array in arrays.items():
-        if array.ndim != 2 or len(array) != len(train):
+        if array.ndim != 2 or len(array) != len(train) or array.dtype.kind not in "fiu":
             raise DataError(
-                f"{side}_training_fmri.npy of {name} has shape {array.shape}, there are {len(train)} training pictures"
-                " (expected one row each). Next step: unpack training_images again."
+                f"{side}_training_fmri.npy of {name} has shape {array.shape} ({array.dtype}), there are {len(train)}"
+                " training pictures (expected one row each). Next step: unpack training_images again."
             )
     masks = {s: _Masks(folder / "roi_masks", s, array.shape[1]) for s, array in arrays.items()}
     keep = {s: m.chosen(voxels) for s, m in masks.items()}
@@ -155,6 +156,13 @@ def _pictures(folder: Path) -> pd.DataFrame:
     return table
 
 
+def _labels(path: Path) -> np.ndarray:
+    values = read_npy(path, "labels", memory_map=False)
+    if values.dtype.kind not in "fiub" or not np.isfinite(values).all() or (values != np.round(values)).any():
+        raise DataError(f"{path} holds {values.dtype} values that are not whole numbers; labels are.")
+    return values.astype(np.int64)
+
+
 class _Masks:
     """Vertices and regions of one hemisphere, in the order of the responses."""
 
@@ -162,15 +170,15 @@ class _Masks:
         path = folder / f"{side}.all-vertices_fsaverage_space.npy"
         if not path.is_file():
             raise DataError(f"{path} does not exist; it tells where the {n} vertices lie. Next step: unpack roi_masks.")
-        self.vertices = np.flatnonzero(np.load(path, allow_pickle=False))
+        self.vertices = np.flatnonzero(_labels(path))
         if len(self.vertices) != n:
             raise DataError(f"{path} marks {len(self.vertices)} vertices, the responses have {n}.")
         self.labels = {}
         for name, table in LABELS.items():
             own = folder / f"{side}.{name}_challenge_space.npy"
             if own.is_file():
-                labels = np.load(own, allow_pickle=False).astype(np.int64)
-                if labels.shape != (n,) or labels.max(initial=0) > len(table):
+                labels = _labels(own)
+                if labels.shape != (n,) or labels.max(initial=0) > len(table) or labels.min(initial=0) < 0:
                     raise DataError(f"{own} has shape {labels.shape} and labels to {labels.max(initial=0)} (expected"
                                     f" ({n},), 0 to {len(table)}).")  # fmt: skip
                 self.labels[name] = labels

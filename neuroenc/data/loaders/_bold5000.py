@@ -11,7 +11,7 @@ import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
-from neuroenc.data._images import check_affine, image_values, open_image
+from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._bold5000_files import Rows, regions, unpacked
@@ -218,10 +218,10 @@ class _Volumes:
             raise DataError(f"voxels={voxels!r} selects none of {int(np.prod(self.shape))} voxels of {name}.")
         self._held: tuple[int, Rows] | None = None
 
-    def _mask(self, path: Path, what: str) -> np.ndarray:
-        image = open_image(path, what)
+    def _mask(self, path: Any, what: str) -> np.ndarray:
+        image = open_mask(path, what)
         check_affine(image, self.reference, names=(what, "betas"))
-        return np.asarray(image_values(image, what)).reshape(self.shape) > 0
+        return binary_mask(image, what)
 
     def _masks(self, root: Path, name: str) -> dict[str, np.ndarray]:
         found = {}
@@ -236,7 +236,7 @@ class _Volumes:
             if path is None:
                 raise DataError(f"{root} has no {name}_brainmask.nii.gz. Next step: download it, or voxels=MASK.")
             return self._mask(path, "brain mask").reshape(-1)
-        if hasattr(voxels, "dataobj") or (isinstance(voxels, str) and voxels.endswith((".nii", ".nii.gz"))):
+        if hasattr(voxels, "dataobj") or (isinstance(voxels, (str, Path)) and ".nii" in str(voxels)):
             return self._mask(voxels, "voxels").reshape(-1)
         if isinstance(voxels, np.ndarray):
             if voxels.dtype != bool or voxels.shape != self.shape:

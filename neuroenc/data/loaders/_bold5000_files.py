@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import storage_errors
+from neuroenc._util.files import check_readable_file, storage_errors
 from neuroenc.data._images import forward
+from neuroenc.data._mat import read_mat
 
 __all__ = ["Rows", "regions", "unpacked"]
 
@@ -68,13 +69,15 @@ class _Table:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, EOFError, NotImplementedError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
 
 
 def _npy(path: Path) -> Any:
     with _reading(path):
-        handle = path.open("rb")
+        handle = check_readable_file(path, "region").open("rb")
         version = np.lib.format.read_magic(handle)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = header(handle)
@@ -86,10 +89,7 @@ def _npy(path: Path) -> Any:
 
 def _spooled(path: Path, name: str) -> Any:
     """A variable of a MATLAB file, which can only be read whole, moved to the disk."""
-    from scipy.io import loadmat
-
-    with _reading(path):
-        values = loadmat(path, variable_names=[name])[name]
+    values = read_mat(path, (name,), only=True)[name]
     handle = TemporaryFile()  # noqa: SIM115 (lives as long as the rows)
     # MATLAB stores columns.
     by_columns = not values.flags.c_contiguous
@@ -113,10 +113,14 @@ def regions(files: dict[Any, Path]) -> dict[str, Any]:
             kept = {n: d.shape for n, d in handle.items() if d.ndim == 2 and d.dtype.kind in "fiu"}
         return {n: _Table(path, n, shape) for n, shape in kept.items()}
     from scipy.io import whosmat
+    from scipy.io.matlab import MatReadError
 
     numeric = ("double", "single", "int", "uint")
     with _reading(path):
-        names = [n for n, shape, kind in whosmat(path) if len(shape) == 2 and kind.startswith(numeric)]
+        try:
+            names = [n for n, shape, kind in whosmat(path) if len(shape) == 2 and kind.startswith(numeric)]
+        except MatReadError as error:
+            raise ValueError(str(error)) from error
     return {n: _spooled(path, n) for n in names}
 
 

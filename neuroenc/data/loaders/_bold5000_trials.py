@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import read_text
 from neuroenc.data._labels import repeat_numbers
 from neuroenc.data.loaders._sessions import natural, within
 
@@ -133,7 +134,7 @@ def _names(root: Path, name: str) -> list[str] | None:
 
 
 def _lines(path: Path) -> list[str]:
-    return [x.strip() for x in path.read_text(encoding="utf-8").splitlines() if x.strip()]
+    return [x.strip() for x in read_text(path, "list of pictures").splitlines() if x.strip()]
 
 
 def _id(file: str) -> str:

@@ -101,10 +101,7 @@ def load_captions(source: Source) -> EncodingData:
 
 
 def _read(path: Path, kind: type) -> Any:
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not readable JSON: {error}.") from error
+    content = read_json(path)
     if not isinstance(content, kind):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}.")
     return content

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.files import check_readable_file
+from neuroenc._util.tables import numbers, read_table
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found
 from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, one_of, subject_number, within
@@ -92,7 +94,7 @@ def load(
     frame = frame.sort_values("run", kind="stable")
     rows = frame["row"].to_numpy()
     number = table.column("stimulus_id")[rows]
-    ids = np.array([_id(x) for x in number])
+    ids = np.array([_id(x, f"{path}, row {r + 1}") for x, r in zip(number, rows.tolist(), strict=True)])
     chosen, roi = table.voxels(voxels)
     mm = table.millimetres(chosen)
     # Numbers of the whole set, so that a choice of regions keeps its places.
@@ -171,7 +173,7 @@ class _Table:
     def __init__(self, path: Path) -> None:
         import h5py
 
-        self.path = path
+        self.path = check_readable_file(path, "data set")
         try:
             with h5py.File(path, "r") as handle:
                 # Both spellings are written by versions of the authors' tools.
@@ -181,8 +183,13 @@ class _Table:
                     raise DataError(f"{path} holds {sorted(handle)[:6]} (expected dataset and metadata).")
                 self.keys = [k.decode() if isinstance(k, bytes) else str(k) for k in group["key"][:]]
                 self.meta = np.asarray(group["value"], dtype=np.float64)
-                self.shape = tuple(handle[self.data].shape)
-        except (OSError, KeyError) as error:
+                values = handle[self.data]
+                if not isinstance(values, h5py.Dataset) or values.ndim != 2 or values.dtype.kind not in "fiu":
+                    raise DataError(f"{path}: {self.data} is no table of numbers.")
+                self.shape, self.dtype = tuple(values.shape), values.dtype
+        except DataError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
         if self.meta.shape != (len(self.keys), self.shape[1]):
             raise DataError(f"{path}: metadata {self.meta.shape} for {len(self.keys)} keys, {self.shape[1]} columns.")
@@ -196,6 +203,11 @@ class _Table:
         at = np.flatnonzero(self.flags(key))
         if len(at) != 1:
             raise DataError(f"{self.path}: {key} marks {len(at)} columns (expected 1).")
+        if key == "stimulus_id" and self.dtype.itemsize < 8:
+            raise DataError(
+                f"{self.path} holds its picture numbers in {self.dtype}, which cannot tell 1518878.005958 from its"
+                " neighbours: stimuli would get wrong names. Next step: download the file as published (float64)."
+            )
         return self.read(None, at, np.float64)[:, 0]
 
     def voxels(self, voxels: Any) -> tuple[np.ndarray, list[str]]:
@@ -222,16 +234,19 @@ class _Table:
 
         first, last = (0, self.shape[0]) if rows is None else (int(rows.min()), int(rows.max()) + 1)
         left, right = int(columns.min()), int(columns.max()) + 1
-        with h5py.File(self.path, "r") as handle:
-            box = handle[self.data][first:last, left:right]
+        try:
+            with h5py.File(self.path, "r") as handle:
+                box = handle[self.data][first:last, left:right]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{self.path} cannot be read: {error}. Next step: download it again.") from error
         box = box[:, columns - left].astype(dtype)
         return box if rows is None else box[rows - first]
 
 
-def _id(number: float) -> str:
+def _id(number: float, where: str = "a row") -> str:
     """1518878.005958 is picture 5958 of n01518878; binary fractions are rounded to the millionth."""
     if not np.isfinite(number):
-        raise DataError("a row has no stimulus_id. Next step: download the file again.")
+        raise DataError(f"{where} has no stimulus_id. Next step: download the file again.")
     wnid, image = divmod(round(float(number) * 1_000_000), 1_000_000)
     return f"n{wnid:08d}_{image}"
 
@@ -241,9 +256,16 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
     own = first["id"].to_numpy(dtype=str)
     listed: dict[str, str] = {}
     for path in within(root, "image_*_id.csv"):
-        rows = pd.read_csv(path, header=None, names=["number", "file"])
-        listed |= {_id(x): str(f) for x, f in zip(rows["number"], rows["file"], strict=True)}
-    paths = {p.stem: p for p in within(root, "*.JPEG")}
+        rows = read_table(path, ("0", "1"), header=False, what="list of pictures")
+        # As text: 1518878.005958 has more digits than single precision keeps.
+        for n, (x, f) in enumerate(zip(numbers(rows, "0", path), rows["1"], strict=True)):
+            name = _id(x, f"{path}, row {n + 1}")
+            if listed.setdefault(name, str(f)) != str(f):
+                raise DataError(f"{path}, row {n + 1}: {name} is {f!r} here and {listed[name]!r} before.")
+    paths: dict[str, Path] = {}
+    for p in within(root, "*.JPEG"):
+        if paths.setdefault(p.stem, p) != p and paths[p.stem].read_bytes() != p.read_bytes():
+            raise DataError(f"{paths[p.stem]} and {p} are two pictures of one name. Next step: keep one.")
     files = [listed.get(s, f"{s}.JPEG") for s in own]
     pictures = [paths.get(Path(f).stem) for f in files]
     table = pd.DataFrame(

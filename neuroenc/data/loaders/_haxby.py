@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._util.tables import numbers, read_table
+from neuroenc.data._images import check_affine, image_values, open_image
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._source import Source
 
@@ -166,17 +168,18 @@ def _assemble(
     import nibabel
 
     nib: Any = nibabel
-    runs = [nib.load(root / path) for path in bold]
+    with warnings.catch_warnings():
+        # That the slice has no anatomical origin is said where its masks are refused.
+        warnings.filterwarnings("ignore", message=".*neither sform nor qform.*")
+        runs = [open_image(root / path, "BOLD") for path in bold]
+        regions = {Path(path).name.split(".")[0]: open_image(root / path, "mask") for path in masks}
     shape, affine = runs[0].shape[:3], runs[0].affine
     for path, run in zip(bold, runs):
-        if run.shape[:3] != shape or not np.allclose(run.affine, affine, atol=1e-3):
-            raise DataError(f"{path} has shape {run.shape[:3]} or an affine unlike the first run's {shape}.")
-    data = [np.asarray(run.dataobj, dtype=np.float64) for run in runs]
+        check_affine(runs[0], run, names=(bold[0], path))
+    data = [np.asarray(image_values(run, "BOLD"), dtype=np.float64) for run in runs]
     mean = np.mean([d.mean(axis=-1) for d in data], axis=0)
-    regions = {Path(path).name.split(".")[0]: nib.load(root / path) for path in masks}
     for name, region in regions.items():
-        if region.shape != shape or not np.allclose(region.affine, affine, atol=1e-3):
-            raise DataError(f"mask {name} has shape {region.shape} or an affine unlike the BOLD image's {shape}.")
+        check_affine(region, runs[0], names=(f"mask {name}", "BOLD"))
     inside = _mask(mask, mean, regions)
     alive = np.all([d.std(axis=-1) > 0 for d in data], axis=0)
     if mask is not None and (inside & ~alive).any():
@@ -220,12 +223,12 @@ def _mask(mask: str | None, mean: np.ndarray, regions: dict[str, Any]) -> np.nda
 
 
 def _read_events(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, sep="\t")
-    missing = {"onset", "duration", "trial_type"} - set(table.columns)
-    unknown = set() if missing else set(table["trial_type"]) - set(CATEGORIES)
-    if missing or unknown:
-        raise DataError(f"{path}: missing columns {sorted(missing)} or unknown categories {sorted(unknown)}.")
-    return table[["onset", "duration", "trial_type"]]
+    table = read_table(path, ("onset", "duration", "trial_type"), sep="\t", what="events")
+    for n, name in enumerate(table["trial_type"]):
+        if name not in CATEGORIES:
+            raise DataError(f"{path}, row {n + 1}: " + unknown_name("category", name, CATEGORIES))
+    return pd.DataFrame({"onset": numbers(table, "onset", path), "duration": numbers(table, "duration", path, least=0),
+                         "trial_type": table["trial_type"].astype(str)})  # fmt: skip
 
 
 def _stimuli(source: Source) -> Stimuli:

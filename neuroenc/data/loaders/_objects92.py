@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError
+from neuroenc.data._mat import read_mat
 from neuroenc.data._schema import EncodingData, Stimuli
 from neuroenc.data.loaders._source import Source
 
@@ -43,7 +43,7 @@ def load(source: Source) -> EncodingData:
     monkey. Neuron, 60, 1126-1141.
     """
     root = source.folder()
-    content = _read(root / _STIMULI)
+    content = read_mat(root / _STIMULI, ("stimuli_92objs", "RDMs_mIT_hIT_fig1"))
     items = content["stimuli_92objs"].ravel()
     images = np.stack([np.asarray(x["image"], dtype=np.uint8) for x in items])
     ids = np.array([f"object-{n:02d}" for n in range(1, len(items) + 1)])
@@ -52,7 +52,7 @@ def load(source: Source) -> EncodingData:
         table[label] = [bool(x[label].item()) for x in items]
     stimuli = Stimuli(ids, images, None, table, source.manifest.name, source.manifest.licence)
     published = {str(r["name"].item()): r["RDM"] for r in content["RDMs_mIT_hIT_fig1"].ravel()}
-    extra: dict[str, Any] = {"human": _human(_read(root / _BRAIN), ids)}
+    extra: dict[str, Any] = {"human": _human(read_mat(root / _BRAIN, ("RDMs",)), ids)}
     for key, name in (("monkey", "mIT"), ("human_mean", "hIT")):
         found = [v for k, v in published.items() if k.startswith(name)]
         if len(found) != 1:
@@ -92,10 +92,3 @@ def _matrix(values: np.ndarray, ids: np.ndarray, name: str) -> xr.DataArray:
         coords={"stimulus": ids, "stimulus_2": ids},
         name=name,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    content: dict[str, Any] = loadmat(path)
-    return content

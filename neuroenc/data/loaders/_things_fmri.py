@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._util.files import check_readable_file
+from neuroenc._util.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
@@ -80,8 +82,17 @@ def load(
         raise DataError(
             f"{folder} lacks {', '.join(lost)} of {name}; it has {_subjects(folder)}. Expected: {_EXPECTED}."
         )
-    trials = _table(paths["StimulusMetadata.csv"], _TRIALS)
-    info = _table(paths["VoxelMetadata.csv"], _VOXELS)
+    trials = read_table(paths["StimulusMetadata.csv"], _TRIALS, what="table of trials")
+    for key in ("session", "run"):
+        trials[key] = _whole(trials, key, paths["StimulusMetadata.csv"])
+    empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
+    if len(empty):
+        row = trials.iloc[empty[0]]
+        raise DataError(
+            f"{paths['StimulusMetadata.csv']}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type"
+            f" {row['trial_type']!r} (expected a name, and train or test)."
+        )
+    info = _voxel_table(paths["VoxelMetadata.csv"])
     values = _Block(paths["ResponseData.h5"], len(info), len(trials))
     chosen = np.flatnonzero(_chosen(info, voxels))
     order = np.lexsort((np.arange(len(trials)), trials["run"], trials["session"]))
@@ -137,12 +148,30 @@ def _subjects(folder: Path) -> list[str]:
     return sorted(p.name.split("_")[0] for p in folder.glob("sub-*_ResponseData.h5"))
 
 
-def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    table = pd.read_csv(path)
-    lost = [c for c in needed if c not in table]
-    if lost:
-        raise DataError(f"{path} has no columns {lost}; it has {list(map(str, table.columns))[:12]}.")
-    return table
+def _whole(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
+    found = numbers(table, column, path)
+    wrong = np.flatnonzero(found != np.round(found))
+    if len(wrong):
+        raise DataError(f"{path}, row {wrong[0] + 1}: {column} = {table[column].iloc[wrong[0]]!r} is no whole number.")
+    return np.asarray(found, dtype=np.int64)
+
+
+def _voxel_table(path: Path) -> pd.DataFrame:
+    """The voxels' table with numbers as numbers; an empty cell of a measure is missing, of what is needed an error."""
+    table = read_table(path, _VOXELS, what="table of voxels")
+    whole = ("voxel_id", "voxel_x", "voxel_y", "voxel_z")
+    made: dict[str, Any] = {}
+    for column in table:
+        if column in whole:
+            made[column] = _whole(table, column, path)
+        elif column in _VOXELS:
+            made[column] = numbers(table, column, path)
+        else:
+            # Measures that were not made are NaN in the published tables.
+            values = pd.to_numeric(table[column].replace({"": "nan", "True": "1", "False": "0"}), errors="coerce")
+            text = values.isna() & ~table[column].str.lower().isin(["", "nan", "n/a", "na"])
+            made[column] = table[column] if text.any() else values
+    return pd.DataFrame(made)
 
 
 class _Block:
@@ -151,7 +180,7 @@ class _Block:
     def __init__(self, path: Path, n_voxels: int, n_trials: int) -> None:
         import h5py
 
-        self.path = path
+        self.path = check_readable_file(path, "responses")
         found: dict[str, tuple[int, ...]] = {}
         try:
             with h5py.File(path, "r") as handle:
@@ -223,6 +252,8 @@ def _places(root: Path, folder: Path, name: str, info: pd.DataFrame) -> dict[str
     ijk = info[["voxel_x", "voxel_y", "voxel_z"]].to_numpy(np.int64)
     for place in (root, folder.parent):
         for path in within(place, f"{name}*brainmask.nii.gz"):
+            if (ijk < 0).any():
+                raise DataError(f"the table of voxels of {name} holds negative places, first {ijk.min(0).tolist()}.")
             image = open_image(path, "brain mask")
             inside = binary_mask(image, "brain mask")
             if (ijk >= inside.shape).any() or not inside[tuple(ijk.T)].all():

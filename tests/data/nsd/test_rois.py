@@ -117,8 +117,9 @@ def test_unknown_and_absent_regions(tree, own):
 def test_masks_as_arrays_and_images_select_the_same_voxels(tree, tmp_path):
     root, _ = tree
     mask = data.nsd_mask(root, 1, ["V1", "PPA"])
-    nib.save(nib.Nifti1Image(mask.astype("uint8"), np.eye(4)), tmp_path / "m.nii.gz")
     named = nsd(root, 1, voxels=["V1", "PPA"]).responses
+    affine = np.reshape(named.attrs["affine"], (4, 4))
+    nib.save(nib.Nifti1Image(mask.astype("uint8"), affine), tmp_path / "m.nii.gz")
     for voxels in (mask, tmp_path / "m.nii.gz", str(tmp_path / "m.nii.gz")):
         np.testing.assert_array_equal(nsd(root, 1, voxels=voxels).responses.values, named.values)
 

@@ -1,0 +1,48 @@
+"""MATLAB files, with errors that name them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+from neuroenc._util.errors import DataError
+from neuroenc._util.files import check_readable_file
+
+__all__ = ["read_mat"]
+
+
+def read_mat(
+    path: Path, needed: tuple[str, ...] = (), what: str = "MATLAB file", *, only: bool = False
+) -> dict[str, Any]:
+    """Variables of a MATLAB file (v4 to v7): all, or those that are needed and no other.
+
+    Raises
+    ------
+    DataError
+        It is absent, cut short, damaged, of MATLAB 7.3 (HDF5), or lacks a variable that is needed.
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    path = check_readable_file(path, what)
+    try:
+        content: dict[str, Any] = loadmat(path, variable_names=list(needed) if only else None)
+    except MemoryError:
+        raise
+    except NotImplementedError as error:
+        raise DataError(
+            f"{path} is of MATLAB 7.3 (HDF5), which is not read here. Next step: download it as published, or in MATLAB"
+            f" load it and save(..., '-v7')."
+        ) from error
+    except (MatReadError, ValueError, OSError, EOFError, TypeError, KeyError, IndexError, OverflowError,
+            zlib.error) as error:  # fmt: skip
+        raise DataError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): it is cut short or"
+            " damaged. Next step: download it again."
+        ) from error
+    missing = [k for k in needed if k not in content]
+    if missing:
+        have = sorted(k for k in content if not k.startswith("__"))
+        raise DataError(f"{path} lacks {', '.join(missing)}; it holds {have}.")
+    return content
