@@ -149,7 +149,9 @@ class BandedRidgeEncoder(LinearEncoder):
         ----------
         X : mapping of name to array (n, feature_k), sequence of such arrays, or one array (n, feature)
         y : array (n, voxel) or (n,)
+            As in `RidgeEncoder`; of dask arrays the search runs where dask computes, the last solution here.
         groups : array (n,), optional
+            As in `RidgeEncoder`.
 
         Returns
         -------

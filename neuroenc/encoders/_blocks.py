@@ -100,7 +100,8 @@ def run_blocks(
     """Apply ``work(responses of the block, block)`` to every block of voxels, in order.
 
     What is kept in ``store`` is keyed by ``phase``, the block's responses, and the array ``also(block)``.
-    Dask responses go through dask (and so to its cluster, when a client is active); anything else through
+    Blocks of dask responses are loaded and computed where dask computes (on the workers of an active client);
+    decompositions have been made before, in the calling process, and are sent there. Anything else goes through
     threads, each with one BLAS thread, because many small products side by side beat threaded small products.
     """
 
@@ -139,9 +140,11 @@ def _run_dask(run: Work, Y: Any, blocks: list[slice]) -> Iterator[tuple[slice, R
     array = Y.data if hasattr(Y, "dims") else Y
 
     @delayed(pure=False)
-    def one(values: np.ndarray, block: slice) -> Result:
-        return run(as_numpy(values, "responses"), block)
+    def one(held: tuple[Work], values: np.ndarray, block: slice) -> Result:
+        return held[0](as_numpy(values, "responses"), block)
 
+    # A task of its own: features and decompositions go to each worker once, not with every block.
+    held = delayed((run,), traverse=False, pure=False)
     with threadpool_limits(1, user_api="blas"):
-        results = compute(*[one(array[:, block], block) for block in blocks])
+        results = compute(*[one(held, array[:, block], block) for block in blocks])
     yield from zip(blocks, results)

@@ -5,6 +5,7 @@ Where two labelled things meet they are matched by their labels here, or refused
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "match_features",
     "match_voxels",
     "measured_responses",
+    "release_mapped",
     "sample_coords",
     "space_of",
     "voxel_coords",
@@ -246,7 +248,36 @@ def match_features(fitted: dict[str, Any], X: Any, what: str = "features") -> An
 
 def column_block(Y: Any, columns: slice) -> np.ndarray:
     """Voxels ``columns`` of responses that may be numpy, memmap, h5py, zarr, torch or dask."""
-    return as_numpy(Y[:, columns], "responses")
+    array = Y.variable._data if isinstance(Y, xr.DataArray) else Y
+    if not isinstance(array, np.ndarray) or _mapping(array) is None:
+        return as_numpy(Y[:, columns], "responses")
+    # Rows of all voxels pass through memory to get at some; what was read is given back before more is.
+    found = np.empty((len(array), len(range(*columns.indices(array.shape[1])))), dtype=array.dtype)
+    step = max(1, _MAPPED // max(1, abs(array.strides[0])))
+    for start in range(0, len(array), step):
+        found[start : start + step] = array[start : start + step, columns]
+        release_mapped(array)
+    return found
+
+
+_MAPPED = 2**24
+
+
+def _mapping(array: Any) -> Any:
+    """The memory map of a file that an array looks into; None where there is none, or its changes are private."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            shared = array.mode in ("r", "r+", "w+") and hasattr(array._mmap, "madvise")  # type: ignore[attr-defined]
+            return array._mmap if shared else None  # type: ignore[attr-defined]
+        array = array.base
+    return None
+
+
+def release_mapped(array: Any) -> None:
+    """Give back the memory of pages of a file that were read through a memory map; they can be read again."""
+    found = _mapping(array.variable._data if isinstance(array, xr.DataArray) else array)
+    if found is not None and hasattr(mmap, "MADV_DONTNEED"):
+        found.madvise(mmap.MADV_DONTNEED)
 
 
 def wrap(values: Any, like: Any, voxels: dict[str, Any] | None, name: str = "responses") -> Any:

@@ -17,7 +17,7 @@ from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, d
 from neuroenc.encoders._blocks import BlockStore, run_blocks, voxel_blocks
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._inputs import check_responses, count_workers, pick_device, raise_nan, to_device
-from neuroenc.encoders._labels import features_matrix, sample_coords
+from neuroenc.encoders._labels import features_matrix, release_mapped, sample_coords
 from neuroenc.encoders._scaling import feature_scaling
 from neuroenc.encoders._search import SCORINGS, warn_at_edges
 
@@ -140,9 +140,11 @@ class RidgeEncoder(LinearEncoder):
         X : array (n, feature)
             Features: numpy, torch, dask, or labelled (maps are flattened in C order).
         y : array (n, voxel) or (n,)
-            Responses: numpy, memmap, torch, dask, or labelled. Read block by block, never copied whole.
+            Responses: numpy, memmap, torch, dask, or labelled. Read block by block, never copied whole. Blocks of
+            dask arrays are fitted where dask computes, on the workers of an active client; features are held, and
+            decomposed, in the calling process.
         groups : array (n,), optional
-            For splitters that need groups.
+            Rows of a group stay on one side of every fold, with a number of folds (`GroupKFold`) or a splitter.
 
         Returns
         -------
@@ -161,6 +163,7 @@ class RidgeEncoder(LinearEncoder):
         primal = n >= p if self.solver == "auto" else self.solver == "primal"
         scaling = feature_scaling(values, X) if self.standardise else None
         design = _fit.make_design(values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling)
+        release_mapped(X)
         self.alphas_ = self._grid(design)
         self._solve(design, Y)
         return self

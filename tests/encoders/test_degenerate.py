@@ -1,10 +1,13 @@
 """Inputs at the ends of arithmetic: right numbers, or told."""
 
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
+import xarray as xr
 from sklearn.linear_model import Ridge
 
 from neuroenc._util.arrays import as_numpy
@@ -169,3 +172,35 @@ def test_order_and_repeats_of_penalties_change_nothing():
     mixed = RidgeEncoder(np.r_[ALPHAS[::-1], ALPHAS[:2]], n_jobs=-1).fit(X, Y)
     np.testing.assert_array_equal(mixed.alpha_, plain.alpha_)
     np.testing.assert_array_equal(mixed.best_score_, plain.best_score_)
+
+
+def mapped_megabytes():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssFile:"):
+            return int(line.split()[1]) / 1024
+    return None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's account of mapped pages")
+@pytest.mark.parametrize("form", ["array", "labelled"])
+def test_pages_of_responses_in_a_file_are_given_back(tmp_path, form):
+    rng = np.random.default_rng(0)
+    values = np.tile(rng.standard_normal((1000, 100)).astype("f4"), (1, 120))
+    np.save(tmp_path / "y.npy", values)  # 48 MB
+    X = rng.standard_normal((1000, 3)).astype("f4")
+    expected = RidgeEncoder([1.0], max_memory="20MB").fit(X, values)
+    Y = np.load(tmp_path / "y.npy", mmap_mode="r")
+    Y = Y if form == "array" else xr.DataArray(Y, dims=("presentation", "voxel"))
+    before = mapped_megabytes()
+    found = RidgeEncoder([1.0], max_memory="20MB").fit(X, Y)
+    assert mapped_megabytes() - before < 20
+    np.testing.assert_array_equal(found.coef_, expected.coef_)
+
+
+def test_private_changes_of_a_mapped_file_stay(tmp_path):
+    X, Y = planted()
+    np.save(tmp_path / "y.npy", Y)
+    changed = np.load(tmp_path / "y.npy", mmap_mode="c")
+    changed[:] = 2 * Y
+    np.testing.assert_allclose(RidgeEncoder([1.0]).fit(X, changed).coef_, RidgeEncoder([1.0]).fit(X, 2 * Y).coef_)
+    np.testing.assert_array_equal(changed, 2 * Y)

@@ -283,3 +283,23 @@ def test_saved_record_does_not_name_the_folder_of_its_checkpoint(tmp_path):
         written.append((encoder.save(tmp_path / f"{name}-saved") / "encoder.json").read_bytes())
         assert RidgeEncoder.load(tmp_path / f"{name}-saved").checkpoint is None
     assert written[0] == written[1]
+
+
+def test_predictions_of_dask_arrays_are_lazy():
+    import dask.array as da
+
+    X, Y = planted(v=5)
+    encoder = RidgeEncoder(ALPHAS).fit(X, Y)
+    lazy = da.from_array(X, chunks=(50, 7))
+    labelled = xr.DataArray(lazy, dims=("stimulus", "feature"), coords={"stimulus": np.arange(len(X)).astype(str)})
+    for form in (lazy, labelled):
+        predicted = encoder.predict(form)
+        assert type(predicted) is type(form)
+        assert predicted.chunks[0] == (50, 50, 20)
+        np.testing.assert_allclose(np.asarray(predicted), encoder.predict(X))
+    assert encoder.predict(labelled).dims == ("stimulus", "voxel")
+    single = RidgeEncoder(ALPHAS).fit(X, Y[:, 0])
+    np.testing.assert_allclose(single.predict(lazy).compute(), single.predict(X))
+    np.testing.assert_allclose(encoder.score_voxels(lazy, da.from_array(Y)), encoder.score_voxels(X, Y))
+    with pytest.raises(DataError, match="30"):
+        encoder.predict(lazy[:, :20])
