@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from neuroenc.data.loaders._glmsingle import read_glmsingle
     from neuroenc.data.simulate import simulate_cortex, simulate_world
 
-# Loaded on first use: data sets need pooch, volumes need nibabel, and none of it is needed to read a netCDF.
+# Loaded on first use: downloads need requests, volumes need nibabel, and none of it is needed to read a netCDF.
 _MODULES = {
     "_describe": ("describe",),
     "_fetch": ("data_dir", "fetch", "mirror_dir", "presence", "verify"),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +79,7 @@ def download(
     DataError
         No network, an HTTP error, an unfinished transfer, or a disk that cannot be written.
     """
-    import pooch
-
     target, part = safe_join(root, file.path), safe_join(root, file.path + ".part")
-    store = pooch.create(path=root, base_url="", registry={file.path: f"sha256:{file.sha256}"},
-                         urls={file.path: file.url})  # fmt: skip
     hint = (
         f"Next step: check the network and run it again, or copy the file to MIRROR/{name}/{file.path} "
         "and pass --mirror MIRROR (or set NEUROENC_MIRROR)."
@@ -94,8 +88,9 @@ def download(
         transfer = _Transfer(file, part, advance, tries, wait, hint)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _quiet(pooch.get_logger()):
-                store.fetch(file.path, downloader=transfer)
+            transfer()
+            # The only rename: a kill before it leaves the whole .part, a kill behind it the file.
+            part.replace(target)
             return target
         except ChecksumError:
             # A resumed transfer may have continued another version's beginning: once more, from the start.
@@ -109,7 +104,7 @@ def download(
 
 
 class _Transfer:
-    """Downloader in pooch's sense: ``transfer(url, output_file, pooch)``."""
+    """The bytes of one file brought into its .part, and checked."""
 
     def __init__(
         self, file: ManifestFile, part: Path, advance: Callable[[int], Any], tries: int, wait: float, hint: str
@@ -119,14 +114,11 @@ class _Transfer:
         self.resumed = False
         self._counted = 0
 
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        # pooch has made an empty temporary file; a killed run shall leave the .part and nothing else.
-        Path(output_file).unlink(missing_ok=True)
-        self._run(url)
+    def __call__(self) -> None:
+        self._run(self.file.url)
         found = sha256_file(self.part)
         if found != self.file.sha256:
-            raise self._wrong(url, f"sha256 {found}")
-        self.part.replace(output_file)
+            raise self._wrong(self.file.url, f"sha256 {found}")
 
     def _run(self, url: str) -> None:
         best, failures = self._have(), 0
@@ -230,13 +222,3 @@ def _reason(error: Exception) -> str:
         if known.lower() in text.lower():
             return f"no connection ({known})"
     return f"{type(error).__name__}: {text[:200]}"
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

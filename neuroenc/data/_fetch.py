@@ -275,7 +275,7 @@ class _Checker:
         if self.changed:
             try:
                 write_json(self.path, self._read() | self.known)
-            except OSError:
+            except (OSError, DataError):
                 return
             self.changed = False
 

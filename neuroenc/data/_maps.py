@@ -228,8 +228,15 @@ def to_gifti(
         maps = {str(k): v for k, v in values.data_vars.items()}
     if maps is None:
         maps = {name or str(getattr(values, "name", None) or "values"): values}
-    for array in maps.values():
+    for title, array in maps.items():
         if isinstance(array, xr.DataArray):
+            for label, given in (("vertex", vertex), ("hemi", hemi)):
+                own = array[label].values if label in array.coords else None
+                if own is not None and given is not None and not np.array_equal(own, np.asarray(given)):
+                    raise DataError(
+                        f"map {title!r} has another {label} than the maps before it: vertices are told by their number"
+                        " and hemisphere, not by their order. Next step: maps of the same vertices, in one order."
+                    )
             vertex = array["vertex"].values if vertex is None and "vertex" in array.coords else vertex
             hemi = array["hemi"].values if hemi is None and "hemi" in array.coords else hemi
     if vertex is None or hemi is None:

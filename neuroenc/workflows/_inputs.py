@@ -77,7 +77,7 @@ def _same_length(path: Path, n: int, labels: dict[str, Any]) -> None:
 def _samples(config: DataConfig, path: Path) -> dict[str, Any]:
     if not config.samples:
         raise ConfigError(f"[data] responses = {path.name!r} needs samples, a CSV with a column stimulus.")
-    table = read_table(config.samples, ["stimulus"], what="[data] samples")
+    table = read_table(config.samples, ["stimulus"], optional=_SAMPLES, what="[data] samples")
     labels: dict[str, Any] = {}
     for name in _SAMPLES:
         if name not in table:

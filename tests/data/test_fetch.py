@@ -448,3 +448,37 @@ def test_killed_download_leaves_only_its_part_and_resumes(server, tmp_path):
     fetch(manifest(server.url), dest=tmp_path / "d")
     assert left(tmp_path / "d") == ["tiny/small.txt", "tiny/sub/big.bin"]
     assert [r for p, r in server.requests if p == "/big.bin"] == [None, f"bytes={kept}-"]
+
+
+def test_a_kill_around_the_rename_leaves_the_same_files(server, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    original = _download.Path.replace
+
+    def before(self, target):
+        raise Killed
+
+    def behind(self, target):
+        original(self, target)
+        raise Killed
+
+    for n, kill in enumerate((before, behind)):
+        with monkeypatch.context() as patch:
+            patch.setattr(_download.Path, "replace", kill)
+            with pytest.raises(Killed):
+                fetch(manifest(server.url), dest=tmp_path / str(n))
+        assert left(tmp_path / str(n)) == [["tiny/sub/big.bin.part"], ["tiny/sub/big.bin"]][n]
+        fetch(manifest(server.url), dest=tmp_path / str(n))
+        assert left(tmp_path / str(n)) == ["tiny/small.txt", "tiny/sub/big.bin"]
+    # What was whole is asked for once.
+    assert sum(p == "/big.bin" for p, _ in server.requests) == 2
+
+
+def test_a_cache_that_cannot_be_written_only_costs_hashing_again(tmp_path, monkeypatch):
+    mirror = tmp_path / "m" / "tiny"
+    mirror.mkdir(parents=True)
+    (mirror / "small.txt").write_bytes(SMALL)
+    (tmp_path / "cache").write_text("a file")
+    found = resolve(manifest(files=[entry("small.txt", SMALL)]), mirror=tmp_path / "m")
+    assert found == mirror

@@ -445,3 +445,10 @@ def test_unmask_compares_what_values_and_like_say(bold, inside):
     other = responses.assign_coords(i=("voxel", responses.i.values[::-1]))
     with pytest.raises(DataError, match="other i, j, k"):
         unmask(responses, like=other)
+
+
+def test_maps_of_one_surface_file_have_the_same_vertices(responses):
+    first = responses[0]
+    turned = responses[1].isel(voxel=slice(None, None, -1))
+    with pytest.raises(DataError, match="map 'b' has another vertex"):
+        to_gifti({"a": first, "b": turned})

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._images import check_affine
 from neuroenc.data._maps import unmask
 from neuroenc.data._nsd._layout import HEMIS, Layout, surface_values
 
@@ -88,6 +89,7 @@ def nsd_to_surface(
     image = unmask(values, like=like, dtype=np.float64 if values.dtype == np.float64 else np.float32)
     if tuple(image.shape[:3]) != layout.shape:
         raise DataError(f"values lie in a volume of {image.shape[:3]}, {layout.name} has {layout.shape}.")
+    check_affine(image, layout.affine, names=("the values", f"{layout.name} in {space}"))
     maps = np.asarray(image.dataobj).reshape((*layout.shape, -1))
     order = 0 if interpolation == "nearest" else 1
     parts: list[np.ndarray] = []

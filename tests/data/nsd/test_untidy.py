@@ -65,3 +65,11 @@ def test_masks_and_regions_lie_where_the_subject_lies(own, tmp_path):
     nib.save(nib.Nifti1Image(values, moved), path)
     with pytest.raises(DataError, match=r"affines of .*nsdgeneral\.nii\.gz and the other volumes"):
         nsd(own, voxels="nsdgeneral")
+
+
+def test_values_of_another_place_are_not_carried_to_the_surface(tree):
+    r = data.nsd(tree[0], 1, cache=False, progress=False, voxels="V1", rois=False, sessions=1).responses
+    moved = r.ncsnr.rename("ncsnr").assign_attrs(r.attrs)
+    moved.attrs["affine"] = [*moved.attrs["affine"][:3], moved.attrs["affine"][3] + 9, *moved.attrs["affine"][4:]]
+    with pytest.raises(DataError, match="affines of the values and subj01 in func1pt8mm differ by up to 9"):
+        data.nsd_to_surface(moved, tree[0], 1)
