@@ -14,6 +14,7 @@ from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.captions._evidence import Best
+from neuroenc.captions._linear import check_space
 from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums
 from neuroenc.captions.projection._dask import is_lazy
 from neuroenc.captions.projection._folds import as_folds
@@ -232,7 +233,9 @@ class BankPass:
         key = (plan, None if mask is None else hash_array(mask))
         group = self._groups.setdefault(key, _Projections(plan, mask))
         number = len(group.jobs)
-        group.jobs.append(_Job(coef, intercept, renormalise, features_normalised, None))
+        job = _Job(coef, intercept, renormalise, features_normalised, None)
+        check_space(job.weights.coef, self.bank)
+        group.jobs.append(job)
         return lambda: group.dataset(number, self._read())
 
     def evidence(

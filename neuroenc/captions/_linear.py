@@ -9,8 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.retrieval import EmbeddingBank
 
-__all__ = ["LinearEncoder", "Weights", "as_weights", "select_voxels", "voxel_labels"]
+__all__ = ["LinearEncoder", "Weights", "as_weights", "check_space", "select_voxels", "voxel_labels"]
 
 VOXEL_LABELS = ("i", "j", "k", "vertex", "hemi", "roi")
 
@@ -92,6 +93,35 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
             "intercept and coef name different voxels or another order. Next step: align them by voxel."
         )
     return Weights(coef, b, True)
+
+
+def _space_of_bank(bank: EmbeddingBank) -> dict[str, str]:
+    info = getattr(bank, "info", None)
+    if isinstance(info, dict):
+        found = {"backbone": info.get("model"), "weights": info.get("weights"), "layer": info.get("layer")}
+    else:
+        arrays = [shard.array for shard in bank.shards()] if bank.reusable else []
+        attrs = arrays[0].attrs if arrays and isinstance(arrays[0], xr.DataArray) else {}
+        found = {name: attrs.get(name) for name in ("backbone", "weights", "layer")}
+    return {k: str(v) for k, v in found.items() if v not in (None, "", "unknown")}
+
+
+def check_space(coef: xr.DataArray, bank: EmbeddingBank) -> None:
+    """Refuse a bank that was embedded with another backbone, weights or layer than the encoder's features.
+
+    Raises
+    ------
+    DataError
+        Both say what they are, and say different things.
+    """
+    theirs = _space_of_bank(bank)
+    for name, value in theirs.items():
+        mine = str(coef.attrs.get(name, ""))
+        if mine not in ("", "unknown", value):
+            raise DataError(
+                f"the encoder was fitted on features of {name} {mine!r}, and the bank holds embeddings of {name} "
+                f"{value!r}. Next step: embed the bank's images as the stimuli were."
+            )
 
 
 def select_voxels(weights: Weights, mask: np.ndarray) -> Weights:

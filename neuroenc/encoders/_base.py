@@ -165,6 +165,9 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _label_linear(self, weights: np.ndarray, offsets: np.ndarray) -> tuple[xr.DataArray, xr.DataArray]:
         voxels = self._voxels_ or {"voxel": np.arange(weights.shape[1])}
         attrs = {"units": self._units_, "encoder": type(self).__name__, "features": self._features_hash_}
+        # Captions project weights onto a bank, which must lie in the same space.
+        origin = self._features_.get("origin", {})
+        attrs |= {k: str(origin[k]) for k in ("backbone", "weights", "layer") if str(origin.get(k, ""))}
         coef = xr.DataArray(weights, dims=("feature", "voxel"), coords=voxels, name="coef")
         intercept = xr.DataArray(offsets, dims="voxel", coords=voxels, name="intercept")
         return self._placed(coef, **attrs), self._placed(intercept, **attrs)

@@ -177,7 +177,7 @@ class BrainPainter(Painter):
     def _ticks(axis: Any, low: float, high: float, outside: tuple[Any, Any]) -> None:
         """Both ends, and the middle; values beyond an end are said."""
         places = [low, (low + high) / 2, high]
-        texts = [f"{x:.2f}".rstrip("0").rstrip(".") if abs(x) < 100 else f"{x:.3g}" for x in places]
+        texts = [f"{x:z.2f}".rstrip("0").rstrip(".") if abs(x) < 100 else f"{x:.3g}" for x in places]
         texts[0] = ("≤ " if outside[0] else "") + texts[0]
         texts[2] = ("≥ " if outside[1] else "") + texts[2]
         axis.set_ticks(places, [t.replace("-", "−") for t in texts])

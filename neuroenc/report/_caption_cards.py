@@ -128,6 +128,7 @@ def voxel_cards(
                     for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
                 ],
                 "facts": facts,
+                "fails": line["fails"],
             }
         )  # fmt: skip
     return cards

@@ -119,7 +119,10 @@ def label_of_voxels(study: CaptionStudy) -> tuple[str, pd.Series]:
 
 
 def voxel_table(study: CaptionStudy) -> VoxelTable:
-    """Columns ``voxel, subject, roi, r, ceiling, r_normalised, q_value, unsupported, stability..., rho, label``."""
+    """Columns ``voxel, subject, roi, r, ceiling, r_normalised, q_value, unsupported, stability..., rho, fails, label``.
+    """
+    from neuroenc.captions.checks._verdicts import failed_controls
+
     scores = study.scores
     voxels = scores["voxel"].values
     frame = pd.DataFrame({"voxel": voxels, "r": np.asarray(scores["r"].values, float)})
@@ -142,6 +145,7 @@ def voxel_table(study: CaptionStudy) -> VoxelTable:
         told = study.sentence.drop_duplicates("voxel").set_index("voxel").reindex(voxels)
         for name in ("rho", "shuffled", "shuffled_within_roi"):
             frame[name] = told[name].to_numpy(float) if name in told else nothing
+    frame["fails"] = failed_controls(study).reindex(voxels).fillna("").to_numpy(object)
     gate = study.gate.set_index("voxel").reindex(voxels)
     frame["captioned"] = gate["captioned"].to_numpy(bool)
     frame["reason"] = gate["reason"].astype(str).to_numpy()
@@ -186,7 +190,7 @@ def subject_data(
         scored.append([_number(score_column[k]) for k in mine])
         ranks.append([int(rank_column[k]) for k in mine])
     numbers = [c for c in frame.columns if frame[c].dtype.kind == "f" and np.isfinite(frame[c]).any()]
-    reasons = list(dict.fromkeys(frame["reason"]))
+    reasons, fails = list(dict.fromkeys(frame["reason"])), list(dict.fromkeys(frame["fails"]))
     regions = list(dict.fromkeys(frame["roi"]))
     place: dict[str, list[Any]] = {
         name: [_plain(x) for x in scores[name].values[rows]]
@@ -204,6 +208,8 @@ def subject_data(
         "captioned": [int(x) for x in frame["captioned"]],
         "reason": _index(frame["reason"], reasons),
         "reasons": reasons,
+        "fail": _index(frame["fails"], fails),
+        "fails": fails,
         "texts": list(texts),
         "captions": captions,
         "scores": scored,

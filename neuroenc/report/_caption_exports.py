@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from neuroenc._util.files import atomic_path, write_json, write_text
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
 
 __all__ = ["write_label_maps", "write_study_files"]
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    write_table(frame, path)
-    return path
 
 
 def _cell(value: Any) -> str:
@@ -119,18 +113,21 @@ def write_study_files(
     ``subjects``: name -> (part of file names, rows). With one subject, maps stand in ``maps/``; with several, in
     ``subjects/SUBJECT/maps/``, because they share places.
     """
+    from neuroenc.captions.checks._verdicts import with_failed_controls
+
     shown = ["captions.csv", "captions.json"]
-    write_captions(folder, study.captions)
+    captions = with_failed_controls(study)
+    write_captions(folder, captions)
     if find_spec("pyarrow") is not None:
         with atomic_path(folder / "captions.parquet") as temporary:
-            text = {c: str for c in study.captions.columns if study.captions[c].dtype == object}
-            study.captions.astype(text).to_parquet(temporary, index=False)
+            text = {c: str for c in captions.columns if captions[c].dtype == object}
+            captions.astype(text).to_parquet(temporary, index=False)
         shown.append("captions.parquet")
     for name in ("evidence", "phrases", "gate", "stability", "sentence", "words", "concepts", "categories", "clusters",
                  "contrasts"):  # fmt: skip
         frame = getattr(study, name)
         if frame is not None:
-            _write_csv(frame, folder / f"{name}.csv")
+            write_table(frame, folder / f"{name}.csv")
             shown.append(f"{name}.csv")
     write_scores(folder, study.scores)
     write_text(folder / "methods.txt", study.methods())

@@ -165,7 +165,7 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
         middle[axis] = apply_affine(matrix, one)[axis]
         fx, fy = (n % columns) * (wide * cell + 10), (n // columns) * row_height + 22
         frames.append([round(fx, 1), round(fy, 1), round(wide * cell, 1), round(tall * cell, 1)])
-        labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
+        labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
     return {
         "kind": "volume", "name": "Slices", "width": _WIDTH,
         "height": round(-(-len(cuts) // columns) * row_height, 1), "shape": "cell", "size": [round(cell, 2),

@@ -92,6 +92,10 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[dic
         out.append(
             {"value": number(_mean(frame["rho"].to_numpy(float)), digits=2), "label": f"sentence-level ρ{beside}"}
         )
+    failed = frame.loc[captioned, "fails"]
+    if (voxels.stability or "rho" in frame or "round_trip" in study.captions) and len(failed):
+        share = number(float((failed == "").mean()), "share")
+        out.append({"value": share, "label": "captions above each of their controls"})
     return out
 
 

@@ -93,6 +93,7 @@ def write_caption_report(
     ('index.html', ['assets', 'rois', 'subjects'])
     """
     from neuroenc.captions import CaptionStudy
+    from neuroenc.captions.checks._verdicts import with_verdicts
 
     if not isinstance(study, CaptionStudy):
         raise DataError(
@@ -156,7 +157,8 @@ def write_caption_report(
             "gate": gate_table(voxels, everything),
             "n": len(voxels.frame),
             "n_held": int((~voxels.frame["captioned"]).sum()),
-            "quality": [{"name": str(n), "table": table(f.head(60))} for n, f in study.quality.items() if len(f)],
+            "quality": [{"name": str(n), "table": table(with_verdicts(str(n), f).head(60))}
+                        for n, f in study.quality.items() if len(f)],
             "cards": voxel_cards(study, voxels, best_rows(voxels, everything, 8), shown),
             "caveats": list(study.caveats),
             "licence": shown.licence,

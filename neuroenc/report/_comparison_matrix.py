@@ -84,7 +84,7 @@ def draw_matrix(
                 rgba = colour(norm(value))
                 axes.add_patch(Rectangle((x, i), 1, 1, fc=rgba, ec="white", lw=1))
                 light = 0.299 * rgba[0] + 0.587 * rgba[1] + 0.114 * rgba[2] > 0.55
-                text = f"{value:.2f}".replace("-", "−").replace("0.", ".", 1) if wide < 0.5 else f"{value:.2f}"
+                text = f"{value:z.2f}".replace("-", "−").replace("0.", ".", 1) if wide < 0.5 else f"{value:z.2f}"
                 dotted = dots is not None and bool(dots[i, j])
                 if dotted or wide >= 0.3:
                     axes.text(

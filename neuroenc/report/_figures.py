@@ -104,7 +104,7 @@ def _histogram(axes: Any, r: np.ndarray) -> None:
     if values.size:
         axes.axvline(np.median(values), color=INK, lw=2)
         axes.text(
-            np.median(values), 1.01, f"median {np.median(values):.2f}", transform=axes.get_xaxis_transform(),
+            np.median(values), 1.01, f"median {np.median(values):z.2f}", transform=axes.get_xaxis_transform(),
             ha="center", va="bottom", fontsize=8.5,
         )  # fmt: skip
     axes.set_xlabel("prediction accuracy, Pearson r")

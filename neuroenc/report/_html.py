@@ -55,7 +55,7 @@ def number(value: Any, column: str = "", digits: int = 3) -> str:
             return f"{100 * v:.0f} %"
         if v == int(v) and abs(v) >= 1000:
             return f"{v:,.0f}"
-        text = f"{v:.{digits}f}" if 1e-3 <= abs(v) < 100 or v == 0 else f"{v:.3g}"
+        text = f"{v:z.{digits}f}" if 1e-3 <= abs(v) < 100 or v == 0 else f"{v:.3g}"
         return text.replace("-", "−") if "e" not in text else text
     if isinstance(value, (list, tuple, set, frozenset)):
         return ", ".join(number(x) for x in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value))

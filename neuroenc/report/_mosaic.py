@@ -190,7 +190,7 @@ def plot_mosaic(
             for spine in axes.spines.values():
                 spine.set_color("#d8dce0")
             middle = place[tuple(cut if a == axis else volume.shape[a] // 2 for a in range(3))]
-            axes.set_title(f"{'xyz'[axis]} = {middle[axis]:.0f} mm", fontsize=8, color=MUTED, pad=3)
+            axes.set_title(f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", fontsize=8, color=MUTED, pad=3)
             if panel == 0 and axis != 0:
                 for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
                     axes.text(x, 0.98, text, transform=axes.transAxes, ha=ha, va="top", fontsize=8,

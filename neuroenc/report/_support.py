@@ -158,5 +158,5 @@ def _tiles(curve: pd.DataFrame, summary: Mapping[str, Any]) -> list[dict[str, An
             tiles.append({"value": number(summary[name], name), "label": label})
     if summary.get("relative_gain") is not None and "gain_size" in summary:
         said = f"in-context against {summary.get('gain_baseline', 'ridge')}, {summary['gain_size']} trials"
-        tiles.append({"value": f"{100 * summary['relative_gain']:+.0f} %", "label": said})
+        tiles.append({"value": f"{100 * summary['relative_gain']:+z.0f} %", "label": said})
     return [{"words": False, **tile} for tile in tiles]

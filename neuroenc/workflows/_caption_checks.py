@@ -95,8 +95,16 @@ def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tu
 def round_trip_table(
     captions: pd.DataFrame, coef: xr.DataArray, corpus: np.ndarray, embed_text: Callable[[list[str]], Any],
     text_mean: np.ndarray | None, image_mean: np.ndarray | None, seed: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Predicted response of a caption's own text vector among those of the caption bank, as a percentile."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Predicted response of a caption's own text vector among those of the caption bank, as a percentile.
+
+    Returns
+    -------
+    row : DataFrame
+        The mean over voxels, beside other voxels' captions.
+    voxels : DataFrame
+        ``voxel, rank`` (1)``, round_trip, round_trip_shuffled``.
+    """
     best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
     voxels = [v for v in coef["voxel"].values.tolist() if v in best.index]
 
@@ -111,7 +119,8 @@ def round_trip_table(
     low, high = _interval(percentile, np.random.default_rng(seed))
     row = {"n_voxels": len(voxels), "mean percentile": info["mean"], "low": low, "high": high,
            "other voxels' captions": info["mean_shuffled"], "p": info["p"]}  # fmt: skip
-    return pd.DataFrame([row])
+    own = {"voxel": voxels, "rank": 1, "round_trip": percentile, "round_trip_shuffled": info["mean_shuffled"]}
+    return pd.DataFrame([row]), pd.DataFrame(own)
 
 
 def diversity_table(

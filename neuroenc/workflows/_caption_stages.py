@@ -14,6 +14,7 @@ import xarray as xr
 from neuroenc._util.errors import ConfigError
 from neuroenc._util.files import hash_array
 from neuroenc.captions import CaptionStudy, shuffled_control
+from neuroenc.captions.checks._verdicts import with_failed_controls, with_verdicts
 from neuroenc.workflows._caption_analyses import analyses, ground, make_checker
 from neuroenc.workflows._caption_checks import diversity_table, held_out_scores, round_trip_table, stability_tables
 from neuroenc.workflows._caption_config import CaptionConfig
@@ -192,12 +193,14 @@ def checked(
 
         found = steps.frames("sentence", [*base, kind, vectors, regions], scores)
         sentence, quality["sentence-level scores"] = found["voxels"], found["summary"]
+    captions = study.captions
     if texts is not None:
         image_mean = readings.fitted["bank_direction"].values
         text_mean = direction if config.bank.source != "captions" else None
-        quality["round trip"] = round_trip_table(
+        quality["round trip"], own = round_trip_table(
             study.captions, fitted.coef, texts.vectors, embed_text, text_mean, image_mean, config.seed
         )
+        captions = captions.merge(own, how="left", on=["voxel", "rank"])
     quality["diversity"] = diversity_table(
         {"fitted weights": study.captions, "shuffled weights": shuffled}, embed_text, config.seed
     )
@@ -219,10 +222,12 @@ def checked(
         settings["stability"] = {**vars(config.stability), "n_voxels": n, "of_voxels": of}
     if sentence is not None:
         settings["sentence"] = {"stimuli as": kind}
-    return dataclasses.replace(
-        study, stability=stable.get("voxels"), sentence=sentence, quality=quality, caveats=tuple(caveats),
-        settings=settings,
+    quality = {name: with_verdicts(name, table) for name, table in quality.items()}
+    study = dataclasses.replace(
+        study, captions=captions, stability=stable.get("voxels"), sentence=sentence, quality=quality,
+        caveats=tuple(caveats), settings=settings,
     )  # fmt: skip
+    return dataclasses.replace(study, captions=with_failed_controls(study))
 
 
 def _first_roi(scores: xr.Dataset) -> list[str]:

@@ -43,8 +43,28 @@ def summary_of(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
         for row in quality["planted selectivity"].to_dict("records"):
             prefix = "planted_" if row["weights"] == "fitted weights" else "shuffled_planted_"
             out |= {f"{prefix}{k}": v for k, v in row.items() if k != "weights"}
+    out |= {f"verdict:{name}": said for name, said in verdicts(study).items()}
+    if "fails" in study.captions:
+        best = study.captions[study.captions["rank"] == 1]
+        out["n_failing_a_control"] = int((best["fails"] != "").sum())
     if study.phrases is not None and len(study.phrases):
         out["hallucination_rate"] = float((study.phrases["verdict"] == "unsupported").mean())
+    return out
+
+
+def verdicts(study: CaptionStudy) -> dict[str, str]:
+    """What the controls say, by check; of several rows (subjects, kinds) each by its name."""
+    out: dict[str, str] = {}
+    for name, table in study.quality.items():
+        if "verdict" not in table or not len(table):
+            continue
+        rows = table[table["verdict"] != "the control"]
+        if name == "hallucination rate":
+            rows = rows.head(1)
+        label = next((c for c in ("subject", "kind") if c in rows), None)
+        for row in rows.to_dict("records"):
+            key = f"{name}, {row[label]}" if label is not None and len(rows) > 1 else name
+            out[key] = str(row["verdict"])
     return out
 
 
@@ -70,6 +90,12 @@ def closing_lines(summary: dict[str, Any]) -> list[str]:
         lines.append("agreement of captions: " + ", ".join(said) + on)
     if "hallucination_rate" in summary:
         lines.append(f"phrases without support: {summary['hallucination_rate']:.0%}")
+    lines += [f"{k.removeprefix('verdict:')}: {said}" for k, said in summary.items() if k.startswith("verdict:")]
+    if summary.get("n_failing_a_control") is not None:
+        lines.append(
+            f"captions that do not exceed one of their controls: {summary['n_failing_a_control']} of "
+            f"{summary['n_captioned']} (marked in the report, column fails of captions.csv)"
+        )
     if summary.get("planted_family_named") is not None:
         lines.append(
             f"planted family named for {summary['planted_family_named']:.0%} of captioned voxels (shuffled weights "

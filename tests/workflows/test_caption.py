@@ -310,7 +310,7 @@ def test_tables_have_intervals_that_hold_their_value():
         return np.array([vectors[t] for t in texts])
 
     coef = xr.DataArray(embed(list(vectors)).T, dims=("feature", "voxel"), coords={"voxel": np.arange(30)})
-    row = round_trip_table(captions, coef, rng.standard_normal((200, 6)), embed, None, None, 0).iloc[0]
+    row = round_trip_table(captions, coef, rng.standard_normal((200, 6)), embed, None, None, 0)[0].iloc[0]
     assert 0.9 < row["low"] <= row["mean percentile"] <= row["high"]
     table = diversity_table({"x": captions}, embed, 0)
     assert table.loc[0, "semantic_variance_high"] > table.loc[0, "semantic_variance_low"]

@@ -45,7 +45,7 @@
     node.append(...children.filter((child) => child !== null && child !== undefined));
     return node;
   };
-  const said = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−"));
+  const said = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0(\.0*)?)$/, "$1").replace("-", "−"));
   const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
   const mix = (ramp, t) => {
     const at = Math.min(Math.max(t, 0), 1) * (ramp.length - 1), k = Math.min(Math.floor(at), ramp.length - 2), f = at - k;
@@ -71,6 +71,7 @@
         rois: data.rois[data.roi[i]].split(";").filter(Boolean), label: data.label[i],
         texts: data.captions[i].map((k) => data.texts[k]), scores: data.scores[i], ranks: data.ranks[i],
         captioned: data.captioned[i] === 1, reason: data.reasons[data.reason[i]],
+        fails: data.fails[data.fail[i]],
       };
       voxels.push(record);
       subject.records.push(record);
@@ -165,7 +166,8 @@
     const record = subjects[onMap].records[i];
     const head = make("b", { text: `Voxel ${record.id}` });
     const facts = [record.rois.join(", "), `r ${said(record.numbers.r)}`].filter(Boolean).join(" · ");
-    return [head, ` ${facts} `, make("span", { text: record.texts[0] || record.reason || "no caption" })];
+    return [head, ` ${facts} `, make("span", { text: record.texts[0] || record.reason || "no caption" }),
+      ...(record.fails ? [make("span", { text: "† not above its control" })] : [])];
   };
   const map = new VoxelMap($("map"), $("tip"), {
     describe,
@@ -257,6 +259,7 @@
       }
       const caption = record.texts.length ? make("b", {}, ...hits(record.texts[place]))
         : make("span", { className: "why", text: record.reason || "no caption" });
+      if (record.fails && place === 0 && record.texts.length) caption.append(make("span", { className: "fail", title: `not above its control: ${record.fails}`, text: " † fails its control" }));
       if (place > 0) caption.append(make("span", { className: "why", text: ` (caption ${record.ranks[place]})` }));
       const button = make("button", { type: "button", className: "row", "aria-current": String(record === current) },
         make("span", { className: "muted", text: record.id }),
@@ -341,6 +344,7 @@
           make("span", { className: "text" }, ...(own.length ? marked(text, own) : [text]))));
       });
       nodes.push(lines);
+      if (record.fails) nodes.push(make("p", { className: "fails", text: `The best caption is not above its control: ${record.fails}.` }));
     }
     const numbers = record.numbers, rows = [];
     const of = (value, word) => (value === null || value === undefined ? "" : `${word} ${said(value)}`);

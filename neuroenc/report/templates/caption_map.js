@@ -128,9 +128,10 @@ class VoxelMap {
     const { tip, view, scale } = this;
     tip.replaceChildren(...this.describe(view.voxel[p]));
     tip.hidden = false;
-    const x = view.x[p] * scale, y = view.y[p] * scale;
-    const wide = this.canvas.parentElement.clientWidth;
-    tip.style.left = `${Math.max(0, Math.min(x + 14, wide - tip.offsetWidth - 4))}px`;
+    // Placed in the window, not in the map: a tip that reached over the map's edge would make it scroll, and jump.
+    const box = this.canvas.getBoundingClientRect();
+    const x = box.left + view.x[p] * scale, y = box.top + view.y[p] * scale;
+    tip.style.left = `${Math.max(4, Math.min(x + 14, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
     tip.style.top = `${y > tip.offsetHeight + 16 ? y - tip.offsetHeight - 12 : y + 14}px`;
   }
 
