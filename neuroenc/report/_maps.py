@@ -104,7 +104,7 @@ def draw_maps(scores: xr.Dataset, names: Sequence[str], bar: Any) -> tuple[list[
             shape, affine = scores.attrs["volume_shape"], scores.attrs["affine"]
             figure = plot_mosaic(values, ijk, affine=affine, volume_shape=shape, **options)
         text = f"{heading}. " + (
-            f"{int(np.isfinite(values).sum())} voxels, median {median(values):z.2f}." if values.dtype.kind == "f" else ""
+            f"{np.isfinite(values).sum()} voxels, median {median(values):z.2f}." if values.dtype.kind == "f" else ""
         )
         drawn.append({"uri": data_uri(figure_png(figure), "image/png"), "heading": heading, "alt": text})
         bar.update(1)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from neuroenc._util.checkpoints import read_checkpoint
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path, read_json, write_json
 from neuroenc._util.provenance import provenance
+from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 from neuroenc.captions.decoding._search_settings import SearchSettings
 from neuroenc.embedding import prepare
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["load", "load_clipcap", "save"]
 
 _VERSION = 1
+# A decoder's files, those of any tokenizer, and what training puts beside them.
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Written by old versions of transformers into GPT-2 checkpoints: the causal mask, which holds nothing learned.
 _MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
@@ -64,7 +66,8 @@ def save(decoder: PrefixDecoder, folder: str | os.PathLike[str], *, lm: bool = T
     ----------
     decoder : PrefixDecoder
     folder : path
-        ``decoder.json, prefix.safetensors``, the tokenizer's files and, with ``lm``, its weights and settings.
+        ``decoder.json, prefix.safetensors``, the tokenizer's files and, with ``lm``, its weights and settings. A
+        decoder that stood there is replaced whole.
     lm : bool
         False for a language model that was not trained: it is then given to :func:`load`.
     dtype : {"float32", "float16", "bfloat16"}
@@ -73,9 +76,22 @@ def save(decoder: PrefixDecoder, folder: str | os.PathLike[str], *, lm: bool = T
     Returns
     -------
     Path
+
+    Raises
+    ------
+    ConfigError
+        A constraint, rescoring or mapping of your own, which no file can hold.
+    DataError
+        The folder holds other things.
     """
     from safetensors.torch import save_file
 
+    if decoder.constraint is not None or decoder.rescore is not None:
+        named = "constraint" if decoder.constraint is not None else "rescore"
+        raise ConfigError(
+            f"this decoder has a {named}, which is not saved with it. Next step: decoder.with_options({named}=None)"
+            f".save(folder), and give it again to PrefixDecoder.load(folder, {named}=...)."
+        )
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
     if not hasattr(decoder.mapping, "kind"):
@@ -97,14 +113,17 @@ def save(decoder: PrefixDecoder, folder: str | os.PathLike[str], *, lm: bool = T
         "source": decoder.source,
         "stop": decoder.stop,
         "search": decoder.search.as_dict(),
+        "rerank": decoder.rerank,
+        "batch_size": decoder.batch_size,
+        "free_words": sorted(decoder.free_words),
         "lm": {k: v for k, v in decoder.lm.config.to_dict().items() if not k.startswith("_")} if lm else None,
         "provenance": provenance(step="prefix decoder"),
     }
-    with atomic_path(folder, directory=True) as temporary:
+    with whole_folder(folder, _FILES) as temporary:
         decoder.tokenizer.save_pretrained(temporary)
         save_file(tensors, str(temporary / "prefix.safetensors"), metadata={"format": "pt"})
         (temporary / "prefix.safetensors").chmod((temporary / "tokenizer_config.json").stat().st_mode)
-        write_json(temporary / "decoder.json", record)
+        write_record(temporary, "decoder.json", record)
     return Path(folder)
 
 
@@ -127,19 +146,25 @@ def load(
     DataError
         Not such a folder, or tensors that do not fit.
     """
-    from safetensors.torch import load_file
-
     prepare()
+    path = Path(folder)
+    needed = ("version", "mapping", "normalise", "centre", "source", "stop", "search", "lm")
+    record = read_record(path, "decoder.json", "prefix decoder", needed)
+    if record["version"] != _VERSION:
+        raise DataError(f"{path} was written in version {record['version']}; legal is {_VERSION}.")
+    if record["lm"] is None and lm is None:
+        raise DataError(f"{path} was written without its language model. Next step: load(folder, lm=...).")
+    with reading(path, "prefix decoder"):
+        decoder = _build(path, record, lm, tokenizer, device)
+    return decoder.with_options(**options)
+
+
+def _build(path: Path, record: dict[str, Any], lm: Any, tokenizer: Any, device: str) -> PrefixDecoder:
+    from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from neuroenc.captions.decoding._prefix import PrefixDecoder
 
-    path = Path(folder)
-    if not (path / "decoder.json").is_file():
-        raise DataError(f"{path} holds no prefix decoder. Next step: PrefixDecoder.save(folder).")
-    record = read_json(path / "decoder.json")
-    if record.get("version") != _VERSION:
-        raise DataError(f"{path} was written in version {record.get('version')}; legal is {_VERSION}.")
     state = load_file(str(path / "prefix.safetensors"))
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     if tokenizer is None:
@@ -149,8 +174,6 @@ def load(
         # Only architectures that transformers itself knows; no code is read from the folder.
         model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
         _fill(model, {k[3:]: v for k, v in state.items() if k.startswith("lm.")}, f"language model of {path}")
-    elif lm is None:
-        raise DataError(f"{path} was written without its language model. Next step: load(folder, lm=...).")
     else:
         model = lm
     mapping = dict(record["mapping"])
@@ -163,7 +186,10 @@ def load(
     _fill(decoder.mapping, {k[8:]: v for k, v in state.items() if k.startswith("mapping.")}, f"mapping of {path}")
     decoder.mean = state["mean"].numpy().astype(np.float64) if "mean" in state else None
     decoder.text_direction = state["text_direction"].numpy().astype(np.float64) if "text_direction" in state else None
-    return decoder.with_options(**options)
+    decoder.rerank = float(record.get("rerank", 0.0))
+    decoder.batch_size = int(record.get("batch_size", decoder.batch_size))
+    decoder.free_words = frozenset(record.get("free_words", decoder.free_words))
+    return decoder
 
 
 def load_clipcap(

@@ -238,7 +238,7 @@ likewise what usually goes with the things.
 
 
 def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: int = 250) -> dict[str, Any]:
-    """CIDEr-D and BLEU-4 of captions of stand-ins for photographs, made of texts that were not learned from.
+    """CIDEr (CIDEr-D) and BLEU-4 of captions of stand-ins for photographs, made of texts that were not learned from.
 
     A stand-in is :func:`text_to_conse` of one photograph's captions but its first; all of them are the references.
     """
@@ -251,9 +251,9 @@ def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: i
     captions = [c[0].text for c in decoder.generate(vectors, mean=unit(stand_in.astype(np.float64)).mean(axis=0))]
     wrong = captions[1:] + captions[:1]
     return {
-        "cider_d": float(cider(captions, references, variant="cider-d").mean()),
+        "cider_d": float(cider(captions, references).mean()),
         "bleu4": bleu4(captions, references),
-        "shuffled_cider_d": float(cider(wrong, references, variant="cider-d").mean()),
+        "shuffled_cider_d": float(cider(wrong, references).mean()),
         "n": len(captions),
         "examples": [[r[0], c] for r, c in zip(references[:5], captions)],
     }

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, read_json, sha256_file, write_json
+from neuroenc._util.files import sha256_file
 from neuroenc._util.provenance import provenance
+from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 
 if TYPE_CHECKING:
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SHIPPED", "load", "save"]
 
 _FORMAT = 1
+_FILES = ("*.json", "*.safetensors", "README.md")
 _WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("world",)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -50,30 +52,30 @@ def save(
     if not denoiser.n_images_:
         raise ConfigError("this denoiser was not fitted; there is nothing to save. Next step: fit(bank).")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # The normaliser stays exact: it is small, and every sample passes through it.
     tensors: dict[str, Tensor] = {"centre": denoiser._centre, "scale": denoiser._scale}
     if denoiser._exact is not None:
         tensors["images"] = denoiser._exact.values[:, denoiser.n_features :].to(_DTYPES[dtype])
     if denoiser._net is not None:
         tensors |= {f"net.{k}": v.to(_DTYPES[dtype]) for k, v in denoiser._net.state_dict().items()}
-    with atomic_path(folder / "denoiser.safetensors") as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
     training = {k: v for k, v in denoiser.training_.items() if k != "losses"}
     settings = {k: getattr(denoiser, k) for k in ("kind", "scaling", "width", "depth", "temperatures", "seed")}
-    write_json(
-        folder / "denoiser.json",
-        {
-            "format": _FORMAT,
-            "settings": settings,
-            "n_features": denoiser.n_features,
-            "n_images": denoiser.n_images_,
-            "training": training,
-            "record": record,
-            "provenance": provenance(model="ConceptDenoiser"),
-            "sha256": sha256_file(folder / "denoiser.safetensors"),
-        },
-    )
+    with whole_folder(folder, _FILES) as temporary:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+                  temporary / "denoiser.safetensors")  # fmt: skip
+        write_record(
+            temporary,
+            "denoiser.json",
+            {
+                "format": _FORMAT,
+                "settings": settings,
+                "n_features": denoiser.n_features,
+                "n_images": denoiser.n_images_,
+                "training": training,
+                "record": record,
+                "provenance": provenance(model="ConceptDenoiser"),
+            },
+        )
     return folder
 
 
@@ -91,19 +93,25 @@ def load(folder: str | os.PathLike[str], device: str = "auto") -> ConceptDenoise
     DataError
         There is none, a newer format wrote it, or its file was changed.
     """
-    from safetensors.torch import load_file
-
-    from neuroenc.captions.projection._denoiser import ConceptDenoiser
-
     path = Path(folder)
     if not path.exists() and str(folder) in SHIPPED:
         path = _WEIGHTS / str(folder)
     if not (path / "denoiser.json").is_file():
         raise DataError(unknown_name("denoiser", folder, SHIPPED, "Next step: a name, or a folder that save() wrote."))
-    record = read_json(path / "denoiser.json")
-    if record.get("format") != _FORMAT:
-        raise DataError(f"{path} has format {record.get('format')!r}; this version reads {_FORMAT}.")
-    if sha256_file(path / "denoiser.safetensors") != record["sha256"]:
+    needed = ("format", "settings", "n_features", "n_images", "training")
+    record = read_record(path, "denoiser.json", "denoiser", needed)
+    if record["format"] != _FORMAT:
+        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
+    with reading(path, "denoiser"):
+        return _build(path, record, device)
+
+
+def _build(path: Path, record: dict[str, Any], device: str) -> ConceptDenoiser:
+    from safetensors.torch import load_file
+
+    from neuroenc.captions.projection._denoiser import ConceptDenoiser
+
+    if "sha256" in record and sha256_file(path / "denoiser.safetensors") != record["sha256"]:
         raise DataError(f"{path / 'denoiser.safetensors'} is not the file that was saved. Next step: copy it again.")
     settings = {**record["settings"], "temperatures": tuple(record["settings"]["temperatures"])}
     out = ConceptDenoiser(device=device, **settings)
