@@ -30,6 +30,7 @@ __all__ = [
     "hash_json",
     "hash_path",
     "output_folder",
+    "plain_json",
     "read_json",
     "read_npy",
     "read_sealed_folder",
@@ -350,9 +351,18 @@ def read_npy(path: str | os.PathLike[str], what: str = "array", *, memory_map: b
     return found
 
 
+def plain_json(value: Any) -> Any:
+    """``value`` as JSON gives it back: lists for tuples and arrays, null for a missing number.
+
+    >>> plain_json({"a": (1, float("nan"))})
+    {'a': [1, None]}
+    """
+    return json.loads(json.dumps(_finite(value), default=_plain, allow_nan=False))
+
+
 def write_sealed_json(path: str | os.PathLike[str], record: dict[str, Any]) -> Path:
     """Write a JSON record with the hash of its own content (``seal``), so that an edited one is noticed."""
-    plain = json.loads(json.dumps(_finite(record), default=_plain, allow_nan=False))
+    plain = plain_json(record)
     return write_json(path, {**plain, "seal": hash_json(plain)})
 
 

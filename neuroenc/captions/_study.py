@@ -13,9 +13,10 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError, nearest_names
-from neuroenc._util.files import read_json, sha256_file, write_json
+from neuroenc._util.files import plain_json, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc.captions._model_folder import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
-from neuroenc.captions._study_tables import read_table, write_table
+from neuroenc.captions._study_tables import read_table, typed, write_table
 
 __all__ = ["CaptionStudy"]
 
@@ -125,15 +126,21 @@ class CaptionStudy:
             frame = getattr(self, name)
             if frame is None and name not in ("captions", "evidence", "gate"):
                 continue
-            object.__setattr__(self, name, _check_table(frame, name, needed, place))
+            object.__setattr__(self, name, typed(_check_table(frame, name, needed, place)))
         _check_gate(self.gate, self.captions, voxels)
         if self.phrases is not None:
             _check_phrases(self.phrases, self.captions)
         for name, frame in self.quality.items():
             if not isinstance(frame, pd.DataFrame):
                 raise DataError(f"quality[{name!r}] is a {type(frame).__name__}; legal: pandas.DataFrame.")
-        object.__setattr__(self, "quality", dict(self.quality))
+        # What is kept in memory is what files give back: plain columns, plain settings.
+        object.__setattr__(self, "quality", {str(name): typed(frame) for name, frame in self.quality.items()})
         object.__setattr__(self, "caveats", tuple(str(x) for x in self.caveats))
+        for name in ("settings", "provenance"):
+            try:
+                object.__setattr__(self, name, plain_json(dict(getattr(self, name))))
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{name} hold what no file can keep: {error}.") from error
 
     def __repr__(self) -> str:
         tables = ", ".join(name for name in COLUMNS if getattr(self, name) is not None)
@@ -165,12 +172,15 @@ class CaptionStudy:
         return methods_text(self)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``scores.nc``, a table each (parquet, or CSV without pyarrow), and ``study.json`` last.
+        """Write ``scores.nc``, a table each (parquet, or CSV without pyarrow), and ``study.json`` with their hashes.
+
+        The folder is written beside its place and put there whole: a reader, or a save that was killed, sees the study
+        of before or this one. `load` gives back an equal study.
 
         Parameters
         ----------
         folder : path
-            Made if absent; files of a study that stood there are replaced.
+            Made if absent; a study that stood there is replaced.
 
         Returns
         -------
@@ -180,26 +190,24 @@ class CaptionStudy:
         Raises
         ------
         DataError
-            Something in ``scores`` that netCDF does not keep.
+            Something in ``scores`` that netCDF does not keep, or a folder that holds other things.
         """
         from neuroenc.data import save
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save(self.scores, folder / "scores.nc")
-        tables = {name: write_table(getattr(self, name), folder / name)
-                  for name in COLUMNS if getattr(self, name) is not None}  # fmt: skip
-        quality = []
-        for number, (name, frame) in enumerate(self.quality.items()):
-            quality.append({"name": name, **write_table(frame, folder / f"quality-{number:02d}")})
-        write_json(
-            folder / "study.json",
-            {
-                "format": _MARK, "version": 1, "title": self.title, "scores": sha256_file(folder / "scores.nc"),
-                "tables": tables, "quality": quality, "settings": dict(self.settings),
+        with whole_folder(folder, ("*.parquet", "*.csv", "scores.nc", "study.json")) as temporary:
+            save(self.scores, temporary / "scores.nc")
+            tables = {name: write_table(getattr(self, name), temporary / name)
+                      for name in COLUMNS if getattr(self, name) is not None}  # fmt: skip
+            quality = []
+            for number, (name, frame) in enumerate(self.quality.items()):
+                quality.append({"name": name, **write_table(frame, temporary / f"quality-{number:02d}")})
+            about = {
+                "format": _MARK, "version": 1, "title": self.title, "tables": tables, "quality": quality,
+                "scores": sha256_file(temporary / "scores.nc"), "settings": dict(self.settings),
                 "provenance": dict(self.provenance), "caveats": list(self.caveats),
-            },
-        )  # fmt: skip
+            }  # fmt: skip
+            write_sealed_json(temporary / "study.json", about)
         return folder
 
     @classmethod
@@ -220,23 +228,30 @@ class CaptionStudy:
                 f"{folder} holds no caption study: no study.json (found: {', '.join(found) or 'nothing'}). "
                 "Next step: CaptionStudy.save(folder), or finish the run that writes it."
             )
-        about = read_json(folder / "study.json")
-        if not isinstance(about, dict) or about.get("format") != _MARK or about.get("version") != 1:
-            raise DataError(f"{folder / 'study.json'} is not a caption study of version 1.")
-        if not (folder / "scores.nc").is_file() or sha256_file(folder / "scores.nc") != about["scores"]:
-            raise DataError(f"{folder / 'scores.nc'} is not the one written with study.json. Next step: save again.")
-        tables = {name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS}
-        scores = load(folder / "scores.nc")
-        assert isinstance(scores, xr.Dataset)
-        return cls(
-            title=about["title"],
-            scores=scores,
-            quality={kept["name"]: read_table(folder, kept) for kept in about["quality"]},
-            settings=about["settings"],
-            provenance=about["provenance"],
-            caveats=tuple(about["caveats"]),
-            **tables,
-        )
+        # Studies from before there were seals are read as they are.
+        about = read_sealed_json(folder / "study.json", unsealed=True)
+        if about.get("format") != _MARK or about.get("version") != 1:
+            raise DataError(
+                f"{folder / 'study.json'} is not a caption study of version 1. Next step: the folder that "
+                "CaptionStudy.save wrote."
+            )
+        with reading(folder, "caption study"):
+            if not (folder / "scores.nc").is_file() or sha256_file(folder / "scores.nc") != about["scores"]:
+                raise DataError(
+                    f"{folder / 'scores.nc'} is not the one written with study.json. Next step: save again."
+                )
+            scores = load(folder / "scores.nc")
+            if not isinstance(scores, xr.Dataset):
+                raise DataError(f"{folder / 'scores.nc'} holds no table of scores. Next step: save again.")
+            return cls(
+                title=about["title"],
+                scores=scores,
+                quality={kept["name"]: read_table(folder, kept) for kept in about["quality"]},
+                settings=about["settings"],
+                provenance=about["provenance"],
+                caveats=tuple(about["caveats"]),
+                **{name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS},
+            )
 
 
 def _check_scores(scores: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from neuroenc._util.errors import DataError
 from neuroenc._util.files import atomic_path, sha256_file
 from neuroenc._util.optional import require
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["read_table", "typed", "write_table"]
 
 
 def _kind(column: pd.Series) -> str:
@@ -48,6 +48,11 @@ def _typed(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.DataFrame(out, columns=list(kinds)).astype({k: object for k, v in kinds.items() if v == "text"}), kinds
 
 
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table as files give it back."""
+    return _typed(frame)[0].reset_index(drop=True)
+
+
 def write_table(frame: pd.DataFrame, path: Path) -> dict[str, Any]:
     """Write ``path.parquet`` or ``path.csv``, atomically; what `read_table` needs to read it back."""
     plain, kinds = _typed(frame)
@@ -76,7 +81,8 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
             if kind == "bool":
                 frame[name] = frame[name] == "True"
             elif kind == "float":
-                frame[name] = pd.to_numeric(frame[name].replace("", "nan"))
+                # pandas' own conversion is off in the last place now and then.
+                frame[name] = np.array([float(x or "nan") for x in frame[name]], dtype=np.float64)
             elif kind == "int":
                 frame[name] = frame[name].astype(np.int64)
     dtypes = {"bool": bool, "int": np.int64, "float": np.float64, "text": object}
