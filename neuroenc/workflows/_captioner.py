@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from neuroenc._util.provenance import versions
 from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels, project
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._caption import decoded
-from neuroenc.captions._linear import as_weights, select_voxels
+from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import as_bank
 
@@ -170,11 +171,11 @@ class Captioner:
         ----------
         encoder : encoder with ``to_linear()``, pair (coef, intercept), or array (feature, voxel)
         scores : Dataset over ``voxel``, optional
-            Of the same voxels, in their order: ``r``, ``q_value``, ... Without it nothing is gated, and the study
-            says so.
+            ``r``, ``q_value``, ... of the encoder's voxels or of some of them, by their names: the study is of these.
+            Without it nothing is gated, and the study says so.
         gate : DataFrame, optional
-            From :func:`neuroenc.captions.gate_voxels`; by default q below .05, or nobody held back where ``scores``
-            have no ``q_value``.
+            From :func:`neuroenc.captions.gate_voxels`, of the same voxels, matched by name; by default q below .05, or
+            nobody held back where ``scores`` have no ``q_value``.
         title : str
         settings : mapping, optional
             More of what the methods paragraph should know (``encoder``, ``features``, ...).
@@ -187,6 +188,11 @@ class Captioner:
         Returns
         -------
         CaptionStudy
+
+        Raises
+        ------
+        DataError
+            Scores, gate or projections of voxels that the encoder does not have, or a bank of another space.
         """
         weights = as_weights(encoder)
         caveats = list(caveats)
@@ -195,19 +201,23 @@ class Captioner:
             scores = scores.assign_coords({k: c for k, c in weights.coef.coords.items() if c.dims == ("voxel",)})
             gate = _everyone(scores) if gate is None else gate
             caveats.append("No accuracy was given: voxels that are not predicted above chance are captioned as well.")
-        elif not np.array_equal(scores["voxel"], weights.coef["voxel"]):
-            raise DataError(
-                "scores and weights name different voxels or another order. Next step: "
-                "scores.sel(voxel=coef.voxel)."
-            )
+        else:
+            weights = _of_voxels(weights, scores)
         if gate is None:
             known = "q_value" in scores
             gate = gate_voxels(scores, "q" if known else "none")
             if not known:
                 caveats.append("Scores have no q_value: voxels are captioned whether predicted above chance or not.")
+        gate = _gate_of(gate, scores)
         passed = gate["captioned"].to_numpy(dtype=bool)
         if passed.any():
             if projected is not None:
+                own = scores["voxel"].values[passed]
+                if not np.array_equal(projected[0]["voxel"].values, own):
+                    raise DataError(
+                        f"the projection is of {projected[0].sizes['voxel']} voxels, which are not the {len(own)} that "
+                        "pass the gate, in their order. Next step: project the weights of those voxels."
+                    )
                 found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
             else:
                 found = caption_voxels(
@@ -231,7 +241,7 @@ class Captioner:
             evidence=evidence,
             gate=gate,
             settings={**self._settings(facts), **(settings or {})},
-            provenance={"versions": versions(), "captioner": repr(self), "bank": facts.get("bank_hash", "")},
+            provenance={"versions": versions(), "captioner": _plain_repr(self), "bank": facts.get("bank_hash", "")},
             caveats=tuple(caveats),
         )
 
@@ -268,6 +278,45 @@ class Captioner:
         from neuroenc.report import write_caption_report
 
         return write_caption_report(study, Path(folder), **{"stimuli": self.stimuli, **options})
+
+
+def _plain_repr(thing: Any) -> str:
+    """``repr`` without memory addresses, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+
+
+def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
+    """Weights of the voxels that ``scores`` name, in their order."""
+    if "voxel" not in scores.coords:
+        raise DataError("scores have no voxel names. Next step: scores.assign_coords(voxel=coef.voxel).")
+    wanted, have = pd.Index(scores["voxel"].values), pd.Index(weights.coef["voxel"].values)
+    if wanted.equals(have):
+        return weights
+    if not have.is_unique:
+        raise DataError(f"{len(have) - have.nunique()} voxels of the encoder share a name; scores cannot be matched.")
+    at = have.get_indexer(wanted)
+    if (at < 0).any():
+        lost = wanted[at < 0]
+        raise DataError(
+            f"scores name {len(lost)} of {len(wanted)} voxels that the encoder does not have (first: {lost[0]}; its "
+            f"voxels: {have[0]} to {have[-1]}). Next step: score the encoder that is captioned."
+        )
+    return Weights(weights.coef.isel(voxel=at), weights.intercept[at], weights.has_intercept)
+
+
+def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
+    """The gate's rows in the order of the scores' voxels."""
+    wanted = pd.Index(scores["voxel"].values)
+    rows = pd.Index(gate["voxel"])
+    if rows.equals(wanted):
+        return gate
+    at = rows.get_indexer(wanted) if rows.is_unique else np.full(len(wanted), -1)
+    if (at < 0).any():
+        raise DataError(
+            f"the gate has no row of its own for {int((at < 0).sum())} of {len(wanted)} voxels of scores (first: "
+            f"{wanted[at < 0][0]}). Next step: gate_voxels(scores)."
+        )
+    return gate.iloc[at].reset_index(drop=True)
 
 
 def _everyone(scores: xr.Dataset) -> pd.DataFrame:

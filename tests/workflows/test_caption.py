@@ -277,8 +277,19 @@ def test_captioner_without_scores_says_that_nothing_was_gated():
     assert gated.captions["voxel"].unique().tolist() == [5]
     assert "q = 0.50" in gated.gate["reason"].iloc[1]
     assert captioner.best(coef) == ["a", "b"]
-    with pytest.raises(DataError, match="another order"):
-        captioner.caption(coef, scores.isel(voxel=[1, 0]))
+    # Labels decide: another order, some of the voxels, a gate in another order.
+    turned = captioner.caption(coef, scores.isel(voxel=[1, 0]), gate=gated.gate)
+    assert turned.captions[["voxel", "caption"]].values.tolist() == gated.captions[["voxel", "caption"]].values.tolist()
+    assert captioner.caption(coef, scores.isel(voxel=[0])).captions["caption"].iloc[0] == "a"
+    with pytest.raises(DataError, match=r"1 of 2 voxels that the encoder does not have \(first: 6"):
+        captioner.caption(coef, scores.assign_coords(voxel=[5, 6]))
+    with pytest.raises(DataError, match="no row of its own for 1 of 2"):
+        captioner.caption(coef, scores, gate=gated.gate.iloc[:1])
+    # A bank of another backbone, and a decoder whose repr holds an address.
+    labelled = xr.DataArray(bank, dims=("stimulus", "feature"), attrs={"backbone": "other"})
+    with pytest.raises(DataError, match="backbone 'world', and the bank holds embeddings of backbone 'other'"):
+        Captioner(labelled, decoder, progress=False).caption(coef.assign_attrs(backbone="world"), scores)
+    assert " at 0x" not in study.provenance["captioner"]
     # A voxel without weights passes the gate and is still not captioned.
     mute = captioner.caption(coef * [0.0, 1.0])
     assert mute.gate["reason"].tolist() == ["no caption was found", ""]

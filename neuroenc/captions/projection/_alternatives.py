@@ -9,7 +9,7 @@ import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.provenance import provenance
-from neuroenc.captions._linear import Weights, as_weights
+from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._manifold import gather_rows, on_manifold
 from neuroenc.captions.projection._project import project
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
@@ -126,6 +126,7 @@ def project_weights(
     if options and method != "softmax":
         raise ConfigError(f"{', '.join(options)}: settings of the softmax projection, not of method={method!r}.")
     weights, images = as_weights(coef, intercept), as_bank(bank)
+    check_space(weights.coef, images)
     if not images.reusable:
         raise DataError("the bank is read several times. Next step: pass a list, array or path.")
     common: dict[str, Any] = {

@@ -11,7 +11,7 @@ import xarray as xr
 from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.provenance import provenance
-from neuroenc.captions._linear import Weights, as_weights
+from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._folds import as_folds
 from neuroenc.captions.projection._stream import IdCollector, Plan, stream
 from neuroenc.retrieval import as_bank
@@ -129,7 +129,9 @@ def project(
     """
     job = _Job(coef, intercept, renormalise, features_normalised, dtype)
     plan = Plan(temperature, decouple, dtype, device, top_k, weighting)
-    found = stream(job.unit, as_bank(bank), plan, parse_memory(max_memory), client=client, show=progress)
+    images = as_bank(bank)
+    check_space(job.weights.coef, images)
+    found = stream(job.unit, images, plan, parse_memory(max_memory), client=client, show=progress)
     return job.dataset(*found[0], plan)
 
 
@@ -194,6 +196,7 @@ def project_folds(
     images = as_bank(bank)
     masks = as_folds(folds, images.n, seed)
     job = _Job(coef, intercept, renormalise, features_normalised, dtype)
+    check_space(job.weights.coef, images)
     plan = Plan(temperature, decouple, dtype, device, top_k, weighting)
     budget = parse_memory(max_memory)
     found = stream(job.unit, images, plan, budget, folds=masks, client=client, show=progress)
