@@ -397,3 +397,27 @@ def test_simulated_cortex_from_responses_to_page(look, tmp_path):
         assert said(page) == own(study, voxel)
         page.wait_for_function("[...document.querySelectorAll('#panel .thumbs img')].every((i) => i.naturalWidth > 0)")
     assert unseen.licence in page.locator("#panel .credit").inner_text()
+
+
+def test_a_tip_at_the_edge_does_not_make_the_page_jump(look, tmp_path):
+    # A map of one row, lower than the tip is high.
+    study = studies.made_up(6, "grid", n_stimuli=8)
+    page = look(write_caption_report(study, tmp_path, progress=False))
+    size = "() => { const b = document.querySelector('.mapbox'); return [b.scrollWidth, b.scrollHeight, b.clientWidth, "
+    size += "document.documentElement.scrollHeight, document.documentElement.scrollWidth]; }"
+    before = page.evaluate(size)
+    box = page.locator("#map").bounding_box()
+    shown = 0
+    for down in (0.06, 0.3, 0.55, 0.8, 0.94, 0.99):
+        for across in (0.02, 0.35, 0.7, 0.97):
+            page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+            assert page.evaluate(size) == before
+    for k in range(60):
+        page.mouse.move(box["x"] + (0.5 + k) / 60 * box["width"], box["y"] + box["height"] * ((k * 7) % 60 + 0.5) / 60)
+        if page.locator("#tip").is_visible():
+            shown += 1
+            tip = page.locator("#tip").bounding_box()
+            assert tip["x"] >= 0
+            assert tip["x"] + tip["width"] <= 1366
+        assert page.evaluate(size) == before
+    assert shown > 0

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import write_sealed_json
 from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
 from neuroenc.captions.analysis._planted_phrases import GRAMMARS, planted_captions
 from neuroenc.captions.analysis._syntactic_model import (
@@ -307,10 +308,11 @@ def test_files_give_the_same_parser(parser, tmp_path):
     assert again.perplexity(CAPTIONS) == parser.perplexity(CAPTIONS)
     assert sorted(p.name for p in folder.iterdir()) == ["parser.json", "parser.safetensors"]
     record = json.loads((folder / "parser.json").read_text())
-    (folder / "parser.json").write_text(json.dumps({**record, "format": 99}))
+    del record["seal"]
+    write_sealed_json(folder / "parser.json", {**record, "format": 99})
     with pytest.raises(DataError, match="format 99"):
         SyntacticDistanceParser.load(folder)
-    (folder / "parser.json").write_text(json.dumps({**record, "sha256": "0"}))
+    write_sealed_json(folder / "parser.json", {**record, "files": {"parser.safetensors": "0"}})
     with pytest.raises(DataError, match="not the file"):
         SyntacticDistanceParser.load(folder)
     with pytest.raises(DataError, match="no parser"):

@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import write_sealed_json
 from neuroenc.captions import ConceptDenoiser, contrastive_accuracy, copying, on_manifold, project, project_weights
 from neuroenc.captions.projection._denoiser_conditions import WeightPrior, draw_images, synthetic_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, alpha_sigma, ddim
@@ -320,7 +321,8 @@ def test_files_give_the_same_draws(mixture, denoisers, kind, tmp_path):
     with pytest.raises(DataError, match="not the file"):
         ConceptDenoiser.load(tmp_path / "a")
     record = json.loads((tmp_path / "b" / "denoiser.json").read_text())
-    (tmp_path / "b" / "denoiser.json").write_text(json.dumps({**record, "format": 99}))
+    del record["seal"]
+    write_sealed_json(tmp_path / "b" / "denoiser.json", {**record, "format": 99})
     with pytest.raises(DataError, match="format 99"):
         ConceptDenoiser.load(tmp_path / "b")
 
