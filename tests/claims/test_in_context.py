@@ -71,6 +71,9 @@ def beside_others():
     return curve((20, 50, 100), others=3)
 
 
-@pytest.mark.parametrize("size", [20, 50, 100])
+WORSE = pytest.mark.xfail(strict=True, reason=".204 against .275: with 20 trials the prior of its own world is better")
+
+
+@pytest.mark.parametrize("size", [pytest.param(20, marks=WORSE), 50, 100])
 def test_not_worse_than_the_prior_of_three_other_subjects(beside_others, size):
     assert beside_others["in-context"][size] >= beside_others["other subjects"][size], beside_others

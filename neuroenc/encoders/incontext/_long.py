@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError
 from neuroenc.encoders.incontext._condition import condition
 from neuroenc.encoders.incontext._encoder import InContextEncoder
@@ -122,7 +123,7 @@ class ChunkAveraged(InContextEncoder):
         chunks = [np.sort(order[start : start + size]) for start in range(0, n, size)]
         sums, place = WeightSums(x.shape[1], Y.shape[1]), self._place()
         for rows in chunks:
-            block = np.asarray(Y[rows], dtype=np.float32)
+            block = as_numpy(Y[rows], "responses").astype(np.float32)
             trial = np.ones(len(rows)) if log_weight is None else np.exp(log_weight[rows].astype(np.float64))
             heavy = trial @ ~np.isnan(block)
             columns = np.flatnonzero(heavy > 0)

@@ -226,6 +226,14 @@ class PriorMixture:
         covs = [(1 - shrinkage / 2) * c + shrinkage / 2 * mean for c in covs]
         return cls.build(images, [*covs, mean])
 
+    def _root(self, k: int) -> Floats:
+        """Root of a component's covariance; decomposed once, for training draws from it at every step."""
+        known: dict[int, Floats] = self.__dict__.setdefault("_roots", {})
+        if k not in known:
+            values, vectors = np.linalg.eigh(self.covs[k])
+            known[k] = vectors * np.sqrt(np.maximum(values, 0))
+        return known[k]
+
     def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Weights (feature, n) of unit signal variance on average, and intercepts (n,) that centre them."""
         rng = np.random.default_rng(seed)
@@ -233,7 +241,5 @@ class PriorMixture:
         w = np.empty((n, self.n_features))
         for k in np.unique(which):
             rows = which == k
-            values, vectors = np.linalg.eigh(self.covs[k])
-            root = vectors * np.sqrt(np.maximum(values, 0))
-            w[rows] = self.means[k] + rng.standard_normal((int(rows.sum()), self.n_features)) @ root.T
+            w[rows] = self.means[k] + rng.standard_normal((int(rows.sum()), self.n_features)) @ self._root(int(k)).T
         return w.T, -w @ self.center

@@ -1,5 +1,7 @@
 """Priors over weights: planted covariances found again, noisy ridge weights beaten, files, errors."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -158,3 +160,38 @@ def test_evidence_on_the_grid_is_the_gaussian_density(n):
     coarse = grid_posterior(shared.values, t, (y**2).sum(0), n, unit=unit)
     assert (post.log_evidence >= coarse.log_evidence - 1e-9).all()
     assert len(RATIOS) == len(post.ratios)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", r"prior\.safetensors is not the file that was saved"),
+        ("no weights", r"prior\.safetensors does not exist"),
+        ("edited", r"prior\.json was changed after it was written"),
+        ("not JSON", r"prior\.json is not JSON"),
+        ("a list", r"prior\.json has format None"),
+        ("newer", r"prior\.json has format 9"),
+        ("no count", r"prior\.json lacks n_voxels"),
+    ],
+)
+def test_damaged_priors_are_named(tmp_path, kind, message):
+    folder = WeightPrior.isotropic(3).save(tmp_path)
+    weights, record = folder / "prior.safetensors", folder / "prior.json"
+    said = json.loads(record.read_text())
+    older = {k: v for k, v in said.items() if k != "seal"} | {"format": 1}
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-9])
+    elif kind == "no weights":
+        weights.unlink()
+    else:
+        text = {
+            "edited": json.dumps({**said, "intercept_var": 7.0}), "not JSON": "{", "a list": "[]",
+            "newer": json.dumps({**said, "format": 9}),
+            "no count": json.dumps({k: v for k, v in older.items() if k != "n_voxels"}),
+        }[kind]  # fmt: skip
+        record.write_text(text)
+    with pytest.raises(DataError, match=message):
+        WeightPrior.load(folder)
+    record.write_text(json.dumps(older))
+    if kind not in ("truncated", "no weights"):
+        assert WeightPrior.load(folder).n_features == 3
