@@ -40,6 +40,8 @@ def check_run(config: RunConfig, mirror: str | os.PathLike[str] | None = None) -
         else:
             _image_model("captions.model", captions.model)
             _text_model("captions.model", captions.model)
+        _needs("captions", 'bank = "stimuli"', config.data, captions.bank == "stimuli", False)
+        _needs("captions", 'caption_bank = "stimuli"', config.data, False, captions.caption_bank == "stimuli")
         for key, own in (("bank", ("stimuli", "captions")), ("caption_bank", ("stimuli",))):
             _check_set(f"captions.{key}", getattr(captions, key), own)
 
@@ -52,6 +54,10 @@ def check_caption(config: CaptionConfig, mirror: str | os.PathLike[str] | None =
     if config.data.name != "world":
         _check_data(config.data, mirror)
     space, decoder = config.space, config.decoder
+    _needs("space", f'stimuli = "{space.stimuli}"', config.data, space.stimuli == "image", space.stimuli == "captions")
+    bank = config.bank.source if decoder.caption_bank == "bank" else decoder.caption_bank
+    if decoder.kind != "prefix" and bank == "stimuli":
+        _needs("decoder", f'kind = "{decoder.kind}"', config.data, False, True)
     if space.stimuli == "image":
         _image_model("space.model", space.model, space.pretrained)
     _text_model("space.model", space.model, space.pretrained)
@@ -116,7 +122,6 @@ def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None, joine
 
 
 def _check_space(where: str, config: FeaturesConfig, source: DataConfig) -> None:
-    own = bool(source.responses)
     if config.kind == "file":
         if not Path(config.file).exists():
             raise DataError(f"[{where}] file: no file {config.file}.")
@@ -125,17 +130,22 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig) -> None
         if config.samples:
             read_table(config.samples, ["stimulus"], what=f"[{where}] samples")
     elif config.kind == "captions":
-        if own and not source.captions:
-            raise ConfigError(f'[{where}] kind = "captions" needs [data] captions.')
+        _needs(where, 'kind = "captions"', source, False, True)
         _text_model(f"{where}.model", config.model, config.pretrained)
     elif config.kind in ("image", "pixels"):
-        if own and not source.images:
-            raise ConfigError(f'[{where}] kind = "{config.kind}" needs [data] images.')
+        _needs(where, f'kind = "{config.kind}"', source, True, False)
         if config.kind == "image":
             _image_model(
                 f"{where}.model", config.model, config.pretrained, layer=config.layer or None,
                 pooling=config.pooling if config.pooling != "" else None, preprocessing=config.preprocessing or None,
             )  # fmt: skip
+
+
+def _needs(where: str, what: str, source: DataConfig, images: bool, captions: bool) -> None:
+    """Pictures and captions of the user's own stimuli, where a setting asks for them."""
+    for name, wanted in (("images", images), ("captions", captions)):
+        if wanted and source.responses and not getattr(source, name):
+            raise ConfigError(f"[{where}] {what} needs [data] {name}.")
 
 
 def _image_model(where: str, model: str, pretrained: str = "", **options: Any) -> None:

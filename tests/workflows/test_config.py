@@ -193,9 +193,11 @@ def _files(tmp_path):
             ["features.kind=image", "features.file=", "features.model=world", "data.images=.", "features.layer=nosuch"],
             "layer.*nosuch",
         ),
-        (['captions={model = "wolrd"}'], "captions.model.*did you mean 'world'"),
-        (['captions={model = "world", bank = "stimulli"}'], "captions.bank.*did you mean 'stimuli'"),
-        (['captions={model = "world", caption_bank = "coco"}'], "captions.caption_bank"),
+        (['captions={model = "world"}'], r'bank = "stimuli" needs .data. images'),
+        (['captions={model = "world", caption_bank = "stimuli"}', "data.images=."], "needs .data. captions"),
+        (['captions={model = "wolrd"}', "data.images=."], "captions.model.*did you mean 'world'"),
+        (['captions={model = "world", bank = "stimulli"}', "data.images=."], "captions.bank.*did you mean 'stimuli'"),
+        (['captions={model = "world", caption_bank = "coco"}', "data.images=."], "captions.caption_bank"),
     ],
 )
 def test_what_is_missing_is_told_before_anything_is_read(tmp_path, more, message):
