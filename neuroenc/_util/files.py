@@ -444,7 +444,9 @@ def hash_path(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """SHA-256 of a file, read in pieces; what is there and no ordinary file would be waited for, and is a DataError."""
+    if Path(path).exists():
+        check_readable_file(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neuroenc._util.errors import DataError, nearest_names
 from neuroenc._util.files import check_readable_file
@@ -86,6 +86,8 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
     if isinstance(source, (bytes, bytearray)):
         content: Any = io.BytesIO(source)
         size, place = len(source), ""
+    elif not isinstance(source, (str, os.PathLike)):
+        raise DataError(f"{name} is a {type(source).__name__}; legal are a path, bytes, a PIL image, or an array.")
     else:
         content = check_readable_file(source, name)
         size, place = content.stat().st_size, f": {content}"
@@ -99,7 +101,7 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError,
             NotImplementedError, Image.DecompressionBombError) as error:  # fmt: skip
         # Pillow's own text names the object in memory, another one in each run.
-        why = "no picture of a kind that is read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        why = "no picture of a kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(
             f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}. "
             "Next step: fetch or copy the file again."
@@ -108,15 +110,17 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
 
 def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     changes: list[str] = []
+    if 0 in image.size:
+        raise DataError(f"{name} has {image.size[0]} x {image.size[1]} pixels; expected at least one.")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         image.seek(0)
         changes.append("the first of several frames taken")
-    turn = image.getexif().get(_ORIENTATION, 1) if hasattr(image, "getexif") else 1
+    turn = image.getexif().get(_ORIENTATION, 1)
     if turn in range(2, 9):
         image = ImageOps.exif_transpose(image)
         changes.append("turned upright as their EXIF tag says")
     mode, clear = image.mode, image.info.get("transparency")
-    if mode[:1] in "IF" and mode != "IN":
+    if mode[:1] in ("I", "F"):
         values = np.asarray(image)
         rgb, more = _from_array(values, name)
         changes += more
@@ -127,8 +131,7 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]
             changes.append(f"transparent pixels laid on grey {BACKGROUND}")
         return rgb, tuple(changes)
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or clear is not None:
-        layer = image.convert("LA" if mode == "La" else mode) if mode == "La" else image
-        layer = layer.convert("RGBA")
+        layer = (image.convert("LA") if mode == "La" else image).convert("RGBA")
         if layer.getchannel("A").getextrema()[0] < 255:
             ground = Image.new("RGBA", layer.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
             layer = Image.alpha_composite(ground, layer)
@@ -242,6 +245,10 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
     >>> [f"{p.parent.name}/{p.name}" for p in found]
     ['faces/01.png', 'houses/01.png']
     """
+    if not isinstance(folder, (str, os.PathLike)) or isinstance(ids, str):
+        raise DataError(
+            f"folder is a {type(folder).__name__}, ids a {type(ids).__name__}; expected a path and a list of ids."
+        )
     root, wanted = Path(folder), [str(i) for i in ids]
     files = list_pictures(root)
     # From the whole path to the bare name: the first that answers counts, and it must be one file.

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Stimuli:
         if images is not None:
             images = _check_images(images, len(ids))
         if captions is not None:
+            if not hasattr(captions, "__len__"):
+                raise DataError(f"captions is a {type(captions).__name__}; expected one list of texts a stimulus.")
             if isinstance(captions, str) or len(captions) != len(ids):
                 raise DataError(
                     f"{len(captions)} caption entries for {len(ids)} stimuli (expected one entry each)."
@@ -75,7 +77,7 @@ class Stimuli:
             wrong = [
                 n
                 for n, c in enumerate(captions)
-                if isinstance(c, str) or not all(isinstance(x, str) for x in c)
+                if isinstance(c, str) or not isinstance(c, Iterable) or not all(isinstance(x, str) for x in c)
             ]
             if wrong:
                 raise DataError(
@@ -145,7 +147,12 @@ class Stimuli:
         """Image number ``i``, or of id ``i``, as RGB."""
         if self.images is None:
             raise DataError(f"these {len(self)} stimuli have no images (source {self.source!r}).")
-        n = int(self.index_of(i)[0]) if isinstance(i, str) else int(i)
+        if isinstance(i, str):
+            n = int(self.index_of(i)[0])
+        elif isinstance(i, (int, np.integer)) and 0 <= i < len(self):
+            n = int(i)
+        else:
+            raise DataError(f"image({i!r}): legal are an id, and numbers from 0 to {len(self) - 1}.")
         image, changes = self._read(n)
         self._tell({change: [str(self.ids[n])] for change in changes})
         return image
@@ -168,8 +175,8 @@ class Stimuli:
 
     def iter_images(self, batch_size: int = 64) -> Iterator[list[Image.Image]]:
         """Lists of up to ``batch_size`` RGB images, in order; files are opened as they are needed."""
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size} must be at least 1.")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise DataError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
         for start in range(0, len(self), batch_size):
             yield [self.image(n) for n in range(start, min(start + batch_size, len(self)))]
 

@@ -62,12 +62,15 @@ def caption_grid(
     >>> maps.dims, (abs(maps[0]).sum("channel") > 0).values.tolist()
     (('stimulus', 'channel', 'y', 'x'), [[False, True], [False, False]])
     """
+    if not isinstance(table, pd.DataFrame):
+        raise DataError(f"the table of captions is a {type(table).__name__}; expected a DataFrame of {_COLUMNS}.")
     missing = [c for c in _COLUMNS if c not in table.columns]
     if missing:
         raise DataError(f"the table of captions lacks {missing}; it has {list(table.columns)}. Needed: {_COLUMNS}.")
+    pair = isinstance(grid, (tuple, list)) and len(grid) == 2
+    if not pair or not all(isinstance(g, (int, np.integer)) and not isinstance(g, bool) and g >= 1 for g in grid):
+        raise ConfigError(f"grid={grid!r} must be a positive number of rows and of columns, such as (8, 8).")
     grid = (int(grid[0]), int(grid[1]))
-    if min(grid) < 1:
-        raise ConfigError(f"grid={grid} must be a positive number of rows and of columns.")
     ids = [str(i) for i in ids]
     place = {name: n for n, name in enumerate(ids)}
     if len(place) < len(ids):

@@ -66,6 +66,10 @@ def features_of(
     """
     if len(ids) == 0:
         raise DataError("there is nothing to embed (0 inputs).")
+    if not isinstance(cache, (bool, str, PathLike)):
+        raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
+    if not isinstance(normalise, bool):
+        raise ConfigError(f"normalise={normalise!r} is not legal; use True or False.")
     settings = {
         "kind": kind,
         "content": content,

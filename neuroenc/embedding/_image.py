@@ -104,7 +104,7 @@ class ImageEmbedder:
         self.cache, self.progress = cache, progress
         # Kept as long as the embedder: building a network takes longer than a few pictures.
         self._loaded: tuple[str, Any] | None = None
-        self.backbone = image_backbone(*check_model(model, pretrained), seed, preprocessing)
+        self.backbone = image_backbone(*check_model(model, pretrained, seed), seed, preprocessing)
         if layer is not None and layer not in self.backbone.layers():
             raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
         if layer is None and pooling is not None:

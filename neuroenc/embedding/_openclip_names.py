@@ -32,6 +32,7 @@ _PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensor
               "model.pth")  # fmt: skip
 
 
+_CHOICES = {"interpolation": ("bicubic", "bilinear", "random"), "resize_mode": ("shortest", "longest", "squash")}
 _CONFIG: dict[str, type] = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 
 
@@ -58,8 +59,12 @@ class Source:
         return self.checkpoint is None and self.tag is None
 
 
-def check_preprocessing(own: Mapping[str, Any], override: Mapping[str, Any] | None) -> dict[str, Any]:
+def check_preprocessing(
+    own: Mapping[str, Any], override: Mapping[str, Any] | None, also: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """``own`` with ``override`` on top; an unknown setting is an error that names the nearest.
+
+    ``also`` are interpolations that a network knows besides open_clip's.
 
     >>> check_preprocessing({"size": 224}, {"size": 112})["size"]
     112
@@ -77,10 +82,16 @@ def check_preprocessing(own: Mapping[str, Any], override: Mapping[str, Any] | No
         sides = merged["size"] if isinstance(merged["size"], list) else [merged["size"]]
         if any(len(merged[k]) != 3 for k in ("mean", "std")) or min(merged["std"]) <= 0 or min(sides) < 1:
             raise ValueError("mean and std have three numbers, std above 0, and size is at least 1")
+        if isinstance(merged["size"], list) and len(merged["size"]) != 2:
+            raise ValueError("size is one number, or two (y, x)")
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"preprocessing mean={merged['mean']}, std={merged['std']}, size={merged['size']} is not legal: {error}."
         ) from error
+    for key, names in _CHOICES.items():
+        names = (*names, *also) if key == "interpolation" else names
+        if merged[key] not in names:
+            raise ConfigError(unknown_name(f"preprocessing {key}:", merged[key], names))
     return merged
 
 

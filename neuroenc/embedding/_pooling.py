@@ -72,6 +72,9 @@ def pool(output: Output, pooling: str | int | None) -> Any:
     if pooling == "mean":
         return values[:, output.prefix :].mean(1) if values.ndim == 3 else values.mean((2, 3))
     planes = _as_map(output)
+    if pooling != "map" and int(pooling) > max(planes.shape[2:]):
+        y, x = planes.shape[2:]
+        raise ConfigError(f"pooling={pooling} is finer than this layer's map of {y} x {x}; legal are 1 to {max(y, x)}.")
     return planes if pooling == "map" else torch.nn.functional.adaptive_avg_pool2d(planes, int(pooling))
 
 

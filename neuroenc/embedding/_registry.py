@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, unknown_name
 from neuroenc.embedding._pooling import Output
 
@@ -133,8 +134,9 @@ def list_backbones() -> dict[str, str]:
     return {n: " + ".join(k for k, table in (("image", _IMAGE), ("text", _TEXT)) if n in table) for n in names}
 
 
-def check_model(model: Any, pretrained: Any) -> tuple[str, str | None]:
+def check_model(model: Any, pretrained: Any, seed: Any = 0) -> tuple[str, str | None]:
     """Both as text, if they are names or paths."""
+    check_whole("seed", seed, least=0)
     if not isinstance(model, str):
         raise ConfigError(
             f"model is a {type(model).__name__}; legal is a name ({', '.join(list_backbones())}, an open_clip "
@@ -171,6 +173,8 @@ def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretr
 
 def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
     """Description of an image model by name."""
+    if preprocessing is not None and not isinstance(preprocessing, Mapping):
+        raise ConfigError(f"preprocessing is a {type(preprocessing).__name__}; legal is a mapping, {{'size': 224}}.")
     factory = _registered("image", _IMAGE, model, pretrained)
     if factory is not None:
         return factory(preprocessing=preprocessing)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from neuroenc.embedding._pooling import unit_norm
 from neuroenc.embedding._registry import check_model, text_backbone
 
 __all__ = ["TextEmbedder"]
+
+
+def _is_utf8(text: str) -> bool:
+    """Halves of characters come out of broken files, and no tokenizer takes them."""
+    return text == text.encode("utf-8", "replace").decode()
 
 
 class TextEmbedder:
@@ -63,7 +69,7 @@ class TextEmbedder:
         self.cache, self.progress = cache, progress
         # Captions are embedded a few at a time, again and again: the model is kept.
         self._loaded: tuple[str, Any] | None = None
-        self.backbone = text_backbone(*check_model(model, pretrained), seed)
+        self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
 
     def __repr__(self) -> str:
         return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}, normalise={self.normalise})"
@@ -94,8 +100,10 @@ class TextEmbedder:
         """
         if isinstance(texts, str):
             raise DataError(f"texts is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
+        if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
+            raise DataError(f"texts is a {type(texts).__name__}; give a list of texts.")
         listed = list(texts)
-        wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip()]
+        wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip() or not _is_utf8(t)]
         if wrong:
             raise DataError(
                 f"{len(wrong)} of {len(listed)} texts are empty or not text; the first is number {wrong[0]}: "
@@ -104,6 +112,9 @@ class TextEmbedder:
         names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
         if len(names) != len(listed):
             raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
+        twice = [name for name, n in Counter(names.tolist()).items() if n > 1]
+        if twice:
+            raise DataError(f"{len(twice)} ids occur more than once, first {twice[0]!r}: a stimulus has one vector.")
         return features_of(
             kind="text",
             backbone=self.backbone,
@@ -147,6 +158,8 @@ class TextEmbedder:
         >>> TextEmbedder("world", cache=False, progress=False).embed_captions(two).shape
         (2, 128)
         """
+        if not isinstance(stimuli, Stimuli):
+            raise DataError(f"embed_captions() takes Stimuli, and got {type(stimuli).__name__}.")
         captions = stimuli.captions
         if captions is None:
             raise DataError(f"these {len(stimuli)} stimuli have no captions (source {stimuli.source!r}).")

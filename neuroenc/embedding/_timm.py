@@ -34,6 +34,8 @@ __all__ = ["TIMM", "TimmImage"]
 #: What a model's name begins with.
 TIMM = "timm:"
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".tar")
+# Interpolations besides open_clip's.
+_MORE = ("nearest", "lanczos", "box", "hamming")
 # timm's way to crop, and open_clip's name for the same.
 _CROPS = {"center": "shortest", "squash": "squash", "border": "longest"}
 
@@ -101,7 +103,8 @@ class TimmImage:
             "resize_mode": _CROPS.get(str(self._cfg.get("crop_mode") or "center"), "shortest"),
         }
         self._resized = "size" in override
-        self._preprocessing = {**check_preprocessing(own, override), "crop_pct": 1.0 if crop is None else float(crop)}
+        checked = check_preprocessing(own, override, _MORE)
+        self._preprocessing = {**checked, "crop_pct": 1.0 if crop is None else float(crop)}
         if not 0 < self._preprocessing["crop_pct"] <= 1:
             raise ConfigError(f"crop_pct={crop} must lie in (0, 1].")
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import DataError
+from neuroenc._util.files import read_npy
 from neuroenc._util.optional import require
 
 __all__ = ["Chunk", "EmbeddingBank", "LazyIds", "MappedRows", "as_bank"]
@@ -102,7 +103,7 @@ def _open(path: Path) -> Any:
     if not path.exists() and path.suffix in ("", ".npy", ".zarr"):
         raise DataError(f"embedding bank {str(path)!r} does not exist. Next step: check the path.")
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return read_npy(path, "embedding bank")
     if (path / "zarr.json").is_file() or (path / ".zarray").is_file():
         zarr = require("zarr", "big")
         found = zarr.open(store=str(path), mode="r")

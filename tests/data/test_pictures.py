@@ -264,3 +264,15 @@ def test_banks_of_pixels_that_were_cut_name_the_picture(tmp_path):
     (tmp_path / "a.hdf5").unlink()
     with pytest.raises(DataError, match="does not exist"):
         bank[0]
+
+
+@pytest.mark.parametrize("number", [-1, 1, 0.5, None])
+def test_pictures_are_asked_for_by_id_or_legal_number(number):
+    with pytest.raises(DataError, match="numbers from 0 to 0"):
+        Stimuli(["a"], PHOTO[None]).image(number)
+
+
+@pytest.mark.parametrize("source", [None, 3, [1], Image.new("RGB", (0, 3))])
+def test_sources_that_are_no_picture(source):
+    with pytest.raises(DataError, match=r"legal are a path|at least one"):
+        read_picture(source)

@@ -343,3 +343,23 @@ def test_devices_that_are_not_there_are_refused_with_the_legal_ones(pictures):
     for device in ("cuda:99", "meta", "gpu", 3.5, "mps:7"):
         with pytest.raises(ConfigError, match="auto, cpu"):
             ImageEmbedder("world", cache=False, device=device).embed(pictures(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"preprocessing": {"interpolation": "x"}}, "bicubic, bilinear"),
+        ({"preprocessing": {"resize_mode": "sqash"}}, "squash"),
+        ({"preprocessing": {"size": 0}}, "size is at least 1"),
+        ({"preprocessing": {"mean": [1]}}, "three numbers"),
+        ({"preprocessing": [1]}, "legal is a mapping, {'size': 224}"),
+        ({"layer": "layer1", "pooling": 10**9}, "finer than this layer's map"),
+        ({"cache": 3}, "cache=3"),
+        ({"normalise": "x"}, "normalise='x'"),
+        ({"seed": "x"}, "seed='x'"),
+    ],
+)
+def test_settings_that_cannot_be(pictures, options, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageEmbedder("world", **{**OPTIONS, **options}).embed(pictures(1))

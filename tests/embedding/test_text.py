@@ -124,3 +124,18 @@ def test_captions_that_are_cut_are_told():
     stimuli = Stimuli(["a", "b"], captions=[[long], ["a cat"]])
     with pytest.warns(UserWarning, match="1 of 2 texts are longer"):
         TextEmbedder("world", **{**OPTIONS, "cache": False}).embed_captions(stimuli)
+
+
+@pytest.mark.parametrize(
+    ("texts", "ids", "message"),
+    [
+        (None, None, "is a NoneType"),
+        ({"a": 1}, None, "is a dict"),
+        (["\ud800"], None, "1 of 1 texts"),
+        (["  "], None, "1 of 1 texts are empty"),
+        (["a", "b"], ["x", "x"], "first 'x'"),
+    ],
+)
+def test_texts_and_ids_that_cannot_be(texts, ids, message):
+    with pytest.raises(DataError, match=message):
+        TextEmbedder("world", **OPTIONS).embed(texts, ids=ids)
