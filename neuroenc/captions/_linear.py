@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.retrieval import EmbeddingBank
 
@@ -46,8 +47,9 @@ class Weights(NamedTuple):
 
     def valid(self) -> np.ndarray:
         """Voxels (bool) whose weights are finite and not all zero and whose intercept is finite."""
-        w = self.coef.values
-        return np.isfinite(w).all(axis=0) & (w != 0).any(axis=0) & np.isfinite(self.intercept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.linalg.norm(self.coef.values.astype(np.float64), axis=0)
+        return np.isfinite(length) & (length > 0) & np.isfinite(self.intercept)
 
 
 def as_weights(encoder: Any, intercept: Any = None) -> Weights:
@@ -72,16 +74,18 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
         if other != "feature":
             coef = coef.rename({other: "feature"})
     else:
-        array = np.asarray(encoder)
+        array = as_numpy(encoder, "weights")
         if array.ndim != 2:
             raise DataError(f"weights have shape {array.shape}; legal is (feature, voxel).")
         coef = xr.DataArray(array, dims=("feature", "voxel"))
+    if coef.dtype.kind not in "fiub":
+        raise DataError(f"weights have dtype {coef.dtype}; legal are real numbers.")
     if "voxel" not in coef.coords:
         coef = coef.assign_coords(voxel=np.arange(coef.sizes["voxel"], dtype=np.int64))
     n = coef.sizes["voxel"]
     if intercept is None:
         return Weights(coef, np.zeros(n), False)
-    b = np.asarray(intercept, dtype=np.float64).reshape(-1)
+    b = as_numpy(intercept, "intercepts").astype(np.float64).reshape(-1)
     if b.shape != (n,):
         raise DataError(f"{b.size} intercepts for {n} voxels; legal is one a voxel.")
     if (

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._util.checks import check_whole
+from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.provenance import versions
 from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels, project
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._caption import decoded
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
+from neuroenc.captions.projection._alternatives import METHODS
 from neuroenc.data import Stimuli
-from neuroenc.retrieval import as_bank
+from neuroenc.retrieval import EmbeddingBank, as_bank
 
 __all__ = ["Captioner"]
 
@@ -46,6 +48,13 @@ class Captioner:
     temperature, renormalise, decouple, features_normalised, max_memory
         As in :func:`neuroenc.captions.project`.
     progress : bool
+
+    Raises
+    ------
+    ConfigError
+        A setting that is not legal.
+    DataError
+        A bank of one image, with two rows of one name, or whose names are not those of ``stimuli``.
 
     Examples
     --------
@@ -75,9 +84,15 @@ class Captioner:
         max_memory: str | int | None = None,
         progress: bool = True,
     ) -> None:
+        if method not in METHODS:
+            raise ConfigError(unknown_name("method of projection", method, METHODS))
+        if isinstance(temperature, (bool, str)) or temperature is None or not 0 < temperature < np.inf:
+            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
         self.bank, self.decoder, self.stimuli = as_bank(bank), decoder, stimuli
+        _check_bank(self.bank, stimuli)
         self.embed_text = embed_text
-        self.method, self.top, self.n_evidence = method, top, n_evidence
+        self.method, self.top = method, check_whole("top", top)
+        self.n_evidence = check_whole("n_evidence", n_evidence, 0)
         self.temperature, self.renormalise, self.decouple = float(temperature), bool(renormalise), bool(decouple)
         self.features_normalised, self.max_memory = bool(features_normalised), max_memory
         self.progress = progress
@@ -233,7 +248,7 @@ class Captioner:
             extra = _per_voxel(projection, scores)
         else:
             captions, evidence, facts, extra = _no_captions(), _no_evidence(), {}, {}
-        gate = _unprojected(gate, captions)
+        gate = _unprojected(gate, captions, weights.valid())
         return CaptionStudy(
             title=title,
             scores=scores.assign(extra),
@@ -280,6 +295,35 @@ class Captioner:
         return write_caption_report(study, Path(folder), **{"stimuli": self.stimuli, **options})
 
 
+def _check_bank(bank: EmbeddingBank, stimuli: Stimuli | None) -> None:
+    """Names of a bank's rows, as far as they are at hand, against each other and those of its pictures."""
+    if bank.n == 1:
+        raise DataError("a bank of one image cannot tell voxels apart. Next step: hundreds of images, or more.")
+    if not bank.reusable:
+        return
+    shards = bank.shards()
+    at_hand = [shard.ids for shard in shards if isinstance(shard.ids, np.ndarray)]
+    names = pd.Index(np.concatenate(at_hand)) if at_hand else pd.Index([])
+    if not names.is_unique:
+        twice = names[names.duplicated()]
+        raise DataError(
+            f"{len(twice)} rows of the bank have the name of another (first: {twice[0]!r}); evidence could not be "
+            "told apart. Next step: as_bank(array, ids=...) with a name for every row."
+        )
+    if stimuli is None:
+        return
+    if any(shard.ids is None for shard in shards):
+        raise DataError(
+            f"the bank's rows have no names, and the pictures of {len(stimuli)} stimuli cannot be matched to them. "
+            "Next step: as_bank(array, ids=stimuli.ids), or embeddings as ImageEmbedder gives them."
+        )
+    if len(names) and not names.isin(np.asarray(stimuli.ids).astype(str)).any():
+        raise DataError(
+            f"none of the bank's names (first: {names[0]!r}) is among the stimuli's (first: {stimuli.ids[0]!r}). Next "
+            "step: the stimuli that were embedded."
+        )
+
+
 def _plain_repr(thing: Any) -> str:
     """``repr`` without memory addresses, which differ from run to run."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
@@ -292,6 +336,8 @@ def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
     wanted, have = pd.Index(scores["voxel"].values), pd.Index(weights.coef["voxel"].values)
     if wanted.equals(have):
         return weights
+    if not wanted.is_unique:
+        raise DataError(f"{len(wanted) - wanted.nunique()} voxels of scores share a name with another.")
     if not have.is_unique:
         raise DataError(f"{len(have) - have.nunique()} voxels of the encoder share a name; scores cannot be matched.")
     at = have.get_indexer(wanted)
@@ -344,10 +390,11 @@ def _per_voxel(projected: xr.Dataset, scores: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _unprojected(gate: pd.DataFrame, captions: pd.DataFrame) -> pd.DataFrame:
+def _unprojected(gate: pd.DataFrame, captions: pd.DataFrame, valid: np.ndarray) -> pd.DataFrame:
     """Voxels that passed and still have no caption (zero weights, a decoder that found nothing)."""
     mute = gate["captioned"] & ~gate["voxel"].isin(captions["voxel"])
     if not mute.any():
         return gate
-    reason = np.where(mute, "no caption was found", gate["reason"])
+    why = np.where(valid, "no caption was found", "its weights are zero or not finite")
+    reason = np.where(mute, why, gate["reason"])
     return gate.assign(captioned=gate["captioned"] & ~mute, reason=reason)

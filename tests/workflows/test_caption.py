@@ -18,6 +18,7 @@ from neuroenc import Captioner
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
+from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank
 from neuroenc.workflows import caption, example_caption_config, list_caption_examples, read_caption_config
 from neuroenc.workflows._caption_checks import diversity_table, round_trip_table
@@ -292,7 +293,33 @@ def test_captioner_without_scores_says_that_nothing_was_gated():
     assert " at 0x" not in study.provenance["captioner"]
     # A voxel without weights passes the gate and is still not captioned.
     mute = captioner.caption(coef * [0.0, 1.0])
-    assert mute.gate["reason"].tolist() == ["no caption was found", ""]
+    assert mute.gate["reason"].tolist() == ["its weights are zero or not finite", ""]
+
+
+def test_a_captioner_refuses_before_it_reads():
+    rng = np.random.default_rng(0)
+    bank, decoder = rng.standard_normal((5, 3)), RetrievalDecoder(["a", "b"], np.eye(3)[:2])
+    for settings in ({"temperature": 0}, {"temperature": np.nan}, {"temperature": True}, {"top": 0}, {"top": 1.5},
+                     {"n_evidence": -1}, {"n_evidence": "x"}, {"method": "softmaxx"}):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"legal|did you mean"):
+            Captioner(bank, decoder, **settings)
+    with pytest.raises(DataError, match="one image"):
+        Captioner(bank[:1], decoder)
+    with pytest.raises(DataError, match="name of another"):
+        Captioner((bank, list("abcda")), decoder)
+    pictures = Stimuli(list("vwxyz"), np.zeros((5, 4, 4, 3), dtype=np.uint8))
+    with pytest.raises(DataError, match="have no names"):
+        Captioner(bank, decoder, stimuli=pictures)
+    with pytest.raises(DataError, match="none of the bank's names"):
+        Captioner((bank, list("abcde")), decoder, stimuli=pictures)
+    captioner = Captioner((bank, list("vwxyz")), decoder, stimuli=pictures, progress=False)
+    for weights in (np.full((3, 2), 1j), np.full((3, 2), "x"), np.full((3, 2), None)):
+        with pytest.raises(DataError, match="weights"):
+            captioner.caption(weights)
+    # What is masked is no weight, and lengths of which a square is 0 are none.
+    odd = np.ma.masked_array(rng.standard_normal((3, 2)), [[True, False], [False, False], [False, False]])
+    assert captioner.caption(odd).captions["voxel"].unique().tolist() == [1]
+    assert captioner.caption(np.array([[1e-200, 1.0]] * 3)).captions["voxel"].unique().tolist() == [1]
 
 
 def test_parts_of_a_bank_are_what_is_projected_on():
