@@ -124,13 +124,13 @@ def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, w
         if name in space and name in other and space[name] != other[name]:
             step = "drop_vars('subject')" if name == "subject" else f"attrs.pop({name!r})"
             raise DataError(
-                f"the encoder was fitted on voxels of {name} {space[name]!r}, the {what} have {name} {other[name]!r}. "
+                f"the {what} are of {name} {other[name]!r}; expected {name} {space[name]!r}, as in the fit. "
                 f"Next step: the {what} that belong to it, or {what}.{step} if their voxels do correspond."
             )
     if "affine" in space and "affine" in other:
         from neuroenc.data import check_affine  # here, because nibabel comes with it
 
-        check_affine(space["affine"], other["affine"], names=("the fitted voxels", f"the {what}"))
+        check_affine(space["affine"], other["affine"], names=("the expected voxels", f"the {what}"))
     if voxels is None or there is None:
         return Y
     names = [name for name in _KEYS if name in voxels and name in there]
@@ -140,12 +140,11 @@ def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, w
             unknown = want.difference(have), have.difference(want)
             if len(have) != len(want) or len(unknown[0]) or len(unknown[1]) or not have.is_unique:
                 raise DataError(
-                    f"the encoder was fitted on {len(want)} voxels and the {what} have {len(have)}: "
-                    f"{len(unknown[0])} of the fitted ones are missing"
+                    f"the {what} have {len(have)} voxels; of {len(want)} expected {len(unknown[0])} are missing"
                     + (f" (first {names[-1]}: {_first(unknown[0].get_level_values(-1))})" if len(unknown[0]) else "")
-                    + f", {len(unknown[1])} are unknown"
+                    + f", {len(unknown[1])} are others"
                     + (f" (first {names[-1]}: {_first(unknown[1].get_level_values(-1))})" if len(unknown[1]) else "")
-                    + f". Next step: {what}.sel(voxel=predicted.voxel), or the {what} of the same voxels."
+                    + f". Next step: the {what} of the same voxels, for example {what}.sel(voxel=predicted.voxel)."
                 )
             order = have.get_indexer(want)
             Y = Y[:, order] if Y.ndim == 2 else Y
@@ -154,12 +153,12 @@ def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, w
         if name in voxels and name in there:
             mine, theirs = voxels[name][1], there[name][1]
             if len(mine) != len(theirs):
-                raise DataError(f"the encoder was fitted on {len(mine)} voxels; the {what} have {len(theirs)}.")
+                raise DataError(f"the {what} have {len(theirs)} voxels; expected are {len(mine)}.")
             wrong = np.flatnonzero(_text(mine) != _text(theirs))
             if len(wrong):
                 raise DataError(
-                    f"{len(wrong)} of {len(mine)} voxels have another {name} in the {what} than in the fit (first: "
-                    f"{mine[wrong[0]]} in the fit, {theirs[wrong[0]]} in the {what}). "
+                    f"{len(wrong)} of {len(mine)} voxels have another {name} in the {what} than expected (first: "
+                    f"{theirs[wrong[0]]}, expected {mine[wrong[0]]}). "
                     f"Next step: the {what} of the same voxels."
                 )
     return Y

@@ -59,12 +59,12 @@ def test_voxels_in_another_order_get_the_same_scores(fitted):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"voxel": np.arange(V)}, "6 of the fitted ones are missing .first voxel: 10"),
+        ({"voxel": np.arange(V)}, "of 6 expected 6 are missing .first voxel: 10"),
         ({"ijk": np.c_[np.arange(V)[::-1], np.zeros((V, 2), int)]}, "another i "),
-        ({"affine": np.diag([3.0, 3, 3, 1])}, "affines of the fitted voxels and the responses differ"),
+        ({"affine": np.diag([3.0, 3, 3, 1])}, "affines of the expected voxels and the responses differ"),
         ({"volume_shape": (7, 6, 6)}, "volume_shape"),
         ({"space": "MNI152NLin6Asym"}, "T1w"),
-        ({"subject": "02"}, "subject '01'"),
+        ({"subject": "02"}, "expected subject '01'"),
     ],
 )
 def test_other_voxels_subjects_and_spaces_are_refused(fitted, labels, message):

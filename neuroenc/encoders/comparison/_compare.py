@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.data import match
+from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.comparison._cells import build_cells
 from neuroenc.encoders.comparison._execute import execute
 from neuroenc.encoders.comparison._grid import check_budget, make_folds, make_jobs
@@ -130,7 +132,7 @@ def compare(
     used = {name for cell in chosen for name in (cell.features, cell.context) if name}
     spaces = {name: space for name, space in spaces.items() if name in used}
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
-    ceiling = check_ceiling(noise_ceiling, responses.shape[1])
+    ceiling = check_ceiling(noise_ceiling, responses)
     folds = make_folds(responses, cv, validation, seed)
     jobs = make_jobs(chosen, folds, responses, n_candidates, seed)
     kept = temporary_folder() if out is None else None
@@ -138,9 +140,7 @@ def compare(
     source = make_source(spaces, indices, responses)
     store = Store(folder, source)
     store.describe(chosen)
-    execute(
-        jobs, source, store, client=client, workers=workers, threads=threads, show=progress, say=say or _silent
-    )
+    execute(jobs, source, store, client=client, workers=workers, threads=threads, show=progress, say=say or _silent)
     # Copies for other processes; the results are what is kept.
     shutil.rmtree(folder / "inputs", ignore_errors=True)
     return Comparison(
@@ -193,11 +193,15 @@ def check_out(out: str | os.PathLike[str] | None, client: Any) -> None:
         raise ConfigError("a client's workers write into out; give out= a folder that all of them see.")
 
 
-def check_ceiling(noise_ceiling: Any, n_voxels: int) -> np.ndarray | None:
-    """Ceilings as correlations (voxel,)."""
+def check_ceiling(noise_ceiling: Any, responses: xr.DataArray) -> np.ndarray | None:
+    """Ceilings as correlations (voxel,), labelled ones in the order of the responses' voxels."""
     if noise_ceiling is None:
         return None
-    values = np.asarray(getattr(noise_ceiling, "values", noise_ceiling), dtype=np.float64)
+    n_voxels = responses.shape[1]
+    if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
+        row = noise_ceiling.expand_dims("row")
+        noise_ceiling = match_voxels(voxel_coords(responses), space_of(responses), row, "noise ceilings")[0]
+    values = as_numpy(noise_ceiling, "noise ceilings").astype(np.float64)
     if values.shape != (n_voxels,) or np.nanmax(values, initial=0.0) > 1 + 1e-6:
         raise DataError(
             f"noise_ceiling has shape {values.shape} and maximum {np.nanmax(values, initial=np.nan):g}; expected one "

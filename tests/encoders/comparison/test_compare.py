@@ -386,3 +386,14 @@ def test_maps_are_pooled_or_flattened():
     parameters = found.table().set_index(["cell", "group"])["n_parameters"]
     assert parameters["m/flat", "all"] == 6 * 49
     assert parameters["m/average", "all"] == 6 * 4
+
+
+def test_labelled_ceilings_are_put_in_the_order_of_the_voxels(planted):
+    from neuroenc.encoders.comparison._compare import check_ceiling
+
+    _, responses = planted
+    ids = responses.voxel.values
+    ceiling = xr.DataArray(np.linspace(0.1, 0.9, len(ids)), dims="voxel", coords={"voxel": ids})
+    np.testing.assert_array_equal(check_ceiling(ceiling[::-1], responses), ceiling.values)
+    with pytest.raises(DataError, match=r"noise ceilings have 16 voxels.*missing"):
+        check_ceiling(ceiling.assign_coords(voxel=ids + 100), responses)
