@@ -136,7 +136,8 @@ def numbers(
             found[n] = np.nan if default is None else default
             continue
         try:
-            found[n] = float(text)
+            # Python alone would read 1_0 as ten, and digits of other scripts.
+            found[n] = float(text if text.isascii() and "_" not in text else "no number")
         except ValueError as error:
             comma = " (a decimal comma)" if "," in text else ""
             raise DataError(f"{where} is not a number{comma}. Next step: mend that cell.") from error

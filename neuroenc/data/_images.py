@@ -144,7 +144,7 @@ def forward(path: Path, what: str) -> Iterator[Any]:
             yield nib.load(path, keep_file_open=True)
         return
     with _told(str(path), what), gzip.open(path, "rb") as handle:
-        image = kind.from_stream(handle)
+        image: Any = kind.from_stream(handle)
         yield image
         offset, size = image.dataobj.offset, int(np.prod(image.shape)) * image.get_data_dtype().itemsize
         if handle.tell() >= offset + size:

@@ -74,6 +74,8 @@ def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) ->
 
 def _whole(value: Any) -> int | None:
     """A label as a whole number: 3, "3", "3.0"; None for anything else."""
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -135,7 +135,7 @@ def unpacked(path: Path, voxel: np.ndarray, budget: int) -> Rows:
         step = max(1, budget // 8 // (16 * int(np.prod(image.shape[:3]))))
         for start in range(0, n, step):
             frames = np.asarray(image.dataobj[..., start : start + step], dtype=np.float32)
-            rows = np.ascontiguousarray(frames.reshape(-1, frames.shape[3])[voxel].T)
+            rows: Any = np.ascontiguousarray(frames.reshape(-1, frames.shape[3])[voxel].T)
             with storage_errors(gettempdir()):
                 handle.write(memoryview(rows).cast("B"))
     with storage_errors(gettempdir()):
