@@ -132,7 +132,7 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]
         return rgb, tuple(changes)
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or clear is not None:
         layer = (image.convert("LA") if mode == "La" else image).convert("RGBA")
-        if layer.getchannel("A").getextrema()[0] < 255:
+        if (np.asarray(layer.getchannel("A")) < 255).any():
             ground = Image.new("RGBA", layer.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
             layer = Image.alpha_composite(ground, layer)
             changes.append(f"transparent pixels laid on grey {BACKGROUND}")

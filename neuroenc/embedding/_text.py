@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,7 +80,7 @@ class TextEmbedder:
         ----------
         texts : sequence of str (n,)
         ids : sequence of str (n,), optional
-            Stimulus ids; "0", "1", ... by default.
+            Stimulus ids; "0", "1", ... by default. Several texts of one stimulus may bear its id.
 
         Returns
         -------
@@ -112,9 +111,6 @@ class TextEmbedder:
         names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
         if len(names) != len(listed):
             raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
-        twice = [name for name, n in Counter(names.tolist()).items() if n > 1]
-        if twice:
-            raise DataError(f"{len(twice)} ids occur more than once, first {twice[0]!r}: a stimulus has one vector.")
         return features_of(
             kind="text",
             backbone=self.backbone,

@@ -133,7 +133,7 @@ def test_captions_that_are_cut_are_told():
         ({"a": 1}, None, "is a dict"),
         (["\ud800"], None, "1 of 1 texts"),
         (["  "], None, "1 of 1 texts are empty"),
-        (["a", "b"], ["x", "x"], "first 'x'"),
+        (["a", "b"], ["x"], "1 ids for 2 texts"),
     ],
 )
 def test_texts_and_ids_that_cannot_be(texts, ids, message):
