@@ -1,5 +1,7 @@
 """Studies of in-context encoders from a config: three stages, evaluation, prediction, kills, errors."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -17,13 +19,14 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.errors import ConfigError, DataError, NeuroencError
 from neuroenc.cli._main import app
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import load_encoder
 from neuroenc.encoders.incontext import load_model
 from neuroenc.report import write_report
 from neuroenc.workflows import (
+    IclConfig,
     example_icl_config,
     icl_evaluate,
     icl_extend,
@@ -488,6 +491,10 @@ def test_subjects_are_put_together_by_labels(study, tmp_path, what, message):
         ("pretrain.isotropic_share=2.0", "isotropic_share = 2.0"),
         ("pretrain.validation_sizes=[]", "validation_sizes"),
         ("pretrain.minutes=-1.0", "minutes = -1.0"),
+        ("pretrain.factor=1.5", "factor=1.5 must lie between 0 and 1"),
+        ("extend.warmup=-1", "warmup=-1 must be 0 or more"),
+        ("finetune.clip=0.0", "clip=0.0 above 0"),
+        ("finetune.weight_decay=-0.1", "weight_decay=-0.1"),
     ],
 )
 def test_settings_are_refused_when_they_are_read(study, setting, message):
@@ -639,3 +646,16 @@ def test_wrong_files_of_predict_are_one_line_each(study, tmp_path):
     shared = _command(*[p for key, value in good.items() for p in (f"--{key}", value)], "--out", tmp_path / "fine")
     assert shared.exit_code == 0, shared.output
     assert "40 of 150 queries are stimuli of the support" in shared.output
+
+
+def test_no_setting_ends_in_a_traceback():
+    """Every key with values of every type: legal, or one clear error."""
+    keys = []
+    for part in dataclasses.fields(IclConfig):
+        value = getattr(IclConfig(), part.name)
+        if dataclasses.is_dataclass(value):
+            keys += [f"{part.name}.{inner.name}" for inner in dataclasses.fields(value)]
+    for key in keys:
+        for value in ("-1", "nan", "[[1]]", "{a=1}", '"text"'):
+            with contextlib.suppress(NeuroencError):
+                example_icl_config("world", [f"{key}={value}"])

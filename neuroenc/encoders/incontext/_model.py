@@ -356,7 +356,8 @@ def described(model: InContextModel) -> InContextConfig:
         changes |= {"dropout": model.dropout.p}
     for name, kind in FEED_FORWARDS.items():
         if type(first.feed_forward) is kind:
-            changes |= {"feed_forward": name, "hidden": first.feed_forward.linear2.in_features}
+            inner = cast(Any, first.feed_forward).linear2.in_features
+            changes |= {"feed_forward": name, "hidden": inner}
     config = replace(model.config, **changes)
     # What the config makes, without memory for its weights.
     with torch.device("meta"), warnings.catch_warnings():

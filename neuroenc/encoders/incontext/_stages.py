@@ -73,6 +73,11 @@ class Stage:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
             raise ConfigError(f"lr={self.lr} and min_lr={self.min_lr}: expected 0 <= min_lr <= lr.")
+        for name in ("response_weight", "weight_decay", "threshold", "patience", "cooldown", "warmup"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+        if not 0 < self.factor < 1 or not self.clip > 0:
+            raise ConfigError(f"factor={self.factor} must lie between 0 and 1, clip={self.clip} above 0.")
 
 
 # The three stages as published: support of 500, then 30 to 500, then real responses at a lower rate.
