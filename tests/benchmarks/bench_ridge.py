@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_ridge.py primal        # n=8000, p=512, t=20000, 20 alphas, 5 folds
     python tests/benchmarks/bench_ridge.py dual          # n=1000, p=4096
     python tests/benchmarks/bench_ridge.py banded        # 2 bands, 50 candidates, t=5000
+    python tests/benchmarks/bench_ridge.py mapped        # 1.4 GB of responses in a file, max_memory="100MB"
     python tests/benchmarks/bench_ridge.py primal --small --runs 3
 
 The floor is the measured time of the matrix products that the Gram form needs, and nothing else, on the same
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import tempfile
 import threading
 import time
 import warnings
@@ -231,17 +233,36 @@ def banded(small: bool, runs: int) -> None:
         line(f"himalaya GroupRidgeCV {backend}", found, peak, float(np.asarray(fitted.cv_scores_).max(0).mean()))
 
 
+def mapped(small: bool) -> None:
+    """Resident memory beside a file of responses that is read through a memory map."""
+    n, p, t = 6000, 32, 6_000 if small else 60_000
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, p), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/y.npy"
+        Y = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, t))
+        for start in range(0, n, 500):
+            Y[start : start + 500] = rng.standard_normal((500, t), dtype=np.float32)
+        del Y
+        RidgeEncoder([1.0, 100.0], cv=CV).fit(X, X[:, :2])
+        Y = np.load(path, mmap_mode="r")
+        seconds, peak, _ = measure(lambda: RidgeEncoder([1.0, 100.0], cv=CV, max_memory="100MB").fit(X, Y), 1)
+        print(f"file {Y.nbytes / 1e9:.2f} GB, peak beside it {peak:.3f} GB, {seconds[0]:.1f} s")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["primal", "dual", "banded"])
+    parser.add_argument("case", choices=["primal", "dual", "banded", "mapped"])
     parser.add_argument("--small", action="store_true", help="a tenth of the voxels")
     parser.add_argument("--runs", type=int, default=3, help="runs of neuroenc; peers run once")
     parser.add_argument("--peers", nargs="*", default=[], help="only peers whose name holds one of these words")
     options = parser.parse_args()
     versions = {name: __import__(name).__version__ for name in ("numpy", "sklearn", "himalaya", "torch")}
     print(json.dumps({"cores": CORES, **versions}))
-    if options.case == "banded":
+    if options.case == "mapped":
+        mapped(options.small)
+    elif options.case == "banded":
         banded(options.small, options.runs)
     else:
         ridge(options.case, options.small, options.runs, options.peers)
