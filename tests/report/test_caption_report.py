@@ -20,6 +20,7 @@ from PIL import Image
 
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy
+from neuroenc.captions.checks._verdicts import failed_controls
 from neuroenc.data import Stimuli
 from neuroenc.report import write_caption_report
 from neuroenc.report._caption_cards import segments
@@ -83,6 +84,22 @@ def test_data_hold_what_the_study_holds(volume):
         assert [texts[p[0]][p[1] : p[2]] for p in detail["phrases"][i]] == told.phrase.tolist()
     assert {s["caption"] for s in detail["stimuli"]} <= {f"told {k}" for k in range(12)}
     assert all((folder / s["src"]).is_file() for s in detail["stimuli"])
+
+
+def test_captions_that_fail_a_control_are_marked_everywhere(volume):
+    study, folder = volume
+    failed = failed_controls(study)
+    assert 0 < (failed != "").sum() < len(failed)
+    table = pd.read_csv(folder / "captions.csv", keep_default_na=False).query("rank == 1").set_index("voxel")["fails"]
+    listed = json.loads((folder / "captions.json").read_text())
+    told = {row["voxel"]: row["fails"] for row in listed if row["rank"] == 1}
+    core = unpack(folder / "assets" / meta(folder)["subjects"][0]["core"])
+    for voxel, fails in failed.items():
+        assert table[voxel] == told[voxel] == fails
+        assert core["fails"][core["fail"][core["voxel"].index(voxel)]] == fails
+    text = (folder / "index.html").read_text()
+    best = voxel_table(study).frame.sort_values("r", ascending=False).head(8)
+    assert text.count("The best caption is not above its control") == 1 + (best["fails"] != "").sum()
 
 
 def test_dots_lie_where_voxels_lie(volume):

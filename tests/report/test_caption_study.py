@@ -65,6 +65,27 @@ def test_a_file_that_was_changed_or_lost_is_noticed(tmp_path, study):
         CaptionStudy.load(tmp_path / "nowhere")
 
 
+def test_a_record_that_was_edited_is_refused_and_a_save_is_whole(tmp_path, study):
+    folder = tmp_path / "study"
+    study.save(folder)
+    record = folder / "study.json"
+    content = record.read_text()
+    for changed in (content.replace('"title": "', '"title": "x'), content[: len(content) // 2], "[]", "{}", ""):
+        record.write_text(changed)
+        with pytest.raises(DataError, match=r"study\.json"):
+            CaptionStudy.load(folder)
+    # What stands there is replaced; what is not ours is kept, by refusing.
+    other = dataclasses.replace(study, title="another", settings={"seed": (1, 2), "x": float("nan")})
+    back = CaptionStudy.load(other.save(folder))
+    assert (back.title, back.settings) == ("another", other.settings) == ("another", {"seed": [1, 2], "x": None})
+    assert [p.name for p in tmp_path.iterdir()] == ["study"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"holds other things \(notes.txt\)"):
+        study.save(folder)
+    with pytest.raises(DataError, match="settings hold what no file can keep"):
+        dataclasses.replace(study, settings={"x": object()})
+
+
 def test_tables_take_the_order_of_the_scores(study):
     turned = study.scores.isel(voxel=slice(None, None, -1))
     again = dataclasses.replace(study, scores=turned, captions=study.captions.sample(frac=1, random_state=0))
