@@ -56,7 +56,8 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
             return np.asarray(x.data)
         if x.dtype.kind not in "fiub":
             raise DataError(f"{int(np.ma.count_masked(x))} of {x.size} {what} are masked, and {x.dtype} has no NaN.")
-        return np.asarray((x if x.dtype.kind == "f" else x.astype(np.float64)).filled(np.nan))
+        numbers: Any = x if x.dtype.kind == "f" else x.astype(np.float64)
+        return np.asarray(numbers.filled(np.nan))
     try:
         found = np.asarray(x)
     except ValueError as error:
