@@ -57,7 +57,7 @@ def sentence_control(
     seed : int
         Of the resampled stimuli.
     """
-    name = "sentence-level score, stimuli held out"
+    name = "sentence-level score, held-out rows"
     _, first, of = np.unique(responses["stimulus"].values, return_index=True, return_inverse=True)
     y = np.zeros((len(first), responses.shape[1]))
     np.add.at(y, of, responses.values)
