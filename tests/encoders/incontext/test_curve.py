@@ -184,3 +184,27 @@ def test_errors():
         support_curve({"m": 3}, X, Y, Q, T, sizes=(5,))
     with pytest.raises(ConfigError, match="did you mean 'ridge'"):
         compare_methods(scores(np.zeros((1, 1, 1, 2)), ["ridge"]), "ridge", "rigde")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("draw", "voxel"), [(0.5, 1.0), (0.0, 1.0)])
+def test_intervals_hold_the_truth(draw, voxel):
+    """2,000 curves of 5 draws and 40 voxels; draws, voxels and single cells scatter."""
+    rows = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        shape = (2, 50, 5, 40)
+        scores = 0.1 * (
+            draw * rng.standard_normal((2, 50, 5, 1)) + voxel * rng.standard_normal((2, 50, 1, 40))
+            + rng.standard_normal(shape)
+        )  # fmt: skip
+        curve = xr.Dataset({"explained_variance": (("method", "size", "draw", "voxel"), 0.3 + scores)},
+                           coords={"method": ["a", "b"], "size": np.arange(50)})  # fmt: skip
+        one = summarise_curve(curve, n_bootstraps=399, seed=seed).query("method == 'a'")
+        two = compare_methods(curve, "a", "b", n_bootstraps=399, seed=seed)
+        rows.append(np.stack([one["low"] <= 0.3, one["high"] >= 0.3, two["low"] <= 0, two["high"] >= 0], axis=1))
+        outside = (two["low"] > 0) | (two["high"] < 0)
+        np.testing.assert_array_equal(two["p"] <= 0.05, outside)
+    held = np.concatenate(rows)
+    for pair in (held[:, :2], held[:, 2:]):
+        assert 0.93 <= pair.all(axis=1).mean() <= 0.97
