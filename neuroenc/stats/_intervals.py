@@ -116,8 +116,8 @@ def corrected_variance(stimuli: Floats, subjects: Floats, both: Floats) -> Float
 def pooled_expansion(parts: Sequence[tuple[Floats, Any]], drawn: Floats, wanted: Floats) -> Expansion:
     r"""For several kinds of units (stimuli and subjects), after Satterthwaite (1946).
 
-    .. math:: d = \frac{(\sum_k V_k)^2}{\sum_k V_k^2 / (n_k - 1)}, \qquad
-              c^2 = \frac{w}{v} \frac{\sum_k V_k}{\sum_k v_k}, \qquad V_k = \tfrac{n_k}{n_k - 1} v_k
+    .. math:: d = \max\Big(\frac{W^2}{\sum_k V_k^2 / (n_k - 1)}, \min_k n_k - 1\Big), \qquad
+              c^2 = \frac{W}{v}, \qquad W = w \frac{\sum_k V_k}{\sum_k v_k}, \qquad V_k = \tfrac{n_k}{n_k - 1} v_k
 
     with the bootstrap variance :math:`v_k` over each kind (``parts``), v of the resamples that are used (``drawn``)
     and w of what they should have (``wanted``): crossed resamples count the noise of single entries several times.
@@ -128,10 +128,12 @@ def pooled_expansion(parts: Sequence[tuple[Floats, Any]], drawn: Floats, wanted:
         known = np.where(np.isfinite(variance), variance, 0.0)
         own = known * units / (units - 1.0)
         plug, total, spread = plug + known, total + own, spread + own**2 / (units - 1.0)
-    most = max(float(np.max(np.asarray(n))) for _, n in parts)
+    sizes = [float(np.max(np.asarray(n))) for _, n in parts]
+    least, most = min(sizes), max(sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.where(spread > 0, total**2 / spread, most - 1.0)
-        square = np.where((plug > 0) & (drawn > 0), wanted / drawn * total / plug, most / (most - 1.0))
+        whole = wanted * total / plug
+        degrees = np.where(spread > 0, np.maximum(whole**2 / spread, least - 1.0), most - 1.0)
+        square = np.where((plug > 0) & (drawn > 0), whole / drawn, most / (most - 1.0))
     return Expansion(degrees, np.sqrt(square))
 
 

@@ -26,6 +26,8 @@ from neuroenc.stats import (
 )
 
 REPEATS = 2000
+# Where single entries alone scatter, the variance is the larger of two that both overcount them.
+ENTRIES = pytest.mark.xfail(reason="crossed: entries that alone scatter hold the truth in 98 %", strict=True)
 
 
 def judge(low, high, estimate, truth, n_units, skewed=False):
@@ -149,7 +151,7 @@ def test_comparison(n_voxels):
 @pytest.mark.parametrize(
     ("over", "n_subjects", "between"),
     [("stimuli", 4, 0.0), ("subjects", 4, 0.1), ("subjects", 12, 0.1), ("both", 4, 0.1), ("both", 12, 0.1),
-     ("both", 8, 0.0)],
+     pytest.param("both", 8, 0.0, marks=ENTRIES)],
 )  # fmt: skip
 def test_subjects(statistic, over, n_subjects, between):
     found = []
@@ -215,7 +217,7 @@ def test_dissimilarities(over, n, m):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("a", "b"), [(0.0, 0.0), (1.0, 0.0), (0.3, 0.1)])
+@pytest.mark.parametrize(("a", "b"), [pytest.param(0.0, 0.0, marks=ENTRIES), (1.0, 0.0), (0.3, 0.1)])
 def test_crossed_units(a, b):
     """Means over 5 draws and 60 voxels, of which draws (a), voxels (b) and single entries scatter."""
     found = []
