@@ -160,8 +160,8 @@ def support_curve(
     data: dict[str, Any] = {"explained_variance": (dims, scores)}
     if noise_ceiling is not None:
         if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
-            rows = noise_ceiling.expand_dims("stimulus")
-            noise_ceiling = match_voxels(voxel_coords(Y), space_of(Y), rows, "noise ceiling").values[0]
+            limit = noise_ceiling.expand_dims("stimulus")
+            noise_ceiling = as_numpy(match_voxels(voxel_coords(Y), space_of(Y), limit, "noise ceiling"))[0]
         ceiling = np.asarray(noise_ceiling, dtype=np.float64)
         if ceiling.shape != (responses.shape[1],):
             raise DataError(f"noise_ceiling has shape {ceiling.shape}; expected ({responses.shape[1]},).")

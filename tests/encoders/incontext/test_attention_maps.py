@@ -199,9 +199,9 @@ def test_disjoint_circuits_do_not_overlap():
 
 def test_shapes_are_checked(model, support):
     x, y = support
-    with pytest.raises(DataError, match="query responses have 3"):
+    with pytest.raises(DataError, match="queries have shape"):
         head_importance(model, x, y, x, y[:, :3])
-    with pytest.raises(DataError, match="expected"):
+    with pytest.raises(DataError, match="features have 5 rows"):
         support_attention(model, x[:5], y)
     with pytest.raises(ConfigError, match="needed"):
         support_attention(model)
