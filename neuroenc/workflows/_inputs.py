@@ -146,6 +146,8 @@ def prepare_responses(found: EncodingData, config: DataConfig, keep_presentation
     """
     responses = found.responses
     assert responses is not None
+    if responses.size and bool((responses.data == responses.data[:1]).all()):
+        raise DataError(f"responses of all {responses.shape[1]} voxels are constant: there is nothing to predict.")
     by = config.zscore
     if by == "auto":
         single = responses.dims[0] == "presentation" and responses.attrs.get("zscored", "none") == "none"

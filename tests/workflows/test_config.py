@@ -275,3 +275,10 @@ def test_a_single_test_stimulus_cannot_be_scored(tmp_path):
     config = read_config(_files(tmp_path), ['evaluation={scheme = "test", test_ids = ["p1"]}'])
     with pytest.raises(DataError, match="1 to test on"):
         run(config, tmp_path / "out", progress=False, say=lambda line: None)
+
+
+def test_responses_that_never_vary_are_refused(tmp_path):
+    config = read_config(_files(tmp_path))
+    np.save(tmp_path / "y.npy", np.ones((6, 3)))
+    with pytest.raises(DataError, match="3 voxels are constant"):
+        run(config, tmp_path / "out", progress=False, say=lambda line: None)
