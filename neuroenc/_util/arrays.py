@@ -8,7 +8,7 @@ import numpy as np
 
 from neuroenc._util.errors import DataError
 
-__all__ = ["as_numpy", "is_dask", "is_torch", "refuse_sparse"]
+__all__ = ["as_numbers", "as_numpy", "is_dask", "is_torch", "refuse_sparse"]
 
 
 def is_torch(x: Any) -> bool:
@@ -65,3 +65,31 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
     if found.dtype.kind == "c":
         raise DataError(f"{what} are complex numbers; expected real ones. Next step: their real part, or magnitude.")
     return found
+
+
+def as_numbers(x: Any, what: str = "values") -> np.ndarray:
+    """As `as_numpy`, of at least one dimension and of real numbers in the machine's byte order.
+
+    Raises
+    ------
+    DataError
+        As `as_numpy`; or nothing that can be counted, or values that are no numbers.
+
+    >>> as_numbers([[1, 2]]).dtype.kind
+    'i'
+    >>> as_numbers(iter([1]), "features")
+    Traceback (most recent call last):
+        ...
+    neuroenc._util.errors.DataError: features are a list_iterator; expected an array of numbers. ...
+    """
+    found = as_numpy(x, what)
+    if found.ndim == 0:
+        raise DataError(f"{what} are a {type(x).__name__}; expected an array of numbers. Next step: numpy.asarray.")
+    if found.dtype.kind == "O":
+        try:
+            found = found.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{what} hold values that are no numbers: {error}.") from error
+    if found.dtype.kind not in "fiub":
+        raise DataError(f"{what} have dtype {found.dtype}; expected numbers. Next step: convert them to float32.")
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))

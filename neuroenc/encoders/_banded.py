@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from neuroenc._util.arrays import as_numbers
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress
@@ -211,7 +212,7 @@ class BandedRidgeEncoder(LinearEncoder):
 
     def _join(self, parts: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """One array of all bands, and the band of each column."""
-        arrays = [np.asarray(features_matrix(part)) for part in parts.values()]
+        arrays = [as_numbers(features_matrix(part), f"features {name!r}") for name, part in parts.items()]
         rows = {name: len(a) for name, a in zip(parts, arrays)}
         if len(set(rows.values())) > 1:
             raise DataError(f"bands have different numbers of samples: {rows}.")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy, is_dask, is_torch, refuse_sparse
+from neuroenc._util.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
 from neuroenc._util.errors import DataError
 from neuroenc.data import align
 
@@ -56,9 +56,11 @@ def features_matrix(X: Any) -> Any:
                 )
         values = X.values
         return values.reshape(len(values), -1) if values.ndim > 2 else values
-    if is_torch(X) or is_dask(X) or isinstance(X, np.ma.MaskedArray):
-        return as_numpy(X, "features")
-    return X
+    # Tables keep their names of columns, mapped files stay mapped; scikit-learn checks what is an array already.
+    array = isinstance(X, np.ndarray) and X.ndim > 0 and X.dtype.kind in "fiubcO"
+    if hasattr(X, "columns") or (array and not isinstance(X, np.ma.MaskedArray)):
+        return X
+    return as_numbers(X, "features")
 
 
 def sample_coords(*arrays: Any) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
-from neuroenc._util.arrays import as_numpy
+from neuroenc._util.arrays import as_numbers
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as progress_bar
@@ -77,7 +77,7 @@ def check_spaces(features: Any, Y: Any, least: int, most: int, what: str) -> tup
             align(part, Y)
         elif isinstance(part, xr.DataArray) and "stimulus" in part.coords:
             align(part, labelled[0])
-        values = np.asarray(features_matrix(part))
+        values = as_numbers(features_matrix(part), f"features {name!r}")
         if values.ndim != 2 or len(values) != Y.shape[0]:
             raise DataError(
                 f"{name!r} of the {what} has shape {values.shape}; expected ({Y.shape[0]}, n_features): one row for "
@@ -94,7 +94,7 @@ def as_responses(Y: Any) -> Any:
     if isinstance(Y, xr.DataArray):
         voxel_coords(Y)  # raises where voxels are not the second dimension
         return Y if Y.ndim == 2 else Y.expand_dims("voxel", axis=1)
-    values = as_numpy(Y, "responses")
+    values = as_numbers(Y, "responses")
     return values[:, None] if values.ndim == 1 else values
 
 

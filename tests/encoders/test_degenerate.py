@@ -204,3 +204,11 @@ def test_private_changes_of_a_mapped_file_stay(tmp_path):
     changed[:] = 2 * Y
     np.testing.assert_allclose(RidgeEncoder([1.0]).fit(X, changed).coef_, RidgeEncoder([1.0]).fit(X, 2 * Y).coef_)
     np.testing.assert_array_equal(changed, 2 * Y)
+
+
+@pytest.mark.parametrize("features", [[[1.0, 2.0], [3.0]], iter([1.0]), None, 3.0, np.array([["a"] * 2] * 8)])
+@pytest.mark.parametrize("encoder", [RidgeEncoder([1.0]), BandedRidgeEncoder(n_candidates=2)])
+def test_features_that_are_no_array_of_numbers_are_refused_in_words(encoder, features):
+    given = {"a": features} if isinstance(encoder, BandedRidgeEncoder) else features
+    with pytest.raises(DataError, match="features"):
+        encoder.fit(given, np.ones((8, 2)))

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.arrays import as_numpy, refuse_sparse
+from neuroenc._util.arrays import as_numbers, as_numpy, refuse_sparse
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import hash_array
 from neuroenc._util.memory import parse_memory
@@ -40,13 +40,16 @@ class MapArray:
 
     def __init__(self, array: Any) -> None:
         refuse_sparse(array, "features")
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            array = np.asarray(array)
+        # What can be cut row by row stays where it lies.
+        if not hasattr(array, "shape") or not hasattr(array, "dtype") or isinstance(array, np.ma.MaskedArray):
+            array = as_numbers(array, "features")
         if isinstance(array, xr.DataArray):
             array = _ordered(array)
         self.array, self.note, self.dropped = array, "", 0
         # numpy has no bfloat16; such maps are read as float32.
         self.dtype = np.dtype(str(array.dtype).removeprefix("torch.").replace("bfloat16", "float32"))
+        if not array.shape:
+            raise DataError("features are one number; expected maps, tokens or vectors, a row for each stimulus.")
         if self.dtype.kind not in "fiub":
             raise DataError(f"features have dtype {self.dtype}; expected numbers. Next step: convert them to float32.")
         n, *rest = (int(k) for k in array.shape)
