@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "hash_json",
     "hash_path",
     "output_folder",
+    "paired_file",
     "plain_json",
     "read_json",
     "read_npy",
@@ -42,6 +43,7 @@ __all__ = [
     "sha256_file",
     "storage_errors",
     "write_json",
+    "write_pair",
     "write_sealed_json",
     "write_text",
 ]
@@ -104,11 +106,12 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], directory: bool = False, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place only if the block succeeds.
 
     A reader, or a run killed half-way, therefore sees the old file or the whole new one. With
-    ``directory=True`` the temporary path is a folder (for zarr stores).
+    ``directory=True`` the temporary path is a folder (for zarr stores). With ``sync=False`` nobody waits until the
+    content is on the disk: for thousands of small files whose names are hashes of their content.
     """
     path = Path(path)
     with storage_errors(path):
@@ -121,7 +124,7 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False) -> Iterat
             if directory:
                 temporary.mkdir()
             yield temporary
-            if not directory:
+            if sync and not directory:
                 with open(temporary, "rb+") as handle:
                     os.fsync(handle.fileno())
         with storage_errors(path):
@@ -394,6 +397,62 @@ def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = 
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}. Next step: save or copy it again.")
     return record
+
+
+def write_pair(
+    folder: str | os.PathLike[str], arrays: str, write: Callable[[Path], Any], name: str, record: dict[str, Any]
+) -> Path:
+    """Write the arrays of a model and the sealed JSON record ``name`` with their ``sha256``; a kill leaves the old
+    pair or the new one, never one of each.
+
+    A folder that holds nothing else is replaced as a whole. Beside other files the arrays wait under a hidden name
+    until the record stands; `paired_file` finds them there.
+
+    Parameters
+    ----------
+    folder : path
+    arrays, name : str
+        Names of the two files.
+    write : callable
+        Gets the path at which it writes the arrays.
+    record : dict
+    """
+    folder = Path(folder)
+    alone = not folder.is_dir() or {p.name for p in folder.iterdir()} <= {arrays, name}
+    if alone and folder.resolve() != Path.cwd():  # who stands in a folder would be left in the old one
+        with atomic_path(folder.resolve(), directory=True) as whole:
+            write(whole / arrays)
+            write_sealed_json(whole / name, {**record, "sha256": sha256_file(whole / arrays)})
+        return folder
+    first = folder / f".{arrays}.next"
+    with atomic_path(first) as temporary:
+        write(temporary)
+    digest = sha256_file(first)
+    # Named by content: what an earlier kill left waiting belongs to the record that still stands.
+    waiting = folder / f".{arrays}.{digest[:16]}.next"
+    os.replace(first, waiting)
+    write_sealed_json(folder / name, {**record, "sha256": digest})
+    os.replace(waiting, folder / arrays)
+    for other in [p for p in folder.iterdir() if p.name.startswith(f".{arrays}.") and p.name.endswith(".next")]:
+        other.unlink(missing_ok=True)
+    return folder
+
+
+def paired_file(folder: str | os.PathLike[str], arrays: str, digest: str) -> Path:
+    """Path of the arrays with the hash that their record promises, where `write_pair` left them.
+
+    Raises
+    ------
+    DataError
+        They are missing, or other than those that were saved.
+    """
+    stands = Path(folder) / arrays
+    waiting = stands.with_name(f".{arrays}.{digest[:16]}.next")
+    for path in (stands, waiting):
+        if path.is_file() and sha256_file(path) == digest:
+            return path
+    check_readable_file(stands)
+    raise DataError(f"{stands} is not the file that was saved. Next step: save or copy it again.")
 
 
 def seal_folder(folder: str | os.PathLike[str], name: str, record: dict[str, Any]) -> None:

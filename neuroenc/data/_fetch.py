@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, output_folder, read_json, sha256_file, write_json
+from neuroenc._util.files import atomic_path, output_folder, read_json, remove_leftovers, sha256_file, write_json
 from neuroenc._util.paths import cache_dir
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.data._download import disk_error, download, mismatch
@@ -98,6 +98,7 @@ def fetch(
     checker = _Checker(root)
     missing = [f for f in wanted if checker.problem(f)]
     if not missing:
+        _tidy(root)
         checker.save()
         return root
     _check_reachable(manifest, missing, source, mirror)
@@ -287,6 +288,18 @@ class _Checker:
         return table if isinstance(table, dict) else {}
 
 
+def _tidy(root: Path) -> None:
+    """Remove what a fetch that was killed behind its last file left: its lock, temporary folders."""
+    lock = _lock_file(root)
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        with open(lock, "r+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that is held is of a process that still fetches
+            lock.unlink()
+    remove_leftovers(root)
+
+
 def _problems(root: Path, wanted: Iterable[ManifestFile]) -> dict[ManifestFile, str]:
     checker = _Checker(root)
     found = {f: p for f in wanted if (p := checker.problem(f))}
@@ -342,6 +355,10 @@ def _bar(name: str, missing: list[ManifestFile], show: bool) -> Any:
     )
 
 
+def _lock_file(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time makes what stands at ``path`` (advisory; released when a process dies)."""
@@ -350,7 +367,7 @@ def locked(path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    lock = path.parent / f".{path.name}.lock"
+    lock = _lock_file(path)
     while True:
         handle = open(lock, "w")  # noqa: SIM115 (closed below)
         # Some network file systems know no locks; then checksums and renames are the only guard.

@@ -10,14 +10,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from neuroenc._util.errors import ConfigError, DataError, NeuroencError, unknown_name
-from neuroenc._util.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._util.files import paired_file, read_sealed_json, write_pair
 from neuroenc.encoders._base import LinearEncoder, _plain_params, from_plain, save_arrays
 
 __all__ = ["load_encoder", "save_encoder"]
 
 _FORMAT = 2
 _FIELDS = ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
-_FILES = {"arrays.safetensors", "encoder.json"}
 
 
 def _classes(name: str) -> dict[str, type[LinearEncoder]]:
@@ -43,8 +42,8 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
     """Write a fitted encoder to the folder ``path``.
 
     Every fitted array goes to ``arrays.safetensors``; settings, voxel labels that are text, versions and the
-    checksum of the arrays go to ``encoder.json``, which holds its own checksum too. An encoder that stood there is
-    replaced as a whole, so that a kill leaves the old one or the new one.
+    checksum of the arrays go to ``encoder.json``, which holds its own checksum too. A kill leaves the encoder
+    that stood there, or the new one.
     """
     path = Path(path)
     check_is_fitted(encoder)
@@ -63,17 +62,7 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
         "voxel_labels": labels,
         "labelled": encoder._voxels_ is not None,
     }
-    if path.is_dir() and not {p.name for p in path.iterdir()} <= _FILES:
-        _write(path, arrays, record)  # other files stand there too
-    else:
-        with atomic_path(path, directory=True) as folder:
-            _write(folder, arrays, record)
-    return path
-
-
-def _write(folder: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
-    save_arrays(folder / "arrays.safetensors", arrays)
-    write_sealed_json(folder / "encoder.json", {**record, "sha256": sha256_file(folder / "arrays.safetensors")})
+    return write_pair(path, "arrays.safetensors", lambda file: save_arrays(file, arrays), "encoder.json", record)
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
@@ -105,9 +94,7 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     classes = _classes(record["class"])
     if record["class"] not in classes:
         raise DataError(unknown_name("encoder", record["class"], classes))
-    stored = check_readable_file(path / "arrays.safetensors")
-    if sha256_file(stored) != record["sha256"]:
-        raise DataError(f"{stored} is not the file that was saved. Next step: save or copy it again.")
+    stored = paired_file(path, "arrays.safetensors", str(record["sha256"]))
     encoder = classes[record["class"]]()
     legal = encoder.get_params()
     for name in record["params"]:

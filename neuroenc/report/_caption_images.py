@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import atomic_path
 from neuroenc.data import read_picture
 from neuroenc.report._html import Thumbnails
 
@@ -116,13 +116,8 @@ class EvidenceImages:
         the machine lost is written again by the next report."""
         if path.is_file() and path.stat().st_size == len(content):
             return  # of an earlier report: the name is the content's hash
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with atomic_path(path, sync=False) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _may_have(self, stimulus: str) -> bool:
         if callable(self._images) or (self._images is not None and stimulus in self._images):

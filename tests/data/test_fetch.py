@@ -1,10 +1,13 @@
 """Downloads against a real server on this machine; nothing is replaced but the waiting."""
 
+import fcntl
 import functools
 import hashlib
 import http.server
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from neuroenc._util.errors import ChecksumError, ConfigError, DataError
+from neuroenc._util.files import _leftover_mark
 from neuroenc.data import _download, _fetch
 from neuroenc.data._fetch import fetch, presence, resolve, verify
 from neuroenc.data._manifest import Manifest, ManifestFile
@@ -473,6 +477,23 @@ def test_a_kill_around_the_rename_leaves_the_same_files(server, tmp_path, monkey
         assert left(tmp_path / str(n)) == ["tiny/small.txt", "tiny/sub/big.bin"]
     # What was whole is asked for once.
     assert sum(p == "/big.bin" for p, _ in server.requests) == 2
+
+
+def test_a_kill_behind_the_last_file_leaves_nothing_behind(server, tmp_path):
+    root = tmp_path / "d"
+    fetch(manifest(server.url), dest=root)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mark = _leftover_mark().replace(f"-{os.getpid()}.", f"-{gone.pid}.")
+    (root / "tiny" / f".small.txt.abcd{mark}").mkdir()
+    lock = root / ".tiny.lock"
+    lock.touch()
+    with open(lock, "w") as handle:  # one that is held stays
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        fetch(manifest(server.url), dest=root)
+        assert lock.is_file()
+    fetch(manifest(server.url), dest=root)
+    assert sorted(p.name for p in root.rglob("*")) == ["big.bin", "small.txt", "sub", "tiny"]
 
 
 def test_a_cache_that_cannot_be_written_only_costs_hashing_again(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._util.files import output_folder
 from neuroenc.captions import CaptionStudy
 from neuroenc.captions.checks._verdicts import failed_controls
 from neuroenc.data import Stimuli
@@ -292,6 +294,20 @@ def test_images_past_the_budget_are_not_opened_and_every_voxel_gets_its_best_fir
     opened.clear()
     write_caption_report(study, tmp_path / "out", images=picture, progress=False)
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out" / "images").iterdir()} == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_kill_leaves_of_a_picture_is_removed(tmp_path):
+    child = os.fork()
+    if not child:
+        os.replace = lambda *names: os._exit(9)
+        EvidenceImages(tmp_path / "out")._put(tmp_path / "out" / "images" / "a.jpg", b"whole")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert list((tmp_path / "out" / "images").iterdir())
+    output_folder(tmp_path / "out")
+    assert not list((tmp_path / "out" / "images").iterdir())
 
 
 def test_a_sample_of_stability_is_told(tmp_path):

@@ -1,7 +1,8 @@
-"""A neuroenc command that counts its renames, or dies before one of them: python killable.py COUNT|K FILE -- ARGS.
+"""A neuroenc command that counts its renames, or dies at one: python killable.py COUNT|K|K+ FILE -- ARGS.
 
-With ``K`` the process is killed before its K-th rename, as a power cut would; with ``COUNT`` the number of renames is
-written to FILE when the command ends. Renames are where one state of a folder becomes the next.
+With ``K`` the process is killed before its K-th rename, with ``K+`` right behind it, as a power cut would; with
+``COUNT`` the number of renames is written to FILE when the command ends. Renames are where one state of a folder
+becomes the next.
 """
 
 import os
@@ -19,9 +20,12 @@ def main() -> None:
         def call(*args, **kwargs):
             nonlocal done
             done += 1
-            if mode != "COUNT" and done == int(mode):
+            if mode == str(done):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return work(*args, **kwargs)
+            result = work(*args, **kwargs)
+            if mode == f"{done}+":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
         return call
 

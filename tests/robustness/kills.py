@@ -1,14 +1,18 @@
-"""Kill commands at random moments and before each rename, run them again, and compare every file.
+"""Kill commands at random moments and at renames, run them again, and compare every file.
 
     python tests/robustness/kills.py --random 50 --renames 20 [--only run,compare] [--seed 0] [--mirror FOLDER]
 
 Prints a table: command, seconds of the uninterrupted run, kills, and the files that differ from an uninterrupted run's
-(byte for byte; of JSON, all but fields named ``seconds``). Exit code 1 where one differs.
+(byte for byte; of JSON, of CSV and of the records of safetensors files, all but fields named ``seconds`` or
+``seconds_...``). At each chosen rename the command is killed twice: before it, and behind it. Downloads come from a
+server on this machine. Exit code 1 where one differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import shutil
@@ -23,7 +27,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script: beside it
-from scenarios import Scenario, make_inputs, scenarios
+from scenarios import DOWNLOAD, Scenario, make_inputs, scenarios, server
 
 HERE = Path(__file__).parent
 
@@ -39,10 +43,34 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "NEUROENC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
+def is_time(name: str) -> bool:
+    return name == "seconds" or name.startswith("seconds_")
+
+
 def without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
+        return {k: without_seconds(v) for k, v in value.items() if not is_time(k)}
     return [without_seconds(v) for v in value] if isinstance(value, list) else value
+
+
+def columns(text: str) -> list[list[str]]:
+    """Cells of a table, without columns of times."""
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    kept = [k for k, name in enumerate(rows[0]) if not is_time(name)] if rows else []
+    return [[row[k] for k in kept if k < len(row)] for row in rows]
+
+
+def tensors(raw: bytes) -> Any:
+    """Header and values of a safetensors file; a record with times has a hash of its own, which goes with them."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    notes = header.pop("__metadata__", {})
+    if "record" in notes:
+        record = json.loads(notes["record"])
+        notes["record"] = without_seconds(record)
+        if notes["record"] != record:
+            notes.pop("seal", None)
+    return notes, header, raw[end:]
 
 
 def tree(folder: Path) -> dict[str, Any]:
@@ -54,6 +82,10 @@ def tree(folder: Path) -> dict[str, Any]:
             found[name + "/"] = None
         elif path.suffix == ".json":
             found[name] = without_seconds(json.loads(path.read_text()))
+        elif path.suffix == ".csv" and any(map(is_time, path.read_text().partition("\n")[0].split(","))):
+            found[name] = columns(path.read_text())
+        elif path.suffix == ".safetensors":
+            found[name] = tensors(path.read_bytes())
         else:
             found[name] = path.read_bytes()
     return found
@@ -92,11 +124,11 @@ def one_kill(
         return process.returncode != 0, differences(tree(folder / scenario.out), expected)
 
 
-def prepare(name: str, known: dict[str, Scenario], place: Path) -> Path:
+def prepare(name: str, known: dict[str, Scenario], place: Path, served: str) -> Path:
     """A folder in which the scenario can start."""
     base = place / f"{name}-base"
     base.mkdir()
-    make_inputs(base)
+    make_inputs(base, served)
     for earlier in known[name].before:
         error = finish(known[earlier].arguments, base)
         if error:
@@ -107,18 +139,18 @@ def prepare(name: str, known: dict[str, Scenario], place: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", type=int, default=50, help="kills at random moments, over all commands")
-    parser.add_argument("--renames", type=int, default=12, help="kills before a rename, for each command at most")
+    parser.add_argument("--renames", type=int, default=12, help="renames of each command at which it is killed")
     parser.add_argument("--only", default="", help="names of commands, comma between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mirror", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     args = parser.parse_args()
-    known = scenarios(args.mirror.resolve())
+    known = scenarios(args.mirror.resolve()) | {"download": DOWNLOAD}
     names = args.only.split(",") if args.only else list(known)
     rng, wrong = np.random.default_rng(args.seed), 0
     share = {n: args.random // len(names) + (k < args.random % len(names)) for k, n in enumerate(names)}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, server() as served:
         for name in names:
-            base, scenario = prepare(name, known, Path(place)), known[name]
+            base, scenario = prepare(name, known, Path(place), served), known[name]
             whole = Path(place) / f"{name}-whole"
             shutil.copytree(base, whole)
             start, count = time.perf_counter(), Path(place) / "count"
@@ -128,13 +160,14 @@ def main() -> None:
                 raise SystemExit(f"{name}: {done.stderr[-800:]}")
             seconds, expected, renames = time.perf_counter() - start, tree(whole / scenario.out), int(count.read_text())
             chosen = np.unique(np.linspace(1, renames, min(renames, args.renames)).round().astype(int))
-            kills = [("", float(t)) for t in rng.uniform(0, seconds, share[name])] + [(str(k), 600.0) for k in chosen]
+            kills = [("", float(t)) for t in rng.uniform(0, seconds, share[name])]
+            kills += [(f"{k}{side}", 600.0) for k in chosen for side in ("", "+")]
             early, bad = 0, []
             for kill, after in kills:
                 killed, found = one_kill(scenario, base, expected, kill, after)
                 early += killed
                 if found:
-                    bad.append(f"    {f'before rename {kill}' if kill else f'after {after:.2f} s'}: {found[:4]}")
+                    bad.append(f"    {f'at rename {kill}' if kill else f'after {after:.2f} s'}: {found[:4]}")
             wrong += len(bad)
             print(f"{name:<9} {seconds:6.1f} s, {renames:3d} renames, {len(kills):3d} kills ({early} before the end): "
                   f"{len(bad)} with other files", *bad, sep="\n", flush=True)  # fmt: skip

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import http.server
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +127,10 @@ class Scenario:
     before: tuple[str, ...] = ()
 
 
+# Needs the server of `server`.
+DOWNLOAD = Scenario(["data", "fetch", "served.toml", "--dest", "data-out", "--quiet"], "data-out")
+
+
 def scenarios(mirror: Path) -> dict[str, Scenario]:
     """Every command that writes; the long ones in small."""
     found = {
@@ -141,8 +151,9 @@ def scenarios(mirror: Path) -> dict[str, Scenario]:
     return found
 
 
-def make_inputs(folder: Path) -> None:
-    """Everything that the scenarios read."""
+def make_inputs(folder: Path, served: str = "") -> None:
+    """Everything that the scenarios read; ``served`` is the manifest of `server`."""
+    (folder / "served.toml").write_text(served)
     rng = np.random.default_rng(0)
     world = data.simulate_world(60, seed=3)
     (folder / "images").mkdir()
@@ -173,3 +184,44 @@ def make_inputs(folder: Path) -> None:
     (folder / "my.toml").write_text(RUN.replace('images = "images"', 'images = "images"\ncaptions = "captions.csv"'))
     (folder / "compare.toml").write_text(COMPARE)
     (folder / "icl.toml").write_text(ICL)
+
+
+SERVED = np.random.default_rng(1).integers(0, 256, (3, 4_000_000), dtype=np.uint8)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Three files, slowly, from the byte that is asked for."""
+
+    def do_GET(self) -> None:
+        body = SERVED[int(self.path[1:])].tobytes()
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the one who asked was killed
+            for at in range(start, len(body), 100_000):
+                self.wfile.write(body[at : at + 100_000])
+                time.sleep(0.02)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """A manifest of files that a server on this machine gives while the block runs."""
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    lines = [f'{key} = "served"' for key in ("name", "title", "description", "licence", "redistribution", "citation")]
+    lines.append('loader = "neuroenc.data.loaders._objects92.load"')
+    for n, body in enumerate(SERVED):
+        digest = hashlib.sha256(body.tobytes()).hexdigest()
+        lines += ["[[files]]", f'path = "part/{n}.bin"', f'url = "http://127.0.0.1:{httpd.server_port}/{n}"']
+        lines += [f'sha256 = "{digest}"', f"size = {body.size}"]
+    try:
+        yield "\n".join(lines) + "\n"
+    finally:
+        httpd.shutdown()
+        httpd.server_close()

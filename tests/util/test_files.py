@@ -13,12 +13,14 @@ from neuroenc._util.files import (
     check_readable_file,
     hash_path,
     output_folder,
+    paired_file,
     read_json,
     read_npy,
     read_sealed_json,
     recover,
     remove_leftovers,
     write_json,
+    write_pair,
     write_sealed_json,
 )
 
@@ -192,3 +194,74 @@ def test_arrays_that_cannot_be_read_are_named(tmp_path, content, message):
     np.savez(tmp_path / "z.npy", a=np.zeros(2))
     with pytest.raises(DataError, match=r"z\.npy"):
         read_npy(tmp_path / "z.npy.npz")
+
+
+def _killed_at(number, behind, work):
+    """Do ``work`` in a process that ends at its rename ``number``, before or behind it; whether it ended there."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    done = 0
+
+    def watched(rename):
+        def call(*args):
+            nonlocal done
+            done += 1
+            if done == number and not behind:
+                os._exit(9)
+            result = rename(*args)
+            if done == number:
+                os._exit(9)
+            return result
+
+        return call
+
+    try:
+        os.replace, files._exchange = watched(os.replace), watched(files._exchange)
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_kill_leaves_the_old_pair_or_the_new_one(tmp_path, monkeypatch, beside):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power is cut here
+
+    def save(folder, text):
+        write_pair(folder, "arrays.bin", lambda path: path.write_text(text), "record.json", {"text": text})
+
+    def prepared(name):
+        (tmp_path / name).mkdir()
+        if beside:
+            (tmp_path / name / "curves.csv").write_text("x")
+        save(tmp_path / name, "old")
+        return tmp_path / name
+
+    whole = prepared("whole")
+    save(whole, "new")
+    seen, number = set(), 0
+    while True:
+        number += 1
+        killed = 0
+        for behind in (False, True):
+            folder = prepared(f"{number}{behind}")
+            if _killed_at(number, behind, lambda folder=folder: save(folder, "new")):
+                killed += 1
+                record = read_sealed_json(folder / "record.json")
+                found = paired_file(folder, "arrays.bin", record["sha256"]).read_text()
+                assert found == record["text"]
+                seen.add(found)
+            # Another model is saved over what the kill left, killed too, and then again.
+            _killed_at(number, behind, lambda folder=folder: save(folder, "third"))
+            record = read_sealed_json(folder / "record.json")
+            assert paired_file(folder, "arrays.bin", record["sha256"]).read_text() == record["text"]
+            save(folder, "new")
+            remove_leftovers(tmp_path)
+            assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
+            assert all(p.read_bytes() == (whole / p.name).read_bytes() for p in folder.iterdir())
+        if not killed:
+            break
+    assert seen == {"old", "new"}
+    assert number > 2

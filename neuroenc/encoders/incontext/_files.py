@@ -10,18 +10,11 @@ from typing import Any
 import torch
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import (
-    atomic_path,
-    check_readable_file,
-    read_json,
-    read_sealed_json,
-    sha256_file,
-    write_sealed_json,
-)
+from neuroenc._util.files import paired_file, read_json, read_sealed_json, write_pair
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders.incontext._model import InContextConfig, InContextModel
 
-__all__ = ["SHIPPED", "load_model", "read_tensors", "save_model"]
+__all__ = ["SHIPPED", "load_model", "save_model"]
 
 # 2: with a seal over the record, and the plug points of the attention in the config. 1, without, is still read.
 _FORMAT = 2
@@ -30,7 +23,9 @@ SHIPPED = ("world",)
 
 
 def save_model(model: InContextModel, path: str | os.PathLike[str], **record: Any) -> Path:
-    """Write a model to the folder ``path``: ``model.safetensors`` and ``model.json``, the latter last.
+    """Write a model to the folder ``path``: ``model.safetensors`` and ``model.json``.
+
+    A kill leaves the model that stood there, or the new one.
 
     Parameters
     ----------
@@ -54,20 +49,14 @@ def save_model(model: InContextModel, path: str | os.PathLike[str], **record: An
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise DataError(f"weights hold NaN or infinity (first: {bad[0]}): such a model predicts nothing. Not saved.")
-    with atomic_path(path / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    write_sealed_json(
-        path / "model.json",
-        {
-            "format": _FORMAT,
-            "config": config,
-            "features": dict(model.features),
-            "record": record,
-            "provenance": provenance(model="InContextModel"),
-            "sha256": sha256_file(path / "model.safetensors"),
-        },
-    )
-    return path
+    described = {
+        "format": _FORMAT,
+        "config": config,
+        "features": dict(model.features),
+        "record": record,
+        "provenance": provenance(model="InContextModel"),
+    }
+    return write_pair(path, "model.safetensors", lambda file: save_file(tensors, file), "model.json", described)
 
 
 def load_model(path: str | os.PathLike[str]) -> InContextModel:
@@ -120,7 +109,7 @@ def load_model(path: str | os.PathLike[str]) -> InContextModel:
         config = InContextConfig(**record["config"])
     except (ConfigError, TypeError) as error:
         raise DataError(f"{where}: {error} Next step: copy it again.") from error
-    tensors = read_tensors(folder / "model.safetensors", str(record["sha256"]))
+    tensors = _tensors(paired_file(folder, "model.safetensors", str(record["sha256"])))
     # Its random weights are overwritten: the caller's random numbers stay what they are.
     with torch.random.fork_rng(devices=[]):
         model = InContextModel(config)
@@ -137,19 +126,10 @@ def load_model(path: str | os.PathLike[str]) -> InContextModel:
     return model.eval()
 
 
-def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file whose hash is known.
-
-    Raises
-    ------
-    DataError
-        The file is missing, is not the one with that hash, or is damaged.
-    """
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if sha256_file(check_readable_file(path, "weights")) != sha256:
-        raise DataError(f"{path} is not the file that was saved. Next step: copy it again.")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

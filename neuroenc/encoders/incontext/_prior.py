@@ -11,14 +11,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import (
-    check_readable_file,
-    hash_array,
-    read_json,
-    read_sealed_json,
-    sha256_file,
-    write_sealed_json,
-)
+from neuroenc._util.files import hash_array, paired_file, read_json, read_sealed_json, write_pair
 from neuroenc._util.provenance import provenance
 from neuroenc.encoders._base import check_choice, save_arrays
 from neuroenc.encoders.incontext._evidence import Floats, covariance_root
@@ -282,12 +275,10 @@ class WeightPrior:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``prior.safetensors`` and ``prior.json`` into the folder ``path``."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         arrays, rest = self.to_parts()
-        save_arrays(folder / "prior.safetensors", arrays)
-        digest = sha256_file(folder / "prior.safetensors")
-        write_sealed_json(folder / "prior.json", {"format": 2, **rest, "sha256": digest})
-        return folder
+        return write_pair(
+            folder, "prior.safetensors", lambda file: save_arrays(file, arrays), "prior.json", {"format": 2, **rest}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -302,7 +293,7 @@ class WeightPrior:
         from safetensors.numpy import load_file
 
         folder = Path(path)
-        where, weights = folder / "prior.json", folder / "prior.safetensors"
+        where = folder / "prior.json"
         if not where.is_file():
             raise DataError(f"{folder} holds no prior.json. Next step: pass the folder that WeightPrior.save wrote.")
         raw = read_json(where)
@@ -312,8 +303,7 @@ class WeightPrior:
         # Files of format 1 are from before records had a seal.
         needed = ("sha256", "intercept_mean", "intercept_var", "n_voxels", "provenance")
         record = read_sealed_json(where, needed=needed, unsealed=written == 1)
-        if sha256_file(check_readable_file(weights, "prior")) != record["sha256"]:
-            raise DataError(f"{weights} is not the file that was saved. Next step: copy it again.")
+        weights = paired_file(folder, "prior.safetensors", str(record["sha256"]))
         try:
             return cls(**dict[str, Any](load_file(weights)), **{k: record[k] for k in needed[1:]})
         except (SafetensorError, TypeError, OSError) as error:
