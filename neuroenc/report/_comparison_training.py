@@ -55,7 +55,7 @@ def curves_section(page: Page, curves: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
-    """Accuracy beside parameters and time."""
+    """Accuracy beside parameters, and time where it is given."""
     wanted = ["n_parameters", "seconds_per_fit", "seconds", "n_candidates", "best_epoch"]
     known = [c for c in wanted if c in medians]
     if not {"n_parameters", "seconds_per_fit", "seconds"} & set(known):
@@ -71,8 +71,11 @@ def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
         for x in overall.to_dict("records")[:6]
     )
     lead = "A gain may be capacity: read it beside the number of trained parameters."
-    said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
-    alt = f"Accuracy, parameters and seconds. {words}"
+    timed = bool({"seconds_per_fit", "seconds"} & set(known))
+    said = "Parameters are on a logarithmic axis."
+    if timed:
+        said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
+    alt = f"Accuracy{', parameters and seconds' if timed else ' and parameters'}. {words}"
     return section(
         "costs", "Costs", "What each cell costs", lead,
         [block(svg(figure), alt, said, frame, key=key, about="cost of every cell")],

@@ -31,6 +31,8 @@ _NOTES = (
     "its penalties as one.",
     "Intervals and p-values resample stimuli, predictions fixed: they are about these fits, not about training anew.",
     "The best cell is the one that was best on validation rows; the largest test score of many would be too high.",
+    "How long fits took is in comparison.csv and fits.csv; this page holds no times, so that the same run gives the "
+    "same page.",
 )
 
 
@@ -199,14 +201,17 @@ def _report(
     if found.noise_ceiling is None:
         notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
     legal = inspect.signature(write_comparison_report).parameters
+    # No two runs take the same time, and the page is to be the same.
+    table = found.table().drop(columns=["seconds", "seconds_per_fit"], errors="ignore")
+    told = {k: v for k, v in summary.items() if not k.startswith("seconds")}
     return write_comparison_report(
         out / "report",
         title=config.title,
         scores=found.scores,
-        table=found.table(),
+        table=table,
         pairs=found.pairwise(config.grid.q) if len(found.cells) > 1 else None,
         winner=found.winner(config.grid.q) if len(found.cells) > 1 else None,
-        summary=summary,
+        summary=told,
         settings=settings,
         notes=notes,
         provenance=provenance(run=settings, responses=hash_array(found.responses.values), seed=config.seed),

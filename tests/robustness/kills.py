@@ -127,6 +127,9 @@ def one_kill(
 def prepare(name: str, known: dict[str, Scenario], place: Path, served: str) -> Path:
     """A folder in which the scenario can start."""
     base = place / f"{name}-base"
+    if known[name].before and (done := place / f"{known[name].before[-1]}-whole").is_dir():
+        shutil.copytree(done, base)
+        return base
     base.mkdir()
     make_inputs(base, served)
     for earlier in known[name].before:
@@ -168,6 +171,7 @@ def main() -> None:
                 early += killed
                 if found:
                     bad.append(f"    {f'at rename {kill}' if kill else f'after {after:.2f} s'}: {found[:4]}")
+                    print(bad[-1], file=sys.stderr, flush=True)
             wrong += len(bad)
             print(f"{name:<9} {seconds:6.1f} s, {renames:3d} renames, {len(kills):3d} kills ({early} before the end): "
                   f"{len(bad)} with other files", *bad, sep="\n", flush=True)  # fmt: skip

@@ -78,12 +78,13 @@ def quiet(line):
 
 
 def files(out):
-    """Every output but the clock, and the page, which shows it."""
+    """Every output but the clock."""
     found = {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.suffix in (".csv", ".nc")}
     for name in ("comparison.csv", "fits.csv"):
         table = pd.read_csv(out / name)
         found[name] = table.drop(columns=["seconds", "seconds_per_fit"]).to_csv()
     summary = json.loads((out / "summary.json").read_text())
+    found["page"] = (out / "report" / "index.html").read_bytes()
     return found, {k: v for k, v in summary.items() if not k.startswith("seconds")}
 
 
