@@ -203,8 +203,29 @@ def _expanded_p(centred: Floats, estimate: Floats, error: Floats, scale: Expansi
     return np.where((known > 0) & ~np.isnan(estimate), p, np.nan)
 
 
+def _share_interval(share: Floats, error: Floats, n_units: Any, confidence: float) -> tuple[Floats, Floats]:
+    """Wilson's limits with Student's t, and the number of independent units that ``error`` tells."""
+    n = np.broadcast_to(np.asarray(n_units, dtype=np.float64), share.shape)
+    scale = expansion(n)
+    t2 = stdtrit(scale.degrees, (1.0 - confidence) / 2.0) ** 2
+    spread, variance = share * (1.0 - share), (scale.factor * error) ** 2
+    # Units that are all alike show no error; as many as there are is the least that they can be worth.
+    told = (variance > 0) & (spread > 0)
+    size = np.where(told, spread / np.where(told, variance, 1.0), n)
+    middle, reach = share + t2 / (2.0 * size), np.sqrt(t2 * (spread / size + t2 / (4.0 * size**2)))
+    low, high = (middle - reach) / (1.0 + t2 / size), (middle + reach) / (1.0 + t2 / size)
+    # The ends are exact; rounding would leave 1e-17.
+    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+
+
 def sample_interval(
-    samples: Any, estimate: Any, *, n_units: Any, confidence: float = 0.95, interval: str = "expanded"
+    samples: Any,
+    estimate: Any,
+    *,
+    n_units: Any,
+    confidence: float = 0.95,
+    interval: str = "expanded",
+    bounds: tuple[float, float] | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     r"""Interval and p-value that 0 is the truth, from bootstrap samples of any statistic.
 
@@ -227,20 +248,30 @@ def sample_interval(
         What was resampled: stimuli, groups, subjects.
     confidence : float
     interval : {"expanded", "percentile"}
+    bounds : (float, float), optional
+        Of a share of units, or a mean of values that cannot leave these bounds, (0, 1): resamples of a share of 0 are
+        all 0, which would be an interval without width. The limits are then Wilson's,
+
+        .. math:: \frac{\hat p + t^2 / 2m \pm t \sqrt{\hat p (1 - \hat p) / m + t^2 / 4m^2}}{1 + t^2 / m}, \qquad
+                  m = \hat p (1 - \hat p) / se^2
+
+        with the number m of independent units that the standard error tells (n where it is 0), and no p.
 
     Returns
     -------
     low, high, p : array (n_columns,), or scalars
+        p is NaN with ``bounds``.
 
     Raises
     ------
     ValueError
         An unknown interval, a confidence outside (0, 1), numbers of columns that differ, too few resamples for a
-        percentile interval.
+        percentile interval, an estimate outside ``bounds``.
 
     References
     ----------
-    Hesterberg (2015), Am. Stat. 69:371.
+    Hesterberg (2015), Am. Stat. 69:371. Wilson (1927), J. Am. Stat. Assoc. 22:209. Franco et al. (2019), J. Surv. Stat.
+    Methodol. 7:334 (with the effective number of units).
 
     Examples
     --------
@@ -251,6 +282,8 @@ def sample_interval(
     [0.63, 1.42, 0.0]
     >>> [round(float(v), 2) for v in sample_interval(drawn, x.mean(), n_units=12)]
     [0.54, 1.5, 0.0]
+    >>> [round(float(v), 3) for v in sample_interval(np.zeros(1999), 0.0, n_units=40, bounds=(0, 1))[:2]]   # 0 of 40
+    [0.0, 0.093]
     """
     confidence, interval = check_confidence(confidence), check_interval(interval)
     values = as_floats(samples, "samples")
@@ -259,6 +292,17 @@ def sample_interval(
     centre = as_floats(estimate, "estimate").reshape(-1)
     if centre.size != values.shape[1]:
         raise DataError(f"samples have {values.shape[1]} columns and estimate {centre.size}; both must agree.")
+    if bounds is not None and interval == "expanded":
+        least, most = map(float, bounds)
+        share = (centre - least) / (most - least)
+        if (share < -1e-9).any() or (share > 1 + 1e-9).any():
+            raise DataError(
+                f"estimate runs from {centre.min():g} to {centre.max():g}; bounds are {least:g} and {most:g}."
+            )
+        error = standard_deviation(values) / (most - least)
+        low, high = _share_interval(np.clip(share, 0.0, 1.0), error, n_units, confidence)
+        low, high = (least + (most - least) * x for x in (low, high))
+        return low.reshape(shape), high.reshape(shape), np.full(shape, np.nan)
     scale = expansion(n_units) if interval == "expanded" else None
     low, high, p = interval_and_p(values, centre, standard_deviation(values), confidence, scale)
     return low.reshape(shape), high.reshape(shape), p.reshape(shape)

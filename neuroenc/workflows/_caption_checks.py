@@ -86,9 +86,9 @@ def held_out_scores(
 
 
 def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tuple[float, float]:
-    """95 % of the mean over resampled voxels."""
+    """95 % of the mean of percentiles (0 to 1) over resampled voxels."""
     draws = values[rng.integers(0, len(values), (n, len(values)))].mean(axis=1)
-    low, high, _ = stats.sample_interval(draws, values.mean(), n_units=len(values))
+    low, high, _ = stats.sample_interval(draws, values.mean(), n_units=len(values), bounds=(0.0, 1.0))
     return float(low), float(high)
 
 

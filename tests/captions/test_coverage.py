@@ -29,18 +29,35 @@ def test_shares_of_voxels():
     judge(out["low"], out["high"], out["percent"], 40.0)
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.97])
+def test_shares_that_are_close_to_none_or_all(rate):
+    """Of 60 voxels; resamples of 0 are all 0."""
+    named = np.random.default_rng(1).random((60, REPEATS)) < rate
+    maps = xr.Dataset({"named": (("voxel", "concept"), named), "share": (("voxel", "concept"), named.astype(float))},
+                      coords={"concept": [f"c{k}" for k in range(REPEATS)], "voxel": np.arange(60)})  # fmt: skip
+    out = concept_shares(maps.transpose("concept", "voxel"), n_bootstraps=399)
+    held = np.mean((out["low"] <= 100 * rate) & (out["high"] >= 100 * rate))
+    # Whole numbers of voxels: the share held of a small one moves in steps of up to 3 %.
+    assert 0.93 <= held <= 0.985, held
+    assert (out["high"] - out["low"]).min() > 3.0
+
+
 @pytest.mark.slow
-def test_rates_of_phrases():
+@pytest.mark.parametrize(
+    "rate",
+    [pytest.param(0.04, marks=pytest.mark.xfail(reason="4 of 80 voxels or less: held .9285", strict=True)), 0.1, 0.4],
+)
+def test_rates_of_phrases(rate):
     """Phrases of a voxel stand and fall together; 80 voxels of 1 to 4 phrases."""
     found = []
     for seed in range(REPEATS):
         rng = np.random.default_rng(seed)
         n = rng.integers(1, 5, 80)
-        bad = np.repeat(rng.random(80) < 0.5, n) & (rng.random(n.sum()) < 0.8)
+        bad = np.repeat(rng.random(80) < rate / 0.8, n) & (rng.random(n.sum()) < 0.8)
         table = pd.DataFrame({"voxel": np.repeat(np.arange(80), n), "rank": 1,
                               "verdict": np.where(bad, "unsupported", "supported")})  # fmt: skip
         found.append(hallucination_rate(table, by=None, n_bootstraps=399, seed=seed).iloc[0][["low", "high", "rate"]])
-    judge(*np.array(found, dtype=float).T, 0.4)
+    judge(*np.array(found, dtype=float).T, rate)
 
 
 @pytest.mark.slow

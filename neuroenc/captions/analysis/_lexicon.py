@@ -303,8 +303,9 @@ def concept_shares(
         drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstraps)
         values = 100 * (drawn @ hits) / (drawn @ size)[:, None]
         percent = 100 * hits.sum(axis=0) / len(inside)
-        limits = stats.sample_interval(values, percent, n_units=n_units, confidence=confidence)[:2]
-        low, high = np.clip(limits, 0.0, 100.0)
+        low, high, _ = stats.sample_interval(
+            values, percent, n_units=n_units, confidence=confidence, bounds=(0.0, 100.0)
+        )
         for c, concept in enumerate(maps["concept"].values):
             rows.append((roi, str(concept), percent[c], low[c], high[c], len(inside)))
     return pd.DataFrame(rows, columns=["roi", "concept", "percent", "low", "high", "n_voxels"])

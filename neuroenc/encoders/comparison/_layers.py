@@ -38,7 +38,11 @@ def _argmax(scores: np.ndarray) -> np.ndarray:
 def layer_table(
     layers: Sequence[str], drawn: Samples, groups: Sequence[Group], confidence: float = 0.95
 ) -> pd.DataFrame:
-    """For each group, the layer with the highest median score, and mean best position over voxels with interval."""
+    """For each group, the layer with the highest median score, and mean best position over voxels with interval.
+
+    The interval is over stimuli, of which the mean position is no share: it has no width where no resample moves the
+    best layer of any voxel.
+    """
     scale = max(1, len(layers) - 1)
     rows = []
     first = _argmax(drawn.samples) / scale

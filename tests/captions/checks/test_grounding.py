@@ -233,6 +233,10 @@ def test_rates_are_counted_over_voxels():
     assert found.loc["A", "supported"] == pytest.approx((names[v % 2 == 1] == "supported").mean())
     assert found.loc["B"].tolist() == pytest.approx(found.loc["C"].tolist(), abs=0.05)
     assert (found["chance"] == 1).all()
+    # All of few phrases is not certain, and all of more is less uncertain.
+    assert (found["chance_high"] == 1).all()
+    assert found.loc["A", "chance_low"] < found.loc["all", "chance_low"] < 1
+    assert found.loc["none", "chance_low"] < 0.02
     assert found.loc["all", "n_voxels"] == 200
     assert found.loc["A", "low"] < 0.6 < found.loc["A", "high"]
     assert hallucination_rate(frame, by=None)["group"].tolist() == ["all"]
