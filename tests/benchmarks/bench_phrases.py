@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroenc import stats
+
 
 def counted(trees, parsed, parser, chunks_gold, phrases_gold):
     """Numbers of each caption: chunks found, chunks, phrases found, phrases of the tree, phrases of spaCy."""
@@ -43,8 +45,9 @@ def shown(rows, bootstraps=500, seed=0):
         chunk, chunks, hit, cut, gold = np.moveaxis(total, -1, 0)
         return np.stack([chunk / chunks, 2 * hit / (cut + gold), hit / cut, hit / gold], axis=-1)
 
-    low, high = np.percentile(scores(rows[draws].sum(axis=1)), [2.5, 97.5], axis=0)
-    return [f"{v:.3f} [{a:.3f} {b:.3f}]" for v, a, b in zip(scores(rows.sum(axis=0)), low, high)]
+    found = scores(rows.sum(axis=0))
+    low, high, _ = stats.sample_interval(scores(rows[draws].sum(axis=1)), found, n_units=len(rows), bounds=(0.0, 1.0))
+    return [f"{v:.3f} [{a:.3f} {b:.3f}]" for v, a, b in zip(found, low, high)]
 
 
 def main() -> None:

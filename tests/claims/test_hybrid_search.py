@@ -33,6 +33,7 @@ import pytest
 
 from neuroenc.data import load_dataset
 from neuroenc.retrieval import DenseIndex, LexicalIndex, hybrid_search
+from neuroenc.stats import sample_interval
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +81,7 @@ def places(mirror):
     better = max(("dense", "lexical"), key=lambda name: recall(out[name], 50).mean())
     gain = recall(out["rrf"], 50).astype(float) - recall(out[better], 50)
     draws = gain[np.random.default_rng(1).integers(0, len(gain), (2000, len(gain)))].mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high, _ = sample_interval(draws, gain.mean(), n_units=len(gain))
     print(f"\n{table.T.round(3).to_string()}\nrrf - {better} @50: {gain.mean():.3f} [{low:.3f}, {high:.3f}]")
     return out
 

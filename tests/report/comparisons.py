@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc.stats import median_samples, sample_interval
+
 LAYERS = ("early", "middle", "late")
 READOUTS = ("linear", "pooled", "gaussian", "factorized", "semantic")
 ROIS = {"V1": 0.1, "V2": 0.2, "V4": 0.45, "LOC": 0.7, "PPA": 0.85, "FFA": 0.9}
@@ -32,6 +34,11 @@ def cortex(n, rng):
             hemis += [hemi] * per
             vertices += near.tolist()
     return {"roi": ("voxel", names), "hemi": ("voxel", hemis), "vertex": ("voxel", vertices)}
+
+
+def interval(samples, estimate):
+    """Of the median over voxels, as `compare` has it, over 200 stimuli."""
+    return map(float, sample_interval(median_samples(samples, estimate), np.nanmedian(estimate), n_units=200))
 
 
 def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=0, n_resamples=200):
@@ -74,7 +81,7 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
     for k, cell in enumerate(cells):
         layer, readout = cell.split("/")
         for kind, name, mask in masks:
-            low, high = np.nanquantile(np.nanmedian(samples[k][:, mask], axis=1), [0.025, 0.975])
+            low, high, _ = interval(samples[k][:, mask], truth[k, mask])
             rows.append({
                 "cell": cell, "kind": kind, "group": name, "n_voxels": int(np.isfinite(truth[k, mask]).sum()),
                 "median_r": np.nanmedian(truth[k, mask]), "low": low, "high": high,
@@ -90,9 +97,7 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
         drawn = samples[a] - samples[b]
         p_of[a, b] = 2 * np.minimum((drawn > 0).mean(0), (drawn < 0).mean(0)).clip(1 / n_resamples, 0.5)
         for kind, name, mask in masks:
-            medians = np.nanmedian(drawn[:, mask], axis=1)
-            low, high = np.nanquantile(medians, [0.025, 0.975])
-            p = min(1.0, 2 * max(1 / n_resamples, min((medians > 0).mean(), (medians < 0).mean())))
+            low, high, p = interval(drawn[:, mask], difference[mask])
             pairs.append({
                 "a": cells[a], "b": cells[b], "kind": kind, "group": name, "n_voxels": int(mask.sum()),
                 "median_difference": np.nanmedian(difference[mask]), "low": low, "high": high, "p": p,
