@@ -30,6 +30,7 @@ from neuroenc.stats._intervals import (
     standard_deviation,
     voxel_scatter,
 )
+from neuroenc.stats._labels import match_rows, match_voxels
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._resampling import (
     BootstrapResult,
@@ -59,7 +60,7 @@ def _prepare(
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
     check_confidence(confidence)
     y2, p2, shape = as_pair(y, yhat)
-    draws = draw_resamples(y2.shape[0], groups, n_bootstraps, seed)
+    draws = draw_resamples(y2.shape[0], match_rows(y, groups, ("y", "groups")), n_bootstraps, seed)
     step = int(max(1, min(n_bootstraps, max_memory // 4 // (8 * y2.shape[0]))))
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "callable")
     return y2, p2, shape, metric, name, draws, step
@@ -254,9 +255,11 @@ def bootstrap_difference(
     )
 
 
-def _rois(rois: Mapping[str, Any], n_voxels: int) -> dict[str, NDArray[np.intp]]:
+def _rois(rois: Mapping[str, Any], n_voxels: int, like: Any = None) -> dict[str, NDArray[np.intp]]:
     chosen = {}
     for name, members in rois.items():
+        if np.asarray(members).dtype == bool:
+            members = match_voxels(like, members, ("y", f"the mask of ROI {name!r}"))
         index = np.asarray(members)
         if index.dtype == bool:
             if index.shape != (n_voxels,):
@@ -305,7 +308,7 @@ def bootstrap_rois(
     y, yhat : array (n_samples, n_voxels)
         Measured and predicted responses.
     rois : mapping {name: bool array (n_voxels,) or voxel positions}
-        ROIs may overlap.
+        ROIs may overlap. Labelled masks are matched to the voxels of ``y``.
     metric : {"r", "r2", "ev"} or callable
         As in `bootstrap`.
     statistic : {"median", "mean"}
@@ -342,7 +345,7 @@ def bootstrap_rois(
         y, yhat, metric, n_bootstraps, confidence, groups, seed, max_memory
     )
     n, n_voxels = y2.shape
-    members = _rois(rois, n_voxels)
+    members = _rois(rois, n_voxels, y)
     jobs = check_jobs(n_jobs)
     step = int(max(1, min(n_bootstraps, max_memory // 4 // jobs // (8 * (n + 3 * n_voxels)))))
 

@@ -25,7 +25,7 @@ from neuroenc.stats._intervals import (
     interval_and_p,
     standard_deviation,
 )
-from neuroenc.stats._labels import match_voxels
+from neuroenc.stats._labels import match_rows, match_voxels
 from neuroenc.stats._normalise import check_unit
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._repeats import _check
@@ -280,6 +280,7 @@ def bootstrap_normalised(
         raise DataError(f"y has {y2.shape[1]} voxels and responses {len(ceiling)}; both must hold the same ones.")
     values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
     ids = np.unique(np.asarray(stimulus))
+    y_stimulus = match_rows(y, y_stimulus, ("y", "y_stimulus"))
     drawn_y, drawn_c, n_units = _joint_draws(y_stimulus, y2.shape[0], ids, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
     out = np.full((4, len(ceiling)), np.nan)

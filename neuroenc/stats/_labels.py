@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neuroenc._util.errors import DataError
 
-__all__ = ["labels_of", "match_labels", "match_voxels"]
+__all__ = ["labels_of", "match_labels", "match_rows", "match_voxels", "positions_of"]
 
 # What tells the rows and columns of labelled arrays apart, where both have it.
 _ROWS = ("stimulus", "subject", "session", "run", "repeat")
@@ -51,6 +51,19 @@ def match_voxels(a: Any, b: Any, names: tuple[str, str]) -> Any:
         return b
     mine, theirs = labels_of(a, -1, _VOXELS), labels_of(b, -1, _VOXELS)
     return _reorder(b, np.ndim(b) - 1, mine, theirs, "voxel", names)
+
+
+def match_rows(a: Any, b: Any, names: tuple[str, str]) -> Any:
+    """``b``, one value a sample, in the order of the samples of ``a`` where both are labelled."""
+    if not (_labelled(a) and _labelled(b)) or np.ndim(b) != 1:
+        return b
+    return _reorder(b, 0, labels_of(a, 0, _ROWS), labels_of(b, 0, _ROWS), "stimulus", names)
+
+
+def positions_of(mine: Any, theirs: Any, kind: str, names: tuple[str, str]) -> NDArray[np.intp]:
+    """Where the labels ``mine`` stand among ``theirs``, which must be the same ones."""
+    a, b = np.asarray(mine), np.asarray(theirs)
+    return np.arange(len(b)) if _equal(a, b) else np.asarray(_order([a], [b], kind, names, [kind]), dtype=np.intp)
 
 
 def _reorder(b: Any, axis: int, mine: Any, theirs: Any, kind: str, names: tuple[str, str]) -> Any:

@@ -27,6 +27,7 @@ from neuroenc.stats._blocks import (
     voxel_blocks,
 )
 from neuroenc.stats._bootstrap import _rois
+from neuroenc.stats._labels import match_rows
 from neuroenc.stats._parallel import Progress, check_jobs, run
 
 __all__ = ["PairedResult", "SignFlipResult", "paired_permutation_test", "sign_flip_test"]
@@ -339,14 +340,14 @@ def paired_permutation_test(
     n, v = y2.shape
     unit, n_units = np.arange(n), n
     if blocks is not None:
-        labels = np.asarray(blocks)
+        labels = np.asarray(match_rows(y, blocks, ("y", "blocks")))
         if labels.shape != (n,):
             raise DataError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
         distinct, unit = np.unique(labels, return_inverse=True)
         n_units = len(distinct)
         if n_units < 2:
             raise DataError("got 1 block; an exchange of two encoders needs at least 2.")
-    members = {} if rois is None else _rois(rois, v)
+    members = {} if rois is None else _rois(rois, v, y)
     two_sided = alternative == "two-sided"
     step = int(max(1, min(n_permutations, max_memory // 8 // (8 * (n + 4 * len(members))), 1024)))
     count, exhaustive, chunks = _sign_chunks(n_units, n_permutations, seed, step)

@@ -23,6 +23,7 @@ from neuroenc.stats._blocks import (
     check_metric,
     voxel_blocks,
 )
+from neuroenc.stats._labels import match_rows
 from neuroenc.stats._null import ROWS_HELD, Null
 from neuroenc.stats._parallel import Progress, check_jobs, run, ticker
 
@@ -238,7 +239,7 @@ def permutation_test(
     jobs = check_jobs(n_jobs)
     y2, p2, shape = as_pair(y, yhat)
     n, n_voxels = y2.shape
-    mode, rows = _check_mode(mode, blocks, n)
+    mode, rows = _check_mode(mode, match_rows(y, blocks, ("y", "blocks")), n)
     log_total = _log_arrangements(mode, rows)
     exhaustive = log_total <= math.log(n_permutations + 1) + 1e-9
     if log_total < 1e-9:

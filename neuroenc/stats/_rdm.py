@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
+from neuroenc.stats._labels import labels_of, positions_of
 
 __all__ = ["n_conditions", "rdm", "square_rdm"]
 
@@ -80,17 +81,56 @@ def _is_square(values: Floats) -> bool:
     return bool(((diagonal == 0) | np.isnan(diagonal)).all())
 
 
-def as_pairs(rdms: Any, name: str) -> Floats:
-    """RDMs as (n_rdms, n_pairs) float64, from one or several, as pairs or squares."""
+def as_pairs(rdms: Any, name: str, like: NDArray[Any] | None = None) -> tuple[Floats, NDArray[Any] | None]:
+    """RDMs as (n_rdms, n_pairs) float64, from one or several, as pairs or squares, and the labels of their conditions.
+
+    Labelled squares are brought into the order of the labels ``like``, or of the first of them.
+    """
+    if isinstance(rdms, (list, tuple)) and any(_conditions(x, -1) is not None for x in rdms):
+        parts = []
+        for k, x in enumerate(rdms):
+            part, own = as_pairs(x, f"{name}[{k}]", like)
+            like = own if like is None else like
+            parts.append(part)
+        sizes = sorted({part.shape[1] for part in parts})
+        if len(sizes) > 1:
+            raise DataError(f"{name} hold RDMs of {n_conditions(sizes[0])} to {n_conditions(sizes[-1])} conditions.")
+        return np.concatenate(parts), like
     values = as_floats(rdms, name)
-    if _is_square(values):
-        values = square_rdm(values)
+    rows, columns = (_conditions(rdms, axis) for axis in (-2, -1)) if values.ndim > 1 else (None, None)
+    labels = rows if columns is None else columns
+    if values.ndim > 1 and values.shape[-1] == values.shape[-2] and labels is not None:
+        order = np.arange(values.shape[-1])
+        if rows is not None:
+            order = positions_of(labels, rows, "condition", (f"columns of {name}", "its rows"))
+        # Squares are told from pairs by their diagonal, which stands where rows and columns are in one order.
+        turned = values[..., order, :]
+        if _is_square(turned):
+            if like is not None:
+                order = positions_of(like, labels, "condition", ("the other RDMs", name))
+                turned, labels = turned[..., order, :][..., order], like
+            values = square_rdm(turned)
+        else:
+            labels = None
+    else:
+        labels = None
+        if _is_square(values):
+            values = square_rdm(values)
     if values.ndim == 1:
         values = values[None]
     if values.ndim != 2:
         raise DataError(f"{name} has shape {values.shape}; legal is (n_pairs,), (n_rdms, n_pairs) or squares of them.")
     n_conditions(values.shape[1])
-    return values
+    return values, labels
+
+
+def _conditions(rdm: Any, axis: int) -> NDArray[Any] | None:
+    """Labels of rows (-2) or columns (-1) of a square, where it has them."""
+    if np.ndim(rdm) < 2 or not (hasattr(rdm, "dims") or hasattr(rdm, "iloc")):
+        return None
+    found = labels_of(rdm, np.ndim(rdm) + axis, ("condition", "stimulus"))
+    dim = str(rdm.dims[axis]) if hasattr(rdm, "dims") else ""
+    return found.get(dim, next(iter(found.values()), None))
 
 
 def _gram(patterns: Any, centre: str = "") -> Floats:

@@ -19,6 +19,7 @@ from neuroenc.stats._blocks import (
     load_pair,
     voxel_blocks,
 )
+from neuroenc.stats._labels import match_rows
 
 __all__ = ["variance_components"]
 
@@ -38,7 +39,7 @@ def repeat_groups(stimulus: Any) -> tuple[Indices, Indices]:
 
 def _check(responses: Any, stimulus: Any) -> tuple[Any, Indices, Indices]:
     values = as_samples(responses, "responses")
-    order, counts = repeat_groups(stimulus)
+    order, counts = repeat_groups(match_rows(responses, stimulus, ("responses", "stimulus")))
     if len(order) != values.shape[0]:
         raise DataError(f"responses have {values.shape[0]} presentations but stimulus has {len(order)} ids.")
     if counts.max() < 2:
@@ -149,7 +150,7 @@ def variance_components(
 
 
 def split_half_noise_ratio(
-    responses: Any, stimulus: Any, *, n_splits: int, seed: int, max_memory: int
+    responses: Any, stimulus: Any, *, n_splits: int, seed: int, max_memory: int | str
 ) -> tuple[Floats, int]:
     """The ncsnr that the mean split-half correlation implies, and the largest number of repeats."""
     check_count("n_splits", n_splits)

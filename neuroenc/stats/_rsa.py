@@ -80,8 +80,9 @@ def _compare(a: Floats, b: Floats, method: str) -> Floats:
     return np.clip(out, -1.0, 1.0)
 
 
-def _both(a: Any, b: Any) -> tuple[Floats, Floats]:
-    x, y = as_pairs(a, "a"), as_pairs(b, "b")
+def _both(a: Any, b: Any, names: tuple[str, str] = ("a", "b")) -> tuple[Floats, Floats]:
+    x, labels = as_pairs(a, names[0])
+    y, _ = as_pairs(b, names[1], labels)
     if x.shape[1] != y.shape[1]:
         raise DataError(
             f"the RDMs have {n_conditions(x.shape[1])} and {n_conditions(y.shape[1])} conditions; "
@@ -108,7 +109,8 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman") -> Floats:
     Parameters
     ----------
     a, b : array (n_pairs,), (n_rdms, n_pairs), (n, n) or (n_rdms, n, n)
-        RDMs of the same conditions in the same order. A pair that is NaN in any of them is left out of all.
+        RDMs of the same conditions in the same order; labelled squares (tables, or arrays with coordinates) are
+        matched by their labels. A pair that is NaN in any of them is left out of all.
     method : {"spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a"}
 
     Returns
@@ -209,7 +211,7 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
     True
     """
     method = _method(method)
-    values = as_pairs(rdms, "rdms")
+    values, _ = as_pairs(rdms, "rdms")
     if len(values) < 2:
         raise DataError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
     values, _ = _known(values, values)
@@ -298,7 +300,7 @@ def rdm_permutation_test(
     """
     method = _method(method)
     n_permutations = check_count("n_permutations", n_permutations)
-    x, y = _both(models, data)
+    x, y = _both(models, data, ("models", "data"))
     if np.isnan(x).any() or np.isnan(y).any():
         raise DataError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
     observed = _compare(x, y, method).mean(axis=1)
@@ -356,8 +358,8 @@ def bootstrap_rdms(
     models : array (n_models, n_pairs) or squares
     data : array (n_subjects, n_pairs) or squares
     over : {"both", "stimuli", "subjects"}
-        To what a conclusion is to generalise. The standard error of ``"both"`` is too large (crossed resamples count
-        the noise of single entries several times); its expanded interval is corrected as in `bootstrap_subjects`.
+        To what a conclusion is to generalise. Crossed resamples (``"both"``) count the noise of single entries several
+        times; the standard error and the expanded interval are corrected as in `bootstrap_subjects`.
     method : str
         As in `compare_rdms`.
     n_bootstraps : int
@@ -398,7 +400,7 @@ def bootstrap_rdms(
     over = check_choice("over", over, ("both", "stimuli", "subjects"), {"conditions": "stimuli", "images": "stimuli"})
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
     confidence, interval = check_confidence(confidence), check_interval(interval)
-    x, y = _both(models, data)
+    x, y = _both(models, data, ("models", "data"))
     if over != "stimuli" and len(y) < 2:
         raise DataError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
     n = n_conditions(x.shape[1])
@@ -421,16 +423,17 @@ def bootstrap_rdms(
     draws = _draws(n, len(y), over, n_bootstraps, seed)
     drawn = list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap"))
     samples = np.stack([d[0] for d in drawn])
-    error, scale = standard_deviation(samples), None
+    error = standard_deviation(samples)
     n_units = len(y) if over == "subjects" else n
-    if interval == "expanded" and over == "both":
-        kinds = [standard_deviation(np.stack([d[1] for d in drawn])) ** 2, whole.var(axis=1) / len(y)]
-        scale = pooled_expansion(
-            list(zip(kinds, (n, len(y)), strict=True)), error**2, corrected_variance(*kinds, error**2)
-        )
-    elif interval == "expanded":
+    wanted = error**2
+    if over == "both":
+        conditions, people = standard_deviation(np.stack([d[1] for d in drawn])) ** 2, whole.var(axis=1) / len(y)
+        wanted = corrected_variance(conditions, people, error**2)
+        scale = pooled_expansion([(conditions, n), (people, len(y))], error**2, wanted)
+    else:
         scale = expansion(n_units)
-    low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
+    low, high, _ = interval_and_p(samples, estimate, error, confidence, scale if interval == "expanded" else None)
+    error = np.sqrt(wanted)
     result = BootstrapResult(
         estimate, error, np.clip(low, -1.0, 1.0), np.clip(high, -1.0, 1.0), None, confidence, n_bootstraps, n_units,
         method, interval,

@@ -21,6 +21,7 @@ from neuroenc.stats._blocks import (
     voxel_blocks,
 )
 from neuroenc.stats._intervals import expansion, p_value, standard_deviation
+from neuroenc.stats._labels import match_rows
 from neuroenc.stats._resampling import Sampler, count_units, draw_resamples, unit_of, weight_chunks
 
 __all__ = ["bootstrap_samples", "difference_p", "units_seen"]
@@ -107,7 +108,7 @@ def bootstrap_samples(
     max_memory = parse_memory(max_memory)
     y2, p2, _ = as_pair(y, yhat)
     n, n_voxels = y2.shape
-    counts, unit, _ = draw_resamples(n, groups, n_bootstraps, seed)
+    counts, unit, _ = draw_resamples(n, match_rows(y, groups, ("y", "groups")), n_bootstraps, seed)
     step = int(max(1, min(n_bootstraps, max_memory // 4 // (8 * n))))
     width = int(max(1, (max_memory // 2) // (8 * (9 * n + 8 * step))))
     estimate = np.full(n_voxels, np.nan)
@@ -151,7 +152,7 @@ def units_seen(y: Any, yhat: Any, *, groups: Any = None, max_memory: int | str =
     """
     y2, p2, _ = as_pair(y, yhat)
     n, n_voxels = y2.shape
-    unit, n_units = unit_of(n, groups)
+    unit, n_units = unit_of(n, match_rows(y, groups, ("y", "groups")))
     seen = np.empty(n_voxels)
     for columns in voxel_blocks(n, n_voxels, 3, max_memory):
         known = ~(np.isnan(load(y2, columns, "y")[0]) | np.isnan(load(p2, columns, "yhat")[0]))

@@ -251,3 +251,65 @@ def test_too_little_data_is_said(pair):
         call = stats.permutation_test if name == "n_permutations" else stats.bootstrap
         with pytest.raises(NeuroencError, match=f"{name}=0"):
             call(y, p, **{name: 0})
+
+
+RDMS = {
+    "compare_rdms": lambda a, b: stats.compare_rdms(a, b),
+    "bootstrap_rdms": lambda a, b: stats.bootstrap_rdms(a, b, over="stimuli", n_bootstraps=30)[0].low,
+    "rdm_permutation_test": lambda a, b: stats.rdm_permutation_test(a, b, n_permutations=30).p,
+    "rdm_ceiling": lambda a, b: stats.rdm_ceiling([a, b]).lower_subject,
+}
+
+
+@pytest.mark.parametrize("name", RDMS)
+def test_squares_of_dissimilarities_are_matched_by_condition(name):
+    rng = np.random.default_rng(0)
+    truth = rng.random((9, 4))
+    names = [f"c{k}" for k in range(9)]
+    squares = [stats.square_rdm(stats.rdm(truth + s * rng.random((9, 4)), "euclidean")) for s in (0.1, 0.5)]
+    a, b = (pd.DataFrame(x, names, names) for x in squares)
+    call, order = RDMS[name], rng.permutation(9)
+    expected = call(*squares) if name != "rdm_ceiling" else call(*map(stats.square_rdm, squares))
+    for turned in (b.iloc[order, order], b.iloc[order], b.iloc[:, ::-1]):
+        np.testing.assert_allclose(call(a, turned), expected, rtol=1e-9)
+    as_array = [xr.DataArray(x, dims=("condition", "other"), coords={"condition": x.index, "other": x.columns.values})
+                for x in (a, b.iloc[order, order])]  # fmt: skip
+    np.testing.assert_allclose(call(*as_array), expected, rtol=1e-9)
+    with pytest.raises(NeuroencError, match="different condition labels"):
+        call(a, b.rename(index={"c3": "x"}, columns={"c3": "x"}))
+    with pytest.raises(NeuroencError, match="different condition labels"):
+        call(a, b.rename(index={"c3": "x"}))
+
+
+def test_labelled_masks_and_labels_of_samples_are_matched(pair):
+    y, p = pair
+    mask = xr.DataArray(np.arange(V) < 2, dims="voxel", coords={"voxel": y.voxel})
+    plain = stats.bootstrap_rois(y, p, {"a": [0, 1]}, n_bootstraps=50)["a"].low
+    for turned in (mask[::-1], mask.to_pandas()[::-1]):
+        left = y if isinstance(turned, xr.DataArray) else y.to_pandas()
+        right = p if isinstance(turned, xr.DataArray) else p.to_pandas()
+        found = stats.bootstrap_rois(left, right, {"a": turned}, n_bootstraps=50)["a"].low
+        np.testing.assert_allclose(found, plain)
+        tested = stats.paired_permutation_test(left, right, left, rois={"a": turned}, n_permutations=20).rois["a"]
+        assert tested == stats.paired_permutation_test(y, p, y, rois={"a": [0, 1]}, n_permutations=20).rois["a"]
+    with pytest.raises(NeuroencError, match="voxel labels"):
+        stats.bootstrap_rois(y, p, {"a": mask.assign_coords(voxel=np.arange(V))}, n_bootstraps=50)
+    run = xr.DataArray(np.repeat(np.arange(6), N // 6), dims="stimulus", coords={"stimulus": y.stimulus})
+    order = np.random.default_rng(1).permutation(N)
+    calls = {
+        "bootstrap": lambda g: stats.bootstrap(y, p, groups=g, n_bootstraps=50).low,
+        "samples": lambda g: stats.bootstrap_samples(y, p, groups=g, n_bootstraps=50)[1],
+        "units": lambda g: stats.units_seen(y, p, groups=g),
+        "permutation": lambda g: stats.permutation_test(y, p, blocks=g, mode="within", n_permutations=20).p,
+        "paired": lambda g: stats.paired_permutation_test(y, p, y, blocks=g, n_permutations=20).p,
+    }
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(run[order]), call(run.values), err_msg=name)
+        with pytest.raises(NeuroencError, match="stimulus labels"):
+            call(run.assign_coords(stimulus=np.arange(N)))
+    single = xr.concat([y, y + 0.1 * p], "stimulus").assign_coords(stimulus=np.arange(2 * N))
+    ids = xr.DataArray(np.tile(np.arange(N), 2), dims="stimulus", coords={"stimulus": np.arange(2 * N)})
+    order = np.random.default_rng(2).permutation(2 * N)
+    np.testing.assert_allclose(
+        stats.ncsnr(single, ids[order], total="empirical"), stats.ncsnr(single.values, ids.values, total="empirical")
+    )
