@@ -90,7 +90,7 @@ def bootstrap_subjects(
 
     The mean over subjects of a score is resampled: stimuli (the same draw for all subjects who saw them), subjects,
     or both crossed. The crossed bootstrap counts the noise of single entries more than once, and
-    ``variance["corrected"]`` is
+    ``variance["corrected"]``, of which the standard error is the root, is
 
     .. math:: \sigma^2 = \min(\max(2 (\sigma^2_{stimuli} + \sigma^2_{subjects}) - \sigma^2_{both},
               \sigma^2_{stimuli}, \sigma^2_{subjects}), \sigma^2_{both})
@@ -200,20 +200,21 @@ def bootstrap_subjects(
     variance = {k: np.nanvar(v, axis=0, ddof=1) for k, v in drawn.items()}
     variance["corrected"] = corrected_variance(variance["stimuli"], variance["subjects"], variance["both"])
     chosen, estimate, error = drawn[over], own.mean(axis=0), np.sqrt(variance[over])
+    told = np.sqrt(variance["corrected"]) if over == "both" else error
     scale = None
     if interval == "expanded":
-        kinds = {"stimuli": n_units, "subjects": n}
+        sizes = {"stimuli": n_units, "subjects": n}
         # The variance of a mean over resampled subjects is known without resamples.
-        parts = [(own.var(axis=0) / n if k == "subjects" else variance[k], size) for k, size in kinds.items()]
+        parts = [(own.var(axis=0) / n if k == "subjects" else variance[k], size) for k, size in sizes.items()]
         if over == "both":
             scale = pooled_expansion(parts, variance["both"], variance["corrected"])
         else:
-            scale = expansion(np.full(estimate.shape, kinds[over]))
+            scale = expansion(np.full(estimate.shape, sizes[over]))
     low, high, p = interval_and_p(chosen, estimate, error, confidence, scale)
     shape = () if statistic else (own.shape[1],)
-    estimate, error, low, high, p = (np.asarray(x).reshape(shape) for x in (estimate, error, low, high, p))
+    estimate, told, low, high, p = (np.asarray(x).reshape(shape) for x in (estimate, told, low, high, p))
     return SubjectBootstrap(
-        estimate, error, low, high, p, {k: v.reshape(shape) for k, v in variance.items()},
+        estimate, told, low, high, p, {k: v.reshape(shape) for k, v in variance.items()},
         own.reshape(len(own), *shape), over, n_bootstraps, metric, interval,
     )  # fmt: skip
 

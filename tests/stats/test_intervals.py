@@ -175,3 +175,38 @@ def test_percentiles_of_too_few_resamples_are_refused():
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_shares_of_none_and_all_are_not_certain():
+    """Against Wilson's limits by hand, with Student's t; the resamples of 0 of 40 are all 0."""
+    none, every = (sample_interval(np.full(99, x), x, n_units=40, bounds=(0, 1)) for x in (0.0, 1.0))
+    t2 = scipy.stats.t.ppf(0.975, 39) ** 2
+    assert none[0] == 0.0
+    assert every[1] == 1.0
+    assert none[1] == pytest.approx(t2 / (40 + t2))
+    assert every[0] == pytest.approx(40 / (40 + t2))
+    assert np.isnan(none[2])
+    # A share of independent units is worth as many units as there are.
+    x = np.random.default_rng(0).random(400) < 0.2
+    drawn = np.random.default_rng(1).multinomial(400, np.full(400, 1 / 400), 4000) @ x / 400
+    ours = sample_interval(drawn, x.mean(), n_units=400, bounds=(0, 1))[:2]
+    np.testing.assert_allclose(ours, scipy.stats.binomtest(int(x.sum()), 400).proportion_ci(method="wilson"), atol=2e-3)
+    in_percent = sample_interval(100 * drawn, 100 * x.mean(), n_units=400, bounds=(0, 100))[:2]
+    np.testing.assert_allclose(in_percent, 100 * np.array(ours))
+    with pytest.raises(ValueError, match="bounds are 0 and 1"):
+        sample_interval(drawn, 1.5, n_units=400, bounds=(0, 1))
+
+
+@pytest.mark.parametrize("over", ["both", "stimuli", "subjects"])
+def test_standard_errors_agree_with_their_intervals(over):
+    rng = np.random.default_rng(0)
+    data = {str(k): rng.standard_normal((2, 60, 6)) for k in range(40)}
+    found = bootstrap_subjects(data, over=over, statistic="mean", n_bootstraps=999)
+    x = rng.standard_normal((40, 12))
+    rdms, _ = bootstrap_rdms(
+        rdm(x), np.stack([rdm(x + rng.standard_normal(x.shape)) for _ in range(40)]), over=over, n_bootstraps=999
+    )
+    for one in (found, rdms):
+        assert np.ravel((one.high - one.low) / one.standard_error) == pytest.approx(3.92, rel=0.12)
+    if over == "both":
+        assert float(found.standard_error) == pytest.approx(float(found.variance["corrected"]) ** 0.5)
