@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,8 +45,8 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Decorator for commands: errors about the user's input are one line on stderr.
 
     Exit codes: 2 for the user's input, files and machine, 1 for a fault of neuroenc (a line that asks to report it),
-    130 after Ctrl-C and 143 after SIGTERM. NEUROENC_TRACEBACK=1 shows the traceback instead. ``quiet=True`` among the
-    command's options hides every progress bar.
+    130 after Ctrl-C and 143 after SIGTERM. Warnings are one line too. NEUROENC_TRACEBACK=1 shows the traceback instead,
+    and the source of warnings. ``quiet=True`` among the command's options hides every progress bar.
 
     Examples
     --------
@@ -64,7 +65,7 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _sigterm(), _quiet(bool(kwargs.get("quiet"))):
+            with _sigterm(), _plain_warnings(), _quiet(bool(kwargs.get("quiet"))):
                 return command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
@@ -102,6 +103,22 @@ def _quiet(quiet: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as sentences, without the line of source that raised them."""
+    before = warnings.formatwarning
+
+    def sentence(message: Warning | str, category: type[Warning], filename: str, number: int, line: Any = None) -> str:
+        return f"warning: {' '.join(str(message).split())}\n"
+
+    if os.environ.get("NEUROENC_TRACEBACK", "0") in ("", "0"):
+        warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import typer
@@ -53,6 +54,22 @@ def test_every_error_is_one_line_and_only_faults_of_ours_ask_for_a_report(capsys
     found, text = _told(capsys, _raise(error))
     assert (found, text.count("\n")) == (code, 0)
     assert part in text
+
+
+def test_a_warning_is_one_line_without_source(capsys, monkeypatch):
+    def command():
+        warnings.warn("mask holds [-1, 0, 1]:\n    the 40 voxels above 0 are taken", stacklevel=1)
+
+    before = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *a: sys.stderr.write(warnings.formatwarning(*a[:4]))  # pytest records them else
+        clean_errors(command)()
+        assert capsys.readouterr().err == "warning: mask holds [-1, 0, 1]: the 40 voxels above 0 are taken\n"
+        monkeypatch.setenv("NEUROENC_TRACEBACK", "1")
+        clean_errors(command)()
+        assert "test_errors.py" in capsys.readouterr().err
+    assert warnings.formatwarning is before
 
 
 def test_a_broken_file_is_named_even_where_the_reader_does_not(capsys, tmp_path):
