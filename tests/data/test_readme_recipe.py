@@ -1,24 +1,38 @@
-"""The README's recipe for own arrays runs as it is printed, on tiny files with planted responses."""
+"""The README's blocks of Python and TOML run as they are printed, on tiny files with planted responses."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from PIL import Image
 
+from neuroenc import data, workflows
 from neuroenc.data.simulate import simulate_world
+from neuroenc.embedding import ImageEmbedder
+from neuroenc.workflows import example_caption_config, read_caption_config, read_config, read_icl_config, run
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
+def blocks(heading: str, language: str = "python") -> list[str]:
+    section = README.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+
+
 def recipe() -> str:
-    section = README.read_text(encoding="utf-8").split("## In a script, with your own arrays\n")[1].split("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[0]
+    return blocks("In a script, with your own arrays")[0]
+
+
+def execute(code: str, **names):
+    exec(compile(code, "README.md", "exec"), names)
+    return names
 
 
 @pytest.fixture
@@ -58,8 +72,7 @@ def test_it_is_short():
 
 def test_it_runs_as_printed_and_predicts(files):
     root, mask = files
-    names: dict = {}
-    exec(compile(recipe(), "README.md", "exec"), names)
+    names = execute(recipe())
     r = names["r"]
     assert float(r.median()) > 0.5
     assert set(r["roi"].values) == {"", "FFA"}
@@ -67,3 +80,77 @@ def test_it_runs_as_printed_and_predicts(files):
     np.testing.assert_allclose(written[mask > 0], r.values, atol=1e-6)
     assert not set(names["train"].stimulus.values) & set(names["test"].stimulus.values)
     assert (root / "s1-clip").exists()
+
+
+def test_the_config_of_a_run_is_taken_as_printed(files):
+    """But for the model, which is not on this machine; the mask is written as NSD writes its own."""
+    root, mask = files
+    nsdgeneral = np.where(mask > 0, 1, np.where(np.arange(64).reshape(4, 4, 4) % 2, 0, -1)).astype(np.int16)
+    nib.Nifti1Image(nsdgeneral, np.diag([2.0, 2, 2, 1])).to_filename(root / "nsdgeneral.nii.gz")
+    (text,) = blocks("On the command line", "toml")
+    (root / "my.toml").write_text(text, encoding="utf-8")
+    here = ['features.model="world"', 'features.pretrained=""', "evaluation.permutations=100"]
+    config = read_config(root / "my.toml", here)
+    with pytest.warns(UserWarning, match=r"holds \[-1, 0, 1\]"):
+        summary = run(config, root / "out", progress=False, say=lambda _: None)
+    assert summary["n_voxels"] == 40
+    assert summary["median_r"] > 0.5
+    assert config.evaluation.permutation_null == "auto"
+
+
+def test_configs_of_parts_are_taken_as_printed(tmp_path):
+    (text,) = blocks("A new subject and few trials?", "toml")
+    (tmp_path / "my.toml").write_text(text, encoding="utf-8")
+    config = read_icl_config(tmp_path / "my.toml")
+    assert (len(config.task.train), config.evaluate.groups) == (2, "roi")
+    (text,) = blocks("What does a voxel prefer, in words?", "toml")
+    example = Path(workflows.__file__).parent / "examples_caption" / "world.toml"
+    (tmp_path / "caption.toml").write_text(example.read_text(encoding="utf-8") + "\n" + text, encoding="utf-8")
+    # The comments say that these are the defaults.
+    assert read_caption_config(tmp_path / "caption.toml") == example_caption_config("world")
+
+
+def test_nsd_loads_as_printed(files):
+    from neuroenc.data.simulate import nsd_tree
+
+    nsd_tree("nsd", n_subjects=1, formats=("nii.gz",))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*constant within")
+        names = execute(blocks("From NSD's folders, or anyone's")[0])
+    assert names["split"].test.shape[1] == names["subject"].responses.shape[1] > 0
+
+
+def test_a_new_subject_and_its_captions_as_printed(files, simulated):
+    """The in-context encoder, then the captioner on what it fitted."""
+    X, Y, bank, scores = simulated
+    names = execute(blocks("A new subject and few trials?")[0], X_support=X[:50], Y_support=Y[:50], X=X[50:])
+    assert names["predicted"].shape == names["sd"].shape == (len(X) - 50, Y.shape[1])
+    given = {"bank": bank, "encoder": names["encoder"], "scores": scores}
+    names = execute(blocks("What does a voxel prefer, in words?")[0], **given)
+    assert {"voxel", "rank", "caption", "score", "predicted"} <= set(names["study"].captions.columns)
+    assert Path("captions-s1", "index.html").is_file()
+
+
+@pytest.fixture
+def simulated():
+    """Features, responses of four voxels, a bank, scores with a gate."""
+    scenes = simulate_world(80, seed=3)
+    raw = ImageEmbedder("world", progress=False, cache=False).embed(scenes)
+    X = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    X.attrs.update(raw.attrs, normalised=1)
+    rng = np.random.default_rng(0)
+    signal = np.asarray(X - X.mean("stimulus")) @ rng.standard_normal((X.shape[1], 4))
+    Y = data.make_responses(signal / signal.std(0) + rng.standard_normal(signal.shape), stimulus=scenes.ids)
+    Y = data.average_repeats(data.zscore(Y, by="session") if "session" in Y.coords else Y)
+    scores = xr.Dataset({"r": ("voxel", [0.5] * 4), "q_value": ("voxel", [0.01, 0.01, 0.01, 0.4])},
+                        coords={"voxel": Y["voxel"].values})  # fmt: skip
+    return data.match(X, Y), Y, raw, scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("heading", "number"),
+    [("In a notebook", 0), ("In a script, with your own arrays", 1), ("Which readout, which features?", 0)],
+)
+def test_the_larger_blocks_run_as_printed(files, heading, number):
+    assert "encoder" in execute(blocks(heading)[number])
