@@ -81,7 +81,7 @@ def gate_voxels(
         hold(~inside, f"outside {', '.join(rois)}")
     if kind == "q":
         value = np.asarray(scores["q_value"].values, dtype=np.float64)
-        hold(~(value < q), [f"not predicted above chance (q = {x:.2f})" for x in value])
+        hold(~(value < q), [f"not predicted above chance (q = {x:#.2g})" for x in value])
         hold(~(r > 0), "predicted below zero")
     if min_ceiling_r > 0:
         ceiling = np.asarray(scores["noise_ceiling_r"].values, dtype=np.float64)
