@@ -21,7 +21,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import evidence, project
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli, simulate_world
-from neuroenc.embedding import ImageEmbedder
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.retrieval import as_bank
 from neuroenc.workflows import build_bank
 
@@ -57,6 +57,29 @@ def test_rows_are_the_embeddings_of_the_files(scenes, tmp_path):
     assert record["weights_hash"] == bank.info["weights_hash"] == ImageEmbedder("world").backbone.weights_hash()
     exact = build_bank(scenes, tmp_path / "exact", dtype="float32", progress=False)
     np.testing.assert_allclose(next(exact.chunks(100)).rows, want, rtol=1e-5, atol=1e-5)
+
+
+OPENED = """
+import json, sys
+import numpy as np
+from neuroenc.embedding import TextEmbedder
+from neuroenc.retrieval import load_bank
+bank = load_bank(sys.argv[1])
+text = np.asarray(TextEmbedder("world", cache=False, progress=False).embed(["a dog"]))
+rows = np.concatenate([c.rows for c in bank.chunks(7)]).astype(np.float32)
+print(json.dumps({"rows": rows.tolist(), "ids": bank.ids.tolist(), "text": (rows @ text.T)[:, 0].tolist()}))
+"""
+
+
+def test_a_new_process_finds_in_a_bank_what_is_in_its_pictures(scenes, tmp_path, fresh):
+    build_bank(scenes, tmp_path / "bank", shard_rows=16, dtype="float32", progress=False)
+    found = fresh(OPENED, tmp_path / "bank")
+    files = sorted(scenes.glob("*.png"))
+    want = ImageEmbedder("world", cache=False, progress=False).embed(Stimuli([f.name for f in files], files)).values
+    assert found["ids"] == [f.name for f in files]
+    np.testing.assert_allclose(found["rows"], want, rtol=1e-5, atol=1e-5)
+    text = TextEmbedder("world", cache=False, progress=False).embed(["a dog"]).values
+    np.testing.assert_allclose(found["text"], (want @ text.T)[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_duplicates_and_broken_files_are_left_out_by_name(scenes, tmp_path):
