@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -359,7 +359,8 @@ def bootstrap_rdms(
     data : array (n_subjects, n_pairs) or squares
     over : {"both", "stimuli", "subjects"}
         To what a conclusion is to generalise. Crossed resamples (``"both"``) count the noise of single entries several
-        times; the standard error and the expanded interval are corrected as in `bootstrap_subjects`.
+        times; the standard error and the expanded interval are corrected as in `bootstrap_subjects`, and too wide where
+        subjects differ by noise alone (8 subjects: 98 to 99 % of 95 % intervals held the truth).
     method : str
         As in `compare_rdms`.
     n_bootstraps : int
@@ -426,12 +427,18 @@ def bootstrap_rdms(
     error = standard_deviation(samples)
     n_units = len(y) if over == "subjects" else n
     wanted = error**2
+    # Pairs of a stimulus with itself are left out, which makes resamples of n stimuli vary by (n / (n - 1))^2 more than
+    # a plug-in estimate does, where n / (n - 1) more is right.
+    own = ((n - 1) / n) ** 2
     if over == "both":
-        conditions, people = standard_deviation(np.stack([d[1] for d in drawn])) ** 2, whole.var(axis=1) / len(y)
-        wanted = corrected_variance(conditions, people, error**2)
+        people = whole.var(axis=1) / len(y)
+        conditions = own * standard_deviation(np.stack([d[1] for d in drawn])) ** 2
+        wanted = corrected_variance(conditions, people, people + own * np.maximum(error**2 - people, 0.0))
         scale = pooled_expansion([(conditions, n), (people, len(y))], error**2, wanted)
     else:
         scale = expansion(n_units)
+        if over == "stimuli":
+            scale = replace(scale, factor=np.sqrt(own) * scale.factor)
     low, high, _ = interval_and_p(samples, estimate, error, confidence, scale if interval == "expanded" else None)
     error = np.sqrt(wanted)
     result = BootstrapResult(
