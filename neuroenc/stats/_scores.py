@@ -29,7 +29,8 @@ def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int | str = MAX_M
     Parameters
     ----------
     y, yhat : array (n_samples, n_voxels) or (n_samples,)
-        Measured and predicted responses in the same unit and order. Sums run in float64 whatever the dtype.
+        Measured and predicted responses in the same unit. DataArrays are matched by their labels, or refused; plain
+        arrays must be in one order. Sums run in float64 whatever the dtype.
         A NaN in either array drops that sample for that voxel only. Lazy arrays (memmap, dask, HDF5) are
         read one block of voxels at a time.
     metric : {"r", "r2", "ev"}
