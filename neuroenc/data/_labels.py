@@ -88,14 +88,15 @@ def stimulus_names(values: Any, where: str) -> np.ndarray:
     """
     array = np.asarray(values)
     found: list[str] = []
-    for n, cell in enumerate(array.tolist()):
+    cells: list[Any] = array.tolist()
+    for n, cell in enumerate(cells):
         at = f"{where}, row {n + 1}: stimulus"
         if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
             raise DataError(f"{at} is empty. Next step: name it, or leave the trial out of table and responses.")
         if isinstance(cell, (float, np.floating)):
             if not float(cell).is_integer():
                 raise DataError(f"{at} is {cell!r}; picture numbers must be whole. Next step: name stimuli by text.")
-            if abs(cell) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
+            if abs(float(cell)) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
                 raise DataError(
                     f"{at} is {cell!r} in {array.dtype}, which cannot tell it from its neighbours. Next step: read the"
                     " column as text or integers."

@@ -106,7 +106,7 @@ def space_of(Y: Any) -> dict[str, Any]:
     return found
 
 
-def _first(values: np.ndarray) -> str:
+def _first(values: Any) -> str:
     return ", ".join(map(str, np.asarray(values).ravel()[:3].tolist()))
 
 

@@ -87,6 +87,8 @@ def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, se
     if kind not in ("bootstrap", "halves"):
         raise ConfigError(unknown_name("kind", kind, ("bootstrap", "halves")))
     member = check_groups(groups, np.size(groups), {})
+    if member is None:
+        raise DataError("groups=None; expected the group of each row, such as its stimulus.")
     labels = np.unique(member)
     if len(labels) < 2:
         raise DataError(f"{len(labels)} group of rows; at least two are needed to resample.")

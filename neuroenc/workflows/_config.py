@@ -289,8 +289,8 @@ def _region(name: str, value: Any) -> str:
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     features = config.features
     if features.file:
-        found = {name: absolute(folder, getattr(features, name)) for name in ("file", "samples")}
-        features = dataclasses.replace(features, **found)
+        file, samples = absolute(folder, features.file), absolute(folder, features.samples)
+        features = dataclasses.replace(features, file=file, samples=samples)
     return dataclasses.replace(config, data=absolute_data(config.data, folder), features=features)
 
 

@@ -97,7 +97,7 @@ class _Folds:
 
     def accuracy(self, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
         """Correlations (v,) of responses (n, v), mean 0, with predictions by ``alphas`` (fold, v)."""
-        sums = sum(self.sums(k, part, alphas[k]) for k, part in enumerate(self.parts(y)))
+        sums = np.sum([self.sums(k, part, alphas[k]) for k, part in enumerate(self.parts(y))], axis=0)
         return _correlation(sums, np.einsum("nv,nv->v", y, y), self.n)
 
 

@@ -62,7 +62,9 @@ def with_verdicts(name: str, table: pd.DataFrame) -> pd.DataFrame:
     elif name == "hallucination rate" and {"low", "high", "chance"} <= set(table):
         # Few unsupported phrases are good ones: turned round.
         said = [
-            verdict("x", interval=tuple(-x for x in _minus(row, "chance"))).replace("above x", "below chance")
+            verdict("x", interval=(row["chance"] - row["high"], row["chance"] - row["low"])).replace(
+                "above x", "below chance"
+            )
             for row in rows
         ]  # fmt: skip
     elif len(table) == 2 and table.iloc[:, 0].tolist() == ["fitted weights", "shuffled weights"]:
@@ -137,7 +139,7 @@ def failed_controls(study: CaptionStudy) -> pd.Series:
         known = np.isfinite(v) & np.isfinite(n)
         measured |= known
         bad = known & (v <= n)
-        failed[bad] = [f"{x}; {name}" if x else name for x in failed[bad]]
+        failed = failed.mask(bad, [f"{x}; {name}" if x else name for x in failed])
     return failed.where(measured, None)
 
 

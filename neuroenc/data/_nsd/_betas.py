@@ -67,7 +67,7 @@ class Spool:
             _check_shape(values, files[0], layout.shape)
             for rows in _frames(values, index, budget):
                 with storage_errors(folder):
-                    self.handle.write(memoryview(np.ascontiguousarray(rows)).cast("B"))
+                    self.handle.write(np.ascontiguousarray(rows).data.cast("B"))
         with storage_errors(folder):
             self.handle.flush()
         self.n_trials = self.handle.tell() // (4 * self.n_places)

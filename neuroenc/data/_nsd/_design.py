@@ -135,7 +135,7 @@ def _stimulus_table(path: Path) -> pd.DataFrame:
     """Columns that are used, with whole numbers as such; the published table begins with a column without a name."""
     texts = ("cocoSplit", "cropBox")
     table = read_table(path, ("cocoId", "cocoSplit", "nsdId"), what="table of pictures")
-    for column in table:
+    for column in map(str, table):
         if column in ("cocoId", "nsdId") or column.startswith("subject"):
             values = numbers(table, column, path, missing=() if column in ("cocoId", "nsdId") else ("",), default=0)
             if (values != np.round(values)).any():

@@ -212,7 +212,7 @@ def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]
     lost = [c for c in wanted if c not in table]
     if lost:
         raise DataError(unknown_name(f"confound in {run.confounds.name}", lost[0], list(map(str, table.columns))))
-    steady = [c for c in table if c.startswith("non_steady_state")]
+    steady = [c for c in map(str, table) if c.startswith("non_steady_state")]
     if steady and not set(steady) & set(wanted):
         warnings.warn(
             f"{run.confounds.name} marks {len(steady)} volumes before the steady state, which stay in the model. Next"

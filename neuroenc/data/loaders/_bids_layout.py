@@ -79,7 +79,7 @@ class Run:
                               "file": cells})  # fmt: skip
         twice = frame[shown].duplicated(["onset", "stimulus"])
         if twice.any():
-            row = int(twice.index[np.argmax(twice)])
+            row = int(twice.index[twice.to_numpy()][0])
             raise DataError(f"{self.events}, row {row + 1}: {cells[row]!r} at {onset[row]:g} s stands there twice.")
         return frame.sort_values("onset", kind="stable").reset_index(drop=True)
 

@@ -309,7 +309,7 @@ def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     ids = first.index.to_numpy(dtype=str)
     folders = within(root, "Presented_Stimuli")
     found = find_pictures(folders[0], ids, partial=True) if folders else [None]
-    images = None if None in found else found
+    images = [p for p in found if p is not None] if None not in found else None
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]
     wnid = [re.fullmatch(r"(n\d{8})_\d+", s) for s in ids]
     kinds = ["coco" if c else "imagenet" if w else "scene" for c, w in zip(coco, wnid, strict=True)]

@@ -110,7 +110,7 @@ def unpacked(path: Path, voxel: np.ndarray, budget: int) -> np.ndarray:
                 else:
                     # Written, not mapped: a full disk is an error here, and a crash (SIGBUS) of a mapped array.
                     with storage_errors(gettempdir()):
-                        handle.write(memoryview(rows).cast("B"))
+                        handle.write(rows.data.cast("B"))
             with storage_errors(gettempdir()):
                 handle.flush()
             if small:

@@ -161,7 +161,7 @@ def _voxel_table(path: Path) -> pd.DataFrame:
     table = read_table(path, _VOXELS, what="table of voxels")
     whole = ("voxel_id", "voxel_x", "voxel_y", "voxel_z")
     made: dict[str, Any] = {}
-    for column in table:
+    for column in map(str, table):
         if column in whole:
             made[column] = _whole(table, column, path)
         elif column in _VOXELS:
@@ -289,5 +289,5 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
     places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
     folder = next((f for f in places if f.is_dir()), None)
     found = [None] if folder is None else find_pictures(folder, ids, partial=True)
-    images = None if None in found else found
+    images = [p for p in found if p is not None] if None not in found else None
     return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)
