@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_json, write_json, write_text
+from neuroenc._util.files import hash_array, hash_json, read_json, read_text, write_json, write_text
 from neuroenc.report._bids_files import write_map
 from neuroenc.report._bids_names import STANDARD_SPACES, check_label, file_name, label_of, space_label, stat_labels
 from neuroenc.report._bids_sidecars import description, parsed
@@ -29,6 +29,7 @@ unit, how many held-out stimuli it rests on, the convention of the noise ceiling
 *_dseg.* hold regions of interest; the .tsv file beside them names the numbers.
 """
 # The suffix statmap, the entity stat and maps of single regions of a run are not in the validator's schema yet.
+_NOTE = ".unfinished-export"
 _IGNORE = "*_statmap.*\n*_dseg.*\n"
 # Vertices of a hemisphere of fsaverage -> label of den.
 _DENSITY = {642: "642", 2562: "3k", 10242: "10k", 40962: "41k", 163842: "164k"}
@@ -153,7 +154,12 @@ def export_bids(
     ]
     _check_folder(folder)
     existing = [p["stem"] for p in plans if any((folder / p["stem"]).parent.glob(Path(p["stem"]).name + ".*"))]
-    if existing and not overwrite:
+    # While maps are written, a note says of what: an export that was killed goes on over its own maps.
+    values = [p["scores"]["roi"].values.astype(str) if p["score"] == "roi" else p["scores"][p["score"]].values
+              for p in plans]  # fmt: skip
+    key, note = hash_json([[p["stem"], hash_array(x)] for p, x in zip(plans, values)]), folder / _NOTE
+    goes_on = note.is_file() and read_text(note).strip() == key
+    if existing and not overwrite and not goes_on:
         first = Path(existing[0]).name
         raise DataError(f"{len(existing)} maps exist in {folder}, first {first}. Next step: overwrite=True.")
     written = [folder / "dataset_description.json"]
@@ -161,9 +167,11 @@ def export_bids(
     for file, text in (("README", _README), (".bidsignore", _IGNORE)):
         if not (folder / file).exists():
             written.append(write_text(folder / file, text))
+    write_text(note, key + "\n")
     origin = parsed(provenance if provenance is not None else table.attrs.get("provenance"))
     for plan in plans:
         written += write_map(folder, plan, sources, origin)
+    note.unlink(missing_ok=True)
     return written
 
 

@@ -140,6 +140,34 @@ def test_sidecars_say_what_a_map_is(volume, tmp_path):
     assert "ncsnr^2" in ceiling["CeilingConvention"]
 
 
+def test_a_killed_export_goes_on_over_its_own_maps_only(volume, tmp_path, monkeypatch):
+    from neuroenc.report import _bids
+
+    export_bids(volume, tmp_path / "whole", subject="1", space="T1w")
+    plain, done = _bids.write_map, []
+
+    def killed(*args):
+        if done:
+            raise KeyboardInterrupt
+        done.append(plain(*args))
+        return done[-1]
+
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(_bids, "write_map", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_bids(volume, folder, subject="1", space="T1w")
+    other = volume.copy(deep=True)
+    score = next(name for name in other.data_vars if other[name].dtype.kind == "f")
+    other[score] = other[score] + 1
+    with pytest.raises(DataError, match="maps exist"):
+        export_bids(other, folder, subject="1", space="T1w")
+    export_bids(volume, folder, subject="1", space="T1w")
+    assert [p.name for p in sorted(folder.rglob("*"))] == [p.name for p in sorted((tmp_path / "whole").rglob("*"))]
+    with pytest.raises(DataError, match="maps exist"):
+        export_bids(volume, folder, subject="1", space="T1w")
+
+
 def test_the_ceiling_of_a_normalised_score_is_named(surface, tmp_path):
     export_bids(surface, tmp_path, subject="01", names=["r_normalised", "noise_ceiling_r", "r"])
     said = {
