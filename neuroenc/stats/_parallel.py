@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from neuroenc._util.errors import ConfigError
+from neuroenc._util.progress import progress as drawn
 
 __all__ = ["Progress", "check_jobs", "run", "ticker"]
 
@@ -36,11 +37,9 @@ def ticker(progress: Progress, total: int | None, desc: str) -> tuple[Callable[[
             told(done, total)
 
         return step, lambda: None
-    if not progress or os.environ.get("NEUROENC_PROGRESS", "1") == "0":
+    if not progress:
         return lambda more: None, lambda: None
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=total, desc=desc, dynamic_ncols=True)
+    bar = drawn(desc=desc, total=total)
     return lambda more: (bar.update(more), None)[1], bar.close
 
 
