@@ -63,8 +63,8 @@ class BandedRidgeEncoder(LinearEncoder):
               \qquad \gamma_v \in \text{simplex}
 
     Candidates for gamma are drawn at random once and shared by all voxels; every voxel keeps the pair
-    (gamma, alpha) with the best cross-validated score. A band with gamma 0 is left out. Bands of a mapping are matched by
-    name when the encoder predicts or scores, in any order.
+    (gamma, alpha) with the best cross-validated score. A band with gamma 0 is left out. Bands of a mapping are matched
+    by name when the encoder predicts or scores, in any order.
 
     Parameters
     ----------
