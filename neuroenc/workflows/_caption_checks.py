@@ -124,9 +124,14 @@ def round_trip_table(
 
 
 def diversity_table(
-    named: dict[str, pd.DataFrame], embed_text: Callable[[list[str]], Any], seed: int, n_draws: int = 100
+    named: dict[str, pd.DataFrame], embed_text: Callable[[list[str]], Any], seed: int, n_draws: int = 1000
 ) -> pd.DataFrame:
-    """How much best captions differ among voxels, with 95 % intervals over voxels, for several sets of captions."""
+    """How much best captions differ among voxels, for several sets of captions.
+
+    The semantic variance has a 95 % interval over voxels. Numbers of words and of components have none: they grow with
+    the number of captions, and resamples, which repeat captions, say too little of them (intervals of them held the
+    expected number in 44 to 88 % of simulated cases).
+    """
     rows = []
     for name, captions in named.items():
         texts = captions.loc[captions["rank"] == 1, "caption"].astype(str).tolist()
@@ -134,14 +139,11 @@ def diversity_table(
             continue
         vectors = np.asarray(embed_text(texts), dtype=np.float64)
         row: dict[str, Any] = {"captions": name, **{str(k): v for k, v in caption_diversity(texts, vectors).items()}}
-        rng = np.random.default_rng(seed)
-        draws = []
-        for _ in range(n_draws):
-            at = rng.integers(0, len(texts), len(texts))
-            draws.append(caption_diversity([texts[k] for k in at], vectors[at]))
-        table = pd.DataFrame(draws)
-        for column in ("vocabulary", "semantic_variance", "dimensions_90"):
-            limits = stats.sample_interval(table[column].to_numpy(dtype=float), row[column], n_units=len(texts))[:2]
-            row[f"{column}_low"], row[f"{column}_high"] = (max(0.0, float(v)) for v in limits)
+        n, unit = len(texts), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws) / n
+        # Of unit vectors the mean squared distance from their mean is 1 less its square.
+        samples = 1.0 - ((drawn @ unit) ** 2).sum(axis=1)
+        low, high, _ = stats.sample_interval(samples, row["semantic_variance"], n_units=n)
+        row["semantic_variance_low"], row["semantic_variance_high"] = max(0.0, float(low)), min(1.0, float(high))
         rows.append({k: int(v) if k.startswith("n_") else v for k, v in row.items()})
     return pd.DataFrame(rows)

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc.captions import concept_shares, hallucination_rate, sentence_scores
+from neuroenc.workflows._caption_checks import diversity_table
 
 REPEATS = 2000
 
@@ -58,6 +59,19 @@ def test_rates_of_phrases(rate):
                               "verdict": np.where(bad, "unsupported", "supported")})  # fmt: skip
         found.append(hallucination_rate(table, by=None, n_bootstraps=399, seed=seed).iloc[0][["low", "high", "rate"]])
     judge(*np.array(found, dtype=float).T, rate)
+
+
+@pytest.mark.slow
+def test_semantic_variance():
+    """40 captions; the truth is what 40 captions have on average."""
+    rng, found = np.random.default_rng(0), []
+    table = pd.DataFrame({"rank": 1, "caption": [f"a dog number {k}" for k in range(40)]})
+    for seed in range(REPEATS):
+        vectors = rng.standard_normal((40, 12)) * np.linspace(2, 0.2, 12) + 1
+        row = diversity_table({"x": table}, lambda texts, v=vectors: v, seed).iloc[0]
+        found.append(row[["semantic_variance_low", "semantic_variance_high", "semantic_variance"]])
+    low, high, estimate = np.array(found, dtype=float).T
+    judge(low, high, estimate, estimate.mean())
 
 
 @pytest.mark.slow

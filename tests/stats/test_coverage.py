@@ -17,9 +17,11 @@ from neuroenc.stats import (
     bootstrap_normalised,
     bootstrap_rdms,
     bootstrap_rois,
+    bootstrap_samples,
     bootstrap_subjects,
     compare_rdms,
     crossed_interval,
+    partition_variance,
     rdm,
     sample_interval,
     score,
@@ -43,6 +45,29 @@ def judge(low, high, estimate, truth, n_units, skewed=False):
         pytest.xfail(f"ratios of 30 stimuli are skewed: held {held:.3f}, width {width:.2f} of 3.92 standard deviations")
     if n_units >= 30:
         assert 0.85 <= width <= 1.15, (held, width)
+
+
+def test_means_of_percentiles():
+    """Of 30 voxels, that heap up at one end or at both."""
+    for a, b in ((5, 1), (0.5, 0.5)):
+        x = np.random.default_rng(30).beta(a, b, (30, REPEATS))
+        low, high, _ = sample_interval(draws_of(30, 499, 0) @ x / 30, x.mean(axis=0), n_units=30, bounds=(0, 1))
+        judge([low], [high], [x.mean(axis=0)], a / (a + b), 30)
+
+
+WIDE = pytest.mark.xfail(reason="shares of R2 of 30 stimuli: held .95 to .96, width 1.15 to 1.29", strict=True)
+
+
+@pytest.mark.parametrize("n", [pytest.param(30, marks=WIDE), 100])
+def test_shares_of_variance(n):
+    """Two spaces that each hold a third, and nothing together."""
+    a, b, e = np.random.default_rng(n).standard_normal((3, n, REPEATS))
+    drawn = {k: bootstrap_samples(a + b + e, v, metric="r2", n_bootstraps=199)
+             for k, v in {"a": a, "b": b, ("a", "b"): a + b}.items()}  # fmt: skip
+    estimate, samples = (partition_variance({k: v[i] for k, v in drawn.items()}).parts for i in (0, 1))
+    for part, truth in zip(estimate, (1 / 3, 1 / 3, 0.0)):
+        low, high, _ = sample_interval(samples[part], estimate[part], n_units=n)
+        judge([low], [high], [estimate[part]], truth, n)
 
 
 def draws_of(n, count, seed):

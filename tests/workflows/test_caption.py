@@ -349,7 +349,9 @@ def test_tables_have_intervals_that_hold_their_value():
 
     coef = xr.DataArray(embed(list(vectors)).T, dims=("feature", "voxel"), coords={"voxel": np.arange(30)})
     row = round_trip_table(captions, coef, rng.standard_normal((200, 6)), embed, None, None, 0)[0].iloc[0]
-    assert 0.9 < row["low"] <= row["mean percentile"] <= row["high"]
+    # All 30 at the top: Wilson's lower limit with t(29) of 30 of 30, which resamples of ones would put at 1.
+    assert row["mean percentile"] == row["high"] == 1.0
+    assert row["low"] == pytest.approx(30 / (30 + 2.0452**2), abs=1e-4)
     table = diversity_table({"x": captions}, embed, 0)
     assert table.loc[0, "semantic_variance_high"] > table.loc[0, "semantic_variance_low"]
 
