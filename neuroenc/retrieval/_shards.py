@@ -90,7 +90,7 @@ def read_shard_record(bank: Path, number: int) -> dict[str, Any] | None:
     folder = shard_folder(bank, number)
     try:
         record: dict[str, Any] = read_sealed_json(folder / "shard.json", needed=("rows", "sha256", "tables"))
-        found = [sha256_file(folder / name) for name in _FILES]
+        found = [sha256_file(check_readable_file(folder / name)) for name in _FILES]
     except (OSError, DataError):
         return None
     return record if found == [record["sha256"], *record["tables"]] else None
@@ -185,7 +185,9 @@ class StoredBank(EmbeddingBank):
 
     def left_out(self) -> pd.DataFrame:
         """Images that are not in the bank: ``id, file, reason, of`` (the image that a duplicate equals)."""
-        paths = sorted((self.path / "shards").glob("[0-9]*/left_out.csv"))
+        # Blocks of which nothing was kept are no shards, and have their table.
+        shards = {shard_folder(self.path, record["number"]) / "left_out.csv" for record in self.info["shards"]}
+        paths = sorted(shards | {*(self.path / "shards").glob("[0-9]*/left_out.csv")})
         return pd.concat([read_table(p, None, self.info["version"]) for p in paths], ignore_index=True)
 
     @property
@@ -248,7 +250,7 @@ class StoredBank(EmbeddingBank):
         for record in self.info["shards"]:
             folder = shard_folder(self.path, record["number"])
             for name, promised in zip(_FILES, [record["sha256"], *record.get("tables", ())]):
-                if sha256_file(folder / name) != promised:
+                if sha256_file(check_readable_file(folder / name)) != promised:
                     raise DataError(f"{folder / name} is damaged (another sha256). Next step: build the bank again.")
 
 

@@ -349,12 +349,14 @@ def build_bank(
         "near_duplicates": near_duplicates,
         "blocks": -(-len(table) // rows),
     }
-    if (folder / "build.json").is_file():
-        _check_same(read_sealed_json(folder / "build.json", unsealed=True), settings, folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
-    else:
-        write_sealed_json(folder / "build.json", settings)
+    if not (folder / "build.json").is_file():
+        # Another process may be writing the same file at this moment, under a name that begins with a dot.
+        strangers = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        if strangers and "build.json" not in strangers:
+            raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
+        if not strangers:
+            write_sealed_json(folder / "build.json", settings)
+    _check_same(read_sealed_json(folder / "build.json", unsealed=True), settings, folder)
     place = resolve_device(device)
     work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)
     records: list[dict[str, Any]] = []

@@ -76,6 +76,19 @@ def test_single_rows_and_parts(stored):
     np.testing.assert_array_equal(np.concatenate([c.rows for c in whole.chunks(4)]), rows)
 
 
+def test_a_table_that_is_gone_is_missed(stored):
+    folder = stored[0]
+    bank = load_bank(folder)
+    table = folder / "shards" / "00000002" / "left_out.csv"
+    table.unlink()
+    for ask in (bank.verify, bank.left_out):
+        with pytest.raises(DataError, match=r"00000002/left_out\.csv does not exist"):
+            ask()
+    table.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="is a device"):
+        bank.verify()
+
+
 def test_what_is_damaged_or_unfinished_says_so(stored, tmp_path):
     folder = stored[0]
     path = folder / "shards" / "00000002" / "embeddings.npy"

@@ -280,6 +280,16 @@ def test_a_picture_that_changed_is_embedded_again(scenes, tmp_path, finished):
     assert said == [f"{tmp_path / 'bank'}: finished before, 8 images"]
 
 
+def test_a_folder_in_which_another_process_begins_is_no_stranger(scenes, tmp_path):
+    # What one process holds at the moment another looks: the name of an atomic write, and nothing else.
+    (tmp_path / "bank" / ".build.json.x.neuroenc-tmp").mkdir(parents=True)
+    assert build_bank(scenes, tmp_path / "bank", progress=False).n == 40
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match="holds no bank"):
+        build_bank(scenes, tmp_path / "notes", progress=False)
+
+
 def test_edited_tables_of_blocks_are_noticed(scenes, tmp_path):
     build_bank(scenes, tmp_path / "bank", progress=False)
     good = contents(tmp_path / "bank")
