@@ -35,7 +35,20 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Any], reco
         found = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(found, temporary, metadata={"record": text, "seal": _seal(found, text)})
+        _order_metadata(temporary)
     return Path(path)
+
+
+def _order_metadata(path: Path) -> None:
+    """Names of the metadata in order: safetensors writes them in any, and one content shall be one file."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_tensors(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[str, Any], dict[str, Any]]:
