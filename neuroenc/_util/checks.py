@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from neuroenc._util.errors import ConfigError
+import numpy as np
 
-__all__ = ["check_fraction", "check_whole"]
+from neuroenc._util.errors import ConfigError, DataError
+
+__all__ = ["check_fraction", "check_texts", "check_whole", "make_rng"]
 
 
 def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
@@ -46,3 +48,38 @@ def check_fraction(name: str, value: Any) -> float:
         like = "0.95" if name == "confidence" else "0.05"
         raise ConfigError(f"{name}={value!r} is not legal; it must be a fraction between 0 and 1, such as {like}.")
     return number
+
+
+def make_rng(seed: Any) -> np.random.Generator:
+    """The random generator of a seed, which is a whole number of at least 0.
+
+    >>> int(make_rng(0).integers(100)) == int(np.random.default_rng(0).integers(100))
+    True
+    >>> make_rng(-1)
+    Traceback (most recent call last):
+        ...
+    neuroenc._util.errors.ConfigError: seed=-1 is not legal; it must be an integer of at least 0.
+    """
+    return np.random.default_rng(check_whole("seed", seed, least=0))
+
+
+def check_texts(texts: Any, what: str) -> list[str]:
+    """``texts`` as a list of str: one string, missing values and numbers are refused.
+
+    >>> check_texts(["a dog", float("nan")], "captions")
+    Traceback (most recent call last):
+        ...
+    neuroenc._util.errors.DataError: 1 of 2 captions are not text; the first is number 1: nan.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"{what} is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
+    try:
+        listed = list(texts)
+    except TypeError:
+        raise DataError(f"{what} is a {type(texts).__name__}; legal is a list of texts.") from None
+    wrong = [n for n, t in enumerate(listed) if not isinstance(t, str)]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(listed)} {what} are not text; the first is number {wrong[0]}: {listed[wrong[0]]!r}."
+        )
+    return listed

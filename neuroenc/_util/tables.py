@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._util.errors import DataError, nearest_names, unknown_name
 from neuroenc._util.files import atomic_path, check_readable_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["decode_text", "numbers", "plain_cells", "raw_cells", "read_table", "write_table"]
+__all__ = ["check_columns", "decode_text", "numbers", "plain_cells", "raw_cells", "read_table", "write_table"]
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -108,6 +108,28 @@ def read_table(
         if name not in names:
             raise DataError(unknown_name(f"column of {what} {path}:", name, names))
     return pd.DataFrame(rows, columns=pd.Index(names, dtype=object), dtype=object)
+
+
+def check_columns(frame: Any, needed: Iterable[str], what: str) -> pd.DataFrame:
+    """``frame`` if it is a table that has the columns.
+
+    >>> import pandas as pd
+    >>> check_columns(pd.DataFrame({"voxels": [1]}), ["voxel"], "captions")
+    Traceback (most recent call last):
+        ...
+    neuroenc._util.errors.DataError: captions has no column 'voxel'; nearest is 'voxels' (found: voxels).
+    """
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{what} is a {type(frame).__name__}; legal: pandas.DataFrame.")
+    for column in needed:
+        if column not in frame.columns:
+            near = nearest_names(column, map(str, frame.columns))
+            hint = f"; nearest is {near[0]!r}" if near else ""
+            found = ", ".join(map(str, frame.columns)) or "none"
+            raise DataError(f"{what} has no column {column!r}{hint} (found: {found}).")
+    return frame
 
 
 def numbers(

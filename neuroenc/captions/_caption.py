@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
@@ -191,5 +192,5 @@ def shuffled_control(coef: Any, seed: int = 0) -> xr.DataArray:
     [0.0, 2.0, 4.0, 6.0]
     """
     weights = as_weights(coef).coef
-    values = np.random.default_rng(seed).permuted(weights.values, axis=0)
+    values = make_rng(seed).permuted(weights.values, axis=0)
     return weights.copy(data=values)

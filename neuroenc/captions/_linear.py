@@ -83,6 +83,12 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     if "voxel" not in coef.coords:
         coef = coef.assign_coords(voxel=np.arange(coef.sizes["voxel"], dtype=np.int64))
     n = coef.sizes["voxel"]
+    different = len(np.unique(coef["voxel"].values))
+    if different < n:
+        raise DataError(
+            f"weights have {n} voxels and {different} ids: captions of voxels of one id could not be told apart. Next "
+            "step: coef.assign_coords(voxel=...) with a number for each."
+        )
     if intercept is None:
         return Weights(coef, np.zeros(n), False)
     b = as_numpy(intercept, "intercepts").astype(np.float64).reshape(-1)

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError, nearest_names
+from neuroenc._util.errors import DataError
 from neuroenc._util.files import plain_json, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._util.tables import check_columns
 from neuroenc.captions._model_folder import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 from neuroenc.captions._study_tables import read_table, typed, write_table
@@ -273,13 +274,7 @@ def _check_scores(scores: Any) -> np.ndarray:
 
 
 def _check_table(frame: Any, name: str, needed: tuple[str, ...], place: pd.Series) -> pd.DataFrame:
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(f"{name} is a {type(frame).__name__}; legal: pandas.DataFrame.")
-    for column in needed:
-        if column not in frame.columns:
-            near = nearest_names(column, map(str, frame.columns))
-            hint = f"; nearest is {near[0]!r}" if near else ""
-            raise DataError(f"{name} has no column {column!r}{hint} (found: {', '.join(map(str, frame.columns))}).")
+    check_columns(frame, needed, name)
     if "voxel" not in frame.columns:
         return frame.reset_index(drop=True)
     strangers = ~frame["voxel"].isin(place.index)

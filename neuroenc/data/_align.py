@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError, unknown_name
+from neuroenc.data._labels import check_labelled
 
 __all__ = ["align", "in_roi", "match", "roi_names", "stimulus_ids"]
 
@@ -22,6 +23,7 @@ def stimulus_ids(array: xr.DataArray) -> np.ndarray:
     >>> stimulus_ids(make_responses([[0.0], [1.0]], stimulus=["b", "a"])).tolist()
     ['b', 'a']
     """
+    check_labelled(array, "array")
     if "stimulus" not in array.coords:
         raise DataError(
             f"array with dims {tuple(map(str, array.dims))} has no 'stimulus' coordinate. Next step: build it"

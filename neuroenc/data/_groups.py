@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.errors import DataError, unknown_name
+from neuroenc.data._labels import check_labelled
 
 __all__ = ["Rows", "column_moments", "columns", "group_ids", "group_rows", "moments", "n_rows"]
 
@@ -22,6 +23,7 @@ def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:
 
     Runs that count from 1 again in each session, and sessions of different subjects, stay apart.
     """
+    check_labelled(responses, "responses")
     if by not in _KEYS:
         raise DataError(unknown_name("grouping", by, _KEYS))
     sample = responses.dims[0]

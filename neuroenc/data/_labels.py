@@ -27,6 +27,19 @@ __all__ = [
 ]
 
 
+# What cannot be less: counts, places and ratios.
+_LEAST = {"repeat": 0, "n_repeats": 1, "vertex": 0, "ncsnr": 0}
+
+
+def check_labelled(array: Any, what: str) -> None:
+    """Refuse what is no labelled array (numpy, None) where labels are needed."""
+    if not isinstance(array, (xr.DataArray, xr.Dataset)):
+        raise DataError(
+            f"{what} is a {type(array).__name__}, and labels are needed (an xarray.DataArray). Next step: "
+            "neuroenc.data.make_responses(values, stimulus=ids) or make_features."
+        )
+
+
 def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     """Ids as a '<U' array; anything that is not text, or is empty text, is an error.
 
@@ -34,6 +47,9 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     'U'
     """
     array = np.asarray(values)
+    if array.dtype.kind in "US" and isinstance(values, (list, tuple)):
+        # numpy writes NaN and None of a list of texts as the words "nan" and "None".
+        array = np.array([*values, None], dtype=object)[:-1]
     if array.ndim != 1:
         raise DataError(
             f"{what} ids have shape {array.shape} (expected one dimension). Next step: ids.ravel()."
@@ -148,7 +164,10 @@ def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
         raise DataError(
             f"{name} must be whole numbers, found {array[array != np.round(array)][:3].tolist()}."
         )
-    return array.astype(dtype)
+    found = array.astype(dtype)
+    if name in _LEAST and (found < _LEAST[name]).any():
+        raise DataError(f"{name} holds {found[found < _LEAST[name]][0]}; legal are numbers from {_LEAST[name]} on.")
+    return found
 
 
 def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:

@@ -147,6 +147,8 @@ def unmask(
         data = np.asarray(values.transpose(..., "voxel").values)
     else:
         data = np.asarray(values)
+    if data.dtype.kind not in "fiub":
+        raise DataError(f"values have dtype {data.dtype}; legal are real numbers.")
     index, matrix, shape = _where(values, like, ijk, affine, volume_shape)
     if data.ndim not in (1, 2) or data.shape[-1:] != (len(index),) or index.shape != (len(index), 3):
         raise DataError(f"values have shape {data.shape} but there are {len(index)} voxel places.")

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import DataError
 from neuroenc.data._groups import Rows, column_moments, columns, group_rows, n_rows
-from neuroenc.data._labels import provenance_step
+from neuroenc.data._labels import check_labelled, provenance_step
 
 __all__ = ["average_repeats", "zscore"]
 
@@ -52,6 +53,7 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
     >>> zscore(r).values.ravel().tolist()
     [-1.0, 1.0, -1.0, 1.0]
     """
+    check_whole("ddof", ddof, least=0)
     groups = group_rows(responses, by)
     small = [name for name, rows in groups if n_rows(responses, rows) < 2 + ddof]
     if small:
@@ -85,6 +87,11 @@ def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: 
         for block in columns(n_rows(values, rows), values.shape[1]):
             part = values[rows, block]
             mean, sd = column_moments(part, ddof)
+            if (np.isinf(sd) | np.isinf(mean)).any():
+                raise DataError(
+                    f"responses hold infinity, or values too large to square (largest {np.nanmax(np.abs(part)):.3g}). "
+                    "Next step: NaN where a response is missing."
+                )
             flat = sd <= _CONSTANT * np.abs(mean)
             constant[block] += flat
             scaled = (part - mean) / np.where(flat, np.inf, sd)
@@ -131,6 +138,7 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
     >>> y.stimulus.values.tolist(), y.values.ravel().tolist(), y.n_repeats.values.tolist()
     (['b', 'a'], [2.0, 5.0], [2, 1])
     """
+    check_labelled(responses, "responses")
     if "stimulus" in responses.dims:
         return responses
     coords: dict[str, Any] = {}

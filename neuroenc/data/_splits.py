@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import DataError, unknown_name
 from neuroenc.data._align import stimulus_ids
 from neuroenc.data._groups import group_ids
@@ -102,16 +103,17 @@ def split_by_stimulus(
     unique = np.unique(ids)
     if isinstance(test, str):
         test = [test]
-    if isinstance(test, (float, int, np.number)) and not isinstance(test, bool):
-        number = round(float(test) * unique.size) if 0 < test < 1 else int(test)
-        if not 0 < number < unique.size or (test >= 1 and test != number):
+    if isinstance(test, (float, int, np.number, np.bool_)):
+        share = isinstance(test, (float, np.floating))
+        number = round(float(test) * unique.size) if share and 0 < test < 1 else 0 if share else int(test)
+        if not 0 < number < unique.size or isinstance(test, (bool, np.bool_)):
             raise DataError(
                 f"test={test!r} asks for {number} of {unique.size} stimuli; legal: a share between 0 and 1, a"
-                f" number from 1 to {unique.size - 1}, or ids."
+                f" whole number from 1 to {unique.size - 1}, or ids."
             )
-        chosen = np.random.default_rng(seed).permutation(unique)[:number]
+        chosen = make_rng(seed).permutation(unique)[:number]
     else:
-        chosen = string_ids(list(test))  # type: ignore[arg-type]
+        chosen = string_ids(list(test))
         missing = np.setdiff1d(chosen, unique)
         if missing.size:
             raise DataError(
@@ -255,6 +257,7 @@ def folds(
     [([2, 3], [0, 1]), ([0, 1], [2, 3])]
     """
     _legal_shared(shared)
+    check_whole("seed", seed, least=0)
     if kind not in _KINDS:
         raise DataError(unknown_name("kind of folds", kind, _KINDS))
     ids = stimulus_ids(responses)
@@ -264,9 +267,10 @@ def folds(
         n_splits = 5 if n_splits is None else n_splits
     else:
         groups, names = group_ids(responses, kind)
-    if not 2 <= (n_splits or len(names)) <= len(names):
+    wanted = len(names) if n_splits is None else check_whole("n_splits", n_splits, least=0)
+    if not 2 <= wanted <= len(names):
         raise DataError(
-            f"{n_splits or len(names)} folds by {kind} need 2 to as many groups; found {len(names)} of {kind}"
+            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} of {kind}"
             f" ({', '.join(names[:5])})."
         )
     rows = np.arange(len(ids))

@@ -152,8 +152,14 @@ def check_model(model: Any, pretrained: Any, seed: Any = 0) -> tuple[str, str | 
 def _factory(entry: str | Factory) -> Factory:
     if not isinstance(entry, str):
         return entry
-    module, attribute = entry.split(":")
-    made: Factory = getattr(import_module(module), attribute)
+    module, _, attribute = entry.partition(":")
+    try:
+        made: Factory = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{entry!r} gives no backbone: {error}. Legal is 'module:function' of something that can be imported. Next "
+            f"step: python -c 'import {module}'."
+        ) from error
     return made
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._util.arrays import as_numbers
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress
@@ -46,7 +47,11 @@ def simplex_candidates(
     >>> simplex_candidates(2, 4, seed=0)[:3].tolist()
     [[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]
     """
-    rng = np.random.default_rng(seed)
+    check_whole("n_bands", n_bands)
+    check_whole("n_candidates", n_candidates)
+    if not (np.size(concentration) and (np.asarray(concentration, dtype=np.float64) > 0).all()):
+        raise ConfigError(f"concentration={concentration!r} is not legal; its numbers must be above 0.")
+    rng = make_rng(seed)
     rows = [np.full(n_bands, 1 / n_bands)]
     if n_bands > 1:
         rows += list(np.eye(n_bands))

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from neuroenc import stats
 from neuroenc._util.arrays import as_numbers
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.memory import parse_memory
 from neuroenc._util.progress import progress as progress_bar
@@ -49,12 +50,14 @@ def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.nda
     >>> nested_gammas(2, 3).tolist()
     [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
     """
+    check_whole("n_bands", n_bands)
+    check_whole("n_candidates", n_candidates)
     rows = []
     for chosen in subsets([str(k) for k in range(n_bands)]):
         row = np.zeros(n_bands)
         row[[int(k) for k in chosen]] = 1.0 / len(chosen)
         rows.append(row)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     while len(rows) < n_candidates and n_bands > 1:
         rows.append(rng.dirichlet(np.full(n_bands, (0.3, 1.0)[len(rows) % 2])))
     return np.array(rows)

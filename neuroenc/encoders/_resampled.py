@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._util.arrays import as_numpy
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import align
 from neuroenc.encoders._fit import make_design, solve_block
@@ -52,7 +53,10 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = (as_numpy(a, what).astype(np.float64) for a, what in ((X, "features"), (Y, "responses")))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise DataError(f"X {x.shape} and Y {y.shape} do not fit; legal is (n, feature) and (n, voxel).")
-    penalty = np.broadcast_to(np.asarray(alpha, dtype=np.float64), y.shape[1:])
+    penalty = np.asarray(alpha, dtype=np.float64)
+    if penalty.shape not in ((), y.shape[1:]):
+        raise DataError(f"alpha has shape {penalty.shape}; legal is one, or one for each of {y.shape[1]} voxels.")
+    penalty = np.broadcast_to(penalty, y.shape[1:])
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (penalty >= 0).all()):
         raise DataError("X and Y must be finite and penalties not negative.")
     design = make_design(x, (), center=True, primal=x.shape[1] <= len(x), dtype=np.float64)
@@ -86,13 +90,14 @@ def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, se
     """
     if kind not in ("bootstrap", "halves"):
         raise ConfigError(unknown_name("kind", kind, ("bootstrap", "halves")))
+    check_whole("n_draws", n_draws)
     member = check_groups(groups, np.size(groups), {})
     if member is None:
         raise DataError("groups=None; expected the group of each row, such as its stimulus.")
     labels = np.unique(member)
     if len(labels) < 2:
         raise DataError(f"{len(labels)} group of rows; at least two are needed to resample.")
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     order = np.argsort(member, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
     for _ in range(n_draws):

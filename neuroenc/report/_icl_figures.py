@@ -11,6 +11,7 @@ import xarray as xr
 
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.optional import require
+from neuroenc._util.tables import check_columns
 from neuroenc.report._mosaic import plot_mosaic
 from neuroenc.report._style import FAINT, INK, MUTED, STYLE, category_colours
 from neuroenc.report._surface import plot_surface
@@ -202,6 +203,7 @@ def plot_weight_colours(rgb: xr.DataArray, *, affine: Any = None, volume_shape: 
 
 def _chosen(table: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> list[str]:
     """Values of a column, all in their order or those wanted."""
+    check_columns(table, (column,), "table")
     legal = [str(v) for v in dict.fromkeys(table[column])]
     for name in wanted or ():
         if name not in legal:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from neuroenc._util.errors import DataError
 from neuroenc._util.optional import require
+from neuroenc._util.tables import check_columns
 from neuroenc.report._style import INK, MUTED, STYLE
 
 __all__ = ["plot_confusion", "plot_heads"]
@@ -41,6 +42,7 @@ def plot_confusion(table: pd.DataFrame, *, label: str = "share of voxels") -> An
     2
     """
     extra = ["n_voxels", "accuracy", "null_accuracy", "p"]
+    check_columns(table, extra[:3], "table")
     categories = [c for c in table.columns if c not in extra]
     rows = [f"{name}  ({int(n)})" for name, n in zip(table.index, table["n_voxels"])]
     notes = [f"{a:.0%} (shuffled {b:.0%})" for a, b in zip(table["accuracy"], table["null_accuracy"])]

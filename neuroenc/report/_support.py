@@ -12,6 +12,7 @@ import pandas as pd
 
 from neuroenc._util.files import write_text
 from neuroenc._util.optional import require
+from neuroenc._util.tables import check_columns
 from neuroenc._version import __version__
 from neuroenc.report._comparison_inputs import short
 from neuroenc.report._comparison_sections import block, section, svg
@@ -115,6 +116,7 @@ def write_support_report(
     >>> write_support_report(tempfile.mkdtemp(), title="Few trials", curve=curve).name
     'index.html'
     """
+    check_columns(curve, ("method", "group", "size", "explained_variance"), "curve")
     kinds = list(dict.fromkeys(curve["kind"])) if "kind" in curve else ["all"]
     blocks = []
     for kind in kinds:

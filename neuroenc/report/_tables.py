@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import DataError, nearest_names
 from neuroenc.data import in_roi, roi_names
 
@@ -56,6 +57,8 @@ def check_scores(scores: xr.Dataset) -> xr.Dataset:
         )
     if scores["r"].dims != ("voxel",):
         raise DataError(f"scores['r'] has dims {scores['r'].dims}; legal: ('voxel',).")
+    if scores["r"].dtype.kind not in "fiu":
+        raise DataError(f"scores['r'] has dtype {scores['r'].dtype}; legal: real numbers.")
     if scores.sizes["voxel"] == 0:
         raise DataError("scores holds 0 voxels; there is nothing to report. Next step: look at the voxel mask.")
     if "voxel" not in scores.coords:
@@ -226,6 +229,7 @@ def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]
     >>> frequent_words(pd.DataFrame({"voxel": [1, 2], "caption": ["a red face", "the face of a dog"]}), n=1)
     [('face', 1.0)]
     """
+    check_whole("n", n)
     best = captions[has_caption(captions)]
     if "rank" in best.columns:
         best = best.sort_values("rank", kind="stable")

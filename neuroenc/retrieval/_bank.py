@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.errors import DataError
 from neuroenc._util.files import read_npy
 from neuroenc._util.optional import require
@@ -132,7 +133,7 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
             if ids is None and first in source.coords:
                 ids = source[first].values
     elif not hasattr(source, "shape") or not hasattr(source, "dtype"):
-        source = np.asarray(source)
+        source = as_numpy(source, "embeddings")
     shape = tuple(source.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise DataError(f"embeddings have shape {shape}; legal is (n, d) with d > 0: one row an item.")

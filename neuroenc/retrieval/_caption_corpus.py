@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.checks import check_texts
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["LEVELS", "CaptionCorpus", "plain_text"]
@@ -60,7 +61,7 @@ class CaptionCorpus:
             raise DataError(
                 f"{len(captions)} captions and {len(images)} images; legal is one id a caption, at least one."
             )
-        self.captions = [plain_text(c) for c in captions]
+        self.captions = [plain_text(c) for c in check_texts(captions, "captions")]
         empty = [i for i, c in enumerate(self.captions) if not c]
         if empty:
             raise DataError(f"{len(empty)} captions are empty, the first at {empty[0]}. Next step: leave those out.")

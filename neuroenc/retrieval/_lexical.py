@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from neuroenc._util.checks import check_whole
+from neuroenc._util.checks import check_texts, check_whole
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._util.optional import require
@@ -97,10 +98,17 @@ class LexicalIndex:
         for name, value, legal in (("method", method, METHODS), ("aggregate", aggregate, _AGGREGATES)):
             if value not in legal:
                 raise ConfigError(unknown_name(name, value, legal))
-        if not (np.isfinite(k1) and k1 > 0 and 0 <= b <= 1 and np.isfinite(delta) and delta >= 0):
-            raise ConfigError(f"k1={k1}, b={b}, delta={delta}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
+        numbers = all(isinstance(x, (int, float, np.number)) for x in (k1, b, delta))
+        if not (numbers and np.isfinite(k1) and k1 > 0 and 0 <= b <= 1 and np.isfinite(delta) and delta >= 0):
+            raise ConfigError(f"k1={k1!r}, b={b!r}, delta={delta!r}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
         if isinstance(stop_words, str) and stop_words not in _STOP_WORDS:
             raise ConfigError(unknown_name("list of stop words", stop_words, _STOP_WORDS, "Or give a list of words."))
+        try:
+            groups = re.compile(token_pattern).groups
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"token_pattern={token_pattern!r} is not a regular expression: {error}.") from None
+        if groups > 1:
+            raise ConfigError(f"token_pattern={token_pattern!r} has {groups} groups; legal is one at most.")
         texts, names = flat_captions(captions, ids)
         self.method, self.aggregate, self.stemmer = method, aggregate, stemmer
         self.k1, self.b, self.delta = float(k1), float(b), float(delta)
@@ -168,7 +176,7 @@ class LexicalIndex:
         k = check_whole("k", k)
         if k > len(self):
             raise DataError(f"k={k} of an index of {len(self)} ids; k must be at most {len(self)}.")
-        texts = _texts(queries, "queries")
+        texts = check_texts(queries, "queries")
         scores = np.empty((len(texts), k), np.float32)
         index = np.empty((len(texts), k), np.int64)
         for row, words in enumerate(self._tokens(texts)):
@@ -249,18 +257,6 @@ class LexicalIndex:
         return index
 
 
-def _texts(texts: Any, what: str) -> list[str]:
-    if isinstance(texts, str):
-        raise DataError(f"{what} is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
-    listed = list(texts)
-    wrong = [n for n, t in enumerate(listed) if not isinstance(t, str)]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(listed)} {what} are not text; the first is number {wrong[0]}: {listed[wrong[0]]!r}."
-        )
-    return listed
-
-
 def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     """Every caption and its id."""
     if isinstance(captions, str):
@@ -272,7 +268,7 @@ def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     if len(names) != len(listed):
         raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
     groups = [[c] if isinstance(c, str) or not isinstance(c, Iterable) else list(c) for c in listed]
-    texts = _texts([c for group in groups for c in group], "captions")
+    texts = check_texts([c for group in groups for c in group], "captions")
     empty = [name for name, group in zip(names, groups) if not group]
     if empty:
         raise DataError(f"{len(empty)} of {len(names)} ids have no caption, the first is {empty[0]!r}.")

@@ -102,6 +102,8 @@ class NGramScorer:
             raise ConfigError(
                 f"candidates={candidates!r}, top_unigrams={top_unigrams!r}, open_count={open_count!r}: at least 1."
             )
+        if not isinstance(index, NGramIndex):
+            raise DataError(f"index is a {type(index).__name__}; legal is a neuroenc.retrieval.NGramIndex.")
         self.index, self.alpha, self.beta, self.smoothing = index, float(alpha), float(beta), float(smoothing)
         self.open_count, self.candidates, self.top_unigrams = open_count, int(candidates), int(top_unigrams)
         self.overlap, self.relative, self.frequency = bool(overlap), bool(relative), bool(frequency)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.arrays import as_numpy
 from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
@@ -68,7 +69,12 @@ def exact_scores(left: np.ndarray, rows: np.ndarray, i: np.ndarray, j: np.ndarra
 
 
 def _queries(queries: Any, normalise: bool) -> np.ndarray:
-    q = np.asarray(queries, dtype=np.float64)
+    given = as_numpy(queries, "queries")
+    if given.dtype.kind not in "fiub":
+        raise DataError(
+            f"queries have dtype {given.dtype}; legal are numbers. Next step: embed texts first, or LexicalIndex."
+        )
+    q = given.astype(np.float64)
     if q.ndim != 2:
         raise DataError(
             f"queries have shape {q.shape}; legal is (q, d). Next step: queries[None] for one query."

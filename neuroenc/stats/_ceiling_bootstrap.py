@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
@@ -98,7 +99,7 @@ def _source(responses: Any, stimulus: Any, method: str, total: str, weighting: s
     chosen = np.flatnonzero(counts == counts.max())
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rows = order[starts[chosen][:, None] + np.arange(counts.max())]
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     splits = [rng.permuted(rows, axis=1)[:, : 2 * (counts.max() // 2)] for _ in range(n_splits)]
     return values, counts, lambda columns: _Halves(values, columns, splits, chosen)
 

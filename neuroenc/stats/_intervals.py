@@ -292,6 +292,8 @@ def sample_interval(
     centre = as_floats(estimate, "estimate").reshape(-1)
     if centre.size != values.shape[1]:
         raise DataError(f"samples have {values.shape[1]} columns and estimate {centre.size}; both must agree.")
+    if np.ndim(n_units) == 0 and not n_units >= 1:
+        raise ConfigError(f"n_units={n_units!r} is not legal; at least one unit was resampled.")
     if bounds is not None and interval == "expanded":
         least, most = map(float, bounds)
         share = (centre - least) / (most - least)
@@ -352,6 +354,8 @@ def crossed_interval(
     True
     """
     confidence = check_confidence(confidence)
+    if len(kinds) != 2:
+        raise ConfigError(f"kinds has {len(kinds)} entries; legal are two: (resamples, number of units) of each kind.")
     values, centre = as_floats(samples, "samples"), as_floats(estimate, "estimate").reshape(-1)
     shape = values.shape[1:]
     values = values.reshape(len(values), -1)

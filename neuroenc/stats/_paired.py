@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import (
@@ -93,7 +94,7 @@ def _sign_chunks(n_units: int, n_permutations: int, seed: int, step: int) -> tup
         source: Iterator[Any] = itertools.islice(itertools.product((1.0, -1.0), repeat=n_units), 1, None)
         n_permutations = 2**n_units - 1
     else:
-        rng = np.random.default_rng(seed)
+        rng = make_rng(seed)
         source = (1.0 - 2.0 * rng.integers(0, 2, n_units) for _ in range(n_permutations))
 
     def chunks() -> Iterator[Floats]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import DataError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.stats._blocks import Floats, as_floats, check_choice
 from neuroenc.stats._labels import match_voxels
 
@@ -135,6 +135,8 @@ def partition_variance(
             "(r**2 loses the sign and is biased upwards for weak voxels)."
         )
     unit = check_choice("unit", unit, ("r2", "ev"))
+    if not tolerance >= 0:
+        raise ConfigError(f"tolerance={tolerance!r} is not legal; it must be a share of variance of at least 0.")
     if spaces is None:
         found: dict[str, None] = {}
         for key in scores:
@@ -159,6 +161,12 @@ def partition_variance(
     shapes = {v.shape for v in values.values()}
     if len(shapes) > 1:
         raise DataError(f"scores have different shapes {sorted(shapes)}; all are (..., n_voxels).")
+    above = [SEPARATOR.join(k) for k, v in values.items() if (v > 1.0 + 1e-9).any()]
+    if above:
+        raise DataError(
+            f"scores of {', '.join(above[:3])} are above 1; legal are shares of variance, {unit} of 1 at most (not "
+            "percent)."
+        )
     values[()] = np.zeros(shapes.pop())
     parts = {part: _part(part, names, values) for part in subsets(names)}
     total = values[names]

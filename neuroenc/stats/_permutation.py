@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.stats._blocks import (
@@ -125,7 +126,7 @@ def _all_orders(mode: str, rows: list[Indices]) -> Iterator[Indices]:
 
 
 def _random_orders(mode: str, rows: list[Indices], n_permutations: int, seed: int) -> Iterator[Indices]:
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     where = np.concatenate(rows)
     sizes = np.array([len(x) for x in rows])
     block = np.repeat(np.arange(len(rows)), sizes)

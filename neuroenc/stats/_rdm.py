@@ -263,6 +263,8 @@ def _finite(values: Floats, name: str) -> Floats:
 
 
 def _crossnobis(values: Floats, condition: Any, fold: Any) -> Floats:
+    if np.ndim(condition) != 1 or np.ndim(fold) != 1:
+        raise DataError("crossnobis needs folds=(condition, fold): two sequences of a label for each row of patterns.")
     names, c = np.unique(np.asarray(condition), return_inverse=True)
     runs, f = np.unique(np.asarray(fold), return_inverse=True)
     if len(c) != len(values) or len(f) != len(values):

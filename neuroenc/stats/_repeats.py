@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
@@ -164,7 +165,7 @@ def split_half_noise_ratio(
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     rows = order[starts[chosen][:, None] + np.arange(most)]
     half = most // 2
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     splits = [rng.permuted(rows, axis=1)[:, : 2 * half] for _ in range(n_splits)]
     n_voxels = values.shape[1]
     r = np.empty(n_voxels)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import Floats, Pair, load, load_pair, score_from_sums
 
@@ -75,7 +76,7 @@ def unit_of(n: int, groups: Any) -> tuple[NDArray[np.intp], int]:
 def draw_resamples(n: int, groups: Any, n_bootstraps: int, seed: int) -> tuple[Counts, NDArray[np.intp], int]:
     """How often every unit is drawn (n_bootstraps, n_units), and the unit of every sample."""
     unit, n_units = unit_of(n, groups)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     counts = np.empty((n_bootstraps, n_units), dtype=np.int32)
     for k in range(n_bootstraps):
         counts[k] = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.stats._blocks import Floats, check_choice, check_count
 from neuroenc.stats._intervals import (
@@ -305,7 +306,7 @@ def rdm_permutation_test(
         raise DataError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
     observed = _compare(x, y, method).mean(axis=1)
     n = n_conditions(x.shape[1])
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     orders = [rng.permutation(n) for _ in range(n_permutations)]
     rows, columns = np.triu_indices(n, 1)
     fast = not method.startswith("kendall")
@@ -328,7 +329,7 @@ def rdm_permutation_test(
 
 
 def _draws(n: int, m: int, over: str, count: int, seed: int) -> Iterator[tuple[Any, Any]]:
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     for _ in range(count):
         conditions = rng.integers(0, n, n) if over != "subjects" else np.arange(n)
         subjects = rng.integers(0, m, m) if over != "stimuli" else np.arange(m)

@@ -95,7 +95,7 @@ def test_the_stimulus_form_splits_alike(responses):
 
 @pytest.mark.parametrize("test", [0, 20, 21, -1, 1.5, 0.001, 0.999])
 def test_illegal_amounts(responses, test):
-    with pytest.raises(DataError, match=r"of 20 stimuli; legal: a share between 0 and 1, a number from 1 to 19"):
+    with pytest.raises(DataError, match=r"of 20 stimuli; legal: a share between 0 and 1, a whole number from 1 to 19"):
         split_by_stimulus(responses, test=test)
 
 

@@ -16,6 +16,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +27,20 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script: beside it
-from killable import command, preload, start, wait
 from scenarios import DOWNLOAD, Scenario, make_inputs, scenarios, server
+
+HERE = Path(__file__).parent
+
+
+def command(arguments: list[str], mode: str = "", record: str = "-") -> list[str]:
+    """The command line; with ``mode``, watched (see killable.py)."""
+    if mode:
+        return [sys.executable, str(HERE / "killable.py"), mode, record, "--", *arguments]
+    return [sys.executable, "-c", "from neuroenc.cli import main; main()", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "NEUROENC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 def is_time(name: str) -> bool:
@@ -84,9 +98,8 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def finish(arguments: list[str], folder: Path) -> str:
     """Run to the end; the text of an error, or nothing."""
-    log = folder.with_suffix(".log")
-    code = wait(start(command(arguments), folder, log))
-    return "" if code == 0 else f"exit {code}: {log.read_text()[-400:]}"
+    done = subprocess.run(command(arguments), cwd=folder, env=environment(folder), capture_output=True, text=True)
+    return "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr[-400:]}"
 
 
 def one_kill(
@@ -96,9 +109,19 @@ def one_kill(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "work"
         shutil.copytree(base, folder)
-        code = wait(start(command(scenario.arguments, kill), folder, folder.with_suffix(".log")), after)
+        process = subprocess.Popen(
+            command(scenario.arguments, kill), cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         error = finish(scenario.arguments, folder)
-        return code != 0, [error] if error else differences(tree(folder / scenario.out), expected)
+        if error:
+            return process.returncode != 0, [error]
+        return process.returncode != 0, differences(tree(folder / scenario.out), expected)
 
 
 def prepare(name: str, known: dict[str, Scenario], place: Path, served: str) -> Path:
@@ -108,8 +131,7 @@ def prepare(name: str, known: dict[str, Scenario], place: Path, served: str) -> 
         shutil.copytree(done, base)
         return base
     base.mkdir()
-    if wait(start(lambda: make_inputs(base, served), base, base.with_suffix(".log"))):
-        raise SystemExit(base.with_suffix(".log").read_text())
+    make_inputs(base, served)
     for earlier in known[name].before:
         error = finish(known[earlier].arguments, base)
         if error:
@@ -125,9 +147,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mirror", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     args = parser.parse_args()
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # the last bit of a sum depends on how many threads share it
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_NUM_THREADS": "1"})
-    preload()
     known = scenarios(args.mirror.resolve()) | {"download": DOWNLOAD}
     names = args.only.split(",") if args.only else list(known)
     rng, wrong = np.random.default_rng(args.seed), 0
@@ -137,11 +156,12 @@ def main() -> None:
             base, scenario = prepare(name, known, Path(place), served), known[name]
             whole = Path(place) / f"{name}-whole"
             shutil.copytree(base, whole)
-            begin, count = time.perf_counter(), Path(place) / "count"
-            log = whole.with_suffix(".log")
-            if wait(start(command(scenario.arguments, "", count), whole, log)):
-                raise SystemExit(f"{name}: {log.read_text()[-800:]}")
-            seconds, expected, renames = time.perf_counter() - begin, tree(whole / scenario.out), int(count.read_text())
+            start, count = time.perf_counter(), Path(place) / "count"
+            watched = command(scenario.arguments, "COUNT", str(count))
+            done = subprocess.run(watched, cwd=whole, env=environment(whole), capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr[-800:]}")
+            seconds, expected, renames = time.perf_counter() - start, tree(whole / scenario.out), int(count.read_text())
             chosen = np.unique(np.linspace(1, renames, min(renames, args.renames)).round().astype(int))
             kills = [("", float(t)) for t in rng.uniform(0, seconds, share[name])]
             kills += [(f"{k}{side}", 600.0) for k in chosen for side in ("", "+")]

@@ -13,6 +13,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc._util.provenance import provenance
 from neuroenc.captions.analysis._separating import separating_phrases
@@ -187,7 +188,7 @@ def cluster_voxels(
     x = target[rows]
     if n_components:
         x = PCA(min(n_components, len(x) - 1, x.shape[1]), svd_solver="full").fit_transform(x)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     clouds = _null(x, n_null, rng)
     table, splits = [], []
     for number in options:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc import stats
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.captions.analysis._separating import separating_phrases
 from neuroenc.captions.analysis._tables import check_captions
@@ -139,7 +140,7 @@ def difference_captions(
     difference = sides[0].mean(axis=0) - sides[1].mean(axis=0)
     score = text @ unit(difference[None])[0]
     real = along[inside].mean(axis=0) - along[~inside].mean(axis=0)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     weight = np.empty((n_permutations, len(along)))
     for row in weight:
         moved = rng.permutation(inside)

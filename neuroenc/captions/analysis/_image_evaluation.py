@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.captions.analysis._tables import region_masks
 from neuroenc.captions.analysis._texts import embed, unit
@@ -209,7 +210,7 @@ def evaluate_images(
     if top is None and n_top > len(natural):
         raise DataError(f"n_top={n_top} of {len(natural)} natural images. Next step: a smaller n_top.")
     own = {name: _predict(encoder, embedder, one) for name, one in sets.items()}
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     summary, each = [], []
     for roi, mask in masks.items():
         base = level[:, mask].mean(axis=1)

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from neuroenc import stats
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
 from neuroenc.captions.analysis._tables import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
@@ -85,7 +86,7 @@ def _permuted(
     per_voxel: sparse.csr_matrix, group: Floats, n_groups: int, prior: Floats, z: Floats, n: int, seed: int
 ) -> tuple[Floats, Floats]:
     """Share of permutations of voxels with at least this |z|, for the term alone and for the best of all terms."""
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     alone, family = np.zeros(z.shape), np.zeros(z.shape)
     for _ in range(n):
         counts = np.asarray((indicator(rng.permutation(group), n_groups) @ per_voxel).todense())

@@ -58,6 +58,8 @@ def gate_voxels(
     if kind not in ("q", "roi", "none"):
         raise ConfigError(unknown_name("gate", kind, ("q", "roi", "none")))
     check_fraction("q", q)
+    if not 0 <= min_ceiling_r <= 1:
+        raise ConfigError(f"min_ceiling_r={min_ceiling_r!r} is not legal; it must be a correlation from 0 to 1.")
     if kind == "roi" and not rois:
         raise ConfigError('gate "roi" needs the names of regions.')
     needed = ["r", *(["q_value"] if kind == "q" else []), *(["noise_ceiling_r"] if min_ceiling_r > 0 else [])]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from neuroenc._util.checks import check_texts
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._plurals import singular
 from neuroenc.captions._stop_words import STOP_WORDS
@@ -155,9 +156,7 @@ def phrases_of(
         from neuroenc.captions.analysis._spacy import has_spacy
 
         engine = "spacy" if has_spacy() else "rules"
-    if isinstance(texts, str):
-        raise DataError(f"captions is one string ({texts[:40]!r}). Next step: give a list: [{texts[:40]!r}].")
-    listed = [str(t) for t in texts]
+    listed = check_texts(texts, "captions")
     different = list(dict.fromkeys(listed))
     stopped = {s.casefold() for s in stop}
     parsed: Iterable[list[Phrase]]

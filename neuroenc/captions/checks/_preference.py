@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions.checks._intervention import GroundedCaptions
 from neuroenc.captions.checks._phrases import phrases_of
@@ -87,7 +87,7 @@ def preference_pairs(
         pairs[PreferencePair(stopped.item, tuple(tokens[:shared]), tuple(tokens[shared:end]), rejected)] = None
     out = list(pairs)
     if limit is not None and len(out) > limit:
-        out = [out[k] for k in np.sort(np.random.default_rng(seed).permutation(len(out))[:limit])]
+        out = [out[k] for k in np.sort(make_rng(seed).permutation(len(out))[:limit])]
     return out
 
 

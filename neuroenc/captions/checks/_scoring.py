@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from neuroenc import stats
+from neuroenc._util.checks import check_texts, check_whole, make_rng
 from neuroenc._util.errors import DataError
 
 __all__ = ["caption_agreement", "caption_diversity", "round_trip", "sentence_scores"]
@@ -105,6 +106,8 @@ def sentence_scores(
     >>> bool((found.rho > 0.99).all()), found.attrs["p"] < 0.05
     (True, True)
     """
+    check_whole("n_shuffles", n_shuffles)
+    check_whole("n_bootstraps", n_bootstraps)
     c, s = _unit(captions, "captions"), _unit(stimuli, "stimulus captions")
     y = np.asarray(responses, dtype=np.float64)
     if y.shape != (len(s), len(c)) or c.shape[1] != s.shape[1]:
@@ -116,7 +119,9 @@ def sentence_scores(
         raise DataError("responses hold NaN. Next step: leave those stimuli or voxels out.")
     if roi is None and isinstance(responses, xr.DataArray) and "roi" in responses.coords:
         roi = responses["roi"].values
-    rng = np.random.default_rng(seed)
+    if roi is not None and np.shape(roi) != (len(c),):
+        raise DataError(f"roi has shape {np.shape(roi)}; legal is one name for each of the {len(c)} voxels.")
+    rng = make_rng(seed)
     likeness = s @ c.T
     measured, told = _ranks(y), _ranks(likeness)
     rho = (measured * told).sum(axis=0)
@@ -181,6 +186,7 @@ def round_trip(
     >>> bool((percentile > 0.95).all()), 0.3 < summary["mean_shuffled"] < 0.7
     (True, True)
     """
+    check_whole("n_shuffles", n_shuffles)
     w = np.asarray(coef, dtype=np.float64)
     c, bank = _unit(captions, "captions"), _unit(corpus, "the corpus")
     if w.ndim != 2 or w.shape != (c.shape[1], len(c)) or bank.shape[1] != c.shape[1]:
@@ -191,7 +197,7 @@ def round_trip(
         own = np.einsum("ve,ev->v", vectors, w)
         return np.array([np.searchsorted(level[:, v], own[v]) for v in range(len(own))]) / len(bank)
 
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     real = percentile(c)
     groups = np.zeros(len(c))
     shuffled = [float(percentile(c[_derange(groups, rng)]).mean()) for _ in range(n_shuffles)]
@@ -225,6 +231,7 @@ def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> 
     >>> bool((agreement > 0.9).all()), summary["p"] < 0.05
     (True, True)
     """
+    check_whole("n_shuffles", n_shuffles)
     values = np.asarray(vectors, dtype=np.float64)
     if values.ndim != 3 or len(values) < 2:
         raise DataError(f"vectors have shape {values.shape}; expected (fold, voxel, feature) with at least two folds.")
@@ -235,7 +242,7 @@ def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> 
         # The squared norm of a sum of unit vectors is n plus twice the cosines of all pairs.
         return ((parts.sum(axis=0) ** 2).sum(axis=1) - n) / (n * (n - 1))
 
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     real = agreement(folds)
     groups = np.zeros(folds.shape[1])
     shuffled = []
@@ -273,17 +280,18 @@ def caption_diversity(captions: Sequence[str], vectors: Any) -> pd.Series:
     {'n_captions': 3.0, 'n_distinct': 2.0, 'vocabulary': 3.0, 'semantic_variance': 0.444, 'dimensions_90': 1.0}
     """
     unit = _unit(vectors, "captions")
-    if len(unit) != len(captions):
-        raise DataError(f"{len(captions)} captions, {len(unit)} vectors.")
+    texts = check_texts(captions, "captions")
+    if not texts or len(unit) != len(texts):
+        raise DataError(f"{len(texts)} captions, {len(unit)} vectors; legal is one vector each, at least one.")
     around = unit - unit.mean(axis=0)
     spectrum = np.linalg.svd(around, compute_uv=False) ** 2
     total = float(spectrum.sum())
     share = np.cumsum(spectrum) / total if total > 0 else np.ones(1)
-    words = frozenset[str]().union(*(_words_of(str(c)) for c in set(captions)))
+    words = frozenset[str]().union(*(_words_of(c) for c in set(texts)))
     return pd.Series(
         {
-            "n_captions": float(len(captions)),
-            "n_distinct": float(len({str(c) for c in captions})),
+            "n_captions": float(len(texts)),
+            "n_distinct": float(len(set(texts))),
             "vocabulary": float(len(words)),
             "semantic_variance": total / len(unit),
             "dimensions_90": float(np.searchsorted(share, 0.9 - 1e-12) + 1) if total > 0 else 0.0,

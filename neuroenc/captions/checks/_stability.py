@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc._util.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
@@ -37,7 +38,7 @@ def stability_jobs(
 ) -> list[StabilityJob]:
     """All captionings that stability rests on: each variant, and shuffled weights of some voxels beside it."""
     jobs: list[StabilityJob] = []
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     known = None
     for kind, several in variants.items():
         weights = [as_weights(w) for w, _ in several]

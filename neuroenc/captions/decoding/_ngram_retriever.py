@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError
+from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions.decoding._ngram import CorpusConstraint
 from neuroenc.captions.decoding._ngram_writer import (
@@ -104,6 +104,8 @@ class NGramRetriever:
         max_memory: str | int | None = None,
         **scoring: Any,
     ) -> None:
+        if not isinstance(corpus, CaptionCorpus):
+            raise DataError(f"corpus is a {type(corpus).__name__}; legal is a neuroenc.retrieval.CaptionCorpus.")
         self.corpus, self.decoder, self.level = corpus, decoder, check_level(level)
         self.prompt = None if prompts is None else prompts.get(level)
         self.beams, self.longest = check_whole("beams", beams), check_whole("longest", longest)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
+from neuroenc._util.checks import check_texts, check_whole
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.retrieval import DenseIndex
@@ -115,7 +115,7 @@ class RetrievalDecoder:
         image_direction: Any = None,
         max_memory: str | int | None = None,
     ) -> None:
-        texts = [str(x) for x in captions]
+        texts = check_texts(captions, "captions")
         vectors = np.asarray(embeddings, dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise DataError(
@@ -147,6 +147,13 @@ class RetrievalDecoder:
         if self.centre and len(self.captions) < 2:
             raise ConfigError("centre=True needs at least two different captions. Next step: centre=False.")
         self._image = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
+        if self._image is not None and not (
+            self._image.shape == vectors.shape[1:] and np.isfinite(self._image).all()
+        ):
+            raise DataError(
+                f"image_direction has shape {self._image.shape}; legal are {vectors.shape[1]} finite numbers, "
+                "as many as a caption's embedding has."
+            )
         self._searched = self.directions - self._mean if self.centre else self.directions
         self._live = np.flatnonzero(np.linalg.norm(self._searched, axis=1) > 1e-9)
         if len(self._live) == 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import DataError
 from neuroenc.captions.projection._manifold import chord, gather_rows
 from neuroenc.retrieval import as_bank, top_k
@@ -62,7 +63,7 @@ def copying(
             f"{fitted.n} training and {others.n} held-out images; legal are banks that can be read again, with at "
             "least as many training images."
         )
-    at = np.sort(np.random.default_rng(seed).choice(fitted.n, others.n, replace=False))
+    at = np.sort(make_rng(seed).choice(fitted.n, others.n, replace=False))
     equal = as_bank(gather_rows(fitted, at, x.shape[1], max_memory))
 
     def distance(rows: np.ndarray, bank: Any) -> np.ndarray:

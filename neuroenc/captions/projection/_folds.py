@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["as_folds", "bank_folds"]
@@ -55,7 +56,7 @@ def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "
     most = n // folds if kind == "disjoint" else n
     if size is not None and not 1 <= size <= most:
         raise ConfigError(f"{folds} {kind} folds of size={size} from {n} images; legal sizes are 1 to {most}.")
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     out = np.zeros((folds, n), dtype=bool)
     if kind == "disjoint":
         parts = np.array_split(rng.permutation(n), folds)

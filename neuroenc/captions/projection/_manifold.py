@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
+from neuroenc._util.checks import check_whole, make_rng
 from neuroenc._util.errors import DataError
 from neuroenc._util.memory import parse_memory
 from neuroenc.captions.projection._project import IdCollector
@@ -64,7 +64,7 @@ def natural_neighbours(
         )
     if images.n < 2:
         raise DataError("the bank holds 1 image, which has no neighbour; at least 2 are needed, or n_natural=0.")
-    at = np.random.default_rng(seed).choice(images.n, min(int(n), images.n), replace=False)
+    at = make_rng(seed).choice(images.n, min(int(n), images.n), replace=False)
     at.sort()
     if width is None:
         width = next(iter(images.chunks(1))).rows.shape[1]

@@ -90,6 +90,8 @@ def nsd_split(found: EncodingData, split: str = "shared1000", *, rest: str = "tr
         raise ConfigError(unknown_name("value of rest:", rest, _REST))
     if split not in SPLITS:
         raise ConfigError(unknown_name("split of NSD", split, SPLITS))
+    if not hasattr(found, "extra"):
+        raise DataError(f"found is a {type(found).__name__}; legal is what neuroenc.data.nsd returns, with its splits.")
     splits = found.extra.get("splits", {})
     if split not in splits or found.responses is None:
         raise DataError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class PriorMixture:
 
     def sample(self, n: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Weights (feature, n) of unit signal variance on average, and intercepts (n,) that centre them."""
-        rng = np.random.default_rng(seed)
+        rng = make_rng(seed)
         which = rng.choice(self.n_components, size=n, p=self.share)
         w = np.empty((n, self.n_features))
         for k in np.unique(which):

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc._util.files import hash_array, paired_file, read_json, read_sealed_json, write_pair
 from neuroenc._util.provenance import provenance
@@ -256,7 +257,7 @@ class WeightPrior:
         >>> coef.shape, intercept.shape
         ((3, 5), (5,))
         """
-        rng = np.random.default_rng(seed)
+        rng = make_rng(seed)
         white = rng.standard_normal((self.n_features, n))
         offsets = self.intercept_mean + np.sqrt(self.intercept_var) * rng.standard_normal(n)
         scale = np.ones(n)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders._labels import features_matrix
@@ -83,7 +84,7 @@ def fit_em(
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of the prior, and what was chosen."""
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     subjects = [_some(subject_gram(x, y), max_voxels, rng) for x, y in pairs]
     few = [_some(s, None if max_voxels is None else max(2, max_voxels // 4), rng) for s in subjects]
     shares = _SHRINKAGES if shrinkage == "auto" else (fraction(shrinkage),)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import match_voxels
 from neuroenc.encoders.incontext._weights_maps import voxels_of, weights_of
@@ -176,7 +177,7 @@ def confusion(
         per = np.bincount(where, good[where, preferred], minlength=len(groups)) / counts
         return np.append(per, per.mean())
 
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     null = np.array([accuracy(rng.permutation(place)) for _ in range(n_permutations)]).reshape(-1, len(groups) + 1)
     share = np.zeros((len(groups), len(categories)))
     np.add.at(share, (place, preferred), 1)

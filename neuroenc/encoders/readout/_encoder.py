@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from neuroenc._util.checks import check_whole
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._labels import describe_features, sample_coords
@@ -192,6 +193,7 @@ class ReadoutEncoder(FittedReadout):
         begin = time.perf_counter()
         check_choice("solver", self.solver, ("auto", "closed", "gradient"))
         check_choice("readout", self.readout, tuple(READOUTS))
+        check_whole("seed", self.seed, least=0)
         loss = make_loss(self.loss)
         maps = as_maps(X)
         second = None if context is None else as_maps(context)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from neuroenc._util.arrays import as_numpy
+from neuroenc._util.checks import make_rng
 from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders.readout._maps import MapArray, positions
@@ -87,7 +88,7 @@ def validation_rows(
     saw = np.stack([(~np.isnan(Y[:, columns])).any(axis=1) for columns in groups.values()], axis=1)
     by_stimulus = np.zeros((len(first), saw.shape[1]), dtype=bool)
     np.logical_or.at(by_stimulus, code, saw)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     _, pattern = np.unique(by_stimulus, axis=0, return_inverse=True)
     held: list[np.ndarray] = []
     for k in range(pattern.max() + 1):

@@ -195,8 +195,8 @@ def _check(
             raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
     if isinstance(lr_cuts, bool) or not isinstance(lr_cuts, (int, np.integer)) or lr_cuts < 0:
         raise ConfigError(f"lr_cuts={lr_cuts!r} must be a whole number, 0 or more.")
-    if not (np.isfinite(lr) and lr > 0):
-        raise ConfigError(f"lr={lr!r} must be finite and positive.")
+    if isinstance(lr, (bool, str)) or not (np.isfinite(lr) and lr > 0):
+        raise ConfigError(f"lr={lr!r} must be a number, finite and positive.")
     if fixed is None:
         if held is None:
             raise ConfigError("early stopping needs validation rows. Next step: validation=rows, or fixed_epochs=n.")
