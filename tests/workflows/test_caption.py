@@ -130,6 +130,59 @@ def test_what_comes_out(done):
     assert any("planted family" in line for line in lines)
 
 
+WRITTEN = """
+import json, sys
+from pathlib import Path
+import nibabel as nib, numpy as np, pandas as pd
+from neuroenc import data
+from neuroenc.captions import CaptionStudy
+out = Path(sys.argv[1])
+study, scores = CaptionStudy.load(out / "study"), data.load(out / "report" / "scores.nc")
+exact = {"keep_default_na": False, "na_values": [""]}
+tables = {"csv": pd.read_csv(out / "report" / "captions.csv", **exact),
+          "json": pd.DataFrame(json.loads((out / "report" / "captions.json").read_text())),
+          "study": study.captions}
+if (out / "report" / "captions.parquet").exists():
+    tables["parquet"] = pd.read_parquet(out / "report" / "captions.parquet")
+maps = {}
+for folder in sorted(p for p in (out / "report" / "subjects").iterdir() if p.is_dir()):
+    (table,) = (folder / "maps").glob("*.json")
+    names, labels = json.loads(table.read_text()), nib.load(table.with_suffix(".nii.gz")).get_fdata()
+    r = nib.load(folder / "maps" / "r.nii.gz").get_fdata()
+    here = scores.isel(voxel=scores["subject"].values == folder.name)
+    at = tuple(here[k].values for k in "ijk")
+    maps[folder.name] = [float(np.abs(r[at] - here["r"].values).max()), int(np.isfinite(r).sum()), here.sizes["voxel"],
+                         int((labels[at] > 0).sum()), int((labels > 0).sum()), len(names) - 1]
+print(json.dumps({
+    "tables": {k: t[["voxel", "rank", "caption", "score", "predicted"]].values.tolist() for k, t in tables.items()},
+    "evidence": pd.read_csv(out / "report" / "evidence.csv")["stimulus"].tolist(),
+    "r": [study.scores["r"].values.tolist(), scores["r"].values.tolist()], "maps": maps,
+    "lengths": {name: len(pd.read_csv(out / "report" / f"{name}.csv")) for name in sys.argv[2:]},
+}))
+"""
+
+
+def test_everything_written_is_read_in_a_new_process_and_agrees(done, fresh):
+    """Study, tables of three kinds, scores and label maps say the same of the same voxels."""
+    out, _, _ = done
+    names = ["evidence", "phrases", "gate", "stability", "sentence", "words", "concepts", "categories"]
+    found = fresh(WRITTEN, out, *names)
+    study = CaptionStudy.load(out / "study")
+    for kind, rows in found["tables"].items():
+        assert [r[:3] for r in rows] == study.captions[["voxel", "rank", "caption"]].values.tolist(), kind
+        for column, values in ((3, study.captions["score"]), (4, study.captions["predicted"])):
+            np.testing.assert_allclose([r[column] for r in rows], values, rtol=1e-6, err_msg=kind)
+    assert found["evidence"] == study.evidence["stimulus"].tolist()
+    assert found["r"][0] == found["r"][1]
+    assert found["lengths"] == {name: len(getattr(study, name)) for name in names}
+    assert set(found["maps"]) == {"sub-01", "sub-02"}
+    for off, inside, n_voxels, labelled, everywhere, n_names in found["maps"].values():
+        assert off < 1e-6
+        assert inside == n_voxels
+        assert 0 < labelled == everywhere
+        assert n_names > 1
+
+
 def test_planted_families_are_named_and_shuffled_weights_name_few(done):
     _, summary, _ = done
     # A tenth of the data of the shipped example, and beams of two.
