@@ -56,7 +56,7 @@ def caption(
     Returns
     -------
     dict
-        What ``summary.json`` holds: ``n_voxels, n_captioned, median_r`` (of captioned voxels),
+        What ``summary.json`` holds: ``n_voxels, n_captioned, median_r, captioned_median_r``,
         ``sentence_mean`` with its interval, ``round_trip``, ``agreement:KIND`` with its interval, measured on
         ``stability_n_voxels`` of ``stability_of_voxels``, ``hallucination_rate``, for simulated subjects
         ``planted_...``, ``seconds``.

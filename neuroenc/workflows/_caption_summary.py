@@ -20,10 +20,13 @@ def summary_of(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
         "n_voxels": len(passed),
         "n_captioned": int(passed.sum()),
         "n_gated": int((~passed).sum()),
-        "median_r": float(np.nanmedian(scores["r"].values[passed])) if passed.any() else None,
     }
-    if "noise_ceiling_r" in scores and passed.any():
-        out["median_noise_ceiling_r"] = float(np.nanmedian(scores["noise_ceiling_r"].values[passed]))
+    # Without a prefix over all voxels, as n_voxels is; those of captioned ones say so.
+    for name in ("r", "noise_ceiling_r"):
+        if name in scores:
+            values = scores[name].values
+            for prefix, known in (("", values[~np.isnan(values)]), ("captioned_", values[passed & ~np.isnan(values)])):
+                out[f"{prefix}median_{name}"] = float(np.median(known)) if len(known) else None
     quality = study.quality
     if "stability" in quality:
         for row in quality["stability"].to_dict("records"):
@@ -71,8 +74,8 @@ def verdicts(study: CaptionStudy) -> dict[str, str]:
 def closing_lines(summary: dict[str, Any]) -> list[str]:
     """The figures in words."""
     lines = ["", f"{summary['n_captioned']} of {summary['n_voxels']} voxels captioned"]
-    if summary.get("median_r") is not None:
-        lines[-1] += f" (median held-out r {summary['median_r']:.2f})"
+    if summary.get("captioned_median_r") is not None:
+        lines[-1] += f" (their median held-out r {summary['captioned_median_r']:.2f})"
     if "sentence_mean" in summary:
         lines.append(
             f"sentence-level score {summary['sentence_mean']:.3f} [{summary['sentence_low']:.3f} "

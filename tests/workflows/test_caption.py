@@ -115,6 +115,9 @@ def test_what_comes_out(done):
     assert json.loads((out / "summary.json").read_text())["n_captioned"] == summary["n_captioned"]
     assert summary["n_captioned"] + summary["n_gated"] == summary["n_voxels"]
     study = CaptionStudy.load(out / "study")
+    captioned = study.gate["captioned"].to_numpy(dtype=bool)
+    assert summary["median_r"] == pytest.approx(np.nanmedian(study.scores["r"].values))
+    assert summary["captioned_median_r"] == pytest.approx(np.nanmedian(study.scores["r"].values[captioned]))
     assert (out / "report" / "index.html").is_file()
     assert (out / "report" / "captions.csv").is_file()
     assert set(study.scores["subject"].values) == {"sub-01", "sub-02"}
