@@ -150,7 +150,7 @@ def test_records_of_the_first_format_load(tmp_path):
 
 
 def test_an_encoder_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    from neuroenc.encoders import _storage
+    from neuroenc._util import files
 
     encoder, X, path = saved(tmp_path)
     encoder.save(path)
@@ -160,7 +160,7 @@ def test_an_encoder_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
     other = RidgeEncoder(ALPHAS).fit(X, X[:, :3])
     with monkeypatch.context() as patch:
-        patch.setattr(_storage, "write_sealed_json", killed)
+        patch.setattr(files, "write_sealed_json", killed)
         with pytest.raises(KeyboardInterrupt):
             other.save(path)
     np.testing.assert_array_equal(load_encoder(path).predict(X), encoder.predict(X))

@@ -54,7 +54,7 @@ def test_curves_score_voxels_by_their_ids(arrays):
                           noise_ceiling=ceiling[ORDER])  # fmt: skip
     assert float(plain["explained_variance"].min()) > 0.8
     xr.testing.assert_allclose(plain.drop_attrs(), mixed.drop_attrs())
-    with pytest.raises(DataError, match="1 of the fitted ones are missing"):
+    with pytest.raises(DataError, match="of 12 expected 1 are missing"):
         support_curve({"ridge": RidgeEncoder()}, X[pool], Y[pool], X[query],
                       Y[query].assign_coords(voxel=99 + np.arange(VOXELS)), **settings)  # fmt: skip
     other = X[query].assign_attrs(backbone="dino")

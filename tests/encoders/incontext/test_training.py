@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from neuroenc._util.errors import ConfigError, DataError
+from neuroenc.encoders._tensors import read_tensors, write_tensors
 from neuroenc.encoders.incontext import (
     Episode,
     MixedEpisodes,
@@ -75,27 +76,15 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, form):
 
 
 def torch_state(folder):
-    import json
-
-    from safetensors import safe_open
-
-    with safe_open(next(Path(folder).glob("*.safetensors")), framework="pt") as handle:
-        return json.loads(handle.metadata()["training"])["state"]
+    return read_tensors(next(Path(folder).glob("*.safetensors")), "pt")[1]["state"]
 
 
 def reopen(folder):
     """Take back that the time was over: what a kill would have left."""
-    import json
-
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     path = next(Path(folder).glob("*.safetensors"))
-    with safe_open(path, framework="pt") as handle:
-        record = json.loads(handle.metadata()["training"])
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    tensors, record = read_tensors(path, "pt")
     record["state"]["done"] = False
-    save_file(tensors, path, metadata={"training": json.dumps(record)})
+    write_tensors(path, tensors, record)
 
 
 @pytest.mark.parametrize("changed", ["responses", "features", "prior", "share", "ceiling"])
