@@ -229,7 +229,7 @@ def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]
     >>> frequent_words(pd.DataFrame({"voxel": [1, 2], "caption": ["a red face", "the face of a dog"]}), n=1)
     [('face', 1.0)]
     """
-    check_whole("n", n)
+    check_whole("n", n, least=0)
     best = captions[has_caption(captions)]
     if "rank" in best.columns:
         best = best.sort_values("rank", kind="stable")
