@@ -164,6 +164,8 @@ class FeatureCache:
         keeping = True
         for start, stop in spans:
             if start and entry.is_dir() and (found := self.load(settings)) is not None:
+                # Another process put it together; a block written since then would be left over.
+                shutil.rmtree(part, ignore_errors=True)
                 return found[0]
             if _read_block(part, start, stop) is not None:
                 continue
@@ -188,7 +190,6 @@ class FeatureCache:
         if keeping:
             try:
                 self._join(entry, n, blocks(), settings, provenance)
-                shutil.rmtree(part, ignore_errors=True)
             except DataError as error:
                 first = _read_block(part, *spans[0])
                 self._go_on(error, 0 if first is None else n * first[0].nbytes)
@@ -196,6 +197,7 @@ class FeatureCache:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
             if (found := self.load(settings)) is not None:
+                shutil.rmtree(part, ignore_errors=True)
                 return found[0]
         return np.concatenate(list(blocks()))
 

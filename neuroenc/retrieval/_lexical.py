@@ -120,8 +120,8 @@ class LexicalIndex:
         # In order of appearance: bm25s would number words in the order of a set, which differs between runs.
         vocabulary = {word: i for i, word in enumerate(dict.fromkeys(w for words in found for w in words))}
         engine = require("bm25s", "language").BM25(method=method, k1=self.k1, b=self.b, delta=self.delta)
-        numbers = [[vocabulary[w] for w in words] for words in found]
-        engine.index((numbers, vocabulary), create_empty_token=False, show_progress=False)
+        numbered = [[vocabulary[w] for w in words] for words in found]
+        engine.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         place = {name: row for row, name in enumerate(dict.fromkeys(names))}
         self._set(engine, np.array(list(place), dtype=str), np.array([place[n] for n in names], dtype=np.int64))
 

@@ -73,7 +73,7 @@ def sentence_control(
     ]
     (a, drawn_a), (b, drawn_b) = found
     # A caption that orders nothing (all stimuli alike) scores 0.
-    draws = np.mean(np.nan_to_num(drawn_a) - np.nan_to_num(drawn_b), axis=1, dtype=np.float64)
+    draws = np.asarray(np.nan_to_num(drawn_a) - np.nan_to_num(drawn_b), dtype=np.float64).mean(axis=1)
     return compared(name, y.shape[1], float(np.nan_to_num(a).mean()), float(np.nan_to_num(b).mean()), draws, len(first))
 
 

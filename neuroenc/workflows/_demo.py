@@ -265,8 +265,8 @@ def _judge(
         summary[f"judged_shuffled_{name}"] = float(b.mean()) if len(judged) else np.nan
         difference = a.to_numpy(dtype=float) - b.to_numpy(dtype=float)
         draws = difference[at].mean(axis=1) if len(judged) > 1 else None
-        rows.append(compared(words, len(judged), *(summary[f"judged_{k}{name}"] for k in ("", "shuffled_")), draws,
-                             len(judged)))  # fmt: skip
+        fitted, shuffled = (summary[f"judged_{k}{name}"] for k in ("", "shuffled_"))
+        rows.append(compared(words, len(judged), fitted, shuffled, draws, len(judged)))
     controls = pd.DataFrame(rows)
     tables["captions"] = mark(tables["captions"], controls)
     return summary, _roi_table(frame, tables["captions"], real[0]), controls

@@ -114,7 +114,8 @@ def test_help_and_errors_list_the_shipped_examples(command, folder, monkeypatch)
 
 
 _WRITER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
 from neuroenc._util.files import atomic_path
 from neuroenc.cli._errors import clean_errors
 @clean_errors

@@ -19,7 +19,7 @@ from neuroenc._util.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli
-from neuroenc.retrieval import EmbeddingBank
+from neuroenc.retrieval import EmbeddingBank, as_bank
 from neuroenc.workflows import caption, example_caption_config, list_caption_examples, read_caption_config
 from neuroenc.workflows._caption_checks import diversity_table, round_trip_table
 from neuroenc.workflows._caption_inputs import Bank, load_bank_of
@@ -253,7 +253,7 @@ def test_another_bank_of_the_same_name_and_size_is_noticed(tmp_path, monkeypatch
     def turned(*args):
         bank = load_bank_of(*args)
         raw = np.random.default_rng(0).permuted(np.asarray(bank.embeddings), axis=1)
-        return Bank(raw, bank.stimuli, bank.name)
+        return Bank(as_bank(raw, ids=bank.stimuli.ids), bank.stimuli, bank.name)
 
     caption(config, tmp_path, progress=False, say=lambda _: None)
     one = CaptionStudy.load(tmp_path / "study")

@@ -423,7 +423,7 @@ def test_what_the_commands_leave_is_used_in_a_new_process(study, tmp_path):
     ("what", "message"),
     [
         ("query voxels", None),
-        ("other voxels", "of the fitted ones are missing"),
+        ("other voxels", "of 30 expected 1 are missing"),
         ("shared queries", "5 stimuli are in the pool and among the queries"),
         ("a training subject", "new has the responses of train-2: not new"),
         ("missing training responses", r"train-2: 2 responses of 1 voxels are missing \(NaN; first: \['4'\]\)"),

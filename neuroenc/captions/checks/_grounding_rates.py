@@ -88,9 +88,10 @@ def hallucination_rate(
             if len(n):
                 rate = float(found.sum() / n.sum())
                 drawn = _ratios(found, n, n_bootstraps, rng)
-                low, high, _ = stats.sample_interval(drawn, rate, n_units=len(n), bounds=(0.0, 1.0))
+                limits = stats.sample_interval(drawn, rate, n_units=len(n), bounds=(0.0, 1.0))
+                low, high = float(limits[0]), float(limits[1])
             names = ("chance", "chance_low", "chance_high") if kind else ("rate", "low", "high")
-            row |= dict(zip(names, (rate, float(low), float(high)), strict=True))
+            row |= dict(zip(names, (rate, low, high), strict=True))
             row |= {} if kind else {"supported": float(supported.sum() / n.sum())}
         rows.append(row)
     return pd.DataFrame(rows)

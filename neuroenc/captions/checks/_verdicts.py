@@ -139,7 +139,7 @@ def failed_controls(study: CaptionStudy) -> pd.Series:
         known = np.isfinite(v) & np.isfinite(n)
         measured |= known
         bad = known & (v <= n)
-        failed = failed.mask(bad, [f"{x}; {name}" if x else name for x in failed])
+        failed = failed.where(~bad, failed.map(lambda x, name=name: f"{x}; {name}" if x else name))
     return failed.where(measured, None)
 
 
