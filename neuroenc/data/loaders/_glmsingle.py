@@ -148,7 +148,7 @@ def recognise(folder: Path) -> Found | None:
 def _conversion(path: Path) -> str:
     """How a pickled file becomes one that is read."""
     code = (
-        f"import h5py, numpy; betas = numpy.load('{path.name}', allow_pickle=True).item()['betasmd'];"
+        f"import h5py, numpy; betas = numpy.load('{path.name}', allow_pickle=1).item()['betasmd'];"
         f" h5py.File('{path.stem}.hdf5', 'w')['betasmd'] = betas"
     )
     return (
