@@ -90,9 +90,10 @@ class _Projections:
         found = {**state.finish(), **{k: getattr(state, k) for k in ("nearest_cosine", "nearest_norm")}}  # type: ignore[call-arg]
         self._parts.append({**found, "nearest_image": self._ids.names(state.nearest)})
         self._info = {
-            "n_images": state.count, "bank_direction": state.directions / max(state.count, 1),
+            "n_images": state.count,
+            "bank_direction": state.directions / max(state.count, 1),
             "dtype": state.dtype.name,
-        }  # fmt: skip
+        }
         del self._state
 
     def dataset(self, number: int, digest: str) -> xr.Dataset:
@@ -214,9 +215,16 @@ class BankPass:
         self._digest = ""
 
     def project(
-        self, coef: Any, part: np.ndarray | None = None, *, intercept: Any = None, temperature: float = 1 / 150,
-        renormalise: bool = True, decouple: bool = True, features_normalised: bool = True,
-    ) -> Callable[[], xr.Dataset]:  # fmt: skip
+        self,
+        coef: Any,
+        part: np.ndarray | None = None,
+        *,
+        intercept: Any = None,
+        temperature: float = 1 / 150,
+        renormalise: bool = True,
+        decouple: bool = True,
+        features_normalised: bool = True,
+    ) -> Callable[[], xr.Dataset]:
         """Ask for the projection of weights, as of :func:`neuroenc.captions.project`.
 
         Parameters
@@ -239,9 +247,14 @@ class BankPass:
         return lambda: group.dataset(number, self._read())
 
     def evidence(
-        self, coef: Any, *, intercept: Any = None, k: int = 8, features_normalised: bool = True,
+        self,
+        coef: Any,
+        *,
+        intercept: Any = None,
+        k: int = 8,
+        features_normalised: bool = True,
         keep_rows: bool = False,
-    ) -> Callable[[], Found]:  # fmt: skip
+    ) -> Callable[[], Found]:
         """Ask for the best images of voxels, as of :func:`neuroenc.captions.evidence`.
 
         Parameters

@@ -56,14 +56,8 @@ def _gate(mask: Any, voxels: xr.DataArray) -> np.ndarray:
             f"mask has dtype {values.dtype} and shape {values.shape}; legal is bool of shape {voxels.shape}: "
             "True where a voxel is predicted well enough to be captioned."
         )
-    if (
-        isinstance(mask, xr.DataArray)
-        and "voxel" in mask.coords
-        and not np.array_equal(mask["voxel"], voxels)
-    ):
-        raise DataError(
-            "mask and weights name different voxels or another order. Next step: align them by voxel."
-        )
+    if isinstance(mask, xr.DataArray) and "voxel" in mask.coords and not np.array_equal(mask["voxel"], voxels):
+        raise DataError("mask and weights name different voxels or another order. Next step: align them by voxel.")
     return values
 
 
@@ -151,17 +145,26 @@ def caption_voxels(
     else:
         reading.read()
         projection = projector(
-            kept.coef, images, intercept=bias, features_normalised=features_normalised, max_memory=max_memory,
-            progress=progress, **softmax,
-        )  # fmt: skip
+            kept.coef,
+            images,
+            intercept=bias,
+            features_normalised=features_normalised,
+            max_memory=max_memory,
+            progress=progress,
+            **softmax,
+        )
     found = best().table
     return decoded(kept, decoder, projection, found if n_evidence else found.iloc[:0], top, gated)
 
 
 def decoded(
-    weights: Weights, decoder: Decoder, projection: xr.Dataset, evidence: pd.DataFrame, top: int,
+    weights: Weights,
+    decoder: Decoder,
+    projection: xr.Dataset,
+    evidence: pd.DataFrame,
+    top: int,
     gated: tuple[Any, ...] = (),
-) -> CaptionResult:  # fmt: skip
+) -> CaptionResult:
     """Captions of voxels whose projection and best images are known."""
     bias = weights.intercept if weights.has_intercept else None
     captions = decoder.decode(projection, top, coef=weights.coef, intercept=bias)

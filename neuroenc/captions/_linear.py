@@ -56,9 +56,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     """Weights from an encoder with ``to_linear()``, a pair (coef, intercept), or coef itself."""
     if hasattr(encoder, "to_linear") or (isinstance(encoder, tuple) and len(encoder) == 2):
         if intercept is not None:
-            raise ConfigError(
-                "intercept was given and the encoder has its own; pass the coef array or drop it."
-            )
+            raise ConfigError("intercept was given and the encoder has its own; pass the coef array or drop it.")
         encoder, intercept = encoder.to_linear() if hasattr(encoder, "to_linear") else encoder
     elif not isinstance(encoder, xr.DataArray) and not hasattr(encoder, "__array__"):
         raise DataError(
@@ -99,9 +97,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
         and "voxel" in intercept.coords
         and not np.array_equal(intercept["voxel"].values, coef["voxel"].values)
     ):
-        raise DataError(
-            "intercept and coef name different voxels or another order. Next step: align them by voxel."
-        )
+        raise DataError("intercept and coef name different voxels or another order. Next step: align them by voxel.")
     return Weights(coef, b, True)
 
 

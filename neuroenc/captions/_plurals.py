@@ -9,11 +9,27 @@ __all__ = ["IRREGULAR", "plurals", "singular", "singulars", "word_pattern"]
 
 #: Plural -> singular.
 IRREGULAR = {
-    "men": "man", "women": "woman", "people": "person", "children": "child", "feet": "foot", "teeth": "tooth",
-    "geese": "goose", "mice": "mouse", "knives": "knife", "wolves": "wolf", "calves": "calf", "halves": "half",
-    "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "wives": "wife", "buses": "bus", "lenses": "lens",
-    "cookies": "cookie", "movies": "movie",
-}  # fmt: skip
+    "men": "man",
+    "women": "woman",
+    "people": "person",
+    "children": "child",
+    "feet": "foot",
+    "teeth": "tooth",
+    "geese": "goose",
+    "mice": "mouse",
+    "knives": "knife",
+    "wolves": "wolf",
+    "calves": "calf",
+    "halves": "half",
+    "leaves": "leaf",
+    "loaves": "loaf",
+    "shelves": "shelf",
+    "wives": "wife",
+    "buses": "bus",
+    "lenses": "lens",
+    "cookies": "cookie",
+    "movies": "movie",
+}
 #: One thing, though it is written as several.
 _PAIRS = frozenset({"glasses", "scissors", "pants"})
 

@@ -198,16 +198,25 @@ class CaptionStudy:
         folder = Path(folder)
         with whole_folder(folder, ("*.parquet", "*.csv", "scores.nc", "study.json")) as temporary:
             save(self.scores, temporary / "scores.nc")
-            tables = {name: write_table(getattr(self, name), temporary / name)
-                      for name in COLUMNS if getattr(self, name) is not None}  # fmt: skip
+            tables = {
+                name: write_table(getattr(self, name), temporary / name)
+                for name in COLUMNS
+                if getattr(self, name) is not None
+            }
             quality = []
             for number, (name, frame) in enumerate(self.quality.items()):
                 quality.append({"name": name, **write_table(frame, temporary / f"quality-{number:02d}")})
             about = {
-                "format": _MARK, "version": 1, "title": self.title, "tables": tables, "quality": quality,
-                "scores": sha256_file(temporary / "scores.nc"), "settings": dict(self.settings),
-                "provenance": dict(self.provenance), "caveats": list(self.caveats),
-            }  # fmt: skip
+                "format": _MARK,
+                "version": 1,
+                "title": self.title,
+                "tables": tables,
+                "quality": quality,
+                "scores": sha256_file(temporary / "scores.nc"),
+                "settings": dict(self.settings),
+                "provenance": dict(self.provenance),
+                "caveats": list(self.caveats),
+            }
             write_sealed_json(temporary / "study.json", about)
         return folder
 

@@ -127,8 +127,11 @@ def _sentences(study: CaptionStudy, cited: set[str]) -> list[str]:
         )
     if study.stability is not None:
         part = _Part(settings, "stability")
-        kinds = [c for c in study.stability.columns if c != "voxel" and not str(c).endswith("_null")
-                 and f"{c}_null" in study.stability.columns]  # fmt: skip
+        kinds = [
+            c
+            for c in study.stability.columns
+            if c != "voxel" and not str(c).endswith("_null") and f"{c}_null" in study.stability.columns
+        ]
         over = f" over {_join(kinds)}" if kinds else ""
         part.take("n_voxels"), part.take("of_voxels")
         n_stable, on = study.stability["voxel"].nunique(), ""

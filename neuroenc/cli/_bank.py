@@ -35,9 +35,18 @@ def build(
     from neuroenc.workflows import build_bank
 
     build_bank(
-        source, out, model=model, pretrained=pretrained, dtype=dtype, shard_rows=shard_rows, batch_size=batch_size,
-        near_duplicates=near_duplicates, device=device, progress=not quiet, say=typer.echo,
-    )  # fmt: skip
+        source,
+        out,
+        model=model,
+        pretrained=pretrained,
+        dtype=dtype,
+        shard_rows=shard_rows,
+        batch_size=batch_size,
+        near_duplicates=near_duplicates,
+        device=device,
+        progress=not quiet,
+        say=typer.echo,
+    )
 
 
 @app.command()

@@ -67,8 +67,16 @@ def show(name: Name, files: Annotated[bool, typer.Option(help="List the files to
     typer.echo(manifest.name)
     for key, text in lines.items():
         if text:
-            typer.echo(textwrap.fill(text, 100, initial_indent=f"  {key:<15} ", subsequent_indent=" " * 18,
-                                     break_long_words=False, break_on_hyphens=False))  # fmt: skip
+            typer.echo(
+                textwrap.fill(
+                    text,
+                    100,
+                    initial_indent=f"  {key:<15} ",
+                    subsequent_indent=" " * 18,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
     for f in manifest.files if files else ():
         typer.echo(f"    {f.sha256[:12]}  {f.size:>10}  {f.path}{'' if f.url else '  (mirror only)'}")
 
@@ -76,9 +84,12 @@ def show(name: Name, files: Annotated[bool, typer.Option(help="List the files to
 @app.command()
 @clean_errors
 def fetch(
-    name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None,
+    name: Name,
+    dest: Dest = None,
+    mirror: Mirror = None,
+    file: Files = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Bring a data set's files to this machine: kept if right, else from the mirror, else downloaded."""
     from neuroenc.data._fetch import fetch as fetch_files
     from neuroenc.data._manifest import load_manifest
@@ -121,8 +132,10 @@ def describe(path: Annotated[Path, typer.Argument(help="Folder or file.")]) -> N
         typer.echo(str(item))
     if not found:
         typer.echo(f"{path}: no known layout; {like(path) if path.is_dir() else 'not a file that neuroenc reads.'}")
-        typer.echo("Known: NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with"
-                   " fMRIPrep, NIfTI, .npy, .nc. For your own arrays see the README.")  # fmt: skip
+        typer.echo(
+            "Known: NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with"
+            " fMRIPrep, NIfTI, .npy, .nc. For your own arrays see the README."
+        )
         raise typer.Exit(1)
 
 

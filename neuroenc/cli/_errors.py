@@ -32,9 +32,20 @@ _QUIET = {"NEUROENC_PROGRESS": "0", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRES
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Errors that other packages raise about the content of a file; none is imported for this.
 _CONTENT = {
-    "BadZipFile", "EOFError", "EmptyDataError", "HeaderDataError", "ImageFileError", "JSONDecodeError", "ParserError",
-    "SafetensorError", "TOMLDecodeError", "UnicodeDecodeError", "UnidentifiedImageError", "UnpicklingError", "error",
-}  # fmt: skip
+    "BadZipFile",
+    "EOFError",
+    "EmptyDataError",
+    "HeaderDataError",
+    "ImageFileError",
+    "JSONDecodeError",
+    "ParserError",
+    "SafetensorError",
+    "TOMLDecodeError",
+    "UnicodeDecodeError",
+    "UnidentifiedImageError",
+    "UnpicklingError",
+    "error",
+}
 
 
 class _Terminated(KeyboardInterrupt):

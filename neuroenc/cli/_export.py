@@ -40,7 +40,19 @@ def export(
     if bids is None:
         raise ConfigError("give --bids FOLDER, where the BIDS derivative is written.")
     work(
-        run, bids=bids, maps=maps, subject=subject, session=session, task=task, space=space,
-        volume_space=volume_space, resolution=resolution, density=density, desc=desc, source_datasets=source or (),
-        licence=licence, overwrite=overwrite, say=typer.echo,
-    )  # fmt: skip
+        run,
+        bids=bids,
+        maps=maps,
+        subject=subject,
+        session=session,
+        task=task,
+        space=space,
+        volume_space=volume_space,
+        resolution=resolution,
+        density=density,
+        desc=desc,
+        source_datasets=source or (),
+        licence=licence,
+        overwrite=overwrite,
+        say=typer.echo,
+    )

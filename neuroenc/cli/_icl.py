@@ -39,9 +39,14 @@ def _settings(config: Path | None, example: str | None, changes: list[str] | Non
 
 
 def _work(
-    name: str, config: Path | None, example: str | None, out: Path | None, mirror: Path | None,
-    changes: list[str] | None, quiet: bool,
-) -> None:  # fmt: skip
+    name: str,
+    config: Path | None,
+    example: str | None,
+    out: Path | None,
+    mirror: Path | None,
+    changes: list[str] | None,
+    quiet: bool,
+) -> None:
     from neuroenc import workflows
 
     settings = _settings(config, example, changes)
@@ -53,9 +58,13 @@ def _work(
 @app.command()
 @clean_errors
 def pretrain(
-    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    config: Config = None,
+    example: Example = None,
+    out: Out = None,
+    mirror: Mirror = None,
+    set_: Set = None,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """First stage: a new model, on synthetic voxels drawn from what the training subjects' voxels are like."""
     _work("pretrain", config, example, out, mirror, set_, quiet)
 
@@ -63,9 +72,13 @@ def pretrain(
 @app.command()
 @clean_errors
 def extend(
-    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    config: Config = None,
+    example: Example = None,
+    out: Out = None,
+    mirror: Mirror = None,
+    set_: Set = None,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Second stage: the pretrained model learns to read supports of any size."""
     _work("extend", config, example, out, mirror, set_, quiet)
 
@@ -73,9 +86,13 @@ def extend(
 @app.command()
 @clean_errors
 def finetune(
-    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    config: Config = None,
+    example: Example = None,
+    out: Out = None,
+    mirror: Mirror = None,
+    set_: Set = None,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Third stage: responses of training subjects among the synthetic voxels."""
     _work("finetune", config, example, out, mirror, set_, quiet)
 
@@ -83,9 +100,13 @@ def finetune(
 @app.command()
 @clean_errors
 def evaluate(
-    config: Config = None, example: Example = None, out: Out = None, mirror: Mirror = None, set_: Set = None,
+    config: Config = None,
+    example: Example = None,
+    out: Out = None,
+    mirror: Mirror = None,
+    set_: Set = None,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Accuracy on new subjects over the number of support trials, beside ridge and other baselines; a report."""
     _work("evaluate", config, example, out, mirror, set_, quiet)
 

@@ -61,15 +61,26 @@ _MODULES = {
     "_pictures": ("find_pictures", "read_picture"),
     "_pixels": ("PixelBank",),
     "_preprocess": ("average_repeats", "zscore"),
-    "_schema": ("EncodingData", "Stimuli", "align", "in_roi", "make_features", "make_responses", "match",
-                "roi_names", "validate", "validate_features", "validate_responses"),
+    "_schema": (
+        "EncodingData",
+        "Stimuli",
+        "align",
+        "in_roi",
+        "make_features",
+        "make_responses",
+        "match",
+        "roi_names",
+        "validate",
+        "validate_features",
+        "validate_responses",
+    ),
     "_splits": ("check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"),
     "_surfaces": ("read_surface", "volume_to_surface", "write_surface"),
     "loaders._bids": ("read_bids",),
     "loaders._glmsingle": ("read_glmsingle",),
     "loaders": ("load_dataset", "loader_options"),
     "simulate": ("simulate_cortex", "simulate_world"),
-}  # fmt: skip
+}
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [

@@ -74,10 +74,7 @@ def align(features: xr.DataArray, responses: xr.DataArray) -> tuple[xr.DataArray
         found = f"features have {len(left)} rows, responses have {len(right)}."
     missing = np.setdiff1d(right, left)
     if missing.size:
-        step = (
-            f"{missing.size} stimuli of the responses have no features, first {missing[:3].tolist()}: embed"
-            " them"
-        )
+        step = f"{missing.size} stimuli of the responses have no features, first {missing[:3].tolist()}: embed them"
     else:
         step = "neuroenc.data.match(features, responses) repeats and reorders the features' rows by id"
     raise DataError(f"{found} Next step: {step}.")
@@ -112,9 +109,7 @@ def match(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
     index = pd.Index(have)
     if not index.is_unique:
         twice = index[index.duplicated()].unique()
-        raise DataError(
-            f"features hold {len(twice)} stimuli more than once, first {list(map(str, twice[:3]))}."
-        )
+        raise DataError(f"features hold {len(twice)} stimuli more than once, first {list(map(str, twice[:3]))}.")
     rows = index.get_indexer(pd.Index(want))
     if (rows < 0).any():
         missing = list(dict.fromkeys(want[rows < 0].tolist()))
@@ -127,14 +122,8 @@ def match(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
 
 def _roi_strings_of(obj: Any) -> np.ndarray:
     if not isinstance(obj, (xr.DataArray, xr.Dataset)) or "roi" not in obj.coords:
-        found = (
-            sorted(map(str, obj.coords))
-            if isinstance(obj, (xr.DataArray, xr.Dataset))
-            else type(obj).__name__
-        )
-        raise DataError(
-            f"no 'roi' coordinate on voxel; found {found}. Next step: make_responses(..., roi=...)."
-        )
+        found = sorted(map(str, obj.coords)) if isinstance(obj, (xr.DataArray, xr.Dataset)) else type(obj).__name__
+        raise DataError(f"no 'roi' coordinate on voxel; found {found}. Next step: make_responses(..., roi=...).")
     return np.asarray(obj["roi"].values).astype(str)
 
 
@@ -147,9 +136,7 @@ def roi_names(obj: xr.DataArray | xr.Dataset) -> list[str]:
     >>> roi_names(make_responses([[0.0] * 3], stimulus=["a"], roi=["V1", "", "FFA;OFA"]))
     ['FFA', 'OFA', 'V1']
     """
-    return sorted(
-        {name for entry in np.unique(_roi_strings_of(obj)) for name in str(entry).split(";") if name}
-    )
+    return sorted({name for entry in np.unique(_roi_strings_of(obj)) for name in str(entry).split(";") if name})
 
 
 def in_roi(obj: xr.DataArray | xr.Dataset, name: str) -> np.ndarray:

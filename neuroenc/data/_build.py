@@ -116,9 +116,7 @@ def make_responses(
     (('presentation', 'voxel'), [0, 0, 1], ['V1', 'FFA;OFA'])
     """
     if dim not in _SAMPLE_DIMS:
-        raise DataError(
-            f"dim={dim!r} is not legal; use 'presentation' (one row a trial) or 'stimulus' (averaged)."
-        )
+        raise DataError(f"dim={dim!r} is not legal; use 'presentation' (one row a trial) or 'stimulus' (averaged).")
     if zscored not in ZSCORED:
         raise DataError(f"zscored={zscored!r} is not legal; use one of {', '.join(ZSCORED)}.")
     data = as_float32(values)
@@ -164,9 +162,7 @@ def make_responses(
     where, attrs = place(ijk, affine, volume_shape, n_voxels)
     coords.update(where)
     if (vertex is None) != (hemi is None):
-        raise DataError(
-            "vertex and hemi belong together: a vertex number names a place only within a hemisphere."
-        )
+        raise DataError("vertex and hemi belong together: a vertex number names a place only within a hemisphere.")
     if vertex is not None:
         coords["vertex"] = ("voxel", along("vertex", vertex, n_voxels, np.int64, "voxel"))
         coords["hemi"] = ("voxel", along("hemi", hemi, n_voxels, str, "voxel"))
@@ -180,8 +176,15 @@ def make_responses(
 
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_responses", **(provenance or {}))
-    attrs = {"space": str(space), **attrs, "units": str(units), "zscored": zscored, "source": str(source),
-             "licence": str(licence), "provenance": provenance}  # fmt: skip
+    attrs = {
+        "space": str(space),
+        **attrs,
+        "units": str(units),
+        "zscored": zscored,
+        "source": str(source),
+        "licence": str(licence),
+        "provenance": provenance,
+    }
     return xr.DataArray(data, dims=(dim, "voxel"), coords=coords, attrs=attrs, name="responses")
 
 
@@ -241,18 +244,14 @@ def make_features(
         dims = FEATURE_DIMS[data.ndim]
     dims = tuple(dims)
     if len(dims) != data.ndim or dims[0] != "stimulus":
-        raise DataError(
-            f"dims {dims} do not name an array of shape {data.shape} whose first dimension is stimulus."
-        )
+        raise DataError(f"dims {dims} do not name an array of shape {data.shape} whose first dimension is stimulus.")
     ids = string_ids(stimulus)
     if len(ids) != data.shape[0]:
         raise DataError(f"features have {data.shape[0]} rows but {len(ids)} stimulus ids were given.")
     labels: dict[str, Any] = {"stimulus": ids}
     for name, value in coords.items():
         if name not in dims and not (isinstance(value, tuple) and len(value) == 2 and value[0] in dims):
-            raise DataError(
-                f"coordinate {name!r} needs its dimension: {name}=(dim, values) with dim in {dims}."
-            )
+            raise DataError(f"coordinate {name!r} needs its dimension: {name}=(dim, values) with dim in {dims}.")
         axis, label = (name, value) if name in dims else value
         if np.shape(label) != (data.shape[dims.index(axis)],):
             raise DataError(
@@ -262,9 +261,15 @@ def make_features(
         labels[name] = (axis, np.asarray(label))
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_features", **(provenance or {}))
-    attrs = {"backbone": str(backbone), "weights": str(weights), "layer": str(layer), "pooling": str(pooling),
-             "normalised": int(bool(normalised)), "content_hash": _hash_rows(data, ids),
-             "provenance": provenance}  # fmt: skip
+    attrs = {
+        "backbone": str(backbone),
+        "weights": str(weights),
+        "layer": str(layer),
+        "pooling": str(pooling),
+        "normalised": int(bool(normalised)),
+        "content_hash": _hash_rows(data, ids),
+        "provenance": provenance,
+    }
     return xr.DataArray(data, dims=dims, coords=labels, attrs=attrs, name="features")
 
 

@@ -65,9 +65,14 @@ def recognise(folder: Path) -> list[Found]:
     from neuroenc.data.loaders import _algonauts2023, _bids_layout, _bold5000, _glmsingle, _god, _things_fmri
 
     checks: list[Callable[[Path], Found | None]] = [
-        _nsd, _algonauts2023.recognise, _things_fmri.recognise, _bold5000.recognise, _god.recognise,
-        _glmsingle.recognise, _bids_layout.recognise,
-    ]  # fmt: skip
+        _nsd,
+        _algonauts2023.recognise,
+        _things_fmri.recognise,
+        _bold5000.recognise,
+        _god.recognise,
+        _glmsingle.recognise,
+        _bids_layout.recognise,
+    ]
     return [found for check in checks if (found := check(folder)) is not None]
 
 
@@ -92,13 +97,18 @@ def _file(path: Path) -> Found | None:
         image = open_image(path, "image")
         shape = "x".join(str(x) for x in image.shape)
         kind = "betas or BOLD (4-D)" if len(image.shape) == 4 else "map or mask (3-D)"
-        return Found("nifti", f"NIfTI, {kind}", path, {"shape": shape}, (),
-                     f'load_masked("{path}", mask="MASK.nii.gz")' if len(image.shape) == 4 else "")  # fmt: skip
+        return Found(
+            "nifti",
+            f"NIfTI, {kind}",
+            path,
+            {"shape": shape},
+            (),
+            f'load_masked("{path}", mask="MASK.nii.gz")' if len(image.shape) == 4 else "",
+        )
     if path.suffix == ".npy":
         array = read_npy(path)
         has = {"array": f"{array.dtype} {array.shape}"}
-        return Found("npy", "NumPy array", path, has, (),
-                     f'make_responses(np.load("{path}"), stimulus=IDS)')  # fmt: skip
+        return Found("npy", "NumPy array", path, has, (), f'make_responses(np.load("{path}"), stimulus=IDS)')
     if path.suffix == ".nc":
         load(path, chunks={})
         return Found("neuroenc", "netCDF", path, {}, (), f'load("{path}")')

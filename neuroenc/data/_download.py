@@ -216,9 +216,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke during the transfer"
     text = str(error)
-    for known in ("Name or service not known", "Temporary failure in name resolution", "Connection refused",
-                  "Network is unreachable", "No route to host", "getaddrinfo failed", "CERTIFICATE_VERIFY_FAILED",
-                  "Connection reset", "Remote end closed connection"):  # fmt: skip
+    for known in (
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "Connection refused",
+        "Network is unreachable",
+        "No route to host",
+        "getaddrinfo failed",
+        "CERTIFICATE_VERIFY_FAILED",
+        "Connection reset",
+        "Remote end closed connection",
+    ):
         if known.lower() in text.lower():
             return f"no connection ({known})"
     return f"{type(error).__name__}: {text[:200]}"

@@ -230,8 +230,9 @@ def presence(manifest: Manifest, mirror: StrPath | None = None) -> str:
     found = []
     for folder in (data_dir() / manifest.name, _mirror_root(manifest, mirror)):
         paths = [safe_join(folder, f.path) if folder else None for f in manifest.files]
-        found.append([p is not None and p.is_file() and p.stat().st_size == f.size
-                      for p, f in zip(paths, manifest.files)])  # fmt: skip
+        found.append(
+            [p is not None and p.is_file() and p.stat().st_size == f.size for p, f in zip(paths, manifest.files)]
+        )
     here, there = found
     if all(here):
         return "yes"

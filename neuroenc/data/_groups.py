@@ -28,9 +28,7 @@ def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:
         raise DataError(unknown_name("grouping", by, _KEYS))
     sample = responses.dims[0]
     if by not in responses.coords:
-        averaged = (
-            " (they are averaged over repeats, so do this before averaging)" if sample == "stimulus" else ""
-        )
+        averaged = " (they are averaged over repeats, so do this before averaging)" if sample == "stimulus" else ""
         raise DataError(
             f"responses have no {by!r} coordinate{averaged}; found {sorted(map(str, responses.coords))}. Next"
             f" step: responses.assign_coords({by}=({sample!r}, numbers)); one number for all rows if there is"

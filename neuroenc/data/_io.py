@@ -24,13 +24,10 @@ __all__ = ["load", "save"]
 
 _MARK = "neuroenc_object"
 # Names that xarray and the CF conventions give a meaning of their own when a file is read.
-# fmt: off
-_RESERVED = {
-    "_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "dtype", "_Unsigned",
-    "calendar", "grid_mapping", "bounds", "ancillary_variables", "compress", "chunks",
-    "_ARRAY_DIMENSIONS", "DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", _MARK,
-}
-# fmt: on
+_RESERVED = frozenset(
+    """_FillValue missing_value scale_factor add_offset coordinates dtype _Unsigned calendar grid_mapping bounds
+    ancillary_variables compress chunks _ARRAY_DIMENSIONS DIMENSION_LIST REFERENCE_LIST CLASS NAME""".split()
+) | {_MARK}
 _DECODE: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
 _LONG_LIST = 1000
 
@@ -358,13 +355,9 @@ def _check_text(name: str, text: np.ndarray) -> None:
 def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
     text = dataset.attrs.pop(_MARK, None)
     for name, variable in dataset.variables.items():
-        if variable.dtype.kind in "OT" and all(
-            isinstance(x, str) for x in np.asarray(variable.values).ravel()
-        ):
+        if variable.dtype.kind in "OT" and all(isinstance(x, str) for x in np.asarray(variable.values).ravel()):
             coord = name in dataset.coords
-            dataset = dataset.assign(
-                {name: (variable.dims, np.asarray(variable.values).astype(str), variable.attrs)}
-            )
+            dataset = dataset.assign({name: (variable.dims, np.asarray(variable.values).astype(str), variable.attrs)})
             dataset = dataset.set_coords(name) if coord else dataset
     for holder in (dataset, *(dataset[name] for name in dataset.variables)):
         holder.attrs = {

@@ -51,9 +51,7 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
         # numpy writes NaN and None of a list of texts as the words "nan" and "None".
         array = np.array([*values, None], dtype=object)[:-1]
     if array.ndim != 1:
-        raise DataError(
-            f"{what} ids have shape {array.shape} (expected one dimension). Next step: ids.ravel()."
-        )
+        raise DataError(f"{what} ids have shape {array.shape} (expected one dimension). Next step: ids.ravel().")
     if array.dtype.kind == "O" or array.dtype.kind == "T":
         bad = [x for x in array if not isinstance(x, str)]
         if not bad:
@@ -73,9 +71,7 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
             "end?). Next step: rename it."
         )
     if array.size and (array == "").any():
-        raise DataError(
-            f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}."
-        )
+        raise DataError(f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}.")
     _check_composition(array, what)
     return array
 
@@ -153,17 +149,9 @@ def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
             raise DataError(f"{name} must be text, found {array[:1].tolist()} of dtype {array.dtype}.")
         return array.astype(str)
     if array.dtype.kind not in "fiub":
-        raise DataError(
-            f"{name} must be numbers, found dtype {array.dtype}, first value {array[:1].tolist()}."
-        )
-    if (
-        dtype is np.int64
-        and array.dtype.kind == "f"
-        and not (np.isfinite(array) & (array == np.round(array))).all()
-    ):
-        raise DataError(
-            f"{name} must be whole numbers, found {array[array != np.round(array)][:3].tolist()}."
-        )
+        raise DataError(f"{name} must be numbers, found dtype {array.dtype}, first value {array[:1].tolist()}.")
+    if dtype is np.int64 and array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
+        raise DataError(f"{name} must be whole numbers, found {array[array != np.round(array)][:3].tolist()}.")
     found = array.astype(dtype)
     if name in _LEAST and (found < _LEAST[name]).any():
         raise DataError(f"{name} holds {found[found < _LEAST[name]][0]}; legal are numbers from {_LEAST[name]} on.")
@@ -216,9 +204,7 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
         attrs["affine"] = [float(x) for x in matrix.ravel()]
     if volume_shape is not None:
         if len(volume_shape) != 3:
-            raise DataError(
-                f"volume_shape {tuple(volume_shape)} has {len(volume_shape)} numbers (expected 3)."
-            )
+            raise DataError(f"volume_shape {tuple(volume_shape)} has {len(volume_shape)} numbers (expected 3).")
         attrs["volume_shape"] = [int(x) for x in volume_shape]
     if ijk is not None:
         index = np.asarray(ijk)
@@ -229,9 +215,7 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
             )
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
-            raise DataError(
-                f"ijk given without {missing}: voxel indices have no place in space without them."
-            )
+            raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")
         if n_voxels and ((index < 0) | (index >= np.array(attrs["volume_shape"]))).any():
             raise DataError(
                 f"ijk ranges over {index.min(0).tolist()}..{index.max(0).tolist()}, outside a volume of shape"
@@ -245,9 +229,7 @@ def require_unique(values: np.ndarray, what: str, step: str) -> None:
     labels, counts = np.unique(values, return_counts=True)
     twice = labels[counts > 1]
     if twice.size:
-        raise DataError(
-            f"{twice.size} {what} occur more than once, first {twice[:3].tolist()}. Next step: {step}."
-        )
+        raise DataError(f"{twice.size} {what} occur more than once, first {twice[:3].tolist()}. Next step: {step}.")
 
 
 def provenance_step(attrs: Mapping[Any, Any], name: str, **settings: Any) -> str:

@@ -26,9 +26,7 @@ _FSAVERAGE = {
 }
 
 
-def _where(
-    values: Any, like: Any, ijk: Any, affine: Any, shape: Any
-) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Indices, affine and volume shape, from the values themselves, then ``like``, then the arguments."""
     given = affine
     for source in (values, like):
@@ -169,14 +167,10 @@ def unmask(
         fill = 0 if np.isnan(fill) else fill
         limits = np.iinfo(kind)
         if not np.isfinite(data).all() or (data != np.round(data)).any():
-            raise DataError(
-                f"values are not whole numbers, so {kind} cannot hold them. Next step: dtype='float32'."
-            )
+            raise DataError(f"values are not whole numbers, so {kind} cannot hold them. Next step: dtype='float32'.")
         # As Python integers: a float32 limit would round up and let 2**31 into int32.
         if data.size and (int(data.min()) < limits.min or int(data.max()) > limits.max):
-            raise DataError(
-                f"values {data.min()}..{data.max()} do not fit {kind} ({limits.min}..{limits.max})."
-            )
+            raise DataError(f"values {data.min()}..{data.max()} do not fit {kind} ({limits.min}..{limits.max}).")
     volume = np.full((*shape, *data.shape[:-1]), fill, dtype=kind)
     volume[tuple(index.T)] = data.T
     image = Nifti1Image(volume, matrix, dtype=kind)
@@ -249,8 +243,7 @@ def to_gifti(
     vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
     if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
         raise DataError(
-            f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text"
-            " alike."
+            f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text alike."
         )
     if not np.isin(hemis, list(_STRUCTURE)).all():
         raise DataError(f"hemi holds {np.unique(hemis)[:4].tolist()} (legal: 'L', 'R').")
@@ -267,8 +260,7 @@ def to_gifti(
         here = hemis == side
         if np.unique(vertices[here]).size < here.sum():
             raise DataError(
-                f"{int(here.sum() - np.unique(vertices[here]).size)} values share a vertex of hemisphere"
-                f" {side}."
+                f"{int(here.sum() - np.unique(vertices[here]).size)} values share a vertex of hemisphere {side}."
             )
         image = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[side]}))
         for title, array in maps.items():

@@ -197,9 +197,7 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
     for name, item in (rois or {}).items():
         flags = roi_flags(name, item, mask, "mask")
         if not flags[inside].any():
-            raise DataError(
-                f"roi {name!r} has {int(flags.sum())} voxels, none of them in the mask of {len(ijk)}."
-            )
+            raise DataError(f"roi {name!r} has {int(flags.sum())} voxels, none of them in the mask of {len(ijk)}.")
         names[flags[inside]] += name + ";"
     parts, tr = [], None
     for n, item in enumerate(items):

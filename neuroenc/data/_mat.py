@@ -35,8 +35,17 @@ def read_mat(
             f"{path} is of MATLAB 7.3 (HDF5), which is not read here. Next step: download it as published, or in MATLAB"
             f" load it and save(..., '-v7')."
         ) from error
-    except (MatReadError, ValueError, OSError, EOFError, TypeError, KeyError, IndexError, OverflowError,
-            zlib.error) as error:  # fmt: skip
+    except (
+        MatReadError,
+        ValueError,
+        OSError,
+        EOFError,
+        TypeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        zlib.error,
+    ) as error:
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): it is cut short or"
             " damaged. Next step: download it again."

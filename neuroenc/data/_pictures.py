@@ -98,8 +98,19 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
             return _as_rgb(handle, name)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError,
-            NotImplementedError, Image.DecompressionBombError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        NotImplementedError,
+        Image.DecompressionBombError,
+    ) as error:
         # Pillow's own text names the object in memory, another one in each run.
         why = "no picture of a kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(

@@ -270,8 +270,7 @@ def folds(
     wanted = len(names) if n_splits is None else check_whole("n_splits", n_splits, least=0)
     if not 2 <= wanted <= len(names):
         raise DataError(
-            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} of {kind}"
-            f" ({', '.join(names[:5])})."
+            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} of {kind} ({', '.join(names[:5])})."
         )
     rows = np.arange(len(ids))
     if kind == "stimulus":

@@ -71,9 +71,7 @@ class Stimuli:
             if not hasattr(captions, "__len__"):
                 raise DataError(f"captions is a {type(captions).__name__}; expected one list of texts a stimulus.")
             if isinstance(captions, str) or len(captions) != len(ids):
-                raise DataError(
-                    f"{len(captions)} caption entries for {len(ids)} stimuli (expected one entry each)."
-                )
+                raise DataError(f"{len(captions)} caption entries for {len(ids)} stimuli (expected one entry each).")
             wrong = [
                 n
                 for n, c in enumerate(captions)

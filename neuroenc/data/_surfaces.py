@@ -224,8 +224,10 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
         labels = np.zeros(n, dtype=np.int64)
         labels[vertex] = [unique.index(x) if x else 0 for x in names.tolist()]
         # Colours must differ, because the file names regions by them.
-        colours = np.array([[25, 5, 25, 0]] + [[(37 * k) % 256, (101 * k) % 256, k % 256, 0]
-                                               for k in range(1, len(unique))], dtype=np.int64)  # fmt: skip
+        colours = np.array(
+            [[25, 5, 25, 0]] + [[(37 * k) % 256, (101 * k) % 256, k % 256, 0] for k in range(1, len(unique))],
+            dtype=np.int64,
+        )
         write_annot(target, labels, colours, unique, fill_ctab=True)
     else:
         if data.ndim != 1:
@@ -272,13 +274,22 @@ def volume_to_surface(image: Any, mesh: str = "fsaverage5", *, interpolation: st
     image = open_image(image, "volume")
     parts, vertex, hemi = [], [], []
     for side, name in (("L", "left"), ("R", "right")):
-        part = vol_to_surf(image, meshes[f"pial_{name}"], inner_mesh=meshes[f"white_{name}"],
-                           interpolation=interpolation)  # fmt: skip
+        part = vol_to_surf(
+            image, meshes[f"pial_{name}"], inner_mesh=meshes[f"white_{name}"], interpolation=interpolation
+        )
         parts.append(np.asarray(part).T)
         vertex.append(np.arange(parts[-1].shape[-1]))
         hemi.append(np.full(parts[-1].shape[-1], side))
     values = np.concatenate(parts, axis=-1)
-    coords = {"voxel": np.arange(values.shape[-1]), "vertex": ("voxel", np.concatenate(vertex)),
-              "hemi": ("voxel", np.concatenate(hemi))}  # fmt: skip
-    return xr.DataArray(values, dims=("voxel",) if values.ndim == 1 else ("map", "voxel"), coords=coords,
-                        attrs={"space": mesh}, name="surface")  # fmt: skip
+    coords = {
+        "voxel": np.arange(values.shape[-1]),
+        "vertex": ("voxel", np.concatenate(vertex)),
+        "hemi": ("voxel", np.concatenate(hemi)),
+    }
+    return xr.DataArray(
+        values,
+        dims=("voxel",) if values.ndim == 1 else ("map", "voxel"),
+        coords=coords,
+        attrs={"space": mesh},
+        name="surface",
+    )

@@ -20,9 +20,7 @@ _TEXT = ("stimulus", "subject", "roi", "hemi")
 _VOXEL = ("voxel", "i", "j", "k", "vertex", "hemi", "roi", "ncsnr")
 
 
-def validate_responses(
-    responses: xr.DataArray, *, zscored: str | None = None, allow_nan: bool = False
-) -> xr.DataArray:
+def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, allow_nan: bool = False) -> xr.DataArray:
     """Check that responses follow the schema, and optionally that they are z-scored.
 
     With m and s a voxel's mean and standard deviation within one session (or run), "z-scored" means
@@ -76,9 +74,7 @@ def validate_responses(
             f" ('stimulus', 'voxel'). Next step: {step}."
         )
     if responses.dtype != np.float32:
-        raise DataError(
-            f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32')."
-        )
+        raise DataError(f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32').")
     _check_labels(responses, dims[0])
     if "stimulus" not in responses.coords:
         raise DataError(
@@ -146,9 +142,7 @@ def _check_unique(obj: xr.DataArray | xr.Dataset, name: str, step: str) -> None:
     labels, counts = np.unique(obj[name].values, return_counts=True)
     if (counts > 1).any():
         twice = labels[counts > 1]
-        raise DataError(
-            f"{twice.size} {name} ids occur more than once, first {twice[:3].tolist()}. Next step: {step}."
-        )
+        raise DataError(f"{twice.size} {name} ids occur more than once, first {twice[:3].tolist()}. Next step: {step}.")
 
 
 def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
@@ -177,8 +171,7 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
         ijk = np.stack([obj[x].values for x in "ijk"], axis=1)
         if ijk.size and ((ijk < 0).any() or (ijk >= np.asarray(shape)).any()):
             raise DataError(
-                f"i, j, k range over {ijk.min(0).tolist()}..{ijk.max(0).tolist()}, outside a volume of"
-                f" {list(shape)}."
+                f"i, j, k range over {ijk.min(0).tolist()}..{ijk.max(0).tolist()}, outside a volume of {list(shape)}."
             )
 
 
@@ -245,17 +238,11 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
         )
     dims = tuple(map(str, features.dims))
     if dims not in FEATURE_DIMS.values():
-        raise DataError(
-            f"features have dims {dims}; legal are {', '.join(str(x) for x in FEATURE_DIMS.values())}."
-        )
+        raise DataError(f"features have dims {dims}; legal are {', '.join(str(x) for x in FEATURE_DIMS.values())}.")
     if features.dtype != np.float32:
-        raise DataError(
-            f"features are {features.dtype} (expected float32). Next step: features.astype('float32')."
-        )
+        raise DataError(f"features are {features.dtype} (expected float32). Next step: features.astype('float32').")
     if "stimulus" not in features.coords:
-        raise DataError(
-            "features have no 'stimulus' coordinate. Next step: make_features(values, stimulus=ids)."
-        )
+        raise DataError("features have no 'stimulus' coordinate. Next step: make_features(values, stimulus=ids).")
     _check_labels(features, "stimulus")
     axis = dims.index("feature" if "feature" in dims else "channel")
     need = unit_norm or bool(features.attrs.get("normalised", 0))
@@ -266,9 +253,7 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
         block = np.asarray(features.data[start : start + step])
         bad_rows += int((~np.isfinite(block.reshape(len(block), -1)).all(1)).sum())
         if need and block.size:
-            norms = np.sqrt(
-                np.einsum("...f,...f->...", *(np.moveaxis(block, axis, -1),) * 2, dtype=np.float64)
-            )
+            norms = np.sqrt(np.einsum("...f,...f->...", *(np.moveaxis(block, axis, -1),) * 2, dtype=np.float64))
             low, high = min(low, norms.min()), max(high, norms.max())
     if bad_rows:
         raise DataError(f"{bad_rows} of {features.shape[0]} stimuli have NaN or infinite features.")

@@ -71,9 +71,5 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
             f" {low_mean:.3g}..{high_mean:.3g} and standard deviations {low_sd:.3g}..{high_sd:.3g} (expected"
             f" 0 and 1) in {wrong} of {len(groups)} groups. Next step: neuroenc.data.zscore(responses,"
             f" by={by!r})"
-            + (
-                "."
-                if sufficient
-                else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}."
-            )
+            + ("." if sufficient else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}.")
         )

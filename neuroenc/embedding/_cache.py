@@ -40,8 +40,21 @@ __all__ = ["FeatureCache", "block_rows", "cache_clear", "cache_dir", "cache_list
 
 # Features up to this size are read into memory; larger ones stay on disk, memory-mapped.
 _IN_MEMORY = 2**30
-_COLUMNS = ("key", "kind", "backbone", "weights", "layer", "pooling", "normalised", "n", "shape", "bytes", "created",
-            "complete", "path")  # fmt: skip
+_COLUMNS = (
+    "key",
+    "kind",
+    "backbone",
+    "weights",
+    "layer",
+    "pooling",
+    "normalised",
+    "n",
+    "shape",
+    "bytes",
+    "created",
+    "complete",
+    "path",
+)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BLOCK = re.compile(r"\d{9}-\d{9}\.[0-9a-f]{16}\.npy")
 # Left free on the disk, for everything else that is written there.
@@ -226,9 +239,7 @@ class FeatureCache:
         )
 
     @staticmethod
-    def _join(
-        entry: Path, n: int, blocks: Iterator[np.ndarray], settings: Mapping[str, Any], provenance: str
-    ) -> None:
+    def _join(entry: Path, n: int, blocks: Iterator[np.ndarray], settings: Mapping[str, Any], provenance: str) -> None:
         with atomic_path(entry, directory=True) as folder:
             # Not memory-mapped: a full disk would end the process with SIGBUS.
             with open(folder / "values.npy", "wb") as handle:

@@ -255,8 +255,9 @@ class BandedRidgeEncoder(LinearEncoder):
         if missing or unknown:
             raise DataError(
                 f"the encoder was fitted on bands {known}; found {list(parts)}: "
-                + ", ".join([*(f"no {k!r}" for k in missing), *(f"unknown {k!r}" for k in unknown)]) + "."
-            )  # fmt: skip
+                + ", ".join([*(f"no {k!r}" for k in missing), *(f"unknown {k!r}" for k in unknown)])
+                + "."
+            )
         values, bands = self._join(
             {k: match_features(self._features_.get(k, {}), parts[k], f"band {k!r}") for k in known}
         )

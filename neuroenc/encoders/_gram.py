@@ -143,9 +143,17 @@ def primal_fold(
     if scale is not None:
         vectors = vectors * scale[:, None]
     return FoldBasis(
-        train, test, values, vectors.astype(dtype), projected.astype(dtype), mean_row.astype(dtype), triangular,
-        True, mean.astype(dtype), offset.astype(dtype),
-    )  # fmt: skip
+        train,
+        test,
+        values,
+        vectors.astype(dtype),
+        projected.astype(dtype),
+        mean_row.astype(dtype),
+        triangular,
+        True,
+        mean.astype(dtype),
+        offset.astype(dtype),
+    )
 
 
 def dual_fold(kernel: np.ndarray, train: np.ndarray, test: np.ndarray, center: bool, dtype: Any) -> FoldBasis:
@@ -160,9 +168,17 @@ def dual_fold(kernel: np.ndarray, train: np.ndarray, test: np.ndarray, center: b
     values, vectors = _eigh(inner)
     projected = cross @ vectors
     return FoldBasis(
-        train, test, values, vectors.astype(dtype), projected.astype(dtype),
-        projected.mean(axis=0).astype(dtype), False, False, None, None,
-    )  # fmt: skip
+        train,
+        test,
+        values,
+        vectors.astype(dtype),
+        projected.astype(dtype),
+        projected.mean(axis=0).astype(dtype),
+        False,
+        False,
+        None,
+        None,
+    )
 
 
 def is_partition(folds: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> bool:

@@ -217,11 +217,24 @@ def variance_partition(
     if n_bootstraps:
         unit = _groups(coords, groups, Y.shape[0])
         drawn = {"metric": metric, "n_bootstraps": n_bootstraps, "seed": seed}
-        _bootstrap(out, measured, predictions, tuple(spaces), None if unit is None else unit[tested], drawn,
-                   confidence, parse_memory(max_memory))  # fmt: skip
+        _bootstrap(
+            out,
+            measured,
+            predictions,
+            tuple(spaces),
+            None if unit is None else unit[tested],
+            drawn,
+            confidence,
+            parse_memory(max_memory),
+        )
     settings = {"spaces": list(spaces), "metric": metric, "seed": seed, "n_bootstraps": n_bootstraps}
-    out.attrs |= {"metric": metric, "n_stimuli": len(measured), "split": "out of fold", "confidence": confidence,
-                  "provenance": provenance(method="variance_partition", **settings)}  # fmt: skip
+    out.attrs |= {
+        "metric": metric,
+        "n_stimuli": len(measured),
+        "split": "out of fold",
+        "confidence": confidence,
+        "provenance": provenance(method="variance_partition", **settings),
+    }
     return out
 
 
@@ -280,9 +293,15 @@ def _dataset(found: stats.Partition, estimate: Any, Y: Any) -> xr.Dataset:
 
 
 def _bootstrap(
-    out: xr.Dataset, measured: np.ndarray, predictions: Any, spaces: tuple[str, ...], unit: Any, settings: Any,
-    confidence: float, budget: int,
-) -> None:  # fmt: skip
+    out: xr.Dataset,
+    measured: np.ndarray,
+    predictions: Any,
+    spaces: tuple[str, ...],
+    unit: Any,
+    settings: Any,
+    confidence: float,
+    budget: int,
+) -> None:
     """Intervals and p-values of the parts; all subsets see the same resamples."""
     n, v = measured.shape
     limits, p = np.full((2, *out["share"].shape), np.nan), np.full(out["share"].shape, np.nan)

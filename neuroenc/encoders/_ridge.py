@@ -251,9 +251,16 @@ class RidgeEncoder(LinearEncoder):
             return solve(centred, mean, exponent, chosen[block], None)
 
         for block, result in run_blocks(
-            work, Y, blocks, workers=workers, phase="solve", also=lambda block: chosen[block], store=store,
-            show=self.progress, desc="ridge, solving",
-        ):  # fmt: skip
+            work,
+            Y,
+            blocks,
+            workers=workers,
+            phase="solve",
+            also=lambda block: chosen[block],
+            store=store,
+            show=self.progress,
+            desc="ridge, solving",
+        ):
             self._take(block, result)
 
     def _take(self, block: slice, result: dict[str, np.ndarray]) -> None:
@@ -286,11 +293,15 @@ class RidgeEncoder(LinearEncoder):
             return None
         settings = {
             "version": __version__,
-            "alphas": self.alphas_, "scoring": self.scoring, "fit_intercept": self.fit_intercept,
-            "alpha_per_voxel": self.alpha_per_voxel, "primal": design.primal, "nan": self.nan_voxels,
+            "alphas": self.alphas_,
+            "scoring": self.scoring,
+            "fit_intercept": self.fit_intercept,
+            "alpha_per_voxel": self.alpha_per_voxel,
+            "primal": design.primal,
+            "nan": self.nan_voxels,
             "X": hash_array(design.X, design.mean, [] if design.scale is None else design.scale),
             "folds": hash_array(*[i for f in design.folds for i in f]),
-        }  # fmt: skip
+        }
         return BlockStore(self.checkpoint, hash_json(settings))
 
 

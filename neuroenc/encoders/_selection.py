@@ -199,9 +199,17 @@ def select_features(
 
 
 def _dataset(
-    Y: Any, names: list[str], score: np.ndarray, chosen: np.ndarray, inner: np.ndarray, outer: np.ndarray,
-    predicted: np.ndarray, metric: str, n: int, per: Any,
-) -> xr.Dataset:  # fmt: skip
+    Y: Any,
+    names: list[str],
+    score: np.ndarray,
+    chosen: np.ndarray,
+    inner: np.ndarray,
+    outer: np.ndarray,
+    predicted: np.ndarray,
+    metric: str,
+    n: int,
+    per: Any,
+) -> xr.Dataset:
     votes = np.stack([(chosen == c).sum(axis=0) for c in range(len(names))])
     # Of candidates with equally many folds, the one that the training rows scored higher.
     modal = np.lexsort((inner, votes), axis=0)[-1]
@@ -221,10 +229,15 @@ def _dataset(
         },
         coords={"candidate": labels, **rows, **(voxel_coords(Y) or {"voxel": np.arange(len(score))})},
         attrs={
-            "metric": metric, "split": "nested cross-validation", "n_stimuli": n, "n_folds": len(chosen),
+            "metric": metric,
+            "split": "nested cross-validation",
+            "n_stimuli": n,
+            "n_folds": len(chosen),
             "provenance": provenance(
-                method="select_features", metric=metric, candidates=names,
+                method="select_features",
+                metric=metric,
+                candidates=names,
                 per=per if isinstance(per, str) else "labels",
             ),
         },
-    )  # fmt: skip
+    )

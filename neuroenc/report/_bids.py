@@ -155,8 +155,9 @@ def export_bids(
     _check_folder(folder)
     existing = [p["stem"] for p in plans if any((folder / p["stem"]).parent.glob(Path(p["stem"]).name + ".*"))]
     # While maps are written, a note says of what: an export that was killed goes on over its own maps.
-    values = [p["scores"]["roi"].values.astype(str) if p["score"] == "roi" else p["scores"][p["score"]].values
-              for p in plans]  # fmt: skip
+    values = [
+        p["scores"]["roi"].values.astype(str) if p["score"] == "roi" else p["scores"][p["score"]].values for p in plans
+    ]
     key, note = hash_json([[p["stem"], hash_array(x)] for p, x in zip(plans, values)]), folder / _NOTE
     goes_on = note.is_file() and read_text(note).strip() == key
     if existing and not overwrite and not goes_on:
@@ -280,8 +281,17 @@ def _plan(
                 if score == "roi":
                     own["desc"] = "roi"
                 stem = file_name(own, "dseg" if score == "roi" else "statmap", "")
-                plans.append({"stem": base + stem, "score": score, "kind": kind, "hemi": hemi, "scores": scores,
-                              "reference": reference, "labels": explained})  # fmt: skip
+                plans.append(
+                    {
+                        "stem": base + stem,
+                        "score": score,
+                        "kind": kind,
+                        "hemi": hemi,
+                        "scores": scores,
+                        "reference": reference,
+                        "labels": explained,
+                    }
+                )
     return plans
 
 

@@ -46,9 +46,13 @@ def write_map(folder: Path, plan: Mapping[str, Any], sources: Sequence[str], pro
         kept = np.flatnonzero(scores["hemi"].values.astype(str) == hemi)
         own = numbers.isel(voxel=kept)
         sides = to_gifti(
-            own, scores["vertex"].values[kept], scores["hemi"].values[kept].astype(str), _n_vertices(scores),
-            fill=0 if name == "roi" else np.nan, name=name,
-        )  # fmt: skip
+            own,
+            scores["vertex"].values[kept],
+            scores["hemi"].values[kept].astype(str),
+            _n_vertices(scores),
+            fill=0 if name == "roi" else np.nan,
+            name=name,
+        )
         image = _labelled(sides[hemi], codes) if name == "roi" else sides[hemi]
         ending = ".label.gii" if name == "roi" else ".func.gii"
     files.insert(0, _save(image, base.with_name(base.name + ending), nib))

@@ -93,9 +93,14 @@ def _common(
 
 
 def map_sidecar(
-    name: str, scores: xr.Dataset, *, sources: Sequence[str], reference: str | None, labels: Mapping[str, str],
+    name: str,
+    scores: xr.Dataset,
+    *,
+    sources: Sequence[str],
+    reference: str | None,
+    labels: Mapping[str, str],
     provenance: Any,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Sidecar of one map."""
     attrs = _plain_attributes(scores[name].attrs)
     long, unit, meaning = _KNOWN.get(name, (name.replace("_", " "), "arbitrary", ""))
@@ -128,7 +133,7 @@ def roi_sidecar(
         "name lists them with ';'. The numbers are explained in the .tsv file.",
         "NumberOfVoxels": int(scores.sizes["voxel"]),
         "Manual": False,
-    } | _common(scores, sources, reference, labels, provenance)  # fmt: skip
+    } | _common(scores, sources, reference, labels, provenance)
 
 
 def description(name: str, source_datasets: Sequence[str], licence: str | None) -> dict[str, Any]:

@@ -35,9 +35,13 @@ def _runs(seen: np.ndarray) -> list[slice]:
 
 
 def draw_flat(
-    axes: Any, hemi: str, colours: np.ndarray, window: tuple[np.ndarray, np.ndarray], inches: float,
+    axes: Any,
+    hemi: str,
+    colours: np.ndarray,
+    window: tuple[np.ndarray, np.ndarray],
+    inches: float,
     regions: Mapping[str, np.ndarray],
-) -> None:  # fmt: skip
+) -> None:
     """Paint the flat patch; ``colours`` (face, 4); ``regions`` are bool (vertex,)."""
     from matplotlib.collections import PolyCollection
 
@@ -76,9 +80,14 @@ def _middle(points: np.ndarray) -> np.ndarray:
 
 
 def draw_inflated(
-    axes: Any, hemi: str, view: str, colours: np.ndarray, inches: float, regions: Mapping[str, np.ndarray],
+    axes: Any,
+    hemi: str,
+    view: str,
+    colours: np.ndarray,
+    inches: float,
+    regions: Mapping[str, np.ndarray],
     views: Sequence[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Paint one view of the inflated mesh with the outlines that face the camera.
 
     A part of a region is named in that one of ``views`` (this one by default) where most of it is seen.

@@ -105,24 +105,44 @@ def surface_html(
     masks = region_masks(rois, first, n)
     second, alpha = (_named(values, x) for x in (second, alpha))
     drawn = [
-        _drawn(one, name, channel(second, first, n, "second"), channel(alpha, first, n, "alpha"),
-               label_for(second if second is not None else alpha), cmap, vmin, vmax,
-               second_range if second is not None else alpha_range)
+        _drawn(
+            one,
+            name,
+            channel(second, first, n, "second"),
+            channel(alpha, first, n, "alpha"),
+            label_for(second if second is not None else alpha),
+            cmap,
+            vmin,
+            vmax,
+            second_range if second is not None else alpha_range,
+        )
         for name, one in maps.items()
-    ]  # fmt: skip
+    ]
     hemis = {h: _hemisphere(h, index[side == h], {k: m[side == h] for k, m in masks.items()}) for h in "LR"}
     tips = first["roi"].values.astype(str).tolist() if "roi" in first.coords else [""] * n
     ids = first["voxel"].values if "voxel" in first.coords else np.arange(n)
     payload = {
-        "unit": _UNIT, "hemis": hemis, "maps": drawn, "views": {k: {h: v[h] for h in "LR"} for k, v in VIEWS.items()},
+        "unit": _UNIT,
+        "hemis": hemis,
+        "maps": drawn,
+        "views": {k: {h: v[h] for h in "LR"} for k, v in VIEWS.items()},
         "voxels": {"vertex": index.tolist(), "hemi": "".join(side), "id": [str(x) for x in ids], "roi": tips},
-    }  # fmt: skip
+    }
     heading = title or label_for(first) or "Cortical map"
     page = render(
-        {"payload": payload, "title": heading, "version": __version__, "maps": drawn, "views": list(VIEWS),
-         "outlined": sorted(masks), "n_voxels": n},
-        "brain_surface.html.j2", ("brain_surface.css",), ("brain_surface.js",),
-    )  # fmt: skip
+        {
+            "payload": payload,
+            "title": heading,
+            "version": __version__,
+            "maps": drawn,
+            "views": list(VIEWS),
+            "outlined": sorted(masks),
+            "n_voxels": n,
+        },
+        "brain_surface.html.j2",
+        ("brain_surface.css",),
+        ("brain_surface.js",),
+    )
     return write_text(path, page)
 
 
@@ -180,8 +200,9 @@ def _hemisphere(hemi: str, index: np.ndarray, regions: dict[str, np.ndarray]) ->
         inside = np.zeros(len(xyz), bool)
         inside[index[mask]] = True
         for kept, positions, triangles, own in (
-            (lines, above, faces, inside), (flat_lines, flat, flat_faces, inside & on),
-        ):  # fmt: skip
+            (lines, above, faces, inside),
+            (flat_lines, flat, flat_faces, inside & on),
+        ):
             for chain in loops(own, triangles):
                 points = smooth(positions[chain].mean(axis=1))
                 kept.append(np.stack([points[:-1], points[1:]], axis=1).reshape(-1, 3))
@@ -190,13 +211,20 @@ def _hemisphere(hemi: str, index: np.ndarray, regions: dict[str, np.ndarray]) ->
             texts.append({"name": name, "vertex": int(middle)})
     grey = np.clip(0.86 - 0.09 * np.clip(sulc / 0.8, -1, 1), 0, 1)
     return {
-        "name": _LABELS[hemi], "inflated": _text(_steps(xyz)), "flat": _text(_steps(flat)),
-        "normals": _text(np.round(127 * normals).astype("i1")), "grey": _text(np.round(255 * grey).astype("u1")),
-        "faces": _text(faces.astype("<u2")), "flat_faces": _text(flat_faces.astype("<u2")),
-        "on": _text(on.astype("u1")), "centre": centre.round(1).tolist(),
-        "span": float(np.ptp(flat[seen], axis=0).max().round(1)), "texts": texts,
-        "lines": _text(_steps(np.concatenate(lines))), "flat_lines": _text(_steps(np.concatenate(flat_lines))),
-    }  # fmt: skip
+        "name": _LABELS[hemi],
+        "inflated": _text(_steps(xyz)),
+        "flat": _text(_steps(flat)),
+        "normals": _text(np.round(127 * normals).astype("i1")),
+        "grey": _text(np.round(255 * grey).astype("u1")),
+        "faces": _text(faces.astype("<u2")),
+        "flat_faces": _text(flat_faces.astype("<u2")),
+        "on": _text(on.astype("u1")),
+        "centre": centre.round(1).tolist(),
+        "span": float(np.ptp(flat[seen], axis=0).max().round(1)),
+        "texts": texts,
+        "lines": _text(_steps(np.concatenate(lines))),
+        "flat_lines": _text(_steps(np.concatenate(flat_lines))),
+    }
 
 
 def _drawn(
@@ -209,7 +237,7 @@ def _drawn(
     data = np.asarray(one.values)
     painter = BrainPainter(
         data, cmap, vmin, vmax, second=second, alpha=alpha, other_range=span, other_label=other_label
-    )  # fmt: skip
+    )
     rgba = painter.colours(painter.numbers, painter.other)
     with rc_context(STYLE):
         figure = Figure(figsize=(10.6, painter.room))
@@ -217,8 +245,11 @@ def _drawn(
     named = data.dtype.kind in "OUS"
     texts = [str(x) if named else ("–" if not np.isfinite(x) else f"{float(x):.3g}") for x in data.tolist()]
     return {
-        "name": name, "label": label_for(one) or name, "colours": _text(np.round(255 * rgba).astype("u1")),
-        "texts": texts, "legend": data_uri(figure_png(figure, dpi=140), "image/png"),
+        "name": name,
+        "label": label_for(one) or name,
+        "colours": _text(np.round(255 * rgba).astype("u1")),
+        "texts": texts,
+        "legend": data_uri(figure_png(figure, dpi=140), "image/png"),
         "others": None if painter.other is None else [f"{x:.3g}" for x in painter.other.tolist()],
         "other": other_label,
-    }  # fmt: skip
+    }

@@ -113,13 +113,18 @@ def place_labels(axes: Any, anchors: list[tuple[str, np.ndarray]], inches: float
         half = 0.32 * fontsize * len(name) * unit
         x = float(np.clip(x, min(x0, x1) + half, max(x0, x1) - half))
         spots = (y + step * high * 0.5 for k in range(24) for step in ((0,) if k == 0 else (-k, k)))
-        free = (
-            spot for spot in spots
-            if all(abs(x - a) >= half + b or abs(spot - c) >= high for a, b, c in taken)
-        )  # fmt: skip
+        free = (spot for spot in spots if all(abs(x - a) >= half + b or abs(spot - c) >= high for a, b, c in taken))
         y = float(np.clip(next(free, y), min(y0, y1) + high / 2, max(y0, y1) - high / 2))
         taken.append((x, half, y))
         axes.text(
-            x, y, name, ha="center", va="center", fontsize=fontsize, color=INK, fontweight="bold", zorder=4,
+            x,
+            y,
+            name,
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            color=INK,
+            fontweight="bold",
+            zorder=4,
             path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        )  # fmt: skip
+        )

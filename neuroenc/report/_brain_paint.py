@@ -139,9 +139,15 @@ class BrainPainter(Painter):
             axes.set_yticks([])
             self._ticks(axes.xaxis, self._low, self._high, self._outside)
             axes.text(
-                -0.02, 0.5, f"opacity: {self._other_label or 'alpha'}", transform=axes.transAxes, ha="right",
-                va="center", fontsize=9, color=INK,
-            )  # fmt: skip
+                -0.02,
+                0.5,
+                f"opacity: {self._other_label or 'alpha'}",
+                transform=axes.transAxes,
+                ha="right",
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
             axes.tick_params(length=2, labelsize=8, pad=2)
             self._bare(axes)
             return
@@ -149,13 +155,16 @@ class BrainPainter(Painter):
         axes = figure.add_axes(((wide - width) / 2 / wide, 0.5 / tall, width / wide, 0.92 / tall))
         x, y = np.meshgrid(
             np.linspace(self._vmin, self._vmax, 96), np.linspace(self._low, self._high, 96), indexing="ij"
-        )  # fmt: skip
+        )
         rgba = self.colours(x, y)
         rgb = rgba[..., :3] * rgba[..., 3:] + CORTEX * (1 - rgba[..., 3:])
         axes.imshow(
-            np.swapaxes(rgb, 0, 1), origin="lower", aspect="auto", interpolation="nearest",
+            np.swapaxes(rgb, 0, 1),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
             extent=(self._vmin, self._vmax, self._low, self._high),
-        )  # fmt: skip
+        )
         outside = {"neither": (0, 0), "min": (1, 0), "max": (0, 1), "both": (1, 1)}[self._extend]
         self._ticks(axes.xaxis, self._vmin, self._vmax, outside)
         self._ticks(axes.yaxis, self._low, self._high, self._outside)
@@ -163,9 +172,16 @@ class BrainPainter(Painter):
         axes.set_xlabel(label, fontsize=9, color=INK, labelpad=3)
         text = self._other_label or ("" if self._two else "alpha")
         axes.text(
-            -0.5 if self._two else -0.3, 0.5, text if self._two else f"{text}\n(opacity)", transform=axes.transAxes,
-            ha="right", va="center", fontsize=9, color=INK, linespacing=1.3,
-        )  # fmt: skip
+            -0.5 if self._two else -0.3,
+            0.5,
+            text if self._two else f"{text}\n(opacity)",
+            transform=axes.transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=INK,
+            linespacing=1.3,
+        )
         self._bare(axes)
 
     @staticmethod

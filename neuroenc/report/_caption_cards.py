@@ -95,8 +95,9 @@ def voxel_cards(
             {
                 "voxel": str(voxel),
                 "link": voxel_link(voxel),
-                "where": " · ".join(x for x in (line["subject"], line["roi"].replace(";", ", "),
-                                                _location(study.scores, int(v))) if x),
+                "where": " · ".join(
+                    x for x in (line["subject"], line["roi"].replace(";", ", "), _location(study.scores, int(v))) if x
+                ),
                 "r": number(line["r"], digits=2),
                 "r_bar": _bar(line["r"], 1.0) or "0.0",
                 "ceiling": number(line["ceiling"], digits=2) if np.isfinite(line["ceiling"]) else None,
@@ -130,5 +131,5 @@ def voxel_cards(
                 "facts": facts,
                 "fails": line["fails"],
             }
-        )  # fmt: skip
+        )
     return cards

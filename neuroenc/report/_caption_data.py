@@ -119,7 +119,9 @@ def label_of_voxels(study: CaptionStudy) -> tuple[str, pd.Series]:
 
 
 def voxel_table(study: CaptionStudy) -> VoxelTable:
-    """Columns ``voxel, subject, roi, r, ceiling, r_normalised, q_value, unsupported, stability..., rho, fails, label``.
+    """Make the table behind the page's voxel list.
+
+    Columns ``voxel, subject, roi, r, ceiling, r_normalised, q_value, unsupported, stability..., rho, fails, label``.
     """
     from neuroenc.captions.checks._verdicts import failed_controls
 

@@ -66,8 +66,10 @@ def write_label_maps(
     written = [write_text(folder / f"{kind}.tsv", "\n".join(lines) + "\n")]
     written.append(write_json(folder / f"{kind}.json", {"0": "no label"} | {str(k): n for n, k in at.items()}))
     if volume:
-        image = unmask(xr.DataArray(index, dims="voxel", coords=scores["r"].coords).assign_attrs(scores.attrs),
-                       dtype=np.int16 if len(names) < 2**15 else np.int32)  # fmt: skip
+        image = unmask(
+            xr.DataArray(index, dims="voxel", coords=scores["r"].coords).assign_attrs(scores.attrs),
+            dtype=np.int16 if len(names) < 2**15 else np.int32,
+        )
         image.header.set_intent("label", name=kind[:15])
         written.append(_save(image, folder / f"{kind}.nii.gz", nib))
     if surface:
@@ -86,9 +88,10 @@ def write_label_maps(
                 table.labels.append(label)
             mesh = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": structure}), labeltable=table)
             mesh.add_gifti_data_array(
-                GiftiDataArray(data, intent="NIFTI_INTENT_LABEL", datatype="NIFTI_TYPE_INT32",
-                               meta=GiftiMetaData({"Name": kind}))
-            )  # fmt: skip
+                GiftiDataArray(
+                    data, intent="NIFTI_INTENT_LABEL", datatype="NIFTI_TYPE_INT32", meta=GiftiMetaData({"Name": kind})
+                )
+            )
             written.append(_save(mesh, folder / f"{kind}_hemi-{side}.label.gii", nib))
     return written
 
@@ -123,8 +126,18 @@ def write_study_files(
             text = {c: str for c in captions.columns if captions[c].dtype == object}
             captions.astype(text).to_parquet(temporary, index=False)
         shown.append("captions.parquet")
-    for name in ("evidence", "phrases", "gate", "stability", "sentence", "words", "concepts", "categories", "clusters",
-                 "contrasts"):  # fmt: skip
+    for name in (
+        "evidence",
+        "phrases",
+        "gate",
+        "stability",
+        "sentence",
+        "words",
+        "concepts",
+        "categories",
+        "clusters",
+        "contrasts",
+    ):
         frame = getattr(study, name)
         if frame is not None:
             write_table(frame, folder / f"{name}.csv")

@@ -114,10 +114,18 @@ def _map(
 ) -> dict[str, Any]:
     seen = np.flatnonzero(np.isfinite(x))
     return {
-        "kind": kind, "name": name, "width": _WIDTH, "height": round(height, 1), "shape": "dot",
-        "size": round(float(np.clip(spacing, 2.2, 9)), 2), "x": _round(x[seen]), "y": _round(y[seen]),
-        "voxel": seen.tolist(), "labels": labels, "background": figure_png(figure, dpi=160),
-    }  # fmt: skip
+        "kind": kind,
+        "name": name,
+        "width": _WIDTH,
+        "height": round(height, 1),
+        "shape": "dot",
+        "size": round(float(np.clip(spacing, 2.2, 9)), 2),
+        "x": _round(x[seen]),
+        "y": _round(y[seen]),
+        "voxel": seen.tolist(),
+        "labels": labels,
+        "background": figure_png(figure, dpi=160),
+    }
 
 
 def _round(values: np.ndarray) -> list[float]:
@@ -167,11 +175,20 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
         frames.append([round(fx, 1), round(fy, 1), round(wide * cell, 1), round(tall * cell, 1)])
         labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
     return {
-        "kind": "volume", "name": "Slices", "width": _WIDTH,
-        "height": round(-(-len(cuts) // columns) * row_height, 1), "shape": "cell", "size": [round(cell, 2),
-        round(cell * ratio, 2)], "x": _round(x), "y": _round(y), "voxel": list(range(len(ijk))), "labels": labels,
-        "frames": frames, "sides": axis != 0, "background": None,
-    }  # fmt: skip
+        "kind": "volume",
+        "name": "Slices",
+        "width": _WIDTH,
+        "height": round(-(-len(cuts) // columns) * row_height, 1),
+        "shape": "cell",
+        "size": [round(cell, 2), round(cell * ratio, 2)],
+        "x": _round(x),
+        "y": _round(y),
+        "voxel": list(range(len(ijk))),
+        "labels": labels,
+        "frames": frames,
+        "sides": axis != 0,
+        "background": None,
+    }
 
 
 def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:

@@ -206,8 +206,14 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
             continue
         if len(frame):
             more = len(frame) - MAX_ROWS
-            out.append({"heading": heading, "about": about, "table": table(frame.head(MAX_ROWS)),
-                        "more": f"{more:,} more rows in {key}.csv." if more > 0 else ""})  # fmt: skip
+            out.append(
+                {
+                    "heading": heading,
+                    "about": about,
+                    "table": table(frame.head(MAX_ROWS)),
+                    "more": f"{more:,} more rows in {key}.csv." if more > 0 else "",
+                }
+            )
     return out
 
 

@@ -137,8 +137,9 @@ def write_caption_report(
             if len(subjects) > 1:
                 part = _only(study, voxels, rows)
                 own = group_summary(*part)
-            context = group_page(study, voxels, rows, shown, name=name, kind="subject",
-                                 summary=summary if own is None else own)  # fmt: skip
+            context = group_page(
+                study, voxels, rows, shown, name=name, kind="subject", summary=summary if own is None else own
+            )
             write_text(out / "subjects" / f"{slug}.html", _group(context | common))
             bar.update(1)
         if shown.unreadable:
@@ -152,13 +153,18 @@ def write_caption_report(
             "n_subjects": len([n for n in names if n]),
             "remarks": list(dict.fromkeys(remarks)),
             "regions": _linked(summary, pages),
-            "subjects": [{"name": n or "all voxels", "href": f"subjects/{s}.html", "n": f"{len(r):,}"}
-                         for n, (s, r) in subjects.items()],
+            "subjects": [
+                {"name": n or "all voxels", "href": f"subjects/{s}.html", "n": f"{len(r):,}"}
+                for n, (s, r) in subjects.items()
+            ],
             "gate": gate_table(voxels, everything),
             "n": len(voxels.frame),
             "n_held": int((~voxels.frame["captioned"]).sum()),
-            "quality": [{"name": str(n), "table": table(with_verdicts(str(n), f).head(60))}
-                        for n, f in study.quality.items() if len(f)],
+            "quality": [
+                {"name": str(n), "table": table(with_verdicts(str(n), f).head(60))}
+                for n, f in study.quality.items()
+                if len(f)
+            ],
             "cards": voxel_cards(study, voxels, best_rows(voxels, everything, 8), shown),
             "caveats": list(study.caveats),
             "licence": shown.licence,
@@ -168,13 +174,18 @@ def write_caption_report(
             "origin": _origin(json.dumps(dict(study.provenance), default=str) if study.provenance else None),
             "files": listed,
             "meta": _markup(embed_json(meta | {"licence": shown.licence})),
-        }  # fmt: skip
+        }
         # The page comes last: where it stands, everything it names is there.
         page = write_text(
             out / "index.html",
-            render(context, "caption_index.html.j2", (*_STYLES, "caption_explorer.css"),
-                   ("report.js", "caption_map.js", "caption_search.js", "caption_explorer.js"), beside=True),
-        )  # fmt: skip
+            render(
+                context,
+                "caption_index.html.j2",
+                (*_STYLES, "caption_explorer.css"),
+                ("report.js", "caption_map.js", "caption_search.js", "caption_explorer.js"),
+                beside=True,
+            ),
+        )
         _clear(out, assets, shown.written)
         bar.update(2)
     return page

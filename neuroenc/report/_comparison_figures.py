@@ -39,9 +39,13 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
         for k, (title, rows) in enumerate(panels.items()):
             row, column = divmod(k, columns)
             axes = figure.add_axes(
-                ((left + column * (wide + 0.25)) / WIDTH, 1 - ((row + 1) * (tall + 0.75) - 0.4) / height,
-                 wide / WIDTH, tall / height)
-            )  # fmt: skip
+                (
+                    (left + column * (wide + 0.25)) / WIDTH,
+                    1 - ((row + 1) * (tall + 0.75) - 0.4) / height,
+                    wide / WIDTH,
+                    tall / height,
+                )
+            )
             for place, group in enumerate(groups):
                 if place % 2 == 0:
                     axes.axhspan(place - 0.5, place + 0.5, color="#f5f7f9", lw=0, zorder=0)
@@ -51,9 +55,15 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
                         sure = found["q"] < 0.05
                         axes.plot([found["low"], found["high"]], [y, y], color=colours[readout], lw=1.5, zorder=3)
                         axes.plot(
-                            found["median_difference"], y, "o", ms=4.6, mec=colours[readout], mew=1.2, zorder=4,
+                            found["median_difference"],
+                            y,
+                            "o",
+                            ms=4.6,
+                            mec=colours[readout],
+                            mew=1.2,
+                            zorder=4,
                             mfc=colours[readout] if sure else "white",
-                        )  # fmt: skip
+                        )
             axes.axvline(0, color=GREY, lw=0.9, zorder=1)
             axes.set(xlim=(reach[0] - pad, reach[1] + pad), ylim=(len(groups) - 0.5, -0.5))
             axes.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=8.5)
@@ -91,9 +101,14 @@ def draw_shares(
                 if share >= 0.05:
                     rgb = np.array(_rgb(colours[name]))
                     axes.text(
-                        start + share / 2, g + 0.03, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5,
+                        start + share / 2,
+                        g + 0.03,
+                        f"{100 * share:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
                         color=INK if rgb @ [0.299, 0.587, 0.114] > 0.55 else "white",
-                    )  # fmt: skip
+                    )
                 start += share
         axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
@@ -123,9 +138,13 @@ def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, 
         for k, (cell, fits) in enumerate(curves.items()):
             row, column = divmod(k, columns)
             axes = figure.add_axes(
-                ((0.5 + column * wide) / WIDTH, 1 - ((row + 1) * tall - 0.1) / height,
-                 (wide - 0.2) / WIDTH, (tall - 0.42) / height)
-            )  # fmt: skip
+                (
+                    (0.5 + column * wide) / WIDTH,
+                    1 - ((row + 1) * tall - 0.1) / height,
+                    (wide - 0.2) / WIDTH,
+                    (tall - 0.42) / height,
+                )
+            )
             for fit in fits:
                 epoch, r = fit["epoch"].to_numpy(float), fit["validation_r"].to_numpy(float)
                 axes.plot(epoch, r, color=colours[cell], lw=1.0, alpha=0.75)

@@ -43,9 +43,9 @@ class Canvas:
             outside = ~np.any([g.mask for g in self._groups], axis=0)
             self._groups += [Group(kinds[0], "other", outside)] if outside.any() else []
         # Hundreds of groups would leave no room for units.
-        self._groups = sorted(self._groups, key=lambda g: -int(g.mask.sum()))[:24] if len(self._groups) > 24 else (
-            self._groups
-        )  # fmt: skip
+        self._groups = (
+            sorted(self._groups, key=lambda g: -int(g.mask.sum()))[:24] if len(self._groups) > 24 else (self._groups)
+        )
 
     @property
     def how(self) -> str:

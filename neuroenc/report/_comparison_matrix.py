@@ -88,9 +88,14 @@ def draw_matrix(
                 dotted = dots is not None and bool(dots[i, j])
                 if dotted or wide >= 0.3:
                     axes.text(
-                        x + 0.5, i + 0.52, "•" if dotted else text.replace("-", "−"), ha="center", va="center",
-                        color=INK if light else "white", fontsize=8 if wide >= 0.36 else 6.5,
-                    )  # fmt: skip
+                        x + 0.5,
+                        i + 0.52,
+                        "•" if dotted else text.replace("-", "−"),
+                        ha="center",
+                        va="center",
+                        color=INK if light else "white",
+                        fontsize=8 if wide >= 0.36 else 6.5,
+                    )
         for i, j in zip(*np.nonzero(rings)) if rings is not None else ():
             axes.add_patch(Rectangle((at[j] + 0.05, i + 0.07), 0.9, 0.86, fc="none", ec="white", lw=2.6, zorder=4))
             axes.add_patch(Rectangle((at[j] + 0.05, i + 0.07), 0.9, 0.86, fc="none", ec=INK, lw=1.3, zorder=5))
@@ -108,9 +113,13 @@ def draw_matrix(
                 axes.text(first, -(top - 0.16) / tall, kind, color=MUTED, fontsize=8, ha="left", va="center")
         bar_left = left + span * wide + 0.3
         bar = figure.add_axes(
-            (bar_left / WIDTH, max(0.12, 0.12 + tall * len(rows) - 1.6) / height, 0.11 / WIDTH,
-             min(1.6, tall * len(rows)) / height)
-        )  # fmt: skip
+            (
+                bar_left / WIDTH,
+                max(0.12, 0.12 + tall * len(rows) - 1.6) / height,
+                0.11 / WIDTH,
+                min(1.6, tall * len(rows)) / height,
+            )
+        )
         figure.colorbar(ScalarMappable(norm, colour), cax=bar).outline.set_visible(False)
         bar.tick_params(length=2, labelsize=7.5, pad=2, labelcolor=MUTED)
         bar.locator_params(nbins=4 if tall * len(rows) > 0.8 else 2)

@@ -61,16 +61,28 @@ def svg(figure: Any) -> str:
 
 
 def block(
-    uri: str | None, alt: str, caption: str, frame: pd.DataFrame | None, *, heading: str = "", about: str = "",
-    key: Sequence[dict[str, str]] = (), opened: bool | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    uri: str | None,
+    alt: str,
+    caption: str,
+    frame: pd.DataFrame | None,
+    *,
+    heading: str = "",
+    about: str = "",
+    key: Sequence[dict[str, str]] = (),
+    opened: bool | None = None,
+) -> dict[str, Any]:
     """A figure with its caption, legend and table; long tables start closed."""
     return {
-        "uri": uri, "alt": alt, "caption": caption, "heading": heading, "legend": list(key), "about": about,
+        "uri": uri,
+        "alt": alt,
+        "caption": caption,
+        "heading": heading,
+        "legend": list(key),
+        "about": about,
         "table": None if frame is None or not len(frame) else table(frame),
         "n_rows": 0 if frame is None else len(frame),
         "opened": (frame is not None and len(frame) <= 12) if opened is None else opened,
-    }  # fmt: skip
+    }
 
 
 def section(
@@ -96,8 +108,23 @@ def accuracy(page: Page, medians: pd.DataFrame) -> dict[str, Any]:
     figure = draw_matrix(
         values, page.cells, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
     )
-    shown = [c for c in ("cell", "kind", "group", "n_voxels", "median_r", "low", "high", "median_r_normalised",
-                         "n_train", "n_validation", "n_test") if c in medians]  # fmt: skip
+    shown = [
+        c
+        for c in (
+            "cell",
+            "kind",
+            "group",
+            "n_voxels",
+            "median_r",
+            "low",
+            "high",
+            "median_r_normalised",
+            "n_train",
+            "n_validation",
+            "n_test",
+        )
+        if c in medians
+    ]
     overall = [(c, float(values[k, 0])) for k, c in enumerate(page.cells)]
     missing = int((~np.isfinite(page.r).any(axis=0)).sum())
     blocks = [
@@ -106,13 +133,17 @@ def accuracy(page: Page, medians: pd.DataFrame) -> dict[str, Any]:
             f"Median r of {len(page.cells)} cells in {len(groups)} groups. Over all voxels, best first: "
             + _listed(sorted(overall, key=lambda x: -np.nan_to_num(x[1], nan=-9))),
             "Median over voxels of the correlation between predicted and measured responses to test stimuli. "
-            + ("A frame marks the highest of each column. It need not be separable from the next; see below. "
-               if len(page.cells) > 1 else "") + said
+            + (
+                "A frame marks the highest of each column. It need not be separable from the next; see below. "
+                if len(page.cells) > 1
+                else ""
+            )
+            + said
             + (f" {missing} of {page.scores.sizes['voxel']} voxels have no score and are left out." if missing else ""),
             medians.loc[medians["kind"] == "all", [c for c in shown if c not in ("kind", "group")]],
             about="all voxels",
         )
-    ]  # fmt: skip
+    ]
     inside = medians[medians["kind"] != "all"]
     if len(inside):
         blocks.append(block(None, "", "", inside[shown], about="every group", opened=False))
@@ -134,11 +165,18 @@ def gains(page: Page, pairs: pd.DataFrame, baseline: str) -> dict[str, Any] | No
             continue
         sign = 1.0 if b["readout"] == baseline else -1.0
         bounds = sorted((sign * row["low"], sign * row["high"]))
-        rows.append({
-            "features": "/".join(x for x in (a["features"], a["core"]) if x),
-            "readout": a["readout"] if sign > 0 else b["readout"], "kind": row["kind"], "group": str(row["group"]),
-            "median_difference": sign * row["median_difference"], "low": bounds[0], "high": bounds[1], "q": row["q"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "features": "/".join(x for x in (a["features"], a["core"]) if x),
+                "readout": a["readout"] if sign > 0 else b["readout"],
+                "kind": row["kind"],
+                "group": str(row["group"]),
+                "median_difference": sign * row["median_difference"],
+                "low": bounds[0],
+                "high": bounds[1],
+                "q": row["q"],
+            }
+        )
     if not rows:
         return None
     found = pd.DataFrame(rows)
@@ -148,8 +186,10 @@ def gains(page: Page, pairs: pd.DataFrame, baseline: str) -> dict[str, Any] | No
     spaces = list(dict.fromkeys(found["features"]))
     if len(spaces) > MAX_PANELS:
         medians = dict(zip(page.cells, group_medians(page.r, page.groups[:1])[:, 0]))
-        top = {s: max(v for c, v in medians.items() if c.startswith(f"{s}/") or parts.loc[c, "features"] == s)
-               for s in spaces}  # fmt: skip
+        top = {
+            s: max(v for c, v in medians.items() if c.startswith(f"{s}/") or parts.loc[c, "features"] == s)
+            for s in spaces
+        }
         spaces = sorted(sorted(spaces, key=lambda s: -top[s])[:MAX_PANELS], key=spaces.index)
         said += f" The {MAX_PANELS} best of {found['features'].nunique()} feature spaces are drawn."
     readouts = list(dict.fromkeys(found["readout"]))
@@ -158,21 +198,32 @@ def gains(page: Page, pairs: pd.DataFrame, baseline: str) -> dict[str, Any] | No
     overall = found[found["kind"] == "all"]
     words = "; ".join(
         f"{x['readout']} on {x['features']}: {number(x['median_difference'], digits=3)} "
-        f"({number(x['low'])} to {number(x['high'])})" for x in overall.to_dict("records")[:8]
-    )  # fmt: skip
+        f"({number(x['low'])} to {number(x['high'])})"
+        for x in overall.to_dict("records")[:8]
+    )
     figure = draw_gains(panels, [g.name for g in kept], colours)
     return section(
-        "gains", "Gains", f"Gain of each readout over {short(baseline)}",
+        "gains",
+        "Gains",
+        f"Gain of each readout over {short(baseline)}",
         f"The same features, read in another way: difference of r to the readout {baseline} (ridge on the flattened "
         "map, unless the settings say otherwise), as median over voxels."
-        if baseline == "linear" else
-        f"The same features, read in another way: difference of r to the readout {baseline}, as median over voxels.",
-        [block(
-            svg(figure), f"Difference of r to {baseline} over all voxels. {words}",
-            "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
-            + said, found, key=legend(colours), about="gain in every group", opened=False,
-        )],
-    )  # fmt: skip
+        if baseline == "linear"
+        else "The same features, read in another way: difference of r to the readout "
+        f"{baseline}, as median over voxels.",
+        [
+            block(
+                svg(figure),
+                f"Difference of r to {baseline} over all voxels. {words}",
+                "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
+                + said,
+                found,
+                key=legend(colours),
+                about="gain in every group",
+                opened=False,
+            )
+        ],
+    )
 
 
 def winners(page: Page, winner: xr.Dataset) -> dict[str, Any]:
@@ -188,8 +239,9 @@ def winners(page: Page, winner: xr.Dataset) -> dict[str, Any]:
         rest = sum(counts[c] for c in won[12:])
         key.append({**legend({"other cells": colours[won[12]]})[0], "said": f"{100 * rest / max(n, 1):.0f} %"})
     if counts["tie"]:
-        key.append({**legend({"no separable winner": colours["tie"]})[0],
-                    "said": f"{100 * counts['tie'] / max(n, 1):.0f} %"})  # fmt: skip
+        key.append(
+            {**legend({"no separable winner": colours["tie"]})[0], "said": f"{100 * counts['tie'] / max(n, 1):.0f} %"}
+        )
     uri = page.canvas.draw(labels, label="", heights=page.best, colours=colours)
     words = "; ".join(f"{k['name']} {k['said']}" for k in key)
     groups, said = by_kind(page.groups, MAX_GROUPS)
@@ -203,17 +255,24 @@ def winners(page: Page, winner: xr.Dataset) -> dict[str, Any]:
         ]
     blocks = [
         block(uri, f"Best cell of every voxel. {words}", page.canvas.how, None, key=key),
-        block(svg(draw_shares(shares, classes, groups, held, colours)),
-              f"Share of voxels won in each group. Overall: {words}",
-              "Percent of the voxels of each group, their number in brackets. " + said, frame,
-              about="share of voxels", opened=len(frame) <= 12),
-    ]  # fmt: skip
+        block(
+            svg(draw_shares(shares, classes, groups, held, colours)),
+            f"Share of voxels won in each group. Overall: {words}",
+            "Percent of the voxels of each group, their number in brackets. " + said,
+            frame,
+            about="share of voxels",
+            opened=len(frame) <= 12,
+        ),
+    ]
     return section(
-        "winner", "Winners", "Which cell predicts which voxel best",
+        "winner",
+        "Winners",
+        "Which cell predicts which voxel best",
         "A voxel has a winner where one cell beats each of the others over resampled stimuli, after correction for the "
         "number of voxels. Elsewhere the data cannot tell, and the map says so.",
-        blocks, page.canvas.remarks,
-    )  # fmt: skip
+        blocks,
+        page.canvas.remarks,
+    )
 
 
 def pairs_section(page: Page, pairs: pd.DataFrame) -> dict[str, Any]:
@@ -230,24 +289,33 @@ def pairs_section(page: Page, pairs: pd.DataFrame) -> dict[str, Any]:
     top = float(known.max()) if known.size and known.max() > 0 else 1.0
     figure = draw_matrix(values, page.cells, page.cells, label="Δ r", cmap="RdBu_r", limits=(-top, top), dots=unsure)
     n_sure = int(sum(row["q"] < 0.05 for row in overall.to_dict("records")))
-    shown = [c for c in ("a", "b", "n_voxels", "median_difference", "low", "high", "p", "q", "share_a", "share_b")
-             if c in overall]  # fmt: skip
+    shown = [
+        c
+        for c in ("a", "b", "n_voxels", "median_difference", "low", "high", "p", "q", "share_a", "share_b")
+        if c in overall
+    ]
     frame = overall[shown].rename(columns={"share_a": "a better share", "share_b": "b better share"})
     for column in ("a better share", "b better share"):
         if column in frame:
             frame[column] = ["–" if np.isnan(x) else f"{100 * x:.0f} %" for x in frame[column].to_numpy(float)]
-    blocks = [block(
-        svg(figure),
-        f"Differences between {len(page.cells)} cells; {n_sure} of {len(overall)} pairs differ at q < 0.05.",
-        "Row less column, median over voxels. A dot stands where the difference is not told from zero "
-        "(q ≥ 0.05).", frame, about="every pair, all voxels",
-    )]  # fmt: skip
+    blocks = [
+        block(
+            svg(figure),
+            f"Differences between {len(page.cells)} cells; {n_sure} of {len(overall)} pairs differ at q < 0.05.",
+            "Row less column, median over voxels. A dot stands where the difference is not told from zero (q ≥ 0.05).",
+            frame,
+            about="every pair, all voxels",
+        )
+    ]
     return section(
-        "pairs", "Pairs", "Any two cells",
+        "pairs",
+        "Pairs",
+        "Any two cells",
         f"{n_sure} of {len(overall)} pairs differ over all voxels at q < 0.05 (paired bootstrap over stimuli, false "
         "discovery rate over pairs). A better share and b better share: voxels where one of the two is better after "
-        "correction over the voxels of the pair.", blocks,
-    )  # fmt: skip
+        "correction over the voxels of the pair.",
+        blocks,
+    )
 
 
 def medians_of(page: Page, frame: pd.DataFrame | None) -> pd.DataFrame:
@@ -256,8 +324,14 @@ def medians_of(page: Page, frame: pd.DataFrame | None) -> pd.DataFrame:
         return frame.assign(cell=frame["cell"].astype(str))
     values = group_medians(page.r, page.groups)
     rows: list[Mapping[str, Any]] = [
-        {"cell": cell, "kind": g.kind, "group": g.name, "n_voxels": int((np.isfinite(page.r[k]) & g.mask).sum()),
-         "median_r": values[k, j]}
-        for k, cell in enumerate(page.cells) for j, g in enumerate(page.groups)
-    ]  # fmt: skip
+        {
+            "cell": cell,
+            "kind": g.kind,
+            "group": g.name,
+            "n_voxels": int((np.isfinite(page.r[k]) & g.mask).sum()),
+            "median_r": values[k, j],
+        }
+        for k, cell in enumerate(page.cells)
+        for j, g in enumerate(page.groups)
+    ]
     return pd.DataFrame(rows)

@@ -41,15 +41,34 @@ def regions_section(page: Page, regions: xr.Dataset) -> dict[str, Any]:
         through = f"Through {way}" if way else "Regions"
         r = np.asarray(own["r"].values, float) if "r" in own else page.r
         heights = np.where(np.isfinite(r).any(axis=0), np.where(np.isfinite(r), r, -np.inf).max(axis=0), np.nan)
-        blocks.append(block(page.canvas.draw(labels, label="", heights=heights, colours=CLASSES),
-                            f"{through}: {words}.", page.canvas.how, None, heading=through, key=key))  # fmt: skip
-        blocks.append(block(svg(draw_shares(shares, classes, groups, held, CLASSES)),
-                            f"{through}, share of voxels in each group: {words}.",
-                            "Percent of the voxels of each group. " + said, None))  # fmt: skip
+        blocks.append(
+            block(
+                page.canvas.draw(labels, label="", heights=heights, colours=CLASSES),
+                f"{through}: {words}.",
+                page.canvas.how,
+                None,
+                heading=through,
+                key=key,
+            )
+        )
+        blocks.append(
+            block(
+                svg(draw_shares(shares, classes, groups, held, CLASSES)),
+                f"{through}, share of voxels in each group: {words}.",
+                "Percent of the voxels of each group. " + said,
+                None,
+            )
+        )
         for j, group in enumerate(groups):
-            rows.append({"readout": way, "kind": group.kind, "group": group.name,
-                         "n_voxels": held[j],
-                         **{_CLASS_WORDS.get(c, c): _percent(x) for c, x in zip(classes, shares[:, j])}})  # fmt: skip
+            rows.append(
+                {
+                    "readout": way,
+                    "kind": group.kind,
+                    "group": group.name,
+                    "n_voxels": held[j],
+                    **{_CLASS_WORDS.get(c, c): _percent(x) for c, x in zip(classes, shares[:, j])},
+                }
+            )
     blocks.append(block(None, "", "", pd.DataFrame(rows), about="share of voxels, every readout and group"))
     names = "; ".join(
         f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in ("vision", "dense", "single") if s in regions.attrs
@@ -57,14 +76,19 @@ def regions_section(page: Page, regions: xr.Dataset) -> dict[str, Any]:
     remarks = []
     if len(ways) > 1 and "agreement" in regions:
         share = float(np.mean(regions["agreement"].values.astype(bool)))
-        remarks.append(f"The {len(ways)} readouts put {100 * share:.0f} % of voxels in the same class. Where they do "
-                       "not, the class says as much about the readout as about the voxel.")  # fmt: skip
+        remarks.append(
+            f"The {len(ways)} readouts put {100 * share:.0f} % of voxels in the same class. Where they do "
+            "not, the class says as much about the readout as about the voxel."
+        )
     return section(
-        "regions", "Three regions", "Vision, dense captions or single captions",
+        "regions",
+        "Three regions",
+        "Vision, dense captions or single captions",
         "The space that predicts a voxel better than both others through one and the same readout (paired bootstrap "
         f"over stimuli, corrected over voxels).{f' {names}.' if names else ''}",
-        blocks, remarks,
-    )  # fmt: skip
+        blocks,
+        remarks,
+    )
 
 
 def layers_section(page: Page, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame | None]]) -> dict[str, Any]:
@@ -78,29 +102,50 @@ def layers_section(page: Page, layers: Mapping[str, tuple[xr.Dataset, pd.DataFra
         for g in range(len(groups)):
             if np.isfinite(values[:, g]).any():
                 rings[np.nanargmax(values[:, g]), g] = True
-        figure = draw_matrix(values, names, [g.name for g in groups], kinds=[g.kind for g in groups],
-                             label="median r", rings=rings)  # fmt: skip
+        figure = draw_matrix(
+            values, names, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
+        )
         position = np.asarray(found["position"].values, float)
         mean = [float(np.nanmean(position[g.mask])) if np.isfinite(position[g.mask]).any() else np.nan for g in groups]
-        frame = given if given is not None else pd.DataFrame({
-            "kind": [g.kind for g in groups], "group": [g.name for g in groups],
-            "n_voxels": [int((np.isfinite(position) & g.mask).sum()) for g in groups],
-            "best_layer": [names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
-            "mean_position": mean,
-        })  # fmt: skip
+        frame = (
+            given
+            if given is not None
+            else pd.DataFrame(
+                {
+                    "kind": [g.kind for g in groups],
+                    "group": [g.name for g in groups],
+                    "n_voxels": [int((np.isfinite(position) & g.mask).sum()) for g in groups],
+                    "best_layer": [names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
+                    "mean_position": mean,
+                }
+            )
+        )
         words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], mean))
         r = np.asarray(found["r"].values, float)
         best = np.where(np.isfinite(r).any(axis=0), np.where(np.isfinite(r), r, -np.inf).max(axis=0), np.nan)
-        blocks.append(block(svg(figure), f"Median r of {len(names)} layers in {len(groups)} groups.",
-                            f"Layers from early (top) to late; a frame marks the best of each group. {said}", frame,
-                            heading=f"Through {way}" if way else "", about="best layer of every group",
-                            opened=len(frame) <= 12))  # fmt: skip
+        blocks.append(
+            block(
+                svg(figure),
+                f"Median r of {len(names)} layers in {len(groups)} groups.",
+                f"Layers from early (top) to late; a frame marks the best of each group. {said}",
+                frame,
+                heading=f"Through {way}" if way else "",
+                about="best layer of every group",
+                opened=len(frame) <= 12,
+            )
+        )
         uri = page.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
         if uri is not None:
             strip = " Dark is early, yellow is late." if page.canvas.kind == "strip" else ""
-            blocks.append(block(uri, f"Position of the best layer; means: {words}.",
-                                f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
-                                f"{page.canvas.how}", None))  # fmt: skip
+            blocks.append(
+                block(
+                    uri,
+                    f"Position of the best layer; means: {words}.",
+                    f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
+                    f"{page.canvas.how}",
+                    None,
+                )
+            )
     lead = "Position is that of the best layer in the order given, from 0 (first) to 1 (last)."
     return section("layers", "Layers", "Which layer", lead, blocks)
 
@@ -118,15 +163,29 @@ def warp_section(page: Page, warp: xr.Dataset) -> dict[str, Any] | None:
         medians = group_medians(numbers[kept], groups)
         title = str(values.attrs.get("long_name", str(name).removeprefix("warp_").replace("_", " ")))
         unit = str(values.attrs.get("units", ""))
-        figure = draw_matrix(medians, [cells[k] for k in kept], [g.name for g in groups],
-                             kinds=[g.kind for g in groups], label=unit or "median", cmap="cividis")  # fmt: skip
+        figure = draw_matrix(
+            medians,
+            [cells[k] for k in kept],
+            [g.name for g in groups],
+            kinds=[g.kind for g in groups],
+            label=unit or "median",
+            cmap="cividis",
+        )
         words = "; ".join(f"{cells[k]} {number(float(m[0]), digits=2)}" for k, m in zip(kept, medians))
-        blocks.append(block(svg(figure), f"{title}, median over all voxels: {words}.",
-                            f"Median over voxels{f', {unit}' if unit else ''}. {said}", None,
-                            heading=title[:1].upper() + title[1:]))  # fmt: skip
+        blocks.append(
+            block(
+                svg(figure),
+                f"{title}, median over all voxels: {words}.",
+                f"Median over voxels{f', {unit}' if unit else ''}. {said}",
+                None,
+                heading=title[:1].upper() + title[1:],
+            )
+        )
         for k, line in zip(kept, medians):
-            rows += [{"measure": title, "cell": cells[k], "kind": g.kind, "group": g.name, "median": float(m)}
-                     for g, m in zip(groups, line)]  # fmt: skip
+            rows += [
+                {"measure": title, "cell": cells[k], "kind": g.kind, "group": g.name, "median": float(m)}
+                for g, m in zip(groups, line)
+            ]
     if not blocks:
         return None
     blocks.append(block(None, "", "", pd.DataFrame(rows), about="every measure, cell and group"))

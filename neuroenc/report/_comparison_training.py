@@ -34,10 +34,13 @@ def curves_section(page: Page, curves: pd.DataFrame) -> dict[str, Any] | None:
             chosen.append(part.sort_values("epoch", kind="stable"))
         fits[cell] = chosen
         at = [part.loc[part["validation_r"].idxmax()] for part in chosen]
-        row = {"cell": cell, "fits": len(chosen),
-               "median epochs": round(float(np.median([p["epoch"].max() for p in chosen]))),
-               "best epoch": round(float(np.median([x["epoch"] for x in at]))),
-               "best validation r": float(np.median([x["validation_r"] for x in at]))}  # fmt: skip
+        row = {
+            "cell": cell,
+            "fits": len(chosen),
+            "median epochs": round(float(np.median([p["epoch"].max() for p in chosen]))),
+            "best epoch": round(float(np.median([x["epoch"] for x in at]))),
+            "best validation r": float(np.median([x["validation_r"] for x in at])),
+        }
         if "loss" in own:
             row["loss at best"] = float(np.median([x["loss"] for x in at]))
         rows.append(row)
@@ -45,13 +48,30 @@ def curves_section(page: Page, curves: pd.DataFrame) -> dict[str, Any] | None:
         return None
     frame = pd.DataFrame(rows)
     words = "; ".join(f"{x['cell']}: {number(x['best validation r'])}" for x in rows[:8])
-    return section("curves", "Learning curves", "Learning curves", "", [block(
-        svg(draw_curves(fits, page.cell_colours())), f"Validation r by epoch. Best of each cell: {words}",
-        "One line for each fold, with the settings that were chosen; the dot is the epoch that was kept. Colours are "
-        "the readouts. Ridge has no curve.", frame, about="medians over fits", opened=len(frame) <= 12,
-        key=legend({k: v for k, v in page.readout_colours.items()
-                    if k in set(page.parts.loc[list(fits), "readout"]) and k != "tie"}),
-    )])  # fmt: skip
+    return section(
+        "curves",
+        "Learning curves",
+        "Learning curves",
+        "",
+        [
+            block(
+                svg(draw_curves(fits, page.cell_colours())),
+                f"Validation r by epoch. Best of each cell: {words}",
+                "One line for each fold, with the settings that were chosen; the dot is the epoch that was kept. "
+                "Colours are the readouts. Ridge has no curve.",
+                frame,
+                about="medians over fits",
+                opened=len(frame) <= 12,
+                key=legend(
+                    {
+                        k: v
+                        for k, v in page.readout_colours.items()
+                        if k in set(page.parts.loc[list(fits), "readout"]) and k != "tie"
+                    }
+                ),
+            )
+        ],
+    )
 
 
 def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
@@ -77,6 +97,9 @@ def costs_section(page: Page, medians: pd.DataFrame) -> dict[str, Any] | None:
         said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
     alt = f"Accuracy{', parameters and seconds' if timed else ' and parameters'}. {words}"
     return section(
-        "costs", "Costs", "What each cell costs", lead,
+        "costs",
+        "Costs",
+        "What each cell costs",
+        lead,
         [block(svg(figure), alt, said, frame, key=key, about="cost of every cell")],
-    )  # fmt: skip
+    )

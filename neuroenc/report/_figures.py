@@ -54,15 +54,27 @@ def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None
             first = {"label": "one voxel"} if row == 0 else {}
             axes.plot(dots, row + _spread(dots, low, high), "o", ms=3.2, mew=0, color=BLUE, alpha=0.55, **first)
             axes.plot(
-                [np.median(values)] * 2, [row - 0.36, row + 0.36], color=INK, lw=2, solid_capstyle="butt", zorder=4,
+                [np.median(values)] * 2,
+                [row - 0.36, row + 0.36],
+                color=INK,
+                lw=2,
+                solid_capstyle="butt",
+                zorder=4,
                 **({"label": "median r"} if row == 0 else {}),
-            )  # fmt: skip
+            )
         top = median(ceiling, mask)
         if np.isfinite(top):
             axes.plot(
-                top, row, "D", ms=6, mfc="white", mec=ORANGE, mew=1.6, zorder=5,
+                top,
+                row,
+                "D",
+                ms=6,
+                mfc="white",
+                mec=ORANGE,
+                mew=1.6,
+                zorder=5,
                 **({"label": "median noise ceiling"} if row == 0 else {}),
-            )  # fmt: skip
+            )
     counts = [int(mask.sum()) for mask in groups.values()]
     names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
     axes.set_yticks(range(len(groups)), [f"{name}  ({n})" for name, n in zip(names, counts)])
@@ -72,9 +84,15 @@ def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None
     axes.axvline(0, color="#9aa4ad", lw=0.8, zorder=0)
     axes.set_xlabel("prediction accuracy, Pearson r")
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=8.5, handletextpad=0.4,
-        columnspacing=1.4, borderaxespad=0.2,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=3,
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.4,
+        columnspacing=1.4,
+        borderaxespad=0.2,
+    )
 
 
 def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
@@ -84,9 +102,17 @@ def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
     high = max(1.0, float(x.max()) + 0.03 if x.size else 1.0)
     axes.plot([0, high], [0, high], color=ORANGE, lw=1.2, dashes=(4, 2.5), zorder=3)
     axes.text(
-        high * 0.04, high * 0.06, "r = ceiling", color=ORANGE, fontsize=8.5, rotation=45, rotation_mode="anchor",
-        ha="left", va="bottom", transform_rotates_text=True,
-    )  # fmt: skip
+        high * 0.04,
+        high * 0.06,
+        "r = ceiling",
+        color=ORANGE,
+        fontsize=8.5,
+        rotation=45,
+        rotation_mode="anchor",
+        ha="left",
+        va="bottom",
+        transform_rotates_text=True,
+    )
     if x.size > 2500:
         axes.hexbin(x, y, gridsize=45, extent=(0, high, low, high), mincnt=1, cmap="Blues", bins="log", linewidths=0.1)
     else:
@@ -104,9 +130,14 @@ def _histogram(axes: Any, r: np.ndarray) -> None:
     if values.size:
         axes.axvline(np.median(values), color=INK, lw=2)
         axes.text(
-            np.median(values), 1.01, f"median {np.median(values):z.2f}", transform=axes.get_xaxis_transform(),
-            ha="center", va="bottom", fontsize=8.5,
-        )  # fmt: skip
+            np.median(values),
+            1.01,
+            f"median {np.median(values):z.2f}",
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+        )
     axes.set_xlabel("prediction accuracy, Pearson r")
     axes.set_ylabel("voxels")
     axes.tick_params(axis="y", labelcolor=MUTED)

@@ -23,10 +23,18 @@ __all__ = ["Thumbnails", "data_uri", "flatten", "number", "render", "table"]
 THUMBNAIL = 96  # pixels, shown at 64 CSS pixels
 
 _HEADINGS = {
-    "roi": "ROI", "n_voxels": "voxels", "median_r": "median r", "median_ceiling_r": "median ceiling",
-    "median_r_normalised": "median r / ceiling", "n_captioned": "with caption", "n_without_caption": "without caption",
-    "r": "r", "r2": "R²", "p_value": "p", "q_value": "q (FDR)",
-}  # fmt: skip
+    "roi": "ROI",
+    "n_voxels": "voxels",
+    "median_r": "median r",
+    "median_ceiling_r": "median ceiling",
+    "median_r_normalised": "median r / ceiling",
+    "n_captioned": "with caption",
+    "n_without_caption": "without caption",
+    "r": "r",
+    "r2": "R²",
+    "p_value": "p",
+    "q_value": "q (FDR)",
+}
 _SHARES = ("accuracy", "share", "fraction", "rate")
 
 

@@ -75,8 +75,9 @@ def plot_support_curves(
             for method in methods:
                 part = table[(table["method"] == method) & (table["group"] == group)].sort_values("size")
                 axes.fill_between(part["size"], part["low"], part["high"], color=colours[method], alpha=0.16, lw=0)
-                axes.plot(part["size"], part["explained_variance"], "o-", color=colours[method], ms=3.4, lw=1.5,
-                          label=method)  # fmt: skip
+                axes.plot(
+                    part["size"], part["explained_variance"], "o-", color=colours[method], ms=3.4, lw=1.5, label=method
+                )
             if reference is not None and group in reference:
                 axes.axhline(reference[group], color=MUTED, lw=1, dashes=(4, 2.5), zorder=1)
             axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
@@ -90,8 +91,13 @@ def plot_support_curves(
         for row in grid:
             row[0].set_ylabel(label)
         handles = grid.ravel()[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper left", ncols=min(5 if columns > 1 else 3, len(methods)),
-                      frameon=False, fontsize=8.5)  # fmt: skip
+        figure.legend(
+            *handles,
+            loc="outside upper left",
+            ncols=min(5 if columns > 1 else 3, len(methods)),
+            frameon=False,
+            fontsize=8.5,
+        )
     return figure
 
 
@@ -145,15 +151,24 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
                     axes = figure.add_axes(box)
                     axes.imshow(np.asarray(stimuli.image(str(found["stimulus"])).convert("RGB")))
                     axes.axis("off")
-                    axes.text(0.5, -0.02, f"{found['attention']:.1f}×", transform=axes.transAxes, ha="center",
-                              va="top", fontsize=7, color=MUTED)  # fmt: skip
+                    axes.text(
+                        0.5,
+                        -0.02,
+                        f"{found['attention']:.1f}×",
+                        transform=axes.transAxes,
+                        ha="center",
+                        va="top",
+                        fontsize=7,
+                        color=MUTED,
+                    )
         for text, at in (("attended to most", left), ("least", left + k * cell + gap)):
             figure.text(at / _WIDTH, (height - 0.2) / height, text, fontsize=8.5, color=MUTED)
     return figure
 
 
-def plot_weight_colours(rgb: xr.DataArray, *, affine: Any = None, volume_shape: Sequence[int] | None = None,
-                        **options: Any) -> Any:  # fmt: skip
+def plot_weight_colours(
+    rgb: xr.DataArray, *, affine: Any = None, volume_shape: Sequence[int] | None = None, **options: Any
+) -> Any:
     """Colours of voxels' weights on the inflated cortex, or on slices.
 
     Parameters

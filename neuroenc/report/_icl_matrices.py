@@ -126,8 +126,15 @@ def _matrix(
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             if value >= 0.005:
-                axes.text(j, i, f"{value:z.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=8,
-                          color="white" if value > 0.55 else INK)  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    f"{value:z.2f}".lstrip("0") if value < 1 else "1",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if value > 0.55 else INK,
+                )
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)

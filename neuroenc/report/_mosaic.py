@@ -122,11 +122,16 @@ def plot_mosaic(
             f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
         )
     painter = BrainPainter(
-        data, cmap, vmin, vmax, colours,
-        second=channel(second, values, len(data), "second"), alpha=channel(alpha, values, len(data), "alpha"),
+        data,
+        cmap,
+        vmin,
+        vmax,
+        colours,
+        second=channel(second, values, len(data), "second"),
+        alpha=channel(alpha, values, len(data), "alpha"),
         other_range=second_range if second is not None else alpha_range,
         other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
-    )  # fmt: skip
+    )
     regions = region_masks(rois, values, len(data))
     turn = io_orientation(matrix)
 
@@ -193,8 +198,16 @@ def plot_mosaic(
             axes.set_title(f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", fontsize=8, color=MUTED, pad=3)
             if panel == 0 and axis != 0:
                 for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
-                    axes.text(x, 0.98, text, transform=axes.transAxes, ha=ha, va="top", fontsize=8,
-                              color=MUTED if under is None else "white")  # fmt: skip
+                    axes.text(
+                        x,
+                        0.98,
+                        text,
+                        transform=axes.transAxes,
+                        ha=ha,
+                        va="top",
+                        fontsize=8,
+                        color=MUTED if under is None else "white",
+                    )
             anchors = []
             for name, own in inside.items():
                 if own[slab].any():

@@ -80,9 +80,17 @@ class Painter:
 
             patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]
             figure.legend(
-                handles=patches, loc="lower center", ncols=min(len(patches), 14), frameon=False, fontsize=9,
-                handlelength=0.9, handleheight=0.9, columnspacing=1.3, handletextpad=0.5, labelcolor=INK,
-            )  # fmt: skip
+                handles=patches,
+                loc="lower center",
+                ncols=min(len(patches), 14),
+                frameon=False,
+                fontsize=9,
+                handlelength=0.9,
+                handleheight=0.9,
+                columnspacing=1.3,
+                handletextpad=0.5,
+                labelcolor=INK,
+            )
             return
         from matplotlib.cm import ScalarMappable
 

@@ -33,9 +33,21 @@ STYLE: Any = {
 
 # Tol's muted scheme, extended by darker and lighter steps that stay apart for colour-blind readers.
 _CATEGORIES = (
-    "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499",
-    "#d55e00", "#0072b2", "#7a5c3a", "#e8a0bf", "#4d4d4d",
-)  # fmt: skip
+    "#332288",
+    "#88ccee",
+    "#44aa99",
+    "#117733",
+    "#999933",
+    "#ddcc77",
+    "#cc6677",
+    "#882255",
+    "#aa4499",
+    "#d55e00",
+    "#0072b2",
+    "#7a5c3a",
+    "#e8a0bf",
+    "#4d4d4d",
+)
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 

@@ -122,33 +122,66 @@ def write_support_report(
     for kind in kinds:
         part = curve if "kind" not in curve else curve[curve["kind"] == kind]
         groups = list(dict.fromkeys(part["group"].astype(str)))
-        caption = "Means over voxels and draws of the support; bands are intervals over both. Dashed: ridge on all "\
-                  "trials of the pool. Scores far below 0 are cut off."  # fmt: skip
+        caption = (
+            "Means over voxels and draws of the support; bands are intervals over both. Dashed: ridge on all "
+            "trials of the pool. Scores far below 0 are cut off."
+        )
         if len(groups) > _PANELS:
             caption += f" The first {_PANELS} of {len(groups)} groups are drawn."
         figure = curve_figure(part)
         shown = part.drop(columns=["kind"], errors="ignore").dropna(axis="columns", how="all")
-        blocks.append(block(
-            svg(figure), f"Explained variance over support size: {', '.join(groups[:_PANELS])}", caption, shown,
-            heading="" if kind == "all" else f"By {kind}", about=f"explained variance ({kind})", opened=kind == "all",
-        ))  # fmt: skip
+        blocks.append(
+            block(
+                svg(figure),
+                f"Explained variance over support size: {', '.join(groups[:_PANELS])}",
+                caption,
+                shown,
+                heading="" if kind == "all" else f"By {kind}",
+                about=f"explained variance ({kind})",
+                opened=kind == "all",
+            )
+        )
     made = [section("curves", "Accuracy", "How many trials are enough", "", blocks)]
     if comparisons is not None and len(comparisons):
-        made.append(section(
-            "comparisons", "Comparisons", "Method against method", "Differences are paired by voxel and draw of the "
-            "support; relative: as a share of the second method's mean.",
-            [block(None, "", "", comparisons, about="differences", opened=True)],
-        ))  # fmt: skip
+        made.append(
+            section(
+                "comparisons",
+                "Comparisons",
+                "Method against method",
+                "Differences are paired by voxel and draw of the "
+                "support; relative: as a share of the second method's mean.",
+                [block(None, "", "", comparisons, about="differences", opened=True)],
+            )
+        )
     if training:
-        made.append(section("training", "Training", "Learning curves", "", [
-            block(svg(plot_training_curves(training)), "Loss and validation explained variance by step",
-                  "The weights of the best validation loss are kept.", None)]))  # fmt: skip
+        made.append(
+            section(
+                "training",
+                "Training",
+                "Learning curves",
+                "",
+                [
+                    block(
+                        svg(plot_training_curves(training)),
+                        "Loss and validation explained variance by step",
+                        "The weights of the best validation loss are kept.",
+                        None,
+                    )
+                ],
+            )
+        )
     summary = dict(summary or {})
     context = {
-        "title": title, "version": __version__, "tiles": _tiles(curve, summary), "sections": made,
-        "notes": [str(n) for n in notes], "summary": [(str(k), number(v, str(k))) for k, v in summary.items()],
-        "settings": flatten(dict(settings or {})), "origin": _origin(provenance), "files": [str(f) for f in files],
-    }  # fmt: skip
+        "title": title,
+        "version": __version__,
+        "tiles": _tiles(curve, summary),
+        "sections": made,
+        "notes": [str(n) for n in notes],
+        "summary": [(str(k), number(v, str(k))) for k, v in summary.items()],
+        "settings": flatten(dict(settings or {})),
+        "origin": _origin(provenance),
+        "files": [str(f) for f in files],
+    }
     text = render(context, "comparison.html.j2", ("report.css", "comparison.css"))
     return write_text(Path(folder) / "index.html", text)
 

@@ -129,11 +129,16 @@ def plot_surface(
     data = np.asarray(values)
     index, side = _vertex_table(*surface_places(values, vertex, hemi), len(data))
     painter = BrainPainter(
-        data, cmap, vmin, vmax, colours,
-        second=channel(second, values, len(data), "second"), alpha=channel(alpha, values, len(data), "alpha"),
+        data,
+        cmap,
+        vmin,
+        vmax,
+        colours,
+        second=channel(second, values, len(data), "second"),
+        alpha=channel(alpha, values, len(data), "alpha"),
         other_range=second_range if second is not None else alpha_range,
         other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
-    )  # fmt: skip
+    )
     masks = region_masks(rois, values, len(data))
 
     def painted(h: str) -> np.ndarray:
@@ -156,9 +161,11 @@ def plot_surface(
         return {name: inside for name, inside in found.items() if inside.any()}
 
     with rc_context(STYLE):
-        figure = _flat_figure(Figure, index, side, crop, painter, painted, regions) if mesh == "flat" else (
-            _inflated_figure(Figure, views, painter, painted, regions)
-        )  # fmt: skip
+        figure = (
+            _flat_figure(Figure, index, side, crop, painter, painted, regions)
+            if mesh == "flat"
+            else (_inflated_figure(Figure, views, painter, painted, regions))
+        )
         height = figure.get_size_inches()[1]
         painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.34 / height)
     return figure
@@ -168,9 +175,7 @@ def _inflated_figure(make: Any, views: Sequence[str], painter: BrainPainter, pai
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
     height = len(pairs) * 10.6 / 4 * PANEL[1] / PANEL[0] + painter.room
     figure = make(figsize=(10.6, height))
-    grid = figure.add_gridspec(
-        len(pairs), 4, left=0, right=1, top=1, bottom=painter.room / height, wspace=0, hspace=0
-    )  # fmt: skip
+    grid = figure.add_gridspec(len(pairs), 4, left=0, right=1, top=1, bottom=painter.room / height, wspace=0, hspace=0)
     colours, outlined = {h: painted(h) for h in "LR"}, {h: regions(h) for h in "LR"}
     for row, pair in enumerate(pairs):
         # Mirror-symmetric rows: L first, L second | R second, R first.
@@ -199,8 +204,16 @@ def _flat_figure(
         left = (10.6 - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
         axes = figure.add_axes((left / 10.6, painter.room / height, inches / 10.6, inches * tall / wide / height))
         draw_flat(axes, h, painted(h), window, inches, regions(h))
-        axes.text(0.5, 1.01, {"L": "Left", "R": "Right"}[h] + " hemisphere", transform=axes.transAxes, ha="center",
-                  va="bottom", color=MUTED, fontsize=8)  # fmt: skip
+        axes.text(
+            0.5,
+            1.01,
+            {"L": "Left", "R": "Right"}[h] + " hemisphere",
+            transform=axes.transAxes,
+            ha="center",
+            va="bottom",
+            color=MUTED,
+            fontsize=8,
+        )
         if n == 0:
             (x0, y0), (x1, _) = window
             start = x0 + 0.03 * (x1 - x0)

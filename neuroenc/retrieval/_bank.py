@@ -140,9 +140,7 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
     if shape[0] != shape[0]:
         raise DataError("this dask array has chunks of unknown length. Next step: bank.compute_chunk_sizes().")
     if np.dtype(source.dtype).kind not in "fiu":
-        raise DataError(
-            f"embeddings have dtype {source.dtype}; legal are float16, float32, float64, integers."
-        )
+        raise DataError(f"embeddings have dtype {source.dtype}; legal are float16, float32, float64, integers.")
     if ids is not None:
         if not isinstance(ids, LazyIds):
             ids = np.asarray(ids).astype(str)
@@ -212,9 +210,7 @@ class EmbeddingBank:
     @staticmethod
     def _check_width(shard: _Shard, width: int, i: int) -> None:
         if shard.width != width:
-            raise DataError(
-                f"shard {i} has width {shard.width}, shards before it {width}; all must be equal."
-            )
+            raise DataError(f"shard {i} has width {shard.width}, shards before it {width}; all must be equal.")
 
     def _each(self) -> Iterator[_Shard]:
         if self._shards is not None:

@@ -40,9 +40,7 @@ class DenseIndex:
     ([['b', 'c']], [[1.0, 0.707...]])
     """
 
-    def __init__(
-        self, embeddings: Any, ids: Sequence[str] | np.ndarray | None = None, normalise: bool = True
-    ) -> None:
+    def __init__(self, embeddings: Any, ids: Sequence[str] | np.ndarray | None = None, normalise: bool = True) -> None:
         self._bank = as_bank(embeddings, ids)
         if not self._bank.reusable:
             raise DataError("an index reads its embeddings at each search: pass a list, an array or a path.")
@@ -54,9 +52,7 @@ class DenseIndex:
     def __repr__(self) -> str:
         return f"DenseIndex(n={len(self)}, normalise={self.normalise})"
 
-    def search(
-        self, queries: Any, k: int, max_memory: str | int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Any, k: int, max_memory: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k best rows for each query.
 
         Parameters

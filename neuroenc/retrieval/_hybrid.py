@@ -137,10 +137,16 @@ def hybrid_search(
     # Each index is asked once, because it may have to read a bank from disk for it.
     found = [index.search(asked, min(depth, len(index)), max_memory) for index, asked in zip(indexes, queries)]
     parts = [
-        _fused(indexes, [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found], k, method,
-               float(rrf_k), weight)
+        _fused(
+            indexes,
+            [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found],
+            k,
+            method,
+            float(rrf_k),
+            weight,
+        )
         for a in range(0, max(counts[0], 1), _QUERIES)
-    ]  # fmt: skip
+    ]
     return HybridResult(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
 
 

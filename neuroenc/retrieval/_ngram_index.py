@@ -170,9 +170,7 @@ class NGramIndex:
         document, position = self._places(ngram, limit, start, end)
         return self.ids[document], position
 
-    def _places(
-        self, ngram: Sequence[int], limit: int | None, start: bool, end: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _places(self, ngram: Sequence[int], limit: int | None, start: bool, end: bool) -> tuple[np.ndarray, np.ndarray]:
         key = self._key(ngram, start, end)
         if not key:
             raise ConfigError("an empty phrase is everywhere. Next step: give at least one token.")

@@ -253,9 +253,15 @@ class NGramScorer:
         return rows, total, why, occupied, (cover, number)
 
     def _add_unigrams(
-        self, logp: Any, known: set[int], rows: np.ndarray, total: np.ndarray, why: list, occupied: np.ndarray,
+        self,
+        logp: Any,
+        known: set[int],
+        rows: np.ndarray,
+        total: np.ndarray,
+        why: list,
+        occupied: np.ndarray,
         covered: tuple[np.ndarray, dict[int, int]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """What single tokens add to documents that hold them in words not taken."""
         scores = np.asarray(logp, dtype=np.float64).reshape(-1)
         size = min(len(scores), self.index.vocabulary)

@@ -76,14 +76,10 @@ def _queries(queries: Any, normalise: bool) -> np.ndarray:
         )
     q = given.astype(np.float64)
     if q.ndim != 2:
-        raise DataError(
-            f"queries have shape {q.shape}; legal is (q, d). Next step: queries[None] for one query."
-        )
+        raise DataError(f"queries have shape {q.shape}; legal is (q, d). Next step: queries[None] for one query.")
     if not np.isfinite(q).all():
         bad = np.flatnonzero(~np.isfinite(q).all(axis=1))
-        raise DataError(
-            f"{len(bad)} of {len(q)} queries hold NaN or infinite values; the first is query {bad[0]}."
-        )
+        raise DataError(f"{len(bad)} of {len(q)} queries hold NaN or infinite values; the first is query {bad[0]}.")
     if normalise:
         norms = np.linalg.norm(q, axis=1)
         if (norms == 0).any():

@@ -20,15 +20,22 @@ METRICS = ("r", "r2", "ev")
 MAX_MEMORY = 256 * 2**20
 
 _ALIASES = {
-    "correlation": "r", "pearson": "r", "pearsonr": "r", "pearson_r": "r", "pcc": "r",
-    "r^2": "r2", "r2_score": "r2", "rsquared": "r2", "determination": "r2",
-    "explained_variance": "ev", "variance": "ev", "evs": "ev",
-}  # fmt: skip
+    "correlation": "r",
+    "pearson": "r",
+    "pearsonr": "r",
+    "pearson_r": "r",
+    "pcc": "r",
+    "r^2": "r2",
+    "r2_score": "r2",
+    "rsquared": "r2",
+    "determination": "r2",
+    "explained_variance": "ev",
+    "variance": "ev",
+    "evs": "ev",
+}
 
 
-def check_choice(
-    kind: str, value: object, legal: Iterable[str], aliases: dict[str, str] | None = None
-) -> str:
+def check_choice(kind: str, value: object, legal: Iterable[str], aliases: dict[str, str] | None = None) -> str:
     """``value`` if it is one of ``legal``, else ConfigError with the nearest legal names."""
     names = list(legal)
     if isinstance(value, str) and value in names:
@@ -74,9 +81,7 @@ def as_samples(a: Any, name: str) -> Any:
     if a.ndim == 1:
         return np.asarray(a).reshape(-1, 1)
     if a.ndim != 2:
-        raise DataError(
-            f"{name} has shape {tuple(a.shape)}; legal is (n_samples, n_voxels) or (n_samples,)."
-        )
+        raise DataError(f"{name} has shape {tuple(a.shape)}; legal is (n_samples, n_voxels) or (n_samples,).")
     return a
 
 

@@ -103,9 +103,7 @@ def _voxelwise(
         scale = None
         if interval == "expanded":
             scale = expansion(np.max([count_units(s.seen, unit, n_units, len(s.estimate)) for s in samplers], axis=0))
-        low[columns], high[columns], own = interval_and_p(
-            samples, estimate[columns], error[columns], confidence, scale
-        )
+        low[columns], high[columns], own = interval_and_p(samples, estimate[columns], error[columns], confidence, scale)
         np.clip(low[columns], *limits, out=low[columns])
         np.clip(high[columns], *limits, out=high[columns])
         if p is not None:
@@ -116,9 +114,17 @@ def _voxelwise(
     for _ in run(work, blocks, n_jobs=jobs, progress=progress, desc="bootstrap"):
         pass
     return BootstrapResult(
-        estimate.reshape(shape), error.reshape(shape), low.reshape(shape), high.reshape(shape),
-        None if p is None else p.reshape(shape), confidence, n_bootstraps, n_units, name, interval,
-    )  # fmt: skip
+        estimate.reshape(shape),
+        error.reshape(shape),
+        low.reshape(shape),
+        high.reshape(shape),
+        None if p is None else p.reshape(shape),
+        confidence,
+        n_bootstraps,
+        n_units,
+        name,
+        interval,
+    )
 
 
 def _limits(metric: Metric, paired: bool) -> tuple[float, float]:
@@ -200,9 +206,7 @@ def bootstrap(
     >>> bool(result.low[0] < 0.5**0.5 < result.high[0])
     True
     """
-    return _voxelwise(
-        y, [yhat], metric, n_bootstraps, confidence, interval, groups, seed, max_memory, n_jobs, progress
-    )
+    return _voxelwise(y, [yhat], metric, n_bootstraps, confidence, interval, groups, seed, max_memory, n_jobs, progress)
 
 
 def bootstrap_difference(
@@ -263,18 +267,14 @@ def _rois(rois: Mapping[str, Any], n_voxels: int, like: Any = None) -> dict[str,
         index = np.asarray(members)
         if index.dtype == bool:
             if index.shape != (n_voxels,):
-                raise DataError(
-                    f"mask of ROI {name!r} has shape {index.shape}; there are {n_voxels} voxels."
-                )
+                raise DataError(f"mask of ROI {name!r} has shape {index.shape}; there are {n_voxels} voxels.")
             index = np.flatnonzero(index)
         elif index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise DataError(f"ROI {name!r} must be a boolean mask or a list of voxel positions.")
         if index.size == 0:
             raise DataError(f"ROI {name!r} has no voxel; leave it out.")
         if index.min() < 0 or index.max() >= n_voxels:
-            raise DataError(
-                f"ROI {name!r} has positions {index.min()} to {index.max()}; legal: 0 to {n_voxels - 1}."
-            )
+            raise DataError(f"ROI {name!r} has positions {index.min()} to {index.max()}; legal: 0 to {n_voxels - 1}.")
         chosen[str(name)] = index.astype(np.intp)
     if not chosen:
         raise DataError("rois is empty; give {name: mask}.")
@@ -406,8 +406,16 @@ def bootstrap_rois(
     low, high, _ = interval_and_p(samples, estimate, error, confidence, scale)
     return {
         roi: BootstrapResult(
-            np.asarray(estimate[k]), np.asarray(error[k]), np.asarray(low[k]), np.asarray(high[k]), None,
-            confidence, n_bootstraps, n_units, name, interval,
+            np.asarray(estimate[k]),
+            np.asarray(error[k]),
+            np.asarray(low[k]),
+            np.asarray(high[k]),
+            None,
+            confidence,
+            n_bootstraps,
+            n_units,
+            name,
+            interval,
         )
         for k, roi in enumerate(members)
-    }  # fmt: skip
+    }

@@ -169,9 +169,17 @@ def bootstrap_ceiling(
     n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
     confidence, interval = check_confidence(confidence), check_interval(interval)
     estimate = ceiling_from_repeats(
-        responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
-        n_splits=n_splits, seed=seed, max_memory=max_memory,
-    )  # fmt: skip
+        responses,
+        stimulus,
+        unit=unit,
+        n_repeats=n_repeats,
+        method=method,
+        total=total,
+        weighting=weighting,
+        n_splits=n_splits,
+        seed=seed,
+        max_memory=max_memory,
+    )
     values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
     drawn, _, n_units = draw_resamples(len(counts), None, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
@@ -190,9 +198,7 @@ def bootstrap_ceiling(
     blocks = list(voxel_blocks(held, len(estimate), check_jobs(n_jobs), max_memory, cache=64 * 2**20))
     for columns, found in run(work, blocks, n_jobs=n_jobs, progress=progress, desc="bootstrap of ceiling"):
         out[:, columns] = found
-    return BootstrapResult(
-        estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit, interval
-    )
+    return BootstrapResult(estimate, out[0], out[1], out[2], None, confidence, n_bootstraps, n_units, unit, interval)
 
 
 def bootstrap_normalised(
@@ -274,9 +280,17 @@ def bootstrap_normalised(
     if not 0 < least <= 1:
         raise ConfigError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
     ceiling = ceiling_from_repeats(
-        responses, stimulus, unit=unit, n_repeats=n_repeats, method=method, total=total, weighting=weighting,
-        n_splits=n_splits, seed=seed, max_memory=max_memory,
-    )  # fmt: skip
+        responses,
+        stimulus,
+        unit=unit,
+        n_repeats=n_repeats,
+        method=method,
+        total=total,
+        weighting=weighting,
+        n_splits=n_splits,
+        seed=seed,
+        max_memory=max_memory,
+    )
     if len(ceiling) != y2.shape[1]:
         raise DataError(f"y has {y2.shape[1]} voxels and responses {len(ceiling)}; both must hold the same ones.")
     values, counts, make = _source(responses, stimulus, method, total, weighting, n_splits, seed)
@@ -285,6 +299,7 @@ def bootstrap_normalised(
     drawn_y, drawn_c, n_units = _joint_draws(y_stimulus, y2.shape[0], ids, n_bootstraps, seed)
     repeats = counts if n_repeats is None else n_repeats
     out = np.full((4, len(ceiling)), np.nan)
+
     def floored(ratios: Floats) -> Floats:
         limit = noise_ceiling(ratios, repeats, unit=unit)
         return np.where(np.isnan(limit), np.nan, np.maximum(limit, least))
@@ -312,9 +327,7 @@ def bootstrap_normalised(
     )
 
 
-def _joint_draws(
-    y_stimulus: Any, n: int, ids: Any, n_bootstraps: int, seed: int
-) -> tuple[Floats, Floats, int]:
+def _joint_draws(y_stimulus: Any, n: int, ids: Any, n_bootstraps: int, seed: int) -> tuple[Floats, Floats, int]:
     """Weights of the rows of y and of the repeated stimuli (sorted), over the union of both where ids are given."""
     if y_stimulus is None:
         ours, _, _ = draw_resamples(n, None, n_bootstraps, seed)

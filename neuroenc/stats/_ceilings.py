@@ -85,9 +85,7 @@ def ncsnr(
     >>> print(ncsnr(0.5 * signal[stimulus] + noise, stimulus, total="empirical").round(1))
     [0.5]
     """
-    signal, noise = variance_components(
-        responses, stimulus, total=total, weighting=weighting, max_memory=max_memory
-    )
+    signal, noise = variance_components(responses, stimulus, total=total, weighting=weighting, max_memory=max_memory)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.sqrt(signal / noise)
 
@@ -109,9 +107,7 @@ def _mean_inverse(n_repeats: Any) -> float:
             f"n_repeats has values from {counts.min()} to {counts.max()}; repeats are integers of at least 1."
         )
     if not (np.all(stimuli >= 0) and stimuli.sum() > 0):
-        raise DataError(
-            "n_repeats as a mapping needs numbers of stimuli that are not negative, at least one."
-        )
+        raise DataError("n_repeats as a mapping needs numbers of stimuli that are not negative, at least one.")
     return float((stimuli / counts).sum() / stimuli.sum())
 
 
@@ -222,9 +218,7 @@ def split_half_reliability(
     [0.7]
     """
     unit = check_unit("unit", unit)
-    ratio, most = split_half_noise_ratio(
-        responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory
-    )
+    ratio, most = split_half_noise_ratio(responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory)
     return noise_ceiling(ratio, most if n_repeats is None else n_repeats, unit=unit)
 
 
@@ -292,7 +286,5 @@ def ceiling_from_repeats(
         ratio = ncsnr(responses, stimulus, total=total, weighting=weighting, max_memory=max_memory)
     else:
         check_count("n_splits", n_splits)
-        ratio, _ = split_half_noise_ratio(
-            responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory
-        )
+        ratio, _ = split_half_noise_ratio(responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory)
     return noise_ceiling(ratio, repeats, unit=unit)

@@ -48,9 +48,7 @@ def fdr(p: Any, *, method: str = "bh") -> Floats:
     >>> fdr(np.array([0.01, np.nan, 0.04, 0.03, 0.5]))
     array([0.04      ,        nan, 0.05333333, 0.05333333, 0.5       ])
     """
-    method = check_choice(
-        "method", method, ("bh", "by"), {"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"}
-    )
+    method = check_choice("method", method, ("bh", "by"), {"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"})
     values = as_floats(p, "p")
     keep = ~np.isnan(values)
     family = values[keep]

@@ -66,9 +66,7 @@ def convert_ceiling(ceiling: Any, *, from_unit: str, to_unit: str) -> Floats:
     source, target = check_unit("from_unit", from_unit), check_unit("to_unit", to_unit)
     values = _check_ceiling(ceiling)
     if np.any(values < 0):
-        raise DataError(
-            f"ceiling has {int((values < 0).sum())} negative values; clip reliabilities at 0 first."
-        )
+        raise DataError(f"ceiling has {int((values < 0).sum())} negative values; clip reliabilities at 0 first.")
     if source == target:
         return values
     return np.sqrt(values) if target == "r" else values**2
@@ -136,9 +134,7 @@ def normalise(
             "the voxels of the ceiling."
         )
     if metric == "r" and np.any(np.abs(values) > 1.0 + 1e-6):
-        raise DataError(
-            f"a correlation of {values.flat[np.nanargmax(np.abs(values))]:g} is outside [-1, 1]."
-        )
+        raise DataError(f"a correlation of {values.flat[np.nanargmax(np.abs(values))]:g} is outside [-1, 1].")
     least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
     if not 0 < least <= 1:
         raise DataError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")

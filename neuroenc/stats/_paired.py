@@ -254,11 +254,17 @@ class _Exchange:
             syy = np.broadcast_to(self.syy, sd.shape)
             scores = [
                 score_from_sums(
-                    self.metric, self.n, self.zero, self.sum_m + k * sd, syy, self.square + 2.0 * k * smd,
-                    self.sum_ym + k * syd, self.zero,
+                    self.metric,
+                    self.n,
+                    self.zero,
+                    self.sum_m + k * sd,
+                    syy,
+                    self.square + 2.0 * k * smd,
+                    self.sum_ym + k * syd,
+                    self.zero,
                 )
                 for k in (1.0, -1.0)
-            ]  # fmt: skip
+            ]
             return scores[0] - scores[1]
 
 

@@ -232,9 +232,7 @@ def permutation_test(
     metric = check_metric(metric)
     alternative = check_choice("alternative", alternative, ("greater", "two-sided"))
     if alternative == "two-sided" and metric != "r":
-        raise DataError(
-            f"alternative='two-sided' is for metric='r' only; {metric!r} has no meaning below 0."
-        )
+        raise DataError(f"alternative='two-sided' is for metric='r' only; {metric!r} has no meaning below 0.")
     n_permutations = check_count("n_permutations", n_permutations)
     max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
@@ -247,9 +245,7 @@ def permutation_test(
         raise DataError(f"mode={mode!r} with {len(rows)} block(s) of these sizes has only one arrangement.")
     if log_total < math.log(20) - 1e-9:
         least = math.exp(-log_total)
-        warnings.warn(
-            f"only {1 / least:.0f} arrangements exist: no p can be below {least:.2g}.", stacklevel=2
-        )
+        warnings.warn(f"only {1 / least:.0f} arrangements exist: no p can be below {least:.2g}.", stacklevel=2)
     if exhaustive:
         n_permutations = round(math.exp(log_total)) - 1
         orders = _all_orders(mode, rows)
@@ -290,11 +286,16 @@ def permutation_test(
     p, p_fwe = np.full(n_voxels, np.nan), np.full(n_voxels, np.nan)
     p[known] = (1.0 + exceed[known]) / (1.0 + n_permutations)
     sorted_max = np.sort(null_max)
-    below = np.searchsorted(
-        sorted_max, seen[known] - 1e-10 * np.maximum(1.0, np.abs(seen[known])), side="left"
-    )
+    below = np.searchsorted(sorted_max, seen[known] - 1e-10 * np.maximum(1.0, np.abs(seen[known])), side="left")
     p_fwe[known] = (1.0 + n_permutations - below) / (1.0 + n_permutations)
     return PermutationResult(
-        statistic.reshape(shape), p.reshape(shape), p_fwe.reshape(shape),
-        np.where(np.isinf(null_max), np.nan, null_max), n_permutations, exhaustive, metric, mode, alternative,
-    )  # fmt: skip
+        statistic.reshape(shape),
+        p.reshape(shape),
+        p_fwe.reshape(shape),
+        np.where(np.isinf(null_max), np.nan, null_max),
+        n_permutations,
+        exhaustive,
+        metric,
+        mode,
+        alternative,
+    )

@@ -63,9 +63,7 @@ def unit_of(n: int, groups: Any) -> tuple[NDArray[np.intp], int]:
         if labels.shape != (n,):
             raise DataError(f"groups has shape {labels.shape}; give one label for each of the {n} samples.")
         if labels.dtype.kind == "f" and np.isnan(labels).any():
-            raise DataError(
-                f"groups has {int(np.isnan(labels).sum())} NaN labels; every sample needs a group."
-            )
+            raise DataError(f"groups has {int(np.isnan(labels).sum())} NaN labels; every sample needs a group.")
         distinct, unit = np.unique(labels, return_inverse=True)
         n_units = len(distinct)
     if n_units < 2:
@@ -112,9 +110,7 @@ class Sampler:
         assert callable(self.metric)
         out = np.asarray(self.metric(y, yhat), dtype=np.float64)
         if out.shape != (y.shape[1],):
-            raise DataError(
-                f"metric returned shape {out.shape} for {y.shape[1]} voxels; it must be one per voxel."
-            )
+            raise DataError(f"metric returned shape {out.shape} for {y.shape[1]} voxels; it must be one per voxel.")
         return out
 
     def scores(self, weights: Floats) -> Floats:
@@ -122,16 +118,20 @@ class Sampler:
         if self.raw is not None:
             y, yhat = self.raw
             rows = np.arange(len(y))
-            return np.stack(
-                [self._call(y[i], yhat[i]) for i in (np.repeat(rows, w.astype(int)) for w in weights)]
-            )
+            return np.stack([self._call(y[i], yhat[i]) for i in (np.repeat(rows, w.astype(int)) for w in weights)])
         n = weights.sum(axis=1)[:, None] if self.mask is None else weights @ self.mask
         yy, pp, yp = self.squares
         with np.errstate(invalid="ignore"):
             out = score_from_sums(
-                str(self.metric), n, weights @ self.pair.y, weights @ self.pair.p,
-                weights @ yy, weights @ pp, weights @ yp, self.pair.offset,
-            )  # fmt: skip
+                str(self.metric),
+                n,
+                weights @ self.pair.y,
+                weights @ self.pair.p,
+                weights @ yy,
+                weights @ pp,
+                weights @ yp,
+                self.pair.offset,
+            )
         out[:, np.isnan(self.estimate)] = np.nan
         return out
 

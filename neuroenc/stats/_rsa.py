@@ -28,9 +28,16 @@ from neuroenc.stats._resampling import BootstrapResult
 __all__ = ["RSACeiling", "RSATest", "bootstrap_rdms", "compare_rdms", "rdm_ceiling", "rdm_permutation_test"]
 
 COMPARISONS = ("spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a")
-_ALIASES = {"corr": "pearson", "tau-a": "kendall_tau_a", "tau_a": "kendall_tau_a", "tau-b": "kendall_tau_b",
-            "tau_b": "kendall_tau_b", "kendall": "kendall_tau_b",
-            "rho-a": "rho_a", "spearmanr": "spearman"}  # fmt: skip
+_ALIASES = {
+    "corr": "pearson",
+    "tau-a": "kendall_tau_a",
+    "tau_a": "kendall_tau_a",
+    "tau-b": "kendall_tau_b",
+    "tau_b": "kendall_tau_b",
+    "kendall": "kendall_tau_b",
+    "rho-a": "rho_a",
+    "spearmanr": "spearman",
+}
 
 
 def _method(method: str) -> str:
@@ -443,7 +450,15 @@ def bootstrap_rdms(
     low, high, _ = interval_and_p(samples, estimate, error, confidence, scale if interval == "expanded" else None)
     error = np.sqrt(wanted)
     result = BootstrapResult(
-        estimate, error, np.clip(low, -1.0, 1.0), np.clip(high, -1.0, 1.0), None, confidence, n_bootstraps, n_units,
-        method, interval,
-    )  # fmt: skip
+        estimate,
+        error,
+        np.clip(low, -1.0, 1.0),
+        np.clip(high, -1.0, 1.0),
+        None,
+        confidence,
+        n_bootstraps,
+        n_units,
+        method,
+        interval,
+    )
     return result, samples

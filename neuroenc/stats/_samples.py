@@ -31,9 +31,12 @@ def _patterns(y: Any, width: int) -> list[tuple[NDArray[np.intp], NDArray[np.int
     """(Columns, rows seen by any of them): columns that miss the same rows stand together."""
     n_voxels = y.shape[1]
     packed = np.concatenate(
-        [np.packbits(np.isnan(np.asarray(y[:, s : s + 1024], dtype=np.float64)), axis=0)
-         for s in range(0, n_voxels, 1024)], axis=1,
-    )  # fmt: skip
+        [
+            np.packbits(np.isnan(np.asarray(y[:, s : s + 1024], dtype=np.float64)), axis=0)
+            for s in range(0, n_voxels, 1024)
+        ],
+        axis=1,
+    )
     keys: dict[bytes, list[int]] = {}
     for v in range(n_voxels):
         keys.setdefault(packed[:, v].tobytes(), []).append(v)

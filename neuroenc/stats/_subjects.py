@@ -214,9 +214,18 @@ def bootstrap_subjects(
     shape = () if statistic else (own.shape[1],)
     estimate, told, low, high, p = (np.asarray(x).reshape(shape) for x in (estimate, told, low, high, p))
     return SubjectBootstrap(
-        estimate, told, low, high, p, {k: v.reshape(shape) for k, v in variance.items()},
-        own.reshape(len(own), *shape), over, n_bootstraps, metric, interval,
-    )  # fmt: skip
+        estimate,
+        told,
+        low,
+        high,
+        p,
+        {k: v.reshape(shape) for k, v in variance.items()},
+        own.reshape(len(own), *shape),
+        over,
+        n_bootstraps,
+        metric,
+        interval,
+    )
 
 
 def _one(

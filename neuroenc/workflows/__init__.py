@@ -73,14 +73,20 @@ __all__ = [
 
 _LATER = {
     "build_bank": "_bank",
-    "Captioner": "_captioner", "caption": "_caption", "judge_planted": "_caption_truth",
+    "Captioner": "_captioner",
+    "caption": "_caption",
+    "judge_planted": "_caption_truth",
     **dict.fromkeys(
         ("CaptionConfig", "example_caption_config", "list_caption_examples", "read_caption_config"), "_caption_config"
     ),
-    "demo": "_demo", "export": "_export", "run": "_run", "run_comparison": "_compare", "icl_evaluate": "_icl_evaluate",
+    "demo": "_demo",
+    "export": "_export",
+    "run": "_run",
+    "run_comparison": "_compare",
+    "icl_evaluate": "_icl_evaluate",
     **dict.fromkeys(("icl_extend", "icl_finetune", "icl_predict", "icl_pretrain"), "_icl"),
     **dict.fromkeys(("IclConfig", "example_icl_config", "list_icl_examples", "read_icl_config"), "_icl_config"),
-}  # fmt: skip
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -428,9 +428,10 @@ def _finish(
     if len(bad):
         warnings.warn(
             f"{len(bad)} of {settings['n_images']} images cannot be read and are left out: {shown}"
-            + ("; ..." if len(bad) > 5 else "") + ". See left_out().",
+            + ("; ..." if len(bad) > 5 else "")
+            + ". See left_out().",
             stacklevel=3,
-        )  # fmt: skip
+        )
     for change, count in info["changed"].items():
         warnings.warn(f"{count} of {n} pictures: {change}.", stacklevel=3)
     say(

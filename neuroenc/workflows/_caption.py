@@ -88,9 +88,12 @@ def caption(
     say(f"2/6 encoder: ridge on unit-norm embeddings of {config.space.model}")
     fitted = fit_subjects(config, subjects, steps)
     gate = gate_voxels(
-        fitted.scores, config.gate.kind, q=config.gate.q, rois=config.gate.rois,
+        fitted.scores,
+        config.gate.kind,
+        q=config.gate.q,
+        rois=config.gate.rois,
         min_ceiling_r=config.gate.min_ceiling_r,
-    )  # fmt: skip
+    )
     say(f"    {int(gate['captioned'].sum())} of {len(gate)} voxels pass the gate")
     say(f"3/6 captions: {config.projection.method} projection, {config.decoder.kind} decoder")
     texts = load_texts(config, subjects, shown, unseen, folder, progress)
@@ -99,10 +102,18 @@ def caption(
     decoder = make_decoder(config, texts, embed_text)
     p = config.projection
     captioner = Captioner(
-        bank.embeddings, decoder, stimuli=bank.stimuli, embed_text=embed_text, method=p.method, top=config.decoder.top,
-        n_evidence=config.grounding.images, temperature=p.temperature, renormalise=p.renormalise, decouple=p.decouple,
+        bank.embeddings,
+        decoder,
+        stimuli=bank.stimuli,
+        embed_text=embed_text,
+        method=p.method,
+        top=config.decoder.top,
+        n_evidence=config.grounding.images,
+        temperature=p.temperature,
+        renormalise=p.renormalise,
+        decouple=p.decouple,
         progress=progress,
-    )  # fmt: skip
+    )
     passed = gate["captioned"].to_numpy(dtype=bool)
     contents = contents_of(config, captioner, fitted, subjects, texts, embed_text)
     readings = Readings(config, captioner, fitted, passed, subjects, contents, steps)

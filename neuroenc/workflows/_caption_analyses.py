@@ -47,9 +47,16 @@ def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[s
 
 
 def make_checker(
-    captioner: Captioner, coef: xr.DataArray, intercept: Any, evidence: pd.DataFrame, texts: Texts | None,
-    direction: np.ndarray | None, joint: bool, seed: int, images: BankImages | None,
-) -> GroundingChecker | None:  # fmt: skip
+    captioner: Captioner,
+    coef: xr.DataArray,
+    intercept: Any,
+    evidence: pd.DataFrame,
+    texts: Texts | None,
+    direction: np.ndarray | None,
+    joint: bool,
+    seed: int,
+    images: BankImages | None,
+) -> GroundingChecker | None:
     """Two witnesses for the phrases of captions; None where no human captions are known at all.
 
     ``joint`` says that texts and images lie around two means (a joint space), not in one cloud; ``images`` are what
@@ -59,10 +66,18 @@ def make_checker(
     if found is None or captioner.embed_text is None:
         return None
     return GroundingChecker(
-        coef, evidence, found[0], captioner.embed_text, bank=images, intercept=intercept,
-        text_direction=direction if joint else None, centre=joint, seed=seed,
-        features_normalised=captioner.features_normalised, max_memory=captioner.max_memory,
-    )  # fmt: skip
+        coef,
+        evidence,
+        found[0],
+        captioner.embed_text,
+        bank=images,
+        intercept=intercept,
+        text_direction=direction if joint else None,
+        centre=joint,
+        seed=seed,
+        features_normalised=captioner.features_normalised,
+        max_memory=captioner.max_memory,
+    )
 
 
 def ground(checker: GroundingChecker, captions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
@@ -76,9 +91,15 @@ def ground(checker: GroundingChecker, captions: pd.DataFrame, seed: int) -> dict
 
 
 def analyses(
-    study: CaptionStudy, projection: xr.Dataset, config: AnalysisConfig, embed_text: Callable[[list[str]], Any] | None,
-    direction: np.ndarray | None, joint: bool, seed: int, say: Callable[[str], None],
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+    study: CaptionStudy,
+    projection: xr.Dataset,
+    config: AnalysisConfig,
+    embed_text: Callable[[list[str]], Any] | None,
+    direction: np.ndarray | None,
+    joint: bool,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, pd.DataFrame]:
     """Words, concepts, categories, clusters and contrasts of the regions.
 
     Parameters
@@ -146,11 +167,15 @@ def _clusters(
             top = phrases[phrases["group"] == number].head(6) if len(phrases) else phrases
             rows.append(
                 {
-                    "roi": roi, "cluster": number, "n_voxels": int((found.labels == number).sum()),
-                    "phrases": ", ".join(top["phrase"]), "z": float(top["z"].iloc[0]) if len(top) else np.nan,
-                    "stability": float(choice["stability"]), "p_one_cloud": float(choice["p"]),
+                    "roi": roi,
+                    "cluster": number,
+                    "n_voxels": int((found.labels == number).sum()),
+                    "phrases": ", ".join(top["phrase"]),
+                    "z": float(top["z"].iloc[0]) if len(top) else np.nan,
+                    "stability": float(choice["stability"]),
+                    "p_one_cloud": float(choice["p"]),
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows)
 
 

@@ -21,9 +21,13 @@ __all__ = ["diversity_table", "held_out_scores", "round_trip_table", "stability_
 
 
 def stability_tables(
-    captioner: Captioner, readings: Readings, embed_text: Callable[[list[str]], Any], direction: Any, seed: int,
+    captioner: Captioner,
+    readings: Readings,
+    embed_text: Callable[[list[str]], Any],
+    direction: Any,
+    seed: int,
     progress: bool,
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+) -> dict[str, pd.DataFrame]:
     """Captions again on folds of the bank, bootstraps and halves: ``voxels`` and ``summary``, or nothing."""
     told, voxels = [], np.zeros(0)
     with progress_bar(desc="stability", total=readings.n_stability, show=progress) as bar:
@@ -33,16 +37,19 @@ def stability_tables(
             bar.update(1)
     if not told:
         return {}
-    found = score_stability(
-        voxels, told, embed_text, text_direction=direction, seed=seed, of_voxels=readings.n_passed
-    )  # fmt: skip
+    found = score_stability(voxels, told, embed_text, text_direction=direction, seed=seed, of_voxels=readings.n_passed)
     return dict(zip(("voxels", "summary"), found))
 
 
 def held_out_scores(
-    captions: pd.DataFrame, subjects: list[Subject], voxels_of: list[np.ndarray], rois: dict[Any, str],
-    stimulus_vectors: xr.DataArray, embed_text: Callable[[list[str]], Any], seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    captions: pd.DataFrame,
+    subjects: list[Subject],
+    voxels_of: list[np.ndarray],
+    rois: dict[Any, str],
+    stimulus_vectors: xr.DataArray,
+    embed_text: Callable[[list[str]], Any],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sentence-level scores of each subject's best captions on its held-out stimuli.
 
     Parameters
@@ -93,9 +100,14 @@ def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tu
 
 
 def round_trip_table(
-    captions: pd.DataFrame, coef: xr.DataArray, corpus: np.ndarray, embed_text: Callable[[list[str]], Any],
-    text_mean: np.ndarray | None, image_mean: np.ndarray | None, seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    captions: pd.DataFrame,
+    coef: xr.DataArray,
+    corpus: np.ndarray,
+    embed_text: Callable[[list[str]], Any],
+    text_mean: np.ndarray | None,
+    image_mean: np.ndarray | None,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predicted response of a caption's own text vector among those of the caption bank, as a percentile.
 
     Returns
@@ -113,12 +125,20 @@ def round_trip_table(
         return unit if text_mean is None or image_mean is None else unit - text_mean + image_mean
 
     percentile, info = round_trip(
-        coef.sel(voxel=voxels).values, across(np.asarray(embed_text(best.loc[voxels].tolist()))), across(corpus),
+        coef.sel(voxel=voxels).values,
+        across(np.asarray(embed_text(best.loc[voxels].tolist()))),
+        across(corpus),
         seed=seed,
-    )  # fmt: skip
+    )
     low, high = _interval(percentile, np.random.default_rng(seed))
-    row = {"n_voxels": len(voxels), "mean percentile": info["mean"], "low": low, "high": high,
-           "other voxels' captions": info["mean_shuffled"], "p": info["p"]}  # fmt: skip
+    row = {
+        "n_voxels": len(voxels),
+        "mean percentile": info["mean"],
+        "low": low,
+        "high": high,
+        "other voxels' captions": info["mean_shuffled"],
+        "p": info["p"],
+    }
     own = {"voxel": voxels, "rank": 1, "round_trip": percentile, "round_trip_shuffled": info["mean_shuffled"]}
     return pd.DataFrame([row]), pd.DataFrame(own)
 

@@ -67,9 +67,13 @@ def _words() -> str:
 
 
 def contents_of(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, subjects: list[Subject], texts: Texts | None,
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    subjects: list[Subject],
+    texts: Texts | None,
     embed_text: Callable[[list[str]], Any],
-) -> Contents:  # fmt: skip
+) -> Contents:
     """Contents of a captioning's inputs."""
 
     d, shown = config.decoder, captioner.stimuli
@@ -83,8 +87,13 @@ def contents_of(
         bank=content_key(captioner.bank, None if shown is None else [shown.ids, shown.captions]),
         writing=content_key(
             # Not where the captioner lies, but what it is.
-            dataclasses.replace(d, captioner=""), captioner_content("" if d.kind == "retrieval" else d.captioner),
-            told, config.space, getattr(embed_text, "weights_hash", ""), _words() if d.without else "", config.seed,
+            dataclasses.replace(d, captioner=""),
+            captioner_content("" if d.kind == "retrieval" else d.captioner),
+            told,
+            config.space,
+            getattr(embed_text, "weights_hash", ""),
+            _words() if d.without else "",
+            config.seed,
         ),
         words=_words(),
-    )  # fmt: skip
+    )

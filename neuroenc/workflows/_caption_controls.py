@@ -33,9 +33,15 @@ def compared(
         low, high, _ = (float(x) for x in stats.sample_interval(draws, fitted - shuffled, n_units=n_units))
     verdict = _UNKNOWN if not np.isfinite(low) else BETTER if low > 0 else _WORSE
     return {
-        "control": control, "n_voxels": n_voxels, "fitted weights": fitted, "shuffled weights": shuffled,
-        "difference": fitted - shuffled, "low": low, "high": high, "verdict": verdict,
-    }  # fmt: skip
+        "control": control,
+        "n_voxels": n_voxels,
+        "fitted weights": fitted,
+        "shuffled weights": shuffled,
+        "difference": fitted - shuffled,
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+    }
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

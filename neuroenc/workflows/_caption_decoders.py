@@ -94,10 +94,17 @@ def make_decoder(config: CaptionConfig, texts: Texts | None, embed_text: Callabl
             f'{width}. Next step: captioner = "world" with model = "world", "photo" with "conse".'
         )
     search = dataclasses.replace(
-        found.search, method=d.method, beams=d.beams, groups=d.groups, diversity=d.diversity,
-        diversity_penalty=d.diversity_penalty, temperature=d.temperature, top_p=d.top_p, max_length=d.max_length,
+        found.search,
+        method=d.method,
+        beams=d.beams,
+        groups=d.groups,
+        diversity=d.diversity,
+        diversity_penalty=d.diversity_penalty,
+        temperature=d.temperature,
+        top_p=d.top_p,
+        max_length=d.max_length,
         seed=config.seed,
-    )  # fmt: skip
+    )
     options: dict[str, Any] = {"search": search, "embed_text": embed_text}
     if direction is not None:
         options["text_direction"] = direction

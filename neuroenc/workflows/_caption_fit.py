@@ -43,16 +43,23 @@ def fit_subjects(config: CaptionConfig, subjects: list[Subject], steps: Steps) -
             encoder.fit(one.X, one.Y)
             coef, intercept = encoder.to_linear()
             return xr.Dataset(
-                {"coef": coef, "intercept": intercept, "alpha": ("voxel", np.asarray(encoder.alpha_)),
-                 "predicted": (("row", "voxel"), encoder.predict(one.X_test.values))}
-            )  # fmt: skip
+                {
+                    "coef": coef,
+                    "intercept": intercept,
+                    "alpha": ("voxel", np.asarray(encoder.alpha_)),
+                    "predicted": (("row", "voxel"), encoder.predict(one.X_test.values)),
+                }
+            )
 
         found = steps.arrays(f"encoder-{one.name}", inputs, fit)
         by_run = config.held_out.scheme in ("run", "session")
         how = EvaluationConfig(
-            scheme="test", test_ids=["held out"], permutations=config.held_out.permutations, q=config.gate.q,
+            scheme="test",
+            test_ids=["held out"],
+            permutations=config.held_out.permutations,
+            q=config.gate.q,
             permutation_mode="within" if by_run else "samples",
-        )  # fmt: skip
+        )
         predicted = one.Y_test.copy(data=found["predicted"].values)
 
         def table(one: Subject = one, how: EvaluationConfig = how, predicted: xr.DataArray = predicted) -> xr.Dataset:
@@ -75,6 +82,10 @@ def fit_subjects(config: CaptionConfig, subjects: list[Subject], steps: Steps) -
     options: dict[str, Any] = {"dim": "voxel", "combine_attrs": "override", "coords": "different", "compat": "equals"}
     merged = xr.concat(scores, **options)
     return Fitted(
-        xr.concat(coefs, **options), xr.concat(intercepts, **options), merged, alphas, voxels,
+        xr.concat(coefs, **options),
+        xr.concat(intercepts, **options),
+        merged,
+        alphas,
+        voxels,
         xr.concat(truths, **options) if truths else None,
-    )  # fmt: skip
+    )

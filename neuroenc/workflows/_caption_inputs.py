@@ -22,7 +22,6 @@ from neuroenc.workflows._inputs import first_captions, load_data, prepare_respon
 __all__ = ["Bank", "Subject", "Texts", "load_bank_of", "load_subjects", "load_texts"]
 
 
-
 @dataclass(frozen=True)
 class Subject:
     """Rows of one subject; features at unit norm.
@@ -141,9 +140,14 @@ def _world(config: CaptionConfig, progress: bool) -> tuple[list[Subject], Stimul
 
 
 def load_bank_of(
-    config: CaptionConfig, subjects: list[Subject], shown: Stimuli | None, unseen: Stimuli | None,
-    texts: Texts | None, mirror: str | None, progress: bool,
-) -> Bank:  # fmt: skip
+    config: CaptionConfig,
+    subjects: list[Subject],
+    shown: Stimuli | None,
+    unseen: Stimuli | None,
+    texts: Texts | None,
+    mirror: str | None,
+    progress: bool,
+) -> Bank:
     """The bank that ``[bank]`` names."""
     source, space = config.bank.source, config.space
     if source == "captions":
@@ -169,9 +173,13 @@ def load_bank_of(
 
 
 def load_texts(
-    config: CaptionConfig, subjects: list[Subject], shown: Stimuli | None, unseen: Stimuli | None, mirror: str | None,
+    config: CaptionConfig,
+    subjects: list[Subject],
+    shown: Stimuli | None,
+    unseen: Stimuli | None,
+    mirror: str | None,
     progress: bool,
-) -> Texts | None:  # fmt: skip
+) -> Texts | None:
     """The caption bank that ``[decoder]`` names; None where the bank's images have no captions."""
     name = config.decoder.caption_bank
     if name == "bank" and config.bank.source == "captions":

@@ -78,19 +78,29 @@ class Readings:
     """
 
     def __init__(
-        self, config: CaptionConfig, captioner: Captioner, fitted: Fitted, passed: np.ndarray, subjects: list[Subject],
-        contents: Contents, steps: Steps,
-    ) -> None:  # fmt: skip
+        self,
+        config: CaptionConfig,
+        captioner: Captioner,
+        fitted: Fitted,
+        passed: np.ndarray,
+        subjects: list[Subject],
+        contents: Contents,
+        steps: Steps,
+    ) -> None:
         self._config, self._captioner, self._fitted, self._steps = config, captioner, fitted, steps
         self._passed, self._subjects = passed, subjects
         self.n_passed = int(passed.sum())
         #: Voxels (bool) on which stability is measured.
         self.sampled = sampled_voxels(config, fitted, passed)
         inputs = {
-            "contents": [contents.weights, contents.rows, contents.scores, contents.bank], "passed": passed,
-            "projection": config.projection, "seed": config.seed, "n_evidence": captioner.n_evidence,
-            "stability": config.stability, "grounding": config.grounding.enabled,
-        }  # fmt: skip
+            "contents": [contents.weights, contents.rows, contents.scores, contents.bank],
+            "passed": passed,
+            "projection": config.projection,
+            "seed": config.seed,
+            "n_evidence": captioner.n_evidence,
+            "stability": config.stability,
+            "grounding": config.grounding.enabled,
+        }
         self._folder = steps.path("bank", inputs)
 
     @property
@@ -193,9 +203,12 @@ class Readings:
         told = told and all(captioner.stimuli.captions)  # type: ignore[union-attr, arg-type]
         grounding = self._config.grounding.enabled
         best = reading.evidence(
-            coef, intercept=bias, k=max(1, min(captioner.n_evidence, int(captioner.bank.n or 0))),
-            features_normalised=captioner.features_normalised, keep_rows=grounding and not told,
-        )  # fmt: skip
+            coef,
+            intercept=bias,
+            k=max(1, min(captioner.n_evidence, int(captioner.bank.n or 0))),
+            features_normalised=captioner.features_normalised,
+            keep_rows=grounding and not told,
+        )
         # As many as `GroundingChecker` draws by itself.
         images = reading.images(1000, self._config.seed) if grounding else None
         reading.read()

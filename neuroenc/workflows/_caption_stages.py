@@ -38,9 +38,15 @@ def _part(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray, np.ndarray
 
 
 def captioned(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, contents: Contents,
-    readings: Readings, steps: Steps,
-) -> CaptionStudy:  # fmt: skip
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    gate: pd.DataFrame,
+    bank: Bank,
+    contents: Contents,
+    readings: Readings,
+    steps: Steps,
+) -> CaptionStudy:
     """The study with captions and evidence."""
     told = [config.title, config.notes, config.space, config.encoder, config.held_out, config.gate, config.projection]
     inputs = [contents, readings.key, gate, bank.name, config.decoder.captioner, told]
@@ -54,9 +60,14 @@ def captioned(
 
 
 def _caption(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, gate: pd.DataFrame, bank: Bank, contents: Contents,
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    gate: pd.DataFrame,
+    bank: Bank,
+    contents: Contents,
     readings: Readings,
-) -> CaptionStudy:  # fmt: skip
+) -> CaptionStudy:
     h, e = config.held_out, config.encoder
     projected = (readings.fitted, readings.evidence) if gate["captioned"].any() else None
     study = captioner.caption(
@@ -94,9 +105,16 @@ def _caveats(config: CaptionConfig) -> list[str]:
 
 
 def grounded(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    contents: Contents, readings: Readings, steps: Steps, say: Callable[[str], None],
-) -> CaptionStudy:  # fmt: skip
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    study: CaptionStudy,
+    texts: Texts | None,
+    contents: Contents,
+    readings: Readings,
+    steps: Steps,
+    say: Callable[[str], None],
+) -> CaptionStudy:
     """The study with the verdict on each phrase, and captions written under the checker's eyes where asked."""
     if not config.grounding.enabled or not len(study.captions):
         return study
@@ -129,9 +147,13 @@ def grounded(
 
 
 def _intervened(
-    captioner: Captioner, checker: Any, projection: xr.Dataset, coef: xr.DataArray, intercept: np.ndarray,
+    captioner: Captioner,
+    checker: Any,
+    projection: xr.Dataset,
+    coef: xr.DataArray,
+    intercept: np.ndarray,
     captions: pd.DataFrame,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     from neuroenc.captions import PrefixDecoder, grounded_decode
 
     if not isinstance(captioner.decoder, PrefixDecoder):
@@ -144,10 +166,19 @@ def _intervened(
 
 
 def checked(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, subjects: list[Subject],
-    shown: Any, texts: Texts | None, contents: Contents, readings: Readings, steps: Steps, progress: bool,
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    study: CaptionStudy,
+    subjects: list[Subject],
+    shown: Any,
+    texts: Texts | None,
+    contents: Contents,
+    readings: Readings,
+    steps: Steps,
+    progress: bool,
     say: Callable[[str], None],
-) -> CaptionStudy:  # fmt: skip
+) -> CaptionStudy:
     """The study with stability, scores and controls."""
     passed = study.gate["captioned"].to_numpy(dtype=bool)
     if not passed.any():
@@ -224,9 +255,14 @@ def checked(
         settings["sentence"] = {"stimuli as": kind}
     quality = {name: with_verdicts(name, table) for name, table in quality.items()}
     study = dataclasses.replace(
-        study, captions=captions, stability=stable.get("voxels"), sentence=sentence, quality=quality,
-        caveats=tuple(caveats), settings=settings,
-    )  # fmt: skip
+        study,
+        captions=captions,
+        stability=stable.get("voxels"),
+        sentence=sentence,
+        quality=quality,
+        caveats=tuple(caveats),
+        settings=settings,
+    )
     return dataclasses.replace(study, captions=with_failed_controls(study))
 
 
@@ -251,15 +287,20 @@ def _stimulus_vectors(
         return embedder.embed_captions(own), "captions"
     test = xr.concat([s.X_test for s in subjects], dim=subjects[0].X_test.dims[0])
     unique, first = np.unique(test.coords["stimulus"].values, return_index=True)
-    return xr.DataArray(
-        test.values[first], dims=("stimulus", "feature"), coords={"stimulus": unique}
-    ), "images"  # fmt: skip
+    return xr.DataArray(test.values[first], dims=("stimulus", "feature"), coords={"stimulus": unique}), "images"
 
 
 def analysed(
-    config: CaptionConfig, captioner: Captioner, fitted: Fitted, study: CaptionStudy, texts: Texts | None,
-    contents: Contents, readings: Readings, steps: Steps, say: Callable[[str], None],
-) -> CaptionStudy:  # fmt: skip
+    config: CaptionConfig,
+    captioner: Captioner,
+    fitted: Fitted,
+    study: CaptionStudy,
+    texts: Texts | None,
+    contents: Contents,
+    readings: Readings,
+    steps: Steps,
+    say: Callable[[str], None],
+) -> CaptionStudy:
     """The study with what its captions say of regions."""
     if not len(study.captions):
         return study
@@ -271,9 +312,15 @@ def analysed(
         projection = readings.fitted.sel(voxel=coef["voxel"])
         projection = projection.assign_coords({k: c.sel(voxel=coef["voxel"]) for k, c in labels.items()})
         return analyses(
-            study, projection, config.analysis, captioner.embed_text, text_direction(texts, captioner.decoder),
-            config.space.stimuli == "image", config.seed, say,
-        )  # fmt: skip
+            study,
+            projection,
+            config.analysis,
+            captioner.embed_text,
+            text_direction(texts, captioner.decoder),
+            config.space.stimuli == "image",
+            config.seed,
+            say,
+        )
 
     found: dict[str, Any] = dict(steps.frames("analyses", inputs, work))
     return dataclasses.replace(study, **found)

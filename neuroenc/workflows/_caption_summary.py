@@ -84,8 +84,7 @@ def closing_lines(summary: dict[str, Any]) -> list[str]:
     kinds = [k.split(":")[1] for k in summary if k.startswith("agreement:")]
     if kinds:
         said = [
-            f"{k} {summary['agreement:' + k]:.2f} (shuffled weights "
-            f"{summary['agreement_shuffled_weights:' + k]:.2f})"
+            f"{k} {summary['agreement:' + k]:.2f} (shuffled weights {summary['agreement_shuffled_weights:' + k]:.2f})"
             for k in kinds
         ]
         n, of = summary["stability_n_voxels"], summary["stability_of_voxels"]

@@ -54,12 +54,15 @@ def judge_planted(captions: pd.DataFrame, truth: xr.Dataset) -> pd.DataFrame:
         members = [m for m in str(about["members"]).split(";") if m]
         rows.append(
             {
-                "voxel": voxel, "family": about["family"], "mixed": bool(about["mixed"]),
-                "named_family": bool(best & wanted), "named_member": any(names_member(texts[0], m) for m in members),
+                "voxel": voxel,
+                "family": about["family"],
+                "mixed": bool(about["mixed"]),
+                "named_family": bool(best & wanted),
+                "named_member": any(names_member(texts[0], m) for m in members),
                 "both_best": wanted <= best if about["mixed"] else False,
                 "both": wanted <= said if about["mixed"] else False,
             }
-        )  # fmt: skip
+        )
     columns = ["voxel", "family", "mixed", "named_family", "named_member", "both_best", "both"]
     return pd.DataFrame(rows, columns=columns)
 

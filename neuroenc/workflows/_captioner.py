@@ -115,8 +115,11 @@ class Captioner:
         from neuroenc.captions import project_folds, project_weights
 
         options: dict[str, Any] = {
-            **self._softmax(), "max_memory": self.max_memory, "progress": False, **settings,
-        }  # fmt: skip
+            **self._softmax(),
+            "max_memory": self.max_memory,
+            "progress": False,
+            **settings,
+        }
         if self.method == "softmax":
             if part is None:
                 return project(coef, self.bank, **options)
@@ -128,9 +131,11 @@ class Captioner:
 
     def _softmax(self) -> dict[str, Any]:
         return {
-            "temperature": self.temperature, "renormalise": self.renormalise, "decouple": self.decouple,
+            "temperature": self.temperature,
+            "renormalise": self.renormalise,
+            "decouple": self.decouple,
             "features_normalised": self.features_normalised,
-        }  # fmt: skip
+        }
 
     def asking(self, reading: BankPass) -> Callable[..., Callable[[], xr.Dataset]]:
         """As :meth:`project`, but softmax projections are found by ``reading``; what is given has them afterwards."""
@@ -236,11 +241,17 @@ class Captioner:
                 found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
             else:
                 found = caption_voxels(
-                    (weights.coef, weights.intercept) if weights.has_intercept else weights.coef, self.bank,
-                    self.decoder, top=self.top, n_evidence=self.n_evidence, mask=passed,
-                    projector=project if self.method == "softmax" else self._projector, max_memory=self.max_memory,
-                    progress=self.progress, **self._softmax(),
-                )  # fmt: skip
+                    (weights.coef, weights.intercept) if weights.has_intercept else weights.coef,
+                    self.bank,
+                    self.decoder,
+                    top=self.top,
+                    n_evidence=self.n_evidence,
+                    mask=passed,
+                    projector=project if self.method == "softmax" else self._projector,
+                    max_memory=self.max_memory,
+                    progress=self.progress,
+                    **self._softmax(),
+                )
             captions, evidence = found.captions, found.evidence
             projection = found.projection
             self._direction = projection["bank_direction"].values
@@ -267,12 +278,14 @@ class Captioner:
         return {
             "bank": {"n": facts.get("n_images", self.bank.n), "hash": facts.get("bank_hash", "")},
             "projection": {
-                "method": self.method, "temperature": self.temperature, "renormalise": self.renormalise,
+                "method": self.method,
+                "temperature": self.temperature,
+                "renormalise": self.renormalise,
                 "decouple": self.decouple,
             },
             "decoder": decoder,
             "captions": {"top": self.top},
-        }  # fmt: skip
+        }
 
     def report(self, study: CaptionStudy, folder: str | os.PathLike[str], **options: Any) -> Path:
         """Write the study as a page with a brain map, tables and files.

@@ -105,9 +105,17 @@ def caption_run(
     if not passed.any():
         say("  captions: no voxel passed the gate")
     inputs = content_key(
-        vectors, responses, passed, vars(captions), vars(config.encoder), config.seed, bank, text_vectors, texts,
+        vectors,
+        responses,
+        passed,
+        vars(captions),
+        vars(config.encoder),
+        config.seed,
+        bank,
+        text_vectors,
+        texts,
         folds[0],
-    )  # fmt: skip
+    )
 
     def work() -> dict[str, pd.DataFrame]:
         ids = list(text_vectors.stimulus.values)

@@ -95,11 +95,25 @@ def run_comparison(
     say(f"3/4 fits: {grid.cv} outer folds, {grid.n_candidates} settings a cell")
     begin = time.perf_counter()
     found = compare(
-        spaces, config.readouts, responses, cores=config.cores or None, cells=grid.cells or None, cv=grid.cv,
-        validation=grid.validation, n_candidates=grid.n_candidates, training=config.training or None,
-        noise_ceiling=ceiling, n_bootstraps=grid.n_bootstraps, seed=config.seed, out=out / ".steps", client=client,
-        workers=workers, threads=grid.threads, progress=progress, say=say,
-    )  # fmt: skip
+        spaces,
+        config.readouts,
+        responses,
+        cores=config.cores or None,
+        cells=grid.cells or None,
+        cv=grid.cv,
+        validation=grid.validation,
+        n_candidates=grid.n_candidates,
+        training=config.training or None,
+        noise_ceiling=ceiling,
+        n_bootstraps=grid.n_bootstraps,
+        seed=config.seed,
+        out=out / ".steps",
+        client=client,
+        workers=workers,
+        threads=grid.threads,
+        progress=progress,
+        say=say,
+    )
     say(f"  {time.perf_counter() - begin:.1f} s")
     say("4/4 statistics and report")
     begin = time.perf_counter()
@@ -188,9 +202,14 @@ def _made(folder: Path) -> Path:
 
 
 def _report(
-    config: CompareConfig, found: Comparison, summary: dict[str, Any], parts: dict[str, Any], out: Path,
-    progress: bool, say: Callable[[str], None],
-) -> Path | None:  # fmt: skip
+    config: CompareConfig,
+    found: Comparison,
+    summary: dict[str, Any],
+    parts: dict[str, Any],
+    out: Path,
+    progress: bool,
+    say: Callable[[str], None],
+) -> Path | None:
     try:
         from neuroenc.report import write_comparison_report
     except ImportError:

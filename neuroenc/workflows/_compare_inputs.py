@@ -24,7 +24,6 @@ from neuroenc.workflows._settings import check_world
 __all__ = ["join_subjects", "load_comparison", "make_space", "scale_voxels"]
 
 
-
 def load_comparison(
     config: CompareDataConfig, mirror: str | None = None, progress: bool = True
 ) -> tuple[xr.DataArray, Stimuli | None, np.ndarray | None]:
@@ -38,8 +37,10 @@ def load_comparison(
     elif config.join:
         ((option, values),) = config.join.items()
         chosen = [str(v) for v in (values if isinstance(values, list) else [values])]
-        loads = [data.load_dataset(config.name, mirror=mirror, progress=progress, **{option: v}, **config.options)
-                 for v in chosen]  # fmt: skip
+        loads = [
+            data.load_dataset(config.name, mirror=mirror, progress=progress, **{option: v}, **config.options)
+            for v in chosen
+        ]
         found = loads
     else:
         found = [load_data(config, mirror, progress)]
@@ -149,9 +150,12 @@ def join_subjects(parts: Sequence[EncodingData]) -> EncodingData:
     assert first is not None
     labels = {k: ("voxel", v) for k, v in coords.items() if any(v) or k == "unit"}
     responses = xr.DataArray(
-        total.astype(np.float32), dims=("stimulus", "voxel"), name="responses", attrs=dict(first.attrs),
+        total.astype(np.float32),
+        dims=("stimulus", "voxel"),
+        name="responses",
+        attrs=dict(first.attrs),
         coords={"stimulus": order, "voxel": np.arange(start), **labels},
-    )  # fmt: skip
+    )
     return EncodingData(responses, _concatenate(kept))
 
 
@@ -215,8 +219,9 @@ def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
     for n in range(len(stimuli)):
         image = stimuli.image(n)
         if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BOX if image.size[0] % size == 0
-                                 else Image.Resampling.BICUBIC)  # fmt: skip
+            image = image.resize(
+                (size, size), Image.Resampling.BOX if image.size[0] % size == 0 else Image.Resampling.BICUBIC
+            )
         values[n] = np.asarray(image).transpose(2, 0, 1)
     return xr.DataArray(values, dims=("stimulus", "channel", "y", "x"), coords={"stimulus": stimuli.ids}, name="pixels")
 

@@ -204,7 +204,12 @@ def _fit(
 
 
 def _captions(
-    encoder: RidgeEncoder, bank: xr.DataArray, unseen: Stimuli, passed: np.ndarray, steps: Steps, seed: int,
+    encoder: RidgeEncoder,
+    bank: xr.DataArray,
+    unseen: Stimuli,
+    passed: np.ndarray,
+    steps: Steps,
+    seed: int,
     progress: bool,
 ) -> dict[str, pd.DataFrame]:
     texts, ids = first_captions(unseen, 2)
@@ -256,9 +261,13 @@ def _judge(
         summary[f"{prefix}median_r_normalised"] = float(inside["normalised"].median())
     real, mixed = (_hits(judged, tables[name]) for name in ("captions", "shuffled"))
     rows = []
-    labels = ("caption_family_accuracy", "the captions' family is a planted one"), (
-        "caption_family_named_best", "the best caption names a planted family",
-    )  # fmt: skip
+    labels = (
+        ("caption_family_accuracy", "the captions' family is a planted one"),
+        (
+            "caption_family_named_best",
+            "the best caption names a planted family",
+        ),
+    )
     at = np.random.default_rng(0).integers(0, max(len(judged), 1), (1000, len(judged)))
     for (name, words), a, b in zip(labels, real, mixed):
         summary[f"judged_{name}"] = float(a.mean()) if len(judged) else np.nan

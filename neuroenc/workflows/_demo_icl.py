@@ -19,9 +19,7 @@ __all__ = ["few_shot", "few_shot_line", "few_shot_section", "shipped_model", "un
 # A few seconds: every third voxel of the demo's subject.
 _SIZES, _DRAWS, _VOXELS = (20, 50, 100), 2, 300
 # Keys of the summary, and what table and figure call them.
-_NAMES = {
-    "icl": "in context", "ridge": "ridge (cross-validated)", "ridge_shared": "ridge (one penalty for all voxels)"
-}  # fmt: skip
+_NAMES = {"icl": "in context", "ridge": "ridge (cross-validated)", "ridge_shared": "ridge (one penalty for all voxels)"}
 
 
 def shipped_model(name: str = "world") -> Path | None:
@@ -44,9 +42,15 @@ def unit_norm(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
 
 
 def few_shot(
-    X: xr.DataArray, Y: xr.DataArray, X_query: xr.DataArray, Y_query: xr.DataArray, ceiling: np.ndarray | None,
-    steps: Steps, model: Path, seed: int = 0,
-) -> tuple[pd.DataFrame, dict[str, Any]]:  # fmt: skip
+    X: xr.DataArray,
+    Y: xr.DataArray,
+    X_query: xr.DataArray,
+    Y_query: xr.DataArray,
+    ceiling: np.ndarray | None,
+    steps: Steps,
+    model: Path,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Support curve over voxels of a subject that the model never saw, 300 at most, and numbers for the summary.
 
     Parameters
@@ -75,17 +79,23 @@ def few_shot(
             _NAMES["ridge_shared"]: RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False),
         }
         curve = support_curve(
-            methods, X, Y, X_query, Y_query, sizes=_SIZES, n_draws=_DRAWS, seed=seed, noise_ceiling=limit,
+            methods,
+            X,
+            Y,
+            X_query,
+            Y_query,
+            sizes=_SIZES,
+            n_draws=_DRAWS,
+            seed=seed,
+            noise_ceiling=limit,
             progress=False,
-        )  # fmt: skip
+        )
         table = summarise_curve(curve, n_bootstraps=500, seed=seed)
         if limit is not None:
             table["normalised"] = summarise_curve(curve, n_bootstraps=2, normalise=True)["explained_variance"]
         return {"curve": table}
 
-    inputs = content_key(
-        X, Y, X_query, Y_query, limit, seed, hash_path(model), list(_NAMES), list(_SIZES), _DRAWS
-    )
+    inputs = content_key(X, Y, X_query, Y_query, limit, seed, hash_path(model), list(_NAMES), list(_SIZES), _DRAWS)
     table = steps.frames("few-shot", inputs, work)["curve"]
     summary: dict[str, Any] = {}
     for row in table.to_dict("records"):
@@ -104,20 +114,31 @@ def few_shot_section(table: pd.DataFrame) -> dict[str, Any]:
         f"{r['method']}, {r['size']} trials: {r['explained_variance']:.3f}" for r in table.to_dict("records")
     )
     return section(
-        "few-shot", "Few trials", "If there had been few trials only",
+        "few-shot",
+        "Few trials",
+        "If there had been few trials only",
         "The shipped in-context model was trained on other simulated subjects. It sees 20, 50 or 100 trials of this "
         "one and gives every voxel its weights without any fitting.",
-        [block(svg(plot_support_curves(table)), f"Explained variance by support size. {words}",
-               "Means over voxels of all regions and draws of the support; bands are intervals over both.", shown,
-               about="explained variance", opened=True)],
-    )  # fmt: skip
+        [
+            block(
+                svg(plot_support_curves(table)),
+                f"Explained variance by support size. {words}",
+                "Means over voxels of all regions and draws of the support; bands are intervals over both.",
+                shown,
+                about="explained variance",
+                opened=True,
+            )
+        ],
+    )
 
 
 def few_shot_line(summary: dict[str, Any]) -> str:
     """What the command prints."""
     parts = []
     for size in _SIZES:
-        ours, best = (summary[f"few_shot_ev:icl:{size}"],
-                      max(summary[f"few_shot_ev:{name}:{size}"] for name in ("ridge", "ridge_shared")))  # fmt: skip
+        ours, best = (
+            summary[f"few_shot_ev:icl:{size}"],
+            max(summary[f"few_shot_ev:{name}:{size}"] for name in ("ridge", "ridge_shared")),
+        )
         parts.append(f"{size} trials {ours:.3f} (better ridge {best:.3f})")
     return "few-shot explained variance, in context, mean over voxels: " + ", ".join(parts)

@@ -177,9 +177,7 @@ def score_table(
         unit = {"noise_ceiling_r": "correlation", "noise_ceiling_r2": "share of variance"}.get(name, "")
         out[name] = ("voxel", values, {"ceiling": "ncsnr", "unit": unit})
     if "noise_ceiling_r" in ceilings:
-        values = stats.normalise(
-            out["r"].values, ceilings["noise_ceiling_r"], score_unit="r", ceiling_unit="r"
-        )
+        values = stats.normalise(out["r"].values, ceilings["noise_ceiling_r"], score_unit="r", ceiling_unit="r")
         out["r_normalised"] = ("voxel", values, {"metric": "r / noise_ceiling_r", "ceiling": "correlation", **note})
     if config.permutations:
         blocks = None

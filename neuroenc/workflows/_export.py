@@ -116,7 +116,7 @@ def export(
     source = f"{Path(run).resolve().name}/{file.relative_to(run).as_posix()}" if file != Path(run) else file.name
     written = export_bids(
         scores, output_folder(bids), names=maps, sources=[source], provenance=_provenance(scores, file), **options
-    )  # fmt: skip
+    )
     images = [p for p in written if p.name.endswith((".nii.gz", ".gii"))]
     subjects = sorted({p.name.split("_")[0] for p in images})
     say(f"{len(images)} maps of {', '.join(subjects)} from {file}")

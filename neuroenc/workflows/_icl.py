@@ -155,11 +155,16 @@ def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callab
     folder = part.folder / name / config.model.form
     start = _before(name, config, part.folder)
     # The path of a folder is no setting: a study may be moved.
-    key = hash_json({
-        "stage": dataclasses.asdict(stage), "model": dataclasses.asdict(config.model), "seed": config.seed,
-        "data": part.digest, "start": None if start is None else sha256_file(start / "model.json"),
-        "version": __version__,
-    })  # fmt: skip
+    key = hash_json(
+        {
+            "stage": dataclasses.asdict(stage),
+            "model": dataclasses.asdict(config.model),
+            "seed": config.seed,
+            "data": part.digest,
+            "start": None if start is None else sha256_file(start / "model.json"),
+            "version": __version__,
+        }
+    )
     where = f"{part.name}/" if part.name else ""
     if (folder / "summary.json").is_file():
         done = _finished(folder, key)
@@ -179,10 +184,17 @@ def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callab
         model.features = model.features or space
     say(f"  {where}{name}: {model!r}, {len(part.tasks.train)} training subjects")
     found = train_stage(
-        model, source, stage.stage(), validation=held, seed=stage.seed, device=stage.device,
-        precision=stage.precision, checkpoint=folder / ".training" / key[:16], progress=progress,
+        model,
+        source,
+        stage.stage(),
+        validation=held,
+        seed=stage.seed,
+        device=stage.device,
+        precision=stage.precision,
+        checkpoint=folder / ".training" / key[:16],
+        progress=progress,
         max_seconds=60 * stage.minutes if stage.minutes else None,
-    )  # fmt: skip
+    )
     save_model(model, folder, stage=name, settings=_settings(config, name), training_data=part.digest)
     with atomic_path(folder / "curves.csv") as path:
         found.curves.to_csv(path, index=False)
@@ -190,17 +202,24 @@ def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callab
         path.write_bytes(figure_svg(plot_training_curves({name: found.curves})))
     best = found.curves.loc[found.curves["step"] == found.best_step, "validation_ev"]
     summary = {
-        "stage": name, "form": config.model.form, "best_step": found.best_step,
-        "steps": int(found.curves["step"].max()), "validation_loss": found.best_loss,
+        "stage": name,
+        "form": config.model.form,
+        "best_step": found.best_step,
+        "steps": int(found.curves["step"].max()),
+        "validation_loss": found.best_loss,
         "validation_ev": float(best.iloc[0]),
-        "n_parameters": sum(p.numel() for p in model.parameters()), "n_train_subjects": len(part.tasks.train),
-        "n_train_voxels": sum(int(s.Y.shape[1]) for s in part.tasks.train), "key": key,
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_train_subjects": len(part.tasks.train),
+        "n_train_voxels": sum(int(s.Y.shape[1]) for s in part.tasks.train),
+        "key": key,
         "seconds": round(time.perf_counter() - begin, 1),
-    }  # fmt: skip
+    }
     # Last: where it stands, the stage is done.
     write_json(folder / "summary.json", summary)
-    say(f"  {where}{name}/{config.model.form}: validation explained variance {summary['validation_ev']:.4f} at step "
-        f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)")  # fmt: skip
+    say(
+        f"  {where}{name}/{config.model.form}: validation explained variance {summary['validation_ev']:.4f} at step "
+        f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)"
+    )
     return summary
 
 
@@ -246,8 +265,12 @@ def _settings(config: IclConfig, name: str) -> dict[str, Any]:
     whom: dict[str, Any] = {"kind": task.kind, "options": task.options}
     if task.kind == "world":
         whom["seeds"] = task.seeds
-    return {"task": whom, "model": dataclasses.asdict(config.model), name: dataclasses.asdict(getattr(config, name)),
-            "seed": config.seed}  # fmt: skip
+    return {
+        "task": whom,
+        "model": dataclasses.asdict(config.model),
+        name: dataclasses.asdict(getattr(config, name)),
+        "seed": config.seed,
+    }
 
 
 def _sources(stage: StageConfig, part: Part, mixture: Any) -> tuple[EpisodeSource, list[Episode] | None]:
@@ -272,9 +295,13 @@ def _sources(stage: StageConfig, part: Part, mixture: Any) -> tuple[EpisodeSourc
 
 def _held(source: EpisodeSource, stage: StageConfig) -> list[Episode]:
     return validation_episodes(
-        source, stage.validation_sizes, n_voxels=stage.voxels, repeats=stage.validation_repeats, query=stage.query,
+        source,
+        stage.validation_sizes,
+        n_voxels=stage.voxels,
+        repeats=stage.validation_repeats,
+        query=stage.query,
         seed=stage.seed + 1,
-    )  # fmt: skip
+    )
 
 
 def icl_predict(
@@ -322,8 +349,11 @@ def icl_predict(
     encoder.save(out / "encoder")
     data.save(xr.Dataset({k: v.rename(k) for k, v in found.items()}), out / "predictions.nc")
     summary: dict[str, Any] = {
-        "model": Path(settings.model).name, "n_support": len(X), "n_query": len(query), "n_voxels": int(Y.shape[1]),
-    }  # fmt: skip
+        "model": Path(settings.model).name,
+        "n_support": len(X),
+        "n_query": len(query),
+        "n_voxels": int(Y.shape[1]),
+    }
     if "std" in found:
         summary["median_std"] = float(np.median(found["std"].values))
     if truth is not None:

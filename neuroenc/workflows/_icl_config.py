@@ -352,9 +352,11 @@ def _absolute(config: IclConfig, folder: Path) -> IclConfig:
     if (folder / predict.model).is_dir():
         paths["model"] = full(predict.model)
     return dataclasses.replace(
-        config, task=task, predict=dataclasses.replace(predict, **paths),
+        config,
+        task=task,
+        predict=dataclasses.replace(predict, **paths),
         evaluate=dataclasses.replace(config.evaluate, models=models),
-    )  # fmt: skip
+    )
 
 
 def list_icl_examples() -> list[str]:

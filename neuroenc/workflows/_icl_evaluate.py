@@ -170,9 +170,14 @@ def evaluated_models(config: IclConfig, part: Part, say: Callable[[str], None] =
 
 
 def _subject(
-    config: IclConfig, part: Part, subject: TaskSubject, models: dict[str, Path | str], steps: Steps, progress: bool,
+    config: IclConfig,
+    part: Part,
+    subject: TaskSubject,
+    models: dict[str, Path | str],
+    steps: Steps,
+    progress: bool,
     say: Callable[[str], None],
-) -> tuple[xr.Dataset, xr.DataArray | None]:  # fmt: skip
+) -> tuple[xr.Dataset, xr.DataArray | None]:
     """Support curve of one new subject, and the explained variance (voxel,) of the fully trained encoder."""
     assert subject.X_query is not None
     assert subject.Y_query is not None
@@ -185,17 +190,30 @@ def _subject(
     # Where a model lies does not matter to a curve; what it holds does.
     files = {name: _digest(where) for name, where in models.items()}
     key = {
-        "sizes": sizes, "draws": wanted.n_draws, "seed": wanted.seed, "methods": wanted.methods, "models": files,
-        "train": part.digest, "names": [s.name for s in part.tasks.train],
+        "sizes": sizes,
+        "draws": wanted.n_draws,
+        "seed": wanted.seed,
+        "methods": wanted.methods,
+        "models": files,
+        "train": part.digest,
+        "names": [s.name for s in part.tasks.train],
         "data": content_key(subject.X, subject.Y, subject.X_query, subject.Y_query, subject.noise_ceiling),
-    }  # fmt: skip
+    }
 
     def work() -> xr.Dataset:
         methods = _methods(config, part, subject, models, say)
         curve = support_curve(
-            methods, subject.X, subject.Y, subject.X_query, subject.Y_query, sizes=sizes, n_draws=wanted.n_draws,
-            seed=wanted.seed, noise_ceiling=subject.noise_ceiling, progress=progress,
-        )  # fmt: skip
+            methods,
+            subject.X,
+            subject.Y,
+            subject.X_query,
+            subject.Y_query,
+            sizes=sizes,
+            n_draws=wanted.n_draws,
+            seed=wanted.seed,
+            noise_ceiling=subject.noise_ceiling,
+            progress=progress,
+        )
         if "full" in wanted.methods:
             assert subject.Y_query is not None
             whole = RidgeEncoder(cv=5, progress=False).fit(subject.X, subject.Y).predict(subject.X_query)
@@ -259,15 +277,24 @@ def _anatomical(part: Part, subject: TaskSubject, say: Callable[[str], None]) ->
     places = [surface_positions(p.Y) for p in people]
     encoders = [RidgeEncoder(cv=5, progress=False).fit(p.X, p.Y) for p in part.tasks.train]
     return AnatomicalTransfer(
-        encoders, [p for p, _ in places[:-1]], places[-1][0], hemispheres=[h for _, h in places[:-1]],
+        encoders,
+        [p for p, _ in places[:-1]],
+        places[-1][0],
+        hemispheres=[h for _, h in places[:-1]],
         target_hemisphere=places[-1][1],
-    )  # fmt: skip
+    )
 
 
 def _report(
-    config: IclConfig, parts: Sequence[Part], curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame,
-    summary: dict[str, Any], out: Path, say: Callable[[str], None],
-) -> Path | None:  # fmt: skip
+    config: IclConfig,
+    parts: Sequence[Part],
+    curve: xr.Dataset,
+    table: pd.DataFrame,
+    pairs: pd.DataFrame,
+    summary: dict[str, Any],
+    out: Path,
+    say: Callable[[str], None],
+) -> Path | None:
     try:
         from neuroenc.report import write_support_report
         from neuroenc.report._style import figure_svg
@@ -291,11 +318,17 @@ def _report(
     settings = _settings(config)
     infos = [f"{part.name or 'subjects'}: {part.tasks.info}" for part in parts if part.tasks.info]
     return write_support_report(
-        out / "report", title=config.title, curve=table, comparisons=pairs, training=training,
-        summary=summary, settings=settings, notes=[*_NOTES, *config.notes, *infos],
+        out / "report",
+        title=config.title,
+        curve=table,
+        comparisons=pairs,
+        training=training,
+        summary=summary,
+        settings=settings,
+        notes=[*_NOTES, *config.notes, *infos],
         provenance=provenance(run=settings, subjects=[p.digest for p in parts], seed=config.seed),
         files=["../curve.csv", "../comparisons.csv", "../summary.json"],
-    )  # fmt: skip
+    )
 
 
 def _settings(config: IclConfig) -> dict[str, Any]:
@@ -317,8 +350,11 @@ def _csv(table: pd.DataFrame, path: Path) -> None:
 
 def _closing(table: pd.DataFrame, summary: dict[str, Any], page: Path | None) -> str:
     shown = table[table["kind"] == "all"].pivot_table("explained_variance", "method", "size", sort=False)
-    lines = ["", "explained variance, mean over voxels, by support size", shown.to_string(
-        float_format=lambda x: f"{x:.3f}", na_rep="")]  # fmt: skip
+    lines = [
+        "",
+        "explained variance, mean over voxels, by support size",
+        shown.to_string(float_format=lambda x: f"{x:.3f}", na_rep=""),
+    ]
     if page is not None:
         lines.append(f"report: {page}   ({summary['seconds']:.0f} s)")
     return "\n".join(lines)

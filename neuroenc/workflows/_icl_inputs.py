@@ -63,9 +63,14 @@ def part_folders(config: IclConfig, out: Path) -> list[Path]:
 
 
 def load_parts(
-    config: IclConfig, out: Path, mirror: str | os.PathLike[str] | None, progress: bool, say: Callable[[str], None],
-    *, test: bool = True,
-) -> list[Part]:  # fmt: skip
+    config: IclConfig,
+    out: Path,
+    mirror: str | os.PathLike[str] | None,
+    progress: bool,
+    say: Callable[[str], None],
+    *,
+    test: bool = True,
+) -> list[Part]:
     """Subjects of every direction of the study; those that are simulated or embedded are kept in ``out/.steps``.
 
     ``test=False`` may leave out new subjects that training does not need.
@@ -173,9 +178,13 @@ def _row_hashes(responses: xr.DataArray) -> set[bytes]:
 
 
 def _kept(
-    out: Path, kind: str, settings: dict[str, Any], make: Callable[[], TransferTasks], say: Callable[[str], None],
+    out: Path,
+    kind: str,
+    settings: dict[str, Any],
+    make: Callable[[], TransferTasks],
+    say: Callable[[str], None],
     content: Any = None,
-) -> TransferTasks:  # fmt: skip
+) -> TransferTasks:
     """Subjects by their settings and the content of what they are made from; damaged ones are made again."""
     key = hash_json({"kind": kind, "settings": settings, "content": content, "version": __version__})
     folder = out / _STEPS / f"subjects-{kind}-{key[:16]}"
@@ -213,8 +222,12 @@ def _write(folder: Path, tasks: TransferTasks) -> None:
 
 
 def _stored_content(folder: Path, record: dict[str, Any]) -> str:
-    names = [f"{side}-{n}-{name}.nc" for side in ("train", "test") for n, entry in enumerate(record[side])
-             for name in entry["held"]]  # fmt: skip
+    names = [
+        f"{side}-{n}-{name}.nc"
+        for side in ("train", "test")
+        for n, entry in enumerate(record[side])
+        for name in entry["held"]
+    ]
     names += ["maps.nc"] if (folder / "maps.nc").is_file() else []
     return content_key([data.load(folder / name) for name in names])
 
@@ -302,14 +315,20 @@ def make_mixture(config: IclConfig, part: Part, say: Callable[[str], None]) -> P
     def make() -> xr.Dataset:
         say("  prior: mixture from training subjects' responses")
         found = PriorMixture.from_responses(
-            [(s.X.values, s.Y.values) for s in tasks.train], n_clusters=config.model.clusters,
-            projection=tasks.projection, shape=tasks.map_shape, seed=config.seed,
-        )  # fmt: skip
+            [(s.X.values, s.Y.values) for s in tasks.train],
+            n_clusters=config.model.clusters,
+            projection=tasks.projection,
+            shape=tasks.map_shape,
+            seed=config.seed,
+        )
         held = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-        return xr.Dataset({
-            name: ([f"{name}_{k}" for k in range(np.ndim(value))], value)
-            for name, value in held.items() if value is not None
-        })  # fmt: skip
+        return xr.Dataset(
+            {
+                name: ([f"{name}_{k}" for k in range(np.ndim(value))], value)
+                for name, value in held.items()
+                if value is not None
+            }
+        )
 
     found = Steps(part.folder / _STEPS, lambda line: None).arrays("mixture", settings, make)
     parts: dict[str, Any] = {str(name): value.values for name, value in found.items()}
@@ -326,7 +345,7 @@ def make_prior(part: Part, say: Callable[[str], None]) -> WeightPrior:
         except DataError:
             say(f"  prior: {_STEPS}/{folder.name} is damaged; made again")
     say("  prior: expectation maximisation over training subjects")
-    WeightPrior.from_responses(
-        [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
-    ).save(folder)
+    WeightPrior.from_responses([s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]).save(
+        folder
+    )
     return WeightPrior.load(folder)

@@ -26,9 +26,11 @@ def joined(curves: Sequence[xr.Dataset], groups: str) -> xr.Dataset:
     for curve in curves:
         if some and "noise_ceiling" not in curve:
             curve = curve.assign(noise_ceiling=("voxel", np.full(curve.sizes["voxel"], np.nan)))
-        parts.append(curve.reset_coords(drop=True).assign_coords(
-            {k: curve.coords[k] for k in kept if k != "voxel"}
-        ).drop_vars("voxel", errors="ignore"))  # fmt: skip
+        parts.append(
+            curve.reset_coords(drop=True)
+            .assign_coords({k: curve.coords[k] for k in kept if k != "voxel"})
+            .drop_vars("voxel", errors="ignore")
+        )
     # The order of methods and sizes is that of the config, whatever a subject lacks.
     methods = list(dict.fromkeys(m for c in curves for m in c["method"].values.tolist()))
     whole = xr.concat(parts, "voxel", join="outer", combine_attrs="drop")
@@ -82,9 +84,13 @@ def comparison_table(curve: xr.Dataset, config: IclConfig) -> pd.DataFrame:
     for first, second in pairs:
         for n, kind in enumerate(["all", *kinds(curve, config.evaluate.groups)]):
             frame = compare_methods(
-                curve, first, second, groups=None if kind == "all" else kind,
-                n_bootstraps=config.evaluate.n_bootstraps, seed=config.evaluate.seed,
-            )  # fmt: skip
+                curve,
+                first,
+                second,
+                groups=None if kind == "all" else kind,
+                n_bootstraps=config.evaluate.n_bootstraps,
+                seed=config.evaluate.seed,
+            )
             frame.insert(2, "kind", kind)
             frame["best"] = frame["size"].map(best) == second
             frames.append(frame if n == 0 else frame[frame["group"] != "all"])
@@ -111,8 +117,10 @@ def best_baselines(curve: xr.Dataset) -> dict[int, str]:
 
 def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n_subjects: int) -> dict[str, Any]:
     summary: dict[str, Any] = {
-        "n_subjects": n_subjects, "n_voxels": int(curve.sizes["voxel"]), "n_draws": int(curve.sizes["draw"]),
-    }  # fmt: skip
+        "n_subjects": n_subjects,
+        "n_voxels": int(curve.sizes["voxel"]),
+        "n_draws": int(curve.sizes["draw"]),
+    }
     for row in table[table["kind"] == "all"].to_dict("records"):
         summary[f"explained_variance:{row['method']}:{row['size']}"] = row["explained_variance"]
         if "normalised" in row and np.isfinite(row["normalised"]):

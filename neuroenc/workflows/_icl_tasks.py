@@ -127,9 +127,13 @@ def v4_tasks(
     train = [TaskSubject(p.name, reduce(p), scale_voxels(p.responses)) for p in kept]
     test = [_split(p, reduce(p), n_query, seed) for p in parts["test"]]
     info = {
-        "held_out_animal": held_out_animal, "n_removed": n_removed, "n_features": n_features, "seed": seed,
-        "variance_kept": reduce.share, "n_query": n_query,
-    }  # fmt: skip
+        "held_out_animal": held_out_animal,
+        "n_removed": n_removed,
+        "n_features": n_features,
+        "seed": seed,
+        "variance_kept": reduce.share,
+        "n_query": n_query,
+    }
     return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
 
 
@@ -229,9 +233,12 @@ class _Reduction:
     def __call__(self, part: _V4Session) -> xr.DataArray:
         values = ((part.maps - self.mean) / self.sd) @ self.projection
         return make_features(
-            values.astype(np.float32), stimulus=part.responses["stimulus"].values, backbone="efficientnet-lite0",
-            layer="block8", pooling=self.pooling,
-        )  # fmt: skip
+            values.astype(np.float32),
+            stimulus=part.responses["stimulus"].values,
+            backbone="efficientnet-lite0",
+            layer="block8",
+            pooling=self.pooling,
+        )
 
 
 def _split(part: _V4Session, X: xr.DataArray, n_query: int, seed: int) -> TaskSubject:

@@ -45,8 +45,9 @@ class _Folds:
         self.n, p = X.shape
         tested = np.concatenate([test for _, test in folds])
         if len(tested) != self.n or len(np.unique(tested)) != self.n:
-            raise ConfigError(f"folds test {len(np.unique(tested))} of {self.n} rows, {len(tested)} in all; expected "
-                              "every row once.")  # fmt: skip
+            raise ConfigError(
+                f"folds test {len(np.unique(tested))} of {self.n} rows, {len(tested)} in all; expected every row once."
+            )
         self.folds = folds
         self.complete = is_partition(folds, self.n)
         self.primal = [len(train) >= p for train, _ in folds]
@@ -65,8 +66,11 @@ class _Folds:
 
     def parts(self, y: np.ndarray) -> list[_Part]:
         """Of responses (n, v) whose columns have mean 0."""
-        moments = {k: self.X[test].T @ y[test] for k, (_, test) in enumerate(self.folds)
-                   if self.X is not None and (self.primal[k] or self.complete)}  # fmt: skip
+        moments = {
+            k: self.X[test].T @ y[test]
+            for k, (_, test) in enumerate(self.folds)
+            if self.X is not None and (self.primal[k] or self.complete)
+        }
         everything = sum(moments.values()) if self.complete and moments else None
         found = []
         for k, ((train, test), basis) in enumerate(zip(self.folds, self.bases)):
@@ -89,11 +93,13 @@ class _Folds:
         shift = basis.test_mean @ weighted
         predicted = basis.test @ weighted
         squares = np.einsum("rv,rv->v", predicted, predicted)
-        return np.stack([
-            np.einsum("rv,rv->v", part.c, weighted) + part.mean * part.total,
-            rows * (shift + part.mean),
-            squares + rows * part.mean * (2 * shift + part.mean),
-        ])  # fmt: skip
+        return np.stack(
+            [
+                np.einsum("rv,rv->v", part.c, weighted) + part.mean * part.total,
+                rows * (shift + part.mean),
+                squares + rows * part.mean * (2 * shift + part.mean),
+            ]
+        )
 
     def accuracy(self, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
         """Correlations (v,) of responses (n, v), mean 0, with predictions by ``alphas`` (fold, v)."""
@@ -248,9 +254,15 @@ def cross_validated_p(
 
 
 def _shared_p(
-    design: _Folds, measured: np.ndarray, alphas: np.ndarray, groups: np.ndarray | None, n_permutations: int,
-    seed: int, width: int, show: bool,
-) -> np.ndarray:  # fmt: skip
+    design: _Folds,
+    measured: np.ndarray,
+    alphas: np.ndarray,
+    groups: np.ndarray | None,
+    n_permutations: int,
+    seed: int,
+    width: int,
+    show: bool,
+) -> np.ndarray:
     """P-values (v,) from permutations of normal scores: sums of every fold and penalty, put together by voxel."""
     grids = [np.unique(row, return_inverse=True) for row in alphas]
     tables = [np.empty((len(grid), 3, n_permutations)) for grid, _ in grids]

@@ -136,9 +136,13 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig) -> None
         _needs(where, f'kind = "{config.kind}"', source, True, False)
         if config.kind == "image":
             _image_model(
-                f"{where}.model", config.model, config.pretrained, layer=config.layer or None,
-                pooling=config.pooling if config.pooling != "" else None, preprocessing=config.preprocessing or None,
-            )  # fmt: skip
+                f"{where}.model",
+                config.model,
+                config.pretrained,
+                layer=config.layer or None,
+                pooling=config.pooling if config.pooling != "" else None,
+                preprocessing=config.preprocessing or None,
+            )
 
 
 def _needs(where: str, what: str, source: DataConfig, images: bool, captions: bool) -> None:

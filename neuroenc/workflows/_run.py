@@ -97,17 +97,30 @@ def run(
     say(f"    {features.shape[1]} features")
     say(f"3/5 ridge: {len(folds)} outer folds by {config.evaluation.scheme}, penalties by inner cross-validation")
     predicted, alphas = held_out_predictions(
-        features, responses, folds, config.encoder,
-        scale=config.features.standardise, steps=steps, name="evaluate", say=say,
+        features,
+        responses,
+        folds,
+        config.encoder,
+        scale=config.features.standardise,
+        steps=steps,
+        name="evaluate",
+        say=say,
     )
     ceilings = noise_ceilings(found, single, responses)
     p_values = None
     if config.evaluation.scheme != "test":
         p_values = _cross_validated(config, features, responses, folds, alphas, progress)
     seen = content_key(
-        features.values, responses, predicted.values, alphas, folds, ceilings, vars(config.evaluation),
-        config.features.standardise, config.seed,
-    )  # fmt: skip
+        features.values,
+        responses,
+        predicted.values,
+        alphas,
+        folds,
+        ceilings,
+        vars(config.evaluation),
+        config.features.standardise,
+        config.seed,
+    )
     scores = steps.arrays(
         "scores",
         seen,
@@ -121,9 +134,16 @@ def run(
     if config.captions:
         say(f"4/5 captions: {config.captions.model}, retrieved from {config.captions.caption_bank}")
         scores, tables, shown = caption_run(
-            config, features, responses, found.stimuli, scores, folds, steps=steps,
-            mirror=None if mirror is None else os.fspath(mirror), say=say,
-        )  # fmt: skip
+            config,
+            features,
+            responses,
+            found.stimuli,
+            scores,
+            folds,
+            steps=steps,
+            mirror=None if mirror is None else os.fspath(mirror),
+            say=say,
+        )
     else:
         say("4/5 captions: none asked for")
     summary = _summary(config, scores, tables, responses)
@@ -150,9 +170,7 @@ def run(
     return summary
 
 
-def _check_responses(
-    config: RunConfig, responses: xr.DataArray, folds: Any, stimuli: data.Stimuli | None
-) -> None:
+def _check_responses(config: RunConfig, responses: xr.DataArray, folds: Any, stimuli: data.Stimuli | None) -> None:
     """Refuse what these responses cannot give, before features are computed."""
     encoder, evaluation = config.encoder, config.evaluation
     for train, _ in folds:
@@ -164,7 +182,7 @@ def _check_responses(
     if blocked and not {"run", "session"} & set(map(str, responses.coords)):
         raise ConfigError(
             f"[evaluation] permutation_mode = {evaluation.permutation_mode!r} needs run or session of every row; found "
-            f"{', '.join(map(str, responses.coords))}. Next step: permutation_mode = \"samples\"."
+            f'{", ".join(map(str, responses.coords))}. Next step: permutation_mode = "samples".'
         )
     if config.captions is None:
         return
@@ -185,10 +203,17 @@ def _cross_validated(
 
     def work(groups: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         return cross_validated_p(
-            features.values, responses.values, folds, alphas, scale=config.features.standardise, groups=groups,
-            n_permutations=config.evaluation.permutations, null=config.evaluation.permutation_null,
-            seed=config.seed, show=show,
-        )  # fmt: skip
+            features.values,
+            responses.values,
+            folds,
+            alphas,
+            scale=config.features.standardise,
+            groups=groups,
+            n_permutations=config.evaluation.permutations,
+            null=config.evaluation.permutation_null,
+            seed=config.seed,
+            show=show,
+        )
 
     return work
 

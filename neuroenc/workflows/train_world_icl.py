@@ -29,10 +29,15 @@ _SHARES = {"pretrain": 0.3, "extend": 0.4, "finetune": 0.3}
 
 
 def world_icl_config(
-    *, minutes: float = 60.0, steps: tuple[int, int, int] = (400, 600, 500), seed: int = 0,
-    precision: str = "bf16", device: str = "cpu", seeds: tuple[int, ...] = (100, 101, 102, 103),
+    *,
+    minutes: float = 60.0,
+    steps: tuple[int, int, int] = (400, 600, 500),
+    seed: int = 0,
+    precision: str = "bf16",
+    device: str = "cpu",
+    seeds: tuple[int, ...] = (100, 101, 102, 103),
     n_voxels: int = 400,
-) -> IclConfig:  # fmt: skip
+) -> IclConfig:
     """Settings of the shipped model.
 
     Examples
@@ -41,9 +46,13 @@ def world_icl_config(
     0.5
     """
     common: dict[str, Any] = {
-        "query": 100, "voxels": 48, "evaluate_every": 100, "precision": precision, "device": device,
+        "query": 100,
+        "voxels": 48,
+        "evaluate_every": 100,
+        "precision": precision,
+        "device": device,
         "validation_sizes": [20, 50, 100, 300],
-    }  # fmt: skip
+    }
     limit = {name: minutes * share for name, share in _SHARES.items()}
     return IclConfig(
         title="The simulated world's in-context model",
@@ -54,14 +63,25 @@ def world_icl_config(
             **common, support=(200, 200), lr=1e-3, max_steps=steps[0], seed=seed + 1, minutes=limit["pretrain"]
         ),
         extend=StageConfig(
-            **common, support=(10, 1000), sizes="log", lr=3e-4, max_steps=steps[1], seed=seed + 2,
+            **common,
+            support=(10, 1000),
+            sizes="log",
+            lr=3e-4,
+            max_steps=steps[1],
+            seed=seed + 2,
             minutes=limit["extend"],
         ),
         finetune=StageConfig(
-            **common, support=(10, 900), sizes="log", lr=1e-4, real=0.5, max_steps=steps[2], seed=seed + 3,
+            **common,
+            support=(10, 900),
+            sizes="log",
+            lr=1e-4,
+            real=0.5,
+            max_steps=steps[2],
+            seed=seed + 3,
             minutes=limit["finetune"],
         ),
-    )  # fmt: skip
+    )
 
 
 def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dict[str, Any]:
@@ -93,10 +113,12 @@ def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dic
         with atomic_path(out / "world" / name) as path:
             shutil.copyfile(made / name, path)
     metrics |= {
-        "n_parameters": found["n_parameters"], "n_train_voxels": found["n_train_voxels"],
+        "n_parameters": found["n_parameters"],
+        "n_train_voxels": found["n_train_voxels"],
         "bytes": (out / "world" / "model.safetensors").stat().st_size,
-        "settings": dataclasses.asdict(config.model), "seconds": round(time.perf_counter() - begin, 1),
-    }  # fmt: skip
+        "settings": dataclasses.asdict(config.model),
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
     write_json(out / "metrics.json", metrics)
     return metrics
 

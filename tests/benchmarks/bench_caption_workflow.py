@@ -123,8 +123,10 @@ def stages(args):
         if processor > 0.005 * whole[1]:
             print(f"| {name} | {clock:.1f} | {processor:.1f} | {processor / whole[1]:.0%} |")
     print(f"| all | {whole[0]:.1f} | {whole[1]:.1f} | |")
-    print(f"peak memory {peak.most:.0f} MB above the start; index.html {size['index.html'] / 1e6:.1f} MB, "
-          f"report {sum(size.values()) / 1e6:.1f} MB in {len(size)} files")  # fmt: skip
+    print(
+        f"peak memory {peak.most:.0f} MB above the start; index.html {size['index.html'] / 1e6:.1f} MB, "
+        f"report {sum(size.values()) / 1e6:.1f} MB in {len(size)} files"
+    )
 
 
 def reading(args):
@@ -185,9 +187,11 @@ def reading(args):
                     seconds[way] += pair[way]
                 ratios.append(pair[each] / pair[together])
     print(f"{args.voxels} voxels, bank of {args.images} x {args.features} float16 on disk, pieces of {step}")
-    print(f"one reading {seconds[together]:.1f} s, 30 readings {seconds[each]:.1f} s; ratio "
-          f"{statistics.median(ratios):.2f} [{min(ratios):.2f} {max(ratios):.2f}]; "
-          f"peak {peak.most:.0f} MB above the start")  # fmt: skip
+    print(
+        f"one reading {seconds[together]:.1f} s, 30 readings {seconds[each]:.1f} s; ratio "
+        f"{statistics.median(ratios):.2f} [{min(ratios):.2f} {max(ratios):.2f}]; "
+        f"peak {peak.most:.0f} MB above the start"
+    )
 
 
 def report(args):
@@ -205,30 +209,42 @@ def report(args):
     doing = ["stands", "runs", "lies", "waits"]
     voxels = np.arange(n)
     texts = [
-        f"a {a} {d} near a {b} and a {c}" for a, b, c, d in zip(*(rng.choice(things, 3 * n) for _ in range(3)),
-                                                              rng.choice(doing, 3 * n))
-    ]  # fmt: skip
+        f"a {a} {d} near a {b} and a {c}"
+        for a, b, c, d in zip(*(rng.choice(things, 3 * n) for _ in range(3)), rng.choice(doing, 3 * n))
+    ]
     captions = pd.DataFrame(
         {"voxel": np.repeat(voxels, 3), "rank": np.tile([1, 2, 3], n), "caption": texts, "score": rng.random(3 * n)}
     )
     starts = [[2, 2 + len(t.split()[1])] for t in texts]
     phrases = captions[["voxel", "rank"]].assign(
-        phrase=[t[a:b] for t, (a, b) in zip(texts, starts)], start=[a for a, _ in starts], end=[b for _, b in starts],
-        in_images=rng.random(3 * n), predicted=rng.random(3 * n), percentile=rng.random(3 * n),
+        phrase=[t[a:b] for t, (a, b) in zip(texts, starts)],
+        start=[a for a, _ in starts],
+        end=[b for _, b in starts],
+        in_images=rng.random(3 * n),
+        predicted=rng.random(3 * n),
+        percentile=rng.random(3 * n),
         verdict=rng.choice(["supported", "uncertain", "unsupported"], 3 * n),
-    )  # fmt: skip
+    )
     evidence = pd.DataFrame(
-        {"voxel": np.repeat(voxels, 16), "rank": np.tile(np.arange(1, 17), n),
-         "stimulus": [f"photo-{k:08d}" for k in rng.integers(0, args.images, 16 * n)], "predicted": rng.random(16 * n)}
-    )  # fmt: skip
+        {
+            "voxel": np.repeat(voxels, 16),
+            "rank": np.tile(np.arange(1, 17), n),
+            "stimulus": [f"photo-{k:08d}" for k in rng.integers(0, args.images, 16 * n)],
+            "predicted": rng.random(16 * n),
+        }
+    )
     half = -(-n // 2)
     vertex = np.concatenate([rng.permutation(10_242)[np.arange(half) % 10_242] for _ in range(2)])[:n]
     scores = xr.Dataset(
         {"r": ("voxel", rng.random(n).astype(np.float32)), "q_value": ("voxel", np.zeros(n, np.float32))},
-        coords={"voxel": voxels, "roi": ("voxel", rng.choice(regions, n)),
-                "vertex": ("voxel", vertex), "hemi": ("voxel", np.repeat(["L", "R"], half)[:n])},
+        coords={
+            "voxel": voxels,
+            "roi": ("voxel", rng.choice(regions, n)),
+            "vertex": ("voxel", vertex),
+            "hemi": ("voxel", np.repeat(["L", "R"], half)[:n]),
+        },
         attrs={"space": "fsaverage5"},
-    )  # fmt: skip
+    )
     gate = pd.DataFrame({"voxel": voxels, "captioned": True, "reason": ""})
     study = CaptionStudy("many voxels", scores, captions, evidence, gate, phrases=phrases)
 
@@ -247,8 +263,10 @@ def report(args):
         key = name.parts[0] if len(name.parts) > 1 else name.suffix
         parts[key] = (parts.get(key, (0, 0))[0] + size, parts.get(key, (0, 0))[1] + 1)
     clock, processor = time.perf_counter() - began[0], time.process_time() - began[1]
-    print(f"{n} voxels, {args.images} images to choose from: {clock:.0f} s ({processor:.0f} s of the processor), peak "
-          f"{peak.most:.0f} MB above the start; {page}")  # fmt: skip
+    print(
+        f"{n} voxels, {args.images} images to choose from: {clock:.0f} s ({processor:.0f} s of the processor), peak "
+        f"{peak.most:.0f} MB above the start; {page}"
+    )
     for key, (size, count) in sorted(parts.items(), key=lambda x: -x[1][0]):
         print(f"  {key:12} {size / 1e6:7.1f} MB in {count} files")
     print(f"  index.html   {page.stat().st_size / 1e6:.2f} MB")

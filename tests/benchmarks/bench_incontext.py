@@ -161,8 +161,10 @@ def report_time(options):
     import numpy as np
 
     peer, model = pair(options.depth, not options.fused)
-    print("| support | precision | peer voxels/s | neuroenc voxels/s | ratio | GFLOP/s of neuroenc | of a product | "
-          "max difference, of the largest weight |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| support | precision | peer voxels/s | neuroenc voxels/s | ratio | GFLOP/s of neuroenc | of a product | "
+        "max difference, of the largest weight |\n|---|---|---|---|---|---|---|---|"
+    )
     for support, voxels in zip(options.supports, options.voxels):
         x, Y = data(support, voxels)
         exact = run_ours(model, x, Y)
@@ -175,10 +177,12 @@ def report_time(options):
             flop = voxels * matrix_flop(support, options.depth) / median["ours"]
             other = exact if half else found["peer"]
             off = [np.abs(found[k] - other).max() / np.abs(other).max() for k in ("ours", "peer")]
-            print(f"| {support} | {'bf16' if half else 'float32'} | {voxels / median['peer']:.2f} | "
-                  f"{voxels / median['ours']:.2f} | {median['peer'] / median['ours']:.2f} | {flop / 1e9:.0f} | "
-                  f"{flop / product_limit(half):.2f} | {off[0]:.1e}" + (f" (peer {off[1]:.1e})" if half else "")
-                  + " |", flush=True)  # fmt: skip
+            print(
+                f"| {support} | {'bf16' if half else 'float32'} | {voxels / median['peer']:.2f} | "
+                f"{voxels / median['ours']:.2f} | {median['peer'] / median['ours']:.2f} | {flop / 1e9:.0f} | "
+                f"{flop / product_limit(half):.2f} | {off[0]:.1e}" + (f" (peer {off[1]:.1e})" if half else "") + " |",
+                flush=True,
+            )
 
 
 def report_memory(options):
@@ -189,14 +193,20 @@ def report_memory(options):
         x, Y = data(options.support, 128)
         with Peak() as peak:
             took, _ = seconds(lambda: run_peer(peer, x, Y, 128, half))  # noqa: B023
-        print(f"| peer, {'bf16' if half else 'float32'}, 128 at once | 128 | {took / 128:.3f} | "
-              f"{peak.extra / 1e9:.2f} | {(peak.extra - 128 * one) / 1e9:.2f} |", flush=True)  # fmt: skip
+        print(
+            f"| peer, {'bf16' if half else 'float32'}, 128 at once | 128 | {took / 128:.3f} | "
+            f"{peak.extra / 1e9:.2f} | {(peak.extra - 128 * one) / 1e9:.2f} |",
+            flush=True,
+        )
         for voxels in (64, 128, 256):
             x, Y = data(options.support, voxels)
             with Peak() as peak:
                 took, _ = seconds(lambda: run_ours(model, x, Y, half))  # noqa: B023
-            print(f"| neuroenc, {'bf16' if half else 'float32'} | {voxels} | {took / voxels:.3f} | "
-                  f"{peak.extra / 1e9:.2f} | {(peak.extra - voxels * one) / 1e9:.2f} |", flush=True)  # fmt: skip
+            print(
+                f"| neuroenc, {'bf16' if half else 'float32'} | {voxels} | {took / voxels:.3f} | "
+                f"{peak.extra / 1e9:.2f} | {(peak.extra - voxels * one) / 1e9:.2f} |",
+                flush=True,
+            )
     print(f"100,000 voxels: responses and weights are {1e5 * one / 1e9:.2f} GB.")
 
 
@@ -212,15 +222,21 @@ def report_anchor(options):
     x = torch.nn.functional.normalize(torch.randn(options.support, 128), dim=1)
     y = torch.randn(options.voxels, options.support)
     z = torch.randn(options.voxels, 128)
-    tasks = {"model": model, "inference": FastReader(model), "inference, bf16": FastReader(model, half=True),
-             "closed form": lambda x, y: model.anchor(z[: len(y)], x, y)}  # fmt: skip
+    tasks = {
+        "model": model,
+        "inference": FastReader(model),
+        "inference, bf16": FastReader(model, half=True),
+        "closed form": lambda x, y: model.anchor(z[: len(y)], x, y),
+    }
     with torch.inference_mode():
         for size in (64, 256):
             found, _, _ = alternate(
                 {name: lambda f=f, size=size: [f(x, part) for part in y.split(size)] for name, f in tasks.items()}, 3
             )
-            print(f"blocks of {size}, support {options.support}, ms a voxel: "
-                  + ", ".join(f"{name} {1e3 * took / options.voxels:.2f}" for name, took in found.items()))  # fmt: skip
+            print(
+                f"blocks of {size}, support {options.support}, ms a voxel: "
+                + ", ".join(f"{name} {1e3 * took / options.voxels:.2f}" for name, took in found.items())
+            )
         with torch.profiler.profile() as profile:
             tasks["inference"](x, y[:256])
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
@@ -247,9 +263,11 @@ def report_gpu(options):
         exact = run_ours(model, x, Y[:, :64], False, "cuda")
         flop = 2048 * matrix_flop(support, options.depth) / median["ours"]
         off = np.abs(found["ours"][:64] - exact).max() / np.abs(exact).max()
-        print(f"support {support}: neuroenc {2048 / median['ours']:.0f} voxels/s, peer {2048 / median['peer']:.0f}, "
-              f"ratio {median['peer'] / median['ours']:.2f}, share of the product's limit {flop / limit:.2f}, bf16 off "
-              f"by {off:.1e} of the largest weight")  # fmt: skip
+        print(
+            f"support {support}: neuroenc {2048 / median['ours']:.0f} voxels/s, peer {2048 / median['peer']:.0f}, "
+            f"ratio {median['peer'] / median['ours']:.2f}, share of the product's limit {flop / limit:.2f}, bf16 off "
+            f"by {off:.1e} of the largest weight"
+        )
 
 
 def main():

@@ -72,8 +72,9 @@ def write(name: str, root: Path, scale: float = 1.0) -> None:
         return
     shape = (36, 38, 30) if scale >= 1 else (4, 5, 3)
     lengths = (150,) * 6 if scale >= 1 else (6, 6)
-    bold5000_tree(root, subject="CSI1", lengths=lengths, shape=shape, pictures=False, release=1 if "release1" in name
-                  else 2)  # fmt: skip
+    bold5000_tree(
+        root, subject="CSI1", lengths=lengths, shape=shape, pictures=False, release=1 if "release1" in name else 2
+    )
     if name.endswith(("-h5", "-mat")):
         other = "mat" if name.endswith("h5") else "h5"
         next(root.rglob(f"*_ROIs_TR34.{other}")).unlink()
@@ -94,8 +95,17 @@ def child(name: str, root: str, small: str, options: dict[str, Any], max_memory:
     before, start = _status("VmRSS"), time.perf_counter()
     found = data.load_dataset(name, root=root, **common, **options)
     seconds, peak = time.perf_counter() - start, _status("VmHWM") - before
-    print(json.dumps({"seconds": seconds, "peak": peak, "shape": found.responses.shape, "labels": weight(found),
-                      "lazy": hasattr(found.responses.data, "dask")}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "peak": peak,
+                "shape": found.responses.shape,
+                "labels": weight(found),
+                "lazy": hasattr(found.responses.data, "dask"),
+            }
+        )
+    )
 
 
 def main() -> None:
@@ -119,17 +129,31 @@ def main() -> None:
             if not root.is_dir():
                 write(name, root)
                 write(name, small, 0.01)
-            command = [sys.executable, __file__, "--child", name.split("-")[0], str(root), str(small),
-                       json.dumps(options), str(args.max_memory)]  # fmt: skip
+            command = [
+                sys.executable,
+                __file__,
+                "--child",
+                name.split("-")[0],
+                str(root),
+                str(small),
+                json.dumps(options),
+                str(args.max_memory),
+            ]
             run = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
             if run.returncode:
                 print(run.stderr[-2000:])
                 continue
             r = json.loads(run.stdout.splitlines()[-1])
             size = 4 * int(np.prod(r["shape"]))
-            cells = [name, " ".join(f"{k}={v}" for k, v in options.items()), f"{size / 1e6:.0f}",
-                     f"{r['peak'] / 1e6:.1f}", f"{r['labels'] / 1e6:.1f}", f"{r['seconds']:.1f}",
-                     "yes" if r["lazy"] else "no"]  # fmt: skip
+            cells = [
+                name,
+                " ".join(f"{k}={v}" for k, v in options.items()),
+                f"{size / 1e6:.0f}",
+                f"{r['peak'] / 1e6:.1f}",
+                f"{r['labels'] / 1e6:.1f}",
+                f"{r['seconds']:.1f}",
+                "yes" if r["lazy"] else "no",
+            ]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

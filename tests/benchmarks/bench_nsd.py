@@ -56,8 +56,14 @@ def _status(name: str) -> int:
 def child(root: str, voxels: str, file_format: str, repeats: str, max_memory: int) -> None:
     from neuroenc import data
 
-    options = {"file_format": file_format, "repeats": repeats, "max_memory": max_memory, "progress": False,
-               "cache": f"{root}-stores", "captions": False}  # fmt: skip
+    options = {
+        "file_format": file_format,
+        "repeats": repeats,
+        "max_memory": max_memory,
+        "progress": False,
+        "cache": f"{root}-stores",
+        "captions": False,
+    }
     mask = np.zeros(data.nsd_mask(root, 1, "brain").shape, bool)
     mask[3, 3, :] = True
     data.nsd(root, 1, voxels=mask, **options).responses.values.sum()
@@ -84,23 +90,46 @@ def main() -> None:
         root = Path(folder) / "nsd"
         write(root, tuple(args.shape), args.sessions)
         stored = args.sessions * TRIALS * int(np.prod(args.shape))
-        print(f"betas {stored * 2 / 1e6:.0f} MB as int16, {stored * 4 / 1e6:.0f} MB as float32; max_memory"
-              f" {args.max_memory / 1e6:.0f} MB\n")  # fmt: skip
+        print(
+            f"betas {stored * 2 / 1e6:.0f} MB as int16, {stored * 4 / 1e6:.0f} MB as float32; max_memory"
+            f" {args.max_memory / 1e6:.0f} MB\n"
+        )
         print("| voxels | files | repeats | responses MB | times max_memory | extra peak MB | seconds | on disk |")
         print("|---|---|---|---|---|---|---|---|")
-        rows = [("nsdgeneral", "nii.gz", "keep"), ("nsdgeneral", "hdf5", "keep"), ("brain", "nii.gz", "keep"),
-                ("brain", "nii.gz", "average"), ("brain", "hdf5", "keep")]  # fmt: skip
+        rows = [
+            ("nsdgeneral", "nii.gz", "keep"),
+            ("nsdgeneral", "hdf5", "keep"),
+            ("brain", "nii.gz", "keep"),
+            ("brain", "nii.gz", "average"),
+            ("brain", "hdf5", "keep"),
+        ]
         for voxels, file_format, repeats in rows:
-            command = [sys.executable, __file__, "--child", str(root), voxels, file_format, repeats,
-                       str(args.max_memory)]  # fmt: skip
+            command = [
+                sys.executable,
+                __file__,
+                "--child",
+                str(root),
+                voxels,
+                file_format,
+                repeats,
+                str(args.max_memory),
+            ]
             run = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
             if run.returncode:
                 print(run.stderr[-2000:])
                 continue
             r = json.loads(run.stdout.splitlines()[-1])
             size = args.sessions * TRIALS * r["shape"][1] * 4
-            cells = [voxels, file_format, repeats, f"{size / 1e6:.0f}", f"{size / args.max_memory:.1f}",
-                     f"{r['peak'] / 1e6:.1f}", f"{r['seconds']:.1f}", "yes" if r["lazy"] else "no"]  # fmt: skip
+            cells = [
+                voxels,
+                file_format,
+                repeats,
+                f"{size / 1e6:.0f}",
+                f"{size / args.max_memory:.1f}",
+                f"{r['peak'] / 1e6:.1f}",
+                f"{r['seconds']:.1f}",
+                "yes" if r["lazy"] else "no",
+            ]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -121,8 +121,10 @@ def main() -> None:
         syntax.head = head
         same = [
             p.head == roots[k, p.end]
-            for k, several in enumerate(syntax.phrases(tested)) for p in several if (k, p.start, p.end) in heads
-        ]  # fmt: skip
+            for k, several in enumerate(syntax.phrases(tested))
+            for p in several
+            if (k, p.start, p.end) in heads
+        ]
         print(f"main word by {head}: spaCy's in {np.mean(same):.3f} of {len(same)} common phrases of two words or more")
     for b in parsed[:6]:
         print(b)

@@ -108,10 +108,14 @@ def compare(args):
     rows, block = plan_blocks(budget // 4, args.features, args.voxels, 4)
     pieces = [(a, min(a + args.piece, args.images)) for a in range(0, args.images, args.piece)]
     loads, libraries = os.getloadavg(), {x["internal_api"] for x in threadpool_info()}
-    print(f"{args.voxels} voxels, {args.images} images x {args.features} float16, tiles {block} x {rows}, "
-          f"{args.threads} threads, load {loads[0]:.1f}; {', '.join(sorted(libraries))}")  # fmt: skip
-    print("| backend | products, s | projection, s | ratio (runs) | of processor time (runs) | "
-          "2,000,000 images, minutes | peak RSS |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{args.voxels} voxels, {args.images} images x {args.features} float16, tiles {block} x {rows}, "
+        f"{args.threads} threads, load {loads[0]:.1f}; {', '.join(sorted(libraries))}"
+    )
+    print(
+        "| backend | products, s | projection, s | ratio (runs) | of processor time (runs) | "
+        "2,000,000 images, minutes | peak RSS |\n|---|---|---|---|---|---|---|"
+    )
     for backend in args.backends:
         device = None if backend == "numpy" else "cpu"
         options = {"device": device, "top_k": args.top_k, "max_memory": args.budget, "progress": False}
@@ -134,10 +138,13 @@ def compare(args):
             ours.append(mine)
         scale = FULL / args.images / 60
         shown, cpu = (", ".join(f"{r:.2f}" for r in x) for x in (ratios, busy))
-        print(f"| {backend} | {statistics.median(alone):.1f} | {statistics.median(ours):.1f} | "
-              f"{statistics.median(ratios):.2f} ({shown}) | "
-              f"{statistics.median(busy):.2f} ({cpu}) | {statistics.median(ours) * scale:.0f} | "
-              f"{memory('VmHWM') / 1e9:.2f} GB |", flush=True)  # fmt: skip
+        print(
+            f"| {backend} | {statistics.median(alone):.1f} | {statistics.median(ours):.1f} | "
+            f"{statistics.median(ratios):.2f} ({shown}) | "
+            f"{statistics.median(busy):.2f} ({cpu}) | {statistics.median(ours) * scale:.0f} | "
+            f"{memory('VmHWM') / 1e9:.2f} GB |",
+            flush=True,
+        )
     path.unlink()
     path.parent.rmdir()
 

@@ -108,25 +108,45 @@ def one(case, voxels, shape, batch, device, repeats):
             seconds.append(time.perf_counter() - begin)
             value = float(loss.detach())
     extra = peak.extra if device == "cpu" else torch.cuda.max_memory_allocated() - base
-    print(json.dumps({"seconds": statistics.median(seconds), "extra": extra, "loss": value,
-                      "parameters": readout.n_parameters}))  # fmt: skip
+    print(
+        json.dumps(
+            {"seconds": statistics.median(seconds), "extra": extra, "loss": value, "parameters": readout.n_parameters}
+        )
+    )
 
 
 def step(options):
     print("| readout | ms an image | minutes an epoch of 9000 images | extra peak GB | parameters (million) | loss |")
     print("|---|---|---|---|---|---|")
     for case in options.cases or CASES:
-        command = [sys.executable, __file__, "one", "--case", case, "--voxels", str(options.voxels), "--batch",
-                   str(options.batch), "--device", options.device, "--repeats", str(options.repeats), "--shape",
-                   *map(str, options.shape)]  # fmt: skip
+        command = [
+            sys.executable,
+            __file__,
+            "one",
+            "--case",
+            case,
+            "--voxels",
+            str(options.voxels),
+            "--batch",
+            str(options.batch),
+            "--device",
+            options.device,
+            "--repeats",
+            str(options.repeats),
+            "--shape",
+            *map(str, options.shape),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"| {case} | failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]} |", flush=True)
             continue
         found = json.loads(done.stdout.strip().splitlines()[-1])
         each = found["seconds"] / options.batch
-        print(f"| {case} | {1e3 * each:.0f} | {9000 * each / 60:.1f} | {found['extra'] / 1e9:.2f} | "
-              f"{found['parameters'] / 1e6:.1f} | {found['loss']:.6g} |", flush=True)  # fmt: skip
+        print(
+            f"| {case} | {1e3 * each:.0f} | {9000 * each / 60:.1f} | {found['extra'] / 1e9:.2f} | "
+            f"{found['parameters'] / 1e6:.1f} | {found['loss']:.6g} |",
+            flush=True,
+        )
 
 
 def linear(options):

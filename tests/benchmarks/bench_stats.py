@@ -38,8 +38,10 @@ def timed(call):
 
 def report(name, ours, voxels, peer, peer_voxels):
     each = peer / peer_voxels
-    print(f"{name}: neuroenc {ours:.2f} s for {voxels} voxels; peer {each * 1e3:.2f} ms a voxel, "
-          f"{each * voxels:.0f} s for all; ratio {each * voxels / ours:.0f}")  # fmt: skip
+    print(
+        f"{name}: neuroenc {ours:.2f} s for {voxels} voxels; peer {each * 1e3:.2f} ms a voxel, "
+        f"{each * voxels:.0f} s for all; ratio {each * voxels / ours:.0f}"
+    )
 
 
 def permutation(arguments):
@@ -52,12 +54,16 @@ def permutation(arguments):
     def peer():
         return [
             scipy.stats.permutation_test(
-                (y[:, v].astype(float),), lambda a, axis=-1, v=v: (a * scipy.stats.zscore(yhat[:, v])).sum(axis=axis),
-                permutation_type="pairings", vectorized=True, n_resamples=arguments.permutations,
-                alternative="greater", rng=np.random.default_rng(0),
+                (y[:, v].astype(float),),
+                lambda a, axis=-1, v=v: (a * scipy.stats.zscore(yhat[:, v])).sum(axis=axis),
+                permutation_type="pairings",
+                vectorized=True,
+                n_resamples=arguments.permutations,
+                alternative="greater",
+                rng=np.random.default_rng(0),
             ).pvalue
             for v in range(20)
-        ]  # fmt: skip
+        ]
 
     theirs, p = timed(peer)
     report("permutation", ours, arguments.voxels, theirs, 20)
@@ -74,11 +80,15 @@ def bootstrap(arguments):
     def peer():
         return [
             scipy.stats.bootstrap(
-                (y[:, v], yhat[:, v]), lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic,
-                paired=True, vectorized=True, n_resamples=arguments.permutations, method="percentile",
+                (y[:, v], yhat[:, v]),
+                lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic,
+                paired=True,
+                vectorized=True,
+                n_resamples=arguments.permutations,
+                method="percentile",
             ).standard_error
             for v in range(20)
-        ]  # fmt: skip
+        ]
 
     theirs, error = timed(peer)
     report("bootstrap", ours, arguments.voxels, theirs, 20)
@@ -98,10 +108,15 @@ def paired(arguments):
         for v in range(20):
             z = [scipy.stats.zscore(x[:, v].astype(float)) for x in (y, a, b)]
             scipy.stats.permutation_test(
-                z[1:], lambda u, w, axis=-1, z=z: scipy.stats.pearsonr(u, z[0], axis=axis).statistic
-                - scipy.stats.pearsonr(w, z[0], axis=axis).statistic,
-                permutation_type="samples", vectorized=True, n_resamples=arguments.permutations,
-            )  # fmt: skip
+                z[1:],
+                lambda u, w, axis=-1, z=z: (
+                    scipy.stats.pearsonr(u, z[0], axis=axis).statistic
+                    - scipy.stats.pearsonr(w, z[0], axis=axis).statistic
+                ),
+                permutation_type="samples",
+                vectorized=True,
+                n_resamples=arguments.permutations,
+            )
 
     theirs, _ = timed(peer)
     report("paired exchange", ours, arguments.voxels, theirs, 20)
@@ -121,8 +136,10 @@ def rsa(arguments):
     for ours_name, name in (("spearman", "spearman"), ("kendall_tau_a", "tau-a"), ("rho_a", "rho-a")):
         ours, found = timed(lambda m=ours_name: compare_rdms(models, subjects, m))
         theirs, expected = timed(lambda m=name: rsatoolbox.rdm.compare(a, b, method=m))
-        print(f"compare {ours_name}: neuroenc {ours * 1e3:.1f} ms, rsatoolbox {theirs * 1e3:.1f} ms, "
-              f"ratio {theirs / ours:.1f}, largest difference {np.abs(found - expected).max():.1e}")  # fmt: skip
+        print(
+            f"compare {ours_name}: neuroenc {ours * 1e3:.1f} ms, rsatoolbox {theirs * 1e3:.1f} ms, "
+            f"ratio {theirs / ours:.1f}, largest difference {np.abs(found - expected).max():.1e}"
+        )
     fixed = [rsatoolbox.model.ModelFixed(str(k), m) for k, m in enumerate(models)]
     ours, _ = timed(lambda: bootstrap_rdms(models, subjects, method="rho_a", n_bootstraps=100, n_jobs=arguments.jobs))
     theirs, _ = timed(
@@ -148,9 +165,11 @@ def null(arguments):
     before, processor = peak(), time.process_time()
     ours, (found, facts) = timed(lambda: cross_validated_p(X, y, folds, alphas, scale=True, null=arguments.null))
     processor = time.process_time() - processor
-    print(f"null: neuroenc {ours:.1f} s ({processor:.0f} processor seconds) for {v} voxels x {n} rows x {p} features, "
-          f"{facts['n_permutations']} permutations ({facts['null']}, {facts['n_refitted']} voxels refitted); "
-          f"extra memory {peak() - before:.2f} GB")  # fmt: skip
+    print(
+        f"null: neuroenc {ours:.1f} s ({processor:.0f} processor seconds) for {v} voxels x {n} rows x {p} features, "
+        f"{facts['n_permutations']} permutations ({facts['null']}, {facts['n_refitted']} voxels refitted); "
+        f"extra memory {peak() - before:.2f} GB"
+    )
     some = min(v, 200)
 
     def refit():
@@ -158,8 +177,10 @@ def null(arguments):
             Ridge(1e3).fit(X[train], y[train, :some]).predict(X[test])
 
     theirs, _ = timed(refit)
-    print(f"scikit-learn, one penalty: {theirs:.2f} s for one permutation of {some} voxels; "
-          f"{theirs * v / some * facts['n_permutations'] / 3600:.0f} hours for all")  # fmt: skip
+    print(
+        f"scikit-learn, one penalty: {theirs:.2f} s for one permutation of {some} voxels; "
+        f"{theirs * v / some * facts['n_permutations'] / 3600:.0f} hours for all"
+    )
     passed = found <= 0.05
     print(f"p <= 0.05: {passed[v // 2 :].mean():.3f} of null voxels, {passed[: v // 2].mean():.3f} of planted ones")
 

@@ -43,12 +43,16 @@ def main() -> None:
     corpus = CorpusConstraint.from_captions(
         bare_texts, shipped.encode, stop=shipped.stop, vocabulary=shipped.vocabulary, n=2
     )
-    decoders = {} if found.without_shipped else {
-        "photo": shipped,
-        "photo, not reranked": shipped.with_options(beams=5, rerank=0.0),
-        "photo, without people": shipped.with_options(without=people),
-        "photo, words without people": shipped.with_options(constraint=corpus, without=people),
-    }  # fmt: skip
+    decoders = (
+        {}
+        if found.without_shipped
+        else {
+            "photo": shipped,
+            "photo, not reranked": shipped.with_options(beams=5, rerank=0.0),
+            "photo, without people": shipped.with_options(without=people),
+            "photo, words without people": shipped.with_options(constraint=corpus, without=people),
+        }
+    )
     for pair in found.decoder:
         name, folder = pair.split("=", 1)
         lm = None

@@ -62,9 +62,16 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
     passed = gate["captioned"].to_numpy()
     made = caption_voxels(coef, bank, decoder, intercept=intercept, top=3, n_evidence=6, mask=passed, progress=False)
     checker = GroundingChecker(
-        coef, made.evidence, dict(zip(unseen.ids.tolist(), unseen.captions)), lambda t: text.embed(t).values,
-        bank=bank, intercept=intercept, engine="rules", n_images=200, n_random=200,
-    )  # fmt: skip
+        coef,
+        made.evidence,
+        dict(zip(unseen.ids.tolist(), unseen.captions)),
+        lambda t: text.embed(t).values,
+        bank=bank,
+        intercept=intercept,
+        engine="rules",
+        n_images=200,
+        n_random=200,
+    )
     grounded = checker.check(made.captions)
     best = grounded.captions[grounded.captions["rank"] == 1]
     own = text.embed_captions(shown)
@@ -73,9 +80,13 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
         mine = best[best["voxel"].isin(responses["voxel"].values)]
         part = responses.sel(voxel=mine["voxel"].to_numpy())
         rho = sentence_scores(
-            text.embed(mine["caption"].tolist()).values, own.sel(stimulus=part["stimulus"].values).values, part.values,
-            roi=part["roi"].values, n_shuffles=20, n_bootstraps=50,
-        )  # fmt: skip
+            text.embed(mine["caption"].tolist()).values,
+            own.sel(stimulus=part["stimulus"].values).values,
+            part.values,
+            roi=part["roi"].values,
+            n_shuffles=20,
+            n_bootstraps=50,
+        )
         columns = {name: rho[name].values for name in ("rho", "shuffled", "shuffled_within_roi")}
         sentence.append(pd.DataFrame({"voxel": mine["voxel"].to_numpy(), **columns}))
 
@@ -103,17 +114,23 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
         words=words(grounded.captions),
         quality={
             "sentence-level scores": pd.DataFrame(
-                [{"captions": "own", "mean ρ": sentence[0]["rho"].mean()},
-                 {"captions": "another voxel's", "mean ρ": sentence[0]["shuffled"].mean()}]
+                [
+                    {"captions": "own", "mean ρ": sentence[0]["rho"].mean()},
+                    {"captions": "another voxel's", "mean ρ": sentence[0]["shuffled"].mean()},
+                ]
             ),
         },
         settings={
-            "features": {"model": "world"}, "encoder": {"kind": "ridge"}, "bank": {"n": n_bank, "name": "unseen"},
-            "projection": {"temperature": 1 / 150}, "decoder": {"kind": "retrieval"}, "gate": {"kind": "q", "q": 0.05},
+            "features": {"model": "world"},
+            "encoder": {"kind": "ridge"},
+            "bank": {"n": n_bank, "name": "unseen"},
+            "projection": {"temperature": 1 / 150},
+            "decoder": {"kind": "retrieval"},
+            "gate": {"kind": "q", "q": 0.05},
             "seed": seed,
         },
         caveats=("Everything here is simulated.",),
-    )  # fmt: skip
+    )
     return study, unseen
 
 
@@ -132,8 +149,9 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
     coords["subject"] = ("voxel", np.array([(EVIL if evil else "sub-") + str(k * subjects // n) for k in range(n)]))
     attrs = {}
     if places == "volume":
-        flat = np.concatenate([rng.permutation(14 * 15 * 6)[: int((np.arange(n) * subjects // n == s).sum())]
-                               for s in range(subjects)])  # fmt: skip
+        flat = np.concatenate(
+            [rng.permutation(14 * 15 * 6)[: int((np.arange(n) * subjects // n == s).sum())] for s in range(subjects)]
+        )
         index = np.unravel_index(flat, (14, 15, 6))
         coords |= {axis: ("voxel", index[k]) for k, axis in enumerate("ijk")}
         attrs = {"affine": np.diag([-2.0, 2, 2.5, 1]).ravel().tolist(), "volume_shape": [14, 15, 6], "space": "T1w"}
@@ -141,10 +159,14 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
         coords |= {"vertex": ("voxel", rng.permutation(10242)[:n]), "hemi": ("voxel", np.array(["L", "R"] * n)[:n])}
         attrs = {"space": "fsaverage5"}
     scores = xr.Dataset(
-        {"r": ("voxel", r), "noise_ceiling_r": ("voxel", np.clip(r + 0.2, 0.1, 1)),
-         "q_value": ("voxel", np.exp(-12 * np.clip(r, 0, None)))},
-        coords=coords, attrs=attrs,
-    )  # fmt: skip
+        {
+            "r": ("voxel", r),
+            "noise_ceiling_r": ("voxel", np.clip(r + 0.2, 0.1, 1)),
+            "q_value": ("voxel", np.exp(-12 * np.clip(r, 0, None))),
+        },
+        coords=coords,
+        attrs=attrs,
+    )
     good = scores["q_value"].values < 0.2
     rows, said, shown = [], [], []
     for v in ids[good]:
@@ -165,16 +187,22 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
         scores=scores,
         captions=pd.DataFrame(rows, columns=["voxel", "rank", "caption", "score"]),
         evidence=pd.DataFrame(shown, columns=["voxel", "rank", "stimulus", "predicted"]),
-        gate=pd.DataFrame({
-            "voxel": ids, "captioned": good,
-            "reason": ["" if ok else (EVIL if evil else f"not predicted above chance (q = {q:.2f})")
-                       for ok, q in zip(good, scores["q_value"].values)],
-        }),
-        phrases=pd.DataFrame(said, columns=["voxel", "rank", "phrase", "start", "end", "in_images", "predicted",
-                                            "percentile", "verdict"]),
+        gate=pd.DataFrame(
+            {
+                "voxel": ids,
+                "captioned": good,
+                "reason": [
+                    "" if ok else (EVIL if evil else f"not predicted above chance (q = {q:.2f})")
+                    for ok, q in zip(good, scores["q_value"].values)
+                ],
+            }
+        ),
+        phrases=pd.DataFrame(
+            said, columns=["voxel", "rank", "phrase", "start", "end", "in_images", "predicted", "percentile", "verdict"]
+        ),
         stability=pd.DataFrame({"voxel": ids[good], "folds": rng.random(good.sum()), "folds_null": 0.3}),
         quality={EVIL if evil else "controls": pd.DataFrame({"weights": [EVIL if evil else "shuffled"], "ρ": [0.01]})},
         settings={EVIL: EVIL} if evil else {"seed": seed},
         provenance={EVIL: EVIL} if evil else {},
         caveats=(EVIL,) if evil else (),
-    )  # fmt: skip
+    )

@@ -28,8 +28,13 @@ _spec.loader.exec_module(studies)
 
 @pytest.fixture(scope="module")
 def browser():
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync"]  # fmt: skip
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield found
@@ -350,8 +355,10 @@ def test_without_script_the_page_still_tells(volume, browser):
 def test_voxels_with_odd_names_have_links(look, tmp_path):
     study = studies.made_up(6)
     names = {v: f"sub/1 #{v}&é" for v in study.scores.voxel.values}
-    tables = {n: getattr(study, n).assign(voxel=lambda f: f.voxel.map(names))
-              for n in ("captions", "evidence", "gate", "phrases", "stability")}  # fmt: skip
+    tables = {
+        n: getattr(study, n).assign(voxel=lambda f: f.voxel.map(names))
+        for n in ("captions", "evidence", "gate", "phrases", "stability")
+    }
     scores = study.scores.assign_coords(voxel=[names[v] for v in study.scores.voxel.values])
     study = dataclasses.replace(study, scores=scores, **tables)
     file = write_caption_report(study, tmp_path, progress=False)

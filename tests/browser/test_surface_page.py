@@ -26,12 +26,23 @@ def page(tmp_path_factory):
     vertex = np.argsort(np.linalg.norm(xyz - [-10, -60, -45], axis=1))[:120]
     scores = xr.Dataset(
         {"r": ("voxel", np.linspace(0, 1, 120)), "ev": ("voxel", np.zeros(120))},
-        coords={"voxel": np.arange(500, 620), "vertex": ("voxel", vertex), "hemi": ("voxel", ["L"] * 120),
-                "roi": ("voxel", ["FFA"] * 60 + [""] * 60)},
-    )  # fmt: skip
+        coords={
+            "voxel": np.arange(500, 620),
+            "vertex": ("voxel", vertex),
+            "hemi": ("voxel", ["L"] * 120),
+            "roi": ("voxel", ["FFA"] * 60 + [""] * 60),
+        },
+    )
     file = surface_html(scores, tmp_path_factory.mktemp("surface"))
-    flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    flags = [
+        "--no-sandbox",
+        "--use-gl=angle",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     wrong: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)

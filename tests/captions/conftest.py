@@ -60,9 +60,7 @@ class Planted:
         self.coef = xr.DataArray(coef.astype(np.float32), dims=("feature", "voxel"), coords=coords)
         self.intercept = xr.DataArray(y.mean(0) - x.mean(0) @ coef, dims="voxel", coords=coords)
         ids = [f"im{i:04d}" for i in range(n)]
-        self.bank = xr.DataArray(
-            self.images.astype(np.float16), dims=("stimulus", "feature"), coords={"stimulus": ids}
-        )
+        self.bank = xr.DataArray(self.images.astype(np.float16), dims=("stimulus", "feature"), coords={"stimulus": ids})
 
     def to_linear(self):
         return self.coef, self.intercept
@@ -70,9 +68,7 @@ class Planted:
     def named(self, frame) -> float:
         """Share of voxels whose best caption names the concept they prefer."""
         best = frame[frame["rank"] == 1].set_index("voxel")["caption"]
-        hits = [
-            self.names[p] in best[v] for v, p in zip(self.coef["voxel"].values, self.prefers) if v in best
-        ]
+        hits = [self.names[p] in best[v] for v, p in zip(self.coef["voxel"].values, self.prefers) if v in best]
         return float(np.mean(hits))
 
 

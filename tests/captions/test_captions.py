@@ -40,9 +40,7 @@ def test_planted_concepts_are_named_and_shuffled_weights_are_at_chance(planted, 
     assert planted.named(result.captions) >= 0.95
     rates = [
         planted.named(
-            caption_voxels(
-                shuffled_control(planted.coef, seed), planted.bank, decoder, top=1, progress=False
-            ).captions
+            caption_voxels(shuffled_control(planted.coef, seed), planted.bank, decoder, top=1, progress=False).captions
         )
         for seed in range(5)
     ]
@@ -54,8 +52,16 @@ def test_table_has_the_contracted_columns(planted, result):
     assert isinstance(result, CaptionResult)
     frame = result.captions
     assert list(frame.columns) == [
-        "voxel", "rank", "caption", "score", "caption_id", "predicted", "i", "roi", "evidence",
-    ]  # fmt: skip
+        "voxel",
+        "rank",
+        "caption",
+        "score",
+        "caption_id",
+        "predicted",
+        "i",
+        "roi",
+        "evidence",
+    ]
     assert len(frame) == 60 * 3
     assert frame["voxel"].tolist() == np.repeat(planted.coef["voxel"].values, 3).tolist()
     assert frame["rank"].tolist() == [1, 2, 3] * 60
@@ -140,13 +146,10 @@ def test_evidence_is_exact(planted):
     response = x @ planted.coef.values.astype(float) + planted.intercept.values
     order = np.argsort(-response, axis=0)[:5].T
     assert frame["stimulus"].tolist() == planted.bank["stimulus"].values[order.ravel()].tolist()
-    np.testing.assert_allclose(
-        frame["predicted"], np.take_along_axis(response.T, order, 1).ravel(), rtol=1e-5
-    )
+    np.testing.assert_allclose(frame["predicted"], np.take_along_axis(response.T, order, 1).ravel(), rtol=1e-5)
     unscaled = evidence(planted.coef, planted.bank, k=1, features_normalised=False)
     assert (
-        unscaled["stimulus"].tolist()
-        == planted.bank["stimulus"].values[(raw @ planted.coef.values).argmax(0)].tolist()
+        unscaled["stimulus"].tolist() == planted.bank["stimulus"].values[(raw @ planted.coef.values).argmax(0)].tolist()
     )
     shards = [planted.bank[:700], planted.bank[700:]]
     pd.testing.assert_frame_equal(evidence(planted, iter(shards), k=5, max_memory="1MB"), frame)

@@ -24,8 +24,10 @@ def judge(low, high, estimate, truth):
 def test_shares_of_voxels():
     """2,000 concepts, each named by 40 % of voxels."""
     named = np.random.default_rng(0).random((REPEATS, 60)) < 0.4
-    maps = xr.Dataset({"named": (("concept", "voxel"), named), "share": (("concept", "voxel"), named.astype(float))},
-                      coords={"concept": [f"c{k}" for k in range(REPEATS)], "voxel": np.arange(60)})  # fmt: skip
+    maps = xr.Dataset(
+        {"named": (("concept", "voxel"), named), "share": (("concept", "voxel"), named.astype(float))},
+        coords={"concept": [f"c{k}" for k in range(REPEATS)], "voxel": np.arange(60)},
+    )
     out = concept_shares(maps, n_bootstraps=999)
     judge(out["low"], out["high"], out["percent"], 40.0)
 
@@ -34,8 +36,10 @@ def test_shares_of_voxels():
 def test_shares_that_are_close_to_none_or_all(rate):
     """Of 60 voxels; resamples of 0 are all 0."""
     named = np.random.default_rng(1).random((60, REPEATS)) < rate
-    maps = xr.Dataset({"named": (("voxel", "concept"), named), "share": (("voxel", "concept"), named.astype(float))},
-                      coords={"concept": [f"c{k}" for k in range(REPEATS)], "voxel": np.arange(60)})  # fmt: skip
+    maps = xr.Dataset(
+        {"named": (("voxel", "concept"), named), "share": (("voxel", "concept"), named.astype(float))},
+        coords={"concept": [f"c{k}" for k in range(REPEATS)], "voxel": np.arange(60)},
+    )
     out = concept_shares(maps.transpose("concept", "voxel"), n_bootstraps=399)
     held = np.mean((out["low"] <= 100 * rate) & (out["high"] >= 100 * rate))
     # Whole numbers of voxels: the share held of a small one moves in steps of up to 3 %.
@@ -55,8 +59,9 @@ def test_rates_of_phrases(rate):
         rng = np.random.default_rng(seed)
         n = rng.integers(1, 5, 80)
         bad = np.repeat(rng.random(80) < rate / 0.8, n) & (rng.random(n.sum()) < 0.8)
-        table = pd.DataFrame({"voxel": np.repeat(np.arange(80), n), "rank": 1,
-                              "verdict": np.where(bad, "unsupported", "supported")})  # fmt: skip
+        table = pd.DataFrame(
+            {"voxel": np.repeat(np.arange(80), n), "rank": 1, "verdict": np.where(bad, "unsupported", "supported")}
+        )
         found.append(hallucination_rate(table, by=None, n_bootstraps=399, seed=seed).iloc[0][["low", "high", "rate"]])
     judge(*np.array(found, dtype=float).T, rate)
 
@@ -82,8 +87,12 @@ def test_sentence_scores():
         rng = np.random.default_rng(seed)
         shared = rng.standard_normal((60, 1))
         out = sentence_scores(
-            rng.standard_normal((12, 6)), rng.standard_normal((60, 6)), rng.standard_normal((60, 12)) + shared,
-            n_shuffles=2, n_bootstraps=299, seed=seed,
-        )  # fmt: skip
+            rng.standard_normal((12, 6)),
+            rng.standard_normal((60, 6)),
+            rng.standard_normal((60, 12)) + shared,
+            n_shuffles=2,
+            n_bootstraps=299,
+            seed=seed,
+        )
         found.append([out.attrs[k] for k in ("low", "high", "mean")])
     judge(*np.array(found).T, 0.0)

@@ -31,10 +31,17 @@ class Renderer:
             rng = np.random.default_rng(source.initial_seed())
             named = [(f, m) for f in FAMILIES for m in MEMBERS[f] if m in text.lower().replace(".", "").split()]
             things = [
-                SceneObject(f, m, str(rng.choice(member(m).colours)), float(rng.uniform(-0.1, 0.1)), 0.0,
-                            0.95 if f == "place" else 0.7, 1.0)
+                SceneObject(
+                    f,
+                    m,
+                    str(rng.choice(member(m).colours)),
+                    float(rng.uniform(-0.1, 0.1)),
+                    0.0,
+                    0.95 if f == "place" else 0.7,
+                    1.0,
+                )
                 for f, m in named[:1]
-            ]  # fmt: skip
+            ]
             scene = Scene(tuple(things), "sky", "blue", 0.9, 0.0, 0.0, 4.0, 0.0, "neutral")
             images.append(Image.fromarray(render(scene, 64)))
         return type("Output", (), {"images": images})()
@@ -159,8 +166,9 @@ def test_retrieval_is_the_centred_cosine_however_the_bank_is_cut():
 
 def test_images_do_not_depend_on_batches_and_keep_their_labels():
     pytest.importorskip("torch")
-    table = pd.DataFrame({"voxel": [5, 6, 7], "rank": 1, "roi": ["FFA", "PPA", "FFA"],
-                          "caption": ["a man", "a house", "a man"]})  # fmt: skip
+    table = pd.DataFrame(
+        {"voxel": [5, 6, 7], "rank": 1, "roi": ["FFA", "PPA", "FFA"], "caption": ["a man", "a house", "a man"]}
+    )
     renderer = Renderer()
     one = synthesise(table, renderer, n=3, batch_size=1, seed=4, progress=False)
     many = synthesise(table, Renderer(), n=3, batch_size=5, seed=4, progress=False)

@@ -40,9 +40,9 @@ def planted_voxels(captions, rng):
     for aspect in ASPECTS:
         words = sorted({w for c in captions for w in c.aspects[aspect]})
         preference = dict(zip(words, rng.standard_normal((len(words), PER_ASPECT))))
-        signal = np.array([
-            np.mean([preference[w] for w in c.aspects[aspect]] or [np.zeros(PER_ASPECT)], axis=0) for c in captions
-        ])  # fmt: skip
+        signal = np.array(
+            [np.mean([preference[w] for w in c.aspects[aspect]] or [np.zeros(PER_ASPECT)], axis=0) for c in captions]
+        )
         columns.append(signal + 0.5 * signal.std(axis=0) * rng.standard_normal(signal.shape))
     return np.concatenate(columns, axis=1), np.repeat(ASPECTS, PER_ASPECT)
 

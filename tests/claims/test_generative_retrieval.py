@@ -42,9 +42,11 @@ class Study:
         self.categories = {k: v for k, v in shown.items() if v}
         kept = [(c, i) for i, several in zip(world.ids.tolist(), world.captions) for c in several[:-1]]
         self.corpus = CaptionCorpus(
-            [c for c, _ in kept], [i for _, i in kept], self.categories,
+            [c for c, _ in kept],
+            [i for _, i in kept],
+            self.categories,
             lambda text: find_phrases([text], "rules")["phrase"].tolist(),
-        )  # fmt: skip
+        )
         every = [several[-1] for several in world.captions]
         self.queries, self.images = every[:ASKED], world.ids.tolist()[:ASKED]
         clip = TextEmbedder("world", progress=False, device="cpu", cache=False)
@@ -59,9 +61,17 @@ class Study:
 
         lm, tokenizer = make_model(self.corpus.captions, width=96, layers=2, vocabulary=600, seed=SEED)
         return PrefixDecoder(
-            lm, tokenizer, self.embedded.shape[1], prefix_length=4, normalise=True, centre=True, stop="<end>",
-            batch_size=100, seed=SEED, device="cpu",
-        )  # fmt: skip
+            lm,
+            tokenizer,
+            self.embedded.shape[1],
+            prefix_length=4,
+            normalise=True,
+            centre=True,
+            stop="<end>",
+            batch_size=100,
+            seed=SEED,
+            device="cpu",
+        )
 
     def trained(self, prompts):
         from neuroenc.captions import train_retriever
@@ -70,9 +80,20 @@ class Study:
         decoder = self.decoder()
         pairs = pseudo_queries(self.corpus, levels=LEVELS, per_image=2, seed=SEED)
         train_retriever(
-            decoder, pairs, self.embed, prompts=prompts, epochs=2, batch_size=64, lr=2e-3, warmup=50,
-            schedule="cosine", clip=1.0, noise=0.02, seed=SEED, progress=False,
-        )  # fmt: skip
+            decoder,
+            pairs,
+            self.embed,
+            prompts=prompts,
+            epochs=2,
+            batch_size=64,
+            lr=2e-3,
+            warmup=50,
+            schedule="cosine",
+            clip=1.0,
+            noise=0.02,
+            seed=SEED,
+            progress=False,
+        )
         return decoder
 
     def found(self, decoder, level="image", **options):
@@ -171,8 +192,10 @@ def test_ngrams_of_an_embedding_beat_the_words_themselves(study, full):
     for caption, image in zip(study.corpus.captions, study.corpus.images.tolist()):
         several.setdefault(image, []).append(caption)
     engine = bm25s.BM25()
-    tokens = [bm25s.tokenize(x, stopwords="en", show_progress=False) for x in
-              ([" ".join(x) for x in several.values()], study.queries)]  # fmt: skip
+    tokens = [
+        bm25s.tokenize(x, stopwords="en", show_progress=False)
+        for x in ([" ".join(x) for x in several.values()], study.queries)
+    ]
     engine.index(tokens[0], show_progress=False)
     ids = list(several)
     words = [[ids[k] for k in row] for row in engine.retrieve(tokens[1], k=10, show_progress=False)[0]]

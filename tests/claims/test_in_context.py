@@ -17,9 +17,11 @@ from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior, suppor
 
 SEED = 17
 METHODS = {
-    "in-context": InContextEncoder("world"), "ridge": RidgeEncoder(),
-    "one penalty": RidgeEncoder(alpha_per_voxel=False), "no prior": EmpiricalBayesRidge(),
-}  # fmt: skip
+    "in-context": InContextEncoder("world"),
+    "ridge": RidgeEncoder(),
+    "one penalty": RidgeEncoder(alpha_per_voxel=False),
+    "no prior": EmpiricalBayesRidge(),
+}
 ALONE = ("ridge", "one penalty", "no prior")
 
 pytestmark = pytest.mark.slow
@@ -34,9 +36,17 @@ def curve(sizes, *, others=1, **options):
         prior = WeightPrior.from_responses([s.X for s in tasks.train], [s.Y for s in tasks.train])
         methods = {"in-context": METHODS["in-context"], "other subjects": EmpiricalBayesRidge(prior)}
     found = support_curve(
-        methods, subject.X, subject.Y, subject.X_query, subject.Y_query, sizes=sizes, n_draws=2, seed=SEED,
-        noise_ceiling=subject.noise_ceiling, progress=False,
-    )  # fmt: skip
+        methods,
+        subject.X,
+        subject.Y,
+        subject.X_query,
+        subject.Y_query,
+        sizes=sizes,
+        n_draws=2,
+        seed=SEED,
+        noise_ceiling=subject.noise_ceiling,
+        progress=False,
+    )
     ceiling = np.asarray(subject.noise_ceiling)
     clear = ceiling > 0.1
     values = found["explained_variance"].transpose("method", "size", "draw", "voxel").values[..., clear]

@@ -69,10 +69,15 @@ def captioned(fitted):
         return captioner.caption(coef, scores, gate=gate).captions
 
     return {
-        "plain": captions(plain), "diverse": captions(diverse), "corpus": captions(inside),
-        "shuffled": captions(plain, shuffled_control(coef, SEED)), "constraint": constraint, "decoder": plain,
-        "texts": texts, "truth": weights.truth,
-    }  # fmt: skip
+        "plain": captions(plain),
+        "diverse": captions(diverse),
+        "corpus": captions(inside),
+        "shuffled": captions(plain, shuffled_control(coef, SEED)),
+        "constraint": constraint,
+        "decoder": plain,
+        "texts": texts,
+        "truth": weights.truth,
+    }
 
 
 def judged(captioned, name):

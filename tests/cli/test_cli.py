@@ -24,8 +24,10 @@ def test_errors_are_one_message(tmp_path):
     (tmp_path / "x.toml").write_text('[data]\nname = "x"\n[evaluaton]\n')
     done = subprocess.run(
         [sys.executable, "-c", "from neuroenc.cli import main; main()", "run", str(tmp_path / "x.toml")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "did you mean 'evaluation'" in done.stderr

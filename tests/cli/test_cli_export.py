@@ -17,10 +17,15 @@ from neuroenc.data import save
 def scores():
     return xr.Dataset(
         {"r": ("voxel", np.array([0.1, 0.5, 0.3])), "q_value": ("voxel", np.array([0.2, 0.01, 0.03]))},
-        coords={"voxel": [5, 6, 9], "i": ("voxel", [0, 1, 1]), "j": ("voxel", [0, 0, 2]), "k": ("voxel", [0, 1, 1]),
-                "subject": ("voxel", ["sub001"] * 3)},
+        coords={
+            "voxel": [5, 6, 9],
+            "i": ("voxel", [0, 1, 1]),
+            "j": ("voxel", [0, 0, 2]),
+            "k": ("voxel", [0, 1, 1]),
+            "subject": ("voxel", ["sub001"] * 3),
+        },
         attrs={"affine": np.diag([2.0, 2, 2, 1]).ravel().tolist(), "volume_shape": [2, 3, 2], "space": "T1w"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("place", ["study", "report", "."])

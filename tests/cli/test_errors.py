@@ -154,8 +154,11 @@ def test_a_terminal_without_utf8_and_a_reader_that_leaves(tmp_path):
     code = "from neuroenc.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "run", str(tmp_path / "x.toml")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     piped = subprocess.Popen(
         [sys.executable, "-c", code, "data", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -55,10 +55,15 @@ def test_a_folder_around_data_sets_shows_them_all(trees):
     assert sorted(f.kind for f in data.describe(trees)) == sorted(TREES)
 
 
-@pytest.mark.parametrize(("wanted", "given", "title"), [
-    ("bold5000", "things-fmri", "THINGS-fMRI"), ("things-fmri", "algonauts2023", "Algonauts 2023"),
-    ("algonauts2023", "nsd", "Natural Scenes Dataset"), ("god", "bold5000", "BOLD5000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "given", "title"),
+    [
+        ("bold5000", "things-fmri", "THINGS-fMRI"),
+        ("things-fmri", "algonauts2023", "Algonauts 2023"),
+        ("algonauts2023", "nsd", "Natural Scenes Dataset"),
+        ("god", "bold5000", "BOLD5000"),
+    ],
+)
 def test_loaders_say_which_neighbour_a_folder_looks_like(trees, wanted, given, title):
     with pytest.raises(DataError, match=f"{wanted} is not in .*It looks like {title}.*Expected"):
         data.load_dataset(wanted, root=trees / given)

@@ -297,8 +297,9 @@ def test_no_room_is_an_error_that_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert [line[: len(f"cannot write {tmp_path}/x.nc")] for line in done.stdout.splitlines()] == [
-        *[f"cannot write {tmp_path}/x.nc"] * 2, *[f"cannot write {tmp_path}/x.zarr"[:-2]] * 2,
-    ]  # fmt: skip
+        *[f"cannot write {tmp_path}/x.nc"] * 2,
+        *[f"cannot write {tmp_path}/x.zarr"[:-2]] * 2,
+    ]
     assert done.stdout.count("it would be larger") == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.nc", "x.zarr"]
 

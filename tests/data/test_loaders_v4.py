@@ -15,9 +15,15 @@ from neuroenc.data.loaders._v4 import LISTED, animal_of
 
 # As published: animal, neurons, images (the files of three sessions hold more images than their readme says).
 SESSIONS = {
-    "190923": ("WE", 33, 1200), "190925": ("WE", 36, 1200), "190927": ("WE", 31, 1200), "190928": ("WE", 24, 1200),
-    "201025": ("PE", 89, 1200), "210224": ("PE", 67, 800), "210322": ("PE", 59, 1200), "210325": ("PE", 50, 640),
-}  # fmt: skip
+    "190923": ("WE", 33, 1200),
+    "190925": ("WE", 36, 1200),
+    "190927": ("WE", 31, 1200),
+    "190928": ("WE", 24, 1200),
+    "201025": ("PE", 89, 1200),
+    "210224": ("PE", 67, 800),
+    "210322": ("PE", 59, 1200),
+    "210325": ("PE", 50, 640),
+}
 
 
 def load(mirror, session):
@@ -204,8 +210,10 @@ def test_the_animal_of_a_session_is_the_published_one_or_the_tables(tmp_path):
 
 
 def test_the_authors_folder_is_checked_against_the_manifest(mirror, tmp_path):
-    for theirs, path in (("images", "images/images_210224.zip"),
-                         ("responses_repeat_averaged", "responses/responses_210224.npy")):  # fmt: skip
+    for theirs, path in (
+        ("images", "images/images_210224.zip"),
+        ("responses_repeat_averaged", "responses/responses_210224.npy"),
+    ):
         (tmp_path / theirs).mkdir()
         source = mirror / "v4-cowley2023" / path
         (tmp_path / theirs / source.name).write_bytes(source.read_bytes())

@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from neuroenc._util.errors import ConfigError
 from neuroenc.data._manifest import list_manifests, load_manifest, manifest_dir, safe_join
 
-NAMES = ["algonauts2023", "bold5000", "coco-captions-val2017", "coco-permissive", "god", "haxby2001-slice", "nsd",
-         "objects92", "things-fmri", "v4-cowley2023"]  # fmt: skip
+NAMES = [
+    "algonauts2023",
+    "bold5000",
+    "coco-captions-val2017",
+    "coco-permissive",
+    "god",
+    "haxby2001-slice",
+    "nsd",
+    "objects92",
+    "things-fmri",
+    "v4-cowley2023",
+]
 GOOD = """
 name = "tiny"
 title = "Tiny"
@@ -86,10 +96,27 @@ def test_select_by_glob_and_nearest():
 @pytest.mark.parametrize(
     "path",
     [
-        "/etc/passwd", "../x", "a/../../x", "a/..", "./a", "a//b", "", "a\\\\b", "C:/x", "c:x", "~/x", "a/b\\u0000",
-        "a\\nb", "x.part", "trailing./x", "a /b", "a/con\\u202e", "a/*", "x" * 401,
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a/..",
+        "./a",
+        "a//b",
+        "",
+        "a\\\\b",
+        "C:/x",
+        "c:x",
+        "~/x",
+        "a/b\\u0000",
+        "a\\nb",
+        "x.part",
+        "trailing./x",
+        "a /b",
+        "a/con\\u202e",
+        "a/*",
+        "x" * 401,
     ],
-)  # fmt: skip
+)
 def test_paths_that_could_leave_the_folder_are_refused(tmp_path, path):
     with pytest.raises(ConfigError, match="path"):
         load_manifest(write(tmp_path, GOOD + SECOND.format(path=path)))
@@ -174,8 +201,11 @@ def test_mutated_manifests_never_give_anything_but_a_config_error(tmp_path):
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.text(max_size=40), sha=st.one_of(st.text(max_size=70), st.integers()), size=st.one_of(
-    st.integers(), st.floats(), st.text(max_size=5)))  # fmt: skip
+@given(
+    path=st.text(max_size=40),
+    sha=st.one_of(st.text(max_size=70), st.integers()),
+    size=st.one_of(st.integers(), st.floats(), st.text(max_size=5)),
+)
 def test_any_values_are_accepted_safely_or_refused(tmp_path, path, sha, size):
     def toml(value):
         if isinstance(value, str):

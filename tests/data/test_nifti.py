@@ -118,11 +118,15 @@ def test_a_second_image_with_another_affine_is_named(bold, inside):
         (np.ones(SHAPE), -np.ones(SHAPE), {}, "mask is not a mask"),
         (np.ones(SHAPE), np.full(SHAPE, np.nan), {}, "mask is not a mask"),
         (np.ones(SHAPE), np.ones((*SHAPE, 2)), {}, r"mask has shape \(3, 4, 2, 2\) \(expected three dimensions\)"),
-        (np.ones(SHAPE), np.eye(3, 4)[..., None] * [1, 0], {"V1": np.eye(3, 4)[..., None] * [0, 1]},
-         "roi 'V1' has 3 voxels, none of them in the mask of 3"),
+        (
+            np.ones(SHAPE),
+            np.eye(3, 4)[..., None] * [1, 0],
+            {"V1": np.eye(3, 4)[..., None] * [0, 1]},
+            "roi 'V1' has 3 voxels, none of them in the mask of 3",
+        ),
         (np.ones(SHAPE), np.ones(SHAPE), {"V1;V2": np.ones(SHAPE)}, "roi name 'V1;V2' is not legal"),
     ],
-)  # fmt: skip
+)
 def test_load_masked_refuses(data, mask, rois, message):
     with pytest.raises(DataError, match=message):
         load_masked(image(data * 1.0), image(mask * 1.0), {k: image(v * 1.0) for k, v in rois.items()})
@@ -408,10 +412,18 @@ def test_headers_that_make_up_or_contradict_the_place_are_told(inside, tmp_path)
         load_masked(tmp_path / "two.nii", tmp_path / "two.nii")
 
 
-@pytest.mark.parametrize(("zoom", "unit", "found"), [
-    (2.0, "sec", 2.0), (1500, "msec", 1.5), (2.0, "unknown", None), (2000, "unknown", None), (2000, "sec", None),
-    (0.0, "sec", None), (2.0, "hz", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("zoom", "unit", "found"),
+    [
+        (2.0, "sec", 2.0),
+        (1500, "msec", 1.5),
+        (2.0, "unknown", None),
+        (2000, "unknown", None),
+        (2000, "sec", None),
+        (0.0, "sec", None),
+        (2.0, "hz", None),
+    ],
+)
 def test_repetition_time_is_the_headers_or_unknown(bold, inside, zoom, unit, found):
     run = image(bold)
     run.header.set_zooms((1.8, 2, 3.5, zoom))

@@ -131,10 +131,16 @@ def test_what_is_no_picture_is_refused_at_once(tmp_path, monkeypatch):
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     os.truncate(tmp_path / "text.png", 2**31)  # a file with a hole: no room is taken
     for name, word in {
-        "fifo.png": "FIFO", "endless.png": "device", "folder.png": "folder", "socket.png": "socket",
-        "empty.png": "0 bytes", "program.eps": "no picture",
-        "cut.png": "300 bytes", "text.png": "more than", "gone.png": "does not exist",
-    }.items():  # fmt: skip
+        "fifo.png": "FIFO",
+        "endless.png": "device",
+        "folder.png": "folder",
+        "socket.png": "socket",
+        "empty.png": "0 bytes",
+        "program.eps": "no picture",
+        "cut.png": "300 bytes",
+        "text.png": "more than",
+        "gone.png": "does not exist",
+    }.items():
         with pytest.raises(DataError, match=word):
             read_picture(tmp_path / name)
     # No object's address in the text: equal runs write equal files.
@@ -186,8 +192,11 @@ def test_ids_are_paths_or_names_with_or_without_ending(tmp_path):
     (tmp_path / "._b.c.jpg").write_text("a Mac's second file")
     found = find_pictures(tmp_path, ["faces/01", "houses/01.png", "b.c", "thumbs/b.c"])
     assert [p.relative_to(tmp_path).as_posix() for p in found] == [
-        "faces/01.png", "houses/01.png", "b.c.JPG", "thumbs/b.c.jpg",
-    ]  # fmt: skip
+        "faces/01.png",
+        "houses/01.png",
+        "b.c.JPG",
+        "thumbs/b.c.jpg",
+    ]
 
 
 @pytest.mark.parametrize("names", [("a/01.png", "b/01.png"), ("01.png", "01.jpg"), ("a/01.png", "a/01.gif")])

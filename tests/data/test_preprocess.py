@@ -69,9 +69,7 @@ def test_zscore_leaves_its_input_alone(responses):
 
 
 def test_sessions_of_two_subjects_stay_apart():
-    r = make_responses(
-        [[1.0], [3.0], [100.0], [300.0]], stimulus=list("abab"), subject=["x", "x", "y", "y"], session=1
-    )
+    r = make_responses([[1.0], [3.0], [100.0], [300.0]], stimulus=list("abab"), subject=["x", "x", "y", "y"], session=1)
     assert zscore(r).values.ravel().tolist() == [-1, 1, -1, 1]
 
 

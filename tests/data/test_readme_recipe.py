@@ -142,8 +142,9 @@ def simulated():
     signal = np.asarray(X - X.mean("stimulus")) @ rng.standard_normal((X.shape[1], 4))
     Y = data.make_responses(signal / signal.std(0) + rng.standard_normal(signal.shape), stimulus=scenes.ids)
     Y = data.average_repeats(data.zscore(Y, by="session") if "session" in Y.coords else Y)
-    scores = xr.Dataset({"r": ("voxel", [0.5] * 4), "q_value": ("voxel", [0.01, 0.01, 0.01, 0.4])},
-                        coords={"voxel": Y["voxel"].values})  # fmt: skip
+    scores = xr.Dataset(
+        {"r": ("voxel", [0.5] * 4), "q_value": ("voxel", [0.01, 0.01, 0.01, 0.4])}, coords={"voxel": Y["voxel"].values}
+    )
     return data.match(X, Y), Y, raw, scores
 
 

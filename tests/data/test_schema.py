@@ -56,9 +56,7 @@ def test_responses_carry_every_label(responses):
 
 
 def test_repeats_are_counted_per_subject():
-    r = make_responses(
-        np.zeros((5, 1)), stimulus=["a", "b", "a", "a", "a"], subject=["x", "x", "x", "y", "x"]
-    )
+    r = make_responses(np.zeros((5, 1)), stimulus=["a", "b", "a", "a", "a"], subject=["x", "x", "x", "y", "x"])
     assert r.repeat.values.tolist() == [0, 0, 1, 0, 2]
 
 
@@ -143,7 +141,10 @@ def test_in_roi_is_exact_not_a_substring():
         (lambda r: r.astype("float64"), "float64 .expected float32"),
         (lambda r: r.drop_vars("stimulus"), "no 'stimulus' coordinate"),
         (lambda r: r.assign_coords(voxel=[0, 10, 20, 30, 40, 50, 0]), r"1 voxel ids occur more than once, first \[0\]"),
-        (lambda r: r.assign_coords(stimulus=("presentation", np.arange(60))), r"'stimulus' is int64, first value \[0\]"),  # noqa: E501  # noqa: E501
+        (
+            lambda r: r.assign_coords(stimulus=("presentation", np.arange(60))),
+            r"'stimulus' is int64, first value \[0\]",
+        ),
         (lambda r: r.assign_coords(session=r.session.astype(float)), "'session' is float64 .expected int64"),
         (lambda r: r.assign_coords(session=("voxel", np.arange(7))), r"'session' has dims \('voxel',\)"),
         (lambda r: r.drop_vars("k"), r"coordinates \['i', 'j'\] only"),

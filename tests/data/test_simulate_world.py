@@ -117,9 +117,18 @@ def test_vocabulary_is_small_and_complete(world):
 
 @pytest.mark.parametrize(
     ("word", "family"),
-    [("Men", "face"), ("runners", "body"), ("churches", "place"), ("headline", "word"), ("Cherries,", "food"),
-     ("red", None), ("ball", None), ("grass", None), ("the", None)],
-)  # fmt: skip
+    [
+        ("Men", "face"),
+        ("runners", "body"),
+        ("churches", "place"),
+        ("headline", "word"),
+        ("Cherries,", "food"),
+        ("red", None),
+        ("ball", None),
+        ("grass", None),
+        ("the", None),
+    ],
+)
 def test_family_of_word(word, family):
     assert family_of_word(word) == family
 

@@ -197,8 +197,12 @@ def test_list_and_clear(vit, pictures):
     TextEmbedder("world", normalise=True, **OPTIONS).embed(["a cat", "a dog"])
     table = cache_list().set_index("kind")
     assert table.loc["image", ["backbone", "layer", "pooling", "n", "shape"]].tolist() == [
-        name, "block1", "2", 3, "3x32x2x2"
-    ]  # fmt: skip
+        name,
+        "block1",
+        "2",
+        3,
+        "3x32x2x2",
+    ]
     assert table.loc["text", ["backbone", "normalised", "n"]].tolist() == ["world", 1, 2]
     foreign = cache_dir() / "features" / "not-ours"
     foreign.mkdir()

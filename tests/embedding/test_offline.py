@@ -57,9 +57,13 @@ def test_efficientnet_preprocessing_is_the_documented_one(photos):
     from torchvision import transforms
 
     steps = transforms.Compose(
-        [transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor(),
-         transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
-    )  # fmt: skip
+        [
+            transforms.Resize(224),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
     model = ImageEmbedder("efficientnet-lite0").backbone.load("cpu")
     for i in range(len(photos)):
         assert torch.equal(model.preprocess(photos.image(i)), steps(photos.image(i)))

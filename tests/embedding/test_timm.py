@@ -15,11 +15,21 @@ from neuroenc.embedding import ImageEmbedder, TextEmbedder
 
 pytestmark = pytest.mark.usefixtures("no_network")
 OPTIONS = {"cache": False, "progress": False, "device": "cpu"}
-MAPS = ["test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "densenet121",
-        "swin_tiny_patch4_window7_224"]  # fmt: skip
+MAPS = [
+    "test_resnet",
+    "test_convnext",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+    "densenet121",
+    "swin_tiny_patch4_window7_224",
+]
 # Class token; registers alone; class token and four registers; class and distillation tokens.
-TOKENS = {"test_vit": (1, 1), "test_vit2": (1, 0), "vit_small_patch14_reg4_dinov2": (5, 5),
-          "deit_tiny_distilled_patch16_224": (2, 2)}  # fmt: skip
+TOKENS = {
+    "test_vit": (1, 1),
+    "test_vit2": (1, 0),
+    "vit_small_patch14_reg4_dinov2": (5, 5),
+    "deit_tiny_distilled_patch16_224": (2, 2),
+}
 
 
 def create(name, seed=0, **options):

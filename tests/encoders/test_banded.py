@@ -49,7 +49,9 @@ def test_himalaya_reaches_the_same_scores_on_the_same_candidates(sizes):
     X, Y = planted(sizes=sizes)
     gammas = simplex_candidates(2, 8, seed=1)[3:]
     peer = GroupRidgeCV(
-        groups="input", fit_intercept=True, cv=KFold(4),
+        groups="input",
+        fit_intercept=True,
+        cv=KFold(4),
         solver_params={"n_iter": gammas, "alphas": ALPHAS, "progress_bar": False},
     ).fit(list(X.values()), Y)
     ours = BandedRidgeEncoder(ALPHAS, gammas=gammas, cv=KFold(4), scoring="neg_mse").fit(X, Y)

@@ -136,10 +136,14 @@ def labelled(n_stimuli=40, repeats=2, v=5, p=6):
     W = rng.standard_normal((p, v))
     responses = make_responses(
         features.values[order] @ W + rng.standard_normal((len(order), v)),
-        stimulus=ids[order], run=np.repeat(np.arange(repeats * 2), n_stimuli // 2), session=1,
-        ijk=np.c_[np.arange(v), np.zeros((v, 2), int)], roi=["V1", "V1", "FFA", "FFA", ""],
-        affine=np.eye(4), volume_shape=(v, 1, 1),
-    )  # fmt: skip
+        stimulus=ids[order],
+        run=np.repeat(np.arange(repeats * 2), n_stimuli // 2),
+        session=1,
+        ijk=np.c_[np.arange(v), np.zeros((v, 2), int)],
+        roi=["V1", "V1", "FFA", "FFA", ""],
+        affine=np.eye(4),
+        volume_shape=(v, 1, 1),
+    )
     return features, responses, features.isel(stimulus=order), order
 
 

@@ -182,12 +182,12 @@ class Own(BaseCrossValidator):
         {"cv": np.int64(4)},
         {"cv": KFold(4, shuffle=True, random_state=3)},
         {"cv": ShuffleSplit(3, test_size=0.25, random_state=1)},
-        {"cv": [(np.arange(40), np.arange(40, 60)), (np.arange(20, 60) , np.arange(20))]},
+        {"cv": [(np.arange(40), np.arange(40, 60)), (np.arange(20, 60), np.arange(20))]},
         {"cv": [(np.arange(60) >= 20, np.arange(60) < 20)]},
         {"alphas": (1.0, np.float32(10.0)), "scoring": "r", "fit_intercept": False, "standardise": True},
         {"alpha_per_voxel": False, "solver": "dual", "nan_voxels": "skip", "max_memory": "1GB", "n_jobs": 1},
     ],
-)  # fmt: skip
+)
 def test_settings_come_back(tmp_path, options):
     X, path = planted()[0], tmp_path / "encoder"
     encoder = RidgeEncoder(**{"alphas": ALPHAS, **options}).fit(X, X[:, :3])

@@ -50,21 +50,31 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
     else:
         coords = {"roi": ("voxel", np.array(list(ROIS))[np.arange(n_voxels) % len(ROIS)].tolist())}
         if place == "animals":
-            coords = {"animal": ("voxel", np.repeat(["monkey one", "monkey two"], [n_voxels // 2, -(-n_voxels // 2)])),
-                      "session": ("voxel", [f"session {1 + k % 4}" for k in range(n_voxels)])}  # fmt: skip
+            coords = {
+                "animal": ("voxel", np.repeat(["monkey one", "monkey two"], [n_voxels // 2, -(-n_voxels // 2)])),
+                "session": ("voxel", [f"session {1 + k % 4}" for k in range(n_voxels)]),
+            }
         if place == "volume":
             coords |= {a: ("voxel", x) for a, x in zip("ijk", np.unravel_index(np.arange(n_voxels) * 3, (12, 14, 9)))}
     depth = np.array([ROIS[x] for x in coords["roi"][1]]) if "roi" in coords else rng.random(n_voxels)
     cells = [f"{layer}/{readout}" for layer in layers for readout in readouts]
     base = rng.uniform(0.25, 0.6, n_voxels)
     own = rng.normal(0, 0.02, (len(cells), n_voxels))
-    truth = np.stack([
-        base - 0.25 * np.abs(depth - k / max(1, len(layers) - 1)) + GAIN.get(readout, 0.0) * (0.5 + depth)
-        for k in range(len(layers)) for readout in readouts
-    ]) + own  # fmt: skip
-    samples = truth[:, None] + 0.5 * rng.normal(0, 0.06, (1, n_resamples, n_voxels)) + rng.normal(
-        0, 0.015, (len(cells), n_resamples, n_voxels)
-    )  # fmt: skip
+    truth = (
+        np.stack(
+            [
+                base - 0.25 * np.abs(depth - k / max(1, len(layers) - 1)) + GAIN.get(readout, 0.0) * (0.5 + depth)
+                for k in range(len(layers))
+                for readout in readouts
+            ]
+        )
+        + own
+    )
+    samples = (
+        truth[:, None]
+        + 0.5 * rng.normal(0, 0.06, (1, n_resamples, n_voxels))
+        + rng.normal(0, 0.015, (len(cells), n_resamples, n_voxels))
+    )
     truth[:, :3] = np.nan
     samples[..., :3] = np.nan
     scores = xr.Dataset(
@@ -82,15 +92,29 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
         layer, readout = cell.split("/")
         for kind, name, mask in masks:
             low, high, _ = interval(samples[k][:, mask], truth[k, mask])
-            rows.append({
-                "cell": cell, "kind": kind, "group": name, "n_voxels": int(np.isfinite(truth[k, mask]).sum()),
-                "median_r": np.nanmedian(truth[k, mask]), "low": low, "high": high,
-                "median_r_normalised": np.nanmedian(truth[k, mask]) / 0.7, "n_train": 800, "n_validation": 160,
-                "n_test": 200, "features": layer, "core": "", "readout": readout, "n_candidates": 3,
-                "n_parameters": 50 * n_voxels * (1 + READOUTS.index(readout)) if readout in READOUTS else 10,
-                "best_epoch": np.nan if readout in ("linear", "pooled") else 17.0,
-                "seconds": 12.0 + 100 * k, "seconds_per_fit": 0.8 + 7 * k,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "cell": cell,
+                    "kind": kind,
+                    "group": name,
+                    "n_voxels": int(np.isfinite(truth[k, mask]).sum()),
+                    "median_r": np.nanmedian(truth[k, mask]),
+                    "low": low,
+                    "high": high,
+                    "median_r_normalised": np.nanmedian(truth[k, mask]) / 0.7,
+                    "n_train": 800,
+                    "n_validation": 160,
+                    "n_test": 200,
+                    "features": layer,
+                    "core": "",
+                    "readout": readout,
+                    "n_candidates": 3,
+                    "n_parameters": 50 * n_voxels * (1 + READOUTS.index(readout)) if readout in READOUTS else 10,
+                    "best_epoch": np.nan if readout in ("linear", "pooled") else 17.0,
+                    "seconds": 12.0 + 100 * k,
+                    "seconds_per_fit": 0.8 + 7 * k,
+                }
+            )
     p_of = {}
     for a, b in itertools.combinations(range(len(cells)), 2):
         difference = truth[a] - truth[b]
@@ -98,11 +122,22 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
         p_of[a, b] = 2 * np.minimum((drawn > 0).mean(0), (drawn < 0).mean(0)).clip(1 / n_resamples, 0.5)
         for kind, name, mask in masks:
             low, high, p = interval(drawn[:, mask], difference[mask])
-            pairs.append({
-                "a": cells[a], "b": cells[b], "kind": kind, "group": name, "n_voxels": int(mask.sum()),
-                "median_difference": np.nanmedian(difference[mask]), "low": low, "high": high, "p": p,
-                "share_a": 0.4, "share_b": 0.2, "q": p,
-            })  # fmt: skip
+            pairs.append(
+                {
+                    "a": cells[a],
+                    "b": cells[b],
+                    "kind": kind,
+                    "group": name,
+                    "n_voxels": int(mask.sum()),
+                    "median_difference": np.nanmedian(difference[mask]),
+                    "low": low,
+                    "high": high,
+                    "p": p,
+                    "share_a": 0.4,
+                    "share_b": 0.2,
+                    "q": p,
+                }
+            )
     filled = np.where(np.isfinite(truth), truth, -9)
     best = filled.argmax(0)
     worst = np.full(n_voxels, 0.0)
@@ -111,12 +146,24 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
     names = np.array([*cells, "tie", ""])
     found = np.where(np.isnan(truth[0]), len(cells) + 1, np.where(worst < 0.05, best, len(cells)))
     winner = xr.Dataset({"winner": ("voxel", names[found])}, coords={"voxel": np.arange(n_voxels)})
-    curves = pd.DataFrame([
-        {"cell": cell, "fold": fold, "group": 0, "candidate": c, "epoch": e, "loss": 1 / e,
-         "validation_r": 0.3 * (1 - np.exp(-e / (3 + c))) - 0.004 * max(0, e - 14) + 0.005 * rng.normal()}
-        for cell in cells if cell.split("/")[1] not in ("linear", "pooled")
-        for fold in range(3) for c in range(2) for e in range(1, 21)
-    ])  # fmt: skip
+    curves = pd.DataFrame(
+        [
+            {
+                "cell": cell,
+                "fold": fold,
+                "group": 0,
+                "candidate": c,
+                "epoch": e,
+                "loss": 1 / e,
+                "validation_r": 0.3 * (1 - np.exp(-e / (3 + c))) - 0.004 * max(0, e - 14) + 0.005 * rng.normal(),
+            }
+            for cell in cells
+            if cell.split("/")[1] not in ("linear", "pooled")
+            for fold in range(3)
+            for c in range(2)
+            for e in range(1, 21)
+        ]
+    )
     regions = []
     for shift in (0.0, 0.12):
         r = np.stack([base - 0.3 * depth, base - 0.3 * np.abs(depth - 0.55), base - 0.3 * (1 - depth) - shift])
@@ -149,10 +196,16 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
     ranked = sorted(cells, key=lambda c: -inner[c])
     return {
         "title": "Readouts of a simulated cortex",
-        "scores": scores, "table": pd.DataFrame(rows), "pairs": pd.DataFrame(pairs), "winner": winner,
-        "regions": regions, "layers": {"semantic": layer_map}, "warp": warp, "curves": curves,
+        "scores": scores,
+        "table": pd.DataFrame(rows),
+        "pairs": pd.DataFrame(pairs),
+        "winner": winner,
+        "regions": regions,
+        "layers": {"semantic": layer_map},
+        "warp": warp,
+        "curves": curves,
         "summary": {"n_cells": len(cells), "n_voxels": n_voxels, "n_stimuli": 1000, "best_cell": ranked[0]},
         "settings": {"cv": 5, "readouts": {"semantic": {"max_epochs": 40}}},
         "notes": ["The cortex is simulated.", "One seed."],
         "progress": False,
-    }  # fmt: skip
+    }

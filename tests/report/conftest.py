@@ -13,12 +13,16 @@ from neuroenc.data import Stimuli
 
 # Rough MNI centres (mm, right hemisphere), the word that voxels prefer, and how well they are predicted.
 REGIONS = {
-    "V1": ((10, -90, 2), "bright light", 0.62), "V2": ((16, -88, -8), "striped wall", 0.58),
-    "hV4": ((28, -76, -12), "colourful toy", 0.50), "OFA": ((38, -80, -8), "face", 0.46),
-    "FFA": ((40, -52, -20), "face", 0.55), "EBA": ((48, -70, 4), "dancer", 0.52),
-    "PPA": ((26, -44, -10), "kitchen", 0.57), "RSC": ((16, -54, 12), "street", 0.44),
+    "V1": ((10, -90, 2), "bright light", 0.62),
+    "V2": ((16, -88, -8), "striped wall", 0.58),
+    "hV4": ((28, -76, -12), "colourful toy", 0.50),
+    "OFA": ((38, -80, -8), "face", 0.46),
+    "FFA": ((40, -52, -20), "face", 0.55),
+    "EBA": ((48, -70, 4), "dancer", 0.52),
+    "PPA": ((26, -44, -10), "kitchen", 0.57),
+    "RSC": ((16, -54, 12), "street", 0.44),
     "VWFA": ((44, -58, -14), "sign", 0.40),
-}  # fmt: skip
+}
 THINGS = ["on a table", "near a window", "under a red sky", "beside a dog", "in the rain", "at night"]
 
 

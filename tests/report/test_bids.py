@@ -39,14 +39,26 @@ def volume():
     r = rng.normal(0.3, 0.2, n).astype("float32")
     r[3] = np.nan
     return xr.Dataset(
-        {"r": ("voxel", r, {"metric": "r", "n_stimuli": 44, "split": "test"}),
-         "noise_ceiling_r2": ("voxel", rng.random(n), {"ceiling": "ncsnr", "unit": "share of variance"}),
-         "above chance": ("voxel", r > 0.2), "words": ("voxel", np.full(n, "dog"))},
-        coords={"voxel": np.arange(n), "i": ("voxel", where[:, 0]), "j": ("voxel", where[:, 1]),
-                "k": ("voxel", where[:, 2]), "roi": ("voxel", np.where(where[:, 2] > 2, "V1", "FFA;OFA"))},
-        attrs={"affine": affine.ravel().tolist(), "volume_shape": [6, 7, 5], "space": "native bold",
-               "provenance": json.dumps({"seed": 4})},
-    )  # fmt: skip
+        {
+            "r": ("voxel", r, {"metric": "r", "n_stimuli": 44, "split": "test"}),
+            "noise_ceiling_r2": ("voxel", rng.random(n), {"ceiling": "ncsnr", "unit": "share of variance"}),
+            "above chance": ("voxel", r > 0.2),
+            "words": ("voxel", np.full(n, "dog")),
+        },
+        coords={
+            "voxel": np.arange(n),
+            "i": ("voxel", where[:, 0]),
+            "j": ("voxel", where[:, 1]),
+            "k": ("voxel", where[:, 2]),
+            "roi": ("voxel", np.where(where[:, 2] > 2, "V1", "FFA;OFA")),
+        },
+        attrs={
+            "affine": affine.ravel().tolist(),
+            "volume_shape": [6, 7, 5],
+            "space": "native bold",
+            "provenance": json.dumps({"seed": 4}),
+        },
+    )
 
 
 def _paths(folder):

@@ -67,10 +67,19 @@ def test_opacity_mixes_the_colour_with_the_cortex():
     patch = _patch(4000, 2)
     values = np.full(len(patch), 1.0)
     figures = {
-        a: plot_surface(values, patch, ["L"] * len(patch), alpha=np.full(len(patch), a), alpha_range=(0, 1), vmin=0,
-                        vmax=1, mesh="flat", cmap="plasma")
+        a: plot_surface(
+            values,
+            patch,
+            ["L"] * len(patch),
+            alpha=np.full(len(patch), a),
+            alpha_range=(0, 1),
+            vmin=0,
+            vmax=1,
+            mesh="flat",
+            cmap="plasma",
+        )
         for a in (0.0, 0.5, 1.0)
-    }  # fmt: skip
+    }
     bare, half, full = (_colours(figures[a].axes[0]) for a in (0.0, 0.5, 1.0))
     painted = np.abs(full - bare).max(axis=1) > 1e-6
     touched = np.isin(flat_mesh("L")[1], patch).any(axis=1)

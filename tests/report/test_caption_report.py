@@ -52,9 +52,12 @@ def volume(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volume")
     rng = np.random.default_rng(0)
     stimuli = Stimuli(
-        [f"scene-{k}" for k in range(12)], rng.integers(0, 255, (12, 40, 40, 3), dtype=np.uint8),
-        captions=[[f"told {k}"] for k in range(12)], source="drawn", licence="CC0",
-    )  # fmt: skip
+        [f"scene-{k}" for k in range(12)],
+        rng.integers(0, 255, (12, 40, 40, 3), dtype=np.uint8),
+        captions=[[f"told {k}"] for k in range(12)],
+        source="drawn",
+        licence="CC0",
+    )
     write_caption_report(study, folder, stimuli=stimuli, progress=False)
     return study, folder
 
@@ -229,8 +232,9 @@ def test_equal_inputs_give_equal_bytes_and_old_data_go(tmp_path):
     for folder in folders:
         write_caption_report(study, folder, progress=False)
     (folders[0] / "assets" / "mine.js").unlink()
-    one, two = ({p.relative_to(f): p for p in sorted(f.rglob("*")) if p.is_file() and "rois" not in p.parts}
-                for f in folders)  # fmt: skip
+    one, two = (
+        {p.relative_to(f): p for p in sorted(f.rglob("*")) if p.is_file() and "rois" not in p.parts} for f in folders
+    )
     assert one.keys() == two.keys()
     assert all(one[k].read_bytes() == two[k].read_bytes() for k in one)
 
@@ -249,8 +253,11 @@ def test_images_come_from_where_the_caller_says(tmp_path):
     study = studies.made_up(12, n_stimuli=4)
     Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    images = {"scene-0": tmp_path / "a.png", "scene-1": tmp_path / "broken.png",
-              "scene-2": np.full((8, 8, 3), 99, np.uint8)}  # fmt: skip
+    images = {
+        "scene-0": tmp_path / "a.png",
+        "scene-1": tmp_path / "broken.png",
+        "scene-2": np.full((8, 8, 3), 99, np.uint8),
+    }
     folder = tmp_path / "out"
     page = write_caption_report(study, folder, images=images, progress=False)
     sizes = sorted(Image.open(p).size for p in (folder / "images").iterdir())
@@ -264,12 +271,19 @@ def test_images_past_the_budget_are_not_opened_and_every_voxel_gets_its_best_fir
     n, k = 30, 10
     voxels = np.arange(n)
     study = CaptionStudy(
-        "many", xr.Dataset({"r": ("voxel", np.linspace(0.9, 0.1, n))}, coords={"voxel": voxels}),
+        "many",
+        xr.Dataset({"r": ("voxel", np.linspace(0.9, 0.1, n))}, coords={"voxel": voxels}),
         captions=pd.DataFrame({"voxel": voxels, "rank": 1, "caption": "a dog", "score": 0.5}),
-        evidence=pd.DataFrame({"voxel": np.repeat(voxels, k), "rank": np.tile(np.arange(1, k + 1), n),
-                               "stimulus": [f"s{v}-{r}" for v in voxels for r in range(1, k + 1)], "predicted": 1.0}),
+        evidence=pd.DataFrame(
+            {
+                "voxel": np.repeat(voxels, k),
+                "rank": np.tile(np.arange(1, k + 1), n),
+                "stimulus": [f"s{v}-{r}" for v in voxels for r in range(1, k + 1)],
+                "predicted": 1.0,
+            }
+        ),
         gate=pd.DataFrame({"voxel": voxels, "captioned": True, "reason": ""}),
-    )  # fmt: skip
+    )
     opened = []
 
     def picture(name):
@@ -279,8 +293,9 @@ def test_images_past_the_budget_are_not_opened_and_every_voxel_gets_its_best_fir
     real = EvidenceImages
     size = len(real(tmp_path / "one", images=picture)._own("s")) * 4 // 3
     opened.clear()
-    monkeypatch.setattr("neuroenc.report._caption_report.EvidenceImages",
-                        lambda *a, **o: real(*a, **{**o, "budget": 100 * size}))  # fmt: skip
+    monkeypatch.setattr(
+        "neuroenc.report._caption_report.EvidenceImages", lambda *a, **o: real(*a, **{**o, "budget": 100 * size})
+    )
     page = write_caption_report(study, tmp_path / "out", images=picture, progress=False)
     written = list((tmp_path / "out" / "images").iterdir())
     assert 80 < len(written) < 110
@@ -324,7 +339,10 @@ def test_a_sample_of_stability_is_told(tmp_path):
 
 def test_marks_and_positions():
     assert [s["verdict"] for s in segments("ab cd", [(0, 2, "supported"), (1, 4, "unsupported")])] == [
-        "supported", "unsupported", ""]  # fmt: skip
+        "supported",
+        "unsupported",
+        "",
+    ]
     assert utf16("𝒳a😀b", 3) == 5
     assert "".join(s["text"] for s in segments("a red dog", [(2, 5, "uncertain")])) == "a red dog"
 
@@ -348,17 +366,30 @@ def test_analyses_stand_on_the_pages_of_their_regions(tmp_path):
     voxel = study.captions.voxel.iloc[0]
     study = dataclasses.replace(
         study,
-        words=pd.DataFrame({"roi": ["FFA", "none"], "part": ["verb", "noun"], "word": ["gallop", "lantern"], "count": 3,
-                            "share": 0.3, "lift": 2.5}),
+        words=pd.DataFrame(
+            {
+                "roi": ["FFA", "none"],
+                "part": ["verb", "noun"],
+                "word": ["gallop", "lantern"],
+                "count": 3,
+                "share": 0.3,
+                "lift": 2.5,
+            }
+        ),
         concepts=pd.DataFrame({"roi": ["FFA", "PPA"], "concept": ["people", "places"], "percent": [40.0, 50.0]}),
         clusters=pd.DataFrame({"roi": ["FFA"], "cluster": [1], "voxel": [voxel], "caption": ["a typical one"]}),
         contrasts=pd.DataFrame({"roi": ["PPA"], "phrase": ["red kitchen"], "z": [3.0]}),
         categories=pd.DataFrame({"voxel": [voxel], "category": ["vehicle"]}),
-    )  # fmt: skip
+    )
     write_caption_report(study, tmp_path, progress=False)
     pages = {p.stem: p.read_text(encoding="utf-8") for p in (tmp_path / "rois").iterdir()}
-    for word, there in {"gallop": {"FFA"}, "people": {"FFA"}, "a typical one": {"FFA"}, "red kitchen": {"PPA"},
-                        "lantern": {"no-ROI"}}.items():  # fmt: skip
+    for word, there in {
+        "gallop": {"FFA"},
+        "people": {"FFA"},
+        "a typical one": {"FFA"},
+        "red kitchen": {"PPA"},
+        "lantern": {"no-ROI"},
+    }.items():
         assert {name for name, text in pages.items() if word in text} == there, word
     regions = [x or "no ROI" for x in str(study.scores.roi.sel(voxel=voxel).item()).split(";")]
     assert {name for name, text in pages.items() if "vehicle" in text} == {x.replace(" ", "-") for x in regions}
@@ -370,8 +401,9 @@ def test_analyses_stand_on_the_pages_of_their_regions(tmp_path):
 def test_a_study_without_captions_still_reports(tmp_path):
     study = studies.made_up(6)
     empty = {name: getattr(study, name).iloc[:0] for name in ("captions", "evidence")}
-    study = dataclasses.replace(study, **empty, phrases=None, stability=None,
-                                gate=study.gate.assign(captioned=False, reason="weak"))  # fmt: skip
+    study = dataclasses.replace(
+        study, **empty, phrases=None, stability=None, gate=study.gate.assign(captioned=False, reason="weak")
+    )
     page = write_caption_report(study, tmp_path, progress=False)
     assert "6 of 6 voxels were held back" in " ".join(page.read_text().split())
     with pytest.raises(DataError, match="a CaptionStudy is needed"):

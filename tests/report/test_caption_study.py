@@ -110,15 +110,17 @@ def _gated(study):
         (lambda s: {"gate": _gated(s)}, "1 voxels that the gate held back have captions"),
         (lambda s: {"gate": s.gate.iloc[1:]}, "29 rows"),
         (lambda s: {"gate": s.gate.assign(captioned=1)}, "legal: bool"),
-        (lambda s: {"gate": s.gate.assign(captioned=False, reason=""), "captions": s.captions[:0], "phrases": None},
-         "held back without a reason"),
+        (
+            lambda s: {"gate": s.gate.assign(captioned=False, reason=""), "captions": s.captions[:0], "phrases": None},
+            "held back without a reason",
+        ),
         (lambda s: {"phrases": s.phrases.assign(verdict="fine")}, "legal: supported"),
         (lambda s: {"phrases": s.phrases.assign(end=999)}, r"spans characters \d+\.\.999"),
         (lambda s: {"phrases": s.phrases.assign(rank=9)}, "captions that are not there"),
         (lambda s: {"scores": s.scores.drop_vars("voxel")}, "assign_coords"),
         (lambda s: {"quality": {"x": 1}}, "legal: pandas.DataFrame"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_together_is_refused(study, change, message):
     with pytest.raises(DataError, match=message):
         dataclasses.replace(study, **change(study))
@@ -129,14 +131,32 @@ def test_methods_say_what_was_set_and_nothing_else(study):
     assert "projected" not in bare
     assert "Stability" in bare
     assert "neuroenc" in bare
-    told = dataclasses.replace(study, settings={
-        "encoder": {"kind": "ridge", "cv": 5}, "features": {"model": "ViT-B-32/openai"},
-        "bank": {"n": 2_000_000, "name": "LAION-A", "hash": "ab" * 32}, "projection": {"temperature": 1 / 150},
-        "decoder": {"kind": "prefix", "beams": 5}, "gate": {"kind": "q", "q": 0.05}, "folds": 5, "seed": 0,
-    }).methods()  # fmt: skip
-    for words in ("ViT-B-32/openai", "ridge regression (cv 5)", "2,000,000 natural-image embeddings (LAION-A, SHA",
-                  "temperature 1/150", "beams 5", "false discovery rate of 0.05", "5 folds", "seed 0",
-                  "Luo, Henderson", "Mokady", "Benjamini"):  # fmt: skip
+    told = dataclasses.replace(
+        study,
+        settings={
+            "encoder": {"kind": "ridge", "cv": 5},
+            "features": {"model": "ViT-B-32/openai"},
+            "bank": {"n": 2_000_000, "name": "LAION-A", "hash": "ab" * 32},
+            "projection": {"temperature": 1 / 150},
+            "decoder": {"kind": "prefix", "beams": 5},
+            "gate": {"kind": "q", "q": 0.05},
+            "folds": 5,
+            "seed": 0,
+        },
+    ).methods()
+    for words in (
+        "ViT-B-32/openai",
+        "ridge regression (cv 5)",
+        "2,000,000 natural-image embeddings (LAION-A, SHA",
+        "temperature 1/150",
+        "beams 5",
+        "false discovery rate of 0.05",
+        "5 folds",
+        "seed 0",
+        "Luo, Henderson",
+        "Mokady",
+        "Benjamini",
+    ):
         assert words in told, words
     n = int(study.gate.captioned.sum())
     assert f"{n} of 30 voxels were captioned" in told
@@ -145,9 +165,10 @@ def test_methods_say_what_was_set_and_nothing_else(study):
 def test_voxels_with_names_instead_of_numbers(tmp_path):
     scores = xr.Dataset({"r": ("voxel", [0.4, 0.1])}, coords={"voxel": np.array(["a b", "ü/1"])})
     study = CaptionStudy(
-        "names", scores,
+        "names",
+        scores,
         captions=pd.DataFrame({"voxel": ["ü/1"], "rank": [1], "caption": ["a dog"], "score": [0.3]}),
         evidence=pd.DataFrame(columns=["voxel", "rank", "stimulus", "predicted"]),
         gate=pd.DataFrame({"voxel": ["ü/1", "a b"], "captioned": [True, False], "reason": ["", "q = .3"]}),
-    )  # fmt: skip
+    )
     assert CaptionStudy.load(study.save(tmp_path)).gate.voxel.tolist() == ["a b", "ü/1"]

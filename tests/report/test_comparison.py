@@ -181,9 +181,7 @@ def test_shares_of_winners_and_regions_are_counted(page, parts):
     region = parts["regions"]["region"].values
     v1 = region[1][(parts["scores"]["roi"].values == "V1") & (region[1] != "")]
     (row,) = page.rows("regions", "semantic", "roi", "V1")
-    assert row[4:] == [
-        f"{100 * np.mean(v1 == c):.0f} %" for c in ("vision", "dense", "single", "not separable")
-    ]  # fmt: skip
+    assert row[4:] == [f"{100 * np.mean(v1 == c):.0f} %" for c in ("vision", "dense", "single", "not separable")]
     agree = float(parts["regions"]["agreement"].values.mean())
     assert f"{100 * agree:.0f} % of voxels in the same class" in page.words["regions"]
 
@@ -256,13 +254,23 @@ def test_names_cannot_become_markup(parts, tmp_path):
     )
     layers = parts["layers"]["semantic"].assign_coords(layers=[EVIL, "late"])
     page = write(
-        tmp_path, title=EVIL, scores=scores, table=table, pairs=pairs, curves=curves,
+        tmp_path,
+        title=EVIL,
+        scores=scores,
+        table=table,
+        pairs=pairs,
+        curves=curves,
         winner=xr.Dataset({"winner": ("voxel", labels)}, coords={"voxel": scores["voxel"].values}),
-        regions=parts["regions"].assign_attrs(vision=EVIL).assign_coords(readout=[EVIL, "b"]), layers={EVIL: layers},
+        regions=parts["regions"].assign_attrs(vision=EVIL).assign_coords(readout=[EVIL, "b"]),
+        layers={EVIL: layers},
         warp=parts["warp"].rename(warp_shift=f"warp_{EVIL}").assign_coords(cell=scores["cell"].values),
-        summary={EVIL: EVIL, "best_cell": EVIL}, settings={EVIL: EVIL}, notes=[EVIL], provenance=EVIL, files=[EVIL],
+        summary={EVIL: EVIL, "best_cell": EVIL},
+        settings={EVIL: EVIL},
+        notes=[EVIL],
+        provenance=EVIL,
+        files=[EVIL],
         progress=False,
-    )  # fmt: skip
+    )
     assert len([1 for tag, _, _ in page.tags if tag == "script"]) == 1
     assert all(a["src"].startswith("data:") and "onerror" not in a for tag, a, _ in page.tags if tag == "img")
     assert "{{ 7 * 7 }}" in page.words["notes"]
@@ -367,11 +375,19 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
     given = {name: make_features(x, stimulus=ids) for name, x in spaces.items()}
     found = comparison.compare(given, ["linear"], responses, cv=3, n_bootstraps=200, progress=False)
     page = write(
-        tmp_path, title="ridge", scores=found.scores, table=found.table(), pairs=found.pairwise(),
-        winner=found.winner(), regions=found.regions(vision="eye", dense="dense", single="text"),
-        layers={"linear": found.layer_map(["eye", "dense", "text"], "linear")}, warp=found.warp_spread(),
-        curves=found.curves(), summary=found.summary(), progress=False,
-    )  # fmt: skip
+        tmp_path,
+        title="ridge",
+        scores=found.scores,
+        table=found.table(),
+        pairs=found.pairwise(),
+        winner=found.winner(),
+        regions=found.regions(vision="eye", dense="dense", single="text"),
+        layers={"linear": found.layer_map(["eye", "dense", "text"], "linear")},
+        warp=found.warp_spread(),
+        curves=found.curves(),
+        summary=found.summary(),
+        progress=False,
+    )
     assert page.sections == ["accuracy", "winner", "pairs", "regions", "layers", "costs", "origin"]
     assert page.rows("winner", "roi", "A", "4")[0][3:] != ["–", "–", "–", "–"]
     best = {cells[1]: cells[3] for cells in page.rows("layers", "roi")}

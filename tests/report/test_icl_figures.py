@@ -18,8 +18,10 @@ from neuroenc.report._style import figure_png
 def curve():
     rows = [
         (m, g, s, 0.1 * i + 0.001 * s, 0.1 * i, 0.1 * i + 0.002 * s)
-        for i, m in enumerate(("ridge", "anchored")) for g in ("all", "FFA", "PPA", "V1", "V2") for s in (20, 50, 200)
-    ]  # fmt: skip
+        for i, m in enumerate(("ridge", "anchored"))
+        for g in ("all", "FFA", "PPA", "V1", "V2")
+        for s in (20, 50, 200)
+    ]
     return pd.DataFrame(rows, columns=["method", "group", "size", "explained_variance", "low", "high"])
 
 
@@ -42,10 +44,15 @@ def test_curves_have_a_panel_a_group_and_a_line_a_method(curve):
 def test_mosaic_shows_the_named_images():
     grey = np.stack([np.full((6, 6, 3), 40 * k, np.uint8) for k in range(4)])
     pictures = Stimuli([f"s{k}" for k in range(4)], images=grey)
-    table = pd.DataFrame({
-        "group": ["FFA"] * 4 + ["PPA"] * 4, "side": ["top", "top", "bottom", "bottom"] * 2, "rank": [0, 1, 0, 1] * 2,
-        "stimulus": ["s2", "s0", "s3", "s1", "s1", "s2", "s0", "s3"], "attention": np.linspace(3, 0.1, 8),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "group": ["FFA"] * 4 + ["PPA"] * 4,
+            "side": ["top", "top", "bottom", "bottom"] * 2,
+            "rank": [0, 1, 0, 1] * 2,
+            "stimulus": ["s2", "s0", "s3", "s1", "s1", "s2", "s0", "s3"],
+            "attention": np.linspace(3, 0.1, 8),
+        }
+    )
     figure = plot_top_support(table, pictures, groups=["PPA"])
     shown = [int(axes.images[0].get_array().max()) // 40 for axes in figure.axes]
     assert shown == [1, 2, 0, 3]
@@ -54,8 +61,11 @@ def test_mosaic_shows_the_named_images():
 
 
 def test_colours_reach_the_surface_and_the_slices():
-    coords = {"vertex": ("voxel", [3, 70, 71]), "hemi": ("voxel", ["L", "L", "L"]), **{
-        a: ("voxel", [1, 2, 3]) for a in "ijk"}}  # fmt: skip
+    coords = {
+        "vertex": ("voxel", [3, 70, 71]),
+        "hemi": ("voxel", ["L", "L", "L"]),
+        **{a: ("voxel", [1, 2, 3]) for a in "ijk"},
+    }
     values = np.array([[1.0, 0.0, 0.0], [0.2, 0.4, 1.0], [np.nan] * 3])
     rgb = xr.DataArray(values, dims=("voxel", "channel"), coords=coords)
     figure = plot_weight_colours(rgb, views=["lateral", "medial", "dorsal", "ventral"])
@@ -73,9 +83,16 @@ def test_colours_reach_the_surface_and_the_slices():
 
 def test_matrices_hold_the_values():
     table = pd.DataFrame(
-        {"face": [0.9, 0.1], "place": [0.1, 0.9], "n_voxels": [30, 12], "accuracy": 0.9, "null_accuracy": 0.5,
-         "p": 0.01}, index=["FFA", "PPA"],
-    )  # fmt: skip
+        {
+            "face": [0.9, 0.1],
+            "place": [0.1, 0.9],
+            "n_voxels": [30, 12],
+            "accuracy": 0.9,
+            "null_accuracy": 0.5,
+            "p": 0.01,
+        },
+        index=["FFA", "PPA"],
+    )
     figure = plot_confusion(table)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.9, 0.1], [0.1, 0.9]])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["FFA  (30)", "PPA  (12)"]

@@ -299,10 +299,22 @@ def test_own_script_runs_in_a_browser_and_no_other(written, tmp_path):
     text = read(written).replace("<main>", "<main><script>document.title = 'taken over'</script>")
     (tmp_path / "page.html").write_text(text)
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            f"file://{tmp_path / 'page.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     n = text.count("<tr><td>", text.index('id="voxel-table"'), text.index("</table>", text.index('id="voxel-table"')))
     assert f"{n} of {n}</output>" in done.stdout
     assert "<title>taken over" not in done.stdout

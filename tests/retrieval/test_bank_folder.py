@@ -55,8 +55,9 @@ def test_rows_are_traced_to_files_and_licences(stored):
     evidence = pd.DataFrame({"voxel": [5, 6], "rank": [1, 1], "stimulus": ["id2", "NA"], "predicted": [1.0, 2.0]})
     both = bank.trace(evidence)
     assert both[["voxel", "stimulus", "file", "licence"]].values.tolist() == [
-        [5, "id2", "file2", "licence2"], [6, "NA", "file0", "licence0"]
-    ]  # fmt: skip
+        [5, "id2", "file2", "licence2"],
+        [6, "NA", "file0", "licence0"],
+    ]
     with pytest.raises(DataError, match=r"unknown image of the bank 'id11'; did you mean 'id1"):
         bank.trace(["id1", "id11"])
 

@@ -12,8 +12,22 @@ from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import CaptionCorpus, NGramIndex, NGramScorer, ngram_weight
 
 
-def brute(corpus, ids, ngrams, logp, *, alpha=2.0, beta=0.8, smoothing=5.0, open_count=1500, candidates=500,
-          overlap=True, relative=False, unigrams=None, vocabulary=0):  # fmt: skip
+def brute(
+    corpus,
+    ids,
+    ngrams,
+    logp,
+    *,
+    alpha=2.0,
+    beta=0.8,
+    smoothing=5.0,
+    open_count=1500,
+    candidates=500,
+    overlap=True,
+    relative=False,
+    unigrams=None,
+    vocabulary=0,
+):
     """Score of each document, by loops over documents, n-grams and places."""
     total = sum(map(len, corpus))
     documents = {}
@@ -57,8 +71,12 @@ def brute(corpus, ids, ngrams, logp, *, alpha=2.0, beta=0.8, smoothing=5.0, open
                 score[d] += weights[n] * (1 - beta + beta * new) * share
                 cover[d] |= set(n)
         for t, w in singles.items():
-            free = {d: sum(corpus[c][p] == t and (c, p) not in taken[d] for c in documents[d]
-                           for p in range(len(corpus[c]))) for d in among}  # fmt: skip
+            free = {
+                d: sum(
+                    corpus[c][p] == t and (c, p) not in taken[d] for c in documents[d] for p in range(len(corpus[c]))
+                )
+                for d in among
+            }
             highest = max((f / length[d] for d, f in free.items()), default=1)
             for d, f in free.items():
                 if f:
@@ -84,8 +102,17 @@ corpora = st.lists(st.lists(token, min_size=1, max_size=8), min_size=1, max_size
 several = st.lists(st.tuples(st.lists(token, min_size=1, max_size=3), st.floats(-6, -0.01)), min_size=1, max_size=10)
 
 
-@given(corpora, several, st.integers(1, 4), st.sampled_from([1, 3, 1500]), st.booleans(), st.booleans(),
-       st.sampled_from([0.0, 0.8, 1.0]), st.booleans(), st.integers(0, 99))  # fmt: skip
+@given(
+    corpora,
+    several,
+    st.integers(1, 4),
+    st.sampled_from([1, 3, 1500]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0.0, 0.8, 1.0]),
+    st.booleans(),
+    st.integers(0, 99),
+)
 @settings(max_examples=300, deadline=None)
 def test_scores_are_those_of_loops(corpus, ngrams, n_documents, open_count, overlap, relative, beta, single, seed):
     rng = np.random.default_rng(seed)
@@ -103,8 +130,10 @@ def test_scores_are_those_of_loops(corpus, ngrams, n_documents, open_count, over
     assert [d.score for d in found] == sorted(got.values(), reverse=True)
     for d in found:
         np.testing.assert_allclose(sum(g for _, g in d.ngrams), d.score, rtol=1e-9)
-        assert all(any(tuple(c[p : p + len(n)]) == n for c, i in zip(corpus, ids) if i == d.id for p in range(len(c)))
-                   for n, _ in d.ngrams)  # fmt: skip
+        assert all(
+            any(tuple(c[p : p + len(n)]) == n for c, i in zip(corpus, ids) if i == d.id for p in range(len(c)))
+            for n, _ in d.ngrams
+        )
 
 
 def test_only_the_best_candidates_are_scored_by_all():
@@ -158,8 +187,10 @@ def test_illegal_settings_say_why():
 
 def test_levels_of_one_corpus():
     world = simulate_world(60, seed=2)
-    present = {i: [o for o in ("man", "dog", "pizza", "house") if any(o in c for c in several)]
-               for i, several in zip(world.ids.tolist(), world.captions)}  # fmt: skip
+    present = {
+        i: [o for o in ("man", "dog", "pizza", "house") if any(o in c for c in several)]
+        for i, several in zip(world.ids.tolist(), world.captions)
+    }
     corpus = CaptionCorpus.from_stimuli(
         world, {k: v for k, v in present.items() if v}, lambda text: text.split(" with ")
     )

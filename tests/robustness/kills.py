@@ -110,9 +110,13 @@ def one_kill(
         folder = Path(place) / "work"
         shutil.copytree(base, folder)
         process = subprocess.Popen(
-            command(scenario.arguments, kill), cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            command(scenario.arguments, kill),
+            cwd=folder,
+            env=environment(folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             process.wait(after)
         except subprocess.TimeoutExpired:
@@ -173,8 +177,13 @@ def main() -> None:
                     bad.append(f"    {f'at rename {kill}' if kill else f'after {after:.2f} s'}: {found[:4]}")
                     print(bad[-1], file=sys.stderr, flush=True)
             wrong += len(bad)
-            print(f"{name:<9} {seconds:6.1f} s, {renames:3d} renames, {len(kills):3d} kills ({early} before the end): "
-                  f"{len(bad)} with other files", *bad, sep="\n", flush=True)  # fmt: skip
+            print(
+                f"{name:<9} {seconds:6.1f} s, {renames:3d} renames, {len(kills):3d} kills ({early} before the end): "
+                f"{len(bad)} with other files",
+                *bad,
+                sep="\n",
+                flush=True,
+            )
     raise SystemExit(1 if wrong else 0)
 
 

@@ -144,8 +144,9 @@ def files(place: Path) -> Iterator[Case]:
 
                 def work(name: str = name, pattern: str = pattern, damage: Any = damage) -> None:
                     for earlier in known[name].before:
-                        shutil.copytree(place / "done" / earlier / known[earlier].out, known[earlier].out,
-                                        dirs_exist_ok=True)  # fmt: skip
+                        shutil.copytree(
+                            place / "done" / earlier / known[earlier].out, known[earlier].out, dirs_exist_ok=True
+                        )
                     found = sorted(Path().glob(pattern))
                     if not found:
                         raise RuntimeError(f"no {pattern}: the scenario is out of date")
@@ -173,9 +174,13 @@ def artefacts(place: Path) -> Iterator[Case]:
         ("data.load", done / "run" / "run-out" / "report" / "scores.nc", lambda p: data.load(p).load()),
     ]
     for label, source, opener in openers:
-        names = [source.name] if source.is_file() else sorted(
-            p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file() and "/." not in f"/{p}"
-        )  # fmt: skip
+        names = (
+            [source.name]
+            if source.is_file()
+            else sorted(
+                p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file() and "/." not in f"/{p}"
+            )
+        )
         for name in names[:6]:
             for kind in ("missing", "empty", "cut", "flipped", "a folder", "a device", "bytes"):
 
@@ -197,19 +202,70 @@ def artefacts(place: Path) -> Iterator[Case]:
 
 VALUES = ["-1", "0", "nan", "inf", "1e400", '"x"', "[]", "true", "99999999999999999999", "1979-05-27", '""', "{}"]
 SETTINGS = {
-    "run": ["seed", "evaluation.n_splits", "evaluation.permutations", "evaluation.q", "evaluation.scheme",
-            "encoder.cv", "encoder.alphas", "encoder.max_memory", "encoder.device", "encoder.scoring",
-            "features.model", "features.layer", "features.pooling", "captions.top", "captions.temperature",
-            "captions.bank", "data.zscore", "data.images", "title"],
-    "compare": ["seed", "grid.cv", "grid.validation", "grid.n_candidates", "grid.n_bootstraps", "grid.q", "grid.cells",
-                "grid.threads", "training.max_epochs", "training.lr", "readouts.linear", "features.right.file"],
-    "caption": ["seed", "stability.folds", "held_out.permutations", "held_out.share", "gate.q", "decoder.beams",
-                "decoder.top", "decoder.temperature", "projection.temperature", "decoder.max_length",
-                "data.options.n_voxels", "grounding.images"],
-    "pretrain": ["seed", "model.dim", "model.heads", "model.depth", "model.clusters", "pretrain.support",
-                 "pretrain.query", "pretrain.voxels", "pretrain.max_steps", "pretrain.lr", "pretrain.seed"],
+    "run": [
+        "seed",
+        "evaluation.n_splits",
+        "evaluation.permutations",
+        "evaluation.q",
+        "evaluation.scheme",
+        "encoder.cv",
+        "encoder.alphas",
+        "encoder.max_memory",
+        "encoder.device",
+        "encoder.scoring",
+        "features.model",
+        "features.layer",
+        "features.pooling",
+        "captions.top",
+        "captions.temperature",
+        "captions.bank",
+        "data.zscore",
+        "data.images",
+        "title",
+    ],
+    "compare": [
+        "seed",
+        "grid.cv",
+        "grid.validation",
+        "grid.n_candidates",
+        "grid.n_bootstraps",
+        "grid.q",
+        "grid.cells",
+        "grid.threads",
+        "training.max_epochs",
+        "training.lr",
+        "readouts.linear",
+        "features.right.file",
+    ],
+    "caption": [
+        "seed",
+        "stability.folds",
+        "held_out.permutations",
+        "held_out.share",
+        "gate.q",
+        "decoder.beams",
+        "decoder.top",
+        "decoder.temperature",
+        "projection.temperature",
+        "decoder.max_length",
+        "data.options.n_voxels",
+        "grounding.images",
+    ],
+    "pretrain": [
+        "seed",
+        "model.dim",
+        "model.heads",
+        "model.depth",
+        "model.clusters",
+        "pretrain.support",
+        "pretrain.query",
+        "pretrain.voxels",
+        "pretrain.max_steps",
+        "pretrain.lr",
+        "pretrain.seed",
+    ],
     "predict": ["predict.n_support", "predict.model", "predict.device", "predict.response_scale"],
-}  # fmt: skip
+}
 
 
 def settings(place: Path) -> Iterator[Case]:
@@ -222,17 +278,23 @@ def settings(place: Path) -> Iterator[Case]:
 
                 def work(name: str = name, key: str = key, value: str = value) -> None:
                     for earlier in known[name].before:
-                        shutil.copytree(place / "done" / earlier / known[earlier].out, known[earlier].out,
-                                        dirs_exist_ok=True)  # fmt: skip
+                        shutil.copytree(
+                            place / "done" / earlier / known[earlier].out, known[earlier].out, dirs_exist_ok=True
+                        )
                     cli(*known[name].arguments, "--set", f"{key}={value}")
 
                 yield Case("settings", f"{name}: {key}={value}", work)
     for text in ("", "=", "a", "a=", "data=1", "data.x.y=1", "seed.a=1", "tittle=x", "évaluation.q=1", "\0=1"):
         yield Case("settings", f"run: --set {text!r}", lambda text=text: cli("run", "my.toml", "--set", text))
     bad = {
-        "a number twice": "seed = 1\nseed = 2\n", "no TOML": "[data\n", "nothing": "", "a list of tables": "[[data]]\n",
-        "an unknown table": "[dada]\nx = 1\n", "a mark": "\ufeffseed = 1\n", "nesting": "a = " + "[" * 2000,
-    }  # fmt: skip
+        "a number twice": "seed = 1\nseed = 2\n",
+        "no TOML": "[data\n",
+        "nothing": "",
+        "a list of tables": "[[data]]\n",
+        "an unknown table": "[dada]\nx = 1\n",
+        "a mark": "\ufeffseed = 1\n",
+        "nesting": "a = " + "[" * 2000,
+    }
     for kind, text in bad.items():
         for command in ("run", "compare", "caption"):
 
@@ -337,15 +399,24 @@ def arrays(place: Path) -> Iterator[Case]:
     x, y = _pair()
     for label, function in _entries().items():
         takes_pairs = label.startswith("stats.") and label not in ("stats.ncsnr", "stats.rdm", "stats.fdr")
-        ours = [w for w in ("features", "responses")
-                if not (w == "features" and label in ("make_responses", "stats.ncsnr", "stats.rdm", "stats.fdr"))
-                and not (w == "responses" and label in ("make_features", "RidgeEncoder.predict"))]  # fmt: skip
+        ours = [
+            w
+            for w in ("features", "responses")
+            if not (w == "features" and label in ("make_responses", "stats.ncsnr", "stats.rdm", "stats.fdr"))
+            and not (w == "responses" and label in ("make_features", "RidgeEncoder.predict"))
+        ]
         for which in ours:
             for kinds, plain in ((_kinds(), True), (_broken(), False)):
                 for kind, turn in kinds.items():
 
-                    def work(function: Any = function, which: str = which, turn: Any = turn, plain: bool = plain,
-                             pair: bool = takes_pairs, label: str = label) -> Any:  # fmt: skip
+                    def work(
+                        function: Any = function,
+                        which: str = which,
+                        turn: Any = turn,
+                        plain: bool = plain,
+                        pair: bool = takes_pairs,
+                        label: str = label,
+                    ) -> Any:
                         first, second = (x[:, :3] if pair else x), y
                         if label == "stats.fdr":  # p-values: zeros and ones
                             second = (np.abs(y) > 4).astype(float)

@@ -110,12 +110,38 @@ model = "icl-out/finetune/anchored"
 n_support = 40
 """
 CAPTION = [
-    "caption", "--example", "world", "--set", "data.options.n_subjects=1", "--set", "data.options.n_train=200",
-    "--set", "data.options.n_test=30", "--set", "data.options.n_bank=200", "--set", "data.options.n_voxels=40",
-    "--set", "decoder.beams=2", "--set", "decoder.groups=2", "--set", "decoder.top=2", "--set", "stability.folds=2",
-    "--set", "stability.bootstraps=0", "--set", "stability.halves=0", "--set", "stability.null_voxels=5",
-    "--set", "stability.max_voxels=10", "--set", "held_out.permutations=50",
-]  # fmt: skip
+    "caption",
+    "--example",
+    "world",
+    "--set",
+    "data.options.n_subjects=1",
+    "--set",
+    "data.options.n_train=200",
+    "--set",
+    "data.options.n_test=30",
+    "--set",
+    "data.options.n_bank=200",
+    "--set",
+    "data.options.n_voxels=40",
+    "--set",
+    "decoder.beams=2",
+    "--set",
+    "decoder.groups=2",
+    "--set",
+    "decoder.top=2",
+    "--set",
+    "stability.folds=2",
+    "--set",
+    "stability.bootstraps=0",
+    "--set",
+    "stability.halves=0",
+    "--set",
+    "stability.null_voxels=5",
+    "--set",
+    "stability.max_voxels=10",
+    "--set",
+    "held_out.permutations=50",
+]
 
 
 @dataclass(frozen=True)

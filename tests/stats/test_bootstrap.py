@@ -210,9 +210,7 @@ def test_rois_of_normalised_scores():
     y, yhat = noisy(100, 4)
     ceiling = np.array([0.8, 0.9, 0.05, 1.0])
     share = lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")  # noqa: E731
-    found = bootstrap_rois(y, yhat, {"all": range(4)}, transform=share, statistic="mean", n_bootstraps=50)[
-        "all"
-    ]
+    found = bootstrap_rois(y, yhat, {"all": range(4)}, transform=share, statistic="mean", n_bootstraps=50)["all"]
     assert float(found.estimate) == pytest.approx(np.nanmean(share(score(y, yhat, "r"))))
     assert found.low < found.estimate < found.high
 
@@ -226,28 +224,34 @@ def test_memory_stays_bounded():
     assert peak < 10 * 2**20 < y.nbytes
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"metric": "corr"}, "unknown metric 'corr'"),
-    ({"n_bootstraps": 1}, "n_bootstraps=1"),
-    ({"confidence": 95}, "confidence=95"),
-    ({"interval": "percentiles"}, "did you mean 'percentile'"),
-    ({"groups": [0, 1]}, "one label for each of the 10"),
-    ({"groups": [0] * 10}, "got 1 group"),
-    ({"metric": lambda a, b: 1.0}, "must be one per voxel"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": "corr"}, "unknown metric 'corr'"),
+        ({"n_bootstraps": 1}, "n_bootstraps=1"),
+        ({"confidence": 95}, "confidence=95"),
+        ({"interval": "percentiles"}, "did you mean 'percentile'"),
+        ({"groups": [0, 1]}, "one label for each of the 10"),
+        ({"groups": [0] * 10}, "got 1 group"),
+        ({"metric": lambda a, b: 1.0}, "must be one per voxel"),
+    ],
+)
 def test_errors(settings, message):
     y, yhat = noisy(10, 2)
     with pytest.raises(ValueError, match=message):
         bootstrap(y, yhat, **settings)
 
 
-@pytest.mark.parametrize(("rois", "message"), [
-    ({}, "rois is empty"),
-    ({"V1": np.zeros(2, bool)}, "ROI 'V1' has no voxel"),
-    ({"V1": np.ones(3, bool)}, r"shape \(3,\); there are 2 voxels"),
-    ({"V1": [0, 2]}, "positions 0 to 2; legal: 0 to 1"),
-    ({"V1": [0.5]}, "boolean mask or a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rois", "message"),
+    [
+        ({}, "rois is empty"),
+        ({"V1": np.zeros(2, bool)}, "ROI 'V1' has no voxel"),
+        ({"V1": np.ones(3, bool)}, r"shape \(3,\); there are 2 voxels"),
+        ({"V1": [0, 2]}, "positions 0 to 2; legal: 0 to 1"),
+        ({"V1": [0.5]}, "boolean mask or a list"),
+    ],
+)
 def test_roi_errors(rois, message):
     y, yhat = noisy(10, 2)
     with pytest.raises(ValueError, match=message):

@@ -49,9 +49,7 @@ def test_ceiling_of_each_resample_by_a_loop(unit, total, weighting):
         picked = np.repeat(np.arange(80), c)
         rows = (3 * picked[:, None] + np.arange(3)).ravel()
         names = np.repeat(np.arange(80), 3)  # a stimulus drawn twice counts as two
-        samples.append(
-            ceiling_from_repeats(y[rows], names, unit=unit, total=total, weighting=weighting, n_repeats=3)
-        )
+        samples.append(ceiling_from_repeats(y[rows], names, unit=unit, total=total, weighting=weighting, n_repeats=3))
     np.testing.assert_allclose(found.standard_error, np.std(samples, axis=0, ddof=1), atol=1e-9)
     np.testing.assert_allclose(found.low, np.quantile(samples, 0.025, axis=0), atol=1e-9)
 
@@ -161,10 +159,12 @@ def test_subjects_with_missing_stimuli():
         (lambda: subject_ceiling(np.ones((1, 5, 2)), unit="r"), "at least 2"),
         (lambda: subject_ceiling(np.ones((2, 5, 2)), unit="rr"), "did you mean"),
         (lambda: bootstrap_ceiling(np.ones((4, 1)), [0, 1, 2, 3], unit="r"), "none of the 4 stimuli is repeated"),
-        (lambda: bootstrap_normalised(*[np.eye(4)] * 3, [0, 0, 1, 1], y_stimulus=[0, 0, 1, 2], total="empirical"),
-         "needs 4"),
+        (
+            lambda: bootstrap_normalised(*[np.eye(4)] * 3, [0, 0, 1, 1], y_stimulus=[0, 0, 1, 2], total="empirical"),
+            "needs 4",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -62,8 +62,10 @@ WIDE = pytest.mark.xfail(reason="shares of R2 of 30 stimuli: held .95 to .96, wi
 def test_shares_of_variance(n):
     """Two spaces that each hold a third, and nothing together."""
     a, b, e = np.random.default_rng(n).standard_normal((3, n, REPEATS))
-    drawn = {k: bootstrap_samples(a + b + e, v, metric="r2", n_bootstraps=199)
-             for k, v in {"a": a, "b": b, ("a", "b"): a + b}.items()}  # fmt: skip
+    drawn = {
+        k: bootstrap_samples(a + b + e, v, metric="r2", n_bootstraps=199)
+        for k, v in {"a": a, "b": b, ("a", "b"): a + b}.items()
+    }
     estimate, samples = (partition_variance({k: v[i] for k, v in drawn.items()}).parts for i in (0, 1))
     for part, truth in zip(estimate, (1 / 3, 1 / 3, 0.0)):
         low, high, _ = sample_interval(samples[part], estimate[part], n_units=n)
@@ -143,10 +145,18 @@ def test_differences_of_voxels(metric, n):
 @pytest.mark.parametrize(
     ("n", "n_voxels", "spread", "shared"),
     [
-        (15, 51, 0.0, 0.0), (30, 51, 0.0, 0.0), (400, 50, 0.0, 0.0), (400, 51, 0.0, 0.0), (300, 201, 0.0, 0.0),
-        (100, 51, 0.1, 0.0), (100, 51, 0.3, 0.0), (30, 8, 0.0, 0.0), (30, 51, 0.0, 0.3), (100, 51, 0.2, 0.5),
+        (15, 51, 0.0, 0.0),
+        (30, 51, 0.0, 0.0),
+        (400, 50, 0.0, 0.0),
+        (400, 51, 0.0, 0.0),
+        (300, 201, 0.0, 0.0),
+        (100, 51, 0.1, 0.0),
+        (100, 51, 0.3, 0.0),
+        (30, 8, 0.0, 0.0),
+        (30, 51, 0.0, 0.3),
+        (100, 51, 0.2, 0.5),
     ],
-)  # fmt: skip
+)
 def test_regions(statistic, n, n_voxels, spread, shared):
     found = []
     for seed in range(40):
@@ -176,9 +186,15 @@ def test_comparison(n_voxels):
 @pytest.mark.parametrize("statistic", ["median", "mean"])
 @pytest.mark.parametrize(
     ("over", "n_subjects", "between"),
-    [("stimuli", 4, 0.0), ("subjects", 4, 0.1), ("subjects", 12, 0.1), ("both", 4, 0.1), ("both", 12, 0.1),
-     pytest.param("both", 8, 0.0, marks=ENTRIES)],
-)  # fmt: skip
+    [
+        ("stimuli", 4, 0.0),
+        ("subjects", 4, 0.1),
+        ("subjects", 12, 0.1),
+        ("both", 4, 0.1),
+        ("both", 12, 0.1),
+        pytest.param("both", 8, 0.0, marks=ENTRIES),
+    ],
+)
 def test_subjects(statistic, over, n_subjects, between):
     found = []
     for seed in range(REPEATS):
@@ -240,8 +256,9 @@ def test_dissimilarities(over, n, m):
     truth = np.mean([compare_rdms(*world(np.random.default_rng(k), 300, 4), "pearson").mean() for k in range(10)])
     found = []
     for seed in range(REPEATS):
-        out, _ = bootstrap_rdms(*world(np.random.default_rng([seed, n]), n, m), over=over, method="pearson",
-                                n_bootstraps=199, seed=seed)  # fmt: skip
+        out, _ = bootstrap_rdms(
+            *world(np.random.default_rng([seed, n]), n, m), over=over, method="pearson", n_bootstraps=199, seed=seed
+        )
         found.append((out.low[0], out.high[0], out.estimate[0]))
     low, high, estimate = np.array(found).T
     judge([low], [high], [estimate], estimate.mean() if over == "subjects" else truth, n if over == "stimuli" else m)

@@ -150,9 +150,11 @@ def test_bootstrap_intervals_of_responses_that_are_not_normal(tails):
     rates = []
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
-        draw = (lambda rng=rng: rng.standard_t(3, (60, VOXELS))) if tails == "heavy" else (
-            lambda rng=rng: rng.exponential(size=(60, VOXELS))
-        )  # fmt: skip
+        draw = (
+            (lambda rng=rng: rng.standard_t(3, (60, VOXELS)))
+            if tails == "heavy"
+            else (lambda rng=rng: rng.exponential(size=(60, VOXELS)))
+        )
         rates.append(outside(bootstrap(draw(), draw(), n_bootstraps=999, seed=seed)))
     assert np.mean(rates) <= most(DRAWS * VOXELS)
 
@@ -186,10 +188,13 @@ def subjects_of(seed, n_subjects, kind):
     ("over", "kind", "n_subjects"),
     [
         *[("both", kind, n) for kind in ("noise", "subjects", "stimuli") for n in (3, 8)],
-        ("stimuli", "stimuli", 3), ("stimuli", "noise", 8), ("subjects", "subjects", 3), ("subjects", "noise", 5),
+        ("stimuli", "stimuli", 3),
+        ("stimuli", "noise", 8),
+        ("subjects", "subjects", 3),
+        ("subjects", "noise", 5),
         ("subjects", "subjects", 12),
     ],
-)  # fmt: skip
+)
 def test_bootstrap_of_subjects(over, kind, n_subjects):
     hits = 0
     for seed in range(N):
@@ -210,9 +215,15 @@ def test_normalised_scores_of_noise_cover_zero():
         single = np.repeat(signal, 3, axis=0) + rng.standard_normal((180, 30))
         y = single.reshape(60, 3, 30).mean(axis=1)
         found = bootstrap_normalised(
-            y, rng.standard_normal((60, 30)), single, np.repeat(np.arange(60), 3), y_stimulus=np.arange(60),
-            total="empirical", n_bootstraps=499, seed=seed,
-        )  # fmt: skip
+            y,
+            rng.standard_normal((60, 30)),
+            single,
+            np.repeat(np.arange(60), 3),
+            y_stimulus=np.arange(60),
+            total="empirical",
+            n_bootstraps=499,
+            seed=seed,
+        )
         rates.append(outside(found))
     assert np.mean(rates) <= most(N // 5 * 30)
 
@@ -225,9 +236,16 @@ def test_planted_ceilings_are_covered(method):
         rng = np.random.default_rng(seed)
         single = np.repeat(rng.standard_normal((60, 50)), 3, axis=0) + rng.standard_normal((180, 50))
         found = bootstrap_ceiling(
-            single, np.repeat(np.arange(60), 3), unit="r2", method=method, total="empirical", weighting="df",
-            n_splits=3, n_bootstraps=499, seed=seed,
-        )  # fmt: skip
+            single,
+            np.repeat(np.arange(60), 3),
+            unit="r2",
+            method=method,
+            total="empirical",
+            weighting="df",
+            n_splits=3,
+            n_bootstraps=499,
+            seed=seed,
+        )
         rates.append(outside(found, 0.75))
     assert np.mean(rates) <= most(N // 10 * 50)
 
@@ -246,9 +264,14 @@ def test_bootstrap_is_scipys():
     found = bootstrap(y, yhat, n_bootstraps=4000, interval="percentile")
     for v in range(2):
         expected = scipy.stats.bootstrap(
-            (y[:, v], yhat[:, v]), lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic, paired=True,
-            vectorized=True, n_resamples=4000, method="percentile", rng=np.random.default_rng(0),
-        )  # fmt: skip
+            (y[:, v], yhat[:, v]),
+            lambda a, b, axis=-1: scipy.stats.pearsonr(a, b, axis=axis).statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=4000,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
         assert found.standard_error[v] == pytest.approx(expected.standard_error, rel=0.06)
         assert found.low[v] == pytest.approx(expected.confidence_interval.low, abs=0.02)
 

@@ -58,10 +58,13 @@ def test_rate_of_false_discoveries_is_controlled():
     assert np.mean(power) > 0.5
 
 
-@pytest.mark.parametrize(("p", "method", "message"), [
-    ([0.1, 1.5, -3.0], "bh", r"2 of 3 p-values lie outside \[0, 1\] \(from -3 to 1.5\)"),
-    ([0.1], "bhh", "did you mean 'bh'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("p", "method", "message"),
+    [
+        ([0.1, 1.5, -3.0], "bh", r"2 of 3 p-values lie outside \[0, 1\] \(from -3 to 1.5\)"),
+        ([0.1], "bhh", "did you mean 'bh'"),
+    ],
+)
 def test_errors(p, method, message):
     with pytest.raises(ValueError, match=message):
         fdr(p, method=method)

@@ -66,9 +66,11 @@ def test_p_inverts_the_interval(n_units, confidence):
 @pytest.mark.parametrize("n", [3, 4, 5, 8])
 def test_few_units_are_at_least_students(n):
     """All resamples enumerated, 2000 voxels of noise: percentiles leave out 0 far too often, expanded ones do not."""
-    draws = np.array(list(itertools.product(range(n), repeat=n))) if n < 6 else np.random.default_rng(0).integers(
-        0, n, (2000, n)
-    )  # fmt: skip
+    draws = (
+        np.array(list(itertools.product(range(n), repeat=n)))
+        if n < 6
+        else np.random.default_rng(0).integers(0, n, (2000, n))
+    )
     weights = np.stack([(draws == k).sum(axis=1) for k in range(n)], axis=1) / n
     x = np.random.default_rng(n).standard_normal((n, 2000))
     samples = weights @ x
@@ -93,7 +95,7 @@ def test_degrees_of_freedom_of_two_kinds_of_units():
     np.testing.assert_allclose(both.degrees, [4, 4 / (1 / 4 + 1 / 100), 100])
     np.testing.assert_allclose(both.factor**2, [5 / 4, 2 / (4 / 5 + 100 / 101), 101 / 100])
     # Resamples that vary more than they should are brought back.
-    np.testing.assert_allclose(pooled_expansion(parts, 3 * drawn, 2 * drawn).factor**2, both.factor**2 * 2 / 3)
+    np.testing.assert_allclose(pooled_expansion(parts, 3 * drawn, 2 * drawn).factor ** 2, both.factor**2 * 2 / 3)
 
 
 def test_subjects_are_students_where_only_they_differ():

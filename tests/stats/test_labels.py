@@ -17,10 +17,13 @@ N, V = 24, 5
 
 def labelled(values, voxels=None, stimuli=None):
     return xr.DataArray(
-        values, dims=("stimulus", "voxel"),
-        coords={"stimulus": [f"s{k}" for k in range(N)] if stimuli is None else stimuli,
-                "voxel": np.arange(10, 10 + V) if voxels is None else voxels},
-    )  # fmt: skip
+        values,
+        dims=("stimulus", "voxel"),
+        coords={
+            "stimulus": [f"s{k}" for k in range(N)] if stimuli is None else stimuli,
+            "voxel": np.arange(10, 10 + V) if voxels is None else voxels,
+        },
+    )
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ CALLS = {
     "bootstrap_samples": lambda y, p: stats.bootstrap_samples(y, p, n_bootstraps=50)[1],
     "permutation_test": lambda y, p: stats.permutation_test(y, p, n_permutations=30).statistic,
     "paired_permutation_test": lambda y, p: stats.paired_permutation_test(y, p, y, n_permutations=30).difference,
-    "bootstrap_subjects": lambda y, p: stats.bootstrap_subjects(
-        {"a": (y, p), "b": (y, p)}, n_bootstraps=50, statistic=None
-    ).estimate,
+    "bootstrap_subjects": lambda y, p: (
+        stats.bootstrap_subjects({"a": (y, p), "b": (y, p)}, n_bootstraps=50, statistic=None).estimate
+    ),
 }
 
 
@@ -272,8 +275,10 @@ def test_squares_of_dissimilarities_are_matched_by_condition(name):
     expected = call(*squares) if name != "rdm_ceiling" else call(*map(stats.square_rdm, squares))
     for turned in (b.iloc[order, order], b.iloc[order], b.iloc[:, ::-1]):
         np.testing.assert_allclose(call(a, turned), expected, rtol=1e-9)
-    as_array = [xr.DataArray(x, dims=("condition", "other"), coords={"condition": x.index, "other": x.columns.values})
-                for x in (a, b.iloc[order, order])]  # fmt: skip
+    as_array = [
+        xr.DataArray(x, dims=("condition", "other"), coords={"condition": x.index, "other": x.columns.values})
+        for x in (a, b.iloc[order, order])
+    ]
     np.testing.assert_allclose(call(*as_array), expected, rtol=1e-9)
     with pytest.raises(NeuroencError, match="different condition labels"):
         call(a, b.rename(index={"c3": "x"}, columns={"c3": "x"}))

@@ -47,9 +47,12 @@ def test_is_scipys_permutation_test():
     y, a, b = pair(n=10, v=1, b=2.0)
     z = [(x - x.mean()) / x.std() for x in (a[:, 0], b[:, 0])]
     expected = scipy.stats.permutation_test(
-        z, lambda u, w: np.corrcoef(y[:, 0], u)[0, 1] - np.corrcoef(y[:, 0], w)[0, 1],
-        permutation_type="samples", n_resamples=np.inf, alternative="greater",
-    )  # fmt: skip
+        z,
+        lambda u, w: np.corrcoef(y[:, 0], u)[0, 1] - np.corrcoef(y[:, 0], w)[0, 1],
+        permutation_type="samples",
+        n_resamples=np.inf,
+        alternative="greater",
+    )
     found = paired_permutation_test(y, a, b, n_permutations=2000, alternative="greater")
     assert found.p[0] == pytest.approx(expected.pvalue)
 
@@ -95,9 +98,13 @@ def test_signs_are_scipys():
             assert found.exhaustive
             for k in range(4):
                 expected = scipy.stats.permutation_test(
-                    (x[:, k],), of, permutation_type="samples", n_resamples=np.inf, alternative=alternative,
+                    (x[:, k],),
+                    of,
+                    permutation_type="samples",
+                    n_resamples=np.inf,
+                    alternative=alternative,
                     vectorized=False,
-                )  # fmt: skip
+                )
                 assert found.p[k] == pytest.approx(expected.pvalue)
                 assert found.statistic[k] == pytest.approx(expected.statistic)
 

@@ -164,9 +164,7 @@ def test_both_ways_of_computing_see_the_same_arrangement(hole):
     rows = np.arange(48).reshape(8, 6)
     rng = np.random.default_rng(7)
     null = [float(score(y[rows[rng.permutation(8)].ravel()], yhat, "r")[0]) for _ in range(40)]
-    result = permutation_test(
-        y, yhat, mode="whole", blocks=np.repeat(np.arange(8), 6), n_permutations=40, seed=7
-    )
+    result = permutation_test(y, yhat, mode="whole", blocks=np.repeat(np.arange(8), 6), n_permutations=40, seed=7)
     np.testing.assert_allclose(result.null_max, null, rtol=1e-9)
 
 
@@ -176,9 +174,7 @@ def test_memory_budget_does_not_change_the_result(mode, metric):
     y, yhat = noisy(48, 30, seed=3, strength=0.3)
     blocks = None if mode == "samples" else np.repeat(np.arange(8), 6)
     a, b = (
-        permutation_test(
-            y, yhat, metric=metric, mode=mode, blocks=blocks, n_permutations=60, seed=5, max_memory=m
-        )
+        permutation_test(y, yhat, metric=metric, mode=mode, blocks=blocks, n_permutations=60, seed=5, max_memory=m)
         for m in (1, 10**8)
     )
     np.testing.assert_array_equal(a.p, b.p)
@@ -244,19 +240,22 @@ def test_few_arrangements_are_said():
         permutation_test(y, yhat, mode="whole", blocks=np.repeat([0, 1, 2], 4))
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"mode": "whole"}, "needs blocks"),
-    ({"mode": "whole", "blocks": [0] * 5 + [1] * 7}, "2 blocks have 5 to 7 samples"),
-    ({"mode": "whole", "blocks": [0] * 12}, "only one arrangement"),
-    ({"mode": "within", "blocks": range(12)}, "only one arrangement"),
-    ({"mode": "within", "blocks": [0, 1]}, "one label for each of the 12"),
-    ({"mode": "samples", "blocks": [0] * 12}, "ignores blocks"),
-    ({"mode": "block"}, "did you mean 'whole'"),
-    ({"mode": "within", "blocks": [np.nan] * 12}, "12 NaN labels"),
-    ({"metric": "r2", "alternative": "two-sided"}, "for metric='r' only"),
-    ({"n_permutations": 0}, "n_permutations=0"),
-    ({"metric": "rho"}, "unknown metric 'rho'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "whole"}, "needs blocks"),
+        ({"mode": "whole", "blocks": [0] * 5 + [1] * 7}, "2 blocks have 5 to 7 samples"),
+        ({"mode": "whole", "blocks": [0] * 12}, "only one arrangement"),
+        ({"mode": "within", "blocks": range(12)}, "only one arrangement"),
+        ({"mode": "within", "blocks": [0, 1]}, "one label for each of the 12"),
+        ({"mode": "samples", "blocks": [0] * 12}, "ignores blocks"),
+        ({"mode": "block"}, "did you mean 'whole'"),
+        ({"mode": "within", "blocks": [np.nan] * 12}, "12 NaN labels"),
+        ({"metric": "r2", "alternative": "two-sided"}, "for metric='r' only"),
+        ({"n_permutations": 0}, "n_permutations=0"),
+        ({"metric": "rho"}, "unknown metric 'rho'"),
+    ],
+)
 def test_errors(settings, message):
     y, yhat = noisy(12, 2)
     if "blocks" in settings:

@@ -12,8 +12,14 @@ from scipy.spatial.distance import pdist, squareform
 
 from neuroenc.stats import bootstrap_rdms, compare_rdms, rdm, rdm_ceiling, rdm_permutation_test, square_rdm
 
-NAMES = {"spearman": "spearman", "pearson": "corr", "cosine": "cosine", "kendall_tau_a": "tau-a",
-         "kendall_tau_b": "tau-b", "rho_a": "rho-a"}  # fmt: skip
+NAMES = {
+    "spearman": "spearman",
+    "pearson": "corr",
+    "cosine": "cosine",
+    "kendall_tau_a": "tau-a",
+    "kendall_tau_b": "tau-b",
+    "rho_a": "rho-a",
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +99,10 @@ def test_comparisons_by_hand():
             assert compare_rdms(a, b, "kendall_tau_a")[x, y] == pytest.approx(signs.mean())
             # rho_a: mean Spearman over all ways of breaking ties at random.
             rng = np.random.default_rng(0)
-            jitter = [np.corrcoef(*(np.argsort(np.argsort(z + 1e-6 * rng.random(n))) for z in (u, v)))[0, 1]
-                      for _ in range(2000)]  # fmt: skip
+            jitter = [
+                np.corrcoef(*(np.argsort(np.argsort(z + 1e-6 * rng.random(n))) for z in (u, v)))[0, 1]
+                for _ in range(2000)
+            ]
             assert compare_rdms(a, b, "rho_a")[x, y] == pytest.approx(np.mean(jitter), abs=4 * np.std(jitter) / 44)
 
 

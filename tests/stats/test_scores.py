@@ -101,9 +101,7 @@ def test_permuting_voxels_and_samples(pair, metric):
     y, yhat = pair
     rng = np.random.default_rng(1)
     v, i = rng.permutation(y.shape[1]), rng.permutation(len(y))
-    np.testing.assert_allclose(
-        score(y[i][:, v], yhat[i][:, v], metric), score(y, yhat, metric)[v], rtol=1e-10
-    )
+    np.testing.assert_allclose(score(y[i][:, v], yhat[i][:, v], metric), score(y, yhat, metric)[v], rtol=1e-10)
     np.testing.assert_allclose(score(-4 * y, -4 * yhat, metric), score(y, yhat, metric), rtol=1e-10)
 
 

@@ -43,8 +43,9 @@ def test_subjects_have_the_variance_of_a_mean():
 
 def test_both_by_a_loop_and_the_correction():
     data = study(4, second=True, spread=0.5)
-    found = bootstrap_subjects(data, over="both", metric="r2", statistic="mean", n_bootstraps=40, seed=1,
-                               interval="percentile")  # fmt: skip
+    found = bootstrap_subjects(
+        data, over="both", metric="r2", statistic="mean", n_bootstraps=40, seed=1, interval="percentile"
+    )
     rng = np.random.default_rng(1)
     stimuli = [np.repeat(np.arange(60), np.bincount(rng.integers(0, 60, 60), minlength=60)) for _ in range(40)]
     rng = np.random.default_rng([1, 1])
@@ -68,9 +69,11 @@ def test_ids_in_another_order_and_unequal_sets():
     for k, name in enumerate(data):
         order = np.random.default_rng(k).permutation(60)
         mixed[name], mixed_ids[name] = tuple(x[order] for x in data[name]), ids[name][order]
-    for found in (bootstrap_subjects(data, stimulus=ids, n_bootstraps=40),
-                  bootstrap_subjects(mixed, stimulus=mixed_ids, n_bootstraps=40, n_jobs=2, max_memory=50_000)):
-        np.testing.assert_allclose(found.standard_error, plain.standard_error, atol=1e-12)  # fmt: skip
+    for found in (
+        bootstrap_subjects(data, stimulus=ids, n_bootstraps=40),
+        bootstrap_subjects(mixed, stimulus=mixed_ids, n_bootstraps=40, n_jobs=2, max_memory=50_000),
+    ):
+        np.testing.assert_allclose(found.standard_error, plain.standard_error, atol=1e-12)
     short = {**data, "s2": tuple(x[:40] for x in data["s2"])}
     with pytest.raises(ValueError, match="different numbers of stimuli"):
         bootstrap_subjects(short)

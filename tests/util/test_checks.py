@@ -118,7 +118,7 @@ REFUSED = {
     "no resamples": lambda: list(encoders.resampled_rows([1, 2, 3], n_draws=0)),
     "percent for shares": lambda: stats.partition_variance({"a": [40.0], "b": [30.0], ("a", "b"): [50.0]}),
     "a curve without columns": lambda: report.plot_support_curves(pd.DataFrame({"x": [1]})),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

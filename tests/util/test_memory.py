@@ -9,9 +9,32 @@ from neuroenc._util.memory import parse_memory
 
 @pytest.mark.parametrize(
     "value",
-    ["1.2.3GB", "GB", "", "-1GB", "1 GB GB", "1e3", "nan", "inf", ".", "٣GB", "1,5GB", "0", 0, -1, True, float("nan"),
-     float("inf"), [1], b"1GB", "9" * 400, "0.5B", "1 XB", "1G"],
-)  # fmt: skip
+    [
+        "1.2.3GB",
+        "GB",
+        "",
+        "-1GB",
+        "1 GB GB",
+        "1e3",
+        "nan",
+        "inf",
+        ".",
+        "٣GB",
+        "1,5GB",
+        "0",
+        0,
+        -1,
+        True,
+        float("nan"),
+        float("inf"),
+        [1],
+        b"1GB",
+        "9" * 400,
+        "0.5B",
+        "1 XB",
+        "1G",
+    ],
+)
 def test_what_is_no_size_is_refused(value):
     with pytest.raises(ConfigError, match="max_memory"):
         parse_memory(value)

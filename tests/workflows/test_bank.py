@@ -124,8 +124,9 @@ def test_near_duplicates_by_cosine(scenes, tmp_path):
     assert 2 <= len(kept) < 41
     names = plain.ids[kept].tolist()
     for rows in (8, 64):
-        bank = build_bank(folder, tmp_path / f"near{rows}", near_duplicates=limit, shard_rows=rows, batch_size=8,
-                          progress=False)  # fmt: skip
+        bank = build_bank(
+            folder, tmp_path / f"near{rows}", near_duplicates=limit, shard_rows=rows, batch_size=8, progress=False
+        )
         assert bank.ids.tolist() == names
         left = bank.left_out().set_index("id")
         assert left.loc["70.jpg", "of"] == "07.png"
@@ -168,11 +169,24 @@ def test_csv_manifest(scenes, tmp_path):
 
 def start(scenes, out):
     code = "from neuroenc.cli import main; main()"
-    words = ["bank", "build", str(scenes), "--out", str(out), "--shard-rows", "4", "--batch-size", "4",
-             "--near-duplicates", "0.999", "--quiet"]  # fmt: skip
+    words = [
+        "bank",
+        "build",
+        str(scenes),
+        "--out",
+        str(out),
+        "--shard-rows",
+        "4",
+        "--batch-size",
+        "4",
+        "--near-duplicates",
+        "0.999",
+        "--quiet",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=environment)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def test_killed_and_resumed_is_as_if_uninterrupted(scenes, tmp_path):
@@ -306,7 +320,7 @@ def test_edited_tables_of_blocks_are_noticed(scenes, tmp_path):
 
 
 def test_odd_ids_come_back_and_run_in_no_spreadsheet(scenes, tmp_path):
-    ids = ["=1+1", "'=x", "-1.5", "+cmd|a", "@b", "'", "a\rb", "c,\"d", "\u00e9"]
+    ids = ["=1+1", "'=x", "-1.5", "+cmd|a", "@b", "'", "a\rb", 'c,"d', "\u00e9"]
     entries = [{"id": i, "file": str(scenes / f"{n:02d}.png")} for n, i in enumerate(ids)]
     (tmp_path / "m.json").write_text(json.dumps(entries))
     bank = build_bank(tmp_path / "m.json", tmp_path / "bank", progress=False)

@@ -26,10 +26,20 @@ from neuroenc.workflows._caption_inputs import Bank, load_bank_of
 from neuroenc.workflows._caption_truth import judge_planted, planted_summary
 
 SMALL = [
-    "data.options.n_subjects=2", "data.options.n_train=300", "data.options.n_test=40", "data.options.n_bank=300",
-    "data.options.n_voxels=60", "decoder.beams=2", "decoder.groups=2", "decoder.top=2", "stability.folds=2",
-    "stability.bootstraps=0", "stability.null_voxels=20", "stability.max_voxels=40", "held_out.permutations=200",
-]  # fmt: skip
+    "data.options.n_subjects=2",
+    "data.options.n_train=300",
+    "data.options.n_test=40",
+    "data.options.n_bank=300",
+    "data.options.n_voxels=60",
+    "decoder.beams=2",
+    "decoder.groups=2",
+    "decoder.top=2",
+    "stability.folds=2",
+    "stability.bootstraps=0",
+    "stability.null_voxels=20",
+    "stability.max_voxels=40",
+    "held_out.permutations=200",
+]
 
 
 class Counted(EmbeddingBank):
@@ -355,8 +365,16 @@ def test_captioner_without_scores_says_that_nothing_was_gated():
 def test_a_captioner_refuses_before_it_reads():
     rng = np.random.default_rng(0)
     bank, decoder = rng.standard_normal((5, 3)), RetrievalDecoder(["a", "b"], np.eye(3)[:2])
-    for settings in ({"temperature": 0}, {"temperature": np.nan}, {"temperature": True}, {"top": 0}, {"top": 1.5},
-                     {"n_evidence": -1}, {"n_evidence": "x"}, {"method": "softmaxx"}):  # fmt: skip
+    for settings in (
+        {"temperature": 0},
+        {"temperature": np.nan},
+        {"temperature": True},
+        {"top": 0},
+        {"top": 1.5},
+        {"n_evidence": -1},
+        {"n_evidence": "x"},
+        {"method": "softmaxx"},
+    ):
         with pytest.raises(ConfigError, match=r"legal|did you mean"):
             Captioner(bank, decoder, **settings)
     with pytest.raises(DataError, match="one image"):
@@ -415,15 +433,20 @@ def test_tables_have_intervals_that_hold_their_value():
 def test_judging_planted_voxels():
     truth = xr.Dataset(
         {
-            "family": ("voxel", ["face", "face", "", "place"]), "second_family": ("voxel", ["", "food", "", ""]),
-            "members": ("voxel", ["man", "woman", "", "house"]), "mixed": ("voxel", [False, True, False, False]),
+            "family": ("voxel", ["face", "face", "", "place"]),
+            "second_family": ("voxel", ["", "food", "", ""]),
+            "members": ("voxel", ["man", "woman", "", "house"]),
+            "mixed": ("voxel", [False, True, False, False]),
         },
         coords={"voxel": [0, 1, 2, 3]},
-    )  # fmt: skip
+    )
     captions = pd.DataFrame(
-        {"voxel": [0, 1, 1, 2, 3], "rank": [1, 1, 2, 1, 1],
-         "caption": ["a man", "a pizza", "a woman", "a dog", "a dog"]}
-    )  # fmt: skip
+        {
+            "voxel": [0, 1, 1, 2, 3],
+            "rank": [1, 1, 2, 1, 1],
+            "caption": ["a man", "a pizza", "a woman", "a dog", "a dog"],
+        }
+    )
     judged = judge_planted(captions, truth).set_index("voxel")
     assert judged["named_family"].to_dict() == {0: True, 1: True, 3: False}
     assert judged["named_member"].to_dict() == {0: True, 1: False, 3: False}

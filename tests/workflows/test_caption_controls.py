@@ -17,8 +17,9 @@ def planted(n=120, v=30, f=8, seed=0):
     return (
         xr.DataArray(s, dims=("stimulus", "feature")),
         xr.DataArray(y, dims=("stimulus", "voxel"), coords={"stimulus": ids}),
-        c, other,
-    )  # fmt: skip
+        c,
+        other,
+    )
 
 
 def test_captions_that_order_the_stimuli_pass_and_others_fail():

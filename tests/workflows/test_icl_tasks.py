@@ -57,7 +57,7 @@ def test_world_prior_helps_a_new_subject_and_not_a_stranger(world, strange):
         scores = {
             name: stats.explained_variance(new.Y_query.values, e.fit(*support).predict(new.X_query)).mean()
             for name, e in {"prior": EmpiricalBayesRidge(prior), "none": EmpiricalBayesRidge()}.items()
-        }  # fmt: skip
+        }
         return scores["prior"] - scores["none"]
 
     assert gain(world) > 0.02
@@ -103,18 +103,27 @@ def test_v4_leaves_an_animal_out(v4):
 def session(name, keys, maps, values):
     responses = make_responses(values, stimulus=[f"{name}-{k}" for k in keys], dim="stimulus")
     return tasks._V4Session(
-        name=name, animal=name[:2], keys=keys, maps=maps, map_shape=(maps.shape[1], 1, 1), responses=responses,
+        name=name,
+        animal=name[:2],
+        keys=keys,
+        maps=maps,
+        map_shape=(maps.shape[1], 1, 1),
+        responses=responses,
         noise_ceiling=None,
-    )  # fmt: skip
+    )
 
 
 def test_pictures_of_both_animals_leave_training_and_features_know_the_rest_only(monkeypatch):
     rng = np.random.default_rng(0)
     found = {
         "190923": session("WE-190923", [f"w{k}" for k in range(40)], rng.standard_normal((40, 12)), np.ones((40, 3))),
-        "201025": session("PE-201025", ["w3", "w7"] + [f"p{k}" for k in range(48)], rng.standard_normal((50, 12)),
-                          rng.standard_normal((50, 3))),
-    }  # fmt: skip
+        "201025": session(
+            "PE-201025",
+            ["w3", "w7"] + [f"p{k}" for k in range(48)],
+            rng.standard_normal((50, 12)),
+            rng.standard_normal((50, 3)),
+        ),
+    }
     monkeypatch.setattr(tasks, "_v4_session", lambda name, *_: found[name])
     made = v4_tasks(None, "PE", sessions=list(found), n_features=4, n_query=10)
     assert made.info["n_removed"] == 2

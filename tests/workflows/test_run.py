@@ -149,9 +149,10 @@ def test_a_test_set_by_name_and_repeats_give_a_ceiling(folder):
     rng = np.random.default_rng(3)
     responses = data.make_responses(
         Y[rows] + 0.3 * rng.standard_normal((len(rows), Y.shape[1])).astype("float32") + 4,
-        stimulus=ids[rows], session=np.arange(len(rows)) % 2,
+        stimulus=ids[rows],
+        session=np.arange(len(rows)) % 2,
         repeat=np.r_[np.zeros(N, int), np.ones(15, int), np.full(15, 2)],
-    )  # fmt: skip
+    )
     data.save(responses, folder / "responses.nc")
     (folder / "named.toml").write_text(
         f"""
@@ -405,11 +406,21 @@ def test_a_key_covers_labels_pictures_and_texts():
     pictures = np.zeros((2, 4, 4, 3), "uint8")
     shown = data.Stimuli(["a", "b"], pictures, captions=[["x"], ["y"]])
     things = [
-        y, y.assign_coords(stimulus=["b", "a"]), y.assign_coords(roi=("voxel", ["", "V1", ""])),
-        y.assign_attrs(affine=[1.0, 2.0]), y.astype("float32"), y.to_dataset(name="r"), y.values, [y.values, 1], None,
-        shown, data.Stimuli(["a", "b"], pictures + 1, captions=[["x"], ["y"]]), data.Stimuli(["a", "b"], pictures),
-        data.Stimuli(["a", "b"], pictures, captions=[["x"], ["z"]]), pd.DataFrame({"a": ["x"]}),
-    ]  # fmt: skip
+        y,
+        y.assign_coords(stimulus=["b", "a"]),
+        y.assign_coords(roi=("voxel", ["", "V1", ""])),
+        y.assign_attrs(affine=[1.0, 2.0]),
+        y.astype("float32"),
+        y.to_dataset(name="r"),
+        y.values,
+        [y.values, 1],
+        None,
+        shown,
+        data.Stimuli(["a", "b"], pictures + 1, captions=[["x"], ["y"]]),
+        data.Stimuli(["a", "b"], pictures),
+        data.Stimuli(["a", "b"], pictures, captions=[["x"], ["z"]]),
+        pd.DataFrame({"a": ["x"]}),
+    ]
     keys = [content_key(thing) for thing in things]
     assert len(set(keys)) == len(things)
     assert keys == [content_key(thing) for thing in things]

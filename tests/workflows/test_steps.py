@@ -23,9 +23,12 @@ def test_banks_of_one_size_and_name_differ_by_rows_ids_and_order(tmp_path):
     np.save(tmp_path / "two.npy", ROWS[::-1])
     ids = list("abcd")
     found = [
-        content_key(as_bank(ROWS)), content_key(as_bank(ROWS, ids)), content_key(as_bank(ROWS, ids[::-1])),
-        content_key(as_bank(ROWS + 1)), content_key(as_bank(tmp_path / "two.npy")),
-    ]  # fmt: skip
+        content_key(as_bank(ROWS)),
+        content_key(as_bank(ROWS, ids)),
+        content_key(as_bank(ROWS, ids[::-1])),
+        content_key(as_bank(ROWS + 1)),
+        content_key(as_bank(tmp_path / "two.npy")),
+    ]
     assert len(set(found)) == 5
     assert content_key(as_bank(tmp_path / "one.npy")) == found[0] == content_key(as_bank([ROWS[:1], ROWS[1:]]))
 
@@ -33,9 +36,11 @@ def test_banks_of_one_size_and_name_differ_by_rows_ids_and_order(tmp_path):
 def test_labels_attributes_captions_and_files_are_content(tmp_path):
     one = xr.Dataset({"r": ("voxel", [0.1, 0.2])}, coords={"voxel": [3, 4], "roi": ("voxel", ["V1", ""])})
     others = [
-        one.assign_coords(voxel=[4, 3]), one.assign_coords(roi=("voxel", ["V2", ""])), one.assign_attrs(space="MNI"),
+        one.assign_coords(voxel=[4, 3]),
+        one.assign_coords(roi=("voxel", ["V2", ""])),
+        one.assign_attrs(space="MNI"),
         one.assign(r=one["r"] + 1),
-    ]  # fmt: skip
+    ]
     assert all(content_key(x) != content_key(one) for x in others)
     assert content_key(one) == content_key(one.copy(deep=True))
     told = Stimuli(["a"], captions=[["a dog"]])

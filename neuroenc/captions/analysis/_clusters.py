@@ -213,9 +213,14 @@ def cluster_voxels(
     whole = xr.DataArray(full, dims="voxel", coords=coords, name="cluster")[keep]
     whole.attrs = {"k": number, "method": method, "roi": roi or ""}
     whole.attrs["provenance"] = provenance(
-        step="cluster_voxels", k=number, options=[int(o) for o in options], method=method, roi=roi,
-        n_components=n_components, seed=seed,
-    )  # fmt: skip
+        step="cluster_voxels",
+        k=number,
+        options=[int(o) for o in options],
+        method=method,
+        roi=roi,
+        n_components=n_components,
+        seed=seed,
+    )
     return VoxelClusters(whole, xr.DataArray(typical, dims="voxel", coords=coords, name="typicality")[keep], choices)
 
 

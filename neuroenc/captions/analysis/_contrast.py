@@ -158,7 +158,16 @@ def difference_captions(
         q = stats.fdr(p)
         at = np.argsort(-sign * score, kind="stable")[:n]
         frames.append(
-            pd.DataFrame({"group": name, "rank": np.arange(1, len(at) + 1), "caption": [captions[i] for i in at],
-                          "score": sign * score[at], "z": sign * z[at], "p": p[at], "q": q[at]})
-        )  # fmt: skip
+            pd.DataFrame(
+                {
+                    "group": name,
+                    "rank": np.arange(1, len(at) + 1),
+                    "caption": [captions[i] for i in at],
+                    "score": sign * score[at],
+                    "z": sign * z[at],
+                    "p": p[at],
+                    "q": q[at],
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)

@@ -228,10 +228,21 @@ def evaluate_images(
             low, high, _ = stats.sample_interval(drawn, mean, n_units=len(values), confidence=confidence)
             above = (mean - float(base.mean())) / spread
             summary.append((roi, made_for, kind, how, len(values), mean, float(low), float(high), above, percentile))
-            each.append(pd.DataFrame({"roi": roi, "made_for": made_for, "source": kind, "stimulus": ids,
-                                      "predicted": values}))  # fmt: skip
-    columns = ["roi", "made_for", "source", "selection", "n_images", "mean", "low", "high", "above_natural",
-               "percentile"]  # fmt: skip
+            each.append(
+                pd.DataFrame({"roi": roi, "made_for": made_for, "source": kind, "stimulus": ids, "predicted": values})
+            )
+    columns = [
+        "roi",
+        "made_for",
+        "source",
+        "selection",
+        "n_images",
+        "mean",
+        "low",
+        "high",
+        "above_natural",
+        "percentile",
+    ]
     return pd.DataFrame(summary, columns=columns), pd.concat(each, ignore_index=True)
 
 

@@ -224,8 +224,9 @@ def concept_maps(
     for column, name in enumerate(terms.names):
         share[names.index(name)] = counts[:, column] / np.bincount(voxel, minlength=len(first))
     coords = {c: ("voxel", v) for c, v in labels_of(first, VOXEL_LABELS).items()}
-    values = xr.DataArray(share, dims=("concept", "voxel"),
-                          coords={"concept": names, "voxel": first["voxel"].to_numpy(), **coords})  # fmt: skip
+    values = xr.DataArray(
+        share, dims=("concept", "voxel"), coords={"concept": names, "voxel": first["voxel"].to_numpy(), **coords}
+    )
     if like is not None:
         values = _spread(values, like)
     named = (values >= at_least) & (values > 0)

@@ -203,12 +203,18 @@ def separating_phrases(
         frames.append(
             pd.DataFrame(
                 {
-                    "group": name, "phrase": terms.names, "count": counts[g].astype(int), "share": counts[g] / sizes[g],
-                    "share_others": others / (sizes.sum() - sizes[g]), "log_odds": delta[g], "z": z[g], "p": p[g],
+                    "group": name,
+                    "phrase": terms.names,
+                    "count": counts[g].astype(int),
+                    "share": counts[g] / sizes[g],
+                    "share_others": others / (sizes.sum() - sizes[g]),
+                    "log_odds": delta[g],
+                    "z": z[g],
+                    "p": p[g],
                     "p_max": p_max[g],
                 }
             )
-        )  # fmt: skip
+        )
     out = pd.concat(frames, ignore_index=True)
     out.insert(8, "q", stats.fdr(out["p"]))
     out = out[out["z"] > 0]

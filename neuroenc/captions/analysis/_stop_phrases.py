@@ -9,11 +9,31 @@ __all__ = ["FUNCTION_WORDS", "STOP_LEMMAS", "STOP_PHRASES", "strip_phrases", "to
 
 #: Removed as phrases, before anything is counted, with an article before and "of" after them.
 STOP_PHRASES: tuple[str, ...] = (
-    "close up", "closeup", "close up view", "close up shot", "close up photo", "close up picture",
-    "close up image", "black and white photo", "black and white photograph", "black and white picture",
-    "photo", "photograph", "picture", "image", "view", "shot", "snapshot", "couple", "lot", "lots", "bunch",
-    "number", "variety", "pair",
-)  # fmt: skip
+    "close up",
+    "closeup",
+    "close up view",
+    "close up shot",
+    "close up photo",
+    "close up picture",
+    "close up image",
+    "black and white photo",
+    "black and white photograph",
+    "black and white picture",
+    "photo",
+    "photograph",
+    "picture",
+    "image",
+    "view",
+    "shot",
+    "snapshot",
+    "couple",
+    "lot",
+    "lots",
+    "bunch",
+    "number",
+    "variety",
+    "pair",
+)
 
 _LEMMAS = """
 photo photograph picture image view shot scene background foreground side top bottom front back middle left right

@@ -274,9 +274,7 @@ def structurize(
     )
 
 
-def _scope(
-    name: str, captions: pd.DataFrame, aspects: list[Aspect], engine: str | PhraseFinder | None
-) -> str:
+def _scope(name: str, captions: pd.DataFrame, aspects: list[Aspect], engine: str | PhraseFinder | None) -> str:
     texts = captions["caption"].tolist()
     common: list[str] = []
     for phrase in _commonest(texts, engine):

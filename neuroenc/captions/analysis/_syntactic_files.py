@@ -20,9 +20,21 @@ __all__ = ["load", "save"]
 _FORMAT = 1
 _FILES = ("*.json", "*.safetensors", "README.md")
 _SETTINGS = (
-    "dim", "layers", "heads", "parser_layers", "parser_width", "dropout", "pattern", "min_count", "max_vocabulary",
-    "max_length", "function_words", "max_words", "head", "seed",
-)  # fmt: skip
+    "dim",
+    "layers",
+    "heads",
+    "parser_layers",
+    "parser_width",
+    "dropout",
+    "pattern",
+    "min_count",
+    "max_vocabulary",
+    "max_length",
+    "function_words",
+    "max_words",
+    "head",
+    "seed",
+)
 
 
 def save(parser: SyntacticDistanceParser, folder: str | os.PathLike[str]) -> Path:

@@ -174,9 +174,12 @@ class SyntacticDistanceParser:
         if parser_width < 1 or parser_width % 2 == 0:
             raise ConfigError(f"parser_width={parser_width}; legal: an odd number, so that a word is in the middle.")
         sizes = {
-            "layers": layers, "parser_layers": parser_layers, "min_count": min_count,
-            "max_vocabulary": max_vocabulary, "max_words": max_words,
-        }  # fmt: skip
+            "layers": layers,
+            "parser_layers": parser_layers,
+            "min_count": min_count,
+            "max_vocabulary": max_vocabulary,
+            "max_words": max_words,
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise ConfigError(f"{name}={value} is not legal; legal: 1 or more.")
@@ -217,10 +220,16 @@ class SyntacticDistanceParser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return StructuredLM(
-                len(self._vocabulary), max_length=self.max_length, dim=self.dim, layers=self.layers, heads=self.heads,
-                parser_layers=self.parser_layers, parser_width=self.parser_width, dropout=self.dropout,
+                len(self._vocabulary),
+                max_length=self.max_length,
+                dim=self.dim,
+                layers=self.layers,
+                heads=self.heads,
+                parser_layers=self.parser_layers,
+                parser_width=self.parser_width,
+                dropout=self.dropout,
                 structured=structured,
-            ).to(self.device)  # fmt: skip
+            ).to(self.device)
 
     def _rows(self, captions: Sequence[str]) -> list[list[int]]:
         texts = [words_of(t, self._pattern) for t in captions]
@@ -285,13 +294,23 @@ class SyntacticDistanceParser:
         rows = [self._vocabulary.encode(t[: self.max_length]) for t in texts if len(t) > 1]
         net = self._start(structured)
         told = train_masked(
-            net, rows, steps=steps, batch_size=batch_size, lr=lr, mask_share=mask_share, minutes=minutes,
-            seed=self.seed, show=progress,
-        )  # fmt: skip
+            net,
+            rows,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            mask_share=mask_share,
+            minutes=minutes,
+            seed=self.seed,
+            show=progress,
+        )
         self._net = net
         self.training_ = {
-            **told, "n_captions": len(texts), "n_words": len(self._vocabulary.words), "mask_share": mask_share,
-        }  # fmt: skip
+            **told,
+            "n_captions": len(texts),
+            "n_words": len(self._vocabulary.words),
+            "mask_share": mask_share,
+        }
         return self
 
     def _fitted(self, parses: bool = True) -> StructuredLM:

@@ -41,9 +41,7 @@ def hide(tokens: Tensor, share: float, generator: torch.Generator) -> tuple[Tens
     return tokens.masked_fill(hidden, MASK), hidden
 
 
-def masked_perplexity(
-    net: StructuredLM, rows: Sequence[Sequence[int]], *, share: float, seed: int = 0
-) -> float:
+def masked_perplexity(net: StructuredLM, rows: Sequence[Sequence[int]], *, share: float, seed: int = 0) -> float:
     r""":math:`\exp` of the mean cross-entropy (nats) of hidden words; which are hidden depends on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
     device = net.bias.device

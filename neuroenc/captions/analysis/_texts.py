@@ -18,8 +18,13 @@ EmbedText = Callable[[list[str]], Any] | Any
 
 #: Prompts around a noun with its article; the mean over them says less of the words around it.
 TEMPLATES: tuple[str, ...] = (
-    "a photo of {}.", "a picture of {}.", "an image of {}.", "a close up photo of {}.", "{}", "there is {}.",
-)  # fmt: skip
+    "a photo of {}.",
+    "a picture of {}.",
+    "an image of {}.",
+    "a close up photo of {}.",
+    "{}",
+    "there is {}.",
+)
 
 _MASS = "food text writing people lettering graffiti water clothing furniture meat bread rice fruit"
 _BARE = frozenset(_MASS.split())

@@ -131,8 +131,15 @@ def search_voxels(
     for i, text in enumerate(asked):
         value = {"z": z, "percentile": percentile, "predicted": predicted}[by][i]
         order = rows[np.argsort(-np.nan_to_num(value[rows], nan=-np.inf), kind="stable")][:top]
-        frame = pd.DataFrame({"text": text, "rank": np.arange(1, len(order) + 1),
-                              "voxel": labelled["voxel"].values[order], "predicted": predicted[i, order],
-                              "percentile": percentile[i, order], "z": z[i, order]})  # fmt: skip
+        frame = pd.DataFrame(
+            {
+                "text": text,
+                "rank": np.arange(1, len(order) + 1),
+                "voxel": labelled["voxel"].values[order],
+                "predicted": predicted[i, order],
+                "percentile": percentile[i, order],
+                "z": z[i, order],
+            }
+        )
         frames.append(pd.concat([frame, voxel_labels(labelled, order)], axis=1))
     return pd.concat(frames, ignore_index=True)

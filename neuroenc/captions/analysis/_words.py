@@ -114,8 +114,10 @@ def words(
     for part in wanted:
         if part not in PARTS:
             raise ConfigError(unknown_name("part", part, PARTS))
-    for name, value, legal in (("test", test, ("fisher", "permutation", "none")),
-                               ("parser", parser, ("auto", "spacy", "none"))):  # fmt: skip
+    for name, value, legal in (
+        ("test", test, ("fisher", "permutation", "none")),
+        ("parser", parser, ("auto", "spacy", "none")),
+    ):
         if value not in legal:
             raise ConfigError(unknown_name(name, value, legal))
     captions = check_captions(captions, max_rank)

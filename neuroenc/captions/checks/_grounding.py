@@ -156,9 +156,18 @@ class GroundingChecker:
         rng = np.random.default_rng([seed, 0])
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
         self.bank = PhraseBank(
-            told, embed_text, random_ids, other_ids=[b for b in best if told.get(b)], engine=self.engine, stop=stop,
-            template=template, n_random=n_random, similar=similar, text_direction=text_direction, seed=seed,
-        )  # fmt: skip
+            told,
+            embed_text,
+            random_ids,
+            other_ids=[b for b in best if told.get(b)],
+            engine=self.engine,
+            stop=stop,
+            template=template,
+            n_random=n_random,
+            similar=similar,
+            text_direction=text_direction,
+            seed=seed,
+        )
         by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
         direction = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
         vectors: dict[str, np.ndarray] = {}
@@ -176,14 +185,26 @@ class GroundingChecker:
         if verifiers is None:
             verifiers = {
                 "images": ImageVerifier(
-                    evidence, self.voxels.tolist(), self.bank, images=vectors, random_images=random_images,
-                    image_direction=direction, mode=images, alpha=alpha, threshold=threshold, max_memory=max_memory,
+                    evidence,
+                    self.voxels.tolist(),
+                    self.bank,
+                    images=vectors,
+                    random_images=random_images,
+                    image_direction=direction,
+                    mode=images,
+                    alpha=alpha,
+                    threshold=threshold,
+                    max_memory=max_memory,
                 ),
                 "weights": WeightVerifier(
-                    weights, self.bank, image_direction=direction if centre else None, threshold=threshold,
-                    scale=scale, max_memory=max_memory,
+                    weights,
+                    self.bank,
+                    image_direction=direction if centre else None,
+                    threshold=threshold,
+                    scale=scale,
+                    max_memory=max_memory,
                 ),
-            }  # fmt: skip
+            }
         self.verifiers = dict(verifiers)
         #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.
         self._answers = np.arange(len(self.voxels))

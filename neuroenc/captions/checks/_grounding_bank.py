@@ -241,9 +241,7 @@ class ImageSums:
         return BankImages(self._total / self._n, self._norms / self._n, self._found, self._random)
 
 
-def read_images(
-    bank: Any, wanted: Iterable[str], n_images: int, seed: int, max_memory: str | int | None
-) -> BankImages:
+def read_images(bank: Any, wanted: Iterable[str], n_images: int, seed: int, max_memory: str | int | None) -> BankImages:
     """Mean direction and mean norm of a bank, embeddings of wanted and of random images, in one pass."""
     images = as_bank(bank)
     found = ImageSums(images.n, n_images, seed, wanted)

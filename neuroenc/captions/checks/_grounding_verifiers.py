@@ -35,9 +35,14 @@ class Verifier(Protocol):
 
 
 def percentiles(
-    rows: np.ndarray, at: np.ndarray, phrases: np.ndarray, vectors: np.ndarray, pool: np.ndarray,
-    matched: Sequence[np.ndarray], max_memory: str | int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    rows: np.ndarray,
+    at: np.ndarray,
+    phrases: np.ndarray,
+    vectors: np.ndarray,
+    pool: np.ndarray,
+    matched: Sequence[np.ndarray],
+    max_memory: str | int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Inner product of row ``at[k]`` with vector ``phrases[k]``, and its percentile among those with matched vectors.
 
     ``matched[p]`` are rows of ``pool`` with which phrase p is compared; ties count half.
@@ -71,9 +76,15 @@ class WeightVerifier:
     numbers = ("predicted", "percentile")
 
     def __init__(
-        self, weights: Weights, bank: PhraseBank, *, image_direction: np.ndarray | None, threshold: float = 0.9,
-        scale: float = 1.0, max_memory: str | int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        weights: Weights,
+        bank: PhraseBank,
+        *,
+        image_direction: np.ndarray | None,
+        threshold: float = 0.9,
+        scale: float = 1.0,
+        max_memory: str | int | None = None,
+    ) -> None:
         if not 0 < threshold < 1:
             raise ConfigError(f"threshold={threshold!r} is not legal; it is a percentile between 0 and 1.")
         self.weights, self.bank, self.threshold = weights.matrix(), bank, float(threshold)
@@ -121,11 +132,19 @@ class ImageVerifier:
     numbers = ("in_images", "in_random_images")
 
     def __init__(
-        self, evidence: pd.DataFrame, voxels: Sequence[Any], bank: PhraseBank, *,
-        images: Mapping[str, np.ndarray] | None = None, random_images: Sequence[str] = (),
-        image_direction: np.ndarray | None = None, mode: str = "auto", alpha: float = 0.05, threshold: float = 0.9,
+        self,
+        evidence: pd.DataFrame,
+        voxels: Sequence[Any],
+        bank: PhraseBank,
+        *,
+        images: Mapping[str, np.ndarray] | None = None,
+        random_images: Sequence[str] = (),
+        image_direction: np.ndarray | None = None,
+        mode: str = "auto",
+        alpha: float = 0.05,
+        threshold: float = 0.9,
         max_memory: str | int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha={alpha!r} is not legal; it is a rate of false positives between 0 and 1.")
         self.bank, self.alpha, self.threshold, self.max_memory = bank, float(alpha), float(threshold), max_memory

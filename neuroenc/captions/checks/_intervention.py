@@ -202,9 +202,14 @@ class GroundedRescore:
     """
 
     def __init__(
-        self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], *, penalty: float = 1.0,
+        self,
+        checker: GroundingChecker,
+        decoder: PrefixDecoder,
+        voxels: Sequence[Any],
+        *,
+        penalty: float = 1.0,
         engine: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not penalty >= 0:
             raise ConfigError(f"penalty={penalty!r} is not legal; it must be at least 0.")
         self.reader = _Reader(checker, decoder, list(voxels), engine or checker.engine)
@@ -398,10 +403,15 @@ def grounded_decode(
             fewest = min(n for n, _ in flagged[item])
             chosen[item] = ranked([c for n, c in flagged[item] if n == fewest], 1)
     frame = caption_frame(
-        projection, np.array(rows, dtype=np.int64), [chosen[i] for i in rows],
-        decoder.with_options(constraint=constraint)._origin, coef, intercept, decoder.embed_text,
+        projection,
+        np.array(rows, dtype=np.int64),
+        [chosen[i] for i in rows],
+        decoder.with_options(constraint=constraint)._origin,
+        coef,
+        intercept,
+        decoder.embed_text,
         decoder.text_direction,
-    )  # fmt: skip
+    )
     checked = checker.check(frame)
     wrong_voxels = set(checked.captions.loc[checked.captions["n_unsupported"] > 0, "voxel"])
     names = projection["voxel"].values[rows]

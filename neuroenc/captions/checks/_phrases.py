@@ -212,7 +212,8 @@ def find_phrases(
     [['red cat', 15, 'cat'], ['grass', 30, 'grass']]
     """
     rows = [
-        (k, p.text, p.start, p.end, p.head) for k, several in enumerate(phrases_of(captions, engine, stop))
+        (k, p.text, p.start, p.end, p.head)
+        for k, several in enumerate(phrases_of(captions, engine, stop))
         for p in several
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["caption", "phrase", "start", "end", "head"])

@@ -252,9 +252,11 @@ def train_preferences(
         contexts = [pairs[k].context for k in part]
         # In one pass, so that dropout, if there is any, is alike.
         both = segment_logp(
-            decoder, torch.cat([inputs, inputs]), contexts * 2,
+            decoder,
+            torch.cat([inputs, inputs]),
+            contexts * 2,
             [*(pairs[k].preferred for k in part), *(pairs[k].rejected for k in part)],
-        )  # fmt: skip
+        )
         return both[: len(part)], both[len(part) :]
 
     def all_of_them() -> tuple[Tensor, Tensor]:

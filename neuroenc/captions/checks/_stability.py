@@ -53,9 +53,15 @@ def stability_jobs(
 
 
 def score_stability(
-    voxels: Any, told: Sequence[tuple[str, bool, Sequence[str]]], embed_text: Callable[[list[str]], Any], *,
-    text_direction: Any = None, n_shuffles: int = 100, seed: int = 0, of_voxels: int | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    voxels: Any,
+    told: Sequence[tuple[str, bool, Sequence[str]]],
+    embed_text: Callable[[list[str]], Any],
+    *,
+    text_direction: Any = None,
+    n_shuffles: int = 100,
+    seed: int = 0,
+    of_voxels: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Agreement of captions, from those of each job: ``(kind, null, captions)``. See :func:`caption_stability`."""
     table: dict[str, Any] = {"voxel": np.asarray(voxels)}
     rows = []
@@ -72,12 +78,19 @@ def score_stability(
         low, high, _ = stats.sample_interval(draws, agreement.mean(), n_units=n)
         rows.append(
             {
-                "kind": kind, "n_variants": len(texts), "n_voxels": n, "of_voxels": of_voxels or n,
-                "mean": info["mean"], "low": float(low), "high": float(high),
-                "shuffled_voxels": info["mean_shuffled"], "shuffled_weights": float(chance.mean()),
-                "same": float(same.mean()), "p": info["p"],
+                "kind": kind,
+                "n_variants": len(texts),
+                "n_voxels": n,
+                "of_voxels": of_voxels or n,
+                "mean": info["mean"],
+                "low": float(low),
+                "high": float(high),
+                "shuffled_voxels": info["mean_shuffled"],
+                "shuffled_weights": float(chance.mean()),
+                "same": float(same.mean()),
+                "p": info["p"],
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(table), pd.DataFrame(rows)
 
 
@@ -170,9 +183,14 @@ def caption_stability(
             told.append((job.kind, job.null, _captions(decode, job.weights, job.bank)))
             bar.update(1)
     return score_stability(
-        known[chosen], told, embed_text, text_direction=text_direction, n_shuffles=n_shuffles, seed=seed,
+        known[chosen],
+        told,
+        embed_text,
+        text_direction=text_direction,
+        n_shuffles=n_shuffles,
+        seed=seed,
         of_voxels=len(known),
-    )  # fmt: skip
+    )
 
 
 def _strata(coef: xr.DataArray) -> list[str]:
@@ -199,9 +217,7 @@ def _captions(decode: Callable[[Any, Any], Sequence[str]], coef: Any, bank: Any)
     return found
 
 
-def _vectors(
-    texts: Sequence[Sequence[str]], embed_text: Callable[[list[str]], Any], text_direction: Any
-) -> np.ndarray:
+def _vectors(texts: Sequence[Sequence[str]], embed_text: Callable[[list[str]], Any], text_direction: Any) -> np.ndarray:
     different = list(dict.fromkeys(t for several in texts for t in several))
     vectors = np.asarray(embed_text(different), dtype=np.float64)
     if text_direction is not None:

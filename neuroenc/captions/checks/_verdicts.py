@@ -66,7 +66,7 @@ def with_verdicts(name: str, table: pd.DataFrame) -> pd.DataFrame:
                 "above x", "below chance"
             )
             for row in rows
-        ]  # fmt: skip
+        ]
     elif len(table) == 2 and table.iloc[:, 0].tolist() == ["fitted weights", "shuffled weights"]:
         said = _of_pair(name, rows)
     return table if said is None else table.drop(columns="verdict", errors="ignore").assign(verdict=said)

@@ -38,8 +38,10 @@ def bleu_counts(captions: Sequence[str], references: References) -> np.ndarray:
     """
     _check(captions, references)
     metric = require("sacrebleu", "offline").metrics.BLEU(lowercase=True, effective_order=True)
-    scores = [metric.sentence_score(c.rstrip(" ."), [r.rstrip(" .") for r in several])
-              for c, several in zip(captions, references)]  # fmt: skip
+    scores = [
+        metric.sentence_score(c.rstrip(" ."), [r.rstrip(" .") for r in several])
+        for c, several in zip(captions, references)
+    ]
     return np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], dtype=np.int64)
 
 
@@ -91,8 +93,12 @@ def chrf(captions: Sequence[str], references: References) -> np.ndarray:
     """
     _check(captions, references)
     metric = require("sacrebleu", "offline").metrics.CHRF(lowercase=True)
-    return np.array([metric.sentence_score(c.rstrip(" ."), [r.rstrip(" .") for r in several]).score
-                     for c, several in zip(captions, references)])  # fmt: skip
+    return np.array(
+        [
+            metric.sentence_score(c.rstrip(" ."), [r.rstrip(" .") for r in several]).score
+            for c, several in zip(captions, references)
+        ]
+    )
 
 
 # Tokens of the Penn treebank, as Stanford's tokeniser finds them in captions: words with their hyphens, inner stops and
@@ -109,11 +115,21 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_JOINED = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "gimme": ("gim", "me"),
-           "lemme": ("lem", "me"), "wanna": ("wan", "na"),
-           # Brackets are words there: their lower-case names are not on its list of marks.
-           "(": ("-lrb-",), ")": ("-rrb-",), "[": ("-lsb-",), "]": ("-rsb-",), "{": ("-lcb-",),
-           "}": ("-rcb-",)}  # fmt: skip
+_JOINED = {
+    "cannot": ("can", "not"),
+    "gonna": ("gon", "na"),
+    "gotta": ("got", "ta"),
+    "gimme": ("gim", "me"),
+    "lemme": ("lem", "me"),
+    "wanna": ("wan", "na"),
+    # Brackets are words there: their lower-case names are not on its list of marks.
+    "(": ("-lrb-",),
+    ")": ("-rrb-",),
+    "[": ("-lsb-",),
+    "]": ("-rsb-",),
+    "{": ("-lcb-",),
+    "}": ("-rcb-",),
+}
 _NO_WORDS = frozenset((*"\"'`.?!,:-;\u2019\u2018\u201c\u201d\u2026", "''", "``", "--", "..", "..."))
 
 
@@ -259,5 +275,9 @@ def sentence_similarity(
     vectors = np.asarray(embed(different), dtype=np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     place = {t: k for k, t in enumerate(different)}
-    return np.array([vectors[place[c]] @ vectors[[place[r] for r in several]].mean(axis=0)
-                     for c, several in zip(captions, references)])  # fmt: skip
+    return np.array(
+        [
+            vectors[place[c]] @ vectors[[place[r] for r in several]].mean(axis=0)
+            for c, several in zip(captions, references)
+        ]
+    )

@@ -69,9 +69,12 @@ def fill(beams: Beams, width: int) -> Beams:
     more = (0, width - beams.logp.shape[1])
     pad = torch.nn.functional.pad
     return Beams(
-        beams.items, pad(beams.tokens, (0, 0, *more), value=PAD), pad(beams.logp, more, value=-torch.inf),
-        pad(beams.lengths, more, value=1), pad(beams.done, more, value=True),
-    )  # fmt: skip
+        beams.items,
+        pad(beams.tokens, (0, 0, *more), value=PAD),
+        pad(beams.logp, more, value=-torch.inf),
+        pad(beams.lengths, more, value=1),
+        pad(beams.done, more, value=True),
+    )
 
 
 def seen(tokens: Tensor, vocabulary: int) -> Tensor:

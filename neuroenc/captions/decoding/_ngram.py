@@ -150,9 +150,12 @@ class CorpusConstraint:
         return self.index.phrases(y, limit)
 
     def trace(
-        self, captions: pd.DataFrame, encode: Callable[[str], Sequence[int]], text: Callable[[list[int]], str],
+        self,
+        captions: pd.DataFrame,
+        encode: Callable[[str], Sequence[int]],
+        text: Callable[[list[int]], str],
         limit: int = 5,
-    ) -> pd.DataFrame:  # fmt: skip
+    ) -> pd.DataFrame:
         """Where the phrases of a table of captions come from.
 
         Parameters

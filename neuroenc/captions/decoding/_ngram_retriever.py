@@ -259,9 +259,14 @@ class NGramRetriever:
     def _write(self, prefix: Any) -> list[tuple[list[tuple[int, ...]], np.ndarray]]:
         assert self.constraint is not None
         several = write_ngrams(
-            self.decoder, prefix, self.constraint, beams=self.beams, longest=self.longest, groups=self.groups,
+            self.decoder,
+            prefix,
+            self.constraint,
+            beams=self.beams,
+            longest=self.longest,
+            groups=self.groups,
             diversity_penalty=self.diversity_penalty,
-        )  # fmt: skip
+        )
         return list(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
 
     def _documents(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:

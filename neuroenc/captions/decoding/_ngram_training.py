@@ -127,9 +127,7 @@ def train_retriever(
         prompt = (prompts or {}).get(check_level(level), "")
         drawn = targets.draw(level, query, target, ngrams, importance, np.random.default_rng([seed, k]))
         texts[row].extend(prompt + text for text in drawn)
-    return train_prefix(
-        decoder, inputs, texts, source=source, prepared=True, append_stop=False, seed=seed, **training
-    )  # fmt: skip
+    return train_prefix(decoder, inputs, texts, source=source, prepared=True, append_stop=False, seed=seed, **training)
 
 
 class _Targets:

@@ -53,15 +53,27 @@ class _Collected:
 
 
 def write_ngrams(
-    decoder: Any, prefix: Tensor, constraint: CorpusConstraint, *, beams: int, longest: int, groups: int = 1,
+    decoder: Any,
+    prefix: Tensor,
+    constraint: CorpusConstraint,
+    *,
+    beams: int,
+    longest: int,
+    groups: int = 1,
     diversity_penalty: float = 0.5,
-) -> list[list[Ngram]]:  # fmt: skip
+) -> list[list[Ngram]]:
     """N-grams of the corpus among the beams of each item, at any step; sorted."""
     collected = _Collected(constraint, len(prefix))
     found = beam_search(
-        CausalStep(decoder.lm, prefix), stop=decoder.stop, beams=beams, max_length=longest, length_penalty=0.0,
-        groups=groups, diversity_penalty=diversity_penalty, constraint=collected,
-    )  # fmt: skip
+        CausalStep(decoder.lm, prefix),
+        stop=decoder.stop,
+        beams=beams,
+        max_length=longest,
+        length_penalty=0.0,
+        groups=groups,
+        diversity_penalty=diversity_penalty,
+        constraint=collected,
+    )
     for k in range(found.tokens.shape[1]):
         alive = torch.isfinite(found.logp[:, k])
         collected.keep(found.tokens[alive, k], torch.nonzero(alive)[:, 0])
@@ -73,9 +85,13 @@ def write_names(
 ) -> list[list[tuple[str, float]]]:
     r"""Ids of names and :math:`\log P(\mathrm{name} \mid q)`, the end of the name included, best first."""
     found = beam_search(
-        CausalStep(decoder.lm, prefix), stop=decoder.stop, beams=beams, max_length=longest, length_penalty=0.0,
+        CausalStep(decoder.lm, prefix),
+        stop=decoder.stop,
+        beams=beams,
+        max_length=longest,
+        length_penalty=0.0,
         constraint=trie,
-    )  # fmt: skip
+    )
     out: list[list[tuple[str, float]]] = []
     for item in range(len(prefix)):
         done = [k for k in range(found.tokens.shape[1]) if found.finished[item, k]]

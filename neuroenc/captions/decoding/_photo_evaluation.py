@@ -67,12 +67,14 @@ def _samples(folds: Sequence[tuple[list[str], list[list[str]]]], weights: np.nda
     out = np.zeros((len(weights), len(METRICS)))
     share = weights / weights.sum(axis=1, keepdims=True)
     for captions, references in folds:
-        items = np.stack([
-            chrf(captions, references),
-            cider(captions, references),
-            cider(captions, references, variant="plain"),
-            sentence_similarity(captions, references, embed),
-        ])  # fmt: skip
+        items = np.stack(
+            [
+                chrf(captions, references),
+                cider(captions, references),
+                cider(captions, references, variant="plain"),
+                sentence_similarity(captions, references, embed),
+            ]
+        )
         counts = weights @ bleu_counts(captions, references)
         out += np.column_stack([[bleu_of_counts(row) for row in counts], share @ items.T]) / len(folds)
     return out
@@ -136,8 +138,9 @@ def compare_captions(
 
     def rows(values: np.ndarray, **names: str) -> list[dict[str, Any]]:
         low, high, _ = stats.sample_interval(values[1:], values[0], n_units=n)
-        return [{**names, "metric": m, "value": values[0, j], "low": low[j], "high": high[j]}
-                for j, m in enumerate(METRICS)]  # fmt: skip
+        return [
+            {**names, "metric": m, "value": values[0, j], "low": low[j], "high": high[j]} for j, m in enumerate(METRICS)
+        ]
 
     scores = [r for name, values in samples.items() for r in rows(values, method=name)]
     differences = [

@@ -167,8 +167,18 @@ class PrefixDecoder:
             normalise``, a field of :class:`SearchSettings`, or ``without``: words that no caption may say
             (:class:`WordBan`, beside the constraint).
         """
-        own = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", "rerank", "batch_size",
-               "centre", "normalise")  # fmt: skip
+        own = (
+            "search",
+            "constraint",
+            "rescore",
+            "free_words",
+            "embed_text",
+            "text_direction",
+            "rerank",
+            "batch_size",
+            "centre",
+            "normalise",
+        )
         fields = self.search.as_dict()
         out = copy.copy(self)
         without = options.pop("without", None)
@@ -281,9 +291,7 @@ class PrefixDecoder:
             out.extend(ranked(captions, top) for captions in written)
         return out
 
-    def decode(
-        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
-    ) -> pd.DataFrame:
+    def decode(self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None) -> pd.DataFrame:
         """The ``top`` captions of each voxel; see :class:`Decoder`.
 
         Voxels without a projection (NaN) get no row. ``score`` is the average log-probability of a caption's

@@ -178,11 +178,19 @@ def _build(path: Path, record: dict[str, Any], lm: Any, tokenizer: Any, device: 
         model = lm
     mapping = dict(record["mapping"])
     decoder = PrefixDecoder(
-        model, tokenizer, mapping.pop("embedding_dim"), mapping=mapping.pop("kind"),
-        prefix_length=mapping.pop("prefix_length"), mapping_settings={k: v for k, v in mapping.items() if k != "width"},
-        normalise=record["normalise"], centre=record["centre"], source=record["source"], stop=record["stop"],
-        search=SearchSettings(**record["search"]), device=device,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        mapping.pop("embedding_dim"),
+        mapping=mapping.pop("kind"),
+        prefix_length=mapping.pop("prefix_length"),
+        mapping_settings={k: v for k, v in mapping.items() if k != "width"},
+        normalise=record["normalise"],
+        centre=record["centre"],
+        source=record["source"],
+        stop=record["stop"],
+        search=SearchSettings(**record["search"]),
+        device=device,
+    )
     _fill(decoder.mapping, {k[8:]: v for k, v in state.items() if k.startswith("mapping.")}, f"mapping of {path}")
     decoder.mean = state["mean"].numpy().astype(np.float64) if "mean" in state else None
     decoder.text_direction = state["text_direction"].numpy().astype(np.float64) if "text_direction" in state else None
@@ -253,11 +261,14 @@ def load_clipcap(
     vocabulary, width = gpt["transformer.wte.weight"].shape
     blocks = 1 + max(int(k.split(".")[2]) for k in gpt if k.startswith("transformer.h."))
     config = GPT2Config(
-        vocab_size=vocabulary, n_embd=width, n_layer=blocks, n_head=heads or max(1, width // 64),
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=blocks,
+        n_head=heads or max(1, width // 64),
         n_positions=len(gpt["transformer.wpe.weight"]),
         # The same function as GPT-2's own "gelu_new", in one kernel.
         activation_function="gelu_pytorch_tanh",
-    )  # fmt: skip
+    )
     settings: dict[str, Any] = {}
     if "prefix_const" in project:
         kind, length, dim = "transformer", len(project["prefix_const"]), project["linear.weight"].shape[1]
@@ -279,7 +290,14 @@ def load_clipcap(
     if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained("gpt2" if tokenizer is None else os.fspath(tokenizer))
     decoder = PrefixDecoder(
-        lm, tokenizer, dim, mapping=kind, prefix_length=length, mapping_settings=settings, device=device, stop=".",
-    )  # fmt: skip
+        lm,
+        tokenizer,
+        dim,
+        mapping=kind,
+        prefix_length=length,
+        mapping_settings=settings,
+        device=device,
+        stop=".",
+    )
     _fill(decoder.mapping, project, f"clip_project.* of {path}")
     return decoder.with_options(**options)

@@ -172,17 +172,45 @@ def train_prefix(
     rows, tokens = caption_pairs(captions, len(inputs), decoder.encode, decoder.room, stop, max_tokens)
     decoder.source = source
     run = _Run(
-        decoder, torch.from_numpy(inputs.astype(np.float32)), rows, tokens, noise=float(noise), train_lm=train_lm,
-        batch=batch_size, lr=lr, decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip, seed=seed,
-        total=epochs * math.ceil(len(rows) / batch_size), limit=None if minutes is None else 60.0 * minutes,
-    )  # fmt: skip
+        decoder,
+        torch.from_numpy(inputs.astype(np.float32)),
+        rows,
+        tokens,
+        noise=float(noise),
+        train_lm=train_lm,
+        batch=batch_size,
+        lr=lr,
+        decay=weight_decay,
+        warmup=warmup,
+        schedule=schedule,
+        clip=clip,
+        seed=seed,
+        total=epochs * math.ceil(len(rows) / batch_size),
+        limit=None if minutes is None else 60.0 * minutes,
+    )
     return run.run(checkpoint, checkpoint_every, progress)
 
 
 class _Run:
-    def __init__(self, decoder: PrefixDecoder, inputs: Tensor, rows: np.ndarray, tokens: list[list[int]], *,
-                 noise: float, train_lm: bool, batch: int, lr: float, decay: float, warmup: int, schedule: str,
-                 clip: float | None, seed: int, total: int, limit: float | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        decoder: PrefixDecoder,
+        inputs: Tensor,
+        rows: np.ndarray,
+        tokens: list[list[int]],
+        *,
+        noise: float,
+        train_lm: bool,
+        batch: int,
+        lr: float,
+        decay: float,
+        warmup: int,
+        schedule: str,
+        clip: float | None,
+        seed: int,
+        total: int,
+        limit: float | None,
+    ) -> None:
         self.decoder, self.inputs, self.rows, self.tokens = decoder, inputs, rows, tokens
         self.noise, self.batch, self.lr, self.warmup = noise, batch, lr, warmup
         self.schedule, self.clip, self.seed, self.total, self.limit = schedule, clip, seed, total, limit
@@ -194,12 +222,31 @@ class _Run:
         self.step, self.spent, self.losses = 0, 0.0, list[float]()
 
     def _key(self) -> str:
-        settings = {k: getattr(self, k) for k in ("noise", "batch", "lr", "decay", "warmup", "schedule", "clip", "seed",
-                                                  "total", "limit", "train_lm")}  # fmt: skip
+        settings = {
+            k: getattr(self, k)
+            for k in (
+                "noise",
+                "batch",
+                "lr",
+                "decay",
+                "warmup",
+                "schedule",
+                "clip",
+                "seed",
+                "total",
+                "limit",
+                "train_lm",
+            )
+        }
         flat = np.concatenate([np.array(t) for t in self.tokens])
         data = hash_array(self.inputs.numpy(), self.rows, flat)
-        return hash_json({**settings, "data": data, "start": hash_array(*[p.detach().cpu().float().numpy()
-                                                                          for p in self.parameters])})  # fmt: skip
+        return hash_json(
+            {
+                **settings,
+                "data": data,
+                "start": hash_array(*[p.detach().cpu().float().numpy() for p in self.parameters]),
+            }
+        )
 
     def run(self, folder: Any, every: int, show: bool) -> PrefixTraining:
         store = None

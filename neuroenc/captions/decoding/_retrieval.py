@@ -21,9 +21,7 @@ __all__ = ["Decoder", "RetrievalDecoder"]
 class Decoder(Protocol):
     """What turns the projection of voxels into captions: retrieval here, language models likewise."""
 
-    def decode(
-        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
-    ) -> pd.DataFrame:
+    def decode(self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None) -> pd.DataFrame:
         """Captions of each voxel.
 
         Parameters
@@ -118,9 +116,7 @@ class RetrievalDecoder:
         texts = check_texts(captions, "captions")
         vectors = np.asarray(embeddings, dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise DataError(
-                f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d)."
-            )
+            raise DataError(f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d).")
         if not texts:
             raise DataError("the caption bank holds 0 captions; at least one is needed.")
         names = [str(i) for i in range(len(texts))] if ids is None else [str(x) for x in ids]
@@ -147,9 +143,7 @@ class RetrievalDecoder:
         if self.centre and len(self.captions) < 2:
             raise ConfigError("centre=True needs at least two different captions. Next step: centre=False.")
         self._image = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
-        if self._image is not None and not (
-            self._image.shape == vectors.shape[1:] and np.isfinite(self._image).all()
-        ):
+        if self._image is not None and not (self._image.shape == vectors.shape[1:] and np.isfinite(self._image).all()):
             raise DataError(
                 f"image_direction has shape {self._image.shape}; legal are {vectors.shape[1]} finite numbers, "
                 "as many as a caption's embedding has."
@@ -167,9 +161,7 @@ class RetrievalDecoder:
     def __repr__(self) -> str:
         return f"RetrievalDecoder({len(self)} captions, centre={self.centre})"
 
-    def decode(
-        self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None
-    ) -> pd.DataFrame:
+    def decode(self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None) -> pd.DataFrame:
         """The ``top`` captions of each voxel by cosine to its projected direction.
 
         Voxels without a projection (NaN) get no row. ``predicted`` (NaN without ``coef``) is the
@@ -205,9 +197,7 @@ class RetrievalDecoder:
             )
         weights = None if coef is None else as_weights(coef, intercept)
         if weights is not None and not np.array_equal(weights.coef["voxel"], projection["voxel"]):
-            raise DataError(
-                "coef and projection name different voxels. Next step: project these same weights."
-            )
+            raise DataError("coef and projection name different voxels. Next step: project these same weights.")
         image = self._image_direction(projection)
         target = _unit(embedding)
         if self.centre:

@@ -121,9 +121,17 @@ def beam_search(
     if diversity not in _DIVERSITIES:
         raise ConfigError(f"diversity={diversity!r} is not legal; legal: {', '.join(_DIVERSITIES)}.")
     search = _Search(
-        step, stop, max_length, float(temperature), float(length_penalty), float(diversity_penalty), token_weights,
-        constraint, rescore, rescore_steps,
-    )  # fmt: skip
+        step,
+        stop,
+        max_length,
+        float(temperature),
+        float(length_penalty),
+        float(diversity_penalty),
+        token_weights,
+        constraint,
+        rescore,
+        rescore_steps,
+    )
     if groups == 1 or diversity == "hamming":
         return search.run(beams // groups, groups)
     found: list[Hypotheses] = []
@@ -203,9 +211,7 @@ class _Search:
             known = logp
         return known.reshape(*beams.done.shape, -1)
 
-    def _extend(
-        self, beams: Beams, logp: Tensor, width: int, groups: int, used: Tensor
-    ) -> tuple[Beams, Tensor]:
+    def _extend(self, beams: Beams, logp: Tensor, width: int, groups: int, used: Tensor) -> tuple[Beams, Tensor]:
         """The beams after one more token, and the position (m, k) of each one's parent."""
         first = beams.tokens.shape[2] == 0
         counts, parts, parents = used.clone(), [], []
@@ -222,9 +228,7 @@ class _Search:
         )
         return joined, torch.cat(parents, dim=1)
 
-    def _group(
-        self, beams: Beams, logp: Tensor, part: slice, width: int, counts: Tensor
-    ) -> tuple[Beams, Tensor]:
+    def _group(self, beams: Beams, logp: Tensor, part: slice, width: int, counts: Tensor) -> tuple[Beams, Tensor]:
         m, vocabulary = len(beams.items), logp.shape[2]
         done, lengths = beams.done[:, part], beams.lengths[:, part] + (~beams.done[:, part]).long()
         total = beams.logp[:, part, None] + logp[:, part]
@@ -266,8 +270,10 @@ class _Search:
 
     def _finish(self, parts: list[Beams], width: int, groups: int) -> Hypotheses:
         longest = max(p.tokens.shape[2] for p in parts)
-        padded = [replace(p, tokens=torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD))
-                  for p in parts]  # fmt: skip
+        padded = [
+            replace(p, tokens=torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD))
+            for p in parts
+        ]
         names = ("items", "tokens", "logp", "lengths", "done")
         whole = Beams(*(torch.cat([getattr(p, x) for p in padded]) for x in names))
         whole = whole.take(whole.items.argsort())

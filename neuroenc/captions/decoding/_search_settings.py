@@ -89,15 +89,33 @@ class SearchSettings:
         """Search with these settings; ``items`` are the numbers of the batch's rows, for random numbers."""
         if self.method == "sample":
             return sample(
-                step, stop=stop, n_samples=max(self.beams, top), max_length=self.max_length,
-                temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, length_penalty=self.length_penalty,
-                seed=self.seed, items=items, constraint=constraint, rescore=rescore,
-            )  # fmt: skip
+                step,
+                stop=stop,
+                n_samples=max(self.beams, top),
+                max_length=self.max_length,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                length_penalty=self.length_penalty,
+                seed=self.seed,
+                items=items,
+                constraint=constraint,
+                rescore=rescore,
+            )
         return beam_search(
-            step, stop=stop, beams=self.beams_for(top), groups=self.groups, diversity=self.diversity,
-            diversity_penalty=self.diversity_penalty, max_length=self.max_length, temperature=self.temperature,
-            length_penalty=self.length_penalty, token_weights=token_weights, constraint=constraint, rescore=rescore,
-        )  # fmt: skip
+            step,
+            stop=stop,
+            beams=self.beams_for(top),
+            groups=self.groups,
+            diversity=self.diversity,
+            diversity_penalty=self.diversity_penalty,
+            max_length=self.max_length,
+            temperature=self.temperature,
+            length_penalty=self.length_penalty,
+            token_weights=token_weights,
+            constraint=constraint,
+            rescore=rescore,
+        )
 
 
 def generated(found: Hypotheses, item: int, text: Callable[[list[int]], str]) -> list[Generated]:

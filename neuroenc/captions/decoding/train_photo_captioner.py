@@ -66,10 +66,19 @@ def _new_decoder(lm: str, texts: PhotoTexts, options: dict[str, Any], seed: int,
         model.set_attn_implementation("eager")
         stop = "<|im_end|>"
     return PrefixDecoder(
-        model, tokenizer, texts.vectors.shape[1], prefix_length=options["prefix_length"],
-        mapping_settings={"hidden": options["hidden"]}, normalise=True, centre=True, source="text", stop=stop,
-        search=SearchSettings(max_length=24), seed=seed, device=device,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        texts.vectors.shape[1],
+        prefix_length=options["prefix_length"],
+        mapping_settings={"hidden": options["hidden"]},
+        normalise=True,
+        centre=True,
+        source="text",
+        stop=stop,
+        search=SearchSettings(max_length=24),
+        seed=seed,
+        device=device,
+    )
 
 
 def train_photo_captioner(
@@ -170,8 +179,15 @@ def train_photo_captioner(
     classes = conse_classes(device)
     embedded = time.monotonic()
 
-    shape = {"width": width, "layers": layers, "vocabulary": vocabulary, "dropout": dropout, "hidden": hidden,
-             "prefix_length": prefix_length, "bfloat16": bfloat16}  # fmt: skip
+    shape = {
+        "width": width,
+        "layers": layers,
+        "vocabulary": vocabulary,
+        "dropout": dropout,
+        "hidden": hidden,
+        "prefix_length": prefix_length,
+        "bfloat16": bfloat16,
+    }
     decoder = _new_decoder(lm, learned, shape, seed, device)
     # A single caption of each photograph is left where all others are too long: the input still stands for it.
     short = np.array([len(decoder.encode(c)) < max_tokens for c in learned.captions])
@@ -183,10 +199,24 @@ def train_photo_captioner(
     half = torch.autocast(torch.device(decoder.device).type, torch.bfloat16, cache_enabled=False)
     with half if bfloat16 else nullcontext():
         training = train_prefix(
-            decoder, np.concatenate(drawn), captions * variants, source="text", noise=noise, train_lm=lm == "own",
-            epochs=epochs, minutes=minutes, batch_size=batch_size, lr=learning_rate, weight_decay=0.05, warmup=100,
-            schedule="cosine", clip=1.0, seed=seed, checkpoint=checkpoint, progress=show,
-        )  # fmt: skip
+            decoder,
+            np.concatenate(drawn),
+            captions * variants,
+            source="text",
+            noise=noise,
+            train_lm=lm == "own",
+            epochs=epochs,
+            minutes=minutes,
+            batch_size=batch_size,
+            lr=learning_rate,
+            weight_decay=0.05,
+            warmup=100,
+            schedule="cosine",
+            clip=1.0,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=show,
+        )
     out = Path(out)
     decoder.save(out, lm=lm == "own", dtype="float16")
     size = (out / "prefix.safetensors").stat().st_size
@@ -201,8 +231,13 @@ def train_photo_captioner(
         "ended_by": training.ended_by,
         "learned_from": {**learned.record(), "captions_used": len(captions)},
         "validation_texts": judged.record(),
-        "lm": lm, "inputs": inputs, "noise": noise, "variants": variants, "batch_size": batch_size,
-        "temperature": _TEMPERATURE, "class_noise": _CLASS_NOISE,
+        "lm": lm,
+        "inputs": inputs,
+        "noise": noise,
+        "variants": variants,
+        "batch_size": batch_size,
+        "temperature": _TEMPERATURE,
+        "class_noise": _CLASS_NOISE,
         "parameters": sum(p.numel() for p in decoder.mapping.parameters())
         + (sum(p.numel() for p in decoder.lm.parameters()) if lm == "own" else 0),
         "weights_bytes": size,
@@ -212,7 +247,7 @@ def train_photo_captioner(
         "threads": torch.get_num_threads(),
         "seed": seed,
         "provenance": provenance(step="train_photo_captioner", seed=seed, learning_rate=learning_rate),
-    }  # fmt: skip
+    }
     write_json(out / "metrics.json", metrics)
     write_text(out / "README.md", model_card(metrics))
     return metrics

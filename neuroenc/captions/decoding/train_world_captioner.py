@@ -54,9 +54,11 @@ def make_tokenizer(texts: Sequence[str], size: int = 800) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[_PAD, _END], show_progress=False,
+        vocab_size=size,
+        special_tokens=[_PAD, _END],
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+    )
     # One after another and sorted: merges of equal counts then do not depend on the order of scenes.
     tokenizer.train_from_iterator(sorted(texts), trainer)
     return PreTrainedTokenizerFast(
@@ -65,9 +67,16 @@ def make_tokenizer(texts: Sequence[str], size: int = 800) -> Any:
 
 
 def make_model(
-    texts: Sequence[str], *, width: int = 192, layers: int = 4, heads: int | None = None, positions: int = 64,
-    vocabulary: int = 800, dropout: float = 0.0, seed: int = 0,
-) -> tuple[Any, Any]:  # fmt: skip
+    texts: Sequence[str],
+    *,
+    width: int = 192,
+    layers: int = 4,
+    heads: int | None = None,
+    positions: int = 64,
+    vocabulary: int = 800,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Any, Any]:
     """An untrained GPT-2 architecture and a tokenizer learned from ``texts``.
 
     Parameters
@@ -92,12 +101,20 @@ def make_model(
 
     end = tokenizer.convert_tokens_to_ids(_END)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=positions, n_embd=width, n_layer=layers,
-        n_head=heads or max(1, width // 32), resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads or max(1, width // 32),
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
         # The same function as GPT-2's own "gelu_new", in one kernel.
-        activation_function="gelu_pytorch_tanh", bos_token_id=end, eos_token_id=end,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=end,
+        eos_token_id=end,
         pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
-    )  # fmt: skip
+    )
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -204,7 +221,7 @@ def train_world_captioner(
     dim = found["image"].shape[1]
     decoder = PrefixDecoder(
         lm, tokenizer, dim, prefix_length=prefix_length, normalise=True, centre=True, stop=".", seed=seed, device=device
-    )  # fmt: skip
+    )
     inputs, texts = [], []
     if sources != "text":
         inputs.append(decoder.inputs(found["image"], unit(found["image"]).mean(axis=0)))
@@ -216,10 +233,24 @@ def train_world_captioner(
     # Voxels are projected onto images: their mean is what decoding subtracts.
     decoder.mean = unit(found["image"].astype(np.float64)).mean(axis=0)
     training = train_prefix(
-        decoder, np.concatenate(inputs), texts, source="image", prepared=True, noise=noise, epochs=epochs,
-        minutes=minutes, batch_size=batch_size, lr=learning_rate, weight_decay=0.05, warmup=200, schedule="cosine",
-        clip=1.0, seed=seed, checkpoint=checkpoint, progress=show,
-    )  # fmt: skip
+        decoder,
+        np.concatenate(inputs),
+        texts,
+        source="image",
+        prepared=True,
+        noise=noise,
+        epochs=epochs,
+        minutes=minutes,
+        batch_size=batch_size,
+        lr=learning_rate,
+        weight_decay=0.05,
+        warmup=200,
+        schedule="cosine",
+        clip=1.0,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=show,
+    )
     out = Path(out)
     decoder.save(out, dtype="float16")
     size = (out / "prefix.safetensors").stat().st_size

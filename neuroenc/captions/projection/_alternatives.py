@@ -224,9 +224,7 @@ def _pick(
     out["sample_distance"] = (("voxel", "sample"), distance.astype(real))
 
 
-def _natural_max(
-    out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memory: str | int | None
-) -> np.ndarray:
+def _natural_max(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memory: str | int | None) -> np.ndarray:
     """Highest predicted response of any image, (voxel,)."""
     if out.attrs["features_normalised"]:
         return np.asarray(out["nearest_predicted"].values, dtype=np.float64)

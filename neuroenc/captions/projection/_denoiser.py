@@ -213,10 +213,22 @@ class ConceptDenoiser:
             own = torch.from_numpy(w[np.isfinite(w).all(axis=1)]).to(self.device)
         self._net = self._start(dim)
         self.training_ = train_denoiser(
-            self._net, rows, self._to_scaled(rows), weights=own, temperatures=self.temperatures,
-            regression=self.kind == "regression", steps=steps, batch_size=batch_size, lr=lr, drop=drop, ema=ema,
-            pool=pool, minutes=minutes, seed=self.seed, show=progress,
-        )  # fmt: skip
+            self._net,
+            rows,
+            self._to_scaled(rows),
+            weights=own,
+            temperatures=self.temperatures,
+            regression=self.kind == "regression",
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            drop=drop,
+            ema=ema,
+            pool=pool,
+            minutes=minutes,
+            seed=self.seed,
+            show=progress,
+        )
         return self
 
     def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
@@ -336,9 +348,14 @@ class ConceptDenoiser:
         return xr.DataArray(values, dims=("voxel", "sample", "feature"), coords=coords, name="samples")
 
     def _denoise(
-        self, weights: Tensor, draws: list[np.random.Generator], temperature: float, guidance: float, n_steps: int,
+        self,
+        weights: Tensor,
+        draws: list[np.random.Generator],
+        temperature: float,
+        guidance: float,
+        n_steps: int,
         eta: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         def normal() -> Tensor:
             drawn = [g.standard_normal(self.n_features, dtype=np.float32) for g in draws]
             return torch.from_numpy(np.stack(drawn)).to(self.device)

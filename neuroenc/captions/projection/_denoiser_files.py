@@ -26,9 +26,7 @@ SHIPPED = ("world",)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def save(
-    denoiser: ConceptDenoiser, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any
-) -> Path:
+def save(denoiser: ConceptDenoiser, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any) -> Path:
     """Write ``denoiser.safetensors`` and, last, ``denoiser.json``.
 
     Parameters
@@ -61,8 +59,9 @@ def save(
     training = {k: v for k, v in denoiser.training_.items() if k != "losses"}
     settings = {k: getattr(denoiser, k) for k in ("kind", "scaling", "width", "depth", "temperatures", "seed")}
     with whole_folder(folder, _FILES) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-                  temporary / "denoiser.safetensors")  # fmt: skip
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary / "denoiser.safetensors"
+        )
         write_record(
             temporary,
             "denoiser.json",

@@ -57,9 +57,7 @@ class ProjectionState:
         device: str | None = None,
     ) -> None:
         if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
-            raise ConfigError(
-                f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual)."
-            )
+            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
         if dtype not in (None, "float32", "float64"):
             raise ConfigError(f"dtype={dtype!r} is not legal; legal: 'float32', 'float64', None.")
         w = np.ascontiguousarray(weights, dtype=np.float64)
@@ -113,9 +111,7 @@ class ProjectionState:
         """Take rows in; ``block`` voxels are worked on at a time."""
         v, d = self.weights.shape
         if chunk.rows.shape[1] != d:
-            raise DataError(
-                f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal."
-            )
+            raise DataError(f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal.")
         kernel = self.kernel()
         with kernel.exact():
             if self._sums is None:

@@ -47,8 +47,9 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
         start += n
         with _opened(path, budget) as values:
             _check_shape(values, path, (n,))
-            parts.append(_from_hdf5_table(values, own, budget) if path.suffix == ".hdf5"
-                         else _from_frames(values, own, budget))  # fmt: skip
+            parts.append(
+                _from_hdf5_table(values, own, budget) if path.suffix == ".hdf5" else _from_frames(values, own, budget)
+            )
     return np.concatenate(parts, axis=1)
 
 

@@ -145,8 +145,9 @@ def _stimulus_table(path: Path) -> pd.DataFrame:
             table = table.drop(columns=column)
     twice = table["nsdId"].duplicated()
     if twice.any():
-        raise DataError(f"{path}, row {int(np.argmax(twice)) + 1}: nsdId {table['nsdId'][twice].iloc[0]} stands there"
-                        " twice.")  # fmt: skip
+        raise DataError(
+            f"{path}, row {int(np.argmax(twice)) + 1}: nsdId {table['nsdId'][twice].iloc[0]} stands there twice."
+        )
     return table
 
 

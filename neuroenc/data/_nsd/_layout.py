@@ -175,8 +175,11 @@ class Layout:
         nearest-vertex table ``white-to-fsaverage``.
         """
         if self.kind == "volume":
-            folder = {"roi": self.ppdata / self.space / "roi", "betas": self.betas_folder,
-                      "func": self.ppdata / self.space}[where]  # fmt: skip
+            folder = {
+                "roi": self.ppdata / self.space / "roi",
+                "betas": self.betas_folder,
+                "func": self.ppdata / self.space,
+            }[where]
             path = folder / f"{name}.nii.gz"
             if not path.is_file():
                 return None

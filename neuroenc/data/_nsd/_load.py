@@ -161,14 +161,21 @@ def nsd(
                 " step: download it again."
             )
     settings = {
-        "data": "nsd", "subject": layout.name, "space": space, "betas": layout.betas, "sessions": numbers,
-        "voxels": voxels if isinstance(voxels, (str, list, tuple)) else "mask", "zscore": zscore, "format": ending,
+        "data": "nsd",
+        "subject": layout.name,
+        "space": space,
+        "betas": layout.betas,
+        "sessions": numbers,
+        "voxels": voxels if isinstance(voxels, (str, list, tuple)) else "mask",
+        "zscore": zscore,
+        "format": ending,
         "food": food_path(food),
-    }  # fmt: skip
+    }
     budget = parse_memory(max_memory)
     template = _template(layout, regions, places, trials, rois, zscore, settings)
-    responses = _values(layout, files, numbers, places, template, design.per_session, zscore, repeats,
-                        cache, settings, budget, progress)  # fmt: skip
+    responses = _values(
+        layout, files, numbers, places, template, design.per_session, zscore, repeats, cache, settings, budget, progress
+    )
     counts: dict[int, int] | None
     try:
         counts = session_counts(layout, design)
@@ -261,10 +268,19 @@ def _template(
 
 
 def _values(
-    layout: Layout, files: dict[int, tuple[Path, ...]], numbers: list[int], places: np.ndarray,
-    template: xr.DataArray, per_session: int, zscore: bool, repeats: str, cache: Any, settings: dict[str, Any],
-    budget: int, progress: bool,
-) -> xr.DataArray:  # fmt: skip
+    layout: Layout,
+    files: dict[int, tuple[Path, ...]],
+    numbers: list[int],
+    places: np.ndarray,
+    template: xr.DataArray,
+    per_session: int,
+    zscore: bool,
+    repeats: str,
+    cache: Any,
+    settings: dict[str, Any],
+    budget: int,
+    progress: bool,
+) -> xr.DataArray:
     # Labels are held beside the blocks; a part of the budget is always left to these.
     budget = max(budget // 4, budget - 3 * sum(c.nbytes for c in template.coords.values()))
     # An eighth of it for a block of one session, which is held twice while it is stored.

@@ -103,16 +103,29 @@ def load(
         values = dask.concatenate(lazy, axis=1)
     first = {"lh": 0, "rh": arrays["lh"].shape[1]}
     responses = make_responses(
-        values, stimulus=train.index.to_numpy(dtype=str), dim="stimulus", subject=name,
+        values,
+        stimulus=train.index.to_numpy(dtype=str),
+        dim="stimulus",
+        subject=name,
         voxel=np.concatenate([first[s] + keep[s] for s in _SIDES]),
         vertex=np.concatenate([masks[s].vertices[keep[s]] for s in _SIDES]),
         hemi=np.concatenate([np.full(len(keep[s]), h) for s, h in _SIDES.items()]),
-        roi=[x for s in _SIDES for x in masks[s].names(keep[s])], space="fsaverage", units="z", zscored="session",
-        source="algonauts2023", licence=source.manifest.licence,
+        roi=[x for s in _SIDES for x in masks[s].names(keep[s])],
+        space="fsaverage",
+        units="z",
+        zscored="session",
+        source="algonauts2023",
+        licence=source.manifest.licence,
         provenance={"data": "algonauts2023", "subject": name, "voxels": str(voxels)},
-    )  # fmt: skip
-    stimuli = Stimuli(pictures.index.to_numpy(dtype=str), pictures["path"].tolist(), None,
-                      pictures.drop(columns="path"), "algonauts2023", source.manifest.licence)  # fmt: skip
+    )
+    stimuli = Stimuli(
+        pictures.index.to_numpy(dtype=str),
+        pictures["path"].tolist(),
+        None,
+        pictures.drop(columns="path"),
+        "algonauts2023",
+        source.manifest.licence,
+    )
     splits = {s: pictures.index[pictures["split"] == s].to_numpy(dtype=str) for s in ("train", "test")}
     return EncodingData(responses, stimuli, extra={"splits": splits})
 
@@ -123,10 +136,20 @@ def recognise(folder: Path) -> Found | None:
     names = _subjects(root)
     if not names:
         return None
-    missing = [f"{n}/{x}" for n in names for x in ("roi_masks", "test_split", "training_split/training_images")
-               if not (root / n / x).is_dir()]  # fmt: skip
-    return Found("algonauts2023", "Algonauts 2023", root, {"subjects": ", ".join(names)}, tuple(missing),
-                 f'load_dataset("algonauts2023", root="{root}", subject="{names[0]}")')  # fmt: skip
+    missing = [
+        f"{n}/{x}"
+        for n in names
+        for x in ("roi_masks", "test_split", "training_split/training_images")
+        if not (root / n / x).is_dir()
+    ]
+    return Found(
+        "algonauts2023",
+        "Algonauts 2023",
+        root,
+        {"subjects": ", ".join(names)},
+        tuple(missing),
+        f'load_dataset("algonauts2023", root="{root}", subject="{names[0]}")',
+    )
 
 
 def _subjects(root: Path) -> list[str]:
@@ -148,8 +171,11 @@ def _pictures(folder: Path) -> pd.DataFrame:
     for split, own in table.groupby("split"):
         if not np.array_equal(own["position"], np.arange(1, len(own) + 1)):
             lost = sorted(set(range(1, int(own["position"].max()) + 1)) - set(own["position"]))
-            raise DataError(f"{folder} lacks training pictures number {lost[:5]}; rows of the responses would shift."
-                            if split == "train" else f"{folder} lacks test pictures number {lost[:5]}.")  # fmt: skip
+            raise DataError(
+                f"{folder} lacks training pictures number {lost[:5]}; rows of the responses would shift."
+                if split == "train"
+                else f"{folder} lacks test pictures number {lost[:5]}."
+            )
     if table["nsd_id"].duplicated().any():
         raise DataError(f"{folder} shows NSD picture {table['nsd_id'][table['nsd_id'].duplicated()].iloc[0]} twice.")
     table.index = pd.Index(stimulus_name(table["nsd_id"].to_numpy()), name="stimulus")
@@ -179,8 +205,10 @@ class _Masks:
             if own.is_file():
                 labels = _labels(own)
                 if labels.shape != (n,) or labels.max(initial=0) > len(table) or labels.min(initial=0) < 0:
-                    raise DataError(f"{own} has shape {labels.shape} and labels to {labels.max(initial=0)} (expected"
-                                    f" ({n},), 0 to {len(table)}).")  # fmt: skip
+                    raise DataError(
+                        f"{own} has shape {labels.shape} and labels to {labels.max(initial=0)} (expected"
+                        f" ({n},), 0 to {len(table)})."
+                    )
                 self.labels[name] = labels
 
     def chosen(self, voxels: Any) -> np.ndarray:

@@ -112,8 +112,7 @@ def read_bids(
     one_of("value of zscore:", zscore, ("session", "run", False, True))
     by = "run" if zscore == "run" else "session"
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
-    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives,
-                     select=select)
+    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives, select=select)
     budget = parse_memory(max_memory)
     reference = open_image(runs[0].bold, "BOLD")
     for run in runs[1:]:
@@ -136,18 +135,38 @@ def read_bids(
         roi = {}
         for name, item in rois.items():
             roi[name] = roi_flags(name, item, reference, "BOLD").reshape(-1)[voxel]
-    options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings(),
-               "files": [r.bold.name for r in runs], "tr": [r.tr for r in runs],
-               "start": [r.start for r in runs]}  # fmt: skip
+    options = {
+        "data": "bids",
+        "subject": runs[0].subject,
+        "task": runs[0].task,
+        **glm.settings(),
+        "files": [r.bold.name for r in runs],
+        "tr": [r.tr for r in runs],
+        "start": [r.start for r in runs],
+    }
     template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(ids), len(voxel))), stimulus=ids,
-        subject=runs[0].subject, session=session, run=number, voxel=voxel,
-        ijk=np.stack(np.unravel_index(voxel, shape), 1), affine=reference.affine, volume_shape=shape, roi=roi,
-        space=runs[0].space or "native", units="% signal change", source="bids", licence=licence, provenance=options,
-    )  # fmt: skip
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(ids), len(voxel))),
+        stimulus=ids,
+        subject=runs[0].subject,
+        session=session,
+        run=number,
+        voxel=voxel,
+        ijk=np.stack(np.unravel_index(voxel, shape), 1),
+        affine=reference.affine,
+        volume_shape=shape,
+        roi=roi,
+        space=runs[0].space or "native",
+        units="% signal change",
+        source="bids",
+        licence=licence,
+        provenance=options,
+    )
     order = np.arange(len(runs))
-    groups = [order[a:b] for a, b in bounds_of(np.array([r.session for r in runs]))] if by == "session" else [
-        order[n : n + 1] for n in order]  # fmt: skip
+    groups = (
+        [order[a:b] for a, b in bounds_of(np.array([r.session for r in runs]))]
+        if by == "session"
+        else [order[n : n + 1] for n in order]
+    )
     edges = np.concatenate([[0], np.cumsum(counts)])
     held: dict[int, np.ndarray] = {}
 
@@ -163,9 +182,18 @@ def read_bids(
 
     files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
     responses = collect(
-        template, [(int(edges[g[0]]), int(edges[g[-1] + 1])) for g in groups], read, zscore=bool(zscore), by=by,
-        repeats=repeats, cache=cache, files=files, settings=options, max_memory=max_memory, progress=progress,
-    )  # fmt: skip
+        template,
+        [(int(edges[g[0]]), int(edges[g[-1] + 1])) for g in groups],
+        read,
+        zscore=bool(zscore),
+        by=by,
+        repeats=repeats,
+        cache=cache,
+        files=files,
+        settings=options,
+        max_memory=max_memory,
+        progress=progress,
+    )
     table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
     extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
     return EncodingData(responses, _stimuli(Path(root), ids, images, licence), extra=extra)

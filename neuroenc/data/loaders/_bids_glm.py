@@ -86,10 +86,14 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
     named["trial_type"] = named["trial_type"].where(shown, named["other"])
     nuisance, labels = _confounds(run, glm, n)
     design = glm_module.make_first_level_design_matrix(
-        times, named[["onset", "duration", "trial_type"]], hrf_model=glm.hrf,
-        drift_model="cosine" if glm.high_pass else None, high_pass=glm.high_pass or 0.01,
-        add_regs=nuisance if labels else None, add_reg_names=labels or None,
-    )  # fmt: skip
+        times,
+        named[["onset", "duration", "trial_type"]],
+        hrf_model=glm.hrf,
+        drift_model="cosine" if glm.high_pass else None,
+        high_pass=glm.high_pass or 0.01,
+        add_regs=nuisance if labels else None,
+        add_reg_names=labels or None,
+    )
     peak = np.array([np.abs(design[name]).max() for name in names])
     empty = np.flatnonzero(peak < 1e-6)
     if len(empty):

@@ -29,8 +29,17 @@ _BOLD = "*_bold.nii*"
 #: Entities that tell versions of one recording apart, not recordings.
 _VERSION = ("space", "res", "den", "desc")
 #: Entities of which one label must be chosen, by their long names in BIDS too.
-_CHOSEN = {"acq": "acquisition", "ce": "ceagent", "rec": "reconstruction", "echo": "echo", "part": "part",
-           "chunk": "chunk", "mod": "modality", "res": "resolution", "den": "density"}  # fmt: skip
+_CHOSEN = {
+    "acq": "acquisition",
+    "ce": "ceagent",
+    "rec": "reconstruction",
+    "echo": "echo",
+    "part": "part",
+    "chunk": "chunk",
+    "mod": "modality",
+    "res": "resolution",
+    "den": "density",
+}
 _STIMULUS = ("stim_file", "stimulus", "trial_type")
 _MISSING = ("n/a", "N/A")
 
@@ -53,20 +62,29 @@ class Run:
 
     def read_events(self, column: str | None) -> pd.DataFrame:
         """Columns onset, duration (seconds), stimulus (text, "" where nothing was shown), other (a name for these)."""
-        table = read_table(self.events, ("onset", "duration"), optional=(*_STIMULUS, *([column] if column else [])),
-                           sep="\t", what="events")  # fmt: skip
+        table = read_table(
+            self.events,
+            ("onset", "duration"),
+            optional=(*_STIMULUS, *([column] if column else [])),
+            sep="\t",
+            what="events",
+        )
         chosen = column or next((c for c in _STIMULUS if c in table), None)
         if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"
-            raise DataError(f"{self.events} has columns {list(map(str, table.columns))} (expected onset, duration and"
-                            f" {want}). Next step: stimulus=COLUMN.")  # fmt: skip
+            raise DataError(
+                f"{self.events} has columns {list(map(str, table.columns))} (expected onset, duration and"
+                f" {want}). Next step: stimulus=COLUMN."
+            )
         if not len(table):
             raise DataError(f"{self.events} has column names and no events.")
         cells = table[chosen].to_numpy(dtype=str)
         empty = np.flatnonzero(cells == "")
         if len(empty):
-            raise DataError(f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows). Next step:"
-                            " write its name, or n/a where nothing was shown.")  # fmt: skip
+            raise DataError(
+                f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows). Next step:"
+                " write its name, or n/a where nothing was shown."
+            )
         shown = ~np.isin(cells, _MISSING)
         onset = numbers(table, "onset", self.events)
         # What a button press lasts is often not told, and is no matter.
@@ -75,8 +93,7 @@ class Run:
         names = [_id(x) if s else "" for x, s in zip(cells, shown, strict=True)]
         kind = table["trial_type"] if "trial_type" in table else pd.Series(["event"] * len(table))
         other = [f"other_{'event' if x in (*_MISSING, '') else x}" for x in kind]
-        frame = pd.DataFrame({"onset": onset, "duration": duration, "stimulus": names, "other": other,
-                              "file": cells})  # fmt: skip
+        frame = pd.DataFrame({"onset": onset, "duration": duration, "stimulus": names, "other": other, "file": cells})
         twice = frame[shown].duplicated(["onset", "stimulus"])
         if twice.any():
             row = int(twice.index[twice.to_numpy()][0])
@@ -106,10 +123,15 @@ def _bold(folder: Path, pattern: str, desc: str = _PREPROC) -> list[Path]:
 
 
 def find_runs(
-    root: str | os.PathLike[str], subject: str | int, *, task: str | None = None, space: str | None = None,
-    sessions: Any = None, derivatives: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str],
+    subject: str | int,
+    *,
+    task: str | None = None,
+    space: str | None = None,
+    sessions: Any = None,
+    derivatives: str | os.PathLike[str] | None = None,
     select: Mapping[str, Any] | None = None,
-) -> list[Run]:  # fmt: skip
+) -> list[Run]:
     """All runs of a subject and task in one space, by session and run."""
     folder = Path(root).expanduser()
     prepared = Path(derivatives).expanduser() if derivatives else _derivatives(folder)
@@ -163,8 +185,21 @@ def find_runs(
         number = int(own["run"]) if own.get("run", "").isdigit() else count[ses]
         session = int(ses) if numbered else sessions_there.index(ses) + 1
         tr, start = _timing(folder, prepared, path)
-        runs.append(Run(f"sub-{label}", own.get("task", ""), own.get("space", ""), session, number, path,
-                        _events(folder, prepared, own), _confounds(path), _mask(path), tr, start))  # fmt: skip
+        runs.append(
+            Run(
+                f"sub-{label}",
+                own.get("task", ""),
+                own.get("space", ""),
+                session,
+                number,
+                path,
+                _events(folder, prepared, own),
+                _confounds(path),
+                _mask(path),
+                tr,
+                start,
+            )
+        )
     if len({(r.session, r.number) for r in runs}) < len(runs):
         raise DataError(f"two files are the same session and run: {[r.bold.name for r in runs][:4]}.")
     return sorted(runs, key=lambda r: (r.session, r.number))
@@ -192,8 +227,10 @@ def recognise(folder: Path) -> Found | None:
     if not bold and not (events and raw):
         return None
     have = [entities(p) for p in (bold or raw)]
-    has = {k: ", ".join(sorted({e[x] for e in have if x in e})) for k, x in
-           (("subjects", "sub"), ("sessions", "ses"), ("tasks", "task"), ("spaces", "space"))}  # fmt: skip
+    has = {
+        k: ", ".join(sorted({e[x] for e in have if x in e}))
+        for k, x in (("subjects", "sub"), ("sessions", "ses"), ("tasks", "task"), ("spaces", "space"))
+    }
     has = {k: v for k, v in has.items() if v} | {"runs": str(len(have)), "events": str(len(events))}
     missing = [x for x, there in (("preprocessed BOLD (derivatives/fmriprep)", bold), ("events", events)) if not there]
     several = [f', {k[:-1]}="{has[k].split(", ")[0]}"' for k in ("tasks", "spaces") if ", " in has.get(k, "")]
@@ -213,8 +250,10 @@ def _choose(files: list[Path], key: str, wanted: str | None, spelling: str) -> l
     there = sorted({entities(p).get(key, "") for p in files})
     if wanted is None:
         if len(there) > 1:
-            raise ConfigError(f"there are several labels of {key}: {there}. Next step: {spelling.format(there[-1])}, or"
-                              " remove the files that you do not mean.")  # fmt: skip
+            raise ConfigError(
+                f"there are several labels of {key}: {there}. Next step: {spelling.format(there[-1])}, or"
+                " remove the files that you do not mean."
+            )
         return files
     found = [p for p in files if _labels_alike(key, entities(p).get(key, ""), wanted)]
     if not found:
@@ -228,8 +267,11 @@ def _inherited(base: Path, own: Mapping[str, str], ending: str) -> list[Path]:
     parts = [f"sub-{own['sub']}"] + ([f"ses-{own['ses']}"] if "ses" in own else [])
     found: list[Path] = []
     for place in dict.fromkeys((Path(), Path(parts[0]), Path(*parts), Path(*parts, "func"))):
-        files = [p for p in sorted((base / place).glob(f"*_{ending}")) + sorted((base / place).glob(ending))
-                 if all(_labels_alike(k, keep.get(k), v) for k, v in entities(p).items())]  # fmt: skip
+        files = [
+            p
+            for p in sorted((base / place).glob(f"*_{ending}")) + sorted((base / place).glob(ending))
+            if all(_labels_alike(k, keep.get(k), v) for k, v in entities(p).items())
+        ]
         found += sorted(files, key=lambda p: len(entities(p)))
     return found
 
@@ -286,8 +328,11 @@ def _repetition(value: Any, path: Path) -> float:
 
 def _events(root: Path, prepared: Path, own: dict[str, str]) -> Path:
     """Events of the recording, or of all recordings of a task (BIDS' inheritance), nearest first."""
-    found = [(len(p.parent.parts), b, len(entities(p)), p) for b, base in enumerate((prepared, root))
-             for p in _inherited(base, own, "events.tsv")]  # fmt: skip
+    found = [
+        (len(p.parent.parts), b, len(entities(p)), p)
+        for b, base in enumerate((prepared, root))
+        for p in _inherited(base, own, "events.tsv")
+    ]
     if not found:
         keep = {k: v for k, v in own.items() if k not in _VERSION}
         name = "_".join(f"{k}-{v}" for k, v in keep.items())
@@ -305,8 +350,11 @@ def _confounds(path: Path) -> Path | None:
     own = entities(path)
     for kind in ("timeseries", "regressors"):
         there = {p: entities(p) for p in path.parent.glob(f"*_desc-confounds_{kind}.tsv")}
-        found = [p for p, e in there.items()
-                 if all(_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION)]  # fmt: skip
+        found = [
+            p
+            for p, e in there.items()
+            if all(_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION)
+        ]
         if found:
             return max(found, key=lambda p: len(entities(p)))
     return None

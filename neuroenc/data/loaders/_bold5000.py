@@ -118,9 +118,11 @@ def load(
             f" {name}, and subjects {there}. Expected: {_EXPECTED}."
         )
     form = next(iter(files)) if form == "auto" else form
-    reader: _Volumes | _Regions = _Regions(name, files[form], voxels) if form != "volumes" else _Volumes(
-        root, name, files[form], voxels, parse_memory(max_memory)
-    )  # fmt: skip
+    reader: _Volumes | _Regions = (
+        _Regions(name, files[form], voxels)
+        if form != "volumes"
+        else _Volumes(root, name, files[form], voxels, parse_memory(max_memory))
+    )
     trials = read_trials(root, name, reader.counts, reader.total)
     trials = trials.choose(sessions)
     table, rows = trials.table, trials.rows
@@ -134,16 +136,31 @@ def load(
     empty = np.broadcast_to(np.zeros((), dtype=np.float32), (len(table), len(reader.voxel)))
     options = {"data": "bold5000", "subject": name, "form": form, "betas": betas if form != "release1" else f"TR{tr}"}
     template = make_responses(
-        empty, stimulus=ids, subject=name, session=table["session"].to_numpy(np.int64) if known else None,
+        empty,
+        stimulus=ids,
+        subject=name,
+        session=table["session"].to_numpy(np.int64) if known else None,
         run=None if table["run"].isna().any() else table["run"].to_numpy(np.int64),
-        repeat=table["repeat"].to_numpy(), units="a.u." if form == "release1" else "% signal change",
-        source="bold5000", licence=source.manifest.licence, provenance=options, **reader.labels(),
-    )  # fmt: skip
+        repeat=table["repeat"].to_numpy(),
+        units="a.u." if form == "release1" else "% signal change",
+        source="bold5000",
+        licence=source.manifest.licence,
+        provenance=options,
+        **reader.labels(),
+    )
     bounds = bounds_of(table["session"].to_numpy(float)) if known else [(0, len(rows))]
     responses = collect(
-        template, bounds, lambda n, block: reader.read(rows[slice(*bounds[n])], block), zscore=zscore, repeats=repeats,
-        cache=cache, files=reader.paths, settings=options, max_memory=max_memory, progress=source.progress,
-    )  # fmt: skip
+        template,
+        bounds,
+        lambda n, block: reader.read(rows[slice(*bounds[n])], block),
+        zscore=zscore,
+        repeats=repeats,
+        cache=cache,
+        files=reader.paths,
+        settings=options,
+        max_memory=max_memory,
+        progress=source.progress,
+    )
     stimuli = _stimuli(source, root, table)
     repeated = stimuli.table.index[stimuli.table["n_shown"] > 1].to_numpy(dtype=str)
     extra = {"form": form, "splits": {"repeated": repeated}, "missing_sessions": trials.missing}
@@ -162,8 +179,14 @@ def recognise(folder: Path) -> Found | None:
     if not presentation_lists(folder, next(iter(forms.values()))[0]):
         missing.append("Stimuli_Presentation_Lists (runs; sessions of the region forms)")
     first = next(iter(forms.values()))[0]
-    return Found("bold5000", "BOLD5000", folder, has, tuple(missing),
-                 f'load_dataset("bold5000", root="{folder}", subject="{first}")')  # fmt: skip
+    return Found(
+        "bold5000",
+        "BOLD5000",
+        folder,
+        has,
+        tuple(missing),
+        f'load_dataset("bold5000", root="{folder}", subject="{first}")',
+    )
 
 
 _MARKS = {
@@ -247,8 +270,14 @@ class _Volumes:
 
     def labels(self) -> dict[str, Any]:
         roi = [";".join(n for n, m in self.masks.items() if m[v]) for v in self.voxel] if self.masks else None
-        return {"voxel": self.voxel, "ijk": np.stack(np.unravel_index(self.voxel, self.shape), 1), "roi": roi,
-                "affine": self.reference.affine, "volume_shape": self.shape, "space": "BOLD5000 native"}  # fmt: skip
+        return {
+            "voxel": self.voxel,
+            "ijk": np.stack(np.unravel_index(self.voxel, self.shape), 1),
+            "roi": roi,
+            "affine": self.reference.affine,
+            "volume_shape": self.shape,
+            "space": "BOLD5000 native",
+        }
 
     def read(self, rows: np.ndarray, block: slice) -> np.ndarray:
         """Rows (session, trial in it); a session's file is unpacked once and kept for its other blocks."""

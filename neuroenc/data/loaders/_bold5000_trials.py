@@ -16,6 +16,7 @@ from neuroenc.data.loaders._sessions import natural, within
 
 __all__ = ["Trials", "presentation_lists", "read_trials"]
 
+
 @dataclass(frozen=True)
 class Trials:
     """``table``: stimulus, file, session, run, repeat (0-based, over all trials); ``rows``: (session, row in it)."""
@@ -92,12 +93,14 @@ def read_trials(root: Path, name: str, counts: dict[int, int] | None, total: int
     return _table(names, rows[:, 2], session, run, rows[:, :2], missing)
 
 
-def _table(names: list[str], at: np.ndarray, session: np.ndarray, run: np.ndarray, rows: np.ndarray, missing: list[int]
-           ) -> Trials:  # fmt: skip
+def _table(
+    names: list[str], at: np.ndarray, session: np.ndarray, run: np.ndarray, rows: np.ndarray, missing: list[int]
+) -> Trials:
     ids = np.array([_id(x) for x in names])
     files = [x.removeprefix("rep_") for x in names]
-    frame = pd.DataFrame({"stimulus": ids, "file": files, "session": session, "run": run,
-                          "repeat": repeat_numbers(ids, None)})  # fmt: skip
+    frame = pd.DataFrame(
+        {"stimulus": ids, "file": files, "session": session, "run": run, "repeat": repeat_numbers(ids, None)}
+    )
     return Trials(frame.iloc[at].reset_index(drop=True), rows, missing)
 
 

@@ -119,16 +119,30 @@ def read_glmsingle(
     ids = table["stimulus"].to_numpy(dtype=str)
     options = {"data": "glmsingle", "model": MODELS[model], "file": betas.path.name, "sessions": len(roots)}
     template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(table), len(place))), stimulus=ids,
-        subject=subject or None, session=session, run=table["run"].to_numpy() if "run" in table else None,
-        units="% signal change", source="glmsingle", licence=licence, provenance=options, **labels,
-    )  # fmt: skip
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(table), len(place))),
+        stimulus=ids,
+        subject=subject or None,
+        session=session,
+        run=table["run"].to_numpy() if "run" in table else None,
+        units="% signal change",
+        source="glmsingle",
+        licence=licence,
+        provenance=options,
+        **labels,
+    )
     bounds = bounds_of(session)
     responses = collect(
-        template, bounds, lambda n, block: betas.read(slice(*bounds[n]), place[block]), zscore=zscore, repeats=repeats,
-        cache=cache, files=betas.paths, settings={**options, "folder": [str(r.resolve()) for r in roots]},
-        max_memory=max_memory, progress=progress,
-    )  # fmt: skip
+        template,
+        bounds,
+        lambda n, block: betas.read(slice(*bounds[n]), place[block]),
+        zscore=zscore,
+        repeats=repeats,
+        cache=cache,
+        files=betas.paths,
+        settings={**options, "folder": [str(r.resolve()) for r in roots]},
+        max_memory=max_memory,
+        progress=progress,
+    )
     extra = {"sessions": table.attrs["sessions"]} if known else {}
     return EncodingData(responses, stimuli_of(ids, images, "glmsingle", licence), extra=extra)
 
@@ -153,7 +167,7 @@ def _conversion(path: Path) -> str:
     )
     return (
         f"{path.name} is a pickle, which can run any program and is not opened here. Next step, if you trust where it"
-        f' comes from: convert it in its folder with python -c "{code}" (or run GLMsingle with opt[\'wanthdf5\'] = 1).'
+        f" comes from: convert it in its folder with python -c \"{code}\" (or run GLMsingle with opt['wanthdf5'] = 1)."
     )
 
 
@@ -168,8 +182,10 @@ def read_trials(trials: Any) -> pd.DataFrame:
         trials = read_table(Path(trials).expanduser(), optional=("stimulus", "session", "run"), what="table of trials")
     table = pd.DataFrame(trials).reset_index(drop=True)
     if "stimulus" not in table:
-        raise DataError(f"{where} has columns {list(map(str, table.columns))} (expected stimulus, and"
-                        " session and run if there are several).")  # fmt: skip
+        raise DataError(
+            f"{where} has columns {list(map(str, table.columns))} (expected stimulus, and"
+            " session and run if there are several)."
+        )
     if not len(table):
         raise DataError(f"{where} has no rows; expected one for every trial.")
     table["stimulus"] = stimulus_names(table["stimulus"].to_numpy(), where)
@@ -247,8 +263,10 @@ class _Joined:
         self.paths = [p.path for p in parts]
         for part in parts[1:]:
             if part.space != first.space:
-                raise DataError(f"{part.path} holds voxels of shape {part.space}, {first.path} of {first.space}: they"
-                                " are of different spaces.")  # fmt: skip
+                raise DataError(
+                    f"{part.path} holds voxels of shape {part.space}, {first.path} of {first.space}: they"
+                    " are of different spaces."
+                )
 
     def check(self, table: pd.DataFrame) -> None:
         """Each file has as many trials as the table says."""
@@ -362,8 +380,10 @@ def _place(betas: _Joined, mask: Any, rois: Any, reference: Any) -> tuple[np.nda
         image = other
     if betas.flat:
         if inside is not None and int(inside.sum()) != betas.n_places:
-            raise DataError(f"{betas.path} holds {betas.n_places} voxels of a table, the mask {int(inside.sum())}."
-                            " Next step: give the mask whose voxels GLMsingle was given.")  # fmt: skip
+            raise DataError(
+                f"{betas.path} holds {betas.n_places} voxels of a table, the mask {int(inside.sum())}."
+                " Next step: give the mask whose voxels GLMsingle was given."
+            )
         place = np.arange(betas.n_places)
         if inside is None:
             place = place[betas.finite()]

@@ -102,19 +102,40 @@ def load(
     place: dict[str, Any] = {}
     if everything is not None:
         ijk, affine, shape = everything
-        place = {"ijk": ijk[np.searchsorted(np.flatnonzero(table.flags("VoxelData")), chosen)], "affine": affine,
-                 "volume_shape": shape}  # fmt: skip
+        place = {
+            "ijk": ijk[np.searchsorted(np.flatnonzero(table.flags("VoxelData")), chosen)],
+            "affine": affine,
+            "volume_shape": shape,
+        }
     options = {"data": "god", "subject": name, "parts": wanted}
     template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(rows), len(chosen))), stimulus=ids, subject=name,
-        run=frame["run"].to_numpy(), voxel=chosen, roi=roi, units="a.u.", space="native, 3 mm",
-        source="god", licence=source.manifest.licence, provenance=options, **place,
-    )  # fmt: skip
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(rows), len(chosen))),
+        stimulus=ids,
+        subject=name,
+        run=frame["run"].to_numpy(),
+        voxel=chosen,
+        roi=roi,
+        units="a.u.",
+        space="native, 3 mm",
+        source="god",
+        licence=source.manifest.licence,
+        provenance=options,
+        **place,
+    )
     bounds = bounds_of(frame["run"].to_numpy())
     responses = collect(
-        template, bounds, lambda n, block: table.read(rows[slice(*bounds[n])], chosen[block]), zscore=zscore, by="run",
-        repeats=repeats, cache=cache, files=[path], settings=options, max_memory=max_memory, progress=source.progress,
-    )  # fmt: skip
+        template,
+        bounds,
+        lambda n, block: table.read(rows[slice(*bounds[n])], chosen[block]),
+        zscore=zscore,
+        by="run",
+        repeats=repeats,
+        cache=cache,
+        files=[path],
+        settings=options,
+        max_memory=max_memory,
+        progress=source.progress,
+    )
     names = np.array(list(_TYPES))[frame["kind"].to_numpy(np.int64) - 1]
     stimuli = _stimuli(source, root, ids, number, names)
     splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("training", "test")}
@@ -127,8 +148,14 @@ def recognise(folder: Path) -> Found | None:
     if not names:
         return None
     missing = [] if within(folder, "*.JPEG") else ["pictures (images/training, images/test)"]
-    return Found("god", "Generic Object Decoding", folder, {"subjects": ", ".join(names)}, tuple(missing),
-                 f'load_dataset("god", root="{folder}", subject={int(names[0][7:])})')  # fmt: skip
+    return Found(
+        "god",
+        "Generic Object Decoding",
+        folder,
+        {"subjects": ", ".join(names)},
+        tuple(missing),
+        f'load_dataset("god", root="{folder}", subject={int(names[0][7:])})',
+    )
 
 
 def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] | None:

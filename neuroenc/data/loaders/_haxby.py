@@ -25,23 +25,33 @@ _MASK_SHARE = 0.25
 
 # category: (kind, descriptions). The photographs are not distributed, so these texts are ours.
 CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "house": ("place", (
-        "a photograph of a house", "a house with windows, a door and a roof", "the front of a building")),
-    "scrambledpix": ("texture", (
-        "a scrambled picture without any object", "a meaningless texture of random patches", "visual noise")),
-    "cat": ("animal", (
-        "a photograph of a cat", "the face of a cat with whiskers and ears", "a furry animal")),
-    "shoe": ("object", (
-        "a photograph of a shoe", "a single shoe with laces and a sole", "footwear")),
-    "bottle": ("object", (
-        "a photograph of a bottle", "a bottle with a narrow neck and a label", "a container for liquid")),
-    "scissors": ("object", (
-        "a photograph of a pair of scissors", "scissors with two blades and handles", "a tool for cutting paper")),
-    "chair": ("object", (
-        "a photograph of a chair", "a chair with four legs and a back", "a piece of furniture to sit on")),
-    "face": ("face", (
-        "a photograph of a human face", "a portrait of a person looking at the camera", "the face of a man")),
-}  # fmt: skip
+    "house": (
+        "place",
+        ("a photograph of a house", "a house with windows, a door and a roof", "the front of a building"),
+    ),
+    "scrambledpix": (
+        "texture",
+        ("a scrambled picture without any object", "a meaningless texture of random patches", "visual noise"),
+    ),
+    "cat": ("animal", ("a photograph of a cat", "the face of a cat with whiskers and ears", "a furry animal")),
+    "shoe": ("object", ("a photograph of a shoe", "a single shoe with laces and a sole", "footwear")),
+    "bottle": (
+        "object",
+        ("a photograph of a bottle", "a bottle with a narrow neck and a label", "a container for liquid"),
+    ),
+    "scissors": (
+        "object",
+        ("a photograph of a pair of scissors", "scissors with two blades and handles", "a tool for cutting paper"),
+    ),
+    "chair": (
+        "object",
+        ("a photograph of a chair", "a chair with four legs and a back", "a piece of furniture to sit on"),
+    ),
+    "face": (
+        "face",
+        ("a photograph of a human face", "a portrait of a person looking at the camera", "the face of a man"),
+    ),
+}
 
 
 def load(source: Source, *, image: str = "1slice", mask: str | None = None, delay: float = 2.5) -> EncodingData:
@@ -162,9 +172,15 @@ def _zscore(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _assemble(
-    source: Source, root: Path, image: str, mask: str | None, delay: float,
-    bold: list[str], events: list[str], masks: list[str],
-) -> EncodingData:  # fmt: skip
+    source: Source,
+    root: Path,
+    image: str,
+    mask: str | None,
+    delay: float,
+    bold: list[str],
+    events: list[str],
+    masks: list[str],
+) -> EncodingData:
     import nibabel
 
     nib: Any = nibabel
@@ -193,17 +209,32 @@ def _assemble(
     values = np.concatenate([block_responses(d[inside].T, t, tr=TR, delay=delay) for d, t in zip(data, tables)])
     table = pd.concat([t.assign(run=r) for r, t in zip(_RUNS, tables)], ignore_index=True)
     ijk = np.argwhere(inside)
-    roi = [[n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"]
-           for v in ijk]  # fmt: skip
+    roi = [
+        [n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"] for v in ijk
+    ]
     used = [*bold, *events, *masks]
     responses = make_responses(
-        values.astype(np.float32), stimulus=table["trial_type"].to_numpy(dtype=str), subject="sub001", session=1,
-        run=table["run"].to_numpy(), repeat=table["run"].to_numpy() - 1, ijk=ijk, roi=roi,
-        space=f"native {image}", affine=affine, volume_shape=shape, units="s.d.", zscored="run",
-        source=source.manifest.name, licence=source.manifest.licence,
-        provenance={"data": source.manifest.name, "options": {"image": image, "mask": mask, "delay": delay},
-                    "sha256": source.checksums(used)},
-    )  # fmt: skip
+        values.astype(np.float32),
+        stimulus=table["trial_type"].to_numpy(dtype=str),
+        subject="sub001",
+        session=1,
+        run=table["run"].to_numpy(),
+        repeat=table["run"].to_numpy() - 1,
+        ijk=ijk,
+        roi=roi,
+        space=f"native {image}",
+        affine=affine,
+        volume_shape=shape,
+        units="s.d.",
+        zscored="run",
+        source=source.manifest.name,
+        licence=source.manifest.licence,
+        provenance={
+            "data": source.manifest.name,
+            "options": {"image": image, "mask": mask, "delay": delay},
+            "sha256": source.checksums(used),
+        },
+    )
     extra: dict[str, Any] = {
         "mask": nib.Nifti1Image(inside.astype(np.uint8), affine),
         "mean": nib.Nifti1Image(mean.astype(np.float32), affine),
@@ -227,8 +258,13 @@ def _read_events(path: Path) -> pd.DataFrame:
     for n, name in enumerate(table["trial_type"]):
         if name not in CATEGORIES:
             raise DataError(f"{path}, row {n + 1}: " + unknown_name("category", name, CATEGORIES))
-    return pd.DataFrame({"onset": numbers(table, "onset", path), "duration": numbers(table, "duration", path, least=0),
-                         "trial_type": table["trial_type"].astype(str)})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "onset": numbers(table, "onset", path),
+            "duration": numbers(table, "duration", path, least=0),
+            "trial_type": table["trial_type"].astype(str),
+        }
+    )
 
 
 def _stimuli(source: Source) -> Stimuli:

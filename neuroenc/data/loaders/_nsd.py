@@ -58,7 +58,19 @@ def load(
             " root='FOLDER' that holds nsddata, nsddata_betas and nsddata_stimuli."
         )
     return nsd(
-        root, subject, space=space, betas=betas, voxels=voxels, rois=rois, sessions=sessions, repeats=repeats,
-        zscore=zscore, file_format=file_format, captions=captions, food=food, cache=cache, max_memory=max_memory,
+        root,
+        subject,
+        space=space,
+        betas=betas,
+        voxels=voxels,
+        rois=rois,
+        sessions=sessions,
+        repeats=repeats,
+        zscore=zscore,
+        file_format=file_format,
+        captions=captions,
+        food=food,
+        cache=cache,
+        max_memory=max_memory,
         progress=source.progress,
-    )  # fmt: skip
+    )

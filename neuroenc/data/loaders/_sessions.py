@@ -163,8 +163,9 @@ def collect(
     if zscore:
         small = [last - first for first, last in bounds if last - first < 2]
         if small:
-            raise DataError(f"{len(small)} of {len(bounds)} {by}s have one trial; z-scores need two. Next step:"
-                            " zscore=False.")  # fmt: skip
+            raise DataError(
+                f"{len(small)} of {len(bounds)} {by}s have one trial; z-scores need two. Next step: zscore=False."
+            )
         template = template.copy(deep=False)
         template.attrs.update(units="z", zscored=by, zscored_n=n)
         template.attrs["provenance"] = provenance_step(template.attrs, "zscore", by=by, ddof=0)

@@ -108,18 +108,35 @@ def load(
     columns = trials["column"].to_numpy()
     options = {"data": "things-fmri", "subject": name}
     template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(trials), len(chosen))), stimulus=ids, subject=name,
-        session=trials["session"].to_numpy(), run=trials["run"].to_numpy(), repeat=trials["repeat"].to_numpy(),
-        voxel=own["voxel_id"].to_numpy(), ncsnr=np.sqrt(nc / (100 - nc)), roi=_rois(own), units="a.u. (beta)",
-        space="T1w", source="things-fmri", licence=source.manifest.licence, provenance=options,
+        np.broadcast_to(np.zeros((), dtype=np.float32), (len(trials), len(chosen))),
+        stimulus=ids,
+        subject=name,
+        session=trials["session"].to_numpy(),
+        run=trials["run"].to_numpy(),
+        repeat=trials["repeat"].to_numpy(),
+        voxel=own["voxel_id"].to_numpy(),
+        ncsnr=np.sqrt(nc / (100 - nc)),
+        roi=_rois(own),
+        units="a.u. (beta)",
+        space="T1w",
+        source="things-fmri",
+        licence=source.manifest.licence,
+        provenance=options,
         **_places(root, folder, name, own),
-    )  # fmt: skip
+    )
     bounds = bounds_of(trials["session"].to_numpy())
     responses = collect(
-        template, bounds, lambda n, block: values.read(chosen[block], columns[slice(*bounds[n])]), zscore=zscore,
-        repeats=repeats, cache=cache, files=[paths["ResponseData.h5"]], settings=options, max_memory=max_memory,
+        template,
+        bounds,
+        lambda n, block: values.read(chosen[block], columns[slice(*bounds[n])]),
+        zscore=zscore,
+        repeats=repeats,
+        cache=cache,
+        files=[paths["ResponseData.h5"]],
+        settings=options,
+        max_memory=max_memory,
         progress=source.progress,
-    )  # fmt: skip
+    )
     stimuli = _stimuli(source, root, trials)
     splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("train", "test")}
     return EncodingData(responses, stimuli, extra={"splits": splits, "voxels": own.set_index("voxel_id")})
@@ -135,8 +152,14 @@ def recognise(folder: Path) -> Found | None:
     missing = [f"tables of {n}" for n in names if n not in whole]
     if not within(folder, "sub-*brainmask.nii.gz") and not list(folder.parent.glob("brainmasks")):
         missing.append("brainmasks (voxels then have no place in a volume)")
-    return Found("things-fmri", "THINGS-fMRI", folder, {"subjects": ", ".join(names)}, tuple(missing),
-                 f'load_dataset("things-fmri", root="{folder}", subject={int(names[0][4:])})')  # fmt: skip
+    return Found(
+        "things-fmri",
+        "THINGS-fMRI",
+        folder,
+        {"subjects": ", ".join(names)},
+        tuple(missing),
+        f'load_dataset("things-fmri", root="{folder}", subject={int(names[0][4:])})',
+    )
 
 
 def _tables(folder: Path) -> Path:
@@ -284,8 +307,14 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
         raise DataError(f"{kinds.index[kinds > 1][0]} is both a training and a test picture of this subject.")
     ids = first["stimulus"].map(_id).to_numpy(dtype=str)
     # "ice_cream_12s" shows an ice cream: the last part numbers the picture.
-    table = pd.DataFrame({"file": first["stimulus"].to_numpy(), "concept": [s.rsplit("_", 1)[0] for s in ids],
-                          "split": first["trial_type"].to_numpy()}, index=ids)  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "file": first["stimulus"].to_numpy(),
+            "concept": [s.rsplit("_", 1)[0] for s in ids],
+            "split": first["trial_type"].to_numpy(),
+        },
+        index=ids,
+    )
     places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
     folder = next((f for f in places if f.is_dir()), None)
     found = [None] if folder is None else find_pictures(folder, ids, partial=True)

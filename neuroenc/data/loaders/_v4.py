@@ -26,9 +26,7 @@ _MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 #: Sessions that the manifest lists, with the nominal number of repeats of the data's readme (images differ a little).
-LISTED = {
-    "190923": 14, "190925": 14, "190927": 11, "190928": 13, "201025": 12, "210224": 9, "210322": 4, "210325": 8
-}  # fmt: skip
+LISTED = {"190923": 14, "190925": 14, "190927": 11, "190928": 13, "201025": 12, "210224": 9, "210322": 4, "210325": 8}
 # First and last day on which each animal of the published data was recorded; a session is named by its day, YYMMDD.
 _DAYS = (("WE", 190923, 190929), ("PE", 201014, 210326), ("RA", 210620, 211103))
 # Folder of the averages in the mirror, and in the authors' repository.
@@ -164,8 +162,11 @@ def locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     folders = [Path(source.root).expanduser()] if source.root is not None else [data_dir() / source.manifest.name]
     if source.root is None and (mirror := mirror_dir(source.mirror)) is not None:
         folders.append(mirror / source.manifest.name)
-    known = {"images": f"images/images_{session}.zip", "average": f"responses/responses_{session}.npy",
-             "raw": f"responses_raw/responses_{session}.npy"}  # fmt: skip
+    known = {
+        "images": f"images/images_{session}.zip",
+        "average": f"responses/responses_{session}.npy",
+        "raw": f"responses_raw/responses_{session}.npy",
+    }
     if session in LISTED and (source.root is None or (folders[0] / known["average"]).is_file()):
         files = {k: v for k, v in known.items() if v in listed}
         return source.folder(list(files.values())), files
@@ -197,10 +198,14 @@ def locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
                     f"{folder / path} is not the published file of session {session}. Next step: copy it again."
                 )
         return folder, files
-    raise ConfigError(unknown_name(
-        "session of v4-cowley2023", session, sorted(there | (set(LISTED) if source.root is None else set())),
-        f"Next step: {source.manifest.homepage}, folder data_V4_responses, has all sessions; give it as root=.",
-    ))  # fmt: skip
+    raise ConfigError(
+        unknown_name(
+            "session of v4-cowley2023",
+            session,
+            sorted(there | (set(LISTED) if source.root is None else set())),
+            f"Next step: {source.manifest.homepage}, folder data_V4_responses, has all sessions; give it as root=.",
+        )
+    )
 
 
 def _read_images(path: Path) -> tuple[list[str], np.ndarray]:

@@ -22,25 +22,63 @@ _GROUND = {
     "wood": ("on a wooden surface", "on brown wood"),
     "plain": ("on a {c} background", "on a plain {c} background"),
 }
-_SIDES = {"left": ("to the left of", "on the left of"), "right": ("to the right of", "on the right of"),
-          "above": ("above", "over"), "below": ("below", "under"), "near": ("next to", "beside")}  # fmt: skip
-_WHERE = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom",
-          "near": "in the middle"}  # fmt: skip
+_SIDES = {
+    "left": ("to the left of", "on the left of"),
+    "right": ("to the right of", "on the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "near": ("next to", "beside"),
+}
+_WHERE = {
+    "left": "on the left",
+    "right": "on the right",
+    "above": "at the top",
+    "below": "at the bottom",
+    "near": "in the middle",
+}
 # Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with
 # their articles, {p} the place, {at} "in front of a house", {ab} the relation of a to b, {ga} a background.
 _TEMPLATES: dict[tuple[int, bool], tuple[str, ...]] = {
-    (1, False): ("{a} {g}.", "There is {a} {g}.", "A picture of {a} {g}.", "We see {a} {wa}.",
-                 "{a} is shown {g}.", "This is {a}."),
-    (2, False): ("{a} {ab} {b}.", "There is {a} {ab} {b} {g}.", "{a} is {ab} {b}.", "{a} and {b} {g}.",
-                 "A picture of {a} and {b}.", "{a} with {b} {wb}."),
-    (3, False): ("{a}, {b} and {c} {g}.", "{a} {ab} {b}, with {c} {wc}.", "A picture of {a}, {b} and {c}.",
-                 "There is {a} {ab} {b}, and {c} is {wc}.", "We see {a} with {b} and {c}."),
+    (1, False): (
+        "{a} {g}.",
+        "There is {a} {g}.",
+        "A picture of {a} {g}.",
+        "We see {a} {wa}.",
+        "{a} is shown {g}.",
+        "This is {a}.",
+    ),
+    (2, False): (
+        "{a} {ab} {b}.",
+        "There is {a} {ab} {b} {g}.",
+        "{a} is {ab} {b}.",
+        "{a} and {b} {g}.",
+        "A picture of {a} and {b}.",
+        "{a} with {b} {wb}.",
+    ),
+    (3, False): (
+        "{a}, {b} and {c} {g}.",
+        "{a} {ab} {b}, with {c} {wc}.",
+        "A picture of {a}, {b} and {c}.",
+        "There is {a} {ab} {b}, and {c} is {wc}.",
+        "We see {a} with {b} and {c}.",
+    ),
     (0, True): ("{p} {g}.", "There is {p}.", "A picture of {p}.", "A view of {p} {g}.", "This is {p}."),
-    (1, True): ("{a} {at}.", "There is {a} {at}.", "{a} is {at}.", "A picture of {a} {at}.",
-                "{p} with {a} {wa}.", "We see {p} behind {a}."),
-    (2, True): ("{a} and {b} {at}.", "{a} and {b} are {at}.", "{a} {ab} {b} {at}.", "{p} with {a} and {b}.",
-                "There is {a} {ab} {b}, and {p} is behind them."),
-}  # fmt: skip
+    (1, True): (
+        "{a} {at}.",
+        "There is {a} {at}.",
+        "{a} is {at}.",
+        "A picture of {a} {at}.",
+        "{p} with {a} {wa}.",
+        "We see {p} behind {a}.",
+    ),
+    (2, True): (
+        "{a} and {b} {at}.",
+        "{a} and {b} are {at}.",
+        "{a} {ab} {b} {at}.",
+        "{p} with {a} and {b}.",
+        "There is {a} {ab} {b}, and {p} is behind them.",
+    ),
+}
 
 
 def _agree(text: str) -> str:

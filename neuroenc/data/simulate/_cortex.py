@@ -218,8 +218,13 @@ def simulate_cortex(
     >>> data.responses.sizes["presentation"], sorted(set(data.truth.family.values.tolist()))
     (32, ['face'])
     """
-    numbers = {"n_subjects": n_subjects, "n_sessions": n_sessions, "n_repeats": n_repeats,
-               "test_repeats": test_repeats, "runs_per_session": runs_per_session}  # fmt: skip
+    numbers = {
+        "n_subjects": n_subjects,
+        "n_sessions": n_sessions,
+        "n_repeats": n_repeats,
+        "test_repeats": test_repeats,
+        "runs_per_session": runs_per_session,
+    }
     for name, value in numbers.items():
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1.")
@@ -240,9 +245,17 @@ def simulate_cortex(
     maps = energy_maps(stimuli)
     deal = np.random.default_rng([seed, 1_000_003]).permutation(np.flatnonzero(~is_test))
     settings = {
-        "simulation": "cortex", "world": stimuli.source, "n_voxels": counts, **numbers, "ncsnr": list(ncsnr),
-        "mixed_share": mixed_share, "drift": drift, "individual": individual, "unique": unique, "seed": seed,
-    }  # fmt: skip
+        "simulation": "cortex",
+        "world": stimuli.source,
+        "n_voxels": counts,
+        **numbers,
+        "ncsnr": list(ncsnr),
+        "mixed_share": mixed_share,
+        "drift": drift,
+        "individual": individual,
+        "unique": unique,
+        "seed": seed,
+    }
     subjects = []
     for s in range(n_subjects):
         rows = np.arange(len(stimuli))

@@ -144,8 +144,22 @@ def _dancer(p: Pen, colour: RGB, skin: RGB, smiling: bool) -> None:
     p.limb([(0.06, 0.26), (0.34, 0.62), (0.0, 0.66)], shade(skin, 0.86), 0.14)
     for s in (-1, 1):
         p.limb([(s * 0.16, -0.4), (s * 0.5, -0.66), (s * 0.12, -0.97)], skin, 0.12)
-    p.poly([(-0.2, -0.46), (0.2, -0.46), (0.12, -0.08), (0.72, 0.3), (0.4, 0.42), (0.0, 0.36), (-0.4, 0.42),
-            (-0.72, 0.3), (-0.12, -0.08)], colour, shade(colour, 0.65), 0.03)  # fmt: skip
+    p.poly(
+        [
+            (-0.2, -0.46),
+            (0.2, -0.46),
+            (0.12, -0.08),
+            (0.72, 0.3),
+            (0.4, 0.42),
+            (0.0, 0.36),
+            (-0.4, 0.42),
+            (-0.72, 0.3),
+            (-0.12, -0.08),
+        ],
+        colour,
+        shade(colour, 0.65),
+        0.03,
+    )
     _head(p, 0, -0.68, skin)
     p.oval(0, -0.88, 0.1, 0.09, (58, 42, 34))
 
@@ -180,5 +194,15 @@ def _hand(p: Pen, colour: RGB, skin: RGB, smiling: bool) -> None:
     p.line([(-0.28, 0.02), (0.3, 0.06)], edge, 0.05)
 
 
-LIVING = {"man": _man, "woman": _woman, "child": _child, "cat": _cat, "dog": _dog, "person": _person,
-          "runner": _runner, "dancer": _dancer, "surfer": _surfer, "hand": _hand}  # fmt: skip
+LIVING = {
+    "man": _man,
+    "woman": _woman,
+    "child": _child,
+    "cat": _cat,
+    "dog": _dog,
+    "person": _person,
+    "runner": _runner,
+    "dancer": _dancer,
+    "surfer": _surfer,
+    "hand": _hand,
+}

@@ -183,8 +183,17 @@ _FAMILY_WORDS = {
 }
 _FAMILY_OF = {w: f for f, words in _FAMILY_WORDS.items() for w in words}
 _FAMILY_OF.update({w: m.family for m in _ALL if m.family != "neutral" for w in (m.name, *m.words)})
-_IRREGULAR = {"men": "man", "women": "woman", "children": "child", "ladies": "lady", "churches": "church",
-              "beaches": "beach", "bodies": "body", "cherries": "cherry", "dresses": "dress"}  # fmt: skip
+_IRREGULAR = {
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "ladies": "lady",
+    "churches": "church",
+    "beaches": "beach",
+    "bodies": "body",
+    "cherries": "cherry",
+    "dresses": "dress",
+}
 
 
 def member(name: str) -> Member:

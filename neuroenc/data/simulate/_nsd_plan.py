@@ -13,13 +13,34 @@ __all__ = ["Experiment", "Subject", "make_experiment", "make_subject"]
 
 #: Regions of the simulated cortex -> labels of the data set's files.
 _LABELS = {
-    "V1": ("V1v", "V1d"), "V2": ("V2v", "V2d"), "V3": ("V3v", "V3d"), "hV4": ("hV4", "hV4"),
-    "OFA": ("OFA", "OFA"), "FFA": ("FFA-1", "FFA-2"), "EBA": ("EBA", "EBA"), "FBA": ("FBA-1", "FBA-2"),
-    "OPA": ("OPA", "OPA"), "PPA": ("PPA", "PPA"), "RSC": ("RSC", "RSC"), "VWFA": ("VWFA-1", "VWFA-2"),
-}  # fmt: skip
-_STREAMS = {"V1": "early", "V2": "early", "V3": "early", "hV4": "midventral", "OFA": "lateral", "EBA": "lateral",
-            "FFA": "ventral", "FBA": "ventral", "PPA": "ventral", "VWFA": "ventral", "OPA": "parietal",
-            "RSC": "parietal", "food": "ventral"}  # fmt: skip
+    "V1": ("V1v", "V1d"),
+    "V2": ("V2v", "V2d"),
+    "V3": ("V3v", "V3d"),
+    "hV4": ("hV4", "hV4"),
+    "OFA": ("OFA", "OFA"),
+    "FFA": ("FFA-1", "FFA-2"),
+    "EBA": ("EBA", "EBA"),
+    "FBA": ("FBA-1", "FBA-2"),
+    "OPA": ("OPA", "OPA"),
+    "PPA": ("PPA", "PPA"),
+    "RSC": ("RSC", "RSC"),
+    "VWFA": ("VWFA-1", "VWFA-2"),
+}
+_STREAMS = {
+    "V1": "early",
+    "V2": "early",
+    "V3": "early",
+    "hV4": "midventral",
+    "OFA": "lateral",
+    "EBA": "lateral",
+    "FFA": "ventral",
+    "FBA": "ventral",
+    "PPA": "ventral",
+    "VWFA": "ventral",
+    "OPA": "parietal",
+    "RSC": "parietal",
+    "food": "ventral",
+}
 _CATEGORY = {"face": "faces", "body": "bodies", "place": "places", "word": "words"}
 _N_PARCELS = 180
 

@@ -111,8 +111,11 @@ def nsd_tree(
     ...     sorted(p.name for p in Path(folder).iterdir())
     ['nsddata', 'nsddata_betas', 'nsddata_stimuli']
     """
-    for kind, values, legal in (("space", spaces, SPACES), ("version of betas", betas, BETAS),
-                                ("format", formats, _ENDINGS)):  # fmt: skip
+    for kind, values, legal in (
+        ("space", spaces, SPACES),
+        ("version of betas", betas, BETAS),
+        ("format", formats, _ENDINGS),
+    ):
         for value in values:
             if value not in legal:
                 raise ConfigError(unknown_name(kind, value, legal))
@@ -145,9 +148,15 @@ class _Writer:
     """One subject's files."""
 
     def __init__(
-        self, root: Path, number: int, subject: Subject, truth: xr.Dataset, experiment: Experiment, n_sessions: int,
+        self,
+        root: Path,
+        number: int,
+        subject: Subject,
+        truth: xr.Dataset,
+        experiment: Experiment,
+        n_sessions: int,
         rng: np.random.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.root, self.name, self.subject, self.experiment = root, f"subj{number:02d}", subject, experiment
         self.number, self.n_sessions, self.rng = number, n_sessions, rng
         self.ppdata = root / "nsddata" / "ppdata" / self.name
@@ -323,8 +332,13 @@ class _Writer:
             {"ncsnr": ("voxel", self.ncsnr / np.float32(last)), "region": ("voxel", self.roi)}, {"voxel": brain}
         )
         extra: dict[str, Any] = {
-            "labels": self.subject.labels, "tables": self.subject.tables, "tvalues": self.subject.tvalues,
-            "nsd_id": rows, "coco_id": self.experiment.coco_id, "invalid": np.sort(invalid),
-            "vertices": self.vertices, "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices},
-        }  # fmt: skip
+            "labels": self.subject.labels,
+            "tables": self.subject.tables,
+            "tvalues": self.subject.tvalues,
+            "nsd_id": rows,
+            "coco_id": self.experiment.coco_id,
+            "invalid": np.sort(invalid),
+            "vertices": self.vertices,
+            "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices},
+        }
         return EncodingData(responses, None, truth, extra)

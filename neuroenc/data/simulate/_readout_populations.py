@@ -145,8 +145,9 @@ def simulate_readout_population(
             warp[:, :n_textures, :, 2] = shift
             warps["feature_warp"] = (("stimulus", "channel", "row", "column"), warp.astype(np.float32))
             seen = _shifted(textures, shift)
-        signal = np.einsum("ncv,vc->nv", seen.reshape(n_stimuli, n_textures, -1) @ masks.reshape(n_voxels, -1).T,
-                           weights)  # fmt: skip
+        signal = np.einsum(
+            "ncv,vc->nv", seen.reshape(n_stimuli, n_textures, -1) @ masks.reshape(n_voxels, -1).T, weights
+        )
 
     mean, spread = signal.mean(axis=0), signal.std(axis=0)
     signal = (signal - mean) / spread
@@ -175,20 +176,30 @@ def simulate_readout_population(
             "content": (("stimulus", "latent"), content),
             **warps,
         },
-        coords={**place, **voxel, "channel": names, "latent": list(LATENTS), "row": ["x", "y"],
-                "column": ["x", "y", "1"]},
+        coords={
+            **place,
+            **voxel,
+            "channel": names,
+            "latent": list(LATENTS),
+            "row": ["x", "y"],
+            "column": ["x", "y", "1"],
+        },
         attrs={"kind": kind, "seed": seed, "noise": float(noise)},
-    )  # fmt: skip
+    )
     return ReadoutPopulation(
         kind,
         xr.DataArray(full[:, :shown], dims=dims, coords={**place, "channel": names[:shown]}, name="maps"),
-        xr.DataArray(responses.astype(np.float32), dims=("stimulus", "voxel"),
-                     coords={"stimulus": stimulus, **voxel}, name="responses"),
+        xr.DataArray(
+            responses.astype(np.float32),
+            dims=("stimulus", "voxel"),
+            coords={"stimulus": stimulus, **voxel},
+            name="responses",
+        ),
         truth.isel(channel=slice(0, shown)),
         xr.DataArray(full[:, n_textures:], dims=dims, coords={**place, "channel": names[n_textures:]}, name="context")
         if context
         else None,
-    )  # fmt: skip
+    )
 
 
 def _centres(n: int) -> np.ndarray:

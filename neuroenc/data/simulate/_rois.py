@@ -41,25 +41,70 @@ class Roi:
 
 
 _SELECTIVE = (
-    Roi("OFA", 40, ((42, -79, -10),), family="face", second="body",
-        clusters=(("man", "woman"), ("child", "cat", "dog"))),
-    Roi("FFA", 60, ((40, -54, -19),), family="face", second="body",
-        clusters=(("man", "woman", "child"), ("cat", "dog"))),
-    Roi("EBA", 80, ((47, -70, 4),), family="body", second="face",
-        clusters=(("person", "runner", "dancer", "surfer"), ("hand",))),
-    Roi("FBA", 40, ((43, -42, -21),), family="body", second="face",
-        clusters=(("person", "dancer"), ("runner", "surfer", "hand"))),
-    Roi("PPA", 70, ((26, -44, -10),), family="place", second="food",
-        clusters=(("house", "church"), ("mountain", "beach"), ("corridor",))),
-    Roi("OPA", 50, ((33, -82, 20),), family="place", second="body",
-        clusters=(("house", "corridor"), ("church", "mountain", "beach"))),
-    Roi("RSC", 40, ((16, -54, 10),), family="place", second="word",
-        clusters=(("mountain", "beach"), ("house", "church", "corridor"))),
-    Roi("VWFA", 40, ((46, -58, -13),), "L", family="word", second="face",
-        clusters=(("sign", "poster"), ("letter", "book", "newspaper"))),
-    Roi("food", 50, ((32, -60, -12),), family="food", second="place",
-        clusters=(("pizza", "cake", "burger"), ("apple", "banana"))),
-)  # fmt: skip
+    Roi(
+        "OFA", 40, ((42, -79, -10),), family="face", second="body", clusters=(("man", "woman"), ("child", "cat", "dog"))
+    ),
+    Roi(
+        "FFA", 60, ((40, -54, -19),), family="face", second="body", clusters=(("man", "woman", "child"), ("cat", "dog"))
+    ),
+    Roi(
+        "EBA",
+        80,
+        ((47, -70, 4),),
+        family="body",
+        second="face",
+        clusters=(("person", "runner", "dancer", "surfer"), ("hand",)),
+    ),
+    Roi(
+        "FBA",
+        40,
+        ((43, -42, -21),),
+        family="body",
+        second="face",
+        clusters=(("person", "dancer"), ("runner", "surfer", "hand")),
+    ),
+    Roi(
+        "PPA",
+        70,
+        ((26, -44, -10),),
+        family="place",
+        second="food",
+        clusters=(("house", "church"), ("mountain", "beach"), ("corridor",)),
+    ),
+    Roi(
+        "OPA",
+        50,
+        ((33, -82, 20),),
+        family="place",
+        second="body",
+        clusters=(("house", "corridor"), ("church", "mountain", "beach")),
+    ),
+    Roi(
+        "RSC",
+        40,
+        ((16, -54, 10),),
+        family="place",
+        second="word",
+        clusters=(("mountain", "beach"), ("house", "church", "corridor")),
+    ),
+    Roi(
+        "VWFA",
+        40,
+        ((46, -58, -13),),
+        "L",
+        family="word",
+        second="face",
+        clusters=(("sign", "poster"), ("letter", "book", "newspaper")),
+    ),
+    Roi(
+        "food",
+        50,
+        ((32, -60, -12),),
+        family="food",
+        second="place",
+        clusters=(("pizza", "cake", "burger"), ("apple", "banana")),
+    ),
+)
 
 _QUARTERS = ("lower", "upper")
 

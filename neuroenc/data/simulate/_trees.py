@@ -32,8 +32,10 @@ def _volume(path: Path, values: np.ndarray) -> None:
 
 def _sessions(rng: np.random.Generator, lengths: Sequence[int], n_voxels: int) -> list[np.ndarray]:
     """Noise with a gain and an offset of each session."""
-    return [(rng.standard_normal((n, n_voxels)) * rng.uniform(0.5, 3) + rng.uniform(-5, 5)).astype(np.float32)
-            for n in lengths]  # fmt: skip
+    return [
+        (rng.standard_normal((n, n_voxels)) * rng.uniform(0.5, 3) + rng.uniform(-5, 5)).astype(np.float32)
+        for n in lengths
+    ]
 
 
 def bold5000_tree(
@@ -80,8 +82,9 @@ def bold5000_tree(
     """
     root, rng = Path(path), np.random.default_rng(seed)
     total, n_voxels = sum(lengths), int(np.prod(shape))
-    new = [[f"COCO_train2014_{n:012d}.jpg", f"n01440764_{n}.JPEG", f"kitchen{n}.jpg"][n % 3 - 1] for n in
-           range(1, total)]  # fmt: skip
+    new = [
+        [f"COCO_train2014_{n:012d}.jpg", f"n01440764_{n}.JPEG", f"kitchen{n}.jpg"][n % 3 - 1] for n in range(1, total)
+    ]
     # The first pictures come again, once or more often, at the end of sessions.
     names, fresh, again = [], iter(new), 0
     for s, length in enumerate(lengths):
@@ -184,13 +187,24 @@ def things_fmri_tree(
     table.to_csv(folder / "sub-01_StimulusMetadata.csv", index=False)
     ijk = np.stack(np.unravel_index(brain, shape), 1)
     ncsnr = rng.uniform(0, 1, len(brain))
-    voxels = pd.DataFrame({
-        "voxel_id": np.arange(len(brain)), "subject_id": 1, "voxel_x": ijk[:, 0], "voxel_y": ijk[:, 1],
-        "voxel_z": ijk[:, 2], "nc_singletrial": 100 * ncsnr**2 / (ncsnr**2 + 1),
-        "nc_testset": 100 * ncsnr**2 / (ncsnr**2 + 1 / n_sessions), "splithalf_uncorrected": 0.1,
-        "splithalf_corrected": 0.2, "prf-size": 1.5, "V1": np.arange(30) < 8, "LO1 (prf)": np.arange(30) % 5 == 0,
-        "lFFA": np.arange(30) > 24, "rFFA": np.arange(30) == 20,
-    })  # fmt: skip
+    voxels = pd.DataFrame(
+        {
+            "voxel_id": np.arange(len(brain)),
+            "subject_id": 1,
+            "voxel_x": ijk[:, 0],
+            "voxel_y": ijk[:, 1],
+            "voxel_z": ijk[:, 2],
+            "nc_singletrial": 100 * ncsnr**2 / (ncsnr**2 + 1),
+            "nc_testset": 100 * ncsnr**2 / (ncsnr**2 + 1 / n_sessions),
+            "splithalf_uncorrected": 0.1,
+            "splithalf_corrected": 0.2,
+            "prf-size": 1.5,
+            "V1": np.arange(30) < 8,
+            "LO1 (prf)": np.arange(30) % 5 == 0,
+            "lFFA": np.arange(30) > 24,
+            "rFFA": np.arange(30) == 20,
+        }
+    )
     voxels = voxels.astype(dict.fromkeys(("V1", "LO1 (prf)", "lFFA", "rFFA"), int))
     voxels.to_csv(folder / "sub-01_VoxelMetadata.csv", index=False)
     with h5py.File(folder / "sub-01_ResponseData.h5", "w") as handle:
@@ -316,10 +330,14 @@ def god_tree(
         return out
 
     keys = {
-        "VoxelData": row(np.ones(12)), "ROI_V1": row(np.arange(12) < 5), "ROI_VC": row(np.ones(12)),
-        "ROI_FFA": row(np.arange(12) > 9), "voxel_x": row(xyz[:, 0]), "voxel_y": row(xyz[:, 1]),
+        "VoxelData": row(np.ones(12)),
+        "ROI_V1": row(np.arange(12) < 5),
+        "ROI_VC": row(np.ones(12)),
+        "ROI_FFA": row(np.arange(12) > 9),
+        "voxel_x": row(xyz[:, 0]),
+        "voxel_y": row(xyz[:, 1]),
         "voxel_z": row(xyz[:, 2]),
-    }  # fmt: skip
+    }
     for n, name in enumerate(("DataType", "Run", "stimulus_id")):
         keys[name] = empty.copy()
         keys[name][12 + n] = 1

@@ -25,9 +25,15 @@ def _haemodynamic(seconds: np.ndarray) -> np.ndarray:
 
 
 def bids_tree(
-    path: str | os.PathLike[str], *, n_sessions: int = 2, n_runs: int = 2, n_trials: int = 10, noise: float = 0.1,
-    tr: float = 1.5, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
+    path: str | os.PathLike[str],
+    *,
+    n_sessions: int = 2,
+    n_runs: int = 2,
+    n_trials: int = 10,
+    noise: float = 0.1,
+    tr: float = 1.5,
+    seed: int = 0,
+) -> dict[str, Any]:
     """One subject's BIDS events and preprocessed BOLD: responses planted in percent, drifts, head motion, noise.
 
     Runs show pictures of ten in any order, some twice, with a button press that is no stimulus.
@@ -94,8 +100,14 @@ def bids_tree(
             confounds = pd.DataFrame(motion, columns=names)
             confounds["trans_x_derivative1"] = confounds["trans_x"].diff()
             confounds.to_csv(func / f"{stem}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
-            events = pd.DataFrame({"onset": onset, "duration": 2.0, "trial_type": "picture",
-                                   "stim_file": [f"pictures/image{k}.png" for k in shown]})  # fmt: skip
+            events = pd.DataFrame(
+                {
+                    "onset": onset,
+                    "duration": 2.0,
+                    "trial_type": "picture",
+                    "stim_file": [f"pictures/image{k}.png" for k in shown],
+                }
+            )
             press = pd.DataFrame({"onset": [onset[2] + 1], "duration": [0.5], "trial_type": ["button"]})
             events = pd.concat([events, press]).sort_values("onset")
             raw = root / "sub-01" / f"ses-{s:02d}" / "func"

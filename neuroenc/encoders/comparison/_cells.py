@@ -16,8 +16,20 @@ __all__ = ["CLOSED_FORM", "Cell", "build_cells"]
 CLOSED_FORM = ("linear", "pooled")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv")
 # Arguments of ReadoutEncoder that the comparison itself decides.
-_DECIDED = ("self", "readout", "readout_options", "core", "core_options", "subjects", "validation", "seed",
-            "checkpoint", "progress", "alphas", "cv")  # fmt: skip
+_DECIDED = (
+    "self",
+    "readout",
+    "readout_options",
+    "core",
+    "core_options",
+    "subjects",
+    "validation",
+    "seed",
+    "checkpoint",
+    "progress",
+    "alphas",
+    "cv",
+)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,16 @@ def run_one(job: Job, source: Source, folder: str, threads: int) -> str:
 
 
 def execute(
-    jobs: Sequence[Job], source: Source, store: Store, *, client: Any, workers: int, threads: int, show: bool,
+    jobs: Sequence[Job],
+    source: Source,
+    store: Store,
+    *,
+    client: Any,
+    workers: int,
+    threads: int,
+    show: bool,
     say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Fit every job that has no result yet.
 
     Workers write their own results, so that a comparison that is killed loses only the fits in progress. A

@@ -64,17 +64,25 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
         fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
     rows = job.rows
     fitted.record.update(
-        cell=job.cell.name, fold=job.fold, group=job.group, n_voxels=len(job.voxels), n_train=len(rows.train),
-        n_validation=len(rows.validation), n_test=len(rows.test), seconds=time.perf_counter() - start,
-    )  # fmt: skip
+        cell=job.cell.name,
+        fold=job.fold,
+        group=job.group,
+        n_voxels=len(job.voxels),
+        n_train=len(rows.train),
+        n_validation=len(rows.validation),
+        n_test=len(rows.test),
+        seconds=time.perf_counter() - start,
+    )
     return fitted
 
 
 def _ridge(job: Job, source: Source) -> Fitted:
     options, rows = job.cell.options, job.rows
     pool = options.get("pool")
-    X, T = (_labelled(pool_cells(source.features(job.cell.features, r).astype(np.float32, copy=False), pool))
-            for r in (rows.train, rows.test))  # fmt: skip
+    X, T = (
+        _labelled(pool_cells(source.features(job.cell.features, r).astype(np.float32, copy=False), pool))
+        for r in (rows.train, rows.test)
+    )
     Y = source.responses(rows.train, job.voxels).values
     validation = np.isin(rows.train, rows.validation)
     split = [(np.flatnonzero(~validation), np.flatnonzero(validation))]
@@ -91,10 +99,13 @@ def _ridge(job: Job, source: Source) -> Fitted:
     # A voxel that is constant in training has no score and predicts its mean.
     encoder.coef_[:, ~np.isfinite(encoder.coef_).all(axis=0)] = 0
     record = {
-        "n_candidates": 1, "n_penalties": len(encoder.alphas_), "n_parameters": int(encoder.coef_.size + Y.shape[1]),
-        "best_epoch": None, "seconds_per_fit": time.perf_counter() - begin,
+        "n_candidates": 1,
+        "n_penalties": len(encoder.alphas_),
+        "n_parameters": int(encoder.coef_.size + Y.shape[1]),
+        "best_epoch": None,
+        "seconds_per_fit": time.perf_counter() - begin,
         "chosen": {"alpha_median": float(np.median(encoder.alpha_)), "inner": inner or "validation split"},
-    }  # fmt: skip
+    }
     predicted = np.asarray(encoder.predict(T), dtype=np.float32)
     alpha = np.asarray(encoder.alpha_, dtype=np.float64)
     return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays={"alpha": alpha})
@@ -118,9 +129,14 @@ def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
     # Candidates share first weights unless the start is what they differ in; folds differ.
     seed = int(np.random.SeedSequence([job.seed, job.fold, candidate["start"]]).generate_state(1)[0] % 2**31)
     return ReadoutEncoder(
-        cell.kind, readout_options=options, core=cell.core_kind or None, core_options=cell.core_options or None,
-        seed=seed, progress=False, **{**cell.training, **trains, **arguments},
-    )  # fmt: skip
+        cell.kind,
+        readout_options=options,
+        core=cell.core_kind or None,
+        core_options=cell.core_options or None,
+        seed=seed,
+        progress=False,
+        **{**cell.training, **trains, **arguments},
+    )
 
 
 def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
@@ -149,10 +165,13 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     T = source.features(cell.features, rows.test)
     context = source.features(cell.context, rows.test) if cell.context else None
     record = {
-        "n_candidates": len(job.candidates), "n_parameters": int(final.n_parameters_),
-        "best_epoch": int(chosen.best_epoch_), "seconds_per_fit": (last + sum(t[3] for t in tried)) / (1 + len(tried)),
-        "chosen": job.candidates[best], "candidate_r": [t[0] for t in tried],
-    }  # fmt: skip
+        "n_candidates": len(job.candidates),
+        "n_parameters": int(final.n_parameters_),
+        "best_epoch": int(chosen.best_epoch_),
+        "seconds_per_fit": (last + sum(t[3] for t in tried)) / (1 + len(tried)),
+        "chosen": job.candidates[best],
+        "candidate_r": [t[0] for t in tried],
+    }
     curves = [{"candidate": n, **row} for n, t in enumerate(tried) for row in t[2].curves_.to_dict("records")]
     extras = _extras(final, T, context, len(job.voxels))
     return Fitted(_predict(final, T, context), validation_r, record, curves, extras)

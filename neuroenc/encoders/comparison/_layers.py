@@ -24,11 +24,15 @@ def layer_positions(layers: Sequence[str], drawn: Samples, level: float) -> xr.D
     first = _argmax(drawn.samples) / scale
     none = np.isnan(drawn.estimate).all(axis=0)
     position = np.where(none, np.nan, _argmax(drawn.estimate) / scale)
-    return found.rename(best="layer").assign(
-        r=(("layers", "voxel"), drawn.estimate),
-        position=("voxel", position),
-        position_se=("voxel", np.where(none, np.nan, first.std(axis=0, ddof=1))),
-    ).assign_coords(layers=list(layers))  # fmt: skip
+    return (
+        found.rename(best="layer")
+        .assign(
+            r=(("layers", "voxel"), drawn.estimate),
+            position=("voxel", position),
+            position_se=("voxel", np.where(none, np.nan, first.std(axis=0, ddof=1))),
+        )
+        .assign_coords(layers=list(layers))
+    )
 
 
 def _argmax(scores: np.ndarray) -> np.ndarray:
@@ -53,14 +57,21 @@ def layer_table(
         if not len(voxels):
             continue
         medians = _median(drawn.estimate[:, voxels])
-        low, high, _ = map(float, stats.sample_interval(
-            first[:, voxels].mean(axis=1), whole[voxels].mean(), n_units=drawn.n_stimuli, confidence=confidence
-        ))  # fmt: skip
+        low, high, _ = map(
+            float,
+            stats.sample_interval(
+                first[:, voxels].mean(axis=1), whole[voxels].mean(), n_units=drawn.n_stimuli, confidence=confidence
+            ),
+        )
         row = {
-            "kind": group.kind, "group": group.name, "n_voxels": len(voxels),
-            "best_layer": str(layers[int(np.nanargmax(medians))]), "mean_position": float(whole[voxels].mean()),
-            "low": max(low, 0.0), "high": min(high, 1.0),
-        }  # fmt: skip
+            "kind": group.kind,
+            "group": group.name,
+            "n_voxels": len(voxels),
+            "best_layer": str(layers[int(np.nanargmax(medians))]),
+            "mean_position": float(whole[voxels].mean()),
+            "low": max(low, 0.0),
+            "high": min(high, 1.0),
+        }
         row.update({f"median_r_{name}": float(m) for name, m in zip(layers, medians)})
         rows.append(row)
     return pd.DataFrame(rows)

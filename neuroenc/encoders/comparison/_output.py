@@ -43,12 +43,15 @@ def cell_costs(
         records = pd.DataFrame([fitted.record for _, fitted in fits[cell.name]])
         epochs = records["best_epoch"].dropna()
         cost = {
-            "features": cell.features, "core": cell.core, "readout": cell.readout,
+            "features": cell.features,
+            "core": cell.core,
+            "readout": cell.readout,
             "n_candidates": int(records["n_candidates"].iloc[0]),
             "n_parameters": round(records.groupby("fold")["n_parameters"].sum().mean()),
             "best_epoch": float(epochs.astype(float).median()) if len(epochs) else np.nan,
-            "seconds": float(records["seconds"].sum()), "seconds_per_fit": float(records["seconds_per_fit"].mean()),
-        }  # fmt: skip
+            "seconds": float(records["seconds"].sum()),
+            "seconds_per_fit": float(records["seconds_per_fit"].mean()),
+        }
         for group in groups:
             n = [int(np.median(part[:, group.voxels])) for part in counts]
             place = {"cell": cell.name, "kind": group.kind, "group": group.name}
@@ -72,22 +75,32 @@ def summarise(comparison: Comparison, q: float = 0.05) -> dict[str, Any]:
     inner = {c: float(np.nanmedian(scores["validation_r"].sel(cell=c).values)) for c in cells}
     best = comparison.best_cell()
     summary: dict[str, Any] = {
-        "n_cells": len(cells), "n_voxels": comparison.responses.shape[1],
+        "n_cells": len(cells),
+        "n_voxels": comparison.responses.shape[1],
         "n_stimuli": len(np.unique(comparison.responses["stimulus"].values)),
-        "n_bootstraps": comparison.n_bootstraps, "seed": comparison.seed, "q_level": q,
-        "best_cell": best, "best_median_r": medians[best], "best_validation_r": inner[best],
+        "n_bootstraps": comparison.n_bootstraps,
+        "seed": comparison.seed,
+        "q_level": q,
+        "best_cell": best,
+        "best_median_r": medians[best],
+        "best_validation_r": inner[best],
         "selected_median_r": float(np.nanmedian(comparison.selected()["r"].values)),
         "highest_cell": max(cells, key=lambda c: np.nan_to_num(medians[c], nan=-np.inf)),
-    }  # fmt: skip
+    }
     if "median_r_normalised" in table:
         summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
     if len(cells) > 1:
         found = closest_rival(best, comparison.pairwise(q), q)
         summary.update(
-            rival=found["rival"], rival_median_r=medians[found["rival"]], best_difference=found["difference"],
-            best_difference_low=found["low"], best_difference_high=found["high"], best_difference_p=found["p"],
-            best_difference_q=found["q"], best_verdict=found["verdict"],
-        )  # fmt: skip
+            rival=found["rival"],
+            rival_median_r=medians[found["rival"]],
+            best_difference=found["difference"],
+            best_difference_low=found["low"],
+            best_difference_high=found["high"],
+            best_difference_p=found["p"],
+            best_difference_q=found["q"],
+            best_verdict=found["verdict"],
+        )
         winner = comparison.winner(q)["winner"].values
         summary["share_tie"] = float((winner == "tie").mean())
         summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})

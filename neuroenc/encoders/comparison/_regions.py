@@ -70,9 +70,11 @@ def region_shares(regions: xr.Dataset, groups: Sequence[Group]) -> pd.DataFrame:
             n = int(known.sum())
             row = {"readout": str(readout), "kind": group.kind, "group": group.name, "n_voxels": n}
             row.update({c: float((inside == c).sum() / n) if n else np.nan for c in classes})
-            row.update({
-                f"median_r_{s}": float(np.nanmedian(own["r"].sel(space=s).values[group.voxels])) if n else np.nan
-                for s in REGIONS
-            })  # fmt: skip
+            row.update(
+                {
+                    f"median_r_{s}": float(np.nanmedian(own["r"].sel(space=s).values[group.voxels])) if n else np.nan
+                    for s in REGIONS
+                }
+            )
             rows.append(row)
     return pd.DataFrame(rows)

@@ -51,9 +51,17 @@ class Comparison:
     """
 
     def __init__(
-        self, cells: Sequence[Cell], jobs: Sequence[Job], store: Store, responses: xr.DataArray, *,
-        noise_ceiling: np.ndarray | None, n_bootstraps: int, seed: int, keep: Any = None,
-    ) -> None:  # fmt: skip
+        self,
+        cells: Sequence[Cell],
+        jobs: Sequence[Job],
+        store: Store,
+        responses: xr.DataArray,
+        *,
+        noise_ceiling: np.ndarray | None,
+        n_bootstraps: int,
+        seed: int,
+        keep: Any = None,
+    ) -> None:
         self._cells = list(cells)
         self.cells = [cell.name for cell in cells]
         self._jobs = {name: [job for job in jobs if job.cell.name == name] for name in self.cells}
@@ -161,8 +169,10 @@ class Comparison:
         """Learning curves: cell, fold, group, candidate, epoch, loss, validation_r; empty for closed forms."""
         rows = [
             {"cell": cell, "fold": job.fold, "group": job.group, **row}
-            for cell in self.cells for job, fitted in self._fits(cell) for row in fitted.curves
-        ]  # fmt: skip
+            for cell in self.cells
+            for job, fitted in self._fits(cell)
+            for row in fitted.curves
+        ]
         return pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:

@@ -17,8 +17,15 @@ from neuroenc._util.checks import check_fraction
 from neuroenc.data import in_roi, roi_names
 
 __all__ = [
-    "Group", "Samples", "closest_rival", "draw_samples", "find_groups", "group_medians", "pair_table", "voxel_winner",
-]  # fmt: skip
+    "Group",
+    "Samples",
+    "closest_rival",
+    "draw_samples",
+    "find_groups",
+    "group_medians",
+    "pair_table",
+    "voxel_winner",
+]
 
 _MAX_MEMORY = 2**30
 
@@ -111,9 +118,12 @@ def _interval(
     samples: np.ndarray, estimate: np.ndarray, n_stimuli: int, confidence: float
 ) -> tuple[float, float, float]:
     """Low, high and p of the median over voxels; ``samples`` (resample, voxel), ``estimate`` (voxel,)."""
-    low, high, p = map(float, stats.sample_interval(
-        stats.median_samples(samples, estimate), float(_median(estimate)), n_units=n_stimuli, confidence=confidence
-    ))  # fmt: skip
+    low, high, p = map(
+        float,
+        stats.sample_interval(
+            stats.median_samples(samples, estimate), float(_median(estimate)), n_units=n_stimuli, confidence=confidence
+        ),
+    )
     return low, high, p
 
 
@@ -128,14 +138,17 @@ def group_medians(
             r = drawn.estimate[k, group.voxels]
             low, high, _ = _interval(drawn.samples[k][:, group.voxels], r, drawn.n_stimuli, confidence)
             row: dict[str, Any] = {
-                "cell": name, "kind": group.kind, "group": group.name, "n_voxels": int(np.isfinite(r).sum()),
-                "median_r": float(_median(r)), "low": low, "high": high,
-            }  # fmt: skip
+                "cell": name,
+                "kind": group.kind,
+                "group": group.name,
+                "n_voxels": int(np.isfinite(r).sum()),
+                "median_r": float(_median(r)),
+                "low": low,
+                "high": high,
+            }
             if share is not None:
                 part = share[group.voxels]
-                row["median_r_normalised"] = float(
-                    _median(stats.normalise(r, part, score_unit="r", ceiling_unit="r"))
-                )
+                row["median_r_normalised"] = float(_median(stats.normalise(r, part, score_unit="r", ceiling_unit="r")))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -161,17 +174,38 @@ def pair_table(
             n = int(known.sum())
             low, high, p = _interval(samples[:, group.voxels], inside, drawn.n_stimuli, confidence)
             sure = passed[group.voxels]
-            rows.append({
-                "a": names[a], "b": names[b], "kind": group.kind, "group": group.name, "n_voxels": n,
-                "median_r_a": float(_median(drawn.estimate[a, group.voxels])),
-                "median_r_b": float(_median(drawn.estimate[b, group.voxels])),
-                "median_difference": float(_median(inside)), "low": low, "high": high,
-                "p": p,
-                "share_a": float((sure & (inside > 0)).sum() / n) if n else np.nan,
-                "share_b": float((sure & (inside < 0)).sum() / n) if n else np.nan,
-            })  # fmt: skip
-    columns = ["a", "b", "kind", "group", "n_voxels", "median_r_a", "median_r_b", "median_difference", "low", "high",
-               "p", "share_a", "share_b"]  # fmt: skip
+            rows.append(
+                {
+                    "a": names[a],
+                    "b": names[b],
+                    "kind": group.kind,
+                    "group": group.name,
+                    "n_voxels": n,
+                    "median_r_a": float(_median(drawn.estimate[a, group.voxels])),
+                    "median_r_b": float(_median(drawn.estimate[b, group.voxels])),
+                    "median_difference": float(_median(inside)),
+                    "low": low,
+                    "high": high,
+                    "p": p,
+                    "share_a": float((sure & (inside > 0)).sum() / n) if n else np.nan,
+                    "share_b": float((sure & (inside < 0)).sum() / n) if n else np.nan,
+                }
+            )
+    columns = [
+        "a",
+        "b",
+        "kind",
+        "group",
+        "n_voxels",
+        "median_r_a",
+        "median_r_b",
+        "median_difference",
+        "low",
+        "high",
+        "p",
+        "share_a",
+        "share_b",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     table["q"] = np.nan
     for kind in table["kind"].unique():
@@ -204,9 +238,14 @@ def closest_rival(cell: str, pairs: pd.DataFrame, level: float = 0.05) -> dict[s
     else:
         verdict = f"not separable from {rival}"
     return {
-        "rival": rival, "difference": float(difference[at]), "low": low, "high": high, "p": float(row["p"]),
-        "q": float(row["q"]), "verdict": verdict,
-    }  # fmt: skip
+        "rival": rival,
+        "difference": float(difference[at]),
+        "low": low,
+        "high": high,
+        "p": float(row["p"]),
+        "q": float(row["q"]),
+        "verdict": verdict,
+    }
 
 
 def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -244,7 +283,12 @@ def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Datas
     q = stats.fdr(worst)
     separable = q < level
     winner = np.where(best < 0, "", np.where(separable, labels[best], "tie"))
-    return xr.Dataset({
-        "best": ("voxel", labels[best].astype(str)), "winner": ("voxel", winner.astype(str)),
-        "lead": ("voxel", lead), "p": ("voxel", worst), "q": ("voxel", q),
-    })  # fmt: skip
+    return xr.Dataset(
+        {
+            "best": ("voxel", labels[best].astype(str)),
+            "winner": ("voxel", winner.astype(str)),
+            "lead": ("voxel", lead),
+            "p": ("voxel", worst),
+            "q": ("voxel", q),
+        }
+    )

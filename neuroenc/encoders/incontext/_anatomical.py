@@ -189,9 +189,7 @@ def _gains(predicted: Floats, responses: Floats, strength: float) -> tuple[Float
     return slope, mean_y - slope * mean_p
 
 
-def surface_positions(
-    responses: xr.DataArray, vertices: Mapping[str, Any] | None = None
-) -> tuple[Floats, np.ndarray]:
+def surface_positions(responses: xr.DataArray, vertices: Mapping[str, Any] | None = None) -> tuple[Floats, np.ndarray]:
     """Places (voxel, 3) in millimetres and hemispheres (voxel,) of responses on a surface.
 
     Parameters

@@ -105,9 +105,13 @@ class ClosedFormAnchor(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def set_prior(
-        self, means: Tensor, covs: Tensor, log_share: Tensor | None = None, center: Tensor | None = None,
+        self,
+        means: Tensor,
+        covs: Tensor,
+        log_share: Tensor | None = None,
+        center: Tensor | None = None,
         level: tuple[Tensor, Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Components: means (component, feature), covariances (component, feature, feature), of unit signal variance.
 
         ``center`` (feature,) is subtracted from features, so that the intercept of a z-scored voxel is about 0;
@@ -128,9 +132,15 @@ class ClosedFormAnchor(nn.Module):
             self.root[:-1, :-1] = _root(whole)
 
     def forward(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        self,
+        z: Tensor,
+        x: Tensor,
+        y: Tensor,
+        log_weight: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
         covariance: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """`solve` for a support: arguments as in `moments`."""
         return self.solve(z, self.moments(x, y, log_weight), pooled=pooled, covariance=covariance)
 

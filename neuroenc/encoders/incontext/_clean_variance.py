@@ -23,9 +23,15 @@ def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     images = None if query is None else torch.as_tensor(query, device=place["device"])
     x = support.astype(np.float32)
     for columns, found in conditioned_blocks(
-        encoder._conditioned(), x, Y, log_weight=log_weight, scale=scale, pooled=encoder._pooled_, covariance=True,
+        encoder._conditioned(),
+        x,
+        Y,
+        log_weight=log_weight,
+        scale=scale,
+        pooled=encoder._pooled_,
+        covariance=True,
         **place,
-    ):  # fmt: skip
+    ):
         assert found.covariance is not None
         assert found.noise is not None
         if images is None:

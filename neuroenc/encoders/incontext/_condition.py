@@ -46,10 +46,20 @@ def missing_groups(seen: np.ndarray) -> list[tuple[np.ndarray | None, np.ndarray
 
 
 def conditioned_blocks(
-    model: InContextModel, x: np.ndarray, Y: Any, *, log_weight: np.ndarray | None = None, scale: Any = None,
-    device: torch.device, half: bool = False, max_bytes: int = 2**28, covariance: bool = False, show: bool = False,
-    registers: Tensor | None = None, pooled: Tensor | None = None,
-) -> Iterator[tuple[np.ndarray, VoxelWeights]]:  # fmt: skip
+    model: InContextModel,
+    x: np.ndarray,
+    Y: Any,
+    *,
+    log_weight: np.ndarray | None = None,
+    scale: Any = None,
+    device: torch.device,
+    half: bool = False,
+    max_bytes: int = 2**28,
+    covariance: bool = False,
+    show: bool = False,
+    registers: Tensor | None = None,
+    pooled: Tensor | None = None,
+) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
     """Columns of voxels and their weights, block by block; ``scale`` = (mean, sd) (voxel,) taken off responses first.
 
     ``Y`` (support, voxel) is read block by block; NaN is a missing response. ``registers`` (voxel, dim) are those of a

@@ -50,8 +50,10 @@ class Coreset:
         """Offer trials (n, feature), (n, voxel), in time; whether the sample changed."""
         x, y = np.ascontiguousarray(x, dtype=np.float32), np.ascontiguousarray(y, dtype=np.float32)
         salt = self.seed.to_bytes(8, "little", signed=True)
-        numbers = [int.from_bytes(blake2b(a.tobytes() + b.tobytes(), key=salt, digest_size=8).digest(), "little")
-                   for a, b in zip(x, y)]  # fmt: skip
+        numbers = [
+            int.from_bytes(blake2b(a.tobytes() + b.tobytes(), key=salt, digest_size=8).digest(), "little")
+            for a, b in zip(x, y)
+        ]
         u = (np.array(numbers, dtype=np.float64) + 0.5) / 2.0**64
         time = self.n + np.arange(len(x), dtype=np.float64)
         self.n += len(x)

@@ -168,9 +168,14 @@ def support_curve(
         data["noise_ceiling"] = ("voxel", ceiling)
     labels = {"method": names, "size": [int(s) for s in sizes], "draw": np.arange(n_draws), **voxels}
     attrs = {
-        "metric": "ev", "groups": groups or "", "n_query": len(query), "n_pool": len(values), "seed": seed,
-        "nested": int(nested), "provenance": provenance(curve="support", seed=seed, nested=nested, methods=names),
-    }  # fmt: skip
+        "metric": "ev",
+        "groups": groups or "",
+        "n_query": len(query),
+        "n_pool": len(values),
+        "seed": seed,
+        "nested": int(nested),
+        "provenance": provenance(curve="support", seed=seed, nested=nested, methods=names),
+    }
     return xr.Dataset(data, coords=labels, attrs=attrs)
 
 
@@ -187,9 +192,10 @@ def _takes_size(method: Callable[..., Any]) -> bool:
     if isinstance(method, type):
         return False
     needed = [
-        p for p in inspect.signature(method).parameters.values()
+        p
+        for p in inspect.signature(method).parameters.values()
         if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
+    ]
     return len(needed) == 1
 
 

@@ -140,8 +140,20 @@ def compare_methods(
             if np.isnan(share[0]).mean() <= 0.025 and not np.isnan(relative):
                 bounds = _interval(share, relative, sizes, confidence)[:2]
             rows.append((a, b, group, size, first[0] - second[0], low, high, p, relative, *bounds, int(known.sum())))
-    columns = ["a", "b", "group", "size", "difference", "low", "high", "p",
-               "relative", "relative_low", "relative_high", "n_voxels"]  # fmt: skip
+    columns = [
+        "a",
+        "b",
+        "group",
+        "size",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "relative",
+        "relative_low",
+        "relative_high",
+        "n_voxels",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -227,10 +227,17 @@ class EmpiricalBayesRidge(LinearEncoder):
         """Voxels that saw the same stimuli, and what they share."""
         patterns, which = np.unique(~np.isnan(self.responses_), axis=1, return_inverse=True)
         for g in range(patterns.shape[1]):
-            yield np.flatnonzero(which.ravel() == g), SupportPosterior(
-                self.support_, np.flatnonzero(patterns[:, g]), prior, hyper,
-                intercept=self.intercept, maximise=self.estimate == "max",
-            )  # fmt: skip
+            yield (
+                np.flatnonzero(which.ravel() == g),
+                SupportPosterior(
+                    self.support_,
+                    np.flatnonzero(patterns[:, g]),
+                    prior,
+                    hyper,
+                    intercept=self.intercept,
+                    maximise=self.estimate == "max",
+                ),
+            )
 
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, plain = super()._pack()

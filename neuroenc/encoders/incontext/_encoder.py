@@ -162,9 +162,16 @@ class InContextEncoder(LinearEncoder):
         place = self._place()
         self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
         return condition(
-            model, x, Y, log_weight=log_weight, scale=scale, registers=registers, pooled=self._pooled_,
-            show=self.progress, **place,
-        )  # fmt: skip
+            model,
+            x,
+            Y,
+            log_weight=log_weight,
+            scale=scale,
+            registers=registers,
+            pooled=self._pooled_,
+            show=self.progress,
+            **place,
+        )
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted responses, and their standard deviations.
@@ -197,9 +204,15 @@ class InContextEncoder(LinearEncoder):
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
         for columns, found in conditioned_blocks(
-            model, support.astype(np.float32), Y, log_weight=log_weight, scale=scale, pooled=self._pooled_,
-            covariance=True, **place,
-        ):  # fmt: skip
+            model,
+            support.astype(np.float32),
+            Y,
+            log_weight=log_weight,
+            scale=scale,
+            pooled=self._pooled_,
+            covariance=True,
+            **place,
+        ):
             std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
@@ -283,8 +296,9 @@ class InContextEncoder(LinearEncoder):
         if len(self.silent_voxels_):
             warnings.warn(
                 f"{len(self.silent_voxels_)} of {n} voxels have no signal: their responses do not vary over the "
-                "support. Their weights are 0.", stacklevel=3,
-            )  # fmt: skip
+                "support. Their weights are 0.",
+                stacklevel=3,
+            )
         judged = (seen >= 10) & (sd > 0)
         if self.response_scale == "check" and judged.any():
             typical, off = float(np.median(sd[judged])), float(np.median(np.abs(mean[judged])))
@@ -292,8 +306,9 @@ class InContextEncoder(LinearEncoder):
                 warnings.warn(
                     f"responses do not look z-scored: over the support the median voxel has mean {off:.3g} (absolute) "
                     f"and standard deviation {typical:.3g}; this model was trained on about 0 and 1. Next step: "
-                    "neuroenc.data.zscore(responses, by='session'), or response_scale='support'.", stacklevel=3,
-                )  # fmt: skip
+                    "neuroenc.data.zscore(responses, by='session'), or response_scale='support'.",
+                    stacklevel=3,
+                )
         return mean, sd
 
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

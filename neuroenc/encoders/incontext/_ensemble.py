@@ -94,9 +94,7 @@ class SupportEnsemble:
         return np.sqrt(variance if posterior is None else np.maximum(variance, posterior))
 
     def _table(self, full: np.ndarray, middle: np.ndarray, sd: np.ndarray, reach: float) -> dict[str, np.ndarray]:
-        parts = {
-            "mean": full, "mean_subsets": middle, "sd": sd, "low": full - reach * sd, "high": full + reach * sd
-        }  # fmt: skip
+        parts = {"mean": full, "mean_subsets": middle, "sd": sd, "low": full - reach * sd, "high": full + reach * sd}
         return {name: np.asarray(value, dtype=np.float32) for name, value in parts.items()}
 
     def _attrs(self, confidence: float) -> dict[str, Any]:

@@ -282,8 +282,10 @@ class SupportSizes:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high or self.kind not in ("uniform", "log"):
-            raise ConfigError(f"support sizes {self.low}-{self.high} ({self.kind!r}); expected 1 <= low <= high and "
-                              "'uniform' or 'log'.")  # fmt: skip
+            raise ConfigError(
+                f"support sizes {self.low}-{self.high} ({self.kind!r}); expected 1 <= low <= high and "
+                "'uniform' or 'log'."
+            )
 
     def draw(self, rng: np.random.Generator) -> int:
         """A size."""

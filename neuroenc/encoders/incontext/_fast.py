@@ -78,9 +78,15 @@ class FastReader:
                 return self._first_register(tokens)
 
     def write(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        self,
+        z: Tensor,
+        x: Tensor,
+        y: Tensor,
+        log_weight: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
         covariance: bool = False,
-    ) -> VoxelWeights:  # fmt: skip
+    ) -> VoxelWeights:
         """Weights from registers that were read before."""
         y, log_weight = complete(x, y, log_weight)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):

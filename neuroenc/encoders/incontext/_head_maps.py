@@ -91,8 +91,11 @@ def head_importance(
             found[layer, head] = _errors(given, query, measured, max_bytes) - clean
             tap.clear()
     coords: dict[str, Any] = {
-        "layer": np.arange(config.depth), "head": np.arange(config.heads), **given.voxels, "clean": ("voxel", clean)
-    }  # fmt: skip
+        "layer": np.arange(config.depth),
+        "head": np.arange(config.heads),
+        **given.voxels,
+        "clean": ("voxel", clean),
+    }
     return xr.DataArray(found, coords=coords, dims=("layer", "head", "voxel"), name="importance")
 
 

@@ -107,9 +107,14 @@ class ChunkAveraged(InContextEncoder):
         progress: bool = False,
     ) -> None:
         super().__init__(
-            model, pool="none", response_scale=response_scale, device=device, precision=precision,
-            max_memory=max_memory, progress=progress,
-        )  # fmt: skip
+            model,
+            pool="none",
+            response_scale=response_scale,
+            device=device,
+            precision=precision,
+            max_memory=max_memory,
+            progress=progress,
+        )
         self.chunk = chunk
         self.shuffle = shuffle
 
@@ -130,9 +135,14 @@ class ChunkAveraged(InContextEncoder):
             if not len(columns):
                 continue
             found = condition(
-                model, x[rows], block[:, columns], log_weight=None if log_weight is None else log_weight[rows],
-                scale=None if scale is None else (scale[0][columns], scale[1][columns]), show=self.progress, **place,
-            )  # fmt: skip
+                model,
+                x[rows],
+                block[:, columns],
+                log_weight=None if log_weight is None else log_weight[rows],
+                scale=None if scale is None else (scale[0][columns], scale[1][columns]),
+                show=self.progress,
+                **place,
+            )
             sums.add(found, heavy[columns], columns)
         self.n_chunks_ = len(chunks)
         return sums.means()

@@ -90,9 +90,14 @@ class PriorMixture:
 
     @classmethod
     def from_responses(
-        cls, subjects: Sequence[tuple[Any, Any]], *, n_clusters: int = 8, projection: Any = None,
-        shape: tuple[int, int, int] | None = None, seed: int = 0,
-    ) -> PriorMixture:  # fmt: skip
+        cls,
+        subjects: Sequence[tuple[Any, Any]],
+        *,
+        n_clusters: int = 8,
+        projection: Any = None,
+        shape: tuple[int, int, int] | None = None,
+        seed: int = 0,
+    ) -> PriorMixture:
         """Mixture from the responses of training subjects.
 
         A single Gaussian prior is fitted by expectation maximisation. It stands in the mixture blended with an
@@ -179,9 +184,15 @@ class PriorMixture:
 
     @classmethod
     def spatial(
-        cls, images: Any, projection: Any, shape: tuple[int, int, int], coef: Any, *,
-        sizes: Sequence[float] = (0.7, 1.3), shrinkage: float = 0.2,
-    ) -> PriorMixture:  # fmt: skip
+        cls,
+        images: Any,
+        projection: Any,
+        shape: tuple[int, int, int],
+        coef: Any,
+        *,
+        sizes: Sequence[float] = (0.7, 1.3),
+        shrinkage: float = 0.2,
+    ) -> PriorMixture:
         r"""Receptive fields anywhere in a map, with the channel preferences of known voxels.
 
         .. math:: C_k = P^\top (C_{chan} \otimes g_k g_k^\top) P

@@ -247,15 +247,20 @@ class InContextModel(nn.Module):
             [
                 Block(
                     Attention(
-                        d, config.heads, dropout=config.dropout, **config.parts(),
+                        d,
+                        config.heads,
+                        dropout=config.dropout,
+                        **config.parts(),
                         scale=LengthScale(config.length_scale, config.heads, config.scale_before_projection),
                     ),
-                    hidden=config.hidden, dropout=config.dropout, feed_forward=config.feed_forward,
+                    hidden=config.hidden,
+                    dropout=config.dropout,
+                    feed_forward=config.feed_forward,
                 )
                 for _ in range(config.depth)
             ],
             config.registers,
-        )  # fmt: skip
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.head: ResidualMLP | None = None
         self.anchor: ClosedFormAnchor | None = None
@@ -308,9 +313,15 @@ class InContextModel(nn.Module):
         return self.dropout(self.early(torch.cat([wide, y[..., None]], dim=-1)))
 
     def write(
-        self, z: Tensor, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, pooled: Tensor | None = None,
+        self,
+        z: Tensor,
+        x: Tensor,
+        y: Tensor,
+        log_weight: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
         covariance: bool = False,
-    ) -> VoxelWeights:  # fmt: skip
+    ) -> VoxelWeights:
         """Weights from the first register (voxel, dim); ``pooled`` as in `ClosedFormAnchor.solve`."""
         if self.anchor is not None:
             return VoxelWeights(*self.anchor(z, x, y, log_weight, pooled=pooled, covariance=covariance))

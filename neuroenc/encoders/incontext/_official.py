@@ -236,9 +236,13 @@ def _blocks(found: dict[str, Tensor], config: InContextConfig, path: Path) -> di
         )
     d, h = config.dim, config.hidden
     shapes = {
-        "attn.in_proj_weight": (3 * d, d), "attn.in_proj_bias": (3 * d,), "attn.out_proj.weight": (d, d),
-        "ffn.linear1.weight": (2 * h, d), "ffn.linear1.bias": (2 * h,), "ffn.linear2.weight": (d, h),
-    }  # fmt: skip
+        "attn.in_proj_weight": (3 * d, d),
+        "attn.in_proj_bias": (3 * d,),
+        "attn.out_proj.weight": (d, d),
+        "ffn.linear1.weight": (2 * h, d),
+        "ffn.linear1.bias": (2 * h,),
+        "ffn.linear2.weight": (d, h),
+    }
     for name in names:
         wanted = shapes.get(name.split(".", 2)[2], (d,))
         if tuple(found[name].shape) != wanted:
@@ -274,8 +278,11 @@ def _residual(part: dict[str, Tensor], room: str, n_in: int, n_out: int, hidden:
         fits = all(tuple(modules[m]["weight"].shape) == shape for m, (_, shape) in zip(order, roles))
         if fits:
             aside = order[2] if len(order) == 3 else ""
-            score = (bool(_BYPASS.search(aside.removeprefix(room))), aside.rpartition(".")[0] not in homes,
-                     linear.index(order[0]) < linear.index(order[1]))  # fmt: skip
+            score = (
+                bool(_BYPASS.search(aside.removeprefix(room))),
+                aside.rpartition(".")[0] not in homes,
+                linear.index(order[0]) < linear.index(order[1]),
+            )
             if best is None or score > best[0]:
                 best = (score, {role: m for m, (role, _) in zip(order, roles)})
     sizes = [len(modules[m]["weight"]) for m in norms]

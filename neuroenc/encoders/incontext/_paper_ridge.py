@@ -105,8 +105,10 @@ class PaperRidge(LinearEncoder):
         return self
 
     def _fit_block(self, A: Any, Y: Any, folds: Any, bases: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        projected = [(vectors, values, vectors.T @ (np.delete(A, test, axis=0).T @ np.delete(Y, test, axis=0)))
-                     for test, (values, vectors) in zip(folds, bases)]  # fmt: skip
+        projected = [
+            (vectors, values, vectors.T @ (np.delete(A, test, axis=0).T @ np.delete(Y, test, axis=0)))
+            for test, (values, vectors) in zip(folds, bases)
+        ]
         scores = np.zeros((len(self.alphas_), Y.shape[1]))
         for test, (vectors, values, z) in zip(folds, projected):
             rotated = A[test] @ vectors

@@ -157,9 +157,14 @@ class WeightPrior:
         offsets: Floats = np.zeros(1) if intercept is None else np.asarray(intercept, dtype=np.float64)[finite]
         noise = np.full(3, np.nan) if noise_variance is None else np.quantile(np.asarray(noise_variance), QUANTILES)
         return cls(
-            mean, cov, float(offsets.mean()), float(offsets.var()) if len(offsets) > 1 else 1.0, noise, len(centred),
+            mean,
+            cov,
+            float(offsets.mean()),
+            float(offsets.var()) if len(offsets) > 1 else 1.0,
+            noise,
+            len(centred),
             provenance=provenance(prior="from_weights", shrinkage=share, use_mean=use_mean, coef=hash_array(weights)),
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_responses(

@@ -96,11 +96,15 @@ def fit_em(
     centre, spread = found.hyper
     offsets = np.concatenate([s.mean_y - s.mean_x @ posterior_means(s, found) for s in subjects])
     fields = {
-        "mean": found.mean, "cov": found.cov,
-        "intercept_mean": float(offsets.mean()), "intercept_var": float(offsets.var()),
+        "mean": found.mean,
+        "cov": found.cov,
+        "intercept_mean": float(offsets.mean()),
+        "intercept_var": float(offsets.var()),
         "noise_variance": np.exp(centre[1] + np.sqrt(spread[1, 1]) * np.array([-1.645, 0.0, 1.645])),
-        "n_voxels": len(offsets), "hyper_mean": centre, "hyper_cov": spread,
-    }  # fmt: skip
+        "n_voxels": len(offsets),
+        "hyper_mean": centre,
+        "hyper_cov": spread,
+    }
     chosen = {"shrinkage": share, "use_mean": mean, "log_evidence": found.evidence[-1]}
     return fields, chosen
 

@@ -28,9 +28,15 @@ class AnchoredState:
     """Moments of all trials for the closed form, and a sample for the transformer; arrays (n, feature), (n, voxel)."""
 
     def __init__(
-        self, model: InContextModel, n_voxels: int, keep: int, forget: float, seed: int, pool: bool,
+        self,
+        model: InContextModel,
+        n_voxels: int,
+        keep: int,
+        forget: float,
+        seed: int,
+        pool: bool,
         device: torch.device,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.forget, self.pool, self.device = model, forget, pool, device
         self.coreset = Coreset(keep, model.config.n_features, n_voxels, forget, seed)
         self.moments: Moments | None = None
@@ -105,9 +111,7 @@ class AnchoredState:
 class ChunkState:
     """Sums over complete chunks, and the trials of the open one."""
 
-    def __init__(
-        self, model: InContextModel, n_voxels: int, keep: int, forget: float, device: torch.device
-    ) -> None:
+    def __init__(self, model: InContextModel, n_voxels: int, keep: int, forget: float, device: torch.device) -> None:
         self.model, self.forget, self.device = model, forget, device
         self.sums = WeightSums(model.config.n_features, n_voxels)
         self.x = np.zeros((keep, model.config.n_features), dtype=np.float32)
@@ -140,9 +144,12 @@ class ChunkState:
             return self.sums
         weight = _ages(self.forget, n)
         found = condition(
-            self.model, self.x[:n], self.y[:n], device=self.device,
+            self.model,
+            self.x[:n],
+            self.y[:n],
+            device=self.device,
             log_weight=None if self.forget == 1 else np.log(weight),
-        )  # fmt: skip
+        )
         sums = self.sums.scaled(self.forget**n)
         sums.add(found, np.full(self.y.shape[1], weight.sum()))
         return sums

@@ -21,6 +21,7 @@ from neuroenc.encoders.incontext._space import check_space
 
 __all__ = ["StreamingSession"]
 
+
 class StreamingSession:
     """Weights of all voxels after every trial, in memory and time that do not grow with the session.
 

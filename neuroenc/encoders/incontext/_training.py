@@ -62,9 +62,14 @@ class _State:
 
 
 def validation_episodes(
-    source: EpisodeSource, sizes: Any = (20, 50, 100, 200, 500), *, n_voxels: int = 32, repeats: int = 2,
-    query: int = 100, seed: int = 1,
-) -> list[Episode]:  # fmt: skip
+    source: EpisodeSource,
+    sizes: Any = (20, 50, 100, 200, 500),
+    *,
+    n_voxels: int = 32,
+    repeats: int = 2,
+    query: int = 100,
+    seed: int = 1,
+) -> list[Episode]:
     """The same episodes for every evaluation: ``repeats`` of each support size.
 
     Parameters
@@ -185,10 +190,15 @@ def train_stage(
         held = [hash_array(*[np.asarray(t) for t in e if t is not None]) for e in validation]
         start = hash_array(*[state[k].cpu().float().numpy() for k in sorted(state)])
         key = {
-            "stage": asdict(stage), "model": model.describe(), "seed": seed, "held": held, "start": start,
-            "precision": precision, "source": source_digest(source),
+            "stage": asdict(stage),
+            "model": model.describe(),
+            "seed": seed,
+            "held": held,
+            "start": start,
+            "precision": precision,
+            "source": source_digest(source),
             "processes": 1 if accelerator is None else int(accelerator.num_processes),
-        }  # fmt: skip
+        }
         store = Checkpoint(checkpoint, hash_json(key))
     place = accelerator.device if accelerator is not None else place
     run = _Run(model.to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store)
@@ -202,9 +212,17 @@ def _sizes(stage: Stage) -> list[int]:
 
 class _Run:
     def __init__(
-        self, model: InContextModel, source: EpisodeSource, stage: Stage, validation: list[Episode], seed: int,
-        device: torch.device, half: torch.dtype | None, accelerator: Any, store: Checkpoint | None,
-    ) -> None:  # fmt: skip
+        self,
+        model: InContextModel,
+        source: EpisodeSource,
+        stage: Stage,
+        validation: list[Episode],
+        seed: int,
+        device: torch.device,
+        half: torch.dtype | None,
+        accelerator: Any,
+        store: Checkpoint | None,
+    ) -> None:
         self.bare, self.source, self.stage, self.seed = model, source, stage, seed
         self.validation = [_to(e, device) for e in validation]
         self.device, self.half, self.accelerator, self.store = device, half, accelerator, store
@@ -230,10 +248,16 @@ class _Run:
                 start = time.perf_counter()
                 loss = self._steps(steps)
                 held, ev = self._evaluate()
-                state.records.append({
-                    "step": state.step, "loss": loss, "validation_loss": held, "validation_ev": ev, "lr": state.lr,
-                    "seconds": time.perf_counter() - start,
-                })  # fmt: skip
+                state.records.append(
+                    {
+                        "step": state.step,
+                        "loss": loss,
+                        "validation_loss": held,
+                        "validation_ev": ev,
+                        "lr": state.lr,
+                        "seconds": time.perf_counter() - start,
+                    }
+                )
                 self._judge(held)
                 late = max_seconds is not None and time.perf_counter() - begin > max_seconds
                 state.done = state.done or late or state.step >= stage.max_steps

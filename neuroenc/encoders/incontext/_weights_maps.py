@@ -13,6 +13,7 @@ from neuroenc.encoders._labels import match_voxels
 
 __all__ = ["WeightComponents", "voxels_of", "weight_components", "weights_of"]
 
+
 @dataclass(frozen=True, eq=False)
 class WeightComponents:
     """Principal components of weight directions; from `weight_components`.

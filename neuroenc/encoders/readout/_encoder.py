@@ -242,17 +242,31 @@ class ReadoutEncoder(FittedReadout):
 
     def _solve(self, maps: MapArray, Y: np.ndarray, coords: dict[str, np.ndarray]) -> None:
         found = solve_ridge(
-            self.model_.each[0], self._maps(maps), Y, coords, self.cv, alphas=self.alphas,
-            max_memory=self.max_memory, device=self.device, checkpoint=self.checkpoint, progress=self.progress,
-        )  # fmt: skip
+            self.model_.each[0],
+            self._maps(maps),
+            Y,
+            coords,
+            self.cv,
+            alphas=self.alphas,
+            max_memory=self.max_memory,
+            device=self.device,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+        )
         self.alpha_, self.best_score_ = found["alpha"], found["best_score"]
         self.curves_ = pd.DataFrame(columns=list(_CURVES), dtype=np.float64)
         self.best_epoch_, self.schedule_, self.validation_rows_ = 0, np.zeros(0), np.zeros(0, dtype=np.int64)
 
     def _train(
-        self, maps: MapArray, second: MapArray | None, Y: np.ndarray, groups: dict[str, np.ndarray],
-        coords: dict[str, np.ndarray], loss: Any, fixed: Any,
-    ) -> None:  # fmt: skip
+        self,
+        maps: MapArray,
+        second: MapArray | None,
+        Y: np.ndarray,
+        groups: dict[str, np.ndarray],
+        coords: dict[str, np.ndarray],
+        loss: Any,
+        fixed: Any,
+    ) -> None:
         held = None
         if fixed is None:
             edges = np.cumsum([0, *self.sizes_])
@@ -268,13 +282,28 @@ class ReadoutEncoder(FittedReadout):
         mean = torch.as_tensor(np.nanmean(taught, axis=0, dtype=np.float64), dtype=torch.float32)
         self.model_.start(loss.start(mean))
         result = train(
-            self.model_, self._maps(maps), Y, held, loss=loss,
+            self.model_,
+            self._maps(maps),
+            Y,
+            held,
+            loss=loss,
             context=None if second is None else self._maps(second, "context"),
-            optimiser=self.optimiser, lr=self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size,
-            accumulate=self.accumulate, max_epochs=self.max_epochs, patience=self.patience, lr_cuts=self.lr_cuts,
-            fixed_epochs=fixed, precision=self.precision, seed=self.seed, device=self.device,
-            checkpoint=self.checkpoint, accelerator=self.accelerator, evaluation_batch=self._evaluation_batch,
+            optimiser=self.optimiser,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            max_epochs=self.max_epochs,
+            patience=self.patience,
+            lr_cuts=self.lr_cuts,
+            fixed_epochs=fixed,
+            precision=self.precision,
+            seed=self.seed,
+            device=self.device,
+            checkpoint=self.checkpoint,
+            accelerator=self.accelerator,
+            evaluation_batch=self._evaluation_batch,
             progress=self.progress,
-        )  # fmt: skip
+        )
         self.curves_, self.best_epoch_, self.schedule_ = result.curves, result.best_epoch, result.schedule
         self.validation_rows_ = np.zeros(0, dtype=np.int64) if held is None else held

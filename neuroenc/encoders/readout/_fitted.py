@@ -55,10 +55,16 @@ class FittedReadout(LinearEncoder):
 
     def _build(self, core: Any) -> EncoderModule:
         return build_module(
-            self.readout, self.readout_options, core, self.core_options, self.in_shape_, self.sizes_,
-            context_shape=self.context_shape_, seed=self.seed,
+            self.readout,
+            self.readout_options,
+            core,
+            self.core_options,
+            self.in_shape_,
+            self.sizes_,
+            context_shape=self.context_shape_,
+            seed=self.seed,
             max_memory=2**28 if self.max_memory is None else parse_memory(self.max_memory),
-        )  # fmt: skip
+        )
 
     def _maps(self, array: MapArray, which: str = "map") -> Maps:
         device = self.accelerator.device if hasattr(self.accelerator, "device") else pick_torch_device(self.device)
@@ -170,8 +176,7 @@ class FittedReadout(LinearEncoder):
                 f"readout {self.readout!r} with core {self.core!r} has no weights on the features themselves. "
                 "Next step: readout='linear' or 'pooled' without a core, or encoder.weights()."
             )
-        parts = [raw_weights(r, self.map_mean_, self.map_scale_, self.layout_, self.dropped_)
-                 for r in self.model_.each]  # fmt: skip
+        parts = [raw_weights(r, self.map_mean_, self.map_scale_, self.layout_, self.dropped_) for r in self.model_.each]
         back = np.argsort(self.columns_)
         coef = np.concatenate([c for c, _ in parts], axis=1)[:, back]
         return self._label_linear(coef, np.concatenate([b for _, b in parts])[back])

@@ -70,9 +70,14 @@ class Run:
     """Epochs until nothing is gained any more, or a fixed number of them."""
 
     def __init__(
-        self, engine: Engine, store: Checkpoint | None, seen: np.ndarray | None, held: Tensor, taught: np.ndarray,
+        self,
+        engine: Engine,
+        store: Checkpoint | None,
+        seen: np.ndarray | None,
+        held: Tensor,
+        taught: np.ndarray,
         seed: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.engine, self.store, self.seen, self.held, self.taught, self.seed = engine, store, seen, held, taught, seed
         self.state = _State()
         self.best: dict[str, Tensor] = {}
@@ -128,10 +133,16 @@ class Run:
         state.n_steps += len(steps)
         state.path.append(rate)
         r = None if self.seen is None else self._validate(self.seen)
-        state.records.append({
-            "epoch": state.epoch, "loss": value / count, "penalty": penalty / count / engine.world, "validation_r": r,
-            "lr": rate, "seconds": time.perf_counter() - begin,
-        })  # fmt: skip
+        state.records.append(
+            {
+                "epoch": state.epoch,
+                "loss": value / count,
+                "penalty": penalty / count / engine.world,
+                "validation_r": r,
+                "lr": rate,
+                "seconds": time.perf_counter() - begin,
+            }
+        )
 
     def _validate(self, seen: np.ndarray) -> float:
         r = stats.pearson_r(seen, self.engine.responses(self.held))
@@ -181,8 +192,11 @@ class Run:
         engine = self.engine
         if engine.rank == 0 and self.store is not None:
             self.state.scaler = None if engine.scaler is None else engine.scaler.state_dict()
-            groups = {"model": moving_state(engine.bare), "best": self.best,
-                      "optimiser": optimiser_tensors(engine.optimiser)}  # fmt: skip
+            groups = {
+                "model": moving_state(engine.bare),
+                "best": self.best,
+                "optimiser": optimiser_tensors(engine.optimiser),
+            }
             self.store.save(groups, asdict(self.state))
         if engine.accelerator is not None:
             engine.accelerator.wait_for_everyone()

@@ -91,9 +91,16 @@ class SemanticSpatialReadout(FactorizedReadout):
         max_memory: int = 2**28,
     ) -> None:
         super().__init__(
-            in_shape, n_voxels, nonnegative=nonnegative, mask_l1=mask_l1, smoothness=smoothness,
-            feature_l1=feature_l1, feature_l2=feature_l2, init=init, max_memory=max_memory,
-        )  # fmt: skip
+            in_shape,
+            n_voxels,
+            nonnegative=nonnegative,
+            mask_l1=mask_l1,
+            smoothness=smoothness,
+            feature_l1=feature_l1,
+            feature_l2=feature_l2,
+            init=init,
+            max_memory=max_memory,
+        )
         if feature_mode not in ("same", "none", *MODES):
             raise ConfigError(unknown_name("feature_mode", feature_mode, ("same", "none", *MODES)))
         self.mode = mode
@@ -101,9 +108,15 @@ class SemanticSpatialReadout(FactorizedReadout):
         self.warp_l2 = float(warp_l2)
         k_map = 0 if self.feature_mode == "none" else n_warp_parameters(self.feature_mode)
         self.localization = Localization(
-            self.in_shape if context_shape is None else context_shape, n_voxels, n_warp_parameters(mode),
-            self.in_shape[0], k_map, channels=warp_channels, hidden=warp_hidden, cells=warp_cells,
-        )  # fmt: skip
+            self.in_shape if context_shape is None else context_shape,
+            n_voxels,
+            n_warp_parameters(mode),
+            self.in_shape[0],
+            k_map,
+            channels=warp_channels,
+            hidden=warp_hidden,
+            cells=warp_cells,
+        )
 
     def chunk_bytes(self, batch: int) -> float:
         """Grid, warped masks, what lies under them, and their gradients."""

@@ -143,19 +143,36 @@ def train(
     loss.check(y)
     held, taught = _split(y, validation, rows)
     settings: dict[str, Any] = {
-        "loss": loss.name, "optimiser": optimiser, "lr": lr, "weight_decay": weight_decay, "batch_size": batch_size,
-        "accumulate": accumulate, "precision": precision,
-    }  # fmt: skip
+        "loss": loss.name,
+        "optimiser": optimiser,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "precision": precision,
+    }
     stop = {"max_epochs": max_epochs, "patience": patience, "lr_cuts": lr_cuts, "schedule": schedule, "seed": seed}
     store = None
     if checkpoint is not None:
-        key = {**settings, **stop, "inputs": x.hash(), "context": second.hash() if second else "",
-               "data": hash_array(y, held, taught), "start": _hash_state(model)}  # fmt: skip
+        key = {
+            **settings,
+            **stop,
+            "inputs": x.hash(),
+            "context": second.hash() if second else "",
+            "data": hash_array(y, held, taught),
+            "start": _hash_state(model),
+        }
         store = Checkpoint(checkpoint, hash_json(key))
     engine = Engine(
-        model, x, y, second, **{**settings, "loss": loss}, device=place, accelerator=accelerator,
+        model,
+        x,
+        y,
+        second,
+        **{**settings, "loss": loss},
+        device=place,
+        accelerator=accelerator,
         evaluation_batch=evaluation_batch or batch_size,
-    )  # fmt: skip
+    )
     run = Run(engine, store, y[held] if len(held) else None, torch.as_tensor(held), taught, seed)
     return run.run(lr, max_epochs, patience, lr_cuts, schedule, progress)
 

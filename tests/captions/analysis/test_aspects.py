@@ -96,7 +96,12 @@ def test_several_captions_of_a_stimulus():
     stimuli = Stimuli(["x", "y"], captions=texts)
     assert caption_aspects(stimuli).equals(found)
     assert caption_aspects(["a red bus", "a cat", "a bus on a street"], ids=["x", "y", "x"])["word"].tolist() == [
-        "bus", "red", "cat", "bus", "street"]  # fmt: skip
+        "bus",
+        "red",
+        "cat",
+        "bus",
+        "street",
+    ]
 
 
 def test_bands_are_means_of_unit_vectors():

@@ -43,9 +43,15 @@ def test_separating_phrases_name_the_members(space, subject, truthful, roi):
     found = cluster_voxels(space.projection, 2, roi=roi, n_bootstraps=0, n_null=0)
     members = subject.truth["members"].values[found.labels["voxel"].values]
     phrases = found.phrases(truthful, n_permutations=200)
-    words = {"man": ("man", "hair", "beard"), "woman": ("woman", "hair"), "child": ("child", "hair"),
-             "person": ("person", "standing"), "runner": ("runner", "running"), "dancer": ("dancer", "dancing"),
-             "surfer": ("surfer", "board")}  # fmt: skip
+    words = {
+        "man": ("man", "hair", "beard"),
+        "woman": ("woman", "hair"),
+        "child": ("child", "hair"),
+        "person": ("person", "standing"),
+        "runner": ("runner", "running"),
+        "dancer": ("dancer", "dancing"),
+        "surfer": ("surfer", "board"),
+    }
     for cluster in (1, 2):
         names = pd.Series(members[found.labels.values == cluster]).mode()[0].split(";")
         best = phrases[phrases["group"] == cluster].iloc[0]
@@ -171,9 +177,14 @@ def test_difference_of_embeddings_is_described(space, world):
 def second(world, space):
     """Another subject's projection, with its planted families."""
     other = simulate_cortex(
-        world, n_subjects=2, n_voxels={"FFA": 20, "EBA": 20, "PPA": 20, "VWFA": 15, "food": 20}, n_sessions=3,
-        ncsnr=(0.6, 1.5), mixed_share=0.0, seed=6,
-    )[1]  # fmt: skip
+        world,
+        n_subjects=2,
+        n_voxels={"FFA": 20, "EBA": 20, "PPA": 20, "VWFA": 15, "food": 20},
+        n_sessions=3,
+        ncsnr=(0.6, 1.5),
+        mixed_share=0.0,
+        seed=6,
+    )[1]
     y = average_repeats(zscore(other.responses, by="session")).sel(stimulus=world.ids)
     coef, bias = RidgeEncoder(n_jobs=1).fit(space.unit.values, y).to_linear()
     return project(coef, space.images, intercept=bias, progress=False), other.truth["family"].values

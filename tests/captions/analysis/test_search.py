@@ -42,8 +42,9 @@ def test_shuffled_weights_like_nothing_in_particular(space, subject):
 
 def test_values_are_those_of_the_formula(space):
     direction = space.projection["bank_direction"].values.astype(float)
-    found = search_voxels("a pizza", space.coef, space.text, intercept=space.intercept, reference=REFERENCE,
-                          image_direction=direction).sort_values("voxel")  # fmt: skip
+    found = search_voxels(
+        "a pizza", space.coef, space.text, intercept=space.intercept, reference=REFERENCE, image_direction=direction
+    ).sort_values("voxel")
     t = space.text.embed(["a pizza", *REFERENCE]).values.astype(float)
     t /= np.linalg.norm(t, axis=1, keepdims=True)
     t = t - t[1:].mean(0) + direction
@@ -84,8 +85,11 @@ def kitchen():
         "dog": ["a dog on {}", "a brown dog by {}", "dog running on {}"],
         "train": ["a train at {}", "a long train near {}", "the train passes {}"],
     }
-    ends = {"pizza": ["cheese", "ham", "olives"], "dog": ["grass", "the lawn", "a couch"],
-            "train": ["a station", "a platform", "a bridge"]}  # fmt: skip
+    ends = {
+        "pizza": ["cheese", "ham", "olives"],
+        "dog": ["grass", "the lawn", "a couch"],
+        "train": ["a station", "a platform", "a bridge"],
+    }
     rows, kinds = [], []
     for voxel in range(90):
         kind = list(parts)[voxel % 3 if voxel < 60 else 0]

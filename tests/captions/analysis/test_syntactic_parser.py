@@ -78,8 +78,10 @@ def test_different_distances_give_pairs(values):
     tree = tree_from_distances(values)
     spans = tree_spans(tree)
     assert len(spans) == len(values) == len(set(spans))
-    assert all(b <= c or d <= a or (a <= c and d <= b) or (c <= a and b <= d)
-               for (a, b), (c, d) in itertools.combinations(spans, 2))  # fmt: skip
+    assert all(
+        b <= c or d <= a or (a <= c and d <= b) or (c <= a and b <= d)
+        for (a, b), (c, d) in itertools.combinations(spans, 2)
+    )
 
 
 def test_agreement_counts_inner_spans():
@@ -170,8 +172,10 @@ def test_after_calibration_every_part_reaches_beyond_itself():
         t = [math.inf, *found[k, : size - 1].tolist(), math.inf]
         needed = [
             min(t[a], t[b + 1]) - float(delta[k, a : b + 1].max())
-            for a in range(size) for b in range(a, size) if b - a + 1 < size
-        ]  # fmt: skip
+            for a in range(size)
+            for b in range(a, size)
+            if b - a + 1 < size
+        ]
         if needed:
             assert max(needed) == pytest.approx(0, abs=1e-9)
         moved = tau[k, : size - 1] - found[k, : size - 1]
@@ -340,11 +344,17 @@ def test_a_plain_model_has_no_trees():
 @pytest.mark.parametrize(
     ("settings_", "match"),
     [
-        ({"dim": 9}, "multiple of heads"), ({"parser_width": 4}, "odd"), ({"head": "firts"}, "did you mean 'first'"),
-        ({"function_words": 2.0}, "share"), ({"function_words": "a the"}, "one string"), ({"pattern": "("}, "pattern"),
-        ({"layers": 0}, "layers=0"), ({"dropout": 1.0}, "dropout"), ({"max_length": 1}, "max_length"),
+        ({"dim": 9}, "multiple of heads"),
+        ({"parser_width": 4}, "odd"),
+        ({"head": "firts"}, "did you mean 'first'"),
+        ({"function_words": 2.0}, "share"),
+        ({"function_words": "a the"}, "one string"),
+        ({"pattern": "("}, "pattern"),
+        ({"layers": 0}, "layers=0"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"max_length": 1}, "max_length"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_named(settings_, match):
     with pytest.raises(ConfigError, match=match):
         SyntacticDistanceParser(**settings_)
@@ -392,8 +402,9 @@ def test_grounding_takes_its_phrases(parser):
     checker = GroundingChecker(np.eye(4)[:, :1], best, told, embed_text, centre=False, engine=parser.phrases)
     found = checker.check(pd.DataFrame({"voxel": [0], "rank": [1], "caption": ["a dog in the house"]})).phrases
     assert found[["phrase", "start", "verdict"]].values.tolist() == [
-        ["dog", 2, "supported"], ["house", 13, "unsupported"]
-    ]  # fmt: skip
+        ["dog", 2, "supported"],
+        ["house", 13, "unsupported"],
+    ]
 
 
 @pytest.mark.parametrize("grammar", GRAMMARS)

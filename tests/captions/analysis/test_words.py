@@ -35,20 +35,35 @@ def parser():
     ("text", "expected"),
     [
         ("A close up of a small brown dog.", {"noun": {"dog"}, "attribute": {"small dog", "brown dog"}}),
-        ("a person riding a wave on a surfboard",
-         {"noun": {"person", "wave", "surfboard"}, "verb": {"ride"},
-          "relation": {"person ride wave", "person on surfboard"}}),
-        ("Two men are standing in front of a red house.",
-         {"noun": {"man", "house"}, "verb": {"stand"}, "attribute": {"red house"},
-          "relation": {"man in front of house"}}),
+        (
+            "a person riding a wave on a surfboard",
+            {
+                "noun": {"person", "wave", "surfboard"},
+                "verb": {"ride"},
+                "relation": {"person ride wave", "person on surfboard"},
+            },
+        ),
+        (
+            "Two men are standing in front of a red house.",
+            {
+                "noun": {"man", "house"},
+                "verb": {"stand"},
+                "attribute": {"red house"},
+                "relation": {"man in front of house"},
+            },
+        ),
         ("the dog is brown", {"noun": {"dog"}, "attribute": {"brown dog"}}),
         ("A cat laying next to a dog", {"noun": {"cat", "dog"}, "verb": {"lay"}, "relation": {"cat next to dog"}}),
-        ("The face of a woman is next to a dog and a cat",
-         {"noun": {"face", "woman", "dog", "cat"},
-          "relation": {"face of woman", "face next to dog", "face next to cat"}}),
+        (
+            "The face of a woman is next to a dog and a cat",
+            {
+                "noun": {"face", "woman", "dog", "cat"},
+                "relation": {"face of woman", "face next to dog", "face next to cat"},
+            },
+        ),
         ("a plate topped with food", {"noun": {"plate", "food"}, "relation": {"plate with food"}}),
     ],
-)  # fmt: skip
+)
 def test_parts_of_sentences(parser, text, expected):
     (found,) = parse(strip_phrases([text]), parts_of)
     assert found == {part: expected.get(part, set()) for part in PARTS}
@@ -160,8 +175,10 @@ def test_missing_spacy_names_the_extra_and_the_packages(monkeypatch):
 def test_regions_and_subjects(truthful):
     masks = region_masks(["A;B", "B", ""])
     assert {k: v.tolist() for k, v in masks.items()} == {
-        "A": [True, False, False], "B": [True, True, False], "none": [False, False, True],
-    }  # fmt: skip
+        "A": [True, False, False],
+        "B": [True, True, False],
+        "none": [False, False, True],
+    }
     two = pd.concat([truthful.assign(subject="s1"), truthful.assign(subject="s2")], ignore_index=True)
     one, both = (words(x, ["noun"], parser="none", min_voxels=1) for x in (truthful, two))
     assert (both["n_voxels"].to_numpy() == 2 * one["n_voxels"].to_numpy()).all()

@@ -24,9 +24,12 @@ def test_every_voxel_that_is_held_back_has_a_reason(scores):
     gate = gate_voxels(scores, min_ceiling_r=0.3)
     assert gate["captioned"].tolist() == [True, False, False, False, False]
     assert gate["reason"].tolist() == [
-        "", "not predicted above chance (q = 0.20)", "predicted below zero", "no score (r is not a number)",
+        "",
+        "not predicted above chance (q = 0.20)",
+        "predicted below zero",
+        "no score (r is not a number)",
         "noise ceiling too low (0.10)",
-    ]  # fmt: skip
+    ]
     assert gate["voxel"].tolist() == [3, 4, 5, 6, 7]
 
 

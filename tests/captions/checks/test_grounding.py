@@ -33,8 +33,10 @@ class Space:
             i: [f"A {a} {b} and a {c} on the {d}.", f"There is a {f}."]
             for i, ((a, b), (_, c), (_, d)), f in zip(ids, self.things, [t[0][1] for t in self.things])
         }
-        x = [self.gap_image + 0.6 * sum(self.word[w] for w in t[0]) + 0.6 * sum(self.word[n] for _, n in t[1:])
-             for t in self.things]  # fmt: skip
+        x = [
+            self.gap_image + 0.6 * sum(self.word[w] for w in t[0]) + 0.6 * sum(self.word[n] for _, n in t[1:])
+            for t in self.things
+        ]
         x = (np.stack(x) + 0.03 * rng.standard_normal((n, D))) * rng.uniform(5, 9, (n, 1))
         self.bank = xr.DataArray(x, dims=("stimulus", "feature"), coords={"stimulus": ids})
         self.prefers = rng.choice(NOUNS, voxels)
@@ -173,8 +175,19 @@ def test_verdicts_do_not_depend_on_company_order_or_memory(space):
 def test_tables_keep_labels_and_count(space):
     found = space.checker().check(space.table().assign(caption="a dog, a big dog and nobody"))
     c, p = found.captions, found.phrases
-    assert list(p.columns) == ["voxel", "rank", "phrase", "start", "end", "in_images", "predicted", "percentile",
-                               "verdict", "in_random_images", "roi"]  # fmt: skip
+    assert list(p.columns) == [
+        "voxel",
+        "rank",
+        "phrase",
+        "start",
+        "end",
+        "in_images",
+        "predicted",
+        "percentile",
+        "verdict",
+        "in_random_images",
+        "roi",
+    ]
     assert (c["n_phrases"] >= c["n_supported"] + c["n_unsupported"]).all()
     assert c["n_phrases"].sum() == len(p)
     assert (p["verdict"] == "unsupported").sum() == c["n_unsupported"].sum()
@@ -315,8 +328,14 @@ def test_the_world_supports_planted_phrases_and_no_others(world, images, k):
     best = evidence(coef, x, intercept=intercept, k=k)
     checker = GroundingChecker(coef, best, told, embed_text, **options)
     out = checker.check(captions).phrases
-    print(images, k, [out.loc[m, "verdict"].value_counts(normalize=True).round(3).to_dict()
-                      for m in (out["rank"] == 1, out["rank"] > 1)])  # fmt: skip
+    print(
+        images,
+        k,
+        [
+            out.loc[m, "verdict"].value_counts(normalize=True).round(3).to_dict()
+            for m in (out["rank"] == 1, out["rank"] > 1)
+        ],
+    )
     assert (out.loc[out["rank"] == 1, "verdict"] == "supported").mean() >= 0.8
     wrong = out.loc[out["rank"] > 1, "verdict"]
     assert (wrong == "unsupported").mean() >= 0.8

@@ -62,9 +62,16 @@ class Biased:
             lm, tokenizer, D, prefix_length=2, normalise=True, centre=True, device="cpu", search=search
         )
         train_prefix(
-            self.decoder, self.images, taught, epochs=40, lr=3e-3, warmup=20, schedule="cosine", noise=0.02,
+            self.decoder,
+            self.images,
+            taught,
+            epochs=40,
+            lr=3e-3,
+            warmup=20,
+            schedule="cosine",
+            noise=0.02,
             progress=False,
-        )  # fmt: skip
+        )
         # Most voxels like what is seldom written.
         scenes = [self.scene(rng, int(rng.random() < 0.7)) for _ in range(voxels)]
         self.truth = [{place, *things} for place, things in scenes]
@@ -167,8 +174,18 @@ def test_late_beams_leave_more(beams):
 
 
 def test_tables_are_those_of_the_checker_and_runs_repeat(biased, early):
-    assert list(early.captions.columns) == ["voxel", "rank", "caption", "score", "caption_id", "predicted", "roi",
-                                            "n_phrases", "n_supported", "n_unsupported"]  # fmt: skip
+    assert list(early.captions.columns) == [
+        "voxel",
+        "rank",
+        "caption",
+        "score",
+        "caption_id",
+        "predicted",
+        "roi",
+        "n_phrases",
+        "n_supported",
+        "n_unsupported",
+    ]
     assert early.captions["voxel"].tolist() == biased.projection["voxel"].values.tolist()
     wrong = early.captions.loc[early.captions["n_unsupported"] > 0, "voxel"]
     assert set(wrong) == set(early.rounds.loc[~early.rounds["clean"], "voxel"])
@@ -263,9 +280,14 @@ def unlearned(biased):
     before = [grounded_decode(decoder, held, biased.checker, when=w) for w in ("never", "early")]
     perplexity = caption_perplexity(decoder, embedding, captions)
     trained = train_preferences(
-        decoder, seen["embedding"].values, pairs, epochs=10, lr=3e-4, train_mapping=True,
+        decoder,
+        seen["embedding"].values,
+        pairs,
+        epochs=10,
+        lr=3e-4,
+        train_mapping=True,
         replay=(biased.images, biased.taught),
-    )  # fmt: skip
+    )
     after = [grounded_decode(decoder, held, biased.checker, when=w) for w in ("never", "early")]
     worse = caption_perplexity(decoder, embedding, captions) / perplexity
     # The model that was copied is as it was.

@@ -16,16 +16,24 @@ def study(**tables):
     said = pd.DataFrame({"voxel": np.repeat(voxels, 2), "rank": [1, 2] * 3, "caption": list("abcdef"), "score": 0.1})
     own = tables.pop("captions", None)
     return CaptionStudy(
-        "x", xr.Dataset({"r": ("voxel", [0.5, 0.4, 0.3])}, coords={"voxel": voxels}),
+        "x",
+        xr.Dataset({"r": ("voxel", [0.5, 0.4, 0.3])}, coords={"voxel": voxels}),
         captions=said if own is None else own(said),
         evidence=pd.DataFrame(columns=["voxel", "rank", "stimulus", "predicted"]),
-        gate=pd.DataFrame({"voxel": voxels, "captioned": True, "reason": ""}), **tables,
-    )  # fmt: skip
+        gate=pd.DataFrame({"voxel": voxels, "captioned": True, "reason": ""}),
+        **tables,
+    )
 
 
 def test_a_best_caption_that_does_not_exceed_its_controls_is_named_with_them():
-    sentence = pd.DataFrame({"voxel": [1, 2, 3], "rho": [0.2, 0.1, 0.3], "shuffled": [0.0, 0.0, 0.0],
-                             "shuffled_within_roi": [0.1, 0.1, 0.0]})  # fmt: skip
+    sentence = pd.DataFrame(
+        {
+            "voxel": [1, 2, 3],
+            "rho": [0.2, 0.1, 0.3],
+            "shuffled": [0.0, 0.0, 0.0],
+            "shuffled_within_roi": [0.1, 0.1, 0.0],
+        }
+    )
     stability = pd.DataFrame({"voxel": [2, 3], "folds": [0.2, 0.9], "folds_null": [0.3, 0.3]})
 
     def trip(said):
@@ -33,8 +41,10 @@ def test_a_best_caption_that_does_not_exceed_its_controls_is_named_with_them():
 
     found = study(sentence=sentence, stability=stability, captions=trip)
     assert failed_controls(found).to_dict() == {
-        3: "", 1: "round trip", 2: "sentence-level score; round trip; stability, folds",
-    }  # fmt: skip
+        3: "",
+        1: "round trip",
+        2: "sentence-level score; round trip; stability, folds",
+    }
     marked = with_failed_controls(found)
     assert marked.loc[marked["rank"] == 2, "fails"].eq("").all()
     assert marked.loc[marked["rank"] == 1, "fails"].tolist() == failed_controls(found).tolist()
@@ -54,7 +64,7 @@ def test_a_best_caption_that_does_not_exceed_its_controls_is_named_with_them():
         ("hallucination rate", {"low": 0.1, "high": 0.2, "chance": 0.6}, "below chance"),
         ("hallucination rate", {"low": 0.5, "high": 0.7, "chance": 0.6}, "not below chance"),
     ],
-)  # fmt: skip
+)
 def test_tables_say_what_their_controls_say(name, row, said):
     assert with_verdicts(name, pd.DataFrame([row]))["verdict"].tolist() == [said]
 

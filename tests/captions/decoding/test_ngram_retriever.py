@@ -42,8 +42,10 @@ def decoder_for(texts, dim=4, **options):
 @pytest.fixture(scope="module")
 def corpus():
     world = simulate_world(60, seed=5)
-    shown = {i: [k for k in KINDS if any(f" {k}" in c for c in several)]
-             for i, several in zip(world.ids.tolist(), world.captions)}  # fmt: skip
+    shown = {
+        i: [k for k in KINDS if any(f" {k}" in c for c in several)]
+        for i, several in zip(world.ids.tolist(), world.captions)
+    }
     return CaptionCorpus.from_stimuli(
         world, {k: v for k, v in shown.items() if v}, lambda t: find_phrases([t], "rules")["phrase"].tolist()
     )
@@ -130,8 +132,10 @@ def test_names_of_a_closed_set_are_all_written_with_their_probability(corpus, de
     for query in range(7):
         mine = found[found["query"] == query]
         assert set(mine["id"]) == set(names)
-        expected = {n: log_probability(decoder, queries[query], "category:", [*decoder.encode(" " + n), decoder.stop])
-                    for n in names}  # fmt: skip
+        expected = {
+            n: log_probability(decoder, queries[query], "category:", [*decoder.encode(" " + n), decoder.stop])
+            for n in names
+        }
         np.testing.assert_allclose(mine["score"], [expected[n] for n in mine["id"]], atol=1e-4)
         assert mine["score"].is_monotonic_decreasing
 
@@ -163,8 +167,10 @@ def test_texts_find_the_captions_that_share_their_phrases(corpus):
     retriever = NGramRetriever(corpus, level="caption")
     some = list(range(0, 240, 7))
     found = retriever.search_texts([corpus.captions[k] for k in some], top=1)
-    hits = [corpus.captions[corpus.caption_ids.tolist().index(i)] == corpus.captions[k]
-            for i, k in zip(found["id"], some, strict=True)]  # fmt: skip
+    hits = [
+        corpus.captions[corpus.caption_ids.tolist().index(i)] == corpus.captions[k]
+        for i, k in zip(found["id"], some, strict=True)
+    ]
     assert np.mean(hits) > 0.9
     assert retriever.search_texts(["zzz qqq"]).empty
     images = NGramRetriever(corpus, level="image").search_texts(["A house with a door."], top=1)
@@ -182,9 +188,11 @@ def test_a_trained_retriever_finds_the_planted_kind_at_every_level():
     forms = ("a {} {}", "there is a {} {} here", "we see one {} {}")
     texts = [(f.format(c, t), f"{c}-{t}") for c, t in itertools.product(colours, things) for f in forms]
     corpus = CaptionCorpus(
-        [x for x, _ in texts], [i for _, i in texts], {i: i.split("-") for _, i in texts},
+        [x for x, _ in texts],
+        [i for _, i in texts],
+        {i: i.split("-") for _, i in texts},
         lambda text: [p for p in (f"{c} {t}" for c, t in itertools.product(colours, things)) if p in text],
-    )  # fmt: skip
+    )
 
     def embed(several):
         return np.array([[float(w in t) for w in (*colours, *things)] for t in several])
@@ -199,8 +207,10 @@ def test_a_trained_retriever_finds_the_planted_kind_at_every_level():
     asked = embed([w.replace("-", " ") for w in wanted])
     # A corpus of a hundred words: five counts more of everything would make all n-grams frequent.
     options = {"beams": 8, "smoothing": 0.1}
-    search = {level: NGramRetriever(corpus, decoder, level=level, **options).search(
-        asked, 2, mean=decoder.text_direction) for level in ("image", "phrase", "category")}  # fmt: skip
+    search = {
+        level: NGramRetriever(corpus, decoder, level=level, **options).search(asked, 2, mean=decoder.text_direction)
+        for level in ("image", "phrase", "category")
+    }
     first = {level: f[f["rank"] == 1].set_index("query")["id"] for level, f in search.items()}
     assert np.mean([first["image"].get(q) == w for q, w in enumerate(wanted)]) > 0.8
     assert np.mean([first["phrase"].get(q) == w.replace("-", " ") for q, w in enumerate(wanted)]) > 0.8

@@ -146,9 +146,11 @@ def test_it_is_a_decoder_and_voxels_keep_their_labels(trained):
         return np.stack([2 * np.eye(D)[next(k for n, k in text.items() if n in t)] for t in texts])
 
     shown = trained.with_options(embed_text=embed).decode(
-        projection, top=1, coef=xr.DataArray(coef, dims=("feature", "voxel"), coords={"voxel": projection["voxel"]}),
+        projection,
+        top=1,
+        coef=xr.DataArray(coef, dims=("feature", "voxel"), coords={"voxel": projection["voxel"]}),
         intercept=np.full(8, 0.5),
-    )  # fmt: skip
+    )
     assert shown["predicted"].tolist()[:6] == pytest.approx([1.5] * 6)
     with pytest.raises(DataError, match="different voxels"):
         trained.with_options(embed_text=embed).decode(projection, coef=coef)
@@ -190,9 +192,7 @@ def test_diverse_captions_of_a_mixed_voxel_name_both_concepts(trained):
 
     def both(decoder):
         found = decoder.generate(x, top=2)
-        return np.mean(
-            [all(any(NAMES[k] in c.text for c in f) for k in p) for f, p in zip(found, pairs, strict=True)]
-        )
+        return np.mean([all(any(NAMES[k] in c.text for c in f) for k in p) for f, p in zip(found, pairs, strict=True)])
 
     diverse = trained.with_options(beams=4, groups=2, diversity="words", diversity_penalty=3.0)
     plain = trained.with_options(beams=4)
@@ -449,8 +449,11 @@ def test_what_is_wrong_is_said():
     with pytest.raises(ConfigError, match="diversity_penalty"):
         decoder.with_options(diversity_penality=1.0)
     for options, message in (
-        ({"stop": "face house"}, "tokens; legal"), ({"stop": 10**6}, "numbers under"), ({"mapping": "mpl"}, "mlp"),
-        ({"centre": True, "normalise": False}, "normalise=True"), ({"source": "audio"}, "legal"),
-    ):  # fmt: skip
+        ({"stop": "face house"}, "tokens; legal"),
+        ({"stop": 10**6}, "numbers under"),
+        ({"mapping": "mpl"}, "mlp"),
+        ({"centre": True, "normalise": False}, "normalise=True"),
+        ({"source": "audio"}, "legal"),
+    ):
         with pytest.raises(ConfigError, match=message):
             fresh(**options)

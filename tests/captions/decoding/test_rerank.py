@@ -51,8 +51,11 @@ def test_more_weight_brings_captions_nearer_and_batches_do_not_matter(scenes, ca
 
 def test_samples_are_put_in_order_too(scenes, captioner):
     found = captioner.with_options(rerank=5.0, method="sample").generate(scenes[:4], top=3)
-    assert all([c.score for c in several] == sorted((c.score for c in several), reverse=True)
-               for several in found if all(c.finished for c in several))  # fmt: skip
+    assert all(
+        [c.score for c in several] == sorted((c.score for c in several), reverse=True)
+        for several in found
+        if all(c.finished for c in several)
+    )
 
 
 def test_errors(scenes, captioner):

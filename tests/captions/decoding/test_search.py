@@ -95,9 +95,7 @@ def same(found, expected, tol=1e-5):
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_with_enough_beams_the_search_is_an_enumeration(alpha, temperature):
     model = Markov(seed=1, vocabulary=3)
-    found = beam_search(
-        model.step(), stop=STOP, beams=200, max_length=4, length_penalty=alpha, temperature=temperature
-    )
+    found = beam_search(model.step(), stop=STOP, beams=200, max_length=4, length_penalty=alpha, temperature=temperature)
     for item in range(model.n):
         scored = {y: p / len(y) ** alpha for y, p in everything(model, item, 4, temperature).items()}
         same(found.texts(item), sorted(scored.items(), key=lambda kv: -kv[1]))
@@ -306,10 +304,19 @@ def test_fixed_length_beams_are_those_of_transformers(gpt):
     prefix = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         theirs = gpt.generate(
-            inputs_embeds=prefix, attention_mask=torch.ones(3, 5, dtype=torch.long), num_beams=4, max_new_tokens=7,
-            min_new_tokens=7, do_sample=False, num_return_sequences=4, eos_token_id=39, pad_token_id=0,
-            return_dict_in_generate=True, output_scores=True, length_penalty=1.0,
-        )  # fmt: skip
+            inputs_embeds=prefix,
+            attention_mask=torch.ones(3, 5, dtype=torch.long),
+            num_beams=4,
+            max_new_tokens=7,
+            min_new_tokens=7,
+            do_sample=False,
+            num_return_sequences=4,
+            eos_token_id=39,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=True,
+            length_penalty=1.0,
+        )
 
     def never_stop(tokens, items):
         mask = torch.ones((len(tokens), 40), dtype=torch.bool)
@@ -326,9 +333,13 @@ def test_greedy_with_a_stop_is_that_of_transformers(gpt):
     ours = beam_search(CausalStep(gpt, prefix), stop=7, beams=1, max_length=20)
     with torch.inference_mode():
         theirs = gpt.generate(
-            inputs_embeds=prefix, attention_mask=torch.ones(8, 3, dtype=torch.long), max_new_tokens=20,
-            do_sample=False, eos_token_id=7, pad_token_id=-1,
-        )  # fmt: skip
+            inputs_embeds=prefix,
+            attention_mask=torch.ones(8, 3, dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=7,
+            pad_token_id=-1,
+        )
     assert torch.equal(ours.tokens[:, 0], theirs)
 
 
@@ -374,9 +385,13 @@ def test_language_model_batches_are_their_items(gpt):
 def test_illegal_settings_say_so():
     step = Markov().step()
     for options in (
-        {"beams": 0}, {"beams": 4, "groups": 3}, {"temperature": 0.0}, {"diversity": "hamnig"}, {"max_length": 0},
+        {"beams": 0},
+        {"beams": 4, "groups": 3},
+        {"temperature": 0.0},
+        {"diversity": "hamnig"},
+        {"max_length": 0},
         {"diversity_penalty": -1.0},
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError, match=r"legal|positive"):
             beam_search(step, stop=STOP, **options)
     for options in ({"top_p": 0.0}, {"n_samples": 0}, {"temperature": -1.0}, {"top_k": 0}):

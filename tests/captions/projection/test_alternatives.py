@@ -199,9 +199,7 @@ def test_voxels_do_not_know_each_other_and_bad_ones_are_nan(rng, method):
         whole = project_weights(coef, bank, method, n_samples=2, n_steps=5, progress=False)
     order = rng.permutation(9)
     with pytest.warns(UserWarning, match="1 of 9"):
-        mixed = project_weights(
-            coef[:, order], bank, method, n_samples=2, n_steps=5, max_memory="2MB", progress=False
-        )
+        mixed = project_weights(coef[:, order], bank, method, n_samples=2, n_steps=5, max_memory="2MB", progress=False)
     np.testing.assert_allclose(mixed["embedding"], whole["embedding"].values[order], rtol=1e-3, atol=1e-3)
     for name in ("embedding", "norm", "distance", "projected_predicted", "natural_max_predicted"):
         assert np.isnan(whole[name].values[4]).all(), name

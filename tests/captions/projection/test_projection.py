@@ -183,9 +183,7 @@ def test_scale_of_weights_and_order_of_voxels_do_not_matter(rng):
     labelled = xr.DataArray(coef, dims=("feature", "voxel"), coords={"voxel": np.arange(9)})
     moved = project(labelled.isel(voxel=order), bank, progress=False)
     assert moved["voxel"].values.tolist() == order.tolist()
-    np.testing.assert_allclose(
-        moved.sel(voxel=np.arange(9))["embedding"], base["embedding"], rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(moved.sel(voxel=np.arange(9))["embedding"], base["embedding"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("normalised", [True, False])

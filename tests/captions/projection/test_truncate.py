@@ -30,8 +30,17 @@ def test_is_the_closed_form_of_the_nearest(rng, drawn, closed, k, decouple, devi
     coef, bank = drawn(rng)
     _, want, lost = brute(closed, coef, bank, k, temperature=0.05, decouple=decouple)
     for dtype, tolerance in (("float64", 1e-9), (None, 5e-6)):
-        got = project(coef, bank, temperature=0.05, decouple=decouple, top_k=k, dtype=dtype, device=device,
-                      max_memory=60_000, progress=False)  # fmt: skip
+        got = project(
+            coef,
+            bank,
+            temperature=0.05,
+            decouple=decouple,
+            top_k=k,
+            dtype=dtype,
+            device=device,
+            max_memory=60_000,
+            progress=False,
+        )
         np.testing.assert_allclose(got["embedding"], want["embedding"], atol=tolerance * want["norm"].max(), rtol=0)
         np.testing.assert_allclose(got["norm"], want["norm"], rtol=tolerance)
         np.testing.assert_allclose(got["lost_mass"], lost, atol=3e-5 if dtype is None else 1e-9)

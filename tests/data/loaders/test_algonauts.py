@@ -25,8 +25,9 @@ def test_values_and_vertices(tree, load):
     for side, hemi in (("lh", "L"), ("rh", "R")):
         np.testing.assert_array_equal(r.vertex[r.hemi == hemi], truth["vertices"][side])
     for n in range(9):
-        expected = [LABELS[g][k - 1] for g in ("prf-visualrois", "floc-faces", "streams")
-                    if (k := truth["labels"]["lh", g][n])]  # fmt: skip
+        expected = [
+            LABELS[g][k - 1] for g in ("prf-visualrois", "floc-faces", "streams") if (k := truth["labels"]["lh", g][n])
+        ]
         assert r.roi.values[n] == ";".join(expected)
     assert r.attrs["zscored"] == "session"
     data.validate(found)

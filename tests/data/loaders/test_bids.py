@@ -69,9 +69,12 @@ def test_equals_least_squares_by_hand(tree, method):
     motion = pd.read_csv(root / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t").iloc[:, :6].to_numpy()
     names = [f"t{n:02d}" for n in range(len(events))]
     x = make_first_level_design_matrix(
-        1.5 * np.arange(len(y)), events[["onset", "duration"]].assign(trial_type=names), hrf_model="spm",
-        high_pass=0.01, add_regs=motion,
-    )  # fmt: skip
+        1.5 * np.arange(len(y)),
+        events[["onset", "duration"]].assign(trial_type=names),
+        hrf_model="spm",
+        high_pass=0.01,
+        add_regs=motion,
+    )
     z = 100 * (y / y.mean(0) - 1)
     pictures = [n for n, s in zip(names, events["stim_file"].fillna(""), strict=True) if s]
     if method == "lsa":
@@ -199,13 +202,16 @@ def test_events_of_spreadsheets_are_read_as_they_are_meant(small):
     np.testing.assert_allclose(after.values, before.values, atol=1e-5)
 
 
-@pytest.mark.parametrize(("column", "value", "message"), [
-    ("onset", "4,5", r"row 1: onset = '4,5' is not a number \(a decimal comma\)"),
-    ("onset", "n/a", "row 1: onset = 'n/a' is not a number"),
-    ("duration", "-1", r"row 1: duration = '-1' is not legal; expected a finite number of at least 0"),
-    ("duration", "n/a", "row 1: duration = 'n/a' is not a number"),
-    ("stim_file", "", "row 1: stim_file is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("onset", "4,5", r"row 1: onset = '4,5' is not a number \(a decimal comma\)"),
+        ("onset", "n/a", "row 1: onset = 'n/a' is not a number"),
+        ("duration", "-1", r"row 1: duration = '-1' is not legal; expected a finite number of at least 0"),
+        ("duration", "n/a", "row 1: duration = 'n/a' is not a number"),
+        ("stim_file", "", "row 1: stim_file is empty"),
+    ],
+)
 def test_cells_that_are_no_events_are_named(small, column, value, message):
     root, _, events = small
     rewritten(events, lambda t: t.assign(**{column: [value, *t[column][1:]]}))
@@ -249,24 +255,36 @@ def test_pictures_of_one_name_in_two_folders_and_spellings_of_a_path(small):
 
     def change(table):
         names = iter(range(99))
-        return table.assign(stim_file=[
-            x if x == "n/a" else spellings[next(names) % 3].format(x.split("/")[1]) for x in table["stim_file"]
-        ])  # fmt: skip
+        return table.assign(
+            stim_file=[
+                x if x == "n/a" else spellings[next(names) % 3].format(x.split("/")[1]) for x in table["stim_file"]
+            ]
+        )
 
     rewritten(events, change)
     found = read(root)
     assert found.responses.stimulus.values.tolist() == truth["table"]["stimulus"].tolist()
     assert found.stimuli.images is not None
-    rewritten(events, lambda t: t.assign(stim_file=[
-        "a/1.png", "b/1.png", *["n/a" if x == "n/a" else "c/1.png" for x in t["stim_file"][2:]]]))  # fmt: skip
+    rewritten(
+        events,
+        lambda t: t.assign(
+            stim_file=["a/1.png", "b/1.png", *["n/a" if x == "n/a" else "c/1.png" for x in t["stim_file"][2:]]]
+        ),
+    )
     assert set(read(root, images=False).responses.stimulus.values) == {"a/1", "b/1", "c/1"}
     rewritten(events, lambda t: t.assign(stim_file=["a/1.png", "a/1.jpg", *t["stim_file"][2:]]))
     with pytest.raises(DataError, match=r"'a/1\.jpg' and .* are both the stimulus 'a/1'"):
         read(root, images=False)
 
 
-@pytest.mark.parametrize("place", ["task-pictures_bold.json", "sub-01/sub-01_task-pictures_bold.json",
-                                   "sub-01/ses-01/func/sub-01_ses-01_task-pictures_run-1_bold.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "place",
+    [
+        "task-pictures_bold.json",
+        "sub-01/sub-01_task-pictures_bold.json",
+        "sub-01/ses-01/func/sub-01_ses-01_task-pictures_run-1_bold.json",
+    ],
+)
 def test_raw_sidecars_tell_the_repetition_time(small, place):
     root = small[0]
     before = read(root).responses
@@ -287,13 +305,16 @@ def test_raw_sidecars_tell_the_repetition_time(small, place):
         read(root)
 
 
-@pytest.mark.parametrize(("record", "message"), [
-    ({"RepetitionTime": 1500}, r"_bold\.json: RepetitionTime is 1500"),
-    ({"RepetitionTime": "1.5"}, r"_bold\.json: RepetitionTime is '1\.5'"),
-    ({"RepetitionTime": 1.5, "StartTime": "mid"}, r"_bold\.json: StartTime is 'mid'"),
-    ({"VolumeTiming": [0, 1, 4]}, r"_bold\.json has VolumeTiming"),
-    ([1.5], r"_bold\.json holds list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"RepetitionTime": 1500}, r"_bold\.json: RepetitionTime is 1500"),
+        ({"RepetitionTime": "1.5"}, r"_bold\.json: RepetitionTime is '1\.5'"),
+        ({"RepetitionTime": 1.5, "StartTime": "mid"}, r"_bold\.json: StartTime is 'mid'"),
+        ({"VolumeTiming": [0, 1, 4]}, r"_bold\.json has VolumeTiming"),
+        ([1.5], r"_bold\.json holds list"),
+    ],
+)
 def test_sidecars_that_cannot_be(small, record, message):
     (small[0] / f"{STEM}_space-T1w_desc-preproc_bold.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=message):
@@ -313,8 +334,11 @@ def test_bold_without_its_mean_is_refused(small, kind):
     image = nib.load(path)
     values = np.asarray(image.dataobj, dtype=np.float64)
     values -= values.mean(-1, keepdims=True)
-    values = {"demeaned": values, "z-scored": values / np.maximum(values.std(-1, keepdims=True), 1e-9),
-              "negative": values - 700}[kind]  # fmt: skip
+    values = {
+        "demeaned": values,
+        "z-scored": values / np.maximum(values.std(-1, keepdims=True), 1e-9),
+        "negative": values - 700,
+    }[kind]
     nib.save(nib.Nifti1Image(values.astype("f4"), image.affine), path)
     with pytest.raises(DataError, match=r"has no baseline: 20 of 20 voxels.*percent signal change"):
         read(small[0])
@@ -335,8 +359,16 @@ def test_a_few_voxels_without_a_baseline_are_zero_and_told(small):
     assert (np.abs(r.values[:, 2:]) < 50).all()
 
 
-@pytest.mark.parametrize(("entity", "labels"), [("acq", ("hi", "lo")), ("dir", ("AP", "PA")), ("echo", ("1", "02")),
-                                                ("rec", ("a", "b")), ("part", ("mag", "phase"))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entity", "labels"),
+    [
+        ("acq", ("hi", "lo")),
+        ("dir", ("AP", "PA")),
+        ("echo", ("1", "02")),
+        ("rec", ("a", "b")),
+        ("part", ("mag", "phase")),
+    ],
+)
 def test_recordings_that_differ_are_chosen_or_refused(small, entity, labels):
     root = small[0]
     folder = (root / STEM).parent
@@ -398,7 +430,9 @@ def test_confounds_with_holes_and_unsteady_volumes(small):
 def test_a_region_of_one_label(small):
     root, truth = small[:2]
     areas = truth["brain"] * np.arange(1, 1 + truth["brain"].size).reshape(truth["shape"]) % 3 - 1
-    nib.save(nib.Nifti1Image(areas.astype("i2"), nib.load(root / f"{STEM}_space-T1w_desc-brain_mask.nii.gz").affine),
-             root / "areas.nii.gz")  # fmt: skip
+    nib.save(
+        nib.Nifti1Image(areas.astype("i2"), nib.load(root / f"{STEM}_space-T1w_desc-brain_mask.nii.gz").affine),
+        root / "areas.nii.gz",
+    )
     r = read(root, rois={"A": f"{root / 'areas.nii.gz'}:1"}).responses
     assert ((r.roi.values == "A") == (areas.reshape(-1)[truth["inside"]] == 1)).all()

@@ -34,8 +34,10 @@ def test_volumes_are_z_scored_by_session_in_c_order(tree, load):
     assert r.session.values.tolist() == np.repeat(np.arange(1, 10), LENGTHS).tolist()
     assert r.run.values.tolist() == np.concatenate([np.arange(n) // 4 + 1 for n in LENGTHS]).tolist()
     # Masks published as LO are LOC; a voxel of two regions has both names.
-    assert all(("LHLOC" in x.split(";")) == truth["masks"]["LHLO"].reshape(-1)[v]
-               for x, v in zip(r.roi.values.tolist(), r.voxel.values, strict=True))  # fmt: skip
+    assert all(
+        ("LHLOC" in x.split(";")) == truth["masks"]["LHLO"].reshape(-1)[v]
+        for x, v in zip(r.roi.values.tolist(), r.voxel.values, strict=True)
+    )
     data.validate(found)
 
 

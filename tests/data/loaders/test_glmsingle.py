@@ -117,26 +117,32 @@ def test_one_folder_for_each_session(tmp_path):
         read([first, second], table.assign(session=[1] * 6 + [2] * 6))
 
 
-@pytest.mark.parametrize(("session", "numbers"), [
-    (["ses-03"] * 6 + ["ses-10"] * 6, [3] * 6 + [10] * 6),
-    (["scan"] * 6 + ["rescan"] * 6, [1] * 6 + [2] * 6),
-    ([1.0] * 6 + [2.0] * 6, [1] * 6 + [2] * 6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("session", "numbers"),
+    [
+        (["ses-03"] * 6 + ["ses-10"] * 6, [3] * 6 + [10] * 6),
+        (["scan"] * 6 + ["rescan"] * 6, [1] * 6 + [2] * 6),
+        ([1.0] * 6 + [2.0] * 6, [1] * 6 + [2] * 6),
+    ],
+)
 def test_labels_of_sessions_are_numbered(tmp_path, session, numbers):
     truth = glmsingle_tree(tmp_path)
     assert read(tmp_path, truth["table"].assign(session=session)).responses.session.values.tolist() == numbers
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"session": ["1"] * 6 + ["01"] * 6}, "'01' and '1' are the same number"),
-    ({"session": [1.5] * 12}, r"row 1: session = '1\.5' is no session"),
-    ({"session": [np.nan] + [1.0] * 11}, "row 1: session is empty"),
-    ({"session": [1, 1, 2, 1] + [2] * 8}, "sessions go back at trial 4"),
-    ({"stimulus": [1.5] * 12}, r"row 1: stimulus is 1\.5; picture numbers must be whole"),
-    ({"stimulus": np.full(12, 20000001, "f4")}, "cannot tell it from its neighbours"),
-    ({"stimulus": ["", *"abcdefghijk"]}, "row 1: stimulus is empty"),
-    ({"stimulus": ["b\u00e4r", "ba\u0308r"] * 6}, "look the same and differ in how accents are composed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"session": ["1"] * 6 + ["01"] * 6}, "'01' and '1' are the same number"),
+        ({"session": [1.5] * 12}, r"row 1: session = '1\.5' is no session"),
+        ({"session": [np.nan] + [1.0] * 11}, "row 1: session is empty"),
+        ({"session": [1, 1, 2, 1] + [2] * 8}, "sessions go back at trial 4"),
+        ({"stimulus": [1.5] * 12}, r"row 1: stimulus is 1\.5; picture numbers must be whole"),
+        ({"stimulus": np.full(12, 20000001, "f4")}, "cannot tell it from its neighbours"),
+        ({"stimulus": ["", *"abcdefghijk"]}, "row 1: stimulus is empty"),
+        ({"stimulus": ["b\u00e4r", "ba\u0308r"] * 6}, "look the same and differ in how accents are composed"),
+    ],
+)
 def test_labels_that_cannot_be_meant(tmp_path, change, message):
     truth = glmsingle_tree(tmp_path)
     with pytest.raises(DataError, match=message):

@@ -27,9 +27,7 @@ def test_values_ids_and_places(tree, load):
     np.testing.assert_allclose(r.values, z[order], atol=1e-5)
     assert r.stimulus.values.tolist() == [x[:-4] for x in table["stimulus"].iloc[order]]
     np.testing.assert_array_equal(r.session, table["session"].iloc[order])
-    np.testing.assert_array_equal(
-        np.ravel_multi_index(np.stack([r[x] for x in "ijk"]), truth["shape"]), truth["brain"]
-    )
+    np.testing.assert_array_equal(np.ravel_multi_index(np.stack([r[x] for x in "ijk"]), truth["shape"]), truth["brain"])
     np.testing.assert_allclose(r.ncsnr, truth["ncsnr"], rtol=1e-5)
     data.validate(found)
 

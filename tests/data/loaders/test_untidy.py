@@ -23,12 +23,15 @@ def damage(path, new):
 # ---------------------------------------------------------------- THINGS-fMRI
 
 
-@pytest.mark.parametrize("change", [
-    lambda c: b"\xef\xbb\xbf" + c,
-    lambda c: c.decode().encode("utf-16"),
-    lambda c: c.replace(b"\n", b"\r\n").replace(b",", b" , "),
-    lambda c: c.replace(b"session", b"Session", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: b"\xef\xbb\xbf" + c,
+        lambda c: c.decode().encode("utf-16"),
+        lambda c: c.replace(b"\n", b"\r\n").replace(b",", b" , "),
+        lambda c: c.replace(b"session", b"Session", 1),
+    ],
+)
 def test_things_tables_of_spreadsheets(tmp_path, load, change):
     truth = things_fmri_tree(tmp_path)
     expected = load("things-fmri", tmp_path).responses
@@ -37,18 +40,33 @@ def test_things_tables_of_spreadsheets(tmp_path, load, change):
     assert expected.sizes["presentation"] == len(truth["table"])
 
 
-@pytest.mark.parametrize(("file", "change", "message"), [
-    ("StimulusMetadata.csv", lambda c: c.replace(b"train,1,", b"train,1.5,", 1),
-     r"sub-01_StimulusMetadata\.csv, row \d+: session = '1\.5' is no whole number"),
-    ("StimulusMetadata.csv", lambda c: c.replace(b"train,1,", b"catch,1,", 1),
-     r"sub-01_StimulusMetadata\.csv, row \d+: .*trial_type 'catch'"),
-    ("StimulusMetadata.csv", lambda c: c.replace(b"mango_00s.jpg", b"m\xe4ngo.jpg", 1),
-     r"sub-01_StimulusMetadata\.csv is not UTF-8 text: line \d+"),
-    ("VoxelMetadata.csv", lambda c: c.replace(b"nc_singletrial", b"nc", 1), "nc_singletrial"),
-    ("VoxelMetadata.csv", lambda c: b"\n".join(x.replace(b"0,1,", b"0,one,", 1) for x in c.split(b"\n")),
-     r"sub-01_VoxelMetadata\.csv, row \d+: voxel_y = 'one' is not a number"),
-    ("ResponseData.h5", lambda c: c[: len(c) // 2], r"sub-01_ResponseData\.h5 cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "StimulusMetadata.csv",
+            lambda c: c.replace(b"train,1,", b"train,1.5,", 1),
+            r"sub-01_StimulusMetadata\.csv, row \d+: session = '1\.5' is no whole number",
+        ),
+        (
+            "StimulusMetadata.csv",
+            lambda c: c.replace(b"train,1,", b"catch,1,", 1),
+            r"sub-01_StimulusMetadata\.csv, row \d+: .*trial_type 'catch'",
+        ),
+        (
+            "StimulusMetadata.csv",
+            lambda c: c.replace(b"mango_00s.jpg", b"m\xe4ngo.jpg", 1),
+            r"sub-01_StimulusMetadata\.csv is not UTF-8 text: line \d+",
+        ),
+        ("VoxelMetadata.csv", lambda c: c.replace(b"nc_singletrial", b"nc", 1), "nc_singletrial"),
+        (
+            "VoxelMetadata.csv",
+            lambda c: b"\n".join(x.replace(b"0,1,", b"0,one,", 1) for x in c.split(b"\n")),
+            r"sub-01_VoxelMetadata\.csv, row \d+: voxel_y = 'one' is not a number",
+        ),
+        ("ResponseData.h5", lambda c: c[: len(c) // 2], r"sub-01_ResponseData\.h5 cannot be read"),
+    ],
+)
 def test_things_files_that_cannot_be_meant(tmp_path, load, file, change, message):
     things_fmri_tree(tmp_path)
     path = tmp_path / f"betas_csv/sub-01_{file}"
@@ -70,11 +88,14 @@ def test_picture_numbers_in_single_precision(tmp_path, load):
         load("god", tmp_path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c.replace(b".", b",", 1), r"image_training_id\.csv, line"),
-    (lambda c: b"x" + c, r"image_training_id\.csv, row 1: 0 = .* is not a number"),
-    (lambda c: c + c.replace(b".JPEG", b".jpeg"), r"image_training_id\.csv, row \d+: n\d+_\d+ is .* before"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.replace(b".", b",", 1), r"image_training_id\.csv, line"),
+        (lambda c: b"x" + c, r"image_training_id\.csv, row 1: 0 = .* is not a number"),
+        (lambda c: c + c.replace(b".JPEG", b".jpeg"), r"image_training_id\.csv, row \d+: n\d+_\d+ is .* before"),
+    ],
+)
 def test_lists_of_pictures_that_cannot_be_meant(tmp_path, load, change, message):
     god_tree(tmp_path)
     damage(tmp_path / "image_training_id.csv", change)

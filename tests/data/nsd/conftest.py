@@ -13,9 +13,7 @@ from neuroenc.data.simulate import nsd_tree
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("nsd")
-    planted = nsd_tree(
-        root, spaces=("func1pt8mm", "func1mm", "fsaverage", "nativesurface"), betas=("b2", "b3"), seed=3
-    )
+    planted = nsd_tree(root, spaces=("func1pt8mm", "func1mm", "fsaverage", "nativesurface"), betas=("b2", "b3"), seed=3)
     return root, planted
 
 

@@ -292,8 +292,14 @@ def test_run_on_a_tree_from_config_to_report(tree, tmp_path):
     pytest.importorskip("torch")
     from neuroenc.workflows import example_config, run
 
-    settings = [f"data.options.root={tree[0]}", "data.options.voxels=nsdgeneral", "features.model=world",
-                "features.pretrained=", "captions.enabled=false", "evaluation.permutations=50"]  # fmt: skip
+    settings = [
+        f"data.options.root={tree[0]}",
+        "data.options.voxels=nsdgeneral",
+        "features.model=world",
+        "features.pretrained=",
+        "captions.enabled=false",
+        "evaluation.permutations=50",
+    ]
     summary = run(example_config("nsd", settings), tmp_path / "out", progress=False, say=lambda _: None)
     assert summary["n_stimuli"] == 60
     assert summary["median_r"] > 0.2

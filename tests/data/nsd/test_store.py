@@ -34,8 +34,12 @@ def names(folder):
 
 def test_two_processes_load_averages_into_one_cache(tree, tmp_path):
     cache = tmp_path / "cache"
-    running = [subprocess.Popen([sys.executable, "-c", LOAD, tree[0], cache, tmp_path / f"{n}.npy"], text=True,
-                                stderr=subprocess.PIPE) for n in range(2)]  # fmt: skip
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOAD, tree[0], cache, tmp_path / f"{n}.npy"], text=True, stderr=subprocess.PIPE
+        )
+        for n in range(2)
+    ]
     for process in running:
         error = process.communicate()[1]
         assert process.returncode == 0, error
@@ -52,8 +56,12 @@ def test_a_kill_at_any_step_leaves_the_same_store(tree, tmp_path, monkeypatch, s
         pass
 
     left = [{"create": 1, "session": 2, "rename": 1, "notes": 1}[step]]
-    target = {"create": (_store, "_create"), "session": (_store, "write_json"), "rename": (_store.os, "replace"),
-              "notes": (_store.Path, "unlink")}[step]  # fmt: skip
+    target = {
+        "create": (_store, "_create"),
+        "session": (_store, "write_json"),
+        "rename": (_store.os, "replace"),
+        "notes": (_store.Path, "unlink"),
+    }[step]
     original = getattr(*target)
 
     def killing(*args, **kwargs):
@@ -126,8 +134,9 @@ for file_format in ("hdf5", "nii.gz"):
 
 
 def test_a_disk_that_takes_no_more_is_told_as_such(tree, tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, tree[0], tmp_path / "cache", "3000"], text=True,
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, tree[0], tmp_path / "cache", "3000"], text=True, capture_output=True, check=True
+    )
     assert done.stdout.count("cannot write") == 2
     assert "download" not in done.stdout
 

@@ -86,8 +86,13 @@ def surface():
     rng = np.random.default_rng(0)
     hemi = np.array(["L"] * 6 + ["R"] * 5)
     vertex = np.concatenate([rng.permutation(10)[:6], rng.permutation(12)[:5]])
-    coords = {"voxel": np.arange(11), "vertex": ("voxel", vertex), "hemi": ("voxel", hemi), "map": ["a", "b"],
-              "roi": ("voxel", rng.choice(["V1", "FFA", ""], 11))}  # fmt: skip
+    coords = {
+        "voxel": np.arange(11),
+        "vertex": ("voxel", vertex),
+        "hemi": ("voxel", hemi),
+        "map": ["a", "b"],
+        "roi": ("voxel", rng.choice(["V1", "FFA", ""], 11)),
+    }
     values = rng.standard_normal((2, 11)).astype("float32")
     return xr.DataArray(values, dims=("map", "voxel"), coords=coords)
 

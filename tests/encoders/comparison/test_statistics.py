@@ -51,8 +51,9 @@ def test_medians_and_intervals_are_those_of_the_stats_room(missing):
         row = table.query("cell == 'q' and group == @name").iloc[0]
         np.testing.assert_allclose(
             [row.median_r, row.low, row.high],
-            [known[name].estimate, known[name].low, known[name].high], atol=2e-6,
-        )  # fmt: skip
+            [known[name].estimate, known[name].low, known[name].high],
+            atol=2e-6,
+        )
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -61,9 +62,7 @@ def test_pairs_are_those_of_the_stats_room(missing):
     sets = drawn(y, guesses)
     table = pair_table(["p", "q", "r"], sets, [Group("all", "all", np.arange(60))])
     for (a, b), row in zip([(0, 1), (0, 2), (1, 2)], table.itertuples()):
-        known = stats.bootstrap_difference(
-            y, guesses[a], guesses[b], n_bootstraps=400, groups=np.arange(300), seed=0
-        )
+        known = stats.bootstrap_difference(y, guesses[a], guesses[b], n_bootstraps=400, groups=np.arange(300), seed=0)
         sure = stats.fdr(known.p) < 0.05
         assert row.share_a == pytest.approx((sure & (known.estimate > 0)).mean(), abs=1 / 60)
         assert row.share_b == pytest.approx((sure & (known.estimate < 0)).mean(), abs=1 / 60)
@@ -169,8 +168,14 @@ def regions():
 
     pair = pair.assign_coords(voxel=np.arange(60, 72), roi=("voxel", ["pair"] * 12))
     responses = xr.concat([responses, pair], dim="voxel")
-    return compare(features, {"linear": {}, "again": {"readout": "linear", "cv": 5}}, responses,
-                   cv=4, n_bootstraps=1000, progress=False)  # fmt: skip
+    return compare(
+        features,
+        {"linear": {}, "again": {"readout": "linear", "cv": 5}},
+        responses,
+        cv=4,
+        n_bootstraps=1000,
+        progress=False,
+    )
 
 
 def test_planted_regions_are_recovered(regions):

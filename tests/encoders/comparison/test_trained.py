@@ -54,8 +54,10 @@ def test_a_trained_cell_by_hand():
     final.fit(X, Y, fixed_epochs=schedule)
     np.testing.assert_allclose(
         found.predictions("m/factorized").values[job.rows.test],
-        final.predict(features["m"].values[job.rows.test]), rtol=1e-3, atol=1e-3,
-    )  # fmt: skip
+        final.predict(features["m"].values[job.rows.test]),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_test_rows_decide_nothing_in_training_either():
@@ -139,9 +141,7 @@ def test_a_core_is_shared_and_has_settings_of_its_own():
     assert found.cells == ["m/factorized", "pixels/plain/factorized"]
     jobs = found._jobs["pixels/plain/factorized"]
     assert [len(job.voxels) for job in jobs] == [6] * 3
-    assert found.curves().groupby("cell")["epoch"].max().to_dict() == {
-        "m/factorized": 6, "pixels/plain/factorized": 2
-    }  # fmt: skip
+    assert found.curves().groupby("cell")["epoch"].max().to_dict() == {"m/factorized": 6, "pixels/plain/factorized": 2}
     assert (np.isnan(found.predictions("pixels/plain/factorized").values) == np.isnan(both.values)).all()
     table = found.table()
     for _, rows in table.groupby(["kind", "group"]):
@@ -182,7 +182,11 @@ def test_linear_by_gradients_is_another_cell_than_ridge():
     cells = build_cells(["m"], {"linear": {}, "descent": {"readout": "linear", "closed_form": False}})
     assert [c.closed_form for c in cells] == [True, False]
     features, responses = placed(v=3)
-    found = compare(features, {"linear": {}, "descent": {"readout": "linear", "closed_form": False, "lr": 0.003}},
-                    responses, **QUICK)  # fmt: skip
+    found = compare(
+        features,
+        {"linear": {}, "descent": {"readout": "linear", "closed_form": False, "lr": 0.003}},
+        responses,
+        **QUICK,
+    )
     assert len(found.curves()) > 0
     assert (found.scores["r"].values > 0.2).all()

@@ -15,9 +15,15 @@ class Residual(nn.Module):
         super().__init__()
         act = nn.LeakyReLU(0.1)
         self.block = nn.Sequential(
-            nn.LayerNorm(n_in), act, nn.Dropout(0.0), nn.Linear(n_in, hidden),
-            nn.LayerNorm(hidden), act, nn.Dropout(0.0), nn.Linear(hidden, n_out),
-        )  # fmt: skip
+            nn.LayerNorm(n_in),
+            act,
+            nn.Dropout(0.0),
+            nn.Linear(n_in, hidden),
+            nn.LayerNorm(hidden),
+            act,
+            nn.Dropout(0.0),
+            nn.Linear(hidden, n_out),
+        )
         self.bypass = nn.Linear(n_in, n_out)
 
     def forward(self, c):

@@ -38,9 +38,10 @@ def support():
     rng = np.random.default_rng(0)
     x = make_features(rng.standard_normal((S, E)), stimulus=[f"img{k}" for k in range(S)])
     y = xr.DataArray(
-        rng.standard_normal((S, V)), dims=("stimulus", "voxel"),
+        rng.standard_normal((S, V)),
+        dims=("stimulus", "voxel"),
         coords={"stimulus": x["stimulus"].values, "roi": ("voxel", ["FFA"] * 4 + ["PPA"] * 6)},
-    )  # fmt: skip
+    )
     return x, y
 
 
@@ -154,9 +155,17 @@ def trained():
     source = SyntheticEpisodes(rng.standard_normal((800, 4)).astype(np.float32), ceiling=(0.7, 0.9))
     model = make_model("small", n_features=4, dim=32, depth=2, heads=4, hidden=32, form="published")
     train_stage(
-        model, source, "pretrain", support=(30, 30), voxels=64, query=40, max_steps=400, evaluate_every=200, lr=3e-3,
+        model,
+        source,
+        "pretrain",
+        support=(30, 30),
+        voxels=64,
+        query=40,
+        max_steps=400,
+        evaluate_every=200,
+        lr=3e-3,
         device="cpu",
-    )  # fmt: skip
+    )
     return model, source
 
 

@@ -95,9 +95,14 @@ def test_labels_groups_and_ceilings(tmp_path):
         return make_features(x, stimulus=ids), make_responses(y, stimulus=ids, dim="stimulus", roi=roi)
 
     curve = support_curve(
-        {"ridge": RidgeEncoder(n_jobs=1)}, *label(X, Y, pool), *label(Q, T, query), sizes=(50,), n_draws=3,
-        groups="roi", noise_ceiling=np.full(10, 0.8),
-    )  # fmt: skip
+        {"ridge": RidgeEncoder(n_jobs=1)},
+        *label(X, Y, pool),
+        *label(Q, T, query),
+        sizes=(50,),
+        n_draws=3,
+        groups="roi",
+        noise_ceiling=np.full(10, 0.8),
+    )
     curve.to_netcdf(tmp_path / "curve.nc")
     with xr.open_dataset(tmp_path / "curve.nc") as back:
         table = summarise_curve(back.load())
@@ -195,11 +200,14 @@ def test_intervals_hold_the_truth(draw, voxel):
         rng = np.random.default_rng(seed)
         shape = (2, 50, 5, 40)
         scores = 0.1 * (
-            draw * rng.standard_normal((2, 50, 5, 1)) + voxel * rng.standard_normal((2, 50, 1, 40))
+            draw * rng.standard_normal((2, 50, 5, 1))
+            + voxel * rng.standard_normal((2, 50, 1, 40))
             + rng.standard_normal(shape)
-        )  # fmt: skip
-        curve = xr.Dataset({"explained_variance": (("method", "size", "draw", "voxel"), 0.3 + scores)},
-                           coords={"method": ["a", "b"], "size": np.arange(50)})  # fmt: skip
+        )
+        curve = xr.Dataset(
+            {"explained_variance": (("method", "size", "draw", "voxel"), 0.3 + scores)},
+            coords={"method": ["a", "b"], "size": np.arange(50)},
+        )
         one = summarise_curve(curve, n_bootstraps=399, seed=seed).query("method == 'a'")
         two = compare_methods(curve, "a", "b", n_bootstraps=399, seed=seed)
         rows.append(np.stack([one["low"] <= 0.3, one["high"] >= 0.3, two["low"] <= 0, two["high"] >= 0], axis=1))

@@ -146,9 +146,13 @@ def test_fitted_prior_beats_ridge_on_new_voxels():
     Q = np.random.default_rng(3).standard_normal((200, 40))
     scores = {
         name: stats.explained_variance(Q @ W + b, e.fit(X, Y).predict(Q)).mean()
-        for name, e in {"em": EmpiricalBayesRidge(learned), "oracle": EmpiricalBayesRidge(planted),
-                        "flat": EmpiricalBayesRidge(), "ridge": RidgeEncoder(n_jobs=1)}.items()
-    }  # fmt: skip
+        for name, e in {
+            "em": EmpiricalBayesRidge(learned),
+            "oracle": EmpiricalBayesRidge(planted),
+            "flat": EmpiricalBayesRidge(),
+            "ridge": RidgeEncoder(n_jobs=1),
+        }.items()
+    }
     assert scores["em"] > scores["ridge"] + 0.05
     assert scores["em"] > scores["oracle"] - 0.03
     assert scores["flat"] > scores["ridge"] - 0.02

@@ -194,8 +194,10 @@ def test_errors():
     with pytest.raises(DataError, match=r"1 of 30 voxels have no response.*\[3\]"):
         InContextEncoder(m).fit(X, np.where(np.arange(30) == 3, np.nan, Y))
     for settings, said in (
-        ({"response_scale": "suport"}, "support"), ({"precision": "16"}, "precision"), ({"pool": "voxel"}, "voxels"),
-    ):  # fmt: skip
+        ({"response_scale": "suport"}, "support"),
+        ({"precision": "16"}, "precision"),
+        ({"pool": "voxel"}, "voxels"),
+    ):
         with pytest.raises(ConfigError, match=said):
             InContextEncoder(m, **settings).fit(X, Y)
     with pytest.raises(ConfigError, match="expected a name"):

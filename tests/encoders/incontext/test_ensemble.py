@@ -24,9 +24,17 @@ def source():
 def anchored(source):
     model = make_model("small", n_features=E, dim=24, depth=2, hidden=48)
     train_stage(
-        model, source, "extend", support=(10, 60), voxels=32, query=50, max_steps=120, evaluate_every=60,
-        loss="likelihood", device="cpu",
-    )  # fmt: skip
+        model,
+        source,
+        "extend",
+        support=(10, 60),
+        voxels=32,
+        query=50,
+        max_steps=120,
+        evaluate_every=60,
+        loss="likelihood",
+        device="cpu",
+    )
     return model
 
 

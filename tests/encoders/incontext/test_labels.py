@@ -48,19 +48,34 @@ def test_curves_score_voxels_by_their_ids(arrays):
     pool, query = slice(0, 40), slice(40, 60)
     ceiling = xr.DataArray(np.linspace(0.1, 0.9, VOXELS), dims="voxel", coords={"voxel": Y["voxel"].values})
     settings = {"sizes": (30,), "n_draws": 1, "progress": False}
-    plain = support_curve({"ridge": RidgeEncoder(cv=3)}, X[pool], Y[pool], X[query], Y[query], **settings,
-                          noise_ceiling=ceiling)  # fmt: skip
-    mixed = support_curve({"ridge": RidgeEncoder(cv=3)}, X[pool], Y[pool], X[query], Y[query][:, ORDER], **settings,
-                          noise_ceiling=ceiling[ORDER])  # fmt: skip
+    plain = support_curve(
+        {"ridge": RidgeEncoder(cv=3)}, X[pool], Y[pool], X[query], Y[query], **settings, noise_ceiling=ceiling
+    )
+    mixed = support_curve(
+        {"ridge": RidgeEncoder(cv=3)},
+        X[pool],
+        Y[pool],
+        X[query],
+        Y[query][:, ORDER],
+        **settings,
+        noise_ceiling=ceiling[ORDER],
+    )
     assert float(plain["explained_variance"].min()) > 0.8
     xr.testing.assert_allclose(plain.drop_attrs(), mixed.drop_attrs())
     with pytest.raises(DataError, match="of 12 expected 1 are missing"):
-        support_curve({"ridge": RidgeEncoder()}, X[pool], Y[pool], X[query],
-                      Y[query].assign_coords(voxel=99 + np.arange(VOXELS)), **settings)  # fmt: skip
+        support_curve(
+            {"ridge": RidgeEncoder()},
+            X[pool],
+            Y[pool],
+            X[query],
+            Y[query].assign_coords(voxel=99 + np.arange(VOXELS)),
+            **settings,
+        )
     other = X[query].assign_attrs(backbone="dino")
     with pytest.raises(DataError, match="backbone"):
-        support_curve({"ridge": RidgeEncoder()}, X[pool].assign_attrs(backbone="clip"), Y[pool], other, Y[query],
-                      **settings)  # fmt: skip
+        support_curve(
+            {"ridge": RidgeEncoder()}, X[pool].assign_attrs(backbone="clip"), Y[pool], other, Y[query], **settings
+        )
 
 
 def test_curves_know_masked_and_half_precision_responses(arrays):
@@ -68,12 +83,28 @@ def test_curves_know_masked_and_half_precision_responses(arrays):
     measured = np.ma.array(Y.values[40:].copy(), mask=np.zeros((20, VOXELS), dtype=bool))
     measured[3, 2] = 1e6
     measured.mask[3, 2] = True
-    found = support_curve({"ridge": RidgeEncoder(cv=3)}, X.values[:40], Y.values[:40], X.values[40:], measured,
-                          sizes=(30,), n_draws=1, progress=False)  # fmt: skip
+    found = support_curve(
+        {"ridge": RidgeEncoder(cv=3)},
+        X.values[:40],
+        Y.values[:40],
+        X.values[40:],
+        measured,
+        sizes=(30,),
+        n_draws=1,
+        progress=False,
+    )
     assert float(found["explained_variance"].min()) > 0.8
     half = torch.as_tensor(Y.values[40:]).bfloat16()
-    again = support_curve({"ridge": RidgeEncoder(cv=3)}, X.values[:40], Y.values[:40], X.values[40:], half,
-                          sizes=(30,), n_draws=1, progress=False)  # fmt: skip
+    again = support_curve(
+        {"ridge": RidgeEncoder(cv=3)},
+        X.values[:40],
+        Y.values[:40],
+        X.values[40:],
+        half,
+        sizes=(30,),
+        n_draws=1,
+        progress=False,
+    )
     np.testing.assert_allclose(again["explained_variance"], found["explained_variance"], atol=0.01)
 
 
@@ -112,8 +143,11 @@ def test_weights_and_labels_of_voxels(arrays):
     heavy = xr.DataArray(np.linspace(0, 1, VOXELS) ** 3, dims="voxel", coords={"voxel": Y["voxel"].values})
     a, b = weight_components(encoder, weight=heavy), weight_components(encoder, weight=heavy[ORDER])
     np.testing.assert_allclose(a.components, b.components, atol=1e-8)
-    values = xr.DataArray(np.eye(2)[:, [0] * 6 + [1] * 6], dims=("category", "voxel"),
-                          coords={"category": ["a", "b"], "voxel": Y["voxel"].values})  # fmt: skip
+    values = xr.DataArray(
+        np.eye(2)[:, [0] * 6 + [1] * 6],
+        dims=("category", "voxel"),
+        coords={"category": ["a", "b"], "voxel": Y["voxel"].values},
+    )
     labels = Y["roi"].reset_coords(drop=True).assign_coords(voxel=Y["voxel"].values)[ORDER]
     assert confusion(values, labels, n_permutations=2).loc["all", "accuracy"] == 1
 

@@ -93,8 +93,10 @@ def test_order_and_splits_and_merges_do_not_matter(anchored, source):
     merged = StreamingSession(anchored, keep=40, device="cpu").merge(parts[2]).merge(parts[0]).merge(parts[1])
     assert merged.n_trials == 300
     same(merged.encoder(), whole)
-    same(merged.update(x[:5], y[:5]).encoder(), StreamingSession(anchored, keep=40, device="cpu")
-         .update(x, y).update(x[:5], y[:5]).encoder())  # fmt: skip
+    same(
+        merged.update(x[:5], y[:5]).encoder(),
+        StreamingSession(anchored, keep=40, device="cpu").update(x, y).update(x[:5], y[:5]).encoder(),
+    )
 
 
 def test_memory_is_constant(anchored, published, source):
@@ -119,8 +121,9 @@ def test_published_session_is_a_chunk_average(published, source):
     assert averaged.n_chunks_ == 5
     np.testing.assert_allclose(session.encoder().coef_, averaged.coef_, atol=1e-5)
     np.testing.assert_allclose(session.predict(x[:3]), averaged.predict(x[:3]), atol=1e-5)
-    parts = [StreamingSession(published, keep=25, device="cpu").update(x[k], y[k])
-             for k in (slice(0, 50), slice(50, 107))]  # fmt: skip
+    parts = [
+        StreamingSession(published, keep=25, device="cpu").update(x[k], y[k]) for k in (slice(0, 50), slice(50, 107))
+    ]
     np.testing.assert_allclose(parts[0].merge(parts[1]).encoder().coef_, averaged.coef_, atol=1e-5)
 
 

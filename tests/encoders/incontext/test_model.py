@@ -370,10 +370,13 @@ def test_every_option_comes_back_in_a_new_process(tmp_path):
     [
         ("normaliser", lambda: Sigmoid(0.4), {"class": "Sigmoid", "bias": 0.4}),
         ("position", lambda: Rotary(50.0), {"class": "Rotary", "base": 50.0}),
-        ("context", lambda: ChunkSelectPolicy(4, 12),
-         {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12, "keep_first": 1, "keep_last": 1}),
+        (
+            "context",
+            lambda: ChunkSelectPolicy(4, 12),
+            {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12, "keep_first": 1, "keep_last": 1},
+        ),
     ],
-)  # fmt: skip
+)
 def test_parts_that_were_exchanged_are_saved(tmp_path, name, make, settings):
     model = small()
     for block in model.stack.blocks:
@@ -427,8 +430,13 @@ def test_landmarks_that_are_not_there_drop_no_trial():
     [
         ({"normaliser": {"class": "GroupedSoftmax", "block_size": 4}}, "would drop the trials"),
         ({"context": {"class": "LandmarkPolicy", "block_size": 4, "top_k": 2}}, "legal: GroupedSoftmax"),
-        ({"context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12},
-          "normaliser": {"class": "SinkCalibration"}}, "looks at all weights"),
+        (
+            {
+                "context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12},
+                "normaliser": {"class": "SinkCalibration"},
+            },
+            "looks at all weights",
+        ),
         ({"position": {"class": "ALiBi", "heads": 3}}, "has heads=3, the model 4"),
         ({"position": {"class": "AbsolutePosition", "dim": 12}}, "has dim=12, the model 16"),
         ({"position": {"class": "Rotari"}}, "did you mean 'Rotary'"),
@@ -442,7 +450,7 @@ def test_landmarks_that_are_not_there_drop_no_trial():
         ({"dropout": 1.5}, "dropout=1.5 must be"),
         ({"registers": True}, "registers=True is not legal"),
     ],
-)  # fmt: skip
+)
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_model("small", **{"n_features": 8, "dim": 16, "depth": 2, "hidden": 32, **changes})

@@ -74,7 +74,7 @@ def test_transfer_is_the_kernel_average_of_the_neighbours():
             near = np.argsort(distance)[:4]
             near = near[distance[near] < 6]
             if len(near):
-                kernel = np.exp(-distance[near] ** 2 / 8)
+                kernel = np.exp(-(distance[near] ** 2) / 8)
                 parts.append(fit.coef_[:, same[near]] @ kernel / kernel.sum())
         expected = np.mean(parts, axis=0) if parts else np.zeros(6)
         np.testing.assert_allclose(transfer.coef_[:, v], expected, rtol=1e-8, atol=1e-12)

@@ -51,23 +51,39 @@ def close(a, b, tolerance=1e-5):
 # Names and shapes of the released clip preset, cut to one block; written by hand.
 RELEASED = {
     "cls_token": (1, 4, 560),
-    "early_layers.0.block.0.weight": (513,), "early_layers.0.block.0.bias": (513,),
-    "early_layers.0.block.3.weight": (1120, 513), "early_layers.0.block.3.bias": (1120,),
-    "early_layers.0.block.4.weight": (1120,), "early_layers.0.block.4.bias": (1120,),
-    "early_layers.0.block.7.weight": (560, 1120), "early_layers.0.block.7.bias": (560,),
-    "early_layers.0.bypass.weight": (560, 513), "early_layers.0.bypass.bias": (560,),
-    "transformer.0.layer_norm_1.weight": (560,), "transformer.0.layer_norm_1.bias": (560,),
-    "transformer.0.attn.in_proj_weight": (1680, 560), "transformer.0.attn.in_proj_bias": (1680,),
-    "transformer.0.attn.out_proj.weight": (560, 560), "transformer.0.attn.out_proj.bias": (560,),
-    "transformer.0.layer_norm_2.weight": (560,), "transformer.0.layer_norm_2.bias": (560,),
-    "transformer.0.ffn.linear1.weight": (4096, 560), "transformer.0.ffn.linear1.bias": (4096,),
-    "transformer.0.ffn.linear2.weight": (560, 2048), "transformer.0.ffn.linear2.bias": (560,),
-    "weight_pred.0.block.0.weight": (560,), "weight_pred.0.block.0.bias": (560,),
-    "weight_pred.0.block.3.weight": (1120, 560), "weight_pred.0.block.3.bias": (1120,),
-    "weight_pred.0.block.4.weight": (1120,), "weight_pred.0.block.4.bias": (1120,),
-    "weight_pred.0.block.7.weight": (513, 1120), "weight_pred.0.block.7.bias": (513,),
-    "weight_pred.0.bypass.weight": (513, 560), "weight_pred.0.bypass.bias": (513,),
-}  # fmt: skip
+    "early_layers.0.block.0.weight": (513,),
+    "early_layers.0.block.0.bias": (513,),
+    "early_layers.0.block.3.weight": (1120, 513),
+    "early_layers.0.block.3.bias": (1120,),
+    "early_layers.0.block.4.weight": (1120,),
+    "early_layers.0.block.4.bias": (1120,),
+    "early_layers.0.block.7.weight": (560, 1120),
+    "early_layers.0.block.7.bias": (560,),
+    "early_layers.0.bypass.weight": (560, 513),
+    "early_layers.0.bypass.bias": (560,),
+    "transformer.0.layer_norm_1.weight": (560,),
+    "transformer.0.layer_norm_1.bias": (560,),
+    "transformer.0.attn.in_proj_weight": (1680, 560),
+    "transformer.0.attn.in_proj_bias": (1680,),
+    "transformer.0.attn.out_proj.weight": (560, 560),
+    "transformer.0.attn.out_proj.bias": (560,),
+    "transformer.0.layer_norm_2.weight": (560,),
+    "transformer.0.layer_norm_2.bias": (560,),
+    "transformer.0.ffn.linear1.weight": (4096, 560),
+    "transformer.0.ffn.linear1.bias": (4096,),
+    "transformer.0.ffn.linear2.weight": (560, 2048),
+    "transformer.0.ffn.linear2.bias": (560,),
+    "weight_pred.0.block.0.weight": (560,),
+    "weight_pred.0.block.0.bias": (560,),
+    "weight_pred.0.block.3.weight": (1120, 560),
+    "weight_pred.0.block.3.bias": (1120,),
+    "weight_pred.0.block.4.weight": (1120,),
+    "weight_pred.0.block.4.bias": (1120,),
+    "weight_pred.0.block.7.weight": (513, 1120),
+    "weight_pred.0.block.7.bias": (513,),
+    "weight_pred.0.bypass.weight": (513, 560),
+    "weight_pred.0.bypass.bias": (513,),
+}
 
 
 # ---- files
@@ -108,13 +124,16 @@ def test_released_names_are_those_of_the_spelled_out_form():
 def test_lightning_checkpoints_with_any_prefix(tmp_path, prefix):
     reference = plain()
     content = {
-        "epoch": 3, "global_step": 12, "pytorch-lightning_version": "2.5.0", "loops": {"fit_loop": {"n": [1, 2]}},
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.5.0",
+        "loops": {"fit_loop": {"n": [1, 2]}},
         "state_dict": {prefix + name: value for name, value in reference.state_dict().items()},
         "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.1), "best_model_path": "a"}},
         # The released training remembers the folder of its results as a path.
         "hyper_parameters": {"default_struct": "CLIP", "lr": 1e-3, "result_dir": pathlib.Path("results")},
         "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-3}]}],
-    }  # fmt: skip
+    }
     torch.save(content, tmp_path / "CLIP_subj1.ckpt")
     model = load_braincorl(tmp_path / "CLIP_subj1.ckpt")
     x, y = support(9)
@@ -133,10 +152,15 @@ def test_safetensors_and_half_precision(tmp_path):
 
 NAMES = {
     "main and skip": {"block.": "main.", "bypass.": "lin_bypass."},
-    "layers by name": {"block.0.": "ln_a.", "block.3.": "fc_a.", "block.4.": "ln_b.", "block.7.": "fc_b.",
-                       "bypass.": "skip."},
+    "layers by name": {
+        "block.0.": "ln_a.",
+        "block.3.": "fc_a.",
+        "block.4.": "ln_b.",
+        "block.7.": "fc_b.",
+        "bypass.": "skip.",
+    },
     "one list, bypass last": {"block.": "layers.", "bypass.": "layers.8."},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("names", NAMES)

@@ -111,8 +111,10 @@ def test_saved_and_loaded(tmp_path):
     for name in ("mean", "cov", "noise_variance", "hyper_mean", "hyper_cov"):
         assert np.array_equal(getattr(back, name), getattr(prior, name))
     assert (back.intercept_mean, back.intercept_var, back.n_voxels) == (
-        prior.intercept_mean, prior.intercept_var, prior.n_voxels,
-    )  # fmt: skip
+        prior.intercept_mean,
+        prior.intercept_var,
+        prior.n_voxels,
+    )
     assert '"shrinkage": 0.1' in back.provenance
     assert WeightPrior.load(WeightPrior.isotropic(3).save(tmp_path / "flat")).hyper is None
     (tmp_path / "prior" / "prior.safetensors").write_bytes(b"else")
@@ -185,10 +187,12 @@ def test_damaged_priors_are_named(tmp_path, kind, message):
         weights.unlink()
     else:
         text = {
-            "edited": json.dumps({**said, "intercept_var": 7.0}), "not JSON": "{", "a list": "[]",
+            "edited": json.dumps({**said, "intercept_var": 7.0}),
+            "not JSON": "{",
+            "a list": "[]",
             "newer": json.dumps({**said, "format": 9}),
             "no count": json.dumps({k: v for k, v in older.items() if k != "n_voxels"}),
-        }[kind]  # fmt: skip
+        }[kind]
         record.write_text(text)
     with pytest.raises(DataError, match=message):
         WeightPrior.load(folder)

@@ -262,8 +262,13 @@ def test_bad_input_is_named():
         train_stage(new_model(), SyntheticEpisodes(IMAGES), "extend", **QUICK, precision="8")
     bad = np.full_like(IMAGES, np.inf)
     with pytest.raises(DataError, match="not finite"):
-        train_stage(new_model("published"), ResponseEpisodes([(bad, IMAGES[:, :3])]), "extend", **QUICK,
-                    validation=validation_episodes(SyntheticEpisodes(IMAGES), (10,)))  # fmt: skip
+        train_stage(
+            new_model("published"),
+            ResponseEpisodes([(bad, IMAGES[:, :3])]),
+            "extend",
+            **QUICK,
+            validation=validation_episodes(SyntheticEpisodes(IMAGES), (10,)),
+        )
 
 
 def test_bf16_trains_to_about_the_same_loss():
@@ -299,18 +304,26 @@ def test_two_processes_are_one_with_twice_the_episodes(tmp_path):
     pytest.importorskip("accelerate")
     script = tmp_path / "run.py"
     here = str(Path(__file__).parent)
-    script.write_text(f"import sys\nsys.path.insert(0, {here!r})\nimport test_training\n"
-                      f"test_training.share_out({str(tmp_path)!r})\n")  # fmt: skip
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {here!r})\nimport test_training\ntest_training.share_out({str(tmp_path)!r})\n"
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, env=environment, check=False,
-                          timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [*launch, str(script)], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     source = _Twice(SyntheticEpisodes(IMAGES), 0)
     model = new_model()
-    train_stage(model, source, "extend", **QUICK, episodes=2,
-                validation=validation_episodes(SyntheticEpisodes(IMAGES), [10, 20, 40], query=20, seed=1))  # fmt: skip
+    train_stage(
+        model,
+        source,
+        "extend",
+        **QUICK,
+        episodes=2,
+        validation=validation_episodes(SyntheticEpisodes(IMAGES), [10, 20, 40], query=20, seed=1),
+    )
     for name, value in two["state"].items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
 

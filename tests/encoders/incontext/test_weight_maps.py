@@ -19,9 +19,16 @@ PROMPTS = {
     "food": ["pizza", "cake", "burger", "apple", "banana"],
 }
 EXPECTED = {
-    "OFA": "face", "FFA": "face", "EBA": "body", "FBA": "body", "PPA": "place", "OPA": "place", "RSC": "place",
-    "VWFA": "word", "food": "food",
-}  # fmt: skip
+    "OFA": "face",
+    "FFA": "face",
+    "EBA": "body",
+    "FBA": "body",
+    "PPA": "place",
+    "OPA": "place",
+    "RSC": "place",
+    "VWFA": "word",
+    "food": "food",
+}
 
 
 class Words:
@@ -113,9 +120,10 @@ def test_selectivity_refuses_what_it_cannot_use():
 def test_confusion_counts_and_null():
     rng = np.random.default_rng(3)
     values = xr.DataArray(
-        rng.standard_normal((3, 300)), dims=("category", "voxel"),
+        rng.standard_normal((3, 300)),
+        dims=("category", "voxel"),
         coords={"category": ["face", "place", "food"], "roi": ("voxel", ["F"] * 100 + ["P"] * 150 + [""] * 50)},
-    )  # fmt: skip
+    )
     table = confusion(values, expected={"F": "face", "P": ["place", "food"]})
     preferred = values.values.argmax(axis=0)
     assert table.loc["F", "face"] == pytest.approx((preferred[:100] == 0).mean())

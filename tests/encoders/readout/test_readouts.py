@@ -23,7 +23,11 @@ OPTIONS = {
     "gaussian integrate": {"read": "integrate", "covariance": "full"},
     "factorized": {},
     "factorized nonnegative": {
-        "nonnegative": True, "mask_l1": 0.1, "smoothness": 0.3, "feature_l1": 0.2, "feature_l2": 0.1
+        "nonnegative": True,
+        "mask_l1": 0.1,
+        "smoothness": 0.3,
+        "feature_l1": 0.2,
+        "feature_l2": 0.1,
     },
     **{f"semantic {mode}": {"mode": mode} for mode in MODES},
     "semantic mask only": {"feature_mode": "none"},
@@ -31,7 +35,7 @@ OPTIONS = {
     "semantic context": {"context_shape": (3, 9, 9)},
     "attention": {"heads": 2},
     "attention groups": {"groups": [1, 0, 0, 1, 2]},
-}  # fmt: skip
+}
 
 
 def build(case, seed=0, **more):

@@ -319,9 +319,12 @@ def test_inputs_of_every_kind_give_the_same_weights(tmp_path):
     x, y = data()
     np.save(tmp_path / "x.npy", x)
     forms = {
-        "numpy": x, "memmap": np.load(tmp_path / "x.npy", mmap_mode="r"), "torch": torch.as_tensor(x),
-        "streamed": Maps(np.load(tmp_path / "x.npy", mmap_mode="r"), max_memory=100), "double": x.astype(np.float64),
-    }  # fmt: skip
+        "numpy": x,
+        "memmap": np.load(tmp_path / "x.npy", mmap_mode="r"),
+        "torch": torch.as_tensor(x),
+        "streamed": Maps(np.load(tmp_path / "x.npy", mmap_mode="r"), max_memory=100),
+        "double": x.astype(np.float64),
+    }
     weights = {}
     for name, form in forms.items():
         model = Linear()
@@ -391,9 +394,13 @@ def test_two_processes_are_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        [*command, str(tmp_path / "out.npz"), str(tmp_path / "state")], check=False, capture_output=True, text=True,
-        env=environment, timeout=300,
-    )  # fmt: skip
+        [*command, str(tmp_path / "out.npz"), str(tmp_path / "state")],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     x, y = data(n=131, nan=0.3)
     model = Linear(alpha=0.01)

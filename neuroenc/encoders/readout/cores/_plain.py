@@ -113,8 +113,11 @@ class PlainCore(Core):
             raise ConfigError(f"widths {self.widths} must be {len(plan)} positive numbers, one a block.")
         self.out_shape = (self.widths[-1], *size)
         self.options: dict[str, Any] = {
-            "preset": preset, "fields": n_fields, "blocks": [list(b) for b in plan], "widths": list(self.widths)
-        }  # fmt: skip
+            "preset": preset,
+            "fields": n_fields,
+            "blocks": [list(b) for b in plan],
+            "widths": list(self.widths),
+        }
         layers: list[nn.Module] = []
         for channels, width, block in zip((self.in_shape[0], *self.widths[:-1]), self.widths, plan, strict=True):
             layers.extend(conv_block(channels, width, *block))
