@@ -11,64 +11,6 @@ Examples
 ['RidgeEncoder', 'data']
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from neuroenc._version import __version__
-
-if TYPE_CHECKING:
-    from neuroenc import (
-        captions,
-        cli,
-        data,
-        embedding,
-        encoders,
-        report,
-        retrieval,
-        stats,
-        workflows,
-    )
-    from neuroenc.embedding import ImageEmbedder, TextEmbedder
-    from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
-    from neuroenc.workflows import Captioner
-
-_ROOMS = ("captions", "cli", "data", "embedding", "encoders", "report", "retrieval", "stats", "workflows")
-_NAMES = {
-    "BandedRidgeEncoder": "encoders",
-    "Captioner": "workflows",
-    "ImageEmbedder": "embedding",
-    "RidgeEncoder": "encoders",
-    "TextEmbedder": "embedding",
-}
-
-__all__ = [
-    "BandedRidgeEncoder",
-    "Captioner",
-    "ImageEmbedder",
-    "RidgeEncoder",
-    "TextEmbedder",
-    "__version__",
-    "captions",
-    "cli",
-    "data",
-    "embedding",
-    "encoders",
-    "report",
-    "retrieval",
-    "stats",
-    "workflows",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"neuroenc.{name}")
-    if name in _NAMES:
-        return getattr(import_module(f"neuroenc.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'neuroenc' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

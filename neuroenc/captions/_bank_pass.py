@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions._evidence import Best
 from neuroenc.captions._linear import check_space
 from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums

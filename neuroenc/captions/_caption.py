@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.decoding._retrieval import Decoder

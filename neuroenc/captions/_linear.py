@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval import EmbeddingBank
 
 __all__ = ["LinearEncoder", "Weights", "as_weights", "check_space", "select_voxels", "voxel_labels"]

@@ -9,8 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import DataError, NeuroencError
-from neuroenc._util.files import atomic_path, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._core.errors import DataError, NeuroencError
+from neuroenc._core.files import atomic_path, read_sealed_json, sha256_file, write_sealed_json
 
 __all__ = ["read_record", "reading", "whole_folder", "write_record"]
 

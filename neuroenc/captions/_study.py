@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import plain_json, read_sealed_json, sha256_file, write_sealed_json
-from neuroenc._util.tables import check_columns
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import plain_json, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._core.tables import check_columns
 from neuroenc.captions._model_folder import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 from neuroenc.captions._study_tables import read_table, typed, write_table

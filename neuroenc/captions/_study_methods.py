@@ -163,7 +163,7 @@ def _join(items: list[Any]) -> str:
 
 def methods_text(study: CaptionStudy) -> str:
     """See `CaptionStudy.methods`."""
-    from neuroenc._util.provenance import versions
+    from neuroenc._core.provenance import versions
 
     cited: set[str] = set()
     lines = _sentences(study, cited)

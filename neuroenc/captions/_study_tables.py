@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, sha256_file
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import atomic_path, sha256_file
+from neuroenc._core.optional import require
 
 __all__ = ["read_table", "typed", "write_table"]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.optional import require
-from neuroenc._util.progress import progress as progress_bar
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.optional import require
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, read_picture
 
 __all__ = ["diffusion_pipeline", "synthesise"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.cli._errors import clean_errors
 
 __all__ = ["app"]
@@ -104,8 +104,7 @@ def fetch(
 @clean_errors
 def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None) -> None:
     """Hash every file anew; exit code 1 if one is missing or not what the manifest promises."""
-    from neuroenc.data._fetch import data_dir
-    from neuroenc.data._fetch import verify as verify_files
+    from neuroenc.data._fetch import data_dir, verify as verify_files
 
     table = verify_files(name, root=data_dir(dest) / name if dest else None, mirror=mirror, files=file or None)
     bad = table[table["status"] != "ok"]

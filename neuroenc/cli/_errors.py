@@ -18,8 +18,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from neuroenc._util.errors import NeuroencError
-from neuroenc._util.files import storage_errors
+from neuroenc._core.errors import NeuroencError
+from neuroenc._core.files import storage_errors
 
 __all__ = ["clean_errors"]
 

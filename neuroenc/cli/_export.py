@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
 
 __all__ = ["export"]

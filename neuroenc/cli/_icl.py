@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
 from neuroenc.workflows._examples import examples_help
 

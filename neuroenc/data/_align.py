@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._labels import check_labelled
 
 __all__ = ["align", "in_roi", "match", "roi_names", "stimulus_ids"]
@@ -58,7 +58,7 @@ def align(features: xr.DataArray, responses: xr.DataArray) -> tuple[xr.DataArray
     >>> _ = align(x, make_responses([[0.0], [1.0]], stimulus=["a", "b"]))
     >>> align(x, make_responses([[0.0], [1.0]], stimulus=["b", "a"]))
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: features and responses have different stimulus orders: 2 of 2 rows...
+    neuroenc._core.errors.DataError: features and responses have different stimulus orders: 2 of 2 rows...
     """
     left, right = stimulus_ids(features), stimulus_ids(responses)
     if len(left) == len(right):

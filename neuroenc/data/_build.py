@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array
-from neuroenc._util.provenance import provenance as _provenance
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array
+from neuroenc._core.provenance import provenance as _provenance
 from neuroenc.data._labels import (
     along,
     as_float32,

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file, read_npy
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc.data._io import load
 from neuroenc.data.loaders._found import Found
 

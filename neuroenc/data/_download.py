@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import ChecksumError, DataError
-from neuroenc._util.files import sha256_file
+from neuroenc._core.errors import ChecksumError, DataError
+from neuroenc._core.files import sha256_file
 from neuroenc.data._manifest import ManifestFile, safe_join
 
 __all__ = ["disk_error", "download", "mismatch"]

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, output_folder, read_json, remove_leftovers, sha256_file, write_json
-from neuroenc._util.paths import cache_dir
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import atomic_path, output_folder, read_json, remove_leftovers, sha256_file, write_json
+from neuroenc._core.paths import cache_dir
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.data._download import disk_error, download, mismatch
 from neuroenc.data._manifest import Manifest, ManifestFile, load_manifest, safe_join
 

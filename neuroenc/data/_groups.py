@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._labels import check_labelled
 
 __all__ = ["Rows", "column_moments", "columns", "group_ids", "group_rows", "moments", "n_rows"]

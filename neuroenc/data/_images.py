@@ -18,8 +18,8 @@ from nibabel.filebasedimages import ImageFileError, SerializableImage
 from nibabel.nifti1 import Nifti1Image
 from nibabel.spatialimages import HeaderDataError
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import check_readable_file
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import check_readable_file
 
 __all__ = ["DAMAGE", "binary_mask", "check_affine", "forward", "image_values", "open_image", "open_mask", "region_mask"]
 
@@ -174,7 +174,7 @@ def check_affine(a: Any, b: Any, *, names: tuple[str, str] = ("first", "second")
     >>> check_affine(np.eye(4), np.eye(4))
     >>> check_affine(np.eye(4), np.diag([2.0, 1, 1, 1]), names=("mask", "BOLD"))
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: affines of mask and BOLD differ by up to 1 ...
+    neuroenc._core.errors.DataError: affines of mask and BOLD differ by up to 1 ...
     """
     matrices, shapes = [], []
     for item, name in zip((a, b), names, strict=True):

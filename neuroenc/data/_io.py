@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError, nearest_names
-from neuroenc._util.files import atomic_path, check_readable_file, recover
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError, nearest_names
+from neuroenc._core.files import atomic_path, check_readable_file, recover
+from neuroenc._core.optional import require
 
 __all__ = ["load", "save"]
 
@@ -26,7 +26,7 @@ _MARK = "neuroenc_object"
 # Names that xarray and the CF conventions give a meaning of their own when a file is read.
 _RESERVED = frozenset(
     """_FillValue missing_value scale_factor add_offset coordinates dtype _Unsigned calendar grid_mapping bounds
-    ancillary_variables compress chunks _ARRAY_DIMENSIONS DIMENSION_LIST REFERENCE_LIST CLASS NAME""".split()
+    ancillary_variables compress chunks _ARRAY_DIMENSIONS DIMENSION_LIST REFERENCE_LIST CLASS NAME""".split()  # noqa: SIM905
 ) | {_MARK}
 _DECODE: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
 _LONG_LIST = 1000
@@ -145,7 +145,7 @@ def load(
     --------
     >>> load("absent.nc")
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: absent.nc does not exist...
+    neuroenc._core.errors.DataError: absent.nc does not exist...
     """
     path = Path(path)
     kind = _kind(path)

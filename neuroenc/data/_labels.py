@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import DataError
 
 __all__ = [
     "along",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 
 __all__ = ["Manifest", "ManifestFile", "list_manifests", "load_manifest", "manifest_dir", "safe_join"]
 

@@ -10,7 +10,7 @@ import xarray as xr
 from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 from nibabel.nifti1 import Nifti1Image
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data._images import check_affine, open_image
 from neuroenc.data._masked import Masked
 

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file
-from neuroenc._util.tables import decode_text, raw_cells, read_table
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file
+from neuroenc._core.tables import decode_text, raw_cells, read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
 

@@ -6,8 +6,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file
 
 __all__ = ["read_mat"]
 

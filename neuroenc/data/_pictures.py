@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from neuroenc._util.errors import DataError, nearest_names
-from neuroenc._util.files import check_readable_file
+from neuroenc._core.errors import DataError, nearest_names
+from neuroenc._core.files import check_readable_file
 
 __all__ = ["BACKGROUND", "READER", "find_pictures", "list_pictures", "picture_endings", "read_picture"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file
 
 __all__ = ["PixelBank"]
 

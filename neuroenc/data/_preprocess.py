@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import DataError
 from neuroenc.data._groups import Rows, column_moments, columns, group_rows, n_rows
 from neuroenc.data._labels import check_labelled, provenance_step
 

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import stimulus_ids
 from neuroenc.data._groups import group_ids
 from neuroenc.data._labels import string_ids
@@ -38,7 +38,7 @@ def check_disjoint(train: Any, test: Any) -> None:
     >>> check_disjoint(["a", "b"], ["c"])
     >>> check_disjoint(["a", "b"], ["b", "c"])
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: 1 of 2 test stimuli are also in training, first ['b']...
+    neuroenc._core.errors.DataError: 1 of 2 test stimuli are also in training, first ['b']...
     """
     left, right = (stimulus_ids(x) if isinstance(x, xr.DataArray) else string_ids(x) for x in (train, test))
     shared = np.intersect1d(left, right)

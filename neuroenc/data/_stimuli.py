@@ -16,8 +16,8 @@ import pandas as pd
 import xarray as xr
 from PIL import Image
 
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import hash_array
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import hash_array
 from neuroenc.data._labels import require_unique, string_ids
 from neuroenc.data._pictures import read_picture
 from neuroenc.data._pixels import PixelBank

@@ -14,9 +14,9 @@ import xarray as xr
 from nibabel.freesurfer.io import read_annot, read_label, write_annot
 from nibabel.freesurfer.mghformat import MGHImage
 
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import atomic_path
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import atomic_path
+from neuroenc._core.optional import require
 from neuroenc.data._images import image_values, open_image
 from neuroenc.data._maps import _STRUCTURE, to_gifti
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data._build import FEATURE_DIMS
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data._zscored import check_zscored
@@ -55,7 +55,7 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
     True
     >>> validate_responses(r, zscored="session")
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: responses are not z-scored within session: ...
+    neuroenc._core.errors.DataError: responses are not z-scored within session: ...
     """
     if not isinstance(responses, xr.DataArray):
         raise DataError(
@@ -229,7 +229,7 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
     >>> from neuroenc.data import make_features
     >>> validate_features(make_features([[3.0, 4.0]], stimulus=["a"]), unit_norm=True)
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: features are not unit norm: norms range 5..5 (expected 1)...
+    neuroenc._core.errors.DataError: features are not unit norm: norms range 5..5 (expected 1)...
     """
     if not isinstance(features, xr.DataArray):
         raise DataError(

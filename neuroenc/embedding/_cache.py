@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import (
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import (
     atomic_path,
     hash_array,
     hash_json,

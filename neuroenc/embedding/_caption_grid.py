@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, make_features
 from neuroenc.data.simulate import describe_cells
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._core.files import hash_array, hash_json
 from neuroenc.embedding._efficientnet import EfficientNetLite0
 from neuroenc.embedding._minilm import MiniLM
 from neuroenc.embedding._pooling import Output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from neuroenc._util.device import resolve_device
+from neuroenc._core.device import resolve_device
 
 __all__ = ["exact_arithmetic", "resolve_device"]
 

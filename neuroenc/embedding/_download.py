@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = ["from_hub"]
 

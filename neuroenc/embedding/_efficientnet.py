@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.checkpoints import read_checkpoint
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import hash_json, sha256_file
-from neuroenc._util.optional import require
+from neuroenc._core.checkpoints import read_checkpoint
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import hash_json, sha256_file
+from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import image_transform
 from neuroenc.embedding._openclip_names import check_preprocessing
 from neuroenc.embedding._pooling import Output

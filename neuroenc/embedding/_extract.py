@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.progress import progress
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.progress import progress
+from neuroenc._core.provenance import provenance
 from neuroenc._version import __version__
 from neuroenc.data import make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import Stimuli
 from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of

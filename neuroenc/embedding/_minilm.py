@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_json, read_json, sha256_file
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_json, read_json, sha256_file
+from neuroenc._core.optional import require
 from neuroenc.embedding._torchvision import prepare
 
 __all__ = ["MiniLM"]

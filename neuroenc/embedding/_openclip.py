@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from neuroenc._util.checkpoints import why_unreadable
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import hash_json, sha256_file
+from neuroenc._core.checkpoints import why_unreadable
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import hash_json, sha256_file
 from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip_names import LOCAL_DIR, Source, check_preprocessing, resolve
 from neuroenc.embedding._pooling import Output

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_json
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_json
 from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._torchvision import prepare
 
@@ -103,7 +103,7 @@ def check_preprocessing(
 
 
 def _open_clip() -> Any:
-    from neuroenc._util.optional import require
+    from neuroenc._core.optional import require
 
     prepare()
     return require("open_clip", "clip")

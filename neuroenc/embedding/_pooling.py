@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["Output", "check_pooling", "pool", "unit_norm"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.embedding._pooling import Output
 
 __all__ = [
@@ -110,7 +110,7 @@ def register_backbone(name: str, *, image: str | Factory | None = None, text: st
     >>> register_backbone("world", text="somewhere:else")
     Traceback (most recent call last):
     ...
-    neuroenc._util.errors.ConfigError: backbone 'world' exists already; choose another name.
+    neuroenc._core.errors.ConfigError: backbone 'world' exists already; choose another name.
     """
     if name in _IMAGE or name in _TEXT:
         raise ConfigError(f"backbone {name!r} exists already; choose another name.")

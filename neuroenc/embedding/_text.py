@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array
+from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, make_features
 from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of

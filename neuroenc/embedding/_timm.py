@@ -20,10 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.checkpoints import why_unreadable
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_json, sha256_file
-from neuroenc._util.optional import require
+from neuroenc._core.checkpoints import why_unreadable
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_json, sha256_file
+from neuroenc._core.optional import require
 from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip_names import check_preprocessing
 from neuroenc.embedding._pooling import Output

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.files import atomic_path, write_json
+from neuroenc._core.files import atomic_path, write_json
 
 __all__ = [
     "CONTEXT_LENGTH",

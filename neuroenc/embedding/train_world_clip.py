@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.files import write_json
-from neuroenc._util.progress import progress
-from neuroenc._util.provenance import provenance
+from neuroenc._core.files import write_json
+from neuroenc._core.progress import progress
+from neuroenc._core.provenance import provenance
 from neuroenc.embedding._device import resolve_device
 from neuroenc.embedding._torchvision import prepare
 from neuroenc.embedding._world_clip import (

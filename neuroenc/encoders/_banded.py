@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from neuroenc._util.arrays import as_numbers
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.progress import progress
+from neuroenc._core.arrays import as_numbers
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.progress import progress
 from neuroenc.encoders import _fit
 from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
 from neuroenc.encoders._blocks import run_blocks, voxel_blocks

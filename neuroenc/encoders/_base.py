@@ -16,9 +16,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import atomic_path
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders._labels import (
     describe_features,
     features_matrix,

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from neuroenc._util.arrays import as_numpy, is_dask
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array, hash_json, read_json, write_json
-from neuroenc._util.progress import progress
+from neuroenc._core.arrays import as_numpy, is_dask
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array, hash_json, read_json, write_json
+from neuroenc._core.progress import progress
 from neuroenc.encoders._labels import column_block
 from neuroenc.encoders._tensors import read_tensors, write_tensors
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.encoders._tensors import read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "moving_state"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.optional import require
 from neuroenc.embedding._device import resolve_device
 
 __all__ = ["make_accelerator", "pick_torch_device"]

@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, check_cv
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["check_groups", "positions", "resolve_folds"]
 

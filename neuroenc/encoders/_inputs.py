@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy, is_dask, refuse_sparse
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.optional import require
+from neuroenc._core.arrays import as_numpy, is_dask, refuse_sparse
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.optional import require
 from neuroenc.data import align
 from neuroenc.encoders._labels import column_block
 

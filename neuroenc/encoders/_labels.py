@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
-from neuroenc._util.errors import DataError
+from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
+from neuroenc._core.errors import DataError
 from neuroenc.data import align
 
 __all__ = [

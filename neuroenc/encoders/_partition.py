@@ -10,12 +10,12 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
-from neuroenc._util.arrays import as_numbers
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.progress import progress as progress_bar
-from neuroenc._util.provenance import provenance
+from neuroenc._core.arrays import as_numbers
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._banded import BandedRidgeEncoder
 from neuroenc.encoders._folds import check_groups, resolve_folds

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import align
 from neuroenc.encoders._fit import make_design, solve_block
 from neuroenc.encoders._folds import check_groups

@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array, hash_json
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array, hash_json
+from neuroenc._core.memory import parse_memory
 from neuroenc._version import __version__
 from neuroenc.encoders import _fit
 from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas

@@ -10,10 +10,10 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.progress import progress as progress_bar
-from neuroenc._util.provenance import provenance
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders._labels import match_voxels, sample_coords, space_of, voxel_coords
 from neuroenc.encoders._partition import as_responses, block, check_spaces, fit_inside, left_out_rows

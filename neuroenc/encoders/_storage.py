@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from neuroenc._util.errors import ConfigError, DataError, NeuroencError, unknown_name
-from neuroenc._util.files import paired_file, read_sealed_json, write_pair
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
+from neuroenc._core.files import paired_file, read_sealed_json, write_pair
 from neuroenc.encoders._base import LinearEncoder, _plain_params, from_plain, save_arrays
 
 __all__ = ["load_encoder", "save_encoder"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import _finite, _plain, atomic_path, check_readable_file, hash_array, hash_json
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import _finite, _plain, atomic_path, check_readable_file, hash_array, hash_json
 
 __all__ = ["read_tensors", "write_tensors"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_array, hash_json, read_json, read_text, write_json, write_text
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array, hash_json, read_json, read_text, write_json, write_text
 from neuroenc.report._bids_files import write_map
 from neuroenc.report._bids_names import STANDARD_SPACES, check_label, file_name, label_of, space_label, stat_labels
 from neuroenc.report._bids_sidecars import description, parsed

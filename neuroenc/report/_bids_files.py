@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.files import write_json
-from neuroenc._util.tables import write_table
+from neuroenc._core.files import write_json
+from neuroenc._core.tables import write_table
 from neuroenc.report._bids_sidecars import map_sidecar, roi_sidecar
 from neuroenc.report._exports import _n_vertices, _save
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["ENTITIES", "check_label", "file_name", "label_of", "space_label", "stat_labels"]
 

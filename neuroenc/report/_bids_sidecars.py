@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.provenance import versions
+from neuroenc._core.provenance import versions
 from neuroenc._version import __version__
 
 __all__ = ["BIDS_VERSION", "ceiling_convention", "description", "map_sidecar", "parsed", "roi_sidecar"]

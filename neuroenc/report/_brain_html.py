@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import write_text
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import write_text
+from neuroenc._core.optional import require
 from neuroenc._version import __version__
 from neuroenc.report._brain_draw import _parts
 from neuroenc.report._brain_mesh import VIEWS, _mesh, flat_mesh, vertex_normals

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.optional import require
+from neuroenc._core.optional import require
 
 __all__ = ["N_VERTICES", "PANEL", "VIEWS", "flat_mesh", "flat_shade", "vertex_normals"]
 

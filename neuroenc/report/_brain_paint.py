@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.report._paint import Painter
 from neuroenc.report._style import INK, MUTED
 

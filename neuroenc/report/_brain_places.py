@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["HEADINGS", "channel", "label_for", "region_masks", "surface_places", "volume_places"]
 

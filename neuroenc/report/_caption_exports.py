@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.files import atomic_path, write_json, write_text
-from neuroenc._util.tables import write_table
+from neuroenc._core.files import atomic_path, write_json, write_text
+from neuroenc._core.tables import write_table
 from neuroenc.report._caption_data import VoxelTable
 from neuroenc.report._exports import (
     _n_vertices,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import atomic_path
 from neuroenc.data import read_picture
 from neuroenc.report._html import Thumbnails
 

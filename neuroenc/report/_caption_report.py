@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, write_text
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import atomic_path, write_text
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc._version import __version__
 from neuroenc.report._caption_cards import best_rows, voxel_cards
 from neuroenc.report._caption_data import NUMBERS, SHOWN, Details, VoxelTable, asset, subject_data, voxel_table

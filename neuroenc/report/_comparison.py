@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.files import write_text
-from neuroenc._util.optional import require
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.files import write_text
+from neuroenc._core.optional import require
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc._version import __version__
 from neuroenc.encoders.comparison._statistics import closest_rival
 from neuroenc.report import _comparison_sections as sections

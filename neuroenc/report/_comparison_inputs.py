@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError, nearest_names
+from neuroenc._core.errors import DataError, nearest_names
 from neuroenc.data import in_roi, roi_names
 from neuroenc.report._style import BLUE, ORANGE, category_colours
 

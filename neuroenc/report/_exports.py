@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, write_json
-from neuroenc._util.tables import write_table
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import atomic_path, write_json
+from neuroenc._core.tables import write_table
 
 __all__ = ["numeric_scores", "places", "write_captions", "write_maps", "write_scores"]
 

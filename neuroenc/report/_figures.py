@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.optional import require
+from neuroenc._core.optional import require
 from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, STYLE
 from neuroenc.report._tables import ceiling_r, check_scores, median, memberships
 

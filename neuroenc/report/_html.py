@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 if TYPE_CHECKING:
     from neuroenc.data import Stimuli

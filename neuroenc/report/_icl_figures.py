@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
-from neuroenc._util.tables import check_columns
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
+from neuroenc._core.tables import check_columns
 from neuroenc.report._mosaic import plot_mosaic
 from neuroenc.report._style import FAINT, INK, MUTED, STYLE, category_colours
 from neuroenc.report._surface import plot_surface

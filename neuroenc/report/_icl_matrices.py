@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.optional import require
-from neuroenc._util.tables import check_columns
+from neuroenc._core.errors import DataError
+from neuroenc._core.optional import require
+from neuroenc._core.tables import check_columns
 from neuroenc.report._style import INK, MUTED, STYLE
 
 __all__ = ["plot_confusion", "plot_heads"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.report._brain_places import HEADINGS
 from neuroenc.report._exports import numeric_scores, places
 from neuroenc.report._html import data_uri

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError
+from neuroenc._core.optional import require
 from neuroenc.report._brain_outlines import draw_lines, place_labels, slice_edges
 from neuroenc.report._brain_paint import BrainPainter
 from neuroenc.report._brain_places import channel, label_for, region_masks, volume_places

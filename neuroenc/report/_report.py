@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.files import write_text
-from neuroenc._util.progress import progress as progress_bar
-from neuroenc._util.provenance import provenance as make_provenance
+from neuroenc._core.files import write_text
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
 from neuroenc.report._cards import caption_rows, failed_control, roi_cards
 from neuroenc.report._exports import numeric_scores, places, write_captions, write_maps, write_scores

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.files import write_text
-from neuroenc._util.optional import require
-from neuroenc._util.tables import check_columns
+from neuroenc._core.files import write_text
+from neuroenc._core.optional import require
+from neuroenc._core.tables import check_columns
 from neuroenc._version import __version__
 from neuroenc.report._comparison_inputs import short
 from neuroenc.report._comparison_sections import block, section, svg

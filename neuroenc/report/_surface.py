@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
 from neuroenc.report._brain_draw import draw_flat, draw_inflated, flat_windows
 from neuroenc.report._brain_mesh import N_VERTICES, PANEL, VIEWS, _draw_hemisphere, _face_values, _mesh, flat_mesh
 from neuroenc.report._brain_paint import BrainPainter

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import DataError, nearest_names
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import DataError, nearest_names
 from neuroenc.data import in_roi, roi_names
 
 __all__ = [

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_npy
-from neuroenc._util.optional import require
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_npy
+from neuroenc._core.optional import require
 
 __all__ = ["Chunk", "EmbeddingBank", "LazyIds", "MappedRows", "as_bank"]
 

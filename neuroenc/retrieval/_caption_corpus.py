@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.checks import check_texts
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_texts
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["LEVELS", "CaptionCorpus", "plain_text"]
 

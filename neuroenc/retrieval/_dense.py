@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.retrieval._bank import as_bank
 from neuroenc.retrieval._topk import top_k
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["HybridResult", "SearchIndex", "hybrid_search"]
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from neuroenc._util.checks import check_texts, check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, read_sealed_folder, seal_folder
-from neuroenc._util.optional import require
+from neuroenc._core.checks import check_texts, check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import atomic_path, read_sealed_folder, seal_folder
+from neuroenc._core.optional import require
 
 __all__ = ["METHODS", "LexicalIndex", "flat_captions"]
 

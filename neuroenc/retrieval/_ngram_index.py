@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path, hash_array, read_sealed_folder, seal_folder
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import atomic_path, hash_array, read_sealed_folder, seal_folder
 
 __all__ = ["NGramIndex", "Successors"]
 

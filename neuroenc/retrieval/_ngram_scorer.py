@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval._ngram_index import NGramIndex
 from neuroenc.retrieval._ngram_weight import ngram_weight
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
-from neuroenc._util.tables import plain_cells, raw_cells
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._core.tables import plain_cells, raw_cells
 from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 
 __all__ = [
@@ -275,6 +275,6 @@ def load_bank(path: str | os.PathLike[str]) -> StoredBank:
     --------
     >>> load_bank("nowhere")
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: nowhere holds no bank (no bank.json). ...
+    neuroenc._core.errors.DataError: nowhere holds no bank (no bank.json). ...
     """
     return StoredBank(path)

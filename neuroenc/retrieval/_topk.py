@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
 
 __all__ = ["BestRows", "exact_scores", "merge_best", "plan_blocks", "row_norms", "top_k"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.arrays import as_numpy, is_torch, refuse_sparse
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, nearest_names
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.arrays import as_numpy, is_torch, refuse_sparse
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, nearest_names
+from neuroenc._core.memory import parse_memory
 from neuroenc.stats._labels import match_labels
 
 Floats = NDArray[np.float64]

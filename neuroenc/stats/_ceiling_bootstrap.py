@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, check_choice, check_count
 from neuroenc.stats._normalise import check_unit
 from neuroenc.stats._repeats import repeat_groups, split_half_noise_ratio, variance_components

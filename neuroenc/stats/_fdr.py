@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats, as_floats, check_choice
 
 __all__ = ["fdr"]

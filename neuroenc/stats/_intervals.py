@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from neuroenc._util.checks import check_fraction
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_fraction
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
 
 __all__ = [

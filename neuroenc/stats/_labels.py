@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = ["labels_of", "match_labels", "match_rows", "match_voxels", "positions_of"]
 

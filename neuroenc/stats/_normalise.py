@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats, as_floats, check_choice
 from neuroenc.stats._labels import match_voxels
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.progress import progress as drawn
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.progress import progress as drawn
 
 __all__ = ["Progress", "check_jobs", "run", "ticker"]
 

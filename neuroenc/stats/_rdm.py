@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
 from neuroenc.stats._labels import labels_of, positions_of
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats, Pair, load, load_pair, score_from_sums
 
 Metric = str | Callable[[Floats, Floats], Any]

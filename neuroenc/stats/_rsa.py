@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats, check_choice, check_count
 from neuroenc.stats._intervals import (
     check_confidence,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.memory import parse_memory
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,

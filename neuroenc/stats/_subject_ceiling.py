@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_real, load_pair, voxel_blocks
 from neuroenc.stats._normalise import check_unit
 

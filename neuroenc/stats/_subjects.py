@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_choice, check_count, check_metric, voxel_blocks
 from neuroenc.stats._intervals import (
     PILOT,

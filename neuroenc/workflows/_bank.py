@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import (
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import (
     check_readable_file,
     hash_array,
     output_folder,
@@ -25,8 +25,8 @@ from neuroenc._util.files import (
     sha256_file,
     write_sealed_json,
 )
-from neuroenc._util.progress import progress as progress_bar
-from neuroenc._util.provenance import provenance as provenance_of
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.provenance import provenance as provenance_of
 from neuroenc.data import read_picture
 from neuroenc.data._pictures import READER
 from neuroenc.embedding._device import exact_arithmetic, resolve_device

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.files import output_folder, write_json
+from neuroenc._core.files import output_folder, write_json
 from neuroenc.captions import gate_voxels
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_contents import contents_of

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions import caption_diversity, round_trip, sentence_scores
 from neuroenc.captions.checks._stability import score_stability
 from neuroenc.workflows._caption_inputs import Subject

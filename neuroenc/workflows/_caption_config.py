@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.workflows._config import DataConfig, EncoderConfig, absolute_data, check_data
 from neuroenc.workflows._examples import example_names, read_example
 from neuroenc.workflows._settings import SEED, Legal, absolute, build, check_world, read_table

@@ -11,7 +11,7 @@ from typing import Any
 
 import xarray as xr
 
-from neuroenc._util.files import hash_json, hash_path
+from neuroenc._core.files import hash_json, hash_path
 from neuroenc.captions import load_categories, load_lexicon
 from neuroenc.captions.analysis._spacy import spacy_version
 from neuroenc.workflows._caption_config import CaptionConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import Decoder, RetrievalDecoder, load_lexicon
 from neuroenc.captions._plurals import word_pattern
 from neuroenc.embedding import TextEmbedder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.files import hash_json
+from neuroenc._core.files import hash_json
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_inputs import Subject
 from neuroenc.workflows._config import EvaluationConfig

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_sealed_json, sha256_file, write_sealed_json
 from neuroenc.captions import bank_folds, shuffled_control
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._study_tables import read_table, write_table

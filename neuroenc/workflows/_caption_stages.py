@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import hash_array
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import hash_array
 from neuroenc.captions import CaptionStudy, shuffled_control
 from neuroenc.captions.checks._verdicts import with_failed_controls, with_verdicts
 from neuroenc.workflows._caption_analyses import analyses, ground, make_checker

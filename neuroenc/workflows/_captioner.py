@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import versions
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import versions
 from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels, project
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._caption import decoded

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
 from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder

@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import hash_array, output_folder, write_json
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import hash_array, output_folder, write_json
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders.comparison import Comparison, build_cells, compare
 from neuroenc.encoders.comparison._grid import make_folds
 from neuroenc.encoders.comparison._output import write_table

@@ -12,7 +12,7 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder

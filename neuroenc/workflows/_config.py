@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.memory import parse_memory
 from neuroenc.workflows._examples import example_names, read_example
-from neuroenc.workflows._settings import SEED, Legal, absolute, check_device, read_table
-from neuroenc.workflows._settings import build as _build
+from neuroenc.workflows._settings import SEED, Legal, absolute, build as _build, check_device, read_table
 
 __all__ = [
     "CaptionsConfig",

@@ -14,8 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_array, output_folder, write_json
-from neuroenc._util.provenance import provenance
+from neuroenc._core.files import hash_array, output_folder, write_json
+from neuroenc._core.provenance import provenance
 from neuroenc.captions import RetrievalDecoder, caption_voxels, nouns, shuffled_control
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.data.simulate import families_in_caption, family_of_word, simulate_cortex, simulate_world

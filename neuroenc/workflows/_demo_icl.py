@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.files import hash_path
+from neuroenc._core.files import hash_path
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.workflows._steps import Steps, content_key
 

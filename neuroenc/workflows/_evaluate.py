@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import EncodingData
 from neuroenc.data._groups import group_ids
 from neuroenc.encoders import RidgeEncoder

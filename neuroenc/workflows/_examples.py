@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 
 __all__ = ["example_names", "example_or_file", "examples_help", "read_example"]
 

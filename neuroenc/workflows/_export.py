@@ -10,8 +10,8 @@ from typing import Any
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import output_folder, read_json, sha256_file
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import output_folder, read_json, sha256_file
 from neuroenc.report import export_bids
 
 __all__ = ["export", "find_scores"]
@@ -32,7 +32,7 @@ def find_scores(run: str | os.PathLike[str]) -> Path:
     --------
     >>> find_scores("no-such-run")
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: no-such-run does not exist...
+    neuroenc._core.errors.DataError: no-such-run does not exist...
     """
     run = Path(run)
     if run.is_file() and run.suffix == ".nc":
@@ -107,7 +107,7 @@ def export(
     --------
     >>> export("no-such-run", bids="out")
     Traceback (most recent call last):
-    neuroenc._util.errors.DataError: no-such-run does not exist...
+    neuroenc._core.errors.DataError: no-such-run does not exist...
     """
     file = find_scores(run)
     scores = data.load(file)

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._version import __version__
 from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders.incontext import (

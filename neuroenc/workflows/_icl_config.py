@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.incontext import PRESETS
 from neuroenc.encoders.incontext._stages import STAGES, Stage
 from neuroenc.workflows._examples import example_names, read_example
-from neuroenc.workflows._settings import build as _build
-from neuroenc.workflows._settings import read_table
+from neuroenc.workflows._settings import build as _build, read_table
 
 __all__ = [
     "EvaluateConfig",

@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import atomic_path, hash_array, hash_json, output_folder, write_json
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import atomic_path, hash_array, hash_json, output_folder, write_json
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders.incontext import (

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError, NeuroencError
-from neuroenc._util.files import check_readable_file, hash_json, read_sealed_json, write_sealed_json
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError
+from neuroenc._core.files import check_readable_file, hash_json, read_sealed_json, write_sealed_json
 from neuroenc._version import __version__
 from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior

@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import sha256_file
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import sha256_file
 from neuroenc.data import EncodingData, load_manifest, make_features
 from neuroenc.data.loaders._source import Source
 from neuroenc.data.loaders._v4 import LISTED, animal_of, locate

@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_npy
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_npy
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.workflows._config import DataConfig, FeaturesConfig

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.progress import progress
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.progress import progress
 from neuroenc.encoders._gram import dual_fold, gram, is_partition, primal_fold, row_gram
 from neuroenc.encoders._scaling import feature_scaling
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import check_readable_file
-from neuroenc._util.optional import require
-from neuroenc._util.tables import read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import check_readable_file
+from neuroenc._core.optional import require
+from neuroenc._core.tables import read_table
 from neuroenc.data._fetch import presence
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._compare_config import CompareConfig

@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import hash_array, hash_path, output_folder, write_json, write_text
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import hash_array, hash_path, output_folder, write_json, write_text
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import sample_coords
 from neuroenc.report import roi_summary, write_report

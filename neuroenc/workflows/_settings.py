@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_text
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_text
 
 __all__ = ["SEED", "Legal", "absolute", "build", "check_device", "check_world", "read_table"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import (
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import (
     hash_array,
     hash_json,
     hash_path,

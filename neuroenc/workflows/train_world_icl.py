@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.files import atomic_path, write_json
+from neuroenc._core.files import atomic_path, write_json
 from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_pretrain
 from neuroenc.workflows._icl_config import IclConfig, ModelConfig, StageConfig, TaskConfig
 

@@ -89,7 +89,7 @@ def compare(args):
     import numpy as np
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    from neuroenc._util.memory import parse_memory
+    from neuroenc._core.memory import parse_memory
     from neuroenc.captions import project
     from neuroenc.retrieval import as_bank
     from neuroenc.retrieval._topk import plan_blocks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, bank_folds, caption_voxels, evidence, project, project_folds
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions.checks._grounding_bank import read_images

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser
 from neuroenc.captions._model_folder import whole_folder
 from neuroenc.captions.decoding.train_world_captioner import make_model

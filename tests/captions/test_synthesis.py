@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import diffusion_pipeline, evaluate_images, retrieve_images, synthesise
 from neuroenc.data import Stimuli, average_repeats, simulate_cortex, simulate_world, zscore
 from neuroenc.data.simulate import FAMILIES, MEMBERS

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.cli._errors import clean_errors
 from neuroenc.cli._main import app
 from neuroenc.workflows._examples import example_names
@@ -116,7 +116,7 @@ def test_help_and_errors_list_the_shipped_examples(command, folder, monkeypatch)
 _WRITER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
-from neuroenc._util.files import atomic_path
+from neuroenc._core.files import atomic_path
 from neuroenc.cli._errors import clean_errors
 @clean_errors
 def command():

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import neuroenc.data
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.cli._data import app
 from neuroenc.data import simulate
 

@@ -14,8 +14,8 @@ import time
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ChecksumError, ConfigError, DataError
-from neuroenc._util.files import _leftover_mark
+from neuroenc._core.errors import ChecksumError, ConfigError, DataError
+from neuroenc._core.files import _leftover_mark
 from neuroenc.data import _download, _fetch
 from neuroenc.data._fetch import fetch, presence, resolve, verify
 from neuroenc.data._manifest import Manifest, ManifestFile

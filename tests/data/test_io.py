@@ -10,10 +10,9 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import load, make_features, save, zscore
 
 ENDINGS = ("nc", "zarr")
@@ -276,7 +275,7 @@ def test_files_of_others(tmp_path, ending):
 _FULL = """
 import resource, sys
 import dask.array as da, numpy as np, xarray as xr
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import load, save
 values = np.random.default_rng(0).standard_normal((4000, 100)).astype("f4")
 array = xr.DataArray(values, dims=("p", "voxel"), coords={"p": [f"s{k}" for k in range(4000)]})
@@ -404,7 +403,7 @@ def test_a_description_that_was_damaged_is_one_error(responses, tmp_path, ending
 
 _KILLED = """
 import os, shutil, sys
-from neuroenc._util import files
+from neuroenc._core import files
 files._exchange = lambda a, b: False
 replace = os.replace
 def killed(a, b):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from neuroenc._util.errors import ChecksumError, ConfigError
+from neuroenc._core.errors import ChecksumError, ConfigError
 from neuroenc.data import load_dataset, load_manifest
 from neuroenc.data.loaders import loader_options
 

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
-from neuroenc._util.errors import ChecksumError, ConfigError, DataError
+from neuroenc._core.errors import ChecksumError, ConfigError, DataError
 from neuroenc.data import load_dataset, validate_responses
 from neuroenc.data.loaders._v4 import LISTED, animal_of
 

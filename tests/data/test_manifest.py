@@ -2,10 +2,9 @@ import tomllib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data._manifest import list_manifests, load_manifest, manifest_dir, safe_join
 
 NAMES = [

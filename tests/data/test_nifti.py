@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from nibabel.nifti1 import Nifti1Image
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import check_affine, label_rois, load_masked, region_mask, to_gifti, unmask
 
 SHAPE = (3, 4, 2)

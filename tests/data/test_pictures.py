@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import PixelBank, Stimuli, find_pictures, read_picture
 from neuroenc.data._pictures import BACKGROUND
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data.simulate import simulate_readout_population
 from neuroenc.data.simulate._readout_populations import KINDS
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import (
     EncodingData,
     Stimuli,

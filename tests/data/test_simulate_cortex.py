@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data._schema import Stimuli, validate_responses
 from neuroenc.data.simulate import CHANNELS, FAMILIES, MEMBERS, ROIS, energy_maps, simulate_cortex, simulate_world
 from neuroenc.data.simulate._rois import fsaverage5

@@ -12,7 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, cache_clear, cache_dir, cache_list
 
 OPTIONS = {"progress": False, "device": "cpu"}
@@ -349,7 +349,7 @@ def test_room_is_looked_at_before_it_is_taken(monkeypatch):
 def test_clearing_takes_what_killed_runs_left(monkeypatch):
     import subprocess as sub
 
-    from neuroenc._util.files import _leftover_mark
+    from neuroenc._core.files import _leftover_mark
 
     gone = sub.Popen([sys.executable, "-c", ""])
     gone.wait()

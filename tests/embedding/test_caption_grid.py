@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import TextEmbedder, caption_grid, caption_vectors, world_dense_captions

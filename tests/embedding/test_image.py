@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, validate_features
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 

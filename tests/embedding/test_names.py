@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, list_backbones, register_backbone
 from neuroenc.embedding._openclip_names import resolve
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import Stimuli, validate_features
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -10,8 +10,8 @@ import scipy.sparse
 import xarray as xr
 from sklearn.linear_model import Ridge
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, ridge_weights
 
 ALPHAS = np.logspace(-3, 4, 8)

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
 from neuroenc.encoders._folds import resolve_folds
 

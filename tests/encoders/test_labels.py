@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, load_encoder
 from neuroenc.report import export_bids
 

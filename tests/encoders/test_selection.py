@@ -9,7 +9,7 @@ import xarray as xr
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, select_features
 from neuroenc.stats import permutation_test, score

@@ -8,7 +8,7 @@ import pytest
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold, ShuffleSplit
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, load_encoder
 from neuroenc.encoders._tensors import read_tensors, write_tensors
 
@@ -150,7 +150,7 @@ def test_records_of_the_first_format_load(tmp_path):
 
 
 def test_an_encoder_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    from neuroenc._util import files
+    from neuroenc._core import files
 
     encoder, X, path = saved(tmp_path)
     encoder.save(path)
@@ -218,7 +218,7 @@ def test_settings_of_banded_ridge_come_back(tmp_path):
 
 def test_a_record_with_unknown_settings_is_refused(tmp_path):
     encoder, _, path = saved(tmp_path)
-    from neuroenc._util.files import read_sealed_json, write_sealed_json
+    from neuroenc._core.files import read_sealed_json, write_sealed_json
 
     file = encoder.save(path) / "encoder.json"
     record = read_sealed_json(file)

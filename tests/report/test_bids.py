@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import read_surface
 from neuroenc.data._masked import read_labels
 from neuroenc.report import export_bids

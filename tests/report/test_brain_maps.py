@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import plot_mosaic, plot_surface, surface_html
 from neuroenc.report._brain_draw import _parts
 from neuroenc.report._brain_mesh import _mesh, flat_mesh

@@ -19,8 +19,8 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import output_folder
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import output_folder
 from neuroenc.captions import CaptionStudy
 from neuroenc.captions.checks._verdicts import failed_controls
 from neuroenc.data import Stimuli

@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc.captions import CaptionStudy
-from neuroenc.captions import _study_tables as files
+from neuroenc._core.errors import DataError
+from neuroenc.captions import CaptionStudy, _study_tables as files
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.report import write_comparison_report
 
 _spec = importlib.util.spec_from_file_location("report_comparisons", Path(__file__).with_name("comparisons.py"))

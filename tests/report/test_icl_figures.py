@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli
 from neuroenc.report._icl_figures import plot_support_curves, plot_top_support, plot_weight_colours
 from neuroenc.report._icl_matrices import plot_confusion, plot_heads

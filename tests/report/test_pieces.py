@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import frequent_words, plot_accuracy, plot_mosaic, plot_surface, roi_summary
 from neuroenc.report._style import figure_png
 from neuroenc.report._surface import _face_values, _mesh

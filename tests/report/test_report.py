@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, load
 from neuroenc.report import write_report
 

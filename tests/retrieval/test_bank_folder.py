@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import write_json
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import write_json
 from neuroenc.retrieval import StoredBank, as_bank, load_bank
 from neuroenc.retrieval._shards import TABLE_COLUMNS, finish_bank, write_shard
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_world
-from neuroenc.retrieval import DenseIndex, LexicalIndex, hybrid_search
-from neuroenc.retrieval import _hybrid as module
+from neuroenc.retrieval import DenseIndex, LexicalIndex, _hybrid as module, hybrid_search
 
 pytest.importorskip("bm25s")
 

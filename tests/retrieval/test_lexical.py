@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import LexicalIndex
 from neuroenc.retrieval._lexical import METHODS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data.simulate import FAMILIES, MEMBERS, simulate_world
 from neuroenc.retrieval import CaptionCorpus, pseudo_queries
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-import neuroenc._util.files as files
+import neuroenc._core.files as files
 
 
 def main() -> None:

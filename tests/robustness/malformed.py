@@ -510,7 +510,7 @@ def machines(place: Path) -> Iterator[Case]:
 
 def _deliberate(error: BaseException) -> bool:
     """Whether a `raise` statement of the package (or of its checks of estimators) made the error."""
-    from neuroenc._util.errors import NeuroencError
+    from neuroenc._core.errors import NeuroencError
 
     if isinstance(error, (NeuroencError, Refused)):
         return True

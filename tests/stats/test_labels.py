@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.spatial.distance import pdist
 
 from neuroenc import stats
-from neuroenc._util.errors import NeuroencError
+from neuroenc._core.errors import NeuroencError
 
 N, V = 24, 5
 

@@ -8,8 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import explained_variance_score
-from sklearn.metrics import r2_score as sklearn_r2
+from sklearn.metrics import explained_variance_score, r2_score as sklearn_r2
 
 from neuroenc.stats import explained_variance, pearson_r, r2_score, score
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import WordBan, load_lexicon
 from neuroenc.captions._plurals import word_pattern
 from neuroenc.workflows import example_caption_config

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.data import EncodingData, Stimuli, make_responses
 from neuroenc.workflows import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.workflows import (
     example_config,
     list_examples,

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError, NeuroencError
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc.cli._main import app
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import load_encoder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data import make_responses
 from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior
 from neuroenc.workflows import _icl_tasks as tasks

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.workflows._null import _Folds, cross_validated_p
 
 

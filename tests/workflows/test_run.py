@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import load_encoder
 from neuroenc.workflows import export, read_config, run
 from neuroenc.workflows._inputs import load_data, prepare_responses

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.analysis._parse import parse, parts_of
 from neuroenc.captions.analysis._stop_phrases import STOP_LEMMAS, STOP_PHRASES, strip_phrases

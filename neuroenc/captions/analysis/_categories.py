@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import check_word_lists, read_word_lists
 from neuroenc.captions.analysis._tables import region_masks
 from neuroenc.captions.analysis._texts import TEMPLATES, directions_of, embed, prompt, unit

@@ -13,9 +13,9 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import provenance
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._separating import separating_phrases
 from neuroenc.captions.analysis._tables import region_masks
 from neuroenc.captions.analysis._texts import directions_of

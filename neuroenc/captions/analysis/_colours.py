@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 from sklearn.decomposition import PCA
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
 from neuroenc.captions.analysis._texts import directions_of, unit
 
 __all__ = ["EmbeddingColours"]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc import stats
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions.analysis._separating import separating_phrases
 from neuroenc.captions.analysis._tables import check_captions
 from neuroenc.captions.analysis._texts import directions_of, unit

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions.analysis._tables import region_masks
 from neuroenc.captions.analysis._texts import embed, unit
 from neuroenc.captions.projection._project import IdCollector

@@ -15,8 +15,8 @@ import xarray as xr
 from scipy import sparse
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
 from neuroenc.captions._plurals import singulars
 from neuroenc.captions.analysis._parse import parse

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._stop_words import STOP_WORDS
 
 __all__ = ["nouns"]

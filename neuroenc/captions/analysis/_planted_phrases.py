@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions.analysis._syntactic_trees import Tree
 
 __all__ = ["GRAMMARS", "PlantedCaption", "planted_captions"]

@@ -10,12 +10,11 @@ import pandas as pd
 from scipy import sparse
 
 from neuroenc import stats
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
 from neuroenc.captions.analysis._tables import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
-from neuroenc.captions.checks._phrases import PhraseFinder
-from neuroenc.captions.checks._phrases import phrases_of as found_phrases
+from neuroenc.captions.checks._phrases import PhraseFinder, phrases_of as found_phrases
 
 __all__ = ["log_odds", "phrases_in", "phrases_of", "separating_phrases"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["has_spacy", "load_spacy", "spacy_version"]
 

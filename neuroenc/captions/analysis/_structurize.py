@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import silhouette_score
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.captions.analysis._separating import phrases_in, separating_phrases
 from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, strip_phrases
 from neuroenc.captions.analysis._tables import check_captions, count_terms, select_region, unique_texts

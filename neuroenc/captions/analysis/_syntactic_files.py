@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import sha256_file
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import sha256_file
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 from neuroenc.captions.analysis._syntactic_texts import Vocabulary
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions.analysis._syntactic_model import StructuredLM
 from neuroenc.captions.analysis._syntactic_texts import (
     Vocabulary,

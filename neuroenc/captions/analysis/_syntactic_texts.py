@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._syntactic_trees import Tree, tree_spans
 
 __all__ = ["MASK", "PADDING", "UNKNOWN", "Vocabulary", "Word", "chunks", "default_pattern", "frequent", "words_of"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroenc._util.progress import progress as bar_of
+from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.analysis._syntactic_model import StructuredLM
 from neuroenc.captions.analysis._syntactic_texts import MASK, PADDING
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = [
     "Tree",

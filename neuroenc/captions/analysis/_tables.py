@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from neuroenc._util.errors import DataError, unknown_name
+from neuroenc._core.errors import DataError, unknown_name
 
 __all__ = ["Terms", "check_captions", "count_terms", "region_masks", "roi_strings", "unique_texts", "voxel_keys"]
 

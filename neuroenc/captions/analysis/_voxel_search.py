@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.analysis._texts import directions_of, embed, prompt, unit

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions.analysis._association import fisher_enrichment, permutation_enrichment
 from neuroenc.captions.analysis._parse import PARTS, parse, parts_of

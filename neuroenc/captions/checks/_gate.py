@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.checks import check_fraction
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_fraction
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["gate_voxels"]
 

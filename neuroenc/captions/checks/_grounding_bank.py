@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions.checks._phrases import NO_THINGS, Phrase, phrases_of
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.retrieval import Chunk, as_bank

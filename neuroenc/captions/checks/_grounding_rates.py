@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from neuroenc import stats
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import DataError
 
 __all__ = ["hallucination_rate"]
 

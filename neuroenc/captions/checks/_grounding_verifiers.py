@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import Weights
 from neuroenc.captions.checks._grounding_bank import PhraseBank
 from neuroenc.captions.checks._phrases import Phrase

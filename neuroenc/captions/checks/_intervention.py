@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions.checks._grounding import GroundingChecker
 from neuroenc.captions.checks._phrases import Phrase
 from neuroenc.captions.decoding._predicted import caption_frame

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from neuroenc._util.checks import check_texts
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_texts
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions._plurals import singular
 from neuroenc.captions._stop_words import STOP_WORDS
 

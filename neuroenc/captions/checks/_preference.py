@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.checks._intervention import GroundedCaptions
 from neuroenc.captions.checks._phrases import phrases_of
 from neuroenc.captions.decoding._prefix import PrefixDecoder

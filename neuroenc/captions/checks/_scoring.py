@@ -12,8 +12,8 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from neuroenc import stats
-from neuroenc._util.checks import check_texts, check_whole, make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import check_texts, check_whole, make_rng
+from neuroenc._core.errors import DataError
 
 __all__ = ["caption_agreement", "caption_diversity", "round_trip", "sentence_scores"]
 

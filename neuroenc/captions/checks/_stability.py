@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.checks._scoring import caption_agreement

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = ["sample_voxels"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
 
 __all__ = ["bleu4", "bleu_counts", "bleu_of_counts", "chrf", "cider", "sentence_similarity"]
 

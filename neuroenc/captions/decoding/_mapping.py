@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 
 __all__ = ["MAPPINGS", "MLPMapping", "TransformerMapping", "make_mapping"]
 

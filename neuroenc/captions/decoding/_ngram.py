@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval import NGramIndex
 
 __all__ = ["CorpusConstraint"]

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions.decoding._ngram import CorpusConstraint
 from neuroenc.captions.decoding._ngram_writer import (

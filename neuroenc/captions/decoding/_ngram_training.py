@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS
 from neuroenc.captions.decoding._predicted import unit

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions.decoding._ngram import CorpusConstraint
 from neuroenc.captions.decoding._search import beam_search
 from neuroenc.captions.decoding._steps import CausalStep

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._caption_metrics import (
     bleu_counts,
     bleu_of_counts,

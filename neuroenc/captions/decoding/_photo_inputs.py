@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._predicted import unit
 
 __all__ = ["conse_classes", "leave_one_out", "text_to_conse"]

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import prepare
 
 __all__ = ["load_smollm2"]
@@ -47,7 +47,7 @@ def load_smollm2(dtype: str = "float32") -> tuple[Any, Any]:
     >>> load_smollm2("int4")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.ConfigError: dtype='int4' is not legal; legal: float32, bfloat16, float16.
+    neuroenc._core.errors.ConfigError: dtype='int4' is not legal; legal: float32, bfloat16, float16.
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array
 from neuroenc.data import load_dataset
 from neuroenc.embedding import TextEmbedder
 from neuroenc.retrieval._caption_corpus import plain_text

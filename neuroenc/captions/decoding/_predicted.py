@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.captions._linear import as_weights, voxel_labels
 
 __all__ = ["as_embeddings", "caption_frame", "predicted_of_texts", "unit"]

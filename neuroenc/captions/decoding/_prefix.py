@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions.decoding._mapping import make_mapping
 from neuroenc.captions.decoding._predicted import as_embeddings, caption_frame, unit

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.checkpoints import read_checkpoint
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.provenance import provenance
+from neuroenc._core.checkpoints import read_checkpoint
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 from neuroenc.captions.decoding._search_settings import SearchSettings
 from neuroenc.embedding import prepare

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, hash_json
-from neuroenc._util.progress import progress as bar_of
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array, hash_json
+from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._tokens import caption_pairs

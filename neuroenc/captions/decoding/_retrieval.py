@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import check_texts, check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_texts, check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.retrieval import DenseIndex
 

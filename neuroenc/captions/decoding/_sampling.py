@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._hypotheses import PAD, Hypotheses, sort
 from neuroenc.captions.decoding._search import Constraint, Rescore
 from neuroenc.captions.decoding._steps import StepModel

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._hypotheses import PAD, Beams, Hypotheses, fill, join, seen, sort
 from neuroenc.captions.decoding._steps import StepModel
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions.decoding._hypotheses import Hypotheses
 from neuroenc.captions.decoding._sampling import sample
 from neuroenc.captions.decoding._search import Constraint, Rescore, beam_search

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 
 __all__ = ["load_captioner"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.captions.decoding._ngram import CorpusConstraint
 
 __all__ = ["TrieConstraint"]

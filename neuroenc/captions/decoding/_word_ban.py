@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions._plurals import plurals, word_pattern
 from neuroenc.captions.decoding._search import Constraint
 

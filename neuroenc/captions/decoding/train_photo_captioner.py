@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, unknown_name
-from neuroenc._util.files import write_json, write_text
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.files import write_json, write_text
+from neuroenc._core.provenance import provenance
 from neuroenc.captions.decoding._photo_inputs import conse_classes, leave_one_out, text_to_conse
 from neuroenc.captions.decoding._photo_texts import PhotoTexts, photo_texts
 from neuroenc.captions.decoding._predicted import unit

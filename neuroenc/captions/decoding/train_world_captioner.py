@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.files import write_json
-from neuroenc._util.progress import progress
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import write_json
+from neuroenc._core.progress import progress
+from neuroenc._core.provenance import provenance
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, prepare
 
 __all__ = ["main", "make_model", "make_tokenizer", "train_world_captioner"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._manifold import gather_rows, on_manifold
 from neuroenc.captions.projection._project import project

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.optional import require
 from neuroenc.captions.projection._stream import Plan, Scan, scan
 from neuroenc.retrieval import EmbeddingBank, as_bank
 

@@ -13,10 +13,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.progress import progress as bar_of
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions._linear import as_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim
 from neuroenc.captions.projection._denoiser_training import train_denoiser

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions.projection._manifold import chord, gather_rows
 from neuroenc.retrieval import as_bank, top_k
 

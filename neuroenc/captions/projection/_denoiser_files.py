@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import sha256_file
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import sha256_file
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroenc._util.progress import progress as bar_of
+from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.projection._denoiser_conditions import WeightPrior, draw_images
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, alpha_sigma
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.optional import require
 from neuroenc.retrieval import Chunk
 from neuroenc.retrieval._topk import row_norms
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.checks import check_whole, make_rng
-from neuroenc._util.errors import DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.errors import DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.captions.projection._project import IdCollector
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
 from neuroenc.retrieval._topk import plan_blocks

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.files import hash_array
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.provenance import provenance
+from neuroenc._core.files import hash_array
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._folds import as_folds
 from neuroenc.captions.projection._stream import IdCollector, Plan, stream

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.projection._kernels import Kernel, make_kernel
 from neuroenc.retrieval import Chunk
 from neuroenc.retrieval._topk import exact_scores

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.captions.projection._truncate import TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank

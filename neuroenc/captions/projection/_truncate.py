@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions.projection._kernels import Kernel
 from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.retrieval import Chunk, EmbeddingBank

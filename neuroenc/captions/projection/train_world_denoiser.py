@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.files import write_json
-from neuroenc._util.progress import progress
+from neuroenc._core.files import write_json
+from neuroenc._core.progress import progress
 from neuroenc.embedding import ImageEmbedder
 
 __all__ = ["main", "train_world_denoiser"]

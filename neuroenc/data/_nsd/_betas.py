@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file, storage_errors
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file, storage_errors
 from neuroenc.data._groups import column_moments
 from neuroenc.data._images import forward
 from neuroenc.data._nsd._layout import Layout

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._mat import read_mat
 from neuroenc.data._nsd._layout import Layout
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image
 
 __all__ = ["BETAS", "HEMIS", "SPACES", "Layout", "surface_values"]

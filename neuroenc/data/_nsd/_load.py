@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import hash_array, hash_json, storage_errors
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.paths import cache_dir
-from neuroenc._util.progress import progress as progress_bar
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array, hash_json, storage_errors
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.paths import cache_dir
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.data._images import binary_mask, check_affine, open_mask
 from neuroenc.data._labels import provenance_step
 from neuroenc.data._nsd._betas import Spool, n_trials, read_session, zscore_in_place

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_json
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_json
 from neuroenc.data._nsd._design import stimulus_name
 from neuroenc.data._nsd._layout import Layout
 from neuroenc.data._pixels import PixelBank

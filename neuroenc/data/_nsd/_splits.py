@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._nsd._design import SPLITS
 from neuroenc.data._splits import _take
 from neuroenc.data._stimuli import EncodingData
-from neuroenc.stats import ncsnr as estimate_ncsnr
-from neuroenc.stats import noise_ceiling
+from neuroenc.stats import ncsnr as estimate_ncsnr, noise_ceiling
 
 __all__ = ["NSDSplit", "nsd_noise_ceiling", "nsd_split"]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_json, storage_errors, write_json
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_json, storage_errors, write_json
+from neuroenc._core.optional import require
 from neuroenc.data import _io
 from neuroenc.data._fetch import locked
 from neuroenc.data._preprocess import _averaged

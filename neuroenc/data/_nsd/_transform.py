@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine
 from neuroenc.data._maps import unmask
 from neuroenc.data._nsd._layout import HEMIS, Layout, surface_values

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.data._manifest import Manifest, load_manifest
 from neuroenc.data._schema import EncodingData
 from neuroenc.data.loaders._source import Source
@@ -66,7 +66,7 @@ def load_dataset(
     >>> load_dataset("haxby2001-slice", imagee="25mm")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.ConfigError: unknown option of haxby2001-slice 'imagee'; did you mean 'image'? ...
+    neuroenc._core.errors.ConfigError: unknown option of haxby2001-slice 'imagee'; did you mean 'image'? ...
     """
     manifest = load_manifest(name)
     function = _loader(manifest)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_npy
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.optional import require
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_npy
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.optional import require
 from neuroenc.data._nsd._design import stimulus_name
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._found import Found

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._masked import roi_flags
 from neuroenc.data._schema import EncodingData, make_responses

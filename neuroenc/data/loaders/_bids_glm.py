@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.optional import require
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._groups import column_moments
 from neuroenc.data.loaders._bids_layout import Run
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import read_json
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_json
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import open_image
 from neuroenc.data._masked import LONGEST, SHORTEST, seconds
 from neuroenc.data._pictures import picture_endings

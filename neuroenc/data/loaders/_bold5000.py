@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.memory import parse_memory
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses

@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file, storage_errors
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file, storage_errors
 from neuroenc.data._images import forward
 from neuroenc.data._mat import read_mat
 

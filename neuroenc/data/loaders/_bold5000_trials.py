@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_text
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_text
 from neuroenc.data._labels import repeat_numbers
 from neuroenc.data.loaders._sessions import natural, within
 

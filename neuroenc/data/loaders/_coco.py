@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import read_json
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import read_json
 from neuroenc.data._schema import EncodingData, Stimuli
 from neuroenc.data.loaders._source import Source
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import check_readable_file
-from neuroenc._util.memory import parse_memory
-from neuroenc._util.tables import read_table
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import check_readable_file
+from neuroenc._core.memory import parse_memory
+from neuroenc._core.tables import read_table
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._labels import stimulus_names
 from neuroenc.data._masked import roi_flags

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import check_affine, image_values, open_image
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.loaders._source import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data._fetch import data_dir, mirror_dir
 from neuroenc.data._nsd._load import nsd
 from neuroenc.data._schema import EncodingData

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data._mat import read_mat
 from neuroenc.data._schema import EncodingData, Stimuli
 from neuroenc.data.loaders._source import Source

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import DataError, unknown_name
-from neuroenc._util.files import check_readable_file
-from neuroenc._util.tables import numbers, read_table
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import check_readable_file
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.errors import ChecksumError, ConfigError, DataError, unknown_name
-from neuroenc._util.files import check_readable_file, sha256_file
-from neuroenc._util.tables import read_table
+from neuroenc._core.errors import ChecksumError, ConfigError, DataError, unknown_name
+from neuroenc._core.files import check_readable_file, sha256_file
+from neuroenc._core.tables import read_table
 from neuroenc.data._fetch import data_dir, mirror_dir
 from neuroenc.data._pictures import read_picture
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.provenance import provenance
 from neuroenc.data._schema import EncodingData, Stimuli, make_responses
 from neuroenc.data.simulate._design import Design, make_design
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS

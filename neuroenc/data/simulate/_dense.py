@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data._schema import Stimuli
 from neuroenc.data.simulate._captions import _agree
 from neuroenc.data.simulate._lexicon import member

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from nibabel.freesurfer.mghformat import MGHImage
 
-from neuroenc._util.files import write_json, write_text
+from neuroenc._core.files import write_json, write_text
 from neuroenc.data._nsd._betas import SCALE
 from neuroenc.data.simulate._nsd_plan import Experiment
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.data._nsd._design import stimulus_name
 from neuroenc.data._nsd._layout import BETAS, SPACES
 from neuroenc.data._schema import EncodingData, make_responses

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.optional import require
+from neuroenc._core.errors import DataError
+from neuroenc._core.optional import require
 
 __all__ = ["AFFINE", "ROIS", "VOLUME_SHAPE", "Roi", "fsaverage5", "grow", "volume_indices"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data._schema import Stimuli
 from neuroenc.data.simulate._captions import captions
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS

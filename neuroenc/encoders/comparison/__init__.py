@@ -7,10 +7,6 @@ Examples
 ['layer1/linear', 'layer2/linear']
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from neuroenc.encoders.comparison._cells import Cell, build_cells
-from neuroenc.encoders.comparison._compare import compare
-from neuroenc.encoders.comparison._result import Comparison
-
-__all__ = ["Cell", "Comparison", "build_cells", "compare"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

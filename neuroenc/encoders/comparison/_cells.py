@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 
 __all__ = ["CLOSED_FORM", "Cell", "build_cells"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import match
 from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.comparison._cells import build_cells

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroenc._util.progress import progress as bar
+from neuroenc._core.progress import progress as bar
 from neuroenc.encoders.comparison._fitting import fit_job
 from neuroenc.encoders.comparison._grid import Job
 from neuroenc.encoders.comparison._store import Source, Store

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_json
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import sample_coords
 from neuroenc.encoders.comparison._cells import Cell

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util import tables
-from neuroenc._util.files import write_json
+from neuroenc._core import tables
+from neuroenc._core.files import write_json
 from neuroenc.data import save
 from neuroenc.encoders.comparison._cells import Cell
 from neuroenc.encoders.comparison._grid import Job

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.checks import check_fraction
+from neuroenc._core.checks import check_fraction
 from neuroenc.encoders.comparison._statistics import Group, Samples, best_against_others
 
 __all__ = ["REGIONS", "classify", "region_shares"]

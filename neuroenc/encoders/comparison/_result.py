@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.comparison._cells import Cell
 from neuroenc.encoders.comparison._grid import Job
 from neuroenc.encoders.comparison._layers import layer_positions, layer_table

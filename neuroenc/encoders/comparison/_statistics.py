@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.checks import check_fraction
+from neuroenc._core.checks import check_fraction
 from neuroenc.data import in_roi, roi_names
 
 __all__ = [

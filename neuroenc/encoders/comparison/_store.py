@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import atomic_path, hash_array, hash_json, write_json
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import atomic_path, hash_array, hash_json, write_json
 from neuroenc._version import __version__
 from neuroenc.encoders._tensors import read_tensors, write_tensors
 from neuroenc.encoders.comparison._cells import Cell

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.spatial import cKDTree
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.incontext._evidence import Floats
 from neuroenc.encoders.incontext._neighbours import SupportBased
 

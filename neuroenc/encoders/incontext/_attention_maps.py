@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import align
 from neuroenc.encoders._labels import features_matrix, match_voxels, sample_coords, voxel_coords
 from neuroenc.encoders.incontext._condition import voxels_at_once

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._util.progress import progress as bar
+from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._labels import column_block
 from neuroenc.encoders.incontext._fast import FastReader
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights

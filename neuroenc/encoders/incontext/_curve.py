@@ -11,10 +11,10 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroenc import stats
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.progress import progress as bar
-from neuroenc._util.provenance import provenance
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.progress import progress as bar
+from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._labels import (
     describe_features,

@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.checks import check_fraction, check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_fraction, check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["compare_methods", "summarise_curve"]
 

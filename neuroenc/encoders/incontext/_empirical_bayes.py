@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder, check_choice
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders._labels import column_block, features_matrix, wrap

@@ -12,9 +12,9 @@ import torch
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import sha256_file
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import sha256_file
+from neuroenc._core.memory import parse_memory
 from neuroenc.encoders._base import LinearEncoder, check_choice
 from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._inputs import check_responses

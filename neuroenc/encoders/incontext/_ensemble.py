@@ -11,8 +11,8 @@ import xarray as xr
 from scipy.stats import norm
 from sklearn.base import clone
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.progress import progress as bar
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._labels import features_matrix, wrap
 from neuroenc.encoders.incontext._clean_variance import clean_variance
 from neuroenc.encoders.incontext._encoder import InContextEncoder

@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import align
 from neuroenc.encoders.incontext._space import check_space, feature_space
 

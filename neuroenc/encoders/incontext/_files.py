@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.files import paired_file, read_json, read_sealed_json, write_pair
-from neuroenc._util.provenance import provenance
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import paired_file, read_json, read_sealed_json, write_pair
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders.incontext._model import InContextConfig, InContextModel
 
 __all__ = ["SHIPPED", "load_model", "save_model"]

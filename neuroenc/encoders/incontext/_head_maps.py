@@ -9,11 +9,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
-from neuroenc._util.progress import progress as bar
-from neuroenc.attention import HeadTap
-from neuroenc.attention import circuit_overlap as _overlap
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.progress import progress as bar
+from neuroenc.attention import HeadTap, circuit_overlap as _overlap
 from neuroenc.data import align
 from neuroenc.encoders._labels import features_matrix, match_voxels
 from neuroenc.encoders.incontext._attention_maps import MAX_BYTES, GivenSupport, given_support, row_weights

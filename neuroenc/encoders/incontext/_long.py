@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.incontext._condition import condition
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.incontext._episodes import Episode
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 from neuroenc.encoders.incontext._stages import Stage

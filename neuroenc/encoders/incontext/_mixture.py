@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from neuroenc.encoders.incontext._prior import WeightPrior

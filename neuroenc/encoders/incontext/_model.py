@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.attention import Attention, Block, FullContext, LengthScale, NoPosition, ResidualMLP, Softmax, Stack
 from neuroenc.attention._blocks import FEED_FORWARDS
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, DataError, nearest_names
+from neuroenc._core.errors import ConfigError, DataError, nearest_names
 from neuroenc.encoders.incontext._model import InContextConfig, InContextModel
 
 __all__ = ["load_braincorl", "published_state_dict"]

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from neuroenc import stats
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.encoders._base import LinearEncoder, check_alphas
 from neuroenc.encoders._inputs import check_responses, raise_nan
 from neuroenc.encoders._labels import column_block, features_matrix

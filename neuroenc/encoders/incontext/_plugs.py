@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.attention import (
     AbsolutePosition,
     ALiBi,

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, paired_file, read_json, read_sealed_json, write_pair
-from neuroenc._util.provenance import provenance
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array, paired_file, read_json, read_sealed_json, write_pair
+from neuroenc._core.provenance import provenance
 from neuroenc.encoders._base import check_choice, save_arrays
 from neuroenc.encoders.incontext._evidence import Floats, covariance_root
 from neuroenc.encoders.incontext._prior_fit import QUANTILES, fit_em, fraction, ledoit_wolf, pairs_of, ridge_weights

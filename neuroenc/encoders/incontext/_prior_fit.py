@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders._labels import features_matrix
 from neuroenc.encoders._ridge import RidgeEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.incontext._episodes import SupportSizes
 
 __all__ = ["STAGES", "Stage", "make_stage"]

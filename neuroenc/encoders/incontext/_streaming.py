@@ -7,9 +7,9 @@ from typing import Any, Self, cast
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.provenance import provenance
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._devices import pick_torch_device

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import match_voxels
 from neuroenc.encoders.incontext._weights_maps import voxels_of, weights_of
 

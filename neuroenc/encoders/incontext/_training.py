@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, hash_json
-from neuroenc._util.progress import progress as bar
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array, hash_json
+from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._labels import match_voxels
 
 __all__ = ["WeightComponents", "voxels_of", "weight_components", "weights_of"]

@@ -8,38 +8,10 @@ Examples
 torch.Size([2, 3])
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from neuroenc._util.optional import require
+from neuroenc._core.optional import require
 
 require("torch", "clip")
 
-from neuroenc.encoders.readout._affine import MODES  # noqa: E402
-from neuroenc.encoders.readout._attention import AttentionReadout  # noqa: E402
-from neuroenc.encoders.readout._encoder import ReadoutEncoder  # noqa: E402
-from neuroenc.encoders.readout._factorized import FactorizedReadout  # noqa: E402
-from neuroenc.encoders.readout._gaussian import GaussianReadout  # noqa: E402
-from neuroenc.encoders.readout._linear import LinearReadout, PooledReadout  # noqa: E402
-from neuroenc.encoders.readout._losses import LOSSES, make_loss  # noqa: E402
-from neuroenc.encoders.readout._protocol import READOUTS, Readout, make_readout, register_readout  # noqa: E402
-from neuroenc.encoders.readout._semantic import SemanticSpatialReadout  # noqa: E402
-from neuroenc.encoders.readout._train import TrainResult, train  # noqa: E402
-
-__all__ = [
-    "LOSSES",
-    "MODES",
-    "READOUTS",
-    "AttentionReadout",
-    "FactorizedReadout",
-    "GaussianReadout",
-    "LinearReadout",
-    "PooledReadout",
-    "Readout",
-    "ReadoutEncoder",
-    "SemanticSpatialReadout",
-    "TrainResult",
-    "make_loss",
-    "make_readout",
-    "register_readout",
-    "train",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._geometry import pixel_centres
 
 __all__ = ["MODES", "identity_grid", "n_warp_parameters", "sample_stack", "warp_matrices", "warp_parts"]

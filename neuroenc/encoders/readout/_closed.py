@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders._ridge import RidgeEncoder
 from neuroenc.encoders.readout._linear import LinearReadout, pool_map
 from neuroenc.encoders.readout._maps import Maps

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from neuroenc._util.checks import check_whole
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._labels import describe_features, sample_coords
 from neuroenc.encoders.readout._closed import solve_ridge

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders.readout._losses import Loss
 from neuroenc.encoders.readout._maps import Maps
 

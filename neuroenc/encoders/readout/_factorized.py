@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._gaussian import contract, feature_penalty
 from neuroenc.encoders.readout._geometry import mask_moments
 from neuroenc.encoders.readout._protocol import Readout, register_readout

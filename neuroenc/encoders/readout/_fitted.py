@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._devices import pick_torch_device

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._geometry import gaussian_masks
 from neuroenc.encoders.readout._protocol import Readout, register_readout
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = ["Localization"]
 

@@ -9,10 +9,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.arrays import as_numbers, as_numpy, refuse_sparse
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import hash_array
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.arrays import as_numbers, as_numpy, refuse_sparse
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array
+from neuroenc._core.memory import parse_memory
 from neuroenc.encoders._folds import positions
 
 __all__ = ["MapArray", "Maps", "as_maps", "map_moments", "positions"]

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._protocol import READOUTS, Readout, make_readout
 
 __all__ = ["EncoderModule", "build_module"]

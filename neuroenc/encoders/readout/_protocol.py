@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neuroenc._util.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["READOUTS", "Readout", "make_readout", "register_readout"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from neuroenc import stats
-from neuroenc._util.errors import DataError
-from neuroenc._util.progress import progress as bar
+from neuroenc._core.errors import DataError
+from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders.readout._engine import Engine
 

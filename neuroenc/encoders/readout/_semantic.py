@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._affine import (
     MODES,
     identity_grid,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.arrays import as_numpy
-from neuroenc._util.checks import make_rng
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._inputs import check_responses
 from neuroenc.encoders.readout._maps import MapArray, positions
 

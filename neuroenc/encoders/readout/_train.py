@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array, hash_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array, hash_json
 from neuroenc.encoders._checkpoint import Checkpoint
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.readout._engine import Engine

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._aspects import ASPECTS, aspect_bands, caption_aspects
 from neuroenc.captions.analysis._planted_aspects import aspect_captions
 from neuroenc.captions.analysis._spacy import has_spacy

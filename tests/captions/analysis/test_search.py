@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import search_voxels, shuffled_control, structurize
 from neuroenc.data.simulate import FAMILIES, MEMBERS, NEUTRAL, family_of_word
 

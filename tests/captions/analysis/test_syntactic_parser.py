@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import write_sealed_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
 from neuroenc.captions.analysis._planted_phrases import GRAMMARS, planted_captions
 from neuroenc.captions.analysis._syntactic_model import (

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 from scipy.stats import fisher_exact
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import nouns, words
 from neuroenc.captions.analysis._association import fisher_enrichment, permutation_enrichment
 from neuroenc.captions.analysis._parse import PARTS, parse, parts_of

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy.stats import binomtest, kstest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import GroundingChecker, evidence, hallucination_rate, shuffled_control
 from neuroenc.captions.checks._phrases import phrases_of
 from neuroenc.data import average_repeats, simulate, zscore

@@ -8,7 +8,7 @@ import pytest
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import (
     CorpusConstraint,
     GroundedConstraint,

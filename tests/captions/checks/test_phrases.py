@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import find_phrases
 from neuroenc.captions.analysis._spacy import has_spacy
 from neuroenc.captions.checks._phrases import phrases_of

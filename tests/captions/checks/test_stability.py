@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.captions import RetrievalDecoder, caption_stability, project
 from neuroenc.captions.checks._stability import score_stability
 from neuroenc.captions.checks._voxel_sample import sample_voxels

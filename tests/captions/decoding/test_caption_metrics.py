@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._caption_metrics import _words, bleu4, bleu_counts, chrf, cider, sentence_similarity
 from neuroenc.captions.decoding._photo_evaluation import METRICS, compare_captions
 

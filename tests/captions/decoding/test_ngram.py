@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CorpusConstraint, FunctionStep, beam_search, sample
 from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import NGramIndex

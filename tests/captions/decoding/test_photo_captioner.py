@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import hash_array
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import hash_array
 from neuroenc.captions import PrefixDecoder, load_captioner
 from neuroenc.captions.decoding import _photo_smollm2
 from neuroenc.captions.decoding._photo_evaluation import evaluate_photographs

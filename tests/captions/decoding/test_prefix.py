@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CorpusConstraint, Decoder, PrefixDecoder, SearchSettings, project, train_prefix
 from neuroenc.captions.decoding._mapping import TransformerMapping, make_mapping
 from neuroenc.captions.decoding._prefix_training import _Run

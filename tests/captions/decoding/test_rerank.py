@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import load_captioner
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.data.simulate import simulate_world

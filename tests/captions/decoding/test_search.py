@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CausalStep, FunctionStep, beam_search, sample
 from neuroenc.captions.decoding._sampling import nucleus
 from neuroenc.embedding import prepare

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import CorpusConstraint, FunctionStep, WordBan, beam_search, load_captioner, load_lexicon
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder

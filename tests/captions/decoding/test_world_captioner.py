@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import PrefixDecoder
 from neuroenc.captions.decoding._metrics import evaluate_world_captions, names_member
 from neuroenc.captions.decoding.train_world_captioner import main, make_tokenizer, train_world_captioner

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, on_manifold, project, project_weights
 from neuroenc.captions.projection._alternatives import METHODS
 from neuroenc.captions.projection._manifold import gather_rows, natural_neighbours

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import ProjectionState, bank_folds, project, project_folds
 from neuroenc.retrieval import Chunk, as_bank
 

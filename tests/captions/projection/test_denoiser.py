@@ -16,8 +16,8 @@ import pytest
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import write_sealed_json
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import ConceptDenoiser, contrastive_accuracy, copying, on_manifold, project, project_weights
 from neuroenc.captions.projection._denoiser_conditions import WeightPrior, draw_images, synthetic_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, alpha_sigma, ddim

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.loaders._algonauts2023 import LABELS
 from neuroenc.data.simulate import algonauts2023_tree
 

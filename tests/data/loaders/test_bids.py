@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import bids_tree
 
 pytest.importorskip("nilearn")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import bold5000_tree
 
 LENGTHS = (8, 6, 8, 6, 8, 6, 8, 6, 8)

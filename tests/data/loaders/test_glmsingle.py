@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data.simulate import glmsingle_tree
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.loaders._god import _id
 from neuroenc.data.simulate import god_tree
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from neuroenc import data, stats
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data.simulate import things_fmri_tree
 
 

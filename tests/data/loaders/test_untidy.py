@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data.simulate import algonauts2023_tree, bold5000_tree, god_tree, things_fmri_tree
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from scipy.io import loadmat, savemat
 
 from neuroenc import data, stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data._nsd import _load
 from neuroenc.data.simulate import simulate_world
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.io import loadmat
 
 from neuroenc import data
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data._nsd import _store
 
 LOAD = """
@@ -122,7 +122,7 @@ def test_a_damaged_store_is_named(tree, tmp_path):
 FULL = """
 import resource, sys
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 for file_format in ("hdf5", "nii.gz"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuroenc import data
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 
 def nsd(root, **options):

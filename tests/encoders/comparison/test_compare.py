@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import load, make_features
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.comparison import build_cells, compare

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.comparison import compare
 from neuroenc.encoders.comparison._regions import classify
 from neuroenc.encoders.comparison._statistics import (

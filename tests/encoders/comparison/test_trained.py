@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from neuroenc import stats  # noqa: E402
-from neuroenc._util.errors import ConfigError  # noqa: E402
+from neuroenc._core.errors import ConfigError  # noqa: E402
 from neuroenc.data import make_features, make_responses  # noqa: E402
 from neuroenc.encoders.comparison import build_cells, compare  # noqa: E402
 from neuroenc.encoders.comparison._grid import candidates  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features
 from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import (

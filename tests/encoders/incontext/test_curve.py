@@ -7,7 +7,7 @@ import xarray as xr
 from sklearn.linear_model import Ridge
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.incontext import (

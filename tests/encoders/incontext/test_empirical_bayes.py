@@ -9,11 +9,10 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, load_encoder
-from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior
-from neuroenc.encoders.incontext import _empirical_bayes as module
+from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior, _empirical_bayes as module
 
 
 def some_prior(p=12, seed=0, steep=2.0):

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from sklearn.base import clone
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, caption_voxels
 from neuroenc.data import make_features, make_responses, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder

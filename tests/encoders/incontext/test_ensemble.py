@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.data import make_features
 from neuroenc.encoders import InContextEncoder, RidgeEncoder
 from neuroenc.encoders.incontext import SyntheticEpisodes, make_model, support_ensemble, train_stage

@@ -5,7 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.incontext import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import ChunkAveraged, StreamingSession, SyntheticEpisodes, make_model, train_stage
 from neuroenc.encoders.incontext._coreset import Coreset

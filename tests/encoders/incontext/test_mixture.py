@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import PriorMixture, make_model
 from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL, gaussian_grid

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
-from neuroenc._util.files import sha256_file
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import sha256_file
 from neuroenc.attention import ChunkSelectPolicy, GroupedSoftmax, Rotary, Sigmoid, SinkCalibration
 from neuroenc.encoders.incontext import (
     PRESETS,

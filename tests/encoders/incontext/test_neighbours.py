@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from sklearn.base import clone
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.incontext import AnatomicalTransfer, MeanResponse, NearestStimuli, surface_positions

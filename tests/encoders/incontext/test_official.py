@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.incontext import load_braincorl, make_model, published_state_dict
 
 _spec = importlib.util.spec_from_file_location("published_form", Path(__file__).with_name("published.py"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.incontext import WeightPrior
 from neuroenc.encoders.incontext._evidence import RATIOS, grid_posterior, spectrum
 from neuroenc.encoders.incontext._hierarchical import fit_hierarchy, subject_gram

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._tensors import read_tensors, write_tensors
 from neuroenc.encoders.incontext import (
     Episode,

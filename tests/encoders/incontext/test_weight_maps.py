@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import TextEmbedder
 from neuroenc.encoders import InContextEncoder, RidgeEncoder
 from neuroenc.encoders.incontext import confusion, make_model, text_selectivity, weight_components

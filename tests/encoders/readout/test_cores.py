@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.readout.cores import (
     CORES,
     FieldNorm,

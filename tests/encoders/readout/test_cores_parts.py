@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.readout.cores import (
     EquivariantCore,
     FieldNorm,

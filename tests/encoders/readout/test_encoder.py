@@ -13,7 +13,7 @@ from sklearn.base import clone
 from torch import nn
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import ReadoutEncoder, RidgeEncoder, load_encoder
 from neuroenc.encoders.readout import READOUTS, train

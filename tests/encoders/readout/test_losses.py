@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.readout._losses import LOSSES, make_loss
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.readout import MODES, READOUTS, make_readout
 
 B, C, H, W, V = 3, 4, 5, 6, 5

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from neuroenc import stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.readout import train
 from neuroenc.encoders.readout._maps import MapArray, Maps, map_moments
 

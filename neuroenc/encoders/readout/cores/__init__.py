@@ -7,27 +7,6 @@ Examples
 ((64, 16, 16), (64, 16, 16))
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from neuroenc.encoders.readout.cores._c8 import FieldNorm, GaussianPool, GroupConv, LiftConv, ring_basis
-from neuroenc.encoders.readout.cores._equivariant import EquivariantCore
-from neuroenc.encoders.readout.cores._frozen import FrozenCore
-from neuroenc.encoders.readout.cores._grid import GridCore
-from neuroenc.encoders.readout.cores._plain import PlainCore
-from neuroenc.encoders.readout.cores._protocol import CORES, Core, make_core, register_core
-
-__all__ = [
-    "CORES",
-    "Core",
-    "EquivariantCore",
-    "FieldNorm",
-    "FrozenCore",
-    "GaussianPool",
-    "GridCore",
-    "GroupConv",
-    "LiftConv",
-    "PlainCore",
-    "make_core",
-    "register_core",
-    "ring_basis",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["ORIENTATIONS", "FieldNorm", "GaussianPool", "GroupConv", "LiftConv", "ring_basis"]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout.cores._c8 import ORIENTATIONS, FieldNorm, GaussianPool, GroupConv, LiftConv
 from neuroenc.encoders.readout.cores._protocol import Core, register_core
 

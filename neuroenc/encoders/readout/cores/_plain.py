@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._c8 import ORIENTATIONS, GaussianPool, ring_basis
 from neuroenc.encoders.readout.cores._equivariant import Plan, check_plan, planned_shape
 from neuroenc.encoders.readout.cores._protocol import Core, register_core

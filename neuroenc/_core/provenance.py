@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from neuroenc._util.files import _finite, _plain
+from neuroenc._core.files import _finite, _plain
 from neuroenc._version import __version__
 
 __all__ = ["provenance", "versions"]

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from neuroenc._util import files
-from neuroenc._util.errors import DataError
-from neuroenc._util.files import (
+from neuroenc._core import files
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import (
     atomic_path,
     check_readable_file,
     hash_path,
@@ -117,7 +117,7 @@ def test_the_hash_of_a_folder_follows_its_content(tmp_path):
 
 def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
     script = (
-        "import os, sys\nfrom neuroenc._util.files import atomic_path\n"
+        "import os, sys\nfrom neuroenc._core.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "a" / "x.nc")], check=False)

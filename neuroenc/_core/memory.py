@@ -6,7 +6,7 @@ import math
 import os
 import re
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["parse_memory"]
 

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from neuroenc._util.errors import DataError
-from neuroenc._util.tables import numbers, read_table, write_table
+from neuroenc._core.errors import DataError
+from neuroenc._core.tables import numbers, read_table, write_table
 
 
 def _write(path, text, encoding="utf-8"):

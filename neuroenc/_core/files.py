@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError, NeuroencError
+from neuroenc._core.errors import DataError, NeuroencError
 
 __all__ = [
     "atomic_path",
@@ -76,7 +76,7 @@ def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] |
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.DataError: cannot write maps/r.nii.gz: the disk is full. ...
+    neuroenc._core.errors.DataError: cannot write maps/r.nii.gz: the disk is full. ...
     """
     try:
         yield

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["check_fraction", "check_texts", "check_whole", "make_rng"]
 
@@ -19,7 +19,7 @@ def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
     >>> check_whole("k", "three")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.ConfigError: k='three' is not legal; it must be an integer of at least 1.
+    neuroenc._core.errors.ConfigError: k='three' is not legal; it must be an integer of at least 1.
     """
     try:
         whole = None if isinstance(value, (bool, str)) else int(value)
@@ -38,7 +38,7 @@ def check_fraction(name: str, value: Any) -> float:
     >>> check_fraction("q", 2)
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.ConfigError: q=2 is not legal; it must be a fraction between 0 and 1, such as 0.05.
+    neuroenc._core.errors.ConfigError: q=2 is not legal; it must be a fraction between 0 and 1, such as 0.05.
     """
     try:
         number = None if isinstance(value, (bool, str)) else float(value)
@@ -58,7 +58,7 @@ def make_rng(seed: Any) -> np.random.Generator:
     >>> make_rng(-1)
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.ConfigError: seed=-1 is not legal; it must be an integer of at least 0.
+    neuroenc._core.errors.ConfigError: seed=-1 is not legal; it must be an integer of at least 0.
     """
     return np.random.default_rng(check_whole("seed", seed, least=0))
 
@@ -69,7 +69,7 @@ def check_texts(texts: Any, what: str) -> list[str]:
     >>> check_texts(["a dog", float("nan")], "captions")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.DataError: 1 of 2 captions are not text; the first is number 1: nan.
+    neuroenc._core.errors.DataError: 1 of 2 captions are not text; the first is number 1: nan.
     """
     if isinstance(texts, str):
         raise DataError(f"{what} is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._util.errors import DataError
+from neuroenc._core.errors import DataError
 
 __all__ = ["as_numbers", "as_numpy", "is_dask", "is_torch", "refuse_sparse"]
 
@@ -80,7 +80,7 @@ def as_numbers(x: Any, what: str = "values") -> np.ndarray:
     >>> as_numbers(iter([1]), "features")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.DataError: features are a list_iterator; expected an array of numbers. ...
+    neuroenc._core.errors.DataError: features are a list_iterator; expected an array of numbers. ...
     """
     found = as_numpy(x, what)
     if found.ndim == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neuroenc._util.errors import ConfigError
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["resolve_device"]
 

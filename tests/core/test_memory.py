@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neuroenc._util.errors import ConfigError
-from neuroenc._util.memory import parse_memory
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.memory import parse_memory
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc import captions, data, encoders, report, stats
-from neuroenc._util.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._tensors import write_tensors
 from neuroenc.retrieval import CaptionCorpus, DenseIndex, LexicalIndex, NGramIndex, NGramScorer, as_bank, ngram_weight
 

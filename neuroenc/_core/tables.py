@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from neuroenc._util.errors import DataError, nearest_names, unknown_name
-from neuroenc._util.files import atomic_path, check_readable_file
+from neuroenc._core.errors import DataError, nearest_names, unknown_name
+from neuroenc._core.files import atomic_path, check_readable_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ def check_columns(frame: Any, needed: Iterable[str], what: str) -> pd.DataFrame:
     >>> check_columns(pd.DataFrame({"voxels": [1]}), ["voxel"], "captions")
     Traceback (most recent call last):
         ...
-    neuroenc._util.errors.DataError: captions has no column 'voxel'; nearest is 'voxels' (found: voxels).
+    neuroenc._core.errors.DataError: captions has no column 'voxel'; nearest is 'voxels' (found: voxels).
     """
     import pandas as pd
 

@@ -1,0 +1,16 @@
+from . import (
+    attention as attention,
+    captions as captions,
+    cli as cli,
+    data as data,
+    embedding as embedding,
+    encoders as encoders,
+    report as report,
+    retrieval as retrieval,
+    stats as stats,
+    workflows as workflows,
+)
+from ._version import __version__ as __version__
+from .embedding import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
+from .encoders import BandedRidgeEncoder as BandedRidgeEncoder, RidgeEncoder as RidgeEncoder
+from .workflows import Captioner as Captioner

@@ -1,0 +1,56 @@
+from . import simulate as simulate
+from ._describe import describe as describe
+from ._fetch import (
+    data_dir as data_dir,
+    fetch as fetch,
+    mirror_dir as mirror_dir,
+    presence as presence,
+    verify as verify,
+)
+from ._io import load as load, save as save
+from ._manifest import Manifest as Manifest, list_manifests as list_manifests, load_manifest as load_manifest
+from ._nifti import (
+    Masked as Masked,
+    check_affine as check_affine,
+    label_rois as label_rois,
+    load_masked as load_masked,
+    region_mask as region_mask,
+    to_gifti as to_gifti,
+    unmask as unmask,
+)
+from ._nsd._load import nsd as nsd
+from ._nsd._rois import nsd_mask as nsd_mask, nsd_rois as nsd_rois
+from ._nsd._splits import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
+from ._nsd._transform import nsd_to_surface as nsd_to_surface
+from ._pictures import find_pictures as find_pictures, read_picture as read_picture
+from ._pixels import PixelBank as PixelBank
+from ._preprocess import average_repeats as average_repeats, zscore as zscore
+from ._schema import (
+    EncodingData as EncodingData,
+    Stimuli as Stimuli,
+    align as align,
+    in_roi as in_roi,
+    make_features as make_features,
+    make_responses as make_responses,
+    match as match,
+    roi_names as roi_names,
+    validate as validate,
+    validate_features as validate_features,
+    validate_responses as validate_responses,
+)
+from ._splits import (
+    check_disjoint as check_disjoint,
+    folds as folds,
+    shared_test as shared_test,
+    split_by as split_by,
+    split_by_stimulus as split_by_stimulus,
+)
+from ._surfaces import (
+    read_surface as read_surface,
+    volume_to_surface as volume_to_surface,
+    write_surface as write_surface,
+)
+from .loaders import load_dataset as load_dataset, loader_options as loader_options
+from .loaders._bids import read_bids as read_bids
+from .loaders._glmsingle import read_glmsingle as read_glmsingle
+from .simulate import simulate_cortex as simulate_cortex, simulate_world as simulate_world

@@ -1,0 +1,10 @@
+from ._cache import cache_clear as cache_clear, cache_dir as cache_dir, cache_list as cache_list
+from ._caption_grid import (
+    caption_grid as caption_grid,
+    caption_vectors as caption_vectors,
+    world_dense_captions as world_dense_captions,
+)
+from ._image import ImageEmbedder as ImageEmbedder
+from ._registry import list_backbones as list_backbones, register_backbone as register_backbone
+from ._text import TextEmbedder as TextEmbedder
+from ._torchvision import prepare as prepare
