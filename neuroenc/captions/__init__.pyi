@@ -58,6 +58,7 @@ from .checks._scoring import (
 )
 from .checks._stability import caption_stability as caption_stability
 from .decoding._hypotheses import Hypotheses as Hypotheses
+from .decoding._language_model import make_language_model as make_language_model
 from .decoding._ngram import CorpusConstraint as CorpusConstraint
 from .decoding._ngram_retriever import LEVEL_PROMPTS as LEVEL_PROMPTS, NGramRetriever as NGramRetriever
 from .decoding._ngram_training import train_retriever as train_retriever

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.captions.decoding._metrics import names_member
-from neuroenc.data.simulate import families_in_caption
+from neuroenc.data.simulate import families_in_caption, names_member
 
 __all__ = ["judge_planted", "planted_summary"]
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 
@@ -33,8 +34,10 @@ def main() -> None:
 
     from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner, load_lexicon
     from neuroenc.captions._plurals import word_pattern
-    from neuroenc.captions.decoding._photo_evaluation import evaluate_photographs
-    from neuroenc.captions.decoding._photo_texts import photo_texts
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+    from photo_evaluation import evaluate_photographs
+    from photo_texts import photo_texts
 
     shipped = load_captioner("photo", device="cpu")
     people = load_lexicon()["person"]
@@ -57,7 +60,7 @@ def main() -> None:
         name, folder = pair.split("=", 1)
         lm = None
         if json.loads((Path(folder) / "decoder.json").read_text())["lm"] is None:
-            from neuroenc.captions.decoding._photo_smollm2 import load_smollm2
+            from smollm2 import load_smollm2
 
             lm = load_smollm2()[0]
         # Searched as the one that ships.

@@ -12,9 +12,8 @@ import pytest
 pytest.importorskip("torch")
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser
+from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser, make_language_model
 from neuroenc.captions._model_folder import whole_folder
-from neuroenc.captions.decoding.train_world_captioner import make_model
 
 TEXTS = ["a face", "a house", "a dog", "two dogs near a house"]
 
@@ -22,7 +21,7 @@ TEXTS = ["a face", "a house", "a dog", "two dogs near a house"]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    lm, tokenizer = make_model(TEXTS, width=16, layers=1)
+    lm, tokenizer = make_language_model(TEXTS, width=16, layers=1)
     options = {"device": "cpu", "batch_size": 7, "free_words": ["a"]}
     decoder = PrefixDecoder(lm, tokenizer, 4, prefix_length=2, stop="<end>", **options)
     decoder.save(root / "decoder")

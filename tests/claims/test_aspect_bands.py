@@ -1,7 +1,7 @@
 """Claim (Structurization, StruXGPT, 2024; the "detailed descriptions" of Saha, Chadha & Khosla, 2024): aspects help.
 
 Captions come from a grammar that knows which words speak of the scene, of objects, of actions and of attributes
-(``neuroenc.captions.analysis._planted_aspects``), one a stimulus, 1,500 to fit and 500 to test. A planted voxel is
+(``tests/support/planted_aspects.py``), one a stimulus, 1,500 to fit and 500 to test. A planted voxel is
 tuned to one aspect: each of its words has a preference drawn from a normal distribution, the response is their mean (0
 without a word) and noise of 0.5 times the signal's standard deviation (so R2 is at most 0.8). 25 voxels an aspect, seed
 0. MiniLM embeds whole captions (pooled) or the words that were found of each aspect (bands). Equal dimension: 384
@@ -25,8 +25,8 @@ import pytest
 from sklearn.decomposition import PCA
 
 from neuroenc import stats
-from neuroenc.captions.analysis._planted_aspects import aspect_captions
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
+from planted_aspects import aspect_captions
 
 pytestmark = pytest.mark.slow
 

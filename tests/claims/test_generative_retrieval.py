@@ -56,10 +56,9 @@ class Study:
         self.mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
 
     def decoder(self):
-        from neuroenc.captions import PrefixDecoder
-        from neuroenc.captions.decoding.train_world_captioner import make_model
+        from neuroenc.captions import PrefixDecoder, make_language_model
 
-        lm, tokenizer = make_model(self.corpus.captions, width=96, layers=2, vocabulary=600, seed=SEED)
+        lm, tokenizer = make_language_model(self.corpus.captions, width=96, layers=2, vocabulary=600, seed=SEED)
         return PrefixDecoder(
             lm,
             tokenizer,

@@ -30,8 +30,7 @@ from neuroenc.captions import (
     shuffled_control,
 )
 from neuroenc.captions.decoding import _prefix_files
-from neuroenc.captions.decoding._metrics import names_member
-from neuroenc.data.simulate import families_in_caption, simulate_cortex, simulate_world
+from neuroenc.data.simulate import families_in_caption, names_member, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import RidgeEncoder
 

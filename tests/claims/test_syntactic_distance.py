@@ -44,7 +44,7 @@ def f1_of(parser, tested):
 
 @pytest.fixture(scope="module")
 def captions():
-    from neuroenc.captions.analysis._planted_phrases import planted_captions
+    from planted_phrases import planted_captions
 
     found = {}
     for grammar in GRAMMARS:

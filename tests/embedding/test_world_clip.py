@@ -12,8 +12,8 @@ from neuroenc.data import simulate_world
 from neuroenc.data.simulate import FAMILIES, MEMBERS, vocabulary
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.embedding._openclip import WORLD_CLIP
-from neuroenc.embedding._world_metrics import brief_captions, evaluate_world_clip
-from neuroenc.embedding.train_world_clip import main
+from train_world_clip import main
+from world_clip_metrics import brief_captions, evaluate_world_clip
 
 OPTIONS = {"cache": False, "progress": False, "device": "cpu"}
 

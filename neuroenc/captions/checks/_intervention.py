@@ -322,10 +322,10 @@ def grounded_decode(
     A model that was taught to put a house behind everything, and a voxel whose images show dogs alone:
 
     >>> import numpy as np, pandas as pd
-    >>> from neuroenc.captions import GroundingChecker, PrefixDecoder, grounded_decode, project, train_prefix
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> from neuroenc.captions import GroundingChecker, PrefixDecoder, make_language_model
+    >>> from neuroenc.captions import grounded_decode, project, train_prefix
     >>> taught = ["a dog near a house.", "a dog near a house.", "a dog near a hand."]
-    >>> lm, tokenizer = make_model(taught, width=16, layers=1)
+    >>> lm, tokenizer = make_language_model(taught, width=16, layers=1)
     >>> decoder = PrefixDecoder(lm, tokenizer, 5, prefix_length=2, device="cpu")
     >>> names = ["dog", "house", "pizza", "sign", "hand"]
     >>> images = np.repeat(np.eye(5), 20, axis=0)

@@ -61,10 +61,10 @@ def preference_pairs(
     Examples
     --------
     >>> import pandas as pd
-    >>> from neuroenc.captions import GroundedCaptions, PrefixDecoder, preference_pairs
+    >>> from neuroenc.captions import GroundedCaptions, PrefixDecoder, make_language_model, preference_pairs
     >>> from neuroenc.captions.checks._intervention import Stopped
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
-    >>> decoder = PrefixDecoder(*make_model(["a dog near a house.", "a hand"], width=16, layers=1), 2, device="cpu")
+    >>> lm, tokenizer = make_language_model(["a dog near a house.", "a hand"], width=16, layers=1)
+    >>> decoder = PrefixDecoder(lm, tokenizer, 2, device="cpu")
     >>> bad, good = decoder.encode("a dog near a house"), decoder.encode("a dog near a hand.")
     >>> none = pd.DataFrame()
     >>> found = GroundedCaptions(none, none, none, 0, [Stopped(0, tuple(bad), "house")], {0: [good]})
@@ -223,9 +223,8 @@ def train_preferences(
     Examples
     --------
     >>> import numpy as np
-    >>> from neuroenc.captions import PrefixDecoder, PreferencePair, train_preferences
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
-    >>> decoder = PrefixDecoder(*make_model(["a house.", "a hand."], width=16, layers=1), 2, device="cpu")
+    >>> from neuroenc.captions import PreferencePair, PrefixDecoder, make_language_model, train_preferences
+    >>> decoder = PrefixDecoder(*make_language_model(["a house.", "a hand."], width=16, layers=1), 2, device="cpu")
     >>> a, hand, house = (tuple(decoder.encode(t)) for t in ("a", " hand", " house"))
     >>> train_preferences(decoder, np.eye(2), [PreferencePair(0, a, hand, house)], lr=0.01, epochs=20).after
     1.0
@@ -330,9 +329,8 @@ def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequen
     Examples
     --------
     >>> import numpy as np
-    >>> from neuroenc.captions import PrefixDecoder, caption_perplexity
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
-    >>> decoder = PrefixDecoder(*make_model(["a house."], width=16, layers=1), 2, device="cpu")
+    >>> from neuroenc.captions import PrefixDecoder, caption_perplexity, make_language_model
+    >>> decoder = PrefixDecoder(*make_language_model(["a house."], width=16, layers=1), 2, device="cpu")
     >>> 1 < caption_perplexity(decoder, np.eye(2), ["a house.", "a house."]) < 2 * decoder.vocabulary
     True
     """

@@ -80,15 +80,14 @@ def train_retriever(
     Examples
     --------
     >>> import numpy as np
-    >>> from neuroenc.captions import NGramRetriever, PrefixDecoder, train_retriever
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
+    >>> from neuroenc.captions import NGramRetriever, PrefixDecoder, make_language_model, train_retriever
     >>> from neuroenc.retrieval import CaptionCorpus, pseudo_queries
     >>> texts, names = ["A red cat.", "A cat.", "A dog.", "A big dog."], {"x": ["cat"], "y": ["dog"]}
     >>> corpus = CaptionCorpus(texts, list("xxyy"), names)
     >>> pairs = pseudo_queries(corpus, ["inner", "lead"])
     >>> def embed(texts):
     ...     return np.array([[1.0, 0.0] if "cat" in t else [0.0, 1.0] for t in texts])
-    >>> lm, tokenizer = make_model(corpus.captions, width=16, layers=1)
+    >>> lm, tokenizer = make_language_model(corpus.captions, width=16, layers=1)
     >>> decoder = PrefixDecoder(lm, tokenizer, 2, prefix_length=2, stop="<end>", device="cpu")
     >>> _ = train_retriever(decoder, pairs, embed, epochs=100, lr=0.02, warmup=0, progress=False)
     >>> NGramRetriever(corpus, decoder, level="category").search(np.eye(2), top=1)["id"].tolist()

@@ -91,9 +91,8 @@ class PrefixDecoder:
     Examples
     --------
     >>> import numpy as np
-    >>> from neuroenc.captions import PrefixDecoder, train_prefix
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
-    >>> lm, tokenizer = make_model(["a face", "a house"], width=16, layers=1)
+    >>> from neuroenc.captions import PrefixDecoder, make_language_model, train_prefix
+    >>> lm, tokenizer = make_language_model(["a face", "a house"], width=16, layers=1)
     >>> decoder = PrefixDecoder(lm, tokenizer, 2, prefix_length=2, stop="<end>", device="cpu")
     >>> _ = train_prefix(decoder, np.eye(2), ["a face", "a house"], epochs=100, lr=0.02, warmup=0, progress=False)
     >>> [[c.text for c in found] for found in decoder.generate(np.eye(2), top=1)]

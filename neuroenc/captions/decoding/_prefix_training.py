@@ -147,9 +147,9 @@ def train_prefix(
     Examples
     --------
     >>> import numpy as np
-    >>> from neuroenc.captions import PrefixDecoder, train_prefix
-    >>> from neuroenc.captions.decoding.train_world_captioner import make_model
-    >>> decoder = PrefixDecoder(*make_model(["a face", "a house"], width=16, layers=1), 2, stop="<end>", device="cpu")
+    >>> from neuroenc.captions import PrefixDecoder, make_language_model, train_prefix
+    >>> lm, tokenizer = make_language_model(["a face", "a house"], width=16, layers=1)
+    >>> decoder = PrefixDecoder(lm, tokenizer, 2, stop="<end>", device="cpu")
     >>> found = train_prefix(decoder, np.eye(2), ["a face", "a house"], epochs=3, warmup=0, progress=False)
     >>> found.steps, found.losses.shape
     (3, (3,))

@@ -7,6 +7,7 @@ from ._lexicon import (
     NEUTRAL as NEUTRAL,
     families_in_caption as families_in_caption,
     family_of_word as family_of_word,
+    names_member as names_member,
 )
 from ._lowlevel import CHANNELS as CHANNELS, energy_maps as energy_maps
 from ._nsd_tree import nsd_tree as nsd_tree

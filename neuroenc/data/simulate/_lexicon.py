@@ -14,6 +14,7 @@ __all__ = [
     "families_in_caption",
     "family_of_word",
     "member",
+    "names_member",
 ]
 
 #: The five object families that the simulated cortex is selective for.
@@ -257,3 +258,15 @@ def families_in_caption(caption: str) -> set[str]:
     set()
     """
     return {f for f in map(family_of_word, re.findall(r"[A-Za-z]+", caption)) if f is not None}
+
+
+def names_member(caption: str, name: str) -> bool:
+    """Whether a caption holds one of the phrases by which the world names a kind of object, in any colour.
+
+    >>> names_member("A man and a person running on the road.", "runner"), names_member("a woman", "man")
+    (True, False)
+    """
+    # "an" before a colour such as orange.
+    free = {"{c}": r"\w+", "a": "an?"}
+    forms = (" ".join(free.get(w, re.escape(w)) for w in p.split()) for p in member(name).phrases)
+    return any(re.search(rf"\b{form}\b", caption.lower()) for form in forms)

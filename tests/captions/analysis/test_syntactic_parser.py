@@ -14,7 +14,6 @@ from hypothesis import given, settings, strategies as st
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
-from neuroenc.captions.analysis._planted_phrases import GRAMMARS, planted_captions
 from neuroenc.captions.analysis._syntactic_model import (
     StructuralAttention,
     StructuredLM,
@@ -34,6 +33,7 @@ from neuroenc.captions.analysis._syntactic_trees import (
     tree_spans,
 )
 from neuroenc.captions.checks._phrases import Phrase
+from planted_phrases import GRAMMARS, planted_captions
 
 CAPTIONS = ["a red cat on the mat", "the dog in a house", "a cat in the red house", "the dog on a mat, a red dog"]
 FUNCTION = ["a", "the", "on", "in"]

@@ -22,13 +22,13 @@ from neuroenc.captions import (
     evidence,
     grounded_decode,
     hallucination_rate,
+    make_language_model,
     preference_pairs,
     project,
     train_preferences,
     train_prefix,
 )
 from neuroenc.captions.checks._preference import segment_logp
-from neuroenc.captions.decoding.train_world_captioner import make_model
 
 # What stands together: the first three of a place are written often, and bring one another.
 PLACES = {
@@ -56,7 +56,7 @@ class Biased:
             self.told[f"im{k}"] = [self.caption(place, things)]
             taught.append(self.caption(place, things if rng.random() < 0.1 else self.habit(place, rng)))
         self.images, self.taught = 8 * np.stack(images), taught
-        lm, tokenizer = make_model(taught, width=48, layers=2, heads=2, vocabulary=400)
+        lm, tokenizer = make_language_model(taught, width=48, layers=2, heads=2, vocabulary=400)
         search = SearchSettings(method="sample", beams=1, top_p=0.95, max_length=40)
         self.decoder = PrefixDecoder(
             lm, tokenizer, D, prefix_length=2, normalise=True, centre=True, device="cpu", search=search

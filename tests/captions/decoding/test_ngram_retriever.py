@@ -18,6 +18,7 @@ from neuroenc.captions import (
     TrieConstraint,
     beam_search,
     find_phrases,
+    make_language_model,
     train_retriever,
 )
 from neuroenc.captions.decoding._ngram_writer import (
@@ -27,7 +28,6 @@ from neuroenc.captions.decoding._ngram_writer import (
     write_names,
     write_ngrams,
 )
-from neuroenc.captions.decoding.train_world_captioner import make_model
 from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import CaptionCorpus, NGramScorer, pseudo_queries
 
@@ -35,7 +35,7 @@ KINDS = ("man", "dog", "pizza", "house")
 
 
 def decoder_for(texts, dim=4, **options):
-    lm, tokenizer = make_model(texts, width=32, layers=1, heads=2, vocabulary=500)
+    lm, tokenizer = make_language_model(texts, width=32, layers=1, heads=2, vocabulary=500)
     return PrefixDecoder(lm, tokenizer, dim, prefix_length=2, stop="<end>", device="cpu", **options)
 
 

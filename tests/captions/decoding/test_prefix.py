@@ -10,10 +10,18 @@ import xarray as xr
 from torch import nn
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import CorpusConstraint, Decoder, PrefixDecoder, SearchSettings, project, train_prefix
+from neuroenc.captions import (
+    CorpusConstraint,
+    Decoder,
+    PrefixDecoder,
+    SearchSettings,
+    make_language_model,
+    project,
+    train_prefix,
+)
+from neuroenc.captions.decoding._language_model import make_tokenizer
 from neuroenc.captions.decoding._mapping import TransformerMapping, make_mapping
 from neuroenc.captions.decoding._prefix_training import _Run
-from neuroenc.captions.decoding.train_world_captioner import make_model, make_tokenizer
 from neuroenc.embedding import prepare
 
 NAMES = ("face", "house", "dog", "pizza", "sign", "hand")
@@ -23,7 +31,7 @@ D = 12
 
 
 def fresh(**options):
-    lm, tokenizer = make_model(TEXTS, width=32, layers=2, heads=2, vocabulary=330)
+    lm, tokenizer = make_language_model(TEXTS, width=32, layers=2, heads=2, vocabulary=330)
     options = {"prefix_length": 3, "normalise": True, "device": "cpu", **options}
     return PrefixDecoder(lm, tokenizer, D, **options)
 
@@ -364,7 +372,7 @@ def weights(decoder):
 @pytest.mark.parametrize("train_lm", [True, False])
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path, monkeypatch, train_lm):
     def start():
-        lm, tokenizer = make_model(TEXTS, width=16, layers=1, heads=2, vocabulary=330, dropout=0.1)
+        lm, tokenizer = make_language_model(TEXTS, width=16, layers=1, heads=2, vocabulary=330, dropout=0.1)
         return PrefixDecoder(lm, tokenizer, D, prefix_length=2, normalise=True, device="cpu")
 
     options = {**OPTIONS, "train_lm": train_lm, "schedule": "cosine"}

@@ -1,4 +1,4 @@
-"""Train the simulated world's denoiser: ``python -m neuroenc.captions.projection.train_world_denoiser --out DIR``.
+"""Train the simulated world's denoiser: ``python tools/train_world_denoiser.py --out DIR``.
 
 A diffusion prior of some 1.3 million parameters over image embeddings of the world's CLIP, from scenes that no test or
 demo shows, and from nothing but these. Scenes of another seed then say whether it draws what it learned or what it saw.
@@ -103,8 +103,7 @@ def train_world_denoiser(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    name = "neuroenc.captions.projection.train_world_denoiser"
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--scenes", type=int, default=14_000, help="training scenes")
     parser.add_argument("--steps", type=int, default=6000)

@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc import stats
-from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._caption_metrics import (
+from caption_metrics import (
     bleu_counts,
     bleu_of_counts,
     chrf,
     cider,
     sentence_similarity,
 )
-from neuroenc.captions.decoding._photo_texts import PHOTOGRAPHS, PhotoTexts, photo_texts
+from neuroenc import stats
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.captions.decoding._retrieval import RetrievalDecoder
 from neuroenc.data import load_dataset
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.retrieval._caption_corpus import plain_text
+from photo_texts import PHOTOGRAPHS, PhotoTexts, photo_texts
 
 __all__ = ["PhotoEvaluation", "compare_captions", "evaluate_photographs"]
 

@@ -1,4 +1,4 @@
-"""Train the simulated world's own CLIP: ``python -m neuroenc.embedding.train_world_clip --out DIR``.
+"""Train the simulated world's own CLIP: ``python tools/train_world_clip.py --out DIR``.
 
 Scenes of :func:`neuroenc.data.simulate_world` and their captions are all that it sees. The loss is the
 symmetric contrastive one of CLIP over batches of B pairs,
@@ -31,14 +31,14 @@ from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc.embedding._device import resolve_device
 from neuroenc.embedding._torchvision import prepare
-from neuroenc.embedding._world_clip import (
+from world_clip_files import (
     model_config,
     world_words,
     write_config,
     write_tokenizer,
     write_weights,
 )
-from neuroenc.embedding._world_metrics import brief_captions, evaluate_world_clip
+from world_clip_metrics import brief_captions, evaluate_world_clip
 
 __all__ = ["main", "train_world_clip"]
 
@@ -103,7 +103,7 @@ def _contrast(model: Any, image: Any, tokens: Any, scale: Any) -> Any:
 def _normaliser(device: str) -> Any:
     import torch
 
-    from neuroenc.embedding._world_clip import _MEAN, _STD
+    from world_clip_files import _MEAN, _STD
 
     mean = torch.tensor(_MEAN, device=device)[:, None, None]
     std = torch.tensor(_STD, device=device)[:, None, None]
@@ -251,7 +251,7 @@ def train_world_clip(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m neuroenc.embedding.train_world_clip", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--scenes", type=int, default=14_000, help="training scenes")
     parser.add_argument("--steps", type=int, default=3_600, help="optimiser steps")

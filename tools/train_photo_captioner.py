@@ -1,4 +1,4 @@
-"""Train the captioner of photographs: ``python -m neuroenc.captions.decoding.train_photo_captioner --out DIR``.
+"""Train the captioner of photographs: ``python tools/train_photo_captioner.py --out DIR``.
 
 From captions alone: no pixel is read. The language model writes on from a prefix made of a vector of the ConSE space
 (:class:`neuroenc.embedding.ImageEmbedder` ``"conse"``). In training that vector is what ConSE could have said of a
@@ -22,10 +22,10 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json, write_text
 from neuroenc._core.provenance import provenance
-from neuroenc.captions.decoding._photo_inputs import conse_classes, leave_one_out, text_to_conse
-from neuroenc.captions.decoding._photo_texts import PhotoTexts, photo_texts
 from neuroenc.captions.decoding._predicted import unit
 from neuroenc.embedding import prepare
+from photo_inputs import conse_classes, leave_one_out, text_to_conse
+from photo_texts import PhotoTexts, photo_texts
 
 __all__ = ["ATTRIBUTION", "main", "train_photo_captioner"]
 
@@ -53,13 +53,13 @@ def _new_decoder(lm: str, texts: PhotoTexts, options: dict[str, Any], seed: int,
     from neuroenc.captions.decoding._search_settings import SearchSettings
 
     if lm == "own":
-        from neuroenc.captions.decoding.train_world_captioner import make_model
+        from neuroenc.captions import make_language_model
 
         shape = {k: options[k] for k in ("width", "layers", "vocabulary", "dropout")}
-        model, tokenizer = make_model(texts.captions, positions=48, seed=seed, **shape)
+        model, tokenizer = make_language_model(texts.captions, positions=48, seed=seed, **shape)
         stop = "<end>"
     else:
-        from neuroenc.captions.decoding._photo_smollm2 import load_smollm2
+        from smollm2 import load_smollm2
 
         model, tokenizer = load_smollm2("bfloat16" if options["bfloat16"] else "float32")
         # The backward pass of fused attention takes longer on a CPU than all products of so short texts together.
@@ -166,9 +166,9 @@ def train_photo_captioner(
     prepare()
     import torch
 
-    from neuroenc.captions.decoding._photo_smollm2 import load_smollm2
     from neuroenc.captions.decoding._prefix import PrefixDecoder
     from neuroenc.captions.decoding._prefix_training import train_prefix
+    from smollm2 import load_smollm2
 
     if threads:
         torch.set_num_threads(threads)
@@ -277,7 +277,7 @@ def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: i
 
     A stand-in is :func:`text_to_conse` of one photograph's captions but its first; all of them are the references.
     """
-    from neuroenc.captions.decoding._caption_metrics import bleu4, cider
+    from caption_metrics import bleu4, cider
 
     stand_in = image_like(texts, "conse", classes, seed=987)
     first = np.unique(texts.ids, return_index=True)[1][:photographs]
@@ -296,9 +296,7 @@ def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: i
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m neuroenc.captions.decoding.train_photo_captioner", description=__doc__
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--lm", choices=LANGUAGE_MODELS, default="own")
     parser.add_argument("--inputs", choices=INPUTS, default="conse")

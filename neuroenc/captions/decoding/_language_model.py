@@ -1,0 +1,109 @@
+"""Small GPT-2 language models with their own tokenizer, for captioners trained without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from neuroenc.embedding import prepare
+
+__all__ = ["make_language_model", "make_tokenizer"]
+
+_PAD, _END = "<pad>", "<end>"
+
+
+def make_tokenizer(texts: Sequence[str], size: int = 800) -> Any:
+    """Train a lossless byte-level BPE on ``texts``, as a transformers tokenizer.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    size : int
+        Most tokens: 256 bytes, two special ones, and what is learned.
+
+    Examples
+    --------
+    >>> tokenizer = make_tokenizer(["A red cat.", "A red dog."])
+    >>> tokenizer.decode(tokenizer.encode("A red dög."))
+    'A red dög.'
+    """
+    prepare()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[_PAD, _END],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    # One after another and sorted: merges of equal counts then do not depend on the order of scenes.
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=_PAD, eos_token=_END, clean_up_tokenization_spaces=False
+    )
+
+
+def make_language_model(
+    texts: Sequence[str],
+    *,
+    width: int = 192,
+    layers: int = 4,
+    heads: int | None = None,
+    positions: int = 64,
+    vocabulary: int = 800,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """Make an untrained GPT-2 and a byte-level BPE tokenizer learned from ``texts``, for `train_prefix`.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    width, layers, positions : int
+    heads : int, optional
+        Default one for each 32 of the width.
+    vocabulary : int
+        Most tokens.
+    dropout : float
+    seed : int
+        Of the first weights.
+
+    Returns
+    -------
+    tuple
+        Model and tokenizer.
+
+    Examples
+    --------
+    >>> model, tokenizer = make_language_model(["a dog near a house."], width=16, layers=1)
+    >>> model.config.n_embd, tokenizer.decode(tokenizer.encode("a dog"))
+    (16, 'a dog')
+    """
+    tokenizer = make_tokenizer(texts, vocabulary)
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    end = tokenizer.convert_tokens_to_ids(_END)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads or max(1, width // 32),
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        # The same function as GPT-2's own "gelu_new", in one kernel.
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
+    )
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config), tokenizer
