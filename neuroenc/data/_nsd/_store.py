@@ -17,13 +17,38 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json, storage_errors, write_json
 from neuroenc._core.optional import require
 from neuroenc.data import _io
-from neuroenc.data._fetch import locked
 from neuroenc.data._preprocess import _averaged
 
 __all__ = ["averaged_store", "load_store", "session_store", "stamp", "voxels_per_chunk"]
 
 _CHUNK_BYTES = 2**21
 _SAMPLE = 2**16
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes what stands at ``path`` (advisory; released when a process dies)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = path.parent / f".{path.name}.lock"
+    while True:
+        handle = open(lock, "w")  # noqa: SIM115 (closed below)
+        # Some network file systems know no locks; then renames are the only guard.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.stat(lock).st_ino == os.fstat(handle.fileno()).st_ino:
+                break
+        # The process that held it took the file away: the lock is on nothing.
+        handle.close()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        handle.close()
 
 
 def voxels_per_chunk(n_rows: int, n_voxels: int, budget: int) -> int:
