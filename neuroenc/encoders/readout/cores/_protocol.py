@@ -63,7 +63,7 @@ class Core(nn.Module, ABC):
 
         Returns
         -------
-        Tensor (B, *out_shape)
+        Tensor (B, C', H', W')
 
         Raises
         ------

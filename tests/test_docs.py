@@ -1,0 +1,73 @@
+"""The documentation: a page for every public name, links that lead somewhere, examples that run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    """The generator of the site's reference pages."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_a_page(generate):
+    pages = generate.reference_pages()
+    missing = []
+    for room in generate.rooms():
+        assert f"{room.module}.rst" in pages
+        module = importlib.import_module(room.module)
+        home = generate.homes(generate.rooms())
+        for name in module.__all__:
+            if type(getattr(module, name)).__name__ == "module" or name.startswith("_"):
+                continue
+            path = home.get(f"{room.module}.{name}")
+            if path is None or f"{path}.rst" not in pages or f"~{path}`" not in pages[f"{room.module}.rst"]:
+                missing.append(f"{room.module}.{name}")
+    assert not missing
+
+
+def test_every_name_has_a_summary(generate):
+    """What the table of a room says of a name."""
+    silent = [
+        f"{room.module}.{name}"
+        for room in generate.rooms()
+        for name in room.names
+        if not generate.is_constant(value := generate.load(f"{room.module}.{name}")) and not generate.summary(value)
+    ]
+    assert not silent
+
+
+def test_commands_and_settings_have_their_reference(generate):
+    from neuroenc.study.config import StudyConfig
+
+    page = generate.config_page()
+    assert all(
+        f"[{name}" in page for name, field in StudyConfig.model_fields.items() if generate.model_in(field.annotation)
+    )
+    commands = generate.command_page()
+    assert all(f"## neuroenc {name}" in commands for name in ("run", "demo", "caption", "compare", "data list"))
+
+
+WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md")])
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_to_files_exist(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)|<img[^>]*src=\"([^\"]+)\"", text)
+    generated = ("reference/", "gallery/", "../reference/", "../gallery/")
+    for target in (a or b for a, b in targets):
+        place = target.partition("#")[0]
+        if place and "://" not in place and not (place.startswith(generated) and "docs" in path.parts):
+            assert (path.parent / place).exists(), target
