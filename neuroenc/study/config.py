@@ -5,9 +5,17 @@ Legal values are in the types, so that ``neuroenc config schema``, the reference
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.memory import parse_memory
+from neuroenc.study.config_incontext import IncontextConfig
+from neuroenc.study.table import MOST, Count, CountOrZero, Device, Seed, Share, Table
 
 __all__ = [
     "AnalysisConfig",
@@ -30,16 +38,29 @@ __all__ = [
     "StudyConfig",
 ]
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+#: Options of ``[data] name = "world"``, the simulated world, and the least of each.
+WORLD = {
+    "n_subjects": 1,
+    "n_train": 1,
+    "n_test": 0,
+    "n_repeats": 1,
+    "n_bank": 0,
+    "n_voxels": 1,
+    "world_seed": 0,
+}
 
 
-class Table(BaseModel):
-    """A table of the file: frozen, without keys that nothing reads."""
+def _check_memory(text: str) -> str:
+    if text:
+        parse_memory(text)
+    return text
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+class RegionConfig(Table):
+    """One label of an image of regions, or several of them: ``{ file = "floc.nii.gz", label = 1 }``."""
+
+    file: str
+    label: int | list[int]
 
 
 class DataConfig(Table):
@@ -61,11 +82,80 @@ class DataConfig(Table):
     responses: str = ""
     samples: str = ""
     mask: str = ""
-    rois: dict[str, Any] = {}
+    rois: dict[str, str | RegionConfig] = {}
     images: str = ""
     captions: str = ""
     zscore: Literal["auto", "none", "session", "run"] = "auto"
     average: bool = True
+
+    @field_validator("rois")
+    @classmethod
+    def _spell_regions(cls, rois: dict[str, str | RegionConfig]) -> dict[str, str]:
+        def spelled(region: str | RegionConfig) -> str:
+            if isinstance(region, str):
+                return region
+            labels = region.label if isinstance(region.label, list) else [region.label]
+            return f"{region.file}:{','.join(map(str, labels))}"
+
+        return {name: spelled(region) for name, region in rois.items()}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.name and self.responses:
+            raise ConfigError('needs either name (a data set, or "world") or responses (your file); found both.')
+        own = [k for k in ("samples", "mask", "rois", "images", "captions") if getattr(self, k)]
+        if self.name and own:
+            raise ConfigError(f"{', '.join(own)} belong to responses of your own; {self.name!r} has its own.")
+        if self.join and (not self.name or len(self.join) != 1):
+            raise ConfigError(f"join = {self.join!r} needs name, and one option of that data set with its values.")
+        if self.name == "world":
+            self._check_world()
+        if self.responses:
+            self._check_files()
+        return self
+
+    def _check_world(self) -> None:
+        if self.join:
+            raise ConfigError(
+                "join is of data sets; the world has n_subjects. Next step: options = { n_subjects = 2 }."
+            )
+        for name, value in self.options.items():
+            if name not in WORLD:
+                raise ConfigError(unknown_name("setting in data.options:", name, WORLD))
+            where = f"data.options.{name}"
+            check_whole(where, value if isinstance(value, int) else str(value), WORLD[name])
+            if value > MOST:
+                raise ConfigError(f"{where} = {value!r} is not legal; it must be at most {MOST}.")
+
+    def _check_files(self) -> None:
+        if self.options:
+            raise ConfigError(f"options {sorted(self.options)} belong to a data set (name = ...), not to a file.")
+        name = Path(self.responses).name.lower()
+        endings = (".nc", ".zarr", ".npy", ".nii", ".nii.gz")
+        ending = next((x for x in endings if name.endswith(x)), None)
+        if ending is None:
+            raise ConfigError(unknown_name("ending of responses:", Path(name).suffix, endings))
+        labelled, volume = ending in (".nc", ".zarr"), ending.startswith(".nii")
+        if volume and not self.mask:
+            raise ConfigError(f"responses = {name!r} is a volume and needs mask.")
+        if labelled and self.samples:
+            raise ConfigError(f"samples is not read: {name} has labels of its own. Next step: leave samples out.")
+        if not labelled and not self.samples:
+            raise ConfigError(f"responses = {name!r} needs samples, a CSV with a column stimulus.")
+        if not volume and (self.mask or self.rois):
+            raise ConfigError(
+                f"mask and rois are of volumes (.nii.gz); responses is {name}. Next step: leave them out."
+            )
+
+
+#: Keys of a feature space that each kind reads, besides ``standardise``.
+FEATURES = {
+    "image": ("model", "pretrained", "layer", "pooling", "normalise", "preprocessing"),
+    "captions": ("model", "pretrained", "normalise"),
+    "dense": ("model", "pretrained", "normalise", "grid", "table"),
+    "pixels": ("size",),
+    "file": ("file", "samples"),
+}
 
 
 class FeaturesConfig(Table):
@@ -93,6 +183,34 @@ class FeaturesConfig(Table):
     file: str = ""
     samples: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_kind(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and not given.get("kind"):
+            return {**given, "kind": "file" if given.get("file") else "image"}
+        return given
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> Self:
+        read = FEATURES[self.kind]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in ("kind", "standardise", *read) and value != field.default:
+                raise ConfigError(
+                    f'{name} = {value!r} is not read with kind = "{self.kind}", which reads {", ".join(read)}. '
+                    "Next step: leave it out, or set another kind."
+                )
+        if self.kind == "file" and not self.file:
+            raise ConfigError('kind = "file" needs file = "features.nc".')
+        if "model" in read and not self.model:
+            raise ConfigError('model = "" names no model. Next step: model = "efficientnet-lite0".')
+        if Path(self.file).suffix == ".npy" and not self.samples:
+            raise ConfigError(
+                f"file = {Path(self.file).name!r} has no labels and needs samples, a CSV whose column stimulus names "
+                "its rows (for one row a trial, the table of the responses)."
+            )
+        return self
+
 
 class EncoderConfig(Table):
     """Ridge regression; ``alphas`` empty means a grid that follows the features' scale."""
@@ -101,8 +219,8 @@ class EncoderConfig(Table):
     alphas: list[Annotated[float, Field(gt=0)]] = []
     cv: Annotated[int, Field(ge=2)] | str = 5
     scoring: Literal["r2", "neg_mse", "r"] = "r2"
-    max_memory: str = ""
-    device: str = "cpu"
+    max_memory: Annotated[str, AfterValidator(_check_memory)] = ""
+    device: Device = "cpu"
 
 
 class EvaluationConfig(Table):
@@ -129,6 +247,19 @@ class EvaluationConfig(Table):
     permutation_null: Literal["auto", "refit", "shared"] = "auto"
     q: Share = 0.05
 
+    @model_validator(mode="after")
+    def _only_what_the_scheme_reads(self) -> Self:
+        if self.scheme != "test" and self.permutation_mode in ("whole", "shift"):
+            raise ConfigError(
+                f'permutation_mode = "{self.permutation_mode}" needs scheme = "test"; with cross-validation use '
+                '"samples" or "within".'
+            )
+        if self.test_ids and self.scheme != "test":
+            raise ConfigError(
+                f'test_ids are of scheme = "test", and scheme is "{self.scheme}". Next step: leave one of them out.'
+            )
+        return self
+
 
 class RegionsConfig(Table):
     """Three feature spaces for the three-region analysis; ``readouts`` empty means all that read the three."""
@@ -142,7 +273,7 @@ class RegionsConfig(Table):
 class LayersConfig(Table):
     """Feature spaces from early to late, and the readout that compares them."""
 
-    order: list[str]
+    order: list[str] = Field(min_length=1)
     readout: str = "linear"
 
 
@@ -154,7 +285,7 @@ class CompareConfig(Table):
     ``training`` are arguments of `ReadoutEncoder` for all cells that are trained by gradients.
     """
 
-    readouts: dict[str, dict[str, Any]] = {"linear": {}}
+    readouts: dict[str, dict[str, Any]] = Field({"linear": {}}, min_length=1)
     cores: dict[str, dict[str, Any]] = {}
     cells: list[str] = []
     cv: Annotated[int, Field(ge=2)] | str = 5
@@ -165,6 +296,15 @@ class CompareConfig(Table):
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None
     layers: LayersConfig | None = None
+
+    @model_validator(mode="after")
+    def _known_readouts(self) -> Self:
+        named = [("layers.readout", self.layers.readout)] if self.layers else []
+        named += [("regions.readouts", name) for name in self.regions.readouts] if self.regions else []
+        for where, name in named:
+            if name not in self.readouts:
+                raise ConfigError(unknown_name(f"value of {where}:", name, self.readouts))
+        return self
 
 
 class SpaceConfig(Table):
@@ -184,6 +324,12 @@ class GateConfig(Table):
     q: Share = 0.05
     rois: list[str] = []
     min_ceiling_r: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _regions_of_roi(self) -> Self:
+        if self.kind == "roi" and not self.rois:
+            raise ConfigError('kind = "roi" needs rois = ["..."].')
+        return self
 
 
 class BankConfig(Table):
@@ -225,11 +371,29 @@ class DecoderConfig(Table):
     method: Literal["beam", "sample"] = "beam"
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
-    max_length: Annotated[int, Field(ge=2, le=2**31 - 1)] = 40
+    max_length: Annotated[int, Field(ge=2, le=MOST)] = 40
     n: CountOrZero = 0
     centre: bool = True
     rerank: Annotated[float, Field(ge=0)] | None = None
     without: list[str] = []
+
+    @field_validator("without")
+    @classmethod
+    def _known_concepts(cls, without: list[str]) -> list[str]:
+        if without:
+            from neuroenc.captions import load_lexicon
+
+            concepts = [name for name in load_lexicon() if name != "ignore"]
+            for concept in without:
+                if concept not in concepts:
+                    raise ConfigError(unknown_name("concept", concept, concepts))
+        return without
+
+    @model_validator(mode="after")
+    def _groups_of_beams(self) -> Self:
+        if self.kind != "retrieval" and self.beams % self.groups:
+            raise ConfigError(f"groups = {self.groups} does not divide beams = {self.beams}; legal is a divisor.")
+        return self
 
 
 class GroundingConfig(Table):
@@ -252,8 +416,15 @@ class StabilityConfig(Table):
     folds: CountOrZero = 5
     bootstraps: CountOrZero = 5
     halves: CountOrZero = 1
-    null_voxels: Annotated[int, Field(ge=2, le=2**31 - 1)] = 100
+    null_voxels: Annotated[int, Field(ge=2, le=MOST)] = 100
     max_voxels: CountOrZero = 200
+
+    @field_validator("folds", "bootstraps", "max_voxels")
+    @classmethod
+    def _not_one(cls, value: int) -> int:
+        if value == 1:
+            raise ConfigError("1 has nothing to be compared with; it must be 0 or at least 2.")
+        return value
 
 
 class AnalysisConfig(Table):
@@ -262,9 +433,16 @@ class AnalysisConfig(Table):
 
     words: Literal["auto", "spacy", "none"] = "auto"
     clusters: list[str] = []
-    min_voxels: Annotated[int, Field(ge=2, le=2**31 - 1)] = 30
+    min_voxels: Annotated[int, Field(ge=2, le=MOST)] = 30
     max_rois: CountOrZero = 6
     contrast: list[str] = []
+
+    @field_validator("contrast")
+    @classmethod
+    def _two(cls, contrast: list[str]) -> list[str]:
+        if contrast and len(contrast) != 2:
+            raise ConfigError(f"{contrast} is not legal; it must name two regions, or two subjects.")
+        return contrast
 
 
 class CaptionsConfig(Table):
@@ -279,154 +457,18 @@ class CaptionsConfig(Table):
     stability: StabilityConfig = StabilityConfig()
     analysis: AnalysisConfig = AnalysisConfig()
 
-
-class FilesConfig(Table):
-    """One subject of ``kind = "arrays"``, ``[[incontext.task.train]]`` or ``[[incontext.task.test]]``.
-
-    ``features`` (stimulus, feature) and ``responses`` (presentation or stimulus, voxel) are files that
-    `neuroenc.data.save` wrote (.nc or .zarr), put together by stimulus id. ``query_features`` and ``query_responses``
-    are a test subject's queries; without them, ``n_query`` stimuli drawn from its own.
-    """
-
-    features: str
-    responses: str
-    name: str = ""
-    query_features: str = ""
-    query_responses: str = ""
-
-
-class TaskConfig(Table):
-    """Who is learned from and who is new.
-
-    ``kind``: "world" (simulated subjects of the worlds ``seeds``; new ones of ``test_seeds``), "v4" (macaque V4, once
-    for each animal of ``held_out``) or "arrays" (files, ``train`` and ``test``; ``zscore`` "auto" scales within session
-    where nothing was scaled before). ``options`` are numbers of the world or of V4.
-    """
-
-    kind: Literal["world", "v4", "arrays"] = "world"
-    seeds: list[Seed] = [100]
-    test_seeds: list[Seed] = [0]
-    held_out: list[str] = ["PE", "WE"]
-    options: dict[str, Any] = {}
-    train: list[FilesConfig] = []
-    test: list[FilesConfig] = []
-    zscore: Literal["auto", "none", "session"] = "auto"
-
-
-class ModelConfig(Table):
-    """The model: a preset and what differs from it; ``clusters`` of training voxels in the anchor's mixture."""
-
-    preset: str = "small"
-    form: Literal["anchored", "published"] = "anchored"
-    dim: Count | None = None
-    depth: Count | None = None
-    heads: Count | None = None
-    hidden: Count | None = None
-    registers: CountOrZero | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    clusters: Count = 8
-    seed: Seed = 0
-
-    def changes(self) -> dict[str, Any]:
-        """Fields of `InContextConfig` that are set."""
-        names = ("form", "dim", "depth", "heads", "hidden", "registers", "dropout")
-        return {k: getattr(self, k) for k in names if getattr(self, k) is not None}
-
-
-class StageConfig(Table):
-    """One stage of training: settings of `neuroenc.encoders.incontext.Stage`, and where its episodes come from.
-
-    What is left out is as published for that stage. ``real`` is the share of episodes that are training subjects'
-    responses; the others are synthetic voxels with noise ceilings in ``ceiling``, a share ``isotropic_share`` of them
-    unlike any known voxel. Where ``real`` is above 0 the last training subject only validates. ``validation_sizes`` are
-    support sizes; ``minutes`` 0 is no limit.
-    """
-
-    support: list[Count] | None = Field(None, min_length=2, max_length=2)
-    sizes: Literal["uniform", "log"] | None = None
-    query: Count | None = None
-    voxels: Count | None = None
-    episodes: Count | None = None
-    loss: Literal["response", "weights", "likelihood"] | None = None
-    response_weight: float | None = None
-    lr: Annotated[float, Field(gt=0)] | None = None
-    min_lr: Annotated[float, Field(ge=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    max_steps: Count | None = None
-    evaluate_every: Count | None = None
-    factor: Annotated[float, Field(gt=0, lt=1)] | None = None
-    patience: CountOrZero | None = None
-    threshold: Annotated[float, Field(ge=0)] | None = None
-    cooldown: CountOrZero | None = None
-    stop_patience: Count | None = None
-    warmup: CountOrZero | None = None
-    clip: Annotated[float, Field(gt=0)] | None = None
-    real: Annotated[float, Field(ge=0, le=1)] | None = None
-    ceiling: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.05, 0.9], min_length=2, max_length=2)
-    isotropic_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    validation_sizes: list[Count] = Field([20, 50, 100, 200], min_length=1)
-    validation_repeats: Count = 2
-    seed: Seed = 0
-    precision: Literal["auto", "32", "bf16"] = "auto"
-    device: str = "auto"
-    minutes: Annotated[float, Field(ge=0)] = 0.0
-
-
-METHODS = {
-    "in-context": "in-context",
-    "ridge": "ridge (cross-validated)",
-    "ridge-shared": "ridge (one penalty for all voxels)",
-    "paper-ridge": "ridge (released protocol)",
-    "empirical-bayes": "ridge (empirical Bayes)",
-    "nearest": "nearest stimuli",
-    "mean": "mean response",
-    "anatomical": "anatomical transfer",
-    "full": "ridge, whole pool",
-}
-Method = Literal[
-    "in-context", "ridge", "ridge-shared", "paper-ridge", "empirical-bayes", "nearest", "mean", "anatomical", "full"
-]
-
-
-class EvaluateConfig(Table):
-    """Support curves of ``methods`` on new subjects; ``models`` are folders or names beside those that OUT holds.
-
-    ``groups``: voxel coordinate of further rows of the tables, such as "roi".
-    """
-
-    methods: list[Method] = Field(list(METHODS), min_length=1)
-    sizes: list[Annotated[int, Field(ge=2, le=2**31 - 1)]] = Field([20, 50, 100, 200, 500], min_length=1)
-    n_draws: Count = 5
-    n_query: Annotated[int, Field(ge=2, le=2**31 - 1)] = 300
-    groups: str = ""
-    n_bootstraps: Annotated[int, Field(ge=2, le=2**31 - 1)] = 1000
-    seed: Seed = 0
-    device: str = "auto"
-    models: dict[str, str] = {}
-
-
-class PredictConfig(Table):
-    """Support and queries as files; without them, the first new subject of the task and ``n_support`` of its trials."""
-
-    model: str = "world"
-    features: str = ""
-    responses: str = ""
-    query: str = ""
-    n_support: Count = 50
-    response_scale: Literal["check", "support", "as-is"] = "check"
-    device: str = "auto"
-
-
-class IncontextConfig(Table):
-    """In-context encoders: task, model, three stages of training, evaluation, ``[incontext.*]``."""
-
-    task: TaskConfig = TaskConfig()
-    model: ModelConfig = ModelConfig()
-    pretrain: StageConfig = StageConfig()
-    extend: StageConfig = StageConfig()
-    finetune: StageConfig = StageConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    predict: PredictConfig = PredictConfig()
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.decoder.kind != "retrieval" and not self.decoder.captioner:
+            raise ConfigError(
+                f'decoder.kind = "{self.decoder.kind}" needs decoder.captioner = "world", "photo" or a folder that '
+                "PrefixDecoder.save wrote."
+            )
+        if self.space.stimuli == "captions" and self.bank.source == "stimuli":
+            raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
+        if self.bank.source == "captions" and self.decoder.caption_bank == "bank":
+            raise ConfigError('decoder.caption_bank = "bank" and bank.source = "captions" name each other.')
+        return self
 
 
 class ReportConfig(Table):
