@@ -111,8 +111,9 @@ def icl_evaluate(
     _csv(table, out / "curve.csv")
     _csv(pairs, out / "comparisons.csv")
     summary = curve_summary(curve, table, pairs, len(curves))
-    summary["seconds"] = round(time.perf_counter() - begin, 1)
+    # Times come after the page: the same run gives the same page.
     page = _report(config, parts, curve, table, pairs, summary, out, say)
+    summary["seconds"] = round(time.perf_counter() - begin, 1)
     write_json(out / "summary.json", summary)
     say(_closing(table, summary, page))
     return summary
