@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _caption, _compare, _data, _export, _icl
+from neuroenc.cli import _bank, _cache, _caption, _compare, _config, _data, _export, _icl
 from neuroenc.cli._errors import clean_errors
 from neuroenc.workflows._examples import example_or_file, examples_help
 
@@ -27,6 +27,7 @@ app.add_typer(_data.app, name="data")
 app.add_typer(_cache.app, name="cache")
 app.add_typer(_bank.app, name="bank")
 app.add_typer(_icl.app, name="icl")
+app.add_typer(_config.app, name="config")
 app.command()(_compare.compare)
 app.command()(_caption.caption)
 app.command()(_export.export)

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_text
-from neuroenc.study.config import CaptionsConfig, CompareConfig, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.config import FEATURES, CaptionsConfig, CompareConfig, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.convert import convert
 
 __all__ = [
     "check_config",
+    "config_schema",
+    "dump_config",
     "example_config",
     "example_or_file",
     "examples_help",
@@ -87,6 +91,10 @@ def parse_config(
     """
     plain: dict[str, Any] = _copied(table)
     _override(plain, overrides or [])
+    moves = convert(plain)
+    if moves:
+        step = "Next step: neuroenc config convert OLD.toml > new.toml rewrites a file."
+        warnings.warn(f"settings in an old spelling: {'; '.join(moves)}. {step}", UserWarning, stacklevel=3)
     for where, text in _texts(plain, ""):
         if "\0" in text:
             raise ConfigError(f"{where} = {text!r} holds a null character.")
@@ -326,6 +334,53 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig) -> None:
         )
     if captions.bank.source == "unseen" and config.data.options.get("n_bank") == 0:
         raise ConfigError('[captions.bank] source = "unseen" needs data.options.n_bank above 0.')
+
+
+def dump_config(config: StudyConfig) -> str:
+    """Effective settings as TOML, defaults too; reading it gives the same settings.
+
+    Examples
+    --------
+    >>> print(dump_config(StudyConfig(data=DataConfig(name="nsd"))).split("[data]")[1].split("responses")[0], end="")
+    <BLANKLINE>
+    name = "nsd"
+    """
+    import tomlkit
+
+    table = config.model_dump(exclude_none=True)
+    for space in table["features"].values():
+        for key in set(space) - {"kind", "standardise", *FEATURES[space["kind"]]}:
+            del space[key]
+    return tomlkit.dumps(_without_empty(table))
+
+
+def _without_empty(table: dict[str, Any], keep: bool = False) -> dict[str, Any]:
+    # A readout or core without settings of its own is an empty table that means something.
+    kept = {k: _without_empty(v, k in ("readouts", "cores")) if isinstance(v, dict) else v for k, v in table.items()}
+    return kept if keep else {k: v for k, v in kept.items() if v != {}}
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of a config, for editors that complete and check TOML.
+
+    Examples
+    --------
+    >>> schema = config_schema()
+    >>> schema["$defs"]["EncoderConfig"]["properties"]["scoring"]["enum"]
+    ['r2', 'neg_mse', 'r']
+    """
+    schema = StudyConfig.model_json_schema()
+    spaces = schema["properties"]["features"]
+    one = spaces["additionalProperties"]
+    schema["properties"]["features"] = {"anyOf": [one, {"type": "object", "additionalProperties": one}]}
+    for keys in _OPTIONAL:
+        name = "".join(key.title() for key in keys[-1:]) + "Config"
+        schema["$defs"][name]["properties"]["enabled"] = {
+            "type": "boolean",
+            "default": True,
+            "description": "false leaves this table out.",
+        }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neuroenc study", **schema}
 
 
 def _examples() -> dict[str, Any]:

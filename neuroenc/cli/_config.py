@@ -1,0 +1,55 @@
+"""``neuroenc config``: settings as they take effect, their schema, and old spellings rewritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from neuroenc._core.files import read_text
+from neuroenc.cli._errors import clean_errors
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Configs: show, schema for editors, conversion of old spellings.")
+
+
+@app.command()
+@clean_errors
+def show(
+    config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
+    example: Annotated[str | None, typer.Option(help="A shipped config instead.")] = None,
+    command: Annotated[
+        Literal["run", "caption", "compare", "icl"], typer.Option("--for", help="The command that would read it.")
+    ] = "run",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
+) -> None:
+    """Settings as they take effect, defaults and absolute paths included, as TOML."""
+    from neuroenc.study.read import dump_config, example_or_file
+
+    typer.echo(dump_config(example_or_file(config, example, set_, command)[0]), nl=False)
+
+
+@app.command()
+@clean_errors
+def schema(out: Annotated[Path | None, typer.Option(help="A file; default: printed.")] = None) -> None:
+    """JSON schema of a config, for editors that complete and check TOML."""
+    from neuroenc.study.read import config_schema
+
+    text = json.dumps(config_schema(), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        typer.echo(f'{out}: put "#:schema {out}" in the first line of a config.')
+
+
+@app.command()
+@clean_errors
+def convert(old: Annotated[Path, typer.Argument(help="A config in an old spelling.")]) -> None:
+    """Print a config in the new spelling, its comments kept: neuroenc config convert OLD.toml > new.toml."""
+    from neuroenc.study.convert import convert_text
+
+    typer.echo(convert_text(read_text(old, "config")), nl=False)

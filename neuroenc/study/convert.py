@@ -1,0 +1,222 @@
+"""Old spellings of settings: those of the four configs before there was one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from neuroenc._core.errors import ConfigError
+
+__all__ = ["convert", "convert_text"]
+
+_CAPTIONS = ("space", "gate", "bank", "projection", "decoder", "grounding", "stability", "analysis")
+_COMPARE = ("readouts", "cores", "training", "regions", "layers")
+_INCONTEXT = ("task", "model", "pretrain", "extend", "finetune", "evaluate", "predict")
+# Keys of a flat [captions], and where they stand now.
+_FLAT = {
+    "model": ("space", "model"),
+    "bank": ("bank", "source"),
+    "caption_bank": ("decoder", "caption_bank"),
+    "captions_per_stimulus": ("decoder", "captions_per_stimulus"),
+    "top": ("decoder", "top"),
+    "centre": ("decoder", "centre"),
+    "gate": ("gate", "kind"),
+    "rois": ("gate", "rois"),
+    "temperature": ("projection", "temperature"),
+    "evidence": ("grounding", "images"),
+}
+# What a flat [captions] meant where it said nothing, and what was not made then.
+_FLAT_DEFAULTS = {"caption_bank": "coco-captions-val2017", "captions_per_stimulus": 1, "top": 5, "evidence": 6}
+_UNCHECKED = {"stability": {"folds": 0, "bootstraps": 0, "halves": 0}}
+
+Mapping_ = MutableMapping[str, Any]
+
+
+def convert(table: Mapping_, new: Callable[[], Mapping_] = dict) -> list[str]:
+    """Rewrite a config's table in place from an old spelling to the new one.
+
+    Parameters
+    ----------
+    table : mapping
+        As TOML was read.
+    new : callable
+        Makes the tables that are missing.
+
+    Returns
+    -------
+    list of str
+        What was moved, in the words of the file; empty where nothing was old.
+
+    Examples
+    --------
+    >>> table = {"space": {"model": "world"}, "held_out": {"share": 0.25}}
+    >>> convert(table)
+    ['[held_out] is now [evaluation] with n_splits = 1', '[space] is now [captions.space]']
+    >>> table
+    {'evaluation': {'share': 0.25, 'n_splits': 1}, 'captions': {'space': {'model': 'world'}}, 'title': 'Voxel captions'}
+    """
+    title = next(
+        (
+            text
+            for keys, text in (
+                (("space",), "Voxel captions"),
+                (("readouts", "grid"), "Readouts compared"),
+                (_INCONTEXT, "In-context encoders"),
+            )
+            if any(key in table for key in keys)
+        ),
+        None,
+    )
+    moves: list[str] = []
+    if isinstance(table.get("captions"), MutableMapping):
+        moves += _flat_captions(table["captions"], table, new)
+    if "held_out" in table:
+        moves += _held_out(table, new)
+    if "grid" in table:
+        moves += _grid(table, new)
+    for parent, names in (("captions", _CAPTIONS), ("compare", _COMPARE), ("incontext", _INCONTEXT)):
+        for name in names:
+            if name in table:
+                _move(table, name, _inner(table, parent, new), name)
+                moves.append(f"[{name}] is now [{parent}.{name}]")
+    if isinstance(table.get("data"), MutableMapping):
+        moves += _data(table["data"], new)
+    if title and moves and "title" not in table:
+        table["title"] = title
+    return moves
+
+
+def _inner(table: Mapping_, name: str, new: Callable[[], Mapping_]) -> Mapping_:
+    if not isinstance(table.get(name), MutableMapping):
+        table[name] = new()
+    return table[name]
+
+
+def _move(table: Mapping_, name: str, to: Mapping_, as_name: str) -> None:
+    """A value or a table to its new place; a table that is there already takes what was given beside it."""
+    value = table.pop(name)
+    there = to.get(as_name)
+    if isinstance(there, MutableMapping) and isinstance(value, MutableMapping):
+        for key in list(value):
+            there[key] = value[key]
+    else:
+        to[as_name] = value
+
+
+def _held_out(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
+    held_out = table["held_out"]
+    if not isinstance(held_out, MutableMapping):
+        raise ConfigError(f"[held_out] is {held_out!r}; expected a table, and it is now [evaluation].")
+    _move(table, "held_out", table, "evaluation")
+    if table["evaluation"].get("scheme") == "test":
+        return ["[held_out] is now [evaluation]"]
+    table["evaluation"]["n_splits"] = 1
+    return ["[held_out] is now [evaluation] with n_splits = 1"]
+
+
+def _grid(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
+    grid = table["grid"]
+    moves = ["[grid] is now [compare]"]
+    if isinstance(grid, MutableMapping) and "threads" in grid:
+        _move(grid, "threads", _inner(table, "compute", new), "threads")
+        moves.append("grid.threads is now compute.threads")
+    _move(table, "grid", table, "compare")
+    return moves
+
+
+def _data(data: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
+    moves = []
+    if "world" in data and not data.get("name"):
+        world = data.pop("world")
+        given = {"n_stimuli": 700, "n_repeats": 2, "n_voxels": 300, "seed": 0}
+        if not isinstance(world, MutableMapping):
+            raise ConfigError(f'data.world = {world!r}: expected a table; it is now name = "world" with options.')
+        given |= dict(world)
+        numbers = {"n_train": given.pop("n_stimuli"), "n_test": 0}
+        seed = given.pop("seed")
+        numbers |= given | {"world_seed": 80_000 + seed if isinstance(seed, int) and seed >= 0 else seed}
+        data["name"] = "world"
+        data["options"] = numbers
+        shown = ", ".join(f"{k} = {v}" for k, v in numbers.items())
+        moves.append(f'data.world is now data.name = "world" with data.options = {{ {shown} }}')
+    join = data.get("join")
+    if isinstance(join, MutableMapping):
+        for key in list(join):
+            if isinstance(join[key], (str, int)) and not isinstance(join[key], bool):
+                join[key] = [join[key]]
+                moves.append(f"data.join.{key} is now a list")
+    return moves
+
+
+def _flat_captions(captions: Mapping_, table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
+    flat = [key for key in _FLAT if key in captions and not isinstance(captions[key], MutableMapping)]
+    if not flat:
+        return []
+    moves = []
+    whole = "model" in flat and "space" not in captions
+    given = {key: captions.pop(key) for key in flat}
+    for key, value in ({**given, **_FLAT_DEFAULTS, **given} if whole else given).items():
+        inner, name = _FLAT[key]
+        if key == "evidence" and value == 0:
+            name, value = "enabled", False
+        _inner(captions, inner, new)[name] = value
+        if key in given:
+            moves.append(f"captions.{key} is now captions.{inner}.{name}")
+    if whole:
+        if given.get("bank") == "captions":
+            captions["space"]["stimuli"] = "captions"
+        captions["decoder"]["kind"] = "retrieval"
+        captions["grounding"]["enabled"] = False
+        for name, settings in _UNCHECKED.items():
+            _inner(captions, name, new).update(settings)
+        q = table.get("evaluation", {}).get("q")
+        if q is not None:
+            _inner(captions, "gate", new)["q"] = q
+        moves.append(
+            'these captions were retrieved and not checked: captions.decoder.kind = "retrieval", '
+            "captions.grounding.enabled = false, captions.stability = { folds = 0, bootstraps = 0, halves = 0 }"
+        )
+    return moves
+
+
+def convert_text(text: str) -> str:
+    """A config in the new spelling, with the comments of the old.
+
+    Raises
+    ------
+    ConfigError
+        It is not TOML.
+
+    Examples
+    --------
+    >>> print(convert_text('[grid]\\ncv = 4 # as always\\n[readouts.linear]\\n'), end="")
+    title = "Readouts compared"
+    <BLANKLINE>
+    [compare]
+    cv = 4 # as always
+    <BLANKLINE>
+    [compare.readouts.linear]
+    """
+    import tomlkit
+
+    try:
+        plain = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"this is not TOML: {error}.") from None
+    if not convert(plain):
+        return text
+    commented = tomlkit.parse(text)
+    convert(commented, lambda: tomlkit.table(is_super_table=True))
+    # One empty line before each table, as people write it, and no heading of a table that only holds tables.
+    out = re.sub(r"(?m)^((?!#)[^\n]+)\n(?=\[)", r"\1\n\n", tomlkit.dumps(commented))
+    out = re.sub(r"\n{3,}", "\n\n", out).lstrip("\n")
+    out = re.sub(r"(?m)^\[(\w+)\]\n\n(?=\[\1\.)", "", out)
+    try:
+        if tomllib.loads(out) == plain:
+            return out
+    except ValueError:
+        pass
+    # Settings come before comments: where a comment cannot keep its place, none is kept.
+    return tomlkit.dumps(plain)
