@@ -163,7 +163,6 @@ def test_queries_of_other_scenes_find_by_chance(study, full):
 
 
 @pytest.mark.xfail(
-    strict=False,
     reason="R-precision with prompts: image .492, caption .313, phrase .630, category .953; without: .536, .371, .630, "
     ".970. The constraint already tells which names are asked for, and images and captions have the same text",
 )
@@ -174,7 +173,7 @@ def test_prompts_tell_one_model_what_is_asked_for(study, prompted, unprompted, l
     assert told >= untold + 0.05, (told, untold)
 
 
-@pytest.mark.xfail(strict=False, reason=".880 beside .876 of 250: one query, no difference")
+@pytest.mark.xfail(reason=".880 beside .876 of 250: one query, no difference")
 def test_ngrams_beat_single_tokens_of_the_same_model(study, prompted, full):
     single = study.found(prompted, longest=1, beams=200)
     ours, theirs = ([bool(set(f[:10]) & t) for f, t in zip(found, study.truth("image"))] for found in (full, single))
@@ -184,7 +183,7 @@ def test_ngrams_beat_single_tokens_of_the_same_model(study, prompted, full):
     assert binomtest(won, max(1, won + lost), alternative="greater").pvalue < 0.05, (won, lost)
 
 
-@pytest.mark.xfail(strict=False, reason=".880 beside .920: BM25 reads the words, the model an embedding of them")
+@pytest.mark.xfail(reason=".880 beside .920: BM25 reads the words, the model an embedding of them")
 def test_ngrams_of_an_embedding_beat_the_words_themselves(study, full):
     bm25s = pytest.importorskip("bm25s")
     several = {}

@@ -86,7 +86,7 @@ def places(mirror):
     return out
 
 
-@pytest.mark.xfail(reason="COCO: fusion .926, vectors .932, words .835: -.006 [-.017, .004]", strict=False)
+@pytest.mark.xfail(reason="COCO: fusion .926, vectors .932, words .835: -.006 [-.017, .004]")
 def test_fusion_finds_at_least_as_much_as_the_better_index(places):
     best = max(recall(places[name], 50).mean() for name in ("dense", "lexical"))
     assert recall(places["rrf"], 50).mean() >= best

@@ -135,7 +135,7 @@ def test_projected_weights_are_named_at_least_as_well(table, column, decoder):
     assert of(table, column, "softmax 1/150", decoder) >= of(table, column, "none", decoder)
 
 
-@pytest.mark.xfail(reason="1.000 with, 0.952 without: 0.048 (members, not claimed: 0.978 and 0.771)", strict=False)
+@pytest.mark.xfail(reason="1.000 with, 0.952 without: 0.048 (members, not claimed: 0.978 and 0.771)")
 def test_a_language_model_needs_the_projection(table):
     assert of(table, "family", "softmax 1/150") - of(table, "family", "none") >= 0.05
 

@@ -41,11 +41,11 @@ def accuracy(mirror):
     return scores
 
 
-@pytest.mark.xfail(reason="V4: semantic .586, factorised .589 (201025, five folds)", strict=False)
+@pytest.mark.xfail(reason="V4: semantic .586, factorised .589 (201025, five folds)")
 def test_semantic_readout_beats_factorised(accuracy):
     assert accuracy["semantic"] >= 1.03 * accuracy["factorized"], accuracy
 
 
-@pytest.mark.xfail(reason="V4: semantic .586, ridge .575 (201025, five folds)", strict=False)
+@pytest.mark.xfail(reason="V4: semantic .586, ridge .575 (201025, five folds)")
 def test_semantic_readout_beats_ridge(accuracy):
     assert accuracy["semantic"] >= 1.07 * accuracy["linear"], accuracy

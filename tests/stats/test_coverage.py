@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from neuroenc.encoders.comparison._layers import layer_table
 from neuroenc.encoders.comparison._statistics import Group, draw_samples, group_medians, pair_table
 from neuroenc.stats import (
     bootstrap,
@@ -30,21 +31,19 @@ from neuroenc.stats import (
 REPEATS = 2000
 # Where single entries alone scatter, the variance is the larger of two that both overcount them, with the degrees of
 # freedom of the few units of one kind.
-ENTRIES = pytest.mark.xfail(reason="crossed: entries that alone scatter hold the truth in 98 to 99 %", strict=True)
+ENTRIES = pytest.mark.xfail(reason="crossed: entries that alone scatter hold the truth in 98 to 99 %")
 
 
-def judge(low, high, estimate, truth, n_units, skewed=False):
-    """``skewed``: an estimate whose interval is known to be wider than its standard deviation asks for."""
+def judge(low, high, estimate, truth, n_units, measured=None):
+    """``measured``: the range of a width that is known to be other than 3.92 standard deviations."""
     low, high, estimate = (np.concatenate([np.ravel(x) for x in part]) for part in (low, high, estimate))
     assert len(low) >= REPEATS
     held = np.mean((low <= truth) & (truth <= high))
     width = np.mean(high - low) / (3.92 * estimate.std())
     assert 0.93 <= held <= 0.97, (held, width)
-    if skewed:
-        assert width > 1.15, width
-        pytest.xfail(f"ratios of 30 stimuli are skewed: held {held:.3f}, width {width:.2f} of 3.92 standard deviations")
     if n_units >= 30:
-        assert 0.85 <= width <= 1.15, (held, width)
+        least, most = measured or (0.85, 1.15)
+        assert least <= width <= most, (held, width)
 
 
 def test_means_of_percentiles():
@@ -55,10 +54,11 @@ def test_means_of_percentiles():
         judge([low], [high], [x.mean(axis=0)], a / (a + b), 30)
 
 
-WIDE = pytest.mark.xfail(reason="shares of R2 of 30 stimuli: held .95 to .96, width 1.15 to 1.29", strict=True)
+# Ratios of 30 stimuli are skewed: what holds the truth in 95 % is wider than 3.92 standard deviations.
+RATIO = (1.1, 1.3)
 
 
-@pytest.mark.parametrize("n", [pytest.param(30, marks=WIDE), 100])
+@pytest.mark.parametrize("n", [30, 100])
 def test_shares_of_variance(n):
     """Two spaces that each hold a third, and nothing together."""
     a, b, e = np.random.default_rng(n).standard_normal((3, n, REPEATS))
@@ -69,7 +69,7 @@ def test_shares_of_variance(n):
     estimate, samples = (partition_variance({k: v[i] for k, v in drawn.items()}).parts for i in (0, 1))
     for part, truth in zip(estimate, (1 / 3, 1 / 3, 0.0)):
         low, high, _ = sample_interval(samples[part], estimate[part], n_units=n)
-        judge([low], [high], [estimate[part]], truth, n)
+        judge([low], [high], [estimate[part]], truth, n, RATIO if n == 30 else None)
 
 
 def draws_of(n, count, seed):
@@ -124,8 +124,8 @@ def test_scores_of_voxels(metric, rho, n):
     p, e = rng.standard_normal((2, n, REPEATS))
     y = rho * p + np.sqrt(1 - rho**2) * e
     found = bootstrap(y, rho * p, metric=metric, n_bootstraps=999)
-    truth, skewed = (rho, False) if metric == "r" else (rho**2, metric == "r2" and n == 30)
-    judge([found.low], [found.high], [found.estimate], truth, n, skewed)
+    truth = rho if metric == "r" else rho**2
+    judge([found.low], [found.high], [found.estimate], truth, n, RATIO if metric == "r2" and n == 30 else None)
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_differences_of_voxels(metric, n):
     scale = 0.5 if metric == "r2" else 1.0
     found = bootstrap_difference(y, scale * (y + a), scale * (y + b), metric=metric, n_bootstraps=999)
     np.testing.assert_array_equal(found.p <= 0.05, (found.low > 0) | (found.high < 0))
-    judge([found.low], [found.high], [found.estimate], 0.0, n, metric == "r2" and n == 30)
+    judge([found.low], [found.high], [found.estimate], 0.0, n, RATIO if metric == "r2" and n == 30 else None)
 
 
 @pytest.mark.slow
@@ -180,6 +180,30 @@ def test_comparison(n_voxels):
         pairs.append(pair_table(["a", "b"], drawn, groups))
     for tables, column, truth in ((medians, "median_r", 0.5**0.5), (pairs, "median_difference", 0.0)):
         judge(*([t[c].to_numpy() for t in tables] for c in ("low", "high", column)), truth, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lead", "shared"), [(0.0, 0.0), (0.2, 0.0), (0.2, 0.3), (1.0, 0.0)])
+def test_layer_positions(lead, shared):
+    """Groups of 50 voxels: half are best predicted by the first of three layers, half by the last, by ``lead``."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 50])
+        y = rng.standard_normal((100, 2500))
+        common = np.repeat(rng.standard_normal((3, 100, 50)), 50, axis=2)
+        error = np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal((3, 100, 2500))
+        size = np.repeat([[1 + lead], [1 + lead / 2], [1 + lead]], 2500, axis=1)
+        size[0, ::2] = size[2, 1::2] = 1.0
+        drawn = draw_samples(y, y + size[:, None] * error, n_bootstraps=399, groups=np.arange(100), seed=seed)
+        groups = [Group("roi", str(k), np.arange(50 * k, 50 * k + 50)) for k in range(50)]
+        found.append(layer_table(["a", "b", "c"], drawn, groups)[["low", "high", "mean_position"]].to_numpy())
+    low, high, estimate = np.concatenate(found).T
+    if lead < 1:
+        judge([low], [high], [estimate], 0.5, 100)
+        return
+    # Where nearly every voxel has a layer that is clearly best, resamples move more of them than new data would.
+    assert np.mean((low <= 0.5) & (high >= 0.5)) >= 0.99
+    assert 1.5 < np.mean(high - low) / (3.92 * estimate.std()) < 2.1
 
 
 @pytest.mark.slow
@@ -235,7 +259,8 @@ def test_normalised_scores(joint, n):
     yhat = signal + rng.standard_normal((n, REPEATS))
     ids = np.arange(n) if joint else None
     found = bootstrap_normalised(y, yhat, single, stimulus, y_stimulus=ids, total="empirical", n_bootstraps=499)
-    judge([found.low], [found.high], [found.estimate], 0.5**0.5, n, n == 30)
+    # A score of 30 stimuli over a ceiling of 30 stimuli, which sometimes is near 0.
+    judge([found.low], [found.high], [found.estimate], 0.5**0.5, n, (1.4, 1.9) if n == 30 else None)
 
 
 @pytest.mark.slow

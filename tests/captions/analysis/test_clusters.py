@@ -28,7 +28,7 @@ from neuroenc.encoders import RidgeEncoder
     "roi",
     [
         "FFA",
-        pytest.param("EBA", marks=pytest.mark.xfail(reason="ARI .79 by k-means, .74 by Ward's method", strict=False)),
+        pytest.param("EBA", marks=pytest.mark.xfail(reason="ARI .79 by k-means, .74 by Ward's method")),
     ],
 )
 def test_planted_sub_populations_are_found(space, subject, roi, method):

@@ -29,7 +29,7 @@ FIT = {"steps": 1500, "batch_size": 128, "lr": 2e-3}
 
 def failed(reason):
     """The network, where a margin fails for it."""
-    return pytest.param("diffusion", marks=pytest.mark.xfail(reason=reason, strict=False))
+    return pytest.param("diffusion", marks=pytest.mark.xfail(reason=reason))
 
 
 def unit(rows):
@@ -159,7 +159,6 @@ def contrast(mixture, denoiser):
 
 @pytest.mark.slow
 @pytest.mark.xfail(
-    strict=True,
     reason="0.862 for a draw, 0.903 for the mean: a draw of one mode is far from truths of the other, the mean is not",
 )
 def test_contrastive_accuracy_of_diffusion_beats_squared_error(mixture, denoisers, regression):
