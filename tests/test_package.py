@@ -40,3 +40,19 @@ def test_every_public_name_exists(room):
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError):
         neuroenc.no_such_room  # noqa: B018
+
+
+def test_readouts_and_cores_are_found_by_name_in_a_fresh_process():
+    code = "from neuroenc.encoders import readout as r; print(*sorted(r.READOUTS), *sorted(r.cores.CORES))"
+    found = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert found >= {
+        "linear",
+        "pooled",
+        "gaussian",
+        "factorized",
+        "semantic",
+        "attention",
+        "equivariant",
+        "plain",
+        "grid",
+    }
