@@ -9,7 +9,6 @@ import xarray as xr
 
 from neuroenc.captions import concept_shares, evaluate_images, hallucination_rate, sentence_scores
 from neuroenc.captions.checks._stability import score_stability
-from neuroenc.captions.decoding._photo_evaluation import compare_captions
 from neuroenc.data import Stimuli
 from neuroenc.workflows._caption_checks import diversity_table
 from neuroenc.workflows._caption_controls import round_trip_control, sentence_control
@@ -139,35 +138,6 @@ def test_activations_of_images():
     for source in ("synthesised", "natural"):
         rows = out[out["source"] == source]
         judge(rows["low"], rows["high"], rows["mean"], 2.0)
-
-
-@pytest.mark.slow
-def test_captions_of_photographs():
-    """30 photographs: two methods and people keep a share of six words each; the methods are equally good."""
-    found = []
-    for seed in range(REPEATS):
-        rng = np.random.default_rng(seed)
-        topic = rng.integers(0, 40, (30, 6))
-        said = [
-            [" ".join(f"w{k}" for k in row) for row in np.where(rng.random(topic.shape) < kept, topic, other)]
-            for kept, other in zip((0.8, 0.8, 0.7, 0.7), rng.integers(0, 40, (4, *topic.shape)), strict=True)
-        ]
-        methods = {"a": said[2], "b": said[3]}
-        scores, differences = compare_captions(
-            methods, list(zip(*said[:2], strict=True)), baselines=["b"], n_bootstraps=99, seed=seed, embed=counts
-        )
-        tables = [scores[scores["method"] != "b"], differences]
-        found.append(np.concatenate([t[["low", "high", "value"]].to_numpy() for t in tables]))
-    for k, (low, high, estimate) in enumerate(np.array(found).transpose(1, 2, 0)):
-        # The truth of a score is what 30 photographs have on average.
-        judge(low, high, estimate, estimate.mean() if k < 10 else 0.0)
-
-
-def counts(texts):
-    out = np.zeros((len(texts), 40))
-    for row, text in zip(out, texts, strict=True):
-        np.add.at(row, [int(word[1:]) for word in text.split()], 1)
-    return out
 
 
 @pytest.mark.slow
