@@ -1,0 +1,348 @@
+"""What can be known to be wrong before the first computation: files, data sets, models and packages of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
+from neuroenc._core.files import check_readable_file, read_npy
+from neuroenc._core.optional import require
+from neuroenc._core.tables import read_table
+from neuroenc.study.config import CaptionsConfig, CompareConfig, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.config_incontext import IncontextConfig
+
+__all__ = ["preflight"]
+
+
+def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
+    """Refuse what a command could not use, before anything is computed.
+
+    Files are looked at (tables, shapes, pictures of every stimulus), not read; models are described, not loaded.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    command : {"run", "caption", "compare", "icl", "icl evaluate", "icl predict"}
+        Only what it reads is looked at.
+    mirror : path, optional
+        Folder with data sets, tried before any download.
+
+    Raises
+    ------
+    ConfigError, DataError
+        A file that is not there, cannot be read or does not fit the others; an unknown data set, option, model, layer,
+        region, cell or captioner.
+    ModuleNotFoundError
+        A package that is needed later; the extra that brings it is named.
+
+    Examples
+    --------
+    >>> from neuroenc.study import example_config
+    >>> preflight(example_config("v4", ["data.options.sesion=190923", "captions.enabled=false"]))
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: unknown option of v4-cowley2023: 'sesion'; did you mean 'session'?...
+    """
+    require("matplotlib", "brain")
+    if command.startswith("icl"):
+        if config.incontext:
+            _check_incontext(config.incontext, command)
+        return
+    _check_data(config.data, mirror)
+    labels = _check_responses(config)
+    if command != "caption":
+        for name, space in config.features.items():
+            _check_space("features" if name == "features" else f"features.{name}", space, config.data, labels)
+    if command == "compare" and config.compare:
+        _check_compare(config.compare, config.features)
+    if command != "compare" and config.captions:
+        _check_captions(config.captions, config, mirror)
+
+
+def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> None:
+    if config.name == "world":
+        return
+    if config.name:
+        manifest = data.load_manifest(config.name)
+        legal = data.loader_options(manifest)
+        for option in (*config.options, *config.join):
+            if option not in legal and option != "root":
+                raise ConfigError(unknown_name(f"option of {config.name}:", option, [*legal, "root"]))
+        root = config.options.get("root")
+        if root and not Path(str(root)).expanduser().is_dir():
+            raise DataError(f"[data.options] root: no folder {root}. Next step: check the path.")
+        if not root and not manifest.files and data.presence(manifest, mirror) == "no":
+            raise DataError(
+                f"{manifest.name} cannot be fetched: {manifest.access} Next step: tell where it is, "
+                "--set data.options.root=FOLDER."
+            )
+        return
+    _check_array("[data] responses", config.responses)
+    # A region may be one label of an image: "areas.nii.gz:3".
+    for key, name in (("mask", config.mask), *((f"rois.{k}", str(v)) for k, v in config.rois.items())):
+        if name:
+            check_readable_file(re.sub(r":[^/:]*$", "", name) if not Path(name).exists() else name, f"[data] {key}")
+    if config.images and not Path(config.images).is_dir():
+        raise DataError(f"[data] images: {config.images} is no folder. Next step: check the path.")
+
+
+def _check_array(where: str, name: str) -> None:
+    path = Path(name)
+    if not path.exists():
+        raise DataError(f"{where}: no file {path}.")
+    if path.suffix == ".zarr":
+        require("zarr", "big")
+    else:
+        check_readable_file(path, where)
+
+
+def _check_responses(config: StudyConfig) -> np.ndarray | None:
+    """Stimulus of every row of the user's own responses, where a table has them."""
+    source, evaluation = config.data, config.evaluation
+    if source.captions:
+        read_table(source.captions, ["stimulus", "caption"], what="[data] captions")
+    if not source.samples:
+        return None
+    needed = {"[evaluation] scheme": evaluation.scheme, "[data] zscore": source.zscore}
+    needed |= {"[encoder] cv": config.encoder.cv} if isinstance(config.encoder.cv, str) else {}
+    table = read_table(
+        source.samples,
+        ["stimulus"],
+        optional=("subject", "session", "run", "repeat"),
+        what="[data] samples",
+    )
+    for where, name in needed.items():
+        if name in ("run", "session", "subject", "repeat") and name not in table:
+            raise ConfigError(f'{where} = "{name}" needs a column {name} in {source.samples}; found {list(table)}.')
+    n = _n_rows(source)
+    if n is not None and n != len(table):
+        raise DataError(
+            f"{source.responses} has {n} samples, the table {source.samples} {len(table)} rows; they must agree."
+        )
+    labels = table["stimulus"].to_numpy(dtype=str)
+    if source.images:
+        data.find_pictures(source.images, np.unique(labels))
+    if evaluation.scheme == "test":
+        missing = sorted(set(evaluation.test_ids) - set(labels))
+        if missing:
+            raise ConfigError(unknown_name("stimulus in [evaluation] test_ids:", missing[0], np.unique(labels)))
+    elif evaluation.scheme == "stimulus" and len(np.unique(labels)) < max(2, evaluation.n_splits):
+        raise DataError(
+            f"[evaluation] n_splits = {evaluation.n_splits} needs as many stimuli; the samples have "
+            f"{len(np.unique(labels))}."
+        )
+    return labels
+
+
+def _n_rows(source: DataConfig) -> int | None:
+    """Samples of a .npy or a 4-D NIfTI, by their headers; None for what the loader tells better."""
+    if source.responses.endswith(".npy"):
+        shape = read_npy(source.responses, "[data] responses").shape
+        return shape[0] if len(shape) == 2 else None
+    if source.responses.endswith((".nii", ".nii.gz")):
+        import nibabel
+
+        try:
+            shape = nibabel.load(source.responses).shape  # type: ignore[attr-defined]
+        except Exception as error:
+            raise DataError(f"[data] responses {source.responses} is no NIfTI that can be read: {error}") from error
+        if len(shape) != 4:
+            raise DataError(f"[data] responses {source.responses} has shape {shape}; expected 4 dimensions.")
+        return int(shape[3])
+    return None
+
+
+def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels: np.ndarray | None) -> None:
+    if config.kind == "file":
+        _check_array(f"[{where}] file", config.file)
+        if config.samples:
+            ids = read_table(config.samples, ["stimulus"], what=f"[{where}] samples")["stimulus"].to_numpy(dtype=str)
+            n = len(read_npy(config.file, f"[{where}] file"))
+            if n != len(ids):
+                raise DataError(f"{config.file} has {n} rows, {config.samples} {len(ids)}; they must agree.")
+            missing = sorted(set(labels.tolist()) - set(ids)) if labels is not None else []
+            if missing:
+                raise DataError(f"[{where}] {config.samples} lacks {len(missing)} stimuli, first {missing[0]!r}.")
+        return
+    _needs(where, f'kind = "{config.kind}"', source, config.kind in ("image", "pixels"), config.kind == "captions")
+    if config.kind == "image":
+        _image_model(
+            f"{where}.model",
+            config.model,
+            config.pretrained,
+            layer=config.layer or None,
+            pooling=config.pooling if config.pooling != "" else None,
+            preprocessing=config.preprocessing or None,
+        )
+    elif config.kind in ("captions", "dense"):
+        _text_model(f"{where}.model", config.model, config.pretrained)
+    if config.kind == "dense" and config.table:
+        read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
+
+
+def _needs(where: str, what: str, source: DataConfig, images: bool, captions: bool) -> None:
+    """Pictures and captions of the user's own stimuli, where a setting asks for them."""
+    for name, wanted in (("images", images), ("captions", captions)):
+        if wanted and source.responses and not getattr(source, name):
+            raise ConfigError(f"[{where}] {what} needs [data] {name}.")
+
+
+def _image_model(where: str, model: str, pretrained: str = "", **options: Any) -> None:
+    from neuroenc.embedding import ImageEmbedder
+
+    _named(where, lambda: ImageEmbedder(model, pretrained or None, progress=False, **options))
+
+
+def _text_model(where: str, model: str, pretrained: str = "") -> None:
+    from neuroenc.embedding import TextEmbedder
+
+    _named(where, lambda: TextEmbedder(model, pretrained or None, progress=False))
+
+
+def _named(where: str, make: Callable[[], Any]) -> None:
+    """Errors of ``make`` say which setting asked for it."""
+    try:
+        make()
+    except NeuroencError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _check_set(where: str, name: str, own: tuple[str, ...], also: str = "") -> None:
+    if name in own:
+        return
+    if also and "/" in name:
+        raise ConfigError(f"{where}: no folder {name}. Next step: {also}, or one of {', '.join(own)}.")
+    known = [m.name for m in data.list_manifests()]
+    if name not in known:
+        raise ConfigError(unknown_name(f"value of {where}:", name, [*own, *known]))
+
+
+def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str | os.PathLike[str] | None) -> None:
+    space, decoder, bank = captions.space, captions.decoder, captions.bank.source
+    if captions.analysis.words == "spacy":
+        require("spacy", "language")
+    _needs(
+        "captions.space",
+        f'stimuli = "{space.stimuli}"',
+        config.data,
+        space.stimuli == "image",
+        space.stimuli == "captions",
+    )
+    texts = bank if decoder.caption_bank == "bank" else decoder.caption_bank
+    if decoder.kind != "prefix" and texts == "stimuli":
+        _needs("captions.decoder", f'kind = "{decoder.kind}"', config.data, False, True)
+    if captions.grounding.intervene and decoder.kind == "retrieval":
+        raise ConfigError('[captions.grounding] intervene = true needs decoder.kind = "prefix" or "corpus".')
+    if not Path(bank).is_dir():
+        _check_set("captions.bank.source", bank, ("stimuli", "unseen", "captions"), "the folder of a bank")
+    elif decoder.kind != "prefix" and decoder.caption_bank == "bank":
+        raise ConfigError(
+            f'[captions.decoder] kind = "{decoder.kind}" needs captions, and the folder {bank} has none. Next step: '
+            'caption_bank = "coco-captions-val2017", or kind = "prefix".'
+        )
+    if Path(bank).is_dir():
+        from neuroenc.retrieval import as_bank
+
+        _named("captions.bank.source", lambda: as_bank(bank))
+    _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
+    shipped = ("world", "photo")
+    if decoder.kind != "retrieval" and decoder.captioner not in shipped:
+        if not Path(decoder.captioner).is_dir():
+            legal = (*shipped, "a folder of PrefixDecoder.save")
+            raise ConfigError(unknown_name("value of captions.decoder.captioner:", decoder.captioner, legal))
+        check_readable_file(Path(decoder.captioner) / "decoder.json", "captioner")
+    _check_regions(captions, config.data)
+    if space.stimuli == "image":
+        _image_model("captions.space.model", space.model, space.pretrained)
+    _text_model("captions.space.model", space.model, space.pretrained)
+
+
+def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:
+    """Regions by name, where the config itself says which there are."""
+    if not source.rois:
+        return
+    regions = captions.gate.rois if captions.gate.kind == "roi" else []
+    for where, names in (("captions.gate.rois", regions), ("captions.analysis.clusters", captions.analysis.clusters)):
+        for name in names:
+            if name not in source.rois:
+                raise ConfigError(unknown_name(f"region in {where}:", name, source.rois))
+
+
+def _check_compare(compare: CompareConfig, features: Mapping[str, FeaturesConfig]) -> None:
+    from neuroenc.encoders.comparison import build_cells
+
+    built = build_cells(
+        list(features), compare.readouts, compare.cores or None, compare.cells or None, compare.training
+    )
+    cells, step = {cell.name for cell in built}, "Next step: more compare.cells, or leave the table out."
+    for name in compare.layers.order if compare.layers else ():
+        cell = f"{name}/{compare.layers.readout}" if compare.layers else ""
+        if cell not in cells:
+            raise ConfigError(f"[compare.layers] needs the cell {cell}, not in the grid. {step}")
+    if compare.regions:
+        spaces = (compare.regions.vision, compare.regions.dense, compare.regions.single)
+        ways = compare.regions.readouts or list(compare.readouts)
+        whole = [way for way in ways if all(f"{space}/{way}" in cells for space in spaces)]
+        if not whole or (compare.regions.readouts and len(whole) < len(ways)):
+            raise ConfigError(
+                f"[compare.regions] needs {', '.join(spaces)} through one readout; found {whole or 0}. {step}"
+            )
+
+
+def _check_incontext(config: IncontextConfig, command: str) -> None:
+    from neuroenc.encoders.incontext import PRESETS, STAGES, make_stage
+
+    _named("incontext.model", lambda: dataclasses.replace(PRESETS[config.model.preset], **config.model.changes()))
+    fields = {f.name for f in dataclasses.fields(STAGES["pretrain"])}
+    stages = {}
+    for name in STAGES:
+        given = getattr(config, name).model_dump(exclude_none=True)
+        try:
+            stages[name] = make_stage(name, **{k: v for k, v in given.items() if k in fields})
+        except NeuroencError as error:
+            raise ConfigError(f"[incontext.{name}] {error}") from error
+    for part in ("train", "test"):
+        for n, files in enumerate(getattr(config.task, part)):
+            for key in ("features", "responses", "query_features", "query_responses"):
+                if getattr(files, key):
+                    _check_array(f"[[incontext.task.{part}]] {n + 1} {key}", getattr(files, key))
+    new = {"world": config.task.test_seeds, "v4": config.task.held_out, "arrays": config.task.test}[config.task.kind]
+    if command == "icl evaluate" and not new:
+        raise ConfigError("evaluate needs new subjects: [[incontext.task.test]] tables, test_seeds or held_out.")
+    if command == "icl predict":
+        _check_predict(config, bool(new))
+        return
+    if config.task.kind == "world":
+        options = {"n_train_subjects": 3, "n_train": 1000} | config.task.options
+        n = options["n_train_subjects"] * options["n_train"] * len(config.task.seeds)
+        for name, stage in stages.items():
+            if command not in ("icl", f"icl {name}"):
+                continue
+            largest = max(stage.support[1], *getattr(config, name).validation_sizes)
+            if largest + stage.query > n:
+                raise ConfigError(
+                    f"[incontext.{name}] wants episodes of {largest} support and {stage.query} query stimuli; the "
+                    f"training subjects have {n}. Next step: a smaller support, validation_sizes or query."
+                )
+
+
+def _check_predict(config: IncontextConfig, new: bool) -> None:
+    given = {k: getattr(config.predict, k) for k in ("features", "responses", "query")}
+    missing = [k for k, v in given.items() if not v]
+    if 0 < len(missing) < 3:
+        raise ConfigError(
+            f"[incontext.predict] needs features, responses and query together; {', '.join(missing)} missing."
+        )
+    if len(missing) == 3 and not new:
+        raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
+    for key, name in given.items():
+        if name:
+            _check_array(f"[incontext.predict] {key}", name)
