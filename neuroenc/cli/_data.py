@@ -31,8 +31,7 @@ Files = Annotated[
 @clean_errors
 def list_(mirror: Mirror = None) -> None:
     """Data sets with size, licence and whether their files are on this machine."""
-    from neuroenc.data._fetch import presence
-    from neuroenc.data._manifest import list_manifests
+    from neuroenc.data import list_manifests, presence
 
     header = ("name", "size", "present", "licence", "title")
     rows = [(m.name, _size(m.size), presence(m, mirror), m.licence, m.title) for m in list_manifests()]
@@ -46,8 +45,7 @@ def list_(mirror: Mirror = None) -> None:
 @clean_errors
 def show(name: Name, files: Annotated[bool, typer.Option(help="List the files too.")] = True) -> None:
     """Everything about one data set: licence, citation, loader options, files."""
-    from neuroenc.data._manifest import load_manifest
-    from neuroenc.data.loaders import loader_options
+    from neuroenc.data import load_manifest, loader_options
 
     manifest = load_manifest(name)
     options = ", ".join(f"{k}={v!r}" for k, v in loader_options(manifest).items()) or "none"
@@ -91,8 +89,7 @@ def fetch(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Bring a data set's files to this machine: kept if right, else from the mirror, else downloaded."""
-    from neuroenc.data._fetch import fetch as fetch_files
-    from neuroenc.data._manifest import load_manifest
+    from neuroenc.data import fetch as fetch_files, load_manifest
 
     manifest = load_manifest(name)
     folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None, progress=not quiet)
@@ -104,7 +101,7 @@ def fetch(
 @clean_errors
 def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = None) -> None:
     """Hash every file anew; exit code 1 if one is missing or not what the manifest promises."""
-    from neuroenc.data._fetch import data_dir, verify as verify_files
+    from neuroenc.data import data_dir, verify as verify_files
 
     table = verify_files(name, root=data_dir(dest) / name if dest else None, mirror=mirror, files=file or None)
     bad = table[table["status"] != "ok"]
@@ -123,18 +120,15 @@ def verify(name: Name, dest: Dest = None, mirror: Mirror = None, file: Files = N
 @clean_errors
 def describe(path: Annotated[Path, typer.Argument(help="Folder or file.")]) -> None:
     """What a folder or file holds, what is missing, and how it is loaded; exit code 1 if nothing is known."""
-    from neuroenc.data._describe import describe as find
-    from neuroenc.data.loaders._sessions import like
+    from neuroenc.data import describe as find, known_layouts
 
     found = find(path)
     for item in found:
         typer.echo(str(item))
     if not found:
-        typer.echo(f"{path}: no known layout; {like(path) if path.is_dir() else 'not a file that neuroenc reads.'}")
-        typer.echo(
-            "Known: NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with"
-            " fMRIPrep, NIfTI, .npy, .nc. For your own arrays see the README."
-        )
+        held = sorted(x.name for x in path.iterdir())[:6] if path.is_dir() else []
+        typer.echo(f"{path}: no known layout; {'it holds ' + ', '.join(held) if held else 'nothing that is read'}.")
+        typer.echo(f"Known: {', '.join(known_layouts())}, NIfTI, .npy, .nc. For your own arrays see the README.")
         raise typer.Exit(1)
 
 

@@ -8,7 +8,12 @@ from ._fetch import (
     verify as verify,
 )
 from ._io import load as load, save as save
-from ._manifest import Manifest as Manifest, list_manifests as list_manifests, load_manifest as load_manifest
+from ._manifest import (
+    Manifest as Manifest,
+    ManifestFile as ManifestFile,
+    list_manifests as list_manifests,
+    load_manifest as load_manifest,
+)
 from ._nifti import (
     Masked as Masked,
     check_affine as check_affine,
@@ -18,10 +23,6 @@ from ._nifti import (
     to_gifti as to_gifti,
     unmask as unmask,
 )
-from ._nsd._load import nsd as nsd
-from ._nsd._rois import nsd_mask as nsd_mask, nsd_rois as nsd_rois
-from ._nsd._splits import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
-from ._nsd._transform import nsd_to_surface as nsd_to_surface
 from ._pictures import find_pictures as find_pictures, read_picture as read_picture
 from ._pixels import PixelBank as PixelBank
 from ._preprocess import average_repeats as average_repeats, zscore as zscore
@@ -50,7 +51,21 @@ from ._surfaces import (
     volume_to_surface as volume_to_surface,
     write_surface as write_surface,
 )
-from .loaders import load_dataset as load_dataset, loader_options as loader_options
-from .loaders._bids import read_bids as read_bids
-from .loaders._glmsingle import read_glmsingle as read_glmsingle
+from .datasets._bids import read_bids as read_bids
+from .datasets._glmsingle import read_glmsingle as read_glmsingle
+from .datasets._nsd._load import nsd as nsd
+from .datasets._nsd._rois import nsd_mask as nsd_mask, nsd_rois as nsd_rois
+from .datasets._nsd._splits import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
+from .datasets._nsd._transform import nsd_to_surface as nsd_to_surface
+from .datasets._recording import Recording as Recording
+from .datasets._registry import (
+    SESSIONS as SESSIONS,
+    Dataset as Dataset,
+    Found as Found,
+    Source as Source,
+    known_layouts as known_layouts,
+    load_dataset as load_dataset,
+    loader_options as loader_options,
+)
+from .datasets._v4 import v4_sessions as v4_sessions
 from .simulate import simulate_cortex as simulate_cortex, simulate_world as simulate_world

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc.data._io import load
-from neuroenc.data.loaders._found import Found
+from neuroenc.data.datasets._registry import Found, recognise
 
-__all__ = ["describe", "recognise"]
+__all__ = ["describe"]
 
 
 def describe(path: str | os.PathLike[str]) -> list[Found]:
@@ -36,11 +35,11 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     Examples
     --------
     >>> import tempfile
-    >>> from neuroenc.data.simulate import things_fmri_tree
+    >>> from neuroenc.data.simulate import god_tree
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = things_fmri_tree(folder)
+    ...     tree = god_tree(folder)
     ...     [found.kind for found in describe(folder)]
-    ['things-fmri']
+    ['god']
     """
     target = Path(path).expanduser()
     if target.is_file():
@@ -58,35 +57,6 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     below = [f for folder in folders[:100] for f in recognise(folder)]
     # A folder of several data sets is none of them, whatever its folders hold.
     return here if {f.kind for f in below} <= {f.kind for f in here} else below
-
-
-def recognise(folder: Path) -> list[Found]:
-    """Every known layout that this folder itself has."""
-    from neuroenc.data.loaders import _algonauts2023, _bids_layout, _bold5000, _glmsingle, _god, _things_fmri
-
-    checks: list[Callable[[Path], Found | None]] = [
-        _nsd,
-        _algonauts2023.recognise,
-        _things_fmri.recognise,
-        _bold5000.recognise,
-        _god.recognise,
-        _glmsingle.recognise,
-        _bids_layout.recognise,
-    ]
-    return [found for check in checks if (found := check(folder)) is not None]
-
-
-def _nsd(folder: Path) -> Found | None:
-    if not (folder / "nsddata").is_dir() and not (folder / "nsddata_betas").is_dir():
-        return None
-    missing = tuple(x for x in ("nsddata", "nsddata_betas", "nsddata_stimuli") if not (folder / x).is_dir())
-    betas = sorted((folder / "nsddata_betas" / "ppdata").glob("subj*/*/betas_*"))
-    subjects = sorted({p.parents[1].name for p in betas})
-    kinds = sorted({f"{p.parent.name}/{p.name}" for p in betas})
-    has = {"subjects": ", ".join(subjects) or "none with betas", "betas": ", ".join(kinds) or "none"}
-    subject = int(subjects[0][4:]) if subjects else 1
-    call = f'load_dataset("nsd", root="{folder}", subject={subject})'
-    return Found("nsd", "Natural Scenes Dataset", folder, has, missing, call)
 
 
 def _file(path: Path) -> Found | None:

@@ -161,15 +161,20 @@ def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
 def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
     """ROI names of each voxel joined by ';'."""
     if isinstance(roi, Mapping):
-        masks = {}
         for name, mask in roi.items():
-            masks[str(name)] = np.asarray(mask)
-            if masks[str(name)].shape != (n_voxels,) or masks[str(name)].dtype != bool:
+            if np.shape(mask) != (n_voxels,) or np.asarray(mask).dtype != bool:
                 raise DataError(
-                    f"roi[{name!r}] has shape {masks[str(name)].shape} and dtype {masks[str(name)].dtype} "
+                    f"roi[{name!r}] has shape {np.shape(mask)} and dtype {np.asarray(mask).dtype} "
                     f"(expected ({n_voxels},) and bool: one flag per voxel)."
                 )
-        roi = [[name for name, mask in masks.items() if mask[v]] for v in range(n_voxels)]
+        if not roi:
+            return np.full(n_voxels, "", dtype="<U1")
+        # Every combination is written once, however many voxels share it.
+        flags = np.stack([np.asarray(mask) for mask in roi.values()], axis=1)
+        unique, inverse = np.unique(np.packbits(flags, axis=1), axis=0, return_inverse=True)
+        rows = np.unpackbits(unique, axis=1, count=len(roi)).astype(bool)
+        names = [[str(name) for name, flag in zip(roi, row) if flag] for row in rows.tolist()]
+        return roi_strings(names, len(names))[inverse.reshape(-1)]
     if isinstance(roi, str):
         roi = [roi] * n_voxels
     if len(roi) != n_voxels:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
+import warnings
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictInt, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,8 +16,10 @@ from pydantic.dataclasses import dataclass
 from neuroenc._core.errors import ConfigError, nearest_names, unknown_name
 from neuroenc._core.files import check_readable_file
 
-__all__ = ["Manifest", "ManifestFile", "list_manifests", "load_manifest", "manifest_dir"]
+__all__ = ["GROUP", "Manifest", "ManifestFile", "list_manifests", "load_manifest", "manifest_dir", "others"]
 
+#: Entry points by which other packages add data sets.
+GROUP = "neuroenc.datasets"
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -41,7 +45,7 @@ class ManifestFile:
 
 @dataclass(frozen=True, config=_STRICT)
 class Manifest:
-    """A data set's files, licence, citation and loader, as written in ``data_manifests/NAME.toml``.
+    """A data set's files, licence and citation, as written in ``data_manifests/NAME.toml``.
 
     Examples
     --------
@@ -56,7 +60,6 @@ class Manifest:
     licence: Text
     redistribution: Text
     citation: Text
-    loader: str = ""
     files: tuple[ManifestFile, ...] = ()
     doi: str = ""
     homepage: str = ""
@@ -103,15 +106,28 @@ def manifest_dir() -> Path:
     raise ConfigError(f"no manifests beside {here}: the installation is incomplete. Next step: reinstall neuroenc.")
 
 
+def others() -> dict[str, Any]:
+    """Data sets of other packages by name; one that cannot be imported is left out with a warning."""
+    found = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            found[entry.name] = entry.load()()
+        except Exception as error:
+            # Another package's mistake must not take the other data sets away.
+            warnings.warn(f"the data set {entry.name!r} ({entry.value}) cannot be used: {error!r}.", stacklevel=3)
+    return found
+
+
 def list_manifests() -> list[Manifest]:
-    """All manifests, sorted by name.
+    """All manifests, sorted by name: those of neuroenc, and of the data sets of other packages.
 
     Examples
     --------
     >>> [m.name for m in list_manifests()][:2]
     ['algonauts2023', 'bold5000']
     """
-    return [load_manifest(p) for p in sorted(manifest_dir().glob("*.toml"))]
+    shipped = [load_manifest(p) for p in manifest_dir().glob("*.toml")]
+    return sorted([*shipped, *(d.manifest for d in others().values())], key=lambda m: m.name)
 
 
 def load_manifest(source: str | Path) -> Manifest:
@@ -136,10 +152,15 @@ def load_manifest(source: str | Path) -> Manifest:
     'MIT (repository of rsatoolbox)'
     """
     if isinstance(source, str) and not source.endswith(".toml"):
-        names = sorted(p.stem for p in manifest_dir().glob("*.toml"))
-        if source not in names:
-            raise ConfigError(unknown_name("data set", source, names, "Next step: `neuroenc data list`."))
-        source = manifest_dir() / f"{source}.toml"
+        shipped = {p.stem: p for p in sorted(manifest_dir().glob("*.toml"))}
+        if source not in shipped:
+            more = others()
+            if source in more:
+                manifest: Manifest = more[source].manifest
+                return manifest
+            step = "Next step: `neuroenc data list`."
+            raise ConfigError(unknown_name("data set", source, [*shipped, *more], step))
+        source = shipped[source]
     path = check_readable_file(source, "manifest")
     try:
         return Manifest(**tomllib.loads(path.read_text(encoding="utf-8")))

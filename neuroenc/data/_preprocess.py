@@ -15,7 +15,7 @@ from neuroenc._core.errors import DataError
 from neuroenc.data._groups import Rows, column_moments, columns, group_rows, n_rows
 from neuroenc.data._labels import check_labelled, provenance_step
 
-__all__ = ["average_repeats", "zscore"]
+__all__ = ["average_repeats", "averaged", "zscore", "zscore_in_place"]
 
 # Values that differ by less than float32 can tell apart carry no signal.
 _CONSTANT = 1e-7
@@ -105,6 +105,23 @@ def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: 
     return result
 
 
+def zscore_in_place(values: np.ndarray, budget: int) -> np.ndarray:
+    """``(y - m) / s`` of every column of one session; which columns were constant (they become 0).
+
+    Population standard deviation; sums in float64, column block by column block.
+    """
+    constant = np.zeros(values.shape[1], dtype=bool)
+    step = max(1, budget // max(1, len(values) * 24))
+    for start in range(0, values.shape[1], step):
+        part = values[:, start : start + step]
+        mean, sd = column_moments(part)
+        flat = sd <= _CONSTANT * np.abs(mean)
+        part -= mean.astype(np.float32)
+        part /= np.where(flat, np.inf, sd).astype(np.float32)
+        constant[start : start + step] = flat
+    return constant
+
+
 def average_repeats(responses: xr.DataArray) -> xr.DataArray:
     """``y[s] = mean over the presentations of stimulus s``, stimuli in order of first appearance.
 
@@ -178,18 +195,18 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
         width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
         data = data.rechunk({0: -1, 1: width.stop})
         data = data.map_blocks(
-            partial(_averaged, numbers=numbers, counts=counts),
+            partial(averaged, numbers=numbers, counts=counts),
             dtype=np.float32,
             chunks=((len(ids),), data.chunks[1]),
         )
     else:
-        data = _averaged(np.asarray(data), numbers, counts)
+        data = averaged(np.asarray(data), numbers, counts)
     attrs = {**responses.attrs, "provenance": provenance_step(responses.attrs, "average_repeats")}
     attrs.pop("zscored_n", None)
     return xr.DataArray(data, dims=("stimulus", "voxel"), coords=coords, attrs=attrs, name=responses.name)
 
 
-def _averaged(values: np.ndarray, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def averaged(values: np.ndarray, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
     result = np.empty((len(counts), values.shape[1]), dtype=np.float32)
     if not len(counts):
         return result

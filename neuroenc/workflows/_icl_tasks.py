@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,7 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import sha256_file
-from neuroenc.data import EncodingData, load_manifest, make_features
-from neuroenc.data.loaders._source import Source
-from neuroenc.data.loaders._v4 import LISTED, animal_of, locate
+from neuroenc.data import EncodingData, load_dataset, load_manifest, make_features, v4_sessions
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.workflows._compare_inputs import _pictures, scale_voxels
@@ -139,12 +137,12 @@ def v4_tasks(
 
 def check_v4_sessions(held_out_animal: str, sessions: Sequence[Any] | None) -> list[str]:
     """Sessions by name, refused before anything is read where the day of each tells its animal."""
-    chosen = list(LISTED) if sessions is None else [str(s) for s in sessions]
+    chosen = v4_sessions().index.tolist() if sessions is None else [str(s) for s in sessions]
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"sessions={chosen} name a session twice.")
-    animals = {s: _animal_or_none(s) for s in chosen}
-    if all(animals.values()):
-        _check_animals(held_out_animal, chosen, {a for a in animals.values() if a})
+    animals = set(v4_sessions(chosen)["animal"])
+    if all(animals):
+        _check_animals(held_out_animal, chosen, animals)
     return chosen
 
 
@@ -154,19 +152,13 @@ def v4_content(sessions: Sequence[str], mirror: str | os.PathLike[str] | None) -
     listed = {f.path: f.sha256 for f in manifest.files}
     found: dict[str, str] = {}
     for session in sessions:
-        if session in LISTED:
+        if session in v4_sessions().index:
             found |= {p: h for p, h in listed.items() if f"_{session}." in p}
         else:
-            root, files = locate(Source(manifest, mirror=mirror), session)
-            found |= {name: sha256_file(root / name) for name in files.values()}
+            own = load_dataset("v4-cowley2023", mirror=mirror, progress=False, session=session).responses
+            assert own is not None
+            found |= json.loads(own.attrs["provenance"])["sha256"]
     return found
-
-
-def _animal_or_none(session: str) -> str | None:
-    try:
-        return animal_of(session)
-    except DataError:
-        return None
 
 
 def _check_animals(held_out: str, sessions: Sequence[str], animals: set[str]) -> None:

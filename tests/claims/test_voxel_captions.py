@@ -136,7 +136,7 @@ def test_captions_of_haxbys_slice_differ_as_the_responses_do(mirror, tmp_path):
 
     from neuroenc import Captioner
     from neuroenc.captions import gate_voxels
-    from neuroenc.data.loaders._haxby import CATEGORIES
+    from neuroenc.data.datasets._haxby2001 import CATEGORIES
     from neuroenc.workflows import example_caption_config
     from neuroenc.workflows._caption_decoders import make_decoder, make_text_embedder
     from neuroenc.workflows._caption_fit import fit_subjects

@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import in_roi, load_dataset, validate_responses
-from neuroenc.data.loaders._haxby import CATEGORIES, block_responses
+from neuroenc.data.datasets._haxby2001 import CATEGORIES, block_responses
 
 
 def load(mirror, **options):

@@ -6,8 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from neuroenc._core.errors import ChecksumError, ConfigError
-from neuroenc.data import load_dataset, load_manifest
-from neuroenc.data.loaders import loader_options
+from neuroenc.data import load_dataset, load_manifest, loader_options
 
 UPPER = np.triu_indices(92, 1)
 

@@ -10,8 +10,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
 from neuroenc._core.errors import ChecksumError, ConfigError, DataError
-from neuroenc.data import load_dataset, validate_responses
-from neuroenc.data.loaders._v4 import LISTED, animal_of
+from neuroenc.data import load_dataset, v4_sessions, validate_responses
 
 # As published: animal, neurons, images (the files of three sessions hold more images than their readme says).
 SESSIONS = {
@@ -198,9 +197,9 @@ def test_sessions_beside_the_mirrors(mirror, tmp_path):
 
 
 def test_the_animal_of_a_session_is_the_published_one_or_the_tables(tmp_path):
-    assert [animal_of(s) for s in LISTED] == [a for a, *_ in SESSIONS.values()]
-    assert {animal_of(s) for s in ("201014", "210301", "210326")} == {"PE"}
-    assert {animal_of(s) for s in ("210620", "211008", "211103")} == {"RA"}
+    assert v4_sessions()["animal"].tolist() == [a for a, *_ in SESSIONS.values()]
+    assert set(v4_sessions(["201014", "210301", "210326"])["animal"]) == {"PE"}
+    assert set(v4_sessions(["210620", "211008", "211103"])["animal"]) == {"RA"}
     official(tmp_path, "230101")
     with pytest.raises(DataError, match=r"session '230101' is no day .* sessions\.csv"):
         load_dataset("v4-cowley2023", root=tmp_path, session="230101")

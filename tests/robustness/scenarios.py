@@ -241,7 +241,6 @@ def server() -> Iterator[str]:
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     lines = [f'{key} = "served"' for key in ("name", "title", "description", "licence", "redistribution", "citation")]
-    lines.append('loader = "neuroenc.data.loaders._objects92.load"')
     for n, body in enumerate(SERVED):
         digest = hashlib.sha256(body.tobytes()).hexdigest()
         lines += ["[[files]]", f'path = "part/{n}.bin"', f'url = "http://127.0.0.1:{httpd.server_port}/{n}"']

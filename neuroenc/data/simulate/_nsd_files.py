@@ -11,7 +11,7 @@ import pandas as pd
 from nibabel.freesurfer.mghformat import MGHImage
 
 from neuroenc._core.files import write_json, write_text
-from neuroenc.data._nsd._betas import SCALE
+from neuroenc.data.datasets._nsd._betas import SCALE
 from neuroenc.data.simulate._nsd_plan import Experiment
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from neuroenc.data._nsd._rois import FILES
+from neuroenc.data.datasets._nsd._rois import FILES
 
 __all__ = ["Experiment", "Subject", "make_experiment", "make_subject"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.data._nsd._design import stimulus_name
-from neuroenc.data._nsd._layout import BETAS, SPACES
 from neuroenc.data._schema import EncodingData, make_responses
+from neuroenc.data.datasets._nsd._design import stimulus_name
+from neuroenc.data.datasets._nsd._layout import BETAS, SPACES
 from neuroenc.data.simulate._cortex import _respond, simulate_cortex
 from neuroenc.data.simulate._design import Design
 from neuroenc.data.simulate._nsd_files import (

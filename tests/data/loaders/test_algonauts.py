@@ -7,7 +7,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data.loaders._algonauts2023 import LABELS
+from neuroenc.data.datasets._algonauts2023 import LABELS
 from neuroenc.data.simulate import algonauts2023_tree
 
 
@@ -64,7 +64,7 @@ def test_a_lost_picture_does_not_shift_rows(load, tmp_path):
 
 def test_one_subjects_folder_is_enough(tree, load):
     assert load("algonauts2023", tree[0] / "subj01").responses.shape == (8, 16)
-    with pytest.raises(DataError, match=r"has \['subj01'\]"):
+    with pytest.raises(DataError, match=r"subj02.*it has subj01"):
         load("algonauts2023", tree[0], subject=2)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from neuroenc import data, stats
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import things_fmri_tree
 
 
@@ -55,7 +55,7 @@ def test_one_region_or_both_sides(tree, load):
     both = load("things-fmri", tree[0], voxels=["FFA", "LO1"]).responses
     assert both.voxel.values.tolist() == [0, 5, 10, 15, 20, 25, 26, 27, 28, 29]
     assert both.roi.values[0] == "V1;LO1 (prf)"
-    with pytest.raises(DataError, match="did you mean"):
+    with pytest.raises(ConfigError, match="lFFA"):
         load("things-fmri", tree[0], voxels="lFFB")
 
 

@@ -14,7 +14,7 @@ from scipy.io import loadmat, savemat
 
 from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data._nsd import _load
+from neuroenc.data.datasets._nsd import _load
 from neuroenc.data.simulate import simulate_world
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")

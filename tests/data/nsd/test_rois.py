@@ -160,8 +160,8 @@ def test_splits_when_other_subjects_are_not_known(own):
 
 
 def test_published_numbers_of_sessions_are_used_for_the_published_design():
-    from neuroenc.data._nsd._design import Design, session_counts, shared_ids
-    from neuroenc.data._nsd._layout import Layout
+    from neuroenc.data.datasets._nsd._design import Design, session_counts, shared_ids
+    from neuroenc.data.datasets._nsd._layout import Layout
 
     rng = np.random.default_rng(0)
     order = rng.permutation(np.repeat(np.arange(10000), 3))

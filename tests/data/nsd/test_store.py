@@ -13,7 +13,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import DataError
-from neuroenc.data._nsd import _store
+from neuroenc.data.datasets._nsd import _store
 
 LOAD = """
 import sys, numpy as np

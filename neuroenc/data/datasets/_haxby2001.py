@@ -11,11 +11,13 @@ import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.tables import numbers, read_table
+from neuroenc.data._build import make_responses
 from neuroenc.data._images import check_affine, image_values, open_image
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.loaders._source import Source
+from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data.datasets._recording import one_of
+from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["CATEGORIES", "block_responses", "load"]
+__all__ = ["CATEGORIES", "Haxby2001", "block_responses"]
 
 TR = 2.5
 _RUNS = range(1, 13)
@@ -54,7 +56,7 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def load(source: Source, *, image: str = "1slice", mask: str | None = None, delay: float = 2.5) -> EncodingData:
+class Haxby2001(Dataset):
     """Block responses per run, z-scored per run: 12 runs x 8 categories.
 
     ``y[b, v]`` = mean over the volumes ``t`` with ``onset_b + delay <= t < onset_b + duration_b + delay`` of the
@@ -97,20 +99,25 @@ def load(source: Source, *, image: str = "1slice", mask: str | None = None, dela
     Haxby et al. (2001). Distributed and overlapping representations of faces and objects in ventral temporal cortex.
     Science, 293, 2425-2430.
     """
-    if image not in ("1slice", "25mm"):
-        raise ConfigError(unknown_name("image of haxby2001-slice", image, ("1slice", "25mm")))
-    legal = ("all", *_MASKS) if image == "25mm" else ("all",)
-    if mask is not None and mask not in legal:
-        why = "The masks of 25 mm cannot be placed on the slice (no anatomical origin); use image='25mm'."
-        step = why if image == "1slice" and mask in _MASKS else "None is automatic."
-        raise ConfigError(unknown_name(f"mask of image {image}", mask, legal, step))
-    if not np.isfinite(delay) or not 0 <= delay <= 15:
-        raise ConfigError(f"delay={delay!r} is not a haemodynamic delay in seconds; legal: 0 to 15, default 2.5.")
-    bold = [f"sub001/BOLD/task001_run{r:03d}/bold_{image}.nii.gz" for r in _RUNS]
-    events = [f"sub001/BOLD/task001_run{r:03d}/bold_events.tsv" for r in _RUNS]
-    masks = [f"sub001/masks/25mm/{m}.nii.gz" for m in _MASKS] if image == "25mm" else []
-    root = source.folder([*bold, *events, *masks])
-    return _assemble(source, root, image, mask, float(delay), bold, events, masks)
+
+    name, title = "haxby2001-slice", "Haxby 2001"
+
+    def read(
+        self, source: Source, *, image: str = "1slice", mask: str | None = None, delay: float = 2.5
+    ) -> EncodingData:
+        one_of("image of haxby2001-slice", image, ("1slice", "25mm"))
+        legal = ("all", *_MASKS) if image == "25mm" else ("all",)
+        if mask is not None and mask not in legal:
+            why = "The masks of 25 mm cannot be placed on the slice (no anatomical origin); use image='25mm'."
+            step = why if image == "1slice" and mask in _MASKS else "None is automatic."
+            raise ConfigError(unknown_name(f"mask of image {image}", mask, legal, step))
+        if not np.isfinite(delay) or not 0 <= delay <= 15:
+            raise ConfigError(f"delay={delay!r} is not a haemodynamic delay in seconds; legal: 0 to 15, default 2.5.")
+        bold = [f"sub001/BOLD/task001_run{r:03d}/bold_{image}.nii.gz" for r in _RUNS]
+        events = [f"sub001/BOLD/task001_run{r:03d}/bold_events.tsv" for r in _RUNS]
+        masks = [f"sub001/masks/25mm/{m}.nii.gz" for m in _MASKS] if image == "25mm" else []
+        root = source.folder([*bold, *events, *masks])
+        return _assemble(source, root, image, mask, float(delay), bold, events, masks)
 
 
 def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, delay: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._groups import column_moments
-from neuroenc.data.loaders._bids_layout import Run
+from neuroenc.data.datasets._bids_layout import Run
 
 __all__ = ["Glm", "check_baseline", "fit_run"]
 

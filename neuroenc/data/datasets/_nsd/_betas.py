@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import check_readable_file, storage_errors
-from neuroenc.data._groups import column_moments
+from neuroenc._core.files import check_readable_file
 from neuroenc.data._images import forward
-from neuroenc.data._nsd._layout import Layout
+from neuroenc.data.datasets._nsd._layout import Layout
+from neuroenc.data.datasets._recording import frames, unpacked
 
-__all__ = ["SCALE", "Spool", "n_trials", "read_session", "zscore_in_place"]
+__all__ = ["SCALE", "n_trials", "read_session", "unpacked_session"]
 
 #: Integer files hold percent signal change times this.
 SCALE = 300.0
-_CONSTANT = 1e-7
 
 
 def n_trials(files: tuple[Path, ...]) -> int:
@@ -39,8 +37,7 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
             _check_shape(values, files[0], layout.shape)
             if files[0].suffix == ".hdf5":
                 return _from_hdf5_volume(values, np.stack(np.unravel_index(places, layout.shape), 1), budget)
-            index = np.ravel_multi_index(np.unravel_index(places, layout.shape), layout.shape, order="F")
-            return _from_frames(values, index, budget)
+            return _from_frames(values, places, budget)
     parts, start = [], 0
     for path, n in zip(files, layout.shape, strict=True):
         own = places[(places >= start) & (places < start + n)] - start
@@ -53,36 +50,11 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
     return np.concatenate(parts, axis=1)
 
 
-class Spool:
-    """Betas of one packed session on disk (trial, place), for when blocks of its voxels are taken one by one.
-
-    NIfTI files are unpacked from their start for every block; this unpacks them once.
-    """
-
-    def __init__(self, layout: Layout, files: tuple[Path, ...], places: np.ndarray, budget: int, folder: Path) -> None:
-        self.n_places = len(places)
-        with storage_errors(folder):
-            self.handle = TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
-        index = np.ravel_multi_index(np.unravel_index(places, layout.shape), layout.shape, order="F")
-        with _opened(files[0], budget) as values:
-            _check_shape(values, files[0], layout.shape)
-            for rows in _frames(values, index, budget):
-                with storage_errors(folder):
-                    self.handle.write(np.ascontiguousarray(rows).data.cast("B"))
-        with storage_errors(folder):
-            self.handle.flush()
-        self.n_trials = self.handle.tell() // (4 * self.n_places)
-
-    def read(self, block: slice) -> np.ndarray:
-        """Rows of a block of places, float32."""
-        out = np.empty((self.n_trials, block.stop - block.start), dtype=np.float32)
-        for n, row in enumerate(out):
-            self.handle.seek(4 * (n * self.n_places + block.start))
-            row[:] = np.frombuffer(self.handle.read(4 * len(row)), dtype=np.float32)
-        return out
-
-    def close(self) -> None:
-        self.handle.close()
+def unpacked_session(layout: Layout, path: Path, places: np.ndarray, budget: int) -> np.ndarray:
+    """Betas (trial, place) of one packed volume, for when blocks of its voxels are taken one by one."""
+    with _opened(path, budget) as values:
+        _check_shape(values, path, layout.shape)
+    return unpacked(path, places, budget, _percent)
 
 
 @contextmanager
@@ -141,19 +113,10 @@ def _from_frames(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
     """Frames (place..., trial) stored trial after trial, as in NIfTI and MGH files."""
     out = np.empty((int(values.shape[-1]), len(index)), dtype=np.float32)
     start = 0
-    for rows in _frames(values, index, budget):
+    for rows in frames(values, index, budget, _percent):
         out[start : start + len(rows)] = rows
         start += len(rows)
     return out
-
-
-def _frames(values: Any, index: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Rows (some trials, index) one after the other, float32."""
-    n_places, n = int(np.prod(values.shape[:-1])), int(values.shape[-1])
-    step = max(1, budget // max(1, n_places * 8 + len(index) * 12))
-    for start in range(0, n, step):
-        block = np.asarray(values[..., start : start + step])
-        yield np.ascontiguousarray(_percent(block.reshape((n_places, -1), order="F")[index]).T)
 
 
 def _from_hdf5_table(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
@@ -200,20 +163,3 @@ def _spans(x: np.ndarray, width: int) -> list[np.ndarray]:
         return [np.arange(len(x))]
     number = (x - x.min()) // width
     return [np.flatnonzero(number == g) for g in np.unique(number)]
-
-
-def zscore_in_place(values: np.ndarray, budget: int) -> np.ndarray:
-    """``(y - m) / s`` of every column of one session; which columns were constant (they become 0).
-
-    Population standard deviation; sums in float64, column block by column block.
-    """
-    constant = np.zeros(values.shape[1], dtype=bool)
-    step = max(1, budget // max(1, len(values) * 24))
-    for start in range(0, values.shape[1], step):
-        part = values[:, start : start + step]
-        mean, sd = column_moments(part)
-        flat = sd <= _CONSTANT * np.abs(mean)
-        part -= mean.astype(np.float32)
-        part /= np.where(flat, np.inf, sd).astype(np.float32)
-        constant[start : start + step] = flat
-    return constant

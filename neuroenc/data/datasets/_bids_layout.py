@@ -19,10 +19,10 @@ from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import open_image
 from neuroenc.data._masked import LONGEST, SHORTEST, seconds
 from neuroenc.data._pictures import picture_endings
-from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import like, natural
+from neuroenc.data.datasets._recording import natural
+from neuroenc.data.datasets._registry import like
 
-__all__ = ["Run", "entities", "find_runs", "recognise"]
+__all__ = ["Run", "describe_bids", "entities", "find_runs"]
 
 _PREPROC = "preproc"
 _BOLD = "*_bold.nii*"
@@ -218,8 +218,8 @@ def _selection(select: Mapping[str, Any] | None) -> dict[str, str]:
     return found
 
 
-def recognise(folder: Path) -> Found | None:
-    """A BIDS data set with fMRIPrep's output, or one of both, or None."""
+def describe_bids(folder: Path) -> tuple[dict[str, str], tuple[str, ...], str] | None:
+    """What a BIDS data set with fMRIPrep's output, or one of both, has and lacks, and the call that reads it."""
     prepared = _derivatives(folder)
     bold = _bold(prepared, "sub-*")
     events = list(folder.glob("sub-*/**/*_events.tsv")) + list(folder.glob("*_events.tsv"))
@@ -235,7 +235,7 @@ def recognise(folder: Path) -> Found | None:
     missing = [x for x, there in (("preprocessed BOLD (derivatives/fmriprep)", bold), ("events", events)) if not there]
     several = [f', {k[:-1]}="{has[k].split(", ")[0]}"' for k in ("tasks", "spaces") if ", " in has.get(k, "")]
     call = f'read_bids("{folder}", "{have[0]["sub"]}"{"".join(several)})' if bold else ""
-    return Found("bids", "BIDS with fMRIPrep's output", folder, has, tuple(missing), call)
+    return has, tuple(missing), call
 
 
 def _derivatives(folder: Path) -> Path:

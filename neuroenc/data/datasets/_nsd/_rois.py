@@ -13,9 +13,9 @@ import pandas as pd
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image, open_mask
 from neuroenc.data._masked import read_labels
-from neuroenc.data._nsd._layout import Layout
+from neuroenc.data.datasets._nsd._layout import Layout
 
-__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "food_path", "joined_names", "nsd_mask", "nsd_rois"]
+__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "food_path", "nsd_mask", "nsd_rois"]
 
 #: Label images, and the labels that the data set gives them (read from the .ctab file where it is there).
 FILES: dict[str, tuple[str, ...]] = {
@@ -336,16 +336,6 @@ def nsd_rois(
     known = {r[0] for r in rows}
     rows += [(n, "union or recipe", 0, int(m.sum())) for n, m in regions.all_masks().items() if n not in known]
     return pd.DataFrame(rows, columns=["name", "file", "label", "n_voxels"])
-
-
-def joined_names(masks: dict[str, np.ndarray], places: np.ndarray) -> np.ndarray:
-    """Names of each place joined by ";": every combination is written once, however many voxels share it."""
-    names = list(masks)
-    bits = np.packbits(np.stack([masks[n][places] for n in names], axis=1), axis=1)
-    unique, inverse = np.unique(bits, axis=0, return_inverse=True)
-    flags = np.unpackbits(unique, axis=1, count=len(names)).astype(bool)
-    texts = np.array([";".join(n for n, f in zip(names, row) if f) for row in flags.tolist()], dtype=str)
-    return np.asarray(texts[inverse.reshape(-1)])
 
 
 def food_path(food: Any) -> str:

@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.memory import parse_memory
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._masked import roi_flags
-from neuroenc.data._schema import EncodingData, make_responses
-from neuroenc.data.loaders._bids_glm import Glm, check_baseline, fit_run
-from neuroenc.data.loaders._bids_layout import Run, find_runs, recognise
-from neuroenc.data.loaders._glmsingle import stimuli_of
-from neuroenc.data.loaders._sessions import bounds_of, collect, one_of, unpacked
+from neuroenc.data._stimuli import EncodingData
+from neuroenc.data.datasets._bids_glm import Glm, check_baseline, fit_run
+from neuroenc.data.datasets._bids_layout import Run, describe_bids, find_runs
+from neuroenc.data.datasets._glmsingle import stimuli_of
+from neuroenc.data.datasets._recording import Recording, collect, one_of, unpacked
+from neuroenc.data.datasets._registry import Dataset, Found
 
-__all__ = ["read_bids", "recognise"]
+__all__ = ["Bids", "read_bids"]
 
 
 def read_bids(
@@ -110,10 +110,8 @@ def read_bids(
     """
     one_of("model", model, ("trial", "condition"))
     one_of("value of zscore:", zscore, ("session", "run", False, True))
-    by = "run" if zscore == "run" else "session"
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
     runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives, select=select)
-    budget = parse_memory(max_memory)
     reference = open_image(runs[0].bold, "BOLD")
     for run in runs[1:]:
         check_affine(reference, open_image(run.bold, run.bold.name), names=(runs[0].bold.name, run.bold.name))
@@ -130,11 +128,7 @@ def read_bids(
     counts = [len(own) for own in shown]
     session = np.repeat([r.session for r in runs], counts)
     number = np.repeat([r.number for r in runs], counts)
-    roi = None
-    if rois:
-        roi = {}
-        for name, item in rois.items():
-            roi[name] = roi_flags(name, item, reference, "BOLD").reshape(-1)[voxel]
+    roi = {n: roi_flags(n, item, reference, "BOLD").reshape(-1)[voxel] for n, item in (rois or {}).items()} or None
     options = {
         "data": "bids",
         "subject": runs[0].subject,
@@ -144,59 +138,57 @@ def read_bids(
         "tr": [r.tr for r in runs],
         "start": [r.start for r in runs],
     }
-    template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(ids), len(voxel))),
-        stimulus=ids,
-        subject=runs[0].subject,
-        session=session,
-        run=number,
-        voxel=voxel,
-        ijk=np.stack(np.unravel_index(voxel, shape), 1),
-        affine=reference.affine,
-        volume_shape=shape,
-        roi=roi,
-        space=runs[0].space or "native",
-        units="% signal change",
-        source="bids",
-        licence=licence,
-        provenance=options,
-    )
-    order = np.arange(len(runs))
-    groups = (
-        [order[a:b] for a, b in bounds_of(np.array([r.session for r in runs]))]
-        if by == "session"
-        else [order[n : n + 1] for n in order]
-    )
+    labels = {
+        "stimulus": ids,
+        "subject": runs[0].subject,
+        "session": session,
+        "run": number,
+        "voxel": voxel,
+        "ijk": np.stack(np.unravel_index(voxel, shape), 1),
+        "affine": reference.affine,
+        "volume_shape": shape,
+        "roi": roi,
+        "space": runs[0].space or "native",
+        "units": "% signal change",
+        "source": "bids",
+        "licence": licence,
+    }
     edges = np.concatenate([[0], np.cumsum(counts)])
     held: dict[int, np.ndarray] = {}
 
-    def read(n: int, block: slice) -> np.ndarray:
+    def read(rows: slice, block: slice, budget: int) -> np.ndarray:
         parts = []
-        for k in groups[n]:
+        for k in range(*np.searchsorted(edges, [rows.start, rows.stop])):
             if k not in held:
                 held.clear()
                 held[k] = unpacked(runs[k].bold, voxel, budget)
-                check_baseline(runs[k], held[k], max(1, budget // 16 // (8 * len(held[k]))))
+                check_baseline(runs[k], held[k], max(1, budget // 2 // (8 * len(held[k]))))
             parts.append(fit_run(runs[k], events[k], held[k][:, block], glm))
         return np.concatenate(parts)
 
-    files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
-    responses = collect(
-        template,
-        [(int(edges[g[0]]), int(edges[g[-1] + 1])) for g in groups],
-        read,
-        zscore=bool(zscore),
-        by=by,
-        repeats=repeats,
-        cache=cache,
-        files=files,
-        settings=options,
-        max_memory=max_memory,
-        progress=progress,
-    )
     table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
-    extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
-    return EncodingData(responses, _stimuli(Path(root), ids, images, licence), extra=extra)
+    recording = Recording(
+        labels,
+        read,
+        _stimuli(Path(root), ids, images, licence),
+        [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))],
+        options,
+        extra={"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()},
+        by="run" if zscore == "run" else "session",
+    )
+    return collect(
+        recording, zscore=bool(zscore), repeats=repeats, cache=cache, max_memory=max_memory, progress=progress
+    )
+
+
+class Bids(Dataset):
+    """BIDS data sets with fMRIPrep's output, which `read_bids` reads."""
+
+    name, title = "bids", "BIDS with fMRIPrep's output"
+
+    def recognise(self, folder: Path) -> Found | None:
+        found = describe_bids(folder)
+        return found and Found(self.name, self.title, folder, *found)
 
 
 def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:

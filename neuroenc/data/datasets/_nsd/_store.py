@@ -17,7 +17,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json, storage_errors, write_json
 from neuroenc._core.optional import require
 from neuroenc.data import _io
-from neuroenc.data._preprocess import _averaged
+from neuroenc.data._preprocess import averaged
 
 __all__ = ["averaged_store", "load_store", "session_store", "stamp", "voxels_per_chunk"]
 
@@ -168,7 +168,7 @@ def averaged_store(
             array = _open(part, template)
             for start in range(0, template.shape[1], width):
                 block = slice(start, min(start + width, template.shape[1]))
-                array[:, block] = _averaged(np.asarray(values[:, block]), numbers, counts)
+                array[:, block] = averaged(np.asarray(values[:, block]), numbers, counts)
         os.replace(part, path)
     return path
 

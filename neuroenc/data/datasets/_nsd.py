@@ -7,9 +7,9 @@ from typing import Any
 
 from neuroenc._core.errors import DataError
 from neuroenc.data._fetch import data_dir, mirror_dir
-from neuroenc.data._nsd._load import nsd
 from neuroenc.data._schema import EncodingData
-from neuroenc.data.loaders._source import Source
+from neuroenc.data.datasets._nsd._load import nsd
+from neuroenc.data.datasets._source import Source
 
 __all__ = ["load"]
 

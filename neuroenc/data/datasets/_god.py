@@ -12,28 +12,17 @@ import pandas as pd
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import numbers, read_table
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, one_of, subject_number, within
-from neuroenc.data.loaders._source import Source
+from neuroenc.data._pictures import find_pictures
+from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data.datasets._recording import Recording, one_of, select_voxels, within
+from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
 
-__all__ = ["grid", "load", "recognise"]
+__all__ = ["GenericObjectDecoding", "grid"]
 
-_EXPECTED = "Subject1.h5 (data sets dataset and metadata/key, metadata/value), image_training_id.csv, image_test_id.csv"
 _TYPES = {"training": 1, "test": 2, "imagery": 3}
 
 
-def load(
-    source: Source,
-    *,
-    subject: int | str = 1,
-    parts: Any = ("training", "test"),
-    voxels: Any = "all",
-    repeats: str = "keep",
-    zscore: bool = False,
-    cache: bool | str = True,
-    max_memory: str | int | None = None,
-) -> EncodingData:
+class GenericObjectDecoding(Dataset):
     r"""Responses of one subject of Generic Object Decoding.
 
     Rows are as published (one a trial: its volumes averaged after the authors' normalisation by run). Runs are numbered
@@ -73,89 +62,85 @@ def load(
     Horikawa & Kamitani (2017), Generic decoding of seen and imagined objects using hierarchical visual features, Nature
     Communications 8:15037.
     """
-    name = f"Subject{subject_number(subject, 5, 'Subject|S|sub-', 'the data set')}"
-    wanted = [parts] if isinstance(parts, str) else list(parts)
-    for part in wanted:
-        one_of("part of Generic Object Decoding", part, tuple(_TYPES))
-    if repeats == "average" and {"test", "imagery"} <= set(wanted):
-        raise ConfigError("seen and imagined pictures cannot be averaged together. Next step: load the parts apart.")
-    root = dataset_root(source, lambda f: recognise(f) is not None, _EXPECTED)
-    path = next(iter(within(root, f"{name}.h5")), None)
-    if path is None:
-        raise DataError(f"{root} has no {name}.h5; it has {_subjects(root)}. Expected: {_EXPECTED}.")
-    table = _Table(path)
-    kinds = table.column("DataType")
-    keep = np.isin(kinds, [_TYPES[p] for p in wanted])
-    if set(np.unique(kinds)) - set(_TYPES.values()) or not keep.any():
-        raise DataError(f"{path}: DataType holds {np.unique(kinds)[:5].tolist()}; asked for {wanted} (1, 2, 3).")
-    # Each part counts its runs from 1.
-    frame = pd.DataFrame({"kind": kinds, "run": table.column("Run"), "row": np.arange(len(kinds))})[keep]
-    frame["run"] = frame.groupby(["kind", "run"], sort=False).ngroup() + 1
-    frame = frame.sort_values("run", kind="stable")
-    rows = frame["row"].to_numpy()
-    number = table.column("stimulus_id")[rows]
-    ids = np.array([_id(x, f"{path}, row {r + 1}") for x, r in zip(number, rows.tolist(), strict=True)])
-    chosen, roi = table.voxels(voxels)
-    mm = table.millimetres(chosen)
-    # Numbers of the whole set, so that a choice of regions keeps its places.
-    everything = grid(table.millimetres(np.flatnonzero(table.flags("VoxelData"))))
-    place: dict[str, Any] = {}
-    if everything is not None:
-        ijk, affine, shape = everything
-        place = {
-            "ijk": ijk[np.searchsorted(np.flatnonzero(table.flags("VoxelData")), chosen)],
-            "affine": affine,
-            "volume_shape": shape,
+
+    name, title = "god", "Generic Object Decoding"
+    common = SESSIONS | {"zscore": False}
+    expected = (
+        "Subject1.h5 (data sets dataset and metadata/key, metadata/value), image_training_id.csv, image_test_id.csv"
+    )
+
+    def subjects(self, folder: Path) -> list[str]:
+        return sorted({p.stem for p in within(folder, "Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})
+
+    def missing(self, folder: Path) -> list[str]:
+        return [] if within(folder, "*.JPEG") else ["pictures (images/training, images/test)"]
+
+    def load(self, source: Source, **options: Any) -> EncodingData:
+        parts = options.get("parts", ())
+        parts = {parts} if isinstance(parts, str) else set(parts)
+        if options.get("repeats") == "average" and {"test", "imagery"} <= parts:
+            raise ConfigError("seen and imagined pictures cannot be averaged. Next step: load the parts apart.")
+        return super().load(source, **options)
+
+    def read(
+        self,
+        source: Source,
+        *,
+        subject: int | str = 1,
+        parts: Any = ("training", "test"),
+        voxels: Any = "all",
+    ) -> Recording:
+        name = f"Subject{self.number(subject, 5, 'Subject|S|sub-')}"
+        wanted = [parts] if isinstance(parts, str) else list(parts)
+        for part in wanted:
+            one_of("part of Generic Object Decoding", part, tuple(_TYPES))
+        root = self.root(source)
+        path = next(iter(within(root, f"{name}.h5")), None)
+        if path is None:
+            raise self.lacks(root, f"{name}.h5")
+        table = _Table(path)
+        kinds = table.column("DataType")
+        keep = np.isin(kinds, [_TYPES[p] for p in wanted])
+        if set(np.unique(kinds)) - set(_TYPES.values()) or not keep.any():
+            raise DataError(f"{path}: DataType holds {np.unique(kinds)[:5].tolist()}; asked for {wanted} (1, 2, 3).")
+        # Each part counts its runs from 1.
+        frame = pd.DataFrame({"kind": kinds, "run": table.column("Run"), "row": np.arange(len(kinds))})[keep]
+        frame["run"] = frame.groupby(["kind", "run"], sort=False).ngroup() + 1
+        frame = frame.sort_values("run", kind="stable")
+        at = frame["row"].to_numpy()
+        number = table.column("stimulus_id")[at]
+        ids = np.array([_id(x, f"{path}, row {r + 1}") for x, r in zip(number, at.tolist(), strict=True)])
+        whole = np.flatnonzero(table.flags("VoxelData"))
+        regions = {k[4:]: table.flags(k)[whole] for k in table.keys if k.startswith("ROI_")}
+        everything = {"all": np.ones(len(whole), dtype=bool)}
+        inside = np.flatnonzero(select_voxels(voxels, everything | regions, "Generic Object Decoding"))
+        chosen, mm = whole[inside], table.millimetres(whole)
+        labels = {
+            "stimulus": ids,
+            "subject": name,
+            "run": frame["run"].to_numpy(),
+            "voxel": chosen,
+            "roi": {n: m[inside] for n, m in regions.items()},
+            "units": "a.u.",
+            "space": "native, 3 mm",
+            "source": self.name,
+            "licence": source.manifest.licence,
         }
-    options = {"data": "god", "subject": name, "parts": wanted}
-    template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(rows), len(chosen))),
-        stimulus=ids,
-        subject=name,
-        run=frame["run"].to_numpy(),
-        voxel=chosen,
-        roi=roi,
-        units="a.u.",
-        space="native, 3 mm",
-        source="god",
-        licence=source.manifest.licence,
-        provenance=options,
-        **place,
-    )
-    bounds = bounds_of(frame["run"].to_numpy())
-    responses = collect(
-        template,
-        bounds,
-        lambda n, block: table.read(rows[slice(*bounds[n])], chosen[block]),
-        zscore=zscore,
-        by="run",
-        repeats=repeats,
-        cache=cache,
-        files=[path],
-        settings=options,
-        max_memory=max_memory,
-        progress=source.progress,
-    )
-    names = np.array(list(_TYPES))[frame["kind"].to_numpy(np.int64) - 1]
-    stimuli = _stimuli(source, root, ids, number, names)
-    splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("training", "test")}
-    return EncodingData(responses, stimuli, extra={"splits": splits, "part": names.astype(str), "mm": mm})
-
-
-def recognise(folder: Path) -> Found | None:
-    """The authors' files in this folder, or None."""
-    names = _subjects(folder)
-    if not names:
-        return None
-    missing = [] if within(folder, "*.JPEG") else ["pictures (images/training, images/test)"]
-    return Found(
-        "god",
-        "Generic Object Decoding",
-        folder,
-        {"subjects": ", ".join(names)},
-        tuple(missing),
-        f'load_dataset("god", root="{folder}", subject={int(names[0][7:])})',
-    )
+        # Numbers of the whole set, so that a choice of regions keeps its places.
+        if (places := grid(mm)) is not None:
+            ijk, affine, shape = places
+            labels |= {"ijk": ijk[inside], "affine": affine, "volume_shape": shape}
+        names = np.array(list(_TYPES))[frame["kind"].to_numpy(np.int64) - 1].astype(str)
+        return Recording(
+            labels,
+            lambda rows, block, budget: table.read(at[rows], chosen[block]),
+            _stimuli(source, root, ids, number, names),
+            [path],
+            {"data": self.name, "subject": name, "parts": wanted},
+            splits=("training", "test"),
+            extra={"part": names, "mm": mm[inside]},
+            by="run",
+        )
 
 
 def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] | None:
@@ -188,10 +173,6 @@ def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] 
         return None
     a, b, c = (ijk.max(axis=0) + 1).tolist()
     return ijk, affine, (a, b, c)
-
-
-def _subjects(folder: Path) -> list[str]:
-    return sorted({p.stem for p in within(folder, "Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})
 
 
 class _Table:
@@ -237,19 +218,6 @@ class _Table:
             )
         return self.read(None, at, np.float64)[:, 0]
 
-    def voxels(self, voxels: Any) -> tuple[np.ndarray, list[str]]:
-        regions = {k[4:]: self.flags(k) for k in self.keys if k.startswith("ROI_")}
-        keep = self.flags("VoxelData")
-        if not (isinstance(voxels, str) and voxels == "all"):
-            names = [voxels] if isinstance(voxels, str) else list(voxels)
-            for name in names:
-                one_of("region of Generic Object Decoding", name, tuple(regions))
-            keep &= np.any([regions[n] for n in names], axis=0)
-        chosen = np.flatnonzero(keep)
-        if not len(chosen):
-            raise DataError(f"voxels={voxels!r} selects none of {int(self.flags('VoxelData').sum())} voxels.")
-        return chosen, [";".join(n for n, f in regions.items() if f[v]) for v in chosen]
-
     def millimetres(self, chosen: np.ndarray) -> np.ndarray:
         axes = [f"voxel_{x}" for x in "xyz"]
         if any(a not in self.keys for a in axes):
@@ -289,12 +257,9 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
             name = _id(x, f"{path}, row {n + 1}")
             if listed.setdefault(name, str(f)) != str(f):
                 raise DataError(f"{path}, row {n + 1}: {name} is {f!r} here and {listed[name]!r} before.")
-    paths: dict[str, Path] = {}
-    for p in within(root, "*.JPEG"):
-        if paths.setdefault(p.stem, p) != p and paths[p.stem].read_bytes() != p.read_bytes():
-            raise DataError(f"{paths[p.stem]} and {p} are two pictures of one name. Next step: keep one.")
     files = [listed.get(s, f"{s}.JPEG") for s in own]
-    pictures = [paths.get(Path(f).stem) for f in files]
+    folder = root / "images" if (root / "images").is_dir() else root
+    pictures = find_pictures(folder, [Path(f).stem for f in files], partial=True)
     table = pd.DataFrame(
         {
             "stimulus_id": first["number"].to_numpy(),
@@ -306,5 +271,4 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
         },
         index=own,
     )
-    images = [p for p in pictures if p is not None]
-    return Stimuli(own, images if len(images) == len(own) else None, None, table, "god", source.manifest.licence)
+    return Stimuli(own, None if None in pictures else pictures, None, table, "god", source.manifest.licence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,12 +16,12 @@ import xarray as xr
 from neuroenc._core.errors import ChecksumError, ConfigError, DataError, unknown_name
 from neuroenc._core.files import check_readable_file, sha256_file
 from neuroenc._core.tables import read_table
-from neuroenc.data._fetch import data_dir, mirror_dir
+from neuroenc.data._build import make_responses
 from neuroenc.data._pictures import read_picture
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.loaders._source import Source
+from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["LISTED", "animal_of", "load", "locate"]
+__all__ = ["V4", "v4_sessions"]
 
 _MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
@@ -33,7 +34,7 @@ _DAYS = (("WE", 190923, 190929), ("PE", 201014, 210326), ("RA", 210620, 211103))
 _AVERAGES = ("responses", "responses_repeat_averaged")
 
 
-def load(source: Source, *, session: str | int = "201025") -> EncodingData:
+class V4(Dataset):
     """One recording session as one subject, each neuron as one voxel.
 
     ``responses[n, v]`` = mean over repeats of the spike count of neuron ``v`` in 100 ms while image ``n`` was shown.
@@ -68,76 +69,95 @@ def load(source: Source, *, session: str | int = "201025") -> EncodingData:
     ----------
     Cowley, Stan, Pillow & Smith (2023). Compact deep neural network models of visual cortex. bioRxiv.
     """
-    session = str(session)
-    root, files = locate(source, session)
-    animal, nominal = animal_of(session, root), _nominal(session, root)
-    names, images = _read_images(root / files["images"])
-    ids = [f"{session}-{name}" for name in names]
-    raw = _read_array(root / files["raw"], 3, len(ids), files["images"]) if "raw" in files else None
-    if "average" in files:
-        values = _read_array(root / files["average"], 2, len(ids), files["images"])
-    else:
-        assert raw is not None
-        values = np.nanmean(raw, axis=2)
-    if raw is not None and raw.shape[:2] != values.shape:
-        raise DataError(
-            f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: other neurons or "
-            "images. Next step: take both files of one session from one release."
-        )
-    common: dict[str, Any] = {
-        "subject": f"{animal}-{session}",
-        "space": "electrode array",
-        "units": "spike count",
-        "roi": ["V4"] * len(values),
-        "source": source.manifest.name,
-        "licence": source.manifest.licence,
-        "provenance": {
-            "data": source.manifest.name,
-            "options": {"session": session},
-            "sha256": {name: sha256_file(root / name) for name in files.values()},
-        },
-    }
-    extra: dict[str, Any] = {"animal": animal, "session": session}
-    n_repeats: int | np.ndarray | None = nominal
-    if raw is not None:
-        extra["repeats"], n_repeats = _repeats(raw, root / files["raw"], ids, session, common)
-    responses = make_responses(values.T, stimulus=ids, dim="stimulus", n_repeats=n_repeats, **common)
-    table = pd.DataFrame({"file": [f"{name}.jpg" for name in names], "session": session}, index=ids)
-    stimuli = Stimuli(np.array(ids), images, None, table, source.manifest.name, source.manifest.licence)
-    return EncodingData(responses, stimuli, extra=extra)
+
+    name, title = "v4-cowley2023", "Macaque V4"
+
+    def read(self, source: Source, *, session: str | int = "201025") -> EncodingData:
+        session = str(session)
+        root, files = _locate(source, session)
+        animal, nominal = _animal(session, root), _nominal(session, root)
+        names, images = _read_images(root / files["images"])
+        ids = [f"{session}-{name}" for name in names]
+        raw = _read_array(root / files["raw"], 3, len(ids), files["images"]) if "raw" in files else None
+        if "average" in files:
+            values = _read_array(root / files["average"], 2, len(ids), files["images"])
+        else:
+            assert raw is not None
+            values = np.nanmean(raw, axis=2)
+        if raw is not None and raw.shape[:2] != values.shape:
+            raise DataError(
+                f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: other neurons or "
+                "images. Next step: take both files of one session from one release."
+            )
+        common: dict[str, Any] = {
+            "subject": f"{animal}-{session}",
+            "space": "electrode array",
+            "units": "spike count",
+            "roi": ["V4"] * len(values),
+            "source": source.manifest.name,
+            "licence": source.manifest.licence,
+            "provenance": {
+                "data": source.manifest.name,
+                "options": {"session": session},
+                "sha256": {name: sha256_file(root / name) for name in files.values()},
+            },
+        }
+        extra: dict[str, Any] = {"animal": animal, "session": session}
+        n_repeats: int | np.ndarray | None = nominal
+        if raw is not None:
+            extra["repeats"], n_repeats = _repeats(raw, root / files["raw"], ids, session, common)
+        responses = make_responses(values.T, stimulus=ids, dim="stimulus", n_repeats=n_repeats, **common)
+        table = pd.DataFrame({"file": [f"{name}.jpg" for name in names], "session": session}, index=ids)
+        stimuli = Stimuli(np.array(ids), images, None, table, source.manifest.name, source.manifest.licence)
+        return EncodingData(responses, stimuli, extra=extra)
 
 
-def animal_of(session: str, folder: Path | None = None) -> str:
-    """The animal of a session, by a ``sessions.csv`` in ``folder``, else by the day in its name.
+def v4_sessions(sessions: Iterable[str] | None = None) -> pd.DataFrame:
+    """Recording sessions of ``v4-cowley2023``: index ``session``, columns ``animal`` and ``n_repeats``.
 
-    Raises
-    ------
-    DataError
-        Neither knows it.
+    Parameters
+    ----------
+    sessions : iterable of str, optional
+        Default: the eight that can be fetched.
+
+    Returns
+    -------
+    DataFrame
+        ``animal`` by the day in the session's name ("" where none was recorded); ``n_repeats`` the nominal number of
+        the data's readme (images differ a little; 0 where it is not told).
 
     Examples
     --------
-    >>> animal_of("190924"), animal_of("211022")
-    ('WE', 'RA')
+    >>> int(v4_sessions()["n_repeats"].max()), v4_sessions(["211022"])["animal"].tolist()
+    (14, ['RA'])
     """
-    row = _session_row(session, folder)
-    if row.get("animal"):
-        return row["animal"]
+    names = list(LISTED) if sessions is None else list(sessions)
+    rows = [(_by_day(s), LISTED.get(s, 0)) for s in names]
+    return pd.DataFrame(rows, pd.Index(names, name="session"), ["animal", "n_repeats"])
+
+
+def _by_day(session: str) -> str:
+    """The animal that was recorded on the day that a session is named by; "" where none was."""
     day = int(session) if session.isdecimal() else 0
-    for animal, first, last in _DAYS:
-        if first <= day <= last:
-            return animal
-    where = "" if folder is None else f" Next step: a line '{session},ANIMAL' in {folder / 'sessions.csv'}."
-    raise DataError(
-        f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv with "
-        f"columns session and animal names it.{where}"
-    )
+    return next((animal for animal, first, last in _DAYS if first <= day <= last), "")
 
 
-def _session_row(session: str, folder: Path | None) -> dict[str, str]:
+def _animal(session: str, folder: Path) -> str:
+    """The animal of a session, by a ``sessions.csv`` in ``folder``, else by the day in its name."""
+    animal = _session_row(session, folder).get("animal") or _by_day(session)
+    if not animal:
+        raise DataError(
+            f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv"
+            f" with columns session and animal names it. Next step: a line '{session},ANIMAL' in"
+            f" {folder / 'sessions.csv'}."
+        )
+    return animal
+
+
+def _session_row(session: str, folder: Path) -> dict[str, str]:
     """The session's line of sessions.csv, or nothing."""
-    path = None if folder is None else folder / "sessions.csv"
-    if path is None or not path.exists():
+    path = folder / "sessions.csv"
+    if not path.exists():
         return {}
     table = read_table(path, needed=("session", "animal"), what="table of sessions")
     found = table[table["session"] == session]
@@ -151,7 +171,7 @@ def _nominal(session: str, folder: Path) -> int | None:
     return int(count) if count.isdecimal() and int(count) else LISTED.get(session)
 
 
-def locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
+def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     """Folder of a session's files, and their names below it: ``images``, ``average``, and ``raw`` where it is there.
 
     Files that the manifest lists are verified, and fetched where they are missing; others are taken as they are.
@@ -159,9 +179,7 @@ def locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", session):
         raise ConfigError(f"session={session!r} is no session of v4-cowley2023; they are named by their day, 201025.")
     listed = {f.path: f for f in source.manifest.files}
-    folders = [Path(source.root).expanduser()] if source.root is not None else [data_dir() / source.manifest.name]
-    if source.root is None and (mirror := mirror_dir(source.mirror)) is not None:
-        folders.append(mirror / source.manifest.name)
+    folders = source.places()
     known = {
         "images": f"images/images_{session}.zip",
         "average": f"responses/responses_{session}.npy",

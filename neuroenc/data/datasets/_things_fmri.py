@@ -9,34 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._pictures import find_pictures
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, dataset_root, subject_number, within
-from neuroenc.data.loaders._source import Source
+from neuroenc.data._stimuli import Stimuli
+from neuroenc.data.datasets._recording import Recording, select_voxels, sessions_of, within
+from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
 
-__all__ = ["load", "recognise"]
+__all__ = ["ThingsFMRI"]
 
-_EXPECTED = "betas_csv with sub-01_ResponseData.h5, sub-01_StimulusMetadata.csv and sub-01_VoxelMetadata.csv"
 _TRIALS = ("trial_type", "session", "run", "stimulus")
 _VOXELS = ("voxel_id", "voxel_x", "voxel_y", "voxel_z", "nc_singletrial")
 
 
-def load(
-    source: Source,
-    *,
-    subject: int | str = 1,
-    voxels: Any = "all",
-    sessions: Any = None,
-    repeats: str = "keep",
-    zscore: bool = True,
-    cache: bool | str = True,
-    max_memory: str | int | None = None,
-) -> EncodingData:
+class ThingsFMRI(Dataset):
     r"""Single-trial responses of one subject of THINGS-fMRI.
 
     The published ceiling of one trial, :math:`NC = 100\, n^2 / (n^2 + 1)` percent of variance, gives the coordinate
@@ -73,102 +61,89 @@ def load(
     Hebart et al. (2023), THINGS-data, a multimodal collection of large-scale datasets for investigating object
     representations in human brain and behavior, eLife 12:e82580.
     """
-    name = f"sub-{subject_number(subject, 3, 'sub-?', 'THINGS-fMRI'):02d}"
-    root = dataset_root(source, lambda f: recognise(f) is not None, _EXPECTED)
-    folder = _tables(root)
-    paths = {k: folder / f"{name}_{k}" for k in ("ResponseData.h5", "StimulusMetadata.csv", "VoxelMetadata.csv")}
-    lost = [p.name for p in paths.values() if not p.is_file()]
-    if lost:
-        raise DataError(
-            f"{folder} lacks {', '.join(lost)} of {name}; it has {_subjects(folder)}. Expected: {_EXPECTED}."
-        )
-    trials = read_table(paths["StimulusMetadata.csv"], _TRIALS, what="table of trials")
-    for key in ("session", "run"):
-        trials[key] = _whole(trials, key, paths["StimulusMetadata.csv"])
-    empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
-    if len(empty):
-        row = trials.iloc[empty[0]]
-        raise DataError(
-            f"{paths['StimulusMetadata.csv']}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type"
-            f" {row['trial_type']!r} (expected a name, and train or test)."
-        )
-    info = _voxel_table(paths["VoxelMetadata.csv"])
-    values = _Block(paths["ResponseData.h5"], len(info), len(trials))
-    chosen = np.flatnonzero(_chosen(info, voxels))
-    order = np.lexsort((np.arange(len(trials)), trials["run"], trials["session"]))
-    trials = trials.iloc[order].assign(column=order)
-    # Repeats count over all sessions, so a choice of them keeps its numbers.
-    trials["repeat"] = trials.groupby("stimulus", sort=False).cumcount()
-    trials = _sessions(trials, sessions, name)
-    own = info.iloc[chosen]
-    nc = own["nc_singletrial"].to_numpy(float)
-    if not ((nc >= 0) & (nc < 100)).all():
-        raise DataError(f"nc_singletrial of {name} spans {nc.min():.3g} to {nc.max():.3g} (legal: percent, below 100).")
-    ids = trials["stimulus"].map(_id).to_numpy(dtype=str)
-    columns = trials["column"].to_numpy()
-    options = {"data": "things-fmri", "subject": name}
-    template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(trials), len(chosen))),
-        stimulus=ids,
-        subject=name,
-        session=trials["session"].to_numpy(),
-        run=trials["run"].to_numpy(),
-        repeat=trials["repeat"].to_numpy(),
-        voxel=own["voxel_id"].to_numpy(),
-        ncsnr=np.sqrt(nc / (100 - nc)),
-        roi=_rois(own),
-        units="a.u. (beta)",
-        space="T1w",
-        source="things-fmri",
-        licence=source.manifest.licence,
-        provenance=options,
-        **_places(root, folder, name, own),
-    )
-    bounds = bounds_of(trials["session"].to_numpy())
-    responses = collect(
-        template,
-        bounds,
-        lambda n, block: values.read(chosen[block], columns[slice(*bounds[n])]),
-        zscore=zscore,
-        repeats=repeats,
-        cache=cache,
-        files=[paths["ResponseData.h5"]],
-        settings=options,
-        max_memory=max_memory,
-        progress=source.progress,
-    )
-    stimuli = _stimuli(source, root, trials)
-    splits = {s: stimuli.table.index[stimuli.table["split"] == s].to_numpy(dtype=str) for s in ("train", "test")}
-    return EncodingData(responses, stimuli, extra={"splits": splits, "voxels": own.set_index("voxel_id")})
 
+    name, title = "things-fmri", "THINGS-fMRI"
+    common = SESSIONS
+    expected = "betas_csv with sub-01_ResponseData.h5, sub-01_StimulusMetadata.csv and sub-01_VoxelMetadata.csv"
 
-def recognise(folder: Path) -> Found | None:
-    """THINGS-fMRI's tables in this folder or its betas_csv, or None."""
-    tables = _tables(folder)
-    names = _subjects(tables)
-    if not names:
-        return None
-    whole = [n for n in names if all((tables / f"{n}_{k}Metadata.csv").is_file() for k in ("Stimulus", "Voxel"))]
-    missing = [f"tables of {n}" for n in names if n not in whole]
-    if not within(folder, "sub-*brainmask.nii.gz") and not list(folder.parent.glob("brainmasks")):
-        missing.append("brainmasks (voxels then have no place in a volume)")
-    return Found(
-        "things-fmri",
-        "THINGS-fMRI",
-        folder,
-        {"subjects": ", ".join(names)},
-        tuple(missing),
-        f'load_dataset("things-fmri", root="{folder}", subject={int(names[0][4:])})',
-    )
+    def subjects(self, folder: Path) -> list[str]:
+        return sorted(p.name.split("_")[0] for p in _tables(folder).glob("sub-*_ResponseData.h5"))
+
+    def missing(self, folder: Path) -> list[str]:
+        kinds = ("Stimulus", "Voxel")
+        lost = [
+            f"tables of {n}"
+            for n in self.subjects(folder)
+            if not all((_tables(folder) / f"{n}_{k}Metadata.csv").is_file() for k in kinds)
+        ]
+        if not within(folder, "sub-*brainmask.nii.gz") and not list(folder.parent.glob("brainmasks")):
+            lost.append("brainmasks (voxels then have no place in a volume)")
+        return lost
+
+    def read(self, source: Source, *, subject: int | str = 1, voxels: Any = "all", sessions: Any = None) -> Recording:
+        name = f"sub-{self.number(subject, 3, 'sub-?'):02d}"
+        root = self.root(source)
+        folder = _tables(root)
+        responses, shown, places = (
+            folder / f"{name}_{k}" for k in ("ResponseData.h5", "StimulusMetadata.csv", "VoxelMetadata.csv")
+        )
+        lost = [p.name for p in (responses, shown, places) if not p.is_file()]
+        if lost:
+            raise self.lacks(folder, ", ".join(lost))
+        trials = read_table(shown, _TRIALS, what="table of trials")
+        for key in ("session", "run"):
+            trials[key] = _whole(trials, key, shown)
+        empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
+        if len(empty):
+            row = trials.iloc[empty[0]]
+            raise DataError(
+                f"{shown}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type {row['trial_type']!r}"
+                " (expected a name, and train or test)."
+            )
+        info = _voxel_table(places)
+        values = _Block(responses, len(info), len(trials))
+        # Regions stand in columns of 0 and 1 that are no measure.
+        regions = {c: info[c].to_numpy() > 0 for c in _roi_columns(info)}
+        everything = {"all": np.ones(len(info), dtype=bool)}
+        spelling = ("{}", "l{}", "r{}", "{} (prf)")
+        chosen = np.flatnonzero(select_voxels(voxels, everything | regions, "THINGS-fMRI", spelling=spelling))
+        order = np.lexsort((np.arange(len(trials)), trials["run"], trials["session"]))
+        trials = trials.iloc[order].assign(column=order)
+        # Repeats count over all sessions, so a choice of them keeps its numbers.
+        trials["repeat"] = trials.groupby("stimulus", sort=False).cumcount()
+        trials = trials[trials["session"].isin(sessions_of(trials["session"], sessions, name))]
+        own = info.iloc[chosen]
+        nc = own["nc_singletrial"].to_numpy(float)
+        if not ((nc >= 0) & (nc < 100)).all():
+            raise DataError(f"nc_singletrial of {name} spans {nc.min():.3g} to {nc.max():.3g} (legal: 0 to below 100).")
+        columns = trials["column"].to_numpy()
+        labels = {
+            "stimulus": trials["stimulus"].map(_id).to_numpy(dtype=str),
+            "subject": name,
+            **{k: trials[k].to_numpy() for k in ("session", "run", "repeat")},
+            "voxel": own["voxel_id"].to_numpy(),
+            "ncsnr": np.sqrt(nc / (100 - nc)),
+            "roi": {n: m[chosen] for n, m in regions.items()},
+            "units": "a.u. (beta)",
+            "space": "T1w",
+            "source": self.name,
+            "licence": source.manifest.licence,
+            **_places(root, folder, name, own),
+        }
+        return Recording(
+            labels,
+            lambda rows, block, budget: values.read(chosen[block], columns[rows]),
+            _stimuli(source, root, trials),
+            [responses],
+            {"data": self.name, "subject": name},
+            splits=("train", "test"),
+            extra={"voxels": own.set_index("voxel_id")},
+        )
 
 
 def _tables(folder: Path) -> Path:
     places = (folder, folder / "betas_csv", folder / "derivatives" / "betas_csv")
-    return next((f for f in places if _subjects(f)), folder)
-
-
-def _subjects(folder: Path) -> list[str]:
-    return sorted(p.name.split("_")[0] for p in folder.glob("sub-*_ResponseData.h5"))
+    return next((f for f in places if any(f.glob("sub-*_ResponseData.h5"))), folder)
 
 
 def _whole(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
@@ -239,36 +214,10 @@ class _Block:
         return np.concatenate(parts, axis=1)
 
 
-def _chosen(info: pd.DataFrame, voxels: Any) -> np.ndarray:
-    if isinstance(voxels, str) and voxels == "all":
-        return np.ones(len(info), dtype=bool)
-    if isinstance(voxels, np.ndarray):
-        if voxels.dtype != bool or voxels.shape != (len(info),):
-            raise DataError(f"voxels is {voxels.dtype} of shape {voxels.shape} (expected bool of ({len(info)},)).")
-        return voxels
-    legal = _roi_columns(info)
-    keep = np.zeros(len(info), dtype=bool)
-    for name in [voxels] if isinstance(voxels, str) else list(voxels):
-        own = [c for c in (name, f"l{name}", f"r{name}", f"{name} (prf)") if c in legal]
-        if not own:
-            raise DataError(unknown_name("region of THINGS-fMRI", name, legal))
-        keep |= (info[own] > 0).any(axis=1).to_numpy()
-    if not keep.any():
-        raise DataError(f"voxels={voxels!r} selects none of {len(info)} voxels.")
-    return keep
-
-
 def _roi_columns(info: pd.DataFrame) -> list[str]:
-    """Regions stand in columns of 0 and 1 that are no measure."""
     skip = {*_VOXELS, "subject_id", "nc_testset", "splithalf_uncorrected", "splithalf_corrected"}
     names = [c for c in map(str, info.columns) if c not in skip and not c.startswith("prf-")]
     return [c for c in names if info[c].isin([0, 1]).all()]
-
-
-def _rois(info: pd.DataFrame) -> list[str]:
-    names = _roi_columns(info)
-    flags = info[names].to_numpy() > 0
-    return [";".join(n for n, f in zip(names, row, strict=True) if f) for row in flags]
 
 
 def _places(root: Path, folder: Path, name: str, info: pd.DataFrame) -> dict[str, Any]:
@@ -284,16 +233,6 @@ def _places(root: Path, folder: Path, name: str, info: pd.DataFrame) -> dict[str
             return {"ijk": ijk, "affine": image.affine, "volume_shape": inside.shape}
     warnings.warn(f"{root} has no brain mask of {name}: voxels have no place in a volume.", stacklevel=3)
     return {}
-
-
-def _sessions(trials: pd.DataFrame, sessions: Any, name: str) -> pd.DataFrame:
-    there = sorted(trials["session"].unique().tolist())
-    if sessions is None:
-        return trials
-    wanted = sorted({int(n) for n in np.atleast_1d(np.asarray(sessions)).tolist()})
-    if not wanted or set(wanted) - set(there):
-        raise DataError(f"{name} has no sessions {sorted(set(wanted) - set(there))}; it has {there}.")
-    return trials[trials["session"].isin(wanted)]
 
 
 def _id(file: str) -> str:
@@ -318,5 +257,5 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
     places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
     folder = next((f for f in places if f.is_dir()), None)
     found = [None] if folder is None else find_pictures(folder, ids, partial=True)
-    images = [p for p in found if p is not None] if None not in found else None
+    images = None if None in found else found
     return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)

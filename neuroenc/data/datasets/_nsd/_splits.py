@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc.data._nsd._design import SPLITS
 from neuroenc.data._splits import _take
 from neuroenc.data._stimuli import EncodingData
+from neuroenc.data.datasets._nsd._design import SPLITS
 from neuroenc.stats import ncsnr as estimate_ncsnr, noise_ceiling
 
 __all__ = ["NSDSplit", "nsd_noise_ceiling", "nsd_split"]

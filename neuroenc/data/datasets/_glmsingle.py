@@ -20,11 +20,11 @@ from neuroenc.data._images import binary_mask, check_affine, open_image, open_ma
 from neuroenc.data._labels import stimulus_names
 from neuroenc.data._masked import roi_flags
 from neuroenc.data._pictures import find_pictures
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.loaders._found import Found
-from neuroenc.data.loaders._sessions import bounds_of, collect, like, one_of
+from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data.datasets._recording import Recording, collect, one_of
+from neuroenc.data.datasets._registry import Dataset, Found, like
 
-__all__ = ["MODELS", "read_glmsingle", "recognise"]
+__all__ = ["MODELS", "GLMsingle", "read_glmsingle"]
 
 MODELS = {"b": "TYPEB_FITHRF", "c": "TYPEC_FITHRF_GLMDENOISE", "d": "TYPED_FITHRF_GLMDENOISE_RR"}
 #: Data set of the betas by file ending: Python writes (x, y, z, trial), MATLAB's axes come turned out of HDF5.
@@ -107,56 +107,55 @@ def read_glmsingle(
     if not roots:
         raise DataError("no folder of GLMsingle's output was given.")
     one_of("model of GLMsingle", model, tuple(MODELS))
-    one_of("value of repeats:", repeats, ("keep", "average"))
     table = read_trials(trials)
     if len(roots) > 1:
         roots = _by_session(roots, table)
-    betas = _Joined([_Betas(root, MODELS[model], parse_memory(max_memory)) for root in roots])
-    betas.check(table)
-    place, labels = _place(betas, mask, rois, reference)
+    budget = parse_memory(max_memory)
+    betas = [_Betas(root, MODELS[model], budget) for root in roots]
+    _check(betas, table)
+    place, places = _place(betas, mask, rois, reference)
     known = "session" in table
-    session = table["session"].to_numpy() if known else np.ones(len(table), dtype=np.int64)
     ids = table["stimulus"].to_numpy(dtype=str)
-    options = {"data": "glmsingle", "model": MODELS[model], "file": betas.path.name, "sessions": len(roots)}
-    template = make_responses(
-        np.broadcast_to(np.zeros((), dtype=np.float32), (len(table), len(place))),
-        stimulus=ids,
-        subject=subject or None,
-        session=session,
-        run=table["run"].to_numpy() if "run" in table else None,
-        units="% signal change",
-        source="glmsingle",
-        licence=licence,
-        provenance=options,
-        **labels,
+    labels = {
+        "stimulus": ids,
+        "subject": subject or None,
+        "session": table["session"].to_numpy() if known else np.ones(len(table), dtype=np.int64),
+        "run": table["run"].to_numpy() if "run" in table else None,
+        "units": "% signal change",
+        "source": "glmsingle",
+        "licence": licence,
+        **places,
+    }
+    edges = np.cumsum([0, *(b.n_trials for b in betas)])
+
+    def read(rows: slice, block: slice, budget: int) -> np.ndarray:
+        n = int(np.searchsorted(edges, rows.start, side="right")) - 1
+        return betas[n].read(slice(rows.start - int(edges[n]), rows.stop - int(edges[n])), place[block])
+
+    recording = Recording(
+        labels,
+        read,
+        stimuli_of(ids, images, "glmsingle", licence),
+        [b.path for b in betas],
+        {"data": "glmsingle", "model": MODELS[model], "file": betas[0].path.name, "sessions": len(roots)},
+        extra={"sessions": table.attrs["sessions"]} if known else {},
     )
-    bounds = bounds_of(session)
-    responses = collect(
-        template,
-        bounds,
-        lambda n, block: betas.read(slice(*bounds[n]), place[block]),
-        zscore=zscore,
-        repeats=repeats,
-        cache=cache,
-        files=betas.paths,
-        settings={**options, "folder": [str(r.resolve()) for r in roots]},
-        max_memory=max_memory,
-        progress=progress,
-    )
-    extra = {"sessions": table.attrs["sessions"]} if known else {}
-    return EncodingData(responses, stimuli_of(ids, images, "glmsingle", licence), extra=extra)
+    return collect(recording, zscore=zscore, repeats=repeats, cache=cache, max_memory=max_memory, progress=progress)
 
 
-def recognise(folder: Path) -> Found | None:
-    """GLMsingle's output files in this folder, or None."""
-    files = [p for name in MODELS.values() for p in sorted(folder.glob(f"{name}.*"))]
-    if not files:
-        return None
-    readable = [p for p in files if p.suffix in _NAMES]
-    missing = () if readable else (f"a readable file. {_conversion(files[0])}",)
-    has = {"files": ", ".join(p.name for p in files)}
-    call = f'read_glmsingle("{folder}", "trials.csv")' if readable else ""
-    return Found("glmsingle", "GLMsingle output", folder, has, missing, call)
+class GLMsingle(Dataset):
+    """Output folders of GLMsingle, which `read_glmsingle` reads."""
+
+    name, title = "glmsingle", "GLMsingle output"
+
+    def recognise(self, folder: Path) -> Found | None:
+        files = [p for name in MODELS.values() for p in sorted(folder.glob(f"{name}.*"))]
+        if not files:
+            return None
+        readable = [p for p in files if p.suffix in _NAMES]
+        missing = () if readable else (f"a readable file. {_conversion(files[0])}",)
+        call = f'read_glmsingle("{folder}", "trials.csv")' if readable else ""
+        return Found(self.name, self.title, folder, {"files": ", ".join(p.name for p in files)}, missing, call)
 
 
 def _conversion(path: Path) -> str:
@@ -253,46 +252,20 @@ def stimuli_of(ids: np.ndarray, images: Any, source: str, licence: str) -> Stimu
     return Stimuli(own, paths, None, None, source, licence)  # type: ignore[arg-type]
 
 
-class _Joined:
-    """Betas of one file, or of one file for each session, one after the other."""
-
-    def __init__(self, parts: list[_Betas]) -> None:
-        self.parts = parts
-        first = parts[0]
-        self.path, self.space, self.flat, self.n_places = first.path, first.space, first.flat, first.n_places
-        self.paths = [p.path for p in parts]
-        for part in parts[1:]:
-            if part.space != first.space:
-                raise DataError(
-                    f"{part.path} holds voxels of shape {part.space}, {first.path} of {first.space}: they"
-                    " are of different spaces."
-                )
-
-    def check(self, table: pd.DataFrame) -> None:
-        """Each file has as many trials as the table says."""
-        if len(self.parts) == 1:
-            wanted = [len(table)]
-        else:
-            wanted = table.groupby("session", sort=False).size().tolist()
-        for part, n in zip(self.parts, wanted, strict=True):
-            if part.n_trials != n:
-                raise DataError(
-                    f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}."
-                    " GLMsingle leaves no trial out. Next step: write one row for every trial, in the order of"
-                    " acquisition."
-                )
-
-    def read(self, rows: slice, places: np.ndarray) -> np.ndarray:
-        """Betas of one session."""
-        start = 0
-        for part in self.parts:
-            if rows.start < start + part.n_trials:
-                return part.read(slice(rows.start - start, rows.stop - start), places)
-            start += part.n_trials
-        raise AssertionError("unreachable")
-
-    def finite(self) -> np.ndarray:
-        return np.logical_and.reduce([p.finite() for p in self.parts])
+def _check(betas: list[_Betas], table: pd.DataFrame) -> None:
+    """Files of one space, each of as many trials as the table says."""
+    wanted = [len(table)] if len(betas) == 1 else table.groupby("session", sort=False).size().tolist()
+    for part, n in zip(betas, wanted, strict=True):
+        if part.space != betas[0].space:
+            raise DataError(
+                f"{part.path} holds voxels of shape {part.space}, {betas[0].path} of {betas[0].space}: they are of"
+                " different spaces."
+            )
+        if part.n_trials != n:
+            raise DataError(
+                f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}. GLMsingle"
+                " leaves no trial out. Next step: write one row for every trial, in the order of acquisition."
+            )
 
 
 class _Betas:
@@ -362,8 +335,13 @@ class _Betas:
         return keep
 
 
-def _place(betas: _Joined, mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def _finite(parts: list[_Betas]) -> np.ndarray:
+    return np.logical_and.reduce([p.finite() for p in parts])
+
+
+def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Flat numbers in the betas, and labels of the voxels."""
+    betas = parts[0]
     image = None
     inside: np.ndarray | None = None
     if isinstance(mask, np.ndarray):
@@ -386,14 +364,14 @@ def _place(betas: _Joined, mask: Any, rois: Any, reference: Any) -> tuple[np.nda
             )
         place = np.arange(betas.n_places)
         if inside is None:
-            place = place[betas.finite()]
+            place = place[_finite(parts)]
         voxel = place if inside is None else np.flatnonzero(inside)
         shape = None if inside is None or inside.ndim != 3 else inside.shape
     else:
         shape = betas.space
         if inside is not None and inside.shape != shape:
             raise DataError(f"mask has shape {inside.shape}, the betas {shape}: they are of different spaces.")
-        place = np.flatnonzero(betas.finite() if inside is None else inside)
+        place = np.flatnonzero(_finite(parts) if inside is None else inside)
         voxel = place
     if not len(place):
         raise DataError(f"no voxel of {betas.path} is taken: the mask is empty, or betas are nowhere finite.")

@@ -1,0 +1,314 @@
+"""Data sets by name: what each declares, the registry that packages extend, and the one call that loads."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc.data._fetch import places, resolve
+from neuroenc.data._manifest import GROUP, Manifest, load_manifest, manifest_dir, others
+from neuroenc.data._stimuli import EncodingData
+from neuroenc.data.datasets._recording import Recording, collect
+
+__all__ = [
+    "SESSIONS",
+    "Dataset",
+    "Found",
+    "Source",
+    "known_layouts",
+    "layouts",
+    "like",
+    "load_dataset",
+    "loader_options",
+    "recognise",
+]
+
+#: The data sets that come with neuroenc, in the order in which a folder is looked at.
+_SHIPPED = {
+    "nsd": "_nsd._load:NSD",
+    "algonauts2023": "_algonauts2023:Algonauts2023",
+    "things-fmri": "_things_fmri:ThingsFMRI",
+    "bold5000": "_bold5000:Bold5000",
+    "god": "_god:GenericObjectDecoding",
+    "glmsingle": "_glmsingle:GLMsingle",
+    "bids": "_bids:Bids",
+    "v4-cowley2023": "_v4:V4",
+    "haxby2001-slice": "_haxby2001:Haxby2001",
+    "coco-permissive": "_coco:Permissive",
+    "coco-captions-val2017": "_coco:Captions",
+    "objects92": "_objects92:Objects92",
+}
+#: Those that are fetched file by file, and have no folder of their own.
+_FILES = ("v4-cowley2023", "haxby2001-slice", "coco-permissive", "coco-captions-val2017", "objects92")
+#: Options of every data set whose `Dataset.read` gives a `Recording`.
+SESSIONS: dict[str, Any] = {"repeats": "keep", "zscore": True, "cache": True, "max_memory": None}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set recognised by its layout.
+
+    ``kind`` is its name (as in ``neuroenc data list``, or "glmsingle", "bids", ...), ``has`` what is there,
+    ``missing`` what a complete one would have, ``call`` the Python that loads it.
+    """
+
+    kind: str
+    title: str
+    root: Path
+    has: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    call: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.title} in {self.root}"]
+        lines += [f"  {k:<12} {v}" for k, v in self.has.items()]
+        lines += [f"  {'missing':<12} {x}" for x in self.missing]
+        return "\n".join([*lines, *([f"  {'load with':<12} {self.call}"] if self.call else [])])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one data set's files are; nothing is fetched before it is asked for."""
+
+    manifest: Manifest
+    root: str | os.PathLike[str] | None = None
+    mirror: str | os.PathLike[str] | None = None
+    progress: bool = True
+
+    def folder(self, files: Iterable[str] | str | None = None) -> Path:
+        """Folder in which the asked files of the manifest (paths or globs; default all) lie and are verified."""
+        return resolve(self.manifest, root=self.root, mirror=self.mirror, files=files, progress=self.progress)
+
+    def checksums(self, files: Iterable[str] | str | None = None) -> dict[str, str]:
+        """SHA-256 of the asked files, for provenance."""
+        return {f.path: f.sha256 for f in self.manifest.select(files)}
+
+    def places(self) -> list[Path]:
+        """Folders in which the data set may lie."""
+        return places(self.manifest.name, self.mirror, self.root)
+
+
+class Dataset(Protocol):
+    """What a data set declares: its name, what its folder looks like, and how one subject is read.
+
+    Register a subclass in a package of your own, in its pyproject.toml::
+
+        [project.entry-points."neuroenc.datasets"]
+        mine = "mypackage.mine:Mine"
+
+    and it is in ``neuroenc data list``, `describe` and `load_dataset`.
+
+    Attributes
+    ----------
+    name, title : str
+    expected : str
+        Files that tell it, for messages.
+    common : mapping option -> default
+        Options that are not `read`'s own: ``SESSIONS`` (repeats, zscore, cache, max_memory) where `read` gives a
+        `Recording`.
+    manifest : Manifest
+        Licence and citation, and files that can be fetched; by default that of the shipped manifests.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.data import Manifest, Stimuli, make_responses
+    >>> class Mine(Dataset):
+    ...     name, title, expected = "mine", "My experiment", "sub-1.npy"
+    ...     manifest = Manifest("mine", "Mine", "Own.", licence="CC0", redistribution="free", citation="Me", access="-")
+    ...     def subjects(self, folder):
+    ...         return sorted(p.stem for p in folder.glob("sub-*.npy"))
+    ...     def read(self, source, *, subject="sub-1"):
+    ...         values = np.load(self.root(source) / f"{subject}.npy")
+    ...         return EncodingData(make_responses(values, stimulus=["a", "b"]), Stimuli(["a", "b"]))
+    >>> Mine().options()
+    {'subject': 'sub-1'}
+    """
+
+    name: str
+    title: str
+    expected: str = ""
+    common: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def manifest(self) -> Manifest:
+        return load_manifest(manifest_dir() / f"{self.name}.toml")
+
+    def subjects(self, folder: Path) -> list[str]:
+        """Names of the subjects that a folder holds; none where it is not this data set's."""
+        return []
+
+    def missing(self, folder: Path) -> list[str]:
+        """What a complete data set would have beside what is there."""
+        return []
+
+    def recognise(self, folder: Path) -> Found | None:
+        """What is there, where the folder itself is this data set's."""
+        names = self.subjects(folder)
+        if not names:
+            return None
+        call = f'load_dataset("{self.name}", root="{folder}", subject="{names[0]}")'
+        has = {"subjects": ", ".join(names)}
+        return Found(self.name, self.title, folder, has, tuple(self.missing(folder)), call)
+
+    def read(self, source: Source, **options: Any) -> Recording | EncodingData:
+        """One subject: labels with a function that reads values (`Recording`), or everything in memory."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """Legal options with their defaults: the keywords of `read`, and ``common``."""
+        keywords = inspect.signature(self.read).parameters.values()
+        return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY} | dict(self.common)
+
+    def load(self, source: Source, **options: Any) -> EncodingData:
+        """`read` with options, and the values of a `Recording` collected."""
+        found = self.read(source, **{k: v for k, v in options.items() if k not in self.common})
+        if isinstance(found, EncodingData):
+            return found
+        shared = {k: options.get(k, default) for k, default in self.common.items()}
+        return collect(found, **shared, progress=source.progress)
+
+    def root(self, source: Source) -> Path:
+        """First of ``root``, the data folder and the mirror that is the data set's, itself or one folder below."""
+        folders = source.places()
+        for folder in folders:
+            below = sorted(x for x in folder.iterdir() if x.is_dir()) if folder.is_dir() else []
+            for candidate in (folder, *below):
+                if found := self.recognise(candidate):
+                    return found.root
+        raise DataError(
+            f"{self.name} is not in {' nor '.join(map(str, folders))}: {like(folders[0])} Expected: {self.expected}."
+            f" {source.manifest.access} Next step: load_dataset({self.name!r}, root='FOLDER'), or `neuroenc data"
+            " describe FOLDER`."
+        )
+
+    def lacks(self, folder: Path, what: str) -> DataError:
+        """The error for a subject's files that are not there."""
+        there = f"it has {', '.join(self.subjects(folder))}"
+        return DataError(f"{folder} lacks {what}; {there}. Expected: {self.expected}.")
+
+    def number(self, subject: Any, n: int, pattern: str) -> int:
+        """Number of a subject, written as a number or in the data set's own way."""
+        match = re.fullmatch(rf"(?:{pattern})?0*([1-9]\d*)", str(subject).strip(), flags=re.IGNORECASE)
+        if not match or int(match[1]) > n:
+            raise ConfigError(f"subject={subject!r} is none of {self.title}'s; legal are 1 to {n}.")
+        return int(match[1])
+
+
+def layouts() -> dict[str, Dataset]:
+    """Every data set by name: those of neuroenc, then those of other packages."""
+    return others() | {name: _shipped(name) for name in _SHIPPED}
+
+
+def _shipped(name: str) -> Dataset:
+    # By name, so that this module imports none of those that import it.
+    made: Dataset = EntryPoint(name, f"neuroenc.data.datasets.{_SHIPPED[name]}", GROUP).load()()
+    return made
+
+
+def known_layouts() -> list[str]:
+    """Titles of the data sets that `neuroenc.data.describe` recognises.
+
+    >>> known_layouts()[:2]
+    ['Natural Scenes Dataset', 'Algonauts 2023']
+    """
+    return [x.title for x in layouts().values() if x.name not in _FILES]
+
+
+def recognise(folder: Path) -> list[Found]:
+    """Every known layout that this folder itself has."""
+    return [found for layout in layouts().values() if (found := layout.recognise(folder)) is not None]
+
+
+def like(folder: Path) -> str:
+    """What a folder holds, and which known layout that is; for messages."""
+    if not folder.is_dir():
+        return "it does not exist."
+    held = sorted(x.name for x in folder.iterdir())
+    shown = ", ".join(held[:6]) + (f", ... ({len(held)} in all)" if len(held) > 6 else "")
+    names = [f.title for f in recognise(folder)]
+    return f"it holds {shown or 'nothing'}." + (f" It looks like {' or '.join(names)}." if names else "")
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    mirror: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> EncodingData:
+    """Load a data set by name; files of its manifest are verified, and fetched where they are missing.
+
+    ``v4-cowley2023``
+        ``session="201025"``: one of the eight listed, or any other in ``root``; responses in stimulus form (spike
+        count), images (n, 112, 112, 3).
+    ``haxby2001-slice``
+        ``image="1slice"`` or ``"25mm"``, ``mask=None`` (automatic), ``"all"`` or, at 25 mm, ``"brain"``, ``"gray"``,
+        ``"white"``, ``"hoc"``, ``"vt"``; ``delay=2.5`` seconds. Block responses in presentation form, z-scored per run.
+    ``coco-permissive``, ``coco-captions-val2017``, ``objects92``
+        Stimuli only; ``objects92`` has dissimilarity matrices in ``extra``.
+    ``nsd``
+        Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
+    ``bold5000``, ``things-fmri``, ``algonauts2023``, ``god``
+        Read from ``root`` as published; ``subject=1``, ``voxels``, ``repeats``, ``zscore``, ``max_memory``, ...; ids of
+        the published splits in ``extra["splits"]``. `neuroenc.data.describe` says what a folder holds.
+
+    Data sets of other packages (`Dataset`) load in the same way.
+
+    Parameters
+    ----------
+    name
+        Data set, as in ``neuroenc data list``.
+    root
+        The data set's own folder, where you keep it; default: data folder, mirror, download, in this order.
+    mirror
+        Folder laid out as ``MIRROR/NAME/path``, used in place; default NEUROENC_MIRROR.
+    progress
+        Show a bar while files are fetched.
+    **options
+        The data set's own, as above and in ``neuroenc data show NAME``.
+
+    Raises
+    ------
+    ConfigError
+        Unknown data set, option or option value; the message names the nearest.
+    ChecksumError, DataError
+        A file is wrong or cannot be had.
+
+    Examples
+    --------
+    >>> from neuroenc.data import load_dataset
+    >>> load_dataset("haxby2001-slice", imagee="25mm")
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: unknown option of haxby2001-slice 'imagee'; did you mean 'image'? ...
+    """
+    manifest = load_manifest(name)
+    legal = loader_options(name)
+    for option in options:
+        if option not in legal:
+            raise ConfigError(unknown_name(f"option of {name}", option, legal))
+    return _dataset(name).load(Source(manifest, root, mirror, progress), **options)
+
+
+def loader_options(name: str | Manifest) -> dict[str, Any]:
+    """Options of a data set with their defaults.
+
+    Examples
+    --------
+    >>> loader_options("v4-cowley2023")
+    {'session': '201025'}
+    """
+    return _dataset(name.name if isinstance(name, Manifest) else name).options()
+
+
+def _dataset(name: str) -> Dataset:
+    return _shipped(name) if name in _SHIPPED else layouts()[load_manifest(name).name]
