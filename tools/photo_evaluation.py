@@ -19,11 +19,10 @@ from caption_metrics import (
 )
 from neuroenc import stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._predicted import unit
-from neuroenc.captions.decoding._retrieval import RetrievalDecoder
+from neuroenc.captions.decoding._retrieval import RetrievalDecoder, unit
 from neuroenc.data import load_dataset
 from neuroenc.embedding import ImageEmbedder
-from neuroenc.retrieval._caption_corpus import plain_text
+from neuroenc.retrieval._corpus import plain_text
 from photo_texts import PHOTOGRAPHS, PhotoTexts, photo_texts
 
 __all__ = ["PhotoEvaluation", "compare_captions", "evaluate_photographs"]
@@ -207,7 +206,7 @@ def evaluate_photographs(
     if stray:
         raise DataError(f"the bank holds captions of {len(stray)} photographs that are measured: {stray[:3]}.")
     if decoders is None:
-        from neuroenc.captions.decoding._shipped import load_captioner
+        from neuroenc.captions.decoding._language_model import load_captioner
 
         decoders = {"photo": load_captioner("photo", device=device)}
     human = [[plain_text(c) for c in several][:5] for several in photographs.captions or ()]

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._predicted import unit
+from neuroenc.captions.decoding._retrieval import unit
 
 __all__ = ["conse_classes", "leave_one_out", "text_to_conse"]
 
 
 def conse_classes(device: str = "cpu") -> np.ndarray:
     """MiniLM vectors of the 1000 ImageNet class names, float64 (1000, 384), not centred."""
-    from neuroenc.embedding._conse import _class_vectors
     from neuroenc.embedding._device import exact_arithmetic
+    from neuroenc.embedding._offline import _class_vectors
 
     with exact_arithmetic():
         return np.asarray(_class_vectors(device).cpu().numpy(), dtype=np.float64)

@@ -12,7 +12,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc.data import load_dataset
 from neuroenc.embedding import TextEmbedder
-from neuroenc.retrieval._caption_corpus import plain_text
+from neuroenc.retrieval._corpus import plain_text
 
 __all__ = ["PhotoTexts", "photo_texts"]
 

@@ -22,7 +22,7 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json, write_text
 from neuroenc._core.provenance import provenance
-from neuroenc.captions.decoding._predicted import unit
+from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.embedding import prepare
 from photo_inputs import conse_classes, leave_one_out, text_to_conse
 from photo_texts import PhotoTexts, photo_texts
@@ -50,7 +50,7 @@ def image_like(texts: PhotoTexts, inputs: str, classes: np.ndarray, seed: int) -
 
 def _new_decoder(lm: str, texts: PhotoTexts, options: dict[str, Any], seed: int, device: str) -> Any:
     from neuroenc.captions.decoding._prefix import PrefixDecoder
-    from neuroenc.captions.decoding._search_settings import SearchSettings
+    from neuroenc.captions.decoding._search import SearchSettings
 
     if lm == "own":
         from neuroenc.captions import make_language_model

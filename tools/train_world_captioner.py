@@ -114,9 +114,9 @@ def train_world_captioner(
     import torch
 
     from neuroenc.captions import make_language_model
-    from neuroenc.captions.decoding._predicted import unit
     from neuroenc.captions.decoding._prefix import PrefixDecoder
     from neuroenc.captions.decoding._prefix_training import train_prefix
+    from neuroenc.captions.decoding._retrieval import unit
 
     if threads:
         torch.set_num_threads(threads)

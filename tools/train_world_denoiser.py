@@ -72,8 +72,7 @@ def train_world_denoiser(
         The content of ``metrics.json``; see :func:`copying` for its measures.
     """
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
-    from neuroenc.captions.projection._denoiser_checks import copying
-    from neuroenc.captions.projection._denoiser_conditions import synthetic_weights
+    from neuroenc.captions.projection._denoiser_model import copying, synthetic_weights
 
     began = time.monotonic()
     train = _images(scenes, _TRAIN_SEED + 1_000 * seed, device, show)

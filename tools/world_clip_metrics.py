@@ -75,8 +75,7 @@ def evaluate_world_clip(
         embeddings, second half from the first; ``norm_mean, norm_cv``: of raw image embeddings.
     """
     from neuroenc.data.simulate import FAMILIES, simulate_world
-    from neuroenc.embedding._image import ImageEmbedder
-    from neuroenc.embedding._text import TextEmbedder
+    from neuroenc.embedding._embedders import ImageEmbedder, TextEmbedder
 
     world = simulate_world(held_out, seed=_HELD_OUT_SEED + seed)
     options: dict[str, Any] = {"device": device, "cache": False, "progress": show}

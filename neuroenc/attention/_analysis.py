@@ -1,4 +1,4 @@
-"""What heads are for: masked one by one, by score and at random, or calmed."""
+"""Analyses of attention heads: importance, retrieval and copying scores, path patching."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
-from neuroenc.attention._sinks import SinkCalibration
-from neuroenc.attention._tap import Head, HeadTap, attentions
+from neuroenc.attention._tap import Head, HeadTap, Recording, SinkCalibration, attentions, find_sinks
 
-__all__ = ["head_importance", "head_table", "mask_curve", "number", "select_calibration_heads"]
+__all__ = [
+    "circuit_overlap",
+    "head_importance",
+    "head_table",
+    "mask_curve",
+    "number",
+    "path_patch",
+    "repeat_probe",
+    "retrieval_score",
+    "select_calibration_heads",
+    "sink_report",
+]
 
 Metric = Callable[[Any], Any]
 
@@ -168,3 +178,284 @@ def select_calibration_heads(
         finally:
             layer.normaliser = inner
     return found.assign_attrs(clean=clean)
+
+
+def _over_layers(values: Sequence[Tensor], name: str) -> xr.DataArray:
+    most = max(len(v) for v in values)
+    table = np.full((len(values), most), np.nan)
+    for row, v in zip(table, values):
+        row[: len(v)] = v.double().cpu().numpy()
+    return xr.DataArray(table, {"layer": np.arange(len(values)), "head": np.arange(most)}, ("layer", "head"), name)
+
+
+def _check(weights: Sequence[Tensor]) -> None:
+    if not len(weights) or any(w.ndim != 4 for w in weights):
+        raise ValueError(
+            f"weights of shapes {[tuple(w.shape) for w in weights]}; legal: a list over layers of (batch, heads, rows, "
+            "key). Take them from Stack(..., weights_of=rows), or from a HeadTap recording."
+        )
+
+
+def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -> xr.DataArray:
+    """Share of queries whose most attended key is one that matches.
+
+    Parameters
+    ----------
+    weights : list over layers of Tensor (batch, heads, rows, key)
+    match : Tensor of bool (batch, key) or (batch, rows, key)
+        Keys that a head should find, without the ``offset`` in front.
+    offset : int
+        Keys in front (registers) that do not compete.
+
+    Returns
+    -------
+    xarray.DataArray (layer, head)
+        ``attrs["chance"]`` is the share of keys that match. A row without any weight has found nothing.
+
+    References
+    ----------
+    Wu et al. (2024), Retrieval head mechanistically explains long-context factuality, arXiv:2404.15574.
+
+    Examples
+    --------
+    >>> w = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]).view(1, 2, 1, 3)
+    >>> retrieval_score([w], torch.tensor([[False, True, False]])).values
+    array([[1., 0.]])
+    """
+    _check(weights)
+    match = match.bool()
+    wanted = match[:, None, None] if match.ndim == 2 else match[:, None]
+    scores = []
+    for w in weights:
+        inner = w[..., offset:]
+        if match.shape[-1] != inner.shape[-1] or match.shape[0] != len(inner):
+            raise ValueError(
+                f"match {tuple(match.shape)} for weights {tuple(w.shape)} less {offset} keys; legal: "
+                f"({len(inner)}, {inner.shape[-1]}). Set offset to the number of registers."
+            )
+        top = inner.argmax(-1, keepdim=True)
+        hit = wanted.to(w.device).expand(inner.shape).gather(-1, top) & (inner.gather(-1, top) > 0)
+        scores.append(hit.double().mean((0, 2, 3)))
+    return _over_layers(scores, "retrieval").assign_attrs(chance=float(match.double().mean()))
+
+
+def sink_report(weights: Sequence[Tensor], threshold: float = 0.1, keep_first: int = 1) -> xr.Dataset:
+    """Sinks of every head: how many a case has, and how much of the weight they draw.
+
+    Parameters
+    ----------
+    weights : list over layers of Tensor (batch, heads, rows, key)
+        Of all rows: sinks are means over queries.
+    threshold, keep_first
+        See `find_sinks`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``sinks`` per case, ``share`` of weight on sinks, ``share_first`` on the first keys; all (layer, head).
+
+    Examples
+    --------
+    >>> w = torch.tensor([0.1, 0.6, 0.3]).expand(1, 1, 4, 3)
+    >>> report = sink_report([w], threshold=0.4)
+    >>> report["sinks"].item(), round(report["share"].item(), 3)
+    (1.0, 0.6)
+    """
+    _check(weights)
+    counts, shares, first = [], [], []
+    for w in weights:
+        sinks = find_sinks(w, threshold, keep_first)
+        total = w.sum((0, 2, 3)).clamp_min(torch.finfo(w.dtype).tiny)
+        counts.append(sinks.double().sum(-1).mean(0))
+        shares.append((w * sinks[:, :, None]).sum((0, 2, 3)) / total)
+        first.append(w[..., :keep_first].sum((0, 2, 3)) / total)
+    named = {"sinks": counts, "share": shares, "share_first": first}
+    report = xr.Dataset({name: _over_layers(values, name) for name, values in named.items()})
+    return report.assign_attrs(threshold=threshold, keep_first=keep_first)
+
+
+def repeat_probe(
+    run: Callable[[str, int], Any],
+    lags: Sequence[int],
+    conditions: Sequence[str] = ("repeat", "permuted", "novel"),
+) -> xr.Dataset:
+    """Is what was seen before answered from the stored trial itself, or only from its gist?
+
+    Parameters
+    ----------
+    run : callable
+        ``run(condition, lag)`` -> errors (case,) for queries that stood ``lag`` trials back (``"repeat"``), that stood
+        there with the trials in another order (``"permuted"``), or that never stood there (``"novel"``).
+    lags : list of int
+    conditions : list of str
+        With ``"novel"``, the reference.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``error`` (condition, lag): medians; ``ratio`` (condition, lag): to those of ``"novel"``. A ratio far under 1
+        is verbatim memory, or a test set that leaks into the support.
+
+    References
+    ----------
+    Armeni, Honey and Linzen (2022), Characterizing verbatim short-term memory in neural language models,
+    arXiv:2210.13569.
+
+    Examples
+    --------
+    >>> probe = repeat_probe(lambda condition, lag: [0.1 * lag if condition == "repeat" else 1.0], lags=[1, 5])
+    >>> probe["ratio"].sel(condition="repeat").values
+    array([0.1, 0.5])
+    """
+    if "novel" not in conditions:
+        raise ValueError(f"conditions {list(conditions)} have no 'novel'; legal: any with it. Add the reference.")
+    error = np.zeros((len(conditions), len(lags)))
+    for i, condition in enumerate(conditions):
+        for j, lag in enumerate(lags):
+            found = torch.as_tensor(run(condition, lag), dtype=torch.float64).detach().cpu().numpy()
+            if not found.size or not np.isfinite(found).all():
+                raise ValueError(
+                    f"errors of {condition!r} at lag {lag}: {found.size} values, {int((~np.isfinite(found)).sum())} "
+                    "not finite; legal: at least one, all finite. Drop undefined cases."
+                )
+            error[i, j] = np.median(found)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = error / error[list(conditions).index("novel")]
+    dims = ("condition", "lag")
+    return xr.Dataset(
+        {"error": (dims, error), "ratio": (dims, ratio)}, {"condition": list(conditions), "lag": list(lags)}
+    )
+
+
+def path_patch(
+    model: nn.Module,
+    run_clean: Metric,
+    run_corrupt: Metric,
+    heads: Iterable[Head] | None = None,
+    receivers: Sequence[Head] | None = None,
+    freeze: bool = True,
+) -> xr.DataArray:
+    r"""Share of the way from a clean to a corrupted result that one head's corruption goes.
+
+    .. math:: \frac{m(\text{clean, head } h \text{ corrupted}) - m(\text{clean})}{m(\text{corrupted}) - m(\text{clean})}
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    run_clean, run_corrupt : callable
+        ``run(model)`` -> number, on inputs of the same shape.
+    heads : list of (layer, head), optional
+        Senders; default all, others are NaN.
+    receivers : list of (layer, head), optional
+        Count only what reaches the result through these heads: they answer to a run in which the sender is corrupted
+        and every other head is as in the clean run, and their answers go into a run that is free otherwise. Default:
+        the direct path to the result.
+    freeze : bool
+        Without ``receivers``: False lets later heads answer to the corruption (the total effect).
+
+    Returns
+    -------
+    xarray.DataArray (layer, head)
+        ``attrs`` have the clean and the corrupted result.
+
+    References
+    ----------
+    Merullo, Eickhoff and Pavlick (2024), Circuit component reuse across tasks, arXiv:2310.08744.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neuroenc.attention import Attention
+    >>> model, (a, b) = Attention(8, 4).eval(), torch.randn(2, 1, 5, 8)
+    >>> effect = path_patch(model, lambda m: m(a)[0].sum(), lambda m: m(b)[0].sum())
+    >>> bool(abs(effect.sum() - 1) < 1e-3)
+    True
+    """
+    found = head_table(model, "effect")
+    with HeadTap(model) as tap:
+        clean, before = _recorded(tap, model, run_clean)
+        corrupt, after = _recorded(tap, model, run_corrupt)
+        if clean == corrupt:
+            raise ValueError(
+                f"clean and corrupted runs both give {clean}; legal: two results that differ. Corrupt what matters."
+            )
+        for sender in tap.heads if heads is None else heads:
+            open_heads = {sender, *(receivers or ())}
+            if freeze or receivers is not None:
+                tap.patch(before, [h for h in tap.heads if h not in open_heads])
+            tap.patch(after, [sender])
+            if receivers is None:
+                result = number(run_clean, model)
+            else:
+                answers = _recorded(tap, model, run_clean, clear=False)[1]
+                tap.clear()
+                tap.patch(answers, receivers)
+                result = number(run_clean, model)
+            tap.clear()
+            found[sender] = (result - clean) / (corrupt - clean)
+    return found.assign_attrs(clean=clean, corrupt=corrupt)
+
+
+def _recorded(tap: HeadTap, model: nn.Module, run: Metric, clear: bool = True) -> tuple[float, Recording]:
+    if clear:
+        tap.clear()
+    tap.record()
+    result = number(run, model)
+    return result, tap.recorded()
+
+
+def circuit_overlap(
+    imp_a: xr.DataArray, imp_b: xr.DataArray, threshold: float | None = None, top: int | None = None
+) -> xr.Dataset:
+    """How much of two circuits, the heads that matter to two tasks, is shared.
+
+    Parameters
+    ----------
+    imp_a, imp_b : xarray.DataArray (layer, head)
+        From `head_importance`, or absolute values of `path_patch`.
+    threshold : float, optional
+        A circuit is the heads over it.
+    top : int, optional
+        A circuit is so many of the largest heads. Give this or ``threshold``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``a``, ``b`` (layer, head): in the circuit; ``overlap``: shared / union; ``of_smaller``: shared / size of the
+        smaller circuit; ``correlation`` of importances. NaN where a circuit is empty.
+
+    Examples
+    --------
+    >>> a = xr.DataArray([[1.0, 0.9, 0.0], [0.0, 0.8, 0.0]], dims=("layer", "head"))
+    >>> circuit_overlap(a, a[::-1], top=2)["overlap"].item()
+    0.0
+    """
+    if imp_a.shape != imp_b.shape:
+        raise ValueError(f"importances {imp_a.shape} and {imp_b.shape}; legal: heads of one model. Give both of it.")
+    if (threshold is None) == (top is None):
+        raise ValueError(f"threshold={threshold}, top={top}; legal: one of the two. Give top=4, say.")
+    a, b = (np.nan_to_num(np.asarray(x, dtype=float), nan=-np.inf) for x in (imp_a, imp_b))
+    if threshold is not None:
+        in_a, in_b = a > threshold, b > threshold
+    else:
+        assert top is not None
+        in_a, in_b = (_largest(x, top) for x in (a, b))
+    shared, union, smaller = (in_a & in_b).sum(), (in_a | in_b).sum(), min(in_a.sum(), in_b.sum())
+    known = np.isfinite(a) & np.isfinite(b)
+    varied = known.sum() > 1 and np.ptp(a[known]) > 0 and np.ptp(b[known]) > 0
+    return xr.Dataset(
+        {
+            "a": (("layer", "head"), in_a),
+            "b": (("layer", "head"), in_b),
+            "overlap": shared / union if union else np.nan,
+            "of_smaller": shared / smaller if smaller else np.nan,
+            "correlation": np.corrcoef(a[known], b[known])[0, 1] if varied else np.nan,
+        }
+    )
+
+
+def _largest(x: np.ndarray, top: int) -> np.ndarray:
+    chosen = np.zeros(x.size, dtype=bool)
+    order = np.argsort(-x.ravel(), kind="stable")[:top]
+    chosen[order] = np.isfinite(x.ravel()[order])
+    return chosen.reshape(x.shape)

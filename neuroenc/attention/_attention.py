@@ -1,21 +1,222 @@
-"""One attention for everything: what turns scores into weights, their scale, positions and reach are plugged in."""
+"""Multi-head attention with exchangeable normaliser, length scale, positions and context, and its two kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroenc.attention._context import Context, FullContext
-from neuroenc.attention._dense import Places, Request, attend, attend_placed
-from neuroenc.attention._normalise import Normaliser, Softmax
 from neuroenc.attention._position import NoPosition, Position
-from neuroenc.attention._scale import LengthScale, count_keys
-from neuroenc.attention._select import attend_selected
+from neuroenc.attention._weights import Layout, LengthScale, Normaliser, Softmax, count_keys
 
-__all__ = ["Attention"]
+__all__ = ["Attention", "Places", "Request", "attend", "attend_placed", "attend_selected", "hidden_keys"]
+
+
+class Places(NamedTuple):
+    """Where queries and keys stand."""
+
+    query: Tensor | None  # (query,) place among the keys; None in cross-attention
+    query_at: Tensor  # (query,) positions, negative for none
+    key_at: Tensor  # (key,)
+    causal: bool
+
+
+class Request(NamedTuple):
+    """What else an attention is asked with."""
+
+    log_weight: Tensor | None  # (batch, key)
+    n: Tensor  # (batch,)
+    places: Places
+    need: bool
+    dropout: float
+
+
+def hidden_keys(query_at: Tensor, key_at: Tensor) -> Tensor:
+    """Keys that a causal mask hides: later ones; those without a position are hidden from none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hidden_keys(torch.tensor([-1, 0]), torch.tensor([-1, 0, 1]))
+    tensor([[False,  True,  True],
+            [False, False,  True]])
+    """
+    return (key_at > query_at[..., None]) & (key_at >= 0)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    normaliser: Normaliser,
+    mask: Tensor | None,
+    n: Tensor,
+    *,
+    need: bool,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    multiply: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Head outputs (batch, heads, query, d), and weights if needed; ``mask`` is added, ``multiply`` multiplies weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neuroenc.attention import Softmax
+    >>> q, k, v = torch.randn(3, 1, 2, 5, 4)
+    >>> fused = attend(q, k, v, Softmax(), None, torch.tensor([5]), need=False)[0]
+    >>> torch.allclose(fused, attend(q, k, v, Softmax(), None, torch.tensor([5]), need=True)[0], atol=1e-6)
+    True
+    """
+    mask = None if mask is None else mask.to(q.dtype)
+    if normaliser.fused and not need:
+        if mask is None:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout), None
+        # Some kernels answer a row without keys with NaN.
+        empty = (mask == -torch.inf).all(-1, keepdim=True)
+        if empty.device.type == "cpu" and not empty.any():  # Elsewhere, to ask costs more than to fill.
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
+        mask = mask.masked_fill(empty, 0.0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return out.masked_fill(empty, 0.0), None
+    scores = q @ k.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / (q.shape[-1] ** 0.5)
+    if mask is not None:
+        scores = scores + mask
+    weights = normaliser(scores, n) if layout is None else normaliser(scores, n, layout)
+    if multiply is not None:
+        weights = weights * multiply.to(weights.dtype)
+    return F.dropout(weights, dropout, dropout > 0).to(v.dtype) @ v, weights
+
+
+def attend_placed(
+    normaliser: Normaliser, position: Position | None, qkv: tuple[Tensor, Tensor, Tensor], how: Request
+) -> tuple[Tensor, Tensor | None]:
+    """`attend` with what positions, a causal mask and unusual normalisers want; q and k are rotated already."""
+    q, k, v = qkv
+    log_weight, n, places, need, dropout = how
+    mask = None if position is None else position.bias(places.query_at, places.key_at)
+    mask = None if mask is None else mask.to(q)[None]
+    if places.causal:
+        later = hidden_keys(places.query_at, places.key_at)
+        mask = (q.new_zeros(1) if mask is None else mask).masked_fill(later, -torch.inf)
+        mask = mask.view(1, -1, *later.shape)
+    multiply = None
+    if log_weight is not None:
+        log_weight = log_weight[:, None, None, :]
+        if not normaliser.additive:
+            multiply = log_weight.exp()
+            log_weight = torch.zeros_like(log_weight).masked_fill(log_weight == -torch.inf, -torch.inf)
+        mask = log_weight if mask is None else mask + log_weight
+    layout = Layout(places.query, None, k.shape[2]) if normaliser.needs_layout else None
+    return attend(q, k, v, normaliser, mask, n, need=need, dropout=dropout, layout=layout, multiply=multiply)
+
+
+BUDGET = 2**23  # numbers in the gathered keys of one piece of queries
+
+
+def attend_selected(
+    context: Context,
+    normaliser: Normaliser,
+    position: Position | None,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    how: Request,
+    source_q: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Head outputs (batch, heads, query, d), and weights over all keys if needed.
+
+    Queries and keys are rotated already unless the context reassigns positions.
+    """
+    q, k, v = qkv
+    log_weight, _, places, need, _ = how
+    summary = context.prepare(source_q, k, v, log_weight)
+    batch, heads, total, width = k.shape
+    outputs: list[Tensor] = []
+    weights: list[Tensor] = []
+    start, size = 0, 1
+    while start < q.shape[2]:
+        piece = slice(start, start + size)
+        asked = q[:, :, piece]
+        here = places._replace(
+            query=None if places.query is None else places.query[piece], query_at=places.query_at[piece]
+        )
+        hidden = None if log_weight is None else (log_weight == -torch.inf)[:, None, None, :]
+        if here.causal:
+            later = hidden_keys(here.query_at, here.key_at)
+            hidden = later[None, None] if hidden is None else hidden | later
+        place = context.select(asked, k, summary, here.query, hidden)
+        place = place.expand(batch, heads, *place.shape[2:])
+        found, w = _attend(context, normaliser, position, (asked, k, v), place, how._replace(places=here))
+        outputs.append(found)
+        if need:
+            full = w.new_zeros(*w.shape[:3], total)
+            weights.append(full.scatter_add(-1, place.clamp_min(0), w))
+        start += size
+        size = max(1, BUDGET // max(batch * heads * place.shape[-1] * width, 1))
+    return torch.cat(outputs, dim=2), torch.cat(weights, dim=2) if need else None
+
+
+def _attend(
+    context: Context,
+    normaliser: Normaliser,
+    position: Position | None,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    place: Tensor,
+    how: Request,
+) -> tuple[Tensor, Tensor]:
+    q, k, v = qkv
+    log_weight, n, places, _, dropout = how
+    there = place >= 0
+    safe = place.clamp_min(0)
+    gone = ~there
+    key_at = places.key_at[safe]
+    query_at = places.query_at.view(1, 1, -1).expand(place.shape[:3])
+    if places.causal:
+        gone = gone | hidden_keys(query_at, key_at)
+    keys, values = _gather(k, safe), _gather(v, safe)
+    if position is not None and context.reassigns:
+        query_at, key_at = _renumber(query_at, key_at, there)
+        turned, keys = position.rotate(q[..., None, :], keys, query_at[..., None], key_at)
+        q = turned.squeeze(-2)
+    scores = torch.einsum("bhqd,bhqmd->bhqm", q, keys)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / (q.shape[-1] ** 0.5)
+    if position is not None:
+        known = (key_at >= 0) & (query_at >= 0)[..., None]
+        bias = position.bias_of(key_at - query_at[..., None], known)
+        scores = scores if bias is None else scores + bias
+    weight = None
+    if log_weight is not None:
+        mine = log_weight[:, None, None, :].expand(*place.shape[:3], -1).gather(-1, safe)
+        gone = gone | (mine == -torch.inf)
+        if normaliser.additive:
+            scores = scores + mine
+        else:
+            weight = mine.exp()
+    scores = scores.masked_fill(gone, -torch.inf)
+    if normaliser.needs_layout:
+        w = normaliser(scores, n, Layout(places.query, place, k.shape[2]))
+    else:
+        w = normaliser(scores, n)
+    w = w if weight is None else w * weight
+    dropped = F.dropout(w, dropout, dropout > 0).to(v.dtype)
+    return torch.einsum("bhqm,bhqmd->bhqd", dropped, values), w
+
+
+def _gather(x: Tensor, place: Tensor) -> Tensor:
+    flat = place.flatten(2)[..., None].expand(-1, -1, -1, x.shape[-1])
+    return x.gather(2, flat).unflatten(2, place.shape[2:])
+
+
+def _renumber(query_at: Tensor, key_at: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions counted among the selected keys, which stand in order; none stays none."""
+    counted = there & (key_at >= 0)
+    rank = counted.cumsum(-1) - 1
+    before = (counted & (key_at < query_at[..., None])).sum(-1)
+    return before.masked_fill(query_at < 0, -1), rank.masked_fill(~counted, -1)
 
 
 class Attention(nn.Module):

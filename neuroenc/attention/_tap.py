@@ -1,18 +1,22 @@
-"""The one way into a running model: heads recorded, masked, patched and mixed."""
+"""Hooks on attention heads: recording, masking, task embeddings; detect attention sinks and down-weight them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 from neuroenc.attention._attention import Attention
+from neuroenc.attention._weights import Layout, Normaliser, Softmax
 
-__all__ = ["HeadTap", "Recording", "attentions"]
+__all__ = ["HeadTap", "Recording", "SinkCalibration", "TaskEmbedding", "attentions", "find_sinks"]
 
 Head = tuple[int, int]
 
@@ -81,12 +85,12 @@ class HeadTap:
         return [(layer, head) for layer, attention in enumerate(self.layers) for head in range(attention.heads)]
 
     def __enter__(self) -> HeadTap:
-        taken = [number for number, layer in enumerate(self.layers) if layer.tap is not None]
+        taken = [n for n, layer in enumerate(self.layers) if layer.tap is not None]
         if taken:
             raise ValueError(f"layers {taken} are tapped already; legal: one tap at a time. Leave the other one first.")
         self._before = [layer.tap_weights for layer in self.layers]
-        for number, layer in enumerate(self.layers):
-            layer.tap = partial(self._pass, number)
+        for n, layer in enumerate(self.layers):
+            layer.tap = partial(self._pass, n)
         self._open = True
         return self
 
@@ -217,3 +221,201 @@ class HeadTap:
 
 def _column(chosen: Tensor, z: Tensor) -> Tensor:
     return chosen.to(z.device).view(1, -1, 1, 1)
+
+
+class TaskEmbedding:
+    r"""Mean head outputs of a task, and how far to move each head of a new run towards them.
+
+    .. math:: z_{lh} \leftarrow (1 - \alpha_{lh})\, z_{lh} + \alpha_{lh}\, t_{lh}, \qquad
+              \alpha_{lh} = \sigma(a_{lh})
+
+    Parameters
+    ----------
+    vectors : list over layers of Tensor (head, dim / heads)
+        :math:`t`, from `collect`.
+    rows : slice
+        Queries that were averaged, and into which it is laid.
+
+    Attributes
+    ----------
+    logit : Tensor (layer, head)
+        :math:`a`; 0 until `fit_alpha`.
+
+    References
+    ----------
+    Park et al. (2025), Soft injection of task embeddings outperforms prompt-based in-context learning,
+    arXiv:2507.20906.
+
+    Examples
+    --------
+    >>> from neuroenc.attention import Attention
+    >>> model, x, y = Attention(8, 2).eval(), torch.randn(4, 6, 8), torch.randn(4, 1, 8)
+    >>> task = TaskEmbedding.collect(model, [lambda m: m(x)], rows=slice(0, 1))
+    >>> losses = task.fit_alpha(model, lambda m: (m(x[:, :2])[0][:, :1] - y).square().mean(), steps=20)
+    >>> bool(losses[-1] < losses[0]), task.alpha.shape
+    (True, (1, 2))
+    """
+
+    def __init__(self, vectors: list[Tensor], rows: slice = slice(0, 1)) -> None:
+        self.vectors, self.rows = vectors, rows
+        most = max(len(v) for v in vectors)
+        self.logit = torch.zeros(len(vectors), most)
+
+    @classmethod
+    def collect(
+        cls, model: nn.Module, runs: Iterable[Callable[[Any], Any]], rows: slice = slice(0, 1)
+    ) -> TaskEmbedding:
+        """Mean over runs (``run(model)`` each), their calls, cases and ``rows``; every case counts the same."""
+        count = len(attentions(model))
+        sums: list[Tensor | None] = [None] * count
+        seen = [0] * count
+        with HeadTap(model) as tap, torch.no_grad():
+            for run in runs:
+                tap.record()
+                run(model)
+                for layer, calls in enumerate(tap.recorded().outputs):
+                    for z in calls:
+                        part = z[:, :, rows]
+                        total = part.double().sum((0, 2))
+                        before = sums[layer]
+                        sums[layer] = total if before is None else before + total
+                        seen[layer] += part.shape[0] * part.shape[2]
+        if not all(seen):
+            raise ValueError(f"layers ran over {seen} queries; legal: at least one each. Give runs that reach them.")
+        return cls([(s / n).float() for s, n in zip(sums, seen) if s is not None], rows)
+
+    @property
+    def alpha(self) -> xr.DataArray:
+        """Shares (layer, head)."""
+        share = self.logit.sigmoid().numpy()
+        coords = {"layer": np.arange(share.shape[0]), "head": np.arange(share.shape[1])}
+        return xr.DataArray(share, coords, ("layer", "head"), "alpha")
+
+    def fit_alpha(
+        self, model: nn.Module, loss_fn: Callable[[Any], Tensor], steps: int = 400, lr: float = 0.2
+    ) -> np.ndarray:
+        """Fit shares with Adam, the model frozen; ``loss_fn(model)`` -> Tensor. Returns the losses (step,)."""
+        logit = self.logit.clone().requires_grad_()
+        optimiser = torch.optim.Adam([logit], lr=lr)
+        losses = np.zeros(steps)
+        for step in range(steps):
+            with HeadTap(model) as tap:
+                tap.mix(logit.sigmoid(), self.vectors, self.rows)
+                loss = loss_fn(model)
+            (logit.grad,) = torch.autograd.grad(loss, [logit])
+            optimiser.step()
+            losses[step] = float(loss.detach())
+        self.logit = logit.detach()
+        return losses
+
+    @contextmanager
+    def inject(self, model: nn.Module) -> Iterator[HeadTap]:
+        """Inside, every run of the model has the task laid in."""
+        with HeadTap(model) as tap:
+            tap.mix(self.logit.sigmoid(), self.vectors, self.rows)
+            yield tap
+
+
+def find_sinks(weights: Tensor, threshold: float = 0.1, keep_first: int = 1, visible: Tensor | None = None) -> Tensor:
+    r"""Keys whose mean weight over the queries that see them exceeds a threshold.
+
+    .. math:: a_j = \frac{\sum_i A_{ij}}{\#\{i : i \text{ sees } j\}} > \text{threshold}, \qquad j \ge
+              \text{keep\_first}
+
+    Parameters
+    ----------
+    weights : Tensor (..., query, key)
+    threshold : float
+    keep_first : int
+        Keys in front that are sinks by design (registers, a first token) and are never named.
+    visible : Tensor of bool (..., query, key), optional
+        Default: every query sees every key.
+
+    Returns
+    -------
+    Tensor of bool (..., key)
+
+    Examples
+    --------
+    >>> import torch
+    >>> find_sinks(torch.tensor([[0.2, 0.7, 0.1], [0.3, 0.6, 0.1]]), threshold=0.5)
+    tensor([False,  True, False])
+    """
+    if weights.ndim < 2:
+        raise ValueError(f"weights have shape {tuple(weights.shape)}; legal: (..., query, key). Keep the query axis.")
+    seen = weights.shape[-2] if visible is None else visible.sum(-2).clamp_min(1)
+    sinks = weights.sum(-2) / seen > threshold
+    sinks[..., :keep_first] = False
+    return sinks
+
+
+class SinkCalibration(Normaliser):
+    r"""Another normaliser, with the weight of sinks cut to a share and handed to all other keys.
+
+    In chosen heads, the weights of sinks (`find_sinks`) are multiplied by :math:`\beta`; what is freed goes to the
+    other keys of the same row in proportion to their weights, so a row's sum stays. A row with weight on sinks only is
+    left as it is.
+
+    Parameters
+    ----------
+    inner : Normaliser, optional
+        Default softmax.
+    threshold, keep_first
+        See `find_sinks`.
+    beta : float
+        In [0, 1].
+    heads : list of int, optional
+        Default all.
+
+    Notes
+    -----
+    Sinks are a property of all queries, so all are computed even where only some ``rows`` are wanted. Each case of
+    the batch has its own sinks.
+
+    References
+    ----------
+    Yu et al. (2024), Unveiling and harnessing hidden attention sinks, arXiv:2406.15765.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = torch.tensor([1.0, 1.0, 3.0, 1.0]).expand(1, 1, 5, 4)
+    >>> SinkCalibration(threshold=0.5, beta=0.4)(scores, torch.tensor([4]))[0, 0, 0].numpy().round(3)
+    array([0.239, 0.239, 0.284, 0.239], dtype=float32)
+    """
+
+    all_rows = True
+
+    def __init__(
+        self,
+        inner: Normaliser | None = None,
+        threshold: float = 0.1,
+        beta: float = 0.4,
+        heads: Sequence[int] | None = None,
+        keep_first: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta={beta}; legal: 0 (sinks vanish) to 1 (nothing changes). The paper has 0.4.")
+        self.inner = inner or Softmax()
+        self.threshold, self.beta, self.keep_first = threshold, beta, keep_first
+        self.heads = None if heads is None else list(heads)
+        self.additive = self.inner.additive
+        self.needs_layout = self.inner.needs_layout
+
+    def forward(self, scores: Tensor, n: Tensor, layout: Layout | None = None) -> Tensor:
+        weights = self.inner(scores, n, layout)
+        visible = scores > -torch.inf
+        sink = find_sinks(weights.detach(), self.threshold, self.keep_first, visible)[..., None, :]
+        if self.heads is not None:
+            off = [h for h in self.heads if not 0 <= h < scores.shape[1]]
+            if off:
+                raise ValueError(f"heads {off} of {scores.shape[1]}; legal: 0 to {scores.shape[1] - 1}. Drop them.")
+            chosen = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
+            chosen[self.heads] = True
+            sink = sink & chosen.view(1, -1, 1, 1)
+        rest = weights.masked_fill(sink, 0.0).sum(-1, keepdim=True)
+        freed = (1 - self.beta) * (weights.sum(-1, keepdim=True) - rest)
+        grown = 1 + freed / torch.where(rest > 0, rest, 1.0)
+        calmed = weights * torch.where(sink, self.beta, grown)
+        return torch.where(rest > 0, calmed, weights)

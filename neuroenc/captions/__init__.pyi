@@ -1,13 +1,11 @@
+from ._bank_pass import evidence as evidence
 from ._caption import (
     CaptionResult as CaptionResult,
     caption_voxels as caption_voxels,
     shuffled_control as shuffled_control,
 )
-from ._evidence import evidence as evidence
 from ._linear import LinearEncoder as LinearEncoder
-from ._stop_words import STOP_WORDS as STOP_WORDS
 from ._study import CaptionStudy as CaptionStudy
-from ._synthesis import diffusion_pipeline as diffusion_pipeline, synthesise as synthesise
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
 from .analysis._categories import (
     categorise as categorise,
@@ -17,31 +15,34 @@ from .analysis._categories import (
 )
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
 from .analysis._colours import EmbeddingColours as EmbeddingColours
-from .analysis._contrast import contrast as contrast, difference_captions as difference_captions
-from .analysis._image_evaluation import evaluate_images as evaluate_images, retrieve_images as retrieve_images
+from .analysis._contrast import (
+    contrast as contrast,
+    difference_captions as difference_captions,
+    separating_phrases as separating_phrases,
+)
+from .analysis._image_evaluation import (
+    diffusion_pipeline as diffusion_pipeline,
+    evaluate_images as evaluate_images,
+    retrieve_images as retrieve_images,
+    synthesise as synthesise,
+)
 from .analysis._lexicon import (
     concept_maps as concept_maps,
     concept_shares as concept_shares,
     load_lexicon as load_lexicon,
 )
-from .analysis._nouns import nouns as nouns
-from .analysis._separating import separating_phrases as separating_phrases
-from .analysis._spacy import load_spacy as load_spacy
-from .analysis._stop_phrases import STOP_PHRASES as STOP_PHRASES
 from .analysis._structurize import StructuredCaptions as StructuredCaptions, structurize as structurize
-from .analysis._syntactic_parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser
 from .analysis._voxel_search import search_voxels as search_voxels
-from .analysis._words import words as words
+from .analysis._words import nouns as nouns, words as words
 from .checks._gate import gate_voxels as gate_voxels
 from .checks._grounding import Grounding as Grounding, GroundingChecker as GroundingChecker
-from .checks._grounding_rates import hallucination_rate as hallucination_rate
+from .checks._grounding_bank import hallucination_rate as hallucination_rate
 from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
     GroundedConstraint as GroundedConstraint,
     GroundedRescore as GroundedRescore,
     grounded_decode as grounded_decode,
 )
-from .checks._phrases import find_phrases as find_phrases
 from .checks._preference import (
     PreferencePair as PreferencePair,
     PreferenceTraining as PreferenceTraining,
@@ -57,26 +58,32 @@ from .checks._scoring import (
     sentence_scores as sentence_scores,
 )
 from .checks._stability import caption_stability as caption_stability
-from .decoding._hypotheses import Hypotheses as Hypotheses
-from .decoding._language_model import make_language_model as make_language_model
-from .decoding._ngram import CorpusConstraint as CorpusConstraint
+from .decoding._constraints import (
+    CorpusConstraint as CorpusConstraint,
+    TrieConstraint as TrieConstraint,
+    WordBan as WordBan,
+)
+from .decoding._language_model import load_captioner as load_captioner, make_language_model as make_language_model
 from .decoding._ngram_retriever import LEVEL_PROMPTS as LEVEL_PROMPTS, NGramRetriever as NGramRetriever
 from .decoding._ngram_training import train_retriever as train_retriever
 from .decoding._prefix import PrefixDecoder as PrefixDecoder
 from .decoding._prefix_training import PrefixTraining as PrefixTraining, train_prefix as train_prefix
 from .decoding._retrieval import Decoder as Decoder, RetrievalDecoder as RetrievalDecoder
-from .decoding._sampling import sample as sample
-from .decoding._search import beam_search as beam_search
-from .decoding._search_settings import Generated as Generated, SearchSettings as SearchSettings
-from .decoding._shipped import load_captioner as load_captioner
-from .decoding._steps import CausalStep as CausalStep, FunctionStep as FunctionStep, StepModel as StepModel
-from .decoding._trie import TrieConstraint as TrieConstraint
-from .decoding._word_ban import WordBan as WordBan
+from .decoding._sampling import (
+    CausalStep as CausalStep,
+    FunctionStep as FunctionStep,
+    Hypotheses as Hypotheses,
+    StepModel as StepModel,
+    sample as sample,
+)
+from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
 from .projection._alternatives import project_weights as project_weights
 from .projection._denoiser import ConceptDenoiser as ConceptDenoiser
-from .projection._denoiser_checks import contrastive_accuracy as contrastive_accuracy, copying as copying
-from .projection._folds import bank_folds as bank_folds
+from .projection._denoiser_model import contrastive_accuracy as contrastive_accuracy, copying as copying
 from .projection._manifold import on_manifold as on_manifold
 from .projection._project import project as project, project_folds as project_folds
-from .projection._state import ProjectionState as ProjectionState
-from .projection._truncate import TruncatedState as TruncatedState
+from .projection._state import ProjectionState as ProjectionState, TruncatedState as TruncatedState
+from .projection._stream import bank_folds as bank_folds
+from .text._parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser
+from .text._phrases import find_phrases as find_phrases, load_spacy as load_spacy
+from .text._words import STOP_PHRASES as STOP_PHRASES, STOP_WORDS as STOP_WORDS

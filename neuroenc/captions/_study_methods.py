@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from neuroenc.captions._study import CaptionStudy
+from typing import Any
 
 __all__ = ["methods_text"]
 
@@ -60,7 +57,7 @@ class _Part:
         return f" ({'; '.join(items)})" if items else ""
 
 
-def _sentences(study: CaptionStudy, cited: set[str]) -> list[str]:
+def _sentences(study: Any, cited: set[str]) -> list[str]:
     settings, scores = study.settings, study.scores
     out: list[str] = []
     features, encoder = _Part(settings, "features"), _Part(settings, "encoder")
@@ -161,7 +158,7 @@ def _join(items: list[Any]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else ""
 
 
-def methods_text(study: CaptionStudy) -> str:
+def methods_text(study: Any) -> str:
     """See `CaptionStudy.methods`."""
     from neuroenc._core.provenance import versions
 

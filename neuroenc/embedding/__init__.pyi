@@ -4,7 +4,6 @@ from ._caption_grid import (
     caption_vectors as caption_vectors,
     world_dense_captions as world_dense_captions,
 )
-from ._image import ImageEmbedder as ImageEmbedder
+from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
 from ._registry import list_backbones as list_backbones, register_backbone as register_backbone
-from ._text import TextEmbedder as TextEmbedder
 from ._torchvision import prepare as prepare

@@ -25,8 +25,8 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_json, sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._download import from_hub
-from neuroenc.embedding._openclip_names import check_preprocessing
-from neuroenc.embedding._pooling import Output
+from neuroenc.embedding._openclip import check_preprocessing
+from neuroenc.embedding._registry import Output
 from neuroenc.embedding._torchvision import prepare
 
 __all__ = ["TIMM", "TimmImage"]

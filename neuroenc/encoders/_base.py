@@ -1,9 +1,10 @@
-"""What every encoder that is linear in its features shares: predict, score, export, save, load, repr."""
+"""Base class of linear encoders: predict, score, to_linear, save, load, repr."""
 
 from __future__ import annotations
 
 import html
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -16,8 +17,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import atomic_path
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
+from neuroenc._core.files import atomic_path, paired_file, read_sealed_json, write_pair
 from neuroenc._core.provenance import provenance
 from neuroenc.encoders._labels import (
     describe_features,
@@ -30,7 +31,38 @@ from neuroenc.encoders._labels import (
     wrap,
 )
 
-__all__ = ["LinearEncoder"]
+__all__ = ["LinearEncoder", "load_encoder", "save_encoder", "summary_html"]
+
+
+def _histogram(values: np.ndarray, width: int = 180, height: int = 36) -> str:
+    counts, edges = np.histogram(np.log10(values), bins=min(21, max(2, len(np.unique(values)))))
+    step = width / len(counts)
+    bars = "".join(
+        f'<rect x="{i * step:.1f}" y="{height - height * c / counts.max():.1f}" width="{max(step - 1, 1):.1f}" '
+        f'height="{height * c / counts.max():.1f}" fill="#33658a"/>'
+        for i, c in enumerate(counts)
+    )
+    label = f"10^{edges[0]:.1f} to 10^{edges[-1]:.1f}"
+    return f'<svg width="{width}" height="{height}" role="img" aria-label="alpha histogram">{bars}</svg> {label}'
+
+
+def summary_html(encoder: Any) -> str:
+    """Shape, penalties, cross-validated score and data hash of a fitted encoder, as an HTML table."""
+    p, v = encoder.coef_.shape
+    rows = {"features × voxels": f"{p:,} × {v:,}", "fitted on": f"{encoder.n_samples_fit_:,} samples"}
+    alpha = getattr(encoder, "alpha_", None)
+    if alpha is not None and np.size(alpha):
+        finite = np.asarray(alpha, dtype=float).ravel()
+        finite = finite[np.isfinite(finite) & (finite > 0)]
+        if len(finite):
+            rows["alpha per voxel"] = _histogram(finite)
+    best = getattr(encoder, "best_score_", None)
+    if best is not None:
+        rows[f"cross-validated {html.escape(str(encoder.scoring))}, median"] = f"{np.nanmedian(best):.3f}"
+    rows["features hash"] = html.escape(encoder._features_hash_[:12] or "unlabelled")
+    rows["version"] = html.escape(json.loads(encoder.provenance_)["versions"]["neuroenc"])
+    body = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{x}</td></tr>" for k, x in rows.items())
+    return f"<table>{body}</table>"
 
 
 class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -174,14 +206,12 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fitted encoder to a folder: ``arrays.safetensors`` and ``encoder.json``."""
-        from neuroenc.encoders._storage import save_encoder
 
         return save_encoder(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
         """Read an encoder written by `save`; ``settings`` replace those that were saved."""
-        from neuroenc.encoders._storage import load_encoder
 
         encoder = load_encoder(path, **settings)
         if not isinstance(encoder, cls):
@@ -232,7 +262,6 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _repr_html_inner(self) -> str:
         if not hasattr(self, "coef_"):
             return ""
-        from neuroenc.encoders._html import summary_html
 
         return summary_html(self)
 
@@ -323,3 +352,108 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
     with atomic_path(path) as temporary:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+
+
+_FORMAT = 2
+_FIELDS = ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
+
+
+def _classes(name: str) -> dict[str, type[LinearEncoder]]:
+    from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
+
+    found: dict[str, type[LinearEncoder]] = {c.__name__: c for c in (RidgeEncoder, BandedRidgeEncoder)}
+    if name == "ReadoutEncoder":  # the only one that needs torch
+        from neuroenc.encoders import ReadoutEncoder
+
+        found[name] = ReadoutEncoder
+    if name in ("ChunkAveraged", "InContextEncoder"):
+        from neuroenc.encoders.incontext import ChunkAveraged, InContextEncoder
+
+        found |= {"ChunkAveraged": ChunkAveraged, "InContextEncoder": InContextEncoder}
+    if name in ("EmpiricalBayesRidge", "PaperRidge"):
+        from neuroenc.encoders.incontext import EmpiricalBayesRidge, PaperRidge
+
+        found |= {"EmpiricalBayesRidge": EmpiricalBayesRidge, "PaperRidge": PaperRidge}
+    return found
+
+
+def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
+    """Write a fitted encoder to the folder ``path``.
+
+    Every fitted array goes to ``arrays.safetensors``; settings, voxel labels that are text, versions and the
+    checksum of the arrays go to ``encoder.json``, which holds its own checksum too. A kill leaves the encoder
+    that stood there, or the new one.
+    """
+    path = Path(path)
+    check_is_fitted(encoder)
+    arrays, plain = encoder._pack()
+    labels: dict[str, list[str]] = {}
+    for name, (_, values) in (encoder._voxels_ or {}).items():
+        if values.dtype.kind in "fiub":
+            arrays[f"voxel:{name}"] = values
+        else:
+            labels[name] = values.astype(str).tolist()
+    record = {
+        "format": _FORMAT,
+        "class": type(encoder).__name__,
+        "params": _plain_params(encoder),
+        "fitted": plain,
+        "voxel_labels": labels,
+        "labelled": encoder._voxels_ is not None,
+    }
+    return write_pair(path, "arrays.safetensors", lambda file: save_arrays(file, arrays), "encoder.json", record)
+
+
+def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
+    """Read an encoder written by `save_encoder`.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    **settings
+        Arguments of the encoder to use instead of those that were saved, such as ``device``.
+
+    Raises
+    ------
+    DataError
+        If the folder is not an encoder, was written by a newer format, or its arrays were changed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    if not (path / "encoder.json").is_file():
+        raise DataError(f"{path} holds no encoder.json. Next step: pass the folder that encoder.save wrote.")
+    record = read_sealed_json(path / "encoder.json", needed=("format",), unsealed=True)
+    if record["format"] not in (1, _FORMAT):
+        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
+    # Encoders of format 1 have no seal.
+    record = read_sealed_json(path / "encoder.json", needed=_FIELDS, unsealed=record["format"] == 1)
+    classes = _classes(record["class"])
+    if record["class"] not in classes:
+        raise DataError(unknown_name("encoder", record["class"], classes))
+    stored = paired_file(path, "arrays.safetensors", str(record["sha256"]))
+    encoder = classes[record["class"]]()
+    legal = encoder.get_params()
+    for name in record["params"]:
+        if name not in legal:
+            raise DataError(
+                f"{path} was saved with a setting that this version of {record['class']} does not have: "
+                f"{unknown_name('setting', name, legal)}"
+            )
+    for name in settings:
+        if name not in legal:
+            raise ConfigError(unknown_name(f"setting of {record['class']}", name, legal))
+    try:
+        encoder.set_params(**{**{k: from_plain(v) for k, v in record["params"].items()}, **settings})
+        arrays = load_file(stored)
+        voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
+        voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
+        encoder._voxels_ = voxels if record["labelled"] else None
+        encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
+    except NeuroencError:
+        raise
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read as a {record['class']}: {error}. Next step: save it again.") from error
+    return encoder

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 __all__ = [
     "TABLE_COLUMNS",
     "StoredBank",
+    "as_bank",
     "finish_bank",
     "is_bank_folder",
     "load_bank",
@@ -278,3 +279,41 @@ def load_bank(path: str | os.PathLike[str]) -> StoredBank:
     neuroenc._core.errors.DataError: nowhere holds no bank (no bank.json). ...
     """
     return StoredBank(path)
+
+
+def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> EmbeddingBank:
+    """Bank of embeddings from whatever holds them; nothing is read yet.
+
+    Parameters
+    ----------
+    source : array (n, d), DataArray (stimulus, feature), path, list or iterator
+        numpy array, ``np.memmap``, dask, zarr or h5py array of float16/32/64 or integers; a DataArray
+        (its stimulus coordinate gives the ids; lazy ones stay lazy); path of a ``.npy`` file (memory
+        mapped), of a zarr array, or of a folder that ``neuroenc bank build`` wrote; a list or an iterator
+        of shards, each one of these or a tuple ``(array, ids)``. An iterator is read once.
+    ids : sequence of str, length n, optional
+        Ids of the rows; default is the stimulus coordinate, else the row number as text.
+
+    Returns
+    -------
+    EmbeddingBank
+
+    Raises
+    ------
+    DataError
+        Wrong shape, dtype, number of ids, unequal widths of shards, or no rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bank = as_bank([np.ones((3, 2)), (np.zeros((2, 2), np.float16), ["a", "b"])])
+    >>> bank.n, [(c.start, len(c.rows)) for c in bank.chunks(2)]
+    (5, [(0, 2), (2, 1), (3, 2)])
+    >>> bank.names(np.array([1, 4])).tolist()
+    ['1', 'b']
+    """
+    if isinstance(source, EmbeddingBank):
+        return source
+    if ids is None and isinstance(source, (str, os.PathLike)) and is_bank_folder(source):
+        return load_bank(source)
+    return EmbeddingBank(source, ids)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from neuroenc._core.files import hash_json, hash_path
 from neuroenc.captions import load_categories, load_lexicon
-from neuroenc.captions.analysis._spacy import spacy_version
+from neuroenc.captions.text._phrases import spacy_version
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_fit import Fitted
 from neuroenc.workflows._caption_inputs import Subject, Texts

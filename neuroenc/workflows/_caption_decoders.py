@@ -11,9 +11,9 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.captions import Decoder, RetrievalDecoder, load_lexicon
-from neuroenc.captions._plurals import word_pattern
+from neuroenc.captions.text._words import word_pattern
 from neuroenc.embedding import TextEmbedder
-from neuroenc.retrieval._caption_corpus import plain_text
+from neuroenc.retrieval._corpus import plain_text
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._caption_inputs import Texts
 

@@ -16,10 +16,10 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_sealed_json, sha256_file, write_sealed_json
 from neuroenc.captions import bank_folds, shuffled_control
 from neuroenc.captions._bank_pass import BankPass
-from neuroenc.captions._study_tables import read_table, write_table
+from neuroenc.captions._study import read_table, write_table
+from neuroenc.captions.checks._gate import sample_voxels
 from neuroenc.captions.checks._grounding_bank import BankImages
 from neuroenc.captions.checks._stability import StabilityJob, stability_jobs
-from neuroenc.captions.checks._voxel_sample import sample_voxels
 from neuroenc.data import load, save
 from neuroenc.encoders import resampled_rows, ridge_weights
 from neuroenc.workflows._caption_config import CaptionConfig

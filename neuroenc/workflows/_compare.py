@@ -19,7 +19,7 @@ from neuroenc._core.files import hash_array, output_folder, write_json
 from neuroenc._core.provenance import provenance
 from neuroenc.encoders.comparison import Comparison, build_cells, compare
 from neuroenc.encoders.comparison._grid import make_folds
-from neuroenc.encoders.comparison._output import write_table
+from neuroenc.encoders.comparison._result import write_table
 from neuroenc.workflows._compare_config import CompareConfig
 from neuroenc.workflows._compare_inputs import load_comparison, make_space
 from neuroenc.workflows._preflight import check_compare

@@ -17,6 +17,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._version import __version__
 from neuroenc.encoders._devices import pick_torch_device
+from neuroenc.encoders._labels import check_space, feature_space
 from neuroenc.encoders.incontext import (
     InContextEncoder,
     InContextModel,
@@ -30,7 +31,6 @@ from neuroenc.encoders.incontext import (
     validation_episodes,
 )
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource
-from neuroenc.encoders.incontext._space import check_space, feature_space
 from neuroenc.workflows._icl_config import IclConfig, StageConfig
 from neuroenc.workflows._icl_inputs import Part, load_parts, make_mixture, part_folders, prepared, read_matrix
 

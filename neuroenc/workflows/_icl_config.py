@@ -13,7 +13,7 @@ from typing import Any
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.incontext import PRESETS
-from neuroenc.encoders.incontext._stages import STAGES, Stage
+from neuroenc.encoders.incontext._training import STAGES, Stage
 from neuroenc.workflows._examples import example_names, read_example
 from neuroenc.workflows._settings import build as _build, read_table
 

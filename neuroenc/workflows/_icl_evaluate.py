@@ -19,6 +19,7 @@ from neuroenc._core.files import atomic_path, hash_array, hash_json, output_fold
 from neuroenc._core.provenance import provenance
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._devices import pick_torch_device
+from neuroenc.encoders._labels import check_space
 from neuroenc.encoders.incontext import (
     AnatomicalTransfer,
     EmpiricalBayesRidge,
@@ -31,7 +32,6 @@ from neuroenc.encoders.incontext import (
     surface_positions,
 )
 from neuroenc.encoders.incontext._files import SHIPPED
-from neuroenc.encoders.incontext._space import check_space
 from neuroenc.workflows._icl_config import METHODS, IclConfig
 from neuroenc.workflows._icl_inputs import Part, load_parts, make_prior, part_folders
 from neuroenc.workflows._icl_tables import (

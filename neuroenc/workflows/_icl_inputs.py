@@ -17,9 +17,8 @@ from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc._core.files import check_readable_file, hash_json, read_sealed_json, write_sealed_json
 from neuroenc._version import __version__
-from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
+from neuroenc.encoders._labels import check_space, feature_space, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior
-from neuroenc.encoders.incontext._space import check_space, feature_space
 from neuroenc.workflows._icl_config import FilesConfig, IclConfig
 from neuroenc.workflows._icl_tasks import (
     V4_FEATURES,

@@ -1,6 +1,6 @@
 r"""Permutation p-values of cross-validated accuracy: every permutation predicts as the encoder would, fitted anew.
 
-A cross-validated ridge prediction of fold k is ``B diag(1 / (s + alpha)) z + mean``, see `neuroenc.encoders._gram`,
+A cross-validated ridge prediction of fold k is ``B diag(1 / (s + alpha)) z + mean``, see `neuroenc.encoders.linear`,
 and the correlation needs three sums over each fold only: of ``y * yhat``, of ``yhat`` and of ``yhat ** 2``. All three
 follow from ``z`` and ``c = B'y``, so that no permutation forms a prediction, and, with more training rows than
 features, nothing is larger than (feature, feature).
@@ -16,8 +16,8 @@ from scipy.special import ndtri
 
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.progress import progress
-from neuroenc.encoders._gram import dual_fold, gram, is_partition, primal_fold, row_gram
-from neuroenc.encoders._scaling import feature_scaling
+from neuroenc.encoders._labels import feature_scaling
+from neuroenc.encoders.linear._solvers import dual_fold, gram, is_partition, primal_fold, row_gram
 
 __all__ = ["NULLS", "cross_validated_p"]
 

@@ -19,7 +19,7 @@ from neuroenc.attention import (
     Sigmoid,
     SinkCalibration,
     T5Bias,
-    _select,
+    _attention,
     grouped_softmax,
     insert_landmarks,
     landmark_layout,
@@ -151,7 +151,7 @@ def landmark_blocks(attention, x, memory, i, h, b, top_k, size, lead, own=None):
 @pytest.mark.parametrize("cross", [True, False])
 @pytest.mark.parametrize("budget", [1, 2**23])
 def test_landmark_policy(cross, budget, monkeypatch):
-    monkeypatch.setattr(_select, "BUDGET", budget)
+    monkeypatch.setattr(_attention, "BUDGET", budget)
     size, lead, top_k, total = 3, 1, 2, 23
     attention = make(normaliser=GroupedSoftmax(size, lead=lead), context=LandmarkPolicy(size, top_k, lead=lead))
     x, memory = (tokens(4, seed=2), tokens(total)) if cross else (tokens(total), None)
@@ -234,7 +234,7 @@ def chunk_sets(attention, x, size, room, first, last, log_weight=None):
 @pytest.mark.parametrize("budget", [1, 2**23])
 @pytest.mark.parametrize("weighed", [True, False])
 def test_chunk_selection(normaliser, budget, weighed, monkeypatch):
-    monkeypatch.setattr(_select, "BUDGET", budget)
+    monkeypatch.setattr(_attention, "BUDGET", budget)
     attention = make(normaliser=normaliser, context=ChunkSelectPolicy(4, max_tokens=16))
     x = tokens(30)
     log_weight = 2 * tokens(30, seed=3)[..., 0] if weighed else torch.zeros(2, 30).double()

@@ -215,7 +215,7 @@ def report_anchor(options):
     import torch
 
     from neuroenc.encoders.incontext import make_model
-    from neuroenc.encoders.incontext._fast import FastReader
+    from neuroenc.encoders.incontext._condition import FastReader
 
     torch.manual_seed(0)
     model = make_model("small", components=10).eval()

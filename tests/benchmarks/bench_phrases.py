@@ -23,8 +23,7 @@ from neuroenc import stats
 
 def counted(trees, parsed, parser, chunks_gold, phrases_gold):
     """Numbers of each caption: chunks found, chunks, phrases found, phrases of the tree, phrases of spaCy."""
-    from neuroenc.captions.analysis._syntactic_texts import chunks
-    from neuroenc.captions.analysis._syntactic_trees import tree_spans
+    from neuroenc.captions.text._trees import chunks, tree_spans
 
     rows = []
     function = set(parser.function_words_)
@@ -63,8 +62,8 @@ def main() -> None:
     import torch
 
     from neuroenc.captions import SyntacticDistanceParser, load_spacy
-    from neuroenc.captions.analysis._syntactic_trees import left_branching, random_tree, right_branching
-    from neuroenc.captions.checks._phrases import _BORDERS, phrases_of
+    from neuroenc.captions.text._phrases import _BORDERS, phrases_of
+    from neuroenc.captions.text._trees import left_branching, random_tree, right_branching
     from neuroenc.data import load_dataset
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

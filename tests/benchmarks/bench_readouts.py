@@ -35,7 +35,7 @@ def direct(readout, x):
     import torch
     from torch.nn import functional
 
-    from neuroenc.encoders.readout._affine import warp_matrices
+    from neuroenc.encoders.readout._geometry import warp_matrices
 
     net, (batch, channels, height, width) = readout.localization, x.shape
     u = net(x)

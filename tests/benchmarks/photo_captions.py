@@ -33,7 +33,7 @@ def main() -> None:
     found = parser.parse_args()
 
     from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner, load_lexicon
-    from neuroenc.captions._plurals import word_pattern
+    from neuroenc.captions.text._words import word_pattern
 
     sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
     from photo_evaluation import evaluate_photographs

@@ -29,7 +29,7 @@ from neuroenc.captions import (
     project_weights,
     shuffled_control,
 )
-from neuroenc.captions.decoding import _prefix_files
+from neuroenc.captions.decoding import _prefix
 from neuroenc.data.simulate import families_in_caption, names_member, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import RidgeEncoder
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = (21, 22)
 COUNTS = {"FFA": 30, "EBA": 30, "PPA": 30, "VWFA": 30, "food": 30}
-WORLD = _prefix_files.__file__.rsplit("/", 1)[0] + "/weights/world"
+WORLD = _prefix.__file__.rsplit("/", 1)[0] + "/weights/world"
 DECODERS = ("language model", "retrieval")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, list_backbones, register_backbone
-from neuroenc.embedding._openclip_names import resolve
+from neuroenc.embedding._openclip import resolve
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -161,7 +161,7 @@ def test_names_can_be_added(pictures):
             return torch.from_numpy(np.asarray(image, dtype="float32")).permute(2, 0, 1)
 
         def encode(self, batch, layer):
-            from neuroenc.embedding._pooling import Output
+            from neuroenc.embedding._registry import Output
 
             return Output(batch.mean((2, 3)))
 

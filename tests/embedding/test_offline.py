@@ -116,7 +116,7 @@ def test_conse_is_its_formula(photos, original):
 
 
 def test_conse_says_what_it_cannot_see():
-    import neuroenc.embedding._conse as module
+    import neuroenc.embedding._offline as module
 
     assert "blind to people" in module.__doc__
     assert "blind to people" in module.ConseImage.__doc__

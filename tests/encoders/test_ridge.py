@@ -207,13 +207,13 @@ def test_save_and_load(tmp_path):
 
 
 def test_a_killed_fit_goes_on(tmp_path, monkeypatch):
-    from neuroenc.encoders import _ridge
+    from neuroenc.encoders.linear import _ridge
 
     X, Y = planted(v=60)
     reference = RidgeEncoder(ALPHAS, max_memory="200kB", n_jobs=1).fit(X, Y)
     settings = {"alphas": ALPHAS, "max_memory": "200kB", "n_jobs": 1, "checkpoint": tmp_path / "fit"}
     calls = []
-    original = _ridge._fit.score_block
+    original = _ridge._solvers.score_block
 
     def dies_later(*args, **kwargs):
         calls.append(1)
@@ -221,7 +221,7 @@ def test_a_killed_fit_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(_ridge._fit, "score_block", dies_later)
+    monkeypatch.setattr(_ridge._solvers, "score_block", dies_later)
     with pytest.raises(KeyboardInterrupt):
         RidgeEncoder(**settings).fit(X, Y)
     done = len(list((tmp_path / "fit").glob("fit-*.safetensors")))

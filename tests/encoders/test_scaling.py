@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, load_encoder
-from neuroenc.encoders._scaling import feature_scaling
+from neuroenc.encoders._labels import feature_scaling
 
 
 def planted(n=120, p=12, v=4, seed=0):

@@ -24,10 +24,10 @@ def planted(n=60, p=90, v=12, seed=0):
 @pytest.fixture
 def killed(monkeypatch):
     """A fit that is killed after some blocks of voxels."""
-    from neuroenc.encoders import _ridge
+    from neuroenc.encoders.linear import _ridge
 
     def fit(encoder, X, Y, after):
-        original, calls = _ridge._fit.score_block, []
+        original, calls = _ridge._solvers.score_block, []
 
         def dies(*args, **kwargs):
             calls.append(1)
@@ -36,7 +36,7 @@ def killed(monkeypatch):
             return original(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(_ridge._fit, "score_block", dies)
+            patch.setattr(_ridge._solvers, "score_block", dies)
             with pytest.raises(KeyboardInterrupt):
                 encoder.fit(X, Y)
 

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.captions import CaptionStudy, _study_tables as files
+from neuroenc.captions import CaptionStudy, _study as files
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)

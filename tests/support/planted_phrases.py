@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.captions.analysis._syntactic_trees import Tree
+from neuroenc.captions.text._trees import Tree
 
 __all__ = ["GRAMMARS", "PlantedCaption", "planted_captions"]
 

@@ -11,7 +11,7 @@ import smollm2
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc.captions import PrefixDecoder, load_captioner
-from neuroenc.captions.decoding._shipped import _SHIPPED
+from neuroenc.captions.decoding._language_model import _SHIPPED
 from neuroenc.data import load_dataset
 from neuroenc.embedding import TextEmbedder
 from photo_evaluation import evaluate_photographs

@@ -5,7 +5,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.captions import WordBan, load_lexicon
-from neuroenc.captions._plurals import word_pattern
+from neuroenc.captions.text._words import word_pattern
 from neuroenc.workflows import example_caption_config
 from neuroenc.workflows._caption_decoders import make_decoder
 from neuroenc.workflows._caption_inputs import Texts

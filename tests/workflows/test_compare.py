@@ -152,7 +152,7 @@ def test_killed_and_resumed_ends_with_the_same_files(folder):
     script = folder / "go.py"
     script.write_text(
         "import sys, time\n"
-        "import neuroenc.encoders.comparison._execute as work\n"
+        "import neuroenc.encoders.comparison._compare as work\n"
         "plain = work.fit_job\n"
         "work.fit_job = lambda *a: (time.sleep(0.3), plain(*a))[1]\n"
         "from neuroenc.workflows import read_compare_config, run_comparison\n"

@@ -15,10 +15,10 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import load_lexicon
-from neuroenc.captions.analysis._parse import parse, parts_of
-from neuroenc.captions.analysis._stop_phrases import STOP_LEMMAS, STOP_PHRASES, strip_phrases
-from neuroenc.captions.analysis._tables import indicator, unique_texts
-from neuroenc.captions.analysis._texts import embed
+from neuroenc.captions.analysis._words import indicator, unique_texts
+from neuroenc.captions.text._phrases import parse, parts_of
+from neuroenc.captions.text._vectors import embed
+from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, strip_phrases
 from neuroenc.data import Stimuli, make_features
 from neuroenc.retrieval._lexical import flat_captions
 

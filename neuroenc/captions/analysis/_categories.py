@@ -15,8 +15,8 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import check_word_lists, read_word_lists
-from neuroenc.captions.analysis._tables import region_masks
-from neuroenc.captions.analysis._texts import TEMPLATES, directions_of, embed, prompt, unit
+from neuroenc.captions.analysis._words import region_masks
+from neuroenc.captions.text._vectors import TEMPLATES, directions_of, embed, prompt, unit
 
 __all__ = ["categorise", "categorise_evidence", "category_shares", "load_categories"]
 

@@ -16,9 +16,9 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
-from neuroenc.captions.analysis._separating import separating_phrases
-from neuroenc.captions.analysis._tables import region_masks
-from neuroenc.captions.analysis._texts import directions_of
+from neuroenc.captions.analysis._contrast import separating_phrases
+from neuroenc.captions.analysis._words import region_masks
+from neuroenc.captions.text._vectors import directions_of
 
 __all__ = ["VoxelClusters", "cluster_voxels"]
 

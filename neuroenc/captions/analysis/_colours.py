@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
-from neuroenc.captions.analysis._texts import directions_of, unit
+from neuroenc.captions.text._vectors import directions_of, unit
 
 __all__ = ["EmbeddingColours"]
 

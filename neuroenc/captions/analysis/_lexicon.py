@@ -18,11 +18,7 @@ from neuroenc import stats
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
-from neuroenc.captions._plurals import singulars
-from neuroenc.captions.analysis._parse import parse
-from neuroenc.captions.analysis._spacy import has_spacy
-from neuroenc.captions.analysis._stop_phrases import tokens
-from neuroenc.captions.analysis._tables import (
+from neuroenc.captions.analysis._words import (
     check_captions,
     count_terms,
     labels_of,
@@ -30,6 +26,8 @@ from neuroenc.captions.analysis._tables import (
     unique_texts,
     voxel_keys,
 )
+from neuroenc.captions.text._phrases import has_spacy, parse
+from neuroenc.captions.text._words import singulars, tokens
 
 __all__ = ["concept_maps", "concept_shares", "load_lexicon"]
 

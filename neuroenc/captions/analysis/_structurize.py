@@ -13,11 +13,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import silhouette_score
 
 from neuroenc._core.errors import DataError
-from neuroenc.captions.analysis._separating import phrases_in, separating_phrases
-from neuroenc.captions.analysis._stop_phrases import FUNCTION_WORDS, strip_phrases
-from neuroenc.captions.analysis._tables import check_captions, count_terms, select_region, unique_texts
-from neuroenc.captions.analysis._texts import embed
-from neuroenc.captions.checks._phrases import PhraseFinder
+from neuroenc.captions.analysis._contrast import phrases_in, separating_phrases
+from neuroenc.captions.analysis._words import check_captions, count_terms, select_region, unique_texts
+from neuroenc.captions.text._phrases import PhraseFinder
+from neuroenc.captions.text._vectors import embed
+from neuroenc.captions.text._words import FUNCTION_WORDS, strip_phrases
 
 __all__ = ["Aspect", "Description", "StructuredCaptions", "structurize"]
 

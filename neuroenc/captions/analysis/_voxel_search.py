@@ -13,7 +13,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
-from neuroenc.captions.analysis._texts import directions_of, embed, prompt, unit
+from neuroenc.captions.text._vectors import directions_of, embed, prompt, unit
 
 __all__ = ["search_voxels"]
 

@@ -1,32 +1,204 @@
-"""Which words, attributes and relations lead the captions of each region, and whether more than elsewhere."""
+"""Words, attributes, relations and nouns of the captions of each region, tested across regions."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.stats import hypergeom
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
-from neuroenc.captions._stop_words import STOP_WORDS
-from neuroenc.captions.analysis._association import fisher_enrichment, permutation_enrichment
-from neuroenc.captions.analysis._parse import PARTS, parse, parts_of
-from neuroenc.captions.analysis._spacy import has_spacy
-from neuroenc.captions.analysis._stop_phrases import STOP_LEMMAS, STOP_PHRASES, strip_phrases, tokens
-from neuroenc.captions.analysis._tables import (
-    Terms,
-    check_captions,
-    count_terms,
-    region_masks,
-    roi_strings,
-    unique_texts,
-    voxel_keys,
-)
+from neuroenc.captions.text._phrases import PARTS, has_spacy, parse, parts_of
+from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, STOP_WORDS, strip_phrases, tokens
 
-__all__ = ["words"]
+__all__ = [
+    "Terms",
+    "check_captions",
+    "count_terms",
+    "fisher_enrichment",
+    "nouns",
+    "permutation_enrichment",
+    "region_masks",
+    "roi_strings",
+    "unique_texts",
+    "voxel_keys",
+    "words",
+]
+
+Floats = np.ndarray
+
+
+def fisher_enrichment(has: sparse.csr_matrix, inside: Floats) -> Floats:
+    r"""One-sided Fisher exact p of every term, ``P(X >= k)`` with :math:`X \sim Hypergeom(N, K, n)`.
+
+    Parameters
+    ----------
+    has : csr_matrix (voxel, term)
+        Positive where a caption of the voxel holds the term.
+    inside : bool array (voxel,)
+        The n voxels of the region, of N; K voxels have the term, k of them inside.
+
+    Returns
+    -------
+    ndarray (term,)
+    """
+    held = (has > 0).astype(np.float64)
+    total = np.asarray(held.sum(axis=0)).ravel()
+    here = np.asarray(inside.astype(np.float64) @ held).ravel()
+    return np.asarray(hypergeom.sf(here - 1, len(inside), total, inside.sum()))
+
+
+def permutation_enrichment(
+    share: sparse.csr_matrix, inside: Floats, n_permutations: int, seed: Any, max_memory: int
+) -> Floats:
+    r"""One-sided permutation p of every term: is its mean share inside that of as many random voxels?
+
+    Parameters
+    ----------
+    share : csr_matrix (voxel, term)
+        Share of the voxel's captions that hold the term.
+    inside : bool array (voxel,)
+    n_permutations : int
+    seed : int or sequence of int
+    max_memory : int
+        Bytes for a block of permutations.
+
+    Returns
+    -------
+    ndarray (term,)
+        ``(1 + #{permuted >= real}) / (1 + n_permutations)``.
+    """
+    rng = np.random.default_rng(seed)
+    n, n_terms = share.shape
+    size = int(inside.sum())
+    real = np.asarray(inside.astype(np.float64) @ share).ravel()
+    at_least = np.zeros(n_terms)
+    step = int(max(1, min(n_permutations, max_memory // (8 * (n + n_terms)))))
+    for start in range(0, n_permutations, step):
+        draws = np.zeros((min(step, n_permutations - start), n))
+        for row in draws:
+            row[rng.permutation(n)[:size]] = 1.0
+        # Sums of the same shares in another order differ in their last bits.
+        at_least += (np.asarray((share.T @ draws.T).T) >= real - 1e-9).sum(axis=0)
+    return (1.0 + at_least) / (1.0 + n_permutations)
+
+
+def check_captions(captions: pd.DataFrame, max_rank: int | None = None, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows up to ``max_rank``; an error where needed columns are absent or nothing is left."""
+    needed = ["voxel", "caption", *columns, *(["rank"] if max_rank is not None else [])]
+    missing = [c for c in needed if c not in captions]
+    if missing:
+        raise DataError(
+            f"captions have columns {list(captions.columns)}; {missing[0]!r} is needed. Next step: pass the table "
+            "of a decoder (one row per voxel and rank)."
+        )
+    if max_rank is not None:
+        captions = captions[captions["rank"] <= max_rank]
+    if len(captions) == 0:
+        raise DataError("the captions table has 0 rows; at least one caption is needed.")
+    return captions.reset_index(drop=True)
+
+
+def region_masks(rois: Iterable[Any]) -> dict[str, np.ndarray]:
+    """Rows of each region, sorted by name: names joined by ";" count in each, "" counts as "none"."""
+    codes, names = pd.factorize(np.asarray([str(x) for x in rois], dtype=object))
+    found: dict[str, np.ndarray] = {}
+    for code, entry in enumerate(names):
+        here = codes == code
+        for roi in [x for x in str(entry).split(";") if x] or ["none"]:
+            found[roi] = found[roi] | here if roi in found else here
+    return dict(sorted(found.items()))
+
+
+def roi_strings(table: pd.DataFrame) -> Iterable[Any]:
+    """The roi column, or "all" for every row where there is none."""
+    return table["roi"] if "roi" in table else ["all"] * len(table)
+
+
+def voxel_keys(captions: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Number of each row's voxel, and one row per voxel in order of appearance.
+
+    Voxels of several subjects are told apart by a ``subject`` column.
+    """
+    columns = ["subject", "voxel"] if "subject" in captions else ["voxel"]
+    number = captions.groupby(columns, sort=False).ngroup().to_numpy()
+    first = np.unique(number, return_index=True)[1]
+    return number, captions.iloc[first].reset_index(drop=True)
+
+
+def unique_texts(texts: Iterable[Any]) -> tuple[list[str], np.ndarray]:
+    """Different texts in order of appearance, and which one each row has."""
+    codes, names = pd.factorize(np.asarray([str(x) for x in texts], dtype=object))
+    return [str(x) for x in names], codes
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which caption holds which term.
+
+    Attributes
+    ----------
+    names : list
+        Terms (text, or any hashable).
+    rows : csr_matrix (caption, term)
+        1 where the caption holds the term.
+    """
+
+    names: list[Any]
+    rows: sparse.csr_matrix
+
+    def by_voxel(self, voxel: np.ndarray, n_voxels: int) -> sparse.csr_matrix:
+        """Number of captions of each voxel that hold each term (voxel, term)."""
+        return sparse.csr_matrix(indicator(voxel, n_voxels) @ self.rows)
+
+    def keep(self, mask: np.ndarray) -> Terms:
+        """Only the terms where ``mask`` is True."""
+        at = np.flatnonzero(mask)
+        return Terms([self.names[i] for i in at], sparse.csr_matrix(self.rows[:, at]))
+
+
+def indicator(groups: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Matrix (group, row) with 1 where the row is in the group."""
+    one = np.ones(len(groups))
+    return sparse.csr_matrix((one, (groups, np.arange(len(groups)))), shape=(n, len(groups)))
+
+
+def count_terms(found: Sequence[Iterable[Any]], codes: np.ndarray) -> Terms:
+    """Terms of every row from the terms of the different texts; a term counts once a caption."""
+    number: dict[Any, int] = {}
+    at, term = [], []
+    for i, terms in enumerate(found):
+        for name in sorted(set(terms)):
+            at.append(i)
+            term.append(number.setdefault(name, len(number)))
+    shape = (len(found), len(number))
+    unique = sparse.csr_matrix((np.ones(len(at)), (at, term)), shape=shape)
+    return Terms(list(number), sparse.csr_matrix(unique[codes]))
+
+
+def select_region(captions: pd.DataFrame, roi: str | None) -> pd.DataFrame:
+    """The captions of one region, or all with None; an unknown name is an error with the nearest."""
+    if roi is None:
+        return captions
+    masks = region_masks(roi_strings(captions))
+    if roi not in masks:
+        raise DataError(unknown_name("roi", roi, masks))
+    return captions[masks[roi]].reset_index(drop=True)
+
+
+def labels_of(first: pd.DataFrame, names: Iterable[str]) -> Mapping[str, Any]:
+    """The voxel coordinates among ``names`` that a table of voxels has."""
+    return {c: first[c].to_numpy() for c in names if c in first}
+
 
 _COLUMNS = ["roi", "part", "word", "count", "share", "lift", "n_voxels", "p", "q"]
 
@@ -187,3 +359,89 @@ def _region(roi: str, terms: Terms, count: np.ndarray, n: int, overall: np.ndarr
             "lift": share / overall,
         }
     )
+
+
+def _family(word: str, lexicon: Mapping[str, str] | Callable[[str], str | None]) -> str | None:
+    look = lexicon if callable(lexicon) else lexicon.get
+    for form in (word, word[:-1] if word.endswith("s") else "", word[:-2] if word.endswith("es") else ""):
+        if form and (found := look(form)) is not None:
+            return str(found)
+    return None
+
+
+def nouns(
+    captions: pd.DataFrame,
+    lexicon: Mapping[str, str] | Callable[[str], str | None] | None = None,
+    *,
+    stop: Iterable[str] = STOP_WORDS,
+    by: str = "word",
+    max_rank: int | None = None,
+) -> pd.DataFrame:
+    """Counts of words (or of families of words) in the captions of each region.
+
+    A word counts once a caption. No part of speech is known here: without ``lexicon`` all words outside
+    the stop list and of at least two letters count.
+
+    Parameters
+    ----------
+    captions : DataFrame
+        From a decoder; columns ``voxel, rank, caption`` and, if regions are known, ``roi`` (names joined
+        by ";": such a voxel counts in each; "" counts as "none").
+    lexicon : mapping or callable, word -> family, optional
+        Only words that it knows count (a regular plural is looked up as its singular, too).
+    stop : iterable of str
+    by : "word" or "family"
+        Count words, or families of the lexicon.
+    max_rank : int, optional
+        Only captions up to this rank; 1 is the best caption of each voxel.
+
+    Returns
+    -------
+    DataFrame
+        ``roi, word, count, share`` (of the region's captions), and ``family`` with a lexicon; with
+        ``by="family"`` ``word`` is the family. Sorted by roi, then count. roi is "all" where the captions
+        have no roi column.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"voxel": [0, 1], "rank": 1, "caption": ["A close up of a dog.", "two dogs"],
+    ...                       "roi": ["FFA;OFA", "FFA"]})
+    >>> nouns(frame, {"dog": "animal"}, by="family").values.tolist()
+    [['FFA', 'animal', 2, 1.0], ['OFA', 'animal', 1, 1.0]]
+    """
+    if by not in ("word", "family"):
+        raise ConfigError(unknown_name("by", by, ("word", "family")))
+    if by == "family" and lexicon is None:
+        raise ConfigError("by='family' needs a lexicon that maps words to families.")
+    if "caption" not in captions:
+        raise DataError(f"captions have columns {list(captions.columns)}; 'caption' is needed.")
+    if max_rank is not None:
+        captions = captions[captions["rank"] <= max_rank]
+    stopped = {x.casefold() for x in stop}
+    counts: dict[str, Counter[str]] = {}
+    totals: Counter[str] = Counter()
+    families: dict[str, str] = {}
+    regions = captions["roi"] if "roi" in captions else ["all"] * len(captions)
+    for text, names in zip(captions["caption"], regions):
+        found: set[str] = set()
+        for word in re.findall(r"[^\W\d_]{2,}", str(text).casefold()):
+            if word in stopped:
+                continue
+            if lexicon is None:
+                found.add(word)
+            elif (family := _family(word, lexicon)) is not None:
+                families[word] = family
+                found.add(family if by == "family" else word)
+        for roi in [x for x in str(names).split(";") if x] or ["none"]:
+            totals[roi] += 1
+            counts.setdefault(roi, Counter()).update(found)
+    rows = [
+        (roi, word, count, count / totals[roi])
+        for roi, words in sorted(counts.items())
+        for word, count in sorted(words.items(), key=lambda x: (-x[1], x[0]))
+    ]
+    out = pd.DataFrame(rows, columns=["roi", "word", "count", "share"])
+    if lexicon is not None and by == "word":
+        out["family"] = [families[x] for x in out["word"]]
+    return out

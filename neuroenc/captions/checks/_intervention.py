@@ -18,10 +18,10 @@ from torch import Tensor
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions.checks._grounding import GroundingChecker
-from neuroenc.captions.checks._phrases import Phrase
-from neuroenc.captions.decoding._predicted import caption_frame
 from neuroenc.captions.decoding._prefix import PrefixDecoder
-from neuroenc.captions.decoding._search_settings import Generated, ranked
+from neuroenc.captions.decoding._retrieval import caption_frame
+from neuroenc.captions.decoding._search import Generated, ranked
+from neuroenc.captions.text._phrases import Phrase
 
 __all__ = ["GroundedCaptions", "GroundedConstraint", "GroundedRescore", "Stopped", "grounded_decode"]
 

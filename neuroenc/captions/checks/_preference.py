@@ -13,9 +13,9 @@ from torch import Tensor
 from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.checks._intervention import GroundedCaptions
-from neuroenc.captions.checks._phrases import phrases_of
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
+from neuroenc.captions.text._phrases import phrases_of
 
 __all__ = [
     "PreferencePair",

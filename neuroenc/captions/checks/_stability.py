@@ -15,8 +15,8 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
+from neuroenc.captions.checks._gate import sample_voxels
 from neuroenc.captions.checks._scoring import caption_agreement
-from neuroenc.captions.checks._voxel_sample import sample_voxels
 
 __all__ = ["StabilityJob", "caption_stability", "score_stability", "stability_jobs"]
 

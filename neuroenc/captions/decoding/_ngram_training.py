@@ -11,12 +11,12 @@ import pandas as pd
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions._stop_words import STOP_WORDS
 from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS
-from neuroenc.captions.decoding._predicted import unit
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
-from neuroenc.retrieval._caption_corpus import check_level, plain_text
+from neuroenc.captions.decoding._retrieval import unit
+from neuroenc.captions.text._words import STOP_WORDS
+from neuroenc.retrieval._corpus import check_level, plain_text
 
 __all__ = ["train_retriever"]
 

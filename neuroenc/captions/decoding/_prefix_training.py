@@ -17,9 +17,9 @@ from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
-from neuroenc.captions.decoding._predicted import unit
+from neuroenc.captions.decoding._constraints import caption_pairs
 from neuroenc.captions.decoding._prefix import PrefixDecoder
-from neuroenc.captions.decoding._tokens import caption_pairs
+from neuroenc.captions.decoding._retrieval import unit
 
 __all__ = ["PrefixTraining", "train_prefix"]
 

@@ -1,8 +1,8 @@
-"""From projected embeddings to captions."""
+"""Retrieval decoder, reranking, and predicted responses of captions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +12,139 @@ import xarray as xr
 from neuroenc._core.checks import check_texts, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
+from neuroenc.captions.decoding._search import Generated
 from neuroenc.retrieval import DenseIndex
 
-__all__ = ["Decoder", "RetrievalDecoder"]
+__all__ = ["Decoder", "RetrievalDecoder", "as_embeddings", "caption_frame", "predicted_of_texts", "rerank", "unit"]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows at length 1; rows without a direction stay 0."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+
+
+def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
+    """Finite embeddings, float64 (n, dim)."""
+    x = np.asarray(embeddings, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise DataError(f"embeddings have shape {x.shape}; legal is (n, {dim}).")
+    # Here, because the unit vector of NaN is 0.
+    bad = int((~np.isfinite(x).all(axis=1)).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
+    return x
+
+
+def predicted_of_texts(
+    projection: xr.Dataset,
+    at: np.ndarray,
+    texts: list[str],
+    coef: Any,
+    intercept: Any,
+    embed_text: Callable[[list[str]], Any] | None,
+    text_direction: np.ndarray | None = None,
+) -> np.ndarray:
+    """Response of voxel ``at[k]`` to ``texts[k]``, float64 (k,); NaN without ``coef`` or ``embed_text``.
+
+    Texts count at unit norm, or at the voxel's projected norm for an encoder of raw features. With
+    ``text_direction`` they are first moved across the modality gap: the mean of texts is replaced by that of images.
+    """
+    if coef is None or embed_text is None or not texts:
+        return np.full(len(at), np.nan)
+    weights = as_weights(coef, intercept)
+    if not np.array_equal(weights.coef["voxel"], projection["voxel"]):
+        raise DataError("coef and projection name different voxels. Next step: project these same weights.")
+    different = list(dict.fromkeys(texts))
+    vectors = unit(np.asarray(embed_text(different), dtype=np.float64))
+    if text_direction is not None:
+        vectors = unit(vectors - text_direction + projection["bank_direction"].values)
+    number = {t: k for k, t in enumerate(different)}
+    chosen = vectors[[number[t] for t in texts]]
+    if not projection.attrs.get("features_normalised", 1):
+        chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
+    return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]
+
+
+def caption_frame(
+    projection: xr.Dataset,
+    rows: np.ndarray,
+    found: Sequence[Sequence[Any]],
+    origin: Callable[[list[int]], str],
+    coef: Any,
+    intercept: Any,
+    embed_text: Callable[[list[str]], Any] | None,
+    text_direction: np.ndarray | None,
+) -> pd.DataFrame:
+    """The table of a :class:`Decoder`: ``found[k]`` are the captions (`Generated`) of voxel ``rows[k]``."""
+    flat = [(row, rank, c) for row, several in zip(rows, found) for rank, c in enumerate(several, 1)]
+    at = np.array([row for row, _, _ in flat], dtype=np.int64)
+    texts = [c.text for _, _, c in flat]
+    frame = pd.DataFrame(
+        {
+            "voxel": projection["voxel"].values[at],
+            "rank": np.array([rank for _, rank, _ in flat], dtype=np.int64),
+            "caption": np.array(texts, dtype=object),
+            "score": np.array([c.score for _, _, c in flat], dtype=np.float64),
+            "caption_id": np.array([origin(c.tokens) for _, _, c in flat], dtype=object),
+            "predicted": predicted_of_texts(projection, at, texts, coef, intercept, embed_text, text_direction),
+        }
+    )
+    return pd.concat([frame, voxel_labels(projection, at)], axis=1)
+
+
+def rerank(
+    several: Sequence[list[Generated]],
+    inputs: np.ndarray,
+    weight: float,
+    embed_text: Callable[[list[str]], Any],
+    text_direction: np.ndarray | None = None,
+) -> list[list[Generated]]:
+    r"""Add to each caption's score how near the caption is to its embedding.
+
+    .. math:: s'(y) = s(y) + \lambda \cos(x, \; t(y) - \bar t)
+
+    with the decoder's input x and the mean direction of texts: two vectors around their own means where the decoder
+    is centred, so that the gap between texts and images drops out.
+
+    Parameters
+    ----------
+    several : sequence (n,) of list of Generated
+    inputs : array (n, embedding_dim)
+        As :meth:`PrefixDecoder.inputs` gives them.
+    weight : float
+        lambda, in nats a token.
+    embed_text : callable
+        ``embed_text(list of str) -> (m, embedding_dim)``.
+    text_direction : array (embedding_dim,), optional
+        The mean direction of texts; None: nothing is subtracted.
+
+    Returns
+    -------
+    list of list of Generated
+        In the order of ``several``; only scores differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> known = {"a face": [1.0, 0.0], "a house": [0.0, 1.0]}
+    >>> written = [Generated("a face", -1.0, [], True, 0), Generated("a house", -1.2, [], True, 0)]
+    >>> found = rerank([written], np.array([[0.0, 1.0]]), 0.5, lambda texts: [known[t] for t in texts])
+    >>> [round(c.score, 2) for c in found[0]]
+    [-1.0, -0.7]
+    """
+    different = list(dict.fromkeys(c.text for captions in several for c in captions))
+    if not different:
+        return [list(captions) for captions in several]
+    vectors = unit(np.asarray(embed_text(different), dtype=np.float64))
+    if text_direction is not None:
+        vectors = unit(vectors - text_direction)
+    number = {text: k for k, text in enumerate(different)}
+    x = unit(np.asarray(inputs, dtype=np.float64))
+    return [
+        [c._replace(score=float(c.score + weight * (vectors[number[c.text]] @ row))) for c in captions]
+        for captions, row in zip(several, x, strict=True)
+    ]
 
 
 @runtime_checkable

@@ -1,8 +1,11 @@
-"""Captions drawn from a step-wise model, each with its own stream of random numbers."""
+"""Step-wise language models, hypotheses, and sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,11 +13,220 @@ from torch import Tensor
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._hypotheses import PAD, Hypotheses, sort
-from neuroenc.captions.decoding._search import Constraint, Rescore
-from neuroenc.captions.decoding._steps import StepModel
 
-__all__ = ["sample"]
+__all__ = [
+    "PAD",
+    "Beams",
+    "CausalStep",
+    "Constraint",
+    "FunctionStep",
+    "Hypotheses",
+    "Rescore",
+    "StepModel",
+    "fill",
+    "join",
+    "sample",
+    "seen",
+    "sort",
+]
+
+#: ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``: tokens that may come next.
+Constraint = Callable[[Tensor, Tensor], Tensor]
+#: ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``: added to the score; tokens after the stop are -1.
+Rescore = Callable[[Tensor, Tensor], Tensor]
+
+
+class StepModel(Protocol):
+    """A model that writes one token after another, for many hypotheses at once."""
+
+    def start(self) -> tuple[Tensor, Any]:
+        """Logits (n, V) of the first token of each of n items, and a state with n rows."""
+        ...
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits (rows, V) after ``tokens`` (rows,) have been written, and the state with them."""
+        ...
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """State whose row r is row ``rows[r]`` of the given one, which is not used again."""
+        ...
+
+
+class FunctionStep:
+    """A step model from a function of the whole history; nothing is remembered between steps.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(items (rows,), tokens (rows, t)) -> logits (rows, V)``.
+    n : int
+        Items.
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+    >>> step = FunctionStep(lambda items, tokens: table[tokens[:, -1] if tokens.shape[1] else items], n=1)
+    >>> step.start()[0].tolist()
+    [[0.0, 1.0, 0.0]]
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], n: int) -> None:
+        self.function, self.n = function, int(n)
+
+    def start(self) -> tuple[Tensor, Any]:
+        """See `StepModel`."""
+        items = torch.arange(self.n)
+        tokens = torch.zeros((self.n, 0), dtype=torch.int64)
+        return self.function(items, tokens), (items, tokens)
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """See `StepModel`."""
+        items, before = state
+        history = torch.cat([before, tokens[:, None]], dim=1)
+        return self.function(items, history), (items, history)
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """See `StepModel`."""
+        return tuple(part[rows] for part in state)
+
+
+class CausalStep:
+    """A causal language model of transformers that goes on from a prefix of embeddings.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Any causal language model that takes ``inputs_embeds``; in evaluation mode.
+    prefix : Tensor (n, length, width)
+        What is in front of the first token, of equal length for all items: no padding, no mask.
+    cache : bool
+        Keep keys and values of what has been read. False reads everything again at each step, as the released
+        code of ClipCap does: for tests and comparisons.
+    """
+
+    def __init__(self, model: Any, prefix: Tensor, cache: bool = True) -> None:
+        self.model, self.prefix, self.cache = model, prefix, bool(cache)
+        self._embed = model.get_input_embeddings()
+        # Newer transformers call it "cache".
+        self._past = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+
+    def start(self) -> tuple[Tensor, Any]:
+        """See `StepModel`."""
+        return self._read(self.prefix, None)
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """See `StepModel`."""
+        new = self._embed(tokens[:, None])
+        if self.cache:
+            return self._read(new, state)
+        return self._read(torch.cat([state, new], dim=1), None)
+
+    def select(self, state: Any, rows: Tensor) -> Any:
+        """See `StepModel`."""
+        if isinstance(state, Tensor):
+            return state[rows]
+        if hasattr(state, "reorder_cache"):
+            state.reorder_cache(rows)
+            return state
+        return tuple(tuple(part[rows] for part in layer) for layer in state)
+
+    def _read(self, embedded: Tensor, past: Any) -> tuple[Tensor, Any]:
+        # Inference mode, so that no graph is kept behind the cache.
+        with torch.inference_mode():
+            found = self.model(inputs_embeds=embedded, use_cache=self.cache, **{self._past: past})
+        return found.logits[:, -1], getattr(found, self._past) if self.cache else embedded
+
+
+#: Stands behind the end of a hypothesis.
+PAD = -1
+_REST = ("lengths", "logp", "scores", "finished", "group")
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """What a search has written for n items, k hypotheses each, the best first.
+
+    Attributes
+    ----------
+    tokens : Tensor (n, k, t) int64
+        -1 after the end.
+    lengths : Tensor (n, k) int64
+        Tokens, the stop token included.
+    logp : Tensor (n, k)
+        Sum of the log-probabilities of the tokens; -inf where an item has fewer than k hypotheses.
+    scores : Tensor (n, k)
+        ``logp / length ** length_penalty``, and what rescoring added.
+    finished : Tensor (n, k) bool
+        Whether the stop token was written, and not merely ``max_length`` reached.
+    group : Tensor (n, k) int64
+        Group of a diverse search; 0 elsewhere.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    logp: Tensor
+    scores: Tensor
+    finished: Tensor
+    group: Tensor
+
+    def texts(self, item: int) -> list[tuple[list[int], float]]:
+        """Tokens and score of an item's hypotheses, those that died left out."""
+        return [
+            (self.tokens[item, k, : int(self.lengths[item, k])].tolist(), float(self.scores[item, k]))
+            for k in range(self.tokens.shape[1])
+            if torch.isfinite(self.logp[item, k])
+        ]
+
+
+@dataclass
+class Beams:
+    """Hypotheses under way: items (m,), tokens (m, k, t), logp, lengths, done (m, k)."""
+
+    items: Tensor
+    tokens: Tensor
+    logp: Tensor
+    lengths: Tensor
+    done: Tensor
+
+    def take(self, kept: Tensor) -> Beams:
+        return Beams(self.items[kept], self.tokens[kept], self.logp[kept], self.lengths[kept], self.done[kept])
+
+
+def fill(beams: Beams, width: int) -> Beams:
+    """``width`` beams an item: the missing ones are dead."""
+    more = (0, width - beams.logp.shape[1])
+    pad = torch.nn.functional.pad
+    return Beams(
+        beams.items,
+        pad(beams.tokens, (0, 0, *more), value=PAD),
+        pad(beams.logp, more, value=-torch.inf),
+        pad(beams.lengths, more, value=1),
+        pad(beams.done, more, value=True),
+    )
+
+
+def seen(tokens: Tensor, vocabulary: int) -> Tensor:
+    """Which tokens (n, V) occur in each row; 1.0 or 0.0."""
+    out = torch.zeros((len(tokens), vocabulary + 1), device=tokens.device)
+    out.scatter_(1, torch.where(tokens >= 0, tokens, vocabulary), 1.0)
+    return out[:, :vocabulary]
+
+
+def sort(found: Hypotheses) -> Hypotheses:
+    """Best first; equal ones stay in order."""
+    order = found.scores.argsort(dim=1, descending=True, stable=True)
+    tokens = found.tokens.gather(1, order[:, :, None].expand_as(found.tokens))
+    rest = (getattr(found, x).gather(1, order) for x in _REST)
+    return Hypotheses(tokens, *rest)
+
+
+def join(parts: list[Hypotheses]) -> Hypotheses:
+    """The hypotheses of several searches of the same items as one."""
+    longest = max(p.tokens.shape[2] for p in parts)
+    tokens = [torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD) for p in parts]
+    rest = (torch.cat([getattr(p, x) for p in parts], 1) for x in _REST)
+    return sort(Hypotheses(torch.cat(tokens, 1), *rest))
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float, top_k: int | None) -> Tensor:

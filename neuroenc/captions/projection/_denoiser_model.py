@@ -1,15 +1,35 @@
-"""The networks and the sampling of a diffusion prior over embeddings."""
+"""Networks, training and checks of the diffusion prior."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DenoiserNet", "ExactDenoiser", "alpha_sigma", "ddim"]
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
+from neuroenc._core.progress import progress as bar_of
+from neuroenc.captions.projection._manifold import chord, gather_rows
+from neuroenc.retrieval import as_bank, top_k
+
+__all__ = [
+    "DenoiserNet",
+    "ExactDenoiser",
+    "WeightPrior",
+    "alpha_sigma",
+    "contrastive_accuracy",
+    "copying",
+    "ddim",
+    "draw_images",
+    "synthetic_weights",
+    "train_denoiser",
+]
 
 #: ``denoise(x, t) -> x0``: the clean embedding that is expected behind noisy rows x at time t (n,).
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -156,3 +176,284 @@ def ddim(
         if extra and more is not None:
             x = x + extra * more()
     return x
+
+
+_POOL = 1024  # images among which the neighbours of a concept are found
+
+
+class WeightPrior:
+    r"""Ridge solutions of voxels that like up to three concepts of a bank.
+
+    .. math:: w \propto (C + \alpha I)^{-1} \Bigl( \sum_{j \le J} a_j (c_j - u \bar m) + \epsilon \Bigr),
+        \qquad \epsilon \sim N(0, s^2 C)
+
+    C is the covariance of the unit-norm images, c_j the average of the neighbourhood of a random image at a random
+    temperature, J is 1 to 3, the last of three is disliked half of the time, alpha runs over four decades around the
+    mean eigenvalue of C: a ridge fit of noisy responses to those concepts.
+
+    Parameters
+    ----------
+    directions : Tensor (n, d)
+        Unit-norm images.
+    weights : Tensor (m, d), optional
+        Weights of real voxels, without labels; half of what is drawn are these, slightly changed.
+    """
+
+    def __init__(self, directions: Tensor, weights: Tensor | None = None) -> None:
+        self.directions = directions
+        self.weights = weights
+        self.mean = directions.mean(dim=0)
+        centred = (directions - self.mean).double()
+        values, vectors = torch.linalg.eigh((centred.T @ centred / len(directions)).cpu())
+        self.values = values.clamp(min=0).float().to(directions.device)
+        self.vectors = vectors.float().to(directions.device)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Unit-norm weights (n, d)."""
+        device, total = self.directions.device, len(self.directions)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator).to(device)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(device)
+
+        pool = self.directions[torch.randperm(total, generator=generator)[:_POOL].to(device)]
+        at = torch.randint(total, (n * 3,), generator=generator).to(device)
+        spread = (math.log(0.02) + uniform(n * 3, 1) * math.log(15)).exp()
+        concepts = (torch.softmax(self.directions[at] @ pool.T / spread, dim=1) @ pool).view(n, 3, -1)
+        amount = 0.3 + 0.7 * uniform(n, 3)
+        number = torch.randint(1, 4, (n, 1), generator=generator).to(device)
+        amount = amount * (torch.arange(3, device=device) < number)
+        amount[:, 2] *= torch.where(uniform(n) < 0.5, -1.0, 1.0)
+        centre = (0.5 + 0.5 * uniform(n, 1, 1)) * self.mean
+        target = ((concepts - centre) * amount[:, :, None]).sum(dim=1) @ self.vectors
+        noise = normal(*target.shape) * self.values.sqrt()
+        noise = noise * (uniform(n, 1) * target.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
+        alpha = self.values.mean() * (10 ** (4 * uniform(n, 1) - 2))
+        w = ((target + noise) / (self.values + alpha)) @ self.vectors.T
+        w = w / w.norm(dim=1, keepdim=True)
+        if self.weights is not None:
+            own = self.weights[torch.randint(len(self.weights), (n,), generator=generator).to(device)]
+            own = own + 0.1 * normal(*own.shape) / math.sqrt(own.shape[1])
+            own = own / own.norm(dim=1, keepdim=True)
+            w = torch.where(uniform(n, 1) < 0.5, own, w)
+        return w
+
+
+def draw_images(weights: Tensor, images: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+    """One image (its row, int64 (n,)) for each of the unit-norm weights, from ``softmax(w . m / temperature)``."""
+    # Gumbel's maximum: one pass, and no sums of exponentials that underflow at low temperatures.
+    noise = torch.rand(len(weights), len(images), generator=generator).to(images.device)
+    logits = weights @ images.T / temperature[:, None]
+    return (logits - torch.log(-torch.log(noise.clamp(1e-12, 1 - 1e-7)))).argmax(dim=1)
+
+
+def synthetic_weights(bank: Any, n: int, seed: int = 0) -> np.ndarray:
+    """Unit-norm weights (n, d) of :class:`WeightPrior` for the images of a bank in memory.
+
+    Examples
+    --------
+    >>> found = synthetic_weights(np.eye(4), 3)
+    >>> found.shape, np.linalg.norm(found, axis=1).round(3).tolist()
+    ((3, 4), [1.0, 1.0, 1.0])
+    """
+    rows = torch.from_numpy(np.array(bank, dtype=np.float32))
+    prior = WeightPrior(rows / rows.norm(dim=1, keepdim=True))
+    return prior.draw(n, torch.Generator().manual_seed(seed)).numpy()
+
+
+_WARMUP = 100
+
+
+def train_denoiser(
+    net: DenoiserNet,
+    directions: Tensor,
+    scaled: Tensor,
+    *,
+    weights: Tensor | None,
+    temperatures: tuple[float, float],
+    regression: bool,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    drop: float,
+    ema: float,
+    pool: int,
+    minutes: float | None,
+    seed: int,
+    show: bool,
+) -> dict[str, Any]:
+    """Train ``net`` in place; its final parameters are an exponential average over steps.
+
+    Parameters
+    ----------
+    net : DenoiserNet
+    directions, scaled : Tensor (n, d)
+    weights : Tensor (m, d), optional
+    temperatures : (float, float)
+        Range, log-uniform.
+    regression : bool
+        Predict the image from the condition alone.
+    steps, batch_size, lr, drop, ema, pool, minutes, seed, show
+        As in :meth:`ConceptDenoiser.fit`.
+
+    Returns
+    -------
+    dict
+        ``losses`` (of each step), ``steps``, ``ended_by``, ``seconds``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = directions.device
+    prior = WeightPrior(directions, weights)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
+    average = {k: v.detach().clone() for k, v in net.state_dict().items()}
+    low, high = (math.log(x) for x in temperatures)
+    losses: list[float] = []
+    began, ended_by = time.monotonic(), "steps"
+    net.train()
+    for step in bar_of(range(steps), desc="denoiser", show=show):
+        done = step / steps
+        if minutes is not None:
+            spent = (time.monotonic() - began) / (60 * minutes)
+            if spent >= 1:
+                ended_by = "minutes"
+                break
+            done = max(done, spent)
+        rate = min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in optimiser.param_groups:
+            group["lr"] = lr * rate
+        with torch.no_grad():
+            w = prior.draw(batch_size, generator)
+            tau = torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator)).to(device)
+            some = torch.arange(len(directions), device=device)
+            if len(some) > pool:
+                some = torch.randperm(len(some), generator=generator)[:pool].to(device)
+            target = scaled[some[draw_images(w, directions[some], tau, generator)]]
+            noise = torch.randn(target.shape, generator=generator).to(device)
+            t = torch.rand(batch_size, generator=generator).to(device)
+            dropped = (torch.rand(batch_size, 1, generator=generator) < drop).to(device)
+        context = net.read(w, tau)
+        if regression:
+            clean = -net(torch.zeros_like(target), torch.ones_like(t), context)
+            loss = (clean - target).square().mean()
+        else:
+            context = torch.where(dropped, net.nothing, context)
+            alpha, sigma = (a[:, None] for a in alpha_sigma(t))
+            v = net(alpha * target + sigma * noise, t, context)
+            loss = (v - (alpha * noise - sigma * target)).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        # The average begins short, so that the first weights are soon forgotten.
+        keep = min(ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for name, value in net.state_dict().items():
+                average[name].lerp_(value, 1 - keep)
+        losses.append(float(loss.detach()))
+    net.load_state_dict(average)
+    net.eval()
+    return {"losses": losses, "steps": len(losses), "ended_by": ended_by, "seconds": time.monotonic() - began}
+
+
+def copying(
+    samples: Any, train: Any, held_out: Any, *, seed: int = 0, max_memory: str | int | None = None
+) -> dict[str, float]:
+    r"""Are draws nearer to the images that a denoiser was fitted to than to others of the same kind?
+
+    Distances are :math:`\min_k \|x - m_k\|` of unit vectors, to sets of equal size: as many training images, drawn at
+    random, as there are held-out ones. A denoiser that learned the distribution is as near to both; one that keeps its
+    images is at distance 0 of one of them.
+
+    Parameters
+    ----------
+    samples : array (n, d)
+    train, held_out : see :func:`neuroenc.retrieval.as_bank`
+        Images that were fitted, and images that were not.
+    seed : int
+        Of the sample of training images.
+    max_memory : str, int or None
+
+    Returns
+    -------
+    dict
+        ``to_train, to_held_out``: median distance of a draw to the sets of equal size; ``nearer_to_train``: share of
+        draws that are nearer to the training set's (0.5: no copying); ``to_all_train``: median distance to all training
+        images, beside ``held_out_to_all_train``, that of held-out images; ``copies``: share of draws within a tenth of
+        the latter.
+
+    Raises
+    ------
+    DataError
+        Fewer training images than held-out ones, streams, or what the search refuses.
+
+    References
+    ----------
+    Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in generative models. AISTATS 2020.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.standard_normal((600, 8))
+    >>> copying(images[:200], images[:400], images[400:])["copies"]
+    1.0
+    """
+    x = np.asarray(samples, dtype=np.float64)
+    fitted, others = as_bank(train), as_bank(held_out)
+    if not (fitted.reusable and others.reusable) or fitted.n is None or others.n is None or fitted.n < others.n:
+        raise DataError(
+            f"{fitted.n} training and {others.n} held-out images; legal are banks that can be read again, with at "
+            "least as many training images."
+        )
+    at = np.sort(make_rng(seed).choice(fitted.n, others.n, replace=False))
+    equal = as_bank(gather_rows(fitted, at, x.shape[1], max_memory))
+
+    def distance(rows: np.ndarray, bank: Any) -> np.ndarray:
+        return chord(top_k(rows, bank, 1, max_memory=max_memory)[0][:, 0])
+
+    to_train, to_held_out, to_all = distance(x, equal), distance(x, others), distance(x, fitted)
+    unseen = gather_rows(others, np.arange(others.n), x.shape[1], max_memory)
+    natural = float(np.median(distance(unseen, fitted)))
+    nearer = np.mean(np.where(to_train == to_held_out, 0.5, to_train < to_held_out))
+    return {
+        "to_train": float(np.median(to_train)),
+        "to_held_out": float(np.median(to_held_out)),
+        "nearer_to_train": float(nearer),
+        "to_all_train": float(np.median(to_all)),
+        "held_out_to_all_train": natural,
+        "copies": float(np.mean(to_all < 0.1 * natural)),
+    }
+
+
+def contrastive_accuracy(predicted: Any, truth: Any) -> float:
+    r"""Share of other truths that lie farther from a prediction than its own, averaged over predictions.
+
+    .. math:: \frac{1}{n (n - 1)} \sum_i \sum_{j \ne i} [\|p_i - x_j\| > \|p_i - x_i\|]
+
+    Parameters
+    ----------
+    predicted, truth : array (n, d)
+
+    Returns
+    -------
+    float
+        Chance is 0.5; equal distances count half.
+
+    References
+    ----------
+    LCM team et al. Large Concept Models: language modeling in a sentence representation space. 2024.
+
+    Examples
+    --------
+    >>> contrastive_accuracy(np.eye(3), np.eye(3)), contrastive_accuracy(np.eye(3)[[1, 2, 0]], np.eye(3))
+    (1.0, 0.25)
+    """
+    p, x = np.asarray(predicted, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if p.ndim != 2 or p.shape != x.shape or len(p) < 2:
+        raise DataError(f"predictions of shape {p.shape} and truths of {x.shape}; legal are two of one (n, d), n > 1.")
+    squared = (x**2).sum(axis=1) - 2 * p @ x.T
+    own = np.diag(squared)[:, None]
+    wins = np.where(np.isclose(squared, own, rtol=0, atol=1e-12), 0.5, squared > own)
+    np.fill_diagonal(wins, 0.0)
+    return float(wins.sum() / (len(p) * (len(p) - 1)))

@@ -10,7 +10,7 @@ import xarray as xr
 from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
-from neuroenc.captions.projection._project import IdCollector
+from neuroenc.captions.projection._stream import IdCollector
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
 from neuroenc.retrieval._topk import plan_blocks
 

@@ -1,4 +1,4 @@
-"""Running state of the softmax projection: an online softmax whose parts merge."""
+"""Online-softmax state of a projection, whole or truncated to the k nearest images; parts merge exactly."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from copy import copy
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.captions.projection._kernels import Kernel, make_kernel
-from neuroenc.retrieval import Chunk
-from neuroenc.retrieval._topk import exact_scores
+from neuroenc.retrieval import Chunk, EmbeddingBank
+from neuroenc.retrieval._topk import exact_scores, merge_best
 
-__all__ = ["ProjectionState"]
+__all__ = ["ProjectionState", "TruncatedState"]
 
 
 class ProjectionState:
@@ -214,4 +216,222 @@ class ProjectionState:
             "mean": self.vectors / self.z[:, None],
             "norm": self.norms / self.z,
             "effective_images": np.exp(np.clip(entropy, 0.0, np.log(self.count))),
+        }
+
+
+_WEIGHTINGS = ("softmax", "uniform")
+
+
+class TruncatedState:
+    r"""The ``k`` nearest rows of each voxel, and the softmax mass of all rows, in one pass.
+
+    With the weights ``s`` of the full softmax, ``T`` the k nearest rows and ``lambda = 1 - sum_T s_k``, the full
+    average is ``(1 - lambda) a + lambda b``: ``a`` the softmax average over T, ``b`` that of the rest, ``|b| <= r``
+    (1 for unit directions, the largest norm for raw vectors). Hence, for the directions d of the full and d_T of the
+    truncated average, and with norms of the bank between lowest and highest::
+
+        sin angle(d, d_T) <= x = lambda r / ((1 - lambda) |a|)      where x < 1
+        |d - d_T| <= 2 sin(asin(x) / 2), else 2
+        |n - n_T| <= lambda max(highest - n_T, n_T - lowest)      (raw vectors: lambda (highest + n_T))
+
+    ``lambda`` is summed over every row with the rest, and has two roundings of a logit added.
+
+    Parameters
+    ----------
+    weights, temperature, decouple, dtype, device
+        As of :class:`ProjectionState`.
+    k : int
+    weighting : "softmax" or "uniform"
+        "uniform": the plain average of the k nearest (the bounds are then of no use, and NaN).
+
+    Examples
+    --------
+    >>> state = TruncatedState(np.array([[1.0, 0.0]]), k=1, temperature=0.1)
+    >>> state.update(Chunk(0, np.array([[2.0, 0.0], [0.0, 1.0]]), None))
+    >>> from neuroenc.retrieval import as_bank
+    >>> found = state.finish(as_bank(np.array([[2.0, 0.0], [0.0, 1.0]])))
+    >>> found["mean"].tolist(), bool(4e-5 < found["lost_mass"][0] < 5e-5)
+    ([[1.0, 0.0]], True)
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        k: int,
+        temperature: float = 1 / 150,
+        decouple: bool = True,
+        dtype: str | None = None,
+        device: str | None = None,
+        weighting: str = "softmax",
+    ) -> None:
+        k = check_whole("top_k", k, also=", or None for all images")
+        if weighting not in _WEIGHTINGS:
+            raise ConfigError(unknown_name("weighting", weighting, _WEIGHTINGS))
+        # The same checks and the same kernel; its sums are never made.
+        self._base = ProjectionState(weights, temperature, decouple, dtype, device)
+        self.weights, self.temperature, self.decouple = self._base.weights, self._base.temperature, bool(decouple)
+        self.k, self.weighting, self.dtype = int(k), weighting, self._base.dtype
+        self._clear()
+
+    def _clear(self) -> None:
+        v, d = self.weights.shape
+        self.count = 0
+        self.z = np.zeros(v)
+        self.scores = np.full((v, self.k), -np.inf, np.float32)
+        self.rows = np.full((v, self.k), -1, np.int64)
+        self.lowest, self.highest = np.inf, 0.0
+        self.directions = np.zeros(d)
+
+    def fresh(self) -> TruncatedState:
+        """A state without rows that shares this one's weights and working memory."""
+        other = copy(self)
+        other._clear()
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        base = self._base.fresh()
+        base._kernel = None
+        return {**self.__dict__, "_base": base}
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """Nearest row of each voxel (v,)."""
+        return self.rows[:, 0]
+
+    def update(self, chunk: Chunk, block: int = 512) -> None:
+        """Take rows in; ``block`` voxels are worked on at a time."""
+        v, d = self.weights.shape
+        if chunk.rows.shape[1] != d:
+            raise DataError(f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal.")
+        kernel = self._base.kernel()
+        with kernel.exact():
+            block = max(1, min(block, v))
+            kernel.load(chunk, True, block)
+            self.directions += kernel.directions
+            self.count += len(kernel.norms)
+            self.lowest = min(self.lowest, float(kernel.norms.min()))
+            self.highest = max(self.highest, float(kernel.norms.max()))
+            for a in range(0, v, block):
+                self._update_block(slice(a, min(a + block, v)), chunk, kernel)
+
+    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+        largest = kernel.logits(part)
+        slack = self.weights.shape[1] * float(np.finfo(self.dtype).eps) / self.temperature
+        old = self.scores[part, 0].astype(np.float64)
+        floor = (self.scores[part, -1] / self.temperature - slack).astype(self.dtype)
+        voxels = np.flatnonzero(largest >= floor)
+        if len(voxels):
+            i, j = kernel.near(voxels, floor[voxels], self.k, slack)
+            cosine = exact_scores(self.weights[part], chunk.rows, i, j) / kernel.norms[j]
+            merge_best(self.scores[part], self.rows[part], i, cosine.astype(np.float32), chunk.at(j))
+        new = self.scores[part, 0].astype(np.float64)
+        keep = np.exp((old - new) / self.temperature)
+        self.z[part] = keep * self.z[part] + kernel.mass(new / self.temperature)
+
+    def merge(self, other: TruncatedState) -> TruncatedState:
+        """State of both parts' rows together; neither is changed.
+
+        Raises
+        ------
+        DataError
+            The states belong to other weights or settings.
+        """
+        mine, theirs = ((s.temperature, s.decouple, s.k, s.weighting) for s in (self, other))
+        if mine != theirs or not np.array_equal(self.weights, other.weights):
+            raise DataError("truncated states merge only with equal weights, temperature, decouple, top_k, weighting.")
+        out = self.fresh()
+        out.count = self.count + other.count
+        out.directions = self.directions + other.directions
+        out.lowest, out.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        score = np.concatenate([self.scores, other.scores], axis=1)
+        row = np.concatenate([self.rows, other.rows], axis=1)
+        # Places that are still empty hold row -1 and come last by their score.
+        order = np.lexsort((row, -score), axis=1)[:, : self.k]
+        out.scores, out.rows = np.take_along_axis(score, order, 1), np.take_along_axis(row, order, 1)
+        best = out.scores[:, 0].astype(np.float64)
+        for state in (self, other):
+            if state.count:
+                out.z += state.z * np.exp((state.scores[:, 0] - best) / self.temperature)
+        return out
+
+    def finish(self, bank: EmbeddingBank) -> dict[str, np.ndarray]:
+        """Averages over the k nearest rows, which are read once more.
+
+        Parameters
+        ----------
+        bank : EmbeddingBank
+            The one that was seen; not a stream.
+
+        Returns
+        -------
+        dict
+            As of :meth:`ProjectionState.finish` (of the truncated weights), ``nearest_cosine, nearest_norm``, and
+            the bounds ``lost_mass, direction_error, norm_error`` (v,).
+
+        Raises
+        ------
+        DataError
+            No rows were seen, or fewer than k.
+        """
+        if self.count < self.k:
+            raise DataError(f"top_k={self.k} of a bank (or fold) of {self.count} images; legal is up to {self.count}.")
+        v, d = self.weights.shape
+        flat = self.rows.ravel()
+        order = np.argsort(flat, kind="stable")
+        ordered = flat[order]
+        cosine, size = np.zeros(v * self.k), np.zeros(v * self.k)
+        best = self.scores[:, 0].astype(np.float64)
+        mean = np.zeros((v, d))
+        for chunk in bank.take(np.unique(flat)):
+            low, high = np.searchsorted(ordered, [chunk.at(np.array([0]))[0], chunk.at(np.array([-1]))[0]])
+            high = int(np.searchsorted(ordered, ordered[high], side="right"))
+            entry = order[low:high]
+            i, j = entry // self.k, np.searchsorted(chunk.at(np.arange(len(chunk.rows))), flat[entry])
+            rows = np.asarray(chunk.rows, dtype=np.float64)
+            norm = np.linalg.norm(rows, axis=1)
+            size[entry] = norm[j]
+            cosine[entry] = exact_scores(self.weights, rows, i, j) / norm[j]
+            weight = self._weight(cosine[entry], best[i])
+            touched, local = np.unique(i, return_inverse=True)
+            pick = csr_array((weight, (local, j)), shape=(len(touched), len(rows)))
+            mean[touched] += pick @ (rows / norm[:, None] if self.decouple else rows)
+        cosine, size = cosine.reshape(v, self.k), size.reshape(v, self.k)
+        weight = self._weight(cosine, best[:, None])
+        total = weight.sum(axis=1)
+        mean /= total[:, None]
+        share = weight / total[:, None]
+        logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+        found = {
+            "mean": mean,
+            "norm": (share * size).sum(axis=1),
+            "effective_images": np.exp(-(share * logs).sum(axis=1)),
+            "nearest_cosine": best,
+            "nearest_norm": size[:, 0],
+        }
+        return {**found, **self._bounds(found, total)}
+
+    def _weight(self, cosine: np.ndarray, best: np.ndarray) -> np.ndarray:
+        if self.weighting == "uniform":
+            return np.ones_like(cosine)
+        return np.exp((cosine - best) / self.temperature)
+
+    def _bounds(self, found: dict[str, np.ndarray], total: np.ndarray) -> dict[str, np.ndarray]:
+        if self.weighting == "uniform":
+            unknown = np.full(len(total), np.nan)
+            return {"lost_mass": unknown, "direction_error": unknown, "norm_error": unknown}
+        rounding = 2 * float(np.finfo(self.dtype).eps) / self.temperature
+        # The bound that the k-th score sets holds too: no row left out weighs more than the k-th.
+        most = np.exp((self.scores[:, -1].astype(np.float64) - self.scores[:, 0]) / self.temperature)
+        rest = np.minimum(np.maximum(self.z - total, 0.0), (self.count - self.k) * most)
+        lost = np.minimum(rest / (total + rest) + (rounding if self.count > self.k else 0.0), 1.0)
+        norm, length = found["norm"], np.linalg.norm(found["mean"], axis=1)
+        gap = np.maximum(self.highest - norm, norm - self.lowest) if self.decouple else self.highest + length
+        reach = 1.0 if self.decouple else self.highest
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sine = lost * reach / ((1 - lost) * length)
+            chord = np.where(sine < 1, 2 * np.sin(np.arcsin(np.minimum(sine, 1.0)) / 2), 2.0)
+        return {
+            "lost_mass": lost,
+            "direction_error": np.where(np.isfinite(sine), chord, 2.0),
+            "norm_error": lost * gap,
         }

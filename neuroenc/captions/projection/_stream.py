@@ -1,4 +1,4 @@
-"""One pass over a bank: states of all folds, ids of what was nearest, and the bank's hash."""
+"""One pass over an image bank: folds, states, hash, and partitions on Dask workers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,105 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
+from threadpoolctl import threadpool_limits
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
-from neuroenc.captions.projection._state import ProjectionState
-from neuroenc.captions.projection._truncate import TruncatedState
-from neuroenc.retrieval import Chunk, EmbeddingBank
+from neuroenc.captions.projection._state import ProjectionState, TruncatedState
+from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 from neuroenc.retrieval._topk import plan_blocks
 
-__all__ = ["BankHash", "IdCollector", "Plan", "Scan", "bank_hash", "scan", "stream"]
+__all__ = [
+    "BankHash",
+    "IdCollector",
+    "Plan",
+    "Scan",
+    "as_folds",
+    "bank_folds",
+    "bank_hash",
+    "is_lazy",
+    "scan",
+    "scan_dask",
+    "stream",
+]
+
+_KINDS = ("disjoint", "resampled")
+
+
+def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "disjoint", seed: int = 0) -> np.ndarray:
+    """Samples of a bank without replacement, as masks.
+
+    Pools of images that are sampled in different ways stand beside each other along the bank: masks of pools
+    are joined with ``numpy.concatenate(..., axis=1)``. The released folds take a disjoint fifth of one pool and, anew
+    for each fold, a part of two others.
+
+    Parameters
+    ----------
+    n : int
+        Images of the pool.
+    folds : int
+    size : int, optional
+        Images a fold; by default ``n // folds`` (the remainder goes to the first folds).
+    kind : "disjoint" or "resampled"
+        "disjoint": no image is in two folds. "resampled": each fold draws anew, so folds overlap.
+    seed : int
+
+    Returns
+    -------
+    ndarray (folds, n) of bool
+
+    Raises
+    ------
+    ConfigError
+        A fold would be empty, or folds of that size do not fit.
+
+    Examples
+    --------
+    >>> bank_folds(5, 2).sum(axis=1).tolist(), bool(bank_folds(5, 2).all(axis=0).any())
+    ([3, 2], False)
+    >>> pools = [bank_folds(8, 2, size=4, kind="resampled"), bank_folds(100, 2)]
+    >>> np.concatenate(pools, axis=1).sum(axis=1).tolist()
+    [54, 54]
+    """
+    if kind not in _KINDS:
+        raise ConfigError(unknown_name("kind of folds", kind, _KINDS))
+    if isinstance(folds, bool) or int(folds) != folds or folds < 1 or (folds > n and size is None):
+        raise ConfigError(f"folds={folds!r} of {n} images is not legal; it must be from 1 to the number of images.")
+    most = n // folds if kind == "disjoint" else n
+    if size is not None and not 1 <= size <= most:
+        raise ConfigError(f"{folds} {kind} folds of size={size} from {n} images; legal sizes are 1 to {most}.")
+    rng = make_rng(seed)
+    out = np.zeros((folds, n), dtype=bool)
+    if kind == "disjoint":
+        parts = np.array_split(rng.permutation(n), folds)
+        for mask, rows in zip(out, parts, strict=True):
+            mask[rows[:size]] = True
+    else:
+        for mask in out:
+            mask[rng.choice(n, n // folds if size is None else size, replace=False, shuffle=False)] = True
+    return out
+
+
+def as_folds(folds: Any, n: int | None, seed: int) -> np.ndarray:
+    """Masks (fold, n) from a number of folds or from masks, checked against the bank."""
+    if n is None:
+        raise DataError("folds of a stream whose length is not known. Next step: pass a list, a memmap or a path.")
+    if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
+        return bank_folds(n, int(folds), seed=seed)
+    masks = np.asarray(folds)
+    if masks.dtype != bool or masks.ndim != 2 or masks.shape[1] != n or len(masks) == 0:
+        raise DataError(
+            f"folds have dtype {masks.dtype} and shape {masks.shape}; legal is a number, or bool (folds, {n}) as of "
+            "bank_folds()."
+        )
+    empty = np.flatnonzero(~masks.any(axis=1))
+    if len(empty):
+        raise DataError(f"{len(empty)} of {len(masks)} folds have no image; the first is fold {empty[0]}.")
+    return masks
+
 
 State = ProjectionState | TruncatedState
 
@@ -198,7 +288,6 @@ def stream(
     show: bool = True,
 ) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     """Averages of all voxels for each fold, with what is known of the bank; blocks of voxels where memory is short."""
-    from neuroenc.captions.projection._dask import is_lazy, scan_dask
 
     n_folds = 1 if folds is None else len(folds)
     if plan.top_k is not None and not bank.reusable:
@@ -226,3 +315,79 @@ def stream(
             ]
     merged = [{name: np.concatenate([p[name] for p in mine]) for name in mine[0]} for mine in parts]
     return [(a, {**b, "bank_hash": digest}) for a, b in zip(merged, info, strict=True)]
+
+
+def is_lazy(bank: EmbeddingBank) -> bool:
+    """Whether a bank has dask arrays, which are computed where dask sees fit."""
+    return bank.reusable and any(_blocks(x.array) is not None for x in bank.shards())
+
+
+def _blocks(array: Any) -> Any:
+    data = array.data if isinstance(array, xr.DataArray) else array
+    return data if hasattr(data, "dask") else None
+
+
+def _scan_part(unit: np.ndarray, plan: Plan, source: Any, ids: Any, folds: Any, budget: int, **kwargs: Any) -> Scan:
+    # Tasks run side by side, each with its own products.
+    with threadpool_limits(1, user_api="blas"):
+        bank = source if isinstance(source, EmbeddingBank) else as_bank(source, ids)
+        return scan(unit, plan, bank, folds, budget, **kwargs)
+
+
+def _pieces(bank: EmbeddingBank, rows: int) -> list[tuple[int, int, Any, Any]]:
+    """(start, stop, rows, ids): dask's own chunks of dask arrays, else parts of at most ``rows``."""
+    found: list[tuple[int, int, Any, Any]] = []
+    for first, shard in zip(bank.edges(), bank.shards()):
+        lazy = _blocks(shard.array)
+        if lazy is None:
+            for a in range(0, shard.n, rows):
+                b = min(a + rows, shard.n)
+                found.append((first + a, first + b, bank.part(first + a, first + b), None))
+            continue
+        whole = lazy.rechunk({1: -1})
+        a = 0
+        for length, block in zip(whole.chunks[0], whole.to_delayed()[:, 0]):
+            ids = None if shard.ids is None else shard.ids[a : a + length]
+            if length:
+                found.append((first + a, first + a + length, block, ids))
+            a += length
+    return found
+
+
+def scan_dask(
+    unit: np.ndarray,
+    plan: Plan,
+    bank: EmbeddingBank,
+    folds: np.ndarray | None,
+    budget: int,
+    *,
+    client: Any = None,
+    hashed: bool = True,
+) -> Scan:
+    """As :func:`scan`, a task for each part of the bank; with ``client`` on its workers, which see the bank's files.
+
+    Nothing is approximate: merged states are those of one pass, up to the order of float64 additions.
+    """
+    require("dask", "big")
+    from dask.base import compute
+    from dask.delayed import delayed
+
+    if not bank.reusable:
+        raise DataError("a stream of embeddings has no parts for workers. Next step: pass a list, a memmap or a path.")
+    if client is not None and not hasattr(client, "nthreads"):
+        raise ConfigError(f"client is {type(client).__name__}; legal is a dask.distributed.Client.")
+    n = int(bank.n or 0)
+    threads = 1 if client is None else max(1, sum(client.nthreads().values()))
+    # About four tasks a thread: enough to share out, and few states to merge.
+    rows = max(1024, -(-n // (4 * threads)))
+    weights = client.scatter(unit, broadcast=True) if client is not None else delayed(unit, traverse=False)
+    work, join = delayed(_scan_part, pure=False), delayed(Scan.merge, pure=False)
+    tasks = [
+        work(weights, plan, source, ids, None if folds is None else folds[:, a:b], budget, first=a, hashed=hashed)
+        for a, b, source, ids in _pieces(bank, rows)
+    ]
+    while len(tasks) > 1:
+        pairs = [join(*tasks[n : n + 2]) for n in range(0, len(tasks) - 1, 2)]
+        tasks = pairs + tasks[len(tasks) - len(tasks) % 2 :]
+    found: Scan = client.compute(tasks[0]).result() if client is not None else compute(tasks[0])[0]
+    return found

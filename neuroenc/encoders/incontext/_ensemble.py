@@ -14,8 +14,7 @@ from sklearn.base import clone
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._labels import features_matrix, wrap
-from neuroenc.encoders.incontext._clean_variance import clean_variance
-from neuroenc.encoders.incontext._encoder import InContextEncoder
+from neuroenc.encoders.incontext._encoder import InContextEncoder, clean_variance
 from neuroenc.encoders.incontext._episodes import EpisodeSource
 from neuroenc.encoders.incontext._model import InContextModel
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import align
-from neuroenc.encoders.incontext._space import check_space, feature_space
+from neuroenc.encoders._labels import check_space, feature_space
 
 __all__ = ["Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"]
 

@@ -1,11 +1,14 @@
-"""A session that goes on: every new trial updates every voxel's weights, in constant memory and time."""
+"""Streaming sessions: update every voxel's weights trial by trial, in constant memory."""
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, Self, cast
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import ConfigError, DataError
@@ -13,13 +16,240 @@ from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._devices import pick_torch_device
-from neuroenc.encoders._labels import features_matrix, match_voxels, space_of, voxel_coords
-from neuroenc.encoders.incontext._encoder import InContextEncoder
-from neuroenc.encoders.incontext._model import InContextModel
-from neuroenc.encoders.incontext._session_states import AnchoredState, ChunkState
-from neuroenc.encoders.incontext._space import check_space
+from neuroenc.encoders._labels import check_space, features_matrix, match_voxels, space_of, voxel_coords
+from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
+from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxels_at_once
+from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder, WeightSums
+from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
-__all__ = ["StreamingSession"]
+__all__ = ["AnchoredState", "ChunkState", "Coreset", "StreamingSession"]
+
+
+class Coreset:
+    r"""A sample of fixed size of all trials so far, that does not depend on their order.
+
+    A trial's place is settled by a number :math:`u` that is a hash of the trial: the ``size`` trials of smallest
+    :math:`-\ln(u) / w` are kept, a sample without replacement with chances that grow with :math:`w`, and that of two
+    sets of trials is found in the two samples (bottom-k sketch). With forgetting, :math:`w` falls by ``forget`` a
+    trial.
+
+    Parameters
+    ----------
+    size, n_features, n_voxels : int
+    forget : float
+    seed : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 100, 3))
+    >>> a, b = Coreset(10, 3, 3), Coreset(10, 3, 3)
+    >>> a.add(x, y), b.add(x[::-1], y[::-1])
+    (True, True)
+    >>> bool((a.trials()[0] == b.trials()[0]).all())
+    True
+    """
+
+    def __init__(self, size: int, n_features: int, n_voxels: int, forget: float = 1.0, seed: int = 0) -> None:
+        self.x = np.zeros((size, n_features), dtype=np.float32)
+        self.y = np.zeros((size, n_voxels), dtype=np.float32)
+        self.key, self.time = np.full(size, np.inf), np.zeros(size)
+        self.rate, self.seed = -float(np.log(forget)), int(seed)
+        self.n, self.threshold = 0, np.inf
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.x.nbytes + self.y.nbytes + self.key.nbytes + self.time.nbytes
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Offer trials (n, feature), (n, voxel), in time; whether the sample changed."""
+        x, y = np.ascontiguousarray(x, dtype=np.float32), np.ascontiguousarray(y, dtype=np.float32)
+        salt = self.seed.to_bytes(8, "little", signed=True)
+        numbers = [
+            int.from_bytes(blake2b(a.tobytes() + b.tobytes(), key=salt, digest_size=8).digest(), "little")
+            for a, b in zip(x, y)
+        ]
+        u = (np.array(numbers, dtype=np.float64) + 0.5) / 2.0**64
+        time = self.n + np.arange(len(x), dtype=np.float64)
+        self.n += len(x)
+        return self._offer(x, y, np.log(-np.log(u)) - self.rate * time, time)
+
+    def merge(self, other: Coreset) -> None:
+        """Take in another sample (without forgetting)."""
+        held = np.isfinite(other.key)
+        self.threshold = min(self.threshold, other.threshold)
+        self._offer(other.x[held], other.y[held], other.key[held], self.n + other.time[held])
+        self.n += other.n
+
+    def _offer(self, x: np.ndarray, y: np.ndarray, key: np.ndarray, time: np.ndarray) -> bool:
+        size = len(self.key)
+        every = np.concatenate([self.key, key])
+        order = np.argsort(every, kind="stable")
+        self.threshold = min(self.threshold, float(every[order[size]])) if len(every) > size else self.threshold
+        new = order[:size][order[:size] >= size] - size
+        free = np.setdiff1d(np.arange(size), order[:size])
+        self.x[free], self.y[free], self.key[free], self.time[free] = x[new], y[new], key[new], time[new]
+        return bool(len(new))
+
+    def trials(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, responses and log weights of the trials kept.
+
+        Weights stand for the trials left out (Horvitz-Thompson), but their sum is the sample's size at most: a reader
+        sees no longer support than that.
+        """
+        order = np.argsort(self.key, kind="stable")[: int(np.isfinite(self.key).sum())]
+        time = self.time[order]
+        weight = -self.rate * (self.n - 1 - time)
+        if np.isfinite(self.threshold):
+            weight = weight - np.log(-np.expm1(-np.exp(np.minimum(self.threshold + self.rate * time, 50.0))))
+        excess = np.logaddexp.reduce(weight) - np.log(len(self.key)) if len(order) else 0.0
+        return self.x[order], self.y[order], weight - max(0.0, float(excess))
+
+
+_BYTES = 2**28
+
+
+def _ages(forget: float, n: int) -> np.ndarray:
+    """Weights of n trials in the order of time, relative to the last."""
+    return np.asarray(forget ** np.arange(n - 1, -1, -1, dtype=np.float64))
+
+
+class AnchoredState:
+    """Moments of all trials for the closed form, and a sample for the transformer; arrays (n, feature), (n, voxel)."""
+
+    def __init__(
+        self,
+        model: InContextModel,
+        n_voxels: int,
+        keep: int,
+        forget: float,
+        seed: int,
+        pool: bool,
+        device: torch.device,
+    ) -> None:
+        self.model, self.forget, self.pool, self.device = model, forget, pool, device
+        self.coreset = Coreset(keep, model.config.n_features, n_voxels, forget, seed)
+        self.moments: Moments | None = None
+        self._register: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        tensors = [*(self.moments or ()), *(() if self._register is None else (self._register,))]
+        return self.coreset.nbytes + sum(t.numel() * t.element_size() for t in tensors)
+
+    @torch.no_grad()
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        anchor = self._anchor()
+        images, responses, weight = (
+            torch.as_tensor(a, device=self.device) for a in (x, y.T.copy(), np.log(_ages(self.forget, len(x))))
+        )
+        if self.moments is not None and self.forget < 1:
+            self.moments = Moments(*(t * self.forget ** len(x) for t in self.moments))
+        self.moments = _plus(self.moments, anchor.moments(images, responses, weight))
+        if self.coreset.add(x, y) or self.forget < 1:
+            self._register = None
+
+    def merge(self, other: AnchoredState) -> None:
+        self.coreset.merge(other.coreset)
+        self.moments, self._register = _plus(self.moments, other.moments), None
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, np.ndarray]:
+        """``coef`` (feature, voxel), ``intercept`` and ``noise`` (voxel,)."""
+        anchor = self._anchor()
+        step = voxels_at_once(self.model, len(self.coreset.key), _BYTES)
+        if self._register is None:
+            self._register = self._read(step)
+        register, n = self._register, len(self._register)
+        parts: list[VoxelWeights] = []
+        assert self.moments is not None
+        pooled = self._pooled(anchor, register, step)
+        for block in torch.arange(n, device=self.device).split(step):
+            parts.append(VoxelWeights(*anchor.solve(register[block], self.moments.of(block), pooled=pooled)))
+        coef = torch.cat([p.coef for p in parts]).T.contiguous().cpu().numpy()
+        intercept = torch.cat([p.intercept for p in parts]).cpu().numpy()
+        noise = torch.cat([p.noise for p in parts if p.noise is not None]).cpu().numpy()
+        return {"coef": coef, "intercept": intercept, "noise": noise}
+
+    def _pooled(self, anchor: ClosedFormAnchor, register: Tensor, step: int) -> Tensor | None:
+        """Prior of these voxels, as `InContextEncoder` takes it from their posteriors."""
+        n = len(register)
+        if not self.pool or n < _FEWEST:
+            return None
+        columns = torch.as_tensor(np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int)), device=self.device)
+        assert self.moments is not None
+        found = [anchor.log_posterior(register[some], self.moments.of(some)) for some in columns.split(step)]
+        return pooled_prior(torch.cat(found), anchor.prior())
+
+    def _anchor(self) -> ClosedFormAnchor:
+        anchor = self.model.to(self.device).eval().anchor
+        assert anchor is not None
+        return anchor
+
+    def _read(self, step: int) -> Tensor:
+        """First register (voxel, dim) after the sample."""
+        x, y, weight = (torch.as_tensor(a, dtype=torch.float32, device=self.device) for a in self.coreset.trials())
+        plain = bool((weight == 0).all())
+        columns = y.T.contiguous()
+        found = [
+            self.model.read(x, columns[k : k + step], None if plain else weight)[0][:, 0]
+            for k in range(0, len(columns), step)
+        ]
+        return torch.cat(found)
+
+
+class ChunkState:
+    """Sums over complete chunks, and the trials of the open one."""
+
+    def __init__(self, model: InContextModel, n_voxels: int, keep: int, forget: float, device: torch.device) -> None:
+        self.model, self.forget, self.device = model, forget, device
+        self.sums = WeightSums(model.config.n_features, n_voxels)
+        self.x = np.zeros((keep, model.config.n_features), dtype=np.float32)
+        self.y = np.zeros((keep, n_voxels), dtype=np.float32)
+        self.filled = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes + self.y.nbytes + sum(v.nbytes for v in vars(self.sums).values())
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        while len(x):
+            count = min(len(x), len(self.x) - self.filled)
+            place = slice(self.filled, self.filled + count)
+            self.x[place], self.y[place] = x[:count], y[:count]
+            self.filled, x, y = self.filled + count, x[count:], y[count:]
+            if self.filled == len(self.x):
+                self.sums, self.filled = self._with_open(), 0
+
+    def merge(self, other: ChunkState) -> None:
+        self.sums.merge(other.sums)
+        self.add(other.x[: other.filled], other.y[: other.filled])
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return self._with_open().means()
+
+    def _with_open(self) -> WeightSums:
+        n = self.filled
+        if not n:
+            return self.sums
+        weight = _ages(self.forget, n)
+        found = condition(
+            self.model,
+            self.x[:n],
+            self.y[:n],
+            device=self.device,
+            log_weight=None if self.forget == 1 else np.log(weight),
+        )
+        sums = self.sums.scaled(self.forget**n)
+        sums.add(found, np.full(self.y.shape[1], weight.sum()))
+        return sums
+
+
+def _plus(a: Moments | None, b: Moments | None) -> Moments | None:
+    if a is None or b is None:
+        return a if b is None else Moments(*(t.clone() for t in b))
+    return Moments(*(s + t for s, t in zip(a, b)))
 
 
 class StreamingSession:

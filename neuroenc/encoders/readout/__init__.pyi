@@ -1,9 +1,6 @@
 from . import cores as cores
-from ._affine import MODES as MODES
-from ._attention import AttentionReadout as AttentionReadout
 from ._encoder import ReadoutEncoder as ReadoutEncoder
-from ._factorized import FactorizedReadout as FactorizedReadout
-from ._gaussian import GaussianReadout as GaussianReadout
+from ._geometry import MODES as MODES
 from ._linear import LinearReadout as LinearReadout, PooledReadout as PooledReadout
 from ._losses import LOSSES as LOSSES, make_loss as make_loss
 from ._protocol import (
@@ -13,4 +10,9 @@ from ._protocol import (
     register_readout as register_readout,
 )
 from ._semantic import SemanticSpatialReadout as SemanticSpatialReadout
+from ._spatial import (
+    AttentionReadout as AttentionReadout,
+    FactorizedReadout as FactorizedReadout,
+    GaussianReadout as GaussianReadout,
+)
 from ._train import TrainResult as TrainResult, train as train

@@ -10,17 +10,17 @@ import xarray as xr
 from torch import Tensor
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.encoders.readout._affine import (
+from neuroenc.encoders.readout._geometry import (
     MODES,
+    Localization,
     identity_grid,
     n_warp_parameters,
     sample_stack,
     warp_matrices,
     warp_parts,
 )
-from neuroenc.encoders.readout._factorized import FactorizedReadout
-from neuroenc.encoders.readout._localization import Localization
 from neuroenc.encoders.readout._protocol import register_readout
+from neuroenc.encoders.readout._spatial import FactorizedReadout
 
 __all__ = ["SemanticSpatialReadout"]
 

@@ -1,24 +1,382 @@
-"""One loop for everything that is trained by gradients: early stopping, refits, exact resumption."""
+"""Training loop of readouts, on one device or on several through Accelerate."""
 
 from __future__ import annotations
 
 import os
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc import stats
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json
-from neuroenc.encoders._checkpoint import Checkpoint
+from neuroenc._core.progress import progress as bar
+from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
-from neuroenc.encoders.readout._engine import Engine
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps, positions
-from neuroenc.encoders.readout._run import Run, TrainResult
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["Engine", "Run", "TrainResult", "predict_maps", "train"]
+
+_OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def predict_maps(model: nn.Module, inputs: Maps, context: Maps | None, rows: Tensor, batch_size: int) -> Tensor:
+    """Outputs (n, V) of the model in evaluation mode, on its device, in at least single precision."""
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for part in rows.split(batch_size):
+            x = inputs.rows(part)
+            out = model(x) if context is None else model(x, context.rows(part))
+            parts.append(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+class Engine:
+    """A model, its data and its optimiser; see `neuroenc.encoders.readout.train` for the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Maps,
+        targets: np.ndarray,
+        context: Maps | None,
+        *,
+        loss: Loss,
+        optimiser: str,
+        lr: float,
+        weight_decay: float,
+        batch_size: int,
+        accumulate: int,
+        precision: str,
+        device: torch.device,
+        accelerator: Any,
+        evaluation_batch: int,
+    ) -> None:
+        if optimiser not in _OPTIMISERS:
+            raise ConfigError(unknown_name("optimiser", optimiser, _OPTIMISERS))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError("the model has no parameter that needs a gradient: there is nothing to train.")
+        self.bare: Any = model
+        self.model: Any = model
+        self.inputs, self.context, self.loss = inputs, context, loss
+        self.batch_size, self.accumulate, self.evaluation_batch = batch_size, accumulate, evaluation_batch
+        self.device, self.accelerator = device, accelerator
+        self.targets = torch.as_tensor(targets, dtype=inputs.dtype)
+        if device.type == "cuda" and self.targets.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
+            self.targets = self.targets.to(device)
+        # One kernel for all parameters: with small readouts the optimiser would otherwise be half of a step.
+        fused = device.type in ("cpu", "cuda")
+        build: Any = _OPTIMISERS[optimiser]
+        self.optimiser = build(trained, lr=lr, weight_decay=weight_decay, fused=fused)
+        self.scaler: Any = None
+        self._half = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        if accelerator is not None:
+            self.model, self.optimiser = accelerator.prepare(model, self.optimiser)
+            self.scaler = accelerator.scaler
+        elif precision == "16":
+            self.scaler = torch.amp.GradScaler(device.type)
+        self.world = 1 if accelerator is None else int(accelerator.num_processes)
+        self.rank = 0 if accelerator is None else int(accelerator.process_index)
+        # With several subjects most stimuli were seen by one of them: the others' readouts need not be computed.
+        sizes = getattr(model, "sizes", None)
+        self._subjects: Any = sizes if sizes is not None and len(sizes) > 1 else None
+        self._frozen = [part for part in model.modules() if getattr(part, "frozen", False)]
+
+    def autocast(self) -> Any:
+        """Half precision where it was asked for."""
+        if self.accelerator is not None:
+            return self.accelerator.autocast()
+        return nullcontext() if self._half is None else torch.autocast(self.device.type, dtype=self._half)
+
+    def training(self) -> None:
+        """Training mode, for all but what is frozen: its running statistics would drift."""
+        self.model.train()
+        for part in self._frozen:
+            part.eval()
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of all parameters."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+
+    def step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on ``rows``; returns this process' loss and the penalty, both summed over voxels."""
+        y = self._target(rows)
+        parts = list(zip(rows.split(self.batch_size), y.split(self.batch_size)))
+        count = (~torch.isnan(y)).sum(dim=0) if len(parts) * self.world > 1 else None
+        self.optimiser.zero_grad(set_to_none=True)
+        total = y.new_zeros(())
+        penalty = y.new_zeros(())
+        for number, (index, target) in enumerate(parts):
+            last = number == len(parts) - 1
+            wait = self.accelerator is not None and self.world > 1 and not last
+            with self.accelerator.no_sync(self.model) if wait else nullcontext():
+                value = self._part(index, target, count)
+                total += value.detach()
+                # Gradients are averaged over processes, and the loss is a sum over all of them.
+                value = value * self.world
+                if last and hasattr(self.bare, "regulariser"):
+                    extra = self.bare.regulariser()
+                    penalty = extra.detach()
+                    value = value + extra
+                self._backward(value)
+        self._update()
+        return total, penalty
+
+    def _part(self, index: Tensor, target: Tensor, count: Tensor | None) -> Tensor:
+        if self.world > 1:
+            index, target = index[self.rank :: self.world], target[self.rank :: self.world]
+            if not len(index):
+                # A process without rows takes part with one that counts for nothing: the others wait for it.
+                index, target = torch.zeros(1, dtype=torch.long), target.new_full((1, self.targets.shape[1]), torch.nan)
+        x = self.inputs.rows(index)
+        more: list[Any] = [] if self.context is None else [self.context.rows(index)]
+        extra = {} if self._subjects is None else {"seen": self._seen(target)}
+        with self.autocast():
+            pred = self.model(x, *more, **extra)
+        if pred.shape != target.shape:
+            raise DataError(
+                f"the model gives {tuple(pred.shape)} for {tuple(x.shape)} of inputs; targets have {target.shape[1]} "
+                "voxels."
+            )
+        return self.loss(pred, target, count)
+
+    def _seen(self, target: Tensor) -> Tensor:
+        """Which subjects saw which rows (B, subject)."""
+        mask = ~torch.isnan(target)
+        return torch.stack([part.any(dim=1) for part in mask.split(self._subjects, dim=1)], dim=1)
+
+    def _target(self, rows: Tensor) -> Tensor:
+        return self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)
+
+    def _backward(self, value: Tensor) -> None:
+        if self.accelerator is not None:
+            self.accelerator.backward(value)
+        elif self.scaler is not None:
+            self.scaler.scale(value).backward()
+        else:
+            value.backward()
+
+    def _update(self) -> None:
+        if self.scaler is not None and self.accelerator is None:
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        else:
+            self.optimiser.step()
+        if hasattr(self.bare, "constrain"):
+            self.bare.constrain()
+
+    def totals(self, *values: Tensor) -> list[float]:
+        """Sums over processes."""
+        if self.world == 1:
+            return [float(v) for v in values]
+        return [float(v) for v in self.accelerator.reduce(torch.stack(values), reduction="sum")]
+
+    def responses(self, rows: Tensor) -> np.ndarray:
+        """Predicted responses (n, V) of rows, the same on every process."""
+        n, mine = len(rows), rows
+        if self.world > 1:
+            size = -(-n // self.world)
+            mine = torch.cat([rows, rows[-1:].expand(size * self.world - n)])[self.rank * size :][:size]
+        with self.autocast():
+            out = predict_maps(self.bare, self.inputs, self.context, mine, self.evaluation_batch)
+        if self.world > 1:
+            out = self.accelerator.gather(out)[:n]
+        return self.loss.response(out).cpu().numpy()
+
+
+_CUT = 0.3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` found, besides the weights that it left in the model.
+
+    Attributes
+    ----------
+    curves : DataFrame
+        One row an epoch: epoch (from 1), loss and penalty (means over steps and voxels), validation_r (mean over
+        voxels), lr, seconds.
+    best_epoch : int
+        Epoch whose weights were kept.
+    best_r : float
+        Its validation_r; NaN for a fixed number of epochs.
+    n_steps : int
+        Steps of the optimiser, those after the best epoch included.
+    schedule : ndarray of float
+        Learning rates of the epochs that led to the weights that were kept. A refit on more data takes it as
+        ``fixed_epochs``.
+    """
+
+    curves: pd.DataFrame
+    best_epoch: int
+    best_r: float
+    n_steps: int
+    schedule: np.ndarray
+
+
+@dataclass
+class _State:
+    """Where a run stands after an epoch; all of it is JSON."""
+
+    epoch: int = 0
+    n_steps: int = 0
+    best_epoch: int = 0
+    best_r: float | None = None
+    wait: int = 0
+    cuts: int = 0
+    path: list[float] = field(default_factory=list)
+    best_path: list[float] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] | None = None
+    done: bool = False
+
+
+class Run:
+    """Epochs until nothing is gained any more, or a fixed number of them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Checkpoint | None,
+        seen: np.ndarray | None,
+        held: Tensor,
+        taught: np.ndarray,
+        seed: int,
+    ) -> None:
+        self.engine, self.store, self.seen, self.held, self.taught, self.seed = engine, store, seen, held, taught, seed
+        self.state = _State()
+        self.best: dict[str, Tensor] = {}
+
+    def run(
+        self, lr: float, max_epochs: int, patience: int, lr_cuts: int, schedule: list[float] | None, show: bool
+    ) -> TrainResult:
+        state = self._resume()
+        last = max_epochs if schedule is None else len(schedule)
+        main = self.engine.rank == 0
+        with bar(total=last, initial=state.epoch, desc="training", show=show and main) as line:
+            while not state.done:
+                rate = schedule[state.epoch] if schedule is not None else lr * _CUT**state.cuts
+                self._epoch(rate)
+                if schedule is None:
+                    self._judge(patience, lr_cuts)
+                state.done = state.done or state.epoch >= last
+                if self.store is not None:
+                    self._save()
+                line.update()
+                line.set_postfix(r=state.best_r, refresh=False)
+        if schedule is None:
+            self._restore(self.best)
+        self.engine.bare.eval()
+        r = float("nan") if state.best_r is None else state.best_r
+        epoch, path = (state.best_epoch, state.best_path) if schedule is None else (state.epoch, state.path)
+        curves = pd.DataFrame(state.records).astype({"validation_r": np.float64})
+        return TrainResult(curves, epoch, r, state.n_steps, np.array(path))
+
+    def _epoch(self, rate: float) -> None:
+        engine, state = self.engine, self.state
+        begin = time.perf_counter()
+        engine.set_lr(rate)
+        engine.training()
+        order = np.random.default_rng([self.seed, state.epoch]).permutation(self.taught)
+        steps = torch.as_tensor(order).split(engine.batch_size * engine.accumulate)
+        device = engine.device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        noise = np.random.SeedSequence([self.seed, state.epoch, engine.rank]).generate_state(1)[0]
+        # The caller's random numbers are not ours to move.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(noise))
+            for rows in steps:
+                sums += torch.stack(engine.step(rows)).double()
+        value, penalty = engine.totals(*sums)
+        if not np.isfinite(value + penalty):
+            raise DataError(
+                f"the loss is not finite in epoch {state.epoch + 1} (loss {value}, penalty {penalty}; lr {rate}). "
+                "Next step: a lower lr, or standardised inputs and responses."
+            )
+        count = len(steps) * engine.targets.shape[1]
+        state.epoch += 1
+        state.n_steps += len(steps)
+        state.path.append(rate)
+        r = None if self.seen is None else self._validate(self.seen)
+        state.records.append(
+            {
+                "epoch": state.epoch,
+                "loss": value / count,
+                "penalty": penalty / count / engine.world,
+                "validation_r": r,
+                "lr": rate,
+                "seconds": time.perf_counter() - begin,
+            }
+        )
+
+    def _validate(self, seen: np.ndarray) -> float:
+        r = stats.pearson_r(seen, self.engine.responses(self.held))
+        # A voxel that is predicted to be constant is not predicted; one that did not vary cannot be judged.
+        judged = np.nanmax(seen, axis=0, initial=-np.inf) > np.nanmin(seen, axis=0, initial=np.inf)
+        if not judged.any():
+            raise DataError(
+                f"no voxel varies over the {len(self.held)} validation rows, so that training cannot be judged. "
+                "Next step: more validation rows, or fixed_epochs."
+            )
+        return float(np.nan_to_num(r[judged]).mean())
+
+    def _judge(self, patience: int, lr_cuts: int) -> None:
+        state = self.state
+        r = state.records[-1]["validation_r"]
+        if state.best_r is None or r > state.best_r:
+            state.best_r, state.best_epoch, state.wait = r, state.epoch, 0
+            state.best_path = list(state.path)
+            self.best = moving_state(self.engine.bare)
+            return
+        state.wait += 1
+        if state.wait < patience:
+            return
+        if state.cuts >= lr_cuts:
+            state.done = True
+            return
+        state.cuts, state.wait, state.path = state.cuts + 1, 0, list(state.best_path)
+        self._restore(self.best)
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.engine.bare.load_state_dict(tensors, strict=False)
+
+    def _resume(self) -> _State:
+        found = None if self.store is None else self.store.load(self.engine.device)
+        if found is None:
+            return self.state
+        groups, record = found
+        self.state = _State(**record)
+        self.best = groups["best"]
+        self._restore(groups["model"])
+        restore_optimiser(self.engine.optimiser, groups["optimiser"], 0.0)
+        if self.engine.scaler is not None and self.state.scaler:
+            self.engine.scaler.load_state_dict(self.state.scaler)
+        return self.state
+
+    def _save(self) -> None:
+        engine = self.engine
+        if engine.rank == 0 and self.store is not None:
+            self.state.scaler = None if engine.scaler is None else engine.scaler.state_dict()
+            groups = {
+                "model": moving_state(engine.bare),
+                "best": self.best,
+                "optimiser": optimiser_tensors(engine.optimiser),
+            }
+            self.store.save(groups, asdict(self.state))
+        if engine.accelerator is not None:
+            engine.accelerator.wait_for_everyone()
 
 
 def train(

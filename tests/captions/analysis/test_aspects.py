@@ -10,7 +10,7 @@ import pytest
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._aspects import ASPECTS, aspect_bands, caption_aspects
-from neuroenc.captions.analysis._spacy import has_spacy
+from neuroenc.captions.text._phrases import has_spacy
 from neuroenc.data import Stimuli
 from neuroenc.encoders import BandedRidgeEncoder
 from planted_aspects import aspect_captions

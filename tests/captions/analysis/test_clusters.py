@@ -17,7 +17,7 @@ from neuroenc.captions import (
     project,
     separating_phrases,
 )
-from neuroenc.captions.analysis._separating import log_odds
+from neuroenc.captions.analysis._contrast import log_odds
 from neuroenc.data import average_repeats, simulate_cortex, zscore
 from neuroenc.data.simulate import family_of_word
 from neuroenc.encoders import RidgeEncoder

@@ -14,25 +14,28 @@ from hypothesis import given, settings, strategies as st
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
-from neuroenc.captions.analysis._syntactic_model import (
+from neuroenc.captions.text._parser_model import (
     StructuralAttention,
     StructuredLM,
     calibrated,
     dependency_distribution,
+    hide,
+    padded,
     span_distribution,
 )
-from neuroenc.captions.analysis._syntactic_texts import chunks, default_pattern, words_of
-from neuroenc.captions.analysis._syntactic_training import hide, padded
-from neuroenc.captions.analysis._syntactic_trees import (
+from neuroenc.captions.text._phrases import Phrase
+from neuroenc.captions.text._trees import (
     bracket_f1,
+    chunks,
+    default_pattern,
     distances_from_tree,
     left_branching,
     random_tree,
     right_branching,
     tree_from_distances,
     tree_spans,
+    words_of,
 )
-from neuroenc.captions.checks._phrases import Phrase
 from planted_phrases import GRAMMARS, planted_captions
 
 CAPTIONS = ["a red cat on the mat", "the dog in a house", "a cat in the red house", "the dog on a mat, a red dog"]

@@ -12,11 +12,9 @@ from scipy.stats import fisher_exact
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import nouns, words
-from neuroenc.captions.analysis._association import fisher_enrichment, permutation_enrichment
-from neuroenc.captions.analysis._parse import PARTS, parse, parts_of
-from neuroenc.captions.analysis._spacy import load_spacy
-from neuroenc.captions.analysis._stop_phrases import strip_phrases
-from neuroenc.captions.analysis._tables import region_masks
+from neuroenc.captions.analysis._words import fisher_enrichment, permutation_enrichment, region_masks
+from neuroenc.captions.text._phrases import PARTS, load_spacy, parse, parts_of
+from neuroenc.captions.text._words import strip_phrases
 from neuroenc.data.simulate import family_of_word
 
 FAMILY = {"FFA": "face", "EBA": "body", "PPA": "place", "VWFA": "word", "food": "food"}

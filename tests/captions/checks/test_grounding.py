@@ -10,7 +10,7 @@ from scipy.stats import binomtest, kstest
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import GroundingChecker, evidence, hallucination_rate, shuffled_control
-from neuroenc.captions.checks._phrases import phrases_of
+from neuroenc.captions.text._phrases import phrases_of
 from neuroenc.data import average_repeats, simulate, zscore
 
 _NOUNS = "dog cat horse house church beach pizza apple cake sign book poster hand surfer ball cup tree box"
@@ -219,7 +219,7 @@ def test_own_verifiers_are_crossed(space):
             self.yes = yes
 
         def verify(self, voxels, phrases, table):
-            from neuroenc.captions.checks._grounding_verifiers import Verification
+            from neuroenc.captions.checks._grounding import Verification
 
             return Verification(np.full(len(voxels), self.yes), {"own": np.ones(len(voxels))})
 

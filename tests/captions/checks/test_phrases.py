@@ -5,8 +5,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import find_phrases
-from neuroenc.captions.analysis._spacy import has_spacy
-from neuroenc.captions.checks._phrases import phrases_of
+from neuroenc.captions.text._phrases import has_spacy, phrases_of
 from neuroenc.data.simulate import simulate_world
 
 KNOWN = {

@@ -21,7 +21,7 @@ from neuroenc.captions import (
     make_language_model,
     train_retriever,
 )
-from neuroenc.captions.decoding._ngram_writer import (
+from neuroenc.captions.decoding._ngram_retriever import (
     first_tokens,
     ngram_log_probabilities,
     prompted,

@@ -5,7 +5,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.captions import load_captioner
-from neuroenc.captions.decoding._predicted import unit
+from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder
 

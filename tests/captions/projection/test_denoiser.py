@@ -19,8 +19,15 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import ConceptDenoiser, contrastive_accuracy, copying, on_manifold, project, project_weights
-from neuroenc.captions.projection._denoiser_conditions import WeightPrior, draw_images, synthetic_weights
-from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, alpha_sigma, ddim
+from neuroenc.captions.projection._denoiser_model import (
+    DenoiserNet,
+    ExactDenoiser,
+    WeightPrior,
+    alpha_sigma,
+    ddim,
+    draw_images,
+    synthetic_weights,
+)
 
 CLUSTERS, EACH, WIDTH = 6, 200, 24
 TEMPERATURE = 0.05

@@ -18,7 +18,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import load, make_features
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.comparison import build_cells, compare
-from neuroenc.encoders.comparison._fitting import pool_cells
+from neuroenc.encoders.comparison._compare import pool_cells
 
 from .conftest import driven, of_two_subjects, spaces
 
@@ -161,7 +161,7 @@ def test_permuting_voxels_permutes_results(planted):
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import neuroenc.encoders.comparison._execute as work
+import neuroenc.encoders.comparison._compare as work
 from tests_conftest import spaces, driven, of_two_subjects
 from neuroenc.encoders.comparison import compare
 import time

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neuroenc.encoders.incontext import _fast, make_model
+from neuroenc.encoders.incontext import _condition as _fast, make_model
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import ChunkAveraged, StreamingSession, SyntheticEpisodes, make_model, train_stage
-from neuroenc.encoders.incontext._coreset import Coreset
+from neuroenc.encoders.incontext._streaming import Coreset
 
 E = 10
 

@@ -8,7 +8,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import PriorMixture, make_model
 from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL, gaussian_grid
-from neuroenc.encoders.incontext._pooling import pooled_prior
+from neuroenc.encoders.incontext._condition import pooled_prior
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((800, 6)) @ np.diag([3, 2, 1, 1, 0.5, 0.2]) + 1.0

@@ -8,8 +8,7 @@ from scipy.stats import multivariate_normal
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders.incontext import WeightPrior
-from neuroenc.encoders.incontext._evidence import RATIOS, grid_posterior, spectrum
-from neuroenc.encoders.incontext._hierarchical import fit_hierarchy, subject_gram
+from neuroenc.encoders.incontext._evidence import RATIOS, fit_hierarchy, grid_posterior, spectrum, subject_gram
 
 
 def population(n=150, p=12, v=150, n_subjects=2, noise=1.0, seed=0):

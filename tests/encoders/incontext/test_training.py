@@ -23,7 +23,7 @@ from neuroenc.encoders.incontext import (
     train_stage,
     validation_episodes,
 )
-from neuroenc.encoders.incontext._losses import episode_loss, explained_variance
+from neuroenc.encoders.incontext._training import episode_loss, explained_variance
 
 IMAGES = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
 SMALL = {"dim": 16, "depth": 1, "hidden": 32}

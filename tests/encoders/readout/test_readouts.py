@@ -376,8 +376,7 @@ def test_moved_masks_go_where_the_spread_says():
         readout.mask[0, 9:11, 9:11] = 1.0
         readout.localization.masks.bias.copy_(torch.tensor([[-0.4, 0.2]]))
     x = torch.zeros(1, 1, 20, 20)
-    from neuroenc.encoders.readout._affine import identity_grid, sample_stack, warp_parts
-    from neuroenc.encoders.readout._geometry import mask_moments
+    from neuroenc.encoders.readout._geometry import identity_grid, mask_moments, sample_stack, warp_parts
 
     matrices = readout.warps(x)
     moved = sample_stack(readout.masks().detach(), matrices.transpose(0, 1), identity_grid(20, 20, x)).view(1, 20, 20)

@@ -148,17 +148,17 @@ SCRIPT = """
     import numpy as np, torch
     sys.path.insert(0, {here!r})
     from test_train import Linear, data
-    from neuroenc.encoders.readout import train, _run
+    from neuroenc.encoders.readout import train, _train
     kill, folder, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     x, y = data(nan=0.2)
     model = Linear(noise=0.5, alpha=0.01)
     if kill:
-        judge = _run.Run._judge
+        judge = _train.Run._judge
         def stop(self, *args):
             judge(self, *args)
             if self.state.epoch == kill:
                 os.kill(os.getpid(), signal.SIGKILL)
-        _run.Run._judge = stop
+        _train.Run._judge = stop
     result = train(model, x, y, range(40), max_epochs=12, patience=2, lr=0.05, checkpoint=folder or None, device="cpu")
     state = [p.detach().numpy() for p in model.parameters()]
     curves = result.curves.drop(columns="seconds").to_numpy()
@@ -188,12 +188,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, kill):
 
 
 def test_resuming_at_every_epoch_including_after_the_end(tmp_path, monkeypatch):
-    from neuroenc.encoders.readout import _run
+    from neuroenc.encoders.readout import _train
 
     x, y = data()
     whole = Linear(noise=0.5)
     expected = train(whole, x, y, range(40), max_epochs=8, patience=2, lr=0.1)
-    epoch, calls = _run.Run._epoch, []
+    epoch, calls = _train.Run._epoch, []
 
     def one(self, rate):
         if calls:
@@ -202,7 +202,7 @@ def test_resuming_at_every_epoch_including_after_the_end(tmp_path, monkeypatch):
         calls.append(1)
         epoch(self, rate)
 
-    monkeypatch.setattr(_run.Run, "_epoch", one)
+    monkeypatch.setattr(_train.Run, "_epoch", one)
     for _ in range(20):
         model = Linear(noise=0.5)
         try:

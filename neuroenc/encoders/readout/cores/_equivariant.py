@@ -1,22 +1,260 @@
-"""The response-optimised core: convolutions equivariant to turns by 45 degrees, trained on responses alone."""
+"""Convolutional cores: plain and rotation-equivariant (C8)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.encoders.readout.cores._c8 import ORIENTATIONS, FieldNorm, GaussianPool, GroupConv, LiftConv
-from neuroenc.encoders.readout.cores._protocol import Core, register_core
+from neuroenc.encoders.readout.cores._core import Core, register_core
 
-__all__ = ["PRESETS", "EquivariantCore", "Plan", "check_plan", "planned_shape"]
+__all__ = [
+    "ORIENTATIONS",
+    "PRESETS",
+    "EquivariantCore",
+    "FieldNorm",
+    "GaussianPool",
+    "GroupConv",
+    "LiftConv",
+    "PlainCore",
+    "Plan",
+    "check_plan",
+    "conv_block",
+    "planned_shape",
+    "ring_basis",
+]
+
+#: Order of the group.
+ORIENTATIONS = 8
+_RING_WIDTH = 0.6
+
+
+def _sampled(kernel: int, angle: float) -> Tensor:
+    """Basis functions turned by ``angle`` (radians, counter-clockwise as seen), float64 (b, kernel, kernel)."""
+    axis = torch.arange(kernel, dtype=torch.float64) - (kernel - 1) / 2
+    # Seen with y up, so that a positive angle is what torch.rot90 does.
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    radius, theta = torch.hypot(x, y), torch.atan2(y, x) - angle
+    found = []
+    half = (kernel - 1) // 2
+    for ring in range(half + 1):
+        profile = torch.exp(-((radius - ring) ** 2) / (2 * _RING_WIDTH**2))
+        # Harmonics that a ring of this radius can carry without aliasing on the pixel grid.
+        top = 0 if ring == 0 else min(ring + 1, 4)
+        found.append(profile)
+        for k in range(1, top + 1):
+            # The angle is undefined in the centre, and a harmonic has no value there.
+            away = profile * (radius > 0)
+            found.extend((away * torch.cos(k * theta), away * torch.sin(k * theta)))
+    return torch.stack(found)
+
+
+@lru_cache(maxsize=16)
+def ring_basis(kernel: int) -> Tensor:
+    """Basis filters at the eight orientations.
+
+    Parameters
+    ----------
+    kernel : int
+        Odd width of the filters, in pixels.
+
+    Returns
+    -------
+    Tensor (8, b, kernel, kernel)
+        float32; function b at orientation o is itself turned by 45 o degrees counter-clockwise, and orientation
+        o + 2 is ``rot90`` of orientation o to the bit. Mean Euclidean norm over orientations is 1.
+
+    Examples
+    --------
+    >>> basis = ring_basis(5)
+    >>> basis.shape, bool((basis[2] == basis[0].rot90(1, (1, 2))).all())
+    (torch.Size([8, 13, 5, 5]), True)
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise ConfigError(f"kernel={kernel} must be odd and positive: a filter turns about its central pixel.")
+    pair = torch.stack([_sampled(kernel, 0.0), _sampled(kernel, math.pi / 4)])
+    pair = pair / pair.flatten(2).norm(dim=2).mean(0)[None, :, None, None]
+    pair = pair.float()
+    return torch.cat([pair.rot90(turns, (2, 3)) for turns in range(ORIENTATIONS // 2)])
+
+
+class _RotatedConv(nn.Module):
+    """A convolution whose filters are turned copies of trained ones."""
+
+    basis: Tensor
+
+    def __init__(self, fan_in: int, shape: tuple[int, ...], kernel: int, padding: int | None) -> None:
+        super().__init__()
+        basis = ring_basis(kernel)
+        self.register_buffer("basis", basis.clone(), persistent=False)
+        self.kernel, self.padding = kernel, kernel // 2 if padding is None else padding
+        # He: the squared norm of what meets one output is 2 on average, for basis functions of unit norm.
+        scale = math.sqrt(2.0 / (fan_in * basis.shape[1]))
+        self.weight = nn.Parameter(torch.randn(*shape, basis.shape[1]) * scale)
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def _rotate(self) -> Tensor:
+        raise NotImplementedError
+
+    def filters(self) -> Tensor:
+        """Filters (8 * out_fields, channels, kernel, kernel); made once while the weights stay and need no gradient."""
+        live = torch.is_grad_enabled() and self.weight.requires_grad
+        # Half precision is for the convolution; turned filters stay exact.
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if self.training or live:
+                self._kept = None
+                return self._rotate()
+            # Compared by value: weights may be changed behind every counter of versions.
+            if self._kept is None or not (
+                self._kept[0].device == self.weight.device
+                and self._kept[0].dtype == self.weight.dtype
+                and torch.equal(self._kept[0], self.weight)
+            ):
+                # Not inference tensors, which a later backward pass to the input could not use.
+                with torch.inference_mode(False), torch.no_grad():
+                    self._kept = (self.weight.detach().clone(), self._rotate())
+            return self._kept[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolution of ``x`` (B, channels, H, W)."""
+        return functional.conv2d(x, self.filters(), padding=self.padding)
+
+
+class LiftConv(_RotatedConv):
+    """From channels to fields: ``out[f, o] = sum_c psi_fc(R_o^-1 .) * x_c``.
+
+    Parameters
+    ----------
+    channels, fields : int
+        ``8 * fields`` channels come out.
+    kernel : int
+        Odd.
+    padding : int, optional
+        Zeros on every side; ``kernel // 2``, which keeps the size, by default.
+
+    Examples
+    --------
+    >>> LiftConv(3, 4, 5)(torch.zeros(1, 3, 16, 16)).shape
+    torch.Size([1, 32, 16, 16])
+    """
+
+    def __init__(self, channels: int, fields: int, kernel: int, padding: int | None = None) -> None:
+        super().__init__(channels, (fields, channels), kernel, padding)
+
+    def _rotate(self) -> Tensor:
+        turned = torch.einsum("fcb,obyx->focyx", self.weight, self.basis)
+        return turned.flatten(0, 1)
+
+
+class GroupConv(_RotatedConv):
+    """From fields to fields: ``out[g, o] = sum_fi psi_{g, f, i - o}(R_o^-1 .) * x[f, i]``.
+
+    Parameters
+    ----------
+    in_fields, fields : int
+    kernel, padding : int
+        As in `LiftConv`.
+
+    Examples
+    --------
+    >>> GroupConv(4, 6, 3)(torch.zeros(1, 32, 16, 16)).shape
+    torch.Size([1, 48, 16, 16])
+    """
+
+    def __init__(self, in_fields: int, fields: int, kernel: int, padding: int | None = None) -> None:
+        super().__init__(in_fields * ORIENTATIONS, (fields, in_fields, ORIENTATIONS), kernel, padding)
+
+    def _rotate(self) -> Tensor:
+        turned = [
+            torch.einsum("gfib,byx->gfiyx", self.weight.roll(o, dims=2), self.basis[o]) for o in range(ORIENTATIONS)
+        ]
+        return torch.stack(turned, dim=1).flatten(2, 3).flatten(0, 1)
+
+
+class FieldNorm(nn.Module):
+    """Batch normalisation with one mean, variance, gain and offset a field, shared by its eight orientations.
+
+    Parameters
+    ----------
+    fields : int
+
+    Examples
+    --------
+    >>> FieldNorm(4)(torch.zeros(2, 32, 8, 8)).shape
+    torch.Size([2, 32, 8, 8])
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised maps, of the shape of ``x``."""
+        b, _, h, w = x.shape
+        return self.norm(x.reshape(b, -1, ORIENTATIONS * h, w)).reshape(x.shape)
+
+
+class GaussianPool(nn.Module):
+    """Gaussian low-pass of every channel, then one value every ``stride`` pixels.
+
+    Samples lie symmetrically about the centre: for stride 2, between two pixels of an even size, and on every
+    second pixel from the first to the last of an odd one. Only so does pooling commute with turns by 90 degrees.
+    Borders are continued by their own values, so that they are not darkened.
+
+    Parameters
+    ----------
+    stride : int
+        1 or 2.
+    sigma : float
+        S.d. of the Gaussian in pixels.
+
+    Examples
+    --------
+    >>> pool = GaussianPool(2)
+    >>> pool(torch.zeros(1, 8, 16, 16)).shape, pool(torch.zeros(1, 8, 15, 15)).shape
+    (torch.Size([1, 8, 8, 8]), torch.Size([1, 8, 8, 8]))
+    """
+
+    def __init__(self, stride: int = 2, sigma: float = 0.66) -> None:
+        super().__init__()
+        if stride not in (1, 2) or not sigma > 0:
+            raise ConfigError(f"stride={stride} must be 1 or 2, and sigma={sigma} positive.")
+        self.stride, self.sigma = stride, float(sigma)
+
+    def size(self, n: int) -> int:
+        """Pixels that ``n`` pixels become."""
+        return n if self.stride == 1 else (n + 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled maps (B, C, size(H), size(W))."""
+        rows, columns = (_pool_matrix(n, self.size(n), self.stride, self.sigma).to(x) for n in x.shape[2:])
+        # Two small matrix products: several times faster on a CPU than a convolution of every channel alone.
+        return rows @ x @ columns.T
+
+
+@lru_cache(maxsize=64)
+def _pool_matrix(n: int, out: int, stride: int, sigma: float) -> Tensor:
+    first = 0.5 if stride == 2 and n % 2 == 0 else 0.0
+    reach = math.ceil(3 * sigma)
+    matrix = torch.zeros(out, n, dtype=torch.float64)
+    for row in range(out):
+        centre = first + stride * row
+        for pixel in range(math.ceil(centre - reach), math.floor(centre + reach) + 1):
+            weight = math.exp(-((pixel - centre) ** 2) / (2 * sigma**2))
+            matrix[row, min(max(pixel, 0), n - 1)] += weight
+    return (matrix / matrix.sum(1, keepdim=True)).float()
+
 
 #: A block: kernel, padding (None keeps the size), stride of the pooling after it (0: no pooling).
 Block = tuple[int, int | None, int]
 Plan = tuple[Block, ...]
-
 #: Fields and blocks by name.
 PRESETS: dict[str, tuple[int, Plan]] = {
     "small": (8, ((5, None, 2), (3, None, 2), (3, None, 0), (3, None, 1))),
@@ -146,4 +384,117 @@ class EquivariantCore(Core):
 
     def run(self, x: Tensor) -> Tensor:
         """Maps (B, 8 * fields, y, x)."""
+        return self.layers(x)
+
+
+_TOLERANCE = 0.02
+
+
+def conv_block(channels: int, width: int, kernel: int, padding: int | None, stride: int) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU and pooling, as in a block of the equivariant core."""
+    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2 if padding is None else padding, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    pool = [GaussianPool(stride)] if stride else []
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *pool]
+
+
+def _equivariant_parameters(channels: int, fields: int, plan: Plan) -> int:
+    total = 0
+    for number, (kernel, _, _) in enumerate(plan):
+        fan_in = channels if number == 0 else ORIENTATIONS * fields
+        total += fields * fan_in * ring_basis(kernel).shape[1] + 2 * fields
+    return total
+
+
+def _plain_parameters(channels: int, widths: Sequence[int], plan: Plan) -> int:
+    sources = (channels, *widths[:-1])
+    return sum(a * b * k * k + 2 * b for a, b, (k, _, _) in zip(sources, widths, plan, strict=True))
+
+
+def matched_widths(channels: int, fields: int, plan: Plan) -> tuple[int, ...]:
+    """Channels of each block: the equivariant core's in the last, and in the others what its parameters allow."""
+    target = _equivariant_parameters(channels, fields, plan)
+    last, hidden = ORIENTATIONS * fields, len(plan) - 1
+    width = 1
+    while hidden and _plain_parameters(channels, [*[width + 1] * hidden, last], plan) <= target:
+        width += 1
+    near = [w for w in range(width - 2, width + 4) if w >= 1]
+
+    def cost(hidden_widths: tuple[int, ...]) -> tuple[float, int, float]:
+        miss = abs(_plain_parameters(channels, [*hidden_widths, last], plan) - target) / target
+        # Among those well within the tolerance the most even one, else the nearest.
+        return max(miss, _TOLERANCE / 2), max(hidden_widths, default=0) - min(hidden_widths, default=0), miss
+
+    best = min(combinations_with_replacement(near, hidden), key=cost)
+    widths = (*best, last)
+    found = _plain_parameters(channels, widths, plan)
+    if abs(found - target) > _TOLERANCE * target:
+        raise ConfigError(
+            f"no plain core of {len(plan)} blocks with {last} channels has the {target} parameters of the equivariant "
+            f"one within 2 % (nearest {found}). Next step: other fields or blocks, or give widths=."
+        )
+    return widths
+
+
+@register_core
+class PlainCore(Core):
+    """Blocks of ordinary convolution, batch normalisation, ReLU and Gaussian pooling.
+
+    By default the control for `EquivariantCore` of the same options: as deep, with the same kernels, pooling and
+    map (so that a readout has as many parameters on either), and as many trained parameters within 2 percent,
+    which narrows the blocks before the last.
+
+    Parameters
+    ----------
+    in_shape : (int, int, int)
+    preset, fields, blocks
+        As in `EquivariantCore`.
+    widths : sequence of int, optional
+        Channels of every block, in place of the matched ones (the published twin had 384 in each, and with them
+        about ten times the parameters).
+
+    Raises
+    ------
+    ConfigError
+        Illegal options, inputs too small, or no widths that match.
+
+    Examples
+    --------
+    >>> from neuroenc.encoders.readout.cores import EquivariantCore
+    >>> twins = EquivariantCore((3, 64, 64)), PlainCore((3, 64, 64))
+    >>> twins[0].out_shape == twins[1].out_shape, [t.n_parameters for t in twins]
+    (True, [9592, 9533])
+    """
+
+    name: ClassVar[str] = "plain"
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        *,
+        preset: str = "small",
+        fields: int | None = None,
+        blocks: Sequence[Sequence[int | None]] | None = None,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(in_shape)
+        n_fields, plan = check_plan(preset, fields, blocks)
+        size, self.extent = planned_shape(self.in_shape, plan)
+        self.widths = matched_widths(self.in_shape[0], n_fields, plan) if widths is None else tuple(map(int, widths))
+        if len(self.widths) != len(plan) or min(self.widths) < 1:
+            raise ConfigError(f"widths {self.widths} must be {len(plan)} positive numbers, one a block.")
+        self.out_shape = (self.widths[-1], *size)
+        self.options: dict[str, Any] = {
+            "preset": preset,
+            "fields": n_fields,
+            "blocks": [list(b) for b in plan],
+            "widths": list(self.widths),
+        }
+        layers: list[nn.Module] = []
+        for channels, width, block in zip((self.in_shape[0], *self.widths[:-1]), self.widths, plan, strict=True):
+            layers.extend(conv_block(channels, width, *block))
+        self.layers = nn.Sequential(*layers)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Maps (B, channels, y, x)."""
         return self.layers(x)

@@ -8,10 +8,17 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.encoders.readout.cores._c8 import ORIENTATIONS, FieldNorm, GaussianPool, GroupConv, LiftConv
-from neuroenc.encoders.readout.cores._equivariant import Plan, planned_shape
-from neuroenc.encoders.readout.cores._plain import conv_block
-from neuroenc.encoders.readout.cores._protocol import Core, register_core
+from neuroenc.encoders.readout.cores._core import Core, register_core
+from neuroenc.encoders.readout.cores._equivariant import (
+    ORIENTATIONS,
+    FieldNorm,
+    GaussianPool,
+    GroupConv,
+    LiftConv,
+    Plan,
+    conv_block,
+    planned_shape,
+)
 
 __all__ = ["GRID_PRESETS", "GridCore"]
 

@@ -1,0 +1,347 @@
+"""Syntactic distances, binary trees, spans and phrases."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neuroenc._core.errors import ConfigError, DataError
+
+__all__ = [
+    "MASK",
+    "PADDING",
+    "UNKNOWN",
+    "Tree",
+    "Vocabulary",
+    "Word",
+    "bracket_f1",
+    "chunks",
+    "default_pattern",
+    "distances_from_tree",
+    "frequent",
+    "left_branching",
+    "random_tree",
+    "right_branching",
+    "tree_from_distances",
+    "tree_spans",
+    "words_of",
+]
+
+#: A word's number, or a tuple of the trees below.
+Tree = Any
+
+
+def tree_from_distances(distances: Sequence[float]) -> Tree:
+    """The tree that splits a text top-down where its distances are largest.
+
+    Parameters
+    ----------
+    distances : sequence of float (n - 1,)
+        Between neighbouring words. Equal largest distances split at once, into three parts or more.
+
+    Returns
+    -------
+    Tree
+        Nested tuples of the words' numbers 0 to n - 1; the number 0 for one word.
+
+    Raises
+    ------
+    DataError
+        A distance is not a number.
+
+    Examples
+    --------
+    >>> tree_from_distances([1.0, 3.0, 2.0, 1.0])
+    ((0, 1), (2, (3, 4)))
+    """
+    current: Tree = 0
+    # Groups that are still open at their right end, the largest distances lowest.
+    waiting: list[tuple[float, list[Tree]]] = []
+    for k, distance in enumerate(distances):
+        if math.isnan(distance):
+            raise DataError(f"the distance behind word {k} is NaN; a tree needs numbers.")
+        while waiting and waiting[-1][0] < distance:
+            current = (*waiting.pop()[1], current)
+        if waiting and waiting[-1][0] == distance:
+            waiting[-1][1].append(current)
+        else:
+            waiting.append((distance, [current]))
+        current = k + 1
+    while waiting:
+        current = (*waiting.pop()[1], current)
+    return current
+
+
+def distances_from_tree(tree: Tree) -> list[int]:
+    """Distances of a tree: between two neighbours, the height of the smallest part that holds both.
+
+    A word has height 0, a part one more than the highest of its parts, so that :func:`tree_from_distances` gives the
+    tree back.
+
+    Parameters
+    ----------
+    tree : Tree
+        Nested tuples or lists of two parts or more; leaves are anything else.
+
+    Returns
+    -------
+    list of int (n - 1,)
+
+    Raises
+    ------
+    DataError
+        A part has fewer than two parts.
+
+    Examples
+    --------
+    >>> distances_from_tree((("a", "dog"), ("on", ("a", "mat"))))
+    [1, 3, 2, 1]
+    """
+
+    def walk(node: Tree) -> tuple[int, list[int]]:
+        if not isinstance(node, (tuple, list)):
+            return 0, []
+        if len(node) < 2:
+            raise DataError(f"part {node!r} of the tree has {len(node)} parts; legal: two or more.")
+        found = [walk(part) for part in node]
+        height = 1 + max(h for h, _ in found)
+        joined = list(found[0][1])
+        for _, inner in found[1:]:
+            joined += [height, *inner]
+        return height, joined
+
+    return walk(tree)[1]
+
+
+def tree_spans(tree: Tree) -> list[tuple[int, int]]:
+    """Words (first, last + 1) of every part of a tree with two words or more, the whole first.
+
+    >>> tree_spans(((0, 1), (2, (3, 4))))
+    [(0, 5), (0, 2), (2, 5), (3, 5)]
+    """
+    spans: list[tuple[int, int]] = []
+
+    def walk(node: Tree, start: int) -> int:
+        if not isinstance(node, (tuple, list)):
+            return start + 1
+        place = len(spans)
+        spans.append((start, start))
+        end = start
+        for part in node:
+            end = walk(part, end)
+        spans[place] = (start, end)
+        return end
+
+    walk(tree, 0)
+    return spans
+
+
+def bracket_f1(found: Sequence[Tree], gold: Sequence[Tree]) -> float:
+    r"""Unlabelled F1 of spans, averaged over texts: :math:`2 |F \cap G| / (|F| + |G|)`.
+
+    Single words and the whole text are in every tree and do not count; texts whose trees both have nothing else are
+    left out.
+
+    Parameters
+    ----------
+    found, gold : sequences of Tree (n,)
+
+    Returns
+    -------
+    float
+        NaN where no text has an inner span.
+
+    References
+    ----------
+    Shen et al. Ordered neurons: integrating tree structures into recurrent neural networks. ICLR 2019 (conventions).
+
+    Examples
+    --------
+    >>> bracket_f1([((0, 1), (2, 3))], [(0, (1, (2, 3)))])
+    0.5
+    """
+    if len(found) != len(gold):
+        raise DataError(f"{len(found)} trees are compared with {len(gold)}; there must be as many.")
+    values = []
+    for one, other in zip(found, gold, strict=True):
+        a, b = tree_spans(one), tree_spans(other)
+        if (a[0] if a else None) != (b[0] if b else None):
+            raise DataError(f"trees of different texts are compared: {one!r} and {other!r}.")
+        if len(a) + len(b) > 2:
+            values.append(2 * len(set(a[1:]) & set(b[1:])) / (len(a) + len(b) - 2))
+    return float(np.mean(values)) if values else math.nan
+
+
+def right_branching(n: int) -> Tree:
+    """Every word beside all that follow: ``right_branching(3)`` is ``(0, (1, 2))``.
+
+    >>> right_branching(3)
+    (0, (1, 2))
+    """
+    return tree_from_distances(range(n - 1, 0, -1))
+
+
+def left_branching(n: int) -> Tree:
+    """All words that came before beside every word.
+
+    >>> left_branching(3)
+    ((0, 1), 2)
+    """
+    return tree_from_distances(range(1, n))
+
+
+def random_tree(n: int, rng: np.random.Generator) -> Tree:
+    """A tree from distances in random order.
+
+    >>> tree_spans(random_tree(6, np.random.default_rng(0)))[0]
+    (0, 6)
+    """
+    return tree_from_distances(rng.permutation(n - 1).tolist())
+
+
+PADDING, UNKNOWN, MASK = 0, 1, 2
+
+
+class Word(NamedTuple):
+    """A word in folded case with its characters ``text[start:end]``."""
+
+    text: str
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=1)
+def default_pattern() -> str:
+    """Letters and digits with their combining marks, joined by hyphens and apostrophes.
+
+    Python's word characters leave out the vowel signs of Indic scripts, which would cut words apart.
+
+    >>> re.findall(default_pattern(), "A T-shirt, 2 हिन्दी!")
+    ['A', 'T-shirt', '2', 'हिन्दी']
+    """
+    marks = [k for k in range(sys.maxunicode + 1) if unicodedata.category(chr(k)) in ("Mn", "Mc")]
+    runs: list[list[int]] = []
+    for k in marks:
+        if runs and runs[-1][1] == k - 1:
+            runs[-1][1] = k
+        else:
+            runs.append([k, k])
+    classes = "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in runs)
+    letter = rf"[^\W_][{classes}]*"
+    return rf"(?:{letter})+(?:['’\-](?:{letter})+)*"
+
+
+def words_of(text: str, pattern: re.Pattern[str]) -> list[Word]:
+    """Words of a text.
+
+    >>> words_of("A dog.", re.compile(default_pattern()))
+    [Word(text='a', start=0, end=1), Word(text='dog', start=2, end=5)]
+    """
+    return [Word(m.group().casefold(), m.start(), m.end()) for m in pattern.finditer(text) if m.group()]
+
+
+def listed(captions: Sequence[str]) -> list[str]:
+    """Captions as a list of texts; one string is refused."""
+    if isinstance(captions, str):
+        raise DataError(f"captions is one string ({captions[:40]!r}). Next step: give a list: [{captions[:40]!r}].")
+    return [str(c) for c in captions]
+
+
+class Vocabulary:
+    """Numbers of words; 0 is padding, 1 any other word, 2 a hidden word.
+
+    Examples
+    --------
+    >>> Vocabulary(["dog", "cat"]).encode(["a", "cat"])
+    [1, 4]
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        self._number = {w: k for k, w in enumerate(self.words, MASK + 1)}
+
+    def __len__(self) -> int:
+        return len(self.words) + MASK + 1
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Numbers of words."""
+        return [self._number.get(w, UNKNOWN) for w in words]
+
+    @classmethod
+    def of(cls, texts: Iterable[Sequence[str]], min_count: int, most: int) -> Vocabulary:
+        """The words that occur ``min_count`` times or more, the most frequent first, ``most`` of them."""
+        count = Counter(w for t in texts for w in t)
+        kept = sorted((w for w, c in count.items() if c >= min_count), key=lambda w: (-count[w], w))
+        return cls(kept[:most])
+
+
+def frequent(texts: Sequence[Sequence[str]], share: float) -> list[str]:
+    """Words that stand in at least this share of the texts, most frequent first.
+
+    >>> frequent([["a", "dog"], ["a", "cat"]], 0.6)
+    ['a']
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"function_words={share} is a share of captions; legal: over 0, to 1.")
+    count = Counter(w for t in texts for w in set(t))
+    return sorted((w for w, c in count.items() if c >= share * len(texts)), key=lambda w: (-count[w], w))
+
+
+def chunks(
+    tree: Tree, words: Sequence[Word], text: str, function_words: Collection[str], max_words: int
+) -> list[tuple[int, int]]:
+    """Phrases of a tree: its largest parts that say one thing.
+
+    A part counts without the function words at its ends. It is a phrase where what is left has at most ``max_words``
+    words, no function word among them and nothing but space between them; otherwise its own parts are looked at.
+
+    Parameters
+    ----------
+    tree : Tree
+        Over the numbers of ``words``.
+    words : sequence of Word
+    text : str
+    function_words : collection of str
+    max_words : int
+
+    Returns
+    -------
+    list of (int, int)
+        First word and the one behind the last, from left to right.
+
+    Examples
+    --------
+    >>> words = words_of("a red cat on the mat", re.compile(default_pattern()))
+    >>> chunks(((0, (1, 2)), (3, (4, 5))), words, "a red cat on the mat", {"a", "the", "on"}, 4)
+    [(1, 3), (5, 6)]
+    """
+    empty = [w.text in function_words for w in words]
+    # Spans of a tree come in order, the larger first; single words are parts, too.
+    spans = [*tree_spans(tree), *((k, k + 1) for k in range(len(words)))]
+    spans.sort(key=lambda s: (s[0], -s[1]))
+    found: list[tuple[int, int]] = []
+    done = 0
+    for start, end in spans:
+        if start < done:
+            continue
+        a, b = start, end
+        while a < b and empty[a]:
+            a += 1
+        while a < b and empty[b - 1]:
+            b -= 1
+        if a == b:
+            done = end
+            continue
+        joined = all(not text[words[k].end : words[k + 1].start].strip() for k in range(a, b - 1))
+        if b - a <= max_words and joined and not any(empty[a:b]):
+            found.append((a, b))
+            done = end
+    return found

@@ -1,0 +1,106 @@
+"""Prompt templates and unit text embeddings, centred across the modality gap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.captions._linear import as_weights
+from neuroenc.captions.decoding._retrieval import _unit
+
+__all__ = ["TEMPLATES", "directions_of", "embed", "prompt", "unit"]
+
+EmbedText = Callable[[list[str]], Any] | Any
+#: Prompts around a noun with its article; the mean over them says less of the words around it.
+TEMPLATES: tuple[str, ...] = (
+    "a photo of {}.",
+    "a picture of {}.",
+    "an image of {}.",
+    "a close up photo of {}.",
+    "{}",
+    "there is {}.",
+)
+_MASS = "food text writing people lettering graffiti water clothing furniture meat bread rice fruit"
+_BARE = frozenset(_MASS.split())
+_DETERMINED = ("a ", "an ", "the ", "some ", "two ", "many ")
+unit = _unit
+
+
+def prompt(template: str, noun: str) -> str:
+    """The noun, with "a" or "an" where it takes one, in a template.
+
+    >>> prompt("a photo of {}.", "apple"), prompt("a photo of {}.", "text")
+    ('a photo of an apple.', 'a photo of text.')
+    """
+    if "{}" not in template:
+        raise ConfigError(f'template {template!r} has no place for the noun. Legal: "a photo of {{}}.".')
+    bare = noun in _BARE or noun.startswith(_DETERMINED) or (noun.endswith("s") and not noun.endswith("ss"))
+    article = "" if bare else "an " if noun[:1] in "aeiou" else "a "
+    return template.format(article + noun)
+
+
+def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None) -> np.ndarray:
+    """Unit vectors (text, feature) in float64; each different text is embedded once.
+
+    ``embed_text`` is a function of a list of texts, or has ``embed`` as :class:`neuroenc.embedding.TextEmbedder`.
+    """
+    place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    call = getattr(embed_text, "embed", embed_text)
+    if not callable(call):
+        raise ConfigError(
+            f"embed_text is {type(embed_text).__name__}; it must be a function of a list of texts, or have embed(). "
+            "Next step: TextEmbedder(model) of the encoder's backbone."
+        )
+    values = np.asarray(call(list(place)), dtype=np.float64)
+    if values.ndim != 2 or len(values) != len(place):
+        raise DataError(f"embed_text gave shape {values.shape} for {len(place)} texts; legal is (text, feature).")
+    if not np.isfinite(values).all():
+        raise DataError("embed_text gave NaN or infinite values.")
+    if width is not None and values.shape[1] != width:
+        raise DataError(
+            f"texts have width {values.shape[1]}, voxels or images {width}; they must share one space. Next step: "
+            "embed texts with the text side of the encoder's backbone."
+        )
+    return unit(values)[[place[t] for t in texts]]
+
+
+def directions_of(
+    source: Any, *, image_direction: Any = None, centre: bool = True
+) -> tuple[np.ndarray, np.ndarray, str, dict[str, Any]]:
+    """Unit directions (row, feature) of voxels or images, which rows have one, their dimension and coordinates.
+
+    A projection is centred on its bank's mean direction, images on ``image_direction``. Weights are differences
+    of responses already and are not moved.
+    """
+    coords: Any
+    if isinstance(source, xr.Dataset):
+        if "embedding" not in source:
+            raise DataError(f"the data set has {list(source.data_vars)}; 'embedding' of project() is needed.")
+        labelled, dim = source["embedding"].transpose("voxel", "feature"), "voxel"
+        values = labelled.values
+        if image_direction is None and centre:
+            if "bank_direction" not in source:
+                raise ConfigError("projection without bank_direction. Next step: image_direction=..., or centre=False.")
+            image_direction = source["bank_direction"].values
+        coords = source.coords
+    elif isinstance(source, xr.DataArray) and "stimulus" in source.dims and "voxel" not in source.dims:
+        dim, values, coords = "stimulus", source.transpose("stimulus", ...).values, source.coords
+        if image_direction is None and centre:
+            raise ConfigError(
+                "images need image_direction, the mean unit-norm embedding of natural images (bank_direction of a "
+                "projection): the mean of these few may be what they have in common. Or centre=False."
+            )
+    else:
+        weights = as_weights(source)
+        dim, values, coords = "voxel", weights.matrix(), weights.coef.coords
+        image_direction = None
+    target = unit(np.asarray(values, dtype=np.float64))
+    if centre and image_direction is not None:
+        target = unit(target - np.asarray(image_direction, dtype=np.float64))
+    live = np.isfinite(values).all(axis=1) & (np.linalg.norm(target, axis=1) > 0)
+    kept = {str(c): v for c, v in coords.items() if v.dims == (dim,)}
+    return np.where(live[:, None], target, 0.0), live, dim, kept

@@ -1,0 +1,403 @@
+"""Image and text embedders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array
+from neuroenc._core.provenance import provenance
+from neuroenc.data import Stimuli, make_features
+from neuroenc.embedding._device import exact_arithmetic
+from neuroenc.embedding._extract import Encode, check_batch_size, features_of
+from neuroenc.embedding._registry import check_model, check_pooling, image_backbone, pool, text_backbone, unit_norm
+
+__all__ = ["ImageEmbedder", "TextEmbedder"]
+
+
+class ImageEmbedder:
+    """Features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
+
+    The model is in evaluation mode, without gradients, in float32; the preprocessing is the checkpoint's own.
+    It is loaded when something has to be computed (features found in the cache need no model), and kept as long as the
+    embedder lives.
+
+    Parameters
+    ----------
+    model : str
+        - "world": the simulated world's own CLIP (shipped);
+        - an open_clip architecture ("ViT-B-32") together with ``pretrained``;
+        - "local-dir:PATH" or "hf-hub:USER/NAME", an open_clip folder or hub model with its own weights;
+        - "timm:NAME" or "timm:NAME.TAG", an image network of timm (see :mod:`neuroenc.embedding._timm`);
+        - "efficientnet-lite0": ImageNet features from the ``offline`` extra;
+        - "conse": their joint space with MiniLM sentence vectors (ConSE, see
+          :mod:`neuroenc.embedding._offline` for what it cannot see);
+        - a name of :func:`register_backbone`.
+    pretrained : str or path, optional
+        open_clip tag ("openai", "laion2b_s34b_b79k") or a checkpoint file (safetensors, or .pt read with
+        ``weights_only=True``). None with an architecture means random weights, with a warning.
+        Weights trained with another activation than the architecture's (QuickGELU) are an error. For a file
+        that is known from its name, or lies beside its open_clip_config.json, too; nothing in other files
+        tells which activation they were trained with.
+    layer : str, optional
+        Intermediate layer, one of :meth:`layers`; None is the final vector.
+    pooling : None, "tokens", "map", "mean", "cls" or int, optional
+        Of an intermediate layer. None: as the layer gives it, tokens (stimulus, token, feature) with the class
+        token first for a transformer, a channel map (stimulus, channel, y, x) for a convnet. "tokens" and "map"
+        choose the form. "mean" over places and "cls" (class token) give vectors (stimulus, feature). An int g
+        is adaptive average pooling of the map to (stimulus, channel, g, g).
+    normalise : bool
+        Unit Euclidean norm of each vector. False keeps the norms, which captions need.
+    preprocessing : mapping, optional
+        Overrides of the checkpoint's own: ``size, mean, std, interpolation, resize_mode, fill_color``.
+    device : str
+        "auto" takes CUDA, then MPS, then the CPU.
+    batch_size : int
+        Images at a time; results do not depend on it (to float32 rounding).
+    cache : bool or path
+        Keep features in NEUROENC_CACHE (or in that folder) and take them from there.
+    progress : bool
+        Show a bar.
+    seed : int
+        Of random weights.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown (the message has the nearest), or settings do not go together.
+    DataError
+        A checkpoint or image cannot be read.
+
+    Examples
+    --------
+    >>> from neuroenc.data import simulate_world
+    >>> embedder = ImageEmbedder("world", cache=False, progress=False)
+    >>> embedder.embed(simulate_world(2)).shape
+    (2, 128)
+    >>> ImageEmbedder("world", layer="layer2", pooling=4, cache=False).embed(simulate_world(1)).dims
+    ('stimulus', 'channel', 'y', 'x')
+    """
+
+    def __init__(
+        self,
+        model: str = "world",
+        pretrained: str | os.PathLike[str] | None = None,
+        *,
+        layer: str | None = None,
+        pooling: str | int | None = None,
+        normalise: bool = False,
+        preprocessing: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
+        cache: bool | str | os.PathLike[str] = True,
+        progress: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.pretrained, self.seed = model, pretrained, seed
+        self.layer, self.pooling, self.normalise = layer, check_pooling(pooling), normalise
+        self.device, self.batch_size = device, check_batch_size(batch_size)
+        self.cache, self.progress = cache, progress
+        # Kept as long as the embedder: building a network takes longer than a few pictures.
+        self._loaded: tuple[str, Any] | None = None
+        self.backbone = image_backbone(*check_model(model, pretrained, seed), seed, preprocessing)
+        if layer is not None and layer not in self.backbone.layers():
+            raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
+        if layer is None and pooling is not None:
+            raise ConfigError(
+                f"pooling={pooling!r} is of an intermediate layer, and none is named (layer=None is the final "
+                f"vector). Next step: layer= one of {', '.join(self.backbone.layers()) or '(none)'}."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageEmbedder({self.model!r}, weights={self.backbone.weights!r}, layer={self.layer!r}, "
+            f"pooling={self.pooling!r}, normalise={self.normalise})"
+        )
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the intermediate layers, from the image on.
+
+        Examples
+        --------
+        >>> ImageEmbedder("world").layers()[0]
+        'stem'
+        """
+        return self.backbone.layers()
+
+    def embed(self, stimuli: Stimuli) -> xr.DataArray:
+        """Features of the images of ``stimuli``, in their order.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With images.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 "features", (stimulus, feature), (stimulus, token, feature) or (stimulus, channel, y, x);
+            attrs ``backbone, weights, layer, pooling, normalised, content_hash, provenance``. More than 1 GiB
+            stays on disk, memory-mapped, if the cache is in use.
+
+        Raises
+        ------
+        DataError
+            There are no images, one cannot be read, or features are not finite.
+        """
+        if not isinstance(stimuli, Stimuli):
+            raise DataError(
+                f"embed() takes Stimuli, and got {type(stimuli).__name__}. Next step: "
+                "neuroenc.data.Stimuli(ids, images)."
+            )
+        if stimuli.images is None:
+            raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
+        return features_of(
+            kind="image",
+            backbone=self.backbone,
+            content=stimuli.content_hash(),
+            ids=stimuli.ids,
+            layer=self.layer,
+            pooling=self.pooling,
+            normalise=self.normalise,
+            device=self.device,
+            batch_size=self.batch_size,
+            cache=self.cache,
+            show=self.progress,
+            start_model=lambda device: self._start(stimuli, device),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load their own.
+        return {**self.__dict__, "_loaded": None}
+
+    def _start(self, stimuli: Stimuli, device: str) -> Encode:
+        import torch
+
+        if self._loaded is None or self._loaded[0] != device:
+            self._loaded = (device, self.backbone.load(device))
+        model = self._loaded[1]
+
+        def prepared(n: int) -> Any:
+            image = stimuli.image(n)
+            try:
+                return model.preprocess(image)
+            except (ValueError, RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+                raise DataError(
+                    f"picture of stimulus {str(stimuli.ids[n])!r} ({image.size[0]} x {image.size[1]} pixels) cannot be "
+                    f"prepared for {self.backbone.name!r}: {error}. Next step: look at that picture."
+                ) from error
+
+        def encode(start: int, stop: int) -> np.ndarray:
+            # Threads of a batch only: they are gone with it.
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+                tensors = list(workers.map(prepared, range(start, stop)))
+            with exact_arithmetic():
+                output = model.encode(torch.stack(tensors).to(device), self.layer)
+                values = pool(output, self.pooling)
+                if self.normalise:
+                    values = unit_norm(values)
+                return np.ascontiguousarray(values.float().cpu().numpy())
+
+        return encode
+
+
+def _is_utf8(text: str) -> bool:
+    """Halves of characters come out of broken files, and no tokenizer takes them."""
+    return text == text.encode("utf-8", "replace").decode()
+
+
+class TextEmbedder:
+    """Features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
+
+    Parameters
+    ----------
+    model : str
+        "world", an open_clip architecture with ``pretrained``, "local-dir:PATH", "hf-hub:USER/NAME", "minilm"
+        (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "conse" (the text side
+        of the ConSE space of :class:`ImageEmbedder`), or a name of :func:`register_backbone`.
+    pretrained, normalise, device, batch_size, cache, progress, seed
+        As in :class:`ImageEmbedder`.
+
+    Notes
+    -----
+    A model reads a number of tokens (77 of CLIP, 64 of SigLIP, 32 of "world", 256 of "minilm"), and what is longer is
+    cut: a warning says how many texts, and the first. The model is kept as long as the embedder lives.
+
+    Examples
+    --------
+    >>> embedder = TextEmbedder("world", normalise=True, cache=False, progress=False)
+    >>> x = embedder.embed(["a photo of a face", "a photo of a house"])
+    >>> x.shape, x.attrs["normalised"]
+    ((2, 128), 1)
+    """
+
+    def __init__(
+        self,
+        model: str = "world",
+        pretrained: str | os.PathLike[str] | None = None,
+        *,
+        normalise: bool = False,
+        device: str = "auto",
+        batch_size: int = 256,
+        cache: bool | str | os.PathLike[str] = True,
+        progress: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.pretrained, self.seed = model, pretrained, seed
+        self.normalise, self.device, self.batch_size = normalise, device, check_batch_size(batch_size)
+        self.cache, self.progress = cache, progress
+        # Captions are embedded a few at a time, again and again: the model is kept.
+        self._loaded: tuple[str, Any] | None = None
+        self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
+
+    def __repr__(self) -> str:
+        return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}, normalise={self.normalise})"
+
+    def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> xr.DataArray:
+        """Features of ``texts``, in their order.
+
+        Parameters
+        ----------
+        texts : sequence of str (n,)
+        ids : sequence of str (n,), optional
+            Stimulus ids; "0", "1", ... by default. Several texts of one stimulus may bear its id.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (stimulus, feature).
+
+        Raises
+        ------
+        DataError
+            ``texts`` is one string, is empty or holds something else than text, or ids do not fit.
+
+        Examples
+        --------
+        >>> TextEmbedder("world", cache=False, progress=False).embed(["a cat"], ids=["p1"]).stimulus.item()
+        'p1'
+        """
+        if isinstance(texts, str):
+            raise DataError(f"texts is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
+        if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
+            raise DataError(f"texts is a {type(texts).__name__}; give a list of texts.")
+        listed = list(texts)
+        wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip() or not _is_utf8(t)]
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} of {len(listed)} texts are empty or not text; the first is number {wrong[0]}: "
+                f"{listed[wrong[0]]!r}."
+            )
+        names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
+        if len(names) != len(listed):
+            raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
+        return features_of(
+            kind="text",
+            backbone=self.backbone,
+            content=hash_array(np.array(listed, dtype=str)),
+            ids=names,
+            layer=None,
+            pooling=None,
+            normalise=self.normalise,
+            device=self.device,
+            batch_size=self.batch_size,
+            cache=self.cache,
+            show=self.progress,
+            start_model=lambda device: self._start(listed, device),
+            look=lambda device: self._cut(listed, device),
+        )
+
+    def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
+        """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
+
+        With ``normalise=True`` each caption's vector and then each mean has unit norm.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With one or more captions for every stimulus.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (stimulus, feature).
+
+        Raises
+        ------
+        DataError
+            There are no captions, or some stimuli have none.
+
+        Examples
+        --------
+        >>> from neuroenc.data import Stimuli
+        >>> two = Stimuli(["a", "b"], captions=[["a cat", "a dog"], ["a house"]])
+        >>> TextEmbedder("world", cache=False, progress=False).embed_captions(two).shape
+        (2, 128)
+        """
+        if not isinstance(stimuli, Stimuli):
+            raise DataError(f"embed_captions() takes Stimuli, and got {type(stimuli).__name__}.")
+        captions = stimuli.captions
+        if captions is None:
+            raise DataError(f"these {len(stimuli)} stimuli have no captions (source {stimuli.source!r}).")
+        empty = [str(s) for s, c in zip(stimuli.ids, captions, strict=True) if not c]
+        if empty:
+            raise DataError(f"{len(empty)} of {len(stimuli)} stimuli have no caption, the first is {empty[0]!r}.")
+        unique = sorted({text for texts in captions for text in texts})
+        place = {text: n for n, text in enumerate(unique)}
+        found = self.embed(unique)
+        values = found.values
+        mean = np.stack([values[[place[t] for t in texts]].mean(0) for texts in captions])
+        if self.normalise:
+            import torch
+
+            mean = unit_norm(torch.from_numpy(mean)).numpy()
+        return make_features(
+            mean,
+            stimulus=stimuli.ids,
+            backbone=self.backbone.name,
+            weights=self.backbone.weights,
+            pooling="mean over captions",
+            normalised=self.normalise,
+            provenance=provenance(step="embed_captions", captions=found.attrs["provenance"]),
+        )
+
+    def _model(self, device: str) -> Any:
+        if self._loaded is None or self._loaded[0] != device:
+            self._loaded = (device, self.backbone.load(device))
+        return self._loaded[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load their own.
+        return {**self.__dict__, "_loaded": None}
+
+    def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
+        """Which texts are longer than the model reads, for models that count tokens."""
+        model = self._model(device)
+        count, limit = getattr(model, "count_tokens", None), getattr(model, "max_tokens", None)
+        if count is None or not limit:
+            return {}
+        tokens = np.concatenate([count(texts[n : n + 1024]) for n in range(0, len(texts), 1024)])
+        long = np.flatnonzero(tokens > limit)
+        if not long.size:
+            return {}
+        first = texts[long[0]]
+        shown = first if len(first) <= 60 else f"{first[:60]}..."
+        return {"cut": {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}}
+
+    def _start(self, texts: list[str], device: str) -> Encode:
+        model = self._model(device)
+
+        def encode(start: int, stop: int) -> np.ndarray:
+            with exact_arithmetic():
+                values = model.encode(texts[start:stop])
+                if self.normalise:
+                    values = unit_norm(values)
+                return np.ascontiguousarray(values.float().cpu().numpy())
+
+        return encode

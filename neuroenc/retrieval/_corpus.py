@@ -1,0 +1,294 @@
+"""Caption corpora at four granularities, and pseudo-queries to train a retriever on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._core.checks import check_texts
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+
+__all__ = ["LEVELS", "CaptionCorpus", "plain_text", "pseudo_queries"]
+
+#: What may be retrieved, from the smallest to the largest number of captions in a document.
+LEVELS = ("phrase", "caption", "image", "category")
+
+
+def plain_text(text: str) -> str:
+    """Lower case, one line, no full stop at the end: a phrase is the same wherever it stands.
+
+    >>> plain_text("A  dog on a Bed .")
+    'a dog on a bed'
+    """
+    return " ".join(str(text).split()).rstrip(" .").lower()
+
+
+class CaptionCorpus:
+    """Captions, the image of each, and the categories of the images.
+
+    Parameters
+    ----------
+    captions : sequence of str (n,)
+    images : sequence of str (n,)
+        Id of the image that each caption describes.
+    categories : mapping from image id to names, optional
+        For the level "category".
+    phrases : callable, optional
+        ``phrases(text) -> list of str``, for the level "phrase"; ``neuroenc.captions.find_phrases`` finds noun phrases.
+
+    Raises
+    ------
+    DataError
+        No captions, images of another number, empty captions, or categories of images that are not there.
+
+    Examples
+    --------
+    >>> corpus = CaptionCorpus(["A red cat.", "A cat.", "A dog."], ["x", "x", "y"], {"x": ["cat"], "y": ["dog"]})
+    >>> corpus.caption_ids.tolist(), corpus.documents("category")
+    (['x:0', 'x:1', 'y:0'], (['a red cat', 'a cat', 'a dog'], ['cat', 'cat', 'dog']))
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[str],
+        images: Sequence[str],
+        categories: Mapping[str, Sequence[str]] | None = None,
+        phrases: Callable[[str], Sequence[str]] | None = None,
+    ) -> None:
+        if len(captions) == 0 or len(captions) != len(images):
+            raise DataError(
+                f"{len(captions)} captions and {len(images)} images; legal is one id a caption, at least one."
+            )
+        self.captions = [plain_text(c) for c in check_texts(captions, "captions")]
+        empty = [i for i, c in enumerate(self.captions) if not c]
+        if empty:
+            raise DataError(f"{len(empty)} captions are empty, the first at {empty[0]}. Next step: leave those out.")
+        self.images = np.array([str(i) for i in images])
+        self._rows: dict[str, list[int]] = {}
+        for row, image in enumerate(self.images.tolist()):
+            self._rows.setdefault(image, []).append(row)
+        place = {row: k for rows in self._rows.values() for k, row in enumerate(rows)}
+        #: Id of each caption: its image and its number there, ``"<image>:<k>"``.
+        self.caption_ids = np.array([f"{i}:{place[row]}" for row, i in enumerate(self.images.tolist())])
+        self.categories = {str(k): _names(k, v) for k, v in (categories or {}).items()}
+        unknown = [k for k in self.categories if k not in self._rows]
+        if unknown:
+            raise DataError(f"{len(unknown)} images with categories have no caption: {', '.join(unknown[:3])}.")
+        self._phrases = phrases
+        self._found: list[list[str]] | None = None
+
+    @classmethod
+    def from_stimuli(
+        cls,
+        stimuli: Any,
+        categories: Mapping[str, Sequence[str]] | None = None,
+        phrases: Callable[[str], Sequence[str]] | None = None,
+    ) -> CaptionCorpus:
+        """The captions of :class:`neuroenc.data.Stimuli`.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With captions.
+        categories, phrases
+            See the class.
+        """
+        if not stimuli.captions:
+            raise DataError(f"{stimuli!r} has no captions.")
+        pairs = [(c, i) for i, several in zip(stimuli.ids, stimuli.captions, strict=True) for c in several]
+        return cls([c for c, _ in pairs], [str(i) for _, i in pairs], categories, phrases)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __repr__(self) -> str:
+        categories = len(self.names_of_categories)
+        return f"CaptionCorpus({len(self)} captions of {len(self._rows)} images, {categories} categories)"
+
+    @property
+    def names_of_categories(self) -> list[str]:
+        """Different categories, in the order of the corpus."""
+        return list(dict.fromkeys(c for i in self._rows for c in self.categories.get(i, ())))
+
+    def rows_of(self, image: str) -> list[int]:
+        """Captions of an image, as positions."""
+        return self._rows[image]
+
+    def images_by_category(self) -> dict[str, list[str]]:
+        """Images of each category."""
+        found: dict[str, list[str]] = {}
+        for image in self._rows:
+            for name in self.categories.get(image, ()):
+                found.setdefault(name, []).append(image)
+        return found
+
+    def phrases_of(self, row: int) -> list[str]:
+        """Phrases of one caption, plain."""
+        if self._phrases is None:
+            raise ConfigError(
+                "the corpus cannot tell phrases. Next step: CaptionCorpus(..., phrases=...), a function that gives a "
+                "text's phrases."
+            )
+        if self._found is None:
+            known = {c: [plain_text(p) for p in self._phrases(c)] for c in dict.fromkeys(self.captions)}
+            self._found = [list(dict.fromkeys(p for p in known[c] if p)) for c in self.captions]
+        return self._found[row]
+
+    def documents(self, level: str) -> tuple[list[str], list[str]]:
+        """Texts and the id of the document that each belongs to.
+
+        Parameters
+        ----------
+        level : {"phrase", "caption", "image", "category"}
+            A document is a phrase (its id the phrase itself), a caption (``caption_ids``), all captions of an image, or
+            all captions of the images of a category.
+
+        Returns
+        -------
+        tuple of list of str
+            Texts in lower case without their full stop; ids.
+        """
+        check_level(level)
+        if level == "phrase":
+            phrases = list(dict.fromkeys(p for row in range(len(self)) for p in self.phrases_of(row)))
+            return phrases, phrases
+        if level == "category":
+            self._need_categories()
+            pairs = [(c, n) for c, i in zip(self.captions, self.images.tolist()) for n in self.categories.get(i, ())]
+            return [c for c, _ in pairs], [n for _, n in pairs]
+        return list(self.captions), (self.images if level == "image" else self.caption_ids).tolist()
+
+    def _need_categories(self) -> None:
+        if not self.categories:
+            raise ConfigError("the corpus has no categories. Next step: CaptionCorpus(..., categories={image: names}).")
+
+
+def check_level(level: str) -> str:
+    """``level``, if there is one of that name."""
+    if level not in LEVELS:
+        raise ConfigError(unknown_name("level", level, LEVELS))
+    return level
+
+
+def _names(image: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise DataError(f"categories of image {image!r} are the text {names!r}; legal is a list of names.")
+    return tuple(dict.fromkeys(plain_text(n) for n in names))
+
+
+_KINDS = ("inner", "lead", "link")
+
+
+def pseudo_queries(
+    corpus: CaptionCorpus,
+    kinds: Sequence[str] = _KINDS,
+    *,
+    levels: Sequence[str] = ("image", "category"),
+    per_image: int | None = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Pairs of a query and the text by which a document should be found, from captions that belong together.
+
+    Three kinds: "inner" asks with a caption drawn from those of an image, "lead" with the image's longest caption,
+    and both answer with the image; "link" asks with a drawn caption and answers with another image that shares a
+    category. What the answer is depends on the level: another caption of the image ("image", and "caption", which
+    names that caption), a phrase of those captions ("phrase"), a name ("category"). A query never answers itself,
+    unless its image has no other caption.
+
+    Parameters
+    ----------
+    corpus : CaptionCorpus
+    kinds : sequence of {"inner", "lead", "link"}
+    levels : sequence of {"phrase", "caption", "image", "category"}
+    per_image : int, optional
+        Captions drawn of each image for "inner", and for "link"; None takes all.
+    seed : int
+        An image's draws depend on nothing but its place in the corpus.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair: ``kind, level, image`` (of the query)``, query, target, id`` (of the document that answers).
+
+    Raises
+    ------
+    ConfigError
+        Unknown kinds or levels; "link" or "category" in a corpus without categories.
+
+    References
+    ----------
+    Chen et al. CorpusBrain: Pre-train a generative retrieval model for knowledge-intensive language tasks. CIKM 2022.
+
+    Examples
+    --------
+    >>> corpus = CaptionCorpus(["A red cat.", "A small cat.", "A dog."], ["x", "x", "y"], {"x": ["cat"], "y": ["dog"]})
+    >>> pseudo_queries(corpus, ["lead"])[["level", "query", "target", "id"]].values.tolist()
+    [['image', 'a small cat', 'a red cat', 'x'], ['category', 'a small cat', 'cat', 'cat'],
+     ['image', 'a dog', 'a dog', 'y'], ['category', 'a dog', 'dog', 'dog']]
+    """
+    kinds, levels = [str(k) for k in kinds], [check_level(str(x)) for x in levels]
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise ConfigError(unknown_name("kind of pseudo query", kind, _KINDS))
+    if per_image is not None and per_image < 1:
+        raise ConfigError(f"per_image={per_image!r} is not legal; it must be at least 1, or None for all.")
+    if "link" in kinds or "category" in levels:
+        corpus._need_categories()
+    found = [
+        (kind, level, image, corpus.captions[row], target, name)
+        for kind in kinds
+        for image, row, rng, other in _asked(corpus, kind, per_image, seed)
+        for level in levels
+        for target, name in _answers(corpus, level, image, row, other, rng)
+    ]
+    return pd.DataFrame(found, columns=["kind", "level", "image", "query", "target", "id"])
+
+
+def _asked(
+    corpus: CaptionCorpus, kind: str, per_image: int | None, seed: int
+) -> Iterator[tuple[str, int, np.random.Generator, str | None]]:
+    """Image, row of the caption that asks, random numbers, and the linked image."""
+    linked = corpus.images_by_category() if kind == "link" else {}
+    for place, image in enumerate(dict.fromkeys(corpus.images.tolist())):
+        rng = np.random.default_rng([seed, _KINDS.index(kind), place])
+        rows = corpus.rows_of(image)
+        if kind == "lead":
+            # The first of the longest.
+            yield image, max(rows, key=lambda r: len(corpus.captions[r])), rng, None
+            continue
+        chosen = rng.permutation(rows).tolist() if per_image is None else rng.permutation(rows)[:per_image].tolist()
+        others = sorted({i for c in corpus.categories.get(image, ()) for i in linked.get(c, ())} - {image})
+        for row in chosen:
+            if kind == "inner":
+                yield image, row, rng, None
+            elif others:
+                yield image, row, rng, others[int(rng.integers(len(others)))]
+
+
+def _answers(
+    corpus: CaptionCorpus, level: str, image: str, row: int, other: str | None, rng: np.random.Generator
+) -> Iterator[tuple[str, str]]:
+    """Text and id of each answer."""
+    if level == "category":
+        mine = corpus.categories.get(image, ())
+        for name in mine if other is None else [c for c in mine if c in corpus.categories.get(other, ())]:
+            yield name, name
+        return
+    if other is None:
+        rows = [r for r in corpus.rows_of(image) if r != row] or [row]
+    else:
+        rows = corpus.rows_of(other)
+    if level == "phrase":
+        said = dict.fromkeys(p for r in rows for p in corpus.phrases_of(r))
+        if other is not None:
+            # Of two images that share a category, what both show.
+            own = {p for r in corpus.rows_of(image) for p in corpus.phrases_of(r)}
+            said = dict.fromkeys(p for p in said if p in own)
+        yield from ((p, p) for p in said)
+        return
+    chosen = rows if other is None else [rows[int(rng.integers(len(rows)))]]
+    for r in chosen:
+        yield corpus.captions[r], corpus.images[r].item() if level == "image" else corpus.caption_ids[r].item()
