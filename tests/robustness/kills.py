@@ -106,9 +106,9 @@ def one_kill(
     scenario: Scenario, base: Path, expected: dict[str, Any], kill: str, after: float
 ) -> tuple[bool, list[str]]:
     """Whether the kill came before the end, and what differs after the same command was given again."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "work"
-        shutil.copytree(base, folder)
+    folder = base.parent / "work"  # where the uninterrupted run was: some results name the model's folder
+    shutil.copytree(base, folder)
+    try:
         process = subprocess.Popen(
             command(scenario.arguments, kill),
             cwd=folder,
@@ -126,6 +126,8 @@ def one_kill(
         if error:
             return process.returncode != 0, [error]
         return process.returncode != 0, differences(tree(folder / scenario.out), expected)
+    finally:
+        shutil.rmtree(folder)
 
 
 def prepare(name: str, known: dict[str, Scenario], place: Path, served: str) -> Path:
@@ -158,7 +160,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, server() as served:
         for name in names:
             base, scenario = prepare(name, known, Path(place), served), known[name]
-            whole = Path(place) / f"{name}-whole"
+            whole = Path(place) / "work"
             shutil.copytree(base, whole)
             start, count = time.perf_counter(), Path(place) / "count"
             watched = command(scenario.arguments, "COUNT", str(count))
@@ -166,6 +168,7 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr[-800:]}")
             seconds, expected, renames = time.perf_counter() - start, tree(whole / scenario.out), int(count.read_text())
+            whole.rename(Path(place) / f"{name}-whole")
             chosen = np.unique(np.linspace(1, renames, min(renames, args.renames)).round().astype(int))
             kills = [("", float(t)) for t in rng.uniform(0, seconds, share[name])]
             kills += [(f"{k}{side}", 600.0) for k in chosen for side in ("", "+")]
