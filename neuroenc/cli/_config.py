@@ -36,7 +36,7 @@ def show(
 @clean_errors
 def schema(out: Annotated[Path | None, typer.Option(help="A file; default: printed.")] = None) -> None:
     """JSON schema of a config, for editors that complete and check TOML."""
-    from neuroenc.study.read import config_schema
+    from neuroenc.study.config import config_schema
 
     text = json.dumps(config_schema(), indent=2)
     if out is None:

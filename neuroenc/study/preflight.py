@@ -16,8 +16,14 @@ from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc._core.optional import require
 from neuroenc._core.tables import read_table
-from neuroenc.study.config import CaptionsConfig, CompareConfig, DataConfig, FeaturesConfig, StudyConfig
-from neuroenc.study.config_incontext import IncontextConfig
+from neuroenc.study.config import (
+    CaptionsConfig,
+    CompareConfig,
+    DataConfig,
+    FeaturesConfig,
+    IncontextConfig,
+    StudyConfig,
+)
 
 __all__ = ["preflight"]
 
@@ -111,7 +117,7 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
         read_table(source.captions, ["stimulus", "caption"], what="[data] captions")
     if not source.samples:
         return None
-    needed = {"[evaluation] scheme": evaluation.scheme, "[data] zscore": source.zscore}
+    needed: dict[str, str] = {"[evaluation] scheme": evaluation.scheme, "[data] zscore": source.zscore}
     needed |= {"[encoder] cv": config.encoder.cv} if isinstance(config.encoder.cv, str) else {}
     table = read_table(
         source.samples,

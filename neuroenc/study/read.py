@@ -14,12 +14,19 @@ from typing import Any
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_text
-from neuroenc.study.config import FEATURES, CaptionsConfig, CompareConfig, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.config import (
+    FEATURES,
+    OPTIONAL,
+    CaptionsConfig,
+    CompareConfig,
+    DataConfig,
+    FeaturesConfig,
+    StudyConfig,
+)
 from neuroenc.study.convert import convert
 
 __all__ = [
     "check_config",
-    "config_schema",
     "dump_config",
     "example_config",
     "example_or_file",
@@ -31,8 +38,6 @@ __all__ = [
 
 #: The table of its own that a command needs.
 TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext"}
-# Tables that `enabled = false` leaves out.
-_OPTIONAL = (("captions",), ("compare",), ("incontext",), ("compare", "regions"), ("compare", "layers"))
 _BANKS = ("stimuli", "unseen", "captions")
 
 
@@ -98,7 +103,7 @@ def parse_config(
     for where, text in _texts(plain, ""):
         if "\0" in text:
             raise ConfigError(f"{where} = {text!r} holds a null character.")
-    for keys in _OPTIONAL:
+    for keys in OPTIONAL:
         _leave_out(plain, keys)
     if "features" in plain:
         plain["features"] = _spaces(plain["features"])
@@ -358,29 +363,6 @@ def _without_empty(table: dict[str, Any], keep: bool = False) -> dict[str, Any]:
     # A readout or core without settings of its own is an empty table that means something.
     kept = {k: _without_empty(v, k in ("readouts", "cores")) if isinstance(v, dict) else v for k, v in table.items()}
     return kept if keep else {k: v for k, v in kept.items() if v != {}}
-
-
-def config_schema() -> dict[str, Any]:
-    """JSON schema of a config, for editors that complete and check TOML.
-
-    Examples
-    --------
-    >>> schema = config_schema()
-    >>> schema["$defs"]["EncoderConfig"]["properties"]["scoring"]["enum"]
-    ['r2', 'neg_mse', 'r']
-    """
-    schema = StudyConfig.model_json_schema()
-    spaces = schema["properties"]["features"]
-    one = spaces["additionalProperties"]
-    schema["properties"]["features"] = {"anyOf": [one, {"type": "object", "additionalProperties": one}]}
-    for keys in _OPTIONAL:
-        name = "".join(key.title() for key in keys[-1:]) + "Config"
-        schema["$defs"][name]["properties"]["enabled"] = {
-            "type": "boolean",
-            "default": True,
-            "description": "false leaves this table out.",
-        }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neuroenc study", **schema}
 
 
 def _examples() -> dict[str, Any]:

@@ -75,11 +75,11 @@ class _Place:
                     return
                 self.owner, self.keys = kind, [*self.keys, part]
                 field = kind.model_fields.get(str(part))
-                self.kinds = _parts(field.rebuild_annotation()) if field else [Any]
+                self.kinds = parts(field.rebuild_annotation()) if field else [Any]
                 return
             if origin in (list, dict):
                 self.keys = [*self.keys, part]
-                self.kinds = _parts(inner[-1])
+                self.kinds = parts(inner[-1])
                 return
         # Anything else is the name that pydantic gives to one kind of a union.
 
@@ -103,27 +103,32 @@ class _Place:
         return " or ".join(dict.fromkeys(names))
 
     def range(self) -> str:
-        said = []
-        for kind in self.kinds:
-            marks = [m for x in getattr(kind, "__metadata__", ()) for m in getattr(x, "metadata", [x])]
-            for name, words in _BOUNDS:
-                bounds = [getattr(m, name) for m in marks if getattr(m, name, None) is not None]
-                said += [f"{words} {b:.10g}" for b in bounds if b != MOST]
-        return " and ".join(said)
+        return next((text for text in (bounds(kind)[1] for kind in self.kinds) if text), "")
+
+
+def bounds(kind: Any) -> tuple[Any, str]:
+    """A type without its bounds, and these in words.
+
+    >>> bounds(Annotated[float, Field(gt=0, lt=1)])
+    (<class 'float'>, 'above 0 and below 1')
+    """
+    marks = [m for x in getattr(kind, "__metadata__", ()) for m in getattr(x, "metadata", [x])]
+    found = [(words, getattr(m, name)) for m in marks for name, words in _BOUNDS if getattr(m, name, None) is not None]
+    return _bare(kind), " and ".join(f"{words} {bound:.10g}" for words, bound in found if bound != MOST)
 
 
 def _bare(annotation: Any) -> Any:
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
 
 
-def _parts(annotation: Any) -> list[Any]:
+def parts(annotation: Any) -> list[Any]:
     """Kinds of a union, without None."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [p for a in typing.get_args(annotation) for p in _parts(a) if p is not types.NoneType]
+        return [p for a in typing.get_args(annotation) for p in parts(a) if p is not types.NoneType]
     if typing.get_origin(annotation) is typing.Annotated:
         inner, *marks = typing.get_args(annotation)
-        parts = _parts(inner)
-        return parts if len(parts) > 1 else [annotation] if marks and parts == [inner] else parts
+        found = parts(inner)
+        return found if len(found) > 1 else [annotation] if marks and found == [inner] else found
     return [annotation]
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.table import MOST, Count, CountOrZero, Device, Seed, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Seed, Table
 
 __all__ = [
     "METHODS",
@@ -30,11 +30,22 @@ TASK_OPTIONS: dict[str, dict[str, int | None]] = {
 
 
 class FilesConfig(Table):
-    """One subject of ``kind = "arrays"``, ``[[incontext.task.train]]`` or ``[[incontext.task.test]]``.
+    """One subject of ``kind = "arrays"``, in ``[[incontext.task.train]]`` or ``[[incontext.task.test]]``.
 
-    ``features`` (stimulus, feature) and ``responses`` (presentation or stimulus, voxel) are files that
-    `neuroenc.data.save` wrote (.nc or .zarr), put together by stimulus id. ``query_features`` and ``query_responses``
-    are a test subject's queries; without them, ``n_query`` stimuli drawn from its own.
+    Features and responses are matched by stimulus id; both are files that `neuroenc.data.save` wrote (.nc or .zarr).
+
+    Attributes
+    ----------
+    features
+        Features (stimulus, feature).
+    responses
+        Responses (presentation or stimulus, voxel).
+    name
+        What tables and figures call the subject; "train-1", "test-1", ... where left out.
+    query_features
+        Of a new subject: features of its queries; those of ``features`` where left out.
+    query_responses
+        Of a new subject: responses to its queries; where left out, ``n_query`` stimuli are drawn from its own.
     """
 
     features: str
@@ -51,11 +62,28 @@ class FilesConfig(Table):
 
 
 class TaskConfig(Table):
-    """Who is learned from and who is new.
+    """Which subjects are trained on, and which are new.
 
-    ``kind``: "world" (simulated subjects of the worlds ``seeds``; new ones of ``test_seeds``), "v4" (macaque V4, once
-    for each animal of ``held_out``) or "arrays" (files, ``train`` and ``test``; ``zscore`` "auto" scales within session
-    where nothing was scaled before). ``options`` are numbers of the world or of V4.
+    Attributes
+    ----------
+    kind
+        "world": simulated subjects. "v4": macaque V4, each animal of ``held_out`` left out in turn. "arrays": your
+        files, ``train`` and ``test``.
+    seeds
+        Of "world": worlds of the training subjects.
+    test_seeds
+        Of "world": worlds of the new subjects.
+    held_out
+        Of "v4": animals left out.
+    options
+        Of "world": ``n_train_subjects``, ``n_train``, ``n_pool``, ``n_query``, ``n_voxels``, ``novel_prior``. Of "v4":
+        ``sessions``, ``n_features``, ``n_query``, ``seed``.
+    train
+        Of "arrays": training subjects.
+    test
+        Of "arrays": new subjects.
+    zscore
+        Of "arrays": standardise each voxel within session; "auto" where that was not done before.
     """
 
     kind: Literal["world", "v4", "arrays"] = "world"
@@ -111,7 +139,32 @@ def _twice(names: list[Any]) -> bool:
 
 
 class ModelConfig(Table):
-    """The model: a preset and what differs from it; ``clusters`` of training voxels in the anchor's mixture."""
+    """The in-context model: a preset, and what differs from it.
+
+    Attributes
+    ----------
+    preset
+        "small" trains on a laptop; "clip", "dino" and "siglip" have the published sizes, "clip-3" three layers.
+    form
+        "anchored": attention corrects the posterior mean under a prior fitted to the training voxels. "published": as
+        BraInCoRL was released.
+    dim
+        Width of a token.
+    depth
+        Layers.
+    heads
+        Attention heads of a layer.
+    hidden
+        Width of the feed-forward layers.
+    registers
+        Register tokens.
+    dropout
+        Dropout rate.
+    clusters
+        Clusters of training voxels in the mixture prior of "anchored".
+    seed
+        Of the initial weights.
+    """
 
     preset: Literal["small", "clip", "dino", "siglip", "clip-3"] = "small"
     form: Literal["anchored", "published"] = "anchored"
@@ -131,15 +184,71 @@ class ModelConfig(Table):
 
 
 class StageConfig(Table):
-    """One stage of training: settings of `neuroenc.encoders.incontext.Stage`, and where its episodes come from.
+    """One stage of training. What is left out is as published for that stage.
 
-    What is left out is as published for that stage. ``real`` is the share of episodes that are training subjects'
-    responses; the others are synthetic voxels with noise ceilings in ``ceiling``, a share ``isotropic_share`` of them
-    unlike any known voxel. Where ``real`` is above 0 the last training subject only validates. ``validation_sizes`` are
-    support sizes; ``minutes`` 0 is no limit.
+    Attributes
+    ----------
+    support
+        Smallest and largest support; each step draws one.
+    sizes
+        How support sizes are drawn.
+    query
+        Query stimuli of an episode.
+    voxels
+        Voxels of an episode, which share its stimuli.
+    episodes
+        Episodes of a step.
+    loss
+        "response": squared error of query responses. "weights": 1 - cosine of the weights, plus ``response_weight``
+        times the squared error. "likelihood": negative log predictive density (anchored models only).
+    response_weight
+        Weight of the squared error in "weights".
+    lr
+        Learning rate of AdamW.
+    min_lr
+        Lowest learning rate of the plateau schedule.
+    weight_decay
+        Weight decay of AdamW.
+    max_steps
+        Steps at most.
+    evaluate_every
+        Steps between evaluations.
+    factor
+        Factor of the learning rate at a plateau.
+    patience
+        Evaluations without improvement before the learning rate falls.
+    threshold
+        Relative improvement that counts.
+    cooldown
+        Evaluations after a fall before the next is counted.
+    stop_patience
+        Evaluations without improvement after which training stops.
+    warmup
+        Steps over which the learning rate rises.
+    clip
+        Largest norm of the gradient.
+    real
+        Share of episodes that are training subjects' responses (0; 0.5 in finetune); the others are synthetic voxels.
+        Above 0 the last training subject only validates.
+    ceiling
+        Range of noise ceilings (explained variance) of synthetic voxels.
+    isotropic_share
+        Share of synthetic voxels whose weights do not follow the prior.
+    validation_sizes
+        Support sizes of the validation.
+    validation_repeats
+        Draws of each support size.
+    seed
+        Of the episodes.
+    precision
+        "auto", 32-bit, or bfloat16.
+    device
+        "auto", "cpu", "cuda", "mps" or another torch device.
+    minutes
+        Time after which training stops; 0: no limit.
     """
 
-    support: list[Count] | None = Field(None, min_length=2, max_length=2)
+    support: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
     sizes: Literal["uniform", "log"] | None = None
     query: Count | None = None
     voxels: Count | None = None
@@ -159,9 +268,9 @@ class StageConfig(Table):
     warmup: CountOrZero | None = None
     clip: Annotated[float, Field(gt=0)] | None = None
     real: Annotated[float, Field(ge=0, le=1)] | None = None
-    ceiling: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.05, 0.9], min_length=2, max_length=2)
+    ceiling: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] = [0.05, 0.9]
     isotropic_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    validation_sizes: list[Count] = Field([20, 50, 100, 200], min_length=1)
+    validation_sizes: Annotated[list[Count], Field(min_length=1)] = [20, 50, 100, 200]
     validation_repeats: Count = 2
     seed: Seed = 0
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -182,7 +291,11 @@ class StageConfig(Table):
         return self
 
 
-METHODS = {
+Method = Literal[
+    "in-context", "ridge", "ridge-shared", "paper-ridge", "empirical-bayes", "nearest", "mean", "anatomical", "full"
+]
+#: In-context models and baselines by name, and what tables and figures call them.
+METHODS: dict[Method, str] = {
     "in-context": "in-context",
     "ridge": "ridge (cross-validated)",
     "ridge-shared": "ridge (one penalty for all voxels)",
@@ -193,19 +306,35 @@ METHODS = {
     "anatomical": "anatomical transfer",
     "full": "ridge, whole pool",
 }
-Method = Literal[
-    "in-context", "ridge", "ridge-shared", "paper-ridge", "empirical-bayes", "nearest", "mean", "anatomical", "full"
-]
 
 
 class EvaluateConfig(Table):
-    """Support curves of ``methods`` on new subjects; ``models`` are folders or names beside those that OUT holds.
+    """Support curves: accuracy on new subjects over the number of trials.
 
-    ``groups``: voxel coordinate of further rows of the tables, such as "roi".
+    Attributes
+    ----------
+    methods
+        In-context models and the baselines beside them.
+    sizes
+        Support sizes, in stimuli.
+    n_draws
+        Random supports of each size.
+    n_query
+        Query stimuli of each new subject.
+    groups
+        Voxel coordinate whose values get rows of their own, such as "roi".
+    n_bootstraps
+        Bootstrap samples of the intervals.
+    seed
+        Of supports and queries.
+    device
+        "auto", "cpu", "cuda", "mps" or another torch device.
+    models
+        Further in-context models by name: a folder, or "world", the shipped one.
     """
 
-    methods: list[Method] = Field(list(METHODS), min_length=1)
-    sizes: list[Annotated[int, Field(ge=2, le=MOST)]] = Field([20, 50, 100, 200, 500], min_length=1)
+    methods: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    sizes: Annotated[list[Annotated[int, Field(ge=2, le=MOST)]], Field(min_length=1)] = [20, 50, 100, 200, 500]
     n_draws: Count = 5
     n_query: Annotated[int, Field(ge=2, le=MOST)] = 300
     groups: str = ""
@@ -225,7 +354,25 @@ class EvaluateConfig(Table):
 
 
 class PredictConfig(Table):
-    """Support and queries as files; without them, the first new subject of the task and ``n_support`` of its trials."""
+    """Prediction of a new subject from a few of its trials.
+
+    Attributes
+    ----------
+    model
+        A folder of an in-context model, or "world", the shipped one.
+    features
+        Features of the support, .nc or .zarr; without files, the first new subject of the task is taken.
+    responses
+        Responses of the support.
+    query
+        Features of the stimuli to predict.
+    n_support
+        Trials drawn of the task's new subject.
+    response_scale
+        "check" warns where the support does not look z-scored, "support" standardises it, "as-is" takes it as it is.
+    device
+        "auto", "cpu", "cuda", "mps" or another torch device.
+    """
 
     model: str = "world"
     features: str = ""
@@ -237,7 +384,25 @@ class PredictConfig(Table):
 
 
 class IncontextConfig(Table):
-    """In-context encoders: task, model, three stages of training, evaluation, ``[incontext.*]``."""
+    """In-context encoders: subjects, model, three stages of training, evaluation, prediction.
+
+    Attributes
+    ----------
+    task
+        Training subjects and new ones.
+    model
+        The model.
+    pretrain
+        First stage: synthetic voxels, supports of one size.
+    extend
+        Second stage: supports of every size.
+    finetune
+        Third stage: responses of training subjects among the synthetic voxels.
+    evaluate
+        Support curves.
+    predict
+        Prediction of a new subject.
+    """
 
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()

@@ -1,0 +1,33 @@
+from .captions import (
+    AnalysisConfig as AnalysisConfig,
+    BankConfig as BankConfig,
+    CaptionsConfig as CaptionsConfig,
+    DecoderConfig as DecoderConfig,
+    GateConfig as GateConfig,
+    GroundingConfig as GroundingConfig,
+    ProjectionConfig as ProjectionConfig,
+    SpaceConfig as SpaceConfig,
+    StabilityConfig as StabilityConfig,
+)
+from .compare import CompareConfig as CompareConfig, LayersConfig as LayersConfig, RegionsConfig as RegionsConfig
+from .data import (
+    FEATURES as FEATURES,
+    WORLD as WORLD,
+    DataConfig as DataConfig,
+    EncoderConfig as EncoderConfig,
+    EvaluationConfig as EvaluationConfig,
+    FeaturesConfig as FeaturesConfig,
+    RegionConfig as RegionConfig,
+)
+from .incontext import (
+    METHODS as METHODS,
+    EvaluateConfig as EvaluateConfig,
+    FilesConfig as FilesConfig,
+    IncontextConfig as IncontextConfig,
+    ModelConfig as ModelConfig,
+    PredictConfig as PredictConfig,
+    StageConfig as StageConfig,
+    TaskConfig as TaskConfig,
+)
+from .reference import OPTIONAL as OPTIONAL, config_schema as config_schema, reference_markdown as reference_markdown
+from .study import ComputeConfig as ComputeConfig, ReportConfig as ReportConfig, StudyConfig as StudyConfig

@@ -1,0 +1,309 @@
+"""Settings of voxel captions, ``[captions.*]``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Share, Table
+
+__all__ = [
+    "AnalysisConfig",
+    "BankConfig",
+    "CaptionsConfig",
+    "DecoderConfig",
+    "GateConfig",
+    "GroundingConfig",
+    "ProjectionConfig",
+    "SpaceConfig",
+    "StabilityConfig",
+]
+
+
+class SpaceConfig(Table):
+    """The embedding space in which voxels' weights are decoded.
+
+    Attributes
+    ----------
+    model
+        A joint image-text space ("world", "conse", or a CLIP of open_clip), or a text space ("minilm").
+    pretrained
+        Weights of an open_clip model, such as "openai".
+    stimuli
+        What of each stimulus is embedded; "captions" for a text space.
+    """
+
+    model: str
+    pretrained: str = ""
+    stimuli: Literal["image", "captions"] = "image"
+
+
+class GateConfig(Table):
+    """Which voxels are captioned.
+
+    Attributes
+    ----------
+    kind
+        "q": those predicted above chance. "roi": all voxels of ``rois``. "none": every voxel.
+    q
+        False discovery rate of "q".
+    rois
+        Regions of "roi".
+    min_ceiling_r
+        Noise ceiling (correlation) below which no voxel is captioned, where ceilings are known.
+    """
+
+    kind: Literal["q", "roi", "none"] = "q"
+    q: Share = 0.05
+    rois: list[str] = []
+    min_ceiling_r: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _regions_of_roi(self) -> Self:
+        if self.kind == "roi" and not self.rois:
+            raise ConfigError('kind = "roi" needs rois = ["..."].')
+        return self
+
+
+class BankConfig(Table):
+    """Natural images whose embeddings the weights are projected onto.
+
+    Attributes
+    ----------
+    source
+        "stimuli" (those of the training rows), "unseen" (scenes of the simulated world that nobody saw), "captions"
+        (texts, for a text space), a data set with images, or the folder that ``neuroenc bank build`` wrote.
+    """
+
+    source: str = "stimuli"
+
+
+class ProjectionConfig(Table):
+    """Projection of weights onto the bank, which closes the gap between weights and embeddings of natural images.
+
+    Attributes
+    ----------
+    method
+        "softmax": mean of the bank's embeddings, weighted by softmax of their cosine to the weights. "nearest": the
+        single nearest embedding. "denoiser": a learned projection. "none": no projection, a control.
+    temperature
+        Of the softmax.
+    renormalise
+        Scale the projection to unit length.
+    decouple
+        Average directions and norms of the bank's embeddings separately.
+    """
+
+    method: Literal["softmax", "nearest", "denoiser", "none"] = "softmax"
+    temperature: Annotated[float, Field(gt=0)] = 1 / 150
+    renormalise: bool = True
+    decouple: bool = True
+
+
+class DecoderConfig(Table):
+    """From a projected weight vector to captions.
+
+    Attributes
+    ----------
+    kind
+        "prefix": a language model conditioned on the embedding. "corpus": the same, restricted to word sequences of the
+        caption bank. "retrieval": the nearest captions of the caption bank.
+    captioner
+        Of "prefix" and "corpus": "world", "photo", or a folder that `neuroenc.captions.PrefixDecoder.save` wrote.
+    caption_bank
+        Texts of "corpus" and "retrieval": "bank" (captions of the bank's images), "stimuli" (those of the training
+        rows), or a data set with captions.
+    captions_per_stimulus
+        Captions taken of each stimulus of the caption bank.
+    top
+        Captions of each voxel.
+    beams
+        Beams of the search.
+    groups
+        Groups of diverse beam search; a divisor of ``beams``.
+    diversity
+        What groups are kept from repeating: tokens at the same position, or words.
+    diversity_penalty
+        Penalty of each repetition, subtracted from the log probability.
+    method
+        Beam search or nucleus sampling.
+    temperature
+        Of the language model's distribution.
+    top_p
+        Of nucleus sampling.
+    max_length
+        Tokens of a caption.
+    n
+        Of "corpus": every ``n`` tokens in a row occur in the caption bank; 0: every caption occurs in it.
+    centre
+        Subtract the mean text embedding before texts and images are compared.
+    rerank
+        Weight of a caption's similarity to its embedding when beams are ranked; the captioner's own where left out.
+    without
+        Concepts of the lexicon that no caption may name, such as "person" where the embeddings cannot show people.
+    """
+
+    kind: Literal["prefix", "corpus", "retrieval"] = "prefix"
+    captioner: str = ""
+    caption_bank: str = "bank"
+    captions_per_stimulus: Count = 2
+    top: Count = 3
+    beams: Count = 6
+    groups: Count = 3
+    diversity: Literal["hamming", "words"] = "words"
+    diversity_penalty: Annotated[float, Field(ge=0)] = 1.0
+    method: Literal["beam", "sample"] = "beam"
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    max_length: Annotated[int, Field(ge=2, le=MOST)] = 40
+    n: CountOrZero = 0
+    centre: bool = True
+    rerank: Annotated[float, Field(ge=0)] | None = None
+    without: list[str] = []
+
+    @field_validator("without")
+    @classmethod
+    def _known_concepts(cls, without: list[str]) -> list[str]:
+        if without:
+            from neuroenc.captions import load_lexicon
+
+            concepts = [name for name in load_lexicon() if name != "ignore"]
+            for concept in without:
+                if concept not in concepts:
+                    raise ConfigError(unknown_name("concept", concept, concepts))
+        return without
+
+    @model_validator(mode="after")
+    def _groups_of_beams(self) -> Self:
+        if self.kind != "retrieval" and self.beams % self.groups:
+            raise ConfigError(f"groups = {self.groups} does not divide beams = {self.beams}; legal is a divisor.")
+        return self
+
+
+class GroundingConfig(Table):
+    """Check of every phrase against the voxel's top images and against its weights.
+
+    Attributes
+    ----------
+    enabled
+        Whether phrases are checked.
+    images
+        Top images of each voxel: those shown, and those that phrases are checked against.
+    intervene
+        Check while captions are written, and drop beams with an ungrounded phrase.
+    """
+
+    enabled: bool = True
+    images: Count = 16
+    intervene: bool = False
+
+
+class StabilityConfig(Table):
+    """Captions of resampled inputs: how far a caption depends on the bank and on the trials.
+
+    Attributes
+    ----------
+    folds
+        Disjoint parts of the bank; 0 leaves them out.
+    bootstraps
+        Bootstrap samples of the training stimuli; 0 leaves them out.
+    halves
+        Pairs of halves of the training stimuli; 0 leaves them out.
+    null_voxels
+        Voxels whose weights are shuffled for the null.
+    max_voxels
+        Voxels whose captions are made again, a random sample stratified by subject and region; 0: all captioned voxels.
+        Each variant takes as long as the captions of these voxels did.
+    """
+
+    folds: CountOrZero = 5
+    bootstraps: CountOrZero = 5
+    halves: CountOrZero = 1
+    null_voxels: Annotated[int, Field(ge=2, le=MOST)] = 100
+    max_voxels: CountOrZero = 200
+
+    @field_validator("folds", "bootstraps", "max_voxels")
+    @classmethod
+    def _not_one(cls, value: int) -> int:
+        if value == 1:
+            raise ConfigError("1 has nothing to be compared with; it must be 0 or at least 2.")
+        return value
+
+
+class AnalysisConfig(Table):
+    """Analyses of captions over voxels: words of regions, clusters within regions, contrasts.
+
+    Attributes
+    ----------
+    words
+        Parts of speech by spaCy: "auto" where it is installed, "spacy" (refused where it is not), "none".
+    clusters
+        Regions to be split into clusters; empty: the largest ``max_rois`` with at least ``min_voxels``.
+    min_voxels
+        Captioned voxels that a region needs.
+    max_rois
+        Regions that are split where ``clusters`` names none.
+    contrast
+        Two regions, or two subjects, whose captions are contrasted.
+    """
+
+    words: Literal["auto", "spacy", "none"] = "auto"
+    clusters: list[str] = []
+    min_voxels: Annotated[int, Field(ge=2, le=MOST)] = 30
+    max_rois: CountOrZero = 6
+    contrast: list[str] = []
+
+    @field_validator("contrast")
+    @classmethod
+    def _two(cls, contrast: list[str]) -> list[str]:
+        if contrast and len(contrast) != 2:
+            raise ConfigError(f"{contrast} is not legal; it must name two regions, or two subjects.")
+        return contrast
+
+
+class CaptionsConfig(Table):
+    """Voxel captions: an encoder's weights, projected onto natural images, decoded into language, and checked.
+
+    Attributes
+    ----------
+    space
+        The embedding space.
+    gate
+        Which voxels are captioned.
+    bank
+        Natural images to project onto.
+    projection
+        How weights are projected.
+    decoder
+        How captions are made.
+    grounding
+        Check against images and weights.
+    stability
+        Check against resampled inputs.
+    analysis
+        Analyses over voxels.
+    """
+
+    space: SpaceConfig
+    gate: GateConfig = GateConfig()
+    bank: BankConfig = BankConfig()
+    projection: ProjectionConfig = ProjectionConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    grounding: GroundingConfig = GroundingConfig()
+    stability: StabilityConfig = StabilityConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.decoder.kind != "retrieval" and not self.decoder.captioner:
+            raise ConfigError(
+                f'decoder.kind = "{self.decoder.kind}" needs decoder.captioner = "world", "photo" or a folder that '
+                "PrefixDecoder.save wrote."
+            )
+        if self.space.stimuli == "captions" and self.bank.source == "stimuli":
+            raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
+        if self.bank.source == "captions" and self.decoder.caption_bank == "bank":
+            raise ConfigError('decoder.caption_bank = "bank" and bank.source = "captions" name each other.')
+        return self

@@ -1,0 +1,101 @@
+"""Settings of a comparison of readouts, ``[compare]``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc.study.config.table import Count, Share, Table
+
+__all__ = ["CompareConfig", "LayersConfig", "RegionsConfig"]
+
+
+class RegionsConfig(Table):
+    """Three-region analysis: is a voxel best predicted by vision, dense captions or single captions?
+
+    Attributes
+    ----------
+    vision
+        Feature space of images.
+    dense
+        Feature space of captions of image cells.
+    single
+        Feature space of whole-image captions.
+    readouts
+        Readouts to take the better of; empty: all that read the three spaces.
+    """
+
+    vision: str
+    dense: str
+    single: str
+    readouts: list[str] = []
+
+
+class LayersConfig(Table):
+    """Layer assignment: which layer of a network predicts a voxel best.
+
+    Attributes
+    ----------
+    order
+        Feature spaces from early to late.
+    readout
+        The readout that compares them.
+    """
+
+    order: Annotated[list[str], Field(min_length=1)]
+    readout: str = "linear"
+
+
+class CompareConfig(Table):
+    """Comparison of every feature space through every readout.
+
+    Attributes
+    ----------
+    readouts
+        Readouts by label, ``[compare.readouts.NAME]``: ``readout`` (which one; the label where left out), its options,
+        and arguments of `neuroenc.encoders.readout.ReadoutEncoder`; see `neuroenc.encoders.comparison.compare`.
+    cores
+        Trained convolutional cores by label, ``[compare.cores.NAME]``: ``features`` (the spaces it reads), ``core``,
+        and options.
+    cells
+        Cells to keep, ``"space/readout"`` or ``"space/core/readout"``, ``*`` for anything; empty: all.
+    cv
+        Outer folds of every cell, or a column whose values are left out in turn.
+    validation
+        Share of the training stimuli that stops training and chooses between candidates.
+    n_candidates
+        Settings tried for each readout that is trained.
+    n_bootstraps
+        Bootstrap samples of stimuli, for intervals and paired tests.
+    q
+        False discovery rate of comparisons between cells.
+    training
+        Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients.
+    regions
+        Three-region analysis; left out without the table.
+    layers
+        Layer assignment; left out without the table.
+    """
+
+    readouts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"linear": {}}
+    cores: dict[str, dict[str, Any]] = {}
+    cells: list[str] = []
+    cv: Annotated[int, Field(ge=2)] | str = 5
+    validation: Share = 0.2
+    n_candidates: Count = 3
+    n_bootstraps: Count = 1000
+    q: Share = 0.05
+    training: dict[str, Any] = {}
+    regions: RegionsConfig | None = None
+    layers: LayersConfig | None = None
+
+    @model_validator(mode="after")
+    def _known_readouts(self) -> Self:
+        named = [("layers.readout", self.layers.readout)] if self.layers else []
+        named += [("regions.readouts", name) for name in self.regions.readouts] if self.regions else []
+        for where, name in named:
+            if name not in self.readouts:
+                raise ConfigError(unknown_name(f"value of {where}:", name, self.readouts))
+        return self

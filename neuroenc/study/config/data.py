@@ -1,0 +1,325 @@
+"""Settings of what is fitted and how it is scored: ``[data] [features] [encoder] [evaluation]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from neuroenc._core.checks import check_whole
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.memory import parse_memory
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Share, Table
+
+__all__ = ["FEATURES", "WORLD", "DataConfig", "EncoderConfig", "EvaluationConfig", "FeaturesConfig", "RegionConfig"]
+
+#: Options of ``[data] name = "world"``, the simulated world, and the least of each.
+WORLD = {
+    "n_subjects": 1,
+    "n_train": 1,
+    "n_test": 0,
+    "n_repeats": 1,
+    "n_bank": 0,
+    "n_voxels": 1,
+    "world_seed": 0,
+}
+
+
+def _check_memory(text: str) -> str:
+    if text:
+        parse_memory(text)
+    return text
+
+
+class RegionConfig(Table):
+    """One or several labels of an image of regions: ``{ file = "floc.nii.gz", label = 1 }``.
+
+    Attributes
+    ----------
+    file
+        NIfTI image of labels, on the grid of the responses.
+    label
+        The region's label, or a list of labels that together are the region.
+    """
+
+    file: str
+    label: int | list[int]
+
+
+class DataConfig(Table):
+    """Responses and stimuli: a named data set, the simulated world, or your own files.
+
+    Attributes
+    ----------
+    name
+        A data set of ``neuroenc data list``, or "world": simulated subjects who see rendered scenes.
+    options
+        Arguments of the data set's loader (``neuroenc data show NAME`` lists them), such as ``root`` and ``subject``.
+        Of the world: ``n_subjects``, ``n_train``, ``n_test`` (stimuli shown three times), ``n_repeats``, ``n_bank``
+        (scenes that nobody sees), ``n_voxels``, ``world_seed``.
+    join
+        One option of the data set and its values, ``{ session = ["190923", "190925"] }``: each is loaded as a subject
+        with voxels of its own, NaN where it did not see a stimulus. Equal pictures are one stimulus.
+    responses
+        Your responses: a .nc or .zarr that `neuroenc.data.save` wrote, a .npy (sample, voxel), or a 4-D NIfTI of
+        single-trial betas.
+    samples
+        For .npy and NIfTI: CSV with a column ``stimulus`` and optionally ``subject``, ``session``, ``run``, ``repeat``;
+        one row a sample, in the order of the responses.
+    mask
+        For NIfTI: 3-D image whose nonzero voxels are analysed.
+    rois
+        For NIfTI: regions by name. A 3-D image, ``"labels.nii.gz:1"`` (the voxels of one label), or ``{ file =
+        "labels.nii.gz", label = 1 }``.
+    images
+        Folder of the pictures; a file's name without its ending is its stimulus' id.
+    captions
+        CSV with the columns ``stimulus`` and ``caption``; a stimulus may have several.
+    zscore
+        Standardise each voxel's responses within session or run. "auto": within session where single trials have
+        sessions and were not standardised before.
+    average
+        Average the repeats of a stimulus before fitting, unless runs or sessions are left out.
+    """
+
+    name: str = ""
+    options: dict[str, Any] = {}
+    join: dict[str, list[str | int]] = {}
+    responses: str = ""
+    samples: str = ""
+    mask: str = ""
+    rois: dict[str, str | RegionConfig] = {}
+    images: str = ""
+    captions: str = ""
+    zscore: Literal["auto", "none", "session", "run"] = "auto"
+    average: bool = True
+
+    @field_validator("rois")
+    @classmethod
+    def _spell_regions(cls, rois: dict[str, str | RegionConfig]) -> dict[str, str]:
+        def spelled(region: str | RegionConfig) -> str:
+            if isinstance(region, str):
+                return region
+            labels = region.label if isinstance(region.label, list) else [region.label]
+            return f"{region.file}:{','.join(map(str, labels))}"
+
+        return {name: spelled(region) for name, region in rois.items()}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.name and self.responses:
+            raise ConfigError('needs either name (a data set, or "world") or responses (your file); found both.')
+        own = [k for k in ("samples", "mask", "rois", "images", "captions") if getattr(self, k)]
+        if self.name and own:
+            raise ConfigError(f"{', '.join(own)} belong to responses of your own; {self.name!r} has its own.")
+        if self.join and (not self.name or len(self.join) != 1):
+            raise ConfigError(f"join = {self.join!r} needs name, and one option of that data set with its values.")
+        if self.name == "world":
+            self._check_world()
+        if self.responses:
+            self._check_files()
+        return self
+
+    def _check_world(self) -> None:
+        if self.join:
+            raise ConfigError(
+                "join is of data sets; the world has n_subjects. Next step: options = { n_subjects = 2 }."
+            )
+        for name, value in self.options.items():
+            if name not in WORLD:
+                raise ConfigError(unknown_name("setting in data.options:", name, WORLD))
+            where = f"data.options.{name}"
+            check_whole(where, value if isinstance(value, int) else str(value), WORLD[name])
+            if value > MOST:
+                raise ConfigError(f"{where} = {value!r} is not legal; it must be at most {MOST}.")
+
+    def _check_files(self) -> None:
+        if self.options:
+            raise ConfigError(f"options {sorted(self.options)} belong to a data set (name = ...), not to a file.")
+        name = Path(self.responses).name.lower()
+        endings = (".nc", ".zarr", ".npy", ".nii", ".nii.gz")
+        ending = next((x for x in endings if name.endswith(x)), None)
+        if ending is None:
+            raise ConfigError(unknown_name("ending of responses:", Path(name).suffix, endings))
+        labelled, volume = ending in (".nc", ".zarr"), ending.startswith(".nii")
+        if volume and not self.mask:
+            raise ConfigError(f"responses = {name!r} is a volume and needs mask.")
+        if labelled and self.samples:
+            raise ConfigError(f"samples is not read: {name} has labels of its own. Next step: leave samples out.")
+        if not labelled and not self.samples:
+            raise ConfigError(f"responses = {name!r} needs samples, a CSV with a column stimulus.")
+        if not volume and (self.mask or self.rois):
+            raise ConfigError(
+                f"mask and rois are of volumes (.nii.gz); responses is {name}. Next step: leave them out."
+            )
+
+
+#: Keys of a feature space that each kind reads, besides ``standardise``.
+FEATURES = {
+    "image": ("model", "pretrained", "layer", "pooling", "normalise", "preprocessing"),
+    "captions": ("model", "pretrained", "normalise"),
+    "dense": ("model", "pretrained", "normalise", "grid", "table"),
+    "pixels": ("size",),
+    "file": ("file", "samples"),
+}
+
+
+class FeaturesConfig(Table):
+    """One feature space. ``[features.NAME]``, one table a space; a single ``[features]`` table is the space "features".
+
+    Attributes
+    ----------
+    kind
+        "image": a layer of a vision model. "captions": text embeddings, averaged over the captions of a stimulus.
+        "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "pixels": the pictures themselves, for
+        trained cores. "file": features of your own. Left out: "file" where there is a ``file``, else "image".
+    model
+        Name of a model: "world", "conse", "minilm", "efficientnet-lite0", a torchvision, timm or open_clip name.
+    pretrained
+        Weights of an open_clip model, such as "openai".
+    layer
+        Layer of the model; its last embedding where left out.
+    pooling
+        Of an intermediate layer: "mean" over places, "cls", "tokens", "map", or n for averages over n x n cells. Left
+        out: as the layer gives it.
+    normalise
+        Scale each stimulus' features to unit length.
+    standardise
+        Scale each feature to mean 0 and variance 1 over the training rows.
+    preprocessing
+        Changes of the model's preprocessing, such as ``{ size = 112 }`` pixels.
+    size
+        Of "pixels": pixels a side.
+    grid
+        Of "dense": cells a side.
+    table
+        Of "dense": CSV with the columns ``stimulus``, ``row``, ``column``, ``caption``; the simulated world has its
+        own.
+    file
+        Of "file": a .nc or .zarr that `neuroenc.data.save` wrote, or a .npy (row, feature).
+    samples
+        Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
+    """
+
+    kind: Literal["", "image", "captions", "dense", "pixels", "file"] = ""
+    model: str = "efficientnet-lite0"
+    pretrained: str = ""
+    layer: str = ""
+    pooling: str | Count = ""
+    normalise: bool = False
+    standardise: bool = True
+    preprocessing: dict[str, Any] = {}
+    size: Annotated[int, Field(ge=1, le=4096)] = 64
+    grid: Annotated[int, Field(ge=1, le=256)] = 8
+    table: str = ""
+    file: str = ""
+    samples: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_kind(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and not given.get("kind"):
+            return {**given, "kind": "file" if given.get("file") else "image"}
+        return given
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> Self:
+        read = FEATURES[self.kind]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in ("kind", "standardise", *read) and value != field.default:
+                raise ConfigError(
+                    f'{name} = {value!r} is not read with kind = "{self.kind}", which reads {", ".join(read)}. '
+                    "Next step: leave it out, or set another kind."
+                )
+        if self.kind == "file" and not self.file:
+            raise ConfigError('kind = "file" needs file = "features.nc".')
+        if "model" in read and not self.model:
+            raise ConfigError('model = "" names no model. Next step: model = "efficientnet-lite0".')
+        if Path(self.file).suffix == ".npy" and not self.samples:
+            raise ConfigError(
+                f"file = {Path(self.file).name!r} has no labels and needs samples, a CSV whose column stimulus names "
+                "its rows (for one row a trial, the table of the responses)."
+            )
+        return self
+
+
+class EncoderConfig(Table):
+    """Ridge regression from features to voxels.
+
+    Attributes
+    ----------
+    kind
+        The estimator.
+    alphas
+        Penalties to choose from for each voxel; empty: a grid that follows the scale of the features.
+    cv
+        Folds that choose the penalty, or a column of the samples whose values are left out in turn, such as "run".
+    scoring
+        What chooses the penalty: explained variance, negative mean squared error, or Pearson correlation.
+    max_memory
+        Limit of intermediate arrays, such as "4GB"; results do not depend on it. Empty: a share of the free memory.
+    device
+        "cpu" (NumPy), "auto", "cuda", "mps" or another torch device.
+    """
+
+    kind: Literal["ridge"] = "ridge"
+    alphas: list[Annotated[float, Field(gt=0)]] = []
+    cv: Annotated[int, Field(ge=2)] | str = 5
+    scoring: Literal["r2", "neg_mse", "r"] = "r2"
+    max_memory: Annotated[str, AfterValidator(_check_memory)] = ""
+    device: Device = "cpu"
+
+
+class EvaluationConfig(Table):
+    """Held-out rows, accuracy and its permutation test.
+
+    Attributes
+    ----------
+    scheme
+        What is left out: stimuli, runs or sessions in folds, or the stimuli of ``test_ids``.
+    n_splits
+        Folds; with 1 there is one held-out split. Captions come from an encoder that was fitted without the first fold.
+    share
+        With ``n_splits = 1``: share of the stimuli that is held out.
+    n_last
+        With ``n_splits = 1``: how many of the last runs or sessions are held out.
+    test_ids
+        Of "test": ids of stimuli, or the name of a test set of the data, such as "shared1000" of NSD.
+    permutations
+        Permutations of the test of each voxel's correlation; 0 leaves the test out.
+    permutation_mode
+        "samples" shuffles all rows, "within" the rows of a run or session; "whole" and "shift" exchange or rotate
+        blocks and need ``scheme = "test"``.
+    permutation_null
+        Null of cross-validated predictions: "refit" predicts every voxel's permuted responses anew; "shared" uses one
+        set of normal scores for all voxels, at a cost that does not grow with them; "auto" shares from 1000 rows on,
+        except for voxels with heavy tails.
+    q
+        False discovery rate at which a voxel counts as predicted.
+    """
+
+    scheme: Literal["stimulus", "run", "session", "test"] = "stimulus"
+    n_splits: Count = 5
+    share: Share = 0.2
+    n_last: Count = 3
+    test_ids: list[str] = []
+    permutations: CountOrZero = 1000
+    permutation_mode: Literal["samples", "within", "whole", "shift"] = "samples"
+    permutation_null: Literal["auto", "refit", "shared"] = "auto"
+    q: Share = 0.05
+
+    @model_validator(mode="after")
+    def _only_what_the_scheme_reads(self) -> Self:
+        if self.scheme != "test" and self.permutation_mode in ("whole", "shift"):
+            raise ConfigError(
+                f'permutation_mode = "{self.permutation_mode}" needs scheme = "test"; with cross-validation use '
+                '"samples" or "within".'
+            )
+        if self.test_ids and self.scheme != "test":
+            raise ConfigError(
+                f'test_ids are of scheme = "test", and scheme is "{self.scheme}". Next step: leave one of them out.'
+            )
+        return self

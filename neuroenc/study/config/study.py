@@ -1,0 +1,93 @@
+"""Settings of a whole study, one TOML file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from neuroenc.study.config.captions import CaptionsConfig
+from neuroenc.study.config.compare import CompareConfig
+from neuroenc.study.config.data import DataConfig, EncoderConfig, EvaluationConfig, FeaturesConfig
+from neuroenc.study.config.incontext import IncontextConfig
+from neuroenc.study.config.table import Count, Seed, Table
+
+__all__ = ["ComputeConfig", "ReportConfig", "StudyConfig"]
+
+
+class ReportConfig(Table):
+    """The report.
+
+    Attributes
+    ----------
+    without
+        Sections that are left out.
+    """
+
+    without: list[Literal["maps", "captions", "comparison", "support"]] = []
+
+
+class ComputeConfig(Table):
+    """Where tasks run. Results do not depend on it.
+
+    Attributes
+    ----------
+    workers
+        Processes of this machine.
+    client
+        A Dask client instead: "tcp://HOST:PORT", or "local:4" for four workers of this machine.
+    threads
+        Threads of each process.
+    """
+
+    workers: Count = 1
+    client: str = ""
+    threads: Count = 1
+
+
+class StudyConfig(Table):
+    """A whole study. A command reads the tables it needs; an optional table with ``enabled = false`` is left out.
+
+    Attributes
+    ----------
+    title
+        Title of the report.
+    seed
+        Of everything random that has no seed of its own.
+    notes
+        Sentences that the report shows with the results.
+    data
+        Responses and stimuli.
+    features
+        Feature spaces by name.
+    encoder
+        Ridge regression.
+    evaluation
+        Held-out rows and tests.
+    compare
+        Comparison of readouts; optional.
+    incontext
+        In-context encoders; optional.
+    captions
+        Voxel captions; optional.
+    report
+        The report.
+    compute
+        Where tasks run.
+
+    Examples
+    --------
+    >>> StudyConfig(data={"name": "nsd"}, features={"clip": FeaturesConfig(model="ViT-B-32")}).features["clip"].kind
+    'image'
+    """
+
+    title: str = "Voxelwise encoding"
+    seed: Seed = 0
+    notes: list[str] = []
+    data: DataConfig = DataConfig()
+    features: dict[str, FeaturesConfig] = {}
+    encoder: EncoderConfig = EncoderConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compare: CompareConfig | None = None
+    incontext: IncontextConfig | None = None
+    captions: CaptionsConfig | None = None
+    report: ReportConfig = ReportConfig()
+    compute: ComputeConfig = ComputeConfig()
