@@ -16,7 +16,7 @@ import xarray as xr
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path, plain_json, read_sealed_json, sha256_file, write_sealed_json
 from neuroenc._core.optional import require
-from neuroenc._core.tables import check_columns
+from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_table
 from neuroenc.captions._model_folder import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 
@@ -96,21 +96,6 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
     return frame.astype({name: dtypes[kind] for name, kind in kinds.items()})
 
 
-# What each table must hold; more columns are kept.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "captions": ("voxel", "rank", "caption", "score"),
-    "evidence": ("voxel", "rank", "stimulus", "predicted"),
-    "gate": ("voxel", "captioned", "reason"),
-    "phrases": ("voxel", "rank", "phrase", "start", "end", "verdict"),
-    "stability": ("voxel",),
-    "sentence": ("voxel", "rho"),
-    "words": ("roi", "part", "word", "count", "share"),
-    "concepts": (),
-    "categories": (),
-    "clusters": (),
-    "contrasts": (),
-}
-VERDICTS = ("supported", "uncertain", "unsupported")
 _MARK = "neuroenc caption study"
 
 
@@ -196,13 +181,12 @@ class CaptionStudy:
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        voxels = _check_scores(self.scores)
-        place = pd.Series(np.arange(len(voxels)), index=voxels)
-        for name, needed in COLUMNS.items():
+        voxels = check_scores(self.scores, ids=True)["voxel"].values
+        for name in COLUMNS:
             frame = getattr(self, name)
             if frame is None and name not in ("captions", "evidence", "gate"):
                 continue
-            object.__setattr__(self, name, typed(_check_table(frame, name, needed, place)))
+            object.__setattr__(self, name, typed(check_voxel_table(frame, name, voxels)))
         _check_gate(self.gate, self.captions, voxels)
         if self.phrases is not None:
             _check_phrases(self.phrases, self.captions)
@@ -246,6 +230,28 @@ class CaptionStudy:
         True
         """
         return methods_text(self)
+
+    def failed_controls(self) -> pd.Series:
+        """Controls that the best caption of each voxel does not exceed, joined by "; "; None where none was measured.
+
+        Compared are, where they were measured, the sentence-level score with that of other voxels' captions, the
+        percentile of the round trip likewise, and the stability with that of shuffled weights. A single voxel has no
+        p: captions that say nothing fail about every second comparison.
+
+        Returns
+        -------
+        Series of str
+            By voxel, of those that have a caption.
+        """
+        from neuroenc.captions.checks._verdicts import failed_controls
+
+        return failed_controls(self)
+
+    def verdicts(self) -> dict[str, pd.DataFrame]:
+        """Tables of ``quality``, with what their controls say in the column ``verdict`` where they have any."""
+        from neuroenc.captions.checks._verdicts import with_verdicts
+
+        return {str(name): with_verdicts(str(name), frame) for name, frame in self.quality.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``scores.nc``, a table each (parquet, or CSV without pyarrow), and ``study.json`` with their hashes.
@@ -337,41 +343,6 @@ class CaptionStudy:
                 caveats=tuple(about["caveats"]),
                 **{name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS},
             )
-
-
-def _check_scores(scores: Any) -> np.ndarray:
-    if not isinstance(scores, xr.Dataset) or "r" not in scores.data_vars or scores["r"].dims != ("voxel",):
-        what = list(scores.data_vars) if isinstance(scores, xr.Dataset) else type(scores).__name__
-        raise DataError(f"scores must be an xarray.Dataset with 'r' over 'voxel', found {what}.")
-    if "voxel" not in scores.coords or scores.sizes["voxel"] == 0:
-        raise DataError(
-            f"scores has {scores.sizes['voxel']} voxels and coordinates {list(map(str, scores.coords))}; at least one "
-            "voxel and the coordinate 'voxel' are needed. Next step: scores.assign_coords(voxel=ids)."
-        )
-    voxels = scores["voxel"].values
-    if len(np.unique(voxels)) != len(voxels):
-        raise DataError(
-            f"scores has {len(voxels)} voxels but only {len(np.unique(voxels))} distinct voxel ids. Next step: number "
-            "the voxels of all subjects in one row."
-        )
-    return voxels
-
-
-def _check_table(frame: Any, name: str, needed: tuple[str, ...], place: pd.Series) -> pd.DataFrame:
-    check_columns(frame, needed, name)
-    if "voxel" not in frame.columns:
-        return frame.reset_index(drop=True)
-    strangers = ~frame["voxel"].isin(place.index)
-    if strangers.any():
-        shown = frame.loc[strangers, "voxel"].unique()
-        raise DataError(
-            f"{name} speaks of {len(shown)} voxels that scores does not hold (first: {shown[0]}). Next step: select "
-            f"{name} and scores from the same voxels."
-        )
-    order = {"voxel": place.reindex(frame["voxel"]).to_numpy()}
-    order |= {key: frame[key].to_numpy() for key in ("rank", "start") if key in frame.columns}
-    keys = pd.DataFrame(order).sort_values(list(order), kind="stable")
-    return frame.iloc[keys.index.to_numpy()].reset_index(drop=True)
 
 
 def _check_gate(gate: pd.DataFrame, captions: pd.DataFrame, voxels: np.ndarray) -> None:

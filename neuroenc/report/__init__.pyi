@@ -1,16 +1,24 @@
-from ._bids import export_bids as export_bids
-from ._brain_html import surface_html as surface_html
-from ._caption_report import write_caption_report as write_caption_report
-from ._comparison import write_comparison_report as write_comparison_report
-from ._figures import plot_accuracy as plot_accuracy
-from ._icl_figures import (
-    plot_support_curves as plot_support_curves,
+from ._page import Block as Block, Page as Page, Section as Section
+from ._regions import frequent_words as frequent_words, roi_summary as roi_summary
+from ._reports import (
+    study_page as study_page,
+    write_caption_report as write_caption_report,
+    write_comparison_report as write_comparison_report,
+    write_report as write_report,
+    write_support_report as write_support_report,
+)
+from ._style import figure_svg as figure_svg
+from .brain._slices import plot_mosaic as plot_mosaic
+from .brain._surface import plot_surface as plot_surface
+from .explorer._sections import explorer_sections as explorer_sections
+from .export._bids import export_bids as export_bids
+from .sections._accuracy import accuracy_sections as accuracy_sections, plot_accuracy as plot_accuracy
+from .sections._comparison import comparison_sections as comparison_sections
+from .sections._incontext import (
+    plot_confusion as plot_confusion,
+    plot_heads as plot_heads,
     plot_top_support as plot_top_support,
     plot_weight_colours as plot_weight_colours,
 )
-from ._icl_matrices import plot_confusion as plot_confusion, plot_heads as plot_heads
-from ._mosaic import plot_mosaic as plot_mosaic
-from ._report import write_report as write_report
-from ._support import plot_training_curves as plot_training_curves, write_support_report as write_support_report
-from ._surface import plot_surface as plot_surface
-from ._tables import frequent_words as frequent_words, roi_summary as roi_summary
+from .sections._support import plot_support_curves as plot_support_curves, support_sections as support_sections
+from .sections._training import plot_training_curves as plot_training_curves

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["BLUE", "FAINT", "INK", "MUTED", "ORANGE", "STYLE", "category_colours", "figure_png", "figure_svg"]
+__all__ = [
+    "BLUE",
+    "FAINT",
+    "INK",
+    "MUTED",
+    "ORANGE",
+    "OTHER",
+    "STYLE",
+    "TIE",
+    "WIDTH",
+    "category_colours",
+    "colours_of",
+    "figure_png",
+    "figure_svg",
+    "hex_colours",
+    "legend",
+    "short",
+]
 
 INK, MUTED, FAINT = "#1d2329", "#5c6670", "#d9dee3"
 BLUE, ORANGE = "#2b6ca3", "#b8480b"  # told apart by all common forms of colour blindness, and in grey
+# A pale rose: bare cortex is grey, and no category is near it.
+TIE, OTHER = "#f2d9d0", "#5c6670"
+WIDTH = 10.6  # inches; pages show it at 1056 CSS pixels
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -32,22 +53,10 @@ STYLE: Any = {
 }
 
 # Tol's muted scheme, extended by darker and lighter steps that stay apart for colour-blind readers.
-_CATEGORIES = (
-    "#332288",
-    "#88ccee",
-    "#44aa99",
-    "#117733",
-    "#999933",
-    "#ddcc77",
-    "#cc6677",
-    "#882255",
-    "#aa4499",
-    "#d55e00",
-    "#0072b2",
-    "#7a5c3a",
-    "#e8a0bf",
-    "#4d4d4d",
-)
+_MUTED_SCHEME = """
+#332288 #88ccee #44aa99 #117733 #999933 #ddcc77 #cc6677 #882255 #aa4499 #d55e00 #0072b2 #7a5c3a #e8a0bf #4d4d4d
+"""
+_CATEGORIES = _MUTED_SCHEME.split()
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 
@@ -82,3 +91,34 @@ def figure_svg(figure: Any) -> bytes:
     with rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode().replace("'DejaVu Sans'", _FONTS).encode()
+
+
+def hex_colours(n: int) -> list[str]:
+    """`category_colours` as pages and look-up tables write them."""
+    from matplotlib.colors import to_hex
+
+    return [to_hex(rgba) for rgba in category_colours(n)]
+
+
+def colours_of(names: Iterable[str], limit: int = 12) -> dict[str, Any]:
+    """One colour for each name, in their order; "tie" has its own, and names after ``limit`` share one."""
+    listed = [n for n in dict.fromkeys(names) if n and n != "tie"]
+    palette = category_colours(min(len(listed), limit))
+    found: dict[str, Any] = {name: palette[k] if k < limit else OTHER for k, name in enumerate(listed)}
+    return {**found, "tie": TIE}
+
+
+def legend(colours: Mapping[str, Any], shares: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """Colours as the page shows them."""
+    from matplotlib.colors import to_hex
+
+    return [
+        {"name": name, "colour": to_hex(colour), "said": (shares or {}).get(name, "")}
+        for name, colour in colours.items()
+    ]
+
+
+def short(name: Any, limit: int = 30) -> str:
+    """A name that fits an axis."""
+    text = str(name)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

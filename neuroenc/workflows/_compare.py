@@ -211,7 +211,7 @@ def _report(
     say: Callable[[str], None],
 ) -> Path | None:
     try:
-        from neuroenc.report import write_comparison_report
+        from neuroenc.report import comparison_sections, write_comparison_report
     except ImportError:
         say("    no report page: this installation has none; the tables are complete")
         return None
@@ -219,7 +219,7 @@ def _report(
     notes = [*_NOTES, *config.notes]
     if found.noise_ceiling is None:
         notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
-    legal = inspect.signature(write_comparison_report).parameters
+    legal = inspect.signature(comparison_sections).parameters
     # No two runs take the same time, and the page is to be the same.
     table = found.table().drop(columns=["seconds", "seconds_per_fit"], errors="ignore")
     told = {k: v for k, v in summary.items() if not k.startswith("seconds")}

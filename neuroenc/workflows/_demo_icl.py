@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from neuroenc import data
 from neuroenc._core.files import hash_path
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.workflows._steps import Steps, content_key
+
+if TYPE_CHECKING:
+    from neuroenc.report import Section
 
 __all__ = ["few_shot", "few_shot_line", "few_shot_section", "shipped_model", "unit_norm"]
 
@@ -104,24 +107,22 @@ def few_shot(
     return table, summary
 
 
-def few_shot_section(table: pd.DataFrame) -> dict[str, Any]:
+def few_shot_section(table: pd.DataFrame) -> Section:
     """Figure and table as a section of the report."""
-    from neuroenc.report import plot_support_curves
-    from neuroenc.report._comparison_sections import block, section, svg
+    from neuroenc.report import Block, Section, plot_support_curves
 
     shown = table.drop(columns=["group"]).rename(columns={"size": "support trials"})
     words = "; ".join(
         f"{r['method']}, {r['size']} trials: {r['explained_variance']:.3f}" for r in table.to_dict("records")
     )
-    return section(
+    return Section(
         "few-shot",
-        "Few trials",
         "If there had been few trials only",
         "The shipped in-context model was trained on other simulated subjects. It sees 20, 50 or 100 trials of this "
-        "one and gives every voxel its weights without any fitting.",
+        "one (the support) and gives every voxel its weights without any fitting.",
         [
-            block(
-                svg(plot_support_curves(table)),
+            Block(
+                plot_support_curves(table),
                 f"Explained variance by support size. {words}",
                 "Means over voxels of all regions and draws of the support; bands are intervals over both.",
                 shown,
@@ -129,6 +130,8 @@ def few_shot_section(table: pd.DataFrame) -> dict[str, Any]:
                 opened=True,
             )
         ],
+        nav="Few trials",
+        terms=["support", "explained variance"],
     )
 
 

@@ -147,8 +147,7 @@ def _run(
 
 
 def _train(name: str, config: IclConfig, part: Part, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    from neuroenc.report import plot_training_curves
-    from neuroenc.report._style import figure_svg
+    from neuroenc.report import figure_svg, plot_training_curves
 
     begin = time.perf_counter()
     stage: StageConfig = getattr(config, name)

@@ -297,12 +297,10 @@ def _report(
     say: Callable[[str], None],
 ) -> Path | None:
     try:
-        from neuroenc.report import write_support_report
-        from neuroenc.report._style import figure_svg
-        from neuroenc.report._support import curve_figure
+        from neuroenc.report import figure_svg, plot_support_curves, write_support_report
 
         shown = ["all", *kinds(curve, config.evaluate.groups)[-1:]]
-        figure = curve_figure(table[table["kind"].isin(shown)])
+        figure = plot_support_curves(table[table["kind"].isin(shown)])
     except ImportError:
         say("    no figures and no page without matplotlib; the tables are complete")
         return None

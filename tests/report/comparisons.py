@@ -18,12 +18,12 @@ GAIN = {"linear": 0.0, "pooled": -0.06, "gaussian": 0.01, "factorized": 0.03, "s
 
 def cortex(n, rng):
     """Voxel coordinates on fsaverage5: a patch around a seed vertex for each region and hemisphere."""
-    from neuroenc.report._surface import _mesh
+    from neuroenc.report.brain._mesh import inflated_mesh
 
     per = max(1, n // (2 * len(ROIS)))
     names, hemis, vertices = [], [], []
     for hemi in "LR":
-        xyz = _mesh(hemi)[0]
+        xyz = inflated_mesh(hemi)[0]
         back = np.argsort(xyz[:, 1])[:3000]
         seeds = xyz[rng.choice(back, len(ROIS), replace=False)]
         taken = np.zeros(len(xyz), bool)

@@ -15,8 +15,8 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import read_surface
 from neuroenc.data._masked import read_labels
 from neuroenc.report import export_bids
-from neuroenc.report._bids_names import ENTITIES, check_label, label_of
-from neuroenc.report._exports import write_captions, write_maps
+from neuroenc.report.export._bids import ENTITIES, check_label, label_of
+from neuroenc.report.export._files import write_captions, write_maps
 
 NAME = re.compile(
     r"sub-(?P<sub>[0-9A-Za-z+]+)(_ses-(?P<ses>[0-9A-Za-z+]+))?(_task-[0-9A-Za-z+]+)?_space-(?P<space>[0-9A-Za-z+]+)"
@@ -153,7 +153,7 @@ def test_sidecars_say_what_a_map_is(volume, tmp_path):
 
 
 def test_a_killed_export_goes_on_over_its_own_maps_only(volume, tmp_path, monkeypatch):
-    from neuroenc.report import _bids
+    from neuroenc.report.export import _bids
 
     export_bids(volume, tmp_path / "whole", subject="1", space="T1w")
     plain, done = _bids.write_map, []

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-import re
-
 import matplotlib
 import numpy as np
 import pytest
@@ -15,17 +10,17 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.report import plot_mosaic, plot_surface, surface_html
-from neuroenc.report._brain_draw import _parts
-from neuroenc.report._brain_mesh import _mesh, flat_mesh
-from neuroenc.report._brain_outlines import loops, slice_edges, smooth
-from neuroenc.report._brain_paint import COLOUR_SQUARES, CORTEX, BrainPainter, colour_square
+from neuroenc.report import plot_mosaic, plot_surface
 from neuroenc.report._style import figure_png
+from neuroenc.report.brain._mesh import flat_mesh, inflated_mesh
+from neuroenc.report.brain._outlines import loops, slice_edges, smooth
+from neuroenc.report.brain._paint import COLOUR_SQUARES, CORTEX, BrainPainter, colour_square
+from neuroenc.report.brain._surface import _parts
 
 
 def _patch(centre: int, rings: int, hemi: str = "L") -> np.ndarray:
     """Vertices within some edges of another one."""
-    faces = _mesh(hemi)[1]
+    faces = inflated_mesh(hemi)[1]
     found = {centre}
     for _ in range(rings):
         found |= set(faces[np.isin(faces, list(found)).any(axis=1)].ravel().tolist())
@@ -115,7 +110,7 @@ def test_the_legend_holds_the_colours_of_the_map():
 
 def test_outlines_separate_inside_from_outside():
     """Cutting the mesh at the crossed edges leaves no way from inside to outside, and nothing else is cut."""
-    faces = _mesh("L")[1]
+    faces = inflated_mesh("L")[1]
     inside = np.zeros(10242, bool)
     inside[_patch(4000, 5)] = True
     inside[4000] = False  # a hole
@@ -138,7 +133,7 @@ def test_outlines_separate_inside_from_outside():
 def test_a_flat_outline_ends_at_the_cuts():
     xy, faces, on = flat_mesh("L")
     inside = np.zeros(len(xy), bool)
-    near = np.argsort(np.linalg.norm(_mesh("L")[0] - _mesh("L")[0][~on].mean(axis=0), axis=1))[:1500]
+    near = np.argsort(np.linalg.norm(inflated_mesh("L")[0] - inflated_mesh("L")[0][~on].mean(axis=0), axis=1))[:1500]
     inside[near] = True
     assert (~on[near]).any()
     for chain in loops(inside & on, faces):
@@ -242,43 +237,3 @@ def test_figures_depend_on_the_data_alone():
     one = figure_png(plot_surface(r, second=r[::-1].values, **options))
     two = figure_png(plot_surface(r[order], second=r[::-1].values[order], **options))
     assert one == two
-
-
-def _payload(page: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.S).group(1))
-
-
-def test_the_interactive_view_holds_everything(analysis, tmp_path):
-    scores = analysis.scores
-    page = surface_html(scores, tmp_path, names=["r", "alpha"], title="<b>x</b>").read_text()
-    assert "<b>x</b>" not in page
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
-    assert "default-src 'none'" in html.unescape(page)
-    data = _payload(page)
-    assert [m["name"] for m in data["maps"]] == ["r", "alpha"]
-    assert all(m["legend"].startswith("data:image/png") for m in data["maps"])
-    assert data["voxels"]["vertex"] == scores["vertex"].values.tolist()
-    assert data["maps"][0]["texts"] == [f"{x:.3g}" for x in scores["r"].values.tolist()]
-    rgba = np.frombuffer(base64.b64decode(data["maps"][0]["colours"]), np.uint8).reshape(-1, 4) / 255
-    painter = BrainPainter(scores["r"].values)
-    np.testing.assert_allclose(rgba, painter.colours(painter.numbers), atol=1 / 255)
-    for hemi in "LR":
-        raw = np.frombuffer(base64.b64decode(data["hemis"][hemi]["inflated"]), "<i2").reshape(-1, 3) * data["unit"]
-        np.testing.assert_allclose(raw, _mesh(hemi)[0], atol=data["unit"])
-        faces = np.frombuffer(base64.b64decode(data["hemis"][hemi]["faces"]), "<u2").reshape(-1, 3)
-        np.testing.assert_array_equal(faces, _mesh(hemi)[1])
-    assert len(page) < 2_500_000
-
-
-def test_the_interactive_view_refuses_what_it_cannot_show(analysis, tmp_path):
-    scores = analysis.scores
-    with pytest.raises(ConfigError, match="did you mean 'alpha'"):
-        surface_html(scores, tmp_path, names=["alhpa"])
-    with pytest.raises(DataError, match="share their vertex"):
-        surface_html(xr.concat([scores, scores], dim="voxel"), tmp_path)
-    with pytest.raises(DataError, match="nothing to show"):
-        surface_html(scores[[]], tmp_path)
-    named = surface_html(scores["roi"].rename("regions").drop_vars("roi"), tmp_path / "x.html", rois=None)
-    assert _payload(named.read_text())["maps"][0]["texts"][0] == "V1"
-    both = surface_html(scores, tmp_path / "y.html", names=["r"], alpha="noise_ceiling_r")
-    assert _payload(both.read_text())["maps"][0]["others"][0] == f"{float(scores['noise_ceiling_r'][0]):.3g}"

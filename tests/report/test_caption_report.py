@@ -22,12 +22,12 @@ from PIL import Image
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import output_folder
 from neuroenc.captions import CaptionStudy
-from neuroenc.captions.checks._verdicts import failed_controls
 from neuroenc.data import Stimuli
 from neuroenc.report import write_caption_report
-from neuroenc.report._caption_cards import segments
-from neuroenc.report._caption_data import label_of_voxels, utf16, voxel_table
-from neuroenc.report._caption_images import EvidenceImages
+from neuroenc.report._page import _put
+from neuroenc.report._pictures import Pictures
+from neuroenc.report.explorer._cards import segments
+from neuroenc.report.explorer._data import label_of_voxels, utf16, voxel_table
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
@@ -93,7 +93,7 @@ def test_data_hold_what_the_study_holds(volume):
 
 def test_captions_that_fail_a_control_are_marked_everywhere(volume):
     study, folder = volume
-    failed = failed_controls(study)
+    failed = study.failed_controls()
     assert 0 < (failed != "").sum() < len(failed)
     table = pd.read_csv(folder / "captions.csv", keep_default_na=False).query("rank == 1").set_index("voxel")["fails"]
     listed = json.loads((folder / "captions.json").read_text())
@@ -243,7 +243,7 @@ def test_a_report_that_fails_leaves_the_old_page(volume, monkeypatch, tmp_path):
     study, _ = volume
     page = write_caption_report(study, tmp_path, progress=False)
     before = page.read_bytes()
-    monkeypatch.setattr("neuroenc.report._caption_report.render", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("neuroenc.report._page._render", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_caption_report(dataclasses.replace(study, title="new"), tmp_path, progress=False)
     assert page.read_bytes() == before
@@ -290,12 +290,10 @@ def test_images_past_the_budget_are_not_opened_and_every_voxel_gets_its_best_fir
         opened.append(name)
         return np.random.default_rng(len(opened)).integers(0, 255, (96, 96, 3)).astype(np.uint8)
 
-    real = EvidenceImages
-    size = len(real(tmp_path / "one", images=picture)._own("s")) * 4 // 3
+    one = Pictures(images=picture, budget=10**6)
+    size = len(one.files[one.src("s")]) * 4 // 3
     opened.clear()
-    monkeypatch.setattr(
-        "neuroenc.report._caption_report.EvidenceImages", lambda *a, **o: real(*a, **{**o, "budget": 100 * size})
-    )
+    monkeypatch.setattr("neuroenc.report.explorer._sections.BUDGET", 100 * size)
     page = write_caption_report(study, tmp_path / "out", images=picture, progress=False)
     written = list((tmp_path / "out" / "images").iterdir())
     assert 80 < len(written) < 110
@@ -317,7 +315,7 @@ def test_what_a_kill_leaves_of_a_picture_is_removed(tmp_path):
     child = os.fork()
     if not child:
         os.replace = lambda *names: os._exit(9)
-        EvidenceImages(tmp_path / "out")._put(tmp_path / "out" / "images" / "a.jpg", b"whole")
+        _put(tmp_path / "out" / "images" / "a.jpg", b"whole")
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert list((tmp_path / "out" / "images").iterdir())

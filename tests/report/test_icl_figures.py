@@ -9,8 +9,7 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli
-from neuroenc.report._icl_figures import plot_support_curves, plot_top_support, plot_weight_colours
-from neuroenc.report._icl_matrices import plot_confusion, plot_heads
+from neuroenc.report import plot_confusion, plot_heads, plot_support_curves, plot_top_support, plot_weight_colours
 from neuroenc.report._style import figure_png
 
 

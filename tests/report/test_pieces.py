@@ -10,7 +10,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import frequent_words, plot_accuracy, plot_mosaic, plot_surface, roi_summary
 from neuroenc.report._style import figure_png
-from neuroenc.report._surface import _face_values, _mesh
+from neuroenc.report.brain._mesh import face_values, inflated_mesh
 
 
 def test_roi_summary_agrees_with_a_plain_computation(analysis):
@@ -76,10 +76,10 @@ def test_figures_survive_strange_names_and_many_voxels():
 
 
 def test_lone_vertex_colours_its_own_triangles_only():
-    faces = _mesh("L")[1]
+    faces = inflated_mesh("L")[1]
     values = np.full(10242, np.nan)
     values[17] = 0.25
-    painted = _face_values(values, faces)
+    painted = face_values(values, faces)
     np.testing.assert_array_equal(np.isfinite(painted), (faces == 17).any(axis=1))
     assert set(painted[np.isfinite(painted)]) == {0.25}
 

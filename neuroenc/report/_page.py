@@ -1,0 +1,377 @@
+"""A page of sections: one design, one file to open, whatever it shows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import atomic_path, write_text
+from neuroenc._core.provenance import provenance as make_provenance
+from neuroenc._version import __version__
+from neuroenc.report._style import figure_svg
+from neuroenc.report._text import data_uri, flatten, number, table
+
+__all__ = ["TERMS", "Block", "Page", "Section"]
+
+#: Words of the pages that not every reader has met; a section names those that it uses.
+TERMS: Mapping[str, str] = {
+    "cell": "one encoder of the comparison: a feature space (of a backbone, layer or text) read by one readout.",
+    "readout": "how responses are predicted from features: linear (ridge), pooled, Gaussian, factorised, semantic, ...",
+    "r": "Pearson correlation of predicted and measured responses to stimuli that the encoder has not seen.",
+    "noise ceiling": "the highest r that the noise of the responses allows, estimated from repeated stimuli.",
+    "separable winner": "a cell that beats each of the others over resampled stimuli, after correction for the number "
+    "of voxels. Without one, the data cannot tell the best cells of a voxel apart.",
+    "q": "p-value adjusted for the false discovery rate over all tests of its kind.",
+    "family accuracy": "share of voxels whose best caption names the category (family) that was planted in them.",
+    "score": "cosine of the caption's embedding and the voxel's projected weights, unless the decoder says otherwise; "
+    "to be compared within a voxel.",
+    "supported": "a phrase that the voxel's own images show and its weights answer to. Uncertain: only one of both. "
+    "Unsupported: neither, so the phrase may come from the language model alone.",
+    "stability": "likeness of the captions of one voxel from separate halves or folds of the data; shuffled: of two "
+    "different voxels.",
+    "sentence-level ρ": "Spearman correlation of measured responses and the likeness of the caption to the captions of "
+    "the stimuli; shuffled: with another voxel's caption.",
+    "support": "the stimuli and responses of a new voxel that a model may see.",
+    "explained variance": "share of the variance of responses to unseen stimuli that predictions explain; below 0 "
+    "where they are worse than the mean.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A figure, what it says in words, and its numbers as a table; each may be absent.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure, str (a data URI), or list of either
+    alt : str
+        The figure in words, with numbers.
+    caption : str
+        Below the figure.
+    table : DataFrame
+    heading : str
+    about : str
+        What the table holds: it can then be folded, and starts folded if it has more than 12 rows.
+    opened : bool
+        Whether it starts unfolded.
+    legend : sequence of {"name", "colour", "said"}
+    facts : sequence of (name, text)
+        Below the caption.
+    links : sequence of str
+        Addresses of the first column's cells.
+    """
+
+    figure: Any = None
+    alt: str = ""
+    caption: str = ""
+    table: pd.DataFrame | None = None
+    heading: str = ""
+    about: str = ""
+    opened: bool | None = None
+    legend: Sequence[Mapping[str, str]] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    links: Sequence[str] = ()
+
+    def context(self) -> dict[str, Any]:
+        """What the template shows."""
+        n = 0 if self.table is None else len(self.table)
+        figures = self.figure if isinstance(self.figure, list) else [x for x in (self.figure,) if x is not None]
+        return vars(self) | {
+            "uris": [x if isinstance(x, str) else data_uri(figure_svg(x), "image/svg+xml") for x in figures],
+            "table": table(self.table, self.links) if self.table is not None and n else None,
+            "n_rows": n,
+            "opened": n <= 12 if self.opened is None else self.opened,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A part of a page under one heading; a function of labelled tables makes it, or None where there is nothing.
+
+    Parameters
+    ----------
+    id : str
+        Its address within the page.
+    title : str
+    lead : str
+        Paragraphs, apart by an empty line.
+    blocks : sequence of Block
+    nav : str
+        Short form of the title, for the page's navigation; "" for none.
+    remarks : sequence of str
+        What a reader must know of how it was made.
+    tiles : sequence of (value, label)
+        Numbers that stand at the head of the page (of the tab).
+    terms : sequence of str
+        Keys of `TERMS` that it uses.
+    template, context, style, scripts, mode
+        Markup, data, CSS class and scripts of its own ("live": only with scripts, "still": only without).
+    data : mapping of id to anything JSON holds
+        For its scripts.
+    beside : mapping of relative path to str or bytes
+        Files that the section shows.
+    pages : mapping of relative path to Page
+    export : callable of a folder, optional
+        Writes files for other programs.
+    files : sequence of str
+        Names of those, for the last line of the page.
+    """
+
+    id: str
+    title: str
+    lead: str = ""
+    blocks: Sequence[Block] = ()
+    nav: str = ""
+    remarks: Sequence[str] = ()
+    tiles: Sequence[tuple[str, str]] = ()
+    terms: Sequence[str] = ()
+    template: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    style: str = ""
+    scripts: Sequence[str] = ()
+    mode: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, str | bytes] = field(default_factory=dict)
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    export: Callable[[Path], Any] | None = None
+    files: Sequence[str] = ()
+
+
+class Page:
+    """One HTML page of sections, in one tab or several.
+
+    The page fetches nothing, and its own policy forbids any script but its own. All text from data is escaped. Equal
+    sections give equal bytes.
+
+    Parameters
+    ----------
+    title : str
+    kicker : str
+        What kind of page it is, above the title.
+    summary, settings : mapping, optional
+        Numbers of the run, and what it was run with (may be nested).
+    notes : sequence of str
+        Caveats.
+    provenance : str, optional
+        JSON string; by default the versions in use.
+    files : sequence of str
+        Names of files that lie beside the page, for its last line.
+    home : (address, title), optional
+        The page that this one belongs to; settings and provenance stand there.
+    links : sequence of (address, text)
+        Below the title.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"roi": ["V1", "FFA"], "median_r": [0.41, 0.52]})
+    >>> page = Page("Two regions", settings={"seed": 0})
+    >>> page = page.add(Section("accuracy", "Accuracy", "Held-out stimuli.", [Block(table=table)]), None)
+    >>> page.tabs
+    {'': ['Accuracy']}
+    >>> page.write(tempfile.mkdtemp()).name
+    'index.html'
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        kicker: str = "",
+        summary: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+        provenance: str | None = None,
+        files: Sequence[str] = (),
+        home: tuple[str, str] | None = None,
+        links: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.title, self.kicker, self.home, self.links = title, kicker, home, list(links)
+        self.summary, self.settings = dict(summary or {}), dict(settings or {})
+        self.notes, self.files, self.provenance = [str(n) for n in notes], [str(f) for f in files], provenance
+        self._sections: dict[str, list[Section]] = {}
+
+    @property
+    def tabs(self) -> dict[str, list[str]]:
+        """Titles of the sections of each tab."""
+        return {tab: [s.title for s in sections] for tab, sections in self._sections.items()}
+
+    def add(self, *sections: Section | None, tab: str = "") -> Page:
+        """Append sections to a tab, in their order; None is passed over. Returns the page."""
+        for section in sections:
+            if section is None:
+                continue
+            if not isinstance(section, Section):
+                raise ConfigError(f"a page takes sections; found a {type(section).__name__}.")
+            self._sections.setdefault(tab, []).append(section)
+        return self
+
+    def html(self, path: str = "index.html") -> str:
+        """The page as text, as it stands at ``path`` in its folder."""
+        many = len(self._sections) > 1
+        tabs, data = [], {}
+        every = [s for sections in self._sections.values() for s in sections]
+        for name, sections in self._sections.items():
+            slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            shown = []
+            for section in sections:
+                data |= section.data
+                # Tabs have sections of equal names.
+                anchor = f"{slug}-{section.id}" if many else section.id
+                shown.append(
+                    vars(section)
+                    | {
+                        "id": anchor,
+                        "paragraphs": [p for p in section.lead.split("\n\n") if p],
+                        "remarks": [x for x in section.remarks if x],
+                        "blocks": [block.context() for block in section.blocks],
+                    }
+                )
+            terms = dict.fromkeys(t for s in sections for t in s.terms)
+            tiles = [tile for s in sections for tile in s.tiles]
+            tabs.append(
+                {
+                    "name": name,
+                    "id": slug,
+                    "sections": shown,
+                    "terms": [(t, TERMS[t]) for t in terms],
+                    "tiles": [{"value": v, "label": k, "words": len(v) > 9} for v, k in tiles],
+                }
+            )
+        context = {
+            "title": self.title,
+            "kicker": self.kicker,
+            "home": self.home,
+            "links_below": self.links,
+            "base": "../" * path.count("/"),
+            "version": __version__,
+            "many": many,
+            "tabs": tabs,
+            "notes": self.notes,
+            "summary": [(str(k), number(v, str(k))) for k, v in self.summary.items()],
+            "settings": flatten(self.settings),
+            "origin": _origin(self.provenance) if self.home is None else None,
+            "files": list(dict.fromkeys(f for part in (*every, self) for f in part.files)),
+            "data": {name: _embedded(value) for name, value in data.items()},
+        }
+        scripts = ["page.js", *dict.fromkeys(x for s in every for x in s.scripts)]
+        beside = self.home is not None or any(s.beside for s in every)
+        return _render(context, scripts, beside)
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``index.html`` last, after everything that it names, and remove what an earlier page showed.
+
+        Parameters
+        ----------
+        folder : path
+            Made if it is absent.
+
+        Returns
+        -------
+        pathlib.Path
+            The page.
+        """
+        out = Path(folder)
+        every = [s for sections in self._sections.values() for s in sections]
+        # Made before anything is written: a page that cannot be made leaves the one that stands.
+        text = self.html()
+        below = {path: page.html(path) for s in every for path, page in s.pages.items()}
+        beside = {path: content for s in every for path, content in s.beside.items()}
+        for path, content in beside.items():
+            _put(out / path, content.encode() if isinstance(content, str) else content)
+        for section in every:
+            if section.export is not None:
+                section.export(out)
+        for path, content in below.items():
+            write_text(out / path, content)
+        page = write_text(out / "index.html", text)
+        _clear(out, set(beside))
+        return page
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Whole or not at all, but not waited for until it is on the disk: thousands of files are written, and what the
+    machine lost is written again by the next report. Names are hashes of contents."""
+    if path.is_file() and path.stat().st_size == len(content):
+        return
+    with atomic_path(path, sync=False) as temporary:
+        temporary.write_bytes(content)
+
+
+def _clear(out: Path, kept: set[str]) -> None:
+    """Remove data and images of an earlier page in this folder; their names are hashes, ours alone."""
+    for part in ("assets", "images"):
+        for file in (out / part).glob("*") if (out / part).is_dir() else []:
+            ours = re.fullmatch(r"[0-9a-f]{16}\.(js|png|jpg)", file.name)
+            if ours and f"{part}/{file.name}" not in kept:
+                file.unlink()
+
+
+def _origin(provenance: str | None) -> dict[str, Any]:
+    """Versions apart from the rest of the provenance."""
+    text = provenance or make_provenance()
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        return {"versions": [("neuroenc", __version__)], "rest": text}
+    versions = record.pop("versions", {"neuroenc": __version__})
+    shown = flatten(versions) if isinstance(versions, dict) else [("versions", str(versions))]
+    rest = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) if record and provenance else ""
+    return {"versions": shown, "rest": rest}
+
+
+def _embedded(value: Any) -> Any:
+    """JSON that may stand inside a script element: no "<", so no tag can begin or end there."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for mark in "&<>\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def _asset(name: str) -> str:
+    return (files("neuroenc.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # Always on, not by file ending: captions, file names and settings are other people's text.
+    return Environment(
+        loader=PackageLoader("neuroenc.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _render(context: Mapping[str, Any], scripts: Sequence[str], beside: bool) -> str:
+    """The page as text. Its policy lets only its own script run, and lets nothing be fetched but, where there are files
+    ``beside`` it, those."""
+    from markupsafe import Markup
+
+    script = "".join(map(_asset, scripts))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = " 'self' file:" if beside else ""
+    policy = f"default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'{own}"
+    style = _asset("page.css") + (_asset("explorer.css") if beside else "")
+    page = _environment().get_template("page.html.j2")
+    return page.render(policy=policy, style=Markup(style), script=Markup(script), **context)

@@ -1,0 +1,269 @@
+"""Regions and other groups of voxels, and their tables of scores and words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._core.checks import check_whole
+from neuroenc._core.schema import check_scores, check_voxel_table
+from neuroenc.data import in_roi, roi_names
+
+__all__ = [
+    "Group",
+    "by_kind",
+    "ceiling_r",
+    "find_groups",
+    "frequent_words",
+    "group_medians",
+    "has_caption",
+    "median",
+    "memberships",
+    "normalised_r",
+    "roi_summary",
+    "shares_of",
+]
+
+NO_ROI = "no ROI"
+ALL_VOXELS = "all voxels"
+
+# Reading order from early to high-level cortex; names that are not listed follow by the alphabet.
+_EARLY_TO_LATE = """
+V1 V1v V1d V2 V2v V2d V3 V3v V3d hV4 V4 VO LO LOC OFA FFA FFA-1 FFA-2 EBA FBA FBA-1 FBA-2 PPA OPA RSC VWFA OWFA
+food
+"""
+_KNOWN = {name: place for place, name in enumerate(_EARLY_TO_LATE.split())}
+_FUNCTION_WORDS = """
+a above an and are as at be behind below beside between by for from front has have her his in into is it its
+near next of off on one or over some that the their there these they this to two under up very was were which
+while who with
+"""
+_STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def has_caption(captions: pd.DataFrame) -> pd.Series:
+    """Rows that hold a caption at all; a gated voxel may be listed with an empty one."""
+    return captions["caption"].notna() & (captions["caption"].astype(str).str.strip() != "")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts "area 2" before "area 10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _reading(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sorting key of regions: from early to late, then by name."""
+    return _KNOWN.get(name, len(_KNOWN)), _natural(name)
+
+
+def memberships(scores: xr.Dataset) -> dict[str, np.ndarray]:
+    """Voxels (bool mask) of every ROI; a voxel of several ROIs counts in each of them."""
+    n = scores.sizes["voxel"]
+    if "roi" not in scores.coords:
+        return {ALL_VOXELS: np.ones(n, bool)}
+    names = roi_names(scores)
+    if not names:
+        return {ALL_VOXELS: np.ones(n, bool)}
+    result = {name: in_roi(scores, name) for name in sorted(names, key=_reading)}
+    outside = ~np.any(list(result.values()), axis=0)
+    if outside.any():
+        result[NO_ROI] = outside
+    return result
+
+
+def ceiling_r(scores: xr.Dataset) -> np.ndarray | None:
+    """Noise ceiling in units of correlation, float64 (voxel,); from the variance form if only that is there."""
+    if "noise_ceiling_r" in scores:
+        return np.asarray(scores["noise_ceiling_r"].values, float)
+    if "noise_ceiling_r2" in scores:
+        return np.sqrt(np.clip(np.asarray(scores["noise_ceiling_r2"].values, float), 0, None))
+    return None
+
+
+def normalised_r(scores: xr.Dataset) -> np.ndarray | None:
+    """``r`` over its ceiling, float64 (voxel,); NaN where the ceiling is not positive."""
+    if "r_normalised" in scores:
+        return np.asarray(scores["r_normalised"].values, float)
+    ceiling = ceiling_r(scores)
+    if ceiling is None:
+        return None
+    r = np.asarray(scores["r"].values, float)
+    return np.divide(r, ceiling, out=np.full_like(r, np.nan), where=ceiling > 0)
+
+
+def median(values: np.ndarray | None, mask: np.ndarray | None = None) -> float:
+    """Median of the finite values, NaN where there are none."""
+    if values is None:
+        return float("nan")
+    kept = values if mask is None else values[mask]
+    kept = kept[np.isfinite(kept)]
+    return float(np.median(kept)) if kept.size else float("nan")
+
+
+def roi_summary(scores: xr.Dataset, captions: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per ROI: how many voxels, and the medians of accuracy, ceiling and their ratio.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset over ``voxel``
+        ``r`` (Pearson correlation) and optionally ``noise_ceiling_r`` (correlation) or
+        ``noise_ceiling_r2`` (share of variance; its root is used) and ``r_normalised``. The coordinate
+        ``roi`` may name several ROIs joined by ";": the voxel counts in each. Voxels outside every ROI
+        form the row "no ROI"; without any ROI there is one row, "all voxels".
+    captions : pandas.DataFrame, optional
+        With columns ``voxel`` and ``caption``; adds how many voxels have a caption and how many have not.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``roi``, ``n_voxels``, ``median_r``, ``median_ceiling_r``, ``median_r_normalised`` (NaN where
+        unknown) and, with captions, ``n_captioned``, ``n_without_caption``.
+
+    Raises
+    ------
+    DataError
+        If scores has no ``r`` over ``voxel``, or captions speaks of voxels that scores does not hold.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> scores = xr.Dataset(
+    ...     {"r": ("voxel", [0.2, 0.4, 0.6]), "noise_ceiling_r": ("voxel", [0.4, 0.8, 0.8])},
+    ...     coords={"voxel": [0, 1, 2], "roi": ("voxel", ["FFA", "FFA;OFA", ""])},
+    ... )
+    >>> roi_summary(scores).round(2)
+          roi  n_voxels  median_r  median_ceiling_r  median_r_normalised
+    0     OFA         1       0.4               0.8                 0.50
+    1     FFA         2       0.3               0.6                 0.50
+    2  no ROI         1       0.6               0.8                 0.75
+    """
+    scores = check_scores(scores)
+    r, ceiling, ratio = np.asarray(scores["r"].values, float), ceiling_r(scores), normalised_r(scores)
+    captioned = None
+    if captions is not None:
+        captions = check_voxel_table(captions, "captions", scores["voxel"].values, ("voxel", "caption"))
+        captioned = np.isin(scores["voxel"].values, captions.loc[has_caption(captions), "voxel"])
+    rows = []
+    for name, mask in memberships(scores).items():
+        row = {
+            "roi": name,
+            "n_voxels": int(mask.sum()),
+            "median_r": median(r, mask),
+            "median_ceiling_r": median(ceiling, mask),
+            "median_r_normalised": median(ratio, mask),
+        }
+        if captioned is not None:
+            row["n_captioned"] = int((mask & captioned).sum())
+            row["n_without_caption"] = int((mask & ~captioned).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]]:
+    """Words that most voxels' best caption holds, each with the share of voxels.
+
+    Parameters
+    ----------
+    captions : pandas.DataFrame
+        Columns ``voxel``, ``caption`` and optionally ``rank``; a voxel's lowest rank is its best caption.
+    n : int
+        How many words at most.
+
+    Returns
+    -------
+    list of (str, float)
+        Word in lower case and share of captioned voxels in (0, 1], most frequent first; function words
+        are left out and a word counts once per voxel.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frequent_words(pd.DataFrame({"voxel": [1, 2], "caption": ["a red face", "the face of a dog"]}), n=1)
+    [('face', 1.0)]
+    """
+    check_whole("n", n, least=0)
+    best = captions[has_caption(captions)]
+    if "rank" in best.columns:
+        best = best.sort_values("rank", kind="stable")
+    best = best.drop_duplicates("voxel")
+    counts: Counter[str] = Counter()
+    for text in best["caption"].astype(str):
+        counts.update({word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS and len(word) > 1})
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+    return [(word, count / len(best)) for word, count in ranked]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Voxels (bool mask) of one region, subject or animal."""
+
+    kind: str
+    name: str
+    mask: np.ndarray
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """As in the rows of a table."""
+        return self.kind, self.name
+
+
+def find_groups(scores: xr.Dataset) -> list[Group]:
+    """All voxels, every region, and every value of a text coordinate of voxels (subject, animal, ...)."""
+    n = scores.sizes["voxel"]
+    groups = [Group("all", "all", np.ones(n, bool))]
+    if "roi" in scores.coords:
+        groups += [Group("roi", name, in_roi(scores, name)) for name in roi_names(scores)]
+    for key, values in scores.coords.items():
+        if key in ("roi", "voxel", "hemi") or values.dims != ("voxel",) or values.dtype.kind not in "OUT":
+            continue
+        names = values.values.astype(str)
+        if len(set(names.tolist())) <= max(1, n // 2):  # one value for each voxel is a label, no group
+            groups += [Group(str(key), name, names == name) for name in dict.fromkeys(names.tolist()) if name]
+    kinds = list(dict.fromkeys(g.kind for g in groups))
+    # Regions from early to late, others by their names.
+    return sorted(
+        groups, key=lambda g: (kinds.index(g.kind), *(_reading(g.name) if g.kind == "roi" else (0, _natural(g.name))))
+    )
+
+
+def by_kind(groups: Sequence[Group], limit: int) -> tuple[list[Group], str]:
+    """At most ``limit`` groups, the largest of every kind, in their order, and what was left out."""
+    kept = list(groups)
+    while len(kept) > limit:
+        kinds = [g.kind for g in kept if g.kind != "all"]
+        most = max(dict.fromkeys(kinds), key=kinds.count)
+        # Of equals, the last goes.
+        smallest = min((g for g in reversed(kept) if g.kind == most), key=lambda g: int(g.mask.sum()))
+        kept.remove(smallest)
+    said = "" if len(kept) == len(groups) else f"The {len(kept)} largest of {len(groups)} groups are drawn."
+    return kept, said
+
+
+def group_medians(values: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Medians (row, group) over the voxels where ``values`` (row, voxel) are defined; NaN without any."""
+    out = np.full((len(values), len(groups)), np.nan)
+    for k, row in enumerate(np.asarray(values, float)):
+        for g, group in enumerate(groups):
+            inside = row[group.mask]
+            inside = inside[np.isfinite(inside)]
+            if inside.size:
+                out[k, g] = np.median(inside)
+    return out
+
+
+def shares_of(labels: np.ndarray, classes: Sequence[str], groups: Sequence[Group]) -> np.ndarray:
+    """Share of each class (class, group) among the voxels that have a label; NaN without any."""
+    out = np.full((len(classes), len(groups)), np.nan)
+    for g, group in enumerate(groups):
+        inside = labels[group.mask]
+        n = int((inside != "").sum())
+        if n:
+            out[:, g] = [float((inside == c).sum() / n) for c in classes]
+    return out

@@ -1,0 +1,1 @@
+"""Voxels drawn on meshes and slices."""

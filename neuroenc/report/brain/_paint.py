@@ -1,0 +1,295 @@
+"""Colour by two numbers: two-dimensional colour maps, opacity by accuracy, and their legends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc.report._style import INK, MUTED, category_colours
+
+__all__ = ["COLOUR_SQUARES", "BrainPainter", "colour_square"]
+
+# Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
+COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
+    "teal-purple": ("#e8e8e8", "#3fbfbf", "#be64ac", "#2f3b8f"),
+    "gold-purple": ("#e8e8e8", "#c8a52d", "#9063b8", "#6b3a20"),
+    "blue-orange": ("#26292d", "#2583e0", "#ef7d11", "#fbf6ee"),
+}
+CORTEX = 0.82  # grey under a transparent colour, in legends
+
+
+def colour_square(cmap: Any, n: int = 64) -> np.ndarray:
+    """Table of colours (n, n, 3): first index follows the first number, second the second.
+
+    Parameters
+    ----------
+    cmap : str, four colours, or array (n, m, 3)
+        A name of `COLOUR_SQUARES`; or the colours of (low, low), (high, low), (low, high), (high, high), mixed
+        linearly between; or the table itself.
+
+    Examples
+    --------
+    >>> colour_square(("#000000", "#ff0000", "#0000ff", "#ff00ff"), n=3)[1, 2].tolist()
+    [0.5, 0.0, 1.0]
+    """
+    from matplotlib.colors import to_rgb
+
+    if isinstance(cmap, np.ndarray):
+        if cmap.ndim != 3 or cmap.shape[2] not in (3, 4) or min(cmap.shape[:2]) < 2:
+            raise ConfigError(f"a table of colours has shape {cmap.shape}; legal: (n, m, 3), n and m at least 2.")
+        return cmap[..., :3].astype(float)
+    if isinstance(cmap, str):
+        if cmap not in COLOUR_SQUARES:
+            raise ConfigError(unknown_name("two-dimensional colour map", cmap, COLOUR_SQUARES))
+        cmap = COLOUR_SQUARES[cmap]
+    if len(cmap) != 4:
+        raise ConfigError(f"{len(cmap)} colours; legal: four, of (low, low), (high, low), (low, high), (high, high).")
+    corners = np.array([to_rgb(c) for c in cmap])
+    x, y = (a[..., None] for a in np.meshgrid(np.linspace(0, 1, n), np.linspace(0, 1, n), indexing="ij"))
+    return (1 - x) * (1 - y) * corners[0] + x * (1 - y) * corners[1] + (1 - x) * y * corners[2] + x * y * corners[3]
+
+
+def _range(values: np.ndarray, given: tuple[float | None, float | None] | None) -> tuple[float, float]:
+    """From 0 (or the least, if all are negative) to the greatest, unless given."""
+    finite = values[np.isfinite(values)]
+    low, high = given if given is not None else (None, None)
+    top = float(high) if high is not None else float(finite.max()) if finite.size else 1.0
+    least = float(low) if low is not None else 0.0 if top > 0 else float(finite.min()) if finite.size else 0.0
+    return (least, top) if least < top else (least - 0.5, least + 0.5)
+
+
+class Painter:
+    """Numbers or category names to colours, and the matching colour bar or legend."""
+
+    def __init__(
+        self,
+        data: np.ndarray,
+        cmap: str,
+        vmin: float | None,
+        vmax: float | None,
+        colours: Mapping[str, Any] | None = None,
+    ) -> None:
+        import matplotlib
+        from matplotlib.colors import Normalize, to_rgba
+
+        self.categories: list[str] = []
+        if data.dtype.kind in "OUS":
+            names = [str(x) for x in data]
+            self.categories = list(dict.fromkeys(x for x in names if x))
+            self.numbers = np.array([self.categories.index(x) if x else np.nan for x in names], float)
+            self._palette = np.array(category_colours(len(self.categories)))
+            # Given colours are explained where they were chosen: no legend of their own then.
+            self._explained = colours is not None
+            if colours is not None:
+                self._palette = np.array([to_rgba(colours[x]) for x in self.categories]).reshape(-1, 4)
+            return
+        self.numbers = data.astype(float)
+        finite = self.numbers[np.isfinite(self.numbers)]
+        top = float(finite.max()) if finite.size else 1.0
+        low = float(finite.min()) if finite.size else 0.0
+        self._vmax = top if vmax is None else float(vmax)
+        self._vmin = (0.0 if self._vmax > 0 else low) if vmin is None else float(vmin)
+        if not self._vmin < self._vmax:
+            self._vmin, self._vmax = self._vmin - 0.5, self._vmin + 0.5
+        self._extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+            (int(low < self._vmin - 1e-9), int(top > self._vmax + 1e-9))
+        ]
+        self._cmap = matplotlib.colormaps[cmap]
+        self._norm = Normalize(self._vmin, self._vmax, clip=True)
+
+    @property
+    def room(self) -> float:
+        """Inches that the colour bar or legend needs."""
+        return 0.08 if self.categories and self._explained else 0.62
+
+    def colours(self, numbers: np.ndarray) -> np.ndarray:
+        drawn = np.isfinite(numbers)
+        rgba = np.zeros((*numbers.shape, 4))
+        if self.categories:
+            rgba[drawn] = self._palette[numbers[drawn].astype(int)]
+        else:
+            rgba[drawn] = self._cmap(self._norm(numbers[drawn]))
+        return rgba
+
+    def corner(self, numbers: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Category of a triangle: its first labelled corner (names have no mean)."""
+        corners = numbers[faces]
+        first = np.argmax(np.isfinite(corners), axis=1)
+        return corners[np.arange(len(faces)), first]
+
+    def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
+        """Colour bar, or a legend for categories, below the panels."""
+        if self.categories:
+            if self._explained:
+                return
+            from matplotlib.patches import Patch
+
+            patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]
+            figure.legend(
+                handles=patches,
+                loc="lower center",
+                ncols=min(len(patches), 14),
+                frameon=False,
+                fontsize=9,
+                handlelength=0.9,
+                handleheight=0.9,
+                columnspacing=1.3,
+                handletextpad=0.5,
+                labelcolor=INK,
+            )
+            return
+        from matplotlib.cm import ScalarMappable
+
+        axes = figure.add_axes((0.36, bottom, 0.28, height))
+        bar = figure.colorbar(
+            ScalarMappable(self._norm, self._cmap),
+            cax=axes,
+            orientation="horizontal",
+            extend=self._extend,
+            extendfrac=0.03,
+        )
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=2, labelsize=8, pad=2)
+        edge = -0.05 if self._extend in ("min", "both") else -0.02  # clear of the arrow
+        axes.text(edge, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
+
+
+class BrainPainter(Painter):
+    """A `Painter` of one number, of two, or of one with an opacity.
+
+    ``other`` is the second number or the opacity of each voxel, or None; voxels without it are not drawn.
+    """
+
+    def __init__(
+        self,
+        data: np.ndarray,
+        cmap: Any = None,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        colours: Mapping[str, Any] | None = None,
+        *,
+        second: np.ndarray | None = None,
+        alpha: np.ndarray | None = None,
+        other_range: tuple[float | None, float | None] | None = None,
+        other_label: str = "",
+    ) -> None:
+        if second is not None and alpha is not None:
+            raise ConfigError("second and alpha are both given; a figure shows two numbers. Next step: drop one.")
+        super().__init__(data, "viridis" if cmap is None or second is not None else cmap, vmin, vmax, colours)
+        if second is not None and self.categories:
+            raise DataError("values are names, which have no place in a two-dimensional colour map; legal: alpha.")
+        self.other = second if second is not None else alpha
+        self._two = second is not None
+        self._other_label = other_label
+        if self.other is not None:
+            self.numbers = np.where(np.isfinite(self.other), self.numbers, np.nan)
+            self._low, self._high = _range(self.other, other_range)
+            self._square = colour_square("teal-purple" if cmap is None else cmap) if self._two else None
+            self._outside = (bool((self.other < self._low - 1e-9).any()), bool((self.other > self._high + 1e-9).any()))
+
+    @property
+    def room(self) -> float:
+        if self.other is None:
+            return super().room
+        return (1.0 if not self._explained else 0.62) if self.categories else 1.62
+
+    def share(self, other: np.ndarray) -> np.ndarray:
+        """Second number or opacity as a share of its range, 0 to 1."""
+        return np.clip((other - self._low) / (self._high - self._low), 0, 1)
+
+    def colours(self, numbers: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        if self.other is None or other is None:
+            return super().colours(numbers)
+        if not self._two:
+            rgba = super().colours(numbers)
+            drawn = rgba[..., 3] > 0
+            rgba[drawn, 3] = self.share(other[drawn])
+            return rgba
+        assert self._square is not None
+        drawn = np.isfinite(numbers) & np.isfinite(other)
+        rgba = np.zeros((*numbers.shape, 4))
+        rows, columns = self._square.shape[0] - 1, self._square.shape[1] - 1
+        first = np.clip((numbers[drawn] - self._vmin) / (self._vmax - self._vmin), 0, 1)
+        at = (first * rows).round().astype(int), (self.share(other[drawn]) * columns).round().astype(int)
+        rgba[drawn, :3] = self._square[at]
+        rgba[drawn, 3] = 1
+        return rgba
+
+    def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
+        """Colour bar, legend, or the square (or fading bar) that explains both numbers."""
+        if self.other is None:
+            super().key(figure, label, height=height, bottom=bottom)
+            return
+        wide, tall = figure.get_size_inches()
+        if self.categories:
+            super().key(figure, label, height=height, bottom=bottom)
+            axes = figure.add_axes((0.36, (self.room - 0.3) / tall, 0.28, 0.11 / tall))
+            fade = np.linspace(0, 1, 128)[None, :, None]
+            axes.imshow(
+                fade * 0.2 + (1 - fade) * CORTEX * np.ones(3), aspect="auto", extent=(self._low, self._high, 0, 1)
+            )
+            axes.set_yticks([])
+            self._ticks(axes.xaxis, self._low, self._high, self._outside)
+            axes.text(
+                -0.02,
+                0.5,
+                f"opacity: {self._other_label or 'alpha'}",
+                transform=axes.transAxes,
+                ha="right",
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
+            axes.tick_params(length=2, labelsize=8, pad=2)
+            self._bare(axes)
+            return
+        width = 0.92 if self._two else 1.5
+        axes = figure.add_axes(((wide - width) / 2 / wide, 0.5 / tall, width / wide, 0.92 / tall))
+        x, y = np.meshgrid(
+            np.linspace(self._vmin, self._vmax, 96), np.linspace(self._low, self._high, 96), indexing="ij"
+        )
+        rgba = self.colours(x, y)
+        rgb = rgba[..., :3] * rgba[..., 3:] + CORTEX * (1 - rgba[..., 3:])
+        axes.imshow(
+            np.swapaxes(rgb, 0, 1),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            extent=(self._vmin, self._vmax, self._low, self._high),
+        )
+        outside = {"neither": (0, 0), "min": (1, 0), "max": (0, 1), "both": (1, 1)}[self._extend]
+        self._ticks(axes.xaxis, self._vmin, self._vmax, outside)
+        self._ticks(axes.yaxis, self._low, self._high, self._outside)
+        axes.tick_params(length=2, labelsize=8, pad=2)
+        axes.set_xlabel(label, fontsize=9, color=INK, labelpad=3)
+        text = self._other_label or ("" if self._two else "alpha")
+        axes.text(
+            -0.5 if self._two else -0.3,
+            0.5,
+            text if self._two else f"{text}\n(opacity)",
+            transform=axes.transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=INK,
+            linespacing=1.3,
+        )
+        self._bare(axes)
+
+    @staticmethod
+    def _bare(axes: Any) -> None:
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    @staticmethod
+    def _ticks(axis: Any, low: float, high: float, outside: tuple[Any, Any]) -> None:
+        """Both ends, and the middle; values beyond an end are said."""
+        places = [low, (low + high) / 2, high]
+        texts = [f"{x:z.2f}".rstrip("0").rstrip(".") if abs(x) < 100 else f"{x:.3g}" for x in places]
+        texts[0] = ("≤ " if outside[0] else "") + texts[0]
+        texts[2] = ("≥ " if outside[1] else "") + texts[2]
+        axis.set_ticks(places, [t.replace("-", "−") for t in texts])
+        axis.set_tick_params(labelcolor=MUTED)

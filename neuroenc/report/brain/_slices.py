@@ -1,0 +1,233 @@
+"""Values of voxels on slices through their volume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neuroenc._core.errors import DataError
+from neuroenc._core.optional import require
+from neuroenc.report._style import MUTED, STYLE
+from neuroenc.report.brain._outlines import draw_lines, place_labels, slice_edges
+from neuroenc.report.brain._paint import BrainPainter
+from neuroenc.report.brain._places import channel, label_for, region_masks, volume_places
+
+__all__ = ["plot_mosaic"]
+
+
+def slices_of(mask: np.ndarray, limit: int) -> tuple[int, np.ndarray]:
+    """Axis to cut along (axial, unless the volume is a single slice of another kind) and which slices."""
+    axis = 2
+    if mask.shape[2] > 1 and 1 in mask.shape:
+        axis = mask.shape.index(1)
+    other = tuple(a for a in range(3) if a != axis)
+    filled = np.flatnonzero(mask.any(axis=other))
+    if len(filled) > limit:
+        filled = filled[np.linspace(0, len(filled) - 1, limit).round().astype(int)]
+    return axis, filled
+
+
+def _underlay(image: Any, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Anatomy on the grid of the voxels, as grey between its 2nd and 99.5th percentile, 0.05 to 0.95."""
+    from nibabel.processing import resample_from_to
+
+    from neuroenc.data._images import image_values, open_image
+
+    if not isinstance(image, np.ndarray):
+        found = open_image(image, "background")
+        if found.shape[:3] != shape or not np.allclose(found.affine, affine, atol=1e-4):
+            found = resample_from_to(found, (shape, affine), order=1)
+        image = image_values(found, "background")
+    anatomy = np.asarray(image, float)
+    if anatomy.shape != shape:
+        raise DataError(f"background has shape {anatomy.shape}; legal: {shape}, or an image with an affine.")
+    filled = anatomy[np.isfinite(anatomy) & (anatomy != 0)]
+    low, high = np.percentile(filled, [2, 99.5]) if filled.size else (0.0, 1.0)
+    low = min(0.0, low) if low == high else low  # a mask has one value
+    return 0.05 + 0.9 * np.clip((np.nan_to_num(anatomy) - low) / max(float(high - low), 1e-12), 0, 1)
+
+
+def plot_mosaic(
+    values: Any,
+    ijk: Any = None,
+    *,
+    affine: Any = None,
+    volume_shape: Sequence[int] | None = None,
+    second: Any = None,
+    alpha: Any = None,
+    rois: Any = None,
+    background: Any = None,
+    label: str = "",
+    second_label: str = "",
+    alpha_label: str = "",
+    cmap: Any = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    second_range: tuple[float | None, float | None] | None = None,
+    alpha_range: tuple[float | None, float | None] | None = None,
+    colours: Mapping[str, Any] | None = None,
+    max_slices: int = 15,
+) -> Any:
+    """Slices through a volume, in the closest RAS orientation (left of the page is left), with a colour bar.
+
+    Parameters
+    ----------
+    values : DataArray (voxel,) or array (voxel,), float or str
+        Numbers (NaN is not drawn) or category names ("" is not drawn). A DataArray brings ``i, j, k``, ``roi``, its
+        name, its unit, and ``affine`` and ``volume_shape`` where its attributes hold them.
+    ijk : array (voxel, 3), int
+        Indices into the volume.
+    affine : array (4, 4) or (16,), float
+        Indices to millimetres.
+    volume_shape : three ints
+    second, alpha, rois, label, second_label, alpha_label, cmap, vmin, vmax, second_range, alpha_range, colours
+        As in `plot_surface`; outlines follow the edges of voxels.
+    background : array of ``volume_shape``, nibabel image or path, optional
+        Anatomy in grey, under the voxels; an image with another grid is resampled (linearly). Slices are then shown
+        whole.
+    max_slices : int
+        At most this many, evenly spaced among those that hold voxels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        If an index lies outside the volume, or voxels have no place in one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> figure = plot_mosaic([0.1, 0.4], [[1, 2, 0], [3, 3, 1]], affine=np.eye(4), volume_shape=(5, 6, 2))
+    >>> len(figure.axes)  # two slices and the colour bar
+    3
+    """
+    require("matplotlib", "brain")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from nibabel.affines import apply_affine
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    data = np.asarray(values)
+    where, matrix, shape = volume_places(values, ijk, affine, volume_shape)
+    if len(where) != len(data):
+        raise DataError(f"{len(data)} values but {len(where)} voxel indices; legal: one i, j, k per value.")
+    if len(where) and ((where < 0).any() or (where >= np.array(shape)).any()):
+        raise DataError(
+            f"voxel indices span {where.min(axis=0).tolist()}..{where.max(axis=0).tolist()}, outside a volume of "
+            f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
+        )
+    painter = BrainPainter(
+        data,
+        cmap,
+        vmin,
+        vmax,
+        colours,
+        second=channel(second, values, len(data), "second"),
+        alpha=channel(alpha, values, len(data), "alpha"),
+        other_range=second_range if second is not None else alpha_range,
+        other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
+    )
+    regions = region_masks(rois, values, len(data))
+    turn = io_orientation(matrix)
+
+    def placed(own: Any, fill: Any = np.nan) -> np.ndarray:
+        """Values of voxels in the turned volume."""
+        full = np.full(shape, fill)
+        full[tuple(where.T)] = own
+        return apply_orientation(full, turn)
+
+    volume, mask = placed(painter.numbers), placed(True, False).astype(bool)
+    other = None if painter.other is None else placed(painter.other)
+    inside = {name: placed(own, False).astype(bool) for name, own in regions.items()}
+    under = None if background is None else apply_orientation(_underlay(background, shape, matrix), turn)
+    place = np.moveaxis(apply_affine(matrix, np.moveaxis(np.indices(shape), 0, -1)), -1, 0)
+    place = np.stack([apply_orientation(a, turn) for a in place], axis=-1)
+    axis, cuts = slices_of(mask, max_slices)
+    across, upward = (a for a in range(3) if a != axis)
+    window = []
+    for a in (across, upward):
+        filled = np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a)))
+        whole = under is not None or not filled.size
+        window.append(slice(None) if whole else slice(max(filled[0] - 2, 0), filled[-1] + 3))
+    step = np.linalg.norm(matrix[:3, :3], axis=0)[turn[:, 0].argsort()] if np.isfinite(turn).all() else np.ones(3)
+    # The slice on which a region is largest carries its name.
+    named = {name: int(cuts[np.argmax([own.take(c, axis=axis).sum() for c in cuts])]) for name, own in inside.items()}
+
+    columns = min(5, max(len(cuts), 1))
+    rows = max(-(-len(cuts) // columns), 1)
+    extent = [
+        (w.stop if w.stop is not None else volume.shape[a]) - (w.start or 0) for a, w in zip((across, upward), window)
+    ]
+    ratio = extent[1] * step[upward] / max(extent[0] * step[across], 1e-9)
+    width = min(10.6 / columns, 4.4 / max(ratio, 0.3))
+    cell = width * ratio + 0.22
+    height = cell * rows + painter.room
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10.6, height))
+        edge = (1 - columns * width / 10.6) / 2
+        grid = figure.add_gridspec(
+            rows,
+            columns,
+            left=edge,
+            right=1 - edge,
+            top=1 - 0.2 / height,
+            bottom=max(painter.room - 0.12, 0.02) / height,
+            wspace=0.04,
+            hspace=0.22 / cell,
+        )
+        for panel, cut in enumerate(cuts):
+            axes = figure.add_subplot(grid[panel // columns, panel % columns])
+            slab = tuple(cut if a == axis else window[(across, upward).index(a)] for a in range(3))
+            rgba = painter.colours(volume[slab]) if other is None else painter.colours(volume[slab], other[slab])
+            axes.set_facecolor("#f6f7f8")
+            axes.imshow(
+                np.swapaxes(_laid(rgba, mask[slab], None if under is None else under[slab]), 0, 1),
+                origin="lower",
+                interpolation="nearest",
+                aspect=step[upward] / step[across],
+            )
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set_color("#d8dce0")
+            middle = place[tuple(cut if a == axis else volume.shape[a] // 2 for a in range(3))]
+            axes.set_title(f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", fontsize=8, color=MUTED, pad=3)
+            if panel == 0 and axis != 0:
+                for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
+                    axes.text(
+                        x,
+                        0.98,
+                        text,
+                        transform=axes.transAxes,
+                        ha=ha,
+                        va="top",
+                        fontsize=8,
+                        color=MUTED if under is None else "white",
+                    )
+            anchors = []
+            for name, own in inside.items():
+                if own[slab].any():
+                    draw_lines(axes, list(slice_edges(own[slab])), 0.8)
+                if own[slab].any() and named[name] == cut:
+                    spots = np.argwhere(own[slab])
+                    anchors.append((name, spots[np.argmin(np.abs(spots - np.median(spots, axis=0)).sum(axis=1))]))
+            place_labels(axes, anchors, width, fontsize=6.5)
+        painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.33 / height)
+    return figure
+
+
+def _laid(rgba: np.ndarray, mask: np.ndarray, under: np.ndarray | None) -> np.ndarray:
+    """Colours over anatomy, or over light grey where there is a voxel; outside stays clear without anatomy."""
+    bare = np.zeros_like(rgba)
+    if under is None:
+        bare[mask] = (0.9, 0.9, 0.9, 1)
+    else:
+        bare[..., :3], bare[..., 3] = under[..., None], 1
+    opacity = rgba[..., 3:]
+    return np.concatenate(
+        [rgba[..., :3] * opacity + bare[..., :3] * (1 - opacity), np.maximum(opacity, bare[..., 3:])], axis=-1
+    )

@@ -1,0 +1,353 @@
+"""Values of vertices on fsaverage5, inflated or flat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
+from neuroenc.report._style import MUTED, STYLE, WIDTH
+from neuroenc.report.brain._mesh import (
+    N_VERTICES,
+    PANEL,
+    VIEWS,
+    draw_hemisphere,
+    face_values,
+    flat_mesh,
+    flat_shade,
+    inflated_mesh,
+    over,
+    vertex_normals,
+)
+from neuroenc.report.brain._outlines import draw_lines, loops, place_labels, smooth
+from neuroenc.report.brain._paint import BrainPainter
+from neuroenc.report.brain._places import channel, label_for, region_masks, surface_places
+
+__all__ = ["plot_surface"]
+
+
+def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    index = np.asarray(vertex)
+    side = np.array([str(h)[:1].upper() for h in np.asarray(hemi).ravel()])
+    if len(index) != n or len(side) != n:
+        raise DataError(f"{n} values but {len(index)} vertices and {len(side)} hemispheres; legal: one of each.")
+    strange = sorted({str(h) for h in side} - {"L", "R"})
+    if strange:
+        raise DataError(f"hemi holds {strange}; legal: 'L', 'R'.")
+    if n and (index.min() < 0 or index.max() >= N_VERTICES):
+        raise DataError(
+            f"vertices {index.min()}..{index.max()} do not fit fsaverage5 (0..{N_VERTICES - 1}). "
+            "Next step: resample to fsaverage5, or keep the vertices below 10242 if the space is fsaverage."
+        )
+    return index.astype(int), side
+
+
+def plot_surface(
+    values: Any,
+    vertex: Any = None,
+    hemi: Any = None,
+    *,
+    second: Any = None,
+    alpha: Any = None,
+    rois: Any = None,
+    mesh: str = "inflated",
+    label: str = "",
+    second_label: str = "",
+    alpha_label: str = "",
+    cmap: Any = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    second_range: tuple[float | None, float | None] | None = None,
+    alpha_range: tuple[float | None, float | None] | None = None,
+    colours: Mapping[str, Any] | None = None,
+    views: Sequence[str] = ("lateral", "medial", "ventral", "posterior"),
+    crop: bool = True,
+) -> Any:
+    """Values of vertices on fsaverage5, inflated or flat, with a colour bar, a legend, or a square for two numbers.
+
+    Every triangle that touches a measured vertex takes the mean of its measured corners; the rest shows
+    the grey cortex, sulci darker. Panels share one scale in millimetres.
+
+    Parameters
+    ----------
+    values : DataArray (voxel,) or array (voxel,), float or str
+        Numbers are drawn with a colour bar; NaN is not drawn. Strings are drawn as categories with a
+        legend; "" is not drawn. A DataArray brings ``vertex``, ``hemi``, ``roi``, its name and its unit.
+    vertex : array (voxel,), int
+        Vertex numbers on fsaverage5, 0..10241; by default the coordinate.
+    hemi : array (voxel,), str
+        "L" or "R"; by default the coordinate.
+    second : DataArray or array (voxel,), float, optional
+        A second number: the colour then comes from a two-dimensional map, explained by a square.
+    alpha : DataArray or array (voxel,), float, optional
+        Opacity, for example accuracy: 0 at the lower end of ``alpha_range``, 1 at the upper one.
+    rois : True, str, sequence of str, or mapping of str to bool array (voxel,), optional
+        Regions to outline and name: all of the coordinate ``roi``, some of them, or masks.
+    mesh : {"inflated", "flat"}
+    label, second_label, alpha_label : str
+        Texts at the colour bar; by default names and units of DataArrays.
+    cmap : str or Colormap; with ``second`` a name, four colours or a table
+        By default viridis; with ``second`` "teal-purple" (or "gold-purple", "blue-orange", the four colours of
+        (low, low), (high, low), (low, high), (high, high), or an array (n, m, 3)).
+    vmin, vmax : float, optional
+        By default from 0 (or the minimum, if all are negative) to the maximum.
+    second_range, alpha_range : (low, high), optional
+        Likewise; either end may be None.
+    colours : mapping of str to colour, optional
+        Colour of each category; the legend is then left to the caller.
+    views : sequence of str
+        Of the inflated mesh: any of ``lateral, medial, ventral, dorsal, posterior, anterior``.
+    crop : bool
+        Show the part of the flat mesh that holds voxels, not all of it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        If vertices do not fit fsaverage5, lengths or voxel ids differ, or voxels have no vertices.
+    ConfigError
+        If a view, mesh, region or colour map is unknown, or both ``second`` and ``alpha`` are given.
+    ModuleNotFoundError
+        If nilearn or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> figure = plot_surface([0.1, 0.5], vertex=[12, 4000], hemi=["L", "R"], label="r", views=["lateral"])
+    >>> len(figure.axes)  # one panel per hemisphere and the colour bar
+    3
+    >>> figure = plot_surface(
+    ...     [0.1, 0.5], [12, 4000], ["L", "R"], second=[0.3, 0.2], label="faces", second_label="places", mesh="flat",
+    ...     rois={"FFA": np.array([True, False])},
+    ... )
+    >>> figure.axes[-1].get_xlabel()  # of the legend
+    'faces'
+    """
+    require("matplotlib", "brain")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    for view in views:
+        if view not in VIEWS:
+            raise ConfigError(unknown_name("view", view, VIEWS))
+    if mesh not in ("inflated", "flat"):
+        raise ConfigError(unknown_name("mesh", mesh, ("inflated", "flat")))
+    data = np.asarray(values)
+    index, side = _vertex_table(*surface_places(values, vertex, hemi), len(data))
+    painter = BrainPainter(
+        data,
+        cmap,
+        vmin,
+        vmax,
+        colours,
+        second=channel(second, values, len(data), "second"),
+        alpha=channel(alpha, values, len(data), "alpha"),
+        other_range=second_range if second is not None else alpha_range,
+        other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
+    )
+    masks = region_masks(rois, values, len(data))
+
+    def painted(h: str) -> np.ndarray:
+        """Colour of every triangle of a hemisphere."""
+        faces = inflated_mesh(h)[1] if mesh == "inflated" else flat_mesh(h)[1]
+        layers: list[np.ndarray] = []
+        for numbers in (painter.numbers, painter.other):
+            if numbers is not None:
+                on_mesh = np.full(N_VERTICES, np.nan)
+                on_mesh[index[side == h]] = np.where(np.isfinite(painter.numbers), numbers, np.nan)[side == h]
+                named = painter.categories and not layers
+                layers.append(painter.corner(on_mesh, faces) if named else face_values(on_mesh, faces))
+        return painter.colours(*layers)
+
+    def regions(h: str) -> dict[str, np.ndarray]:
+        found = {}
+        for name, mask in masks.items():
+            found[name] = np.zeros(N_VERTICES, bool)
+            found[name][index[mask & (side == h)]] = True
+        return {name: inside for name, inside in found.items() if inside.any()}
+
+    with rc_context(STYLE):
+        figure = (
+            _flat_figure(Figure, index, side, crop, painter, painted, regions)
+            if mesh == "flat"
+            else (_inflated_figure(Figure, views, painter, painted, regions))
+        )
+        height = figure.get_size_inches()[1]
+        painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.34 / height)
+    return figure
+
+
+def _inflated_figure(make: Any, views: Sequence[str], painter: BrainPainter, painted: Any, regions: Any) -> Any:
+    pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
+    height = len(pairs) * WIDTH / 4 * PANEL[1] / PANEL[0] + painter.room
+    figure = make(figsize=(WIDTH, height))
+    grid = figure.add_gridspec(len(pairs), 4, left=0, right=1, top=1, bottom=painter.room / height, wspace=0, hspace=0)
+    colours, outlined = {h: painted(h) for h in "LR"}, {h: regions(h) for h in "LR"}
+    for row, pair in enumerate(pairs):
+        # Mirror-symmetric rows: L first, L second | R second, R first.
+        order = [("L", v) for v in pair] + [("R", v) for v in reversed(pair)]
+        for column, (h, view) in enumerate(order):
+            place = column if len(pair) == 2 else column + 1
+            axes = figure.add_subplot(grid[row, place])
+            _draw_inflated(axes, h, view, colours[h], WIDTH / 4, outlined[h], views)
+            axes.text(
+                0.5, 0.99, f"{h} {view}", transform=axes.transAxes, ha="center", va="top", color=MUTED, fontsize=8
+            )
+    return figure
+
+
+def _flat_figure(
+    make: Any, index: np.ndarray, side: np.ndarray, crop: bool, painter: BrainPainter, painted: Any, regions: Any
+) -> Any:
+    """Both hemispheres side by side at one scale, with a bar of 20 mm."""
+    windows = _flat_windows(index, side, crop)
+    low, high = next(iter(windows.values()))
+    wide, tall = high - low
+    inches = min(WIDTH / len(windows), 5.2 * wide / tall) * 0.97
+    height = inches * tall / wide + 0.25 + painter.room
+    figure = make(figsize=(WIDTH, height))
+    for n, (h, window) in enumerate(windows.items()):
+        left = (WIDTH - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
+        axes = figure.add_axes((left / WIDTH, painter.room / height, inches / WIDTH, inches * tall / wide / height))
+        _draw_flat(axes, h, painted(h), window, inches, regions(h))
+        axes.text(
+            0.5,
+            1.01,
+            {"L": "Left", "R": "Right"}[h] + " hemisphere",
+            transform=axes.transAxes,
+            ha="center",
+            va="bottom",
+            color=MUTED,
+            fontsize=8,
+        )
+        if n == 0:
+            (x0, y0), (x1, _) = window
+            start = x0 + 0.03 * (x1 - x0)
+            axes.plot([start, start + 20], [y0 + 0.03 * tall] * 2, color=MUTED, linewidth=1.5, zorder=5)
+            axes.text(
+                start + 10, y0 + 0.045 * tall, "20 mm", ha="center", va="bottom", fontsize=7, color=MUTED, zorder=5
+            )
+    return figure
+
+
+def _flat_windows(vertex: np.ndarray, hemi: np.ndarray, crop: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size."""
+    boxes = {}
+    for h in [h for h in "LR" if (hemi == h).any()] or ["L", "R"]:
+        xy, _, on = flat_mesh(h)
+        here = vertex[hemi == h]
+        here = here[on[here]]
+        box = xy[here] if crop and len(here) else xy[on]
+        margin = 12.0 if crop and len(here) else 4.0
+        boxes[h] = (box.min(axis=0) - margin, box.max(axis=0) + margin)
+    size = np.max([high - low for low, high in boxes.values()], axis=0)
+    return {h: ((low + high - size) / 2, (low + high + size) / 2) for h, (low, high) in boxes.items()}
+
+
+def _runs(seen: np.ndarray) -> list[slice]:
+    """Stretches of True that have at least two points."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
+    return [slice(a, b) for a, b in zip(edges[::2], edges[1::2]) if b - a > 1]
+
+
+def _draw_flat(
+    axes: Any,
+    hemi: str,
+    colours: np.ndarray,
+    window: tuple[np.ndarray, np.ndarray],
+    inches: float,
+    regions: Mapping[str, np.ndarray],
+) -> None:
+    """Paint the flat patch; ``colours`` (face, 4); ``regions`` are bool (vertex,)."""
+    from matplotlib.collections import PolyCollection
+
+    xy, faces, on = flat_mesh(hemi)
+    rgba = over(colours, flat_shade(inflated_mesh(hemi)[2], faces))
+    axes.add_collection(
+        PolyCollection(list(xy[faces]), facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True)
+    )
+    (x0, y0), (x1, y1) = window
+    axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
+    axes.axis("off")
+    anchors = []
+    for name, inside in regions.items():
+        draw_lines(axes, [smooth(xy[chain].mean(axis=1)) for chain in loops(inside & on, faces)])
+        anchors += [(name, _middle(xy[part])) for part in _parts(inside & on, faces)]
+    place_labels(axes, anchors, inches)
+
+
+def _parts(inside: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
+    """Vertices of each part of a region: the largest, and others of at least a quarter of it."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = edges[inside[edges].all(axis=1)]
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(inside), len(inside)))
+    own = np.flatnonzero(inside)
+    _, number = connected_components(graph, directed=False)
+    _, compact, sizes = np.unique(number[own], return_inverse=True, return_counts=True)
+    return [own[compact == k] for k in np.flatnonzero(4 * sizes >= sizes.max())] if len(own) else []
+
+
+def _middle(points: np.ndarray) -> np.ndarray:
+    """The point closest to the median, so that a label stands on its region even where it is bent or in parts."""
+    return points[np.argmin(np.linalg.norm(points - np.median(points, axis=0), axis=1))]
+
+
+def _draw_inflated(
+    axes: Any,
+    hemi: str,
+    view: str,
+    colours: np.ndarray,
+    inches: float,
+    regions: Mapping[str, np.ndarray],
+    views: Sequence[str] = (),
+) -> None:
+    """Paint one view of the inflated mesh with the outlines that face the camera.
+
+    A part of a region is named in that one of ``views`` (this one by default) where most of it is seen.
+    """
+    draw_hemisphere(axes, hemi, view, colours)
+    if not regions:
+        return
+    faces = inflated_mesh(hemi)[1]
+    plane, facing, seen = _seen(hemi, view)
+    anchors = []
+    for name, inside in regions.items():
+        lines = []
+        for chain in loops(inside, faces):
+            points = smooth(plane[chain].mean(axis=1))
+            lines += [points[run] for run in _runs(seen[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
+        draw_lines(axes, lines)
+        for part in _parts(inside, faces):
+            shares = {v: float((_seen(hemi, v)[1][part] * _seen(hemi, v)[2][part]).sum()) for v in (*views, view)}
+            if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
+                anchors.append((name, _middle(plane[part[seen[part]]])))
+    place_labels(axes, anchors, inches, fontsize=6.5)
+
+
+@lru_cache(maxsize=12)
+def _seen(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices on the page (vertex, 2), cosine of the angle to the camera, and whether the camera sees them."""
+    xyz, faces, _ = inflated_mesh(hemi)
+    forward, up = (np.array(a, float) for a in VIEWS[view][hemi])
+    plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
+    facing = -vertex_normals(xyz, faces) @ forward
+    return plane, facing, (facing > 0) & ~_hidden(plane, xyz @ forward, faces, facing)
+
+
+def _hidden(plane: np.ndarray, depth: np.ndarray, faces: np.ndarray, facing: np.ndarray) -> np.ndarray:
+    """Vertices behind another part of the cortex, by a coarse depth buffer (4 mm cells)."""
+    shown = faces[(facing[faces] > 0).all(axis=1)]
+    cell = np.floor((plane - plane.min(axis=0)) / 4).astype(int)
+    nearest = np.full(cell.max(axis=0) + 1, np.inf)
+    used = np.unique(shown)
+    np.minimum.at(nearest, tuple(cell[used].T), depth[used])
+    return depth > nearest[tuple(cell.T)] + 18

@@ -1,0 +1,1 @@
+"""The explorer of voxel captions: a map, a list and a panel over data that lie beside the page."""

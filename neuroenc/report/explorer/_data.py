@@ -1,0 +1,267 @@
+"""A study as the page needs it: columns over voxels, labels, and compressed assets that a browser reads."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._core.schema import VERDICTS
+from neuroenc.report._regions import ceiling_r, frequent_words, normalised_r
+
+if TYPE_CHECKING:
+    from neuroenc.captions import CaptionStudy
+
+__all__ = [
+    "NUMBERS",
+    "SHOWN",
+    "Details",
+    "VoxelTable",
+    "asset",
+    "label_of_voxels",
+    "stability_kinds",
+    "subject_data",
+    "unsupported_share",
+    "voxel_table",
+]
+
+# What a map can be coloured by: heading, and the range (None = from the data).
+NUMBERS: dict[str, tuple[str, float | None, float | None]] = {
+    "r": ("Accuracy, Pearson r", 0.0, None),
+    "r_normalised": ("Accuracy / noise ceiling", 0.0, 1.0),
+    "ceiling": ("Noise ceiling, correlation", 0.0, None),
+    "unsupported": ("Unsupported phrases, share", 0.0, None),
+    "stability": ("Caption stability over {kind}", 0.0, 1.0),
+    "rho": ("Sentence-level score, Spearman ρ", 0.0, None),
+    "q_value": ("q (FDR)", None, None),
+}
+SHOWN = 8  # images of a voxel in its panel; all of them are in evidence.csv
+
+
+@dataclass(frozen=True)
+class VoxelTable:
+    """One row per voxel of ``scores``, in its order, with the position of its captions and phrases."""
+
+    frame: pd.DataFrame
+    stability: tuple[str, ...]
+    captions: dict[Any, np.ndarray]
+    phrases: dict[Any, np.ndarray]
+    evidence: dict[Any, np.ndarray]
+    labels: tuple[str, ...]
+
+
+def _rows(frame: pd.DataFrame | None) -> dict[Any, np.ndarray]:
+    if frame is None or not len(frame):
+        return {}
+    return {voxel: np.asarray(at) for voxel, at in frame.groupby("voxel", sort=False).indices.items()}
+
+
+def stability_kinds(study: CaptionStudy) -> tuple[str, ...]:
+    """Kinds of stability that were measured: every numeric column but the nulls."""
+    if study.stability is None:
+        return ()
+    columns = [str(c) for c in study.stability.columns]
+    numeric = [c for c in columns if c != "voxel" and pd.api.types.is_float_dtype(study.stability[c])]
+    known = [c for c in ("folds", "bootstrap", "halves") if c in numeric]
+    return tuple(known + [c for c in numeric if c not in known and f"{c}_null" in columns])
+
+
+def unsupported_share(study: CaptionStudy) -> pd.Series:
+    """Share of phrases, over all captions of a voxel, that nothing supports; NaN without phrases."""
+    if study.phrases is not None:
+        return (study.phrases["verdict"] == "unsupported").groupby(study.phrases["voxel"], sort=False).mean()
+    if {"n_phrases", "n_unsupported"} <= set(study.captions.columns):
+        total = study.captions.groupby("voxel", sort=False)[["n_phrases", "n_unsupported"]].sum()
+        return total["n_unsupported"] / total["n_phrases"].where(total["n_phrases"] > 0)
+    return pd.Series(dtype=float)
+
+
+def label_of_voxels(study: CaptionStudy) -> tuple[str, pd.Series]:
+    """What a voxel is about, in one name: its category, else its concept, else its captions' most frequent noun.
+
+    Returns
+    -------
+    kind : "category", "concept" or "noun"
+    names : Series over voxels that have one
+    """
+    for table, column in (("categories", "category"), ("concepts", "concept"), ("categories", "concept")):
+        frame = getattr(study, table)
+        if frame is not None and {"voxel", column} <= set(frame.columns):
+            rank = [c for c in ("rank",) if c in frame.columns]
+            best = frame.sort_values(rank, kind="stable") if rank else frame
+            best = best[best[column].astype(str).str.strip() != ""].drop_duplicates("voxel")
+            return column, best.set_index("voxel")[column].astype(str)
+    if study.words is not None and (study.words["part"] == "noun").any():
+        nouns = set(study.words.loc[study.words["part"] == "noun", "word"].astype(str))
+    else:
+        nouns = {word for word, _ in frequent_words(study.captions, n=200)} if len(study.captions) else set()
+    named: dict[Any, str] = {}
+    totals: Counter[str] = Counter()
+    per_voxel: dict[Any, Counter[str]] = {}
+    for voxel, caption in zip(study.captions["voxel"], study.captions["caption"].astype(str)):
+        words = {w.strip(".,;:!?\"'()") for w in caption.lower().split()}
+        found = {w if w in nouns else w[:-1] for w in words if w in nouns or (w.endswith("s") and w[:-1] in nouns)}
+        per_voxel.setdefault(voxel, Counter()).update(found)
+        totals.update(found)
+    for voxel, counter in per_voxel.items():
+        if counter:
+            named[voxel] = min(counter, key=lambda w: (-counter[w], -totals[w], w))
+    return "noun", pd.Series(named, dtype=object)
+
+
+def voxel_table(study: CaptionStudy) -> VoxelTable:
+    """Make the table behind the page's voxel list.
+
+    Columns ``voxel, subject, roi, r, ceiling, r_normalised, q_value, unsupported, stability..., rho, fails, label``.
+    """
+    scores = study.scores
+    voxels = scores["voxel"].values
+    frame = pd.DataFrame({"voxel": voxels, "r": np.asarray(scores["r"].values, float)})
+    for name in ("subject", "roi"):
+        frame[name] = scores[name].values.astype(str) if name in scores.coords else ""
+    nothing = np.full(len(voxels), np.nan)
+    ceiling, ratio = ceiling_r(scores), normalised_r(scores)
+    frame["ceiling"] = nothing if ceiling is None else ceiling
+    frame["r_normalised"] = nothing if ratio is None else ratio
+    frame["q_value"] = np.asarray(scores["q_value"].values, float) if "q_value" in scores else nothing
+    frame["unsupported"] = unsupported_share(study).reindex(voxels).to_numpy(float)
+    kinds = stability_kinds(study)
+    if study.stability is not None:
+        stable = study.stability.drop_duplicates("voxel").set_index("voxel").reindex(voxels)
+        for kind in kinds:
+            frame[f"stability:{kind}"] = stable[kind].to_numpy(float)
+            null = f"{kind}_null"
+            frame[f"stability:{null}"] = stable[null].to_numpy(float) if null in stable else nothing
+    if study.sentence is not None:
+        told = study.sentence.drop_duplicates("voxel").set_index("voxel").reindex(voxels)
+        for name in ("rho", "shuffled", "shuffled_within_roi"):
+            frame[name] = told[name].to_numpy(float) if name in told else nothing
+    frame["fails"] = study.failed_controls().reindex(voxels).fillna("").to_numpy(object)
+    gate = study.gate.set_index("voxel").reindex(voxels)
+    frame["captioned"] = gate["captioned"].to_numpy(bool)
+    frame["reason"] = gate["reason"].astype(str).to_numpy()
+    kind, names = label_of_voxels(study)
+    frame["label"] = names.reindex(voxels).fillna("").to_numpy(object)
+    frame.attrs["label_kind"] = kind
+    counts = Counter(x for x in frame["label"] if x)
+    labels = tuple(sorted(counts, key=lambda x: (-counts[x], x)))
+    return VoxelTable(frame, kinds, _rows(study.captions), _rows(study.phrases), _rows(study.evidence), labels)
+
+
+def _number(value: Any, digits: int = 4) -> float | None:
+    """A finite number of few digits, or null."""
+    v = float(value)
+    return float(f"{v:.{digits}g}") if np.isfinite(v) else None
+
+
+def utf16(text: str, at: int) -> int:
+    """Position in a browser's string (UTF-16 units) of the ``at``-th character."""
+    return at + sum(ord(c) > 0xFFFF for c in text[:at])
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def subject_data(
+    study: CaptionStudy, table: VoxelTable, rows: np.ndarray, maps: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Columns of one subject's voxels, as JSON-able lists; captions are kept once each."""
+    frame = table.frame.iloc[rows]
+    scores = study.scores
+    texts: dict[str, int] = {}
+    captions: list[list[int]] = []
+    scored: list[list[float | None]] = []
+    ranks: list[list[int]] = []
+    text_column = study.captions["caption"].astype(str).to_numpy(object)
+    score_column, rank_column = study.captions["score"].to_numpy(), study.captions["rank"].to_numpy()
+    for voxel in frame["voxel"]:
+        mine = table.captions.get(voxel, np.zeros(0, int))
+        captions.append([texts.setdefault(text_column[k], len(texts)) for k in mine])
+        scored.append([_number(score_column[k]) for k in mine])
+        ranks.append([int(rank_column[k]) for k in mine])
+    numbers = [c for c in frame.columns if frame[c].dtype.kind == "f" and np.isfinite(frame[c]).any()]
+    reasons, fails = list(dict.fromkeys(frame["reason"])), list(dict.fromkeys(frame["fails"]))
+    regions = list(dict.fromkeys(frame["roi"]))
+    place: dict[str, list[Any]] = {
+        name: [_plain(x) for x in scores[name].values[rows]]
+        for name in ("hemi", "vertex", "i", "j", "k")
+        if name in scores.coords
+    }
+    at = {label: k for k, label in enumerate(table.labels)}
+    return {
+        "voxel": [_plain(v) for v in frame["voxel"]],
+        "roi": _index(frame["roi"], regions),
+        "rois": regions,
+        "place": place,
+        "numbers": {c: [_number(x) for x in frame[c]] for c in numbers},
+        "label": [at.get(x, -1) for x in frame["label"]],
+        "captioned": [int(x) for x in frame["captioned"]],
+        "reason": _index(frame["reason"], reasons),
+        "reasons": reasons,
+        "fail": _index(frame["fails"], fails),
+        "fails": fails,
+        "texts": list(texts),
+        "captions": captions,
+        "scores": scored,
+        "ranks": ranks,
+        "maps": maps,
+    }
+
+
+def _index(values: Any, names: list[str]) -> list[int]:
+    at = {name: k for k, name in enumerate(names)}
+    return [at[x] for x in values]
+
+
+class Details:
+    """Evidence and phrases of some voxels at a time. ``describe`` gives ``src`` and ``caption`` of a stimulus."""
+
+    def __init__(self, study: CaptionStudy, table: VoxelTable, describe: Callable[[str], dict[str, Any]]) -> None:
+        self._table, self._describe = table, describe
+        self._stimulus = study.evidence["stimulus"].astype(str).to_numpy(object)
+        self._predicted = study.evidence["predicted"].to_numpy(float)
+        told = study.phrases
+        self._phrases: list[list[Any]] = []
+        if told is None:
+            return
+        keys = ["voxel", "rank"]
+        text = told[keys].merge(study.captions[[*keys, "caption"]], on=keys, how="left")["caption"].astype(str)
+        nothing = np.full(len(told), np.nan)
+        extra = [told[c].to_numpy(float) if c in told else nothing for c in ("in_images", "predicted", "percentile")]
+        columns = zip(told["rank"], text, told["start"], told["end"], told["verdict"], *extra)
+        for rank, words, start, end, verdict, *values in columns:
+            a, b = utf16(words, int(start)), utf16(words, int(end))
+            self._phrases.append([int(rank), a, b, VERDICTS.index(verdict), *map(_number, values)])
+
+    def of(self, rows: np.ndarray) -> dict[str, Any]:
+        """``evidence`` ([stimulus, predicted] of the best `SHOWN`), ``phrases`` and ``stimuli`` of these rows."""
+        stimuli: dict[str, int] = {}
+        evidence, phrases = [], []
+        none = np.zeros(0, int)
+        for voxel in self._table.frame["voxel"].to_numpy()[rows]:
+            mine = self._table.evidence.get(voxel, none)[:SHOWN]
+            evidence.append(
+                [[stimuli.setdefault(self._stimulus[k], len(stimuli)), _number(self._predicted[k])] for k in mine]
+            )
+            phrases.append([self._phrases[k] for k in self._table.phrases.get(voxel, none)])
+        return {"evidence": evidence, "phrases": phrases, "stimuli": [{"id": s, **self._describe(s)} for s in stimuli]}
+
+
+def asset(value: Any) -> tuple[str, str]:
+    """JavaScript text that hands ``value`` to the page, and a name made from its content.
+
+    The text holds nothing but base64, so no caption can end it early or become code.
+    """
+    raw = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    packed = base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+    name = hashlib.sha256(packed.encode()).hexdigest()[:16]
+    return f'neuroencData("{name}","{packed}");\n', f"{name}.js"

@@ -1,0 +1,321 @@
+"""Pages of regions and subjects: what captions are about in short, words, concepts, clusters, gate, best voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._core.errors import DataError
+from neuroenc._core.schema import VERDICTS
+from neuroenc.report._page import Block, Page, Section
+from neuroenc.report._regions import (
+    ALL_VOXELS,
+    NO_ROI,
+    frequent_words,
+    has_caption,
+    median,
+    memberships,
+    roi_summary,
+)
+from neuroenc.report._text import number
+from neuroenc.report.explorer._cards import best_rows, voxel_cards, voxel_link
+from neuroenc.report.explorer._data import VoxelTable
+
+if TYPE_CHECKING:
+    from neuroenc.captions import CaptionStudy
+    from neuroenc.report._pictures import Pictures
+
+__all__ = ["best_section", "gate_section", "group_page", "group_summary", "slugs", "terms_of", "tiles"]
+
+PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
+MAX_ROWS = 30
+MOST_CAPTIONS = 400  # from which a region's summary is made: the best predicted voxels'
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each name: plain letters, no two alike even where case does not count.
+
+    >>> slugs(["FFA", "ffa", "../../x", ""])
+    {'FFA': 'FFA', 'ffa': 'ffa-2', '../../x': 'x', '': 'unnamed'}
+    """
+    out: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "unnamed"
+        slug, n = base, 1
+        while slug.lower() in taken or slug.lower() in ("con", "nul", "aux", "prn"):
+            n += 1
+            slug = f"{base}-{n}"
+        taken.add(slug.lower())
+        out[name] = slug
+    return out
+
+
+def _of_region(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Rows of a region; the analyses call voxels without any region "none", and all voxels "all"."""
+    return frame["roi"].astype(str).isin({name, {NO_ROI: "none", ALL_VOXELS: "all"}.get(name, name)})
+
+
+def _mean(values: np.ndarray) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tuple[str, str]]:
+    """The numbers that a reader wants first; what was not measured has no tile."""
+    frame = voxels.frame.iloc[rows]
+    captioned = frame["captioned"].to_numpy()
+    out = [
+        (f"{len(frame):,}", "voxels"),
+        (f"{int(captioned.sum()):,}", f"captioned ({number(float(captioned.mean()), 'share')})"),
+        (number(median(frame["r"].to_numpy()[captioned]), digits=2), "median r, captioned"),
+    ]
+    ratio = median(frame["r_normalised"].to_numpy()[captioned])
+    if np.isfinite(ratio):
+        out.append((number(ratio, digits=2), "median r / ceiling"))
+    if study.phrases is not None:
+        mine = study.phrases["voxel"].isin(frame["voxel"])
+        verdicts = study.phrases.loc[mine, "verdict"]
+        if len(verdicts):
+            for verdict in (VERDICTS[0], VERDICTS[2]):
+                share = number(float((verdicts == verdict).mean()), "share")
+                out.append((share, f"phrases {verdict}"))
+    elif frame["unsupported"].notna().any():
+        share = number(_mean(frame["unsupported"].to_numpy(float)), "share")
+        out.append((share, "phrases unsupported"))
+    if voxels.stability:
+        kind = voxels.stability[0]
+        value, null = (_mean(frame[c].to_numpy(float)) for c in (f"stability:{kind}", f"stability:{kind}_null"))
+        if np.isfinite(value):
+            beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+            out.append((number(value, digits=2), f"stability over {kind}{beside}"))
+    if "rho" in frame and frame["rho"].notna().any():
+        null = _mean(frame["shuffled"].to_numpy(float))
+        beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+        out.append((number(_mean(frame["rho"].to_numpy(float)), digits=2), f"sentence-level ρ{beside}"))
+    failed = frame.loc[captioned, "fails"]
+    if (voxels.stability or "rho" in frame or "round_trip" in study.captions) and len(failed):
+        share = number(float((failed == "").mean()), "share")
+        out.append((share, "captions above each of their controls"))
+    return out
+
+
+def gate_section(voxels: VoxelTable, rows: np.ndarray) -> Section:
+    """Why voxels have no caption, and how many; the numbers in a reason's brackets are left to the voxel."""
+    frame = voxels.frame.iloc[rows]
+    held = frame.loc[~frame["captioned"]]
+    lead = f"{len(held)} of {len(rows)} voxels were held back before captioning{':' if len(held) else '.'}"
+    reasons = held["reason"].str.replace(r"\s*\([^()]*\)\s*$", "", regex=True)
+    out = (
+        held.assign(reason=reasons).groupby("reason", sort=False).agg(n_voxels=("r", "size"), median_r=("r", "median"))
+    )
+    out = out.sort_values("n_voxels", ascending=False, kind="stable").reset_index()
+    blocks = [Block(table=out.head(MAX_ROWS))]
+    return Section("gated", "Voxels without a caption", lead, blocks, nav="Without caption")
+
+
+def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
+    """One row per region: accuracy, captions, phrases, stability, what its voxels are about."""
+    base = roi_summary(study.scores)
+    rows = []
+    for name, mask in memberships(study.scores).items():
+        frame = voxels.frame.loc[mask]
+        line: dict[str, Any] = {"n_captioned": int(frame["captioned"].sum())}
+        line["n_without_caption"] = int((~frame["captioned"]).sum())
+        if voxels.frame["unsupported"].notna().any():
+            line["unsupported share"] = _mean(frame["unsupported"].to_numpy(float))
+        for kind in voxels.stability[:1]:
+            line[f"stability, {kind}"] = _mean(frame[f"stability:{kind}"].to_numpy(float))
+        if "rho" in frame:
+            line["sentence ρ"] = _mean(frame["rho"].to_numpy(float))
+        named = frame.loc[frame["label"] != "", "label"].value_counts()
+        line[f"frequent {voxels.frame.attrs['label_kind']}s".replace("ys", "ies")] = ", ".join(
+            f"{label} ({100 * count / max(int(frame['captioned'].sum()), 1):.0f} %)"
+            for label, count in named.head(3).items()
+        )
+        rows.append({"roi": name, **line})
+    return base.merge(pd.DataFrame(rows), on="roi", how="left").dropna(axis="columns", how="all")
+
+
+def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: VoxelTable) -> list[dict[str, Any]]:
+    """Columns of words with bars; by part of speech where the study knows it."""
+    if study.words is not None and name is not None:
+        mine = study.words[_of_region(study.words, name)]
+        columns = []
+        for part, heading in PARTS:
+            found = mine[mine["part"] == part].sort_values("share", ascending=False, kind="stable").head(14)
+            if len(found):
+                columns.append({"heading": heading, "words": _bars(found)})
+        if columns:
+            return columns
+    own = study.captions[study.captions["voxel"].isin(voxels.frame["voxel"].iloc[rows])]
+    if own.empty:
+        return []
+    ranked = pd.DataFrame(frequent_words(own, n=20), columns=["word", "share"])
+    half = -(-len(ranked) // 2)
+    headings = ("Words of the best captions", "")
+    return [
+        {"heading": h, "words": _bars(part)} for h, part in zip(headings, (ranked[:half], ranked[half:])) if len(part)
+    ]
+
+
+def _bars(found: pd.DataFrame) -> list[dict[str, Any]]:
+    top = float(found["share"].max()) or 1.0
+    lift = found["lift"] if "lift" in found.columns else [float("nan")] * len(found)
+    return [
+        {
+            "word": str(word),
+            "share": number(float(share), "share"),
+            "bar": f"{100 * float(share) / top:.1f}",
+            "lift": f"×{float(x):.1f}" if np.isfinite(float(x)) else "",
+        }
+        for word, share, x in zip(found["word"], found["share"], lift)
+    ]
+
+
+def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject: str | None) -> list[Section]:
+    """Concepts, categories, clusters and contrasts of one region; tables over voxels are counted."""
+    out = []
+    for key, heading, about in (
+        ("concepts", "Concepts", "Concepts that captions of this group name more often than others."),
+        ("categories", "Categories", "Categories assigned to the voxels of this group."),
+        ("clusters", "Clusters", "Groups of voxels with alike projected weights, and the phrases that separate them."),
+        ("contrasts", "Contrasts", "Phrases that separate this group or its parts from others."),
+    ):
+        frame = getattr(study, key)
+        if frame is None or not len(frame):
+            continue
+        if subject is not None and "subject" in frame.columns:
+            frame = frame[frame["subject"].astype(str) == subject]
+        if "voxel" in frame.columns and "roi" not in frame.columns:
+            frame = frame[frame["voxel"].isin(members)]
+            names = [c for c in ("category", "concept", "cluster") if c in frame.columns]
+            if names:
+                counts = frame.drop_duplicates("voxel")[names[0]].astype(str).value_counts()
+                shares = counts.to_numpy() / max(len(members), 1)
+                frame = pd.DataFrame({names[0]: counts.index, "n_voxels": counts.to_numpy(), "share": shares})
+        elif "roi" in frame.columns:
+            if name is None:
+                continue
+            frame = frame[_of_region(frame, name)].drop(columns="roi")
+        elif name is not None:
+            continue
+        if len(frame):
+            more = len(frame) - MAX_ROWS
+            caption = f"{more:,} more rows in {key}.csv." if more > 0 else ""
+            out.append(Section(key, heading, about, [Block(table=frame.head(MAX_ROWS)), Block(caption=caption)]))
+    return out
+
+
+def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: str) -> Section | None:
+    """Captions of a region as one sentence of scope, a few aspects, and verbatim captions with their voxels."""
+    from neuroenc.captions import structurize
+
+    best = best_rows(voxels, rows, MOST_CAPTIONS)
+    order = {voxel: k for k, voxel in enumerate(voxels.frame["voxel"].iloc[best])}
+    own = study.captions[study.captions["voxel"].isin(list(order))].drop_duplicates("voxel")
+    own = own[has_caption(own)]
+    if len(own) < 3:
+        return None
+    own = own.iloc[np.argsort(own["voxel"].map(order).to_numpy(), kind="stable")]
+    try:
+        found = structurize(own[["voxel", "caption"]], max_aspects=5, n_descriptions=4)
+    except DataError:
+        return None  # captions without words
+    scope = found.scope.replace("These voxels", name, 1)
+    if len(order) == MOST_CAPTIONS:
+        scope += f" Made from the {MOST_CAPTIONS} best predicted voxels."
+    aspects = [
+        {
+            "title": aspect.title,
+            "said": f"{number(aspect.share, 'share')} of captions, {len(aspect.voxels)} voxels",
+            "lines": [
+                {
+                    "text": line.caption,
+                    "voxels": [(str(v), voxel_link(v)) for v in line.voxels[:6]],
+                    "more": max(len(line.voxels) - 6, 0),
+                }
+                for line in aspect.descriptions
+            ],
+        }
+        for aspect in found.aspects
+    ]
+    about = (
+        "Aspects are clusters of the best captions, named by the phrases that separate them; below each, captions word "
+        "for word, the most typical first, with the voxels that have them."
+    )
+    return Section(
+        "structure",
+        "In short",
+        f"{scope}\n\n{about}",
+        template="structure.html.j2",
+        context={"aspects": aspects},
+    )
+
+
+def best_section(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, pictures: Pictures, **more: Any) -> Section:
+    """The best predicted captioned voxels, with their phrases and images."""
+    context = {
+        "cards": voxel_cards(study, voxels, best_rows(voxels, rows, 8), pictures),
+        "key": study.phrases is not None,
+        "licence": pictures.licence,
+    }
+    more |= {"template": "cards.html.j2", "context": context}
+    return Section("best", "Best predicted voxels", nav="Best voxels", **more)
+
+
+def group_page(
+    study: CaptionStudy,
+    voxels: VoxelTable,
+    rows: np.ndarray,
+    pictures: Pictures,
+    *,
+    name: str,
+    kind: str,
+    summary: pd.DataFrame | None = None,
+) -> Page:
+    """Page of a region (``kind="roi"``) or of a subject (``kind="subject"``)."""
+    members = set(voxels.frame["voxel"].iloc[rows])
+    region = name if kind == "roi" else None
+    frame = voxels.frame.iloc[rows]
+    counts = frame.loc[frame["label"] != "", "label"].value_counts().head(14)
+    labels = pd.DataFrame({"word": counts.index, "share": counts.to_numpy() / max(int(frame["captioned"].sum()), 1)})
+    columns = _words(study, region, rows, voxels)
+    page = Page(
+        name or "unnamed",
+        kicker="Region" if kind == "roi" else "Subject",
+        home=("index.html", study.title),
+        links=[(f"index.html#{kind}={quote(name or 'unnamed', safe='')}", "Explore these voxels on the map")],
+    )
+    if summary is not None and len(summary) > 1:
+        page.add(Section("regions", "Regions", blocks=[Block(table=summary)]))
+    if region is not None:
+        page.add(_structure(study, voxels, rows, name))
+    if columns:
+        lift = "; × is how many times more often than over all voxels" if region is not None else ""
+        lead = f"Share of captions with the word{lift}."
+        about = {"template": "words.html.j2", "context": {"columns": columns}}
+        page.add(Section("words", "Words of the captions", lead, nav="Words", **about))
+    if len(labels):
+        lead = f"Share of captioned voxels by their {voxels.frame.attrs['label_kind']}, as in the label maps."
+        about = {"template": "words.html.j2", "context": {"columns": [{"heading": "", "words": _bars(labels)}]}}
+        page.add(Section("labels", "What voxels are about", lead, nav="Labels", **about))
+    page.add(*_analyses(study, region, members, name if kind == "subject" else None))
+    first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}
+    return page.add(best_section(study, voxels, rows, pictures, **first), gate_section(voxels, rows))
+
+
+def terms_of(study: CaptionStudy, voxels: VoxelTable) -> list[str]:
+    """Words of these pages that need a meaning."""
+    found = ["r", "noise ceiling"] if voxels.frame["ceiling"].notna().any() else ["r"]
+    found += ["score", *(["supported"] if study.phrases is not None else [])]
+    return [
+        *found,
+        *(["stability"] if voxels.stability else []),
+        *(["sentence-level ρ"] if "rho" in voxels.frame else []),
+    ]

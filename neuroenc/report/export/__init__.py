@@ -1,0 +1,1 @@
+"""Files of scores and captions for other programs."""

@@ -1,0 +1,1 @@
+"""Sections of pages: functions of labelled tables."""

@@ -1,0 +1,388 @@
+"""Accuracy of one encoder: figure, tiles and table, maps, captions, controls, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._core.optional import require
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.schema import check_scores, check_voxel_table
+from neuroenc.report._page import Block, Section
+from neuroenc.report._regions import ceiling_r, median, memberships, normalised_r, roi_summary
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, STYLE, WIDTH
+from neuroenc.report._text import number
+from neuroenc.report.export._files import map_files, numeric_scores, write_captions, write_maps, write_scores
+from neuroenc.report.sections._captions import caption_sections, caption_tile
+from neuroenc.report.sections._maps import map_names, maps_section
+
+if TYPE_CHECKING:
+    from neuroenc.data import Stimuli
+
+__all__ = ["accuracy_sections", "plot_accuracy"]
+
+MAX_ROIS, MAX_DOTS = 24, 300
+
+
+def accuracy_sections(
+    scores: xr.Dataset,
+    *,
+    captions: pd.DataFrame | None = None,
+    evidence: pd.DataFrame | None = None,
+    stimuli: Stimuli | None = None,
+    roi_table: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+    sections: Sequence[Section] = (),
+    maps: Sequence[str] | None = None,
+    rates: dict[str, float] | None = None,
+    progress: bool = False,
+) -> list[Section]:
+    """Sections on one encoder: accuracy against the noise ceiling, brain maps, captions of regions, controls.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset over ``voxel``
+        ``r`` (Pearson correlation) and optionally ``noise_ceiling_r`` (correlation), ``noise_ceiling_r2`` (share of
+        variance), ``r_normalised``, ``p_value``, ``q_value`` and others; coordinates ``roi`` (names joined by ";"),
+        ``vertex`` and ``hemi``, ``i, j, k`` (with attributes ``affine`` and ``volume_shape``).
+    captions : pandas.DataFrame, optional
+        One row per voxel and rank: ``voxel, rank, caption, score``; ``control`` may say which control a caption did
+        not pass (it is marked wherever it is shown), ``evidence`` may hold stimulus ids joined by ";". A voxel of
+        ``scores`` without a row, or with an empty caption, is counted as gated.
+    evidence : pandas.DataFrame, optional
+        ``voxel, rank, stimulus, predicted``: the images that a voxel's encoder prefers.
+    stimuli : neuroenc.data.Stimuli, optional
+        Images of the evidence, shown as thumbnails of at most 96 pixels.
+    roi_table : pandas.DataFrame, optional
+        Shown instead of `roi_summary`, with whatever columns it has.
+    controls : pandas.DataFrame, optional
+        Negative controls, such as scores with shuffled weights; shown as it is.
+    sections : sequence of Section
+        More sections, before the controls.
+    maps : sequence of str, optional
+        Scores to draw on the brain, or "roi"; by default r, r_normalised and, up to 14, the ROIs.
+    rates : mapping of str to float, optional
+        Shares of the run that belong to the first numbers, such as "caption_family_accuracy".
+    progress : bool
+
+    Returns
+    -------
+    list of Section
+        Their files: ``scores.nc``, ``captions.csv`` and ``captions.json`` (with captions), and under ``maps/`` for
+        every numeric score ``NAME.nii.gz`` and ``NAME_hemi-L.func.gii``, ``NAME_hemi-R.func.gii``, NaN outside.
+
+    Raises
+    ------
+    DataError
+        If scores, captions or evidence lack what is needed or speak of different voxels.
+    ConfigError
+        If ``maps`` names a score that is not there.
+
+    Examples
+    --------
+    >>> found = accuracy_sections(xr.Dataset({"r": ("voxel", [0.2, 0.4])}))
+    >>> [section.id for section in found], found[0].tiles[1]
+    (['accuracy'], ('0.30', 'median r'))
+    """
+    scores = check_scores(scores)
+    names, voxels = map_names(scores, maps), scores["voxel"].values
+    if captions is not None:
+        captions = check_voxel_table(captions, "captions", voxels, ("voxel", "caption"))
+    if evidence is not None:
+        evidence = check_voxel_table(evidence, "evidence", voxels, ("voxel", "stimulus"))
+    makers: list[Any] = [
+        lambda: [_accuracy(scores, roi_table, captions, rates or {})],
+        lambda: [maps_section(scores, names)],
+        lambda: caption_sections(scores, captions, evidence, stimuli) if captions is not None else [],
+        lambda: [*sections, _controls(controls)],
+    ]
+    made = []
+    with progress_bar(desc="report", total=len(makers), show=progress) as bar:
+        for make in makers:
+            made += [section for section in make() if section is not None]
+            bar.update(1)
+    return made
+
+
+def _accuracy(
+    scores: xr.Dataset, roi_table: pd.DataFrame | None, captions: pd.DataFrame | None, rates: dict[str, float]
+) -> Section:
+    regions, bounded = roi_summary(scores), ceiling_r(scores) is not None
+    n, missing = scores.sizes["voxel"], int((~np.isfinite(np.asarray(scores["r"].values, float))).sum())
+    drawn = [
+        "Left: one dot per voxel, by region, with its number of voxels in brackets."
+        if len(regions) > 1
+        else "Left: one dot per voxel."
+    ]
+    if len(regions) > MAX_ROIS:
+        drawn.append(f"The {MAX_ROIS} largest of {len(regions)} regions are drawn.")
+    if (regions["n_voxels"] > MAX_DOTS).any():
+        drawn.append(
+            f"Where a region has more than {MAX_DOTS} voxels, {MAX_DOTS} evenly spaced ones are drawn; medians use all."
+        )
+    drawn.append(
+        "The diamond is the median noise ceiling: the correlation that a perfect model would reach on responses this "
+        "noisy. Right: each voxel against its own ceiling."
+        if bounded
+        else "No noise ceiling was given, so accuracy cannot be told from data quality. Right: the distribution over "
+        "all voxels."
+    )
+    if missing:
+        drawn.append(f"{missing} of {n} voxels have no score and are left out.")
+    alt = "; ".join(f"{row.roi}: median r {number(row.median_r)}" for row in regions.itertuples())
+
+    def export(folder: Path) -> None:
+        if captions is not None:
+            write_captions(folder, captions)
+        write_scores(folder, scores)
+        write_maps(folder, scores, numeric_scores(scores))
+
+    return Section(
+        "accuracy",
+        "Accuracy against the noise ceiling" if bounded else "Accuracy",
+        "",
+        [
+            Block(
+                plot_accuracy(scores), f"Accuracy against noise ceiling. {alt}", " ".join(drawn), facts=_measure(scores)
+            ),
+            Block(table=roi_table if roi_table is not None else regions.dropna(axis="columns", how="all")),
+        ],
+        nav="Accuracy",
+        tiles=_tiles(scores, captions, rates),
+        terms=["r", *(["noise ceiling"] if bounded else []), *(["q"] if "q_value" in scores else [])],
+        export=export,
+        files=[*(["captions.csv", "captions.json"] if captions is not None else []), "scores.nc", *map_files(scores)],
+    )
+
+
+def _tiles(scores: xr.Dataset, captions: pd.DataFrame | None, rates: dict[str, float]) -> list[tuple[str, str]]:
+    r = np.asarray(scores["r"].values, float)
+    tiles = [(f"{len(r):,}", "voxels"), (number(median(r), digits=2), "median r")]
+    ceiling, ratio = ceiling_r(scores), normalised_r(scores)
+    if ceiling is not None:
+        tiles.append((number(median(ceiling), digits=2), "median noise ceiling"))
+    if ratio is not None:
+        tiles.append((number(median(ratio), digits=2), "median r / ceiling"))
+    for name, label in (("q_value", "voxels with q < 0.05"), ("p_value", "voxels with p < 0.05")):
+        if name in scores:
+            tiles.append((f"{100 * float(np.mean(np.asarray(scores[name].values, float) < 0.05)):.0f} %", label))
+            break
+    if captions is not None:
+        tiles.append(caption_tile(captions))
+    for key, value in rates.items():
+        if str(key).endswith("accuracy") and isinstance(value, (float, np.floating)) and len(tiles) < 8:
+            tiles.append((number(value, str(key)), str(key).replace("_", " ")))
+    return tiles
+
+
+def _measure(scores: xr.Dataset) -> list[tuple[str, str]]:
+    """What each score is, in the words of its own attributes."""
+    lines = []
+    for name in ("r", "noise_ceiling_r", "noise_ceiling_r2"):
+        attrs = scores[name].attrs if name in scores else {}
+        keys = [key for key in ("metric", "ceiling", "split", "n_stimuli") if key in attrs]
+        if keys:
+            said = "; ".join(f"{key.replace('_', ' ')}: {number(attrs[key])}" for key in keys)
+            lines.append((name.replace("_", " "), said))
+    return lines
+
+
+def _controls(controls: pd.DataFrame | None) -> Section | None:
+    if controls is None or not len(controls):
+        return None
+    lead = (
+        "The same analysis where it should find nothing or less. A method that still succeeds here is not measuring "
+        "the voxel."
+    )
+    terms = ["family accuracy"] if "family_accuracy" in controls else []
+    return Section("controls", "Controls", lead, [Block(table=controls)], terms=terms)
+
+
+def _spread(values: np.ndarray, low: float, high: float, reach: float = 0.34) -> np.ndarray:
+    """Vertical offsets that keep dots of similar value apart: each bin is filled from the middle outwards."""
+    bins = np.clip(((values - low) / max(high - low, 1e-9) * 60).astype(int), 0, 59)
+    offsets = np.zeros(len(values))
+    rng = np.random.default_rng(0)
+    largest = max(np.bincount(bins).max(), 1)
+    step = min(0.1, reach / max(largest / 2, 1))
+    for b in np.unique(bins):
+        members = np.flatnonzero(bins == b)
+        # In random order: sorted by value, the bins of a dense strip would line up as arrows.
+        order = rng.permutation(members)
+        place = np.arange(len(order))
+        offsets[order] = step * np.where(place % 2, (place + 1) // 2, -(place // 2))
+    return offsets
+
+
+def _thin(values: np.ndarray, limit: int) -> np.ndarray:
+    """At most ``limit`` order statistics, evenly spaced, extremes kept."""
+    values = np.sort(values)
+    return values if len(values) <= limit else values[np.linspace(0, len(values) - 1, limit).round().astype(int)]
+
+
+def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None:
+    r, ceiling = np.asarray(scores["r"].values, float), ceiling_r(scores)
+    groups = memberships(scores)
+    if len(groups) > max_rois:
+        kept = set(sorted(groups, key=lambda name: -int(groups[name].sum()))[:max_rois])
+        groups = {name: mask for name, mask in groups.items() if name in kept}
+    finite = r[np.isfinite(r)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    for row, (_name, mask) in enumerate(groups.items()):
+        values = r[mask & np.isfinite(r)]
+        axes.axhline(row, color=FAINT, lw=0.6, zorder=0)
+        if values.size:
+            dots = _thin(values, max_dots)
+            first = {"label": "one voxel"} if row == 0 else {}
+            axes.plot(dots, row + _spread(dots, low, high), "o", ms=3.2, mew=0, color=BLUE, alpha=0.55, **first)
+            axes.plot(
+                [np.median(values)] * 2,
+                [row - 0.36, row + 0.36],
+                color=INK,
+                lw=2,
+                solid_capstyle="butt",
+                zorder=4,
+                **({"label": "median r"} if row == 0 else {}),
+            )
+        top = median(ceiling, mask)
+        if np.isfinite(top):
+            axes.plot(
+                top,
+                row,
+                "D",
+                ms=6,
+                mfc="white",
+                mec=ORANGE,
+                mew=1.6,
+                zorder=5,
+                **({"label": "median noise ceiling"} if row == 0 else {}),
+            )
+    counts = [int(mask.sum()) for mask in groups.values()]
+    names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
+    axes.set_yticks(range(len(groups)), [f"{name}  ({n})" for name, n in zip(names, counts)])
+    axes.set_ylim(len(groups) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color="#9aa4ad", lw=0.8, zorder=0)
+    axes.set_xlabel("prediction accuracy, Pearson r")
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=3,
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.4,
+        columnspacing=1.4,
+        borderaxespad=0.2,
+    )
+
+
+def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
+    both = np.isfinite(r) & np.isfinite(ceiling)
+    x, y = ceiling[both], r[both]
+    low = min(0.0, float(y.min()) - 0.03) if y.size else 0.0
+    high = max(1.0, float(x.max()) + 0.03 if x.size else 1.0)
+    axes.plot([0, high], [0, high], color=ORANGE, lw=1.2, dashes=(4, 2.5), zorder=3)
+    axes.text(
+        high * 0.04,
+        high * 0.06,
+        "r = ceiling",
+        color=ORANGE,
+        fontsize=8.5,
+        rotation=45,
+        rotation_mode="anchor",
+        ha="left",
+        va="bottom",
+        transform_rotates_text=True,
+    )
+    if x.size > 2500:
+        axes.hexbin(x, y, gridsize=45, extent=(0, high, low, high), mincnt=1, cmap="Blues", bins="log", linewidths=0.1)
+    else:
+        axes.plot(x, y, "o", ms=3.2, mew=0, color=BLUE, alpha=0.5)
+    axes.axhline(0, color="#9aa4ad", lw=0.8, zorder=0)
+    axes.set(xlim=(0, high), ylim=(low, high), aspect="equal", anchor="NW")
+    axes.set_xlabel("noise ceiling, correlation")
+    axes.set_ylabel("prediction accuracy, Pearson r")
+    axes.tick_params(axis="y", labelcolor=MUTED)
+
+
+def _histogram(axes: Any, r: np.ndarray) -> None:
+    values = r[np.isfinite(r)]
+    axes.hist(values, bins=min(40, max(8, int(np.sqrt(max(values.size, 1)) * 2))), color=BLUE, alpha=0.8, lw=0)
+    if values.size:
+        axes.axvline(np.median(values), color=INK, lw=2)
+        axes.text(
+            np.median(values),
+            1.01,
+            f"median {np.median(values):z.2f}",
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+        )
+    axes.set_xlabel("prediction accuracy, Pearson r")
+    axes.set_ylabel("voxels")
+    axes.tick_params(axis="y", labelcolor=MUTED)
+
+
+def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int = MAX_DOTS) -> Any:
+    """Accuracy per ROI beside its noise ceiling, and voxel by voxel against the ceiling.
+
+    Left, a strip per ROI: voxels (dots), their median, and the ROI's median ceiling. Right, each voxel's
+    ``r`` over its ceiling with the line where both are equal; a histogram of ``r`` if there is no ceiling.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset over ``voxel``
+        ``r``; optionally ``noise_ceiling_r`` or ``noise_ceiling_r2``; coordinate ``roi``.
+    max_rois : int
+        With more ROIs, the ones with most voxels are drawn.
+    max_dots : int
+        With more voxels, this many evenly spaced order statistics of an ROI are drawn; medians use all.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        If scores has no ``r`` over ``voxel``.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> figure = plot_accuracy(xr.Dataset({"r": ("voxel", [0.2, 0.4])}, coords={"roi": ("voxel", ["V1", "V2"])}))
+    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    ['V1  (1)', 'V2  (1)']
+    """
+    require("matplotlib", "brain")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    scores = check_scores(scores)
+    r, ceiling = np.asarray(scores["r"].values, float), ceiling_r(scores)
+    rows = min(len(memberships(scores)), max_rois)
+    with rc_context(STYLE):
+        height = max(3.9, 0.36 * rows + 1.1)
+        figure = Figure(figsize=(WIDTH, height))
+        square = min(height, 4.4) - 0.95
+        left, bottom, top = 1.25, 0.55, 0.4
+        gap = 0.95
+        strip = WIDTH - left - gap - square - 0.15
+        axes = figure.add_axes((left / WIDTH, bottom / height, strip / WIDTH, (height - bottom - top) / height))
+        _strips(axes, scores, max_rois, max_dots)
+        # Level with the strips' top: in a tall figure the reader meets both panels at once.
+        low = (height - top - square) / height
+        place = ((left + strip + gap) / WIDTH, low, square / WIDTH, square / height)
+        other = figure.add_axes(place)
+        if ceiling is not None and np.isfinite(ceiling).any():
+            _against_ceiling(other, r, ceiling)
+        else:
+            _histogram(other, r)
+    return figure

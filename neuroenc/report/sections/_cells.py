@@ -1,0 +1,100 @@
+"""What all sections of a comparison share: scores of its cells, their parts, groups of voxels, and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc.report._regions import Group, group_medians
+from neuroenc.report._style import colours_of
+from neuroenc.report.brain._canvas import Canvas
+
+__all__ = ["MAX_GROUPS", "Cells", "best_of", "medians_of", "parts_of", "percent", "rings_of"]
+
+MAX_GROUPS = 22
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What all sections of one comparison share."""
+
+    scores: xr.Dataset
+    names: list[str]
+    parts: pd.DataFrame
+    groups: list[Group]
+    canvas: Canvas
+
+    @property
+    def r(self) -> np.ndarray:
+        """Scores (cell, voxel)."""
+        return np.asarray(self.scores["r"].values, float)
+
+    @property
+    def readout_colours(self) -> dict[str, Any]:
+        """One colour a readout, the same in every figure."""
+        return colours_of(self.parts["readout"])
+
+    def colours(self) -> dict[str, Any]:
+        """Colour of every cell: its readout's, so that panels of one readout look alike."""
+        colours = self.readout_colours
+        plain = colours_of(["cell"])["cell"]
+        return {str(c): colours[r] if r else plain for c, r in self.parts["readout"].items()}
+
+
+def best_of(r: np.ndarray) -> np.ndarray:
+    """Highest value (row, voxel) of every voxel; NaN where no row has one."""
+    known = np.isfinite(r)
+    return np.where(known.any(axis=0), np.where(known, r, -np.inf).max(axis=0), np.nan)
+
+
+def rings_of(values: np.ndarray) -> np.ndarray:
+    """The highest of each column, bool (row, column)."""
+    rings = np.zeros(values.shape, bool)
+    for column in np.flatnonzero(np.isfinite(values).any(axis=0)):
+        rings[np.nanargmax(values[:, column]), column] = True
+    return rings
+
+
+def percent(share: float) -> str:
+    """A share in percent, a dash where it is not known."""
+    return "–" if np.isnan(share) else f"{100 * share:.0f} %"
+
+
+def parts_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
+    """``features``, ``core`` and ``readout`` of every cell: from the table's columns, else from its name."""
+    parts = {}
+    known = table is not None and {"features", "readout"} <= set(table.columns)
+    for name in names:
+        row = table[table["cell"].astype(str) == name] if table is not None and known else None
+        if row is not None and len(row):
+            first = row.iloc[0]
+            core = first.get("core", "")
+            parts[name] = (str(first["features"]), "" if pd.isna(core) else str(core), str(first["readout"]))
+        else:
+            pieces = name.split("/")
+            parts[name] = (pieces[0], "/".join(pieces[1:-1]), pieces[-1] if len(pieces) > 1 else "")
+    return pd.DataFrame.from_dict(parts, orient="index", columns=["features", "core", "readout"])
+
+
+def medians_of(cells: Cells, frame: pd.DataFrame | None) -> pd.DataFrame:
+    """The given table, or the medians alone where there is none."""
+    if frame is not None:
+        return frame.assign(cell=frame["cell"].astype(str))
+    values = group_medians(cells.r, cells.groups)
+    rows: list[Mapping[str, Any]] = [
+        {
+            "cell": cell,
+            "kind": g.kind,
+            "group": g.name,
+            "n_voxels": int((np.isfinite(cells.r[k]) & g.mask).sum()),
+            "median_r": values[k, j],
+        }
+        for k, cell in enumerate(cells.names)
+        for j, g in enumerate(cells.groups)
+    ]
+    return pd.DataFrame(rows)

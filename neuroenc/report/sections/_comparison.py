@@ -1,0 +1,422 @@
+"""A comparison of encoders (cells): accuracy, gains of readouts, winners, and any two cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.schema import check_names, check_same_voxels, check_scores
+from neuroenc.encoders.comparison import closest_rival
+from neuroenc.report._charts import draw_gains, draw_matrix, draw_shares
+from neuroenc.report._page import Block, Section
+from neuroenc.report._regions import by_kind, find_groups, group_medians, shares_of
+from neuroenc.report._style import colours_of, legend, short
+from neuroenc.report._text import number
+from neuroenc.report.brain._canvas import Canvas
+from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, medians_of, parts_of, percent, rings_of
+from neuroenc.report.sections._spaces import layers_section, regions_section, warp_section
+from neuroenc.report.sections._training import costs_section, curves_section
+
+__all__ = ["comparison_sections"]
+
+MAX_PANELS = 6
+Layers = xr.Dataset | tuple[xr.Dataset, pd.DataFrame]
+
+
+def comparison_sections(
+    scores: xr.Dataset,
+    *,
+    table: pd.DataFrame | None = None,
+    pairs: pd.DataFrame | None = None,
+    winner: xr.Dataset | None = None,
+    regions: xr.Dataset | None = None,
+    layers: Layers | Mapping[str, Layers] | None = None,
+    warp: xr.Dataset | None = None,
+    curves: pd.DataFrame | None = None,
+    numbers: Mapping[str, Any] | None = None,
+    baseline: str = "linear",
+    progress: bool = False,
+) -> list[Section]:
+    """Sections that compare encoders (cells) over groups of voxels; what is not given is left out.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset (cell, voxel)
+        ``r``; coordinates ``cell`` (names, ``features/readout`` or ``features/core/readout``) and, on voxel, any
+        of ``roi`` (names joined by ";"), ``subject`` or other names of groups, ``vertex`` and ``hemi``, ``i, j, k``
+        (with attributes ``affine`` and ``volume_shape``). Maps are drawn on fsaverage5 or slices where voxels have
+        their own place there, else as one bar for each unit.
+    table : pandas.DataFrame, optional
+        One row for each cell and group: ``cell, kind, group, median_r``, and any of ``low, high``,
+        ``median_r_normalised, n_voxels, features, core, readout, n_parameters, seconds, seconds_per_fit,
+        n_candidates, best_epoch, n_train, n_validation, n_test``. By default medians of ``scores``.
+    pairs : pandas.DataFrame, optional
+        ``a, b, kind, group, median_difference, low, high, q``: any two cells in each group.
+    winner : xarray.Dataset (voxel), optional
+        ``winner``: name of a cell, "tie", or "" where nothing is known.
+    regions : xarray.Dataset (readout, space, voxel), optional
+        ``region``: "vision", "dense", "single", "not separable" or ""; ``r`` and ``agreement`` where known.
+    layers : Dataset, (Dataset, DataFrame), or mapping of readout to either, optional
+        ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1, and the table of groups.
+    warp : xarray.Dataset (cell, voxel), optional
+        Spread over stimuli of what moves receptive fields; each variable is shown.
+    curves : pandas.DataFrame, optional
+        ``cell, epoch, validation_r`` and any of ``fold, group, candidate, loss``.
+    numbers : mapping, optional
+        Of the run, for the first line: ``n_stimuli``, ``best_cell`` (on validation rows), ``q_level``.
+    baseline : str
+        Readout against which gains are shown.
+    progress : bool
+
+    Returns
+    -------
+    list of Section
+
+    Raises
+    ------
+    DataError
+        If a part lacks what is needed, or speaks of other cells or voxels than ``scores``.
+
+    Examples
+    --------
+    >>> r = (("cell", "voxel"), [[0.2, 0.4], [0.3, 0.3]])
+    >>> scores = xr.Dataset({"r": r}, coords={"cell": ["conv/linear", "conv/semantic"]})
+    >>> [section.id for section in comparison_sections(scores)]
+    ['accuracy']
+    """
+    scores = check_scores(scores, ("cell", "voxel"))
+    names = [str(c) for c in scores["cell"].values]
+    scores = scores.assign_coords(cell=names)
+    if table is not None:
+        table = check_names(table, ("cell", "kind", "group", "median_r"), "table", names, ["cell"])
+    # Tables without rows may lack columns too: one cell has no pairs, ridge has no curves.
+    pairs = pairs if pairs is None or len(pairs) else None
+    curves = curves if curves is None or len(curves) else None
+    if pairs is not None:
+        needed = ("a", "b", "kind", "group", "median_difference", "low", "high", "q")
+        pairs = check_names(pairs, needed, "pairs", names, ["a", "b"])
+    if curves is not None:
+        curves = check_names(curves, ("cell", "epoch", "validation_r"), "curves", names, ["cell"])
+    for found, needed, what in ((winner, ["winner"], "winner"), (regions, ["region"], "regions"), (warp, [], "warp")):
+        if found is not None:
+            check_same_voxels(found, scores, needed, what)
+    ways = _layers(layers, scores)
+    groups = find_groups(scores)
+    cells = Cells(scores, names, parts_of(names, table), groups, Canvas(scores, groups))
+    medians = medians_of(cells, table)
+    # In the order of a reader's questions: how good, is it the readout, where, is it sure, what else, at what price.
+    makers = [
+        lambda: _accuracy(cells, medians, _tiles(cells, medians, pairs, numbers or {}, winner)),
+        lambda: _gains(cells, pairs, baseline) if pairs is not None else None,
+        lambda: _winners(cells, winner) if winner is not None else None,
+        lambda: _pairs(cells, pairs) if pairs is not None else None,
+        lambda: regions_section(cells, regions) if regions is not None else None,
+        lambda: layers_section(cells, ways) if ways else None,
+        lambda: warp_section(cells, warp) if warp is not None else None,
+        lambda: curves_section(cells, curves) if curves is not None else None,
+        lambda: costs_section(cells, medians),
+    ]
+    made = []
+    with progress_bar(desc="report", total=len(makers), show=progress) as bar:
+        for make in makers:
+            section = make()
+            made += [section] if section is not None else []
+            bar.update(1)
+    return made
+
+
+def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.DataFrame | None]]:
+    if layers is None:
+        return {}
+    given = layers if isinstance(layers, Mapping) and not isinstance(layers, xr.Dataset) else {"": layers}
+    found = {}
+    for way, item in given.items():
+        data, frame = item if isinstance(item, tuple) else (item, None)
+        found[str(way)] = (check_same_voxels(data, scores, ["r", "position"], "layers"), frame)
+    return found
+
+
+def _tiles(
+    cells: Cells,
+    medians: pd.DataFrame,
+    pairs: pd.DataFrame | None,
+    numbers: Mapping[str, Any],
+    winner: xr.Dataset | None,
+) -> list[tuple[str, str]]:
+    """The numbers that a reader wants first, taken from the tables below them."""
+    tiles = [
+        (f"{len(cells.names):,}", "cells (encoders) compared"),
+        (f"{cells.scores.sizes['voxel']:,}", "voxels"),
+    ]
+    if "n_stimuli" in numbers:
+        tiles.append((number(numbers["n_stimuli"], "n_stimuli"), "stimuli"))
+    best = str(numbers.get("best_cell", ""))
+    if best:
+        tiles.append((best, "best cell on validation stimuli"))
+    if best in cells.names:
+        row = medians[(medians["kind"] == "all") & (medians["cell"] == best)].iloc[0]
+        tiles.append((number(row["median_r"], digits=2), "its median test r"))
+        if np.isfinite(row.get("median_r_normalised", np.nan)):
+            tiles.append((number(row["median_r_normalised"], digits=2), "its share of the ceiling"))
+        if pairs is not None and (pairs["kind"] == "all").any():
+            found = closest_rival(best, pairs, float(numbers.get("q_level", 0.05)))
+            way, sign = ("behind", -1.0) if found["difference"] < 0 else ("ahead of", 1.0)
+            bounds = sorted(sign * found[k] for k in ("low", "high"))
+            said = " to ".join(number(x, digits=3) for x in bounds)
+            label = f"it is {way} {found['rival']} by ({said}); {found['verdict']}"
+            tiles.append((number(sign * found["difference"], digits=3), label))
+    if winner is not None:
+        labels = winner["winner"].values.astype(str)
+        known = labels != ""
+        if known.any():
+            share = float(np.mean(labels[known] == "tie"))
+            tiles.append(
+                (percent(share), "voxels without a separable winner: the data cannot tell their best cells apart")
+            )
+    return tiles
+
+
+def _listed(pairs: Sequence[tuple[str, float]], limit: int = 6) -> str:
+    return "; ".join(f"{name}: {number(value, digits=2)}" for name, value in pairs[:limit])
+
+
+def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, str]]) -> Section:
+    """Cells by groups."""
+    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    values = group_medians(cells.r, groups)
+    rings = rings_of(values) if len(cells.names) > 1 else None
+    figure = draw_matrix(
+        values, cells.names, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
+    )
+    shown = [
+        c
+        for c in (
+            "cell",
+            "kind",
+            "group",
+            "n_voxels",
+            "median_r",
+            "low",
+            "high",
+            "median_r_normalised",
+            "n_train",
+            "n_validation",
+            "n_test",
+        )
+        if c in medians
+    ]
+    overall = [(c, float(values[k, 0])) for k, c in enumerate(cells.names)]
+    missing = int((~np.isfinite(cells.r).any(axis=0)).sum())
+    blocks = [
+        Block(
+            figure,
+            f"Median r of {len(cells.names)} cells in {len(groups)} groups. Over all voxels, best first: "
+            + _listed(sorted(overall, key=lambda x: -np.nan_to_num(x[1], nan=-9))),
+            "Median over voxels of the correlation between predicted and measured responses to test stimuli. "
+            + (
+                "A frame marks the highest of each column. It need not be separable from the next; see below. "
+                if len(cells.names) > 1
+                else ""
+            )
+            + said
+            + (
+                f" {missing} of {cells.scores.sizes['voxel']} voxels have no score and are left out." if missing else ""
+            ),
+            medians.loc[medians["kind"] == "all", [c for c in shown if c not in ("kind", "group")]],
+            about="all voxels",
+        )
+    ]
+    inside = medians[medians["kind"] != "all"]
+    if len(inside):
+        blocks.append(Block(None, "", "", inside[shown], about="every group", opened=False))
+    lead = "A cell is one encoder: a feature space read by one readout. "
+    if len(cells.names) > 1:
+        lead += "Every cell was fitted and tested on the same stimuli."
+    if {"low", "high"} <= set(medians.columns):
+        lead += " Low and high bound the 95 % interval over resampled stimuli."
+    terms = ["cell", "readout", "r", *(["noise ceiling"] if "median_r_normalised" in medians else [])]
+    return Section("accuracy", "Accuracy", lead.strip(), blocks, tiles=tiles, terms=terms)
+
+
+def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
+    """Every readout against the baseline readout on the same features, in each region."""
+    parts, rows = cells.parts, []
+    sides = pairs.to_dict("records")
+    for row in sides:
+        a, b = parts.loc[str(row["a"])], parts.loc[str(row["b"])]
+        if (a["features"], a["core"]) != (b["features"], b["core"]) or a["readout"] == b["readout"]:
+            continue
+        if baseline not in (a["readout"], b["readout"]):
+            continue
+        sign = 1.0 if b["readout"] == baseline else -1.0
+        bounds = sorted((sign * row["low"], sign * row["high"]))
+        rows.append(
+            {
+                "features": "/".join(x for x in (a["features"], a["core"]) if x),
+                "readout": a["readout"] if sign > 0 else b["readout"],
+                "kind": row["kind"],
+                "group": str(row["group"]),
+                "median_difference": sign * row["median_difference"],
+                "low": bounds[0],
+                "high": bounds[1],
+                "q": row["q"],
+            }
+        )
+    if not rows:
+        return None
+    found = pd.DataFrame(rows)
+    kinds = [k for k in dict.fromkeys(g.kind for g in cells.groups) if k != "all"]
+    kept, said = by_kind([g for g in cells.groups if g.kind in ("all", *kinds[:1])], MAX_GROUPS)
+    drawn = found[[key in {g.key for g in kept} for key in zip(found["kind"], found["group"])]]
+    spaces = list(dict.fromkeys(found["features"]))
+    if len(spaces) > MAX_PANELS:
+        medians = dict(zip(cells.names, group_medians(cells.r, cells.groups[:1])[:, 0]))
+        top = {
+            s: max(v for c, v in medians.items() if c.startswith(f"{s}/") or parts.loc[c, "features"] == s)
+            for s in spaces
+        }
+        spaces = sorted(sorted(spaces, key=lambda s: -top[s])[:MAX_PANELS], key=spaces.index)
+        said += f" The {MAX_PANELS} best of {found['features'].nunique()} feature spaces are drawn."
+    readouts = list(dict.fromkeys(found["readout"]))
+    colours = {k: v for k, v in cells.readout_colours.items() if k in readouts}
+    panels = {s: drawn[drawn["features"] == s] for s in spaces}
+    overall = found[found["kind"] == "all"]
+    words = "; ".join(
+        f"{x['readout']} on {x['features']}: {number(x['median_difference'], digits=3)} "
+        f"({number(x['low'])} to {number(x['high'])})"
+        for x in overall.to_dict("records")[:8]
+    )
+    figure = draw_gains(panels, [g.name for g in kept], colours)
+    return Section(
+        "gains",
+        f"Gain of each readout over {short(baseline)}",
+        f"The same features, read in another way: difference of r to the readout {baseline} (ridge on the flattened "
+        "map, unless the settings say otherwise), as median over voxels."
+        if baseline == "linear"
+        else "The same features, read in another way: difference of r to the readout "
+        f"{baseline}, as median over voxels.",
+        [
+            Block(
+                figure,
+                f"Difference of r to {baseline} over all voxels. {words}",
+                "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
+                + said,
+                found,
+                legend=legend(colours),
+                about="gain in every group",
+                opened=False,
+            )
+        ],
+        nav="Gains",
+        terms=["readout", "q"],
+    )
+
+
+def _winners(cells: Cells, winner: xr.Dataset) -> Section:
+    """The best cell of every voxel."""
+    labels = winner["winner"].values.astype(str)
+    n = int((labels != "").sum())
+    counts = {c: int((labels == c).sum()) for c in (*cells.names, "tie")}
+    won = sorted((c for c in cells.names if counts[c]), key=lambda c: -counts[c])
+    colours = colours_of(won)
+    shown = dict(list(colours.items())[:12]) if len(won) > 12 else {k: v for k, v in colours.items() if k != "tie"}
+    key = legend(shown, {c: percent(counts[c] / max(n, 1)) for c in shown})
+    if len(won) > 12:
+        key += legend({"other cells": colours[won[12]]}, {"other cells": percent(sum(counts[c] for c in won[12:]) / n)})
+    if counts["tie"]:
+        name = "no separable winner"
+        key += legend({name: colours["tie"]}, {name: percent(counts["tie"] / n)})
+    words = "; ".join(f"{k['name']} {k['said']}" for k in key)
+    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    classes = [*won, "tie"]
+    shares = shares_of(labels, classes, groups)
+    held = [int((labels[g.mask] != "").sum()) for g in groups]
+    frame = pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups], "n_voxels": held})
+    for name, row in zip(classes, shares):
+        frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(percent, row))
+    lead = (
+        "A voxel has a winner where one cell beats each of the others over resampled stimuli, after correction for the "
+        "number of voxels. Elsewhere the data cannot tell, and the map says so."
+    )
+    best, remarks = best_of(cells.r), list(cells.canvas.remarks)
+    if len(key) < 2:
+        # A map of one colour and bars of one length say nothing: how far apart the best two are says more.
+        only = f"{key[0]['name']} {key[0]['said']}" if key else "no voxel has a score"
+        remarks.append(f"One class only ({only}): instead of a map of winners, the lead of the best cell is drawn.")
+        ranked = np.sort(np.where(np.isfinite(cells.r), cells.r, np.nan), axis=0)[::-1]
+        lead_of = ranked[0] - ranked[1] if len(cells.names) > 1 else best * np.nan
+        name = "lead of the best cell over the next, r"
+        figures = cells.canvas.draw(lead_of, label=name, heights=lead_of, height_label=name)
+        known = lead_of[np.isfinite(lead_of)]
+        alt = f"Lead of the best cell over the next; median {number(float(np.median(known)))}." if known.size else ""
+        blocks = [
+            Block(figures, alt, f"What the cell of highest r is ahead of the next, without a test. {cells.canvas.how}"),
+            Block(table=frame, about="share of voxels"),
+        ]
+    else:
+        blocks = [
+            Block(
+                cells.canvas.draw(labels, label="", heights=best, colours=colours),
+                f"Best cell of every voxel. {words}",
+                cells.canvas.how,
+                legend=key,
+            ),
+            Block(
+                draw_shares(shares, classes, groups, held, colours),
+                f"Share of voxels won in each group. Overall: {words}",
+                "Percent of the voxels of each group, their number in brackets. " + said,
+                frame,
+                about="share of voxels",
+            ),
+        ]
+    title = "Which cell predicts which voxel best"
+    return Section("winner", title, lead, blocks, nav="Winners", remarks=remarks, terms=["separable winner"])
+
+
+def _pairs(cells: Cells, pairs: pd.DataFrame) -> Section:
+    """Any two cells."""
+    kind = "all" if (pairs["kind"] == "all").any() else str(pairs["kind"].iloc[0])
+    overall = pairs[pairs["kind"] == kind].drop_duplicates(["a", "b"])
+    place = {c: k for k, c in enumerate(cells.names)}
+    values, unsure = np.full((len(place),) * 2, np.nan), np.zeros((len(place),) * 2, bool)
+    for row in overall.to_dict("records"):
+        i, j = place[str(row["a"])], place[str(row["b"])]
+        values[i, j], values[j, i] = row["median_difference"], -row["median_difference"]
+        unsure[i, j] = unsure[j, i] = not row["q"] < 0.05
+    known = np.abs(values[np.isfinite(values)])
+    top = float(known.max()) if known.size and known.max() > 0 else 1.0
+    figure = draw_matrix(values, cells.names, cells.names, label="Δ r", cmap="RdBu_r", limits=(-top, top), dots=unsure)
+    n_sure = int(sum(row["q"] < 0.05 for row in overall.to_dict("records")))
+    shown = [
+        c
+        for c in ("a", "b", "n_voxels", "median_difference", "low", "high", "p", "q", "share_a", "share_b")
+        if c in overall
+    ]
+    frame = overall[shown].rename(columns={"share_a": "a better share", "share_b": "b better share"})
+    for column in ("a better share", "b better share"):
+        if column in frame:
+            frame[column] = list(map(percent, frame[column].to_numpy(float)))
+    blocks = [
+        Block(
+            figure,
+            f"Differences between {len(cells.names)} cells; {n_sure} of {len(overall)} pairs differ at q < 0.05.",
+            "Row less column, median over voxels. A dot stands where the difference is not told from zero (q ≥ 0.05).",
+            frame,
+            about="every pair, all voxels",
+        )
+    ]
+    return Section(
+        "pairs",
+        "Any two cells",
+        f"{n_sure} of {len(overall)} pairs differ over all voxels at q < 0.05 (paired bootstrap over stimuli, false "
+        "discovery rate over pairs). A better share and b better share: voxels where one of the two is better after "
+        "correction over the voxels of the pair.",
+        blocks,
+        nav="Pairs",
+        terms=["q"],
+    )

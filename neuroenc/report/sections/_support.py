@@ -1,0 +1,213 @@
+"""Accuracy over the size of the support of a new voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.optional import require
+from neuroenc._core.tables import check_columns
+from neuroenc.report._page import Block, Section
+from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, category_colours
+from neuroenc.report._text import number
+from neuroenc.report.sections._training import plot_training_curves
+
+__all__ = ["chosen", "plot_support_curves", "support_sections"]
+
+_PANELS = 12
+
+
+def support_sections(
+    curve: pd.DataFrame,
+    *,
+    comparisons: pd.DataFrame | None = None,
+    training: Mapping[str, pd.DataFrame] | None = None,
+    numbers: Mapping[str, Any] | None = None,
+) -> list[Section]:
+    """Sections on how accuracy grows with the support.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance``; with a column
+        ``kind``, one figure a kind of group. A method with one size beyond those of the others is a horizontal line.
+    comparisons : DataFrame, optional
+        From `neuroenc.encoders.incontext.compare_methods`.
+    training : mapping of name to DataFrame, optional
+        See `plot_training_curves`.
+    numbers : mapping, optional
+        Of the run, for the first line: ``n_subjects, n_voxels, n_draws, relative_gain, gain_size, gain_baseline``.
+
+    Returns
+    -------
+    list of Section
+
+    Examples
+    --------
+    >>> curve = pd.DataFrame({"method": "ridge", "group": "all", "size": [20, 50], "explained_variance": [0.1, 0.2]})
+    >>> [section.title for section in support_sections(curve)]
+    ['How many trials are enough']
+    """
+    check_columns(curve, ("method", "group", "size", "explained_variance"), "curve")
+    blocks = []
+    for kind in list(dict.fromkeys(curve["kind"])) if "kind" in curve else ["all"]:
+        part = curve if "kind" not in curve else curve[curve["kind"] == kind]
+        groups = list(dict.fromkeys(part["group"].astype(str)))
+        caption = (
+            "Means over voxels and draws of the support; bands are intervals over both. Dashed: ridge on all "
+            "trials of the pool. Scores far below 0 are cut off."
+        )
+        if len(groups) > _PANELS:
+            caption += f" The first {_PANELS} of {len(groups)} groups are drawn."
+        blocks.append(
+            Block(
+                plot_support_curves(part, groups=groups[:_PANELS]),
+                f"Explained variance over support size: {', '.join(groups[:_PANELS])}",
+                caption,
+                part.drop(columns=["kind"], errors="ignore").dropna(axis="columns", how="all"),
+                heading="" if kind == "all" else f"By {kind}",
+                about=f"explained variance ({kind})",
+                opened=kind == "all",
+            )
+        )
+    lead = "The support is what a model may see of a new voxel: that many stimuli with the voxel's responses."
+    terms = ["support", "explained variance"]
+    made = [
+        Section(
+            "curves",
+            "How many trials are enough",
+            lead,
+            blocks,
+            nav="Accuracy",
+            tiles=_tiles(curve, numbers or {}),
+            terms=terms,
+        )
+    ]
+    if comparisons is not None and len(comparisons):
+        lead = (
+            "Differences are paired by voxel and draw of the support; relative: as a share of the second method's mean."
+        )
+        blocks = [Block(table=comparisons, about="differences", opened=True)]
+        made.append(Section("comparisons", "Method against method", lead, blocks, nav="Comparisons"))
+    if training:
+        caption = "The weights of the best validation loss are kept."
+        alt = "Loss and validation explained variance by step"
+        blocks = [Block(plot_training_curves(training), alt, caption)]
+        made.append(Section("training", "Learning curves", "", blocks, nav="Training"))
+    return made
+
+
+def _tiles(curve: pd.DataFrame, numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    tiles = [(str(curve["method"].nunique()), "methods")]
+    for name, label in (("n_subjects", "new subjects"), ("n_voxels", "voxels"), ("n_draws", "draws of each support")):
+        if name in numbers:
+            tiles.append((number(numbers[name], name), label))
+    if numbers.get("relative_gain") is not None and "gain_size" in numbers:
+        said = f"in-context against {numbers.get('gain_baseline', 'ridge')}, {numbers['gain_size']} trials"
+        tiles.append((f"{100 * numbers['relative_gain']:+z.0f} %", said))
+    return tiles
+
+
+def plot_support_curves(
+    table: pd.DataFrame,
+    *,
+    methods: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    label: str = "explained variance",
+) -> Any:
+    """Score over the size of the support: a panel a group, a line a method, bands for intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance, low, high``.
+    methods, groups : sequence of str, optional
+        Which, in this order; default all methods and the first 12 groups.
+    reference : mapping of group to number, optional
+        A dashed line, such as an encoder fitted to the whole session; by default the method that has one size only,
+        beyond those of the others.
+    label : str
+        Of the vertical axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"method": "ridge", "group": "all", "size": [20, 100], "explained_variance": [0.1, 0.2],
+    ...                       "low": [0.08, 0.18], "high": [0.12, 0.22]})
+    >>> len(plot_support_curves(table).axes)
+    1
+    """
+    require("matplotlib", "brain")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    check_columns(table, ("method", "group", "size", "explained_variance"), "table")
+    if reference is None:
+        one = table.groupby("method")["size"].transform("nunique") == 1
+        one &= table["size"] > table.loc[~one, "size"].max()
+        reference = table[one].set_index("group")["explained_variance"].to_dict()
+        table = table[~one]
+    if "low" not in table or "high" not in table:
+        table = table.assign(low=table["explained_variance"], high=table["explained_variance"])
+    methods, groups = chosen(table, "method", methods), chosen(table, "group", groups)[: None if groups else _PANELS]
+    colours = dict(zip(methods, category_colours(len(methods))))
+    sizes = sorted(int(s) for s in table["size"].unique())
+    columns = min(4, len(groups))
+    lines = -(-len(groups) // columns)
+    with rc_context(STYLE):
+        size = (WIDTH, 2.3 * lines + 0.55) if columns > 1 else (6.4, 3.5)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.ravel()[len(groups) :]:
+            axes.set_visible(False)
+        for axes, group in zip(grid.ravel(), groups):
+            for method in methods:
+                part = table[(table["method"] == method) & (table["group"] == group)].sort_values("size")
+                axes.fill_between(part["size"], part["low"], part["high"], color=colours[method], alpha=0.16, lw=0)
+                axes.plot(
+                    part["size"], part["explained_variance"], "o-", color=colours[method], ms=3.4, lw=1.5, label=method
+                )
+            if group in reference:
+                axes.axhline(reference[group], color=MUTED, lw=1, dashes=(4, 2.5), zorder=1)
+            axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
+            axes.set_xscale("log")
+            axes.set_xticks(sizes, [str(s) for s in sizes])
+            axes.minorticks_off()
+            axes.set_title(group, fontsize=9.5, loc="left", color=INK)
+        for axes in grid.ravel()[: len(groups)][-columns:]:  # the last one of each column
+            axes.set_xlabel("support images")
+            axes.tick_params(labelbottom=True)
+        for row in grid:
+            row[0].set_ylabel(label)
+        # Few stimuli can make a method far worse than the mean: what is above 0 must stay readable.
+        top = max(0.02, float(np.nanmax(table["explained_variance"])))
+        for axes in figure.axes:
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.25 * top))
+        handles = grid.ravel()[0].get_legend_handles_labels()
+        figure.legend(
+            *handles,
+            loc="outside upper left",
+            ncols=min(5 if columns > 1 else 3, len(methods)),
+            frameon=False,
+            fontsize=8.5,
+        )
+    return figure
+
+
+def chosen(table: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> list[str]:
+    """Values of a column, all in their order or those wanted."""
+    check_columns(table, (column,), "table")
+    legal = [str(v) for v in dict.fromkeys(table[column])]
+    for name in wanted or ():
+        if name not in legal:
+            raise ConfigError(unknown_name(column, name, legal))
+    return legal if wanted is None else list(wanted)
