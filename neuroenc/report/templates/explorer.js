@@ -246,6 +246,24 @@
     }
     return [...out, text.slice(at)];
   };
+  // What a reader can do where nothing is found: the words that captions hold, and the filters that are in the way.
+  const nothing = () => {
+    const words = query.terms.flat(), unknown = search ? words.filter((word) => !search.words.has(word)) : [];
+    const filters = ["region", "least", "verdict"].filter((id) => $(id).value !== "");
+    const item = make("li", { className: "none-found" }, unknown.length ? `No caption holds ${unknown.map((w) => `“${w}”`).join(", ")}. `
+      : words.length ? "No voxel fits these words and filters. " : "No voxel fits these filters. ");
+    const offer = (text, change) => {
+      const button = make("button", { type: "button", text });
+      button.addEventListener("click", () => { change(); refresh(); });
+      item.append(button);
+    };
+    if (filters.length) offer("Without filters", () => { for (const id of filters) $(id).value = ""; });
+    const near = [...new Set(unknown.flatMap((word) => search.list.filter((other) => other.slice(0, 3) === word.slice(0, 3))))].slice(0, 5);
+    const common = search ? [...search.words].sort((a, b) => b[1].size - a[1].size).map(([word]) => word).filter((word) => word.length > 3).slice(0, 5) : [];
+    if (words.length) item.append(make("br"), near.length ? "Alike: " : "Frequent: ");
+    if (words.length) for (const word of near.length ? near : common) offer(word, () => { $("search").value = word; });
+    return item;
+  };
   const list = () => {
     const loading = subjects.some((s) => !s.ready) ? " (still reading)" : "";
     $("count").textContent = `${found.length.toLocaleString("en")} of ${voxels.length.toLocaleString("en")} voxels${loading}`;
@@ -269,6 +287,7 @@
       button.record = record;
       return make("li", {}, button);
     }));
+    if (!found.length) $("list").append(nothing());
     $("more").hidden = found.length <= limit;
   };
 
@@ -343,7 +362,8 @@
         lines.append(make("li", {}, make("span", { className: "score", title: "score of the decoder", text: said(record.scores[k]) }),
           make("span", { className: "text" }, ...(own.length ? marked(text, own) : [text]))));
       });
-      nodes.push(lines);
+      nodes.push(lines, make("p", { className: "key" }, "Number: score of the caption.", ...(meta.phrases ? [" Phrases: ",
+        ...VERDICTS.flatMap((verdict, k) => [make("span", { className: `as-mark ${verdict}`, text: verdict }), k < 2 ? ", " : "."])] : [])));
       if (record.fails) nodes.push(make("p", { className: "fails", text: `The best caption is not above its control: ${record.fails}.` }));
     }
     const numbers = record.numbers, rows = [];
