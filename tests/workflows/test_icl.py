@@ -353,7 +353,7 @@ def test_the_demos_few_trials(study, tmp_path):
     better = max(summary["few_shot_ev:ridge:50"], summary["few_shot_ev:ridge_shared:50"])
     assert f"50 trials {summary['few_shot_ev:icl:50']:.3f} (better ridge {better:.3f})" in few_shot_line(summary)
     section = few_shot_section(table)
-    assert section["blocks"][0]["n_rows"] == 9
+    assert len(section.blocks[0].table) == 9
     scores = xr.Dataset({"r": ("voxel", np.full(30, 0.3))}, coords={"voxel": np.arange(30)})
     page = write_report(tmp_path / "report", title="Demo", scores=scores, sections=[section], progress=False)
     assert page.read_text().count('id="few-shot"') == 1
