@@ -258,7 +258,7 @@ def test_dense_fsaverage_is_drawn_on_fsaverage5_and_said(plain, tmp_path):
 
 
 def test_bad_input_is_named(plain, tmp_path):
-    with pytest.raises(DataError, match=r"no variable 'r' \(found: q\)"):
+    with pytest.raises(DataError, match=r"'r' over .* found: q"):
         write_report(tmp_path, title="x", scores=plain.rename(r="q"))
     with pytest.raises(ConfigError, match="unknown map 'r_normalized'"):
         write_report(tmp_path, title="x", scores=plain.assign(r_normalised=plain.r), maps=["r_normalized"])
