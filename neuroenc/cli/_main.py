@@ -63,6 +63,21 @@ def demo(
 
 @app.command()
 @clean_errors
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder with responses, pictures, tables, masks.")],
+    out: Annotated[Path | None, typer.Option(help="The config; default my.toml in the folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+) -> None:
+    """Look at a folder of data and write a commented config for it."""
+    from neuroenc.study.init import init as work
+
+    path = work(folder, out, force)
+    typer.echo(path.read_text(encoding="utf-8"), nl=False)
+    typer.echo(f"\nwritten: {path}   Next step: neuroenc run {path}")
+
+
+@app.command()
+@clean_errors
 def run(
     config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
     example: Annotated[str | None, typer.Option(help=examples_help("examples"))] = None,

@@ -57,8 +57,9 @@ def config_schema() -> dict[str, Any]:
     ['r2', 'neg_mse', 'r']
     """
     schema = StudyConfig.model_json_schema()
-    for model in Table.__subclasses__():
-        table = schema if model is StudyConfig else schema["$defs"][model.__name__]
+    models = {model.__name__: model for model in Table.__subclasses__()}
+    for name, table in {StudyConfig.__name__: schema, **schema["$defs"]}.items():
+        model = models[name]
         table["description"], keys = _described(model)
         for name, text in keys.items():
             table["properties"][name]["description"] = text
