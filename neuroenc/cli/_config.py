@@ -22,14 +22,15 @@ def show(
     config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
     example: Annotated[str | None, typer.Option(help="A shipped config instead.")] = None,
     command: Annotated[
-        Literal["run", "caption", "compare", "icl"], typer.Option("--for", help="The command that would read it.")
-    ] = "run",
+        Literal["run", "caption", "compare", "icl"] | None,
+        typer.Option("--for", help="The command that would read it."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
 ) -> None:
     """Settings as they take effect, defaults and absolute paths included, as TOML."""
     from neuroenc.study.read import dump_config, example_or_file
 
-    typer.echo(dump_config(example_or_file(config, example, set_, command)[0]), nl=False)
+    typer.echo(dump_config(example_or_file(config, example, set_, command or ("" if config else "run"))[0]), nl=False)
 
 
 @app.command()

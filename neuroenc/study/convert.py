@@ -110,9 +110,15 @@ def _held_out(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
     if not isinstance(held_out, MutableMapping):
         raise ConfigError(f"[held_out] is {held_out!r}; expected a table, and it is now [evaluation].")
     _move(table, "held_out", table, "evaluation")
-    if table["evaluation"].get("scheme") == "test":
+    evaluation = table["evaluation"]
+    # What another scheme would have read was passed over without a word.
+    scheme = evaluation.get("scheme", "stimulus")
+    for name, schemes in (("share", ("stimulus",)), ("n_last", ("run", "session"))):
+        if scheme not in schemes:
+            evaluation.pop(name, None)
+    if scheme == "test":
         return ["[held_out] is now [evaluation]"]
-    table["evaluation"]["n_splits"] = 1
+    evaluation["n_splits"] = 1
     return ["[held_out] is now [evaluation] with n_splits = 1"]
 
 

@@ -51,8 +51,8 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
     overrides : list of str, optional
         ``"table.key=value"`` settings that replace the file's. ``enabled=false`` leaves out ``[captions]``,
         ``[compare]``, ``[compare.regions]``, ``[compare.layers]`` or ``[incontext]``.
-    command : {"run", "caption", "compare", "icl"}
-        What the config is for: it must have the tables that this command reads.
+    command : {"run", "caption", "compare", "icl", ""}
+        What the config is for: it must have the tables that this command reads; "" asks for none of them.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
     {'session': '190923'}
     """
     path = Path(path)
-    table = _read_table(path, f"neuroenc {command} --example {list_examples(command)[-1]}")
+    table = _read_table(path, f"neuroenc {command or 'run'} --example {list_examples(command or 'run')[-1]}")
     return parse_config(table, overrides, command, path.resolve().parent)
 
 
@@ -230,13 +230,18 @@ def _resolve(config: StudyConfig, folder: Path) -> StudyConfig:
             return name
         return full(name)
 
+    def data_root(name: str) -> str:
+        # --set data.options.root=FOLDER is written where the command runs, not where the config lies.
+        here = absolute(Path.cwd(), name)
+        return here if not Path(full(name)).is_dir() and Path(here).is_dir() else full(name)
+
     def paths(table: Any, *names: str, as_path: Any = full) -> dict[str, str]:
         return {k: as_path(getattr(table, k)) for k in names}
 
     data = config.data
     changes: dict[str, Any] = paths(data, "responses", "samples", "mask", "images", "captions")
     root = data.options.get("root")
-    options = data.options | ({"root": folder_or_name(root)} if isinstance(root, str) else {})
+    options = data.options | ({"root": data_root(root)} if isinstance(root, str) else {})
     regions = {k: full(str(v)) for k, v in data.rois.items()}
     changed: dict[str, Any] = {"data": data.model_copy(update=changes | {"rois": regions, "options": options})}
     changed["features"] = {
@@ -288,7 +293,8 @@ def check_config(config: StudyConfig, command: str = "run") -> None:
             f"neuroenc {command} needs a table [{table}]. Next step: neuroenc config show --example {example} "
             f"--for {command}."
         )
-    if command != "icl" and not (config.data.name or config.data.responses):
+    needs_data = command != "icl" and (command or not config.incontext or config.captions or config.compare)
+    if needs_data and not (config.data.name or config.data.responses):
         raise ConfigError('[data] needs either name (a data set, or "world") or responses (your file); found neither.')
     _check_world(config)
     for name, space in config.features.items():

@@ -130,6 +130,9 @@ _ICL = "[incontext]\n"
         "evaluation.share=1",
         "evaluation.share=nan",
         "evaluation.n_last=0",
+        "evaluation.share=0.3",
+        "evaluation={n_splits = 1, n_last = 2}",
+        'evaluation={n_splits = 1, scheme = "run", share = 0.3}',
         "evaluation.q=0",
         "evaluation.q=2",
         "evaluation.q=nan",
@@ -325,11 +328,9 @@ def test_settings_of_in_context_encoders_that_cannot_be_right_are_refused(tmp_pa
     ],
 )
 def test_numbers_of_a_simulated_world_are_checked(options):
-    path = '[data]\nname = "world"\n'
     parse_config({"data": {"name": "world", "options": {"n_train": 9}}})
     with pytest.raises(ConfigError, match=r"data\.options"):
         parse_config({"data": {"name": "world"}}, [f"data.options={options}"])
-    assert path
 
 
 @pytest.mark.parametrize(
@@ -407,6 +408,19 @@ def test_every_path_resolves_against_the_file(tmp_path):
     assert config.incontext.predict.query == str(tmp_path / "q.nc")
     path = written(tmp_path, '[data]\nname = "nsd"\noptions = { root = "nsd" }\n')
     assert read_config(path).data.options == {"root": str(tmp_path / "nsd")}
+
+
+def test_a_data_set_is_also_found_where_the_command_runs(tmp_path, monkeypatch):
+    (tmp_path / "here" / "nsd").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    path = written(tmp_path, '[data]\nname = "nsd"\n')
+    assert read_config(path, ["data.options.root=nsd"]).data.options == {"root": str(tmp_path / "here" / "nsd")}
+
+
+def test_a_config_of_one_half_is_read_for_no_command(tmp_path):
+    assert read_config(written(tmp_path, "[incontext]\n"), command="").incontext is not None
+    with pytest.raises(ConfigError, match="either name"):
+        read_config(written(tmp_path, "[compare]\n"), command="")
 
 
 def test_a_single_space_is_a_table_of_spaces():

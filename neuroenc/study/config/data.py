@@ -322,4 +322,11 @@ class EvaluationConfig(Table):
             raise ConfigError(
                 f'test_ids are of scheme = "test", and scheme is "{self.scheme}". Next step: leave one of them out.'
             )
+        for name, schemes in (("share", ("stimulus",)), ("n_last", ("run", "session"))):
+            read = self.n_splits == 1 and self.scheme in schemes
+            if not read and getattr(self, name) != type(self).model_fields[name].default:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} is read with n_splits = 1 and scheme {' or '.join(schemes)}; "
+                    f'found n_splits = {self.n_splits} and "{self.scheme}". Next step: leave it out, or n_splits = 1.'
+                )
         return self
