@@ -1,11 +1,18 @@
 from . import simulate as simulate
-from ._describe import describe as describe
+from ._align import align as align, in_roi as in_roi, match as match, roi_names as roi_names
+from ._build import make_features as make_features, make_responses as make_responses
 from ._fetch import (
     data_dir as data_dir,
     fetch as fetch,
     mirror_dir as mirror_dir,
     presence as presence,
     verify as verify,
+)
+from ._images import (
+    check_affine as check_affine,
+    image_values as image_values,
+    open_image as open_image,
+    region_mask as region_mask,
 )
 from ._io import load as load, save as save
 from ._manifest import (
@@ -14,31 +21,14 @@ from ._manifest import (
     list_manifests as list_manifests,
     load_manifest as load_manifest,
 )
-from ._nifti import (
-    Masked as Masked,
-    check_affine as check_affine,
-    label_rois as label_rois,
-    load_masked as load_masked,
-    region_mask as region_mask,
-    to_gifti as to_gifti,
-    unmask as unmask,
+from ._pictures import (
+    READER as READER,
+    find_pictures as find_pictures,
+    list_pictures as list_pictures,
+    picture_endings as picture_endings,
+    read_picture as read_picture,
 )
-from ._pictures import find_pictures as find_pictures, read_picture as read_picture
-from ._pixels import PixelBank as PixelBank
-from ._preprocess import average_repeats as average_repeats, zscore as zscore
-from ._schema import (
-    EncodingData as EncodingData,
-    Stimuli as Stimuli,
-    align as align,
-    in_roi as in_roi,
-    make_features as make_features,
-    make_responses as make_responses,
-    match as match,
-    roi_names as roi_names,
-    validate as validate,
-    validate_features as validate_features,
-    validate_responses as validate_responses,
-)
+from ._preprocess import average_repeats as average_repeats, group_ids as group_ids, zscore as zscore
 from ._splits import (
     check_disjoint as check_disjoint,
     folds as folds,
@@ -46,10 +36,24 @@ from ._splits import (
     split_by as split_by,
     split_by_stimulus as split_by_stimulus,
 )
+from ._stimuli import EncodingData as EncodingData, PixelBank as PixelBank, Stimuli as Stimuli
 from ._surfaces import (
     read_surface as read_surface,
+    to_gifti as to_gifti,
     volume_to_surface as volume_to_surface,
     write_surface as write_surface,
+)
+from ._validate import (
+    validate as validate,
+    validate_features as validate_features,
+    validate_responses as validate_responses,
+)
+from ._volumes import (
+    Masked as Masked,
+    check_place as check_place,
+    label_rois as label_rois,
+    load_masked as load_masked,
+    unmask as unmask,
 )
 from .datasets._bids import read_bids as read_bids
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
@@ -63,6 +67,7 @@ from .datasets._registry import (
     Dataset as Dataset,
     Found as Found,
     Source as Source,
+    describe as describe,
     known_layouts as known_layouts,
     load_dataset as load_dataset,
     loader_options as loader_options,

@@ -11,8 +11,6 @@ import xarray as xr
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._labels import check_labelled
 
-__all__ = ["align", "in_roi", "match", "roi_names", "stimulus_ids"]
-
 
 def stimulus_ids(array: xr.DataArray) -> np.ndarray:
     """Stimulus id of each row, whichever form the array has.

@@ -22,8 +22,6 @@ from neuroenc.data._labels import (
     string_ids,
 )
 
-__all__ = ["FEATURE_DIMS", "ZSCORED", "make_features", "make_responses"]
-
 FEATURE_DIMS = {
     2: ("stimulus", "feature"),
     3: ("stimulus", "token", "feature"),

@@ -17,7 +17,6 @@ from neuroenc.data._manifest import Manifest, ManifestFile, load_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["data_dir", "fetch", "mirror_dir", "places", "presence", "resolve", "verify"]
 
 StrPath = str | os.PathLike[str]
 #: Seconds to connect, and between two pieces; attempts after the first.

@@ -21,8 +21,6 @@ from nibabel.spatialimages import HeaderDataError
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import check_readable_file
 
-__all__ = ["DAMAGE", "binary_mask", "check_affine", "forward", "image_values", "open_image", "open_mask", "region_mask"]
-
 #: What nibabel and the packages below it raise for files that are cut short, damaged or of another kind.
 DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 _PACKED = (".gz", ".mgz")

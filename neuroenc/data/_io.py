@@ -20,8 +20,6 @@ from neuroenc._core.errors import DataError, nearest_names
 from neuroenc._core.files import atomic_path, check_readable_file, recover
 from neuroenc._core.optional import require
 
-__all__ = ["load", "save"]
-
 _MARK = "neuroenc_object"
 # Names that xarray and the CF conventions give a meaning of their own when a file is read.
 _RESERVED = frozenset(

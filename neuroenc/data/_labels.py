@@ -14,19 +14,6 @@ import xarray as xr
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import DataError
 
-__all__ = [
-    "along",
-    "as_float32",
-    "place",
-    "provenance_step",
-    "repeat_numbers",
-    "require_unique",
-    "roi_strings",
-    "stimulus_names",
-    "string_ids",
-]
-
-
 # What cannot be less: counts, places and ratios.
 _LEAST = {"repeat": 0, "n_repeats": 1, "vertex": 0, "ncsnr": 0}
 

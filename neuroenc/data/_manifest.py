@@ -16,8 +16,6 @@ from pydantic.dataclasses import dataclass
 from neuroenc._core.errors import ConfigError, nearest_names, unknown_name
 from neuroenc._core.files import check_readable_file
 
-__all__ = ["GROUP", "Manifest", "ManifestFile", "list_manifests", "load_manifest", "manifest_dir", "others"]
-
 #: Entry points by which other packages add data sets.
 GROUP = "neuroenc.datasets"
 _STRICT = ConfigDict(extra="forbid")

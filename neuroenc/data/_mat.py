@@ -9,8 +9,6 @@ from typing import Any
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 
-__all__ = ["read_mat"]
-
 
 def read_mat(
     path: Path, needed: tuple[str, ...] = (), what: str = "MATLAB file", *, only: bool = False

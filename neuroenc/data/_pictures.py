@@ -16,8 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from neuroenc._core.errors import DataError, nearest_names
 from neuroenc._core.files import check_readable_file
 
-__all__ = ["BACKGROUND", "READER", "find_pictures", "list_pictures", "picture_endings", "read_picture"]
-
 #: Number of what `read_picture` makes of files; it goes up when that changes.
 READER = 2
 #: Grey level (of 255) that lies under transparent pixels: nearest to the mean that networks subtract.

@@ -12,10 +12,8 @@ from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import stimulus_ids
-from neuroenc.data._groups import group_ids
 from neuroenc.data._labels import string_ids
-
-__all__ = ["check_disjoint", "folds", "shared_test", "split_by", "split_by_stimulus"]
+from neuroenc.data._preprocess import group_ids
 
 _SHARED = ("error", "drop", "keep")
 _KINDS = ("stimulus", "session", "run")

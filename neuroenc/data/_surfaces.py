@@ -13,15 +13,15 @@ import numpy as np
 import xarray as xr
 from nibabel.freesurfer.io import read_annot, read_label, write_annot
 from nibabel.freesurfer.mghformat import MGHImage
+from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.files import atomic_path
 from neuroenc._core.optional import require
 from neuroenc.data._images import image_values, open_image
-from neuroenc.data._maps import _STRUCTURE, to_gifti
 
-__all__ = ["read_surface", "volume_to_surface", "write_surface"]
-
+_STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
+_FSAVERAGE = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage"}
 _ENDINGS = (".gii", ".mgz", ".mgh", ".annot", ".label")
 _HEMI = {"lh": "L", "rh": "R", "l": "L", "r": "R", "left": "L", "right": "R"}
 
@@ -293,3 +293,108 @@ def volume_to_surface(image: Any, mesh: str = "fsaverage5", *, interpolation: st
         attrs={"space": mesh},
         name="surface",
     )
+
+
+def to_gifti(
+    values: Any,
+    vertex: Any = None,
+    hemi: Any = None,
+    n_vertices: int = 10242,
+    *,
+    fill: float = np.nan,
+    name: str = "",
+) -> dict[str, GiftiImage]:
+    """Put values back onto their surface: ``map_h[vertex_v] = values[v]`` for each hemisphere ``h``.
+
+    Parameters
+    ----------
+    values : DataArray (voxel,) with coordinates vertex and hemi, array (voxel,), or mapping name -> either
+        Several named maps become several data arrays of one file.
+    vertex : int array (voxel,), optional
+        Vertex within the hemisphere; by default the coordinate.
+    hemi : sequence of {"L", "R"} (voxel,), optional
+    n_vertices : int
+        Vertices of one hemisphere; 10242 is fsaverage5.
+    fill : float
+        Value of the other vertices.
+    name : str
+        Name of a single map; by default the DataArray's.
+
+    Returns
+    -------
+    dict "L", "R" -> GiftiImage
+        The hemispheres that occur; float32, with ``AnatomicalStructurePrimary`` set. Save as ``.func.gii``.
+
+    Raises
+    ------
+    DataError
+        No vertex or hemi, a vertex beyond the surface, or two values on one vertex.
+
+    Examples
+    --------
+    >>> maps = to_gifti([0.5, 0.7], vertex=[3, 0], hemi=["L", "R"], n_vertices=4, name="r", fill=0)
+    >>> maps["L"].darrays[0].data.tolist(), maps["R"].meta["AnatomicalStructurePrimary"]
+    ([0.0, 0.0, 0.0, 0.5], 'CortexRight')
+    """
+    maps = dict(values) if isinstance(values, Mapping) and not isinstance(values, xr.Dataset) else None
+    if maps is None and isinstance(values, xr.Dataset):
+        maps = {str(k): v for k, v in values.data_vars.items()}
+    if maps is None:
+        maps = {name or str(getattr(values, "name", None) or "values"): values}
+    for title, array in maps.items():
+        if isinstance(array, xr.DataArray):
+            for label, given in (("vertex", vertex), ("hemi", hemi)):
+                own = array[label].values if label in array.coords else None
+                if own is not None and given is not None and not np.array_equal(own, np.asarray(given)):
+                    raise DataError(
+                        f"map {title!r} has another {label} than the maps before it: vertices are told by their number"
+                        " and hemisphere, not by their order. Next step: maps of the same vertices, in one order."
+                    )
+            vertex = array["vertex"].values if vertex is None and "vertex" in array.coords else vertex
+            hemi = array["hemi"].values if hemi is None and "hemi" in array.coords else hemi
+    if vertex is None or hemi is None:
+        raise DataError(
+            "values carry no vertex and hemi. Next step: to_gifti(values, vertex, hemi), or unmask for voxels"
+            " of a volume."
+        )
+    vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
+    if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
+        raise DataError(
+            f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text alike."
+        )
+    if not np.isin(hemis, list(_STRUCTURE)).all():
+        raise DataError(f"hemi holds {np.unique(hemis)[:4].tolist()} (legal: 'L', 'R').")
+    if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
+        fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
+        raise DataError(
+            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has"
+            f" n_vertices={n_vertices}. Next step:"
+            f" n_vertices={' or '.join(fits[:2]) or 'that of the surface'}; vertices count from 0 in each"
+            " hemisphere."
+        )
+    images: dict[str, GiftiImage] = {}
+    for side in (x for x in _STRUCTURE if (hemis == x).any()):
+        here = hemis == side
+        if np.unique(vertices[here]).size < here.sum():
+            raise DataError(
+                f"{int(here.sum() - np.unique(vertices[here]).size)} values share a vertex of hemisphere {side}."
+            )
+        image = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[side]}))
+        for title, array in maps.items():
+            data = np.asarray(array)
+            if data.shape != vertices.shape:
+                raise DataError(
+                    f"map {title!r} has shape {data.shape} (expected {vertices.shape}: one value per vertex)."
+                )
+            surface = np.full(n_vertices, fill, dtype=np.float32)
+            surface[vertices[here]] = data[here]
+            image.add_gifti_data_array(
+                GiftiDataArray(
+                    surface,
+                    intent="NIFTI_INTENT_NONE",
+                    datatype="NIFTI_TYPE_FLOAT32",
+                    meta=GiftiMetaData({"Name": title}),
+                )
+            )
+        images[side] = image
+    return images

@@ -27,8 +27,7 @@ from neuroenc._core.files import (
 )
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as provenance_of
-from neuroenc.data import read_picture
-from neuroenc.data._pictures import READER
+from neuroenc.data import READER, read_picture
 from neuroenc.embedding._device import exact_arithmetic, resolve_device
 from neuroenc.embedding._extract import check_batch_size
 from neuroenc.embedding._registry import Backbone, image_backbone

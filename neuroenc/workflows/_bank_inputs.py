@@ -11,7 +11,7 @@ import pandas as pd
 from neuroenc._core.errors import DataError, nearest_names
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import read_table
-from neuroenc.data._pictures import list_pictures, picture_endings
+from neuroenc.data import list_pictures, picture_endings
 
 __all__ = ["COLUMNS", "UNKNOWN", "read_images"]
 

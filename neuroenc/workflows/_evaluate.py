@@ -11,8 +11,7 @@ import xarray as xr
 from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json
-from neuroenc.data import EncodingData
-from neuroenc.data._groups import group_ids
+from neuroenc.data import EncodingData, group_ids
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.workflows._config import EncoderConfig, EvaluationConfig
 from neuroenc.workflows._steps import Steps, content_key

@@ -12,7 +12,6 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.optional import require
 from neuroenc._core.tables import read_table
-from neuroenc.data._fetch import presence
 from neuroenc.workflows._caption_config import CaptionConfig
 from neuroenc.workflows._compare_config import CompareConfig
 from neuroenc.workflows._config import DataConfig, FeaturesConfig, RunConfig
@@ -98,7 +97,7 @@ def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None, joine
         root = config.options.get("root")
         if root and not Path(str(root)).expanduser().is_dir():
             raise DataError(f"[data.options] root: no folder {root}. Next step: check the path.")
-        if not root and not manifest.files and presence(manifest, mirror) == "no":
+        if not root and not manifest.files and data.presence(manifest, mirror) == "no":
             raise DataError(
                 f"{manifest.name} cannot be fetched: {manifest.access} Next step: tell where it is, "
                 "--set data.options.root=FOLDER."

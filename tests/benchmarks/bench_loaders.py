@@ -62,7 +62,8 @@ def widen(path: Path, n_voxels: int, **storage: Any) -> None:
 
 
 def write(name: str, root: Path, scale: float = 1.0) -> None:
-    from neuroenc.data.simulate import bold5000_tree, god_tree
+    sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+    from trees import bold5000_tree, god_tree
 
     if name.startswith("god"):
         n = int(500 * scale) or 4

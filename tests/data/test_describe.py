@@ -7,19 +7,19 @@ import pytest
 from typer.testing import CliRunner
 
 import neuroenc.data
+import trees as miniatures
 from neuroenc import data
 from neuroenc._core.errors import DataError
 from neuroenc.cli._data import app
-from neuroenc.data import simulate
 
 TREES = {
-    "bold5000": simulate.bold5000_tree,
-    "things-fmri": simulate.things_fmri_tree,
-    "algonauts2023": simulate.algonauts2023_tree,
-    "god": simulate.god_tree,
-    "glmsingle": simulate.glmsingle_tree,
-    "bids": simulate.bids_tree,
-    "nsd": lambda path: simulate.nsd_tree(path, n_subjects=1),
+    "bold5000": miniatures.bold5000_tree,
+    "things-fmri": miniatures.things_fmri_tree,
+    "algonauts2023": miniatures.algonauts2023_tree,
+    "god": miniatures.god_tree,
+    "glmsingle": miniatures.glmsingle_tree,
+    "bids": miniatures.bids_tree,
+    "nsd": lambda path: miniatures.nsd_tree(path, n_subjects=1),
 }
 RUN = {"progress": False, "cache": False}
 
@@ -75,7 +75,7 @@ def test_glmsingle_says_so_too(trees):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    simulate.bold5000_tree(tmp_path, lists=False, pictures=False)
+    miniatures.bold5000_tree(tmp_path, lists=False, pictures=False)
     found = data.describe(tmp_path)[0]
     assert any("Presented_Stimuli" in x for x in found.missing)
     assert any("Stimuli_Presentation_Lists" in x for x in found.missing)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from neuroenc._core.errors import DataError
-from neuroenc.data import _groups, average_repeats, make_responses, validate_responses, zscore
+from neuroenc.data import _preprocess, average_repeats, make_responses, validate_responses, zscore
 
 
 def by_hand(responses, keys, ddof=0):
@@ -112,7 +112,7 @@ def test_blocks_do_not_change_the_result(responses, monkeypatch):
     r = with_nan(responses)
     z, mean = zscore(r), average_repeats(zscore(r))
     for size in (1, 45, 10_000):
-        monkeypatch.setattr(_groups, "_BLOCK", size)
+        monkeypatch.setattr(_preprocess, "_BLOCK", size)
         np.testing.assert_array_equal(zscore(r).values, z.values)
         np.testing.assert_array_equal(zscore(r.chunk({"voxel": 3})).values, z.values)
         np.testing.assert_array_equal(average_repeats(zscore(r)).values, mean.values)

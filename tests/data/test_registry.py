@@ -57,7 +57,8 @@ def test_it_loads_as_any_other(lab):
     assert found.responses.attrs["zscored"] == "session"
     assert found.responses.attrs["licence"] == "CC0"
     np.testing.assert_allclose(found.responses.values, [[-1] * 3, [1] * 3] * 2, rtol=1e-6)
-    raw = data.load_dataset("tiny-lab", root=lab, zscore=False, repeats="average", progress=False).responses
+    with pytest.warns(UserWarning, match="gains and offsets"):
+        raw = data.load_dataset("tiny-lab", root=lab, zscore=False, repeats="average", progress=False).responses
     np.testing.assert_allclose(raw.values[0], (np.arange(3) ** 2 + np.arange(6, 9) ** 2) / 2)
     assert data.loader_options("tiny-lab") == {"subject": "sub-1", **data.SESSIONS}
 

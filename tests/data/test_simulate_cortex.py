@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data._schema import Stimuli, validate_responses
+from neuroenc.data._stimuli import Stimuli
+from neuroenc.data._validate import validate_responses
 from neuroenc.data.simulate import CHANNELS, FAMILIES, MEMBERS, ROIS, energy_maps, simulate_cortex, simulate_world
 from neuroenc.data.simulate._rois import fsaverage5
 

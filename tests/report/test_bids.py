@@ -13,7 +13,7 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import read_surface
-from neuroenc.data._masked import read_labels
+from neuroenc.data._volumes import read_labels
 from neuroenc.report import export_bids
 from neuroenc.report.export._bids import ENTITIES, check_label, label_of
 from neuroenc.report.export._files import write_captions, write_maps

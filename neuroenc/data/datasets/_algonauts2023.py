@@ -19,8 +19,6 @@ from neuroenc.data.datasets._nsd._design import stimulus_name
 from neuroenc.data.datasets._recording import select_voxels
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
-__all__ = ["LABELS", "Algonauts2023"]
-
 _SIDES = {"lh": "L", "rh": "R"}
 #: The published tables of names are pickled dictionaries, so they stand here: number n is the n-th name.
 LABELS = {

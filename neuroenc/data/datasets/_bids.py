@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.optional import require
+from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
-from neuroenc.data._masked import roi_flags
+from neuroenc.data._preprocess import column_moments
 from neuroenc.data._stimuli import EncodingData
-from neuroenc.data.datasets._bids_glm import Glm, check_baseline, fit_run
+from neuroenc.data._volumes import roi_flags
 from neuroenc.data.datasets._bids_layout import Run, describe_bids, find_runs
 from neuroenc.data.datasets._glmsingle import stimuli_of
 from neuroenc.data.datasets._recording import Recording, collect, one_of, unpacked
 from neuroenc.data.datasets._registry import Dataset, Found
-
-__all__ = ["Bids", "read_bids"]
 
 
 def read_bids(
@@ -236,3 +237,226 @@ def _mask(runs: list[Run], mask: Any, reference: Any) -> np.ndarray:
     if not inside.any():
         raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
     return inside
+
+
+_MOTION = [f"{k}_{a}" for k in ("trans", "rot") for a in "xyz"]
+_CONFOUNDS = {
+    "none": [],
+    "motion": _MOTION,
+    "motion24": [m + x for m in _MOTION for x in ("", "_derivative1", "_power2", "_derivative1_power2")],
+    "acompcor": [*_MOTION, *(f"a_comp_cor_{n:02d}" for n in range(5))],
+}
+_LEGAL = {"method": ("lsa", "lss"), "hrf": ("spm", "glover"), "noise": ("ols", "ar1")}
+
+
+@dataclass(frozen=True)
+class Glm:
+    """Settings of the model."""
+
+    model: str
+    method: str
+    hrf: str
+    high_pass: float
+    confounds: str | Sequence[str] | None
+    noise: str
+
+    def __post_init__(self) -> None:
+        for name, legal in _LEGAL.items():
+            if getattr(self, name) not in legal:
+                raise ConfigError(unknown_name(name, getattr(self, name), legal))
+        if isinstance(self.confounds, str) and self.confounds not in _CONFOUNDS:
+            raise ConfigError(unknown_name("set of confounds", self.confounds, _CONFOUNDS))
+        if not 0 <= self.high_pass < 0.5:
+            raise ConfigError(f"high_pass={self.high_pass} Hz is not legal; 0 to 0.5, usually 0.01.")
+
+    def settings(self) -> dict[str, Any]:
+        return {k: v if isinstance(v, (str, float)) or v is None else list(v) for k, v in asdict(self).items()}
+
+    def rows(self, events: pd.DataFrame) -> list[str]:
+        """Stimulus of each response of a run."""
+        shown = [s for s in events["stimulus"] if s]
+        return shown if self.model == "trial" else list(dict.fromkeys(shown))
+
+    def columns(self) -> list[str]:
+        return _CONFOUNDS[self.confounds] if isinstance(self.confounds, str) else list(self.confounds or ())
+
+
+def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.ndarray:
+    """Responses (row, voxel) of one run, float32, percent signal change; voxels without signal or baseline give 0.
+
+    Parameters
+    ----------
+    run
+        Timing and confounds.
+    events
+        As `Run.read_events` gives them.
+    values : array (time, voxel)
+    glm
+    """
+    glm_module = require("nilearn.glm.first_level", "brain")
+    n = len(values)
+    times = run.start + run.tr * np.arange(n)
+    named = events.copy()
+    shown = named["stimulus"] != ""
+    rows = glm.rows(events)
+    names = [f"trial_{k:05d}" for k in range(len(rows))]
+    if glm.model == "trial":
+        named.loc[shown, "trial_type"] = names
+    else:
+        named.loc[shown, "trial_type"] = named.loc[shown, "stimulus"].map(dict(zip(rows, names, strict=True)))
+    named["trial_type"] = named["trial_type"].where(shown, named["other"])
+    nuisance, labels = _confounds(run, glm, n)
+    design = glm_module.make_first_level_design_matrix(
+        times,
+        named[["onset", "duration", "trial_type"]],
+        hrf_model=glm.hrf,
+        drift_model="cosine" if glm.high_pass else None,
+        high_pass=glm.high_pass or 0.01,
+        add_regs=nuisance if labels else None,
+        add_reg_names=labels or None,
+    )
+    peak = np.array([np.abs(design[name]).max() for name in names])
+    empty = np.flatnonzero(peak < 1e-6)
+    if len(empty):
+        onset = named["onset"][named["trial_type"] == names[empty[0]]].iloc[0]
+        raise DataError(
+            f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at"
+            f" {times[-1]:g} s ({len(empty)} such rows). Next step: check that both are of one run, and in seconds."
+        )
+    # A fit for each trial has two regressors for all of them.
+    width = design.shape[1] if glm.method == "lsa" else design.shape[1] - len(names) + 2
+    if width >= n:
+        raise DataError(
+            f"{run.bold.name} has {n} volumes for {width} regressors ({len(rows)} responses, {len(labels)} confounds)."
+            " Next step: model='condition', method='lss', or fewer confounds."
+        )
+    late = peak < 0.1 * np.median(peak)
+    if late.any():
+        first = rows[int(np.argmax(late))]
+        warnings.warn(
+            f"{run.events.name}: {int(late.sum())} responses, first that to {first!r}, have less than a tenth of their"
+            f" course inside {run.bold.name}: their values are noise. Next step: leave these events out.",
+            stacklevel=2,
+        )
+    _check_apart(run, design[names].to_numpy(dtype=np.float64), rows)
+    mean, alive = baseline(values)
+    signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
+    out = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
+    if not alive.any():
+        return out
+    matrix = design.to_numpy(dtype=np.float64)
+    at = [design.columns.get_loc(name) for name in names]
+    if glm.method == "lsa":
+        out[:, alive] = _effects(glm_module, signal, matrix, glm.noise)[at]
+        return out
+    rest = np.delete(matrix, at, axis=1)
+    # Convolution is linear: the regressor of all other trials is the sum of theirs.
+    total = matrix[:, at].sum(axis=1)
+    for k, column in enumerate(at):
+        own = matrix[:, column]
+        parts = [own, total - own] if len(at) > 1 else [own]
+        single = np.column_stack([*parts, rest])
+        out[k, alive] = _effects(glm_module, signal, single, glm.noise)[0]
+    return out
+
+
+def baseline(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each voxel over time (float64), and whether it is a baseline: above the voxel's standard deviation."""
+    mean, sd = column_moments(values)
+    with np.errstate(invalid="ignore"):
+        return mean, np.isfinite(values).all(axis=0) & (mean > sd) & (sd > 1e-6 * np.abs(mean))
+
+
+def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
+    """Refuse BOLD without its mean (demeaned, z-scored, negative), of which no percentage can be taken.
+
+    Raises
+    ------
+    DataError
+        More than half of the voxels that change have no mean above their standard deviation.
+
+    Warns
+    -----
+    UserWarning
+        Some have none, or hold NaN: their responses are 0.
+    """
+    n, lost, missing = 0, 0, 0
+    examples: tuple[float, float] = (0.0, 0.0)
+    for start in range(0, values.shape[1], width):
+        block = np.asarray(values[:, start : start + width])
+        nan = ~np.isfinite(block).all(axis=0)
+        mean, sd = column_moments(block)
+        moving = ~nan & (sd > 1e-6 * np.abs(mean))
+        bad = moving & (mean <= sd)
+        if bad.any() and not lost:
+            examples = (float(mean[bad][0]), float(sd[bad][0]))
+        n, lost, missing = n + int(moving.sum()), lost + int(bad.sum()), missing + int(nan.sum())
+    if lost > n / 2:
+        raise DataError(
+            f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard"
+            f" deviation (first: {examples[0]:.3g}, {examples[1]:.3g}), so percent signal"
+            " change has no scale. Next step: give BOLD that was not demeaned, z-scored or filtered of its mean"
+            " (fMRIPrep's desc-preproc)."
+        )
+    if lost or missing:
+        warnings.warn(
+            f"{run.bold.name}: {lost} voxels have no baseline (a mean that is not above their standard deviation) and"
+            f" {missing} hold values that are not finite; their responses are 0.",
+            stacklevel=2,
+        )
+
+
+def _check_apart(run: Run, trials: np.ndarray, rows: list[str]) -> None:
+    """Two responses of one regressor cannot be told apart."""
+    size = np.linalg.norm(trials, axis=0)
+    alike = np.triu((trials / size).T @ (trials / size) > 1 - 1e-9, 1)
+    if alike.any():
+        a, b = np.argwhere(alike)[0].tolist()
+        raise DataError(
+            f"{run.events.name}: {rows[a]!r} and {rows[b]!r} ({int(alike.sum())} such pairs) have the same onset and"
+            " duration, so that their responses cannot be told apart. Next step: mend the onsets, or keep one event."
+        )
+
+
+def _effects(glm_module: Any, signal: np.ndarray, matrix: np.ndarray, noise: str) -> np.ndarray:
+    """Estimates (column, voxel); voxels of one autocorrelation are fitted together."""
+    labels, results = glm_module.run_glm(signal, matrix, noise_model=noise)
+    theta = np.empty((matrix.shape[1], signal.shape[1]))
+    for label, result in results.items():
+        theta[:, labels == label] = result.theta
+    return theta
+
+
+def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]]:
+    wanted = glm.columns()
+    if not wanted:
+        return None, []
+    if run.confounds is None:
+        raise DataError(f"{run.bold.name} has no desc-confounds_timeseries.tsv beside it. Next step: confounds='none'.")
+    table = read_table(run.confounds, sep="\t", what="confounds")
+    lost = [c for c in wanted if c not in table]
+    if lost:
+        raise DataError(unknown_name(f"confound in {run.confounds.name}", lost[0], list(map(str, table.columns))))
+    steady = [c for c in map(str, table) if c.startswith("non_steady_state")]
+    if steady and not set(steady) & set(wanted):
+        warnings.warn(
+            f"{run.confounds.name} marks {len(steady)} volumes before the steady state, which stay in the model. Next"
+            f" step: add {steady[0]!r} and its like to confounds.",
+            stacklevel=2,
+        )
+    if len(table) != n:
+        raise DataError(f"{run.confounds.name} has {len(table)} rows, {run.bold.name} {n} volumes.")
+    values = np.stack([numbers(table, c, run.confounds, missing=("n/a",)) for c in wanted], axis=1)
+    # Derivatives have no first value; a hole anywhere else has no value that could stand there.
+    holes = np.argwhere(np.isnan(values[1:]))
+    if len(holes):
+        row, column = holes[0]
+        raise DataError(
+            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells); only the first row may"
+            " lack a value. Next step: other confounds, or confounds='none'."
+        )
+    values = np.where(np.isfinite(values), values, 0.0)
+    values = values - values.mean(axis=0)
+    scale = values.std(axis=0)
+    keep = scale > 0
+    return values[:, keep] / scale[keep], [c for c, k in zip(wanted, keep, strict=True) if k]

@@ -17,12 +17,10 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import open_image
-from neuroenc.data._masked import LONGEST, SHORTEST, seconds
 from neuroenc.data._pictures import picture_endings
+from neuroenc.data._volumes import LONGEST, SHORTEST, seconds
 from neuroenc.data.datasets._recording import natural
 from neuroenc.data.datasets._registry import like
-
-__all__ = ["Run", "describe_bids", "entities", "find_runs"]
 
 _PREPROC = "preproc"
 _BOLD = "*_bold.nii*"

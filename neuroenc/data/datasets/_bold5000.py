@@ -30,8 +30,6 @@ from neuroenc.data.datasets._recording import (
 )
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Found, Source
 
-__all__ = ["BETAS", "ROIS", "Bold5000"]
-
 #: Short names of the versions of release 2. The second is misspelt in the authors' own table, hence the pattern.
 BETAS = {
     "a": r"TYPEA-ASSUMEHRF",

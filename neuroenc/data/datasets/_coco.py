@@ -14,8 +14,6 @@ from neuroenc._core.files import read_json
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["Captions", "Permissive"]
-
 
 class Permissive(Dataset):
     """111 photographs under CC BY 2.0 or CC BY-SA 2.0, each with five captions.

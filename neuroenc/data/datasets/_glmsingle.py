@@ -18,13 +18,11 @@ from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import read_table
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._labels import stimulus_names
-from neuroenc.data._masked import roi_flags
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
+from neuroenc.data._volumes import roi_flags
 from neuroenc.data.datasets._recording import Recording, collect, one_of
 from neuroenc.data.datasets._registry import Dataset, Found, like
-
-__all__ = ["MODELS", "GLMsingle", "read_glmsingle"]
 
 MODELS = {"b": "TYPEB_FITHRF", "c": "TYPEC_FITHRF_GLMDENOISE", "d": "TYPED_FITHRF_GLMDENOISE_RR"}
 #: Data set of the betas by file ending: Python writes (x, y, z, trial), MATLAB's axes come turned out of HDF5.

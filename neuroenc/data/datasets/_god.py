@@ -17,8 +17,6 @@ from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._recording import Recording, one_of, select_voxels, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
 
-__all__ = ["GenericObjectDecoding", "grid"]
-
 _TYPES = {"training": 1, "test": 2, "imagery": 3}
 
 

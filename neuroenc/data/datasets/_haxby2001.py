@@ -17,8 +17,6 @@ from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._recording import one_of
 from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["CATEGORIES", "Haxby2001", "block_responses"]
-
 TR = 2.5
 _RUNS = range(1, 13)
 _MASKS = ("brain", "gray", "hoc", "vt", "white")

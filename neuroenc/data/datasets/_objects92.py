@@ -13,8 +13,6 @@ from neuroenc.data._mat import read_mat
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["Objects92"]
-
 _STIMULI = "Kriegeskorte_Neuron2008_supplementalData.mat"
 _BRAIN = "92_brainRDMs.mat"
 _LABELS = ("human", "face", "animal", "natural")

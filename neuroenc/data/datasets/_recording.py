@@ -28,8 +28,6 @@ from neuroenc.data._preprocess import average_repeats, zscore_in_place
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._nsd._store import averaged_store, load_store, session_store, stamp, voxels_per_chunk
 
-__all__ = ["Recording", "collect", "frames", "natural", "one_of", "select_voxels", "sessions_of", "unpacked", "within"]
-
 #: Changes when the stored values would.
 _FORMAT = 3
 

@@ -18,8 +18,6 @@ from neuroenc.data._stimuli import Stimuli
 from neuroenc.data.datasets._recording import Recording, select_voxels, sessions_of, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
 
-__all__ = ["ThingsFMRI"]
-
 _TRIALS = ("trial_type", "session", "run", "stimulus")
 _VOXELS = ("voxel_id", "voxel_x", "voxel_y", "voxel_z", "nc_singletrial")
 

@@ -21,8 +21,6 @@ from neuroenc.data._pictures import read_picture
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._registry import Dataset, Source
 
-__all__ = ["V4", "v4_sessions"]
-
 _MAX_MEMBER, _MAX_SIDE = 10_000_000, 2048
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 

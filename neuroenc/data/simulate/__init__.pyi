@@ -1,6 +1,5 @@
-from ._captions import vocabulary as vocabulary
+from ._captions import describe_cells as describe_cells, vocabulary as vocabulary
 from ._cortex import simulate_cortex as simulate_cortex
-from ._dense import describe_cells as describe_cells
 from ._lexicon import (
     FAMILIES as FAMILIES,
     MEMBERS as MEMBERS,
@@ -9,18 +8,12 @@ from ._lexicon import (
     family_of_word as family_of_word,
     names_member as names_member,
 )
-from ._lowlevel import CHANNELS as CHANNELS, energy_maps as energy_maps
 from ._nsd_tree import nsd_tree as nsd_tree
 from ._readout_populations import (
     ReadoutPopulation as ReadoutPopulation,
     simulate_readout_population as simulate_readout_population,
 )
-from ._rois import ROIS as ROIS
-from ._trees import (
-    algonauts2023_tree as algonauts2023_tree,
-    bold5000_tree as bold5000_tree,
-    god_tree as god_tree,
-    things_fmri_tree as things_fmri_tree,
-)
-from ._trees_own import bids_tree as bids_tree, glmsingle_tree as glmsingle_tree
+from ._rois import ROIS as ROIS, fsaverage5 as fsaverage5
+from ._trees import algonauts2023_tree as algonauts2023_tree, god_tree as god_tree
+from ._tuning import CHANNELS as CHANNELS, energy_maps as energy_maps
 from ._world import simulate_world as simulate_world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,11 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
-from neuroenc.data._schema import EncodingData, Stimuli, make_responses
-from neuroenc.data.simulate._design import Design, make_design
+from neuroenc.data._build import make_responses
+from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS
-from neuroenc.data.simulate._lowlevel import energy_maps
 from neuroenc.data.simulate._rois import AFFINE, ROIS, VOLUME_SHAPE
-from neuroenc.data.simulate._tuning import Voxels, make_voxels, noiseless
-
-__all__ = ["simulate_cortex"]
+from neuroenc.data.simulate._tuning import Voxels, energy_maps, make_voxels, noiseless
 
 
 def _counts(n_voxels: Mapping[str, int] | int | None) -> dict[str, int]:
@@ -292,3 +290,45 @@ def simulate_cortex(
         truth = _truth(voxels, members, signal, own_stimuli.ids, planted, averaged, gain, offset)
         subjects.append(EncodingData(responses, own_stimuli, truth))
     return subjects
+
+
+@dataclass(frozen=True)
+class Design:
+    """One row per presentation, in the order shown; ``time`` runs from -1 to 1 within a run."""
+
+    stimulus: np.ndarray
+    session: np.ndarray
+    run: np.ndarray
+    repeat: np.ndarray
+    time: np.ndarray
+
+
+def make_design(counts: np.ndarray, n_sessions: int, runs_per_session: int, rng: np.random.Generator) -> Design:
+    """Spread ``counts[i]`` presentations of stimulus ``i`` over sessions, in random order.
+
+    Repeats of a stimulus fall into different sessions while there are enough of them. Sessions and runs are
+    numbered from 1, runs anew in each session.
+    """
+    n = len(counts)
+    stimulus = np.repeat(np.arange(n), counts)
+    number = np.concatenate([np.arange(c) for c in counts])
+    # Stimuli with the same number of repeats share the sessions evenly.
+    first = np.empty(n, dtype=np.int64)
+    for c in np.unique(counts):
+        group = rng.permutation(np.flatnonzero(counts == c))
+        first[group] = (np.arange(len(group)) + rng.integers(n_sessions)) % n_sessions
+    step = np.maximum(1, n_sessions // np.maximum(counts, 1))
+    session = (first[stimulus] + number * step[stimulus]) % n_sessions
+    order = np.lexsort((rng.random(len(stimulus)), session))
+    stimulus, session = stimulus[order], session[order]
+    run = np.empty_like(session)
+    time = np.empty(len(session))
+    repeat = np.empty_like(session)
+    for s in range(n_sessions):
+        rows = np.flatnonzero(session == s)
+        for r, block in enumerate(np.array_split(rows, min(runs_per_session, max(len(rows), 1)))):
+            run[block] = r + 1
+            time[block] = np.linspace(-1, 1, len(block)) if len(block) > 1 else 0.0
+    by_stimulus = np.argsort(stimulus, kind="stable")
+    repeat[by_stimulus] = np.concatenate([np.arange(c) for c in counts])
+    return Design(stimulus, session + 1, run, repeat, time)

@@ -5,18 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = [
-    "COLOURS",
-    "FAMILIES",
-    "MEMBERS",
-    "NEUTRAL",
-    "Member",
-    "families_in_caption",
-    "family_of_word",
-    "member",
-    "names_member",
-]
-
 #: The five object families that the simulated cortex is selective for.
 FAMILIES: tuple[str, ...] = ("face", "body", "place", "word", "food")
 

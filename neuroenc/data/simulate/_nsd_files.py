@@ -14,17 +14,6 @@ from neuroenc._core.files import write_json, write_text
 from neuroenc.data.datasets._nsd._betas import SCALE
 from neuroenc.data.simulate._nsd_plan import Experiment
 
-__all__ = [
-    "as_int16",
-    "write_experiment",
-    "write_frames",
-    "write_labels",
-    "write_overlay",
-    "write_pictures",
-    "write_table_of_responses",
-    "write_volume",
-]
-
 
 def _ready(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,6 @@ import xarray as xr
 
 from neuroenc.data.datasets._nsd._rois import FILES
 
-__all__ = ["Experiment", "Subject", "make_experiment", "make_subject"]
-
 #: Regions of the simulated cortex -> labels of the data set's files.
 _LABELS = {
     "V1": ("V1v", "V1d"),

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.data._schema import EncodingData, make_responses
+from neuroenc.data._build import make_responses
+from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd._design import stimulus_name
 from neuroenc.data.datasets._nsd._layout import BETAS, SPACES
-from neuroenc.data.simulate._cortex import _respond, simulate_cortex
-from neuroenc.data.simulate._design import Design
+from neuroenc.data.simulate._cortex import Design, _respond, simulate_cortex
 from neuroenc.data.simulate._nsd_files import (
     write_experiment,
     write_frames,
@@ -26,8 +26,6 @@ from neuroenc.data.simulate._nsd_files import (
 )
 from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
 from neuroenc.data.simulate._world import simulate_world
-
-__all__ = ["nsd_tree"]
 
 #: Sessions that the eight subjects of a miniature complete, as far as the design has them.
 _COMPLETED = (4, 4, 3, 3, 4, 3, 4, 3)

@@ -9,8 +9,6 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, unknown_name
 
-__all__ = ["KINDS", "ReadoutPopulation", "simulate_readout_population"]
-
 #: Mechanisms, from the simplest to those that depend on content.
 KINDS = ("pooled", "gaussian", "mask", "moving", "scaling", "gated")
 

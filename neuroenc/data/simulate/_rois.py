@@ -11,8 +11,6 @@ import numpy as np
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 
-__all__ = ["AFFINE", "ROIS", "VOLUME_SHAPE", "Roi", "fsaverage5", "grow", "volume_indices"]
-
 #: Voxel indices to millimetres: 2 mm isotropic, wide enough for the whole surface.
 AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 VOLUME_SHAPE = (91, 109, 91)

@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neuroenc.data.simulate._draw_living import LIVING, SKINS
-from neuroenc.data.simulate._draw_places import PLACES
-from neuroenc.data.simulate._draw_things import THINGS
+from neuroenc.data.simulate._draw_living import LIVING, RGB, SKINS, Pen
+from neuroenc.data.simulate._draw_things import PLACES, THINGS
 from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, member
-from neuroenc.data.simulate._pen import RGB, Pen
-
-__all__ = ["BACKGROUNDS", "Scene", "SceneObject", "render", "sample_scene"]
 
 #: Backgrounds and the colours that they come in.
 BACKGROUNDS: dict[str, tuple[str, ...]] = {

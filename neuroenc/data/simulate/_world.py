@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError
-from neuroenc.data._schema import Stimuli
+from neuroenc.data._stimuli import Stimuli
 from neuroenc.data.simulate._captions import captions
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS
 from neuroenc.data.simulate._scene import Scene, render, sample_scene
-
-__all__ = ["simulate_world"]
 
 
 def _row(scene: Scene) -> dict[str, Any]:

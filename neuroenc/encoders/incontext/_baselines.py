@@ -332,7 +332,7 @@ def surface_positions(responses: xr.DataArray, vertices: Mapping[str, Any] | Non
         if name not in responses.coords:
             raise DataError(f"responses have no voxel coordinate {name!r}; found {sorted(map(str, responses.coords))}.")
     if vertices is None:
-        from neuroenc.data.simulate._rois import fsaverage5
+        from neuroenc.data.simulate import fsaverage5
 
         vertices = {side: xyz for side, (xyz, _) in fsaverage5().items()}
     hemi, vertex = responses["hemi"].values.astype(str), responses["vertex"].values

@@ -33,7 +33,7 @@ def _underlay(image: Any, shape: tuple[int, ...], affine: np.ndarray) -> np.ndar
     """Anatomy on the grid of the voxels, as grey between its 2nd and 99.5th percentile, 0.05 to 0.95."""
     from nibabel.processing import resample_from_to
 
-    from neuroenc.data._images import image_values, open_image
+    from neuroenc.data import image_values, open_image
 
     if not isinstance(image, np.ndarray):
         found = open_image(image, "background")

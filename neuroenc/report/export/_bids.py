@@ -219,7 +219,7 @@ def _check_places(scores: xr.Dataset, volume: bool, surface: bool) -> None:
         if any(x.dtype.kind not in "iu" for x in ijk):
             raise DataError(f"i, j, k are {[str(x.dtype) for x in ijk]}; expected whole numbers.")
         # Here, because nibabel comes with it.
-        from neuroenc.data._maps import check_place
+        from neuroenc.data import check_place
 
         check_place(scores.attrs["affine"], scores.attrs["volume_shape"])
 

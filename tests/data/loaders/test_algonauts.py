@@ -8,7 +8,7 @@ import pytest
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.datasets._algonauts2023 import LABELS
-from neuroenc.data.simulate import algonauts2023_tree
+from trees import algonauts2023_tree
 
 
 @pytest.fixture(scope="module")

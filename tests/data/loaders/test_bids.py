@@ -11,7 +11,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data.simulate import bids_tree
+from trees import bids_tree
 
 pytest.importorskip("nilearn")
 STEM = "derivatives/fmriprep/sub-01/ses-01/func/sub-01_ses-01_task-pictures_run-01"

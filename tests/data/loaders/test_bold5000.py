@@ -7,7 +7,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data.simulate import bold5000_tree
+from trees import bold5000_tree
 
 LENGTHS = (8, 6, 8, 6, 8, 6, 8, 6, 8)
 

@@ -13,7 +13,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import DataError
-from neuroenc.data.simulate import glmsingle_tree
+from trees import glmsingle_tree
 
 
 def read(folder, trials=None, **options):

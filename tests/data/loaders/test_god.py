@@ -9,7 +9,7 @@ import pytest
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.datasets._god import _id
-from neuroenc.data.simulate import god_tree
+from trees import god_tree
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data.simulate import things_fmri_tree
+from trees import things_fmri_tree
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import DataError
-from neuroenc.data.simulate import algonauts2023_tree, bold5000_tree, god_tree, things_fmri_tree
+from trees import algonauts2023_tree, bold5000_tree, god_tree, things_fmri_tree
 
 
 def damage(path, new):

@@ -15,8 +15,6 @@ from neuroenc.data._images import forward
 from neuroenc.data.datasets._nsd._layout import Layout
 from neuroenc.data.datasets._recording import frames, unpacked
 
-__all__ = ["SCALE", "n_trials", "read_session", "unpacked_session"]
-
 #: Integer files hold percent signal change times this.
 SCALE = 300.0
 

@@ -15,22 +15,8 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._mat import read_mat
-from neuroenc.data._pixels import PixelBank
-from neuroenc.data._stimuli import Stimuli
+from neuroenc.data._stimuli import PixelBank, Stimuli
 from neuroenc.data.datasets._nsd._layout import Layout
-
-__all__ = [
-    "OFFICIAL_SESSIONS",
-    "SPLITS",
-    "Design",
-    "read_captions",
-    "read_design",
-    "read_stimuli",
-    "read_stimulus_table",
-    "session_counts",
-    "shared_ids",
-    "stimulus_name",
-]
 
 _CAPTION_FILES = ("captions_train2017.json", "captions_val2017.json")
 _COLUMNS = {"cocoId": "coco_id", "cocoSplit": "coco_split", "cropBox": "crop_box"}

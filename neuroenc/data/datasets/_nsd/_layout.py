@@ -14,8 +14,6 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image
 
-__all__ = ["BETAS", "HEMIS", "SPACES", "Layout", "surface_values"]
-
 #: Short names of the three versions of the single-trial betas.
 BETAS = {"b1": "betas_assumehrf", "b2": "betas_fithrf", "b3": "betas_fithrf_GLMdenoise_RR"}
 SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")

@@ -30,8 +30,6 @@ from neuroenc.data.datasets._nsd._rois import Regions, food_path
 from neuroenc.data.datasets._recording import Recording, collect, sessions_of
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
-__all__ = ["LICENCE", "NSD", "nsd"]
-
 LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
 
 

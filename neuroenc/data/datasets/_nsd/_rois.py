@@ -12,10 +12,8 @@ import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image, open_mask
-from neuroenc.data._masked import read_labels
+from neuroenc.data._volumes import read_labels
 from neuroenc.data.datasets._nsd._layout import Layout
-
-__all__ = ["FILES", "RECIPES", "UNIONS", "Regions", "food_path", "nsd_mask", "nsd_rois"]
 
 #: Label images, and the labels that the data set gives them (read from the .ctab file where it is there).
 FILES: dict[str, tuple[str, ...]] = {

@@ -14,8 +14,6 @@ from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd._design import SPLITS
 from neuroenc.stats import ncsnr as estimate_ncsnr, noise_ceiling
 
-__all__ = ["NSDSplit", "nsd_noise_ceiling", "nsd_split"]
-
 _REST = ("train", "drop")
 
 

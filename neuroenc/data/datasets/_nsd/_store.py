@@ -19,8 +19,6 @@ from neuroenc._core.optional import require
 from neuroenc.data import _io
 from neuroenc.data._preprocess import averaged
 
-__all__ = ["averaged_store", "load_store", "session_store", "stamp", "voxels_per_chunk"]
-
 _CHUNK_BYTES = 2**21
 _SAMPLE = 2**16
 

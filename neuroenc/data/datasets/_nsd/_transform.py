@@ -10,10 +10,8 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine
-from neuroenc.data._maps import unmask
+from neuroenc.data._volumes import unmask
 from neuroenc.data.datasets._nsd._layout import HEMIS, Layout, surface_values
-
-__all__ = ["nsd_to_surface"]
 
 _LAYERS = ("layerB1", "layerB2", "layerB3")
 _METHODS = ("linear", "nearest")

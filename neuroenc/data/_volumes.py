@@ -1,9 +1,9 @@
-"""Volumes in: the voxels of a mask, with their indices and ROI names."""
+"""Volumes in and out: the voxels of a mask with their indices and ROI names, and values back in their volume."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import decode_text, raw_cells, read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
-
-__all__ = ["Masked", "label_rois", "load_masked", "read_labels", "roi_flags", "seconds"]
 
 
 def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
@@ -246,3 +244,155 @@ def seconds(image: Any) -> float | None:
         return None
     found = float(np.round(float(zooms[3]) * scale, 6))
     return found if SHORTEST <= found <= LONGEST else None
+
+
+def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Indices, affine and volume shape, from the values themselves, then ``like``, then the arguments."""
+    given = affine
+    for source in (values, like):
+        if isinstance(source, Masked):
+            source = source.responses(np.zeros((1, len(source.ijk))), stimulus=["-"])
+        if isinstance(source, (xr.DataArray, xr.Dataset)):
+            if source is like and isinstance(values, xr.DataArray) and {"voxel"} <= {*values.coords} & {*source.coords}:
+                here, there = values["voxel"].values, source["voxel"].values
+                if not np.array_equal(here, there):
+                    raise DataError(
+                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids."
+                        " Next step: like.sel(voxel=values.voxel)."
+                    )
+            own_affine, own_shape = source.attrs.get("affine"), source.attrs.get("volume_shape")
+            if all(x in source.coords for x in "ijk"):
+                own = np.stack([source[x].values for x in "ijk"], axis=1)
+                if ijk is not None and not np.array_equal(own, np.asarray(ijk)):
+                    raise DataError(
+                        "values and 'like' have other i, j, k. Next step: leave like out, or drop i, j, k of the"
+                        " values."
+                    )
+                ijk = own
+        elif source is like and source is not None:
+            image = open_image(source, "like")
+            own_affine, own_shape = image.affine, image.shape[:3]
+        else:
+            continue
+        if own_affine is not None and affine is not None:
+            names = ("affine=" if given is not None else "the values", "'like'" if source is like else "the values")
+            check_affine(affine, np.asarray(own_affine, dtype=float), names=names)
+        if own_shape is not None and shape is not None and tuple(shape) != tuple(own_shape):
+            raise DataError(f"values lie in a volume of {tuple(shape)}, 'like' in one of {tuple(own_shape)}.")
+        affine = own_affine if affine is None else affine
+        shape = own_shape if shape is None else shape
+    missing = [n for n, x in (("i, j, k", ijk), ("affine", affine), ("volume_shape", shape)) if x is None]
+    if missing:
+        raise DataError(
+            f"cannot place the voxels: no {' and no '.join(missing)}. Next step: unmask(values,"
+            " like=responses), where responses carry i, j, k, attrs['affine'] and attrs['volume_shape']."
+        )
+    return np.asarray(ijk), *check_place(affine, shape)
+
+
+def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine (4, 4) and shape of a volume, from attributes that may come from any file.
+
+    Raises
+    ------
+    DataError
+        The affine has no 16 finite numbers, a last row other than 0, 0, 0, 1 or no extent; or the shape is not three
+        positive whole numbers.
+    """
+    try:
+        matrix = np.asarray(affine, dtype=float).reshape(4, 4)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"affine is {str(affine)[:60]!r}; expected 16 numbers, the rows of a 4 x 4 matrix.") from error
+    flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
+    if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise DataError(
+            f"affine {matrix.round(3).tolist()} places no volume: it needs finite numbers, axes that span a volume, "
+            "and the last row 0, 0, 0, 1."
+        )
+    sizes = np.asarray(shape)
+    if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():
+        raise DataError(f"volume_shape is {str(shape)[:60]!r}; expected three whole numbers of at least 1.")
+    return matrix, (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+
+
+def unmask(
+    values: Any,
+    like: Any = None,
+    *,
+    ijk: Any = None,
+    affine: Any = None,
+    volume_shape: Sequence[int] | None = None,
+    fill: float = np.nan,
+    dtype: Any = np.float32,
+) -> Nifti1Image:
+    """Put values back into their volume: ``image[i_v, j_v, k_v] = values[v]``.
+
+    Parameters
+    ----------
+    values : DataArray with dimension voxel, or array (voxel,) or (n, voxel)
+        A second dimension becomes the image's fourth.
+    like : DataArray, Dataset, Masked, or nibabel image or path, optional
+        Where i, j, k, affine and shape come from when ``values`` do not carry them (scores, after
+        arithmetic); voxel ids must agree.
+    ijk : int array (voxel, 3), optional
+    affine : array (4, 4), optional
+    volume_shape : three ints, optional
+    fill : float
+        Value outside (0 where ``dtype`` is an integer type and ``fill`` is NaN).
+    dtype : numpy dtype
+        float32, or an integer type for label maps.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+
+    Raises
+    ------
+    DataError
+        The voxels cannot be placed, two share one place, or values do not fit the integer type.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_responses
+    >>> import numpy as np
+    >>> r = make_responses([[7.0]], stimulus=["a"], ijk=[[0, 1, 0]], affine=np.eye(4), volume_shape=(1, 2, 1))
+    >>> unmask(r[0], fill=0).get_fdata().ravel().tolist()
+    [0.0, 7.0]
+    """
+    if isinstance(values, xr.DataArray):
+        if "voxel" not in values.dims or values.ndim > 2:
+            raise DataError(f"values have dims {values.dims} (expected ('voxel',) or one more dimension).")
+        data = np.asarray(values.transpose(..., "voxel").values)
+    else:
+        data = np.asarray(values)
+    if data.dtype.kind not in "fiub":
+        raise DataError(f"values have dtype {data.dtype}; legal are real numbers.")
+    index, matrix, shape = _where(values, like, ijk, affine, volume_shape)
+    if data.ndim not in (1, 2) or data.shape[-1:] != (len(index),) or index.shape != (len(index), 3):
+        raise DataError(f"values have shape {data.shape} but there are {len(index)} voxel places.")
+    if index.dtype.kind not in "iu":
+        if index.dtype.kind != "f" or not np.array_equal(index, np.round(index)):
+            raise DataError(f"i, j, k have dtype {index.dtype}, first {index[:1].tolist()}; expected whole numbers.")
+        index = index.astype(np.int64)
+    if len(index) and ((index < 0) | (index >= np.array(shape))).any():
+        raise DataError(f"i, j, k reach {index.max(0).tolist()}, outside a volume of {shape}.")
+    flat = np.ravel_multi_index(tuple(index.T), shape)
+    if np.unique(flat).size < flat.size:
+        raise DataError(
+            f"{flat.size - np.unique(flat).size} voxels share a place with another (several subjects in one"
+            " array?). Next step: unmask one subject at a time."
+        )
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        fill = 0 if np.isnan(fill) else fill
+        limits = np.iinfo(kind)
+        if not np.isfinite(data).all() or (data != np.round(data)).any():
+            raise DataError(f"values are not whole numbers, so {kind} cannot hold them. Next step: dtype='float32'.")
+        # As Python integers: a float32 limit would round up and let 2**31 into int32.
+        if data.size and (int(data.min()) < limits.min or int(data.max()) > limits.max):
+            raise DataError(f"values {data.min()}..{data.max()} do not fit {kind} ({limits.min}..{limits.max}).")
+    volume = np.full((*shape, *data.shape[:-1]), fill, dtype=kind)
+    volume[tuple(index.T)] = data.T
+    image = Nifti1Image(volume, matrix, dtype=kind)
+    image.header.set_xyzt_units("mm")
+    return image
