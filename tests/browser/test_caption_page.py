@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroenc.report import write_caption_report
+from neuroenc.report import study_page, write_caption_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
@@ -137,6 +137,34 @@ def test_clicking_a_voxel_on_the_map_shows_its_captions(volume, look):
         assert shown == study.evidence[study.evidence.voxel == voxel].stimulus.tolist()
 
 
+def test_the_first_screen_says_what_its_numbers_and_lines_mean(volume, look):
+    _, file = volume
+    page = look(file)
+    page.wait_for_selector("#panel .key")
+    assert page.locator("#panel .key").inner_text() == (
+        "Number: score of the caption. Phrases: supported, uncertain, unsupported."
+    )
+
+
+def test_tabs_show_one_part_and_an_address_opens_its_own(look, tmp_path):
+    study = studies.made_up(12, "volume")
+    page = study_page("two parts", accuracy=study.scores, captions=study)
+    page = look(page.write(tmp_path))
+    shown = page.locator(".tab:visible")
+    assert shown.count() == 1
+    assert shown.get_attribute("id") == "accuracy"
+    page.get_by_role("link", name="Captions", exact=True).click()
+    page.wait_for_selector("#map:visible")
+    assert page.locator("#accuracy").is_hidden()
+    page.goto((tmp_path / "index.html").as_uri())
+    voxel = study.captions.voxel.iloc[0]
+    page.evaluate(f"location.hash = '#voxel={voxel}'")
+    page.wait_for_selector(f"#panel h3:has-text('Voxel {voxel}'):visible")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".tab:visible").count() == 2
+
+
 def test_phrases_are_marked_and_their_numbers_can_be_read_and_reached_by_key(volume, look):
     study, file = volume
     voxel = study.captions.voxel.iloc[0]
@@ -230,6 +258,10 @@ def test_search_finds_words_plurals_beginnings_phrases_and_ids(grid, look):
     assert searched(page, str(texts.index[4]))[0] == texts.index[4]
     assert searched(page, "zebra") == []
     assert page.locator("#count").inner_text().startswith("0 of")
+    assert "“zebra”" in page.locator("#hint").inner_text()
+    page.locator("#hint button").last.click()
+    assert listed(page)
+    assert page.locator("#hint").inner_text() == ""
 
 
 def test_map_and_list_can_be_used_with_keys_alone(grid, look):

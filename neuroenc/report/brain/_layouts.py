@@ -72,7 +72,7 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
         axes.set_ylim(middle - tall / 2, middle + tall / 2)
         axes.axis("off")
         colours = flat_shade(inflated_mesh(h)[2], faces)
-        axes.add_collection(PolyCollection(list(xy[faces]), facecolors=colours, edgecolors=colours, linewidths=0.3))
+        axes.add_collection(PolyCollection(xy[faces], facecolors=colours, edgecolors=colours, linewidths=0.3))
         mine = np.flatnonzero((hemi == h) & on[vertex])
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
         y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale

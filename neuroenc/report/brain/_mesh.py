@@ -98,7 +98,7 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
 
     plane = np.stack([corners[shown] @ right, corners[shown] @ up], axis=2)
     axes.add_collection(
-        PolyCollection(list(plane), facecolors=rgba[shown], edgecolors=rgba[shown], linewidths=0.25, rasterized=True)
+        PolyCollection(plane, facecolors=rgba[shown], edgecolors=rgba[shown], linewidths=0.25, rasterized=True)
     )
     centre = (plane.reshape(-1, 2).max(axis=0) + plane.reshape(-1, 2).min(axis=0)) / 2
     axes.set_xlim(centre[0] - PANEL[0], centre[0] + PANEL[0])

@@ -269,9 +269,7 @@ def _draw_flat(
 
     xy, faces, on = flat_mesh(hemi)
     rgba = over(colours, flat_shade(inflated_mesh(hemi)[2], faces))
-    axes.add_collection(
-        PolyCollection(list(xy[faces]), facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True)
-    )
+    axes.add_collection(PolyCollection(xy[faces], facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True))
     (x0, y0), (x1, y1) = window
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
     axes.axis("off")

@@ -250,7 +250,7 @@
   const nothing = () => {
     const words = query.terms.flat(), unknown = search ? words.filter((word) => !search.words.has(word)) : [];
     const filters = ["region", "least", "verdict"].filter((id) => $(id).value !== "");
-    const item = make("li", { className: "none-found" }, unknown.length ? `No caption holds ${unknown.map((w) => `“${w}”`).join(", ")}. `
+    const item = make("p", { className: "none-found" }, unknown.length ? `No caption holds ${unknown.map((w) => `“${w}”`).join(", ")}. `
       : words.length ? "No voxel fits these words and filters. " : "No voxel fits these filters. ");
     const offer = (text, change) => {
       const button = make("button", { type: "button", text });
@@ -287,7 +287,7 @@
       button.record = record;
       return make("li", {}, button);
     }));
-    if (!found.length) $("list").append(nothing());
+    $("hint").replaceChildren(...(found.length || !voxels.length ? [] : [nothing()]));
     $("more").hidden = found.length <= limit;
   };
 
@@ -482,7 +482,7 @@
     }
     if (!current) {
       const missing = /^#voxel=(.*)$/.exec(location.hash);
-      $("panel").replaceChildren(make("p", { className: "empty", text: missing ? `No voxel ${missing[1]} in this report.` : "No voxel." }));
+      $("panel").replaceChildren(make("p", { className: "empty", text: missing ? `No voxel ${missing[1]} in this report.` : "No voxel fits: choose one on the map, or change the words and filters above." }));
     }
     document.documentElement.dataset.ready = "yes";
   })().catch((error) => { $("panel").replaceChildren(make("p", { className: "empty", text: `The data could not be read: ${error.message}.` })); });
