@@ -17,7 +17,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path, plain_json, read_sealed_json, sha256_file, write_sealed_json
 from neuroenc._core.optional import require
 from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_table
-from neuroenc.captions._model_folder import reading, whole_folder
+from neuroenc._core.weights import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 
 __all__ = ["CaptionStudy", "read_table", "typed", "write_table"]

@@ -6,6 +6,7 @@ import html
 import inspect
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +18,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
-from neuroenc._core.files import atomic_path, paired_file, read_sealed_json, write_pair
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
+from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.encoders._labels import (
     describe_features,
     features_matrix,
@@ -346,35 +347,20 @@ def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> str:
     return str(value)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Safetensors file, written atomically."""
-    from safetensors.numpy import save_file
-
-    with atomic_path(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-
-
-_FORMAT = 2
-_FIELDS = ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
-
-
-def _classes(name: str) -> dict[str, type[LinearEncoder]]:
-    from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
-
-    found: dict[str, type[LinearEncoder]] = {c.__name__: c for c in (RidgeEncoder, BandedRidgeEncoder)}
-    if name == "ReadoutEncoder":  # the only one that needs torch
-        from neuroenc.encoders import ReadoutEncoder
-
-        found[name] = ReadoutEncoder
-    if name in ("ChunkAveraged", "InContextEncoder"):
-        from neuroenc.encoders.incontext import ChunkAveraged, InContextEncoder
-
-        found |= {"ChunkAveraged": ChunkAveraged, "InContextEncoder": InContextEncoder}
-    if name in ("EmpiricalBayesRidge", "PaperRidge"):
-        from neuroenc.encoders.incontext import EmpiricalBayesRidge, PaperRidge
-
-        found |= {"EmpiricalBayesRidge": EmpiricalBayesRidge, "PaperRidge": PaperRidge}
-    return found
+_KIND = Kind(
+    "encoder",
+    "encoder.json",
+    "arrays.safetensors",
+    ("class", "params", "fitted", "voxel_labels", "labelled", "sha256"),
+)
+_HOMES = {
+    "RidgeEncoder": "neuroenc.encoders",
+    "BandedRidgeEncoder": "neuroenc.encoders",
+    "ReadoutEncoder": "neuroenc.encoders",
+    **dict.fromkeys(
+        ("InContextEncoder", "ChunkAveraged", "EmpiricalBayesRidge", "PaperRidge"), "neuroenc.encoders.incontext"
+    ),
+}
 
 
 def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
@@ -394,14 +380,13 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
         else:
             labels[name] = values.astype(str).tolist()
     record = {
-        "format": _FORMAT,
         "class": type(encoder).__name__,
         "params": _plain_params(encoder),
         "fitted": plain,
         "voxel_labels": labels,
         "labelled": encoder._voxels_ is not None,
     }
-    return write_pair(path, "arrays.safetensors", lambda file: save_arrays(file, arrays), "encoder.json", record)
+    return write_folder(path, _KIND, record, arrays)
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
@@ -419,22 +404,10 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     DataError
         If the folder is not an encoder, was written by a newer format, or its arrays were changed.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    path = Path(path)
-    if not (path / "encoder.json").is_file():
-        raise DataError(f"{path} holds no encoder.json. Next step: pass the folder that encoder.save wrote.")
-    record = read_sealed_json(path / "encoder.json", needed=("format",), unsealed=True)
-    if record["format"] not in (1, _FORMAT):
-        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
-    # Encoders of format 1 have no seal.
-    record = read_sealed_json(path / "encoder.json", needed=_FIELDS, unsealed=record["format"] == 1)
-    classes = _classes(record["class"])
-    if record["class"] not in classes:
-        raise DataError(unknown_name("encoder", record["class"], classes))
-    stored = paired_file(path, "arrays.safetensors", str(record["sha256"]))
-    encoder = classes[record["class"]]()
+    record, arrays = read_folder(path, _KIND, "numpy")
+    if record["class"] not in _HOMES:
+        raise DataError(unknown_name("encoder", record["class"], _HOMES))
+    encoder: LinearEncoder = getattr(import_module(_HOMES[record["class"]]), record["class"])()
     legal = encoder.get_params()
     for name in record["params"]:
         if name not in legal:
@@ -445,15 +418,10 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     for name in settings:
         if name not in legal:
             raise ConfigError(unknown_name(f"setting of {record['class']}", name, legal))
-    try:
+    with reading(path, str(record["class"])):
         encoder.set_params(**{**{k: from_plain(v) for k, v in record["params"].items()}, **settings})
-        arrays = load_file(stored)
         voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
         voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
         encoder._voxels_ = voxels if record["labelled"] else None
         encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
-    except NeuroencError:
-        raise
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read as a {record['class']}: {error}. Next step: save it again.") from error
     return encoder

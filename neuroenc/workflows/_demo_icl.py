@@ -31,7 +31,7 @@ def shipped_model(name: str = "world") -> Path | None:
     >>> shipped_model("nothing") is None
     True
     """
-    from neuroenc.encoders.incontext._files import _WEIGHTS
+    from neuroenc.encoders.incontext._model import _WEIGHTS
 
     folder = _WEIGHTS / name
     return folder if (folder / "model.json").is_file() else None

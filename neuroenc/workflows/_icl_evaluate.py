@@ -31,7 +31,7 @@ from neuroenc.encoders.incontext import (
     support_curve,
     surface_positions,
 )
-from neuroenc.encoders.incontext._files import SHIPPED
+from neuroenc.encoders.incontext._model import SHIPPED
 from neuroenc.workflows._icl_config import METHODS, IclConfig
 from neuroenc.workflows._icl_inputs import Part, load_parts, make_prior, part_folders
 from neuroenc.workflows._icl_tables import (

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.weights import whole_folder
 from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser, make_language_model
-from neuroenc.captions._model_folder import whole_folder
 
 TEXTS = ["a face", "a house", "a dog", "two dogs near a house"]
 

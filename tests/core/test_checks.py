@@ -9,7 +9,7 @@ import xarray as xr
 
 from neuroenc import captions, data, encoders, report, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders._tensors import write_tensors
+from neuroenc._core.weights import write_tensors
 from neuroenc.retrieval import CaptionCorpus, DenseIndex, LexicalIndex, NGramIndex, NGramScorer, as_bank, ngram_weight
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold, Shuff
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, load_encoder
-from neuroenc.encoders._tensors import read_tensors, write_tensors
 
 ALPHAS = np.logspace(-1, 4, 6)
 
@@ -114,7 +114,7 @@ def saved(tmp_path, **options):
         lambda t: t[: len(t) // 2],
         lambda t: "[]",
         lambda t: "{}",
-        lambda t: t.replace('"format": 2', '"format": 3'),
+        lambda t: t.replace('"format": 3', '"format": 4'),
         lambda t: t.replace('"class"', '"klass"'),
     ],
 )

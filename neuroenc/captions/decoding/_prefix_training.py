@@ -251,7 +251,7 @@ class _Run:
     def run(self, folder: Any, every: int, show: bool) -> PrefixTraining:
         store = None
         if folder is not None:
-            from neuroenc.encoders._checkpoint import Checkpoint, restore_optimiser
+            from neuroenc._core.checkpoints import Checkpoint, restore_optimiser
 
             store = Checkpoint(folder, self._key())
             found = store.load(self.decoder.device)
@@ -288,7 +288,7 @@ class _Run:
         return self.step >= self.total or (self.limit is not None and self.spent >= self.limit)
 
     def _save(self, store: Any) -> None:
-        from neuroenc.encoders._checkpoint import optimiser_tensors
+        from neuroenc._core.checkpoints import optimiser_tensors
 
         groups = {"model": dict(self.modules.state_dict()), "optimiser": optimiser_tensors(self.optimiser)}
         store.save(groups, {"step": self.step, "spent": self.spent, "losses": self.losses})

@@ -15,122 +15,27 @@ from torch import Tensor
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import sha256_file
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress as bar_of
 from neuroenc._core.provenance import provenance
+from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions._linear import as_weights
-from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim, train_denoiser
 from neuroenc.embedding._device import exact_arithmetic, resolve_device
 from neuroenc.retrieval import as_bank
 from neuroenc.retrieval._topk import row_norms
 
-__all__ = ["SHIPPED", "ConceptDenoiser", "load", "save"]
+__all__ = ["SHIPPED", "ConceptDenoiser"]
 
-_FORMAT = 1
-_FILES = ("*.json", "*.safetensors", "README.md")
+_KIND = Kind(
+    "denoiser",
+    "denoiser.json",
+    "denoiser.safetensors",
+    ("settings", "n_features", "n_images", "training"),
+)
 _WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("world",)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-def save(denoiser: ConceptDenoiser, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any) -> Path:
-    """Write ``denoiser.safetensors`` and, last, ``denoiser.json``.
-
-    Parameters
-    ----------
-    denoiser : ConceptDenoiser
-        Fitted. The empirical kind is its images, which are written.
-    folder : path
-    dtype : {"float32", "float16"}
-        Of the file.
-    **record
-        What to remember with it, such as the images it was fitted to.
-
-    Returns
-    -------
-    Path
-    """
-    from safetensors.torch import save_file
-
-    if dtype not in _DTYPES:
-        raise ConfigError(unknown_name("dtype", dtype, _DTYPES))
-    if not denoiser.n_images_:
-        raise ConfigError("this denoiser was not fitted; there is nothing to save. Next step: fit(bank).")
-    folder = Path(folder)
-    # The normaliser stays exact: it is small, and every sample passes through it.
-    tensors: dict[str, Tensor] = {"centre": denoiser._centre, "scale": denoiser._scale}
-    if denoiser._exact is not None:
-        tensors["images"] = denoiser._exact.values[:, denoiser.n_features :].to(_DTYPES[dtype])
-    if denoiser._net is not None:
-        tensors |= {f"net.{k}": v.to(_DTYPES[dtype]) for k, v in denoiser._net.state_dict().items()}
-    training = {k: v for k, v in denoiser.training_.items() if k != "losses"}
-    settings = {k: getattr(denoiser, k) for k in ("kind", "scaling", "width", "depth", "temperatures", "seed")}
-    with whole_folder(folder, _FILES) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary / "denoiser.safetensors"
-        )
-        write_record(
-            temporary,
-            "denoiser.json",
-            {
-                "format": _FORMAT,
-                "settings": settings,
-                "n_features": denoiser.n_features,
-                "n_images": denoiser.n_images_,
-                "training": training,
-                "record": record,
-                "provenance": provenance(model="ConceptDenoiser"),
-            },
-        )
-    return folder
-
-
-def load(folder: str | os.PathLike[str], device: str = "auto") -> ConceptDenoiser:
-    """Read a denoiser.
-
-    Parameters
-    ----------
-    folder : path or str
-        That :func:`save` wrote, or the name of a shipped one ("world").
-    device : str
-
-    Raises
-    ------
-    DataError
-        There is none, a newer format wrote it, or its file was changed.
-    """
-    path = Path(folder)
-    if not path.exists() and str(folder) in SHIPPED:
-        path = _WEIGHTS / str(folder)
-    if not (path / "denoiser.json").is_file():
-        raise DataError(unknown_name("denoiser", folder, SHIPPED, "Next step: a name, or a folder that save() wrote."))
-    needed = ("format", "settings", "n_features", "n_images", "training")
-    record = read_record(path, "denoiser.json", "denoiser", needed)
-    if record["format"] != _FORMAT:
-        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
-    with reading(path, "denoiser"):
-        return _build(path, record, device)
-
-
-def _build(path: Path, record: dict[str, Any], device: str) -> ConceptDenoiser:
-    from safetensors.torch import load_file
-
-    if "sha256" in record and sha256_file(path / "denoiser.safetensors") != record["sha256"]:
-        raise DataError(f"{path / 'denoiser.safetensors'} is not the file that was saved. Next step: copy it again.")
-    settings = {**record["settings"], "temperatures": tuple(record["settings"]["temperatures"])}
-    out = ConceptDenoiser(device=device, **settings)
-    tensors = load_file(path / "denoiser.safetensors")
-    out._centre, out._scale = (tensors.pop(k).float().to(out.device) for k in ("centre", "scale"))
-    out.n_images_, out.training_ = int(record["n_images"]), {"losses": [], **record["training"]}
-    if out.kind == "empirical":
-        out._set_images(tensors["images"].float().numpy())
-        return out
-    out._net = out._start(int(record["n_features"]))
-    out._net.load_state_dict({k.removeprefix("net."): v.float() for k, v in tensors.items()})
-    out._net.eval()
-    return out
 
 
 KINDS = ("diffusion", "empirical", "regression")
@@ -483,12 +388,64 @@ class ConceptDenoiser:
         return direction / direction.norm(dim=1, keepdim=True)
 
     def save(self, folder: str | os.PathLike[str], *, dtype: str = "float32", **record: Any) -> Path:
-        """Write the denoiser; see :func:`neuroenc.captions.projection._denoiser.save`."""
+        """Write ``denoiser.safetensors`` and ``denoiser.json``.
 
-        return save(self, folder, dtype=dtype, **record)
+        Parameters
+        ----------
+        folder : path
+        dtype : {"float32", "float16"}
+            Of the file.
+        **record
+            What to remember with it, such as the images it was fitted to.
+
+        Returns
+        -------
+        Path
+        """
+        if dtype not in _DTYPES:
+            raise ConfigError(unknown_name("dtype", dtype, _DTYPES))
+        if not self.n_images_:
+            raise ConfigError("this denoiser was not fitted; there is nothing to save. Next step: fit(bank).")
+        # The normaliser stays exact: it is small, and every sample passes through it.
+        tensors: dict[str, Tensor] = {"centre": self._centre, "scale": self._scale}
+        if self._exact is not None:
+            tensors["images"] = self._exact.values[:, self.n_features :].to(_DTYPES[dtype])
+        if self._net is not None:
+            tensors |= {f"net.{k}": v.to(_DTYPES[dtype]) for k, v in self._net.state_dict().items()}
+        described = {
+            "settings": {k: getattr(self, k) for k in ("kind", "scaling", "width", "depth", "temperatures", "seed")},
+            "n_features": self.n_features,
+            "n_images": self.n_images_,
+            "training": {k: v for k, v in self.training_.items() if k != "losses"},
+            "record": record,
+            "provenance": provenance(model="ConceptDenoiser"),
+        }
+        return write_folder(folder, _KIND, described, tensors)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> ConceptDenoiser:
-        """Read a denoiser from a folder that :meth:`save` wrote, or a shipped one by its name ("world")."""
+        """Read a denoiser from a folder that :meth:`save` wrote, or a shipped one by its name ("world").
 
-        return load(folder, device)
+        Raises
+        ------
+        DataError
+            There is none, a newer format wrote it, or its file was changed.
+        """
+        path = Path(folder)
+        if not path.exists() and str(folder) in SHIPPED:
+            path = _WEIGHTS / str(folder)
+        if not (path / _KIND.record).is_file():
+            raise DataError(unknown_name("denoiser", folder, SHIPPED, "Next step: a name, or what save() wrote."))
+        record, tensors = read_folder(path, _KIND)
+        with reading(path, "denoiser"):
+            settings = {**record["settings"], "temperatures": tuple(record["settings"]["temperatures"])}
+            out = cls(device=device, **settings)
+            out._centre, out._scale = (tensors.pop(k).float().to(out.device) for k in ("centre", "scale"))
+            out.n_images_, out.training_ = int(record["n_images"]), {"losses": [], **record["training"]}
+            if out.kind == "empirical":
+                out._set_images(tensors["images"].float().numpy())
+                return out
+            out._net = out._start(int(record["n_features"]))
+            out._net.load_state_dict({k.removeprefix("net."): v.float() for k, v in tensors.items()})
+            out._net.eval()
+        return out

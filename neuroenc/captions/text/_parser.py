@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import sha256_file
 from neuroenc._core.provenance import provenance
-from neuroenc.captions._model_folder import read_record, reading, whole_folder, write_record
+from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.text._parser_model import StructuredLM, masked_perplexity, padded, train_masked
 from neuroenc.captions.text._phrases import Phrase
 from neuroenc.captions.text._trees import (
@@ -31,10 +30,14 @@ from neuroenc.captions.text._trees import (
 )
 from neuroenc.embedding._device import resolve_device
 
-__all__ = ["Bracketing", "SyntacticDistanceParser", "load", "save"]
+__all__ = ["Bracketing", "SyntacticDistanceParser"]
 
-_FORMAT = 1
-_FILES = ("*.json", "*.safetensors", "README.md")
+_KIND = Kind(
+    "parser",
+    "parser.json",
+    "parser.safetensors",
+    ("settings", "structured", "vocabulary", "function_words", "training"),
+)
 _SETTINGS = (
     "dim",
     "layers",
@@ -51,61 +54,6 @@ _SETTINGS = (
     "head",
     "seed",
 )
-
-
-def save(parser: SyntacticDistanceParser, folder: str | os.PathLike[str]) -> Path:
-    """Write ``parser.safetensors`` and, last, ``parser.json``."""
-    from safetensors.torch import save_file
-
-    if parser._net is None:
-        raise ConfigError("this parser has learned nothing yet; there is nothing to save. Next step: fit(captions).")
-    folder = Path(folder)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in parser._net.state_dict().items()}
-    record = {
-        "format": _FORMAT,
-        "settings": {name: getattr(parser, name) for name in _SETTINGS},
-        "structured": parser._net.parser is not None,
-        "vocabulary": parser._vocabulary.words,
-        "function_words": parser.function_words_,
-        "training": {k: v for k, v in parser.training_.items() if k != "losses"},
-        "provenance": provenance(model="SyntacticDistanceParser"),
-    }
-    with whole_folder(folder, _FILES) as temporary:
-        save_file(tensors, temporary / "parser.safetensors")
-        write_record(temporary, "parser.json", record)
-    return folder
-
-
-def load(folder: str | os.PathLike[str], device: str = "auto") -> SyntacticDistanceParser:
-    """Read a parser.
-
-    Raises
-    ------
-    DataError
-        There is none, a newer format wrote it, or its file was changed.
-    """
-    path = Path(folder)
-    needed = ("format", "settings", "structured", "vocabulary", "function_words", "training")
-    record = read_record(path, "parser.json", "parser", needed)
-    if record["format"] != _FORMAT:
-        raise DataError(f"{path} has format {record['format']!r}; this version reads {_FORMAT}.")
-    with reading(path, "parser"):
-        return _build(path, record, device)
-
-
-def _build(path: Path, record: dict[str, Any], device: str) -> SyntacticDistanceParser:
-    from safetensors.torch import load_file
-
-    if "sha256" in record and sha256_file(path / "parser.safetensors") != record["sha256"]:
-        raise DataError(f"{path / 'parser.safetensors'} is not the file that was saved. Next step: copy it again.")
-    out = SyntacticDistanceParser(device=device, **record["settings"])
-    out._vocabulary = Vocabulary(record["vocabulary"])
-    out.function_words_ = list(record["function_words"])
-    out.training_ = {"losses": [], **record["training"]}
-    net = out._start(record["structured"])
-    net.load_state_dict(load_file(path / "parser.safetensors"))
-    out._net = net.eval()
-    return out
 
 
 _HEADS = ("last", "first", "height")
@@ -487,11 +435,36 @@ class SyntacticDistanceParser:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``parser.safetensors`` and ``parser.json``."""
-
-        return save(self, folder)
+        if self._net is None:
+            raise ConfigError(
+                "this parser has learned nothing yet; there is nothing to save. Next step: fit(captions)."
+            )
+        record = {
+            "settings": {name: getattr(self, name) for name in _SETTINGS},
+            "structured": self._net.parser is not None,
+            "vocabulary": self._vocabulary.words,
+            "function_words": self.function_words_,
+            "training": {k: v for k, v in self.training_.items() if k != "losses"},
+            "provenance": provenance(model="SyntacticDistanceParser"),
+        }
+        return write_folder(folder, _KIND, record, self._net.state_dict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> SyntacticDistanceParser:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
 
-        return load(folder, device)
+        Raises
+        ------
+        DataError
+            There is none, a newer format wrote it, or its file was changed.
+        """
+        record, tensors = read_folder(folder, _KIND)
+        with reading(folder, "parser"):
+            out = cls(device=device, **record["settings"])
+            out._vocabulary = Vocabulary(record["vocabulary"])
+            out.function_words_ = list(record["function_words"])
+            out.training_ = {"losses": [], **record["training"]}
+            net = out._start(record["structured"])
+            net.load_state_dict(tensors)
+            out._net = net.eval()
+        return out

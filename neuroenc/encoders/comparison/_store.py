@@ -13,8 +13,8 @@ import xarray as xr
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path, hash_array, hash_json, write_json
+from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc._version import __version__
-from neuroenc.encoders._tensors import read_tensors, write_tensors
 from neuroenc.encoders.comparison._grid import Cell, Job
 
 __all__ = ["Fitted", "Source", "Store", "make_source"]

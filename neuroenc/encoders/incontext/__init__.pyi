@@ -28,7 +28,6 @@ from ._episodes import (
     ResponseEpisodes as ResponseEpisodes,
     SyntheticEpisodes as SyntheticEpisodes,
 )
-from ._files import load_model as load_model, save_model as save_model
 from ._maps import (
     TEMPLATES as TEMPLATES,
     WeightComponents as WeightComponents,
@@ -42,7 +41,9 @@ from ._model import (
     InContextConfig as InContextConfig,
     InContextModel as InContextModel,
     VoxelWeights as VoxelWeights,
+    load_model as load_model,
     make_model as make_model,
+    save_model as save_model,
 )
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
 from ._prior import WeightPrior as WeightPrior

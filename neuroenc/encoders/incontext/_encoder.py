@@ -26,8 +26,7 @@ from neuroenc.encoders.incontext._condition import (
     voxel_posteriors,
     voxels_at_once,
 )
-from neuroenc.encoders.incontext._files import load_model
-from neuroenc.encoders.incontext._model import InContextModel
+from neuroenc.encoders.incontext._model import InContextModel, load_model
 
 __all__ = ["ChunkAveraged", "InContextEncoder", "WeightSums", "clean_variance"]
 

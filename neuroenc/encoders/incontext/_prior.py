@@ -13,9 +13,10 @@ import xarray as xr
 
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import hash_array, paired_file, read_json, read_sealed_json, write_pair
+from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
-from neuroenc.encoders._base import check_choice, save_arrays
+from neuroenc._core.weights import Kind, read_folder, reading, write_folder
+from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._labels import check_responses, features_matrix
 from neuroenc.encoders.incontext._evidence import (
     Floats,
@@ -29,6 +30,8 @@ from neuroenc.encoders.incontext._evidence import (
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 
 __all__ = ["QUANTILES", "WeightPrior", "fit_em", "fraction", "ledoit_wolf", "pairs_of", "ridge_weights"]
+
+_KIND = Kind("prior", "prior.json", "prior.safetensors", ("intercept_mean", "intercept_var", "n_voxels", "provenance"))
 
 QUANTILES = (0.05, 0.5, 0.95)
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -406,11 +409,8 @@ class WeightPrior:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``prior.safetensors`` and ``prior.json`` into the folder ``path``."""
-        folder = Path(path)
         arrays, rest = self.to_parts()
-        return write_pair(
-            folder, "prior.safetensors", lambda file: save_arrays(file, arrays), "prior.json", {"format": 2, **rest}
-        )
+        return write_folder(path, _KIND, rest, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -421,22 +421,6 @@ class WeightPrior:
         DataError
             The folder holds no prior, or a file of it is damaged or was changed.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        folder = Path(path)
-        where = folder / "prior.json"
-        if not where.is_file():
-            raise DataError(f"{folder} holds no prior.json. Next step: pass the folder that WeightPrior.save wrote.")
-        raw = read_json(where)
-        written = raw.get("format") if isinstance(raw, dict) else None
-        if written not in (1, 2):
-            raise DataError(f"{where} has format {written!r}; this version reads 1 and 2.")
-        # Files of format 1 are from before records had a seal.
-        needed = ("sha256", "intercept_mean", "intercept_var", "n_voxels", "provenance")
-        record = read_sealed_json(where, needed=needed, unsealed=written == 1)
-        weights = paired_file(folder, "prior.safetensors", str(record["sha256"]))
-        try:
-            return cls(**dict[str, Any](load_file(weights)), **{k: record[k] for k in needed[1:]})
-        except (SafetensorError, TypeError, OSError) as error:
-            raise DataError(f"{weights} holds no prior ({error}). Next step: copy it again.") from error
+        record, arrays = read_folder(path, _KIND, "numpy")
+        with reading(path, "prior"):
+            return cls(**dict[str, Any](arrays), **{k: record[k] for k in _KIND.needed})

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar
-from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights

@@ -17,8 +17,8 @@ from neuroenc._core.arrays import as_numpy, is_dask
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json, read_json, write_json
 from neuroenc._core.progress import progress
+from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc.encoders._labels import column_block
-from neuroenc.encoders._tensors import read_tensors, write_tensors
 
 __all__ = ["BlockStore", "run_blocks", "voxel_blocks"]
 

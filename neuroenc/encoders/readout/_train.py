@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from neuroenc import stats
+from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar
-from neuroenc.encoders._checkpoint import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
 from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps, positions

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders._tensors import read_tensors, write_tensors
+from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc.encoders.incontext import (
     Episode,
     MixedEpisodes,

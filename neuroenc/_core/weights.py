@@ -1,0 +1,243 @@
+"""One format for models on disk: tensors as safetensors, everything else as sealed JSON; no pickle.
+
+A folder of a model holds a JSON record (kind, format, settings, SHA-256 of every other file, written last) and one
+safetensors file. Single files of tensors with a record of their own (`write_tensors`) serve checkpoints and caches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.errors import DataError, NeuroencError
+from neuroenc._core.files import (
+    _finite,
+    _plain,
+    atomic_path,
+    check_readable_file,
+    hash_array,
+    hash_json,
+    paired_file,
+    read_json,
+    read_sealed_json,
+    sha256_file,
+    write_pair,
+    write_sealed_json,
+)
+
+__all__ = ["Kind", "read_folder", "read_tensors", "reading", "whole_folder", "write_folder", "write_tensors"]
+
+# 1: records without a seal may be read; 2: sealed; 3: with the kind. All three are read.
+FORMAT = 3
+
+
+class Kind(NamedTuple):
+    """A kind of model folder: what it is called, its two files, and the fields that its record must have."""
+
+    name: str
+    record: str
+    tensors: str
+    needed: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    """Patterns of further files of it, such as a tokenizer's."""
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    kind: Kind,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    extra: Callable[[Path], Any] | None = None,
+) -> Path:
+    """Write a model; a kill leaves the one that stood there, or the new one.
+
+    Parameters
+    ----------
+    folder : path
+    kind : Kind
+    record : mapping
+        Settings and whatever else JSON holds.
+    tensors : mapping of str to array
+        All numpy, or all torch.
+    extra : callable, optional
+        Gets a folder and writes further files there. The whole folder is then replaced, and must hold nothing else.
+
+    Raises
+    ------
+    DataError
+        With ``extra``: the folder holds other things.
+    """
+    about = {"kind": kind.name, "format": FORMAT, **record}
+    if extra is None:
+        return write_pair(folder, kind.tensors, lambda file: _save(file, tensors), kind.record, about)
+    with whole_folder(folder, (kind.record, kind.tensors, *kind.others)) as temporary:
+        extra(temporary)
+        _save(temporary / kind.tensors, tensors)
+        files = {p.name: sha256_file(p) for p in sorted(temporary.iterdir()) if p.is_file()}
+        write_sealed_json(temporary / kind.record, {**about, "sha256": files.pop(kind.tensors), "files": files})
+    return Path(folder)
+
+
+def read_folder(
+    folder: str | os.PathLike[str], kind: Kind, framework: str = "pt"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Record and tensors (torch on the CPU, or ``framework="numpy"``) of a model, after every file was checked.
+
+    Raises
+    ------
+    DataError
+        There is no such model, a newer version wrote it, or a file is missing, cut short or was changed.
+    """
+    where = Path(folder) / kind.record
+    if not where.is_file():
+        raise DataError(f"{folder} holds no {kind.name} (no {kind.record}). Next step: the folder that save wrote.")
+    raw = read_json(where)
+    if not isinstance(raw, dict):
+        raise DataError(f"{where} holds {type(raw).__name__}; expected a record. Next step: save or copy it again.")
+    # Prefix decoders called it version.
+    written = raw.get("format", raw.get("version"))
+    if written not in range(1, FORMAT + 1) or raw.get("kind", kind.name) != kind.name:
+        raise DataError(
+            f"{where} has format {written!r} of a {raw.get('kind', kind.name)}; legal is a {kind.name} of format 1 to "
+            f"{FORMAT}. Next step: a newer neuroenc, or save it again."
+        )
+    needed = (*kind.needed, *(() if written == 1 else ("sha256",)))
+    record: dict[str, Any] = read_sealed_json(where, needed=needed, unsealed=written == 1)
+    files = dict(record.get("files") or {})
+    digest = record.get("sha256") or files.pop(kind.tensors, None)
+    files.pop(kind.tensors, None)
+    for name, seal in files.items():
+        path = where.parent / Path(name).name
+        if not path.is_file():
+            raise DataError(f"{path} is missing. Next step: copy the whole folder again, or save it again.")
+        if sha256_file(path) != seal:
+            raise DataError(f"{path} is not the file that was saved. Next step: save or copy it again.")
+    path = where.parent / kind.tensors
+    return record, _load(paired_file(where.parent, kind.tensors, str(digest)) if digest else path, framework)
+
+
+def _save(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Safetensors file, readable by whoever may read the others."""
+    path.touch()
+    mode = path.stat().st_mode
+    if all(isinstance(value, np.ndarray) for value in tensors.values()):
+        from safetensors.numpy import save_file
+
+        found: Any = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    else:
+        from safetensors.torch import save_file  # type: ignore[assignment]
+
+        # Copies: parameters that share memory are legal in a model and not in a file.
+        found = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(found, path, metadata=metadata)
+    path.chmod(mode)
+
+
+def _load(path: Path, framework: str) -> dict[str, Any]:
+    from safetensors import SafetensorError
+
+    try:
+        if framework == "numpy":
+            from safetensors.numpy import load_file
+        else:
+            from safetensors.torch import load_file  # type: ignore[assignment]
+        return dict(load_file(check_readable_file(path)))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no safetensors file ({error}). Next step: save or copy it again.") from error
+
+
+@contextmanager
+def whole_folder(folder: str | os.PathLike[str], ours: tuple[str, ...]) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``folder`` when the block has succeeded.
+
+    Raises
+    ------
+    DataError
+        Something else than files that match ``ours`` stands there: it would be lost.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        others = sorted(p.name for p in folder.iterdir() if p.is_dir() or not any(fnmatch(p.name, x) for x in ours))
+        others = [name for name in others if not name.startswith(".")]
+        if others:
+            shown = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+            raise DataError(
+                f"{folder} holds other things ({shown}), which would be replaced. Next step: a folder of its own."
+            )
+    with atomic_path(folder, directory=True) as temporary:
+        yield temporary
+
+
+@contextmanager
+def reading(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a model is built from its folder into one DataError."""
+    try:
+        yield
+    except (DataError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = "" if isinstance(error, NeuroencError) else f"{type(error).__name__}: "
+        raise DataError(
+            f"{os.fspath(folder)} is no whole {what}: {kind}{why}. Next step: save or copy it again."
+        ) from error
+
+
+def _seal(tensors: Mapping[str, Any], text: str) -> str:
+    return hash_json([text, *([name, hash_array(as_numpy(tensors[name]))] for name in sorted(tensors))])
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Any], record: dict[str, Any]) -> Path:
+    """Write arrays (numpy, or all of torch) and a JSON record to one file atomically, with the hash of both."""
+    text = json.dumps(_finite(record), default=_plain, allow_nan=False)
+    with atomic_path(path) as temporary:
+        _save(temporary, tensors, {"record": text, "seal": _seal(tensors, text)})
+        _order_metadata(temporary)
+    return Path(path)
+
+
+def _order_metadata(path: Path) -> None:
+    """Names of the metadata in order: safetensors writes them in any, and one content shall be one file."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
+def read_tensors(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays (numpy, or torch on the CPU with ``framework="pt"``) and record of `write_tensors`.
+
+    Raises
+    ------
+    DataError
+        The file is missing, cut short, damaged, changed, or was not written by `write_tensors`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = check_readable_file(path)
+    try:
+        with safe_open(path, framework=framework) as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is cut short or damaged ({error}). Next step: delete it and run the same again."
+        ) from error
+    text = metadata.get("record", "")
+    if not text or metadata.get("seal") != _seal(tensors, text):
+        raise DataError(
+            f"{path} was written by another version or changed since. Next step: delete it and run the same again."
+        )
+    return tensors, json.loads(text)
