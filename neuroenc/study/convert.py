@@ -89,8 +89,10 @@ def convert(table: Mapping_, new: Callable[[], Mapping_] = dict) -> list[str]:
 
 
 def _inner(table: Mapping_, name: str, new: Callable[[], Mapping_]) -> Mapping_:
-    if not isinstance(table.get(name), MutableMapping):
+    if name not in table:
         table[name] = new()
+    if not isinstance(table[name], MutableMapping):
+        raise ConfigError(f"{name} = {table[name]!r} is a {type(table[name]).__name__}; expected a table.")
     return table[name]
 
 
@@ -106,9 +108,7 @@ def _move(table: Mapping_, name: str, to: Mapping_, as_name: str) -> None:
 
 
 def _held_out(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
-    held_out = table["held_out"]
-    if not isinstance(held_out, MutableMapping):
-        raise ConfigError(f"[held_out] is {held_out!r}; expected a table, and it is now [evaluation].")
+    _inner(table, "held_out", new)
     _move(table, "held_out", table, "evaluation")
     evaluation = table["evaluation"]
     # What another scheme would have read was passed over without a word.
@@ -123,9 +123,9 @@ def _held_out(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
 
 
 def _grid(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
-    grid = table["grid"]
+    grid = _inner(table, "grid", new)
     moves = ["[grid] is now [compare]"]
-    if isinstance(grid, MutableMapping) and "threads" in grid:
+    if "threads" in grid:
         _move(grid, "threads", _inner(table, "compute", new), "threads")
         moves.append("grid.threads is now compute.threads")
     _move(table, "grid", table, "compare")
@@ -134,7 +134,9 @@ def _grid(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
 
 def _data(data: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
     moves = []
-    if "world" in data and not data.get("name"):
+    if "world" in data and data.get("name", "") == "":
+        if "options" in data:
+            raise ConfigError("[data] options are not read: the simulated world of data.world has its own.")
         world = data.pop("world")
         given = {"n_stimuli": 700, "n_repeats": 2, "n_voxels": 300, "seed": 0}
         if not isinstance(world, MutableMapping):
@@ -177,9 +179,8 @@ def _flat_captions(captions: Mapping_, table: Mapping_, new: Callable[[], Mappin
         captions["grounding"]["enabled"] = False
         for name, settings in _UNCHECKED.items():
             _inner(captions, name, new).update(settings)
-        q = table.get("evaluation", {}).get("q")
-        if q is not None:
-            _inner(captions, "gate", new)["q"] = q
+        if "evaluation" in table and "q" in _inner(table, "evaluation", new):
+            _inner(captions, "gate", new)["q"] = table["evaluation"]["q"]
         moves.append(
             'these captions were retrieved and not checked: captions.decoder.kind = "retrieval", '
             "captions.grounding.enabled = false, captions.stability = { folds = 0, bootstraps = 0, halves = 0 }"

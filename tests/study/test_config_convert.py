@@ -97,8 +97,11 @@ def test_worlds_and_joins():
 def test_what_cannot_be_converted_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="line 2"):
         convert_text("\n[data =\n")
-    with pytest.raises(ConfigError, match="held_out"):
-        parse_config({"held_out": 3})
+    for table in ({"held_out": 3}, {"grid": 3}, {"evaluation": 3, "captions": {"model": "world"}}):
+        with pytest.raises(ConfigError, match="= 3 is a int; expected a table"):
+            parse_config(table)
+    with pytest.raises(ConfigError, match="options are not read"):
+        parse_config({"data": {"world": {}, "options": {}}})
     shown = CliRunner().invoke(app, ["config", "convert", str(tmp_path / "none.toml")])
     assert shown.exit_code == 2
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import Count, Share, Table
+from neuroenc.study.config.table import MOST, Count, Share, Table
 
 __all__ = ["CompareConfig", "LayersConfig", "RegionsConfig"]
 
@@ -82,7 +82,7 @@ class CompareConfig(Table):
     readouts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"linear": {}}
     cores: dict[str, dict[str, Any]] = {}
     cells: list[str] = []
-    cv: Annotated[int, Field(ge=2)] | str = 5
+    cv: Annotated[int, Field(ge=2, le=MOST)] | str = 5
     validation: Share = 0.2
     n_candidates: Count = 3
     n_bootstraps: Count = 1000

@@ -220,7 +220,7 @@ class FeaturesConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _resolve_kind(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and not given.get("kind"):
+        if isinstance(given, Mapping) and given.get("kind", "") == "":
             return {**given, "kind": "file" if given.get("file") else "image"}
         return given
 
@@ -267,7 +267,7 @@ class EncoderConfig(Table):
 
     kind: Literal["ridge"] = "ridge"
     alphas: list[Annotated[float, Field(gt=0)]] = []
-    cv: Annotated[int, Field(ge=2)] | str = 5
+    cv: Annotated[int, Field(ge=2, le=MOST)] | str = 5
     scoring: Literal["r2", "neg_mse", "r"] = "r2"
     max_memory: Annotated[str, AfterValidator(_check_memory)] = ""
     device: Device = "cpu"

@@ -172,7 +172,7 @@ class ModelConfig(Table):
     depth: Count | None = None
     heads: Count | None = None
     hidden: Count | None = None
-    registers: CountOrZero | None = None
+    registers: Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     clusters: Count = 8
     seed: Seed = 0
