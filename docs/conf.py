@@ -38,7 +38,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "figures", "README.md"]
+exclude_patterns = ["_build", "figures"]
 default_role = "py:obj"
 nitpicky = False
 suppress_warnings = ["mystnb.unknown_mime_type"]

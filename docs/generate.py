@@ -252,94 +252,13 @@ def cell(text: str) -> str:
 
 def config_page() -> str:
     """All tables and keys of a study's file, from the pydantic models."""
-    from neuroenc.study import config
+    from neuroenc.study.config.reference import reference_markdown
 
     intro = (
-        "# Config file\n\nOne TOML file holds the settings of a study; paths in it are relative to it. "
-        "Every key has a default unless it says *required*; a key that nothing reads is refused.\n\n"
+        "# Config file\n\nOne TOML file holds the settings of a study; paths are relative to it. A key that nothing"
+        " reads is refused, with the nearest name; `neuroenc config schema` writes a JSON schema for editors.\n\n"
     )
-    make = getattr(config, "reference_markdown", None)
-    if make is not None:
-        return intro + make()
-    lines: list[str] = []
-
-    def walk(model: Any, name: str) -> None:
-        tables = []
-        lines.extend([f"## `[{name}]`" if name else "## Top of the file", "", markdown(summary_all(model)), ""])
-        rows = []
-        for key, field in model.model_fields.items():
-            below = model_in(field.annotation)
-            if below is not None:
-                path = f"{name}.{key}" if name else key
-                tables.append((below, path + (".NAME" if "dict" in str(field.annotation) else "")))
-                continue
-            default = (
-                "*required*"
-                if field.is_required()
-                else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
-            )
-            rows.append(f"| `{key}` | {cell(legal(field))} | {cell(default)} |")
-        if rows:
-            lines.extend(["| key | legal values | default |", "|---|---|---|", *rows, ""])
-        for below, path in tables:
-            walk(below, path)
-
-    walk(config.StudyConfig, "")
-    return intro + "\n".join(lines)
-
-
-def summary_all(model: Any) -> str:
-    return inspect.getdoc(model) or ""
-
-
-def markdown(text: str) -> str:
-    """A docstring's literals as Markdown's."""
-    return text.replace("``", "`")
-
-
-def model_in(annotation: Any) -> Any:
-    """The model of a table in an annotation, if it is one."""
-    if inspect.isclass(annotation) and hasattr(annotation, "model_fields"):
-        return annotation
-    for part in typing.get_args(annotation):
-        found = model_in(part)
-        if found is not None:
-            return found
-    return None
-
-
-def legal(field: Any) -> str:
-    """Legal values of a key, in words."""
-    words = legal_type(field.annotation)
-    bounds = legal_bounds(field.metadata)
-    return f"{words} {bounds}".strip()
-
-
-def legal_type(kind: Any) -> str:
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return ", ".join(f'`"{a}"`' for a in args)
-    if origin is typing.Annotated:
-        return f"{legal_type(args[0])} {legal_bounds(args[1:])}".strip()
-    if origin is list:
-        return f"list of {legal_type(args[0])}"
-    if origin is dict:
-        return "table"
-    if args:
-        return " or ".join(legal_type(a) for a in args if a is not type(None))
-    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}.get(kind, "anything")
-
-
-def legal_bounds(metadata: Any) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    found = []
-    for part in metadata:
-        for one in [part, *getattr(part, "metadata", [])]:
-            for key, sign in signs.items():
-                value = getattr(one, key, None)
-                if value is not None and not (key == "le" and value >= 2**31 - 1):
-                    found.append(f"{sign} {value:g}")
-    return " and ".join(found)
+    return intro + reference_markdown()
 
 
 # ---------------------------------------------------------------- gallery

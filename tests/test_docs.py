@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import importlib.util
 import re
@@ -71,3 +72,18 @@ def test_links_to_files_exist(path):
         place = target.partition("#")[0]
         if place and "://" not in place and not (place.startswith(generated) and "docs" in path.parts):
             assert (path.parent / place).exists(), target
+
+
+GUIDES = sorted(path for path in ROOT.glob("docs/guides/*.md") if ">>>" in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda p: p.stem)
+def test_examples_of_guides_give_what_is_printed(path, tmp_path, monkeypatch):
+    """Blocks of a guide run one after another, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(>>> .*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    example = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, path.stem, str(path), 0)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    report: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=flags, verbose=False).run(example, out=report.append).failed
+    assert not failed, "".join(report)

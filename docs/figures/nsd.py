@@ -1,0 +1,28 @@
+"""A map of accuracy of a miniature of NSD, on slices."""
+
+import tempfile
+
+import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from neuroenc import ImageEmbedder, RidgeEncoder, data, stats
+from neuroenc.data import simulate
+from neuroenc.report import plot_mosaic
+
+with tempfile.TemporaryDirectory() as folder:
+    simulate.nsd_tree(
+        folder, n_subjects=2, n_shared=40, n_unique=120, n_voxels=220, n_sessions=[8] * 8, formats=("nii.gz",), seed=3
+    )
+    subject = data.nsd(folder, 1, voxels="nsdgeneral", cache=False, progress=False)
+    split = data.nsd_split(subject, "shared1000")
+    Y, Y_test = data.average_repeats(split.train), data.average_repeats(split.test)
+    X = ImageEmbedder("world", normalise=True).embed(subject.stimuli)
+    r = RidgeEncoder().fit(data.match(X, Y), Y).score_voxels(data.match(X, Y_test), Y_test)
+    ceiling = stats.noise_ceiling(subject.responses.ncsnr.values, 3, unit="r")
+    mosaic = plot_mosaic(r, alpha=ceiling, alpha_label="noise ceiling, r", rois=["early", "ventral", "parietal"])
+
+# The mosaic is a figure of its own; pyplot, which the site collects figures from, gets its picture.
+mosaic.set_size_inches(7.2, mosaic.get_size_inches()[1] * 7.2 / mosaic.get_size_inches()[0])
+canvas = FigureCanvasAgg(mosaic)
+canvas.draw()
+plt.figure(figsize=mosaic.get_size_inches(), dpi=mosaic.dpi).figimage(canvas.buffer_rgba())
