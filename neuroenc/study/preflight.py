@@ -96,13 +96,13 @@ def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> No
     for key, name in (("mask", config.mask), *((f"rois.{k}", str(v)) for k, v in config.rois.items())):
         if name:
             check_readable_file(re.sub(r":[^/:]*$", "", name) if not Path(name).exists() else name, f"[data] {key}")
-    if config.images and not Path(config.images).is_dir():
+    if config.images and not os.path.isdir(config.images):
         raise DataError(f"[data] images: {config.images} is no folder. Next step: check the path.")
 
 
 def _check_array(where: str, name: str) -> None:
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{where}: no file {path}.")
     if path.suffix == ".zarr":
         require("zarr", "big")
@@ -247,21 +247,21 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
         _needs("captions.decoder", f'kind = "{decoder.kind}"', config.data, False, True)
     if captions.grounding.intervene and decoder.kind == "retrieval":
         raise ConfigError('[captions.grounding] intervene = true needs decoder.kind = "prefix" or "corpus".')
-    if not Path(bank).is_dir():
+    if not os.path.isdir(bank):
         _check_set("captions.bank.source", bank, ("stimuli", "unseen", "captions"), "the folder of a bank")
     elif decoder.kind != "prefix" and decoder.caption_bank == "bank":
         raise ConfigError(
             f'[captions.decoder] kind = "{decoder.kind}" needs captions, and the folder {bank} has none. Next step: '
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
-    if Path(bank).is_dir():
+    if os.path.isdir(bank):
         from neuroenc.retrieval import as_bank
 
         _named("captions.bank.source", lambda: as_bank(bank))
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
     shipped = ("world", "photo")
     if decoder.kind != "retrieval" and decoder.captioner not in shipped:
-        if not Path(decoder.captioner).is_dir():
+        if not os.path.isdir(decoder.captioner):
             legal = (*shipped, "a folder of PrefixDecoder.save")
             raise ConfigError(unknown_name("value of captions.decoder.captioner:", decoder.captioner, legal))
         check_readable_file(Path(decoder.captioner) / "decoder.json", "captioner")

@@ -226,14 +226,14 @@ def _resolve(config: StudyConfig, folder: Path) -> StudyConfig:
 
     def folder_or_name(name: str, legal: tuple[str, ...] = ()) -> str:
         # A folder that happens to be called "stimuli" is not meant.
-        if not name or name in legal or not (re.search(r"[/~$]", name) or (folder / name).is_dir()):
+        if not name or name in legal or not (re.search(r"[/~$]", name) or os.path.isdir(folder / name)):
             return name
         return full(name)
 
     def data_root(name: str) -> str:
         # --set data.options.root=FOLDER is written where the command runs, not where the config lies.
         here = absolute(Path.cwd(), name)
-        return here if not Path(full(name)).is_dir() and Path(here).is_dir() else full(name)
+        return here if not os.path.isdir(full(name)) and os.path.isdir(here) else full(name)
 
     def paths(table: Any, *names: str, as_path: Any = full) -> dict[str, str]:
         return {k: as_path(getattr(table, k)) for k in names}
