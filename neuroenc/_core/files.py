@@ -29,6 +29,7 @@ __all__ = [
     "hash_array",
     "hash_json",
     "hash_path",
+    "open_hdf5",
     "output_folder",
     "paired_file",
     "plain_json",
@@ -352,6 +353,30 @@ def read_npy(path: str | os.PathLike[str], what: str = "array", *, memory_map: b
         found.close()
         raise DataError(f"{what} {path} is an archive of arrays (.npz); expected one array (.npy).")
     return found
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str], what: str = "file") -> Iterator[Any]:
+    """An HDF5 file, open for reading; what HDF5 says of one that is cut short or damaged names the file.
+
+    Raises
+    ------
+    DataError
+        It is missing, no ordinary file, of another format, or cannot be read to its end.
+    """
+    import h5py
+
+    path = check_readable_file(path, what)
+    try:
+        with h5py.File(path, "r") as handle:
+            yield handle
+    except NeuroencError:
+        raise
+    except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise DataError(
+            f"{what} {path} ({size:,} bytes) cannot be read: {error}. Next step: copy or download it again."
+        ) from error
 
 
 def plain_json(value: Any) -> Any:

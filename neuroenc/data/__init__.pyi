@@ -15,6 +15,7 @@ from ._images import (
     region_mask as region_mask,
 )
 from ._io import load as load, save as save
+from ._labels import check_place as check_place
 from ._manifest import (
     Manifest as Manifest,
     ManifestFile as ManifestFile,
@@ -40,7 +41,6 @@ from ._stimuli import EncodingData as EncodingData, PixelBank as PixelBank, Stim
 from ._surfaces import (
     read_surface as read_surface,
     to_gifti as to_gifti,
-    volume_to_surface as volume_to_surface,
     write_surface as write_surface,
 )
 from ._validate import (
@@ -50,7 +50,6 @@ from ._validate import (
 )
 from ._volumes import (
     Masked as Masked,
-    check_place as check_place,
     label_rois as label_rois,
     load_masked as load_masked,
     unmask as unmask,

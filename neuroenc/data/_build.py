@@ -15,6 +15,7 @@ from neuroenc._core.provenance import provenance as _provenance
 from neuroenc.data._labels import (
     along,
     as_float32,
+    check_hemi,
     place,
     repeat_numbers,
     require_unique,
@@ -22,11 +23,7 @@ from neuroenc.data._labels import (
     string_ids,
 )
 
-FEATURE_DIMS = {
-    2: ("stimulus", "feature"),
-    3: ("stimulus", "token", "feature"),
-    4: ("stimulus", "channel", "y", "x"),
-}
+FEATURE_DIMS = {2: ("stimulus", "feature"), 3: ("stimulus", "token", "feature"), 4: ("stimulus", "channel", "y", "x")}
 ZSCORED = ("none", "session", "run")
 _SAMPLE_DIMS = ("presentation", "stimulus")
 
@@ -129,9 +126,7 @@ def make_responses(
     coords: dict[str, Any] = {}
     if dim == "stimulus":
         require_unique(
-            ids,
-            "stimulus ids",
-            "average the repeats (neuroenc.data.average_repeats) or use dim='presentation'",
+            ids, "stimulus ids", "average the repeats (neuroenc.data.average_repeats) or use dim='presentation'"
         )
         coords["stimulus"] = ids
         if subject is not None and np.ndim(subject) == 0:
@@ -164,9 +159,7 @@ def make_responses(
     if vertex is not None:
         coords["vertex"] = ("voxel", along("vertex", vertex, n_voxels, np.int64, "voxel"))
         coords["hemi"] = ("voxel", along("hemi", hemi, n_voxels, str, "voxel"))
-        wrong = sorted(set(coords["hemi"][1].tolist()) - {"L", "R"})
-        if wrong:
-            raise DataError(f"hemi holds {wrong[:3]} (legal: 'L', 'R').")
+        check_hemi(coords["hemi"][1])
     if roi is not None:
         coords["roi"] = ("voxel", roi_strings(roi, n_voxels))
     if ncsnr is not None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import DataError, nearest_names
 from neuroenc._core.files import atomic_path, check_readable_file, recover
 from neuroenc._core.optional import require
+from neuroenc.data._labels import refuse_multiindex
 
 _MARK = "neuroenc_object"
 # Names that xarray and the CF conventions give a meaning of their own when a file is read.
@@ -280,12 +280,7 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
         dataset = obj.copy(deep=False)
     else:
         raise DataError(f"cannot save {type(obj).__name__}; legal: xarray.DataArray and Dataset.")
-    for level, index in dataset.indexes.items():
-        if isinstance(index, pd.MultiIndex):
-            raise DataError(
-                f"{level!r} is a MultiIndex of {list(map(str, index.names))}, which neither netCDF nor zarr"
-                f" keeps. Next step: .reset_index({str(level)!r})."
-            )
+    refuse_multiindex(dataset)
     for name in (*dataset.variables, *dataset.dims):
         if not _usable(name):
             raise DataError(

@@ -27,6 +27,16 @@ def check_labelled(array: Any, what: str) -> None:
         )
 
 
+def refuse_multiindex(obj: xr.DataArray | xr.Dataset) -> None:
+    """Refuse an index of several levels, which neither netCDF nor zarr keeps."""
+    for name, index in obj.indexes.items():
+        if index.nlevels > 1:
+            raise DataError(
+                f"{name!r} is a MultiIndex of {[str(x) for x in index.names]}, which no file format keeps. Next"
+                f" step: .reset_index({str(name)!r})."
+            )
+
+
 def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     """Ids as a '<U' array; anything that is not text, or is empty text, is an error.
 
@@ -190,14 +200,9 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
     coords: dict[str, Any] = {}
     attrs: dict[str, Any] = {}
     if affine is not None:
-        matrix = np.asarray(affine, dtype=np.float64)
-        if matrix.shape != (4, 4) and matrix.shape != (16,):
-            raise DataError(f"affine has shape {matrix.shape} (expected (4, 4), as in nibabel's img.affine).")
-        attrs["affine"] = [float(x) for x in matrix.ravel()]
+        attrs["affine"] = [float(x) for x in check_place(affine, (1, 1, 1))[0].ravel()]
     if volume_shape is not None:
-        if len(volume_shape) != 3:
-            raise DataError(f"volume_shape {tuple(volume_shape)} has {len(volume_shape)} numbers (expected 3).")
-        attrs["volume_shape"] = [int(x) for x in volume_shape]
+        attrs["volume_shape"] = list(check_place(np.eye(4), volume_shape)[1])
     if ijk is not None:
         index = np.asarray(ijk)
         if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
@@ -208,13 +213,48 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
             raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")
-        if n_voxels and ((index < 0) | (index >= np.array(attrs["volume_shape"]))).any():
-            raise DataError(
-                f"ijk ranges over {index.min(0).tolist()}..{index.max(0).tolist()}, outside a volume of shape"
-                f" {attrs['volume_shape']}."
-            )
+        inside_volume(index, attrs["volume_shape"])
         coords = {name: ("voxel", index[:, n].astype(np.int64)) for n, name in enumerate("ijk")}
     return coords, attrs
+
+
+def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine (4, 4) and shape of a volume, from attributes that may come from any file.
+
+    Raises
+    ------
+    DataError
+        The affine has no 16 finite numbers, a last row other than 0, 0, 0, 1 or no extent; or the shape is not three
+        positive whole numbers.
+    """
+    try:
+        matrix = np.asarray(affine, dtype=float).reshape(4, 4)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"affine is {str(affine)[:60]!r}; expected 16 numbers, the rows of a 4 x 4 matrix.") from error
+    flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
+    if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise DataError(
+            f"affine {matrix.round(3).tolist()} places no volume: it needs finite numbers, axes that span a volume, "
+            "and the last row 0, 0, 0, 1."
+        )
+    sizes = np.asarray(shape)
+    if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():
+        raise DataError(f"volume_shape is {str(shape)[:60]!r}; expected three whole numbers of at least 1.")
+    return matrix, (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+
+
+def inside_volume(ijk: np.ndarray, shape: Any) -> None:
+    """Refuse voxel indices outside of the volume."""
+    if ijk.size and ((ijk < 0) | (ijk >= np.asarray(shape))).any():
+        low, high = ijk.min(0).tolist(), ijk.max(0).tolist()
+        raise DataError(f"i, j, k range over {low}..{high}, outside a volume of {tuple(shape)}.")
+
+
+def check_hemi(hemi: np.ndarray) -> None:
+    """Refuse names of hemispheres other than L and R."""
+    wrong = sorted(set(np.asarray(hemi).tolist()) - {"L", "R"})
+    if wrong:
+        raise DataError(f"hemi holds {wrong[:3]} (legal: 'L', 'R').")
 
 
 def require_unique(values: np.ndarray, what: str, step: str) -> None:

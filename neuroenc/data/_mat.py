@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ def read_mat(
         It is absent, cut short, damaged, of MATLAB 7.3 (HDF5), or lacks a variable that is needed.
     """
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     path = check_readable_file(path, what)
     try:
@@ -33,17 +31,7 @@ def read_mat(
             f"{path} is of MATLAB 7.3 (HDF5), which is not read here. Next step: download it as published, or in MATLAB"
             f" load it and save(..., '-v7')."
         ) from error
-    except (
-        MatReadError,
-        ValueError,
-        OSError,
-        EOFError,
-        TypeError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # whatever scipy says of damaged files
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): it is cut short or"
             " damaged. Next step: download it again."

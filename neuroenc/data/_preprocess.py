@@ -192,9 +192,7 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
         width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
         data = data.rechunk({0: -1, 1: width.stop})
         data = data.map_blocks(
-            partial(averaged, numbers=numbers, counts=counts),
-            dtype=np.float32,
-            chunks=((len(ids),), data.chunks[1]),
+            partial(averaged, numbers=numbers, counts=counts), dtype=np.float32, chunks=((len(ids),), data.chunks[1])
         )
     else:
         data = averaged(np.asarray(data), numbers, counts)

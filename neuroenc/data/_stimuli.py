@@ -17,7 +17,7 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc._core.files import check_readable_file, hash_array
+from neuroenc._core.files import hash_array, open_hdf5
 from neuroenc.data._labels import require_unique, string_ids
 from neuroenc.data._pictures import read_picture
 
@@ -60,7 +60,6 @@ class Stimuli:
     def __post_init__(self) -> None:
         ids = string_ids(self.ids)
         require_unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
-        _require_composed_apart(ids)
         images, captions, table = self.images, self.captions, self.table
         if images is not None:
             images = _check_images(images, len(ids))
@@ -225,18 +224,6 @@ class Stimuli:
         return pd.DataFrame(rows, columns=["stimulus", "caption"])
 
 
-def _require_composed_apart(ids: np.ndarray) -> None:
-    """Ids that look alike are one id to the eye, and to some file systems."""
-    seen: dict[str, str] = {}
-    for name in ids.tolist():
-        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
-        if other != name:
-            raise DataError(
-                f"stimulus ids {other!r} and {name!r} differ only in how accents are composed (NFC and NFD). Next "
-                "step: unicodedata.normalize('NFC', id) for all ids, or rename one."
-            )
-
-
 def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, PixelBank):
         if len(images) != n:
@@ -274,26 +261,17 @@ def _way_out(array: np.ndarray) -> str:
     """What makes pictures of an array that is none, as far as its shape and range tell."""
     if array.dtype.kind not in "uif" or 0 in array.shape or array.ndim not in (3, 4):
         return "one picture for each stimulus, all of one size, channels last"
-    steps = []
-    if array.ndim == 3:
-        steps.append("greys: np.repeat(images[..., None], 3, axis=-1)")
-    elif array.shape[-1] == 1:
-        steps.append("greys: np.repeat(images, 3, axis=-1)")
-    elif array.shape[1] == 3 != array.shape[-1]:
-        steps.append("channels last: images.transpose(0, 2, 3, 1)")
+    axes = {3: "greys: np.repeat(images[..., None], 3, axis=-1)", 4: ""}[array.ndim]
+    if array.ndim == 4 and array.shape[1] == 3 != array.shape[-1]:
+        axes = "channels last: images.transpose(0, 2, 3, 1)"
     elif array.shape[-1] == 4:
-        steps.append("transparency: lay them on the background that was shown, then images[..., :3]")
-    elif array.shape[-1] != 3:
-        steps.append("three channels, last")
-    if array.dtype != np.uint8:
-        low, high = array.min(), array.max()
-        if array.dtype.kind == "f":
-            scale = "(255 * images).round()" if low >= 0 and high <= 1 else "scale to 0..255, then images.round()"
-        else:
-            wide = array.dtype == np.uint16 and high > 255
-            scale = "(images / 257).round()" if wide else "scale to 0..255, then images"
-        steps.append(f"values from {low:g} to {high:g}: {scale}.astype('uint8')")
-    return "; ".join(steps)
+        axes = "transparency: lay them on the background that was shown, then images[..., :3]"
+    high = array.max()
+    scale = "255 * images" if high <= 1 else "images / 257" if high > 255 else "scale to 0..255, then images"
+    whole = (
+        "" if array.dtype == np.uint8 else f"values from {array.min():g} to {high:g}: ({scale}).round().astype('uint8')"
+    )
+    return "; ".join(x for x in (axes, whole) if x) or "three channels, last"
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,14 +331,9 @@ class PixelBank:
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str, rows: Any = None) -> None:
-        import h5py
-
-        self.path, self.name = check_readable_file(path, "bank of pictures"), name
-        try:
-            with h5py.File(self.path, "r") as handle:
-                shape, dtype = handle[name].shape, handle[name].dtype
-        except (OSError, KeyError) as error:
-            raise DataError(f"{self.path} has no readable data set {name!r}: {error}.") from error
+        self.path, self.name = Path(path), name
+        with open_hdf5(self.path, "bank of pictures") as handle:
+            shape, dtype = handle[name].shape, handle[name].dtype
         if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8 or 0 in shape[1:]:
             raise DataError(f"{self.path}: {name} is {dtype} of shape {shape} (expected uint8 of shape (n, y, x, 3)).")
         given = np.arange(shape[0]) if rows is None else np.asarray(rows)
@@ -378,18 +351,9 @@ class PixelBank:
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, (int, np.integer)):
-            import h5py
-
             row = int(self.rows[item])
-            try:
-                with h5py.File(check_readable_file(self.path, "bank of pictures"), "r") as handle:
-                    return np.asarray(handle[self.name][row])
-            except (OSError, KeyError, ValueError, IndexError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(
-                    f"picture {row} of {self.path} cannot be read ({error}). Next step: fetch or copy the file again."
-                ) from error
+            with open_hdf5(self.path, f"picture {row} of the bank") as handle:
+                return np.asarray(handle[self.name][row])
         part = object.__new__(PixelBank)
         part.__dict__.update(self.__dict__)
         part.rows = self.rows[item]

@@ -17,8 +17,8 @@ from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.files import atomic_path
-from neuroenc._core.optional import require
 from neuroenc.data._images import image_values, open_image
+from neuroenc.data._labels import check_hemi
 
 _STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
 _FSAVERAGE = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage"}
@@ -237,72 +237,8 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
         target.write_text("\n".join(["#!ascii label", str(len(rows)), *rows]) + "\n", encoding="utf-8")
 
 
-def volume_to_surface(image: Any, mesh: str = "fsaverage5", *, interpolation: str = "linear") -> xr.DataArray:
-    """Sample a volume in MNI space at the vertices of fsaverage, by nilearn.
-
-    Parameters
-    ----------
-    image : nibabel image or path
-        Three or four dimensions, in the space of the group's surface (for a subject of NSD, see `nsd_to_surface`).
-    mesh : {"fsaverage5", "fsaverage6", "fsaverage", ...}
-        fsaverage5 comes with nilearn, others are downloaded by it.
-    interpolation : {"linear", "nearest_most_frequent"}
-        As in nilearn; the second for labels.
-
-    Returns
-    -------
-    DataArray (voxel,) or (map, voxel)
-        Coordinates ``vertex`` and ``hemi``.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        nilearn is not installed (extra "brain").
-
-    Examples
-    --------
-    >>> import nibabel, numpy as np
-    >>> affine = np.diag([4.0, 4, 4, 1]); affine[:3, 3] = -100
-    >>> volume_to_surface(nibabel.Nifti1Image(np.ones((50, 50, 50), "float32"), affine)).shape
-    (20484,)
-    """
-    require("nilearn", "brain")
-    from nilearn.datasets import fetch_surf_fsaverage
-    from nilearn.surface import vol_to_surf
-
-    meshes = fetch_surf_fsaverage(mesh)
-    image = open_image(image, "volume")
-    parts, vertex, hemi = [], [], []
-    for side, name in (("L", "left"), ("R", "right")):
-        part = vol_to_surf(
-            image, meshes[f"pial_{name}"], inner_mesh=meshes[f"white_{name}"], interpolation=interpolation
-        )
-        parts.append(np.asarray(part).T)
-        vertex.append(np.arange(parts[-1].shape[-1]))
-        hemi.append(np.full(parts[-1].shape[-1], side))
-    values = np.concatenate(parts, axis=-1)
-    coords = {
-        "voxel": np.arange(values.shape[-1]),
-        "vertex": ("voxel", np.concatenate(vertex)),
-        "hemi": ("voxel", np.concatenate(hemi)),
-    }
-    return xr.DataArray(
-        values,
-        dims=("voxel",) if values.ndim == 1 else ("map", "voxel"),
-        coords=coords,
-        attrs={"space": mesh},
-        name="surface",
-    )
-
-
 def to_gifti(
-    values: Any,
-    vertex: Any = None,
-    hemi: Any = None,
-    n_vertices: int = 10242,
-    *,
-    fill: float = np.nan,
-    name: str = "",
+    values: Any, vertex: Any = None, hemi: Any = None, n_vertices: int = 10242, *, fill: float = np.nan, name: str = ""
 ) -> dict[str, GiftiImage]:
     """Put values back onto their surface: ``map_h[vertex_v] = values[v]`` for each hemisphere ``h``.
 
@@ -362,8 +298,7 @@ def to_gifti(
         raise DataError(
             f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text alike."
         )
-    if not np.isin(hemis, list(_STRUCTURE)).all():
-        raise DataError(f"hemi holds {np.unique(hemis)[:4].tolist()} (legal: 'L', 'R').")
+    check_hemi(hemis)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
         raise DataError(

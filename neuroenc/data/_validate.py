@@ -10,6 +10,7 @@ import xarray as xr
 
 from neuroenc._core.errors import DataError
 from neuroenc.data._build import FEATURE_DIMS, ZSCORED
+from neuroenc.data._labels import check_hemi, inside_volume, refuse_multiindex, require_unique
 from neuroenc.data._preprocess import Rows, group_rows, moments
 from neuroenc.data._stimuli import EncodingData, Stimuli
 
@@ -80,7 +81,8 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
             " responses.assign_coords(stimulus=('presentation', ids))."
         )
     if "stimulus" in responses.dims:
-        _check_unique(responses, "stimulus", "neuroenc.data.average_repeats on the presentation form")
+        step = "neuroenc.data.average_repeats on the presentation form"
+        require_unique(responses["stimulus"].values, "stimulus ids", step)
     _check_voxels(responses)
     _check_repeats(responses, dims[0])
     _check_finite(responses, allow_nan)
@@ -107,12 +109,7 @@ def _check_repeats(responses: xr.DataArray, sample: str) -> None:
 
 def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
     """Type and dimension of every coordinate that the schema names."""
-    for index_name, index in obj.indexes.items():
-        if index.nlevels > 1:
-            raise DataError(
-                f"{index_name!r} is a MultiIndex of {[str(x) for x in index.names]}, which no file format"
-                f" keeps. Next step: .reset_index({str(index_name)!r})."
-            )
+    refuse_multiindex(obj)
     for name in (*_INTEGER, *_TEXT, "ncsnr"):
         if name not in obj.coords:
             continue
@@ -136,22 +133,16 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
             )
 
 
-def _check_unique(obj: xr.DataArray | xr.Dataset, name: str, step: str) -> None:
-    labels, counts = np.unique(obj[name].values, return_counts=True)
-    if (counts > 1).any():
-        twice = labels[counts > 1]
-        raise DataError(f"{twice.size} {name} ids occur more than once, first {twice[:3].tolist()}. Next step: {step}.")
-
-
 def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
     if "voxel" not in obj.coords:
         raise DataError("no 'voxel' coordinate. Next step: assign_coords(voxel=range(n)) or make_responses.")
-    _check_unique(obj, "voxel", "give each voxel its own number, e.g. assign_coords(voxel=range(n))")
+    step = "give each voxel its own number, e.g. assign_coords(voxel=range(n))"
+    require_unique(obj["voxel"].values, "voxel ids", step)
     have = [x for x in "ijk" if x in obj.coords]
     if have and len(have) < 3:
         raise DataError(f"voxels have coordinates {have} only (expected all of i, j, k).")
-    if "hemi" in obj.coords and not np.isin(obj["hemi"].values, ["L", "R"]).all():
-        raise DataError(f"hemi holds {np.unique(obj['hemi'].values)[:4].tolist()} (legal: 'L', 'R').")
+    if "hemi" in obj.coords:
+        check_hemi(obj["hemi"].values)
     affine, shape = obj.attrs.get("affine"), obj.attrs.get("volume_shape")
     if affine is not None and np.shape(affine) != (16,):
         raise DataError(
@@ -166,11 +157,7 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
                 "voxels have i, j, k but the attributes lack affine or volume_shape. Next step: "
                 "attrs['affine'] = img.affine.ravel().tolist(); attrs['volume_shape'] = list(img.shape[:3])."
             )
-        ijk = np.stack([obj[x].values for x in "ijk"], axis=1)
-        if ijk.size and ((ijk < 0).any() or (ijk >= np.asarray(shape)).any()):
-            raise DataError(
-                f"i, j, k range over {ijk.min(0).tolist()}..{ijk.max(0).tolist()}, outside a volume of {list(shape)}."
-            )
+        inside_volume(np.stack([obj[x].values for x in "ijk"], axis=1), shape)
 
 
 def _check_finite(responses: xr.DataArray, allow_nan: bool) -> None:

@@ -17,6 +17,7 @@ from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import decode_text, raw_cells, read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
+from neuroenc.data._labels import check_place, inside_volume
 
 
 def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
@@ -290,31 +291,6 @@ def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[n
     return np.asarray(ijk), *check_place(affine, shape)
 
 
-def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine (4, 4) and shape of a volume, from attributes that may come from any file.
-
-    Raises
-    ------
-    DataError
-        The affine has no 16 finite numbers, a last row other than 0, 0, 0, 1 or no extent; or the shape is not three
-        positive whole numbers.
-    """
-    try:
-        matrix = np.asarray(affine, dtype=float).reshape(4, 4)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"affine is {str(affine)[:60]!r}; expected 16 numbers, the rows of a 4 x 4 matrix.") from error
-    flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
-    if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
-        raise DataError(
-            f"affine {matrix.round(3).tolist()} places no volume: it needs finite numbers, axes that span a volume, "
-            "and the last row 0, 0, 0, 1."
-        )
-    sizes = np.asarray(shape)
-    if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():
-        raise DataError(f"volume_shape is {str(shape)[:60]!r}; expected three whole numbers of at least 1.")
-    return matrix, (int(sizes[0]), int(sizes[1]), int(sizes[2]))
-
-
 def unmask(
     values: Any,
     like: Any = None,
@@ -374,8 +350,7 @@ def unmask(
         if index.dtype.kind != "f" or not np.array_equal(index, np.round(index)):
             raise DataError(f"i, j, k have dtype {index.dtype}, first {index[:1].tolist()}; expected whole numbers.")
         index = index.astype(np.int64)
-    if len(index) and ((index < 0) | (index >= np.array(shape))).any():
-        raise DataError(f"i, j, k reach {index.max(0).tolist()}, outside a volume of {shape}.")
+    inside_volume(index, shape)
     flat = np.ravel_multi_index(tuple(index.T), shape)
     if np.unique(flat).size < flat.size:
         raise DataError(

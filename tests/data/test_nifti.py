@@ -236,7 +236,7 @@ PLACE = {"affine": AFFINE, "volume_shape": SHAPE}
     ("values", "options", "message"),
     [
         ([1.0, 2.0, 3.0], {"ijk": [[0, 0, 0], [1, 1, 1], [0, 0, 0]]}, "1 voxels share a place.*one subject at a time"),
-        ([1.0], {"ijk": [[0, 4, 0]]}, r"reach \[0, 4, 0\], outside a volume of \(3, 4, 2\)"),
+        ([1.0], {"ijk": [[0, 4, 0]]}, r"\[0, 4, 0\], outside a volume of \(3, 4, 2\)"),
         ([1.0], {"ijk": [[0, -1, 0]]}, "outside a volume"),
         ([1.0, 2.0], {"ijk": [[0, 0, 0]]}, r"shape \(2,\) but there are 1 voxel places"),
         ([1.0], {}, "cannot place the voxels: no i, j, k"),
@@ -300,7 +300,7 @@ def test_gifti_round_trip_through_files(responses, tmp_path):
         ([0, 0], ["L", "L"], "1 values share a vertex of hemisphere L"),
         ([0, 10300], ["L", "R"], r"0\.\.10300, but a hemisphere has n_vertices=10242.*n_vertices=40962 \(fsaverage6\)"),
         ([0, -1], ["L", "R"], r"-1\.\.0"),
-        ([0, 1], ["L", "lh"], r"hemi holds \['L', 'lh'\] \(legal: 'L', 'R'\)"),
+        ([0, 1], ["L", "lh"], r"hemi holds \['lh'\] \(legal: 'L', 'R'\)"),
         ([0.0, 1.0], ["L", "R"], "must be integers and text"),
         ([0, 1], None, "carry no vertex and hemi"),
         ([0, 1, 2], ["L"] * 3, r"map 'values' has shape \(2,\) \(expected \(3,\)"),

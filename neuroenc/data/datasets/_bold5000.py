@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import read_npy, read_text
+from neuroenc._core.files import open_hdf5, read_npy, read_text
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
 from neuroenc.data._labels import repeat_numbers
 from neuroenc.data._mat import read_mat
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import Stimuli
-from neuroenc.data.datasets._recording import (
-    Recording,
-    natural,
-    one_of,
-    select_voxels,
-    sessions_of,
-    unpacked,
-    within,
-)
+from neuroenc.data.datasets._recording import Recording, natural, one_of, select_voxels, sessions_of, unpacked, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Found, Source
 
 #: Short names of the versions of release 2. The second is misspelt in the authors' own table, hence the pattern.
@@ -274,30 +263,26 @@ class _Regions:
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         path = next(iter(self.files.values()))
-        if path.suffix == ".npy":
-            arrays = {str(n): read_npy(p, "region") for n, p in self.files.items()}
-            return {n: a.shape for n, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "fiu"}
-        with _reading(path):
-            if path.suffix == ".h5":
-                with h5py.File(path, "r") as handle:
-                    return {n: d.shape for n, d in handle.items() if d.ndim == 2 and d.dtype.kind in "fiu"}
-            from scipy.io import whosmat
-
-            kinds = ("double", "single", "int", "uint")
-            return {n: shape for n, shape, kind in whosmat(path) if len(shape) == 2 and kind.startswith(kinds)}
+        if path.suffix == ".mat":
+            found = {n: v for n, v in read_mat(path).items() if isinstance(v, np.ndarray)}
+            return {n: v.shape for n, v in found.items() if v.ndim == 2 and v.dtype.kind in "fiu"}
+        if path.suffix == ".h5":
+            with open_hdf5(path, "regions") as handle:
+                return {n: d.shape for n, d in handle.items() if d.ndim == 2 and d.dtype.kind in "fiu"}
+        arrays = {str(n): read_npy(p, "region") for n, p in self.files.items()}
+        return {n: a.shape for n, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "fiu"}
 
     def _array(self, region: str) -> np.ndarray:
-        """A region's array, mapped where its file allows it."""
+        """A region's array, mapped where its file allows it; the last one is kept."""
         if self._held is None or self._held[0] != region:
             self._held = None
             path = self.files.get(region) or self.files["all"]
-            if path.suffix == ".npy":
-                array = read_npy(path, "region")
-            elif path.suffix == ".mat":
-                array = read_mat(path, (region,), only=True)[region]
-            else:
-                with _reading(path), h5py.File(path, "r") as handle:
+            if path.suffix == ".h5":
+                with open_hdf5(path, "regions") as handle:
                     array = handle[region][:]
+            else:
+                npy = path.suffix == ".npy"
+                array = read_npy(path, "region") if npy else read_mat(path, (region,), only=True)[region]
             self._held = (region, array)
         return self._held[1]
 
@@ -308,16 +293,6 @@ class _Regions:
         own, roi = self.voxel[block], self.roi[block]
         parts = [self._array(n)[:, own[roi == n] - self.first[n]][rows] for n in dict.fromkeys(roi.tolist())]
         return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    from scipy.io.matlab import MatReadError
-
-    try:
-        yield
-    except (OSError, ValueError, NotImplementedError, RuntimeError, KeyError, TypeError, MatReadError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
 
 
 def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import check_readable_file
+from neuroenc._core.files import open_hdf5
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import read_table
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
@@ -270,8 +269,6 @@ class _Betas:
     """Trials of one file, read in slabs."""
 
     def __init__(self, root: Path, name: str, budget: int) -> None:
-        import h5py
-
         self.budget = budget
         paths = [p for e in _NAMES if (p := root / f"{name}{e}").exists()]
         if not paths:
@@ -280,11 +277,11 @@ class _Betas:
             raise DataError(f"{root} has no readable betas: {like(root)} {why}")
         if len(paths) > 1:
             raise DataError(f"{root} has {paths[0].name} and {paths[1].name}. Next step: move one of them away.")
-        path = check_readable_file(paths[0], "betas")
-        self.path, self.name = path, _NAMES[path.suffix]
-        with self._told(), h5py.File(path, "r") as handle:
+        path = self.path = paths[0]
+        self.name = _NAMES[path.suffix]
+        with open_hdf5(path, "betas") as handle:
             found = handle.get(self.name)
-            if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
+            if not hasattr(found, "dtype") or found.dtype.kind not in "fiu":
                 held = {k: str(getattr(v, "dtype", "group")) for k, v in list(handle.items())[:8]}
                 raise DataError(f"{path} has no data set {self.name!r} of real numbers; it holds {held}.")
             shape = tuple(int(x) for x in found.shape)
@@ -297,22 +294,12 @@ class _Betas:
         #: From a table (voxel, time): there is no volume.
         self.flat = len(self.space) == 1 or self.space[1:] == (1, 1)
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            step = "save with -v7.3, or copy it again" if self.path.suffix == ".mat" else "copy it again"
-            raise DataError(f"{self.path} is not readable as HDF5: {error}. Next step: {step}.") from error
-
     def read(self, rows: slice, places: np.ndarray) -> np.ndarray:
         """Betas (trial, place) of flat numbers (C order, ascending), float32."""
-        import h5py
-
         per = self.n_places // self.space[0]
         step = max(1, self.budget // 8 // max(1, 16 * per * (rows.stop - rows.start)))
         out = np.empty((rows.stop - rows.start, len(places)), dtype=np.float32)
-        with self._told(), h5py.File(self.path, "r") as handle:
+        with open_hdf5(self.path, "betas") as handle:
             data = handle[self.name]
             for start in range(0, self.space[0], step):
                 low, high = np.searchsorted(places, [start * per, (start + step) * per])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import check_readable_file
+from neuroenc._core.files import open_hdf5
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
@@ -81,12 +81,7 @@ class GenericObjectDecoding(Dataset):
         return super().load(source, **options)
 
     def read(
-        self,
-        source: Source,
-        *,
-        subject: int | str = 1,
-        parts: Any = ("training", "test"),
-        voxels: Any = "all",
+        self, source: Source, *, subject: int | str = 1, parts: Any = ("training", "test"), voxels: Any = "all"
     ) -> Recording:
         name = f"Subject{self.number(subject, 5, 'Subject|S|sub-')}"
         wanted = [parts] if isinstance(parts, str) else list(parts)
@@ -177,26 +172,19 @@ class _Table:
     """Columns (voxels and labels) of the authors' format, named by rows of metadata."""
 
     def __init__(self, path: Path) -> None:
-        import h5py
-
-        self.path = check_readable_file(path, "data set")
-        try:
-            with h5py.File(path, "r") as handle:
-                # Both spellings are written by versions of the authors' tools.
-                self.data = next((k for k in ("dataset", "dataSet") if k in handle), "")
-                group = next((handle[k] for k in ("metadata", "metaData") if k in handle), None)
-                if not self.data or group is None:
-                    raise DataError(f"{path} holds {sorted(handle)[:6]} (expected dataset and metadata).")
-                self.keys = [k.decode() if isinstance(k, bytes) else str(k) for k in group["key"][:]]
-                self.meta = np.asarray(group["value"], dtype=np.float64)
-                values = handle[self.data]
-                if not isinstance(values, h5py.Dataset) or values.ndim != 2 or values.dtype.kind not in "fiu":
-                    raise DataError(f"{path}: {self.data} is no table of numbers.")
-                self.shape, self.dtype = tuple(values.shape), values.dtype
-        except DataError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
+        self.path = path
+        with open_hdf5(path, "data set") as handle:
+            # Both spellings are written by versions of the authors' tools.
+            self.data = next((k for k in ("dataset", "dataSet") if k in handle), "")
+            group = next((handle[k] for k in ("metadata", "metaData") if k in handle), None)
+            if not self.data or group is None:
+                raise DataError(f"{path} holds {sorted(handle)[:6]} (expected dataset and metadata).")
+            self.keys = [k.decode() if isinstance(k, bytes) else str(k) for k in group["key"][:]]
+            self.meta = np.asarray(group["value"], dtype=np.float64)
+            values = handle[self.data]
+            if getattr(values, "ndim", 0) != 2 or values.dtype.kind not in "fiu":
+                raise DataError(f"{path}: {self.data} is no table of numbers.")
+            self.shape, self.dtype = tuple(values.shape), values.dtype
         if self.meta.shape != (len(self.keys), self.shape[1]):
             raise DataError(f"{path}: metadata {self.meta.shape} for {len(self.keys)} keys, {self.shape[1]} columns.")
 
@@ -223,17 +211,11 @@ class _Table:
         return self.meta[[self.keys.index(a) for a in axes]][:, chosen].T
 
     def read(self, rows: np.ndarray | None, columns: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
-        import h5py
-
-        first, last = (0, self.shape[0]) if rows is None else (int(rows.min()), int(rows.max()) + 1)
-        left, right = int(columns.min()), int(columns.max()) + 1
-        try:
-            with h5py.File(self.path, "r") as handle:
-                box = handle[self.data][first:last, left:right]
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.path} cannot be read: {error}. Next step: download it again.") from error
-        box = box[:, columns - left].astype(dtype)
-        return box if rows is None else box[rows - first]
+        rows = np.arange(self.shape[0]) if rows is None else rows
+        first, left = int(rows.min()), int(columns.min())
+        with open_hdf5(self.path, "data set") as handle:
+            box = handle[self.data][first : int(rows.max()) + 1, left : int(columns.max()) + 1]
+        return box[:, columns - left].astype(dtype)[rows - first]
 
 
 def _id(number: float, where: str = "a row") -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import check_readable_file
+from neuroenc._core.files import open_hdf5
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._pictures import find_pictures
@@ -174,19 +174,13 @@ class _Block:
     """The float block (voxel, trial) of a pandas frame, without its column names, which are pickled."""
 
     def __init__(self, path: Path, n_voxels: int, n_trials: int) -> None:
-        import h5py
-
-        self.path = check_readable_file(path, "responses")
+        self.path = path
         found: dict[str, tuple[int, ...]] = {}
-        try:
-            with h5py.File(path, "r") as handle:
-                for group in handle.values():
-                    for key in group if isinstance(group, h5py.Group) else ():
-                        data = group[key]
-                        if key.endswith("_values") and data.dtype.kind == "f":
-                            found[data.name] = tuple(data.shape)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error}. Next step: download it again.") from error
+        with open_hdf5(path, "responses") as handle:
+            for group in handle.values():
+                for key in group if hasattr(group, "keys") else ():
+                    if key.endswith("_values") and group[key].dtype.kind == "f":
+                        found[group[key].name] = tuple(group[key].shape)
         wide = {k: v for k, v in found.items() if v == (n_voxels, n_trials)}
         if len(wide) != 1:
             raise DataError(
@@ -197,13 +191,11 @@ class _Block:
 
     def read(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Values (trial, voxel): the span of both is read, then the wanted ones are taken."""
-        import h5py
-
         if not len(rows):
             return np.empty((len(columns), 0), dtype=np.float32)
         left, right = int(columns.min()), int(columns.max()) + 1
         parts = []
-        with h5py.File(self.path, "r") as handle:
+        with open_hdf5(self.path, "responses") as handle:
             data = handle[self.name]
             # Voxels in stretches: the span of a region may be most of the brain.
             for part in np.split(rows, np.flatnonzero(np.diff(rows) > 64) + 1):

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import ChecksumError, ConfigError, DataError, unknown_name
-from neuroenc._core.files import check_readable_file, sha256_file
+from neuroenc._core.files import check_readable_file, read_npy, sha256_file
 from neuroenc._core.tables import read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._pictures import read_picture
@@ -73,7 +73,7 @@ class V4(Dataset):
     def read(self, source: Source, *, session: str | int = "201025") -> EncodingData:
         session = str(session)
         root, files = _locate(source, session)
-        animal, nominal = _animal(session, root), _nominal(session, root)
+        animal, nominal = _told(session, root)
         names, images = _read_images(root / files["images"])
         ids = [f"{session}-{name}" for name in names]
         raw = _read_array(root / files["raw"], 3, len(ids), files["images"]) if "raw" in files else None
@@ -140,33 +140,22 @@ def _by_day(session: str) -> str:
     return next((animal for animal, first, last in _DAYS if first <= day <= last), "")
 
 
-def _animal(session: str, folder: Path) -> str:
-    """The animal of a session, by a ``sessions.csv`` in ``folder``, else by the day in its name."""
-    animal = _session_row(session, folder).get("animal") or _by_day(session)
+def _told(session: str, folder: Path) -> tuple[str, int | None]:
+    """Animal and nominal number of repeats, by a ``sessions.csv`` in ``folder``, else by the day and the readme."""
+    path, lines = folder / "sessions.csv", []
+    if path.exists():
+        table = read_table(path, needed=("session", "animal"), what="table of sessions")
+        lines = table[table["session"] == session].to_dict("records")
+        if len(lines) > 1:
+            raise DataError(f"{path} has {len(lines)} lines of session {session}. Next step: keep one.")
+    row = lines[0] if lines else {}
+    animal, count = str(row.get("animal") or _by_day(session)), str(row.get("n_repeats", ""))
     if not animal:
         raise DataError(
             f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv"
-            f" with columns session and animal names it. Next step: a line '{session},ANIMAL' in"
-            f" {folder / 'sessions.csv'}."
+            f" with columns session and animal names it. Next step: a line '{session},ANIMAL' in {path}."
         )
-    return animal
-
-
-def _session_row(session: str, folder: Path) -> dict[str, str]:
-    """The session's line of sessions.csv, or nothing."""
-    path = folder / "sessions.csv"
-    if not path.exists():
-        return {}
-    table = read_table(path, needed=("session", "animal"), what="table of sessions")
-    found = table[table["session"] == session]
-    if len(found) > 1:
-        raise DataError(f"{path} has {len(found)} lines of session {session}. Next step: keep one.")
-    return {str(k): str(v) for k, v in found.iloc[0].items()} if len(found) else {}
-
-
-def _nominal(session: str, folder: Path) -> int | None:
-    count = _session_row(session, folder).get("n_repeats", "")
-    return int(count) if count.isdecimal() and int(count) else LISTED.get(session)
+    return animal, int(count) if count.isdecimal() and int(count) else LISTED.get(session)
 
 
 def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
@@ -191,37 +180,28 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
             f"{folders[0]} holds no images/images_SESSION.zip. Next step: the folder data_V4_responses of "
             f"{source.manifest.homepage}, or leave root out."
         )
-    there: set[str] = set()
-    for folder in folders:
-        there |= {m[1] for p in folder.glob("images/images_*.zip") if (m := re.fullmatch(r"images_(.+)\.zip", p.name))}
-        if session not in there:
-            continue
-        files = {"images": known["images"]}
-        for name in (f"{part}/responses_{session}.npy" for part in _AVERAGES):
-            if (folder / name).is_file():
-                files.setdefault("average", name)
-        if (folder / known["raw"]).is_file():
-            files["raw"] = known["raw"]
-        if len(files) == 1:
-            raise DataError(
-                f"{folder} holds {files['images']} and no responses of session {session}: neither "
-                f"{' nor '.join(_AVERAGES)} nor responses_raw has responses_{session}.npy."
-            )
-        for name, path in files.items():
-            entry = listed.get(known[name])
-            if entry is not None and sha256_file(folder / path) != entry.sha256:
-                raise ChecksumError(
-                    f"{folder / path} is not the published file of session {session}. Next step: copy it again."
-                )
-        return folder, files
-    raise ConfigError(
-        unknown_name(
-            "session of v4-cowley2023",
-            session,
-            sorted(there | (set(LISTED) if source.root is None else set())),
-            f"Next step: {source.manifest.homepage}, folder data_V4_responses, has all sessions; give it as root=.",
+    there: dict[str, Path] = {}
+    for folder in reversed(folders):
+        names = [re.fullmatch(r"images_(.+)\.zip", p.name) for p in folder.glob("images/images_*.zip")]
+        there |= {m[1]: folder for m in names if m}
+    if session not in there:
+        step = f"Next step: {source.manifest.homepage}, folder data_V4_responses, has all sessions; give it as root=."
+        legal = sorted({*there, *(LISTED if source.root is None else ())})
+        raise ConfigError(unknown_name("session of v4-cowley2023", session, legal, step))
+    folder = there[session]
+    averages = [f"{part}/responses_{session}.npy" for part in _AVERAGES]
+    choices = {"images": [known["images"]], "average": averages, "raw": [known["raw"]]}
+    files = {k: p for k, paths in choices.items() if (p := next((x for x in paths if (folder / x).is_file()), ""))}
+    if len(files) == 1:
+        raise DataError(
+            f"{folder} holds {files['images']} and no responses of session {session}: neither "
+            f"{' nor '.join(_AVERAGES)} nor responses_raw has responses_{session}.npy."
         )
-    )
+    for name, path in files.items():
+        entry = listed.get(known[name])
+        if entry is not None and sha256_file(folder / path) != entry.sha256:
+            raise ChecksumError(f"{folder / path} is not the published file of session {session}. Copy it again.")
+    return folder, files
 
 
 def _read_images(path: Path) -> tuple[list[str], np.ndarray]:
@@ -264,15 +244,9 @@ def _read_images(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _read_array(path: Path, ndim: int, n_images: int, archive: str) -> np.ndarray:
     """Averages (neuron, image) or repeats (neuron, image, repeat) as float64."""
-    try:
-        values = np.load(check_readable_file(path, "responses"), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} is no .npy file of numbers, or is damaged ({reason}). Next step: copy it again."
-        ) from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; expected numbers.")
+    values = read_npy(path, "responses", memory_map=False)
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"{path} holds {values.dtype}; expected numbers.")
     if values.ndim != ndim or values.shape[1] != n_images or values.shape[0] == 0:
         what = "(neuron, image)" if ndim == 2 else "(neuron, image, repeat)"
         raise DataError(

@@ -64,15 +64,7 @@ def _pizza(p: Pen, colour: RGB, variant: int) -> None:
     p.oval(0, 0, 0.98, 0.98, (196, 132, 62), (140, 84, 36))
     p.oval(0, 0, 0.82, 0.82, (206, 62, 34))
     p.oval(0, 0, 0.77, 0.77, (248, 204, 88))
-    spots = [
-        (-0.36, -0.36),
-        (0.34, -0.42),
-        (0.5, 0.12),
-        (0.06, 0.02),
-        (-0.5, 0.14),
-        (-0.12, 0.52),
-        (0.32, 0.52),
-    ]
+    spots = [(-0.36, -0.36), (0.34, -0.42), (0.5, 0.12), (0.06, 0.02), (-0.5, 0.14), (-0.12, 0.52), (0.32, 0.52)]
     for u, v in spots:
         p.oval(u, v, 0.16, 0.16, (190, 40, 36))
     for u, v in [(0.0, -0.56), (-0.22, 0.24), (0.28, -0.12), (-0.56, -0.16)]:
@@ -80,9 +72,7 @@ def _pizza(p: Pen, colour: RGB, variant: int) -> None:
     for k in range(3):
         a = math.pi * (k / 3 + 0.1 * (variant % 4))
         p.line(
-            [(-0.9 * math.cos(a), -0.9 * math.sin(a)), (0.9 * math.cos(a), 0.9 * math.sin(a))],
-            (168, 106, 48),
-            0.035,
+            [(-0.9 * math.cos(a), -0.9 * math.sin(a)), (0.9 * math.cos(a), 0.9 * math.sin(a))], (168, 106, 48), 0.035
         )
 
 
@@ -136,15 +126,7 @@ def _burger(p: Pen, colour: RGB, variant: int) -> None:
     bun = (214, 146, 70)
     p.chord(0, 0.0, 0.92, 0.84, 180, 360, bun)
     p.rect(-0.92, -0.1, 0.92, 0.0, bun)
-    for u, v in [
-        (-0.46, -0.4),
-        (-0.16, -0.6),
-        (0.18, -0.5),
-        (0.5, -0.36),
-        (0.02, -0.3),
-        (-0.26, -0.24),
-        (0.36, -0.68),
-    ]:
+    for u, v in [(-0.46, -0.4), (-0.16, -0.6), (0.18, -0.5), (0.5, -0.36), (0.02, -0.3), (-0.26, -0.24), (0.36, -0.68)]:
         p.oval(u, v, 0.07, 0.045, (252, 236, 196))
     p.poly(
         [
@@ -241,15 +223,7 @@ def _house(p: Pen, colour: RGB, size: float, x: float) -> None:
     p.poly([(x - 1.15 * s, top), (x, top - 0.68 * s), (x + 1.15 * s, top)], (150, 62, 44), (92, 40, 30), 0.03)
     p.rect(x + 0.5 * s, top - 0.66 * s, x + 0.72 * s, top - 0.2 * s, (120, 60, 48))
     for u in (-0.58, 0.58):
-        p.rect(
-            x + (u - 0.22) * s,
-            top + 0.22 * s,
-            x + (u + 0.22) * s,
-            top + 0.64 * s,
-            _WINDOW,
-            (248, 248, 244),
-            0.04,
-        )
+        p.rect(x + (u - 0.22) * s, top + 0.22 * s, x + (u + 0.22) * s, top + 0.64 * s, _WINDOW, (248, 248, 244), 0.04)
         p.line([(x + u * s, top + 0.22 * s), (x + u * s, top + 0.64 * s)], (248, 248, 244), 0.03)
     p.rect(x - 0.2 * s, top + 0.45 * s, x + 0.2 * s, base, (96, 58, 36), _INK, 0.02)
 
@@ -261,22 +235,12 @@ def _church(p: Pen, colour: RGB, size: float, x: float) -> None:
     edge = shade(colour, 0.55)
     nave, tower = base - 0.8 * s, base - 1.15 * s
     p.poly(
-        [
-            (x - 0.3 * s, nave),
-            (x + 0.1 * s, nave - 0.36 * s),
-            (x + 0.85 * s, nave - 0.36 * s),
-            (x + 1.0 * s, nave),
-        ],
+        [(x - 0.3 * s, nave), (x + 0.1 * s, nave - 0.36 * s), (x + 0.85 * s, nave - 0.36 * s), (x + 1.0 * s, nave)],
         (84, 88, 104),
     )
     p.rect(x - 0.3 * s, nave, x + 1.0 * s, base, colour, edge, 0.03)
     p.rect(x - 0.8 * s, tower, x - 0.2 * s, base, shade(colour, 0.9), edge, 0.03)
-    p.poly(
-        [(x - 0.88 * s, tower), (x - 0.5 * s, tower - 0.62 * s), (x - 0.12 * s, tower)],
-        (84, 88, 104),
-        edge,
-        0.03,
-    )
+    p.poly([(x - 0.88 * s, tower), (x - 0.5 * s, tower - 0.62 * s), (x - 0.12 * s, tower)], (84, 88, 104), edge, 0.03)
     cross = tower - 0.62 * s
     p.line([(x - 0.5 * s, cross - 0.26 * s), (x - 0.5 * s, cross)], _INK, 0.05)
     p.line([(x - 0.62 * s, cross - 0.16 * s), (x - 0.38 * s, cross - 0.16 * s)], _INK, 0.05)
@@ -324,12 +288,7 @@ def _corridor(p: Pen, colour: RGB, size: float, x: float) -> None:
     p.poly([(-1.1, 1.1), (1.1, 1.1), (right, low), (left, low)], (128, 92, 66))
     p.rect(left, top, right, low, shade(colour, 0.5))
     p.rect(cx - d * 0.45, cy - d * 0.5, cx + d * 0.45, low, (70, 44, 30))
-    for a in (
-        (-1.1, -1.1, left, top),
-        (1.1, -1.1, right, top),
-        (-1.1, 1.1, left, low),
-        (1.1, 1.1, right, low),
-    ):
+    for a in ((-1.1, -1.1, left, top), (1.1, -1.1, right, top), (-1.1, 1.1, left, low), (1.1, 1.1, right, low)):
         p.line([(a[0], a[1]), (a[2], a[3])], _INK, 0.03)
     for f in (0.25, 0.6):
         # Doors shrink with distance f along both walls.

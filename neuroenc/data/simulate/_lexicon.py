@@ -94,14 +94,7 @@ _ALL = (
         (),
         ("in front of", "near"),
     ),
-    Member(
-        "beach",
-        "place",
-        ("beach", "sandy beach", "beach with blue water"),
-        ("yellow",),
-        ("water",),
-        ("on", "at"),
-    ),
+    Member("beach", "place", ("beach", "sandy beach", "beach with blue water"), ("yellow",), ("water",), ("on", "at")),
     Member(
         "corridor",
         "place",
@@ -139,12 +132,7 @@ _ALL = (
     Member("apple", "food", ("{c} apple", "apple"), ("red", "green", "yellow"), ("fruit",), sized=True),
     Member("banana", "food", ("banana", "ripe banana", "yellow banana"), ("yellow",), sized=True),
     Member(
-        "cake",
-        "food",
-        ("cake", "{c} cake", "cake with a cherry"),
-        ("pink", "brown", "white"),
-        ("cherry",),
-        sized=True,
+        "cake", "food", ("cake", "{c} cake", "cake with a cherry"), ("pink", "brown", "white"), ("cherry",), sized=True
     ),
     Member("burger", "food", ("burger", "burger with cheese", "brown burger"), ("brown",), (), sized=True),
     Member("ball", "neutral", ("{c} ball", "ball", "round {c} ball"), _PAINT, sized=True),

@@ -149,19 +149,3 @@ def test_surface_mistakes(surface, tmp_path):
         data.read_surface({"L": tmp_path / "x.mgz"})
     with pytest.raises(DataError, match="does not exist"):
         data.read_surface(tmp_path / "lh.none.annot")
-
-
-def test_volumes_in_group_space_go_through_nilearn():
-    pytest.importorskip("nilearn")
-    from nilearn.datasets import fetch_surf_fsaverage
-    from nilearn.surface import vol_to_surf
-
-    rng = np.random.default_rng(1)
-    affine = np.diag([5.0, 5, 5, 1])
-    affine[:3, 3] = [-100, -130, -80]
-    image = nib.Nifti1Image(rng.standard_normal((41, 48, 42, 2)).astype("float32"), affine)
-    found = data.volume_to_surface(image)
-    meshes = fetch_surf_fsaverage("fsaverage5")
-    right = vol_to_surf(image, meshes["pial_right"], inner_mesh=meshes["white_right"])
-    np.testing.assert_array_equal(found.values[:, found.hemi.values == "R"], right.T)
-    assert found.dims == ("map", "voxel")

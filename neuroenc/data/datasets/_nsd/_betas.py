@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import check_readable_file
+from neuroenc._core.files import open_hdf5
 from neuroenc.data._images import forward
 from neuroenc.data.datasets._nsd._layout import Layout
 from neuroenc.data.datasets._recording import frames, unpacked
@@ -58,25 +58,16 @@ def unpacked_session(layout: Layout, path: Path, places: np.ndarray, budget: int
 @contextmanager
 def _opened(path: Path, budget: int) -> Iterator[Any]:
     """An HDF5 data set (trial, z, y, x) or (trial, vertex), or nibabel's lazy array (x, y, z, trial)."""
-    import h5py
-
-    check_readable_file(path, "betas")
-    try:
-        if path.suffix == ".hdf5":
-            with h5py.File(path, "r") as handle:
-                _limit_index(handle, budget)
-                found = handle.get("betas")
-                if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf":
-                    raise DataError(f"{path} has no data set 'betas' of numbers; it holds {sorted(handle)[:5]}.")
-                yield found
-        else:
-            with forward(path, "betas") as image:
-                yield image.dataobj
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"{path} ({path.stat().st_size if path.exists() else 0:,} bytes) cannot be read: {error}. Next step:"
-            " download it again."
-        ) from error
+    if path.suffix == ".hdf5":
+        with open_hdf5(path, "betas") as handle:
+            _limit_index(handle, budget)
+            found = handle.get("betas")
+            if not hasattr(found, "dtype") or found.dtype.kind not in "iuf":
+                raise DataError(f"{path} has no data set 'betas' of numbers; it holds {sorted(handle)[:5]}.")
+            yield found
+    else:
+        with forward(path, "betas") as image:
+            yield image.dataobj
 
 
 def _limit_index(handle: Any, budget: int) -> None:

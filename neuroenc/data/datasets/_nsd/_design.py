@@ -213,8 +213,7 @@ def read_stimuli(
     rows = np.unique(trials["nsd_id"].to_numpy())
     positions = trials.drop_duplicates("nsd_id").set_index("nsd_id")["id_10k"]
     table = pd.DataFrame(
-        {"nsd_id": rows, "id_73k": rows + 1, "id_10k": positions.loc[rows].to_numpy() + 1},
-        index=stimulus_name(rows),
+        {"nsd_id": rows, "id_73k": rows + 1, "id_10k": positions.loc[rows].to_numpy() + 1}, index=stimulus_name(rows)
     )
     if info is not None:
         unknown = np.setdiff1d(rows, info.index.to_numpy())
