@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
@@ -115,25 +116,16 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
     source, evaluation = config.data, config.evaluation
     if source.captions:
         read_table(source.captions, ["stimulus", "caption"], what="[data] captions")
-    if not source.samples:
+    columns = _columns(source)
+    if columns is None:
         return None
     needed: dict[str, str] = {"[evaluation] scheme": evaluation.scheme, "[data] zscore": source.zscore}
     needed |= {"[encoder] cv": config.encoder.cv} if isinstance(config.encoder.cv, str) else {}
-    table = read_table(
-        source.samples,
-        ["stimulus"],
-        optional=("subject", "session", "run", "repeat"),
-        what="[data] samples",
-    )
     for where, name in needed.items():
-        if name in ("run", "session", "subject", "repeat") and name not in table:
-            raise ConfigError(f'{where} = "{name}" needs a column {name} in {source.samples}; found {list(table)}.')
-    n = _n_rows(source)
-    if n is not None and n != len(table):
-        raise DataError(
-            f"{source.responses} has {n} samples, the table {source.samples} {len(table)} rows; they must agree."
-        )
-    labels = table["stimulus"].to_numpy(dtype=str)
+        if name in ("run", "session", "subject", "repeat") and name not in columns:
+            table = f"a column {name} in {source.samples}" if source.samples else f"{name} numbers of the responses"
+            raise ConfigError(f'{where} = "{name}" needs {table}; found {", ".join(columns)}.')
+    labels = columns["stimulus"]
     if source.images:
         data.find_pictures(source.images, np.unique(labels))
     if evaluation.scheme == "test":
@@ -146,6 +138,34 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
             f"{len(np.unique(labels))}."
         )
     return labels
+
+
+def _columns(source: DataConfig) -> dict[str, np.ndarray] | None:
+    """Labels of the samples by name, as text: of the table, or the coordinates of a .nc."""
+    if not source.samples:
+        return _coordinates(source.responses)
+    optional = ("subject", "session", "run", "repeat")
+    table = read_table(source.samples, ["stimulus"], optional=optional, what="[data] samples")
+    n = _n_rows(source)
+    if n is not None and n != len(table):
+        raise DataError(
+            f"{source.responses} has {n} samples, the table {source.samples} {len(table)} rows; they must agree."
+        )
+    return {str(name): table[name].to_numpy(dtype=str) for name in table}
+
+
+def _coordinates(name: str) -> dict[str, np.ndarray] | None:
+    """Coordinates of the rows of a .nc, whose values are not read; None where the loader has to say what it is."""
+    if not name.endswith(".nc"):
+        return None
+    try:
+        with xr.open_dataset(name, engine="h5netcdf") as found:
+            if "stimulus" not in found.coords:
+                return None
+            rows = found["stimulus"].dims
+            return {str(k): v.values.astype(str) for k, v in found.coords.items() if v.dims == rows}
+    except Exception:
+        return None
 
 
 def _n_rows(source: DataConfig) -> int | None:
@@ -169,14 +189,18 @@ def _n_rows(source: DataConfig) -> int | None:
 def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels: np.ndarray | None) -> None:
     if config.kind == "file":
         _check_array(f"[{where}] file", config.file)
+        columns = _coordinates(config.file)
+        ids = columns["stimulus"] if columns else None
         if config.samples:
             ids = read_table(config.samples, ["stimulus"], what=f"[{where}] samples")["stimulus"].to_numpy(dtype=str)
             n = len(read_npy(config.file, f"[{where}] file"))
             if n != len(ids):
                 raise DataError(f"{config.file} has {n} rows, {config.samples} {len(ids)}; they must agree.")
-            missing = sorted(set(labels.tolist()) - set(ids)) if labels is not None else []
-            if missing:
-                raise DataError(f"[{where}] {config.samples} lacks {len(missing)} stimuli, first {missing[0]!r}.")
+        missing = sorted(set(labels.tolist()) - set(ids)) if labels is not None and ids is not None else []
+        if missing:
+            raise DataError(
+                f"[{where}] {config.samples or config.file} lacks {len(missing)} stimuli, first {missing[0]!r}."
+            )
         return
     _needs(where, f'kind = "{config.kind}"', source, config.kind in ("image", "pixels"), config.kind == "captions")
     if config.kind == "image":

@@ -25,6 +25,8 @@ def path(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "bank").mkdir()
     data.save(data.make_features(rng.standard_normal((6, 4)), stimulus=ids), tmp_path / "f.nc")
+    data.save(data.make_features(rng.standard_normal((4, 4)), stimulus=ids[:4]), tmp_path / "g.nc")
+    data.save(data.make_responses(rng.standard_normal((6, 3)), stimulus=ids), tmp_path / "y.nc")
     (tmp_path / "my.toml").write_text(_OWN)
     return tmp_path / "my.toml"
 
@@ -46,6 +48,9 @@ def path(tmp_path):
         (["features.file=z.nc"], r"z\.nc"),
         (["features.file=f.npy", "features.samples=short.csv"], r"6 rows.*5"),
         (["features.file=f.npy", "features.samples=other.csv"], r"lacks 1 stimuli, first 'p5'"),
+        (["features.file=g.nc"], r"g\.nc lacks 2 stimuli, first 'p4'"),
+        (["data.responses=y.nc", "data.samples=", "evaluation.scheme=session"], r"scheme.*session numbers"),
+        (["data.responses=y.nc", "data.samples=", "data.images=pictures"], "p0"),
         (['features={kind = "image", model = "world"}'], "data. images"),
         (['features={kind = "captions", model = "world"}'], "data. captions"),
         (['features={kind = "image", model = "nosuch"}', "data.name=world"], "features.model.*nosuch"),
@@ -74,6 +79,7 @@ def test_what_is_missing_is_told(path, more, message):
 
 def test_a_config_whose_files_fit_passes(path):
     preflight(read_config(path))
+    preflight(read_config(path, ["data.responses=y.nc", "data.samples="]))
 
 
 @pytest.mark.parametrize(
