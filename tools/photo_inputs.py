@@ -14,7 +14,7 @@ __all__ = ["conse_classes", "leave_one_out", "text_to_conse"]
 
 def conse_classes(device: str = "cpu") -> np.ndarray:
     """MiniLM vectors of the 1000 ImageNet class names, float64 (1000, 384), not centred."""
-    from neuroenc.embedding._device import exact_arithmetic
+    from neuroenc._core.device import exact_arithmetic
     from neuroenc.embedding._offline import _class_vectors
 
     with exact_arithmetic():

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.device import resolve_device
 from neuroenc._core.files import write_json
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
-from neuroenc.embedding._device import resolve_device
 from neuroenc.embedding._torchvision import prepare
 from world_clip_files import (
     model_config,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["check_fraction", "check_texts", "check_whole", "make_rng"]
+__all__ = ["check_fraction", "check_texts", "check_whole", "flat_captions", "make_rng", "one_of"]
 
 
 def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
@@ -83,3 +84,37 @@ def check_texts(texts: Any, what: str) -> list[str]:
             f"{len(wrong)} of {len(listed)} {what} are not text; the first is number {wrong[0]}: {listed[wrong[0]]!r}."
         )
     return listed
+
+
+def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
+    """Every caption and its id."""
+    if isinstance(captions, str):
+        raise DataError(f"captions is one string ({captions[:40]!r}); give a list: [{captions[:40]!r}].")
+    listed = list(captions)
+    if not listed:
+        raise DataError("there are 0 captions; at least one is needed.")
+    names = [str(i) for i in range(len(listed))] if ids is None else [str(x) for x in ids]
+    if len(names) != len(listed):
+        raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
+    groups = [[c] if isinstance(c, str) or not isinstance(c, Iterable) else list(c) for c in listed]
+    texts = check_texts([c for group in groups for c in group], "captions")
+    empty = [name for name, group in zip(names, groups) if not group]
+    if empty:
+        raise DataError(f"{len(empty)} of {len(names)} ids have no caption, the first is {empty[0]!r}.")
+    return texts, [name for name, group in zip(names, groups) for _ in group]
+
+
+def one_of(name: str, value: Any, legal: Iterable[str], step: str = "") -> str:
+    """``value``, if it is one of the legal names; else an error with the nearest, and ``step`` as what to do next.
+
+    >>> one_of("kind", "ridge", ["ridge", "banded"])
+    'ridge'
+    >>> one_of("kind", "rigde", ["ridge", "banded"])
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: unknown kind 'rigde'; did you mean 'ridge'? Legal: ridge, banded.
+    """
+    legal = tuple(legal)
+    if not isinstance(value, str) or value not in legal:
+        raise ConfigError(unknown_name(name, value, legal, step))
+    return value

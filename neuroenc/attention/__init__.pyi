@@ -8,8 +8,9 @@ from ._analysis import (
     select_calibration_heads as select_calibration_heads,
     sink_report as sink_report,
 )
-from ._attention import Attention as Attention
+from ._attention import Attention as Attention, attend as attend
 from ._blocks import (
+    FEED_FORWARDS as FEED_FORWARDS,
     Block as Block,
     GELUFeedForward as GELUFeedForward,
     ResidualMLP as ResidualMLP,

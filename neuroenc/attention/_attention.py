@@ -61,7 +61,10 @@ def attend(
     layout: Layout | None = None,
     multiply: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Head outputs (batch, heads, query, d), and weights if needed; ``mask`` is added, ``multiply`` multiplies weights.
+    """Attend every query to every key, fused where no weights are wanted.
+
+    Head outputs (batch, heads, query, d), and weights if needed; ``mask`` is added to scores, ``multiply`` multiplies
+    weights.
 
     Examples
     --------

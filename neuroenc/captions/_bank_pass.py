@@ -13,12 +13,12 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.topk import BestRows, plan_blocks
 from neuroenc.captions._linear import as_weights, check_space, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums
 from neuroenc.captions.projection._project import _Job
 from neuroenc.captions.projection._stream import BankHash, IdCollector, Plan, as_folds, is_lazy, stream
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank, top_k
-from neuroenc.retrieval._topk import BestRows, plan_blocks
 
 __all__ = ["BankPass", "Best", "Found", "evidence"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.device import exact_arithmetic
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._device import exact_arithmetic
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._registry import check_model, check_pooling, image_backbone, pool, text_backbone, unit_norm
 

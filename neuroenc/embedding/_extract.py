@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._version import __version__
 from neuroenc.data import make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows
-from neuroenc.embedding._device import resolve_device
 from neuroenc.embedding._registry import Backbone
 
 __all__ = ["check_batch_size", "features_of"]

@@ -299,7 +299,7 @@ class ConseImage(_Conse):
 
     def load(self, device: str) -> ConseImageModel:
         """Both models on ``device``."""
-        from neuroenc.embedding._device import exact_arithmetic
+        from neuroenc._core.device import exact_arithmetic
 
         with exact_arithmetic():
             vectors = _class_vectors(device)
@@ -330,7 +330,7 @@ class ConseText(_Conse):
 
     def load(self, device: str) -> ConseTextModel:
         """The model on ``device``."""
-        from neuroenc.embedding._device import exact_arithmetic
+        from neuroenc._core.device import exact_arithmetic
 
         with exact_arithmetic():
             centre = _class_vectors(device).mean(0)

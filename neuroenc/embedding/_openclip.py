@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from neuroenc._core.checkpoints import why_unreadable
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_json, read_json, sha256_file
 from neuroenc.embedding._download import from_hub
@@ -96,8 +97,7 @@ def check_preprocessing(
     """
     merged = {**PREPROCESSING, **{k: v for k, v in own.items() if k in PREPROCESSING and v is not None}}
     for key, value in (override or {}).items():
-        if key not in PREPROCESSING:
-            raise ConfigError(unknown_name("preprocessing setting", key, PREPROCESSING))
+        one_of("preprocessing setting", key, PREPROCESSING)
         merged[key] = value
     try:
         for key in ("mean", "std"):
@@ -115,8 +115,7 @@ def check_preprocessing(
         ) from error
     for key, names in _CHOICES.items():
         legal = (*names, *also) if key == "interpolation" else names
-        if merged[key] not in legal:
-            raise ConfigError(unknown_name(f"preprocessing {key}:", merged[key], legal))
+        one_of(f"preprocessing {key}:", merged[key], legal)
     return merged
 
 

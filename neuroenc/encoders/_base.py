@@ -18,6 +18,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
@@ -340,13 +341,6 @@ def default_alphas(scale: float) -> np.ndarray:
     return np.logspace(-4, 4, 25) * (scale if scale > 0 else 1.0)
 
 
-def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> str:
-    """A string setting, or an error that names the nearest legal one."""
-    if value not in legal:
-        raise ConfigError(unknown_name(name, value, legal))
-    return str(value)
-
-
 _KIND = Kind(
     "encoder",
     "encoder.json",
@@ -416,8 +410,7 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
                 f"{unknown_name('setting', name, legal)}"
             )
     for name in settings:
-        if name not in legal:
-            raise ConfigError(unknown_name(f"setting of {record['class']}", name, legal))
+        one_of(f"setting of {record['class']}", name, legal)
     with reading(path, str(record["class"])):
         encoder.set_params(**{**{k: from_plain(v) for k, v in record["params"].items()}, **settings})
         voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}

@@ -13,7 +13,6 @@ import xarray as xr
 
 from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.optional import require
 from neuroenc.data import align
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "match_features",
     "match_voxels",
     "measured_responses",
-    "pick_device",
     "raise_nan",
     "release_mapped",
     "sample_coords",
@@ -369,24 +367,6 @@ def count_workers(n_jobs: Any) -> int:
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
         raise ConfigError(f"n_jobs={n_jobs!r} is not legal; it is a number of threads, -1 or None for all cores.")
     return int(n_jobs) if n_jobs > 0 else max(1, cores + 1 + int(n_jobs))
-
-
-def pick_device(device: str) -> tuple[Any, Any]:
-    """Array module and torch device; (numpy, None) on the CPU, where numpy is as fast as torch or faster."""
-    if device == "cpu":
-        return np, None
-    if device == "auto":
-        try:
-            import torch
-        except ModuleNotFoundError:
-            return np, None
-        return (torch, torch.device("cuda")) if torch.cuda.is_available() else (np, None)
-    torch = require("torch", "clip")
-    if device == "torch":  # the same torch code on the CPU: to check the GPU path where there is no GPU
-        return torch, torch.device("cpu")
-    from neuroenc.embedding._device import resolve_device
-
-    return torch, torch.device(resolve_device(device))
 
 
 def to_device(array: np.ndarray, device: Any, xp: Any) -> Any:

@@ -1,5 +1,10 @@
 from ._bank import Chunk as Chunk, EmbeddingBank as EmbeddingBank
-from ._corpus import CaptionCorpus as CaptionCorpus, pseudo_queries as pseudo_queries
+from ._corpus import (
+    LEVELS as LEVELS,
+    CaptionCorpus as CaptionCorpus,
+    plain_text as plain_text,
+    pseudo_queries as pseudo_queries,
+)
 from ._hybrid import HybridResult as HybridResult, SearchIndex as SearchIndex, hybrid_search as hybrid_search
 from ._lexical import LexicalIndex as LexicalIndex
 from ._ngram_index import NGramIndex as NGramIndex, Successors as Successors

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.checks import check_texts
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_texts, one_of
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["LEVELS", "CaptionCorpus", "plain_text", "pseudo_queries"]
 
@@ -151,7 +151,7 @@ class CaptionCorpus:
         tuple of list of str
             Texts in lower case without their full stop; ids.
         """
-        check_level(level)
+        one_of("level", level, LEVELS)
         if level == "phrase":
             phrases = list(dict.fromkeys(p for row in range(len(self)) for p in self.phrases_of(row)))
             return phrases, phrases
@@ -164,13 +164,6 @@ class CaptionCorpus:
     def _need_categories(self) -> None:
         if not self.categories:
             raise ConfigError("the corpus has no categories. Next step: CaptionCorpus(..., categories={image: names}).")
-
-
-def check_level(level: str) -> str:
-    """``level``, if there is one of that name."""
-    if level not in LEVELS:
-        raise ConfigError(unknown_name("level", level, LEVELS))
-    return level
 
 
 def _names(image: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -229,10 +222,9 @@ def pseudo_queries(
     [['image', 'a small cat', 'a red cat', 'x'], ['category', 'a small cat', 'cat', 'cat'],
      ['image', 'a dog', 'a dog', 'y'], ['category', 'a dog', 'dog', 'dog']]
     """
-    kinds, levels = [str(k) for k in kinds], [check_level(str(x)) for x in levels]
+    kinds, levels = [str(k) for k in kinds], [one_of("level", str(x), LEVELS) for x in levels]
     for kind in kinds:
-        if kind not in _KINDS:
-            raise ConfigError(unknown_name("kind of pseudo query", kind, _KINDS))
+        one_of("kind of pseudo query", kind, _KINDS)
     if per_image is not None and per_image < 1:
         raise ConfigError(f"per_image={per_image!r} is not legal; it must be at least 1, or None for all.")
     if "link" in kinds or "category" in levels:

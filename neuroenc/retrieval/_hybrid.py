@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["HybridResult", "SearchIndex", "hybrid_search"]
 
@@ -119,8 +119,7 @@ def hybrid_search(
     >>> found.ids.tolist(), found.ranks.tolist()
     ([['b', 'a']], [[[2, 1], [1, 0]]])
     """
-    if method not in _METHODS:
-        raise ConfigError(unknown_name("method", method, _METHODS))
+    one_of("method", method, _METHODS)
     k = check_whole("k", k)
     depth = max(1000, 10 * k) if depth is None else check_whole("depth", depth)
     if not (np.isfinite(rrf_k) and rrf_k > 0):

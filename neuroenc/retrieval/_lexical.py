@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from neuroenc._core.checks import check_texts, check_whole
+from neuroenc._core.checks import check_texts, check_whole, flat_captions, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._core.optional import require
 
-__all__ = ["METHODS", "LexicalIndex", "flat_captions"]
+__all__ = ["METHODS", "LexicalIndex"]
 
 METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _AGGREGATES = ("best", "sum")
@@ -96,8 +96,7 @@ class LexicalIndex:
         token_pattern: str = _PATTERN,
     ) -> None:
         for name, value, legal in (("method", method, METHODS), ("aggregate", aggregate, _AGGREGATES)):
-            if value not in legal:
-                raise ConfigError(unknown_name(name, value, legal))
+            one_of(name, value, legal)
         numbers = all(isinstance(x, (int, float, np.number)) for x in (k1, b, delta))
         if not (numbers and np.isfinite(k1) and k1 > 0 and 0 <= b <= 1 and np.isfinite(delta) and delta >= 0):
             raise ConfigError(f"k1={k1!r}, b={b!r}, delta={delta!r}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
@@ -255,21 +254,3 @@ class LexicalIndex:
         index.token_pattern = record["token_pattern"]
         index._set(engine, *(np.load(path / f"{name}.npy", allow_pickle=False) for name in ("ids", "owner")))
         return index
-
-
-def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
-    """Every caption and its id."""
-    if isinstance(captions, str):
-        raise DataError(f"captions is one string ({captions[:40]!r}); give a list: [{captions[:40]!r}].")
-    listed = list(captions)
-    if not listed:
-        raise DataError("there are 0 captions; at least one is needed.")
-    names = [str(i) for i in range(len(listed))] if ids is None else [str(x) for x in ids]
-    if len(names) != len(listed):
-        raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
-    groups = [[c] if isinstance(c, str) or not isinstance(c, Iterable) else list(c) for c in listed]
-    texts = check_texts([c for group in groups for c in group], "captions")
-    empty = [name for name, group in zip(names, groups) if not group]
-    if empty:
-        raise DataError(f"{len(empty)} of {len(names)} ids have no caption, the first is {empty[0]!r}.")
-    return texts, [name for name, group in zip(names, groups) for _ in group]

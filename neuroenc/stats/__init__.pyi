@@ -23,7 +23,7 @@ from ._paired import (
     paired_permutation_test as paired_permutation_test,
     sign_flip_test as sign_flip_test,
 )
-from ._partition import Partition as Partition, partition_variance as partition_variance
+from ._partition import Partition as Partition, partition_variance as partition_variance, subsets as subsets
 from ._permutation import PermutationResult as PermutationResult, permutation_test as permutation_test
 from ._rdm import rdm as rdm, square_rdm as square_rdm
 from ._repeats import variance_components as variance_components

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from neuroenc._core.checks import check_whole
+from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import (
     check_readable_file,
@@ -28,7 +29,6 @@ from neuroenc._core.files import (
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as provenance_of
 from neuroenc.data import READER, read_picture
-from neuroenc.embedding._device import exact_arithmetic, resolve_device
 from neuroenc.embedding._extract import check_batch_size
 from neuroenc.embedding._registry import Backbone, image_backbone
 from neuroenc.retrieval import StoredBank, load_bank

@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data, stats
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._version import __version__
-from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._labels import check_space, feature_space
 from neuroenc.encoders.incontext import (
     InContextEncoder,
@@ -138,7 +138,7 @@ def _run(
     say(f"{name}: {config.title}")
     summary: dict[str, Any] = {}
     # What can be known before any subject is made or read.
-    pick_torch_device(getattr(config, name).device)
+    resolve_device(getattr(config, name).device)
     for folder in part_folders(config, out):
         _before(name, config, folder)
     for part in load_parts(config, out, mirror, progress, say, test=False):
@@ -332,7 +332,7 @@ def icl_predict(
     """
     begin = time.perf_counter()
     out, settings = output_folder(out), config.predict
-    pick_torch_device(settings.device)
+    resolve_device(settings.device)
     load_model(settings.model)
     X, Y, query, truth = _support(config, out, mirror, progress, say)
     encoder = InContextEncoder(

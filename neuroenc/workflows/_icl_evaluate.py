@@ -14,11 +14,11 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import atomic_path, hash_array, hash_json, output_folder, write_json
 from neuroenc._core.provenance import provenance
 from neuroenc.encoders import RidgeEncoder
-from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._labels import check_space
 from neuroenc.encoders.incontext import (
     AnatomicalTransfer,
@@ -87,7 +87,7 @@ def icl_evaluate(
     out = output_folder(out)
     say(f"evaluate: {config.title}")
     # What can be known before any subject is made or read.
-    pick_torch_device(config.evaluate.device)
+    resolve_device(config.evaluate.device)
     _check_models(config, out)
     parts = load_parts(config, out, mirror, progress, say)
     curves, fulls = [], []

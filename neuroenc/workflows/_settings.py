@@ -77,7 +77,7 @@ SEED = Legal(least=0, most=2**32 - 1)
 def check_device(name: str) -> None:
     """Refuse a device that this machine does not have."""
     if name not in ("cpu", "auto", "torch"):
-        from neuroenc.embedding._device import resolve_device
+        from neuroenc._core.device import resolve_device
 
         resolve_device(name)
 

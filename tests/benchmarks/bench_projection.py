@@ -90,9 +90,9 @@ def compare(args):
     from threadpoolctl import threadpool_info, threadpool_limits
 
     from neuroenc._core.memory import parse_memory
+    from neuroenc._core.topk import plan_blocks
     from neuroenc.captions import project
     from neuroenc.retrieval import as_bank
-    from neuroenc.retrieval._topk import plan_blocks
 
     if "torch" in args.backends:
         import torch

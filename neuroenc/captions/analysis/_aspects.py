@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import flat_captions, one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.analysis._words import indicator, unique_texts
@@ -20,7 +21,6 @@ from neuroenc.captions.text._phrases import parse, parts_of
 from neuroenc.captions.text._vectors import embed
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, strip_phrases
 from neuroenc.data import Stimuli, make_features
-from neuroenc.retrieval._lexical import flat_captions
 
 __all__ = ["ASPECTS", "aspect_bands", "caption_aspects"]
 
@@ -240,8 +240,7 @@ def aspect_bands(
     """
     wanted = [str(a) for a in aspects]
     for aspect in wanted:
-        if aspect not in ASPECTS:
-            raise ConfigError(unknown_name("aspect", aspect, ASPECTS))
+        one_of("aspect", aspect, ASPECTS)
     if not wanted or len(set(wanted)) < len(wanted):
         raise ConfigError(f"aspects {wanted} are empty or name one twice. Legal: some of {', '.join(ASPECTS)}.")
     if isinstance(embed_text, str):

@@ -13,7 +13,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._contrast import separating_phrases
@@ -168,8 +168,7 @@ def cluster_voxels(
     >>> found.k, found.labels.values.tolist() == [1] * 12 + [2] * 8
     (2, True)
     """
-    if method not in ("kmeans", "agglomerative"):
-        raise ConfigError(unknown_name("method", method, ("kmeans", "agglomerative")))
+    one_of("method", method, ("kmeans", "agglomerative"))
     options = [k] if isinstance(k, (int, np.integer)) else list(k)
     if not options or any(int(o) != o or o < 2 for o in options):
         raise ConfigError(f"k={k!r} is not legal; it is an integer of at least 2, or several.")

@@ -10,7 +10,8 @@ import pandas as pd
 import xarray as xr
 from sklearn.decomposition import PCA
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
 from neuroenc.captions.text._vectors import directions_of, unit
 
@@ -59,8 +60,7 @@ class EmbeddingColours:
     def __init__(
         self, method: str = "pca", *, clip: float = 0.02, centre: bool = True, n_neighbors: int = 15, seed: int = 0
     ) -> None:
-        if method not in ("pca", "umap"):
-            raise ConfigError(unknown_name("method", method, ("pca", "umap")))
+        one_of("method", method, ("pca", "umap"))
         if not 0 <= clip < 0.5:
             raise ConfigError(f"clip={clip} is not legal; it is a share of voxels, from 0 to below 0.5.")
         self.method, self.clip, self.centre, self.n_neighbors, self.seed = method, clip, centre, n_neighbors, seed

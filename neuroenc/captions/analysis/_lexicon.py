@@ -15,7 +15,8 @@ import xarray as xr
 from scipy import sparse
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
 from neuroenc.captions.analysis._words import (
@@ -196,8 +197,7 @@ def concept_maps(
     """
     if not 0 <= at_least <= 1:
         raise ConfigError(f"at_least={at_least} is not legal; it is a share, from 0 to 1.")
-    if parser not in ("auto", "spacy", "rules"):
-        raise ConfigError(unknown_name("parser", parser, ("auto", "spacy", "rules")))
+    one_of("parser", parser, ("auto", "spacy", "rules"))
     used = ("spacy" if has_spacy() else "rules") if parser == "auto" else parser
     lists = load_lexicon(lexicon)
     captions = check_captions(captions, max_rank)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
@@ -90,8 +91,7 @@ def search_voxels(
     >>> out["voxel"].tolist()
     [1, 0]
     """
-    if by not in _BY:
-        raise ConfigError(unknown_name("by", by, _BY))
+    one_of("by", by, _BY)
     if top is not None and top < 1:
         raise ConfigError(f"top={top} is not legal; it must be at least 1.")
     asked = [texts] if isinstance(texts, str) else list(texts)

@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.stats import hypergeom
 
 from neuroenc import stats
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions.text._phrases import PARTS, has_spacy, parse, parts_of
@@ -284,14 +285,12 @@ def words(
     """
     wanted = [str(p) for p in parts]
     for part in wanted:
-        if part not in PARTS:
-            raise ConfigError(unknown_name("part", part, PARTS))
+        one_of("part", part, PARTS)
     for name, value, legal in (
         ("test", test, ("fisher", "permutation", "none")),
         ("parser", parser, ("auto", "spacy", "none")),
     ):
-        if value not in legal:
-            raise ConfigError(unknown_name(name, value, legal))
+        one_of(name, value, legal)
     captions = check_captions(captions, max_rank)
     voxel, first = voxel_keys(captions)
     texts, codes = unique_texts(captions["caption"])
@@ -410,8 +409,7 @@ def nouns(
     >>> nouns(frame, {"dog": "animal"}, by="family").values.tolist()
     [['FFA', 'animal', 2, 1.0], ['OFA', 'animal', 1, 1.0]]
     """
-    if by not in ("word", "family"):
-        raise ConfigError(unknown_name("by", by, ("word", "family")))
+    one_of("by", by, ("word", "family"))
     if by == "family" and lexicon is None:
         raise ConfigError("by='family' needs a lexicon that maps words to families.")
     if "caption" not in captions:

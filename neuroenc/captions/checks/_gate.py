@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.checks import check_fraction
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_fraction, one_of
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["gate_voxels", "sample_voxels"]
 
@@ -55,8 +55,7 @@ def gate_voxels(
     >>> gate_voxels(scores)["reason"].tolist()
     ['', 'not predicted above chance (q = 0.40)']
     """
-    if kind not in ("q", "roi", "none"):
-        raise ConfigError(unknown_name("gate", kind, ("q", "roi", "none")))
+    one_of("gate", kind, ("q", "roi", "none"))
     check_fraction("q", q)
     if not 0 <= min_ceiling_r <= 1:
         raise ConfigError(f"min_ceiling_r={min_ceiling_r!r} is not legal; it must be a correlation from 0 to 1.")

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
@@ -370,8 +371,7 @@ class GroundingChecker:
         max_memory: str | int | None = None,
         seed: int = 0,
     ) -> None:
-        if images not in _MODES:
-            raise ConfigError(unknown_name("images", images, _MODES))
+        one_of("images", images, _MODES)
         missing = [c for c in ("voxel", "stimulus") if c not in evidence]
         if missing:
             raise DataError(f"evidence has columns {list(evidence.columns)}; {missing[0]!r} is needed.")

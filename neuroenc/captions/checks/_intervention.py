@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions.checks._grounding import GroundingChecker
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._retrieval import caption_frame
@@ -342,8 +342,7 @@ def grounded_decode(
     a dog near a house.
     a dog near a hand.
     """
-    if when not in ("early", "late", "never"):
-        raise ConfigError(unknown_name("when", when, ("early", "late", "never")))
+    one_of("when", when, ("early", "late", "never"))
     check_whole("rounds", rounds)
     embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(embedding).all(axis=1)).tolist()

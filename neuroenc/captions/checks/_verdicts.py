@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from neuroenc.captions._study import CaptionStudy
 
 __all__ = ["failed_controls", "verdict", "with_failed_controls", "with_verdicts"]
 
@@ -94,7 +91,7 @@ def _of_pair(name: str, rows: list[dict[Any, Any]]) -> list[str] | None:
     return [verdict("shuffled weights", interval=(share - chance - half, share - chance + half)), "the control"]
 
 
-def failed_controls(study: CaptionStudy) -> pd.Series:
+def failed_controls(study: Any) -> pd.Series:
     """Controls that the best caption of each voxel does not exceed, joined by "; "; "" where it exceeds all of them.
 
     Compared are, where they were measured, the sentence-level score with that of other voxels' captions for the same
@@ -143,7 +140,7 @@ def failed_controls(study: CaptionStudy) -> pd.Series:
     return failed.where(measured, None)
 
 
-def with_failed_controls(study: CaptionStudy) -> pd.DataFrame:
+def with_failed_controls(study: Any) -> pd.DataFrame:
     """Captions with the column ``fails``: what `failed_controls` says of a voxel's best caption, "" elsewhere."""
     captions = study.captions
     found = failed_controls(study)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.embedding import prepare
 
@@ -180,8 +180,7 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
     >>> load_captioner("world", device="cpu").embedding_dim
     128
     """
-    if name not in _SHIPPED:
-        raise ConfigError(unknown_name("captioner", name, _SHIPPED))
+    one_of("captioner", name, _SHIPPED)
     with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
         decoder = PrefixDecoder.load(folder, device=device)
     model, own = _SHIPPED[name]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 
 __all__ = ["MAPPINGS", "MLPMapping", "TransformerMapping", "make_mapping"]
 
@@ -158,6 +159,5 @@ MAPPINGS: dict[str, type[MLPMapping] | type[TransformerMapping]] = {
 
 def make_mapping(kind: str, **settings: Any) -> MLPMapping | TransformerMapping:
     """The mapping network of that name."""
-    if kind not in MAPPINGS:
-        raise ConfigError(unknown_name("mapping", kind, MAPPINGS))
+    one_of("mapping", kind, MAPPINGS)
     return MAPPINGS[kind](**settings)

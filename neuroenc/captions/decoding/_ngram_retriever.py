@@ -12,15 +12,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions.decoding._constraints import CorpusConstraint, TrieConstraint
 from neuroenc.captions.decoding._sampling import CausalStep
 from neuroenc.captions.decoding._search import beam_search
-from neuroenc.retrieval import CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument
-from neuroenc.retrieval._corpus import check_level, plain_text
+from neuroenc.retrieval import LEVELS, CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument, plain_text
 
 __all__ = [
     "LEVEL_PROMPTS",
@@ -236,7 +235,7 @@ class NGramRetriever:
     ) -> None:
         if not isinstance(corpus, CaptionCorpus):
             raise DataError(f"corpus is a {type(corpus).__name__}; legal is a neuroenc.retrieval.CaptionCorpus.")
-        self.corpus, self.decoder, self.level = corpus, decoder, check_level(level)
+        self.corpus, self.decoder, self.level = corpus, decoder, one_of("level", level, LEVELS)
         self.prompt = None if prompts is None else prompts.get(level)
         self.beams, self.longest = check_whole("beams", beams), check_whole("longest", longest)
         self.groups, self.diversity_penalty = check_whole("groups", groups), diversity_penalty

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
 from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.captions.text._words import STOP_WORDS
-from neuroenc.retrieval._corpus import check_level, plain_text
+from neuroenc.retrieval import LEVELS, plain_text
 
 __all__ = ["train_retriever"]
 
@@ -123,7 +123,7 @@ def train_retriever(
     texts: list[list[str]] = [[] for _ in inputs]
     rows = zip(at.tolist(), pairs["level"].astype(str), queries, pairs["target"].astype(str))
     for k, (row, level, query, target) in enumerate(rows):
-        prompt = (prompts or {}).get(check_level(level), "")
+        prompt = (prompts or {}).get(one_of("level", level, LEVELS), "")
         drawn = targets.draw(level, query, target, ngrams, importance, np.random.default_rng([seed, k]))
         texts[row].extend(prompt + text for text in drawn)
     return train_prefix(decoder, inputs, texts, source=source, prepared=True, append_stop=False, seed=seed, **training)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.checks import check_whole
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
@@ -28,7 +29,6 @@ from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Rescore
 from neuroenc.captions.decoding._search import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.embedding import prepare
-from neuroenc.embedding._device import resolve_device
 
 __all__ = ["PrefixDecoder"]
 

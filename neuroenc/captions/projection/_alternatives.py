@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._manifold import gather_rows, on_manifold
@@ -119,8 +120,7 @@ def project_weights(
     nearest  1.41 0.00
     none     2.14 0.32
     """
-    if method not in METHODS:
-        raise ConfigError(unknown_name("method of projection", method, METHODS))
+    one_of("method of projection", method, METHODS)
     if denoiser is not None and method != "denoiser":
         raise ConfigError(f"a denoiser was given for method={method!r}. Next step: method='denoiser'.")
     if options and method != "softmax":

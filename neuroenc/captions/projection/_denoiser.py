@@ -13,17 +13,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress as bar_of
 from neuroenc._core.provenance import provenance
+from neuroenc._core.topk import row_norms
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions._linear import as_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim, train_denoiser
-from neuroenc.embedding._device import exact_arithmetic, resolve_device
 from neuroenc.retrieval import as_bank
-from neuroenc.retrieval._topk import row_norms
 
 __all__ = ["SHIPPED", "ConceptDenoiser"]
 
@@ -114,10 +114,8 @@ class ConceptDenoiser:
         seed: int = 0,
         device: str = "auto",
     ) -> None:
-        if kind not in KINDS:
-            raise ConfigError(unknown_name("kind of denoiser", kind, KINDS))
-        if scaling not in SCALINGS:
-            raise ConfigError(unknown_name("scaling", scaling, SCALINGS))
+        one_of("kind of denoiser", kind, KINDS)
+        one_of("scaling", scaling, SCALINGS)
         if width < 2 or width % 2 or depth < 1:
             raise ConfigError(f"width={width}, depth={depth} are not legal; an even width, and a depth of at least 1.")
         if not 0 < temperatures[0] <= temperatures[1] < math.inf:
@@ -402,8 +400,7 @@ class ConceptDenoiser:
         -------
         Path
         """
-        if dtype not in _DTYPES:
-            raise ConfigError(unknown_name("dtype", dtype, _DTYPES))
+        one_of("dtype", dtype, _DTYPES)
         if not self.n_images_:
             raise ConfigError("this denoiser was not fitted; there is nothing to save. Next step: fit(bank).")
         # The normaliser stays exact: it is small, and every sample passes through it.

@@ -18,8 +18,8 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.optional import require
+from neuroenc._core.topk import row_norms
 from neuroenc.retrieval import Chunk
-from neuroenc.retrieval._topk import row_norms
 
 __all__ = ["LOWEST", "Kernel", "NumpyKernel", "TorchKernel", "make_kernel"]
 
@@ -160,7 +160,7 @@ class TorchKernel:
         self._work = torch.empty((2, 0, 0), dtype=self._type, device=self.device)
 
     def exact(self) -> AbstractContextManager[Any]:
-        from neuroenc.embedding._device import exact_arithmetic
+        from neuroenc._core.device import exact_arithmetic
 
         return exact_arithmetic()
 
@@ -251,7 +251,7 @@ def make_kernel(scaled: np.ndarray, dtype: np.dtype, device: str | None) -> Kern
     if device is None:
         return NumpyKernel(scaled, dtype)
     require("torch", "clip")
-    from neuroenc.embedding._device import resolve_device
+    from neuroenc._core.device import resolve_device
 
     place = resolve_device(device)
     if place.startswith("mps"):

@@ -10,9 +10,9 @@ import xarray as xr
 from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
+from neuroenc._core.topk import plan_blocks
 from neuroenc.captions.projection._stream import IdCollector
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
-from neuroenc.retrieval._topk import plan_blocks
 
 __all__ = ["chord", "gather_rows", "natural_neighbours", "on_manifold"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.topk import exact_scores, merge_best
 from neuroenc.captions.projection._kernels import Kernel, make_kernel
 from neuroenc.retrieval import Chunk, EmbeddingBank
-from neuroenc.retrieval._topk import exact_scores, merge_best
 
 __all__ = ["ProjectionState", "TruncatedState"]
 
@@ -265,8 +265,7 @@ class TruncatedState:
         weighting: str = "softmax",
     ) -> None:
         k = check_whole("top_k", k, also=", or None for all images")
-        if weighting not in _WEIGHTINGS:
-            raise ConfigError(unknown_name("weighting", weighting, _WEIGHTINGS))
+        one_of("weighting", weighting, _WEIGHTINGS)
         # The same checks and the same kernel; its sums are never made.
         self._base = ProjectionState(weights, temperature, decouple, dtype, device)
         self.weights, self.temperature, self.decouple = self._base.weights, self._base.temperature, bool(decouple)

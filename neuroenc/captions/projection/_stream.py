@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from neuroenc._core.checks import make_rng
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import make_rng, one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.topk import plan_blocks
 from neuroenc.captions.projection._state import ProjectionState, TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
-from neuroenc.retrieval._topk import plan_blocks
 
 __all__ = [
     "BankHash",
@@ -69,8 +69,7 @@ def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "
     >>> np.concatenate(pools, axis=1).sum(axis=1).tolist()
     [54, 54]
     """
-    if kind not in _KINDS:
-        raise ConfigError(unknown_name("kind of folds", kind, _KINDS))
+    one_of("kind of folds", kind, _KINDS)
     if isinstance(folds, bool) or int(folds) != folds or folds < 1 or (folds > n and size is None):
         raise ConfigError(f"folds={folds!r} of {n} images is not legal; it must be from 1 to the number of images.")
     most = n // folds if kind == "disjoint" else n

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import resolve_device
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.text._parser_model import StructuredLM, masked_perplexity, padded, train_masked
@@ -28,7 +30,6 @@ from neuroenc.captions.text._trees import (
     tree_spans,
     words_of,
 )
-from neuroenc.embedding._device import resolve_device
 
 __all__ = ["Bracketing", "SyntacticDistanceParser"]
 
@@ -214,8 +215,7 @@ class SyntacticDistanceParser:
             raise ConfigError(f"max_length={max_length} is not legal; legal: 2 or more.")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is not legal; legal: from 0, under 1.")
-        if head not in _HEADS:
-            raise ConfigError(unknown_name("head", head, _HEADS))
+        one_of("head", head, _HEADS)
         if isinstance(function_words, str):
             raise ConfigError(f"function_words={function_words!r} is one string. Next step: a list, or a share.")
         if isinstance(function_words, (int, float)) and not 0 < function_words <= 1:

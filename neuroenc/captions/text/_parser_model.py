@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroenc._core.progress import progress as bar_of
-from neuroenc.attention import AbsolutePosition, Attention, GELUFeedForward, Sigmoid
-from neuroenc.attention._attention import attend
+from neuroenc.attention import AbsolutePosition, Attention, GELUFeedForward, Sigmoid, attend
 from neuroenc.captions.text._trees import MASK, PADDING
 
 __all__ = [

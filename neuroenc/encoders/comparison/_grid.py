@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_json
 from neuroenc.encoders._folds import resolve_folds
@@ -114,8 +115,7 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         return {"kind": kind, "options": given, "closed_form": True}
     from neuroenc.encoders.readout import READOUTS
 
-    if kind not in READOUTS:
-        raise ConfigError(unknown_name("readout", kind, READOUTS))
+    one_of("readout", kind, READOUTS)
     if core and kind in CLOSED_FORM:
         # The same label is ridge on frozen features, and is trained by gradients through a core.
         given = {k: v for k, v in given.items() if k not in ("alphas", "cv")}
@@ -199,8 +199,7 @@ def build_cells(
     for label, settings in _named("core", cores).items():
         named = settings.pop("features", spaces)
         for name in [named] if isinstance(named, str) else list(named):
-            if name not in spaces:
-                raise ConfigError(unknown_name(f"features of core {label!r}:", name, spaces))
+            one_of(f"features of core {label!r}:", name, spaces)
             through.setdefault(name, []).append((label, settings))
     cells = []
     for name in spaces:
@@ -221,8 +220,7 @@ def _check(cells: list[Cell], spaces: list[str], keep: Sequence[str] | None, thr
         if cell.core:
             from neuroenc.encoders.readout.cores import CORES
 
-            if cell.core_kind not in CORES:
-                raise ConfigError(unknown_name("core", cell.core_kind, CORES))
+            one_of("core", cell.core_kind, CORES)
             legal = _keywords(CORES[cell.core_kind].__init__)
             for name in cell.core_options:
                 if name not in legal:

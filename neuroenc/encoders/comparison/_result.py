@@ -14,6 +14,7 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core import tables
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json
 from neuroenc.data import save
@@ -230,8 +231,7 @@ class Comparison:
 
     def _part(self, cells: Sequence[str]) -> Samples:
         for cell in cells:
-            if cell not in self.cells:
-                raise ConfigError(unknown_name("cell", cell, self.cells))
+            one_of("cell", cell, self.cells)
         at = [self.cells.index(cell) for cell in cells]
         return self._drawn.of(at)
 
@@ -375,8 +375,7 @@ class Comparison:
         ways = sorted({c.readout for c in self._cells}, key=[c.readout for c in self._cells].index)
         asked = ways if readout is None else [readout] if isinstance(readout, str) else list(readout)
         for name in asked:
-            if name not in ways:
-                raise ConfigError(unknown_name("readout", name, ways))
+            one_of("readout", name, ways)
         found = {way: [f"{spaces[s]}/{way}" for s in REGIONS] for way in asked}
         if readout is None:
             found = {way: cells for way, cells in found.items() if all(c in self.cells for c in cells)}

@@ -12,6 +12,7 @@ from ._baselines import (
     PaperRidge as PaperRidge,
     surface_positions as surface_positions,
 )
+from ._config import PRESETS as PRESETS, InContextConfig as InContextConfig
 from ._curve import (
     compare_methods as compare_methods,
     summarise_curve as summarise_curve,
@@ -37,8 +38,6 @@ from ._maps import (
 )
 from ._mixture import PriorMixture as PriorMixture
 from ._model import (
-    PRESETS as PRESETS,
-    InContextConfig as InContextConfig,
     InContextModel as InContextModel,
     VoxelWeights as VoxelWeights,
     load_model as load_model,

@@ -13,7 +13,7 @@ from sklearn.base import clone
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
-from neuroenc._core.checks import check_fraction, check_whole
+from neuroenc._core.checks import check_fraction, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as bar
 from neuroenc._core.provenance import provenance
@@ -136,8 +136,7 @@ def compare_methods(
     """
     names = curve["method"].values.tolist()
     for name in (a, b):
-        if name not in names:
-            raise ConfigError(unknown_name("method", name, names))
+        one_of("method", name, names)
     weights = _resamples(curve, n_bootstraps, confidence, seed)
     rows = []
     for group, mask in _groups(curve, groups):

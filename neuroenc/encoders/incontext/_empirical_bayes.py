@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import validate_data
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders._base import LinearEncoder, check_choice
+from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._evidence import (
     Floats,
@@ -194,9 +195,9 @@ class EmpiricalBayesRidge(LinearEncoder):
         -------
         self
         """
-        check_choice("estimate", self.estimate, ("average", "max"))
-        check_choice("adapt", self.adapt, ("population", "none"))
-        check_choice("intercept", self.intercept, ("flat", "prior", "none"))
+        one_of("estimate", self.estimate, ("average", "max"))
+        one_of("adapt", self.adapt, ("population", "none"))
+        one_of("intercept", self.intercept, ("flat", "prior", "none"))
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=3)
         Y, dtype = check_responses(X, y, values)
         responses = np.asarray(column_block(Y, slice(None)), dtype=np.float64)

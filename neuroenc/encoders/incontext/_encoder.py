@@ -13,11 +13,12 @@ import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._core.arrays import as_numpy
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import resolve_device
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import sha256_file
 from neuroenc._core.memory import parse_memory
-from neuroenc.encoders._base import LinearEncoder, check_choice
-from neuroenc.encoders._devices import pick_torch_device
+from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import (
     condition,
@@ -128,8 +129,8 @@ class InContextEncoder(LinearEncoder):
         -------
         self
         """
-        check_choice("pool", self.pool, ("voxels", "none"))
-        check_choice("response_scale", self.response_scale, ("check", "support", "as-is"))
+        one_of("pool", self.pool, ("voxels", "none"))
+        one_of("response_scale", self.response_scale, ("check", "support", "as-is"))
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
         model = self._model()
         if values.shape[1] != model.config.n_features:
@@ -268,9 +269,8 @@ class InContextEncoder(LinearEncoder):
         return type(self)(**self.get_params(deep=False))
 
     def _place(self) -> dict[str, Any]:
-        device = pick_torch_device(self.device)
-        if self.precision not in ("auto", "32", "bf16"):
-            raise ConfigError(unknown_name("precision", self.precision, ("auto", "32", "bf16")))
+        device = torch.device(resolve_device(self.device, needs_float64=True))
+        one_of("precision", self.precision, ("auto", "32", "bf16"))
         half = self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
         budget = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
         return {"device": device, "half": half, "max_bytes": budget}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import match_voxels
 
@@ -285,8 +285,7 @@ def confusion(
     right = {name: [found] if isinstance(found, str) else list(found) for name, found in expected.items()}
     for found in right.values():
         for name in found:
-            if name not in categories:
-                raise ConfigError(unknown_name("category", name, categories))
+            one_of("category", name, categories)
     values = selectivity.transpose("category", "voxel").values
     shown = np.isin(labels, list(right)) & np.isfinite(values).all(axis=0)
     groups = [name for name in right if (labels[shown] == name).any()]

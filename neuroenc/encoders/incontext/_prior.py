@@ -11,12 +11,11 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
-from neuroenc.encoders._base import check_choice
 from neuroenc.encoders._labels import check_responses, features_matrix
 from neuroenc.encoders.incontext._evidence import (
     Floats,
@@ -358,7 +357,7 @@ class WeightPrior:
         >>> bool(15 < sd[0] / sd[2] < 25)
         True
         """
-        check_choice("method", method, ("em", "ridge"))
+        one_of("method", method, ("em", "ridge"))
         pairs = pairs_of(X, Y)
         if method == "ridge":
             found = ridge_weights(pairs)

@@ -11,11 +11,11 @@ import xarray as xr
 from torch import Tensor
 
 from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.data import align
-from neuroenc.encoders._base import check_choice
-from neuroenc.encoders._devices import pick_torch_device
 from neuroenc.encoders._labels import check_space, features_matrix, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
 from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxels_at_once
@@ -314,7 +314,7 @@ class StreamingSession:
             raise ConfigError(f"{type(model).__name__} is not an InContextModel. Next step: load_model(name).")
         if keep < 1 or not 0 < forget <= 1:
             raise ConfigError(f"keep={keep} must be at least 1, forget={forget} above 0 and at most 1.")
-        check_choice("pool", pool, ("voxels", "none"))
+        one_of("pool", pool, ("voxels", "none"))
         self.model, self.keep, self.forget, self.pool = model, int(keep), float(forget), pool
         self.seed, self.device = seed, device
         self.n_trials, self.n_voxels = 0, 0
@@ -415,7 +415,7 @@ class StreamingSession:
         """The state, made at the first trial."""
         if self._state is None:
             self.n_voxels, self._voxels, self._space = n_voxels, voxels, space
-            device = pick_torch_device(self.device)
+            device = torch.device(resolve_device(self.device, needs_float64=True))
             if self.model.anchor is None:
                 self._state = ChunkState(self.model, n_voxels, self.keep, self.forget, device)
             else:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import make_accelerator, resolve_device
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar
-from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
@@ -89,8 +90,7 @@ class Stage:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ConfigError(unknown_name("loss", self.loss, LOSSES))
+        one_of("loss", self.loss, LOSSES)
         SupportSizes(*self.support, self.sizes)
         for name in ("query", "voxels", "episodes", "max_steps", "evaluate_every", "stop_patience"):
             if int(getattr(self, name)) < 1:
@@ -136,13 +136,11 @@ def make_stage(name: str | Stage, **changes: Any) -> Stage:
     (10, 100)
     """
     if isinstance(name, str):
-        if name not in STAGES:
-            raise ConfigError(unknown_name("stage", name, STAGES))
+        one_of("stage", name, STAGES)
         name = STAGES[name]
     legal = [f.name for f in fields(Stage)]
     for key in changes:
-        if key not in legal:
-            raise ConfigError(unknown_name("setting of a stage", key, legal))
+        one_of("setting of a stage", key, legal)
     if "support" in changes:
         changes["support"] = tuple(changes["support"])
     return replace(name, **changes)
@@ -340,7 +338,7 @@ def train_stage(
     model.features = model.features or dict(space)
     if stage.loss == "likelihood" and model.anchor is None:
         raise ConfigError("loss='likelihood' needs form='anchored'. Next step: loss='response'.")
-    place = pick_torch_device(device)
+    place = torch.device(resolve_device(device, needs_float64=True))
     precision = ("bf16" if place.type == "cuda" else "32") if precision == "auto" else precision
     accelerator = make_accelerator(accelerator, precision)
     if precision not in _HALF:

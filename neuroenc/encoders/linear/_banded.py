@@ -10,11 +10,12 @@ import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._core.arrays import as_numbers
-from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.checks import check_whole, make_rng, one_of
+from neuroenc._core.device import array_module
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress
-from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
+from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import (
     check_responses,
@@ -25,7 +26,6 @@ from neuroenc.encoders._labels import (
     features_matrix,
     match_features,
     measured_responses,
-    pick_device,
     raise_nan,
     sample_coords,
     to_device,
@@ -167,9 +167,9 @@ class BandedRidgeEncoder(LinearEncoder):
         -------
         self
         """
-        check_choice("scoring", self.scoring, SCORINGS)
-        check_choice("solver", self.solver, ("auto", "primal", "dual"))
-        check_choice("nan_voxels", self.nan_voxels, ("raise",))
+        one_of("scoring", self.scoring, SCORINGS)
+        one_of("solver", self.solver, ("auto", "primal", "dual"))
+        one_of("nan_voxels", self.nan_voxels, ("raise",))
         parts, first = self._parts(X), self._label_source(X)
         if parts is None:
             joined, bands = features_matrix(X), None if self.bands is None else np.asarray(self.bands).astype(str)
@@ -300,7 +300,7 @@ class BandedRidgeEncoder(LinearEncoder):
         self._sorted = names[self._order]
         kernels = [] if design.primal else [row_gram(design.X[:, self.bands_ == name]) for name in names]
         gammas = self._candidates()
-        xp, device = pick_device(self.device)
+        xp, device = array_module(self.device)
         budget = parse_memory(self.max_memory)
         workers = count_workers(self.n_jobs) if device is None else 1
         blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)

@@ -11,8 +11,8 @@ from sklearn.base import clone
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numbers
-from neuroenc._core.checks import check_whole, make_rng
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole, make_rng, one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
@@ -21,9 +21,11 @@ from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coords
 from neuroenc.encoders.linear._banded import BandedRidgeEncoder
 from neuroenc.stats import partition_variance
-from neuroenc.stats._partition import SEPARATOR, subsets
 
 __all__ = ["nested_gammas", "variance_partition"]
+
+# Between the names of a joint space, as `stats.partition_variance` writes them.
+_AND = " & "
 
 
 def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.ndarray:
@@ -53,7 +55,7 @@ def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.nda
     check_whole("n_bands", n_bands)
     check_whole("n_candidates", n_candidates)
     rows = []
-    for chosen in subsets([str(k) for k in range(n_bands)]):
+    for chosen in stats.subsets([str(k) for k in range(n_bands)]):
         row = np.zeros(n_bands)
         row[[int(k) for k in chosen]] = 1.0 / len(chosen)
         rows.append(row)
@@ -188,23 +190,20 @@ def variance_partition(
     >>> bool((out.share.sel(part="a") > 0.8).all()), bool((abs(out.share.sel(part="b")) < 0.05).all())
     (True, True)
     """
-    if metric not in ("r2", "ev"):
-        raise ConfigError(
-            unknown_name("metric", metric, ("r2", "ev"), "Correlations do not add up over feature spaces.")
-        )
+    one_of("metric", metric, ("r2", "ev"), "Correlations do not add up over feature spaces.")
     Y = as_responses(Y)
     spaces, first = check_spaces(features, Y, 2, 3, "feature spaces")
-    if any(SEPARATOR in name for name in spaces):
-        raise ConfigError(f"names of feature spaces must not contain {SEPARATOR!r}; found {list(spaces)}.")
+    if any(_AND in name for name in spaces):
+        raise ConfigError(f"names of feature spaces must not contain {_AND!r}; found {list(spaces)}.")
     coords = sample_coords(Y, first)
     groups = check_groups(groups, Y.shape[0], coords)
     folds = resolve_folds(cv, Y.shape[0], coords, groups)
     tested = left_out_rows(folds, Y.shape[0])
     measured = np.asarray(Y)[tested]
     predictions = {}
-    total = len(subsets(spaces)) * len(folds)
+    total = len(stats.subsets(spaces)) * len(folds)
     with progress_bar(total=total, desc="variance partition", show=progress, unit="fit") as bar:
-        for subset in subsets(spaces):
+        for subset in stats.subsets(spaces):
             predicted = np.full(Y.shape, np.nan, dtype=np.float32)
             for train, test in folds:
                 model, pick = _model(encoder, {k: spaces[k] for k in subset}, max_memory)
@@ -285,8 +284,8 @@ def _dataset(found: stats.Partition, estimate: Any, Y: Any) -> xr.Dataset:
             "suppressed": ("voxel", found.suppressed),
         },
         coords={
-            "subset": [SEPARATOR.join(s) for s in estimate],
-            "part": [SEPARATOR.join(s) for s in found.parts],
+            "subset": [_AND.join(s) for s in estimate],
+            "part": [_AND.join(s) for s in found.parts],
             **(voxel_coords(Y) or {"voxel": np.arange(Y.shape[1])}),
         },
     )

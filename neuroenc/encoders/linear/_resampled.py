@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._core.arrays import as_numpy
-from neuroenc._core.checks import check_whole, make_rng
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_whole, make_rng, one_of
+from neuroenc._core.errors import DataError
 from neuroenc.data import align
 from neuroenc.encoders._folds import check_groups
 from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
@@ -88,8 +88,7 @@ def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, se
     >>> sorted([*a.tolist(), *b.tolist()])
     [0, 1, 2, 3]
     """
-    if kind not in ("bootstrap", "halves"):
-        raise ConfigError(unknown_name("kind", kind, ("bootstrap", "halves")))
+    one_of("kind", kind, ("bootstrap", "halves"))
     check_whole("n_draws", n_draws)
     member = check_groups(groups, np.size(groups), {})
     if member is None:

@@ -8,18 +8,19 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import validate_data
 
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import array_module
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.memory import parse_memory
 from neuroenc._version import __version__
-from neuroenc.encoders._base import LinearEncoder, check_alphas, check_choice, default_alphas
+from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import (
     check_responses,
     count_workers,
     feature_scaling,
     features_matrix,
-    pick_device,
     raise_nan,
     release_mapped,
     sample_coords,
@@ -158,9 +159,9 @@ class RidgeEncoder(LinearEncoder):
         -------
         self
         """
-        check_choice("scoring", self.scoring, SCORINGS)
-        check_choice("solver", self.solver, ("auto", "primal", "dual"))
-        check_choice("nan_voxels", self.nan_voxels, ("raise", "skip"))
+        one_of("scoring", self.scoring, SCORINGS)
+        one_of("solver", self.solver, ("auto", "primal", "dual"))
+        one_of("nan_voxels", self.nan_voxels, ("raise", "skip"))
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=2)
         Y, dtype = check_responses(X, y, values)
         self._remember(X, y)
@@ -185,7 +186,7 @@ class RidgeEncoder(LinearEncoder):
 
     def _solve(self, design: _solvers.Design, Y: Any) -> None:
         p, v = design.X.shape[1], Y.shape[1]
-        xp, device = pick_device(self.device)
+        xp, device = array_module(self.device)
         budget = parse_memory(self.max_memory)
         workers = count_workers(self.n_jobs) if device is None else 1
         groups = _fold_groups(len(design.folds), design.basis_bytes(), budget // 2)

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
@@ -148,8 +149,7 @@ def select_features(
     >>> out.selected.values.tolist(), bool((out.score > 0.6).all())
     (['layer1', 'layer1', 'layer1', 'layer1'], True)
     """
-    if metric not in METRICS:
-        raise ConfigError(unknown_name("metric", metric, METRICS))
+    one_of("metric", metric, METRICS)
     Y = as_responses(Y)
     spaces, first = check_spaces(candidates, Y, 1, 10_000, "candidates")
     if not isinstance(inner_cv, (int, np.integer, str, type(None))) and not hasattr(inner_cv, "split"):

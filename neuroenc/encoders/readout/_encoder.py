@@ -12,12 +12,12 @@ import torch
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.data import align
-from neuroenc.encoders._base import LinearEncoder, check_choice
-from neuroenc.encoders._devices import pick_torch_device
+from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import describe_features, match_features, sample_coords, wrap
 from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_ridge
 from neuroenc.encoders.readout._losses import make_loss
@@ -71,7 +71,11 @@ class FittedReadout(LinearEncoder):
         )
 
     def _maps(self, array: MapArray, which: str = "map") -> Maps:
-        device = self.accelerator.device if hasattr(self.accelerator, "device") else pick_torch_device(self.device)
+        device = (
+            self.accelerator.device
+            if hasattr(self.accelerator, "device")
+            else torch.device(resolve_device(self.device, needs_float64=True))
+        )
         mean, scale = getattr(self, f"{which}_mean_"), getattr(self, f"{which}_scale_")
         return Maps(array, device, mean=mean, scale=scale, max_memory=self.max_memory)
 
@@ -383,8 +387,8 @@ class ReadoutEncoder(FittedReadout):
         self
         """
         begin = time.perf_counter()
-        check_choice("solver", self.solver, ("auto", "closed", "gradient"))
-        check_choice("readout", self.readout, tuple(READOUTS))
+        one_of("solver", self.solver, ("auto", "closed", "gradient"))
+        one_of("readout", self.readout, tuple(READOUTS))
         check_whole("seed", self.seed, least=0)
         loss = make_loss(self.loss)
         maps = as_maps(X)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 
 __all__ = [
     "MODES",
@@ -80,8 +81,7 @@ def n_warp_parameters(mode: str) -> int:
     >>> n_warp_parameters("rotation_translation_scale")
     5
     """
-    if mode not in MODES:
-        raise ConfigError(unknown_name("warp mode", mode, MODES))
+    one_of("warp mode", mode, MODES)
     return 6 if mode == "affine" else sum(_PARTS[part] for part in mode.split("_"))
 
 

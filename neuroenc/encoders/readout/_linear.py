@@ -12,7 +12,8 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 from neuroenc.encoders.readout._geometry import mask_moments
 from neuroenc.encoders.readout._maps import Maps
@@ -84,8 +85,7 @@ class LinearReadout(Readout):
             raise ConfigError(
                 f"pool={pool} cells a side on maps of {height} x {width}: choose 1 to {min(height, width)}."
             )
-        if penalty not in _PENALTIES:
-            raise ConfigError(unknown_name("penalty", penalty, _PENALTIES))
+        one_of("penalty", penalty, _PENALTIES)
         self.pool, self.alpha, self.penalty = pool, float(alpha), penalty
         self.map_shape = self.in_shape if pool is None else (channels, pool, pool)
         n_features = self.map_shape[0] * self.map_shape[1] * self.map_shape[2]

@@ -12,7 +12,8 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 
 __all__ = ["READOUTS", "Readout", "make_readout", "register_readout"]
 
@@ -172,8 +173,7 @@ def make_readout(name: str, in_shape: Sequence[int], n_voxels: int, **options: A
     """
     import inspect
 
-    if name not in READOUTS:
-        raise ConfigError(unknown_name("readout", name, READOUTS))
+    one_of("readout", name, READOUTS)
     build: Callable[..., Readout] = READOUTS[name]
     legal = [
         p.name
@@ -181,6 +181,5 @@ def make_readout(name: str, in_shape: Sequence[int], n_voxels: int, **options: A
         if p.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     for option in options:
-        if option not in legal:
-            raise ConfigError(unknown_name(f"option of readout {name!r}", option, legal))
+        one_of(f"option of readout {name!r}", option, legal)
     return build(in_shape, n_voxels, **options)

@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout._geometry import (
     MODES,
     Localization,
@@ -101,8 +102,7 @@ class SemanticSpatialReadout(FactorizedReadout):
             init=init,
             max_memory=max_memory,
         )
-        if feature_mode not in ("same", "none", *MODES):
-            raise ConfigError(unknown_name("feature_mode", feature_mode, ("same", "none", *MODES)))
+        one_of("feature_mode", feature_mode, ("same", "none", *MODES))
         self.mode = mode
         self.feature_mode = mode if feature_mode == "same" else feature_mode
         self.warp_l2 = float(warp_l2)

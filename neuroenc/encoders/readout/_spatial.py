@@ -10,7 +10,8 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout._geometry import gaussian_masks, mask_moments
 from neuroenc.encoders.readout._protocol import Readout, register_readout
 
@@ -87,10 +88,8 @@ class GaussianReadout(Readout):
         max_memory: int = 2**28,
     ) -> None:
         super().__init__(in_shape, n_voxels, max_memory=max_memory)
-        if covariance not in _COVARIANCES:
-            raise ConfigError(unknown_name("covariance", covariance, _COVARIANCES))
-        if read not in _READS:
-            raise ConfigError(unknown_name("read", read, _READS))
+        one_of("covariance", covariance, _COVARIANCES)
+        one_of("read", read, _READS)
         if not 0 <= centre_range <= 1 or not size_range > 0:
             raise ConfigError(f"centre_range={centre_range} must be in [0, 1] and size_range={size_range} positive.")
         if align_corners and read == "integrate":
@@ -264,8 +263,7 @@ class FactorizedReadout(Readout):
         max_memory: int = 2**28,
     ) -> None:
         super().__init__(in_shape, n_voxels, max_memory=max_memory)
-        if init not in _INITS:
-            raise ConfigError(unknown_name("init", init, _INITS))
+        one_of("init", init, _INITS)
         self.nonnegative = bool(nonnegative)
         self.mask_l1, self.smoothness = float(mask_l1), float(smoothness)
         self.feature_l1, self.feature_l2 = float(feature_l1), float(feature_l2)

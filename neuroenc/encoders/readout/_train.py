@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from neuroenc import stats
 from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.device import make_accelerator, resolve_device
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar
-from neuroenc.encoders._devices import make_accelerator, pick_torch_device
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps, positions
 
@@ -62,8 +63,7 @@ class Engine:
         accelerator: Any,
         evaluation_batch: int,
     ) -> None:
-        if optimiser not in _OPTIMISERS:
-            raise ConfigError(unknown_name("optimiser", optimiser, _OPTIMISERS))
+        one_of("optimiser", optimiser, _OPTIMISERS)
         trained = [p for p in model.parameters() if p.requires_grad]
         if not trained:
             raise ConfigError("the model has no parameter that needs a gradient: there is nothing to train.")
@@ -486,7 +486,7 @@ def train(
     loss = make_loss(loss)
     schedule = _check(lr, batch_size, accumulate, max_epochs, patience, lr_cuts, fixed_epochs, validation)
     accelerator = make_accelerator(accelerator, precision)
-    place = pick_torch_device(device) if accelerator is None else accelerator.device
+    place = torch.device(resolve_device(device, needs_float64=True)) if accelerator is None else accelerator.device
     model.to(place)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 

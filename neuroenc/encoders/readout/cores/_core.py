@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["CORES", "Core", "FrozenCore", "check_shape", "make_core", "register_core"]
@@ -134,8 +135,7 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
     >>> make_core("grid", (512, 8, 8), seed=1).out_shape
     (64, 4, 4)
     """
-    if name not in CORES:
-        raise ConfigError(unknown_name("core", name, CORES))
+    one_of("core", name, CORES)
     build: Any = CORES[name]
     parameters = inspect.signature(build.__init__).parameters.values()
     legal = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._core import Core, register_core
 
 __all__ = [
@@ -267,8 +268,7 @@ PRESETS: dict[str, tuple[int, Plan]] = {
 
 def check_plan(preset: str, fields: int | None, blocks: Sequence[Sequence[int | None]] | None) -> tuple[int, Plan]:
     """Fields and blocks of a preset, with those given in place of its own."""
-    if preset not in PRESETS:
-        raise ConfigError(unknown_name("preset", preset, PRESETS))
+    one_of("preset", preset, PRESETS)
     own_fields, own_blocks = PRESETS[preset]
     fields = own_fields if fields is None else int(fields)
     if fields < 1:

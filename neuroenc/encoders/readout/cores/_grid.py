@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._core import Core, register_core
 from neuroenc.encoders.readout.cores._equivariant import (
     ORIENTATIONS,
@@ -74,8 +75,7 @@ class GridCore(Core):
         equivariant: bool | None = None,
     ) -> None:
         super().__init__(in_shape)
-        if preset not in GRID_PRESETS:
-            raise ConfigError(unknown_name("preset", preset, GRID_PRESETS))
+        one_of("preset", preset, GRID_PRESETS)
         own_channels, own_equivariant, plan = GRID_PRESETS[preset]
         width = own_channels if channels is None else int(channels)
         turning = own_equivariant if equivariant is None else bool(equivariant)

@@ -1,0 +1,207 @@
+"""Settings of in-context models: sizes, plug points of the attention, published presets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc.attention import (
+    FEED_FORWARDS,
+    AbsolutePosition,
+    ALiBi,
+    ChunkSelectPolicy,
+    FullContext,
+    GroupedSoftmax,
+    LandmarkPolicy,
+    NoPosition,
+    Normaliser,
+    Rotary,
+    Sigmoid,
+    SinkCalibration,
+    Softmax,
+    T5Bias,
+)
+
+__all__ = ["PARTS", "PLUGS", "PRESETS", "InContextConfig", "part_from_settings", "part_settings", "refuse_landmarks"]
+
+#: What may stand at each plug point, by the name of its class.
+PARTS: dict[str, dict[str, type[nn.Module]]] = {
+    "normaliser": {c.__name__: c for c in (Softmax, Sigmoid, GroupedSoftmax, SinkCalibration)},
+    "position": {c.__name__: c for c in (NoPosition, AbsolutePosition, Rotary, T5Bias, ALiBi)},
+    "context": {c.__name__: c for c in (FullContext, LandmarkPolicy, ChunkSelectPolicy)},
+}
+
+
+def part_settings(what: str, part: nn.Module) -> dict[str, Any]:
+    """``{"class": name, ...}`` with the arguments that make the part again.
+
+    Raises
+    ------
+    ConfigError
+        A class of the user's own, which no settings can bring back.
+
+    Examples
+    --------
+    >>> part_settings("normaliser", Sigmoid(bias=-2.0))
+    {'class': 'Sigmoid', 'bias': -2.0}
+    """
+    kind = PARTS[what].get(type(part).__name__)
+    if kind is not type(part):
+        raise ConfigError(
+            f"{what}={type(part).__name__} is no class of neuroenc.attention, so settings cannot bring it back. "
+            f"Legal: {', '.join(PARTS[what])}."
+        )
+    found: dict[str, Any] = {"class": type(part).__name__}
+    for name in _arguments(kind):
+        value = getattr(part, name)
+        found[name] = part_settings(what, value) if isinstance(value, Normaliser) else value
+    return found
+
+
+def part_from_settings(what: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The part that `part_settings` described.
+
+    Raises
+    ------
+    ConfigError
+        No such kind, an argument that it does not take, or one that is not legal.
+
+    Examples
+    --------
+    >>> part_from_settings("position", {"class": "Rotary", "base": 500.0}).base
+    500.0
+    """
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("class"), str):
+        raise ConfigError(f"{what}={settings!r} is no table of settings with a class of {', '.join(PARTS[what])}.")
+    kind, given = settings["class"], {k: v for k, v in settings.items() if k != "class"}
+    if kind not in PARTS[what]:
+        raise ConfigError(unknown_name(f"class of {what}", kind, PARTS[what]))
+    legal = _arguments(PARTS[what][kind])
+    for name, value in given.items():
+        one_of(f"setting of {what} {kind}", name, legal)
+        if isinstance(value, Mapping):
+            given[name] = part_from_settings(what, value)
+    try:
+        return PARTS[what][kind](**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what} {kind}: {error}") from error
+
+
+def _arguments(kind: type[nn.Module]) -> list[str]:
+    return [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "args", "kwargs")]
+
+
+_FORMS, _SCALES = ("anchored", "published"), ("none", "log_n", "learned")
+PLUGS = ("normaliser", "position", "context")
+
+
+@dataclass(frozen=True)
+class InContextConfig:
+    """Shape of an `InContextModel`.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the embedding.
+    dim, depth, heads, hidden, registers : int
+        Width, blocks, heads, width inside the gated feed-forward layers, learned tokens.
+    components : int
+        Of the anchor's mixture of priors.
+    length_scale : {"log_n", "none", "learned"}
+    form : {"anchored", "published"}
+        ``"published"`` spells weights out from the first register; ``"anchored"`` solves for them in closed form, with
+        a prior and a noise level that the first register sets for each voxel. It was the better one wherever it was
+        measured here, and is the default; presets of released models are published.
+    dropout : float
+        In training.
+    normaliser, position, context : mapping, optional
+        Plug points of every block's `neuroenc.attention.Attention`: the name of a class and its arguments, such as
+        ``{"class": "Sigmoid", "bias": "neg_log_n"}``; None is softmax, no positions, all keys. Positions make the
+        output depend on the order of trials. Classes that read landmarks are not legal: a model inserts none, and
+        trials in their places would be dropped.
+    feed_forward : {"swiglu", "gelu"}
+    scale_before_projection : bool
+        See `neuroenc.attention.LengthScale`.
+    """
+
+    n_features: int
+    dim: int
+    depth: int
+    heads: int = 10
+    hidden: int = 2048
+    registers: int = 4
+    components: int = 1
+    length_scale: str = "log_n"
+    form: str = "anchored"
+    dropout: float = 0.0
+    normaliser: Mapping[str, Any] | None = None
+    position: Mapping[str, Any] | None = None
+    context: Mapping[str, Any] | None = None
+    feed_forward: str = "swiglu"
+    scale_before_projection: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_features", "dim", "depth", "heads", "hidden", "registers", "components"):
+            check_whole(name, getattr(self, name))
+        for name, legal in (("form", _FORMS), ("length_scale", _SCALES), ("feed_forward", tuple(FEED_FORWARDS))):
+            if getattr(self, name) not in legal:
+                raise ConfigError(unknown_name(name, getattr(self, name), legal))
+        number = isinstance(self.dropout, (int, float)) and not isinstance(self.dropout, bool)
+        if not number or not 0 <= self.dropout < 1 or not isinstance(self.scale_before_projection, bool):
+            raise ConfigError(
+                f"dropout={self.dropout!r} must be from 0 to below 1, scale_before_projection="
+                f"{self.scale_before_projection!r} true or false."
+            )
+        if self.dim % self.heads:
+            raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
+        self._check_parts()
+
+    def parts(self) -> dict[str, Any]:
+        """Fresh parts for the plug points of one block's attention; None where nothing is set."""
+        settings = {name: getattr(self, name) for name in PLUGS}
+        return {k: None if v is None else part_from_settings(k, v) for k, v in settings.items()}
+
+    def _check_parts(self) -> None:
+        parts = self.parts()
+        refuse_landmarks(parts["normaliser"])
+        for name, wanted in (("heads", self.heads), ("dim", self.dim)):
+            found = getattr(parts["position"], name, wanted)
+            if found != wanted:
+                kind = type(parts["position"]).__name__
+                raise ConfigError(f"position {kind} has {name}={found}, the model {wanted}.")
+        if type(parts["position"]).__name__ == "Rotary" and self.dim // self.heads % 2:
+            raise ConfigError(f"Rotary turns pairs; heads are {self.dim // self.heads} wide (dim / heads).")
+        chosen = getattr(parts["normaliser"], "heads", None) or ()
+        if any(not 0 <= h < self.heads for h in chosen):
+            raise ConfigError(f"normaliser heads={list(chosen)}; the model has {self.heads}, from 0.")
+        if parts["context"] is not None:
+            try:
+                parts["context"].check(parts["normaliser"] or Softmax())
+            except ValueError as error:
+                raise ConfigError(f"context and normaliser: {error}") from error
+
+
+def refuse_landmarks(normaliser: Any) -> None:
+    """An error for a normaliser that takes some tokens for landmarks, which a model of trials has none of."""
+    if getattr(normaliser, "needs_layout", False):
+        raise ConfigError(
+            f"normaliser {type(normaliser).__name__} takes every so-manieth token for a landmark; an in-context model "
+            "inserts none, and would drop the trials that stand there. Next step: another normaliser."
+        )
+
+
+# The published form, as released: 97.1, 156.0 and 277.0 million parameters.
+PRESETS = {
+    "clip": InContextConfig(512, 560, 20, form="published"),
+    "dino": InContextConfig(768, 800, 20, form="published"),
+    "siglip": InContextConfig(1152, 1200, 20, form="published"),
+    "clip-3": InContextConfig(512, 560, 3, form="published"),
+    # What trains on a laptop.
+    "small": InContextConfig(128, 128, 4, heads=4, hidden=256),
+}

@@ -1,0 +1,158 @@
+"""The house: no import circles, no import of another room's private module, every public name reached or waiting."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "neuroenc"
+
+# Rooms whose imports of other rooms' private modules are still to go.
+TO_DO = {"cli", "report", "study", "workflows"}
+
+# Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
+WAITING: dict[str, set[str]] = {}
+
+
+def modules() -> dict[str, Path]:
+    """Path of every module by its dotted name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    """``(module, name)`` of every import of the package in a file, those inside functions included."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "neuroenc":
+            found += [(str(node.module), alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "neuroenc"]
+    return found
+
+
+def circles() -> list[list[str]]:
+    """Modules that import each other, by Tarjan's strongly connected components."""
+    known = modules()
+    edges = {
+        name: {f"{m}.{n}" if f"{m}.{n}" in known else m for m, n in imports(path)} & set(known) - {name}
+        for name, path in known.items()
+    }
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in edges[name]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            if len(stack) - at > 1:
+                found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for name in sorted(edges):
+        if name not in index:
+            visit(name)
+    return found
+
+
+def test_no_modules_import_each_other():
+    assert circles() == []
+
+
+def test_no_room_imports_a_private_module_of_another():
+    wrong = []
+    for name, path in modules().items():
+        room = [*name.split("."), ""][1]
+        for module, imported in imports(path):
+            parts = [*module.split("."), imported]
+            if len(parts) < 3 or parts[1] in ("_core", "_version", room) or room in TO_DO:
+                continue
+            if any(part.startswith("_") and not part.startswith("__") for part in parts):
+                wrong.append(f"{name}: from {module} import {imported}")
+    assert wrong == []
+
+
+def test_rooms_still_to_do_exist():
+    assert {p.name for p in PACKAGE.iterdir()} >= TO_DO - {"study", "workflows"}
+
+
+@pytest.mark.parametrize("room", ["attention", "captions", "embedding", "encoders", "retrieval"])
+def test_files_hold_one_noun_in_at_most_600_lines(room):
+    long = {str(p): n for p in (PACKAGE / room).rglob("*.py") if (n := len(p.read_text().splitlines())) > 600}
+    assert not long
+
+
+def public_names(room: str) -> dict[str, Path]:
+    """Names of a room's stubs, and the file that each comes from."""
+    found = {}
+    for stub in (PACKAGE / room).rglob("__init__.pyi"):
+        for node in ast.parse(stub.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                home = stub.parent.joinpath(*node.module.split("."))
+                found |= {alias.name: home.with_suffix(".py") for alias in node.names if not home.is_dir()}
+    return found
+
+
+@cache
+def words() -> dict[Path, Counter[str]]:
+    """Words of all that may reach a name: code of the package, notebooks, README and the guides; no doctests."""
+    paths = [*PACKAGE.rglob("*.py"), ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
+    paths += [p for p in (ROOT / "docs").rglob("*.md") if not {"reference", "_build"} & set(p.parts)]
+    doctest = re.compile(r"(?m)^\s*(>>>|\.\.\.) .*$")
+    return {p: Counter(re.findall(r"\w+", doctest.sub("", p.read_text()))) for p in paths}
+
+
+def reached(room: str) -> dict[str, list[str]]:
+    """Where each public name of a room is used: in another file, or by a reached name of its own.
+
+    A class that a registry finds by a string is used by its decorator; a result by the function that returns it.
+    """
+    names = public_names(room)
+    found = {
+        n: [str(p.relative_to(ROOT)) for p, w in words().items() if p != home and w[n]] for n, home in names.items()
+    }
+    registered = re.compile(r"@register_\w+\([^)]*\)\nclass (\w+)")
+    for home in set(names.values()):
+        text = home.read_text()
+        for name in registered.findall(text):
+            if name in found:
+                found[name].append("its registry")
+        here = [n for n, h in names.items() if h == home]
+        if any(found[n] for n in here):
+            # Once where it is made, once in __all__: a third time it is used.
+            for name in here:
+                if not found[name] and words()[home][name] > 2:
+                    found[name].append(str(home.relative_to(ROOT)))
+    return found
+
+
+@pytest.mark.parametrize("room", ["attention", "captions", "embedding", "encoders", "retrieval"])
+def test_every_public_name_is_reached_or_waits(room):
+    waiting = set().union(*WAITING.values())
+    lost = {name for name, where in reached(room).items() if not where}
+    assert lost - waiting == set()
+    assert all(hasattr(importlib.import_module(f"neuroenc.{room}"), n) for n in public_names(room) if n in waiting)
+
+
+if __name__ == "__main__":
+    for place in ("attention", "captions", "embedding", "encoders", "retrieval"):
+        for name, where in sorted(reached(place).items()):
+            print(f"neuroenc.{place} {name}: {', '.join(where[:4]) or 'nowhere'}")
