@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 from collections import Counter
 from functools import cache
@@ -18,7 +17,38 @@ PACKAGE = ROOT / "neuroenc"
 TO_DO = {"cli", "report", "study", "workflows"}
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
-WAITING: dict[str, set[str]] = {}
+WAITING: dict[str, set[str]] = {
+    "attention options, memories and head analyses": {
+        "AarenStack",
+        "NeuralMemory",
+        "RecurrentMemory",
+        "insert_landmarks",
+        "mask_curve",
+        "repeat_probe",
+        "retrieval_score",
+        "select_calibration_heads",
+    },
+    "denoiser, and images made or found for captions": {
+        "contrastive_accuracy",
+        "diffusion_pipeline",
+        "evaluate_images",
+        "retrieve_images",
+        "synthesise",
+    },
+    "preference training of captioners": {
+        "PreferencePair",
+        "PreferenceTraining",
+        "caption_perplexity",
+        "cdpo_loss",
+        "make_language_model",
+        "preference_pairs",
+        "train_preferences",
+    },
+    "grounding and language models of one's own while decoding": {"FunctionStep", "GroundedRescore"},
+    "maps and contrasts of captions": {"EmbeddingColours", "category_shares", "difference_captions"},
+    "dense captions as features": {"caption_vectors"},
+    "released checkpoints, written": {"published_state_dict"},
+}
 
 
 def modules() -> dict[str, Path]:
@@ -129,7 +159,7 @@ def reached(room: str) -> dict[str, list[str]]:
     found = {
         n: [str(p.relative_to(ROOT)) for p, w in words().items() if p != home and w[n]] for n, home in names.items()
     }
-    registered = re.compile(r"@register_\w+\([^)]*\)\nclass (\w+)")
+    registered = re.compile(r"@register_\w+(?:\([^)]*\))?\nclass (\w+)")
     for home in set(names.values()):
         text = home.read_text()
         for name in registered.findall(text):
@@ -149,7 +179,7 @@ def test_every_public_name_is_reached_or_waits(room):
     waiting = set().union(*WAITING.values())
     lost = {name for name, where in reached(room).items() if not where}
     assert lost - waiting == set()
-    assert all(hasattr(importlib.import_module(f"neuroenc.{room}"), n) for n in public_names(room) if n in waiting)
+    assert (waiting & set(public_names(room))) - lost == set(), "reached by now: no longer waiting"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from ._context import (
 )
 from ._memory import (
     AarenStack as AarenStack,
-    MemoryState as MemoryState,
     NeuralMemory as NeuralMemory,
     NeuralState as NeuralState,
     RecurrentMemory as RecurrentMemory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from neuroenc.attention._weights import Softmax
 
 __all__ = [
     "AarenStack",
-    "MemoryState",
     "NeuralMemory",
     "NeuralState",
     "RecurrentMemory",
@@ -27,32 +26,6 @@ __all__ = [
     "StreamingAttention",
     "kept_trials",
 ]
-
-State = TypeVar("State")
-
-
-class MemoryState(Protocol[State]):
-    """What every memory can do; a state's size does not depend on the number of trials.
-
-    ``init`` gives the state before any trial, ``update`` the one after more trials, ``merge`` that of two sets of
-    trials (where order does not matter), ``read`` what it answers.
-    """
-
-    def init(self, query: Tensor) -> State:
-        """State without a trial, for queries (..., query, d)."""
-        ...
-
-    def update(self, state: State, key: Tensor, value: Tensor, log_weight: Tensor | None = None) -> State:
-        """State after trials with keys (..., token, d), values (..., token, e) and log weights (..., token)."""
-        ...
-
-    def merge(self, a: State, b: State) -> State:
-        """State of both sets of trials."""
-        ...
-
-    def read(self, state: State, query: Tensor | None = None) -> Tensor:
-        """Answers (..., query, e) to the queries of ``init``, or to others where the memory can."""
-        ...
 
 
 class StreamState(NamedTuple):
