@@ -274,6 +274,14 @@ class _Folder:
         fitting = [(p, t) for p, t in self.tables if len(t) == n and "stimulus" in t and "caption" not in t]
         if fitting:
             return _by_name(fitting, _TABLES)[0]
+        if len(self.volumes) > 1:
+            total = sum(shape[3] for _, shape in self.volumes)
+            names = ", ".join(repr(self._name(p)) for p, _ in self.volumes[:3])
+            raise DataError(
+                f"{self.root} holds {len(self.volumes)} 4-D images of {total} trials in all, and a config names one "
+                f"file of responses. Next step: neuroenc.data.save(neuroenc.data.load_masked([{names}, ...], "
+                "'mask.nii.gz').responses(stimulus=..., run=...), 'responses.nc')."
+            )
         near = [
             f"{self._name(p)} has {len(t)} rows and the columns {', '.join(map(str, t.columns))}"
             for p, t in self.tables

@@ -133,6 +133,18 @@ def test_a_known_data_set(tmp_path):
         (lambda r: (r / "trials.csv").write_text("image\n" + "a\n" * 24), "24 trials.*24 rows and the columns image"),
         (lambda r: (r / "images" / "scene-03.png").unlink(), "scene-03"),
         (lambda r: (r / "betas.nii.gz").write_bytes(b"x"), "no responses"),
+        (
+            lambda r: (
+                [
+                    nibabel.save(
+                        nibabel.Nifti1Image(np.zeros((4, 4, 3, 5), np.float32), np.eye(4)), r / f"betas{n}.nii.gz"
+                    )
+                    for n in range(2)
+                ]
+                and (r / "betas.nii.gz").unlink()
+            ),
+            "2 4-D images of 10 trials.*load_masked",
+        ),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, change, message):
