@@ -344,6 +344,8 @@ def _check_incontext(config: IncontextConfig, command: str) -> None:
             for key in ("features", "responses", "query_features", "query_responses"):
                 if getattr(files, key):
                     _check_array(f"[[incontext.task.{part}]] {n + 1} {key}", getattr(files, key))
+    if config.task.kind == "v4":
+        _check_animals(config.task.held_out, config.task.options.get("sessions"))
     new = {"world": config.task.test_seeds, "v4": config.task.held_out, "arrays": config.task.test}[config.task.kind]
     if command == "icl evaluate" and not new:
         raise ConfigError("evaluate needs new subjects: [[incontext.task.test]] tables, test_seeds or held_out.")
@@ -362,6 +364,21 @@ def _check_incontext(config: IncontextConfig, command: str) -> None:
                     f"[incontext.{name}] wants episodes of {largest} support and {stage.query} query stimuli; the "
                     f"training subjects have {n}. Next step: a smaller support, validation_sizes or query."
                 )
+
+
+def _check_animals(held_out: list[str], sessions: list[Any] | None) -> None:
+    """Animals of the sessions, where the day of each tells it."""
+    chosen = None if sessions is None else [str(s) for s in sessions]
+    animals = set(data.v4_sessions(chosen)["animal"])
+    if "" in animals:
+        return
+    for name in held_out:
+        if name not in animals:
+            raise ConfigError(unknown_name("animal in incontext.task.held_out:", name, sorted(animals)))
+    if len(animals) < 2:
+        raise ConfigError(
+            f"incontext.task.options.sessions = {chosen} are all of {held_out[0]}: none is left to train on."
+        )
 
 
 def _check_predict(config: IncontextConfig, new: bool) -> None:

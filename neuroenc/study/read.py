@@ -319,8 +319,6 @@ def _check_space(name: str, space: FeaturesConfig, config: StudyConfig, command:
         raise ConfigError(f"[features.{name}]: a name must not be empty nor hold '/'.")
     if space.kind == "dense" and not space.table and config.data.name != "world":
         raise ConfigError(f'[{where}] kind = "dense" needs table, a CSV of captions of grid cells.')
-    if command == "compare" and not space.standardise:
-        raise ConfigError(f"[{where}] standardise = false is not read: a comparison standardises every feature space.")
 
 
 def _check_compare(compare: CompareConfig, features: Mapping[str, FeaturesConfig]) -> None:

@@ -115,6 +115,8 @@ def test_cells_of_a_comparison(more, message):
     ("more", "command", "message"),
     [
         (["incontext.model.heads=7"], "icl", r"incontext\.model.*heads"),
+        (["incontext.task={kind = 'v4', held_out = ['PF']}"], "icl", "held_out: 'PF'; did you mean 'PE'"),
+        (["incontext.task={kind = 'v4', held_out = ['PE'], options = {sessions = [201025]}}"], "icl", "all of PE"),
         (["incontext.extend.min_lr=0.5"], "icl", r"incontext\.extend.*min_lr"),
         (["incontext.extend.support=[5, 5000]"], "icl", r"incontext\.extend.*3000"),
         (["incontext.task.test_seeds=[]"], "icl evaluate", "new subjects"),

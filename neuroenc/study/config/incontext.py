@@ -127,9 +127,9 @@ class TaskConfig(Table):
         elif name == "novel_prior" and not isinstance(value, bool):
             raise ConfigError(f"options.novel_prior = {value!r}; expected true or false.")
         elif name == "sessions" and not (
-            isinstance(value, list) and value and all(isinstance(s, (str, int)) for s in value)
+            isinstance(value, list) and value and all(isinstance(s, (str, int)) for s in value) and not _twice(value)
         ):
-            raise ConfigError(f"options.sessions = {value!r}; expected a list of sessions.")
+            raise ConfigError(f"options.sessions = {value!r}; expected a list of sessions, none twice.")
         if name == "n_features" and value > 256:
             raise ConfigError(f"options.n_features = {value} must be from 1 to 256.")
 
