@@ -25,28 +25,27 @@ _BLENDS = (0.0, 0.1, 0.3, 0.6, 1.0)
 class PriorMixture:
     r"""Mixture of Gaussians over a voxel's weights.
 
-        .. math:: w \sim \sum_k \pi_k\, N(\sqrt{s}\,\mu_k, s\,C_k), \qquad
-                  \overline{(w \cdot (x - \bar x))^2} = 1 \text{ at } s = 1 \text{ for every component}
+    .. math:: w \sim \sum_k \pi_k\, N(\sqrt{s}\,\mu_k, s\,C_k), \qquad
+              \overline{(w \cdot (x - \bar x))^2} = 1 \text{ at } s = 1 \text{ for every component}
 
-        Parameters
-        ----------
-        means : array (component, feature)
-        covs : array (component, feature, feature)
-        share : array (component,)
-            Sums to 1.
-        center : array (feature,)
-            Mean of the images that it was scaled for.
-        level_mean, level_cov : arrays (2,) and (2, 2), optional
-            Of (log s, log noise variance) over voxels; None if unknown.
+    Parameters
+    ----------
+    means : array (component, feature)
+    covs : array (component, feature, feature)
+    share : array (component,)
+        Sums to 1.
+    center : array (feature,)
+        Mean of the images that it was scaled for.
+    level_mean, level_cov : arrays (2,) and (2, 2), optional
+        Of (log s, log noise variance) over voxels; None if unknown.
 
-        Examples
-        --------
-        >>> import numpy as np
-    from neuroenc.encoders.incontext._evidence import Floats
-        >>> images = np.random.default_rng(0).standard_normal((500, 4))
-        >>> mixture = PriorMixture.build(images, [np.eye(4), np.diag([1.0, 0, 0, 0])])
-        >>> mixture.n_components, mixture.sample(3, seed=0)[0].shape
-        (2, (4, 3))
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).standard_normal((500, 4))
+    >>> mixture = PriorMixture.build(images, [np.eye(4), np.diag([1.0, 0, 0, 0])])
+    >>> mixture.n_components, mixture.sample(3, seed=0)[0].shape
+    (2, (4, 3))
     """
 
     means: Floats
