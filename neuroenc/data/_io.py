@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ _RESERVED = frozenset(
     """_FillValue missing_value scale_factor add_offset coordinates dtype _Unsigned calendar grid_mapping bounds
     ancillary_variables compress chunks _ARRAY_DIMENSIONS DIMENSION_LIST REFERENCE_LIST CLASS NAME""".split()  # noqa: SIM905
 ) | {_MARK}
-_DECODE: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
 _LONG_LIST = 1000
 
 
@@ -62,19 +60,23 @@ def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     True
     """
     path = Path(path)
-    kind = _kind(path)
+    zarr = _kind(path) == "zarr"
     dataset = _encode(obj)
-    if kind == "zarr":
-        require("zarr", "big")
-        dataset = _uniform_chunks(dataset)
-        with atomic_path(path, directory=True) as temporary, _told(path):
-            # Format 2 has a specification for text; empty chunks are written so that a lost one is noticed.
-            dataset.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, write_empty_chunks=True)
-    else:
-        fill = {name: {"_FillValue": None} for name in dataset.variables}
-        with atomic_path(path) as temporary, _told(path):
-            _reserve(temporary, dataset)
-            dataset.to_netcdf(temporary, mode="a", engine="h5netcdf", format="NETCDF4", encoding=fill)
+    with atomic_path(path, directory=zarr) as temporary, warnings.catch_warnings():
+        # A coordinate whose name has a blank: `load` makes it one again.
+        warnings.filterwarnings("ignore", message="coordinate .* has a space in its name")
+        try:
+            if zarr:
+                require("zarr", "big")
+                # Format 2 has a specification for text; empty chunks are written so that a lost one is noticed.
+                options: dict[str, Any] = {"zarr_format": 2, "consolidated": True, "write_empty_chunks": True}
+                _uniform_chunks(dataset).to_zarr(temporary, mode="w", **options)
+            else:
+                _reserve(temporary, dataset)
+                fill = {name: {"_FillValue": None} for name in dataset.variables}
+                dataset.to_netcdf(temporary, mode="a", engine="h5netcdf", format="NETCDF4", encoding=fill)
+        except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+            raise DataError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
     return path
 
 
@@ -103,20 +105,6 @@ def _reserve(path: Path, dataset: xr.Dataset) -> None:
                     raise
         if shutil.disk_usage(path.parent).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say which file could not be written."""
-    try:
-        with warnings.catch_warnings():
-            # A coordinate whose name has a blank: `load` makes it one again.
-            warnings.filterwarnings("ignore", message="coordinate .* has a space in its name")
-            yield
-    except DataError:
-        raise
-    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be written: {error}. Nothing was left behind.") from error
 
 
 def load(
@@ -155,33 +143,22 @@ def load(
         check_readable_file(path, "netCDF file")
     elif not path.is_dir():
         raise DataError(f"{path} is a file; a zarr store is a folder. Next step: copy the whole folder.")
-    if chunks is not None:
-        require("dask", "big")
-    if kind == "zarr":
-        require("zarr", "big")
+    for package, needed in (("dask", chunks is not None), ("zarr", kind == "zarr")):
+        if needed:
+            require(package, "big")
     try:
-        if kind == "zarr":
-            dataset = xr.open_dataset(path, engine="zarr", chunks=chunks, **_DECODE)
-            if _MARK in dataset.attrs:
-                _check_chunks(path)
-        else:
-            dataset = xr.open_dataset(path, engine="h5netcdf", chunks=chunks, **_DECODE)
+        engine = "zarr" if kind == "zarr" else "h5netcdf"
+        dataset = xr.open_dataset(path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False)
+        if kind == "zarr" and _MARK in dataset.attrs:
+            _check_chunks(path)
         if chunks is None:
             with dataset:
                 dataset.load()
+        return _decode(dataset.drop_encoding())
     except (DataError, MemoryError):
         raise
     except Exception as error:
         raise DataError(_unreadable(path, error)) from error
-    try:
-        return _decode(dataset.drop_encoding(), path)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} lacks parts that its own description names, or they are damaged ({error}). "
-            "Next step: save it again."
-        ) from error
 
 
 def _kind(path: Path) -> str:
@@ -192,23 +169,20 @@ def _kind(path: Path) -> str:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """What a file that cannot be read looks like from outside."""
-    step = "Next step: copy or download it again, or compute it again."
     said = " ".join(str(error).split())[:200]
+    step = "Next step: copy or download it again, or compute it again."
     if path.is_dir():
         n_files = sum(len(files) for _, _, files in os.walk(path))
-        return f"{path} ({n_files} files) is damaged or not a zarr store: {said}. {step}"
-    size = path.stat().st_size
+        return f"{path} ({n_files} files) is damaged or not a zarr store, or lacks parts that it names: {said}. {step}"
     with open(path, "rb") as handle:
         start = handle.read(8)
-    if size == 0:
-        found = "is empty"
-    elif start == b"\x89HDF\r\n\x1a\n":
-        found = "begins as netCDF-4 but is truncated or damaged"
+    if start == b"\x89HDF\r\n\x1a\n":
+        found = "begins as netCDF-4 but is truncated or damaged, or lacks parts that it names"
     elif start[:3] == b"CDF":
-        return f"{path} is netCDF 3 ({size:,} bytes); expected netCDF-4. Next step: nccopy -4 old.nc new.nc."
+        found, step = "is netCDF 3, not netCDF-4", "Next step: nccopy -4 old.nc new.nc."
     else:
-        found = f"is not netCDF-4 (first bytes {start!r})"
-    return f"{path} {found}: {size:,} bytes; {said}. {step}"
+        found = f"is not netCDF-4 (first bytes {start!r})" if start else "is empty"
+    return f"{path} {found}: {path.stat().st_size:,} bytes; {said}. {step}"
 
 
 def _native(value: Any) -> bool:
@@ -228,24 +202,14 @@ def _native(value: Any) -> bool:
 
 def _unicode(text: str) -> bool:
     """Whether files can hold it: half of a surrogate pair has no encoding."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
 def _usable(name: object) -> bool:
     """Whether both formats keep this as the name of a variable or dimension."""
-    return (
-        isinstance(name, str)
-        and name.isprintable()
-        and name == name.strip()
-        and bool(name)
-        and not name.startswith(".")
-        and "/" not in name
-        and _unicode(name)
-    )
+    if not isinstance(name, str) or not name or name != name.strip() or name.startswith("."):
+        return False
+    return name.isprintable() and "/" not in name and _unicode(name)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -345,7 +309,7 @@ def _check_text(name: str, text: np.ndarray) -> None:
         raise DataError(f"{name!r} holds half of a surrogate pair, which has no encoding. Next step: mend that text.")
 
 
-def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
+def _decode(dataset: xr.Dataset) -> xr.DataArray | xr.Dataset:
     text = dataset.attrs.pop(_MARK, None)
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "OT" and all(isinstance(x, str) for x in np.asarray(variable.values).ravel()):
@@ -353,24 +317,16 @@ def _decode(dataset: xr.Dataset, path: Path) -> xr.DataArray | xr.Dataset:
             dataset = dataset.assign({name: (variable.dims, np.asarray(variable.values).astype(str), variable.attrs)})
             dataset = dataset.set_coords(name) if coord else dataset
     for holder in (dataset, *(dataset[name] for name in dataset.variables)):
-        holder.attrs = {
-            k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in holder.attrs.items()
-        }
+        plain = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in holder.attrs.items()}
+        holder.attrs = plain
     if text is None:
         return next(iter(dataset.data_vars.values())) if len(dataset.data_vars) == 1 else dataset
-    try:
-        mark = json.loads(text)
-        dataset = dataset.set_coords([x for x in mark.get("coords", []) if x in dataset.variables])
-        dataset = dataset.drop_indexes([x for x in mark.get("plain", []) if x in dataset.xindexes])
-        for name, attrs in mark["attrs"].items():
-            (dataset[name] if name else dataset).attrs.update(attrs)
-        if mark["kind"] == "Dataset":
-            return dataset
-        return dataset[mark["variable"]].rename(mark["name"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{path} lacks parts that its own description names ({error}). Next step: save it again."
-        ) from error
+    mark = json.loads(text)
+    dataset = dataset.set_coords([x for x in mark.get("coords", []) if x in dataset.variables])
+    dataset = dataset.drop_indexes([x for x in mark.get("plain", []) if x in dataset.xindexes])
+    for name, attrs in mark["attrs"].items():
+        (dataset[name] if name else dataset).attrs.update(attrs)
+    return dataset if mark["kind"] == "Dataset" else dataset[mark["variable"]].rename(mark["name"])
 
 
 def _uniform_chunks(dataset: xr.Dataset) -> xr.Dataset:

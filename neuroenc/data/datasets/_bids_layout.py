@@ -146,20 +146,13 @@ def find_runs(
             f"{prepared} has no preprocessed BOLD (sub-*/[ses-*/]func/*_desc-{desc}_bold.nii.gz): {found}"
             f"{like(prepared)} Next step: derivatives=FOLDER of fMRIPrep's output, or `neuroenc data describe`."
         )
-    if label not in subjects:
-        # Numbers match labels with leading zeros.
-        same = [s for s in subjects if s.lstrip("0") == label.lstrip("0")]
-        if len(same) != 1:
-            raise ConfigError(unknown_name("subject", label, subjects))
-        label = same[0]
+    label = _label("subject", label, subjects)
     files = [p for p in there if entities(p).get("sub") == label]
-    wanted = None if sessions is None else [str(s).removeprefix("ses-") for s in np.atleast_1d(np.asarray(sessions))]
-    if wanted is not None:
+    if sessions is not None:
         have = sorted({entities(p).get("ses", "") for p in files})
-        for s in wanted:
-            if s not in have and not any(x.lstrip("0") == s.lstrip("0") for x in have):
-                raise ConfigError(unknown_name(f"session of sub-{label}", s, have))
-        files = [p for p in files if any(entities(p).get("ses", "").lstrip("0") == s.lstrip("0") for s in wanted)]
+        asked = [str(s).removeprefix("ses-") for s in np.atleast_1d(np.asarray(sessions))]
+        chosen = {_label(f"session of sub-{label}", s, have) for s in asked}
+        files = [p for p in files if entities(p).get("ses", "") in chosen]
     files = _choose(files, "task", task, "task={!r}")
     files = _choose(files, "space", space, "space={!r}")
     for key, value in wanted_labels.items():
@@ -167,8 +160,8 @@ def find_runs(
     for key in _CHOSEN:
         files = _choose(files, key, None, f"select={{{{{key!r}: {{!r}}}}}}")
     # Directions may take turns from run to run; two of one run are two recordings.
-    names = [(entities(p).get("ses", ""), entities(p).get("run", "")) for p in files]
-    if len(set(names)) < len(names):
+    recordings = {(entities(p).get("ses", ""), entities(p).get("run", "")) for p in files}
+    if len(recordings) < len(files):
         files = _choose(files, "dir", None, "select={{'dir': {!r}}}")
     sessions_there = list(dict.fromkeys(entities(p).get("ses", "") for p in files))
     numbered = all(n.isdigit() for n in sessions_there)
@@ -182,25 +175,20 @@ def find_runs(
         count[ses] = count.get(ses, 0) + 1
         number = int(own["run"]) if own.get("run", "").isdigit() else count[ses]
         session = int(ses) if numbered else sessions_there.index(ses) + 1
-        tr, start = _timing(folder, prepared, path)
-        runs.append(
-            Run(
-                f"sub-{label}",
-                own.get("task", ""),
-                own.get("space", ""),
-                session,
-                number,
-                path,
-                _events(folder, prepared, own),
-                _confounds(path),
-                _mask(path),
-                tr,
-                start,
-            )
-        )
+        names = (f"sub-{label}", own.get("task", ""), own.get("space", ""))
+        beside = (path, _events(folder, prepared, own), _confounds(path), _mask(path))
+        runs.append(Run(*names, session, number, *beside, *_timing(folder, prepared, path)))
     if len({(r.session, r.number) for r in runs}) < len(runs):
         raise DataError(f"two files are the same session and run: {[r.bold.name for r in runs][:4]}.")
     return sorted(runs, key=lambda r: (r.session, r.number))
+
+
+def _label(kind: str, wanted: str, there: list[str]) -> str:
+    """A label that is there; numbers match labels with leading zeros."""
+    same = [x for x in there if x == wanted] or [x for x in there if x.lstrip("0") == wanted.lstrip("0")]
+    if len(same) != 1:
+        raise ConfigError(unknown_name(kind, wanted, there))
+    return same[0]
 
 
 def _selection(select: Mapping[str, Any] | None) -> dict[str, str]:
@@ -327,18 +315,16 @@ def _repetition(value: Any, path: Path) -> float:
 def _events(root: Path, prepared: Path, own: dict[str, str]) -> Path:
     """Events of the recording, or of all recordings of a task (BIDS' inheritance), nearest first."""
     found = [
-        (len(p.parent.parts), b, len(entities(p)), p)
+        ((len(p.relative_to(base).parts), b, len(entities(p))), p)
         for b, base in enumerate((prepared, root))
         for p in _inherited(base, own, "events.tsv")
     ]
     if not found:
-        keep = {k: v for k, v in own.items() if k not in _VERSION}
-        name = "_".join(f"{k}-{v}" for k, v in keep.items())
+        name = "_".join(f"{k}-{v}" for k, v in own.items() if k not in _VERSION)
         place = root / f"sub-{own['sub']}" / (f"ses-{own['ses']}" if "ses" in own else "") / "func"
         raise DataError(f"{place} has no {name}_events.tsv, nor a task's events above it: {like(root)}")
-    depth = {p: len(p.relative_to((prepared, root)[b]).parts) for _, b, _, p in found}
-    nearest = max((depth[p], b, n) for _, b, n, p in found)
-    best = [p for _, b, n, p in found if (depth[p], b, n) == nearest]
+    nearest = max(key for key, _ in found)
+    best = [p for key, p in found if key == nearest]
     if len(best) > 1:
         raise DataError(f"{best[0]} and {best[1].name} are both events of one recording. Next step: keep one.")
     return best[0]

@@ -223,18 +223,15 @@ def _numbered(column: pd.Series, name: str, where: str) -> tuple[np.ndarray, dic
 
 def _by_session(roots: list[Path], table: pd.DataFrame) -> list[Path]:
     """Folders in the order of the table's sessions."""
-    if "session" not in table:
-        raise DataError(f"{len(roots)} folders are {len(roots)} sessions, but the table of trials has no session.")
-    there = list(dict.fromkeys(table["session"].tolist()))
+    there = list(dict.fromkeys(table["session"].tolist())) if "session" in table else []
     if len(there) != len(roots):
         raise DataError(f"{len(roots)} folders for {len(there)} sessions of the table ({there}); expected one each.")
     told = [re.findall(r"ses(?:sion)?[-_]?0*(\d+)", root.as_posix(), re.IGNORECASE) for root in roots]
-    if all(told):
-        numbers = [int(t[-1]) for t in told]
-        if len(set(numbers)) == len(numbers):
-            if set(numbers) != set(there):
-                raise DataError(f"the folders are of sessions {sorted(numbers)}, the table of {there}.")
-            return [roots[numbers.index(n)] for n in there]
+    numbers = [int(t[-1]) for t in told if t]
+    if len(set(numbers)) == len(roots):
+        if set(numbers) != set(there):
+            raise DataError(f"the folders are of sessions {sorted(numbers)}, the table of {there}.")
+        return [roots[numbers.index(n)] for n in there]
     if len({r.resolve() for r in roots}) < len(roots):
         raise DataError("a folder is given twice; expected one for each session.")
     return roots
@@ -327,37 +324,25 @@ def _finite(parts: list[_Betas]) -> np.ndarray:
 def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Flat numbers in the betas, and labels of the voxels."""
     betas = parts[0]
-    image = None
-    inside: np.ndarray | None = None
-    if isinstance(mask, np.ndarray):
-        if mask.dtype != bool:
-            raise DataError(f"mask is {mask.dtype} (expected bool).")
-        inside = mask
-    elif mask is not None:
-        image = open_mask(mask, "mask")
-        inside = binary_mask(image, "mask")
+    image = None if mask is None or isinstance(mask, np.ndarray) else open_mask(mask, "mask")
+    inside = mask if image is None else binary_mask(image, "mask")
     if reference is not None:
         other = open_image(reference, "reference")
         if image is not None:
             check_affine(image, other, names=("mask", "reference"))
         image = other
-    if betas.flat:
-        if inside is not None and int(inside.sum()) != betas.n_places:
+    if inside is not None:
+        n, held = int(np.sum(inside)), f"a table of {betas.n_places} voxels" if betas.flat else f"shape {betas.space}"
+        if inside.dtype != bool or (n != betas.n_places if betas.flat else inside.shape != betas.space):
             raise DataError(
-                f"{betas.path} holds {betas.n_places} voxels of a table, the mask {int(inside.sum())}."
-                " Next step: give the mask whose voxels GLMsingle was given."
+                f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels (expected bool), {betas.path} holds"
+                f" {held}. Next step: give the mask whose voxels GLMsingle was given."
             )
-        place = np.arange(betas.n_places)
-        if inside is None:
-            place = place[_finite(parts)]
-        voxel = place if inside is None else np.flatnonzero(inside)
+    voxel = np.flatnonzero(_finite(parts) if inside is None else inside)
+    place = np.arange(betas.n_places) if betas.flat and inside is not None else voxel
+    shape = betas.space
+    if betas.flat:
         shape = None if inside is None or inside.ndim != 3 else inside.shape
-    else:
-        shape = betas.space
-        if inside is not None and inside.shape != shape:
-            raise DataError(f"mask has shape {inside.shape}, the betas {shape}: they are of different spaces.")
-        place = np.flatnonzero(_finite(parts) if inside is None else inside)
-        voxel = place
     if not len(place):
         raise DataError(f"no voxel of {betas.path} is taken: the mask is empty, or betas are nowhere finite.")
     labels: dict[str, Any] = {"voxel": voxel, "space": "own"}
