@@ -177,9 +177,9 @@ def _unreadable(path: Path, error: Exception) -> str:
     with open(path, "rb") as handle:
         start = handle.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
-        found = "begins as netCDF-4 but is truncated or damaged, or lacks parts that it names"
+        found = "begins as netCDF-4 but is truncated or damaged"
     elif start[:3] == b"CDF":
-        found, step = "is netCDF 3, not netCDF-4", "Next step: nccopy -4 old.nc new.nc."
+        found, step = "is netCDF 3 and not netCDF-4", "Next step: nccopy -4 old.nc new.nc."
     else:
         found = f"is not netCDF-4 (first bytes {start!r})" if start else "is empty"
     return f"{path} {found}: {path.stat().st_size:,} bytes; {said}. {step}"

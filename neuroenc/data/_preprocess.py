@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,9 @@ from neuroenc.data._labels import check_labelled, provenance_step
 
 # Values that differ by less than float32 can tell apart carry no signal.
 _CONSTANT = 1e-7
+_BLOCK = 2**23
+_KEYS = {"session": ("subject", "session"), "run": ("subject", "session", "run")}
+Rows = slice | np.ndarray
 
 
 def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.DataArray:
@@ -59,14 +63,7 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
             f" {small[:3]}; a standard deviation needs more. Next step: z-score before taking subsets, or"
             " drop these rows."
         )
-    data = responses.data
-    if hasattr(data, "dask"):
-        width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
-        data = data.rechunk({0: -1, 1: width.stop}).map_blocks(
-            partial(_zscored, groups=groups, by=by, ddof=ddof), dtype=np.float32
-        )
-    else:
-        data = _zscored(np.asarray(data), groups, by, ddof)
+    data = _columnwise(responses.data, partial(_zscored, groups=groups, by=by, ddof=ddof), responses.shape[0])
     attrs = {
         **responses.attrs,
         "units": "z",
@@ -75,6 +72,15 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
         "provenance": provenance_step(responses.attrs, "zscore", by=by, ddof=ddof),
     }
     return xr.DataArray(data, dims=responses.dims, coords=responses.coords, attrs=attrs, name=responses.name)
+
+
+def _columnwise(data: Any, function: Callable[[Any], np.ndarray], n_rows: int) -> Any:
+    """A function of whole columns that gives ``n_rows`` rows; of dask arrays, block of columns by block."""
+    if not hasattr(data, "dask"):
+        return function(np.asarray(data))
+    width = columns(*data.shape)[0].stop if data.shape[1] else 1
+    data = data.rechunk({0: -1, 1: width})
+    return data.map_blocks(function, dtype=np.float32, chunks=((n_rows,), data.chunks[1]))
 
 
 def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: int) -> np.ndarray:
@@ -187,15 +193,7 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
             coords[str(name)] = coord
         elif bool((coord.values == coord.values[first][numbers]).all()):
             coords[str(name)] = ("stimulus", coord.values[first])
-    data = responses.data
-    if hasattr(data, "dask"):
-        width = columns(data.shape[0], data.shape[1])[0] if data.shape[1] else slice(0, 1)
-        data = data.rechunk({0: -1, 1: width.stop})
-        data = data.map_blocks(
-            partial(averaged, numbers=numbers, counts=counts), dtype=np.float32, chunks=((len(ids),), data.chunks[1])
-        )
-    else:
-        data = averaged(np.asarray(data), numbers, counts)
+    data = _columnwise(responses.data, partial(averaged, numbers=numbers, counts=counts), len(ids))
     attrs = {**responses.attrs, "provenance": provenance_step(responses.attrs, "average_repeats")}
     attrs.pop("zscored_n", None)
     return xr.DataArray(data, dims=("stimulus", "voxel"), coords=coords, attrs=attrs, name=responses.name)
@@ -211,11 +209,6 @@ def averaged(values: np.ndarray, numbers: np.ndarray, counts: np.ndarray) -> np.
         sums = np.add.reduceat(values[order, block], starts, axis=0, dtype=np.float64)
         result[:, block] = sums / counts[:, None]
     return result
-
-
-Rows = slice | np.ndarray
-_KEYS = {"session": ("subject", "session"), "run": ("subject", "session", "run")}
-_BLOCK = 2**23
 
 
 def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
-from neuroenc._core.checks import check_whole, make_rng
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import stimulus_ids
 from neuroenc.data._labels import string_ids
@@ -203,8 +203,7 @@ def split_by(
 
 
 def _legal_shared(shared: str) -> None:
-    if shared not in _SHARED:
-        raise DataError(unknown_name("value of shared", shared, _SHARED))
+    one_of("value of shared", shared, _SHARED)
 
 
 def _allowed(responses: xr.DataArray, in_test: np.ndarray, shared: str) -> np.ndarray:
@@ -256,8 +255,7 @@ def folds(
     """
     _legal_shared(shared)
     check_whole("seed", seed, least=0)
-    if kind not in _KINDS:
-        raise DataError(unknown_name("kind of folds", kind, _KINDS))
+    one_of("kind of folds", kind, _KINDS)
     ids = stimulus_ids(responses)
     if kind == "stimulus":
         unique, groups = np.unique(ids, return_inverse=True)

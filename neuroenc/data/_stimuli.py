@@ -97,17 +97,14 @@ class Stimuli:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        if self.images is None:
-            images = "none"
-        elif isinstance(self.images, list):
-            images = f"{len(self.images)} files"
-        else:
-            images = "x".join(str(x) for x in self.images.shape[1:])
-        captions = 0 if self.captions is None else sum(len(c) for c in self.captions)
-        return (
-            f"Stimuli({len(self)}: {', '.join(self.ids[:3].tolist())}{', ...' if len(self) > 3 else ''}; "
-            f"images {images}; captions {captions}; columns {list(map(str, self.table.columns))})"
-        )
+        images = "none"
+        if self.images is not None:
+            files = isinstance(self.images, list)
+            images = f"{len(self)} files" if files else "x".join(str(x) for x in self.images.shape[1:])
+        captions = sum(len(c) for c in self.captions or ())
+        first = ", ".join(self.ids[:3].tolist()) + (", ..." if len(self) > 3 else "")
+        columns = list(map(str, self.table.columns))
+        return f"Stimuli({len(self)}: {first}; images {images}; captions {captions}; columns {columns})"
 
     def index_of(self, ids: Any) -> np.ndarray:
         """Positions (int64) of ``ids`` in this set; an unknown id is an error that names the nearest."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import (
     average_repeats,
     check_disjoint,
@@ -156,7 +156,7 @@ def test_split_by_and_what_happens_to_shared_stimuli(blocks):
     ],
 )
 def test_errors(blocks, call, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         call(blocks)
 
 

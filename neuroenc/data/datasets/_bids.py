@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc._core.tables import numbers, read_table
@@ -21,7 +22,7 @@ from neuroenc.data._stimuli import EncodingData
 from neuroenc.data._volumes import roi_flags
 from neuroenc.data.datasets._bids_layout import Run, describe_bids, find_runs
 from neuroenc.data.datasets._glmsingle import stimuli_of
-from neuroenc.data.datasets._recording import Recording, collect, one_of, unpacked
+from neuroenc.data.datasets._recording import Recording, collect, unpacked
 from neuroenc.data.datasets._registry import Dataset, Found
 
 
@@ -110,7 +111,8 @@ def read_bids(
     analyses, NeuroImage 59:2636 (lsa and lss). Esteban et al. (2019), fMRIPrep, Nature Methods 16:111.
     """
     one_of("model", model, ("trial", "condition"))
-    one_of("value of zscore:", zscore, ("session", "run", False, True))
+    if not isinstance(zscore, bool):
+        one_of("value of zscore:", zscore, ("session", "run"))
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
     runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives, select=select)
     reference = open_image(runs[0].bold, "BOLD")
@@ -262,10 +264,9 @@ class Glm:
 
     def __post_init__(self) -> None:
         for name, legal in _LEGAL.items():
-            if getattr(self, name) not in legal:
-                raise ConfigError(unknown_name(name, getattr(self, name), legal))
-        if isinstance(self.confounds, str) and self.confounds not in _CONFOUNDS:
-            raise ConfigError(unknown_name("set of confounds", self.confounds, _CONFOUNDS))
+            one_of(name, getattr(self, name), legal)
+        if isinstance(self.confounds, str):
+            one_of("set of confounds", self.confounds, _CONFOUNDS)
         if not 0 <= self.high_pass < 0.5:
             raise ConfigError(f"high_pass={self.high_pass} Hz is not legal; 0 to 0.5, usually 0.01.")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
@@ -198,8 +199,7 @@ def _selection(select: Mapping[str, Any] | None) -> dict[str, str]:
     found = {}
     for name, value in (select or {}).items():
         key = short.get(name, name)
-        if key not in legal:
-            raise ConfigError(unknown_name("entity of select:", name, legal))
+        one_of("entity of select:", name, legal)
         found[key] = str(value).removeprefix(f"{key}-")
     return found
 

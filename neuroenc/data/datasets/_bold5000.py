@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5, read_npy, read_text
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
@@ -16,7 +17,7 @@ from neuroenc.data._labels import repeat_numbers
 from neuroenc.data._mat import read_mat
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import Stimuli
-from neuroenc.data.datasets._recording import Recording, natural, one_of, select_voxels, sessions_of, unpacked, within
+from neuroenc.data.datasets._recording import Recording, natural, select_voxels, sessions_of, unpacked, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Found, Source
 
 #: Short names of the versions of release 2. The second is misspelt in the authors' own table, hence the pattern.

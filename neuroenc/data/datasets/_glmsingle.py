@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5
 from neuroenc._core.memory import parse_memory
@@ -20,7 +21,7 @@ from neuroenc.data._labels import stimulus_names
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data._volumes import roi_flags
-from neuroenc.data.datasets._recording import Recording, collect, one_of
+from neuroenc.data.datasets._recording import Recording, collect
 from neuroenc.data.datasets._registry import Dataset, Found, like
 
 MODELS = {"b": "TYPEB_FITHRF", "c": "TYPEC_FITHRF_GLMDENOISE", "d": "TYPED_FITHRF_GLMDENOISE_RR"}

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import open_hdf5
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
-from neuroenc.data.datasets._recording import Recording, one_of, select_voxels, within
+from neuroenc.data.datasets._recording import Recording, select_voxels, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
 
 _TYPES = {"training": 1, "test": 2, "imagery": 3}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import check_affine, image_values, open_image
 from neuroenc.data._stimuli import EncodingData, Stimuli
-from neuroenc.data.datasets._recording import one_of
 from neuroenc.data.datasets._registry import Dataset, Source
 
 TR = 2.5

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json, storage_errors
 from neuroenc._core.memory import parse_memory
@@ -259,13 +260,6 @@ def sessions_of(there: Iterable[int], wanted: Any, what: str) -> list[int]:
     if not numbers or set(numbers) - set(have):
         raise DataError(f"{what} has no sessions {sorted(set(numbers) - set(have))}; it has {have}.")
     return numbers
-
-
-def one_of(kind: str, value: Any, legal: Sequence[Any]) -> Any:
-    """The value, if it is legal."""
-    if value not in legal:
-        raise ConfigError(unknown_name(kind, value, legal))
-    return value
 
 
 def within(folder: Path, pattern: str, depth: int = 4) -> list[Path]:

@@ -11,7 +11,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc.data._fetch import places, resolve
 from neuroenc.data._io import load
@@ -283,8 +284,7 @@ def load_dataset(
     manifest = load_manifest(name)
     legal = loader_options(name)
     for option in options:
-        if option not in legal:
-            raise ConfigError(unknown_name(f"option of {name}", option, legal))
+        one_of(f"option of {name}", option, legal)
     return _dataset(name).load(Source(manifest, root, mirror, progress), **options)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData, Stimuli
@@ -24,8 +25,7 @@ def _counts(n_voxels: Mapping[str, int] | int | None) -> dict[str, int]:
         return defaults
     if isinstance(n_voxels, Mapping):
         for name in n_voxels:
-            if name not in ROIS:
-                raise ConfigError(unknown_name("roi", name, ROIS))
+            one_of("roi", name, ROIS)
         counts = {name: int(n_voxels[name]) for name in ROIS if name in n_voxels}
     else:
         scale = int(n_voxels) / sum(defaults.values())

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd._design import stimulus_name
@@ -115,8 +116,7 @@ def nsd_tree(
         ("format", formats, _ENDINGS),
     ):
         for value in values:
-            if value not in legal:
-                raise ConfigError(unknown_name(kind, value, legal))
+            one_of(kind, value, legal)
     planned = max(n_sessions)
     if not 1 <= n_subjects <= 8 or len(n_sessions) != 8 or 3 * (n_shared + n_unique) % planned:
         raise ConfigError(

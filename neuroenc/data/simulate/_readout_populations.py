@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 
 #: Mechanisms, from the simplest to those that depend on content.
 KINDS = ("pooled", "gaussian", "mask", "moving", "scaling", "gated")
@@ -111,8 +112,7 @@ def simulate_readout_population(
     >>> bool(np.corrcoef(moved[:, 0], population.truth["content"].sel(latent="x"))[0, 1] < -0.99)
     True
     """
-    if kind not in KINDS:
-        raise ConfigError(unknown_name("kind of population", kind, KINDS))
+    one_of("kind of population", kind, KINDS)
     if min(n_voxels, height - 3, width - 3) < 1 or n_stimuli < 2 or channels < len(OBJECTS) + 2:
         raise ConfigError(
             f"{n_voxels} voxels, {n_stimuli} stimuli, maps of {channels} x {height} x {width}: at least 1 voxel, "

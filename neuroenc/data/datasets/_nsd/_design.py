@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._mat import read_mat
@@ -170,8 +171,7 @@ def session_counts(layout: Layout, design: Design) -> dict[int, int]:
 
 def shared_ids(design: Design, split: str, counts: dict[int, int] | None) -> np.ndarray:
     """Rows of the picture bank that a split names (whether or not one subject saw them)."""
-    if split not in SPLITS:
-        raise ConfigError(unknown_name("split of NSD", split, SPLITS))
+    one_of("split of NSD", split, SPLITS)
     if split == "shared1000":
         return design.shared
     assert counts is not None

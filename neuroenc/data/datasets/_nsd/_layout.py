@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image
 
@@ -51,10 +52,8 @@ class Layout:
     ) -> Layout:
         """Check the arguments and that the folders are there."""
         number = _subject_number(subject)
-        if space not in SPACES:
-            raise ConfigError(unknown_name("space of NSD", space, SPACES))
-        if betas not in BETAS and betas not in BETAS.values():
-            raise ConfigError(unknown_name("version of NSD betas", betas, [*BETAS, *BETAS.values()]))
+        one_of("space of NSD", space, SPACES)
+        one_of("version of NSD betas", betas, [*BETAS, *BETAS.values()])
         folder = Path(root).expanduser()
         missing = [x for x in ("nsddata", "nsddata_betas") if not (folder / x).is_dir()]
         if missing:
@@ -100,8 +99,7 @@ class Layout:
     def sessions(self, ending: str = "auto") -> tuple[str, dict[int, tuple[Path, ...]]]:
         """File ending, and the beta files of every session that is there (two of a surface)."""
         legal = _ENDINGS[self.kind]
-        if ending != "auto" and ending not in legal:
-            raise ConfigError(unknown_name(f"file format of betas in {self.space}", ending, ("auto", *legal)))
+        one_of(f"file format of betas in {self.space}", ending, ("auto", *legal))
         found: dict[str, dict[int, dict[str, Path]]] = {}
         for path in sorted(self.betas_folder.iterdir()):
             match = _SESSION.fullmatch(path.name)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc.data._splits import _take
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd._design import SPLITS
@@ -83,10 +84,8 @@ def nsd_split(found: EncodingData, split: str = "shared1000", *, rest: str = "tr
     >>> nsd_split(found)
     NSDSplit(shared1000: every shared picture that the subject saw at least once; 20 of 20 pictures seen, 40 trained on)
     """
-    if rest not in _REST:
-        raise ConfigError(unknown_name("value of rest:", rest, _REST))
-    if split not in SPLITS:
-        raise ConfigError(unknown_name("split of NSD", split, SPLITS))
+    one_of("value of rest:", rest, _REST)
+    one_of("split of NSD", split, SPLITS)
     if not hasattr(found, "extra"):
         raise DataError(f"found is a {type(found).__name__}; legal is what neuroenc.data.nsd returns, with its splits.")
     splits = found.extra.get("splits", {})

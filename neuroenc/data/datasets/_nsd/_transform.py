@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc.data._images import check_affine
 from neuroenc.data._volumes import unmask
 from neuroenc.data.datasets._nsd._layout import HEMIS, Layout, surface_values
@@ -76,10 +77,8 @@ def nsd_to_surface(
     """
     from scipy.ndimage import map_coordinates
 
-    if to not in ("fsaverage", "nativesurface"):
-        raise ConfigError(unknown_name("surface", to, ("fsaverage", "nativesurface")))
-    if interpolation not in _METHODS:
-        raise ConfigError(unknown_name("interpolation", interpolation, _METHODS))
+    one_of("surface", to, ("fsaverage", "nativesurface"))
+    one_of("interpolation", interpolation, _METHODS)
     space = str((values if "space" in values.attrs else values if like is None else like).attrs.get("space", ""))
     if space not in _SPACES:
         raise DataError(f"values are in space {space!r}; the tables start from {', '.join(_SPACES)}.")
