@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.checks import make_rng
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.decoding._retrieval import Decoder
@@ -121,6 +121,11 @@ def caption_voxels(
     >>> out.captions[["voxel", "caption", "evidence"]].values.tolist(), out.n_gated
     ([[0, 'a face', '0;1']], 1)
     """
+    if not callable(getattr(decoder, "decode", None)):
+        raise ConfigError(
+            f"decoder is a {type(decoder).__name__}, which has no decode(). Next step: RetrievalDecoder(captions, "
+            'vectors), or load_captioner("photo").'
+        )
     weights = as_weights(encoder_or_coef, intercept)
     images = as_bank(bank)
     if not images.reusable:

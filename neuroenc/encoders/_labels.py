@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -422,6 +423,8 @@ def feature_space(X: Any) -> dict[str, Any]:
 def check_space(known: Mapping[str, Any], X: Any, what: str) -> None:
     """Refuse features that were made in another way than ``known``, as far as both say how.
 
+    Features that say nothing are taken, with a warning where their rows are far from the unit norm of ``known``.
+
     Raises
     ------
     DataError
@@ -433,4 +436,13 @@ def check_space(known: Mapping[str, Any], X: Any, what: str) -> None:
             raise DataError(
                 f"features have {name}={found[name]!r}, {what} {known[name]!r}: numbers of one width, of another "
                 "meaning. Next step: embed the stimuli in the same way."
+            )
+    if known.get("normalised") and not found and getattr(X, "ndim", 0) == 2:
+        norms = np.linalg.norm(np.asarray(as_numpy(X[:1000]), dtype=np.float64), axis=1)
+        typical = float(np.median(norms)) if len(norms) else 1.0
+        if np.isfinite(typical) and not 1 / 3 <= typical <= 3:
+            warnings.warn(
+                f"rows of the features have a median norm of {typical:.3g}; {what} was made for rows of norm 1. "
+                "Next step: divide each row by its norm, or embed with normalise=True.",
+                stacklevel=3,
             )

@@ -124,6 +124,8 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
         source, ids = source
     if isinstance(source, (str, os.PathLike)):
         source = _open(Path(source))
+    if isinstance(source, np.ma.MaskedArray):
+        source = as_numpy(source, "embeddings")  # masked numbers become NaN, and such rows are refused by name
     if isinstance(source, np.memmap):
         source = MappedRows.of(source) or source
     if isinstance(source, xr.DataArray):

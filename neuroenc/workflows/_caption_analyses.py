@@ -56,6 +56,7 @@ def make_checker(
     joint: bool,
     seed: int,
     images: BankImages | None,
+    phrases: str = "auto",
 ) -> GroundingChecker | None:
     """Two witnesses for the phrases of captions; None where no human captions are known at all.
 
@@ -77,6 +78,7 @@ def make_checker(
         seed=seed,
         features_normalised=captioner.features_normalised,
         max_memory=captioner.max_memory,
+        engine=phrases,
     )
 
 

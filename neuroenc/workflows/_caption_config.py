@@ -120,11 +120,15 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class GroundingConfig:
-    """Phrases against the voxel's top images and against its weights; ``intervene`` also while they are written."""
+    """Phrases against the voxel's top images and against its weights; ``intervene`` also while they are written.
+
+    ``phrases``: engine of :func:`neuroenc.captions.find_phrases`.
+    """
 
     enabled: bool = True
     images: Annotated[int, Legal(least=1)] = 16
     intervene: bool = False
+    phrases: Annotated[str, Legal(choices=("auto", "spacy", "rules", "syntactic"))] = "auto"
 
 
 @dataclass(frozen=True)

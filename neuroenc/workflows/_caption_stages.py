@@ -125,7 +125,16 @@ def grounded(
     def work() -> dict[str, pd.DataFrame]:
         direction = text_direction(texts, captioner.decoder)
         checker = make_checker(
-            captioner, coef, intercept, study.evidence, texts, direction, joint, config.seed, readings.images
+            captioner,
+            coef,
+            intercept,
+            study.evidence,
+            texts,
+            direction,
+            joint,
+            config.seed,
+            readings.images,
+            config.grounding.phrases,
         )
         if checker is None:
             return {}

@@ -241,3 +241,8 @@ def test_errors(planted, decoder):
         caption_voxels(planted, planted.bank, decoder, intercept=np.zeros(60), progress=False)
     with pytest.raises(DataError, match="another order"):
         caption_voxels(planted.coef, planted.bank, decoder, intercept=planted.intercept[::-1], progress=False)
+
+
+def test_what_is_no_decoder_is_refused():
+    with pytest.raises(ConfigError, match=r"decoder is a NoneType.*RetrievalDecoder"):
+        caption_voxels(np.eye(2), np.eye(2), None)

@@ -83,3 +83,9 @@ def test_pickled_object_array_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[object()]]), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
         as_bank(tmp_path / "x.npy")
+
+
+def test_masked_entries_of_a_bank_are_not_read_as_numbers():
+    bank = np.ma.masked_equal([[1.0, 2.0], [9.0, 1.0]], 9.0)
+    rows = next(iter(as_bank(bank).chunks(5))).rows
+    assert np.isnan(rows).tolist() == [[False, False], [True, False]]

@@ -16,7 +16,7 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
 from neuroenc.captions.decoding._retrieval import unit
-from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrases_of
+from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
 
 __all__ = [
     "VERDICTS",
@@ -380,10 +380,13 @@ class GroundingChecker:
         #: Names of the voxels.
         self.voxels = weights.coef["voxel"].values
         self._row = {v: k for k, v in enumerate(self.voxels.tolist())}
-        # Any of the names or a callable, which the phrase bank hands on as it is.
-        self.engine = cast(Any, engine)
         self.stop, self.seed = frozenset(stop), seed
         told = as_captions(captions)
+        # A parser learns from the captions of all images, once; any other engine is handed on as it is.
+        trained = engine == "syntactic"
+        self.engine = cast(
+            Any, phrase_engine(engine, [c for s in told.values() for c in s], seed) if trained else engine
+        )
         best = [str(s) for s in dict.fromkeys(evidence["stimulus"])]
         usable = sorted(k for k, c in told.items() if c)
         rng = np.random.default_rng([seed, 0])

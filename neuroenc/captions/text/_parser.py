@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.text._parser_model import StructuredLM, masked_perplexity, padded, train_masked
-from neuroenc.captions.text._phrases import Phrase
 from neuroenc.captions.text._trees import (
+    Phrase,
     Tree,
     Vocabulary,
     Word,
@@ -318,6 +319,13 @@ class SyntacticDistanceParser:
             raise DataError(f"no word occurs {self.min_count} times. Next step: more captions, or min_count=1.")
         known = self.function_words
         self.function_words_ = frequent(texts, known) if isinstance(known, float) else list(known)
+        cut = sum(len(t) > self.max_length for t in texts)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(texts)} captions have more than max_length={self.max_length} words (up to "
+                f"{max(map(len, texts))}); what stands behind is not learned from. Next step: a larger max_length.",
+                stacklevel=2,
+            )
         rows = [self._vocabulary.encode(t[: self.max_length]) for t in texts if len(t) > 1]
         net = self._start(structured)
         told = train_masked(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from neuroenc._core.checks import check_texts
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import check_texts, one_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.captions.text._trees import Phrase
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_WORDS, singular
 
 __all__ = [
@@ -126,7 +127,7 @@ def _missing(what: str) -> str:
     )
 
 
-_ENGINES = ("auto", "rules", "spacy")
+ENGINES = ("auto", "rules", "spacy", "syntactic")
 _DETERMINERS_TEXT = """
     a an the this that these those his her hers its their my your our some any each every both all another no one
     two three four five six seven eight nine ten several many few much"""
@@ -161,25 +162,6 @@ NO_THINGS = (STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time"
 # "a lot of dogs", but "a parking lot".
 _ALONE = {"lot", "lots"}
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
-
-
-class Phrase(NamedTuple):
-    """One noun phrase of a text: its characters ``text[start:end]``, and the lemma of its main noun."""
-
-    text: str
-    start: int
-    end: int
-    head: str
-
-    @property
-    def key(self) -> str:
-        """The phrase in lower case with single spaces: equal claims have equal keys."""
-        return " ".join(self.text.lower().split())
-
-    @property
-    def n_words(self) -> int:
-        """Number of words."""
-        return len(self.text.split())
 
 
 #: From a list of texts to the phrases of each: their characters (start, end), or Phrase.
@@ -256,16 +238,25 @@ def _by_function(function: PhraseFinder, texts: list[str]) -> Iterator[list[Phra
         yield out
 
 
+def phrase_engine(engine: str | PhraseFinder, texts: Sequence[str], seed: int = 0) -> str | PhraseFinder:
+    """The engine that a setting means: "auto" is decided, and "syntactic" trains a parser on ``texts``."""
+    if callable(engine):
+        return engine
+    one_of("engine", engine, ENGINES)
+    if engine == "syntactic":
+        from neuroenc.captions.text._parser import SyntacticDistanceParser
+
+        return SyntacticDistanceParser(seed=seed).fit(texts, progress=False).phrases
+    return ("spacy" if has_spacy() else "rules") if engine == "auto" else engine
+
+
 def phrases_of(
     texts: Sequence[str], engine: str | PhraseFinder = "auto", stop: Iterable[str] = NO_THINGS
 ) -> list[list[Phrase]]:
     """Noun phrases of each text; see :func:`find_phrases`."""
-    if not callable(engine) and engine not in _ENGINES:
-        raise ConfigError(unknown_name("engine", engine, _ENGINES))
-    if engine == "auto":
-        engine = "spacy" if has_spacy() else "rules"
     listed = check_texts(texts, "captions")
     different = list(dict.fromkeys(listed))
+    engine = phrase_engine(engine, different) if different else "rules"
     stopped = {s.casefold() for s in stop}
     parsed: Iterable[list[Phrase]]
     if callable(engine):
@@ -290,10 +281,12 @@ def find_phrases(
     Parameters
     ----------
     captions : sequence of str (n,)
-    engine : {"auto", "spacy", "rules"} or callable
+    engine : {"auto", "spacy", "rules", "syntactic"} or callable
         "spacy" takes the noun chunks of spaCy's small English model (the ``language`` extra). "rules" needs nothing:
         a phrase is what stands between function words, punctuation and the verbs that are frequent in captions; it
-        takes the last word for the main noun. "auto" is spaCy where it is installed.
+        takes the last word for the main noun. "auto" is spaCy where it is installed. "syntactic" trains a
+        :class:`neuroenc.captions.SyntacticDistanceParser` on these captions (minutes; at least some hundred different
+        ones), for languages that the others do not know.
         A callable is given a list of texts and returns a list for each: characters (start, end) of its phrases, whose
         main noun is then their last word, or such tuples as ``phrases`` of
         :class:`neuroenc.captions.SyntacticDistanceParser` returns, for languages that spaCy's model does not know.

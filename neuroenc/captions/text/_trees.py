@@ -19,6 +19,7 @@ __all__ = [
     "MASK",
     "PADDING",
     "UNKNOWN",
+    "Phrase",
     "Tree",
     "Vocabulary",
     "Word",
@@ -34,6 +35,26 @@ __all__ = [
     "tree_spans",
     "words_of",
 ]
+
+
+class Phrase(NamedTuple):
+    """One noun phrase of a text: its characters ``text[start:end]``, and the lemma of its main noun."""
+
+    text: str
+    start: int
+    end: int
+    head: str
+
+    @property
+    def key(self) -> str:
+        """The phrase in lower case with single spaces: equal claims have equal keys."""
+        return " ".join(self.text.lower().split())
+
+    @property
+    def n_words(self) -> int:
+        """Number of words."""
+        return len(self.text.split())
+
 
 #: A word's number, or a tuple of the trees below.
 Tree = Any

@@ -193,11 +193,15 @@ class GroundingConfig(Table):
         Top images of each voxel: those shown, and those that phrases are checked against.
     intervene
         Check while captions are written, and drop beams with an ungrounded phrase.
+    phrases
+        How noun phrases are found: "spacy" or "rules" (English; "auto" takes spaCy where it is installed), or
+        "syntactic", a parser trained on the captions of the images, for other languages.
     """
 
     enabled: bool = True
     images: Count = 16
     intervene: bool = False
+    phrases: Literal["auto", "spacy", "rules", "syntactic"] = "auto"
 
 
 class StabilityConfig(Table):

@@ -451,3 +451,25 @@ def test_a_short_training_finds_planted_phrases():
         assert found > bracket_f1([baseline(n) for n in counts], golds) + 0.1
     # A word of the right kind and topic is one of about ten; all words are 136.
     assert built.perplexity([c.text for c in tested]) < 16
+
+
+def test_the_parser_is_an_engine_of_phrases_by_name(monkeypatch):
+    from neuroenc.captions.text import _parser
+
+    # A few steps instead of minutes: what is tested is the way there.
+    fit = _parser.SyntacticDistanceParser.fit
+    monkeypatch.setattr(_parser.SyntacticDistanceParser, "fit", lambda self, texts, **o: fit(self, texts, steps=3, **o))
+    captions = [c.text for c in planted_captions(300, max_words=7, seed=3)]
+    found = find_phrases(captions, "syntactic")
+    assert len(found)
+    assert all(captions[r.caption][r.start : r.end] == r.phrase for r in found.itertuples())
+    with pytest.raises(ConfigError, match="did you mean 'syntactic'"):
+        find_phrases(captions, "syntax")
+
+
+def test_captions_cut_for_training_are_told():
+    parser = SyntacticDistanceParser(
+        dim=8, layers=1, heads=1, parser_layers=1, parser_width=3, min_count=1, max_length=4
+    )
+    with pytest.warns(UserWarning, match=r"2 of 4 captions have more than max_length=4 words \(up to 6\)"):
+        parser.fit(["a red dog near a house", "a dog"] * 2, steps=1, progress=False)

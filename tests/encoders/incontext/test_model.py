@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -454,3 +455,17 @@ def test_landmarks_that_are_not_there_drop_no_trial():
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_model("small", **{"n_features": 8, "dim": 16, "depth": 2, "hidden": 32, **changes})
+
+
+def test_features_far_from_unit_norm_are_told_to_a_model_of_unit_norm():
+    from neuroenc.encoders import InContextEncoder
+
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((20, 8)), rng.standard_normal((20, 2))
+    model = make_model("small", n_features=8, depth=1)
+    model.features = {"backbone": "world", "normalised": 1}
+    with pytest.warns(UserWarning, match=r"median norm of 2\d.*rows of norm 1"):
+        InContextEncoder(model, device="cpu").fit(10 * X, Y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*median norm")
+        InContextEncoder(model, device="cpu").fit(X / np.linalg.norm(X, axis=1, keepdims=True), Y)
