@@ -45,7 +45,7 @@ def head_table(model: nn.Module, name: str) -> xr.DataArray:
 def head_importance(
     model: nn.Module, loss_fn: Metric, heads: Iterable[Head] | None = None, value: str = "zero"
 ) -> xr.DataArray:
-    """Rise of a loss when a head is masked.
+    """Importance of each attention head: increase of a loss when the head is masked.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def mask_curve(
     seed: int = 0,
     value: str = "zero",
 ) -> xr.Dataset:
-    """Loss when the heads of highest score are masked, beside as many at random.
+    """Ablation curve: loss with the top-scoring heads masked, against as many random heads.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def mask_curve(
 def select_calibration_heads(
     model: nn.Module, loss_fn: Metric, threshold: float = 0.1, beta: float = 0.4, keep_first: int = 1
 ) -> xr.DataArray:
-    """Fall of a held-out loss when the sinks of one head are calmed; heads over 0 are worth a `SinkCalibration`.
+    """Select heads for sink calibration: decrease of a held-out loss when one head is calibrated.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def _check(weights: Sequence[Tensor]) -> None:
 
 
 def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -> xr.DataArray:
-    """Share of queries whose most attended key is one that matches.
+    """Retrieval score of each head: share of queries whose most attended key is a match.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -
 
 
 def sink_report(weights: Sequence[Tensor], threshold: float = 0.1, keep_first: int = 1) -> xr.Dataset:
-    """Sinks of every head: how many a case has, and how much of the weight they draw.
+    """Count attention sinks of every head and the attention mass that they receive.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def repeat_probe(
     lags: Sequence[int],
     conditions: Sequence[str] = ("repeat", "permuted", "novel"),
 ) -> xr.Dataset:
-    """Is what was seen before answered from the stored trial itself, or only from its gist?
+    """Probe verbatim memory: errors on repeated, novel and permuted items by lag.
 
     Parameters
     ----------
@@ -335,7 +335,7 @@ def path_patch(
     receivers: Sequence[Head] | None = None,
     freeze: bool = True,
 ) -> xr.DataArray:
-    r"""Share of the way from a clean to a corrupted result that one head's corruption goes.
+    r"""Path patching: share of the corrupted result that one head's corrupted output explains.
 
     .. math:: \frac{m(\text{clean, head } h \text{ corrupted}) - m(\text{clean})}{m(\text{corrupted}) - m(\text{clean})}
 
@@ -407,7 +407,7 @@ def _recorded(tap: HeadTap, model: nn.Module, run: Metric, clear: bool = True) -
 def circuit_overlap(
     imp_a: xr.DataArray, imp_b: xr.DataArray, threshold: float | None = None, top: int | None = None
 ) -> xr.Dataset:
-    """How much of two circuits, the heads that matter to two tasks, is shared.
+    """Overlap of the circuits of two tasks: shared heads and correlation of importances.
 
     Parameters
     ----------

@@ -223,7 +223,7 @@ def _renumber(query_at: Tensor, key_at: Tensor, there: Tensor) -> tuple[Tensor, 
 
 
 class Attention(nn.Module):
-    r"""Multi-head attention with four plug points.
+    r"""Multi-head attention with exchangeable normaliser, length scale, positions and context.
 
     .. math:: o_i = \sum_j \mathrm{norm}_j\!\left(
               \frac{s(n)\, q_i \cdot k_j}{\sqrt{d}} + \beta_{ij} + \ln w_j\right) v_j

@@ -60,7 +60,7 @@ FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELUFeedForward}
 
 
 class ResidualMLP(nn.Module):
-    r"""Two linear layers, each behind a norm and a leaky rectifier, beside a linear bypass.
+    r"""Two-layer MLP with pre-normalisation, leaky ReLU and a linear skip connection.
 
     .. math:: y = W_2\,\sigma(\mathrm{LN}(W_1\,\sigma(\mathrm{LN}(x)))) + W_b x, \qquad
               \sigma = \mathrm{LeakyReLU}_{0.1}
@@ -144,7 +144,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks over a set of tokens with registers in front.
+    """Transformer blocks over a set of tokens, with register tokens in front.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ __all__ = ["ChunkSelectPolicy", "Context", "FullContext", "LandmarkPolicy"]
 
 
 class Context(nn.Module):
-    """Base of context policies; equal to `FullContext`, to the bit, wherever ``fits`` says so.
+    """Base class of sparse-attention contexts; bit-identical to `FullContext` wherever ``fits`` holds.
 
     ``reassigns`` says that positions are counted anew among the selected keys. ``needs_queries`` says that `prepare`
     wants the queries of the tokens that keys come from.
@@ -60,7 +60,7 @@ class Context(nn.Module):
 
 
 class FullContext(Context):
-    """Every query sees every key.
+    """Full context: every query attends to every key.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class FullContext(Context):
 
 
 class LandmarkPolicy(Context):
-    """Only the blocks whose landmarks score highest are looked into, per head and query.
+    """Landmark context: attend within the blocks whose landmarks score highest, per head and query.
 
     Works with `GroupedSoftmax` over the same layout: the landmarks of the fetched blocks, the query's own block and
     tokens of no block share one softmax, and each fetched block opens by its landmark's share.
@@ -157,7 +157,7 @@ class LandmarkPolicy(Context):
 
 
 class ChunkSelectPolicy(Context):
-    r"""Only the chunks whose summaries match the query, and the first and last ones, within a budget of tokens.
+    r"""Chunk context: attend within chunks whose summaries match the query, under a token budget.
 
     A chunk's summary is what the mean of its own attention asks of its keys:
 

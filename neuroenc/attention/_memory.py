@@ -29,7 +29,7 @@ __all__ = [
 
 
 class StreamState(NamedTuple):
-    """Partial sums of an attention; two sites that swap these have swapped no trial."""
+    """Partial sums of a streaming attention; states of two sites merge without exchanging trials."""
 
     query: Tensor  # (..., query, d)
     m: Tensor  # (..., query) largest score so far, -inf without a trial; 0 for sigmoid
@@ -38,7 +38,7 @@ class StreamState(NamedTuple):
 
 
 class StreamingAttention:
-    r"""Attention of fixed queries to a stream, exact at every moment.
+    r"""Streaming softmax attention of fixed queries, exact after every update.
 
     .. math:: m = \max_j s_j, \quad u = \sum_j e^{s_j - m} v_j, \quad w = \sum_j e^{s_j - m}, \quad o = u / w
 
@@ -171,7 +171,7 @@ class _Layer(nn.Module):
 
 
 class AarenStack(nn.Module):
-    """Layers whose queries are learned and do not depend on trials: all of it can be streamed.
+    """Aaren layers: attention as an RNN, with learned queries that do not depend on the trials.
 
     Inner layers have one query; trial t gets what this query finds in trials 1 to t, beside itself. The last layer's
     queries ask all trials, and their answers are read out.
@@ -275,7 +275,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class RecurrentState(NamedTuple):
-    """What a recurrent memory holds."""
+    """Hidden state of a recurrent memory."""
 
     query: Tensor  # (batch, query, d)
     h: Tensor  # (batch, hidden)
@@ -283,7 +283,7 @@ class RecurrentState(NamedTuple):
 
 
 class RecurrentMemory(nn.Module):
-    r"""Trials pass through a gated cell; a linear map of its state and the query answers.
+    r"""Gated recurrent memory; a linear map of its state and the query gives the output.
 
     LSTM: :math:`c \leftarrow f c + i g`, :math:`h = o \tanh c`. GRU: :math:`h \leftarrow (1 - z) n + z h`,
     :math:`n = \tanh(W_n x + r (U_n h))`. Gates are sigmoids of linear maps of the trial ``[key; value]`` and h.
@@ -363,7 +363,7 @@ class RecurrentMemory(nn.Module):
 
 
 class NeuralState(NamedTuple):
-    """Weights of each case's own memory, and their momentum."""
+    """Weights and momentum of each case's neural memory."""
 
     query: Tensor  # (batch, query, d)
     weights: tuple[Tensor, ...]  # (batch, out, in) a layer
@@ -371,7 +371,7 @@ class NeuralState(NamedTuple):
 
 
 class NeuralMemory(nn.Module):
-    r"""A small network per case that is trained by each trial, once, as it comes.
+    r"""Neural long-term memory: a small network per case, updated at test time by each trial (Titans).
 
     .. math:: S_t = \eta_t S_{t-1} - \theta_t \nabla \lVert M_{t-1}(k_t) - v_t \rVert^2, \qquad
               M_t = (1 - \alpha_t) M_{t-1} + S_t

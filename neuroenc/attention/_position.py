@@ -1,4 +1,7 @@
-"""Position encodings: absolute, rotary, T5 relative bias and ALiBi."""
+"""Position encodings: absolute, rotary, T5 relative bias and ALiBi.
+
+A position is an integer; a negative one says that the token has none (a register), and then nothing is added or turned.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ __all__ = ["ALiBi", "AbsolutePosition", "NoPosition", "Position", "Rotary", "T5B
 
 
 class Position(nn.Module):
-    """Base of positions: what is not overridden does nothing.
+    """Base class of position encodings; the default does nothing.
 
     `Attention` calls ``add`` on what it projects from, ``rotate`` on queries and keys, and adds ``bias`` to scores.
     """
@@ -43,7 +46,7 @@ def _places(tokens: int | Tensor) -> Tensor:
 
 
 class NoPosition(Position):
-    """Tokens are a set.
+    """No position encoding: tokens are a set.
 
     Examples
     --------
@@ -53,7 +56,7 @@ class NoPosition(Position):
 
 
 class AbsolutePosition(Position):
-    r"""A vector per position, added to tokens.
+    r"""Learned absolute position embeddings, added to tokens.
 
     .. math:: p_{t,2i} = \sin(t / 10000^{2i/d}), \quad p_{t,2i+1} = \cos(t / 10000^{2i/d})
               \quad\text{or learned}
@@ -113,7 +116,7 @@ class AbsolutePosition(Position):
 
 
 class Rotary(Position):
-    r"""Queries and keys turned by their position, so that a score depends on the distance.
+    r"""Rotary position embeddings (RoPE): scores depend on relative distance.
 
     Coordinate i and its partner i + d/2 are a plane, turned by :math:`t\,\text{base}^{-2i/d}`.
 
@@ -160,7 +163,7 @@ class Rotary(Position):
 
 
 def t5_buckets(distance: Tensor, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> Tensor:
-    """Bucket of each distance key - query: exact ones up to half of the buckets, then ever wider ones.
+    """Relative-position buckets of T5: exact for short distances, logarithmic for long ones.
 
     Parameters
     ----------
@@ -192,7 +195,7 @@ def t5_buckets(distance: Tensor, buckets: int = 32, max_distance: int = 128, bid
 
 
 class T5Bias(Position):
-    """A learned number per head and bucket of distances (`t5_buckets`), added to scores; 0 at first.
+    """T5 relative position bias: one learned bias per head and bucket (`t5_buckets`), zero at first.
 
     Parameters
     ----------
@@ -229,7 +232,7 @@ class T5Bias(Position):
 
 
 class ALiBi(Position):
-    r"""Scores that fade with distance, faster in the first heads.
+    r"""ALiBi: linear distance penalties on scores, steeper in the first heads.
 
     .. math:: \beta_{hij} = -m_h |i - j|, \qquad m_h = 2^{-8h/H},\; h = 1, \dots, H
 

@@ -22,7 +22,7 @@ Head = tuple[int, int]
 
 
 class Recording(NamedTuple):
-    """What heads gave: a list over layers of a list over calls of the layer."""
+    """Recorded head outputs: a list over layers of a list over calls."""
 
     outputs: list[list[Tensor]]  # (batch, heads, query, dim / heads)
     weights: list[list[Tensor]]  # (batch, heads, rows, key); empty where not asked for
@@ -45,7 +45,7 @@ def attentions(model: nn.Module) -> list[Attention]:
 
 
 class HeadTap:
-    r"""Context manager over all heads of a model, by (layer, head).
+    r"""Context manager that records, masks, patches or mixes the heads of a model, by (layer, head).
 
     Inside, ``record``, ``mask``, ``patch`` and ``mix`` say what happens to head outputs from now on, in the order in
     which they were asked for; what is recorded is what comes out after all of them. On exit, also on an error, the
@@ -224,7 +224,7 @@ def _column(chosen: Tensor, z: Tensor) -> Tensor:
 
 
 class TaskEmbedding:
-    r"""Mean head outputs of a task, and how far to move each head of a new run towards them.
+    r"""Task embedding: mean head outputs of a task, injected into new runs by interpolation.
 
     .. math:: z_{lh} \leftarrow (1 - \alpha_{lh})\, z_{lh} + \alpha_{lh}\, t_{lh}, \qquad
               \alpha_{lh} = \sigma(a_{lh})
@@ -317,7 +317,7 @@ class TaskEmbedding:
 
 
 def find_sinks(weights: Tensor, threshold: float = 0.1, keep_first: int = 1, visible: Tensor | None = None) -> Tensor:
-    r"""Keys whose mean weight over the queries that see them exceeds a threshold.
+    r"""Detect attention sinks: keys whose mean attention weight exceeds a threshold.
 
     .. math:: a_j = \frac{\sum_i A_{ij}}{\#\{i : i \text{ sees } j\}} > \text{threshold}, \qquad j \ge
               \text{keep\_first}
@@ -350,7 +350,7 @@ def find_sinks(weights: Tensor, threshold: float = 0.1, keep_first: int = 1, vis
 
 
 class SinkCalibration(Normaliser):
-    r"""Another normaliser, with the weight of sinks cut to a share and handed to all other keys.
+    r"""Down-weight attention sinks of another normaliser and redistribute their weight.
 
     In chosen heads, the weights of sinks (`find_sinks`) are multiplied by :math:`\beta`; what is freed goes to the
     other keys of the same row in proportion to their weights, so a row's sum stays. A row with weight on sinks only is

@@ -24,7 +24,7 @@ _KINDS = ("none", "log_n", "learned")
 
 
 class LengthScale(nn.Module):
-    r"""Factor of the queries as a function of the number of keys, so that attention stays sharp in long contexts.
+    r"""Scale queries by a function of the number of keys, so that attention stays sharp in long contexts.
 
     .. math:: s(n) = 1, \quad \ln n, \quad\text{or}\quad a_h + b_h \ln n
 
@@ -85,7 +85,7 @@ def count_keys(source: Tensor, log_weight: Tensor | None = None) -> Tensor:
 
 
 class Layout(NamedTuple):
-    """Which queries and keys a matrix of scores stands for; only normalisers with ``needs_layout`` are told."""
+    """Query and key indices of a score matrix, for normalisers with ``needs_layout``."""
 
     query: Tensor | None  # (query,) place of each query among the keys; None where queries are no keys
     key: Tensor | None  # (batch, heads, query, key) places of selected keys, -1 for none; None where all are there
@@ -93,7 +93,7 @@ class Layout(NamedTuple):
 
 
 class Normaliser(nn.Module):
-    """Scores (batch, heads, query, key), already biased and masked with -inf, to weights of the same shape.
+    """Base class: attention scores (batch, heads, query, key) to weights of the same shape.
 
     Weights are finite, and zero where the score is -inf. ``fused`` says that
     `torch.nn.functional.scaled_dot_product_attention` gives the same numbers without the weights. ``additive`` says
@@ -112,7 +112,7 @@ class Normaliser(nn.Module):
 
 
 class Softmax(Normaliser):
-    """Weights that sum to 1; a row without any key gets zeros.
+    """Softmax weights; a row without any key gets zeros.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class Softmax(Normaliser):
 
 
 class Sigmoid(Normaliser):
-    r"""Every key is weighed on its own: :math:`a_{ij} = \sigma(s_{ij} + b)`.
+    r"""Sigmoid weights, each key independent of the others: :math:`a_{ij} = \sigma(s_{ij} + b)`.
 
     A key's weight does not depend on what else is there, so maps of sets of different sizes can be compared, and sums
     over keys can be streamed (`StreamingAttention`). Rows do not sum to 1.
@@ -171,7 +171,7 @@ class Sigmoid(Normaliser):
 
 
 def landmark_layout(place: Tensor, total: int, block_size: int, lead: int = 0) -> tuple[Tensor, Tensor]:
-    """Block of each token, -1 for those in none, and whether it is a landmark.
+    """Block of each token (-1 for none), and whether it is a landmark token.
 
     Tokens stand as ``lead`` tokens that belong to no block (registers), then ``block_size`` tokens and their landmark,
     again and again. What is left over at the end has no landmark and belongs to no block.
@@ -199,7 +199,7 @@ def landmark_layout(place: Tensor, total: int, block_size: int, lead: int = 0) -
 
 
 def insert_landmarks(tokens: Tensor, landmark: Tensor, block_size: int, lead: int = 0) -> Tensor:
-    """Tokens with a landmark behind each whole block, as `landmark_layout` reads them.
+    """Insert a landmark token behind each whole block, as `landmark_layout` reads them.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def insert_landmarks(tokens: Tensor, landmark: Tensor, block_size: int, lead: in
 
 
 def grouped_softmax(scores: Tensor, block: Tensor, landmark: Tensor, own: Tensor | None = None) -> Tensor:
-    r"""Softmax within each block times the softmax of its landmark.
+    r"""Grouped softmax: softmax within each block times the softmax of its landmark.
 
     .. math:: a_{ij} = \frac{e^{s_{ij}}}{\sum_{k \in b(j)} e^{s_{ik}}}\, g_{i b(j)}, \qquad
               g_{ib} = \frac{e^{s_{i \ell(b)}}}{\sum_{j \in B_i} e^{s_{ij}}}
@@ -273,7 +273,7 @@ def grouped_softmax(scores: Tensor, block: Tensor, landmark: Tensor, own: Tensor
 
 
 class GroupedSoftmax(Normaliser):
-    """Softmax over landmarks and the own block, times the softmax in each landmark's block.
+    """Grouped softmax of landmark attention: over landmarks and the own block, and within each landmark's block.
 
     Landmark tokens stand behind the block that they speak for (`landmark_layout`); how wide each opens its block is a
     readable score of the block. In self-attention a token's own block needs no landmark; queries that are no keys

@@ -1,4 +1,4 @@
-"""From the weights of an encoder to language: projection, evidence, decoding."""
+"""Voxel captions: projection of encoder weights, evidence images, decoding, checks and analyses."""
 
 import lazy_loader as _lazy
 

@@ -32,7 +32,7 @@ def evidence(
     features_normalised: bool = True,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
-    """The k images of a bank with the highest predicted response ``W . x + b`` of each voxel.
+    """Most activating images: the top k of a bank by predicted response ``W . x + b``, per voxel.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Captions of voxels, from encoder to table."""
+"""Caption voxels: from encoder weights to a table of captions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CaptionResult", "caption_voxels", "decoded", "shuffled_control"]
 
 @dataclass(frozen=True)
 class CaptionResult:
-    """Captions of the voxels that passed the gate, with what stands behind them.
+    """Result of `caption_voxels`: captions, projections, evidence and gated voxels.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ def caption_voxels(
     max_memory: str | int | None = None,
     progress: bool = True,
 ) -> CaptionResult:
-    """Project the weights of each voxel, decode the projection, and name the evidence.
+    """Caption voxels: project encoder weights onto natural images, decode, and list evidence images.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def decoded(
 
 
 def shuffled_control(coef: Any, seed: int = 0) -> xr.DataArray:
-    """Weights whose features are permuted within each voxel: captions of these should be near chance.
+    """Control: weights with features permuted within each voxel, whose captions should be at chance.
 
     Length, values and voxel labels of the weights stay; only which feature each value belongs to is lost.
 

@@ -1,4 +1,4 @@
-"""What captions need of an encoder: weights and intercepts with their voxel labels."""
+"""Weights and intercepts of an encoder with their voxel labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOXEL_LABELS = ("i", "j", "k", "vertex", "hemi", "roi")
 
 @runtime_checkable
 class LinearEncoder(Protocol):
-    """Any encoder that is linear in its features."""
+    """Protocol of an encoder that is linear in its features."""
 
     def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
         """Weights ``coef (feature, voxel)`` and ``intercept (voxel)``."""

@@ -101,7 +101,7 @@ _MARK = "neuroenc caption study"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CaptionStudy:
-    """Captions of voxels with what stands behind them: scores, evidence, checks, analyses, settings.
+    """Study of voxel captions: captions, scores, evidence, checks, analyses and settings.
 
     Tables are sorted by voxel (in the order of ``scores``) and rank, voxels are those of ``scores``, and every
     voxel has a row in ``gate``: a voxel that did not pass has a reason and no caption.

@@ -1,4 +1,4 @@
-"""The methods paragraph of a study, written from its settings."""
+"""Methods paragraph of a caption study, generated from its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stimuli and texts to vectors: backbones, layers, pooling, and a cache.
+"""Feature extraction from images and texts: backbones, layers, pooling, and a cache.
 
 Nothing here imports torch until an embedder computes.
 

@@ -1,4 +1,4 @@
-"""Features on disk: found again by what decides their values, written in blocks, checked when read.
+"""Feature cache: keyed by everything that determines the values, written in blocks, verified when read.
 
 An entry is a folder ``NEUROENC_CACHE/features/KEY`` with ``values.npy`` and ``meta.json``. While an
 extraction runs, its finished blocks lie in ``KEY.part``; a run that was killed continues from them. Several
@@ -282,7 +282,7 @@ def _entries() -> list[Path]:
 
 
 def cache_list() -> pd.DataFrame:
-    """Cached features, one row an entry, the newest first.
+    """List cached features, newest first.
 
     Returns
     -------
@@ -342,7 +342,7 @@ def _seconds(older_than: str | float | timedelta | None) -> float:
 
 
 def cache_clear(older_than: str | float | timedelta | None = None) -> int:
-    """Remove cached features, and what killed processes left half-written.
+    """Delete cached features, and leftovers of killed processes.
 
     Parameters
     ----------

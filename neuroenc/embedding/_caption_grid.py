@@ -1,4 +1,4 @@
-"""Captions of places: a vector for every cell of a grid over each stimulus."""
+"""Grids of dense-caption embeddings over each stimulus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = ("stimulus", "row", "column", "caption")
 def caption_grid(
     table: pd.DataFrame, ids: Sequence[str] | np.ndarray, embedder: Any, *, grid: tuple[int, int] = (8, 8)
 ) -> xr.DataArray:
-    """Map ``z[n, :, row, column]``: mean vector of the captions of a cell, zero where a cell has none.
+    """Grid of caption embeddings ``z[n, :, row, column]``: mean text vector per cell, zero where none.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _texts(table: pd.DataFrame) -> list[str]:
 
 
 def world_dense_captions(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataFrame:
-    """What a region captioner would say of each cell of scenes of the simulated world.
+    """Dense captions of simulated scenes, one set per grid cell.
 
     A cell is described by the object that covers most of it ("a red apple"), and has no caption where none covers a
     quarter of it. The words are those of the world's captions.
@@ -163,7 +163,7 @@ def world_dense_captions(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd
 
 
 def caption_vectors(stimuli: Stimuli, embedder: Any) -> xr.DataArray:
-    """One vector a stimulus, ``X[n] = mean_k tower(caption[n][k])``: the control without places for `caption_grid`.
+    """Mean caption embedding per stimulus, ``X[n] = mean_k tower(caption[n][k])``.
 
     Parameters
     ----------

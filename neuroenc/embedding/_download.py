@@ -1,4 +1,4 @@
-"""Weights of the Hugging Face Hub: from this machine where they are, else one try to reach the hub."""
+"""Weights of the Hugging Face Hub: local copies first, else one attempt to download."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["ImageEmbedder", "TextEmbedder"]
 
 
 class ImageEmbedder:
-    """Features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
+    """Image features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
 
     The model is in evaluation mode, without gradients, in float32; the preprocessing is the checkpoint's own.
     It is loaded when something has to be computed (features found in the cache need no model), and kept as long as the
@@ -213,7 +213,7 @@ def _is_utf8(text: str) -> bool:
 
 
 class TextEmbedder:
-    """Features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
+    """Text features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
 
     Parameters
     ----------

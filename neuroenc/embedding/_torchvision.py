@@ -40,7 +40,7 @@ def _missing_cuda_library(folder: Path) -> str:
 
 
 def prepare() -> bool:
-    """Declare torchvision's missing operators where, and only where, its compiled ones cannot load.
+    """Make torchvision importable beside a CPU build of torch: declare its missing operators.
 
     Called by neuroenc before every import of open_clip, timm, transformers or sentence_transformers. It does
     nothing on a CUDA or ROCm build of torch (a fault there must be seen), without torchvision, after

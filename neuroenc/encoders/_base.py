@@ -68,7 +68,7 @@ def summary_html(encoder: Any) -> str:
 
 
 class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Base of voxelwise encoders ``Y = X coef_ + intercept_``.
+    """Base class of linear voxelwise encoders ``Y = X coef_ + intercept_``.
 
     Subclasses set ``coef_`` (feature, voxel) and ``intercept_`` (voxel,) in ``fit``.
     """
@@ -384,7 +384,7 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
-    """Read an encoder written by `save_encoder`.
+    """Load an encoder saved by `LinearEncoder.save`.
 
     Parameters
     ----------

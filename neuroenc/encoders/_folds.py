@@ -1,4 +1,4 @@
-"""Cross-validation folds: scikit-learn splitters, or the name of a coordinate."""
+"""Cross-validation folds: scikit-learn splitters, or groups by a coordinate."""
 
 from __future__ import annotations
 

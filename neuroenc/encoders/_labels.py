@@ -1,4 +1,7 @@
-"""Check and label the inputs and outputs of encoders: numpy, torch, xarray and dask."""
+"""Check and label the inputs and outputs of encoders: numpy, torch, xarray and dask.
+
+Where two labelled things meet they are matched by their labels here, or refused; never by position.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching among embeddings, exactly, where they may be larger than memory, and among words and phrases."""
+"""Exact retrieval over embeddings larger than memory, and over words and phrases of captions."""
 
 import lazy_loader as _lazy
 

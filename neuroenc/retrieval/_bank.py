@@ -1,4 +1,4 @@
-"""Rows of embeddings from memory, disk or a stream, read in chunks of bounded size."""
+"""Embedding banks: rows from memory, disk or a stream, read in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Chunk", "EmbeddingBank", "LazyIds", "MappedRows"]
 
 
 class Chunk(NamedTuple):
-    """Consecutive rows of a bank.
+    """Chunk of consecutive bank rows with their ids.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class LazyIds:
 
 
 class EmbeddingBank:
-    """Embeddings (n, d) that are read in chunks; see :func:`as_bank` for what is accepted.
+    """Bank of embeddings (n, d) that is read in chunks; see :func:`as_bank` for what is accepted.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ LEVELS = ("phrase", "caption", "image", "category")
 
 
 def plain_text(text: str) -> str:
-    """Lower case, one line, no full stop at the end: a phrase is the same wherever it stands.
+    """Normalise a caption for exact matching: lower case, one line, no final full stop.
 
     >>> plain_text("A  dog on a Bed .")
     'a dog on a bed'
@@ -27,7 +27,7 @@ def plain_text(text: str) -> str:
 
 
 class CaptionCorpus:
-    """Captions, the image of each, and the categories of the images.
+    """Corpus of captions with the image and the categories of each.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def pseudo_queries(
     per_image: int | None = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Pairs of a query and the text by which a document should be found, from captions that belong together.
+    """Make (query, target) training pairs for a retriever from captions of the same image.
 
     Three kinds: "inner" asks with a caption drawn from those of an image, "lead" with the image's longest caption,
     and both answer with the image; "link" asks with a drawn caption and answers with another image that shares a

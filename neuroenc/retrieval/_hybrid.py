@@ -1,4 +1,4 @@
-"""Several rankings as one: reciprocal ranks, or scores brought to one scale."""
+"""Hybrid search: reciprocal rank fusion, or weighted sums of normalised scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUERIES = 256  # fused at a time: bounds the table of candidates
 
 
 class SearchIndex(Protocol):
-    """What can be searched: :class:`DenseIndex`, :class:`LexicalIndex`, or your own.
+    """Protocol of a search index: :class:`DenseIndex`, :class:`LexicalIndex`, or your own.
 
     An index whose ``search`` also returns what does not match at all says by an attribute ``no_match`` which score
     (and any below) that is.
@@ -35,7 +35,7 @@ class SearchIndex(Protocol):
 
 
 class HybridResult(NamedTuple):
-    """The best ids for each query.
+    """Ranked ids of a hybrid search for each query.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def hybrid_search(
     depth: int | None = None,
     max_memory: str | int | None = None,
 ) -> HybridResult:
-    r"""Stimuli found by several indexes together, such as by vectors and by words.
+    r"""Hybrid search: fuse the rankings of several indexes, such as dense and lexical.
 
     .. math:: \mathrm{rrf}(d) = \sum_r \frac{w_r}{k_{rrf} + \mathrm{rank}_r(d)}, \qquad
               \mathrm{convex}(d) = \sum_r \frac{w_r}{\sum_{r'} w_{r'}}\,

@@ -1,4 +1,4 @@
-"""Search of captions by their words: BM25, on bm25s."""
+"""Lexical search of captions: BM25, on bm25s."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSION = 2
 
 
 class LexicalIndex:
-    r"""Captions, and the stimuli they describe, ranked by the words that they share with a query.
+    r"""BM25 index of captions, and of the stimuli that they describe.
 
     .. math:: s(q, D) = \sum_{t \in q} \mathrm{idf}_t \bigl(\mathrm{tfc}(t, D) - \mathrm{tfc}(t, \emptyset)\bigr),
               \qquad \mathrm{idf}_t = \log\Bigl(1 + \frac{N - n_t + 1/2}{n_t + 1/2}\Bigr), \qquad

@@ -1,4 +1,4 @@
-"""Where phrases occur in a corpus of captions, and which tokens follow them.
+"""N-gram index of a caption corpus: occurrences and next tokens of phrases.
 
 A suffix array of token numbers, in numpy. Looked at first: ``fm-index`` (compressed, fast, but over characters, and
 without a way to list what follows a pattern: one count for each of the vocabulary's tokens at each step of a search);
@@ -32,7 +32,7 @@ _VERSION = 2
 
 
 class Successors(NamedTuple):
-    """What follows a phrase in the corpus.
+    """Next tokens of a phrase in the corpus, with counts.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Successors(NamedTuple):
 
 
 class NGramIndex:
-    """All phrases of a corpus of captions: how often, where, and what comes next.
+    """N-gram index of a caption corpus (suffix array): counts, occurrences, successors.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ _BELOW = 1e-10
 
 
 def ngram_weight(logp: Any, counts: Any, n_tokens: int, *, alpha: float = 2.0, smoothing: float = 5.0) -> np.ndarray:
-    r"""How much more probable n-grams are for a query than in the corpus.
+    r"""Weight of n-grams: log-odds for a query against the corpus (SEAL).
 
     .. math:: w(n) = \max\!\left(0,\; \log \frac{P(n \mid q)\,(1 - P(n))}{P(n)\,(1 - P(n \mid q))}\right)^{\alpha},
         \qquad P(n) = \frac{\mathrm{count}(n) + s}{N + s}
@@ -77,7 +77,7 @@ def _log_odds(logp: np.ndarray) -> np.ndarray:
 
 
 class ScoredDocument(NamedTuple):
-    """A document's id, its score, and the n-grams that make it up: (tokens, what it adds), the best first."""
+    """Document id, score, and the n-grams that contribute to it, (tokens, contribution), best first."""
 
     id: str
     score: float

@@ -1,4 +1,4 @@
-"""Banks on disk: shards of embeddings, each beside a table that says which file every row is, and whose.
+"""Banks on disk: shards of embeddings with tables of files and licences.
 
 ::
 
@@ -124,7 +124,7 @@ def finish_bank(bank: Path, records: list[dict[str, Any]], info: dict[str, Any])
 
 
 class StoredBank(EmbeddingBank):
-    """A bank that `neuroenc bank build` wrote: rows and ids are read when they are needed.
+    """Bank on disk, written by `neuroenc bank build`; rows and ids are read on demand.
 
     Attributes
     ----------
@@ -282,7 +282,7 @@ def load_bank(path: str | os.PathLike[str]) -> StoredBank:
 
 
 def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> EmbeddingBank:
-    """Bank of embeddings from whatever holds them; nothing is read yet.
+    """Make an embedding bank from an array, memmap, file, folder or stream; nothing is read yet.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ def top_k(
     max_memory: str | int | None = None,
     seen: Callable[[Chunk, np.ndarray], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows m of a bank with the largest ``q . m`` for each query, exactly, in one pass.
+    """Exact top-k rows m of a bank by ``q . m`` for each query, in one pass.
 
     A float32 matrix product finds every row that may be among the best given its error bound; these
     are scored again in float64, rounded to float32, and ordered by score and then row number. The

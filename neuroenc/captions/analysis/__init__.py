@@ -1,1 +1,1 @@
-"""What captions say of regions: words, categories, clusters, contrasts."""
+"""Analyses of captions by region: words, categories, clusters, contrasts."""

@@ -1,4 +1,4 @@
-"""What captions say of the scene, the objects, what happens and how things look, as separate feature bands."""
+"""Aspects of captions (scene, objects, actions, attributes) as separate feature bands."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def caption_aspects(
     stop_phrases: Iterable[str] = STOP_PHRASES,
     model: str | None = None,
 ) -> pd.DataFrame:
-    """Which words of captions speak of the scene, of objects, of actions and of attributes.
+    """Label the words of captions as scene, object, action or attribute.
 
     Nouns are joined to names ("fire hydrant", "train station"); a name is of the scene where it, or its last word,
     stands in ``scene``, and an object otherwise. Verbs are actions, adjectives attributes (of whatever they describe),
@@ -182,7 +182,7 @@ def aspect_bands(
     normalise: bool = False,
     **options: Any,
 ) -> xr.DataArray:
-    r"""Features of captions for banded ridge: one band of text vectors for each aspect instead of one mean vector.
+    r"""Feature bands of captions for banded ridge: one band of text vectors per aspect.
 
     .. math:: X_{na} = \frac{1}{|W_{na}|} \sum_{(c, w) \in W_{na}} \frac{t(w)}{\lVert t(w) \rVert}
 

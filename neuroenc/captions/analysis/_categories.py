@@ -1,4 +1,4 @@
-"""Which of a few categories a voxel or an image is nearest to, by ensembles of prompts."""
+"""Zero-shot categories of voxels and images by prompt ensembles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _shipped() -> dict[str, tuple[str, ...]]:
 def load_categories(
     categories: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """Nouns of each category: the shipped five (face, place, body, word, food), a TOML file, or a mapping.
+    """Load the nouns of each category: the shipped five (face, place, body, word, food), a file or a mapping.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def categorise(
     image_direction: Any = None,
     text_direction: Any = None,
 ) -> xr.Dataset:
-    r"""The category whose nouns, in prompts, point most like each voxel (or image).
+    r"""Categorise voxels (or images) by cosine to text prompts of category nouns.
 
     .. math:: s_{kv} = \frac{1}{|N_k|} \sum_{n \in N_k} \cos\bigl(d_v - \bar m,\; t_n - \bar t\bigr), \qquad
               \hat k_v = \arg\max_k s_{kv}
@@ -205,7 +205,7 @@ def categorise_evidence(
     image_direction: Any = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """The categories of the images that stand behind the captions of each region (the paper's table 1).
+    """Categories of the most activating images of each region (BrainSCUBA's table 1).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Sub-populations of voxels: clusters of projected embeddings, how stable they are, and what tells them apart."""
+"""Clusters of voxels by projected embeddings, with stability and separating phrases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Floats = np.ndarray
 
 @dataclass(frozen=True)
 class VoxelClusters:
-    """Clusters of the voxels of a region.
+    """Result of `cluster_voxels`: labels, typicality, choice of the number of clusters.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ def cluster_voxels(
     centre: bool = True,
     seed: int = 0,
 ) -> VoxelClusters:
-    """Clusters of the projected directions of voxels, their number by the silhouette.
+    """Cluster the projected weight directions of voxels; the number of clusters by silhouette.
 
     Directions are centred on the bank's mean, given unit norm and reduced by principal components. Every method
     splits a cloud, also one without clusters: ``stability`` says whether resampled voxels give the same

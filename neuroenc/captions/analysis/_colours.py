@@ -1,4 +1,4 @@
-"""Colours of embeddings: three dimensions of the projected weights as red, green and blue, with a legend."""
+"""Colour maps of embeddings: three dimensions of projected weights as RGB, with a legend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["EmbeddingColours"]
 
 
 class EmbeddingColours:
-    r"""Red, green and blue from three dimensions of projected directions, fitted once and applied to others.
+    r"""Colour voxels by three dimensions (PCA or UMAP) of projected directions; fit once, apply to others.
 
     .. math:: \mathrm{rgb}_v = \mathrm{clip}\Bigl(\frac{f(d_v - \bar m) - q_{lo}}{q_{hi} - q_{lo}}, 0, 1\Bigr)
 

@@ -110,7 +110,7 @@ def separating_phrases(
     n_permutations: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Words and phrases that tell the captions of groups of voxels apart.
+    r"""Separating phrases of groups: log-odds with an informative Dirichlet prior.
 
     The log-odds of a phrase in a group against the other groups, shrunk to what the background corpus has
     (:func:`log_odds`), over its standard error; a phrase counts once a caption. Phrases that are common everywhere
@@ -246,7 +246,7 @@ def _prior(
 def contrast(
     captions_a: pd.DataFrame, captions_b: pd.DataFrame, *, names: tuple[str, str] = ("a", "b"), **options: Any
 ) -> pd.DataFrame:
-    """Words and phrases that separate the captions of two sets of voxels.
+    """Contrast the captions of two sets of voxels by separating words and phrases.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ def difference_captions(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""The captions of a corpus that lie along the difference of two sets of voxels.
+    r"""Captions of a corpus along the difference direction of two sets of voxels.
 
     .. math:: s_t = \cos\Bigl(\tfrac{1}{|A|}\sum_{v \in A} d_v - \tfrac{1}{|B|}\sum_{v \in B} d_v,\; t - \bar t\Bigr)
 

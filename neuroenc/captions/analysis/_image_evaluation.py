@@ -34,7 +34,7 @@ def diffusion_pipeline(
     allow_download: bool = False,
     **options: Any,
 ) -> Any:
-    """A diffusers text-to-image pipeline with the paper's sampler (DPM-Solver++, second order, multistep).
+    """Load a diffusers text-to-image pipeline with a DPM-Solver++ multistep sampler.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def synthesise(
     progress: bool = True,
     **options: Any,
 ) -> Stimuli:
-    """Images for captions, by a text-to-image pipeline of the user's.
+    """Synthesise images for captions with the user's text-to-image pipeline.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def retrieve_images(
     image_direction: Any = None,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
-    r"""The images of a bank nearest to each caption: what stands in for synthesis where there is no generator.
+    r"""Retrieve the nearest bank images of each caption, in place of synthesis.
 
     .. math:: s_{tk} = \cos(t - \bar t,\; m_k - \bar m)
 
@@ -331,7 +331,7 @@ def evaluate_images(
     source: str = "synthesised",
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predicted activation of images by a second encoder, beside a region's best natural images and random ones.
+    """Evaluate images by a second encoder: predicted activation beside the best natural and random images.
 
     The encoder must stand on another backbone than the one that captions and images came from: what is optimised in
     one feature space is not thereby good in another. Values are means over the voxels of a region.

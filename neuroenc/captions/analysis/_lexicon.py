@@ -1,4 +1,4 @@
-"""Concepts that captions name: lists of words that a user can edit, and maps of voxels from them."""
+"""Concept lexicons: editable word lists, and concept maps of voxels."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _shipped() -> dict[str, tuple[str, ...]]:
 def load_lexicon(
     lexicon: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """Words of each concept: the shipped lists, a TOML file like them, or a mapping.
+    """Load the words of each concept: the shipped lists, a TOML file, or a mapping.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def concept_maps(
     like: xr.DataArray | xr.Dataset | None = None,
     parser: str = "auto",
 ) -> xr.Dataset:
-    r"""Which concepts the captions of each voxel name, such as "person".
+    r"""Concept maps: which concepts, such as "person", the captions of each voxel name.
 
     .. math:: \mathrm{share}_{kv} = \frac{\#\{c \in v : c \text{ has a word of } k\}}{\#\{c \in v\}}, \qquad
               \mathrm{named}_{kv} = \mathrm{share}_{kv} \ge \mathrm{at\_least},\ \mathrm{share}_{kv} > 0
@@ -252,7 +252,7 @@ def concept_shares(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentage of the captioned voxels of each region that name each concept, with bootstrap intervals.
+    """Concept shares: percentage of captioned voxels per region that name a concept, with bootstrap intervals.
 
     Parameters
     ----------

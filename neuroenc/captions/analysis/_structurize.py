@@ -1,4 +1,4 @@
-"""Hundreds of captions of a region as scope, aspects and descriptions."""
+"""Structured summaries of the captions of a region: scope, aspects, descriptions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Aspect:
 
 @dataclass(frozen=True)
 class StructuredCaptions:
-    """Scope, aspects and descriptions of the captions of a region.
+    """Structured summary of the captions of a region: scope, aspects, descriptions.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ def structurize(
     llm: Callable[[str], str] | None = None,
     seed: int = 0,
 ) -> StructuredCaptions:
-    """A region's captions as one sentence of scope, a few aspects, and verbatim captions with their voxels.
+    """Summarise the captions of a region: scope, aspects, and verbatim captions with their voxels.
 
     The method it follows lets a language model rewrite a passage as scope, aspects and descriptions. There is no
     such model here: aspects are clusters of captions (k-means on text vectors, their number by the silhouette),

@@ -1,4 +1,4 @@
-"""Which voxels like a text?"""
+"""Text search over voxels by predicted response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def search_voxels(
     centre: bool = True,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
-    r"""Voxels by how much a text should drive them, beside reference texts.
+    r"""Search voxels by text: predicted response to a text, beside reference texts.
 
     .. math:: r_{tv} = w_v \cdot t' + b_v, \qquad z_{tv} = (r_{tv} - \mathrm{mean}_u r_{uv}) / \mathrm{sd}_u r_{uv}
 

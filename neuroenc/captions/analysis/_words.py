@@ -219,7 +219,7 @@ def words(
     model: str | None = None,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
-    r"""Nouns, verbs, attributes and relations in the captions of each region.
+    r"""Count nouns, verbs, attributes and relations in the captions of each region, and test them.
 
     .. math:: \mathrm{share}_{rw} = \frac{\#\{c \in r : w \in c\}}{\#\{c \in r\}}, \qquad
               \mathrm{lift}_{rw} = \frac{\mathrm{share}_{rw}}{\mathrm{share}_{\cdot w}}
@@ -376,7 +376,7 @@ def nouns(
     by: str = "word",
     max_rank: int | None = None,
 ) -> pd.DataFrame:
-    """Counts of words (or of families of words) in the captions of each region.
+    """Count words (or word families) in the captions of each region.
 
     A word counts once a caption. No part of speech is known here: without ``lexicon`` all words outside
     the stop list and of at least two letters count.

@@ -1,1 +1,1 @@
-"""Whether captions are true: scores, grounding, stability."""
+"""Checks of captions: scores, grounding, stability, controls."""

@@ -23,7 +23,7 @@ def gate_voxels(
     rois: Sequence[str] = (),
     min_ceiling_r: float = 0.0,
 ) -> pd.DataFrame:
-    """Which voxels are captioned, and why the others are not.
+    """Select the voxels to caption: held-out accuracy above chance (FDR) or in a region.
 
     Parameters
     ----------

@@ -257,14 +257,14 @@ _MODES = ("auto", "captions", "embeddings", "both")
 
 
 class Grounding(NamedTuple):
-    """Captions with ``n_phrases, n_supported, n_unsupported``, and one row for each of their phrases."""
+    """Result of grounding: captions with counts of supported phrases, and one row per phrase."""
 
     captions: pd.DataFrame
     phrases: pd.DataFrame
 
 
 class GroundingChecker:
-    r"""Phrases of voxel captions, checked against the voxel's best images and against its weights.
+    r"""Grounding: test each caption phrase against the voxel's top images and its weights.
 
     Two verifiers that err for different reasons are crossed, as the detectors of SENTINEL are:
 

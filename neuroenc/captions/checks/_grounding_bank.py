@@ -273,7 +273,7 @@ def hallucination_rate(
     n_bootstraps: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Share of unsupported phrases in the captions of each region, with intervals over voxels.
+    r"""Hallucination rate: share of ungrounded phrases per region, with intervals over voxels.
 
     .. math:: \mathrm{rate} = \frac{\sum_v u_v}{\sum_v n_v}
 

@@ -1,4 +1,4 @@
-"""Phrases that nothing supports, stopped while a caption is written: before more is written because of them."""
+"""Grounded decoding: stop hypotheses with an ungrounded phrase while captions are generated."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Reader:
 
 
 class GroundedConstraint:
-    """A constraint for :func:`beam_search` and :func:`sample` that ends hypotheses with an unsupported phrase.
+    """Decoding constraint that ends hypotheses with an ungrounded phrase.
 
     A phrase is checked once it is complete: something else stands behind it, or it ends in a main noun that no phrase
     of the images' captions goes on from. A hypothesis whose phrase is unsupported may go nowhere, and its last words
@@ -183,7 +183,7 @@ class GroundedConstraint:
 
 
 class GroundedRescore:
-    """A rescoring for :func:`beam_search` and :func:`sample`: ``-penalty`` for each unsupported phrase.
+    """Rescoring that subtracts ``penalty`` for each ungrounded phrase.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class GroundedRescore:
 
 @dataclass
 class GroundedCaptions:
-    """Captions that were checked while they were written.
+    """Result of `grounded_decode`: captions checked while they were generated.
 
     Attributes
     ----------
@@ -274,7 +274,7 @@ def grounded_decode(
     coef: Any = None,
     intercept: Any = None,
 ) -> GroundedCaptions:
-    """Captions of voxels, written so that none of their phrases is unsupported.
+    """Generate captions under grounding constraints, so that no phrase is ungrounded.
 
     "early": a hypothesis ends as soon as one of its phrases is unsupported (:class:`GroundedConstraint`); voxels that
     have too few captions left are searched again with the offending words forbidden, which goes on from the same

@@ -1,4 +1,4 @@
-"""Teaching a caption model from its stopped hypotheses: what it should have written instead, in the same context."""
+"""Preference training of captioners on grounded and ungrounded continuations (cDPO)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class PreferencePair(NamedTuple):
-    """In ``context`` (tokens) of item ``item``, ``preferred`` is grounded and ``rejected`` is not."""
+    """Preference pair: after ``context`` of ``item``, ``preferred`` is grounded and ``rejected`` is not."""
 
     item: int
     context: tuple[int, ...]
@@ -40,7 +40,7 @@ class PreferencePair(NamedTuple):
 def preference_pairs(
     found: GroundedCaptions, decoder: PrefixDecoder, *, limit: int | None = None, seed: int = 0
 ) -> list[PreferencePair]:
-    """Pairs of an unsupported phrase and a clean one that stood in the same context.
+    """Make preference pairs of an ungrounded and a grounded continuation of the same context.
 
     For each stopped hypothesis the clean captions of its voxel that begin as it does are looked up; context is what
     the two share, ``rejected`` goes on to the end of the unsupported phrase, ``preferred`` to the end of its own.
@@ -103,7 +103,7 @@ def _phrase_end(decoder: PrefixDecoder, tokens: list[int], start: int) -> int:
 def cdpo_loss(
     preferred: Tensor, rejected: Tensor, reference_preferred: Tensor, reference_rejected: Tensor, beta: float = 0.1
 ) -> Tensor:
-    r"""Direct preference optimisation of what differs, in a context that is kept.
+    r"""Conservative direct preference optimisation (cDPO) loss on the tokens that differ.
 
     .. math:: -\log \sigma\Big(\beta \Big[\log \frac{\pi(y^+ \mid x, c)}{\pi_0(y^+ \mid x, c)}
         - \log \frac{\pi(y^- \mid x, c)}{\pi_0(y^- \mid x, c)}\Big]\Big)
@@ -159,7 +159,7 @@ def segment_logp(
 
 @dataclass(frozen=True)
 class PreferenceTraining:
-    """How a training went: ``losses (step,)``, and the share of pairs whose grounded phrase is the more probable one.
+    """Result of `train_preferences`: losses and preference accuracy.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ def train_preferences(
     clip: float | None = 1.0,
     seed: int = 0,
 ) -> PreferenceTraining:
-    r"""Minimise :func:`cdpo_loss` over pairs, in place.
+    r"""Train a captioner on preference pairs by :func:`cdpo_loss`, in place.
 
     With ``replay`` the cross-entropy of captions that the model was trained on is added, ``replay_weight`` times: few
     pairs otherwise cost a small model its fluency.
@@ -305,7 +305,7 @@ def _padded(tokens: Sequence[Sequence[int]], like: Tensor) -> Tensor:
 
 
 def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequence[str], *, mean: Any = None) -> float:
-    """Perplexity a token of captions, one for each embedding: what training on preferences should leave as it is.
+    """Perplexity per token of captions given their embeddings.
 
     Parameters
     ----------

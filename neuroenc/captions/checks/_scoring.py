@@ -1,4 +1,4 @@
-"""Are captions true? Scores that need no language model as a judge, each beside what chance gives."""
+"""Caption scores against chance: sentence-level score, round trip, agreement, diversity."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sentence_scores(
     n_bootstraps: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""How well a voxel's caption tells which stimuli drive it.
+    r"""Sentence-level score: correlation of a caption's similarity to stimuli with the voxel's responses.
 
     .. math:: \rho_v = \mathrm{Spearman}_i\big(\cos(c_v, s_i),\; y_{iv}\big)
 
@@ -157,7 +157,7 @@ def sentence_scores(
 def round_trip(
     coef: Any, captions: Any, corpus: Any, *, n_shuffles: int = 100, seed: int = 0
 ) -> tuple[Floats, dict[str, float]]:
-    """Where a caption's own text vector stands, by predicted response, among the sentences of a corpus.
+    """Round trip: percentile of a caption's predicted response among the sentences of a corpus.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def round_trip(
 
 
 def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> tuple[Floats, dict[str, float]]:
-    """Likeness of a voxel's captions between folds, bootstraps or halves of the data.
+    """Agreement of captions of a voxel between folds, bootstraps or halves of the data.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def _words_of(caption: str) -> frozenset[str]:
 
 
 def caption_diversity(captions: Sequence[str], vectors: Any) -> pd.Series:
-    """How much captions differ among voxels.
+    """Diversity of captions across voxels.
 
     Parameters
     ----------

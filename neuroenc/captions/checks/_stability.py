@@ -1,4 +1,4 @@
-"""Whether a voxel's caption stays when the bank, the trials or the half of the data change."""
+"""Stability of captions under other banks, trials or halves of the data."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def caption_stability(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    r"""Agreement of a voxel's captions among variants of its weights or of the bank.
+    r"""Stability: agreement of captions over resampled weights or banks.
 
     .. math:: a_v = \frac{2}{n (n - 1)} \sum_{f < g} \cos(t_{vf} - m,\; t_{vg} - m)
 

@@ -1,4 +1,4 @@
-"""What controls say of captions, in words: of all captions together, and of each voxel's."""
+"""Verdicts of controls, for all captions together and for each voxel."""
 
 from __future__ import annotations
 

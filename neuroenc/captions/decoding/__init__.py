@@ -1,1 +1,1 @@
-"""From an embedding to language: retrieval, prefix language models, search, constraints."""
+"""Decoding of embeddings: retrieval, prefix language models, search, constraints."""

@@ -72,7 +72,7 @@ def caption_pairs(
 
 
 class CorpusConstraint:
-    """A constraint for :func:`beam_search` and :func:`sample`: next tokens that the corpus has seen there.
+    """Decoding constraint: only next tokens that continue an n-gram of the corpus.
 
     With ``n=None`` and ``anchored`` it is the trie of a closed set of texts, such as names of categories.
 
@@ -242,7 +242,7 @@ class CorpusConstraint:
 
 
 class TrieConstraint(CorpusConstraint):
-    """A constraint for :func:`beam_search` and :func:`sample`: one of these names is written, whole, and nothing else.
+    """Decoding constraint: exactly one of a closed set of names (trie).
 
     A :class:`CorpusConstraint` of whole texts (``n=None``, anchored): a search under it walks down the trie of the
     names.
@@ -307,7 +307,7 @@ class TrieConstraint(CorpusConstraint):
 
 
 class WordBan:
-    """A constraint for :func:`beam_search` and :func:`sample`: tokens that do not write certain words.
+    """Decoding constraint: no tokens that spell banned words.
 
     A word is found however tokens spell it. With it goes every longer word that begins with one of its tokens' ends
     ("manhole" after a token "man"): what a token will become is not known yet.

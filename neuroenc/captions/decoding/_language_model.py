@@ -138,7 +138,7 @@ class _Texts:
 
 
 def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any) -> PrefixDecoder:
-    """A captioner that comes with the package.
+    """Load a captioner that ships with the package.
 
     ``"photo"``
         Embeddings of ``ImageEmbedder("conse")``, captions as people wrote them of COCO photographs. **It inherits

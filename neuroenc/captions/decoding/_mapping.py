@@ -1,4 +1,4 @@
-"""From an embedding to a prefix of token embeddings: ClipCap's two mapping networks, with their parameter names."""
+"""ClipCap's mapping networks (MLP and transformer) from an embedding to a prefix."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ _COLUMNS = ["query", "rank", "id", "score", "ngrams"]
 
 
 class NGramRetriever:
-    r"""Documents by the n-grams that a language model writes for an embedding, or that a caption holds.
+    r"""Generative retrieval (SEAL): rank documents by n-grams that a language model generates.
 
     For an embedding q (SEAL): beams write n-grams that the corpus holds; all that are met on the way, not the last
     ones only, are given :math:`P(n \mid q)` by the model and weighed against the corpus, and documents are scored by

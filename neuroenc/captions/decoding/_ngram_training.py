@@ -1,4 +1,4 @@
-"""Training a decoder to write the n-grams by which documents are found."""
+"""Training of a decoder to generate the n-grams by which documents are retrieved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train_retriever(
     seed: int = 0,
     **training: Any,
 ) -> PrefixTraining:
-    r"""Train a decoder, in place, to write n-grams of what answers a query, after the level's prompt.
+    r"""Train a prefix decoder to generate the n-grams by which documents are retrieved, in place.
 
     Of each pair's target ``ngrams`` n-grams are drawn; they begin at a word and go on for ``longest`` tokens or to the
     target's end. An n-gram is drawn in proportion to :math:`\exp(\gamma\, o)`, with o the share of its words (function

@@ -75,7 +75,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
 
 class PrefixDecoder:
-    r"""ClipCap: a mapping network turns an embedding into a prefix, a causal language model writes on from it.
+    r"""ClipCap decoder: a mapping network turns an embedding into a prefix for a causal language model.
 
     .. math:: p(y \mid e) = \prod_t p_{LM}(y_t \mid F(x), y_{<t}), \qquad x = e, \; \frac{e}{\|e\|}
         \;\text{or}\; \frac{e/\|e\| - m}{\|e/\|e\| - m\|}

@@ -1,4 +1,4 @@
-"""Training a prefix decoder from images or from texts alone, with exact resumption."""
+"""Training of a prefix decoder on images or texts alone, with exact resumption."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class PrefixTraining:
-    """How a training went.
+    """Result of `train_prefix`: losses, steps, stopping.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ def train_prefix(
     checkpoint_every: int = 500,
     progress: bool = True,
 ) -> PrefixTraining:
-    r"""Minimise the cross-entropy of captions after the prefix of their embedding, in place.
+    r"""Train a prefix decoder: minimise the cross-entropy of captions given their embeddings, in place.
 
     .. math:: \min_{F, LM} -\frac{1}{\sum_i T_i} \sum_i \sum_{t \le T_i}
         \log p(y_{it} \mid F(x_i + \sigma \epsilon), y_{i,<t})

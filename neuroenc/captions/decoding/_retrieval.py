@@ -149,7 +149,7 @@ def rerank(
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What turns the projection of voxels into captions: retrieval here, language models likewise."""
+    """Protocol of a decoder: projections of voxels to captions."""
 
     def decode(self, projection: xr.Dataset, top: int = 5, *, coef: Any = None, intercept: Any = None) -> pd.DataFrame:
         """Captions of each voxel.
@@ -183,7 +183,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 class RetrievalDecoder:
-    r"""The captions of a bank whose embeddings point most like the projected weights.
+    r"""Retrieval decoder: nearest captions of a corpus to the projected weights.
 
     With ``centre=True`` the score of caption t for voxel i is the cosine of ``d_i - mean(m)`` and
     ``t - mean(t)``, where d_i is the projected direction, m the unit-norm images of the projection's

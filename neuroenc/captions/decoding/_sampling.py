@@ -37,7 +37,7 @@ Rescore = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepModel(Protocol):
-    """A model that writes one token after another, for many hypotheses at once."""
+    """Protocol of a step-wise language model, batched over hypotheses."""
 
     def start(self) -> tuple[Tensor, Any]:
         """Logits (n, V) of the first token of each of n items, and a state with n rows."""
@@ -53,7 +53,7 @@ class StepModel(Protocol):
 
 
 class FunctionStep:
-    """A step model from a function of the whole history; nothing is remembered between steps.
+    """Step-wise model from a function of the whole history, without state.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class FunctionStep:
 
 
 class CausalStep:
-    """A causal language model of transformers that goes on from a prefix of embeddings.
+    """Step-wise model of a transformers causal language model, conditioned on a prefix of embeddings.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ _REST = ("lengths", "logp", "scores", "finished", "group")
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """What a search has written for n items, k hypotheses each, the best first.
+    """Finished hypotheses of n items, k each, best first.
 
     Attributes
     ----------
@@ -261,7 +261,7 @@ def sample(
     constraint: Constraint | None = None,
     rescore: Rescore | None = None,
 ) -> Hypotheses:
-    """Draw ``n_samples`` continuations of each item by nucleus sampling.
+    """Nucleus sampling: draw ``n_samples`` continuations of each item.
 
     Each token is drawn from ``softmax(z / temperature)`` cut to the fewest tokens whose probabilities reach
     ``top_p`` (and to the ``top_k`` most probable). Random numbers belong to (seed, item, sample): an item's captions

@@ -47,7 +47,7 @@ def beam_search(
     rescore: Rescore | None = None,
     rescore_steps: bool = False,
 ) -> Hypotheses:
-    r"""The best continuations of each item, all items and beams in one batch.
+    r"""Beam search, optionally diverse, for all items and beams in one batch.
 
     With :math:`\ell_t = \log \mathrm{softmax}(z_t / T)` and length :math:`L` (stop token included), hypotheses are
     kept at every step by
@@ -294,7 +294,7 @@ class _Search:
 
 
 class Generated(NamedTuple):
-    """One caption: its text, score, tokens (the stop token included), whether it ended, and its group of beams."""
+    """Generated caption: text, score, tokens (stop token included), whether it finished, group of beams."""
 
     text: str
     score: float

@@ -1,1 +1,1 @@
-"""From weights to an embedding on the manifold of natural images."""
+"""Projection of weights onto the manifold of natural-image embeddings."""

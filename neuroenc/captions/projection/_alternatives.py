@@ -1,4 +1,4 @@
-"""Projections of weights with one contract: softmax, nearest image, a denoiser's draws, and none at all."""
+"""Projection methods under one contract: softmax, nearest image, denoiser, none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def project_weights(
     progress: bool = True,
     **options: Any,
 ) -> xr.Dataset:
-    r"""An embedding for each voxel's weights, and how natural it is, by one of four methods.
+    r"""Project voxel weights to image embeddings by one of four methods, with distance to natural images.
 
     With ``w_i`` the direction of the weights, ``m_k = M_k / ||M_k||`` images and
     ``s_ik = softmax_k(w_i . m_k / temperature)``:

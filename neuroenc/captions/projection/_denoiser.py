@@ -49,7 +49,7 @@ def _noise(label: Any, sample: int, seed: int) -> np.random.Generator:
 
 
 class ConceptDenoiser:
-    r"""Draws natural-image embeddings that a voxel likes, instead of their average.
+    r"""Diffusion prior over natural-image embeddings, conditioned on a voxel's weights.
 
     The softmax projection is the mean of a distribution over images, ``s_i(k) = softmax_k(w_i . m_k / temperature)``.
     A voxel that likes two things has a mean between them, which is neither. This draws from ``s_i``, smoothed over

@@ -360,7 +360,7 @@ def train_denoiser(
 def copying(
     samples: Any, train: Any, held_out: Any, *, seed: int = 0, max_memory: str | int | None = None
 ) -> dict[str, float]:
-    r"""Are draws nearer to the images that a denoiser was fitted to than to others of the same kind?
+    r"""Memorisation check: are samples nearer to the denoiser's training images than to others?
 
     Distances are :math:`\min_k \|x - m_k\|` of unit vectors, to sets of equal size: as many training images, drawn at
     random, as there are held-out ones. A denoiser that learned the distribution is as near to both; one that keeps its
@@ -427,7 +427,7 @@ def copying(
 
 
 def contrastive_accuracy(predicted: Any, truth: Any) -> float:
-    r"""Share of other truths that lie farther from a prediction than its own, averaged over predictions.
+    r"""Contrastive accuracy: share of other targets that are farther from a prediction than its own.
 
     .. math:: \frac{1}{n (n - 1)} \sum_i \sum_{j \ne i} [\|p_i - x_j\| > \|p_i - x_i\|]
 

@@ -1,4 +1,4 @@
-"""The matrix products and exponentials of the projection, a tile of voxels x images at a time.
+"""Tiled matrix products and exponentials of the projection.
 
 A kernel holds the weights of all voxels, divided by the temperature, and the rows of one chunk; states ask it for the
 largest logits of a tile, for the entries near them, and for exponentials and sums. numpy and torch give the same

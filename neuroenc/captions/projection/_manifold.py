@@ -1,4 +1,4 @@
-"""How far embeddings lie from those of natural images, beside how far natural images lie from each other."""
+"""Distance of embeddings to the manifold of natural images, relative to distances among natural images."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def on_manifold(
     seed: int = 0,
     max_memory: str | int | None = None,
 ) -> xr.Dataset:
-    r"""Distance of directions to the nearest natural image, beside that of natural images to each other.
+    r"""Distance of directions to the nearest natural image, relative to distances among natural images.
 
     .. math:: \delta_i = \min_k \| e_i / \|e_i\| - m_k \|, \qquad
         \delta^{nat} = \mathrm{median}_{k} \min_{l \ne k} \| m_k - m_l \|

@@ -153,7 +153,7 @@ def project_folds(
     client: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Project weights onto each of several samples of a bank, all in one pass over it.
+    """Project weights onto each of several folds of a bank, in one pass.
 
     Each fold's projection is that of :func:`project` on its images alone. What agrees between folds does not hang
     on single images of the bank.

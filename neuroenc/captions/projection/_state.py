@@ -18,7 +18,7 @@ __all__ = ["ProjectionState", "TruncatedState"]
 
 
 class ProjectionState:
-    """Softmax-weighted sums of a bank's embeddings for unit-norm weights, updated row by row.
+    """Online-softmax state: weighted sums of bank embeddings per voxel, updated row by row.
 
     With cosines ``c_k = w . m_k``, ``m_k = M_k / ||M_k||`` and a reference ``c*`` (the largest cosine
     so far), the state holds ``Z = sum_k exp((c_k - c*) / temperature)``, the sums of ``m_k`` (or ``M_k``
@@ -223,7 +223,7 @@ _WEIGHTINGS = ("softmax", "uniform")
 
 
 class TruncatedState:
-    r"""The ``k`` nearest rows of each voxel, and the softmax mass of all rows, in one pass.
+    r"""Online-softmax state truncated to the ``k`` nearest images of each voxel.
 
     With the weights ``s`` of the full softmax, ``T`` the k nearest rows and ``lambda = 1 - sum_T s_k``, the full
     average is ``(1 - lambda) a + lambda b``: ``a`` the softmax average over T, ``b`` that of the rest, ``|b| <= r``

@@ -35,7 +35,7 @@ _KINDS = ("disjoint", "resampled")
 
 
 def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "disjoint", seed: int = 0) -> np.ndarray:
-    """Samples of a bank without replacement, as masks.
+    """Sample folds of a bank without replacement, as masks.
 
     Pools of images that are sampled in different ways stand beside each other along the bank: masks of pools
     are joined with ``numpy.concatenate(..., axis=1)``. The released folds take a disjoint fifth of one pool and, anew

@@ -62,7 +62,7 @@ _HEADS = ("last", "first", "height")
 
 
 class Bracketing(NamedTuple):
-    """A text with its tree.
+    """Constituency tree of a text.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Bracketing(NamedTuple):
 
 
 class SyntacticDistanceParser:
-    r"""Trees and phrases of captions, learned from captions without any tree: StructFormer.
+    r"""Unsupervised constituency parser by syntactic distances (StructFormer).
 
     Convolutions over word embeddings give each pair of neighbours a distance :math:`\tau_i` and each word a height
     :math:`\delta_i`. They say how likely word j is the parent of word i,

@@ -70,7 +70,7 @@ def spacy_version() -> str:
 
 @lru_cache(maxsize=4)
 def load_spacy(model: str | None = None) -> Any:
-    """spaCy's small English pipeline (tagger, parser, lemmatiser; no entities), loaded once.
+    """Load spaCy's small English pipeline (tagger, parser, lemmatiser), once.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def phrases_of(
 def find_phrases(
     captions: Sequence[str], engine: str | PhraseFinder = "auto", *, stop: Iterable[str] = NO_THINGS
 ) -> pd.DataFrame:
-    """The noun phrases of captions, with the characters at which they stand.
+    """Find the noun phrases of captions, with their character positions.
 
     Determiners and numbers in front are left out ("two red cats" gives "red cats"), prepositional phrases behind
     are phrases of their own ("a man with a beard" gives "man" and "beard").

@@ -1,4 +1,4 @@
-"""Feature spaces, cores and readouts compared: the same rows, folds and budget, and paired statistics.
+"""Comparison of feature spaces, cores and readouts on equal rows, folds and budget, with paired statistics.
 
 Examples
 --------

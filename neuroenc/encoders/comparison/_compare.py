@@ -280,7 +280,7 @@ def compare(
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Fit every feature space through every readout on the same rows with the same budget, and compare.
+    """Compare feature spaces x readouts: fit each on the same rows, folds and budget, with paired statistics.
 
     Every cell (feature space, core, readout) sees the same outer folds by stimulus, and within each the same
     validation split. ``n_candidates`` settings are drawn from the readout's search space; the one with the highest

@@ -42,7 +42,7 @@ _DECIDED = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoder of the comparison; plain data, so that workers anywhere can take it.
+    """Cell of a comparison: one feature space read by one readout.
 
     ``features`` names the feature space, ``readout`` and ``core`` are labels, ``kind`` and ``core_kind`` what they
     stand for. ``options`` are fixed, ``search`` is what the inner validation may choose from, ``training`` goes to
@@ -162,7 +162,7 @@ def build_cells(
     keep: Sequence[str] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
-    """Every feature space with every readout, and every core on its feature spaces with every readout.
+    """Build the cells of a comparison: every feature space, and every core, with every readout.
 
     Parameters
     ----------

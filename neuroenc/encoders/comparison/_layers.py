@@ -1,4 +1,4 @@
-"""Which layer, in their order, predicts a voxel best through one readout."""
+"""Layer profiles: the best layer of each voxel through one readout."""
 
 from __future__ import annotations
 

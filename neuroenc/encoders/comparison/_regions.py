@@ -1,4 +1,4 @@
-"""Which of vision, dense captions and single captions predicts a voxel best, through one and the same readout."""
+"""Modality profiles: vision, dense captions or single captions as the best predictor of each voxel."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def write_files(comparison: Comparison, folder: Path, q: float = 0.05) -> dict[s
 
 
 class Comparison:
-    """Cells fitted on the same rows, folds and budget, with the statistics to tell them apart.
+    """Result of a comparison: scores of all cells, with paired statistics.
 
     Made by `compare`. Every statistic uses the predictions of test rows alone, and the same resamples of the
     stimuli for every cell, so that all differences are paired. Predictions are fixed in the bootstrap: it measures

@@ -215,7 +215,7 @@ def pair_table(
 
 
 def closest_rival(cell: str, pairs: pd.DataFrame, level: float = 0.05) -> dict[str, Any]:
-    """How ``cell`` stands against all others in `pair_table`, over all voxels.
+    """Compare ``cell`` with its closest rival in `pair_table`, over all voxels.
 
     The rival is the cell that is ahead of it by most, else the one that it leads by least. ``difference`` (of medians
     of paired differences, ``cell`` minus rival) comes with its interval, p and q; ``verdict`` is "ahead of every

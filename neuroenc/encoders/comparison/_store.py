@@ -1,4 +1,4 @@
-"""What the fits of a comparison read and write, on disk or in memory."""
+"""Store of a comparison: inputs and results of its fits, on disk or in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closed form inside the in-context encoder: the network weighs priors and noise levels, a solve gives the weights."""
+"""Closed-form anchor of the in-context encoder: a posterior mean under priors weighted by the network."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def row_weights(given: GivenSupport, rows: slice, max_bytes: int) -> Iterator[tu
 def support_attention(
     model: Any, X: Any = None, Y: Any = None, *, per_head: bool = False, max_bytes: int = MAX_BYTES
 ) -> xr.DataArray:
-    """Attention of the register that is read out to the support images.
+    """Attention of the output register to the support images.
 
     Only that row of each layer is computed, block by block of voxels; all else stays fused.
 
@@ -175,7 +175,7 @@ def top_support(
     k: int = 8,
     layer: int | slice | None = -1,
 ) -> pd.DataFrame:
-    """Support images that voxels of each region attend to most and least.
+    """Most and least attended support images of the voxels of each region.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def head_importance(
     max_bytes: int = MAX_BYTES,
     progress: bool = False,
 ) -> xr.DataArray:
-    """Rise of each voxel's squared error on queries when a head is masked.
+    """Importance of each head: increase of each voxel's squared query error when it is masked.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def _errors(given: GivenSupport, query: np.ndarray, measured: np.ndarray, max_by
 
 
 def circuit_overlap(importance: xr.DataArray, by: str = "roi", *, top: int = 4) -> xr.Dataset:
-    """How many of the heads that matter most are the same in two groups of voxels.
+    """Overlap of the most important heads of two groups of voxels.
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def circuit_overlap(importance: xr.DataArray, by: str = "roi", *, top: int = 4) 
 def sink_report(
     model: Any, X: Any = None, Y: Any = None, *, threshold: float = 0.1, max_bytes: int = MAX_BYTES
 ) -> xr.Dataset:
-    """Where the attention of the register that is read out piles up, by layer and head.
+    """Attention sinks of the output register, by layer and head.
 
     Parameters
     ----------

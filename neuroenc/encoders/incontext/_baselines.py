@@ -48,7 +48,7 @@ class SupportBased(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
 
 class MeanResponse(SupportBased):
-    """Predicts the mean support response of a voxel for every stimulus; its explained variance is 0.
+    """Baseline: predict the mean support response of a voxel; its explained variance is 0.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class MeanResponse(SupportBased):
 
 
 class NearestStimuli(SupportBased):
-    r"""Mean response to the ``k`` support stimuli nearest to the query.
+    r"""Baseline: nearest neighbours, the mean response to the ``k`` most similar support stimuli.
 
     .. math:: \hat y_v(x) = \sum_{t \in N_k(x)} \omega_t y_{tv} \Big/ \sum_{t \in N_k(x)} \omega_t
 
@@ -138,7 +138,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 class AnatomicalTransfer(SupportBased):
-    r"""Predicts a new subject's voxel by the encoders of other subjects' voxels that lie at the same place.
+    r"""Baseline: predict a voxel by encoders of other subjects' voxels at the same cortical place.
 
     .. math:: \hat y_v(x) = g_v \frac{1}{S} \sum_s \frac{\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)
               \,(x \cdot w_u + b_u)} {\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)} + o_v, \qquad
@@ -311,7 +311,7 @@ def _gains(predicted: Floats, responses: Floats, strength: float) -> tuple[Float
 
 
 def surface_positions(responses: xr.DataArray, vertices: Mapping[str, Any] | None = None) -> tuple[Floats, np.ndarray]:
-    """Places (voxel, 3) in millimetres and hemispheres (voxel,) of responses on a surface.
+    """Surface coordinates (voxel, 3) in millimetres and hemispheres (voxel,) of responses.
 
     Parameters
     ----------
@@ -354,7 +354,7 @@ _BLOCK = 2048
 
 
 class PaperRidge(LinearEncoder):
-    r"""Ridge as in the released evaluation of BraInCoRL, step by step.
+    r"""Baseline: ridge regression as in the released evaluation code of BraInCoRL.
 
     Rows are cut into ``cv`` consecutive folds of ``n // cv``; rows left over stand in every training set and in no
     test set. The intercept is a column of ones and is penalised like every weight:

@@ -103,7 +103,7 @@ PLUGS = ("normaliser", "position", "context")
 
 @dataclass(frozen=True)
 class InContextConfig:
-    """Shape of an `InContextModel`.
+    """Architecture settings of an `InContextModel`.
 
     Parameters
     ----------

@@ -244,7 +244,7 @@ def _interval(
 def support_draws(
     n: int, sizes: Sequence[int], n_draws: int, *, seed: int = 0, nested: bool = True
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Rows (size,) of every (size, draw), without replacement.
+    """Draw support rows (size,) for every (size, draw), without replacement.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def support_curve(
     noise_ceiling: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Explained variance on the queries of every method, size, draw and voxel.
+    """Support curve: explained variance on queries by method, support size, draw and voxel.
 
     Every method sees the same support of a draw.
 

@@ -101,7 +101,7 @@ _Hyper = tuple[Floats, Floats] | None
 
 
 class EmpiricalBayesRidge(LinearEncoder):
-    r"""Posterior mean of a voxel's weights under a prior made from other voxels, in closed form.
+    r"""Empirical-Bayes ridge: posterior mean of a voxel's weights under a prior from other voxels.
 
     .. math:: y_v \sim N(X \mu + b_v,\; s_v X C X^T + \sigma_v^2 I)
 

@@ -378,7 +378,7 @@ class WeightSums:
 
 
 class ChunkAveraged(InContextEncoder):
-    r"""In-context encoder for supports longer than those in training.
+    r"""In-context encoder for long supports: weights averaged over chunks.
 
     .. math:: (w_v, b_v) = \sum_c \frac{n_{vc}}{n_v}\, T_\theta\big(\{(x_t, y_{vt})\}_{t \in c}\big)
 

@@ -1,4 +1,4 @@
-"""Intervals of weights and predictions from fits to parts of a support."""
+"""Ensembles over parts of a support: intervals of weights and predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEVELS = 2001  # quantiles that are kept of planted voxels' errors
 
 @dataclass(eq=False)
 class SupportEnsemble:
-    """What `support_ensemble` gives.
+    """Result of `support_ensemble`: weights and predictions with intervals.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def support_ensemble(
     n_planted: int = 128,
     progress: bool = False,
 ) -> SupportEnsemble:
-    r"""Fit an encoder to the support and to parts of it, for intervals of what it predicts.
+    r"""Fit an encoder to the support and to resampled parts of it, for predictive intervals.
 
     .. math:: s^2 = \max\!\Big(\frac{m}{n - m}\,\mathrm{Var}_{\text{subsets}}[\hat f],\;
               \mathrm{Var}[f \mid \text{support}]\Big)

@@ -20,7 +20,7 @@ __all__ = ["Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "Syn
 
 
 class Episode(NamedTuple):
-    """Trials of voxels that share their images.
+    """Training episode: support and query trials of voxels that share their images.
 
     ``x`` (support, feature), ``y`` (voxel, support), ``xq`` (query, feature), ``yq`` (voxel, query), and where they are
     known the true ``weights`` (voxel, feature + 1), intercept last. NaN where a response is missing.
@@ -34,7 +34,7 @@ class Episode(NamedTuple):
 
 
 class EpisodeSource(Protocol):
-    """Where episodes come from; what is drawn follows from the generator alone."""
+    """Base class of episode sources; draws depend on the random generator alone."""
 
     n_features: int
 
@@ -73,7 +73,7 @@ def _rows(array: Any, rows: np.ndarray) -> np.ndarray:
 
 
 class SyntheticEpisodes:
-    r"""Voxels whose weights come from a prior, on real images' embeddings.
+    r"""Synthetic episodes: voxel weights drawn from a prior, on embeddings of real images.
 
     .. math:: y_t = \sqrt{\rho}\,\frac{w \cdot (x_t - \bar x)}{s_w} + \sqrt{1 - \rho}\,\epsilon_t, \qquad
               \rho \sim U(\rho_{\min}, \rho_{\max})
@@ -159,7 +159,7 @@ class SyntheticEpisodes:
 
 
 class ResponseEpisodes:
-    """Voxels of real subjects.
+    """Episodes of measured voxels of real subjects.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class ResponseEpisodes:
 
 
 class MixedEpisodes:
-    """Episodes of several sources, each with its share.
+    """Mixture of episode sources, each with its share.
 
     Parameters
     ----------

@@ -1,4 +1,19 @@
-"""Gaussian evidence of many voxels with one design, and hierarchical Bayes over their weights."""
+"""Gaussian evidence of many voxels with one design, and hierarchical Bayes over their weights.
+
+With a prior ``w ~ N(m, tau C)``, ``C = L L'``, noise ``sigma2 I``, and ``rho = tau / sigma2``, let ``A = X L`` have the
+Gram matrix ``A'A = V diag(d) V'``, let ``r = y - X m`` and ``t = V'A'r``. Then
+
+* posterior mean of ``w - m`` is ``L V a``, ``a = rho t / (1 + rho d)``, whatever ``sigma2`` is;
+* its posterior covariance is ``L V diag(tau / (1 + rho d)) V'L'`` (within the span of ``L V``; prior outside);
+* ``log p(y) = -(dof log(2 pi sigma2) + sum log(1 + rho d) + q / sigma2) / 2`` with
+  ``q = r'r - sum rho t^2 / (1 + rho d)``.
+
+An intercept without penalty is projected out: X and y centred, ``dof = n - 1`` (restricted likelihood).
+
+Voxel v of subject s: ``y = X w + b + e``, ``e ~ N(0, sigma2_v)``, ``w ~ N(m, tau_v C)``, ``b`` free, and
+``(log tau_v, log sigma2_v)`` Gaussian over voxels. EM over voxels: weights are integrated in closed form, (tau, sigma2)
+on a grid, so that an iteration costs one decomposition a subject whatever the number of stimuli.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class WeightComponents:
-    """Principal components of weight directions; from `weight_components`.
+    """Principal components of weight directions; result of `weight_components`.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class WeightComponents:
 
 
 def weight_components(coef: Any, n: int = 3, *, weight: Any = None) -> WeightComponents:
-    """Principal components of the directions of voxels' weights.
+    """Principal component analysis of the directions of voxel weights.
 
     Weights are scaled to unit norm first: strength says how well a voxel is predicted, direction what it prefers.
 
@@ -155,7 +155,7 @@ def text_selectivity(
     centre: bool = True,
     project: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> xr.DataArray:
-    r"""Responses that voxels are predicted to have to categories named in words.
+    r"""Predicted selectivity of voxels to categories given as text prompts.
 
     .. math:: t_c = \frac{\sum_k t_{ck}}{\|\sum_k t_{ck}\|}, \qquad r_{cv} = w_v \cdot t_c + b_v
 
@@ -238,7 +238,7 @@ def confusion(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Which category the voxels of each region are predicted to prefer.
+    """Confusion matrix of regions and predicted preferred categories.
 
     Parameters
     ----------

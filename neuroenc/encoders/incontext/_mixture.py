@@ -1,4 +1,4 @@
-"""Mixtures of Gaussian priors over a voxel's weights: clusters of voxels, places in a map, and ignorance."""
+"""Mixtures of Gaussian priors over a voxel's weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLENDS = (0.0, 0.1, 0.3, 0.6, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class PriorMixture:
-    r"""Mixture of Gaussians over a voxel's weights.
+    r"""Gaussian mixture prior over voxel weights.
 
     .. math:: w \sim \sum_k \pi_k\, N(\sqrt{s}\,\mu_k, s\,C_k), \qquad
               \overline{(w \cdot (x - \bar x))^2} = 1 \text{ at } s = 1 \text{ for every component}

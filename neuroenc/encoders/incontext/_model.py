@@ -35,7 +35,7 @@ __all__ = ["SHIPPED", "InContextModel", "VoxelWeights", "load_model", "make_mode
 
 
 class VoxelWeights(NamedTuple):
-    """What a model gives for each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).
+    """Predicted weights of each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).
 
     In response units per feature unit, and in response units. An anchored model also gives ``noise`` (voxel,), the
     variance of a response around its prediction, and, if asked, ``covariance`` (voxel, feature + 1, feature + 1), the
@@ -69,7 +69,7 @@ class VoxelWeights(NamedTuple):
 def make_model(
     preset: str | InContextConfig, *, prior: PriorMixture | None = None, seed: int = 0, **changes: Any
 ) -> InContextModel:
-    """A model with random weights.
+    """Make an in-context model with random weights.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def make_model(
 
 
 class InContextModel(nn.Module):
-    r"""Support set of a voxel in, weights of its encoder out (BraInCoRL).
+    r"""In-context model (BraInCoRL): maps a voxel's support set to the weights of its encoder.
 
     .. math:: c_t = [x_t; y_t], \quad z = \mathrm{blocks}([r_1 \dots r_4; \mathrm{early}(c_1) \dots]), \quad
               (w, b) = \mathrm{head}(z_1), \quad \hat y_q = w \cdot x_q + b
@@ -326,7 +326,7 @@ SHIPPED = ("world",)
 
 
 def save_model(model: InContextModel, path: str | os.PathLike[str], **record: Any) -> Path:
-    """Write a model to the folder ``path``: ``model.safetensors`` and ``model.json``.
+    """Save an in-context model to a folder: ``model.safetensors`` and ``model.json``.
 
     A kill leaves the model that stood there, or the new one.
 
@@ -359,7 +359,7 @@ def save_model(model: InContextModel, path: str | os.PathLike[str], **record: An
 
 
 def load_model(path: str | os.PathLike[str]) -> InContextModel:
-    """Read a model.
+    """Load an in-context model from a folder, or a shipped one by name.
 
     Parameters
     ----------

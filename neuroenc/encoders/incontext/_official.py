@@ -1,4 +1,4 @@
-"""Checkpoints of the released BraInCoRL: into a model of the published form, and back."""
+"""Conversion of released BraInCoRL checkpoints, both ways."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BYPASS = re.compile(r"bypass|skip|short|resid|proj", re.IGNORECASE)
 
 
 def load_braincorl(path: str | os.PathLike[str], *, heads: int = 10) -> InContextModel:
-    """Read a checkpoint of the released BraInCoRL.
+    """Load a released BraInCoRL checkpoint.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def load_braincorl(path: str | os.PathLike[str], *, heads: int = 10) -> InContex
 
 
 def published_state_dict(model: InContextModel) -> dict[str, Tensor]:
-    """Weights of a model of the published form under the released names, as ``torch.save`` would write them.
+    """State dict of a published-form model under the released parameter names.
 
     Examples
     --------

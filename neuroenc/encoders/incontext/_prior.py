@@ -151,7 +151,7 @@ def _choose(
 
 @dataclass(frozen=True, eq=False)
 class WeightPrior:
-    r"""Gaussian prior of a voxel's weights, :math:`w \sim N(\mu, \tau_v C)`, :math:`b \sim N(\mu_b, \sigma_b^2)`.
+    r"""Gaussian prior over voxel weights, :math:`w \sim N(\mu, \tau_v C)`, :math:`b \sim N(\mu_b, \sigma_b^2)`.
 
     Parameters
     ----------

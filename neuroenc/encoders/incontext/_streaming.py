@@ -253,7 +253,7 @@ def _plus(a: Moments | None, b: Moments | None) -> Moments | None:
 
 
 class StreamingSession:
-    """Weights of all voxels after every trial, in memory and time that do not grow with the session.
+    """Streaming session: update the weights of all voxels after every trial, in constant memory and time.
 
     Parameters
     ----------

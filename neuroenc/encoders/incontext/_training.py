@@ -40,7 +40,7 @@ LOSSES = ("response", "weights", "likelihood")
 
 @dataclass(frozen=True)
 class Stage:
-    """Settings of one stage of training.
+    """Settings of one training stage.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ STAGES = {
 
 
 def make_stage(name: str | Stage, **changes: Any) -> Stage:
-    """A stage by name, with changes.
+    """Make a training stage by name, with changes.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ _HALF = {"32": None, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """What `train_stage` found, besides the weights that it left in the model.
+    """Result of `train_stage`: learning curves and the best step.
 
     Attributes
     ----------
@@ -231,7 +231,7 @@ def validation_episodes(
     query: int = 100,
     seed: int = 1,
 ) -> list[Episode]:
-    """The same episodes for every evaluation: ``repeats`` of each support size.
+    """Draw a fixed set of validation episodes: ``repeats`` of each support size.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def train_stage(
     max_seconds: float | None = None,
     **changes: Any,
 ) -> TrainedStage:
-    """Train a model on episodes, in place; the weights of the best evaluation are kept.
+    """Train an in-context model on episodes, in place; the best validated weights are kept.
 
     The episodes of a step follow from ``seed`` and the step alone, so that a run that was killed ends with the bytes
     of one that was not (on the CPU).

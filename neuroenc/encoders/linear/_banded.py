@@ -40,7 +40,7 @@ __all__ = ["BandedRidgeEncoder", "simplex_candidates"]
 def simplex_candidates(
     n_bands: int, n_candidates: int, seed: int, concentration: Sequence[float] = (0.1, 1.0)
 ) -> np.ndarray:
-    """Candidate band weights gamma (candidate, band), rows summing to one.
+    """Sample candidate band weights gamma (candidate, band) on the simplex.
 
     The first is uniform (plain ridge), then one for each band alone, then Dirichlet draws that cycle through
     ``concentration`` (small values give sparse weights).

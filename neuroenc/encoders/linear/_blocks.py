@@ -1,4 +1,4 @@
-"""Work on blocks of voxels: threads, dask, and results kept on disk so that a killed fit goes on."""
+"""Blocks of voxels: threads, dask, and results kept on disk for resumption."""
 
 from __future__ import annotations
 

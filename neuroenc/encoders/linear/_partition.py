@@ -1,4 +1,4 @@
-"""Variance partitioning of voxelwise encoders: every subset of the feature spaces, fitted and scored out of fold."""
+"""Variance partitioning of voxelwise encoders over subsets of feature spaces, out of fold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AND = " & "
 
 
 def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.ndarray:
-    """Band weights (candidate, band) for joint models that contain the models of their parts.
+    """Band weights (candidate, band) under which joint models contain the models of their parts.
 
     The uniform weighting of every subset of the bands comes first (single bands among them), then Dirichlet draws.
     A joint model may thus leave out what does not help, and falls below its parts by chance only.
@@ -130,7 +130,7 @@ def variance_partition(
     max_memory: str | int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    r"""Unique and shared shares of variance of two or three feature spaces, per voxel, out of fold.
+    r"""Variance partitioning: unique and shared variance of 2 or 3 feature spaces per voxel, out of fold.
 
     For every non-empty subset T of the spaces an encoder is fitted on the training rows of each fold and predicts
     the rows left out; f(T) is the score of all these predictions, and

@@ -1,4 +1,4 @@
-"""Ridge weights again on resampled rows, with the penalties of a fit: what a voxel's weights owe to its data."""
+"""Ridge weights on resampled rows with fixed penalties: sampling variability of weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["resampled_rows", "ridge_weights"]
 
 
 def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
-    r"""Weights of all voxels for penalties that are given.
+    r"""Ridge weights of all voxels for given penalties.
 
     .. math:: \min_{w_v, b_v} \|y_v - X w_v - b_v\|^2 + \alpha_v \|w_v\|^2
 
@@ -67,7 +67,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, seed: int = 0) -> Iterator[np.ndarray]:
-    """Rows of resampled data: whole groups (stimuli, runs or sessions) with replacement, or disjoint halves.
+    """Resample rows by groups (stimuli, runs or sessions): bootstrap samples, or disjoint halves.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ __all__ = ["RidgeEncoder"]
 
 
 class RidgeEncoder(LinearEncoder):
-    r"""Voxelwise ridge regression, the penalty of each voxel chosen by cross-validation.
+    r"""Voxelwise ridge regression with one cross-validated penalty per voxel.
 
     .. math:: \min_{w_v, b_v} \lVert y_v - X w_v - b_v \rVert^2 + \alpha_v \lVert w_v \rVert^2
 

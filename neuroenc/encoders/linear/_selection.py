@@ -1,4 +1,4 @@
-"""Choice of layer or backbone per voxel inside cross-validation, so that the score of the choice is unbiased."""
+"""Nested selection of layer or backbone per voxel."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def select_features(
     per: Any = "voxel",
     progress: bool = False,
 ) -> xr.Dataset:
-    r"""Best layer or backbone of every voxel by nested cross-validation.
+    r"""Select the best layer or backbone of every voxel by nested cross-validation.
 
     In outer fold k candidate c gets the score :math:`g_{kc}` from the training rows alone (inner folds); the
     winner predicts the rows left out, and only that prediction is scored:

@@ -1,4 +1,16 @@
-"""Decompositions and cross-validated scores behind ridge regression, shared by voxels and penalties."""
+"""Decompositions and cross-validated scores behind ridge regression, shared by voxels and penalties.
+
+For centred training features ``X`` (n, p) and responses ``Y`` (n, v) every ridge prediction on the
+left-out rows is ``B diag(1 / (s + alpha)) z``, where only ``z`` (r, v) depends on the responses:
+
+* primal (n >= p): ``X'X = V diag(s) V'``, ``z = V'X'Y`` and ``B = X_test V``; where X_test has more rows
+  than columns, B is replaced by the triangular R of its QR decomposition, which has the same norms;
+* dual (n < p): ``XX' = U diag(s) U'``, ``z = U'Y`` and ``B = X_test X'U``.
+
+The sum of squared errors then needs no predictions of single stimuli:
+``|y - B D z|^2 = y'y - 2 (D z)'c + |B D z|^2`` with ``c = B'y``, and ``(D z)'c`` for all penalties is one
+small product. Decompositions are float64; the large products use the precision of the data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readouts: from feature maps to voxels, behind one protocol, and the loop that trains them.
+"""Readouts from feature maps to voxels behind one protocol, and their training loop.
 
 Examples
 --------

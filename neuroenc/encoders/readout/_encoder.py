@@ -224,7 +224,7 @@ _CURVES = ("epoch", "loss", "penalty", "validation_r", "lr", "seconds")
 
 
 class ReadoutEncoder(FittedReadout):
-    r"""Voxelwise encoder that reads feature maps through a readout.
+    r"""Voxelwise encoder on feature maps: a readout on frozen features or behind a trained core.
 
     .. math:: \hat y_v = \mathrm{readout}_v\big(\mathrm{core}(x)\big), \qquad
               x \leftarrow (x - \mu_c) / \sigma_c

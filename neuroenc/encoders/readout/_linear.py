@@ -32,7 +32,7 @@ def pool_map(x: Any, cells: int | None) -> Any:
 
 @register_readout
 class LinearReadout(Readout):
-    r"""Every place of every channel has its own weight.
+    r"""Linear readout: one weight per position and channel.
 
     .. math:: y_v = b_v + \sum_{c,h,w} W_{v,chw}\, x_{chw}
 
@@ -136,7 +136,7 @@ class LinearReadout(Readout):
 
 @register_readout
 class PooledReadout(LinearReadout):
-    r"""No position at all: weights on the channels' averages over the map.
+    r"""Pooled readout: channel weights on spatially averaged feature maps.
 
     .. math:: y_v = b_v + \sum_c f_{vc} \frac{1}{HW}\sum_{h,w} x_{chw}
 

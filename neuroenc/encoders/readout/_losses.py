@@ -1,4 +1,4 @@
-"""Losses of readouts: a sum over voxels of means over the images that each voxel's subject saw."""
+"""Losses of readouts: sums over voxels of means over the images that each voxel's subject saw."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ LOSSES: tuple[str, ...] = tuple(_TERMS)
 
 
 def make_loss(name: str | Loss) -> Loss:
-    r"""A loss by name.
+    r"""Make a loss by name.
 
     ``"mse"`` is :math:`(p - t)^2`; ``"poisson"`` is :math:`r - t \log r` with :math:`r = \log(1 + e^p)`;
     ``"ccc"`` is, per voxel, 1 minus the concordance correlation

@@ -1,4 +1,4 @@
-"""Rows of large arrays as tensors: held whole where they fit, otherwise read batch by batch."""
+"""Batches of feature maps as tensors: held in memory where they fit, else read batch by batch."""
 
 from __future__ import annotations
 

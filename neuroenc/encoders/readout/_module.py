@@ -1,4 +1,4 @@
-"""A core and the readouts of all subjects as one module."""
+"""Torch module of a core and the readouts of all subjects."""
 
 from __future__ import annotations
 

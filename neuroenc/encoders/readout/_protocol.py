@@ -1,4 +1,4 @@
-"""What every readout is: a torch module from feature maps to voxels, chunked over voxels."""
+"""Protocol and registry of readouts: torch modules from feature maps to voxels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READOUTS: dict[str, type[Readout]] = {}
 
 
 class Readout(nn.Module, ABC):
-    """Responses ``y[b, v]`` of voxels read from feature maps ``x[b, c, h, w]``.
+    """Base class of readouts: responses ``y[b, v]`` of voxels from feature maps ``x[b, c, h, w]``.
 
     Positions are in [-1, 1], x to the right and y down, with -1 and 1 the outer edges of the map, so that the
     field of view is 2 wide.
@@ -134,7 +134,7 @@ class Readout(nn.Module, ABC):
 
 
 def register_readout(cls: type[Readout]) -> type[Readout]:
-    """Make a readout known by its ``name``.
+    """Register a readout class by its ``name``.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def register_readout(cls: type[Readout]) -> type[Readout]:
 
 
 def make_readout(name: str, in_shape: Sequence[int], n_voxels: int, **options: Any) -> Readout:
-    """A readout by name.
+    """Make a readout by name.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The semantic spatial transformer: masks and feature maps that move with what the stimulus shows."""
+"""Semantic spatial transformer readout: stimulus-dependent warps of masks and feature maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["SemanticSpatialReadout"]
 
 @register_readout
 class SemanticSpatialReadout(FactorizedReadout):
-    r"""A factorised readout whose mask and feature maps are warped anew for every stimulus.
+    r"""Semantic spatial transformer: factorised readout whose mask and maps are warped per stimulus.
 
     .. math:: y_v(I) = b_v + \sum_c f_{vc} \sum_{h,w} \tilde x_c[h,w]\, \tilde m_v[h,w]
 

@@ -23,7 +23,7 @@ _READS = ("sample", "integrate")
 
 @register_readout
 class GaussianReadout(Readout):
-    r"""One position and one spread per voxel, and a weight per channel.
+    r"""Gaussian readout: a receptive-field centre and width per voxel, and channel weights.
 
     ``read="sample"`` reads the map at one point, drawn anew for every stimulus and voxel while training and the mean
     when predicting (Lurz et al. 2021):
@@ -214,7 +214,7 @@ _INITS = ("flat", "normal")
 
 @register_readout
 class FactorizedReadout(Readout):
-    r"""One mask and one feature vector per voxel: a weight matrix of rank one.
+    r"""Factorised readout: one spatial mask and one channel vector per voxel (rank one).
 
     .. math:: y_v = b_v + \sum_c f_{vc} \sum_{h,w} m_v[h,w]\, x_c[h,w], \qquad
               m_v = S_v / (\lVert S_v \rVert_F + 10^{-6})
@@ -336,7 +336,7 @@ class FactorizedReadout(Readout):
 
 @register_readout
 class AttentionReadout(Readout):
-    r"""Each query looks where its key matches, and reads the features that it finds there.
+    r"""Attention readout: learned queries pool the feature map where keys match.
 
     .. math:: a_{q}[p] = \mathrm{softmax}_p\big(q^\top K (x[p] + e[p]) / \sqrt{d}\big), \qquad
               y_v = b_v + \sum_h \sum_c f_{vhc} \sum_p a_{q(v)h}[p]\, x_c[p]

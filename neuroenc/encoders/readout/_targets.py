@@ -1,4 +1,4 @@
-"""Responses in which NaN means "not seen", the subjects that voxels belong to, and rows kept apart for validation."""
+"""Training targets: responses with NaN for unseen stimuli, subjects of voxels, validation rows."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ _CUT = 0.3
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` found, besides the weights that it left in the model.
+    """Result of `train`: learning curves, best epoch, learning-rate schedule.
 
     Attributes
     ----------
@@ -406,7 +406,7 @@ def train(
     evaluation_batch: int | None = None,
     progress: bool = False,
 ) -> TrainResult:
-    r"""Minimise loss plus penalty over the parameters of a model, in place.
+    r"""Train a readout: minimise loss plus penalty, in place.
 
     .. math:: \min_\theta \sum_v \frac{1}{n_v} \sum_{b\,seen} \ell(f_\theta(x_b)_v, y_{bv}) + R(\theta)
 

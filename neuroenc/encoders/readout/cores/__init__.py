@@ -1,4 +1,4 @@
-"""Cores: networks from images or grids to feature maps, trained together with a readout or held still.
+"""Cores: trained or frozen networks from images or grids to feature maps.
 
 Examples
 --------

@@ -28,7 +28,7 @@ def check_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 class Core(nn.Module, ABC):
-    """Feature map ``z = core(x)`` with ``x`` (B, C, H, W) and ``z`` (B, C', H', W').
+    """Base class of cores: feature map ``z = core(x)`` with ``x`` (B, C, H, W) and ``z`` (B, C', H', W').
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Core(nn.Module, ABC):
 
 
 def register_core(cls: type[Core]) -> type[Core]:
-    """Make a core known by its ``name``.
+    """Register a core class by its ``name``.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def register_core(cls: type[Core]) -> type[Core]:
 
 
 def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool = False, **options: Any) -> Core:
-    """A core by name, with weights drawn from ``seed`` (the global random state is left alone).
+    """Make a core by name, with weights drawn from ``seed`` (the global random state is left alone).
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
 
 
 class FrozenCore(Core):
-    """``z = module(x)`` in evaluation mode, without gradients, whatever ``train()`` is told.
+    """Frozen core: ``z = module(x)`` in evaluation mode, without gradients.
 
     Batch normalisation keeps the statistics it came with and dropout stays off. Leaving a frozen network in
     training mode lets its running statistics drift towards the new images, so that it is not the network whose

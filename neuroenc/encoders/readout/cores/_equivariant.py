@@ -1,4 +1,24 @@
-"""Convolutional cores: plain and rotation-equivariant (C8)."""
+"""Convolutional cores: plain and rotation-equivariant (C8).
+
+A map holds ``fields``; each is a regular field of eight channels, one an orientation, so that channel
+``8 f + o`` is field f at orientation o. Turning the input by 45 r degrees counter-clockwise turns every map
+likewise and shifts orientations by r: ``out'[f, o](p) = out[f, o - r](R^-1 p)``.
+
+Filters are combinations of rings times angular harmonics, ``exp(-(rho - rho_j)^2 / 2 s^2) cos(k theta)`` (and
+sin), which turn analytically. Turns by 90 degrees only permute the pixels and are exact; those by 45 are exact
+but for the sampling of filter and image.
+
+Notes
+-----
+escnn [2]_, the maintained successor of the e2cnn that the published core used, has the same layers. It is not a
+dependency: its own dependencies compile Fortran at installation (no wheels), where C8 alone takes the few
+functions below.
+
+References
+----------
+.. [1] Weiler & Cesa (2019), General E(2)-equivariant steerable CNNs, NeurIPS.
+.. [2] Cesa, Lang & Weiler (2022), A program to build E(N)-equivariant steerable CNNs, ICLR.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +79,7 @@ def _sampled(kernel: int, angle: float) -> Tensor:
 
 @lru_cache(maxsize=16)
 def ring_basis(kernel: int) -> Tensor:
-    """Basis filters at the eight orientations.
+    """Steerable basis filters at eight orientations (C8).
 
     Parameters
     ----------
@@ -129,7 +149,7 @@ class _RotatedConv(nn.Module):
 
 
 class LiftConv(_RotatedConv):
-    """From channels to fields: ``out[f, o] = sum_c psi_fc(R_o^-1 .) * x_c``.
+    """C8 lifting convolution: ``out[f, o] = sum_c psi_fc(R_o^-1 .) * x_c``.
 
     Parameters
     ----------
@@ -155,7 +175,7 @@ class LiftConv(_RotatedConv):
 
 
 class GroupConv(_RotatedConv):
-    """From fields to fields: ``out[g, o] = sum_fi psi_{g, f, i - o}(R_o^-1 .) * x[f, i]``.
+    """C8 group convolution: ``out[g, o] = sum_fi psi_{g, f, i - o}(R_o^-1 .) * x[f, i]``.
 
     Parameters
     ----------
@@ -180,7 +200,7 @@ class GroupConv(_RotatedConv):
 
 
 class FieldNorm(nn.Module):
-    """Batch normalisation with one mean, variance, gain and offset a field, shared by its eight orientations.
+    """Batch normalisation per field, shared by its eight orientations.
 
     Parameters
     ----------
@@ -203,7 +223,7 @@ class FieldNorm(nn.Module):
 
 
 class GaussianPool(nn.Module):
-    """Gaussian low-pass of every channel, then one value every ``stride`` pixels.
+    """Anti-aliased pooling: Gaussian low-pass and subsampling by ``stride``.
 
     Samples lie symmetrically about the centre: for stride 2, between two pixels of an even size, and on every
     second pixel from the first to the last of an odd one. Only so does pooling commute with turns by 90 degrees.
@@ -314,7 +334,7 @@ def planned_shape(in_shape: tuple[int, int, int], plan: Plan) -> tuple[tuple[int
 
 @register_core
 class EquivariantCore(Core):
-    """Blocks of C8 convolution, normalisation a field, ReLU and Gaussian pooling.
+    """Rotation-equivariant core: C8 convolutions, field normalisation, ReLU and Gaussian pooling.
 
     Turning the input by 90 degrees turns every map by 90 degrees and shifts orientations by two, exactly (square
     inputs); turns by 45 degrees do so but for sampling. Channel ``8 f + o`` is field f at orientation o.
@@ -438,7 +458,7 @@ def matched_widths(channels: int, fields: int, plan: Plan) -> tuple[int, ...]:
 
 @register_core
 class PlainCore(Core):
-    """Blocks of ordinary convolution, batch normalisation, ReLU and Gaussian pooling.
+    """Convolutional core: convolutions, batch normalisation, ReLU and Gaussian pooling.
 
     By default the control for `EquivariantCore` of the same options: as deep, with the same kernels, pooling and
     map (so that a readout has as many parameters on either), and as many trained parameters within 2 percent,

@@ -1,4 +1,4 @@
-"""The core for grids of vectors, such as one caption's embedding a cell of the image."""
+"""Core on grids of vectors, such as caption embeddings per image cell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GRID_PRESETS: dict[str, tuple[int, bool, Plan]] = {
 
 @register_core
 class GridCore(Core):
-    """Two blocks of convolution, normalisation, ReLU and pooling over a grid (B, d, 8, 8) of vectors.
+    """Core on feature grids (B, d, 8, 8): two blocks of convolution, normalisation, ReLU and pooling.
 
     Parameters
     ----------
