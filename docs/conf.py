@@ -31,7 +31,6 @@ version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.viewcode",
     "numpydoc",
     "myst_nb",
     "matplotlib.sphinxext.plot_directive",
@@ -72,6 +71,8 @@ html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "navigation_with_keys": False,
+    # Of some 500 pages each would list all others: only the open branch is written.
+    "collapse_navigation": True,
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
     "header_links_before_dropdown": 6,
