@@ -148,8 +148,6 @@ class Bold5000(Dataset):
             "run": None if table["run"].isna().any() else table["run"].to_numpy(np.int64),
             "repeat": table["repeat"].to_numpy(),
             "units": "a.u." if form == "release1" else "% signal change",
-            "source": self.name,
-            "licence": source.manifest.licence,
             **reader.labels(),
         }
 
@@ -164,7 +162,7 @@ class Bold5000(Dataset):
             read,
             stimuli,
             list(files[form].values()),
-            {"data": self.name, "subject": name, "form": form, "betas": f"TR{tr}" if form == "release1" else betas},
+            {"form": form, "betas": f"TR{tr}" if form == "release1" else betas},
             extra={"form": form, "splits": {"repeated": repeated}, "missing_sessions": missing},
             telling="put the folder Stimuli_Presentation_Lists into the root",
         )

@@ -117,8 +117,6 @@ class GenericObjectDecoding(Dataset):
             "roi": {n: m[inside] for n, m in regions.items()},
             "units": "a.u.",
             "space": "native, 3 mm",
-            "source": self.name,
-            "licence": source.manifest.licence,
         }
         # Numbers of the whole set, so that a choice of regions keeps its places.
         if (places := grid(mm)) is not None:
@@ -130,7 +128,7 @@ class GenericObjectDecoding(Dataset):
             lambda rows, block, budget: table.read(at[rows], chosen[block]),
             _stimuli(source, root, ids, number, names),
             [path],
-            {"data": self.name, "subject": name, "parts": wanted},
+            {"parts": wanted},
             splits=("training", "test"),
             extra={"part": names, "mm": mm[inside]},
             by="run",

@@ -42,8 +42,7 @@ class Recording:
     labels : dict
         Arguments of `neuroenc.data.make_responses`: ``stimulus`` (row,) and ``voxel`` (voxel,) at least.
     read : (slice of rows, slice of voxels, bytes) -> array (row, voxel)
-        Values of rows of one session (or run), which may be overwritten; besides them about that many bytes may be
-        held.
+        Values of rows of one session (or run); besides them about that many bytes may be held.
     stimuli : Stimuli
     files : sequence of path
         What the values are read from; a change of them is noticed in the store.
@@ -123,6 +122,8 @@ def collect(
     def values_of(number: int, block: slice) -> np.ndarray:
         values = np.ascontiguousarray(found.read(slice(*bounds[number]), block, budget // 8), dtype=np.float32)
         if zscore:
+            # What a reader keeps must not be changed.
+            values = values if values.base is None else values.copy()
             constant[block] += zscore_in_place(values, budget // 16)
         return values
 

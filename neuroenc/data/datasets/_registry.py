@@ -162,6 +162,8 @@ class Dataset(Protocol):
         found = self.read(source, **{k: v for k, v in options.items() if k not in self.common})
         if isinstance(found, EncodingData):
             return found
+        found.labels = {"source": self.name, "licence": source.manifest.licence, **found.labels}
+        found.settings = {"data": self.name, "subject": str(found.labels.get("subject", "")), **found.settings}
         shared = {k: options.get(k, default) for k, default in self.common.items()}
         return collect(found, **shared, progress=source.progress)
 

@@ -124,8 +124,6 @@ class ThingsFMRI(Dataset):
             "roi": {n: m[chosen] for n, m in regions.items()},
             "units": "a.u. (beta)",
             "space": "T1w",
-            "source": self.name,
-            "licence": source.manifest.licence,
             **_places(root, folder, name, own),
         }
         return Recording(
@@ -133,7 +131,6 @@ class ThingsFMRI(Dataset):
             lambda rows, block, budget: values.read(chosen[block], columns[rows]),
             _stimuli(source, root, trials),
             [responses],
-            {"data": self.name, "subject": name},
             splits=("train", "test"),
             extra={"voxels": own.set_index("voxel_id")},
         )

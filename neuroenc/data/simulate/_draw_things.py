@@ -211,7 +211,6 @@ THINGS = {
 
 
 _WINDOW: RGB = (74, 104, 140)
-_INK: RGB = (30, 26, 28)
 
 
 def _house(p: Pen, colour: RGB, size: float, x: float) -> None:
