@@ -21,15 +21,21 @@ WAITING: dict[str, set[str]] = {
     "attention options, memories and head analyses": {
         "AarenStack",
         "NeuralMemory",
+        "NeuralState",
         "RecurrentMemory",
+        "RecurrentState",
+        "StreamState",
+        "StreamingAttention",
         "insert_landmarks",
         "mask_curve",
+        "path_patch",
         "repeat_probe",
         "retrieval_score",
         "select_calibration_heads",
     },
     "denoiser, and images made or found for captions": {
         "contrastive_accuracy",
+        "copying",
         "diffusion_pipeline",
         "evaluate_images",
         "retrieve_images",
@@ -46,7 +52,10 @@ WAITING: dict[str, set[str]] = {
     },
     "grounding and language models of one's own while decoding": {"FunctionStep", "GroundedRescore"},
     "maps and contrasts of captions": {"EmbeddingColours", "category_shares", "difference_captions"},
-    "dense captions as features": {"caption_vectors"},
+    "captions as features": {"aspect_bands", "caption_aspects", "caption_vectors"},
+    "phrases of captions on their own": {"find_phrases", "load_spacy"},
+    "generative and hybrid retrieval": {"HybridResult", "SearchIndex", "hybrid_search", "train_retriever"},
+    "in-context sessions trial by trial": {"StreamingSession"},
     "released checkpoints, written": {"published_state_dict"},
 }
 
@@ -141,13 +150,22 @@ def public_names(room: str) -> dict[str, Path]:
     return found
 
 
+def code_words(path: Path) -> Counter[str]:
+    """Words of a module's code: its names and strings without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return Counter(re.findall(r"\w+", ast.unparse(tree)))
+
+
 @cache
 def words() -> dict[Path, Counter[str]]:
-    """Words of all that may reach a name: code of the package, notebooks, README and the guides; no doctests."""
-    paths = [*PACKAGE.rglob("*.py"), ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
-    paths += [p for p in (ROOT / "docs").rglob("*.md") if not {"reference", "_build"} & set(p.parts)]
-    doctest = re.compile(r"(?m)^\s*(>>>|\.\.\.) .*$")
-    return {p: Counter(re.findall(r"\w+", doctest.sub("", p.read_text()))) for p in paths}
+    """Words of all that may reach a name: code of the package, notebooks, README and the guides."""
+    found = {path: code_words(path) for path in PACKAGE.rglob("*.py")}
+    pages = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
+    pages += [p for p in (ROOT / "docs").rglob("*.md") if not {"reference", "_build"} & set(p.parts)]
+    return found | {path: Counter(re.findall(r"\w+", path.read_text())) for path in pages}
 
 
 def reached(room: str) -> dict[str, list[str]]:
