@@ -1,10 +1,11 @@
-"""Tables, figures, maps and the self-contained HTML report of an encoding analysis.
+"""Pages of results in sections and tabs, their tables and figures, and files for other programs.
 
-``write_report`` writes everything of one encoder, ``write_caption_report`` shows the captions of its voxels,
-``write_comparison_report`` compares several encoders, ``write_support_report`` shows accuracy over the size of a
-support; ``surface_html`` writes a cortex to turn and flatten in a browser, ``export_bids`` a BIDS derivative;
-``roi_summary``, ``plot_accuracy``, ``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces,
-for notebooks. Importing this room loads no plotting library.
+``study_page`` makes one page, with a tab for each part of a study: accuracy, comparison, captions, few trials. A `Page`
+takes a `Section` from any function of labelled tables (``accuracy_sections``, ``comparison_sections``,
+``explorer_sections``, ``support_sections``, or one of your own). ``write_report``, ``write_comparison_report``,
+``write_caption_report`` and ``write_support_report`` write pages of one part. ``roi_summary``, ``plot_accuracy``,
+``plot_surface``, ``plot_mosaic``, ``plot_support_curves`` and others are pieces, for notebooks; ``export_bids`` writes
+a BIDS derivative. Importing this room loads no plotting library.
 """
 
 import lazy_loader as _lazy

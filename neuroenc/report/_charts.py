@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc.report._regions import Group
+from neuroenc.encoders.comparison import Group
 from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, short
 
 __all__ = ["draw_costs", "draw_curves", "draw_gains", "draw_matrix", "draw_shares", "draw_strip"]
 
 GREY = "#9aa4ad"
+
+
+def _axes(figure: Any, left: float, bottom: float, wide: float, tall: float) -> Any:
+    """Axes at a place in inches."""
+    height = figure.get_size_inches()[1]
+    return figure.add_axes((left / WIDTH, bottom / height, wide / WIDTH, tall / height))
 
 
 def _new(height: float) -> tuple[Any, Any]:
@@ -70,7 +76,7 @@ def draw_matrix(
     height = top + tall * len(rows) + 0.12
     style, figure = _new(height)
     with style:
-        axes = figure.add_axes((left / WIDTH, 0.12 / height, span * wide / WIDTH, tall * len(rows) / height))
+        axes = _axes(figure, left, 0.12, span * wide, tall * len(rows))
         for i in range(len(rows)):
             for j, x in enumerate(at):
                 value = values[i, j]
@@ -108,14 +114,7 @@ def draw_matrix(
                 first = at[kinds.index(kind)]
                 axes.text(first, -(top - 0.16) / tall, kind, color=MUTED, fontsize=8, ha="left", va="center")
         bar_left = left + span * wide + 0.3
-        bar = figure.add_axes(
-            (
-                bar_left / WIDTH,
-                max(0.12, 0.12 + tall * len(rows) - 1.6) / height,
-                0.11 / WIDTH,
-                min(1.6, tall * len(rows)) / height,
-            )
-        )
+        bar = _axes(figure, bar_left, max(0.12, 0.12 + tall * len(rows) - 1.6), 0.11, min(1.6, tall * len(rows)))
         figure.colorbar(ScalarMappable(norm, colour), cax=bar).outline.set_visible(False)
         bar.tick_params(length=2, labelsize=7.5, pad=2, labelcolor=MUTED)
         bar.locator_params(nbins=4 if tall * len(rows) > 0.8 else 2)
@@ -129,10 +128,10 @@ def draw_strip(heights: np.ndarray, colours: np.ndarray, groups: Sequence[Group]
 
     order, edges, ticks, names, x = [], [], [], [], 0.0
     places: list[float] = []
-    total = sum(int(g.mask.sum()) for g in groups)
+    total = sum(len(g.voxels) for g in groups)
     gap = max(1.0, 0.012 * total)
     for group in groups:
-        members = np.flatnonzero(group.mask)
+        members = group.voxels
         key = np.where(np.isfinite(heights[members]), -heights[members], np.inf)
         members = members[np.argsort(key, kind="stable")]
         order += members.tolist()
@@ -149,7 +148,7 @@ def draw_strip(heights: np.ndarray, colours: np.ndarray, groups: Sequence[Group]
     height = 2.3 + bottom
     style, figure = _new(height)
     with style:
-        axes = figure.add_axes((0.62 / WIDTH, bottom / height, (WIDTH - 0.8) / WIDTH, 2.15 / height))
+        axes = _axes(figure, 0.62, bottom, WIDTH - 0.8, 2.15)
         bars = [[(p, 0), (p, v), (p + 1, v), (p + 1, 0)] for p, v in zip(np.array(places)[known], values[known])]
         shown = colours[order][known]
         axes.add_collection(PolyCollection(bars, facecolors=shown, edgecolors=shown, linewidths=0.1))
@@ -190,14 +189,7 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
     with style:
         for k, (title, rows) in enumerate(panels.items()):
             row, column = divmod(k, columns)
-            axes = figure.add_axes(
-                (
-                    (left + column * (wide + 0.25)) / WIDTH,
-                    1 - ((row + 1) * (tall + 0.75) - 0.4) / height,
-                    wide / WIDTH,
-                    tall / height,
-                )
-            )
+            axes = _axes(figure, left + column * (wide + 0.25), height - (row + 1) * (tall + 0.75) + 0.4, wide, tall)
             for place, group in enumerate(groups):
                 if place % 2 == 0:
                     axes.axhspan(place - 0.5, place + 0.5, color="#f5f7f9", lw=0, zorder=0)
@@ -243,7 +235,7 @@ def draw_shares(
     height = 0.27 * len(names) + 0.3
     style, figure = _new(height)
     with style:
-        axes = figure.add_axes((left / WIDTH, 0.25 / height, (WIDTH - left - 0.25) / WIDTH, (height - 0.3) / height))
+        axes = _axes(figure, left, 0.25, WIDTH - left - 0.25, height - 0.3)
         for g in range(len(groups)):
             start = 0.0
             for name, share in zip(classes, shares[:, g]):
@@ -289,14 +281,7 @@ def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, 
     with style:
         for k, (cell, fits) in enumerate(curves.items()):
             row, column = divmod(k, columns)
-            axes = figure.add_axes(
-                (
-                    (0.5 + column * wide) / WIDTH,
-                    1 - ((row + 1) * tall - 0.1) / height,
-                    (wide - 0.2) / WIDTH,
-                    (tall - 0.42) / height,
-                )
-            )
+            axes = _axes(figure, 0.5 + column * wide, height - (row + 1) * tall + 0.1, wide - 0.2, tall - 0.42)
             for fit in fits:
                 epoch, r = fit["epoch"].to_numpy(float), fit["validation_r"].to_numpy(float)
                 axes.plot(epoch, r, color=colours[cell], lw=1.0, alpha=0.75)
@@ -339,9 +324,7 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
     style, figure = _new(height)
     with style:
         for k, (column, title) in enumerate(panels):
-            axes = figure.add_axes(
-                ((left + k * (wide + 0.3)) / WIDTH, 0.5 / height, wide / WIDTH, (height - 0.6) / height)
-            )
+            axes = _axes(figure, left + k * (wide + 0.3), 0.5, wide, height - 0.6)
             for y in rows:
                 axes.axhline(y, color=FAINT, lw=0.6, zorder=0)
             values = costs[column].to_numpy(float)

@@ -20,7 +20,7 @@ from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import atomic_path, write_text
 from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
-from neuroenc.report._style import figure_svg
+from neuroenc.report._style import WIDTH, figure_svg
 from neuroenc.report._text import data_uri, flatten, number, table
 
 __all__ = ["TERMS", "Block", "Page", "Section"]
@@ -88,8 +88,9 @@ class Block:
         """What the template shows."""
         n = 0 if self.table is None else len(self.table)
         figures = self.figure if isinstance(self.figure, list) else [x for x in (self.figure,) if x is not None]
+        uris = [x if isinstance(x, str) else data_uri(figure_svg(x), "image/svg+xml") for x in figures]
         return vars(self) | {
-            "uris": [x if isinstance(x, str) else data_uri(figure_svg(x), "image/svg+xml") for x in figures],
+            "images": [(uri, _width(uri)) for uri in uris],
             "table": table(self.table, self.links) if self.table is not None and n else None,
             "n_rows": n,
             "opened": n <= 12 if self.opened is None else self.opened,
@@ -300,6 +301,20 @@ class Page:
         page = write_text(out / "index.html", text)
         _clear(out, set(beside))
         return page
+
+
+def _width(uri: str) -> int:
+    """CSS pixels of a figure of ours: a figure of `WIDTH` inches is as wide as a column."""
+    kind, content = uri.split(",", 1)
+    if not kind.endswith(";base64"):
+        return 1056
+    head = base64.b64decode(content[:1600])
+    if "png" in kind:
+        inches = int.from_bytes(head[16:20], "big") / 150
+    else:
+        found = re.search(rb'width="([\d.]+)pt"', head)
+        inches = float(found[1]) / 72 if found else WIDTH
+    return round(inches / WIDTH * 1056)
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,15 +13,16 @@ import xarray as xr
 from neuroenc._core.checks import check_whole
 from neuroenc._core.schema import check_scores, check_voxel_table
 from neuroenc.data import in_roi, roi_names
+from neuroenc.encoders.comparison import Group, find_groups
 
 __all__ = [
-    "Group",
     "by_kind",
     "ceiling_r",
-    "find_groups",
     "frequent_words",
     "group_medians",
+    "groups_of",
     "has_caption",
+    "mean",
     "median",
     "memberships",
     "normalised_r",
@@ -105,6 +105,12 @@ def median(values: np.ndarray | None, mask: np.ndarray | None = None) -> float:
     kept = values if mask is None else values[mask]
     kept = kept[np.isfinite(kept)]
     return float(np.median(kept)) if kept.size else float("nan")
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of the finite values, NaN where there are none."""
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if kept.size else float("nan")
 
 
 def roi_summary(scores: xr.Dataset, captions: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -200,36 +206,15 @@ def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]
     return [(word, count / len(best)) for word, count in ranked]
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Voxels (bool mask) of one region, subject or animal."""
-
-    kind: str
-    name: str
-    mask: np.ndarray
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """As in the rows of a table."""
-        return self.kind, self.name
-
-
-def find_groups(scores: xr.Dataset) -> list[Group]:
-    """All voxels, every region, and every value of a text coordinate of voxels (subject, animal, ...)."""
-    n = scores.sizes["voxel"]
-    groups = [Group("all", "all", np.ones(n, bool))]
-    if "roi" in scores.coords:
-        groups += [Group("roi", name, in_roi(scores, name)) for name in roi_names(scores)]
-    for key, values in scores.coords.items():
-        if key in ("roi", "voxel", "hemi") or values.dims != ("voxel",) or values.dtype.kind not in "OUT":
-            continue
-        names = values.values.astype(str)
-        if len(set(names.tolist())) <= max(1, n // 2):  # one value for each voxel is a label, no group
-            groups += [Group(str(key), name, names == name) for name in dict.fromkeys(names.tolist()) if name]
-    kinds = list(dict.fromkeys(g.kind for g in groups))
-    # Regions from early to late, others by their names.
+def groups_of(scores: xr.Dataset) -> list[Group]:
+    """All voxels, every region from early to late, and every value of a text coordinate that several voxels share."""
+    groups = [g for g in find_groups(scores) if g.kind != "hemi"]
+    kinds = [g.kind for g in groups]
+    # One value for each voxel is a label, no group.
+    kept = [g for g in groups if g.kind == "roi" or kinds.count(g.kind) <= max(1, scores.sizes["voxel"] // 2)]
+    known = list(dict.fromkeys(kinds))
     return sorted(
-        groups, key=lambda g: (kinds.index(g.kind), *(_reading(g.name) if g.kind == "roi" else (0, _natural(g.name))))
+        kept, key=lambda g: (known.index(g.kind), *(_reading(g.name) if g.kind == "roi" else (0, _natural(g.name))))
     )
 
 
@@ -240,7 +225,7 @@ def by_kind(groups: Sequence[Group], limit: int) -> tuple[list[Group], str]:
         kinds = [g.kind for g in kept if g.kind != "all"]
         most = max(dict.fromkeys(kinds), key=kinds.count)
         # Of equals, the last goes.
-        smallest = min((g for g in reversed(kept) if g.kind == most), key=lambda g: int(g.mask.sum()))
+        smallest = min((g for g in reversed(kept) if g.kind == most), key=lambda g: len(g.voxels))
         kept.remove(smallest)
     said = "" if len(kept) == len(groups) else f"The {len(kept)} largest of {len(groups)} groups are drawn."
     return kept, said
@@ -251,7 +236,7 @@ def group_medians(values: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
     out = np.full((len(values), len(groups)), np.nan)
     for k, row in enumerate(np.asarray(values, float)):
         for g, group in enumerate(groups):
-            inside = row[group.mask]
+            inside = row[group.voxels]
             inside = inside[np.isfinite(inside)]
             if inside.size:
                 out[k, g] = np.median(inside)
@@ -262,7 +247,7 @@ def shares_of(labels: np.ndarray, classes: Sequence[str], groups: Sequence[Group
     """Share of each class (class, group) among the voxels that have a label; NaN without any."""
     out = np.full((len(classes), len(groups)), np.nan)
     for g, group in enumerate(groups):
-        inside = labels[group.mask]
+        inside = labels[group.voxels]
         n = int((inside != "").sum())
         if n:
             out[:, g] = [float((inside == c).sum() / n) for c in classes]

@@ -73,13 +73,14 @@ def category_colours(n: int) -> list[tuple[float, float, float, float]]:
     return colours
 
 
-def figure_png(figure: Any, dpi: int = 150) -> bytes:
-    """PNG of a figure without date or software name."""
+def figure_png(figure: Any, dpi: int = 150, *, tight: bool = False) -> bytes:
+    """PNG of a figure without date or software name; ``tight`` without its empty edges."""
     from matplotlib import rc_context
 
+    edges = {"bbox_inches": "tight", "pad_inches": 0.05} if tight else {}
     buffer = io.BytesIO()
     with rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **edges)
     return buffer.getvalue()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc.encoders.comparison import Group
 from neuroenc.report._charts import draw_strip
-from neuroenc.report._regions import NO_ROI, Group, memberships
+from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import TIE, figure_png
 from neuroenc.report._text import data_uri
 from neuroenc.report.brain._mesh import N_VERTICES
@@ -70,10 +71,11 @@ class Canvas:
         kinds = list(dict.fromkeys(g.kind for g in groups if g.kind != "all"))
         strips = [g for g in groups if kinds and g.kind == kinds[0]] or [g for g in groups if g.kind == "all"]
         if kinds:
-            outside = ~np.any([g.mask for g in strips], axis=0)
-            strips += [Group(kinds[0], "other", outside)] if outside.any() else []
+            held = np.concatenate([g.voxels for g in strips])
+            outside = np.setdiff1d(np.arange(scores.sizes["voxel"]), held)
+            strips += [Group(kinds[0], "other", outside)] if len(outside) else []
         # Hundreds of groups would leave no room for units.
-        most = sorted(strips, key=lambda g: -int(g.mask.sum()))[:MOST_STRIPS]
+        most = sorted(strips, key=lambda g: -len(g.voxels))[:MOST_STRIPS]
         self._groups = most if len(strips) > MOST_STRIPS else strips
 
     @property
@@ -137,4 +139,4 @@ class Canvas:
 
 
 def _png(figure: Any) -> str:
-    return data_uri(figure_png(figure), "image/png")
+    return data_uri(figure_png(figure, tight=True), "image/png")

@@ -140,25 +140,11 @@ def _round(values: np.ndarray) -> list[float]:
 
 
 def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str, Any]:
-    """Every slice that holds a voxel, in the closest RAS orientation, as `plot_mosaic` draws them."""
-    from nibabel.affines import apply_affine
-    from nibabel.orientations import io_orientation
-
-    matrix = np.asarray(affine, float).reshape(4, 4)
-    turn = io_orientation(matrix)
-    size = np.ones(3, int)
-    place = np.zeros_like(ijk)
-    for old, (new, flip) in enumerate(turn):
-        new = int(new)
-        size[new] = int(shape[old])
-        place[:, new] = ijk[:, old] if flip > 0 else int(shape[old]) - 1 - ijk[:, old]
-    mask: np.ndarray = np.zeros(size.tolist(), bool)
-    mask[tuple(place.T)] = True
-    axis, cuts = slices_of(mask, int(mask.shape[2]) + 1)
-    across, upward = (a for a in range(3) if a != axis)
+    """Every slice that holds a voxel, as `plot_mosaic` draws them."""
+    found = slices_of(ijk, np.asarray(affine, float).reshape(4, 4), shape)
+    place, cuts, axis, across, upward = found.place, found.cuts, found.axis, found.across, found.upward
     low, high = place.min(axis=0) - 1, place.max(axis=0) + 2
-    step = np.linalg.norm(matrix[:3, :3], axis=0)[np.argsort(turn[:, 0])]
-    ratio = float(step[upward] / step[across])
+    ratio = float(found.step[upward] / found.step[across])
     wide, tall = int(high[across] - low[across]), float((high[upward] - low[upward]) * ratio)
     # As few columns as keep the map about as high as wide: cells stay large enough to click.
     columns = next(
@@ -167,20 +153,8 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
     columns = min(columns, len(cuts))
     cell = (_WIDTH - 10 * (columns - 1)) / columns / wide
     row_height = tall * cell + 26
-    number = np.searchsorted(cuts, place[:, axis])
-    left = (number % columns) * (wide * cell + 10)
-    top = (number // columns) * row_height + 22
-    x = left + (place[:, across] - low[across] + 0.5) * cell
-    y = top + (high[upward] - place[:, upward] - 0.5) * ratio * cell
-    centre = apply_affine(matrix, ijk).mean(axis=0)
-    frames, labels = [], []
-    for n, cut in enumerate(cuts):
-        one = ijk[np.argmax(place[:, axis] == cut)]
-        middle = centre.copy()
-        middle[axis] = apply_affine(matrix, one)[axis]
-        fx, fy = (n % columns) * (wide * cell + 10), (n // columns) * row_height + 22
-        frames.append([round(fx, 1), round(fy, 1), round(wide * cell, 1), round(tall * cell, 1)])
-        labels.append({"text": f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", "x": fx + wide * cell / 2, "y": fy - 6})
+    corner = [(n % columns * (wide * cell + 10), n // columns * row_height + 22) for n in range(len(cuts))]
+    left, top = np.array(corner)[np.searchsorted(cuts, place[:, axis])].T
     return {
         "kind": "volume",
         "name": "Slices",
@@ -188,11 +162,11 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
         "height": round(-(-len(cuts) // columns) * row_height, 1),
         "shape": "cell",
         "size": [round(cell, 2), round(cell * ratio, 2)],
-        "x": _round(x),
-        "y": _round(y),
+        "x": _round(left + (place[:, across] - low[across] + 0.5) * cell),
+        "y": _round(top + (high[upward] - place[:, upward] - 0.5) * ratio * cell),
         "voxel": list(range(len(ijk))),
-        "labels": labels,
-        "frames": frames,
+        "labels": [{"text": found.title(c), "x": x + wide * cell / 2, "y": y - 6} for c, (x, y) in zip(cuts, corner)],
+        "frames": [[*_round(np.array([x, y, wide * cell, tall * cell]))] for x, y in corner],
         "sides": axis != 0,
         "background": None,
     }

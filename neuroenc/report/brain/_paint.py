@@ -10,7 +10,7 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.report._style import INK, MUTED, category_colours
 
-__all__ = ["COLOUR_SQUARES", "BrainPainter", "colour_square"]
+__all__ = ["COLOUR_SQUARES", "Painter", "colour_square"]
 
 # Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
 COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
@@ -62,103 +62,7 @@ def _range(values: np.ndarray, given: tuple[float | None, float | None] | None) 
 
 
 class Painter:
-    """Numbers or category names to colours, and the matching colour bar or legend."""
-
-    def __init__(
-        self,
-        data: np.ndarray,
-        cmap: str,
-        vmin: float | None,
-        vmax: float | None,
-        colours: Mapping[str, Any] | None = None,
-    ) -> None:
-        import matplotlib
-        from matplotlib.colors import Normalize, to_rgba
-
-        self.categories: list[str] = []
-        if data.dtype.kind in "OUS":
-            names = [str(x) for x in data]
-            self.categories = list(dict.fromkeys(x for x in names if x))
-            self.numbers = np.array([self.categories.index(x) if x else np.nan for x in names], float)
-            self._palette = np.array(category_colours(len(self.categories)))
-            # Given colours are explained where they were chosen: no legend of their own then.
-            self._explained = colours is not None
-            if colours is not None:
-                self._palette = np.array([to_rgba(colours[x]) for x in self.categories]).reshape(-1, 4)
-            return
-        self.numbers = data.astype(float)
-        finite = self.numbers[np.isfinite(self.numbers)]
-        top = float(finite.max()) if finite.size else 1.0
-        low = float(finite.min()) if finite.size else 0.0
-        self._vmax = top if vmax is None else float(vmax)
-        self._vmin = (0.0 if self._vmax > 0 else low) if vmin is None else float(vmin)
-        if not self._vmin < self._vmax:
-            self._vmin, self._vmax = self._vmin - 0.5, self._vmin + 0.5
-        self._extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
-            (int(low < self._vmin - 1e-9), int(top > self._vmax + 1e-9))
-        ]
-        self._cmap = matplotlib.colormaps[cmap]
-        self._norm = Normalize(self._vmin, self._vmax, clip=True)
-
-    @property
-    def room(self) -> float:
-        """Inches that the colour bar or legend needs."""
-        return 0.08 if self.categories and self._explained else 0.62
-
-    def colours(self, numbers: np.ndarray) -> np.ndarray:
-        drawn = np.isfinite(numbers)
-        rgba = np.zeros((*numbers.shape, 4))
-        if self.categories:
-            rgba[drawn] = self._palette[numbers[drawn].astype(int)]
-        else:
-            rgba[drawn] = self._cmap(self._norm(numbers[drawn]))
-        return rgba
-
-    def corner(self, numbers: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Category of a triangle: its first labelled corner (names have no mean)."""
-        corners = numbers[faces]
-        first = np.argmax(np.isfinite(corners), axis=1)
-        return corners[np.arange(len(faces)), first]
-
-    def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
-        """Colour bar, or a legend for categories, below the panels."""
-        if self.categories:
-            if self._explained:
-                return
-            from matplotlib.patches import Patch
-
-            patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]
-            figure.legend(
-                handles=patches,
-                loc="lower center",
-                ncols=min(len(patches), 14),
-                frameon=False,
-                fontsize=9,
-                handlelength=0.9,
-                handleheight=0.9,
-                columnspacing=1.3,
-                handletextpad=0.5,
-                labelcolor=INK,
-            )
-            return
-        from matplotlib.cm import ScalarMappable
-
-        axes = figure.add_axes((0.36, bottom, 0.28, height))
-        bar = figure.colorbar(
-            ScalarMappable(self._norm, self._cmap),
-            cax=axes,
-            orientation="horizontal",
-            extend=self._extend,
-            extendfrac=0.03,
-        )
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=2, labelsize=8, pad=2)
-        edge = -0.05 if self._extend in ("min", "both") else -0.02  # clear of the arrow
-        axes.text(edge, 0.5, label, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK)
-
-
-class BrainPainter(Painter):
-    """A `Painter` of one number, of two, or of one with an opacity.
+    """Colours of one number, of two, or of one with an opacity, or of names; and what explains them.
 
     ``other`` is the second number or the opacity of each voxel, or None; voxels without it are not drawn.
     """
@@ -176,113 +80,131 @@ class BrainPainter(Painter):
         other_range: tuple[float | None, float | None] | None = None,
         other_label: str = "",
     ) -> None:
+        import matplotlib
+        from matplotlib.colors import Normalize, to_rgba
+
         if second is not None and alpha is not None:
             raise ConfigError("second and alpha are both given; a figure shows two numbers. Next step: drop one.")
-        super().__init__(data, "viridis" if cmap is None or second is not None else cmap, vmin, vmax, colours)
-        if second is not None and self.categories:
-            raise DataError("values are names, which have no place in a two-dimensional colour map; legal: alpha.")
+        self.categories: list[str] = []
+        if data.dtype.kind in "OUS":
+            if second is not None:
+                raise DataError("values are names, which have no place in a two-dimensional colour map; legal: alpha.")
+            names = [str(x) for x in data]
+            self.categories = list(dict.fromkeys(x for x in names if x))
+            self.numbers = np.array([self.categories.index(x) if x else np.nan for x in names], float)
+            self._palette = np.array(category_colours(len(self.categories)))
+            # Given colours are explained where they were chosen: no legend of their own then.
+            self._explained = colours is not None
+            if colours is not None:
+                self._palette = np.array([to_rgba(colours[x]) for x in self.categories]).reshape(-1, 4)
+        else:
+            self.numbers = data.astype(float)
+            self._low, self._high = _range(self.numbers, (vmin, vmax))
+            self._beyond = _beyond(self.numbers, self._low, self._high)
+            self._cmap = matplotlib.colormaps["viridis" if cmap is None or second is not None else cmap]
+            self._norm = Normalize(self._low, self._high, clip=True)
         self.other = second if second is not None else alpha
-        self._two = second is not None
         self._other_label = other_label
+        self._square = colour_square("teal-purple" if cmap is None else cmap) if second is not None else None
         if self.other is not None:
             self.numbers = np.where(np.isfinite(self.other), self.numbers, np.nan)
-            self._low, self._high = _range(self.other, other_range)
-            self._square = colour_square("teal-purple" if cmap is None else cmap) if self._two else None
-            self._outside = (bool((self.other < self._low - 1e-9).any()), bool((self.other > self._high + 1e-9).any()))
+            self._least, self._most = _range(self.other, other_range)
+            self._outside = _beyond(self.other, self._least, self._most)
 
     @property
     def room(self) -> float:
+        """Inches that the colour bar or legend needs."""
         if self.other is None:
-            return super().room
+            return 0.08 if self.categories and self._explained else 0.62
         return (1.0 if not self._explained else 0.62) if self.categories else 1.62
 
     def share(self, other: np.ndarray) -> np.ndarray:
         """Second number or opacity as a share of its range, 0 to 1."""
-        return np.clip((other - self._low) / (self._high - self._low), 0, 1)
+        return np.clip((other - self._least) / (self._most - self._least), 0, 1)
 
     def colours(self, numbers: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
-        if self.other is None or other is None:
-            return super().colours(numbers)
-        if not self._two:
-            rgba = super().colours(numbers)
-            drawn = rgba[..., 3] > 0
-            rgba[drawn, 3] = self.share(other[drawn])
-            return rgba
-        assert self._square is not None
-        drawn = np.isfinite(numbers) & np.isfinite(other)
+        """Colours (..., 4) of numbers and, where there are two, of the second."""
+        drawn = np.isfinite(numbers) if other is None else np.isfinite(numbers) & np.isfinite(other)
         rgba = np.zeros((*numbers.shape, 4))
-        rows, columns = self._square.shape[0] - 1, self._square.shape[1] - 1
-        first = np.clip((numbers[drawn] - self._vmin) / (self._vmax - self._vmin), 0, 1)
-        at = (first * rows).round().astype(int), (self.share(other[drawn]) * columns).round().astype(int)
-        rgba[drawn, :3] = self._square[at]
-        rgba[drawn, 3] = 1
+        if self.categories:
+            rgba[drawn] = self._palette[numbers[drawn].astype(int)]
+        elif self._square is not None and other is not None:
+            first = np.clip((numbers[drawn] - self._low) / (self._high - self._low), 0, 1)
+            at = [x * (n - 1) for x, n in zip((first, self.share(other[drawn])), self._square.shape)]
+            rgba[drawn, :3] = self._square[tuple(x.round().astype(int) for x in at)]
+            rgba[drawn, 3] = 1
+            return rgba
+        else:
+            rgba[drawn] = self._cmap(self._norm(numbers[drawn]))
+        if self.other is not None and other is not None:
+            rgba[drawn, 3] = self.share(other[drawn])
         return rgba
 
+    def corner(self, numbers: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Category of a triangle: its first labelled corner (names have no mean)."""
+        corners = numbers[faces]
+        first = np.argmax(np.isfinite(corners), axis=1)
+        return corners[np.arange(len(faces)), first]
+
     def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
-        """Colour bar, legend, or the square (or fading bar) that explains both numbers."""
-        if self.other is None:
-            super().key(figure, label, height=height, bottom=bottom)
-            return
+        """Colour bar, legend, square or fading bar below the panels."""
         wide, tall = figure.get_size_inches()
-        if self.categories:
-            super().key(figure, label, height=height, bottom=bottom)
+        if self.categories and not self._explained:
+            self._legend(figure)
+        if self.categories and self.other is not None:
             axes = figure.add_axes((0.36, (self.room - 0.3) / tall, 0.28, 0.11 / tall))
             fade = np.linspace(0, 1, 128)[None, :, None]
-            axes.imshow(
-                fade * 0.2 + (1 - fade) * CORTEX * np.ones(3), aspect="auto", extent=(self._low, self._high, 0, 1)
-            )
+            shown = fade * 0.2 + (1 - fade) * CORTEX * np.ones(3)
+            axes.imshow(shown, aspect="auto", extent=(self._least, self._most, 0, 1))
             axes.set_yticks([])
-            self._ticks(axes.xaxis, self._low, self._high, self._outside)
-            axes.text(
-                -0.02,
-                0.5,
-                f"opacity: {self._other_label or 'alpha'}",
-                transform=axes.transAxes,
-                ha="right",
-                va="center",
-                fontsize=9,
-                color=INK,
-            )
-            axes.tick_params(length=2, labelsize=8, pad=2)
-            self._bare(axes)
-            return
-        width = 0.92 if self._two else 1.5
-        axes = figure.add_axes(((wide - width) / 2 / wide, 0.5 / tall, width / wide, 0.92 / tall))
-        x, y = np.meshgrid(
-            np.linspace(self._vmin, self._vmax, 96), np.linspace(self._low, self._high, 96), indexing="ij"
+            self._ticks(axes.xaxis, self._least, self._most, self._outside)
+            _beside(axes, -0.02, f"opacity: {self._other_label or 'alpha'}")
+            _bare(axes)
+        elif not self.categories and self.other is not None:
+            width = 0.92 if self._square is not None else 1.5
+            self._plane(figure.add_axes(((wide - width) / 2 / wide, 0.5 / tall, width / wide, 0.92 / tall)), label)
+        elif not self.categories:
+            from matplotlib.cm import ScalarMappable
+
+            axes = figure.add_axes((0.36, bottom, 0.28, height))
+            extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[self._beyond]
+            options = {"orientation": "horizontal", "extend": extend, "extendfrac": 0.03}
+            figure.colorbar(ScalarMappable(self._norm, self._cmap), cax=axes, **options).outline.set_visible(False)
+            axes.tick_params(length=2, labelsize=9, pad=2)
+            _beside(axes, -0.05 if self._beyond[0] else -0.02, label)  # clear of the arrow
+
+    def _legend(self, figure: Any) -> None:
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]
+        figure.legend(
+            handles=patches,
+            loc="lower center",
+            ncols=min(len(patches), 14),
+            frameon=False,
+            fontsize=9,
+            handlelength=0.9,
+            handleheight=0.9,
+            columnspacing=1.3,
+            handletextpad=0.5,
+            labelcolor=INK,
         )
+
+    def _plane(self, axes: Any, label: str) -> None:
+        """Both numbers, or number and opacity, as a square."""
+        ends = self._low, self._high, self._least, self._most
+        x, y = np.meshgrid(np.linspace(*ends[:2], 96), np.linspace(*ends[2:], 96), indexing="ij")
         rgba = self.colours(x, y)
         rgb = rgba[..., :3] * rgba[..., 3:] + CORTEX * (1 - rgba[..., 3:])
-        axes.imshow(
-            np.swapaxes(rgb, 0, 1),
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            extent=(self._vmin, self._vmax, self._low, self._high),
-        )
-        outside = {"neither": (0, 0), "min": (1, 0), "max": (0, 1), "both": (1, 1)}[self._extend]
-        self._ticks(axes.xaxis, self._vmin, self._vmax, outside)
-        self._ticks(axes.yaxis, self._low, self._high, self._outside)
-        axes.tick_params(length=2, labelsize=8, pad=2)
+        axes.imshow(np.swapaxes(rgb, 0, 1), origin="lower", aspect="auto", interpolation="nearest", extent=ends)
+        self._ticks(axes.xaxis, *ends[:2], self._beyond)
+        self._ticks(axes.yaxis, *ends[2:], self._outside)
         axes.set_xlabel(label, fontsize=9, color=INK, labelpad=3)
-        text = self._other_label or ("" if self._two else "alpha")
-        axes.text(
-            -0.5 if self._two else -0.3,
-            0.5,
-            text if self._two else f"{text}\n(opacity)",
-            transform=axes.transAxes,
-            ha="right",
-            va="center",
-            fontsize=9,
-            color=INK,
-            linespacing=1.3,
-        )
-        self._bare(axes)
-
-    @staticmethod
-    def _bare(axes: Any) -> None:
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        if self._square is not None:
+            _beside(axes, -0.5, self._other_label)
+        else:
+            _beside(axes, -0.3, f"{self._other_label or 'alpha'}\n(opacity)")
+        _bare(axes)
 
     @staticmethod
     def _ticks(axis: Any, low: float, high: float, outside: tuple[Any, Any]) -> None:
@@ -293,3 +215,18 @@ class BrainPainter(Painter):
         texts[2] = ("≥ " if outside[1] else "") + texts[2]
         axis.set_ticks(places, [t.replace("-", "−") for t in texts])
         axis.set_tick_params(labelcolor=MUTED)
+
+
+def _beyond(values: np.ndarray, low: float, high: float) -> tuple[int, int]:
+    """Whether some values lie below and above a range."""
+    return int((values < low - 1e-9).any()), int((values > high + 1e-9).any())
+
+
+def _beside(axes: Any, x: float, text: str) -> None:
+    axes.text(x, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK, linespacing=1.3)
+
+
+def _bare(axes: Any) -> None:
+    axes.tick_params(length=2, labelsize=8, pad=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
-from neuroenc.report._style import MUTED, STYLE
+from neuroenc.report._style import MUTED, STYLE, WIDTH
 from neuroenc.report.brain._outlines import draw_lines, place_labels, slice_edges
-from neuroenc.report.brain._paint import BrainPainter
+from neuroenc.report.brain._paint import Painter
 from neuroenc.report.brain._places import channel, label_for, region_masks, volume_places
 
-__all__ = ["plot_mosaic"]
+__all__ = ["Slices", "plot_mosaic", "slices_of"]
 
 
-def slices_of(mask: np.ndarray, limit: int) -> tuple[int, np.ndarray]:
-    """Axis to cut along (axial, unless the volume is a single slice of another kind) and which slices."""
-    axis = 2
-    if mask.shape[2] > 1 and 1 in mask.shape:
-        axis = mask.shape.index(1)
-    other = tuple(a for a in range(3) if a != axis)
-    filled = np.flatnonzero(mask.any(axis=other))
-    if len(filled) > limit:
-        filled = filled[np.linspace(0, len(filled) - 1, limit).round().astype(int)]
-    return axis, filled
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """Voxels in the closest RAS orientation, and the slices that show them.
+
+    ``place`` (voxel, 3) are indices into the turned volume of ``shape`` and ``affine``; slices ``cuts`` lie along
+    ``axis`` (axial, unless the volume is a single slice of another kind), their page spans ``across`` and ``upward``,
+    and ``step`` are the millimetres of a voxel.
+    """
+
+    place: np.ndarray
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    axis: int
+    cuts: np.ndarray
+
+    @property
+    def across(self) -> int:
+        return 1 if self.axis == 0 else 0
+
+    @property
+    def upward(self) -> int:
+        return 1 if self.axis == 2 else 2
+
+    @property
+    def step(self) -> np.ndarray:
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def title(self, cut: int) -> str:
+        """Where a slice lies, at the middle of the volume."""
+        from nibabel.affines import apply_affine
+
+        middle = [cut if a == self.axis else self.shape[a] // 2 for a in range(3)]
+        return f"{'xyz'[self.axis]} = {apply_affine(self.affine, middle)[self.axis]:z.0f} mm"
+
+
+def slices_of(
+    ijk: np.ndarray, affine: np.ndarray, shape: Sequence[int], shown: np.ndarray | None = None, limit: int | None = None
+) -> Slices:
+    """Slices that hold voxels (those ``shown``, bool, if there are any), at most ``limit``, evenly spaced."""
+    from nibabel.affines import apply_affine
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    turn = io_orientation(affine)
+    back = inv_ornt_aff(turn, shape)
+    place = np.round(apply_affine(np.linalg.inv(back), ijk)).astype(int).reshape(-1, 3)
+    size = tuple(int(shape[k]) for k in np.argsort(turn[:, 0]))
+    axis = size.index(1) if size[2] > 1 and 1 in size else 2
+    kept = place[shown] if shown is not None and shown.any() else place
+    cuts = np.unique(kept[:, axis])
+    if limit is not None and len(cuts) > limit:
+        cuts = cuts[np.linspace(0, len(cuts) - 1, limit).round().astype(int)]
+    return Slices(place, size, affine @ back, axis, cuts)
 
 
 def _underlay(image: Any, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
@@ -109,7 +152,6 @@ def plot_mosaic(
     require("matplotlib", "brain")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from nibabel.affines import apply_affine
     from nibabel.orientations import apply_orientation, io_orientation
 
     data = np.asarray(values)
@@ -121,7 +163,7 @@ def plot_mosaic(
             f"voxel indices span {where.min(axis=0).tolist()}..{where.max(axis=0).tolist()}, outside a volume of "
             f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
         )
-    painter = BrainPainter(
+    painter = Painter(
         data,
         cmap,
         vmin,
@@ -133,43 +175,40 @@ def plot_mosaic(
         other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
     )
     regions = region_masks(rois, values, len(data))
-    turn = io_orientation(matrix)
+    # Slices on which no voxel has a value show nothing.
+    found = slices_of(where, matrix, shape, np.isfinite(painter.numbers), max_slices)
+    axis, cuts, step, plane = found.axis, found.cuts, found.step, (found.across, found.upward)
 
     def placed(own: Any, fill: Any = np.nan) -> np.ndarray:
         """Values of voxels in the turned volume."""
-        full = np.full(shape, fill)
-        full[tuple(where.T)] = own
-        return apply_orientation(full, turn)
+        full = np.full(found.shape, fill)
+        full[tuple(found.place.T)] = own
+        return full
 
-    volume, mask = placed(painter.numbers), placed(True, False).astype(bool)
+    volume, mask = placed(painter.numbers), placed(True, False)
     other = None if painter.other is None else placed(painter.other)
-    inside = {name: placed(own, False).astype(bool) for name, own in regions.items()}
-    under = None if background is None else apply_orientation(_underlay(background, shape, matrix), turn)
-    place = np.moveaxis(apply_affine(matrix, np.moveaxis(np.indices(shape), 0, -1)), -1, 0)
-    place = np.stack([apply_orientation(a, turn) for a in place], axis=-1)
-    axis, cuts = slices_of(mask, max_slices)
-    across, upward = (a for a in range(3) if a != axis)
+    inside = {name: placed(own, False) for name, own in regions.items()}
+    under = (
+        None if background is None else apply_orientation(_underlay(background, shape, matrix), io_orientation(matrix))
+    )
     window = []
-    for a in (across, upward):
-        filled = np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a)))
+    for a in plane:
+        filled = np.unique(found.place[:, a])
         whole = under is not None or not filled.size
-        window.append(slice(None) if whole else slice(max(filled[0] - 2, 0), filled[-1] + 3))
-    step = np.linalg.norm(matrix[:3, :3], axis=0)[turn[:, 0].argsort()] if np.isfinite(turn).all() else np.ones(3)
+        window.append(slice(0, found.shape[a]) if whole else slice(max(filled[0] - 2, 0), filled[-1] + 3))
     # The slice on which a region is largest carries its name.
     named = {name: int(cuts[np.argmax([own.take(c, axis=axis).sum() for c in cuts])]) for name, own in inside.items()}
 
     columns = min(5, max(len(cuts), 1))
     rows = max(-(-len(cuts) // columns), 1)
-    extent = [
-        (w.stop if w.stop is not None else volume.shape[a]) - (w.start or 0) for a, w in zip((across, upward), window)
-    ]
-    ratio = extent[1] * step[upward] / max(extent[0] * step[across], 1e-9)
-    width = min(10.6 / columns, 4.4 / max(ratio, 0.3))
+    extent = [min(w.stop, found.shape[a]) - w.start for a, w in zip(plane, window)]
+    ratio = extent[1] * step[plane[1]] / max(extent[0] * step[plane[0]], 1e-9)
+    width = min(WIDTH / columns, 4.4 / max(ratio, 0.3))
     cell = width * ratio + 0.22
     height = cell * rows + painter.room
     with rc_context(STYLE):
-        figure = Figure(figsize=(10.6, height))
-        edge = (1 - columns * width / 10.6) / 2
+        figure = Figure(figsize=(WIDTH, height))
+        edge = (1 - columns * width / WIDTH) / 2
         grid = figure.add_gridspec(
             rows,
             columns,
@@ -182,20 +221,19 @@ def plot_mosaic(
         )
         for panel, cut in enumerate(cuts):
             axes = figure.add_subplot(grid[panel // columns, panel % columns])
-            slab = tuple(cut if a == axis else window[(across, upward).index(a)] for a in range(3))
+            slab = tuple(cut if a == axis else window[plane.index(a)] for a in range(3))
             rgba = painter.colours(volume[slab]) if other is None else painter.colours(volume[slab], other[slab])
             axes.set_facecolor("#f6f7f8")
             axes.imshow(
                 np.swapaxes(_laid(rgba, mask[slab], None if under is None else under[slab]), 0, 1),
                 origin="lower",
                 interpolation="nearest",
-                aspect=step[upward] / step[across],
+                aspect=step[plane[1]] / step[plane[0]],
             )
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set_color("#d8dce0")
-            middle = place[tuple(cut if a == axis else volume.shape[a] // 2 for a in range(3))]
-            axes.set_title(f"{'xyz'[axis]} = {middle[axis]:z.0f} mm", fontsize=8, color=MUTED, pad=3)
+            axes.set_title(found.title(cut), fontsize=9, color=MUTED, pad=3)
             if panel == 0 and axis != 0:
                 for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
                     axes.text(

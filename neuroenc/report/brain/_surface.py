@@ -24,7 +24,7 @@ from neuroenc.report.brain._mesh import (
     vertex_normals,
 )
 from neuroenc.report.brain._outlines import draw_lines, loops, place_labels, smooth
-from neuroenc.report.brain._paint import BrainPainter
+from neuroenc.report.brain._paint import Painter
 from neuroenc.report.brain._places import channel, label_for, region_masks, surface_places
 
 __all__ = ["plot_surface"]
@@ -140,7 +140,7 @@ def plot_surface(
         raise ConfigError(unknown_name("mesh", mesh, ("inflated", "flat")))
     data = np.asarray(values)
     index, side = _vertex_table(*surface_places(values, vertex, hemi), len(data))
-    painter = BrainPainter(
+    painter = Painter(
         data,
         cmap,
         vmin,
@@ -183,7 +183,7 @@ def plot_surface(
     return figure
 
 
-def _inflated_figure(make: Any, views: Sequence[str], painter: BrainPainter, painted: Any, regions: Any) -> Any:
+def _inflated_figure(make: Any, views: Sequence[str], painter: Painter, painted: Any, regions: Any) -> Any:
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
     height = len(pairs) * WIDTH / 4 * PANEL[1] / PANEL[0] + painter.room
     figure = make(figsize=(WIDTH, height))
@@ -203,7 +203,7 @@ def _inflated_figure(make: Any, views: Sequence[str], painter: BrainPainter, pai
 
 
 def _flat_figure(
-    make: Any, index: np.ndarray, side: np.ndarray, crop: bool, painter: BrainPainter, painted: Any, regions: Any
+    make: Any, index: np.ndarray, side: np.ndarray, crop: bool, painter: Painter, painted: Any, regions: Any
 ) -> Any:
     """Both hemispheres side by side at one scale, with a bar of 20 mm."""
     windows = _flat_windows(index, side, crop)

@@ -18,6 +18,7 @@ from neuroenc.report._regions import (
     NO_ROI,
     frequent_words,
     has_caption,
+    mean,
     median,
     memberships,
     roi_summary,
@@ -61,11 +62,6 @@ def _of_region(frame: pd.DataFrame, name: str) -> pd.Series:
     return frame["roi"].astype(str).isin({name, {NO_ROI: "none", ALL_VOXELS: "all"}.get(name, name)})
 
 
-def _mean(values: np.ndarray) -> float:
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if kept.size else float("nan")
-
-
 def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tuple[str, str]]:
     """The numbers that a reader wants first; what was not measured has no tile."""
     frame = voxels.frame.iloc[rows]
@@ -86,18 +82,18 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tup
                 share = number(float((verdicts == verdict).mean()), "share")
                 out.append((share, f"phrases {verdict}"))
     elif frame["unsupported"].notna().any():
-        share = number(_mean(frame["unsupported"].to_numpy(float)), "share")
+        share = number(mean(frame["unsupported"].to_numpy(float)), "share")
         out.append((share, "phrases unsupported"))
     if voxels.stability:
         kind = voxels.stability[0]
-        value, null = (_mean(frame[c].to_numpy(float)) for c in (f"stability:{kind}", f"stability:{kind}_null"))
+        value, null = (mean(frame[c].to_numpy(float)) for c in (f"stability:{kind}", f"stability:{kind}_null"))
         if np.isfinite(value):
             beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
             out.append((number(value, digits=2), f"stability over {kind}{beside}"))
     if "rho" in frame and frame["rho"].notna().any():
-        null = _mean(frame["shuffled"].to_numpy(float))
+        null = mean(frame["shuffled"].to_numpy(float))
         beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
-        out.append((number(_mean(frame["rho"].to_numpy(float)), digits=2), f"sentence-level ρ{beside}"))
+        out.append((number(mean(frame["rho"].to_numpy(float)), digits=2), f"sentence-level ρ{beside}"))
     failed = frame.loc[captioned, "fails"]
     if (voxels.stability or "rho" in frame or "round_trip" in study.captions) and len(failed):
         share = number(float((failed == "").mean()), "share")
@@ -128,11 +124,11 @@ def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
         line: dict[str, Any] = {"n_captioned": int(frame["captioned"].sum())}
         line["n_without_caption"] = int((~frame["captioned"]).sum())
         if voxels.frame["unsupported"].notna().any():
-            line["unsupported share"] = _mean(frame["unsupported"].to_numpy(float))
+            line["unsupported share"] = mean(frame["unsupported"].to_numpy(float))
         for kind in voxels.stability[:1]:
-            line[f"stability, {kind}"] = _mean(frame[f"stability:{kind}"].to_numpy(float))
+            line[f"stability, {kind}"] = mean(frame[f"stability:{kind}"].to_numpy(float))
         if "rho" in frame:
-            line["sentence ρ"] = _mean(frame["rho"].to_numpy(float))
+            line["sentence ρ"] = mean(frame["rho"].to_numpy(float))
         named = frame.loc[frame["label"] != "", "label"].value_counts()
         line[f"frequent {voxels.frame.attrs['label_kind']}s".replace("ys", "ies")] = ", ".join(
             f"{label} ({100 * count / max(int(frame['captioned'].sum()), 1):.0f} %)"

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.report._regions import Group, group_medians
+from neuroenc.encoders.comparison import Group
+from neuroenc.report._regions import group_medians
 from neuroenc.report._style import colours_of
 from neuroenc.report.brain._canvas import Canvas
 
@@ -91,7 +92,7 @@ def medians_of(cells: Cells, frame: pd.DataFrame | None) -> pd.DataFrame:
             "cell": cell,
             "kind": g.kind,
             "group": g.name,
-            "n_voxels": int((np.isfinite(cells.r[k]) & g.mask).sum()),
+            "n_voxels": int(np.isfinite(cells.r[k, g.voxels]).sum()),
             "median_r": values[k, j],
         }
         for k, cell in enumerate(cells.names)

@@ -14,7 +14,7 @@ from neuroenc._core.schema import check_names, check_same_voxels, check_scores
 from neuroenc.encoders.comparison import closest_rival
 from neuroenc.report._charts import draw_gains, draw_matrix, draw_shares
 from neuroenc.report._page import Block, Section
-from neuroenc.report._regions import by_kind, find_groups, group_medians, shares_of
+from neuroenc.report._regions import by_kind, group_medians, groups_of, shares_of
 from neuroenc.report._style import colours_of, legend, short
 from neuroenc.report._text import number
 from neuroenc.report.brain._canvas import Canvas
@@ -106,7 +106,7 @@ def comparison_sections(
         if found is not None:
             check_same_voxels(found, scores, needed, what)
     ways = _layers(layers, scores)
-    groups = find_groups(scores)
+    groups = groups_of(scores)
     cells = Cells(scores, names, parts_of(names, table), groups, Canvas(scores, groups))
     medians = medians_of(cells, table)
     # In the order of a reader's questions: how good, is it the readout, where, is it sure, what else, at what price.
@@ -272,7 +272,7 @@ def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
     found = pd.DataFrame(rows)
     kinds = [k for k in dict.fromkeys(g.kind for g in cells.groups) if k != "all"]
     kept, said = by_kind([g for g in cells.groups if g.kind in ("all", *kinds[:1])], MAX_GROUPS)
-    drawn = found[[key in {g.key for g in kept} for key in zip(found["kind"], found["group"])]]
+    drawn = found[[key in {(g.kind, g.name) for g in kept} for key in zip(found["kind"], found["group"])]]
     spaces = list(dict.fromkeys(found["features"]))
     if len(spaces) > MAX_PANELS:
         medians = dict(zip(cells.names, group_medians(cells.r, cells.groups[:1])[:, 0]))
@@ -335,7 +335,7 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
     groups, said = by_kind(cells.groups, MAX_GROUPS)
     classes = [*won, "tie"]
     shares = shares_of(labels, classes, groups)
-    held = [int((labels[g.mask] != "").sum()) for g in groups]
+    held = [int((labels[g.voxels] != "").sum()) for g in groups]
     frame = pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups], "n_voxels": held})
     for name, row in zip(classes, shares):
         frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(percent, row))

@@ -10,7 +10,7 @@ import xarray as xr
 
 from neuroenc.report._charts import draw_matrix, draw_shares
 from neuroenc.report._page import Block, Section
-from neuroenc.report._regions import by_kind, group_medians, shares_of
+from neuroenc.report._regions import by_kind, group_medians, mean, shares_of
 from neuroenc.report._style import BLUE, ORANGE, TIE, legend
 from neuroenc.report._text import number
 from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, percent, rings_of
@@ -30,7 +30,7 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         own = regions.isel(readout=k) if "readout" in regions.dims else regions
         labels = own["region"].values.astype(str)
         shares = shares_of(labels, classes, groups)
-        held = [int((labels[g.mask] != "").sum()) for g in groups]
+        held = [int((labels[g.voxels] != "").sum()) for g in groups]
         key = legend(CLASSES, {c: percent(shares[j, 0]) for j, c in enumerate(classes)})
         for item in key:
             item["name"] = _CLASS_WORDS.get(item["name"], item["name"])
@@ -100,7 +100,7 @@ def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataF
             values, names, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
         )
         position = np.asarray(found["position"].values, float)
-        mean = [float(np.nanmean(position[g.mask])) if np.isfinite(position[g.mask]).any() else np.nan for g in groups]
+        means = [mean(position[g.voxels]) for g in groups]
         frame = (
             given
             if given is not None
@@ -108,13 +108,13 @@ def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataF
                 {
                     "kind": [g.kind for g in groups],
                     "group": [g.name for g in groups],
-                    "n_voxels": [int((np.isfinite(position) & g.mask).sum()) for g in groups],
+                    "n_voxels": [int(np.isfinite(position[g.voxels]).sum()) for g in groups],
                     "best_layer": [names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
-                    "mean_position": mean,
+                    "mean_position": means,
                 }
             )
         )
-        words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], mean))
+        words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], means))
         r = np.asarray(found["r"].values, float)
         best = best_of(r)
         blocks.append(
