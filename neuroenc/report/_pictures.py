@@ -1,4 +1,4 @@
-"""Thumbnails of stimuli, inside a page or as files beside it."""
+"""Thumbnails of stimuli, as files beside a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import read_picture
-from neuroenc.report._text import data_uri, joined
+from neuroenc.report._text import joined
 
 if TYPE_CHECKING:
     from neuroenc.data import Stimuli
@@ -28,9 +28,11 @@ class Pictures:
     images : mapping of stimulus id to path, array or PIL image, or callable id -> one of these or None, optional
         Looked at before ``stimuli``.
     budget : int
-    inside : bool
-        `src` is then a data URI, counted each time that it is shown; else a path under ``images/`` of what is kept in
-        ``files``.
+
+    Attributes
+    ----------
+    files : dict of path to bytes
+        What was made; the paths are what `src` returns.
     """
 
     def __init__(
@@ -39,14 +41,13 @@ class Pictures:
         images: Mapping[str, Any] | Callable[[str], Any] | None = None,
         *,
         budget: int,
-        inside: bool = False,
     ) -> None:
         if images is not None and not callable(images) and not isinstance(images, Mapping):
             raise ConfigError(
                 f"images is a {type(images).__name__}; legal: a mapping of stimulus id to path, array or PIL image, or "
                 "a function of the id."
             )
-        self._stimuli, self._images, self._left, self._inside = stimuli, images, budget, inside
+        self._stimuli, self._images, self._left = stimuli, images, budget
         self._place = {} if stimuli is None else {str(s): n for n, s in enumerate(stimuli.ids)}
         self._done: dict[str, str | None] = {}
         self._lost: set[str] = set()
@@ -78,16 +79,9 @@ class Pictures:
 
     def src(self, stimulus: str) -> str | None:
         """Where the thumbnail is, or None where there is none to show."""
-        known = stimulus in self._done
-        if not known:
+        if stimulus not in self._done:
             self._done[stimulus] = self._make(stimulus)
-        found = self._done[stimulus]
-        if known and found and self._inside:
-            self._left -= len(found)
-            if self._left < 0:
-                self.left_out += 1
-                return None
-        return found
+        return self._done[stimulus]
 
     def describe(self, stimulus: str) -> dict[str, Any]:
         """``src`` and ``caption``, as far as known."""
@@ -115,8 +109,6 @@ class Pictures:
         if self._left < 0:
             self.left_out += 1
             return None
-        if self._inside:
-            return data_uri(content, "image/jpeg")
         # Named by content: a stimulus' id may be anything, and no two reports fight over a name.
         name = f"images/{hashlib.sha256(content).hexdigest()[:16]}.jpg"
         self.files[name] = content

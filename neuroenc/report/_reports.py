@@ -14,6 +14,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.optional import require
 from neuroenc.report._page import Page
+from neuroenc.report.explorer._data import study_of
 from neuroenc.report.explorer._sections import explorer_sections
 from neuroenc.report.sections._accuracy import accuracy_sections
 from neuroenc.report.sections._comparison import comparison_sections
@@ -141,14 +142,17 @@ def write_report(
     *,
     title: str,
     scores: xr.Dataset,
+    captions: pd.DataFrame | None = None,
+    evidence: pd.DataFrame | None = None,
+    stimuli: Stimuli | None = None,
     subject: str = "",
     progress: bool = True,
     **options: Any,
 ) -> Path:
     """Write the report of one encoder: ``index.html`` and the files beside it, into the folder ``out``.
 
-    The page needs no network and no other file. All text that comes from data is escaped, and the page's own policy
-    forbids any script but its own. Equal inputs give equal bytes; every file is written atomically.
+    The page needs no network, and without captions no other file. All text that comes from data is escaped, and the
+    page's own policy forbids any script but its own. Equal inputs give equal bytes; every file is written atomically.
 
     Parameters
     ----------
@@ -156,11 +160,19 @@ def write_report(
         Folder; made if it is absent.
     title : str
     scores : xarray.Dataset over ``voxel``
+    captions : pandas.DataFrame, optional
+        One row per voxel and rank: ``voxel, rank, caption, score``, for a tab of captions. ``control`` may say which
+        control a caption did not pass, ``evidence`` may hold stimulus ids joined by ";". A voxel of ``scores`` without
+        a row, or with an empty caption, is counted as held back.
+    evidence : pandas.DataFrame, optional
+        ``voxel, rank, stimulus, predicted``: the images that a voxel's encoder prefers.
+    stimuli : neuroenc.data.Stimuli, optional
+        Images of the evidence, shown as thumbnails of at most 96 pixels.
     subject : str
     progress : bool
     **options
-        ``captions, evidence, stimuli, roi_table, controls, sections, maps`` of `accuracy_sections`; ``summary,
-        settings, notes, provenance`` of `study_page`.
+        ``roi_table, controls, sections, maps`` of `accuracy_sections`; ``summary, settings, notes, provenance`` of
+        `study_page`.
 
     Returns
     -------
@@ -184,8 +196,11 @@ def write_report(
     """
     kicker = f"Voxelwise encoding report{f' · {subject}' if subject else ''}"
     about = _about(options)
+    told = None
+    if captions is not None:
+        told = {"study": study_of(title, scores, captions, evidence), "stimuli": stimuli}
     part = {"scores": scores, **options}
-    return study_page(title, accuracy=part, kicker=kicker, progress=progress, **about).write(out)
+    return study_page(title, accuracy=part, captions=told, kicker=kicker, progress=progress, **about).write(out)
 
 
 def write_comparison_report(

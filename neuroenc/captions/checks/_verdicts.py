@@ -96,8 +96,8 @@ def failed_controls(study: Any) -> pd.Series:
 
     Compared are, where they were measured, the sentence-level score with that of other voxels' captions for the same
     voxel (of its region, where known), the percentile of the round trip with that of other voxels' captions, and the
-    agreement of captions with that of shuffled weights. A single voxel has no p: captions that say nothing fail about
-    every second comparison.
+    agreement of captions with that of shuffled weights; and what the column ``control`` of the captions says. A single
+    voxel has no p: captions that say nothing fail about every second comparison.
 
     Returns
     -------
@@ -137,6 +137,11 @@ def failed_controls(study: Any) -> pd.Series:
         measured |= known
         bad = known & (v <= n)
         failed = failed.where(~bad, failed.map(lambda x, name=name: f"{x}; {name}" if x else name))
+    if "control" in best:
+        # What a control of all captions together said.
+        told = best["control"].fillna("").astype(str)
+        measured[:] = True
+        failed = failed.where(told == "", told.where(failed == "", failed + "; " + told))
     return failed.where(measured, None)
 
 

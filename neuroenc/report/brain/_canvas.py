@@ -14,7 +14,7 @@ from neuroenc.report._charts import draw_strip
 from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import TIE, figure_png
 from neuroenc.report._text import data_uri
-from neuroenc.report.brain._mesh import N_VERTICES
+from neuroenc.report.brain._mesh import N_VERTICES, flat_mesh
 from neuroenc.report.brain._slices import plot_mosaic
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.export._files import places
@@ -42,7 +42,7 @@ def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str]:
 
 
 class Canvas:
-    """Values of voxels on fsaverage5 (flat and inflated), on slices, or else as one bar for each unit.
+    """Values of voxels on fsaverage5, on slices, or else as one bar for each unit.
 
     ``groups`` are what bars are put side by side in; ``kind`` is "surface", "volume" or "strip", ``remarks`` say what
     cannot be drawn, and ``how`` what the reader looks at.
@@ -82,7 +82,7 @@ class Canvas:
     def how(self) -> str:
         outlined = " Lines are the borders of regions." if self._regions else ""
         return {
-            "surface": "fsaverage5, flat and inflated; grey cortex carries no voxel of the analysis." + outlined,
+            "surface": "fsaverage5, flat or inflated; grey cortex carries no voxel of the analysis." + outlined,
             "volume": "Slices through the volume, left on the left." + outlined,
             "strip": "Units have no place on the cortex: one bar for each, the best predicted first in each group.",
         }[self.kind]
@@ -97,10 +97,12 @@ class Canvas:
         colours: Mapping[str, Any] | None = None,
         limits: tuple[float | None, float | None] | None = None,
         cmap: str | None = None,
+        both: bool = False,
     ) -> list[Any]:
         """Figures: names in their ``colours``, numbers in a colour map; none where there is nothing to draw.
 
-        ``heights`` are what the bars of a strip show; without them there is no strip.
+        ``heights`` are what the bars of a strip show; without them there is no strip. A surface is flat, and inflated
+        too with ``both``, or where a voxel lies on a cut of the flat patch.
         """
         named = values.dtype.kind in "OUS"
         known = values != "" if named else np.isfinite(values)
@@ -125,7 +127,9 @@ class Canvas:
         shown = np.where(known, values, "" if named else np.nan)[kept]
         options |= {"rois": {name: mask[kept] for name, mask in self._regions.items()}}
         place = where["vertex"].values[kept], where["hemi"].values[kept]
-        return [_png(plot_surface(shown, *place, mesh=mesh, **options)) for mesh in ("flat", "inflated")]
+        hidden = any((~flat_mesh(h)[2][place[0][place[1] == h]]).any() for h in np.unique(place[1]))
+        meshes = ("flat", "inflated") if both or hidden else ("flat",)
+        return [_png(plot_surface(shown, *place, mesh=mesh, **options)) for mesh in meshes]
 
     def _tones(self, values: np.ndarray, colours: Mapping[str, Any] | None, limits: Any) -> np.ndarray:
         import matplotlib

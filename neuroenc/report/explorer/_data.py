@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
-from neuroenc._core.schema import VERDICTS
-from neuroenc.report._regions import ceiling_r, frequent_words, normalised_r
+from neuroenc._core.schema import VERDICTS, check_scores, check_voxel_table
+from neuroenc.report._regions import ceiling_r, frequent_words, has_caption, normalised_r
 
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
@@ -28,6 +29,7 @@ __all__ = [
     "asset",
     "label_of_voxels",
     "stability_kinds",
+    "study_of",
     "subject_data",
     "unsupported_share",
     "voxel_table",
@@ -115,6 +117,35 @@ def label_of_voxels(study: CaptionStudy) -> tuple[str, pd.Series]:
         if counter:
             named[voxel] = min(counter, key=lambda w: (-counter[w], -totals[w], w))
     return "noun", pd.Series(named, dtype=object)
+
+
+def study_of(
+    title: str, scores: xr.Dataset, captions: pd.DataFrame, evidence: pd.DataFrame | None = None
+) -> CaptionStudy:
+    """A `CaptionStudy` of plain tables: ``voxel, caption`` (``rank, score``), and ``voxel, stimulus`` (``predicted``).
+
+    A voxel without a row, or with an empty caption, was held back.
+    """
+    from neuroenc.captions import CaptionStudy
+
+    scores = check_scores(scores)
+    voxels = scores["voxel"].values
+    captions = check_voxel_table(captions, "captions", voxels, ("voxel", "caption"))
+    captions = captions[has_caption(captions)]
+    if evidence is None and "evidence" in captions:
+        listed = captions.drop_duplicates("voxel")[["voxel", "evidence"]].dropna()
+        evidence = listed.assign(stimulus=listed["evidence"].str.split(";")).explode("stimulus")
+        evidence = evidence[evidence["stimulus"].astype(bool)].drop(columns="evidence")
+    if evidence is None:
+        evidence = pd.DataFrame({"voxel": voxels[:0], "stimulus": ""})
+    evidence = check_voxel_table(evidence, "evidence", voxels, ("voxel", "stimulus"))
+    tables = []
+    for frame, number in ((captions, "score"), (evidence, "predicted")):
+        frame = frame.assign(rank=frame.groupby("voxel", sort=False).cumcount() + 1)
+        tables.append(frame if number in frame else frame.assign(**{number: np.nan}))
+    has = np.isin(voxels, captions["voxel"])
+    gate = pd.DataFrame({"voxel": voxels, "captioned": has, "reason": np.where(has, "", "no caption")})
+    return CaptionStudy(title, scores, captions=tables[0], evidence=tables[1], gate=gate)
 
 
 def voxel_table(study: CaptionStudy) -> VoxelTable:

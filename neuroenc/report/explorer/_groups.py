@@ -95,7 +95,7 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tup
         beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
         out.append((number(mean(frame["rho"].to_numpy(float)), digits=2), f"sentence-level ρ{beside}"))
     failed = frame.loc[captioned, "fails"]
-    if (voxels.stability or "rho" in frame or "round_trip" in study.captions) and len(failed):
+    if (voxels.stability or "rho" in frame or {"round_trip", "control"} & set(study.captions)) and len(failed):
         share = number(float((failed == "").mean()), "share")
         out.append((share, "captions above each of their controls"))
     return out
@@ -153,6 +153,9 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
     if own.empty:
         return []
     ranked = pd.DataFrame(frequent_words(own, n=20), columns=["word", "share"])
+    if name is not None:
+        everywhere = dict(frequent_words(study.captions, n=10**6))
+        ranked["lift"] = [share / everywhere[word] for word, share in zip(ranked["word"], ranked["share"])]
     half = -(-len(ranked) // 2)
     headings = ("Words of the best captions", "")
     return [

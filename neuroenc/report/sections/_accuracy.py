@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,17 +12,13 @@ import xarray as xr
 
 from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
-from neuroenc._core.schema import check_scores, check_voxel_table
+from neuroenc._core.schema import check_scores
 from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import ceiling_r, median, memberships, normalised_r, roi_summary
 from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, STYLE, WIDTH
 from neuroenc.report._text import number
-from neuroenc.report.export._files import map_files, numeric_scores, write_captions, write_maps, write_scores
-from neuroenc.report.sections._captions import caption_sections, caption_tile
+from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
 from neuroenc.report.sections._maps import map_names, maps_section
-
-if TYPE_CHECKING:
-    from neuroenc.data import Stimuli
 
 __all__ = ["accuracy_sections", "plot_accuracy"]
 
@@ -32,9 +28,6 @@ MAX_ROIS, MAX_DOTS = 24, 300
 def accuracy_sections(
     scores: xr.Dataset,
     *,
-    captions: pd.DataFrame | None = None,
-    evidence: pd.DataFrame | None = None,
-    stimuli: Stimuli | None = None,
     roi_table: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
     sections: Sequence[Section] = (),
@@ -42,7 +35,7 @@ def accuracy_sections(
     rates: dict[str, float] | None = None,
     progress: bool = False,
 ) -> list[Section]:
-    """Sections on one encoder: accuracy against the noise ceiling, brain maps, captions of regions, controls.
+    """Sections on one encoder: accuracy against the noise ceiling, brain maps, controls.
 
     Parameters
     ----------
@@ -50,14 +43,6 @@ def accuracy_sections(
         ``r`` (Pearson correlation) and optionally ``noise_ceiling_r`` (correlation), ``noise_ceiling_r2`` (share of
         variance), ``r_normalised``, ``p_value``, ``q_value`` and others; coordinates ``roi`` (names joined by ";"),
         ``vertex`` and ``hemi``, ``i, j, k`` (with attributes ``affine`` and ``volume_shape``).
-    captions : pandas.DataFrame, optional
-        One row per voxel and rank: ``voxel, rank, caption, score``; ``control`` may say which control a caption did
-        not pass (it is marked wherever it is shown), ``evidence`` may hold stimulus ids joined by ";". A voxel of
-        ``scores`` without a row, or with an empty caption, is counted as gated.
-    evidence : pandas.DataFrame, optional
-        ``voxel, rank, stimulus, predicted``: the images that a voxel's encoder prefers.
-    stimuli : neuroenc.data.Stimuli, optional
-        Images of the evidence, shown as thumbnails of at most 96 pixels.
     roi_table : pandas.DataFrame, optional
         Shown instead of `roi_summary`, with whatever columns it has.
     controls : pandas.DataFrame, optional
@@ -73,13 +58,13 @@ def accuracy_sections(
     Returns
     -------
     list of Section
-        Their files: ``scores.nc``, ``captions.csv`` and ``captions.json`` (with captions), and under ``maps/`` for
-        every numeric score ``NAME.nii.gz`` and ``NAME_hemi-L.func.gii``, ``NAME_hemi-R.func.gii``, NaN outside.
+        Their files: ``scores.nc``, and under ``maps/`` for every numeric score ``NAME.nii.gz`` and
+        ``NAME_hemi-L.func.gii``, ``NAME_hemi-R.func.gii``, NaN outside.
 
     Raises
     ------
     DataError
-        If scores, captions or evidence lack what is needed or speak of different voxels.
+        If scores lack what is needed.
     ConfigError
         If ``maps`` names a score that is not there.
 
@@ -90,15 +75,10 @@ def accuracy_sections(
     (['accuracy'], ('0.30', 'median r'))
     """
     scores = check_scores(scores)
-    names, voxels = map_names(scores, maps), scores["voxel"].values
-    if captions is not None:
-        captions = check_voxel_table(captions, "captions", voxels, ("voxel", "caption"))
-    if evidence is not None:
-        evidence = check_voxel_table(evidence, "evidence", voxels, ("voxel", "stimulus"))
+    names = map_names(scores, maps)
     makers: list[Any] = [
-        lambda: [_accuracy(scores, roi_table, captions, rates or {})],
+        lambda: [_accuracy(scores, roi_table, rates or {})],
         lambda: [maps_section(scores, names)],
-        lambda: caption_sections(scores, captions, evidence, stimuli) if captions is not None else [],
         lambda: [*sections, _controls(controls)],
     ]
     made = []
@@ -109,9 +89,7 @@ def accuracy_sections(
     return made
 
 
-def _accuracy(
-    scores: xr.Dataset, roi_table: pd.DataFrame | None, captions: pd.DataFrame | None, rates: dict[str, float]
-) -> Section:
+def _accuracy(scores: xr.Dataset, roi_table: pd.DataFrame | None, rates: dict[str, float]) -> Section:
     regions, bounded = roi_summary(scores), ceiling_r(scores) is not None
     n, missing = scores.sizes["voxel"], int((~np.isfinite(np.asarray(scores["r"].values, float))).sum())
     drawn = [
@@ -137,8 +115,6 @@ def _accuracy(
     alt = "; ".join(f"{row.roi}: median r {number(row.median_r)}" for row in regions.itertuples())
 
     def export(folder: Path) -> None:
-        if captions is not None:
-            write_captions(folder, captions)
         write_scores(folder, scores)
         write_maps(folder, scores, numeric_scores(scores))
 
@@ -153,14 +129,14 @@ def _accuracy(
             Block(table=roi_table if roi_table is not None else regions.dropna(axis="columns", how="all")),
         ],
         nav="Accuracy",
-        tiles=_tiles(scores, captions, rates),
+        tiles=_tiles(scores, rates),
         terms=["r", *(["noise ceiling"] if bounded else []), *(["q"] if "q_value" in scores else [])],
         export=export,
-        files=[*(["captions.csv", "captions.json"] if captions is not None else []), "scores.nc", *map_files(scores)],
+        files=["scores.nc", *map_files(scores)],
     )
 
 
-def _tiles(scores: xr.Dataset, captions: pd.DataFrame | None, rates: dict[str, float]) -> list[tuple[str, str]]:
+def _tiles(scores: xr.Dataset, rates: dict[str, float]) -> list[tuple[str, str]]:
     r = np.asarray(scores["r"].values, float)
     tiles = [(f"{len(r):,}", "voxels"), (number(median(r), digits=2), "median r")]
     ceiling, ratio = ceiling_r(scores), normalised_r(scores)
@@ -172,8 +148,6 @@ def _tiles(scores: xr.Dataset, captions: pd.DataFrame | None, rates: dict[str, f
         if name in scores:
             tiles.append((f"{100 * float(np.mean(np.asarray(scores[name].values, float) < 0.05)):.0f} %", label))
             break
-    if captions is not None:
-        tiles.append(caption_tile(captions))
     for key, value in rates.items():
         if str(key).endswith("accuracy") and isinstance(value, (float, np.floating)) and len(tiles) < 8:
             tiles.append((number(value, str(key)), str(key).replace("_", " ")))

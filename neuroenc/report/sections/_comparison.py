@@ -351,7 +351,7 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
         ranked = np.sort(np.where(np.isfinite(cells.r), cells.r, np.nan), axis=0)[::-1]
         lead_of = ranked[0] - ranked[1] if len(cells.names) > 1 else best * np.nan
         name = "lead of the best cell over the next, r"
-        figures = cells.canvas.draw(lead_of, label=name, heights=lead_of, height_label=name)
+        figures = cells.canvas.draw(lead_of, label=name, heights=lead_of, height_label=name, both=True)
         known = lead_of[np.isfinite(lead_of)]
         alt = f"Lead of the best cell over the next; median {number(float(np.median(known)))}." if known.size else ""
         blocks = [
@@ -361,7 +361,7 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
     else:
         blocks = [
             Block(
-                cells.canvas.draw(labels, label="", heights=best, colours=colours),
+                cells.canvas.draw(labels, label="", heights=best, colours=colours, both=True),
                 f"Best cell of every voxel. {words}",
                 cells.canvas.how,
                 legend=key,

@@ -59,7 +59,7 @@ def maps_section(scores: xr.Dataset, names: Sequence[str]) -> Section | None:
         finite = values[np.isfinite(values)] if name != "roi" else values
         if name != "roi" and (not finite.size or (low is not None and finite.max() <= low)):
             low = high = None
-        figures = canvas.draw(values, label=heading, cmap=cmap or None, limits=(low, high))
+        figures = canvas.draw(values, label=heading, cmap=cmap or None, limits=(low, high), both=not blocks)
         said = "" if name == "roi" else f"{finite.size} voxels, median {median(values):z.2f}."
         if not figures:
             blocks.append(Block(heading=heading, caption="No voxel has a value."))
