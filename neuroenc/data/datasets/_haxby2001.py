@@ -115,7 +115,69 @@ class Haxby2001(Dataset):
         events = [f"sub001/BOLD/task001_run{r:03d}/bold_events.tsv" for r in _RUNS]
         masks = [f"sub001/masks/25mm/{m}.nii.gz" for m in _MASKS] if image == "25mm" else []
         root = source.folder([*bold, *events, *masks])
-        return _assemble(source, root, image, mask, float(delay), bold, events, masks)
+        import nibabel
+
+        nib: Any = nibabel
+        with warnings.catch_warnings():
+            # That the slice has no anatomical origin is said where its masks are refused.
+            warnings.filterwarnings("ignore", message=".*neither sform nor qform.*")
+            runs = [open_image(root / path, "BOLD") for path in bold]
+            regions = {Path(path).name.split(".")[0]: open_image(root / path, "mask") for path in masks}
+        shape, affine = runs[0].shape[:3], runs[0].affine
+        for path, run in zip(bold, runs):
+            check_affine(runs[0], run, names=(bold[0], path))
+        data = [np.asarray(image_values(run, "BOLD"), dtype=np.float64) for run in runs]
+        mean = np.mean([d.mean(axis=-1) for d in data], axis=0)
+        for name, region in regions.items():
+            check_affine(region, runs[0], names=(f"mask {name}", "BOLD"))
+        inside = _mask(mask, mean, regions)
+        alive = np.all([d.std(axis=-1) > 0 for d in data], axis=0)
+        if mask is not None and (inside & ~alive).any():
+            warnings.warn(
+                f"{int((inside & ~alive).sum())} of {int(inside.sum())} voxels of mask {mask!r} are constant in a run; "
+                "left out.",
+                stacklevel=4,
+            )
+        inside &= alive
+        tables = [_read_events(root / path) for path in events]
+        values = np.concatenate([block_responses(d[inside].T, t, tr=TR, delay=delay) for d, t in zip(data, tables)])
+        table = pd.concat([t.assign(run=r) for r, t in zip(_RUNS, tables)], ignore_index=True)
+        ijk = np.argwhere(inside)
+        roi = [
+            [n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"]
+            for v in ijk
+        ]
+        used = [*bold, *events, *masks]
+        responses = make_responses(
+            values.astype(np.float32),
+            stimulus=table["trial_type"].to_numpy(dtype=str),
+            subject="sub001",
+            session=1,
+            run=table["run"].to_numpy(),
+            repeat=table["run"].to_numpy() - 1,
+            ijk=ijk,
+            roi=roi,
+            space=f"native {image}",
+            affine=affine,
+            volume_shape=shape,
+            units="s.d.",
+            zscored="run",
+            source=source.manifest.name,
+            licence=source.manifest.licence,
+            provenance={
+                "data": source.manifest.name,
+                "options": {"image": image, "mask": mask, "delay": float(delay)},
+                "sha256": source.checksums(used),
+            },
+        )
+        extra: dict[str, Any] = {
+            "mask": nib.Nifti1Image(inside.astype(np.uint8), affine),
+            "mean": nib.Nifti1Image(mean.astype(np.float32), affine),
+            "masks": regions,
+            "events": table,
+            "tr": TR,
+        }
+        return EncodingData(responses, _stimuli(source), extra=extra)
 
 
 def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, delay: float) -> np.ndarray:
@@ -174,80 +236,6 @@ def _zscore(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     spread = centred.std(axis=0)
     flat = spread <= 1e-9 * scale
     return np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))
-
-
-def _assemble(
-    source: Source,
-    root: Path,
-    image: str,
-    mask: str | None,
-    delay: float,
-    bold: list[str],
-    events: list[str],
-    masks: list[str],
-) -> EncodingData:
-    import nibabel
-
-    nib: Any = nibabel
-    with warnings.catch_warnings():
-        # That the slice has no anatomical origin is said where its masks are refused.
-        warnings.filterwarnings("ignore", message=".*neither sform nor qform.*")
-        runs = [open_image(root / path, "BOLD") for path in bold]
-        regions = {Path(path).name.split(".")[0]: open_image(root / path, "mask") for path in masks}
-    shape, affine = runs[0].shape[:3], runs[0].affine
-    for path, run in zip(bold, runs):
-        check_affine(runs[0], run, names=(bold[0], path))
-    data = [np.asarray(image_values(run, "BOLD"), dtype=np.float64) for run in runs]
-    mean = np.mean([d.mean(axis=-1) for d in data], axis=0)
-    for name, region in regions.items():
-        check_affine(region, runs[0], names=(f"mask {name}", "BOLD"))
-    inside = _mask(mask, mean, regions)
-    alive = np.all([d.std(axis=-1) > 0 for d in data], axis=0)
-    if mask is not None and (inside & ~alive).any():
-        warnings.warn(
-            f"{int((inside & ~alive).sum())} of {int(inside.sum())} voxels of mask {mask!r} are constant in a run; "
-            "left out.",
-            stacklevel=4,
-        )
-    inside &= alive
-    tables = [_read_events(root / path) for path in events]
-    values = np.concatenate([block_responses(d[inside].T, t, tr=TR, delay=delay) for d, t in zip(data, tables)])
-    table = pd.concat([t.assign(run=r) for r, t in zip(_RUNS, tables)], ignore_index=True)
-    ijk = np.argwhere(inside)
-    roi = [
-        [n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"] for v in ijk
-    ]
-    used = [*bold, *events, *masks]
-    responses = make_responses(
-        values.astype(np.float32),
-        stimulus=table["trial_type"].to_numpy(dtype=str),
-        subject="sub001",
-        session=1,
-        run=table["run"].to_numpy(),
-        repeat=table["run"].to_numpy() - 1,
-        ijk=ijk,
-        roi=roi,
-        space=f"native {image}",
-        affine=affine,
-        volume_shape=shape,
-        units="s.d.",
-        zscored="run",
-        source=source.manifest.name,
-        licence=source.manifest.licence,
-        provenance={
-            "data": source.manifest.name,
-            "options": {"image": image, "mask": mask, "delay": delay},
-            "sha256": source.checksums(used),
-        },
-    )
-    extra: dict[str, Any] = {
-        "mask": nib.Nifti1Image(inside.astype(np.uint8), affine),
-        "mean": nib.Nifti1Image(mean.astype(np.float32), affine),
-        "masks": regions,
-        "events": table,
-        "tr": TR,
-    }
-    return EncodingData(responses, _stimuli(source), extra=extra)
 
 
 def _mask(mask: str | None, mean: np.ndarray, regions: dict[str, Any]) -> np.ndarray:
