@@ -16,7 +16,7 @@ passed = stats.fdr(stats.permutation_test(y, yhat, n_permutations=1000, seed=0).
 common = rng.standard_normal((200, 1))
 y = rng.standard_normal((200, 300)) + common
 yhat = 0.4 * y + rng.standard_normal((200, 300)) + 0.8 * rng.standard_normal((200, 1))
-roi = stats.bootstrap_rois(y, yhat, {"region": np.arange(300)}, seed=0)["region"]
+roi = stats.Resampler(seed=0).regions(y, yhat, {"region": np.arange(300)})["region"]
 single = stats.pearson_r(y, yhat)
 draws = np.median(rng.choice(single, (1000, 300)), axis=1)
 

@@ -20,7 +20,7 @@ for train, test in data.folds(Y, "stimulus", 4):
     predicted[test] = RidgeEncoder().fit(X[train], Y[train]).predict(X[test])
 measured = Y.values
 r = stats.pearson_r(measured, predicted)
-interval = stats.bootstrap(measured, predicted, seed=0)
+interval = stats.Resampler(seed=0).score(measured, predicted)
 rng = np.random.default_rng(0)
 null = [stats.pearson_r(measured[rng.permutation(len(measured))], predicted) for _ in range(100)]
 best, order = int(np.argmax(r)), np.argsort(-r)

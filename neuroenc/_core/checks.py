@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,12 @@ def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     return texts, [name for name, group in zip(names, groups) for _ in group]
 
 
-def one_of(name: str, value: Any, legal: Iterable[str], step: str = "") -> str:
+def one_of(
+    name: str, value: Any, legal: Iterable[str], step: str = "", aliases: Mapping[str, str] | None = None
+) -> str:
     """``value``, if it is one of the legal names; else an error with the nearest, and ``step`` as what to do next.
+
+    ``aliases`` tell which legal name is meant by another: the error names it.
 
     >>> one_of("kind", "ridge", ["ridge", "banded"])
     'ridge'
@@ -116,5 +120,5 @@ def one_of(name: str, value: Any, legal: Iterable[str], step: str = "") -> str:
     """
     legal = tuple(legal)
     if not isinstance(value, str) or value not in legal:
-        raise ConfigError(unknown_name(name, value, legal, step))
+        raise ConfigError(unknown_name(name, value, legal, step, aliases))
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = ["ChecksumError", "ConfigError", "DataError", "NeuroencError", "nearest_names", "unknown_name"]
 
@@ -35,14 +35,17 @@ def nearest_names(name: str, legal: Iterable[str], n: int = 3) -> list[str]:
     return [by_lower[x] for x in close]
 
 
-def unknown_name(kind: str, name: object, legal: Iterable[str], step: str = "") -> str:
-    """Message for a name that does not exist: what was found, nearest, legal, next step.
+def unknown_name(
+    kind: str, name: object, legal: Iterable[str], step: str = "", aliases: Mapping[str, str] | None = None
+) -> str:
+    """Message for a name that does not exist: what was found, nearest (by ``aliases`` too), legal, next step.
 
     >>> unknown_name("roi", "FAF", ["FFA", "PPA"])
     "unknown roi 'FAF'; did you mean 'FFA'? Legal: FFA, PPA."
     """
     legal = [str(x) for x in legal]
-    close = nearest_names(str(name), legal)
+    also = dict(aliases or {})
+    close = list(dict.fromkeys(also.get(x, x) for x in nearest_names(str(name), [*also, *legal])))
     hint = f"; did you mean {' or '.join(repr(x) for x in close)}?" if close else "."
     shown = ", ".join(legal[:20]) + (f", ... ({len(legal)} in all)" if len(legal) > 20 else "")
     return f"unknown {kind} {str(name)!r}{hint} Legal: {shown or '(none)'}." + (f" {step}" if step else "")

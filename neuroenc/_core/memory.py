@@ -1,14 +1,17 @@
-"""Memory budgets."""
+"""Memory budgets, and blocks of voxels that keep them."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+from itertools import pairwise
+
+import numpy as np
 
 from neuroenc._core.errors import ConfigError
 
-__all__ = ["parse_memory"]
+__all__ = ["parse_memory", "voxel_blocks"]
 
 _UNITS = {
     "": 1,
@@ -57,3 +60,20 @@ def parse_memory(value: str | int | float | None) -> int:
     if number < 1:
         raise ConfigError(f"max_memory={value!r} is not legal; it must be at least 1 byte.")
     return int(number)
+
+
+def voxel_blocks(
+    n_voxels: int, bytes_per_voxel: int, budget: int | str, workers: int = 1, most: int | None = None
+) -> list[slice]:
+    """Slices of voxels whose working memory, over all workers, stays within ``budget`` (one voxel at least).
+
+    >>> voxel_blocks(10, 8, 32)
+    [slice(0, 3, None), slice(3, 7, None), slice(7, 10, None)]
+    """
+    size = max(1, parse_memory(budget) // max(1, workers * bytes_per_voxel))
+    # Equal blocks keep the workers busy to the end.
+    count = -(-n_voxels // (size if most is None else min(size, most)))
+    if workers > 1 and n_voxels > 256:
+        count = -(-count // workers) * workers
+    edges = np.linspace(0, n_voxels, min(count, n_voxels) + 1).round().astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(edges) if b > a]

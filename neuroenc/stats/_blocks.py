@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroenc._core.arrays import as_numpy, is_torch, refuse_sparse
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError, nearest_names
-from neuroenc._core.memory import parse_memory
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc.stats._labels import match_labels
 
 Floats = NDArray[np.float64]
@@ -35,23 +33,8 @@ _ALIASES = {
 }
 
 
-def check_choice(kind: str, value: object, legal: Iterable[str], aliases: dict[str, str] | None = None) -> str:
-    """``value`` if it is one of ``legal``, else ConfigError with the nearest legal names."""
-    names = list(legal)
-    if isinstance(value, str) and value in names:
-        return value
-    known = {**{x.lower(): x for x in names}, **(aliases or {})}
-    near = list(dict.fromkeys(known[x.lower()] for x in nearest_names(str(value), known, n=2)))
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    raise ConfigError(f"unknown {kind} {value!r}{hint} Legal: {', '.join(map(repr, names))}.")
-
-
 def check_metric(metric: object) -> str:
-    return check_choice("metric", metric, METRICS, _ALIASES)
-
-
-def check_count(name: str, value: object, least: int = 1) -> int:
-    return check_whole(name, value, least)
+    return one_of("metric", metric, METRICS, aliases=_ALIASES)
 
 
 def as_real(a: Any, name: str) -> Any:
@@ -117,19 +100,9 @@ def scale_of(a: Floats) -> Floats:
     return np.asarray(np.ldexp(1.0, -np.clip(exponent, -1000, 1000)))
 
 
-def voxel_blocks(
-    n_samples: int, n_voxels: int, copies: int, max_memory: int | str, *, cache: int | None = None
-) -> Iterator[slice]:
-    """Column slices such that ``copies`` float64 blocks fit in ``max_memory`` bytes (one voxel at least).
-
-    ``cache`` also bounds a single block, for loops that visit the block many times.
-    """
-    width = parse_memory(max_memory) // max(1, copies * 8 * n_samples)
-    if cache is not None:
-        width = min(width, max(32, cache // (8 * n_samples)))
-    width = int(min(max(1, width), max(1, n_voxels)))
-    for start in range(0, n_voxels, width):
-        yield slice(start, min(start + width, n_voxels))
+def cached(n_samples: int, megabytes: int) -> int:
+    """Columns of ``n_samples`` that fit in a cache, for loops that visit a block many times."""
+    return max(32, megabytes * 2**20 // (8 * n_samples))
 
 
 def centre(a: Floats) -> tuple[Floats, NDArray[np.bool_] | None, Floats, Floats]:

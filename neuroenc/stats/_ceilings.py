@@ -1,24 +1,26 @@
-"""Noise ceilings: what a perfect model could score, from repeats of the same stimulus."""
+"""Noise ceilings: what a perfect model could score, from repeats of the same stimulus or from other subjects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, check_choice, check_count
-from neuroenc.stats._normalise import check_unit
-from neuroenc.stats._repeats import repeat_groups, split_half_noise_ratio, variance_components
-
-__all__ = [
-    "ceiling_from_repeats",
-    "ncsnr",
-    "noise_ceiling",
-    "split_half_reliability",
-]
+from neuroenc._core.memory import voxel_blocks
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, load, load_pair
+from neuroenc.stats._repeats import (
+    Halves,
+    RepeatSums,
+    check_repeats,
+    half_splits,
+    split_half_noise_ratio,
+    variance_components,
+)
+from neuroenc.stats._scores import check_unit
 
 
 def ncsnr(
@@ -278,13 +280,142 @@ def ceiling_from_repeats(
     >>> print(ceiling_from_repeats(y, stimulus, unit="r2", total="empirical").round(1))
     [0.7]
     """
+    how = {"n_repeats": n_repeats, "method": method, "total": total, "weighting": weighting, "n_splits": n_splits}
+    return CeilingSampler(responses, stimulus, unit=unit, seed=seed, max_memory=max_memory, **how).estimate
+
+
+class CeilingSampler:
+    """Noise ceiling of every voxel and in resamples of the stimuli, with the arguments of `ceiling_from_repeats`."""
+
+    def __init__(
+        self,
+        responses: Any,
+        stimulus: Any,
+        *,
+        unit: str,
+        n_repeats: Any = None,
+        method: str = "ncsnr",
+        total: str = "unit",
+        weighting: str = "max_repeats",
+        n_splits: int = 20,
+        seed: int = 0,
+        max_memory: int | str = MAX_MEMORY,
+    ) -> None:
+        self.unit, method = check_unit("unit", unit), one_of("method", method, ("ncsnr", "split_half"))
+        self.values, order, self.counts = check_repeats(responses, stimulus)
+        self.n_repeats = self.counts if n_repeats is None else n_repeats
+        if method == "ncsnr":
+            how = {"total": total, "weighting": weighting, "max_memory": max_memory}
+            ratio, self.rows_held = ncsnr(responses, stimulus, **how), 14 * len(self.values)
+            self._of = lambda block: RepeatSums(block, order, self.counts, total, weighting)
+        else:
+            how = {"n_splits": n_splits, "seed": seed, "max_memory": max_memory}
+            ratio, _ = split_half_noise_ratio(responses, stimulus, **how)
+            self.rows_held = (7 * n_splits + 4) * len(self.values)
+            chosen, splits = half_splits(order, self.counts, n_splits, seed)
+            self._of = lambda block: Halves(block, splits, chosen)
+        self.estimate = noise_ceiling(ratio, self.n_repeats, unit=unit)
+
+    def ceilings(self, columns: slice, weights: Floats) -> Floats:
+        """Of some voxels (n_resamples, n_voxels), for weights of the stimuli (n_resamples, n_stimuli)."""
+        if len(self.counts) < 2:
+            raise DataError(f"got {len(self.counts)} stimulus to resample; a bootstrap needs at least 2.")
+        ratios = self._of(load(self.values, columns, "responses")[0]).ratios(weights)
+        return noise_ceiling(ratios, self.n_repeats, unit=self.unit)
+
+
+@dataclass(frozen=True)
+class SubjectCeiling:
+    """What the true model could reach given that subjects differ: `subject_ceiling`, `rdm_ceiling`.
+
+    Attributes
+    ----------
+    lower, upper : array (n_voxels,), or float
+        Means over subjects of one subject against the others together, and against all.
+    lower_subject, upper_subject : array (n_subjects, ...)
+    unit : str
+        That of the ceiling; of RDMs, the method of comparison.
+    """
+
+    lower: Any
+    upper: Any
+    lower_subject: Floats
+    upper_subject: Floats
+    unit: str
+
+
+def subject_ceiling(responses: Any, *, unit: str, max_memory: int | str = MAX_MEMORY) -> SubjectCeiling:
+    r"""Leave-one-subject-out noise ceiling of a model that is the same for all subjects.
+
+    .. math:: lower_v = mean_s\; corr(y_{sv}, mean_{t \ne s} z_{tv}), \qquad
+              upper_v = mean_s\; corr(y_{sv}, mean_t z_{tv})
+
+    with z the responses z-scored over stimuli within subject and voxel (parcel, vertex). The mean of the others is an
+    estimate of what subjects share, so that the first is too low; the second has seen the subject it is compared
+    with, and no common prediction exceeds it. Unit ``"r2"``: the squares (negative correlations count 0), the
+    variance of one subject that a common prediction with a gain of its own explains; its upper bound is close, not
+    strict.
+
+    This is a ceiling for what subjects share; a subject's own encoder may exceed it up to `noise_ceiling`.
+
+    Parameters
+    ----------
+    responses : array (n_subjects, n_stimuli, n_voxels) or (n_subjects, n_stimuli)
+        Same stimuli and corresponding voxels in all subjects. A stimulus that is NaN in one subject is left out of
+        that voxel for all.
+    unit : {"r", "r2"}
+    max_memory : int or str
+        Bytes ("1GB") that the working copies may take.
+
+    Returns
+    -------
+    SubjectCeiling
+
+    Raises
+    ------
+    ValueError
+        Fewer than two subjects, other than 3 dimensions, an unknown unit.
+
+    References
+    ----------
+    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553. Hasson et al. (2004), Science 303:1634.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.standard_normal((1, 2000, 1)) + rng.standard_normal((5, 2000, 1))
+    >>> found = subject_ceiling(y, unit="r")
+    >>> bool(found.lower[0] < 0.5**0.5 < found.upper[0])                  # planted
+    True
+    """
     unit = check_unit("unit", unit)
-    method = check_choice("method", method, ("ncsnr", "split_half"))
-    counts: NDArray[np.intp] = repeat_groups(stimulus)[1]
-    repeats = counts if n_repeats is None else n_repeats
-    if method == "ncsnr":
-        ratio = ncsnr(responses, stimulus, total=total, weighting=weighting, max_memory=max_memory)
-    else:
-        check_count("n_splits", n_splits)
-        ratio, _ = split_half_noise_ratio(responses, stimulus, n_splits=n_splits, seed=seed, max_memory=max_memory)
-    return noise_ceiling(ratio, repeats, unit=unit)
+    values = as_real(responses, "responses")
+    if values.ndim == 2:
+        values = np.asarray(values)[:, :, None]
+    if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 3:
+        raise DataError(
+            f"responses have shape {tuple(values.shape)}; legal is (n_subjects, n_stimuli, n_voxels) with at least 2 "
+            "subjects and 3 stimuli."
+        )
+    s, n, v = values.shape
+    low, high = np.full((s, v), np.nan), np.full((s, v), np.nan)
+    for at in voxel_blocks(v, 8 * n * (2 * s + 8), max_memory, most=cached(n * (2 * s + 8), 64)):
+        block = np.array(values[:, :, at], dtype=np.float64)
+        block[:, np.isnan(block).any(axis=0)] = np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = block - _nanmean(block)
+            z /= np.sqrt(_nanmean(z**2))
+        total = z.sum(axis=0)
+        for k in range(s):
+            low[k, at] = load_pair(block[k], (total - z[k]) / (s - 1), slice(None)).score("r")
+            high[k, at] = load_pair(block[k], total / s, slice(None)).score("r")
+    if unit == "r2":
+        low, high = np.maximum(low, 0.0) ** 2, np.maximum(high, 0.0) ** 2
+    return SubjectCeiling(low.mean(axis=0), high.mean(axis=0), low, high, unit)
+
+
+def _nanmean(block: Floats) -> Floats:
+    known = ~np.isnan(block)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(known, block, 0.0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True))

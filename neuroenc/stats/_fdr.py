@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
-from neuroenc.stats._blocks import Floats, as_floats, check_choice
-
-__all__ = ["fdr"]
+from neuroenc.stats._blocks import Floats, as_floats
 
 
 def fdr(p: Any, *, method: str = "bh") -> Floats:
@@ -48,7 +47,7 @@ def fdr(p: Any, *, method: str = "bh") -> Floats:
     >>> fdr(np.array([0.01, np.nan, 0.04, 0.03, 0.5]))
     array([0.04      ,        nan, 0.05333333, 0.05333333, 0.5       ])
     """
-    method = check_choice("method", method, ("bh", "by"), {"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"})
+    method = one_of("method", method, ("bh", "by"), aliases={"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"})
     values = as_floats(p, "p")
     keep = ~np.isnan(values)
     family = values[keep]

@@ -20,29 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from neuroenc._core.checks import check_fraction
+from neuroenc._core.checks import check_fraction, one_of
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
-
-__all__ = [
-    "INTERVALS",
-    "Expansion",
-    "check_confidence",
-    "check_interval",
-    "corrected_variance",
-    "crossed_interval",
-    "expansion",
-    "interval_and_p",
-    "median_samples",
-    "median_shift",
-    "medians",
-    "p_value",
-    "pooled_expansion",
-    "quantiles",
-    "sample_interval",
-    "standard_deviation",
-    "voxel_scatter",
-]
+from neuroenc.stats._blocks import Floats, as_floats, as_real
 
 INTERVALS = ("expanded", "percentile")
 # The mean of fewer units than this takes so few values (n = 5: 126) that no quantile of them is a 2.5 % tail.
@@ -50,11 +30,7 @@ _FEW = 6
 
 
 def check_interval(interval: object) -> str:
-    return check_choice("interval", interval, INTERVALS, {"hesterberg": "expanded", "efron": "percentile"})
-
-
-def check_confidence(confidence: Any) -> float:
-    return check_fraction("confidence", confidence)
+    return one_of("interval", interval, INTERVALS, aliases={"hesterberg": "expanded", "efron": "percentile"})
 
 
 def quantiles(samples: Floats, probabilities: list[float]) -> Floats:
@@ -168,8 +144,8 @@ def interval_and_p(
                 f"{int(known.max())} resamples cannot show tails of {a:g}, which a percentile interval with "
                 f"confidence={confidence:g} needs; draw at least {int(np.ceil(1.0 / a - 1.0 - 1e-9))}."
             )
-        low, high = quantiles(samples, [a, 1.0 - a])
-        return low, high, p_value(samples, estimate, error, None)
+        p = np.minimum(1.0, 2.0 * (1.0 + np.minimum(*_sides(samples))) / (1.0 + known))
+        return *quantiles(samples, [a, 1.0 - a]), np.where(known > 0, p, np.nan)
     z = scale.tail(a)
     rank = np.floor((known + 1.0) * ndtr(z) + 1e-9).astype(np.intp)
     ordered = _centred(samples, estimate)
@@ -180,15 +156,6 @@ def interval_and_p(
     low = np.where(scale.few, below, np.where(rank < 1, np.fmin(low, below), low))
     high = np.where(scale.few, above, np.where(rank < 1, np.fmax(high, above), high))
     return low, high, _expanded_p(ordered, estimate, error, scale)
-
-
-def p_value(samples: Floats, estimate: Floats, error: Floats, scale: Expansion | None) -> Floats:
-    """The p of `interval_and_p`."""
-    if scale is not None:
-        return _expanded_p(_centred(samples, estimate), estimate, error, scale)
-    known = (~np.isnan(samples)).sum(axis=0)
-    p = np.minimum(1.0, 2.0 * (1.0 + np.minimum(*_sides(samples))) / (1.0 + known))
-    return np.where(known > 0, p, np.nan)
 
 
 def _expanded_p(centred: Floats, estimate: Floats, error: Floats, scale: Expansion) -> Floats:
@@ -203,19 +170,32 @@ def _expanded_p(centred: Floats, estimate: Floats, error: Floats, scale: Expansi
     return np.where((known > 0) & ~np.isnan(estimate), p, np.nan)
 
 
-def _share_interval(share: Floats, error: Floats, n_units: Any, confidence: float) -> tuple[Floats, Floats]:
+def _check_bounds(estimate: Floats, bounds: tuple[float, float]) -> None:
+    least, most = bounds
+    reach = 1e-9 * (most - least)
+    if (estimate < least - reach).any() or (estimate > most + reach).any():
+        raise DataError(
+            f"estimate runs from {estimate.min():g} to {estimate.max():g}; bounds are {least:g} and {most:g}."
+        )
+
+
+def _share_interval(
+    estimate: Floats, error: Floats, n: Floats, confidence: float, bounds: tuple[float, float]
+) -> tuple[Floats, Floats]:
     """Wilson's limits with Student's t, and the number of independent units that ``error`` tells."""
-    n = np.broadcast_to(np.asarray(n_units, dtype=np.float64), share.shape)
+    least, width = bounds[0], bounds[1] - bounds[0]
+    share = np.clip((estimate - least) / width, 0.0, 1.0)
     scale = expansion(n)
     t2 = stdtrit(scale.degrees, (1.0 - confidence) / 2.0) ** 2
-    spread, variance = share * (1.0 - share), (scale.factor * error) ** 2
+    spread, variance = share * (1.0 - share), (scale.factor * error / width) ** 2
     # Units that are all alike show no error; as many as there are is the least that they can be worth.
     told = (variance > 0) & (spread > 0)
     size = np.where(told, spread / np.where(told, variance, 1.0), n)
     middle, reach = share + t2 / (2.0 * size), np.sqrt(t2 * (spread / size + t2 / (4.0 * size**2)))
     low, high = (middle - reach) / (1.0 + t2 / size), (middle + reach) / (1.0 + t2 / size)
     # The ends are exact; rounding would leave 1e-17.
-    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+    low, high = np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+    return least + width * low, least + width * high
 
 
 def sample_interval(
@@ -285,8 +265,8 @@ def sample_interval(
     >>> [round(float(v), 3) for v in sample_interval(np.zeros(1999), 0.0, n_units=40, bounds=(0, 1))[:2]]   # 0 of 40
     [0.0, 0.093]
     """
-    confidence, interval = check_confidence(confidence), check_interval(interval)
-    values = as_floats(samples, "samples")
+    confidence, interval = check_fraction("confidence", confidence), check_interval(interval)
+    values = as_real(samples, "samples")
     shape = values.shape[1:]
     values = values.reshape(len(values), -1)
     centre = as_floats(estimate, "estimate").reshape(-1)
@@ -294,20 +274,20 @@ def sample_interval(
         raise DataError(f"samples have {values.shape[1]} columns and estimate {centre.size}; both must agree.")
     if np.ndim(n_units) == 0 and not n_units >= 1:
         raise ConfigError(f"n_units={n_units!r} is not legal; at least one unit was resampled.")
-    if bounds is not None and interval == "expanded":
-        least, most = map(float, bounds)
-        share = (centre - least) / (most - least)
-        if (share < -1e-9).any() or (share > 1 + 1e-9).any():
-            raise DataError(
-                f"estimate runs from {centre.min():g} to {centre.max():g}; bounds are {least:g} and {most:g}."
-            )
-        error = standard_deviation(values) / (most - least)
-        low, high = _share_interval(np.clip(share, 0.0, 1.0), error, n_units, confidence)
-        low, high = (least + (most - least) * x for x in (low, high))
-        return low.reshape(shape), high.reshape(shape), np.full(shape, np.nan)
-    scale = expansion(n_units) if interval == "expanded" else None
-    low, high, p = interval_and_p(values, centre, standard_deviation(values), confidence, scale)
-    return low.reshape(shape), high.reshape(shape), p.reshape(shape)
+    if bounds is not None:
+        _check_bounds(centre, bounds)
+    units = np.broadcast_to(np.asarray(n_units, dtype=np.float64), centre.shape)
+    out = np.full((3, centre.size), np.nan)
+    for start in range(0, centre.size, 1024):
+        at = slice(start, start + 1024)
+        drawn, own = np.asarray(values[:, at], dtype=np.float64), centre[at]
+        error, scale = standard_deviation(drawn), expansion(units[at]) if interval == "expanded" else None
+        if bounds is not None and scale is not None:
+            out[:2, at] = _share_interval(own, error, units[at], confidence, bounds)
+        else:
+            out[:, at] = interval_and_p(drawn, own, error, confidence, scale)
+    low, high, p = (x.reshape(shape) for x in out)
+    return low, high, p
 
 
 def crossed_interval(
@@ -353,7 +333,7 @@ def crossed_interval(
     >>> bool(0.8 < (high - low) / (3.92 * 0.1 / 1000**0.5) < 1.4)
     True
     """
-    confidence = check_confidence(confidence)
+    confidence = check_fraction("confidence", confidence)
     if len(kinds) != 2:
         raise ConfigError(f"kinds has {len(kinds)} entries; legal are two: (resamples, number of units) of each kind.")
     values, centre = as_floats(samples, "samples"), as_floats(estimate, "estimate").reshape(-1)
@@ -365,6 +345,54 @@ def crossed_interval(
     scale = pooled_expansion(parts, error**2, corrected_variance(alone[0], alone[1], error**2))
     low, high, p = interval_and_p(values, centre, error, confidence, scale)
     return low.reshape(shape), high.reshape(shape), p.reshape(shape)
+
+
+@dataclass(frozen=True)
+class BootstrapResult:
+    """Estimate with its bootstrap uncertainty; arrays are per voxel, per model, or scalars for one region.
+
+    Attributes
+    ----------
+    estimate : array, float64
+        Value on the samples as they are; over subjects, their mean.
+    standard_error : array, float64
+        Standard deviation (n - 1) over resamples; of stimuli and subjects crossed, the root of
+        ``variance["corrected"]``.
+    low, high : array, float64
+        Interval of the kind that was asked for, see `sample_interval`.
+    p : array, float64
+        Two-sided p-value that 0 is the truth, which inverts the interval.
+    n_units : int
+        Stimuli (or groups, or subjects) that were resampled.
+    metric : str
+        Name of the score.
+    confidence : float
+        Coverage of the interval.
+    n_bootstraps : int
+        Resamples.
+    interval : {"expanded", "percentile"}
+    samples : array (n_bootstraps, ...), float64, or None
+        Resamples of summaries over voxels and subjects, and of comparisons of RDMs. Those with the same seed and
+        stimuli are paired, so that their differences are resamples of a difference.
+    variance : dict {"stimuli", "subjects", "both", "corrected": array}, or None
+        Of `Resampler.subjects`.
+    subjects : array (n_subjects, ...), or None
+        Each subject's own value, of `Resampler.subjects`.
+    """
+
+    estimate: Floats
+    standard_error: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    n_units: int
+    metric: str
+    confidence: float
+    n_bootstraps: int
+    interval: str
+    samples: Floats | None = None
+    variance: dict[str, Floats] | None = None
+    subjects: Floats | None = None
 
 
 # Resamples from which the scatter of single voxels is measured: a fixed number, so that it does not depend on memory.

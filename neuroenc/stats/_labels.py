@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from neuroenc._core.errors import DataError
 
-__all__ = ["labels_of", "match_labels", "match_rows", "match_voxels", "positions_of"]
-
 # What tells the rows and columns of labelled arrays apart, where both have it.
 _ROWS = ("stimulus", "subject", "session", "run", "repeat")
 _VOXELS = ("subject", "hemi", "voxel", "vertex")

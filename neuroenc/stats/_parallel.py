@@ -1,17 +1,16 @@
-"""Threads and progress for loops over blocks, permutations and resamples."""
+"""Threads and progress of loops over blocks, permutations and resamples."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from neuroenc._core.errors import ConfigError
-from neuroenc._core.progress import progress as drawn
+from joblib import Parallel, delayed
 
-__all__ = ["Progress", "check_jobs", "run", "ticker"]
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.progress import progress as progress_bar
 
 # True shows a tqdm bar; a callable is told (done, total); total is None where it is not known.
 Progress = bool | Callable[[int, int | None], Any]
@@ -26,21 +25,23 @@ def check_jobs(n_jobs: object) -> int:
     return (os.cpu_count() or 1) if n_jobs == -1 else n_jobs
 
 
-def ticker(progress: Progress, total: int | None, desc: str) -> tuple[Callable[[int], None], Callable[[], None]]:
-    """(Told how many more are done, told that all is over)."""
+@contextmanager
+def ticking(progress: Progress, total: int | None, desc: str) -> Iterator[Callable[[int], Any]]:
+    """Callback for how many more items are done."""
     if callable(progress):
-        told, done = progress, 0
+        done = 0
 
-        def step(more: int) -> None:
+        def tick(more: int) -> None:
             nonlocal done
             done += more
-            told(done, total)
+            progress(done, total)
 
-        return step, lambda: None
-    if not progress:
-        return lambda more: None, lambda: None
-    bar = drawn(desc=desc, total=total)
-    return lambda more: (bar.update(more), None)[1], bar.close
+        yield tick
+    elif progress:
+        with progress_bar(desc=desc, total=total) as bar:
+            yield bar.update
+    else:
+        yield lambda more: None
 
 
 def run(
@@ -56,27 +57,8 @@ def run(
 
     Threads, because the large operations of numpy and scipy release the interpreter lock.
     """
-    n_jobs = check_jobs(n_jobs)
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    step, close = ticker(progress, total, desc)
-    try:
-        if n_jobs == 1:
-            for item in items:
-                yield work(item)
-                step(1)
-            return
-        source = iter(items)
-        with ThreadPoolExecutor(n_jobs) as pool:
-            waiting: list[Future[S]] = [pool.submit(work, item) for item in islice(source, 2 * n_jobs)]
-            try:
-                while waiting:
-                    result = waiting.pop(0).result()
-                    waiting.extend(pool.submit(work, item) for item in islice(source, 1))
-                    yield result
-                    step(1)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        close()
+    pool = Parallel(check_jobs(n_jobs), require="sharedmem", return_as="generator")
+    with ticking(progress, len(items) if total is None and isinstance(items, Sized) else total, desc) as tick:
+        for found in pool(delayed(work)(item) for item in items):
+            yield found
+            tick(1)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.stats._blocks import Floats, as_floats, check_choice
+from neuroenc.stats._blocks import Floats, as_floats
 from neuroenc.stats._labels import match_voxels
-
-__all__ = ["Partition", "partition_variance", "subsets"]
 
 SEPARATOR = " & "
 
@@ -57,14 +56,14 @@ class Partition:
 
     def unique(self, space: str) -> Floats:
         """What only ``space`` explains: total less the score of all other spaces."""
-        check_choice("space", space, self.spaces)
+        one_of("space", space, self.spaces)
         return self.parts[(space,)]
 
     def shared(self, *spaces: str) -> Floats:
         """What exactly these spaces have in common; all of them by default."""
         wanted = set(spaces or self.spaces)
         for space in wanted:
-            check_choice("space", space, self.spaces)
+            one_of("space", space, self.spaces)
         return self.parts[tuple(s for s in self.spaces if s in wanted)]
 
 
@@ -73,7 +72,7 @@ def _key(key: Any, spaces: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(key, str) and key not in spaces and SEPARATOR in key:
         members = set(key.split(SEPARATOR))
     for member in members:
-        check_choice("space", member, spaces)
+        one_of("space", member, spaces)
     return tuple(s for s in spaces if s in members)
 
 
@@ -134,7 +133,7 @@ def partition_variance(
             "correlations do not add up over feature spaces; score with metric='r2' or 'ev' "
             "(r**2 loses the sign and is biased upwards for weak voxels)."
         )
-    unit = check_choice("unit", unit, ("r2", "ev"))
+    unit = one_of("unit", unit, ("r2", "ev"))
     if not tolerance >= 0:
         raise ConfigError(f"tolerance={tolerance!r} is not legal; it must be a share of variance of at least 0.")
     if spaces is None:

@@ -1,59 +1,172 @@
-"""Block permutation tests of prediction accuracy."""
+"""Permutation tests of prediction accuracy, by sample or by block."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
-from neuroenc._core.memory import parse_memory
+from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc.stats._blocks import (
     MAX_MEMORY,
     Floats,
     as_pair,
-    check_choice,
-    check_count,
+    cached,
+    centre,
     check_metric,
-    voxel_blocks,
+    load,
+    load_pair,
+    scale_of,
+    score_from_sums,
 )
 from neuroenc.stats._labels import match_rows
-from neuroenc.stats._null import ROWS_HELD, Null
-from neuroenc.stats._parallel import Progress, check_jobs, run, ticker
-
-__all__ = ["PermutationResult", "permutation_test"]
+from neuroenc.stats._parallel import Progress, check_jobs, run, ticking
+from neuroenc.stats._resampling import unit_of
 
 MODES = ("samples", "within", "whole", "shift")
 Indices = NDArray[np.intp]
 
 
+ROWS_HELD = 12  # float64 copies of a block of voxels that `Null` may hold at once
+
+
+class Null:
+    """Scores under permutation; what does not change between arrangements is computed once.
+
+    Without missing values every score is a function of sum(y[order] * yhat) alone. Voxels with missing values
+    take a slower way: missing responses move with the permutation, so the pairs that are left differ.
+    """
+
+    def __init__(self, y: Any, yhat: Any, columns: slice, metric: str, whole: Indices | None) -> None:
+        self.metric, self.whole = metric, whole
+        self.pair = pair = load_pair(y, yhat, columns, metric)
+        self.observed = pair.score(metric)
+        self.usable = pair.usable_y & pair.usable_p if metric == "r" else pair.usable_y
+        self.syy = np.einsum("nv,nv->v", pair.y, pair.y)
+        self.spp = np.einsum("nv,nv->v", pair.p, pair.p)
+        self.products: Floats | None = None
+        if whole is not None and len(whole) ** 2 <= 4 * whole.size:
+            # Inner products of every pair of blocks: each permutation is then a sum of n_blocks of them.
+            products = np.einsum("ikv,jkv->ijv", pair.y[whole], pair.p[whole], optimize=True)
+            self.products = products.reshape(len(whole) ** 2, -1)
+        self.holed = np.flatnonzero(self.usable & (pair.n < len(pair.y)))
+        if self.holed.size:
+            self._keep_holed(y, yhat, self.holed + columns.start)
+
+    def _keep_holed(self, y: Any, yhat: Any, columns: Indices) -> None:
+        a, b = load(y, columns, "y")[0], load(yhat, columns, "yhat")[0]
+        scale = scale_of(a)
+        a *= scale
+        b *= scale_of(b) if self.metric == "r" else scale
+        (a, valid_a, _, mean_a), (b, valid_b, _, mean_b) = centre(a), centre(b)
+        self.a, self.b, self.b2, self.shift = a, b, b * b, mean_b - mean_a
+        self.has_a = np.ones_like(a) if valid_a is None else valid_a.astype(np.float64)
+        self.has_b = np.ones_like(b) if valid_b is None else valid_b.astype(np.float64)
+
+    def scores(self, orders: Indices) -> Floats:
+        """Null scores (n_orders, n_voxels); NaN where undefined."""
+        cross = self._cross(orders)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.metric == "r":
+                out = np.clip(cross / (np.sqrt(self.syy) * np.sqrt(self.spp)), -1.0, 1.0)
+            else:
+                error = np.maximum(self.syy - 2.0 * cross + self.spp, 0.0)
+                if self.metric == "r2":
+                    error += self.pair.n * self.pair.offset**2
+                out = 1.0 - error / self.syy
+        if self.holed.size:
+            for k, index in enumerate(self._rows(orders)):
+                out[k, self.holed] = self._holed_scores(index)
+        out[:, ~self.usable] = np.nan
+        return out
+
+    def _cross(self, orders: Indices) -> Floats:
+        if self.products is not None:
+            n_blocks = orders.shape[1]
+            pick = np.zeros((len(orders), n_blocks, n_blocks))
+            np.put_along_axis(pick, orders[:, None, :], 1.0, axis=1)
+            with np.errstate(invalid="ignore"):
+                return np.asarray(pick.reshape(len(orders), -1) @ self.products)
+        out = np.empty((len(orders), self.pair.y.shape[1]))
+        moved = np.empty_like(self.pair.y)
+        for k, index in enumerate(self._rows(orders)):
+            np.take(self.pair.y, index, axis=0, out=moved, mode="clip")
+            np.einsum("nv,nv->v", moved, self.pair.p, out=out[k])
+        return out
+
+    def _rows(self, orders: Indices) -> Iterator[Indices]:
+        for order in orders:
+            if self.whole is None:
+                yield order
+            else:
+                index = np.empty(self.whole.size, dtype=np.intp)
+                index[self.whole] = self.whole[order]
+                yield index
+
+    def _holed_scores(self, index: Indices) -> Floats:
+        a, has_a = self.a[index], self.has_a[index]
+
+        def total(x: Floats, w: Floats) -> Floats:
+            return np.asarray(np.einsum("nv,nv->v", x, w))
+
+        n, sa, sb = total(has_a, self.has_b), total(a, self.has_b), total(has_a, self.b)
+        sab, sbb = total(a, self.b), total(has_a, self.b2)
+        saa = total(np.square(a, out=a), self.has_b)
+        return score_from_sums(self.metric, n, sa, sb, saa, sbb, sab, self.shift)
+
+
+def larger(null: Floats, seen: Floats, two_sided: bool) -> tuple[Floats, NDArray[np.bool_]]:
+    """Null as compared (absolute if two-sided), and where it is at least as large as what was seen, or undefined.
+
+    Arrangements that equal the observed one must count, whatever the order of summation.
+    """
+    if two_sided:
+        null, seen = np.abs(null), np.abs(seen)
+    with np.errstate(invalid="ignore"):
+        return null, ~(null < _just_below(seen))
+
+
+def family_wise_p(top: Floats, seen: Floats, two_sided: bool) -> Floats:
+    """p-values of what was seen against the largest null statistic of every arrangement."""
+    below = np.searchsorted(np.sort(top), _just_below(np.abs(seen) if two_sided else seen), side="left")
+    return np.asarray((1.0 + len(top) - below) / (1.0 + len(top)))
+
+
+def _just_below(seen: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(seen - 1e-10 * np.maximum(1.0, np.where(np.isfinite(seen), np.abs(seen), 1.0)))
+
+
 @dataclass(frozen=True)
 class PermutationResult:
-    """Outcome of `permutation_test`.
+    """Outcome of a permutation test; arrays are (n_voxels,), or (n_tests,).
 
     Attributes
     ----------
-    statistic : array (n_voxels,), float64
-        Observed score.
-    p : array (n_voxels,), float64
-        Uncorrected p-value, (1 + number of null scores at least as large) / (1 + n_permutations).
-    p_fwe : array (n_voxels,), float64
+    statistic : array, float64
+        Observed score, difference of scores, or statistic over subjects.
+    p : array, float64
+        Uncorrected p-value, (1 + number of null values at least as large) / (1 + n_permutations).
+    p_fwe : array, float64
         p-value against the maximum over voxels: controls the family-wise error.
     null_max : array (n_permutations,), float64
-        Largest null score over voxels, per permutation.
+        Largest null value over voxels, per permutation.
     n_permutations : int
         Permutations used.
     exhaustive : bool
         True if these are all arrangements that exist.
-    metric, mode, alternative : str
+    metric, alternative, mode : str
         As asked.
+    rois : dict {name: (difference, p, p_fwe)}
+        Of `paired_permutation_test`: mean difference over the voxels of a ROI; p_fwe is over ROIs.
     """
 
     statistic: Floats
@@ -63,25 +176,67 @@ class PermutationResult:
     n_permutations: int
     exhaustive: bool
     metric: str
-    mode: str
     alternative: str
+    mode: str = ""
+    rois: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def against_null(
+    make: Callable[[slice], Any],
+    chunks: Iterable[Any],
+    count: int,
+    columns: list[slice],
+    *,
+    two_sided: bool,
+    n_jobs: int,
+    progress: Progress,
+    members: Sequence[Indices] = (),
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Statistic, p, family-wise p and largest null values of ``count`` arrangements, and null sums over ``members``.
+
+    ``make(columns)`` gives an object with ``observed`` and ``scores(chunk of arrangements)``.
+    """
+    n = columns[-1].stop if columns else 0
+    statistic, exceed, top = np.full(n, np.nan), np.zeros(n), np.full(count, -np.inf)
+    sums, start = np.zeros((count, len(members))), 0
+    with ticking(progress, count, "permutations") as tick:
+        for some in chunks:
+
+            def work(at: slice, some: Any = some, first: bool = start == 0) -> tuple[Floats, list[Floats]]:
+                test = make(at)
+                if first:
+                    statistic[at] = test.observed
+                raw, seen = test.scores(some), statistic[at]
+                null, over = larger(raw, seen, two_sided)
+                exceed[at] += over.sum(axis=0)
+                mine = [m[(m >= at.start) & (m < at.stop)] - at.start for m in members]
+                found = [np.where(np.isnan(seen[m]), 0.0, raw[:, m]).sum(axis=1) for m in mine]
+                return np.where(np.isnan(null), -np.inf, null).max(axis=1), found
+
+            part = slice(start, start + len(some))
+            for best, found in run(work, columns, n_jobs=n_jobs):
+                top[part] = np.maximum(top[part], best)
+                for k, x in enumerate(found):
+                    sums[part, k] += x
+            tick(len(some))
+            start = part.stop
+    known = ~np.isnan(statistic)
+    p = np.where(known, (1.0 + exceed) / (1.0 + count), np.nan)
+    p_fwe = np.where(known, family_wise_p(top, statistic, two_sided), np.nan)
+    return statistic, p, p_fwe, np.where(np.isinf(top), np.nan, top), sums
 
 
 def _block_rows(blocks: Any, n: int) -> list[Indices]:
     """Rows of every block, in order of first appearance."""
     if blocks is None:
         return [np.arange(n)]
-    labels = np.asarray(blocks)
-    if labels.shape != (n,):
-        raise DataError(f"blocks has shape {labels.shape}; give one label for each of the {n} samples.")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise DataError(f"blocks has {int(np.isnan(labels).sum())} NaN labels; every sample needs a block.")
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return [np.flatnonzero(inverse == k) for k in np.argsort(first)]
+    unit, n_units = unit_of(n, blocks, "blocks", least=1)
+    rows = [np.flatnonzero(unit == k) for k in range(n_units)]
+    return sorted(rows, key=lambda x: int(x[0]))
 
 
 def _check_mode(mode: object, blocks: Any, n: int) -> tuple[str, list[Indices]]:
-    mode = check_choice("mode", mode, MODES, {"block": "whole", "blocks": "whole", "circular": "shift"})
+    mode = one_of("mode", mode, MODES, aliases={"block": "whole", "blocks": "whole", "circular": "shift"})
     if mode in ("within", "whole") and blocks is None:
         raise DataError(f"mode={mode!r} needs blocks: one label (run, session) per sample.")
     if mode == "samples" and blocks is not None:
@@ -230,10 +385,10 @@ def permutation_test(
     (np.float64(0.005), True)
     """
     metric = check_metric(metric)
-    alternative = check_choice("alternative", alternative, ("greater", "two-sided"))
+    alternative = one_of("alternative", alternative, ("greater", "two-sided"))
     if alternative == "two-sided" and metric != "r":
         raise DataError(f"alternative='two-sided' is for metric='r' only; {metric!r} has no meaning below 0.")
-    n_permutations = check_count("n_permutations", n_permutations)
+    n_permutations = check_whole("n_permutations", n_permutations)
     max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
     y2, p2, shape = as_pair(y, yhat)
@@ -252,50 +407,24 @@ def permutation_test(
     else:
         orders = _random_orders(mode, rows, n_permutations, seed)
     whole = np.stack(rows) if mode == "whole" else None
-
     width = len(rows) if mode == "whole" else n
     step = max(1, min(n_permutations, max_memory // 4 // (8 * width), 2**23 // width))
-    statistic, exceed = np.empty(n_voxels), np.zeros(n_voxels)
-    null_max = np.full(n_permutations, -np.inf)
-    tell, close = ticker(progress, n_permutations, "permutations")
-    for start in range(0, n_permutations, step):
-        some = np.stack(list(itertools.islice(orders, step)))
-        rows_held = max(n * ROWS_HELD, 3 * len(some) + (len(rows) ** 2 if mode == "whole" else 0))
-
-        def work(columns: slice, some: Indices = some, start: int = start) -> Floats:
-            null = Null(y2, p2, columns, metric, whole)
-            if start == 0:
-                statistic[columns] = null.observed
-            scores, seen = null.scores(some), statistic[columns]
-            if alternative == "two-sided":
-                scores, seen = np.abs(scores), np.abs(seen)
-            # Arrangements that equal the observed one must count, whatever the order of summation.
-            slack = 1e-10 * np.maximum(1.0, np.abs(seen))
-            with np.errstate(invalid="ignore"):
-                exceed[columns] += (~(scores < seen - slack)).sum(axis=0)
-            return np.where(np.isnan(scores), -np.inf, scores).max(axis=1)
-
-        blocks = list(voxel_blocks(rows_held, n_voxels, jobs, max_memory // 2 + 1, cache=8 * 2**20))
-        part = slice(start, start + len(some))
-        for top in run(work, blocks, n_jobs=jobs):
-            null_max[part] = np.maximum(null_max[part], top)
-        tell(len(some))
-    close()
-    seen = np.abs(statistic) if alternative == "two-sided" else statistic
-    known = ~np.isnan(statistic)
-    p, p_fwe = np.full(n_voxels, np.nan), np.full(n_voxels, np.nan)
-    p[known] = (1.0 + exceed[known]) / (1.0 + n_permutations)
-    sorted_max = np.sort(null_max)
-    below = np.searchsorted(sorted_max, seen[known] - 1e-10 * np.maximum(1.0, np.abs(seen[known])), side="left")
-    p_fwe[known] = (1.0 + n_permutations - below) / (1.0 + n_permutations)
-    return PermutationResult(
-        statistic.reshape(shape),
-        p.reshape(shape),
-        p_fwe.reshape(shape),
-        np.where(np.isinf(null_max), np.nan, null_max),
+    held = max(n * ROWS_HELD, 3 * step + (len(rows) ** 2 if mode == "whole" else 0))
+    columns = voxel_blocks(n_voxels, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 8))
+    statistic, p, p_fwe, top, _ = against_null(
+        lambda at: Null(y2, p2, at, metric, whole),
+        in_chunks(orders, step),
         n_permutations,
-        exhaustive,
-        metric,
-        mode,
-        alternative,
+        columns,
+        two_sided=alternative == "two-sided",
+        n_jobs=jobs,
+        progress=progress,
     )
+    per_voxel = (x.reshape(shape) for x in (statistic, p, p_fwe))
+    return PermutationResult(*per_voxel, top, n_permutations, exhaustive, metric, alternative, mode)
+
+
+def in_chunks(source: Iterator[Any], step: int) -> Iterator[Any]:
+    """Arrays of ``step`` arrangements; the last one may hold fewer."""
+    while some := list(itertools.islice(source, step)):
+        yield np.stack(some)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
-from neuroenc.stats._blocks import Floats, as_floats, as_real, check_choice
+from neuroenc.stats._blocks import Floats, as_floats, as_real
 from neuroenc.stats._labels import labels_of, positions_of
-
-__all__ = ["n_conditions", "rdm", "square_rdm"]
 
 DISTANCES = ("correlation", "cosine", "euclidean", "mahalanobis", "crossnobis")
 _CHANNELS = 2**16  # read at once from lazy arrays
@@ -220,7 +219,7 @@ def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, fo
     >>> rdm(np.array([[0.0, 1, 2], [0, 2, 4], [2, 1, 0]])).round(6)
     array([0., 2., 2.])
     """
-    metric = check_choice("metric", metric, DISTANCES, {"pearson": "correlation", "sqeuclidean": "euclidean"})
+    metric = one_of("metric", metric, DISTANCES, aliases={"pearson": "correlation", "sqeuclidean": "euclidean"})
     values = as_real(patterns, "patterns")
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
         raise DataError(

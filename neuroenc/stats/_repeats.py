@@ -7,22 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
-from neuroenc.stats._blocks import (
-    MAX_MEMORY,
-    Floats,
-    as_samples,
-    centre,
-    check_choice,
-    check_count,
-    load,
-    load_pair,
-    voxel_blocks,
-)
+from neuroenc._core.memory import voxel_blocks
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_samples, cached, centre, load
 from neuroenc.stats._labels import match_rows
-
-__all__ = ["variance_components"]
+from neuroenc.stats._resampling import Sampler
 
 Indices = NDArray[np.intp]
 
@@ -38,7 +28,7 @@ def repeat_groups(stimulus: Any) -> tuple[Indices, Indices]:
     return np.argsort(inverse, kind="stable"), counts
 
 
-def _check(responses: Any, stimulus: Any) -> tuple[Any, Indices, Indices]:
+def check_repeats(responses: Any, stimulus: Any) -> tuple[Any, Indices, Indices]:
     values = as_samples(responses, "responses")
     order, counts = repeat_groups(match_rows(responses, stimulus, ("responses", "stimulus")))
     if len(order) != values.shape[0]:
@@ -92,9 +82,9 @@ def variance_components(
     >>> noise, signal.round(6)
     (array([2.]), array([7.]))
     """
-    total = check_choice("total", total, ("unit", "empirical"))
-    weighting = check_choice("weighting", weighting, ("max_repeats", "df"))
-    values, order, counts = _check(responses, stimulus)
+    total = one_of("total", total, ("unit", "empirical"))
+    weighting = one_of("weighting", weighting, ("max_repeats", "df"))
+    values, order, counts = check_repeats(responses, stimulus)
     most = int(counts.max())
     freedom = int((counts - 1).sum())
     used = int((most - 1) * (counts == most).sum())
@@ -104,42 +94,20 @@ def variance_components(
             f"hold {used} of {freedom} degrees of freedom. Use weighting='df' to pool all repeated stimuli."
         )
     n, n_voxels = values.shape
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     signal, noise, spread = np.empty(n_voxels), np.empty(n_voxels), np.empty(n_voxels)
-    for columns in voxel_blocks(n, n_voxels, 6, max_memory, cache=16 * 2**20):
-        block, eps = load(values, columns, "responses")
-        block, valid, m, mean = centre(block[order])
+    for at in voxel_blocks(n_voxels, 64 * n, max_memory, most=cached(n, 16)):
+        block, eps = load(values, at, "responses")
+        sums = RepeatSums(block, order, counts, total, weighting)
+        between, inside = (x[0] for x in sums.components(np.ones((1, len(counts)))))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            variance = np.einsum("nv,nv->v", block, block) / (m - 1)
-            varies = np.isfinite(variance) & (variance > (eps * np.abs(mean)) ** 2)
-            if valid is None:
-                per = np.broadcast_to(counts[:, None].astype(np.float64), (len(counts), block.shape[1]))
-            else:
-                per = np.add.reduceat(valid, starts, axis=0, dtype=np.float64)
-            means = np.add.reduceat(block, starts, axis=0) / per
-            block -= np.repeat(means, counts, axis=0)
-            if valid is not None:
-                block[~valid] = 0.0
-            within = np.add.reduceat(block * block, starts, axis=0)
-            if weighting == "df":
-                inside = within.sum(axis=0) / np.maximum(per - 1, 0).sum(axis=0)
-            else:
-                full = per == most
-                inside = np.where(full, within, 0.0).sum(axis=0) / (most - 1) / full.sum(axis=0)
-            if total == "unit":
-                between = np.maximum(0.0, 1.0 - inside)
-            else:
-                unbias = (m - 1) / (m - (per**2).sum(axis=0) / m)
-                between = np.maximum(0.0, (variance - inside) * unbias)
+            variance = sums.squares.sum(axis=0) / (sums.per.sum(axis=0) - 1)
+            varies = np.isfinite(variance) & (variance > (eps * np.abs(sums.mean)) ** 2)
             # Repeats that are the same but for the rounding of their means have no noise.
-            same = inside <= (16.0 * np.finfo(np.float64).eps) ** 2 * (variance + mean**2)
-        inside = np.where(same, 0.0, inside)
-        if total == "unit":
-            between = np.where(same, 1.0, between)
+            same = inside <= (16.0 * np.finfo(np.float64).eps) ** 2 * (variance + sums.mean**2)
         ok = varies & np.isfinite(inside)
-        noise[columns] = np.where(ok, inside, np.nan)
-        signal[columns] = np.where(ok, between, np.nan)
-        spread[columns] = np.where(varies, variance, np.nan)
+        noise[at] = np.where(ok, np.where(same, 0.0, inside), np.nan)
+        signal[at] = np.where(ok, np.where(same & (total == "unit"), 1.0, between), np.nan)
+        spread[at] = np.where(varies, variance, np.nan)
     known = spread[~np.isnan(spread)]
     if total == "unit" and known.size and not 0.75 <= float(np.median(known)) <= 1.33:
         raise DataError(
@@ -154,29 +122,82 @@ def split_half_noise_ratio(
     responses: Any, stimulus: Any, *, n_splits: int, seed: int, max_memory: int | str
 ) -> tuple[Floats, int]:
     """The ncsnr that the mean split-half correlation implies, and the largest number of repeats."""
-    check_count("n_splits", n_splits)
-    values, order, counts = _check(responses, stimulus)
-    most, chosen = int(counts.max()), np.flatnonzero(counts == counts.max())
+    check_whole("n_splits", n_splits)
+    values, order, counts = check_repeats(responses, stimulus)
+    chosen, splits = half_splits(order, counts, n_splits, seed)
+    most = int(counts.max())
     if len(chosen) < 3:
         raise DataError(
             f"only {len(chosen)} stimuli have the largest number of repeats ({most}); split halves need at "
             "least 3. Give stimuli with equal numbers of repeats."
         )
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    ratio = np.empty(values.shape[1])
+    for at in voxel_blocks(
+        len(ratio), 56 * n_splits * len(chosen) + 8 * len(values), max_memory, most=cached(len(values), 16)
+    ):
+        ratio[at] = Halves(load(values, at, "responses")[0], splits, chosen).ratio
+    return ratio, most
+
+
+def half_splits(order: Indices, counts: Indices, n_splits: int, seed: int) -> tuple[Indices, list[Indices]]:
+    """Stimuli shown most often, and their presentations in random order (n_stimuli, an even number), for each split."""
+    most, chosen = int(counts.max()), np.flatnonzero(counts == counts.max())
+    starts = np.cumsum(counts) - counts
     rows = order[starts[chosen][:, None] + np.arange(most)]
-    half = most // 2
     rng = make_rng(seed)
-    splits = [rng.permuted(rows, axis=1)[:, : 2 * half] for _ in range(n_splits)]
-    n_voxels = values.shape[1]
-    r = np.empty(n_voxels)
-    for columns in voxel_blocks(values.shape[0], n_voxels, 4, max_memory, cache=16 * 2**20):
-        block, _ = load(values, columns, "responses")
-        total = np.zeros(block.shape[1])
-        for split in splits:
-            first = block[split[:, :half]].mean(axis=1)
-            second = block[split[:, half:]].mean(axis=1)
-            total += load_pair(first, second, slice(None)).score("r")
-        r[columns] = total / n_splits
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reliability = np.clip(r, 0.0, 1.0)
-        return np.sqrt(reliability / (1.0 - reliability) / half), most
+    return chosen, [rng.permuted(rows, axis=1)[:, : 2 * (most // 2)] for _ in range(n_splits)]
+
+
+class RepeatSums:
+    """Sums over the repeats of every stimulus of one block of voxels: a resample is a weight for each stimulus."""
+
+    def __init__(self, block: Floats, order: Indices, counts: Indices, total: str, weighting: str) -> None:
+        block, valid, _, self.mean = centre(block[order])
+        starts, self.total = np.cumsum(counts) - counts, total
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if valid is None:
+                self.per = np.broadcast_to(counts[:, None].astype(np.float64), (len(counts), block.shape[1]))
+            else:
+                self.per = np.add.reduceat(valid, starts, axis=0, dtype=np.float64)
+            self.sums, self.squares = (np.add.reduceat(x, starts, axis=0) for x in (block, block * block))
+            block -= np.repeat(np.where(self.per > 0, self.sums / self.per, 0.0), counts, axis=0)
+            if valid is not None:
+                block[~valid] = 0.0
+            used = self.per == counts.max() if weighting == "max_repeats" else self.per > 1
+            self.within = np.where(used, np.add.reduceat(block * block, starts, axis=0), 0.0)
+        self.freedom = np.where(used, self.per - 1.0, 0.0)
+
+    def components(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Signal and noise variance (n_resamples, n_voxels) of resamples of the stimuli."""
+        parts = (self.within, self.freedom, self.per, self.squares, self.sums, self.per**2)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            within, freedom, m, squares, sums, per2 = (weights @ x for x in parts)
+            noise = within / freedom
+            if self.total == "unit":
+                return np.maximum(0.0, 1.0 - noise), noise
+            variance = (squares - sums**2 / m) / (m - 1.0)
+            return np.maximum(0.0, (variance - noise) * (m - 1.0) / (m - per2 / m)), noise
+
+    def ratios(self, weights: Floats) -> Floats:
+        """The ncsnr (n_resamples, n_voxels) of resamples of the stimuli."""
+        signal, noise = self.components(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(signal / noise))
+
+
+class Halves:
+    """Random halves of the repeats of one block of voxels, and the ncsnr that their mean correlation implies."""
+
+    def __init__(self, block: Floats, splits: list[Indices], chosen: Indices) -> None:
+        self.half, self.chosen = splits[0].shape[1] // 2, chosen
+        halves = ([block[rows].mean(axis=1) for rows in np.split(split, 2, axis=1)] for split in splits)
+        self.pairs = [Sampler(first, second, slice(None), "r") for first, second in halves]
+        self.ratio = self._ratio([pair.estimate for pair in self.pairs])
+
+    def ratios(self, weights: Floats) -> Floats:
+        return self._ratio([pair.scores(weights[:, self.chosen]) for pair in self.pairs])
+
+    def _ratio(self, r: list[Floats]) -> Floats:
+        mean = np.clip(sum(r) / len(r), 0.0, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(mean / (1.0 - mean) / self.half))

@@ -9,23 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
-from neuroenc.stats._blocks import Floats, check_choice, check_count
-from neuroenc.stats._intervals import (
-    check_confidence,
-    check_interval,
-    corrected_variance,
-    expansion,
-    interval_and_p,
-    pooled_expansion,
-    standard_deviation,
-)
+from neuroenc.stats._blocks import Floats
+from neuroenc.stats._ceilings import SubjectCeiling
+from neuroenc.stats._intervals import corrected_variance, expansion, pooled_expansion, standard_deviation
 from neuroenc.stats._parallel import Progress, run
+from neuroenc.stats._permutation import family_wise_p, larger
 from neuroenc.stats._rdm import as_pairs, n_conditions, square_rdm
-from neuroenc.stats._resampling import BootstrapResult
-
-__all__ = ["RSACeiling", "RSATest", "bootstrap_rdms", "compare_rdms", "rdm_ceiling", "rdm_permutation_test"]
+from neuroenc.stats._resampling import Summary, check_over
 
 COMPARISONS = ("spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a")
 _ALIASES = {
@@ -41,7 +33,7 @@ _ALIASES = {
 
 
 def _method(method: str) -> str:
-    return check_choice("method", method, COMPARISONS, _ALIASES)
+    return one_of("method", method, COMPARISONS, aliases=_ALIASES)
 
 
 def _ready(values: Floats, method: str) -> Floats:
@@ -143,26 +135,6 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman") -> Floats:
     return _compare(*_known(*_both(a, b)), _method(method))
 
 
-@dataclass(frozen=True)
-class RSACeiling:
-    """What the true model could reach given that subjects differ; see `rdm_ceiling`.
-
-    Attributes
-    ----------
-    lower, upper : float
-        Means over subjects.
-    lower_subject, upper_subject : array (n_subjects,)
-        One subject's RDM against the others' pooled RDM, and against everybody's.
-    method : str
-    """
-
-    lower: float
-    upper: float
-    lower_subject: Floats
-    upper_subject: Floats
-    method: str
-
-
 def _pool(rdms: Floats, method: str) -> Floats:
     """The RDM that fits the given ones best on average, under the comparison that is used."""
     if method == "mean":
@@ -177,7 +149,7 @@ def _pool(rdms: Floats, method: str) -> Floats:
     return np.asarray(rdms.mean(axis=0))
 
 
-def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched") -> RSACeiling:
+def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched") -> SubjectCeiling:
     """Noise ceiling of model comparisons from the RDMs of several subjects.
 
     Lower bound: every subject against the pooled RDM of the others, which is a model that is estimated and so
@@ -197,7 +169,7 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
 
     Returns
     -------
-    RSACeiling
+    SubjectCeiling
         In the unit of the comparison (a rank correlation is not a share of variance).
 
     Raises
@@ -223,12 +195,12 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
     if len(values) < 2:
         raise DataError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
     values, _ = _known(values, values)
-    how = method if check_choice("pooling", pooling, ("matched", "mean")) == "matched" else "mean"
+    how = method if one_of("pooling", pooling, ("matched", "mean")) == "matched" else "mean"
     every = _pool(values, how)[None]
     upper = _compare(values, every, method)[:, 0]
     rest = [_pool(np.delete(values, k, axis=0), how)[None] for k in range(len(values))]
     lower = np.array([_compare(values[k : k + 1], r, method)[0, 0] for k, r in enumerate(rest)])
-    return RSACeiling(float(lower.mean()), float(upper.mean()), lower, upper, method)
+    return SubjectCeiling(float(lower.mean()), float(upper.mean()), lower, upper, method)
 
 
 @dataclass(frozen=True)
@@ -307,7 +279,7 @@ def rdm_permutation_test(
     True
     """
     method = _method(method)
-    n_permutations = check_count("n_permutations", n_permutations)
+    n_permutations = check_whole("n_permutations", n_permutations)
     x, y = _both(models, data, ("models", "data"))
     if np.isnan(x).any() or np.isnan(y).any():
         raise DataError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
@@ -326,97 +298,30 @@ def rdm_permutation_test(
         return np.asarray(moved @ target if fast else _tau(moved, target, method).mean(axis=1))
 
     null = np.stack(list(run(one, orders, n_jobs=n_jobs, progress=progress, desc="relabelling")))
-    slack = 1e-10
-    p = (1.0 + (~(null < observed - slack)).sum(axis=0)) / (1.0 + n_permutations)
-    top = null.max(axis=1)
-    p_fwe = (1.0 + (~(top[:, None] < observed - slack)).sum(axis=0)) / (1.0 + n_permutations)
+    p = (1.0 + larger(null, observed, False)[1].sum(axis=0)) / (1.0 + n_permutations)
+    p_fwe = family_wise_p(null.max(axis=1), observed, False)
     undefined = np.isnan(observed)
     p[undefined] = p_fwe[undefined] = np.nan
     return RSATest(observed, p, p_fwe, null, n_permutations, method)
 
 
-def _draws(n: int, m: int, over: str, count: int, seed: int) -> Iterator[tuple[Any, Any]]:
-    rng = make_rng(seed)
-    for _ in range(count):
-        conditions = rng.integers(0, n, n) if over != "subjects" else np.arange(n)
-        subjects = rng.integers(0, m, m) if over != "stimuli" else np.arange(m)
-        yield conditions, subjects
-
-
-def bootstrap_rdms(
-    models: Any,
-    data: Any,
-    *,
-    over: str = "both",
-    method: str = "spearman",
-    n_bootstraps: int = 1000,
-    confidence: float = 0.95,
-    interval: str = "expanded",
-    seed: int = 0,
-    n_jobs: int = 1,
-    progress: Progress = False,
-) -> tuple[BootstrapResult, Floats]:
-    """Uncertainty of model comparisons from the choice of stimuli, of subjects, or of both.
-
-    A resample of stimuli repeats some; pairs of a stimulus with itself have no dissimilarity and are left out. All
-    models see the same resamples, so that differences of columns of the samples are paired.
-
-    Parameters
-    ----------
-    models : array (n_models, n_pairs) or squares
-    data : array (n_subjects, n_pairs) or squares
-    over : {"both", "stimuli", "subjects"}
-        To what a conclusion is to generalise. Crossed resamples (``"both"``) count the noise of single entries several
-        times; the standard error and the expanded interval are corrected as in `bootstrap_subjects`, and too wide where
-        subjects differ by noise alone (8 subjects: 98 to 99 % of 95 % intervals held the truth).
-    method : str
-        As in `compare_rdms`.
-    n_bootstraps : int
-    confidence : float
-    interval : {"expanded", "percentile"}
-        As in `bootstrap_subjects`.
-    seed : int
-    n_jobs : int
-        Threads.
-    progress : bool or callable
-
-    Returns
-    -------
-    result : BootstrapResult
-        Arrays (n_models,): mean comparison over subjects with its interval.
-    samples : array (n_bootstraps, n_models)
-
-    Raises
-    ------
-    ValueError
-        As `compare_rdms`; one subject only, where subjects are resampled.
-
-    References
-    ----------
-    Nili et al. (2014), PLoS Comput. Biol. 10:e1003553. Schütt et al. (2023), eLife 12:e82566.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> truth = rng.random(190)
-    >>> data = truth + 0.5 * rng.standard_normal((6, 190))
-    >>> result, samples = bootstrap_rdms(np.stack([truth, rng.random(190)]), data, n_bootstraps=200)
-    >>> bool(result.low[0] > 0), bool(np.quantile(samples[:, 0] - samples[:, 1], 0.025) > 0)
-    (True, True)
-    """
+def resample_rdms(
+    models: Any, data: Any, over: str, method: str, n_bootstraps: int, seed: int, *, n_jobs: int, progress: Progress
+) -> Summary:
+    """Mean comparison of every model over subjects, see `Resampler.rdms`."""
     method = _method(method)
-    over = check_choice("over", over, ("both", "stimuli", "subjects"), {"conditions": "stimuli", "images": "stimuli"})
-    n_bootstraps = check_count("n_bootstraps", n_bootstraps, 2)
-    confidence, interval = check_confidence(confidence), check_interval(interval)
     x, y = _both(models, data, ("models", "data"))
-    if over != "stimuli" and len(y) < 2:
-        raise DataError(f"over={over!r} resamples subjects, but there is one RDM; use over='stimuli'.")
-    n = n_conditions(x.shape[1])
+    over = check_over(over, len(y))
+    n, m = n_conditions(x.shape[1]), len(y)
     rows, columns = np.triu_indices(n, 1)
     squares = square_rdm(np.concatenate([x, y]))
     whole = _compare(*_known(x, y), method)
-    estimate = whole.mean(axis=1)
+    rng = np.random.default_rng(seed)
+
+    def draws() -> Iterator[tuple[Any, Any]]:
+        for _ in range(n_bootstraps):
+            conditions = rng.integers(0, n, n) if over != "subjects" else np.arange(n)
+            yield conditions, rng.integers(0, m, m) if over != "stimuli" else np.arange(m)
 
     def one(draw: tuple[Any, Any]) -> tuple[Floats, Floats]:
         """With the subjects that were drawn, and with all of them."""
@@ -429,36 +334,18 @@ def bootstrap_rdms(
             found = _compare(*_known(pairs[: len(x)], pairs[len(x) :]), method)
         return found[:, subjects].mean(axis=1), found.mean(axis=1)
 
-    draws = _draws(n, len(y), over, n_bootstraps, seed)
-    drawn = list(run(one, draws, n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap"))
+    drawn = list(run(one, draws(), n_jobs=n_jobs, progress=progress, total=n_bootstraps, desc="bootstrap"))
     samples = np.stack([d[0] for d in drawn])
-    error = standard_deviation(samples)
-    n_units = len(y) if over == "subjects" else n
-    wanted = error**2
+    variance = standard_deviation(samples) ** 2
+    n_units = m if over == "subjects" else n
     # Pairs of a stimulus with itself are left out, which makes resamples of n stimuli vary by (n / (n - 1))^2 more than
     # a plug-in estimate does, where n / (n - 1) more is right.
-    own = ((n - 1) / n) ** 2
+    own, scale, wanted = ((n - 1) / n) ** 2, expansion(n_units), variance
     if over == "both":
-        people = whole.var(axis=1) / len(y)
+        people = whole.var(axis=1) / m
         conditions = own * standard_deviation(np.stack([d[1] for d in drawn])) ** 2
-        wanted = corrected_variance(conditions, people, people + own * np.maximum(error**2 - people, 0.0))
-        scale = pooled_expansion([(conditions, n), (people, len(y))], error**2, wanted)
-    else:
-        scale = expansion(n_units)
-        if over == "stimuli":
-            scale = replace(scale, factor=np.sqrt(own) * scale.factor)
-    low, high, _ = interval_and_p(samples, estimate, error, confidence, scale if interval == "expanded" else None)
-    error = np.sqrt(wanted)
-    result = BootstrapResult(
-        estimate,
-        error,
-        np.clip(low, -1.0, 1.0),
-        np.clip(high, -1.0, 1.0),
-        None,
-        confidence,
-        n_bootstraps,
-        n_units,
-        method,
-        interval,
-    )
-    return result, samples
+        wanted = corrected_variance(conditions, people, people + own * np.maximum(variance - people, 0.0))
+        scale = pooled_expansion([(conditions, n), (people, m)], variance, wanted)
+    elif over == "stimuli":
+        scale = replace(scale, factor=np.sqrt(own) * scale.factor)
+    return Summary(whole.mean(axis=1), samples, scale, n_units, method, np.sqrt(wanted), (-1.0, 1.0))

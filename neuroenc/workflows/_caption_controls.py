@@ -71,13 +71,10 @@ def sentence_control(
     s = _unit(stimuli.values[first].astype(np.float64))
     if len(first) < 5:
         return compared(name, y.shape[1], np.nan, np.nan, None, len(first))
-    found = [
-        stats.bootstrap_samples(
-            rankdata(y, axis=0), rankdata(s @ _unit(c).T, axis=0), n_bootstraps=_DRAWS, seed=seed, dtype=np.float32
-        )
-        for c in (fitted, shuffled)
-    ]
-    (a, drawn_a), (b, drawn_b) = found
+    resampler, ranks = stats.Resampler(_DRAWS, seed=seed), rankdata(y, axis=0)
+    (a, drawn_a), (b, drawn_b) = (
+        resampler.samples(ranks, rankdata(s @ _unit(c).T, axis=0), dtype=np.float32) for c in (fitted, shuffled)
+    )
     # A caption that orders nothing (all stimuli alike) scores 0.
     draws = np.asarray(np.nan_to_num(drawn_a) - np.nan_to_num(drawn_b), dtype=np.float64).mean(axis=1)
     return compared(name, y.shape[1], float(np.nan_to_num(a).mean()), float(np.nan_to_num(b).mean()), draws, len(first))

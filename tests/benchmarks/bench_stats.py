@@ -71,11 +71,11 @@ def permutation(arguments):
 
 
 def bootstrap(arguments):
-    from neuroenc.stats import bootstrap as ours_bootstrap
+    from neuroenc.stats import Resampler
 
     y, yhat, _ = data(arguments.stimuli, arguments.voxels)
     before = peak()
-    ours, found = timed(lambda: ours_bootstrap(y, yhat, n_bootstraps=arguments.permutations, n_jobs=arguments.jobs))
+    ours, found = timed(lambda: Resampler(arguments.permutations, n_jobs=arguments.jobs).score(y, yhat))
 
     def peer():
         return [
@@ -126,7 +126,7 @@ def paired(arguments):
 def rsa(arguments):
     import rsatoolbox
 
-    from neuroenc.stats import bootstrap_rdms, compare_rdms, rdm
+    from neuroenc.stats import Resampler, compare_rdms, rdm
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((arguments.conditions, 2000))
@@ -141,7 +141,7 @@ def rsa(arguments):
             f"ratio {theirs / ours:.1f}, largest difference {np.abs(found - expected).max():.1e}"
         )
     fixed = [rsatoolbox.model.ModelFixed(str(k), m) for k, m in enumerate(models)]
-    ours, _ = timed(lambda: bootstrap_rdms(models, subjects, method="rho_a", n_bootstraps=100, n_jobs=arguments.jobs))
+    ours, _ = timed(lambda: Resampler(100, n_jobs=arguments.jobs).rdms(models, subjects, method="rho_a"))
     theirs, _ = timed(
         lambda: rsatoolbox.inference.eval_bootstrap(fixed, b, N=100, method="rho-a", boot_noise_ceil=False)
     )

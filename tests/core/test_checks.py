@@ -19,7 +19,7 @@ RESPONSES = data.make_responses(Y, stimulus=IDS, session=np.repeat([1, 2], 10))
 TEXTS, VECTORS = ["a dog", "a cat", "a house"], np.eye(3)
 
 SEEDED = {
-    "bootstrap": lambda seed: stats.bootstrap(Y, YHAT, n_bootstraps=20, seed=seed),
+    "bootstrap": lambda seed: stats.Resampler(20, seed=seed).score(Y, YHAT),
     "permutation_test": lambda seed: stats.permutation_test(Y, YHAT, n_permutations=20, seed=seed),
     "split_half_reliability": lambda seed: stats.split_half_reliability(Y, IDS, unit="r", seed=seed),
     "split_by_stimulus": lambda seed: data.split_by_stimulus(RESPONSES, 0.2, seed=seed),

@@ -387,7 +387,7 @@ def _entries() -> dict[str, Callable[[Any, Any], Any]]:
         "stats.score": pairs(stats.score),
         "stats.r2_score": pairs(stats.r2_score),
         "stats.explained_variance": pairs(stats.explained_variance),
-        "stats.bootstrap": pairs(lambda y, p: stats.bootstrap(y, p, n_bootstraps=40).high),
+        "stats.Resampler": pairs(lambda y, p: stats.Resampler(40).score(y, p).high),
         "stats.permutation_test": pairs(lambda y, p: stats.permutation_test(y, p, n_permutations=40).p),
         "stats.ncsnr": lambda x, y: stats.ncsnr(y, ids),
         "stats.rdm": lambda x, y: stats.rdm(y, "correlation"),

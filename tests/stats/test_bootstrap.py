@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from neuroenc.stats import bootstrap, bootstrap_difference, bootstrap_rois, median_samples, normalise, score
+from neuroenc.stats import Resampler, median_samples, normalise, score
 
 METRICS = ("r", "r2", "ev")
 FIELDS = ("estimate", "standard_error", "low", "high")
@@ -28,8 +28,8 @@ def test_weighted_sums_equal_explicit_resampling(metric, holes):
     y, yhat = noisy(50, 6)
     if holes:
         y[4, 0] = yhat[[7, 8], 1] = np.nan
-    fast = bootstrap(y, yhat, metric=metric, n_bootstraps=200, seed=3)
-    slow = bootstrap(y, yhat, metric=lambda a, b: score(a, b, metric), n_bootstraps=200, seed=3)
+    fast = Resampler(200, seed=3).score(y, yhat, metric=metric)
+    slow = Resampler(200, seed=3).score(y, yhat, metric=lambda a, b: score(a, b, metric))
     for field in FIELDS:
         np.testing.assert_allclose(getattr(fast, field), getattr(slow, field), rtol=1e-8, err_msg=field)
     np.testing.assert_allclose(fast.estimate, score(y, yhat, metric))
@@ -40,7 +40,7 @@ def test_equal_to_a_plain_loop():
     rng = np.random.default_rng(9)
     draws = [rng.integers(0, 30, 30) for _ in range(150)]
     samples = np.array([[np.corrcoef(y[i, v], yhat[i, v])[0, 1] for v in range(4)] for i in draws])
-    found = bootstrap(y, yhat, n_bootstraps=150, seed=9, confidence=0.9, interval="percentile")
+    found = Resampler(150, seed=9, confidence=0.9, interval="percentile").score(y, yhat)
     np.testing.assert_allclose(found.standard_error, samples.std(axis=0, ddof=1), rtol=1e-9)
     np.testing.assert_allclose(found.low, np.quantile(samples, 0.05, axis=0), rtol=1e-9)
     np.testing.assert_allclose(found.high, np.quantile(samples, 0.95, axis=0), rtol=1e-9)
@@ -48,7 +48,7 @@ def test_equal_to_a_plain_loop():
 
 def test_standard_error_agrees_with_theory_and_scipy():
     y, yhat = noisy(400, 60)
-    found = bootstrap(y, yhat, n_bootstraps=500, interval="percentile")
+    found = Resampler(500, interval="percentile").score(y, yhat)
     theory = (1 - 0.5) / np.sqrt(400)  # r squared is one half
     assert found.standard_error.mean() == pytest.approx(theory, rel=0.05)
     other = scipy.stats.bootstrap(
@@ -66,7 +66,7 @@ def test_standard_error_agrees_with_theory_and_scipy():
 
 def test_interval_covers_the_truth():
     y, yhat = noisy(200, 600, seed=1)
-    found = bootstrap(y, yhat, n_bootstraps=300)
+    found = Resampler(300).score(y, yhat)
     covered = ((found.low <= 0.5**0.5) & (found.high >= 0.5**0.5)).mean()
     assert 0.92 < covered < 0.97
 
@@ -79,39 +79,39 @@ def test_groups_are_resampled_whole():
     shared = rng.standard_normal((60, 200))
     y = (truth + shared)[groups] + 0.1 * rng.standard_normal((300, 200))
     yhat = truth[groups]
-    rows, whole = bootstrap(y, yhat, n_bootstraps=200), bootstrap(y, yhat, groups=groups, n_bootstraps=200)
+    rows, whole = Resampler(200).score(y, yhat), Resampler(200, groups=groups).score(y, yhat)
     assert whole.n_units == 60
     assert whole.standard_error.mean() == pytest.approx(0.5 / np.sqrt(60), rel=0.15)
     assert rows.standard_error.mean() < 0.6 * whole.standard_error.mean()
     names = np.array([f"s{i:03d}" for i in groups])
-    np.testing.assert_array_equal(bootstrap(y, yhat, groups=names, n_bootstraps=200).low, whole.low)
+    np.testing.assert_array_equal(Resampler(200, groups=names).score(y, yhat).low, whole.low)
 
 
 def test_groups_of_unequal_size():
     y, yhat = noisy(40, 3)
     groups = np.repeat(np.arange(6), [1, 2, 5, 10, 10, 12])
-    found = bootstrap(y, yhat, metric="r2", groups=groups, n_bootstraps=300, seed=1)
-    slow = bootstrap(y, yhat, metric=lambda a, b: score(a, b, "r2"), groups=groups, n_bootstraps=300, seed=1)
+    found = Resampler(300, groups=groups, seed=1).score(y, yhat, metric="r2")
+    slow = Resampler(300, groups=groups, seed=1).score(y, yhat, metric=lambda a, b: score(a, b, "r2"))
     np.testing.assert_allclose(found.standard_error, slow.standard_error, rtol=1e-8)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_blocks_and_budget_do_not_matter(metric):
     y, yhat = noisy(40, 25)
-    a, b = (bootstrap(y, yhat, metric=metric, n_bootstraps=64, seed=2, max_memory=m) for m in (1, 10**8))
+    a, b = (Resampler(64, seed=2, max_memory=m).score(y, yhat, metric=metric) for m in (1, 10**8))
     for field in FIELDS:
         np.testing.assert_allclose(getattr(a, field), getattr(b, field), rtol=1e-9)
-    other = bootstrap(y, yhat, metric=metric, n_bootstraps=64, seed=3)
+    other = Resampler(64, seed=3).score(y, yhat, metric=metric)
     assert (other.low != b.low).all()
 
 
 def test_invariances():
     y, yhat = noisy(50, 10)
-    base = bootstrap(y, yhat, n_bootstraps=50)
+    base = Resampler(50).score(y, yhat)
     v = np.random.default_rng(0).permutation(10)
-    moved = bootstrap(3 * y[:, v] - 100, 8 * yhat[:, v] + 1, n_bootstraps=50)
+    moved = Resampler(50).score(3 * y[:, v] - 100, 8 * yhat[:, v] + 1)
     np.testing.assert_allclose(moved.low, base.low[v], rtol=1e-9)
-    assert bootstrap(y[:, 0], yhat[:, 0], n_bootstraps=50).low.shape == ()
+    assert Resampler(50).score(y[:, 0], yhat[:, 0]).low.shape == ()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -122,8 +122,8 @@ def test_undefined_voxels_are_nan_without_warnings(metric):
     y[0, 2] = np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = bootstrap(y, yhat, metric=metric, n_bootstraps=40)
-        both = bootstrap_difference(y, yhat, yhat + 1, metric=metric, n_bootstraps=40)
+        found = Resampler(40).score(y, yhat, metric=metric)
+        both = Resampler(40).difference(y, yhat, yhat + 1, metric=metric)
     for field in FIELDS:
         assert np.isnan(getattr(found, field)[:3]).all()
         assert np.isfinite(getattr(found, field)[3])
@@ -134,7 +134,7 @@ def test_tiny_samples_with_constant_resamples():
     y, yhat = noisy(3, 50)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = bootstrap(y, yhat, n_bootstraps=100)
+        found = Resampler(100).score(y, yhat)
     assert np.isfinite(found.low).all()
     assert (found.low >= -1).all()
     assert (found.high <= 1).all()
@@ -145,14 +145,14 @@ def test_difference_is_paired():
     y = rng.standard_normal((150, 80))
     common = y + 2 * rng.standard_normal((150, 80))
     a, b = common, common + 0.1 * rng.standard_normal((150, 80))
-    pair = bootstrap_difference(y, a, b, n_bootstraps=200)
+    pair = Resampler(200).difference(y, a, b)
     np.testing.assert_allclose(pair.estimate, score(y, a, "r") - score(y, b, "r"))
-    alone = bootstrap(y, a, n_bootstraps=200).standard_error
+    alone = Resampler(200).score(y, a).standard_error
     assert (pair.standard_error < 0.4 * alone).all()
-    swapped = bootstrap_difference(y, b, a, n_bootstraps=200)
+    swapped = Resampler(200).difference(y, b, a)
     np.testing.assert_allclose(swapped.low, -pair.high, atol=1e-12)
     np.testing.assert_allclose(swapped.p, pair.p)
-    same = bootstrap_difference(y, a, a, n_bootstraps=50)
+    same = Resampler(50).difference(y, a, a)
     np.testing.assert_array_equal(same.p, 1.0)
 
 
@@ -160,9 +160,9 @@ def test_difference_p_under_null_and_effect():
     rng = np.random.default_rng(5)
     y = rng.standard_normal((300, 500))
     a, b = (y + 2 * rng.standard_normal((300, 500)) for _ in range(2))
-    null = bootstrap_difference(y, a, b, n_bootstraps=300)
+    null = Resampler(300).difference(y, a, b)
     assert 0.02 < (null.p <= 0.05).mean() < 0.08
-    effect = bootstrap_difference(y, y + 0.5 * rng.standard_normal((300, 500)), b, n_bootstraps=300)
+    effect = Resampler(300).difference(y, y + 0.5 * rng.standard_normal((300, 500)), b)
     assert (effect.p < 0.02).mean() > 0.99
 
 
@@ -178,16 +178,8 @@ def test_rois_equal_a_plain_loop(statistic):
     own = score(y, yhat, "ev")[mask]
     samples = np.nanmean(samples, axis=1) if statistic == "mean" else median_samples(samples, own)
     for memory in (1, 10**8):
-        found = bootstrap_rois(
-            y,
-            yhat,
-            {"a": mask, "b": [0, 2]},
-            metric="ev",
-            statistic=statistic,
-            interval="percentile",
-            n_bootstraps=80,
-            seed=2,
-            max_memory=memory,
+        found = Resampler(80, interval="percentile", seed=2, max_memory=memory).regions(
+            y, yhat, {"a": mask, "b": [0, 2]}, metric="ev", statistic=statistic
         )
         assert list(found) == ["a", "b"]
         assert float(found["a"].estimate) == pytest.approx(summary(score(y, yhat, "ev")[mask]))
@@ -201,8 +193,8 @@ def test_roi_mean_keeps_noise_shared_by_voxels():
     signal = rng.standard_normal((200, 1))
     y = signal + rng.standard_normal((200, 1)) + 0.2 * rng.standard_normal((200, 50))
     yhat = np.repeat(signal, 50, axis=1)
-    one = bootstrap(y, yhat, n_bootstraps=200).standard_error.mean()
-    roi = bootstrap_rois(y, yhat, {"all": np.ones(50, bool)}, statistic="mean", n_bootstraps=200)["all"]
+    one = Resampler(200).score(y, yhat).standard_error.mean()
+    roi = Resampler(200).regions(y, yhat, {"all": np.ones(50, bool)}, statistic="mean")["all"]
     assert 0.8 * one < float(roi.standard_error) < 1.05 * one
 
 
@@ -210,7 +202,7 @@ def test_rois_of_normalised_scores():
     y, yhat = noisy(100, 4)
     ceiling = np.array([0.8, 0.9, 0.05, 1.0])
     share = lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")  # noqa: E731
-    found = bootstrap_rois(y, yhat, {"all": range(4)}, transform=share, statistic="mean", n_bootstraps=50)["all"]
+    found = Resampler(50).regions(y, yhat, {"all": range(4)}, transform=share, statistic="mean")["all"]
     assert float(found.estimate) == pytest.approx(np.nanmean(share(score(y, yhat, "r"))))
     assert found.low < found.estimate < found.high
 
@@ -218,7 +210,7 @@ def test_rois_of_normalised_scores():
 def test_memory_stays_bounded():
     y = np.random.default_rng(0).standard_normal((300, 10000), dtype=np.float32)
     tracemalloc.start()
-    bootstrap(y, y, n_bootstraps=50, max_memory=8 * 2**20)
+    Resampler(50, max_memory=8 * 2**20).score(y, y)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 2**20 < y.nbytes
@@ -227,19 +219,37 @@ def test_memory_stays_bounded():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metric": "corr"}, "unknown metric 'corr'"),
         ({"n_bootstraps": 1}, "n_bootstraps=1"),
         ({"confidence": 95}, "confidence=95"),
         ({"interval": "percentiles"}, "did you mean 'percentile'"),
         ({"groups": [0, 1]}, "one label for each of the 10"),
         ({"groups": [0] * 10}, "got 1 group"),
-        ({"metric": lambda a, b: 1.0}, "must be one per voxel"),
     ],
 )
 def test_errors(settings, message):
     y, yhat = noisy(10, 2)
     with pytest.raises(ValueError, match=message):
-        bootstrap(y, yhat, **settings)
+        Resampler(**settings).score(y, yhat)
+
+
+def test_metrics_are_known_and_give_one_number_a_voxel():
+    y, yhat = noisy(10, 2)
+    for metric, message in (("corr", "unknown metric 'corr'"), (lambda a, b: 1.0, "must be one per voxel")):
+        with pytest.raises(ValueError, match=message):
+            Resampler().score(y, yhat, metric=metric)
+
+
+def test_groups_are_read_or_refused():
+    y, yhat = noisy(10, 2)
+    resampler = Resampler(groups=np.repeat(np.arange(5), 2))
+    for call in (
+        lambda: resampler.ceiling(y, np.arange(10), unit="r"),
+        lambda: resampler.normalised(y, yhat, y, np.arange(10)),
+        lambda: resampler.subjects({"a": (y, yhat), "b": (y, yhat)}),
+        lambda: resampler.rdms(np.arange(6.0), np.arange(6.0), over="stimuli"),
+    ):
+        with pytest.raises(ValueError, match="groups is given"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -255,4 +265,4 @@ def test_errors(settings, message):
 def test_roi_errors(rois, message):
     y, yhat = noisy(10, 2)
     with pytest.raises(ValueError, match=message):
-        bootstrap_rois(y, yhat, rois, n_bootstraps=5)
+        Resampler(5).regions(y, yhat, rois)

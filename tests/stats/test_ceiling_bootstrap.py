@@ -5,18 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc.stats import (
-    bootstrap,
-    bootstrap_ceiling,
-    bootstrap_normalised,
-    ceiling_from_repeats,
-    convert_ceiling,
-    ncsnr,
-    normalise,
-    score,
-    subject_ceiling,
-)
-from neuroenc.stats._resampling import draw_resamples
+from neuroenc.stats import Resampler, ceiling_from_repeats, convert_ceiling, ncsnr, normalise, score, subject_ceiling
 
 
 def shown(n=80, k=3, v=4, seed=0, noise=1.0):
@@ -40,10 +29,11 @@ def test_ncsnr_as_nsd_computes_it():
 @pytest.mark.parametrize(("total", "weighting"), [("unit", "max_repeats"), ("empirical", "df")])
 def test_ceiling_of_each_resample_by_a_loop(unit, total, weighting):
     _, y, stimulus = shown()
-    found = bootstrap_ceiling(
-        y, stimulus, unit=unit, total=total, weighting=weighting, n_bootstraps=40, seed=3, interval="percentile"
+    found = Resampler(40, seed=3, interval="percentile").ceiling(
+        y, stimulus, unit=unit, total=total, weighting=weighting
     )
-    counts, _, _ = draw_resamples(80, None, 40, 3)
+    rng = np.random.default_rng(3)
+    counts = [np.bincount(rng.integers(0, 80, 80), minlength=80) for _ in range(40)]
     samples = []
     for c in counts:
         picked = np.repeat(np.arange(80), c)
@@ -57,9 +47,9 @@ def test_ceiling_of_each_resample_by_a_loop(unit, total, weighting):
 def test_missing_presentations_blocks_and_threads():
     _, y, stimulus = shown(v=9)
     y[4, 0] = y[7, 0] = np.nan
-    settings = {"unit": "r2", "total": "empirical", "weighting": "df", "n_bootstraps": 30}
-    one = bootstrap_ceiling(y, stimulus, **settings)
-    two = bootstrap_ceiling(y, stimulus, **settings, max_memory=60_000, n_jobs=2)
+    settings = {"unit": "r2", "total": "empirical", "weighting": "df"}
+    one = Resampler(30).ceiling(y, stimulus, **settings)
+    two = Resampler(30, max_memory=60_000, n_jobs=2).ceiling(y, stimulus, **settings)
     for name in ("estimate", "standard_error", "low", "high"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-12)
     assert np.isfinite(one.low).all()
@@ -70,9 +60,7 @@ def test_planted_ceiling_is_covered(method):
     covered = []
     for seed in range(30):
         _, y, stimulus = shown(n=150, v=20, seed=seed)
-        found = bootstrap_ceiling(
-            y, stimulus, unit="r2", method=method, total="empirical", n_splits=4, n_bootstraps=200, seed=seed
-        )
+        found = Resampler(200, seed=seed).ceiling(y, stimulus, unit="r2", method=method, total="empirical", n_splits=4)
         covered.append((found.low <= 0.75) & (found.high >= 0.75))
     assert 0.9 < np.mean(covered) < 0.98
 
@@ -83,15 +71,16 @@ def test_normalised_estimate_and_spread(metric):
     y = single.reshape(150, 3, 6).mean(axis=1)
     yhat = signal / (single.std(axis=0) * 1.4142)
     unit = "r" if metric == "r" else "r2"
-    found = bootstrap_normalised(
-        y, yhat, single, stimulus, y_stimulus=np.arange(150), metric=metric, total="empirical", n_bootstraps=25, seed=2
+    found = Resampler(25, seed=2).normalised(
+        y, yhat, single, stimulus, y_stimulus=np.arange(150), metric=metric, total="empirical"
     )
     ceiling = ceiling_from_repeats(single, stimulus, unit=unit, total="empirical")
     expected = normalise(score(y, yhat, metric), ceiling, score_unit=metric, ceiling_unit=unit)
     np.testing.assert_allclose(found.estimate, expected)
     # By a loop, the same stimuli in score and ceiling; ids are sorted as text.
     order = np.argsort(np.arange(150).astype(str))
-    counts, _, _ = draw_resamples(150, None, 25, 2)
+    rng = np.random.default_rng(2)
+    counts = [np.bincount(rng.integers(0, 150, 150), minlength=150) for _ in range(25)]
     samples = []
     for c in counts:
         picked = np.repeat(order, c)
@@ -107,9 +96,9 @@ def test_the_ceilings_uncertainty_widens_the_interval_and_covers():
         signal, single, _ = shown(n=60, v=15, noise=2.0, seed=seed)
         y = single.reshape(60, 3, 15).mean(axis=1)
         other, other_stimulus = shown(n=60, v=15, noise=2.0, seed=1000 + seed)[1:]
-        found = bootstrap_normalised(y, signal, other, other_stimulus, total="empirical", n_bootstraps=200, seed=seed)
+        found = Resampler(200, seed=seed).normalised(y, signal, other, other_stimulus, total="empirical")
         covered.append((found.low <= 1) & (found.high >= 1))
-        plain = bootstrap(y, signal, n_bootstraps=200, seed=seed)
+        plain = Resampler(200, seed=seed).score(y, signal)
         ceiling = ceiling_from_repeats(other, other_stimulus, unit="r", total="empirical")
         naive.append((plain.low <= ceiling) & (plain.high >= ceiling))
     assert np.mean(covered) > 0.9
@@ -120,7 +109,7 @@ def test_floor_and_units():
     rng = np.random.default_rng(0)
     single, stimulus = rng.standard_normal((300, 5)), np.repeat(np.arange(100), 3)
     y = single.reshape(100, 3, 5).mean(axis=1)
-    found = bootstrap_normalised(y, y, single, stimulus, floor=0.5, total="empirical", n_bootstraps=20)
+    found = Resampler(20).normalised(y, y, single, stimulus, floor=0.5, total="empirical")
     assert np.isnan(found.estimate).any()
     assert found.metric == "r/ceiling"
 
@@ -158,9 +147,9 @@ def test_subjects_with_missing_stimuli():
     [
         (lambda: subject_ceiling(np.ones((1, 5, 2)), unit="r"), "at least 2"),
         (lambda: subject_ceiling(np.ones((2, 5, 2)), unit="rr"), "did you mean"),
-        (lambda: bootstrap_ceiling(np.ones((4, 1)), [0, 1, 2, 3], unit="r"), "none of the 4 stimuli is repeated"),
+        (lambda: Resampler().ceiling(np.ones((4, 1)), [0, 1, 2, 3], unit="r"), "none of the 4 stimuli is repeated"),
         (
-            lambda: bootstrap_normalised(*[np.eye(4)] * 3, [0, 0, 1, 1], y_stimulus=[0, 0, 1, 2], total="empirical"),
+            lambda: Resampler().normalised(*[np.eye(4)] * 3, [0, 0, 1, 1], y_stimulus=[0, 0, 1, 2], total="empirical"),
             "needs 4",
         ),
     ],

@@ -11,22 +11,7 @@ import pytest
 
 from neuroenc.encoders.comparison._layers import layer_table
 from neuroenc.encoders.comparison._statistics import Group, draw_samples, group_medians, pair_table
-from neuroenc.stats import (
-    bootstrap,
-    bootstrap_ceiling,
-    bootstrap_difference,
-    bootstrap_normalised,
-    bootstrap_rdms,
-    bootstrap_rois,
-    bootstrap_samples,
-    bootstrap_subjects,
-    compare_rdms,
-    crossed_interval,
-    partition_variance,
-    rdm,
-    sample_interval,
-    score,
-)
+from neuroenc.stats import Resampler, compare_rdms, crossed_interval, partition_variance, rdm, sample_interval, score
 
 REPEATS = 2000
 # Where single entries alone scatter, the variance is the larger of two that both overcount them, with the degrees of
@@ -63,8 +48,7 @@ def test_shares_of_variance(n):
     """Two spaces that each hold a third, and nothing together."""
     a, b, e = np.random.default_rng(n).standard_normal((3, n, REPEATS))
     drawn = {
-        k: bootstrap_samples(a + b + e, v, metric="r2", n_bootstraps=199)
-        for k, v in {"a": a, "b": b, ("a", "b"): a + b}.items()
+        k: Resampler(199).samples(a + b + e, v, metric="r2") for k, v in {"a": a, "b": b, ("a", "b"): a + b}.items()
     }
     estimate, samples = (partition_variance({k: v[i] for k, v in drawn.items()}).parts for i in (0, 1))
     for part, truth in zip(estimate, (1 / 3, 1 / 3, 0.0)):
@@ -89,7 +73,7 @@ def test_medians_over_voxels():
     low, high, estimate = [], [], []
     for seed in range(10):
         y, yhat, members = regions(30, 51, 200, seed)
-        found = bootstrap_rois(y, yhat, members, n_bootstraps=199, seed=seed)
+        found = Resampler(199, seed=seed).regions(y, yhat, members)
         low.append([f.low for f in found.values()])
         high.append([f.high for f in found.values()])
         estimate.append([f.estimate for f in found.values()])
@@ -123,7 +107,7 @@ def test_scores_of_voxels(metric, rho, n):
     rng = np.random.default_rng([n, int(10 * rho)])
     p, e = rng.standard_normal((2, n, REPEATS))
     y = rho * p + np.sqrt(1 - rho**2) * e
-    found = bootstrap(y, rho * p, metric=metric, n_bootstraps=999)
+    found = Resampler(999).score(y, rho * p, metric=metric)
     truth = rho if metric == "r" else rho**2
     judge([found.low], [found.high], [found.estimate], truth, n, RATIO if metric == "r2" and n == 30 else None)
 
@@ -135,7 +119,7 @@ def test_differences_of_voxels(metric, n):
     rng = np.random.default_rng(n)
     y, a, b = rng.standard_normal((3, n, REPEATS))
     scale = 0.5 if metric == "r2" else 1.0
-    found = bootstrap_difference(y, scale * (y + a), scale * (y + b), metric=metric, n_bootstraps=999)
+    found = Resampler(999).difference(y, scale * (y + a), scale * (y + b), metric=metric)
     np.testing.assert_array_equal(found.p <= 0.05, (found.low > 0) | (found.high < 0))
     judge([found.low], [found.high], [found.estimate], 0.0, n, RATIO if metric == "r2" and n == 30 else None)
 
@@ -161,7 +145,7 @@ def test_regions(statistic, n, n_voxels, spread, shared):
     found = []
     for seed in range(40):
         y, yhat, members = regions(n, n_voxels, 50, seed, spread, shared)
-        out = bootstrap_rois(y, yhat, members, statistic=statistic, n_bootstraps=399, seed=seed)
+        out = Resampler(399, seed=seed).regions(y, yhat, members, statistic=statistic)
         found.append([(f.low, f.high, f.estimate) for f in out.values()])
     judge(*np.moveaxis(np.array(found, dtype=float), -1, 0), 0.0, n)
 
@@ -198,12 +182,14 @@ def test_layer_positions(lead, shared):
         groups = [Group("roi", str(k), np.arange(50 * k, 50 * k + 50)) for k in range(50)]
         found.append(layer_table(["a", "b", "c"], drawn, groups)[["low", "high", "mean_position"]].to_numpy())
     low, high, estimate = np.concatenate(found).T
+    held, width = np.mean((low <= 0.5) & (high >= 0.5)), np.mean(high - low) / (3.92 * estimate.std())
     if lead < 1:
-        judge([low], [high], [estimate], 0.5, 100)
-        return
-    # Where nearly every voxel has a layer that is clearly best, resamples move more of them than new data would.
-    assert np.mean((low <= 0.5) & (high >= 0.5)) >= 0.99
-    assert 1.5 < np.mean(high - low) / (3.92 * estimate.std()) < 2.1
+        assert 0.93 <= held <= (0.98 if shared else 0.97), (held, width)
+        assert 0.85 <= width <= 1.15, (held, width)
+    else:
+        # Where nearly every voxel has a layer that is clearly best, resamples move more of them than new data would.
+        assert held >= 0.99, (held, width)
+        assert 1.5 < width < 2.1, (held, width)
 
 
 @pytest.mark.slow
@@ -228,7 +214,7 @@ def test_subjects(statistic, over, n_subjects, between):
             p, e = rng.standard_normal((2, 60, 15))
             r = np.tanh(between * rng.standard_normal())
             data[str(k)] = r * p + np.sqrt(1 - r**2) * e, p
-        out = bootstrap_subjects(data, over=over, statistic=statistic, n_bootstraps=299, seed=seed)
+        out = Resampler(299, seed=seed).subjects(data, over=over, statistic=statistic)
         found.append((out.low, out.high, out.estimate))
     # Where subjects and stimuli are few there are fewer than 30 units of one of them.
     judge(*np.array(found, dtype=float).T[:, None], 0.0, 60 if over == "stimuli" else n_subjects)
@@ -241,9 +227,7 @@ def test_ceilings(method, n):
     rng = np.random.default_rng(n)
     stimulus = np.repeat(np.arange(n), 3)
     single = rng.standard_normal((n, REPEATS))[stimulus] + rng.standard_normal((3 * n, REPEATS))
-    found = bootstrap_ceiling(
-        single, stimulus, unit="r2", method=method, total="empirical", n_splits=5, n_bootstraps=499
-    )
+    found = Resampler(499).ceiling(single, stimulus, unit="r2", method=method, total="empirical", n_splits=5)
     judge([found.low], [found.high], [found.estimate], 0.75, n)
 
 
@@ -258,7 +242,7 @@ def test_normalised_scores(joint, n):
     y = single.reshape(n, 3, REPEATS).mean(axis=1)
     yhat = signal + rng.standard_normal((n, REPEATS))
     ids = np.arange(n) if joint else None
-    found = bootstrap_normalised(y, yhat, single, stimulus, y_stimulus=ids, total="empirical", n_bootstraps=499)
+    found = Resampler(499).normalised(y, yhat, single, stimulus, y_stimulus=ids, total="empirical")
     # A score of 30 stimuli over a ceiling of 30 stimuli, which sometimes is near 0.
     judge([found.low], [found.high], [found.estimate], 0.5**0.5, n, (1.4, 1.9) if n == 30 else None)
 
@@ -281,8 +265,8 @@ def test_dissimilarities(over, n, m):
     truth = np.mean([compare_rdms(*world(np.random.default_rng(k), 300, 4), "pearson").mean() for k in range(10)])
     found = []
     for seed in range(REPEATS):
-        out, _ = bootstrap_rdms(
-            *world(np.random.default_rng([seed, n]), n, m), over=over, method="pearson", n_bootstraps=199, seed=seed
+        out = Resampler(199, seed=seed).rdms(
+            *world(np.random.default_rng([seed, n]), n, m), over=over, method="pearson"
         )
         found.append((out.low[0], out.high[0], out.estimate[0]))
     low, high, estimate = np.array(found).T
@@ -306,5 +290,5 @@ def test_crossed_units(a, b):
 
 def test_scores_are_what_is_resampled():
     y, yhat, members = regions(40, 5, 2, 0)
-    found = bootstrap_rois(y, yhat, members, n_bootstraps=39)
+    found = Resampler(39).regions(y, yhat, members)
     assert float(found["0"].estimate) == np.median(score(y, yhat)[:5])

@@ -15,13 +15,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from neuroenc.stats import (
-    bootstrap,
-    bootstrap_ceiling,
-    bootstrap_difference,
-    bootstrap_normalised,
-    bootstrap_rdms,
-    bootstrap_rois,
-    bootstrap_subjects,
+    Resampler,
     fdr,
     paired_permutation_test,
     permutation_test,
@@ -133,11 +127,11 @@ def test_bootstrap_intervals(kind, n):
             a = y + a  # as much error as variance: the truth is 0
         if kind == "difference":
             a, b = y + 2 * a, y + 2 * b
-            found = bootstrap_difference(y, a, b, n_bootstraps=999, seed=seed)
+            found = Resampler(999, seed=seed).difference(y, a, b)
             np.testing.assert_array_equal(found.p <= LEVEL, (found.low > 0) | (found.high < 0))
         else:
-            found = bootstrap(y, a, metric=kind, n_bootstraps=999, seed=seed)
-            narrow.append(outside(bootstrap(y, a, metric=kind, n_bootstraps=999, seed=seed, interval="percentile")))
+            found = Resampler(999, seed=seed).score(y, a, metric=kind)
+            narrow.append(outside(Resampler(999, seed=seed, interval="percentile").score(y, a, metric=kind)))
         rates.append(outside(found))
     assert np.mean(rates) <= most(DRAWS * VOXELS)
     if narrow and n == 60:
@@ -155,7 +149,7 @@ def test_bootstrap_intervals_of_responses_that_are_not_normal(tails):
             if tails == "heavy"
             else (lambda rng=rng: rng.exponential(size=(60, VOXELS)))
         )
-        rates.append(outside(bootstrap(draw(), draw(), n_bootstraps=999, seed=seed)))
+        rates.append(outside(Resampler(999, seed=seed).score(draw(), draw())))
     assert np.mean(rates) <= most(DRAWS * VOXELS)
 
 
@@ -165,7 +159,7 @@ def test_bootstrap_intervals_of_rois(statistic):
     hits = 0.0
     for seed in range(N):
         y, a, _ = correlated(seed, n=60)
-        found = bootstrap_rois(y, a, {"all": np.ones(10, bool)}, statistic=statistic, n_bootstraps=499, seed=seed)
+        found = Resampler(499, seed=seed).regions(y, a, {"all": np.ones(10, bool)}, statistic=statistic)
         hits += outside(found["all"])
     assert hits <= MOST
 
@@ -198,9 +192,7 @@ def subjects_of(seed, n_subjects, kind):
 def test_bootstrap_of_subjects(over, kind, n_subjects):
     hits = 0
     for seed in range(N):
-        found = bootstrap_subjects(
-            subjects_of(seed, n_subjects, kind), over=over, statistic="mean", n_bootstraps=499, seed=seed
-        )
+        found = Resampler(499, seed=seed).subjects(subjects_of(seed, n_subjects, kind), over=over, statistic="mean")
         hits += bool(found.p <= LEVEL)
         assert (found.p <= LEVEL) == ((found.low > 0) | (found.high < 0))
     assert hits <= MOST
@@ -214,15 +206,13 @@ def test_normalised_scores_of_noise_cover_zero():
         signal = rng.standard_normal((60, 30))
         single = np.repeat(signal, 3, axis=0) + rng.standard_normal((180, 30))
         y = single.reshape(60, 3, 30).mean(axis=1)
-        found = bootstrap_normalised(
+        found = Resampler(499, seed=seed).normalised(
             y,
             rng.standard_normal((60, 30)),
             single,
             np.repeat(np.arange(60), 3),
             y_stimulus=np.arange(60),
             total="empirical",
-            n_bootstraps=499,
-            seed=seed,
         )
         rates.append(outside(found))
     assert np.mean(rates) <= most(N // 5 * 30)
@@ -235,16 +225,8 @@ def test_planted_ceilings_are_covered(method):
     for seed in range(N // 10):
         rng = np.random.default_rng(seed)
         single = np.repeat(rng.standard_normal((60, 50)), 3, axis=0) + rng.standard_normal((180, 50))
-        found = bootstrap_ceiling(
-            single,
-            np.repeat(np.arange(60), 3),
-            unit="r2",
-            method=method,
-            total="empirical",
-            weighting="df",
-            n_splits=3,
-            n_bootstraps=499,
-            seed=seed,
+        found = Resampler(499, seed=seed).ceiling(
+            single, np.repeat(np.arange(60), 3), unit="r2", method=method, total="empirical", weighting="df", n_splits=3
         )
         rates.append(outside(found, 0.75))
     assert np.mean(rates) <= most(N // 10 * 50)
@@ -261,7 +243,7 @@ def test_bootstrap_is_scipys():
     """Same scheme, other random numbers: standard errors agree to the error of 4000 resamples."""
     y, yhat, _ = noise(1, n=50, v=2)
     yhat = yhat + y
-    found = bootstrap(y, yhat, n_bootstraps=4000, interval="percentile")
+    found = Resampler(4000, interval="percentile").score(y, yhat)
     for v in range(2):
         expected = scipy.stats.bootstrap(
             (y[:, v], yhat[:, v]),
@@ -280,12 +262,12 @@ def test_threads_and_progress_change_nothing():
     y, a, b = noise(3, v=40)
     calls = {
         "permutation": lambda **k: permutation_test(y, a, n_permutations=50, **k).p_fwe,
-        "bootstrap": lambda **k: bootstrap(y, a, n_bootstraps=50, **k).low,
-        "difference": lambda **k: bootstrap_difference(y, a, b, n_bootstraps=50, **k).p,
-        "rois": lambda **k: bootstrap_rois(y, a, {"all": np.ones(40, bool)}, n_bootstraps=50, **k)["all"].low,
+        "bootstrap": lambda **k: Resampler(50, **k).score(y, a).low,
+        "difference": lambda **k: Resampler(50, **k).difference(y, a, b).p,
+        "rois": lambda **k: Resampler(50, **k).regions(y, a, {"all": np.ones(40, bool)})["all"].low,
         "paired": lambda **k: paired_permutation_test(y, a, b, n_permutations=50, **k).p_fwe,
         "signs": lambda **k: sign_flip_test(y[:20], n_permutations=50, **k).p_fwe,
-        "rdms": lambda **k: bootstrap_rdms(rdm(y), rdm(a), over="stimuli", n_bootstraps=20, **k)[0].low,
+        "rdms": lambda **k: Resampler(20, **k).rdms(rdm(y), rdm(a), over="stimuli").low,
     }
     for name, call in calls.items():
         told: list[tuple[int, int | None]] = []

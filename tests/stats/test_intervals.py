@@ -8,18 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from neuroenc.stats import (
-    bootstrap,
-    bootstrap_rdms,
-    bootstrap_rois,
-    bootstrap_samples,
-    bootstrap_subjects,
-    compare_rdms,
-    median_samples,
-    rdm,
-    sample_interval,
-    units_seen,
-)
+from neuroenc.stats import Resampler, compare_rdms, median_samples, rdm, sample_interval
 from neuroenc.stats._intervals import pooled_expansion
 
 
@@ -43,8 +32,8 @@ def test_units_that_a_voxel_has_not_seen():
     """Half of the stimuli missing: the interval is that of the other half."""
     y, a, _ = noisy(60)
     y[30:] = np.nan
-    found = bootstrap(y, a, n_bootstraps=3000)
-    alone = bootstrap(y[:30], a[:30], n_bootstraps=3000)
+    found = Resampler(3000).score(y, a)
+    alone = Resampler(3000).score(y[:30], a[:30])
     ratio = (found.high - found.low) / (alone.high - alone.low)
     assert 0.95 < ratio.mean() < 1.1
 
@@ -106,10 +95,10 @@ def test_subjects_are_students_where_only_they_differ():
         y = rng.standard_normal((2000, 3))
         data[name] = y, gain * y + rng.standard_normal((2000, 3))
     for over, slack in (("subjects", 0.03), ("both", 0.15)):
-        found = bootstrap_subjects(data, over=over, statistic="mean", n_bootstraps=4000)
+        found = Resampler(4000).subjects(data, over=over, statistic="mean")
         t = scipy.stats.t.interval(0.95, 2, found.subjects.mean(), scipy.stats.sem(found.subjects))
         assert float(found.high - found.low) == pytest.approx(t[1] - t[0], rel=slack)
-    narrow = bootstrap_subjects(data, over="subjects", statistic="mean", interval="percentile")
+    narrow = Resampler(interval="percentile").subjects(data, over="subjects", statistic="mean")
     assert float(narrow.low) >= found.subjects.min()
 
 
@@ -117,7 +106,7 @@ def test_rdms_of_few_subjects_are_students():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((14, 20))
     model, data = rdm(x), np.stack([rdm(x + rng.standard_normal(x.shape)) for _ in range(4)])
-    few = bootstrap_rdms(model, data, over="subjects", n_bootstraps=400)[0]
+    few = Resampler(400).rdms(model, data, over="subjects")
     own = compare_rdms(model, data)[0]
     t = scipy.stats.t.interval(0.95, 3, own.mean(), scipy.stats.sem(own))
     np.testing.assert_allclose([few.low[0], few.high[0]], t, rtol=0.05)
@@ -144,10 +133,10 @@ def test_a_median_over_voxels_by_a_loop():
 def test_rois_memory_and_threads_change_nothing():
     y, a, _ = noisy(v=6)
     roi = [0, 2, 3, 5]
-    estimate, drawn = bootstrap_samples(y, a, n_bootstraps=400)
+    estimate, drawn = Resampler(400).samples(y, a)
     want = sample_interval(median_samples(drawn[:, roi], estimate[roi]), np.median(estimate[roi]), n_units=30)
     for settings in ({}, {"max_memory": 1}, {"n_jobs": 2}, {"max_memory": "1GB"}):
-        found = bootstrap_rois(y, a, {"x": roi}, n_bootstraps=400, **settings)["x"]
+        found = Resampler(400, **settings).regions(y, a, {"x": roi})["x"]
         np.testing.assert_allclose([found.low, found.high], want[:2], rtol=1e-9)
 
 
@@ -170,7 +159,7 @@ def test_percentiles_of_too_few_resamples_are_refused():
         (lambda: sample_interval(np.ones((5, 2)), [1.0, 1.0], n_units=5, interval="bca"), "unknown interval 'bca'"),
         (lambda: sample_interval(np.ones((5, 2)), [1.0], n_units=5), "2 columns and estimate 1"),
         (lambda: sample_interval(np.ones((5, 2)), [1.0, 1.0], n_units=5, confidence=0), "confidence=0"),
-        (lambda: units_seen(np.ones((5, 2)), np.ones((5, 2)), groups=[1] * 5), "got 1 group"),
+        (lambda: Resampler(groups=[1] * 5).units(np.ones((5, 2)), np.ones((5, 2))), "got 1 group"),
         (lambda: median_samples(np.ones((5, 2)), [1.0]), r"shape \(5, 2\) and estimate \(1,\)"),
     ],
 )
@@ -203,11 +192,9 @@ def test_shares_of_none_and_all_are_not_certain():
 def test_standard_errors_agree_with_their_intervals(over):
     rng = np.random.default_rng(0)
     data = {str(k): rng.standard_normal((2, 60, 6)) for k in range(40)}
-    found = bootstrap_subjects(data, over=over, statistic="mean", n_bootstraps=999)
+    found = Resampler(999).subjects(data, over=over, statistic="mean")
     x = rng.standard_normal((40, 12))
-    rdms, _ = bootstrap_rdms(
-        rdm(x), np.stack([rdm(x + rng.standard_normal(x.shape)) for _ in range(40)]), over=over, n_bootstraps=999
-    )
+    rdms = Resampler(999).rdms(rdm(x), np.stack([rdm(x + rng.standard_normal(x.shape)) for _ in range(40)]), over=over)
     for one in (found, rdms):
         assert np.ravel((one.high - one.low) / one.standard_error) == pytest.approx(3.92, rel=0.12)
     if over == "both":

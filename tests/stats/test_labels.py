@@ -35,16 +35,14 @@ def pair():
 
 CALLS = {
     "score": lambda y, p: stats.score(y, p),
-    "bootstrap": lambda y, p: stats.bootstrap(y, p, n_bootstraps=50).low,
-    "bootstrap_difference": lambda y, p: stats.bootstrap_difference(y, p, 2 * y + p, n_bootstraps=50).low,
-    "bootstrap_difference, second": lambda y, p: stats.bootstrap_difference(y, 2 * y, p, n_bootstraps=50).low,
-    "bootstrap_rois": lambda y, p: stats.bootstrap_rois(y, p, {"a": [0, 1]}, n_bootstraps=50)["a"].low,
-    "bootstrap_samples": lambda y, p: stats.bootstrap_samples(y, p, n_bootstraps=50)[1],
+    "bootstrap": lambda y, p: stats.Resampler(50).score(y, p).low,
+    "difference": lambda y, p: stats.Resampler(50).difference(y, p, 2 * y + p).low,
+    "difference, second": lambda y, p: stats.Resampler(50).difference(y, 2 * y, p).low,
+    "regions": lambda y, p: stats.Resampler(50).regions(y, p, {"a": [0, 1]})["a"].low,
+    "samples": lambda y, p: stats.Resampler(50).samples(y, p)[1],
     "permutation_test": lambda y, p: stats.permutation_test(y, p, n_permutations=30).statistic,
-    "paired_permutation_test": lambda y, p: stats.paired_permutation_test(y, p, y, n_permutations=30).difference,
-    "bootstrap_subjects": lambda y, p: (
-        stats.bootstrap_subjects({"a": (y, p), "b": (y, p)}, n_bootstraps=50, statistic=None).estimate
-    ),
+    "paired_permutation_test": lambda y, p: stats.paired_permutation_test(y, p, y, n_permutations=30).statistic,
+    "subjects": lambda y, p: stats.Resampler(50).subjects({"a": (y, p), "b": (y, p)}, statistic=None).estimate,
 }
 
 
@@ -73,15 +71,15 @@ def test_ceilings_partitions_and_subjects_are_matched(pair):
     np.testing.assert_allclose(joint.unique("a"), 0.0)
     stimulus = np.repeat(np.arange(N), 2)
     single = labelled(y.values)[stimulus] + np.random.default_rng(2).standard_normal((2 * N, V))
-    settings = {"total": "empirical", "n_bootstraps": 50}
-    plain = stats.bootstrap_normalised(y, p, single, stimulus, **settings).estimate
-    turned = stats.bootstrap_normalised(y, p, single[:, ::-1], stimulus, **settings).estimate
+    plain, turned = (
+        stats.Resampler(50).normalised(y, p, x, stimulus, total="empirical").estimate for x in (single, single[:, ::-1])
+    )
     np.testing.assert_allclose(turned, plain)
     # Stimuli of two subjects are drawn together by their labels, in whatever order they stand.
     whole = {"a": (y, p), "b": (y, p)}
     order = np.random.default_rng(3).permutation(N)
     mixed = {"a": (y, p), "b": (y[order], p[order])}
-    one, two = (stats.bootstrap_subjects(d, over="stimuli", n_bootstraps=50).standard_error for d in (whole, mixed))
+    one, two = (stats.Resampler(50).subjects(d, over="stimuli").standard_error for d in (whole, mixed))
     assert float(one) == pytest.approx(float(two))
 
 
@@ -109,8 +107,8 @@ def test_sizes_far_from_one_change_nothing(metric, size, pair):
     np.testing.assert_allclose(stats.score(size * y, size * p, metric), expected, rtol=1e-9)
     if metric == "r":
         np.testing.assert_allclose(stats.score(size * y, p, "r"), expected, rtol=1e-9)
-    low = stats.bootstrap(size * y, size * p, metric=metric, n_bootstraps=50).low
-    np.testing.assert_allclose(low, stats.bootstrap(y, p, metric=metric, n_bootstraps=50).low, rtol=1e-7)
+    low = stats.Resampler(50).score(size * y, size * p, metric=metric).low
+    np.testing.assert_allclose(low, stats.Resampler(50).score(y, p, metric=metric).low, rtol=1e-7)
     null = stats.permutation_test(size * y, size * p, metric=metric, n_permutations=20).p
     np.testing.assert_array_equal(null, stats.permutation_test(y, p, metric=metric, n_permutations=20).p)
     paired = stats.paired_permutation_test(size * y, size * p, size * y, metric=metric, n_permutations=20).p
@@ -133,7 +131,7 @@ def test_whole_numbers_do_not_overflow(dtype):
     real = a.astype(float), b.astype(float)
     for metric in ("r", "r2", "ev"):
         np.testing.assert_allclose(stats.score(a, b, metric), stats.score(*real, metric))
-    np.testing.assert_allclose(stats.bootstrap(a, b, n_bootstraps=50).low, stats.bootstrap(*real, n_bootstraps=50).low)
+    np.testing.assert_allclose(stats.Resampler(50).score(a, b).low, stats.Resampler(50).score(*real).low)
     for metric in ("euclidean", "cosine", "correlation"):
         np.testing.assert_allclose(stats.rdm(a, metric), stats.rdm(real[0], metric), equal_nan=True)
     ids = np.repeat(np.arange(25), 2)
@@ -172,7 +170,7 @@ def test_tensors_of_every_kind():
     for make in (lambda x: torch.tensor(x).bfloat16(), lambda x: torch.tensor(x, requires_grad=True)):
         np.testing.assert_allclose(stats.score(make(a), make(b)), expected)
         np.testing.assert_allclose(stats.rdm(make(a)), stats.rdm(a), equal_nan=True)
-        assert np.isfinite(stats.bootstrap(make(a), make(b), n_bootstraps=50).low).all()
+        assert np.isfinite(stats.Resampler(50).score(make(a), make(b)).low).all()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +185,7 @@ def test_tensors_of_every_kind():
 )
 def test_what_holds_no_real_numbers_is_refused(make, message, pair):
     y = pair[0].values
-    for call in (stats.score, lambda a, b: stats.bootstrap(b, a), lambda a, b: stats.rdm(a)):
+    for call in (stats.score, lambda a, b: stats.Resampler().score(b, a), lambda a, b: stats.rdm(a)):
         with pytest.raises(NeuroencError, match=message):
             call(make(y), y)
 
@@ -196,10 +194,10 @@ def test_what_holds_no_real_numbers_is_refused(make, message, pair):
 def test_levels_are_fractions(level, pair):
     y, p = (x.values for x in pair)
     for call in (
-        lambda: stats.bootstrap(y, p, confidence=level),
+        lambda: stats.Resampler(confidence=level).score(y, p),
         lambda: stats.sample_interval(np.arange(50.0), 1.0, n_units=9, confidence=level),
-        lambda: stats.bootstrap_subjects({"a": (y, p), "b": (y, p)}, confidence=level),
-        lambda: stats.bootstrap_rdms(stats.rdm(y), stats.rdm(p), over="stimuli", confidence=level),
+        lambda: stats.Resampler(confidence=level).subjects({"a": (y, p), "b": (y, p)}),
+        lambda: stats.Resampler(confidence=level).rdms(stats.rdm(y), stats.rdm(p), over="stimuli"),
     ):
         with pytest.raises(NeuroencError, match=r"confidence=.* fraction between 0 and 1"):
             call()
@@ -250,15 +248,15 @@ def test_too_little_data_is_said(pair):
         stats.score(y[:1], p[:1])
     assert np.isnan(stats.score(np.full_like(y, np.nan), p)).all()
     assert np.isnan(stats.score(np.ones_like(y), p)).all()
-    for name in ("n_permutations", "n_bootstraps"):
-        call = stats.permutation_test if name == "n_permutations" else stats.bootstrap
-        with pytest.raises(NeuroencError, match=f"{name}=0"):
-            call(y, p, **{name: 0})
+    with pytest.raises(NeuroencError, match="n_permutations=0"):
+        stats.permutation_test(y, p, n_permutations=0)
+    with pytest.raises(NeuroencError, match="n_bootstraps=0"):
+        stats.Resampler(0)
 
 
 RDMS = {
     "compare_rdms": lambda a, b: stats.compare_rdms(a, b),
-    "bootstrap_rdms": lambda a, b: stats.bootstrap_rdms(a, b, over="stimuli", n_bootstraps=30)[0].low,
+    "rdms": lambda a, b: stats.Resampler(30).rdms(a, b, over="stimuli").low,
     "rdm_permutation_test": lambda a, b: stats.rdm_permutation_test(a, b, n_permutations=30).p,
     "rdm_ceiling": lambda a, b: stats.rdm_ceiling([a, b]).lower_subject,
 }
@@ -289,22 +287,22 @@ def test_squares_of_dissimilarities_are_matched_by_condition(name):
 def test_labelled_masks_and_labels_of_samples_are_matched(pair):
     y, p = pair
     mask = xr.DataArray(np.arange(V) < 2, dims="voxel", coords={"voxel": y.voxel})
-    plain = stats.bootstrap_rois(y, p, {"a": [0, 1]}, n_bootstraps=50)["a"].low
+    plain = stats.Resampler(50).regions(y, p, {"a": [0, 1]})["a"].low
     for turned in (mask[::-1], mask.to_pandas()[::-1]):
         left = y if isinstance(turned, xr.DataArray) else y.to_pandas()
         right = p if isinstance(turned, xr.DataArray) else p.to_pandas()
-        found = stats.bootstrap_rois(left, right, {"a": turned}, n_bootstraps=50)["a"].low
+        found = stats.Resampler(50).regions(left, right, {"a": turned})["a"].low
         np.testing.assert_allclose(found, plain)
         tested = stats.paired_permutation_test(left, right, left, rois={"a": turned}, n_permutations=20).rois["a"]
         assert tested == stats.paired_permutation_test(y, p, y, rois={"a": [0, 1]}, n_permutations=20).rois["a"]
     with pytest.raises(NeuroencError, match="voxel labels"):
-        stats.bootstrap_rois(y, p, {"a": mask.assign_coords(voxel=np.arange(V))}, n_bootstraps=50)
+        stats.Resampler(50).regions(y, p, {"a": mask.assign_coords(voxel=np.arange(V))})
     run = xr.DataArray(np.repeat(np.arange(6), N // 6), dims="stimulus", coords={"stimulus": y.stimulus})
     order = np.random.default_rng(1).permutation(N)
     calls = {
-        "bootstrap": lambda g: stats.bootstrap(y, p, groups=g, n_bootstraps=50).low,
-        "samples": lambda g: stats.bootstrap_samples(y, p, groups=g, n_bootstraps=50)[1],
-        "units": lambda g: stats.units_seen(y, p, groups=g),
+        "bootstrap": lambda g: stats.Resampler(50, groups=g).score(y, p).low,
+        "samples": lambda g: stats.Resampler(50, groups=g).samples(y, p)[1],
+        "units": lambda g: stats.Resampler(groups=g).units(y, p),
         "permutation": lambda g: stats.permutation_test(y, p, blocks=g, mode="within", n_permutations=20).p,
         "paired": lambda g: stats.paired_permutation_test(y, p, y, blocks=g, n_permutations=20).p,
     }

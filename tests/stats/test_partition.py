@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc.stats import partition_variance
-from neuroenc.stats._partition import subsets
+from neuroenc.stats import partition_variance, subsets
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])

@@ -10,7 +10,7 @@ import scipy.io
 import scipy.stats
 from scipy.spatial.distance import pdist, squareform
 
-from neuroenc.stats import bootstrap_rdms, compare_rdms, rdm, rdm_ceiling, rdm_permutation_test, square_rdm
+from neuroenc.stats import Resampler, compare_rdms, rdm, rdm_ceiling, rdm_permutation_test, square_rdm
 
 NAMES = {
     "spearman": "spearman",
@@ -156,9 +156,9 @@ def test_bootstrap_is_rsatoolboxs(toolbox):
         np.random.seed(0)  # noqa: NPY002
         drawn = theirs([model], rdms, N=600, method="corr", boot_noise_ceil=False).evaluations
         expected = np.nanstd(drawn.reshape(600, -1).mean(axis=1), ddof=1)
-        result, samples = bootstrap_rdms(truth, data, over=over, method="pearson", n_bootstraps=600)
+        result = Resampler(600).rdms(truth, data, over=over, method="pearson")
         assert result.standard_error[0] == pytest.approx(expected, rel=0.15)
-        assert samples.shape == (600, 1)
+        assert result.samples.shape == (600, 1)
 
 
 def test_relabelling_finds_what_is_planted_and_nothing_in_noise():
@@ -205,7 +205,7 @@ def test_relabelling_by_hand_and_threads(method):
         (lambda: rdm(np.array([[1.0, np.nan], [0, 1]])), "NaN"),
         (lambda: rdm(np.ones((3, 2)), "crossnobis", folds=([0, 1, 1], [0, 0, 1])), "no row in fold"),
         (lambda: rdm_ceiling(np.ones(6)), "at least 2"),
-        (lambda: bootstrap_rdms(np.arange(6.0), np.arange(6.0)), "over='stimuli'"),
+        (lambda: Resampler().rdms(np.arange(6.0), np.arange(6.0)), "over='stimuli'"),
         (lambda: square_rdm(np.array([[0.0, 1], [2, 0]])), "not symmetric"),
     ],
 )

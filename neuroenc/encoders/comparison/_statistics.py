@@ -86,11 +86,10 @@ def draw_samples(
     n_voxels = measured.shape[1]
     samples = _room((len(predictions), n_bootstraps, n_voxels))
     estimate, n_units = np.empty((len(predictions), n_voxels)), np.zeros(n_voxels)
+    resampler = stats.Resampler(n_bootstraps, groups=groups, seed=seed)
     for k, predicted in enumerate(predictions):
-        estimate[k], samples[k] = stats.bootstrap_samples(
-            measured, predicted, n_bootstraps=n_bootstraps, groups=groups, seed=seed, dtype=np.float32
-        )
-        n_units = np.maximum(n_units, stats.units_seen(measured, predicted, groups=groups))
+        estimate[k], samples[k] = resampler.samples(measured, predicted, dtype=np.float32)
+        n_units = np.maximum(n_units, resampler.units(measured, predicted))
     return Samples(estimate, samples, n_units, len(np.unique(groups)))
 
 
@@ -167,7 +166,7 @@ def pair_table(
     for a, b in itertools.combinations(range(len(names)), 2):
         difference = drawn.estimate[a] - drawn.estimate[b]
         samples = np.subtract(drawn.samples[a], drawn.samples[b])
-        passed = stats.fdr(stats.difference_p(samples, difference, n_units=drawn.n_units)) < q
+        passed = stats.fdr(stats.sample_interval(samples, difference, n_units=drawn.n_units)[2]) < q
         for group in groups:
             inside = difference[group.voxels]
             known = np.isfinite(inside)
@@ -261,7 +260,7 @@ def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndar
         for k in range(len(estimate)):
             if k != b:
                 samples, difference = (x[b][..., mine] - x[k][..., mine] for x in (drawn.samples, drawn.estimate))
-                p[k, mine] = stats.difference_p(samples, difference, n_units=drawn.n_units[mine])
+                p[k, mine] = stats.sample_interval(samples, difference, n_units=drawn.n_units[mine])[2]
     ordered = np.sort(estimate, axis=0)
     with np.errstate(invalid="ignore"):
         lead = ordered[-1] - ordered[-2] if len(ordered) > 1 else np.full(len(voxels), np.nan)

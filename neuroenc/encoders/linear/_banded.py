@@ -13,7 +13,7 @@ from neuroenc._core.arrays import as_numbers
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.device import array_module
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.memory import parse_memory
+from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc._core.progress import progress
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
@@ -31,7 +31,7 @@ from neuroenc.encoders._labels import (
     to_device,
 )
 from neuroenc.encoders.linear import _solvers
-from neuroenc.encoders.linear._blocks import run_blocks, voxel_blocks
+from neuroenc.encoders.linear._blocks import run_blocks
 from neuroenc.encoders.linear._solvers import SCORINGS, row_gram, warn_at_edges
 
 __all__ = ["BandedRidgeEncoder", "simplex_candidates"]

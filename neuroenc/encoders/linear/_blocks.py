@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,10 @@ from neuroenc._core.progress import progress
 from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc.encoders._labels import column_block
 
-__all__ = ["BlockStore", "run_blocks", "voxel_blocks"]
+__all__ = ["BlockStore", "run_blocks"]
 
 Result = dict[str, np.ndarray]
 Work = Callable[[np.ndarray, slice], Result]
-
-
-def voxel_blocks(n_voxels: int, bytes_per_voxel: int, budget: int, workers: int, most: int = 1024) -> list[slice]:
-    """Slices of voxels whose working memory, over all workers, stays within ``budget`` bytes."""
-    size = int(min(most, max(1, budget // max(1, workers * bytes_per_voxel))))
-    # Equal blocks keep the workers busy to the end.
-    count = -(-n_voxels // size)
-    if workers > 1 and n_voxels > 256:
-        count = -(-count // workers) * workers
-    edges = np.linspace(0, n_voxels, min(count, n_voxels) + 1).round().astype(int)
-    return [slice(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
 
 class BlockStore:

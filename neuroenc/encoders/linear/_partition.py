@@ -214,18 +214,12 @@ def variance_partition(
     estimate = {k: stats.score(measured, v, metric) for k, v in predictions.items()}
     out = _dataset(partition_variance(estimate, spaces, unit=metric, tolerance=tolerance), estimate, Y)
     if n_bootstraps:
-        unit = _groups(coords, groups, Y.shape[0])
-        drawn = {"metric": metric, "n_bootstraps": n_bootstraps, "seed": seed}
-        _bootstrap(
-            out,
-            measured,
-            predictions,
-            tuple(spaces),
-            None if unit is None else unit[tested],
-            drawn,
-            confidence,
-            parse_memory(max_memory),
+        unit, budget = _groups(coords, groups, Y.shape[0]), parse_memory(max_memory)
+        of_units = None if unit is None else unit[tested]
+        resampler = stats.Resampler(
+            n_bootstraps, groups=of_units, confidence=confidence, seed=seed, max_memory=max(1, budget // 4)
         )
+        _add_intervals(out, measured, predictions, metric, resampler, budget)
     settings = {"spaces": list(spaces), "metric": metric, "seed": seed, "n_bootstraps": n_bootstraps}
     out.attrs |= {
         "metric": metric,
@@ -291,31 +285,21 @@ def _dataset(found: stats.Partition, estimate: Any, Y: Any) -> xr.Dataset:
     )
 
 
-def _bootstrap(
-    out: xr.Dataset,
-    measured: np.ndarray,
-    predictions: Any,
-    spaces: tuple[str, ...],
-    unit: Any,
-    settings: Any,
-    confidence: float,
-    budget: int,
+def _add_intervals(
+    out: xr.Dataset, measured: np.ndarray, predictions: Any, metric: str, resampler: stats.Resampler, budget: int
 ) -> None:
     """Intervals and p-values of the parts; all subsets see the same resamples."""
     n, v = measured.shape
     limits, p = np.full((2, *out["share"].shape), np.nan), np.full(out["share"].shape, np.nan)
-    width = max(1, budget // 2 // (8 * (4 * len(predictions) * (settings["n_bootstraps"] + n) + 2 * n)))
+    width = max(1, budget // 2 // (8 * (4 * len(predictions) * (resampler.n_bootstraps + n) + 2 * n)))
     for start in range(0, v, width):
         at = slice(start, min(start + width, v))
-        samples, seen = {}, None
-        for name, x in predictions.items():
-            own = {"groups": unit, "max_memory": max(1, budget // 4)}
-            samples[name] = stats.bootstrap_samples(measured[:, at], x[:, at], **own, **settings)[1]
-            seen = stats.units_seen(measured[:, at], x[:, at], **own)
-        drawn = partition_variance(samples, spaces).parts
-        for k, part in enumerate(drawn):
+        y = measured[:, at]
+        samples = {name: resampler.samples(y, x[:, at], metric=metric)[1] for name, x in predictions.items()}
+        seen = resampler.units(y, next(reversed(predictions.values()))[:, at])
+        for k, drawn in enumerate(partition_variance(samples, max(predictions, key=len)).parts.values()):
             limits[0, k, at], limits[1, k, at], p[k, at] = stats.sample_interval(
-                drawn[part], out["share"].values[k, at], n_units=seen, confidence=confidence
+                drawn, out["share"].values[k, at], n_units=seen, confidence=resampler.confidence
             )
     out["low"], out["high"] = (("part", "voxel"), limits[0]), (("part", "voxel"), limits[1])
     out["p"] = (("part", "voxel"), p)

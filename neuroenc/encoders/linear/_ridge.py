@@ -12,7 +12,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.device import array_module
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json
-from neuroenc._core.memory import parse_memory
+from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc._version import __version__
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
@@ -27,7 +27,7 @@ from neuroenc.encoders._labels import (
     to_device,
 )
 from neuroenc.encoders.linear import _solvers
-from neuroenc.encoders.linear._blocks import BlockStore, run_blocks, voxel_blocks
+from neuroenc.encoders.linear._blocks import BlockStore, run_blocks
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
 
 __all__ = ["RidgeEncoder"]

@@ -44,8 +44,8 @@ def test_medians_and_intervals_are_those_of_the_stats_room(missing):
     y, guesses = predictions(missing=missing)
     groups = [Group("all", "all", np.arange(60)), Group("roi", "x", np.arange(20, 47))]
     table = group_medians(["p", "q", "r"], drawn(y, guesses), groups, None)
-    known = stats.bootstrap_rois(
-        y, guesses[1], {"all": np.arange(60), "x": np.arange(20, 47)}, n_bootstraps=400, groups=np.arange(300), seed=0
+    known = stats.Resampler(400, groups=np.arange(300), seed=0).regions(
+        y, guesses[1], {"all": np.arange(60), "x": np.arange(20, 47)}
     )
     for name in ("all", "x"):
         row = table.query("cell == 'q' and group == @name").iloc[0]
@@ -62,7 +62,7 @@ def test_pairs_are_those_of_the_stats_room(missing):
     sets = drawn(y, guesses)
     table = pair_table(["p", "q", "r"], sets, [Group("all", "all", np.arange(60))])
     for (a, b), row in zip([(0, 1), (0, 2), (1, 2)], table.itertuples()):
-        known = stats.bootstrap_difference(y, guesses[a], guesses[b], n_bootstraps=400, groups=np.arange(300), seed=0)
+        known = stats.Resampler(400, groups=np.arange(300), seed=0).difference(y, guesses[a], guesses[b])
         sure = stats.fdr(known.p) < 0.05
         assert row.share_a == pytest.approx((sure & (known.estimate > 0)).mean(), abs=1 / 60)
         assert row.share_b == pytest.approx((sure & (known.estimate < 0)).mean(), abs=1 / 60)
