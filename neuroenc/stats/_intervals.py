@@ -207,7 +207,7 @@ def sample_interval(
     interval: str = "expanded",
     bounds: tuple[float, float] | None = None,
 ) -> tuple[Floats, Floats, Floats]:
-    r"""Interval and p-value that 0 is the truth, from bootstrap samples of any statistic.
+    r"""Confidence interval and p-value (of 0) from bootstrap samples of any statistic.
 
     ``"percentile"``: quantiles :math:`(1 \mp confidence) / 2`, and p = min(1, 2 (1 + m) / (1 + B)) with m of the B
     resamples on the rarer side of 0. ``"expanded"``: the resamples are moved until their median is the estimate, and
@@ -293,7 +293,7 @@ def sample_interval(
 def crossed_interval(
     samples: Any, estimate: Any, kinds: Sequence[tuple[Any, int]], *, confidence: float = 0.95
 ) -> tuple[Floats, Floats, Floats]:
-    """Expanded interval and p-value where two kinds of units are resampled at once, such as voxels and draws.
+    """Confidence interval and p-value for two crossed kinds of resampled units, such as voxels and draws.
 
     Crossed resamples count the noise of single entries three times; the interval has the variance
     min(max(2 (a + b) - ab, a, b), ab) of those of each kind alone, a and b, and of both, ab, and the degrees of freedom
@@ -425,7 +425,7 @@ def median_shift(estimate: Floats, scatter: Floats) -> Floats:
 
 
 def median_samples(samples: Any, estimate: Any) -> Floats:
-    r"""Resamples of the median over voxels, from resamples of every voxel.
+    r"""Bootstrap samples of the median over voxels, from bootstrap samples of every voxel.
 
     A resample adds noise to estimates that hold noise already, so that voxels are spread wider in it than in the data,
     and the plain median of a resample varies too much (by up to 15 % where voxels differ by noise alone). Voxels are

@@ -47,7 +47,7 @@ def sign_flip_test(
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> PermutationResult:
-    r"""Is the mean over subjects 0? Signs of whole subjects are flipped, all tests alike.
+    r"""Sign-flip permutation test that the mean over subjects is 0, with maximum-statistic correction over tests.
 
     .. math:: T = \bar x / (s_x / \sqrt n), \qquad p = \frac{1 + \#\{T^*_k \ge T\}}{1 + n_{perm}}
 
@@ -203,7 +203,7 @@ def paired_permutation_test(
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> PermutationResult:
-    r"""Do two encoders predict equally well? Their predictions are exchanged sample by sample, or block by block.
+    r"""Paired permutation test of two encoders: predictions are exchanged sample by sample, or block by block.
 
     .. math:: T = s(y, \hat y_a) - s(y, \hat y_b), \qquad p = \frac{1 + \#\{T^*_k \ge T\}}{1 + n}
 

@@ -19,7 +19,7 @@ SEPARATOR = " & "
 
 
 def subsets(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset in the order of ``names``, smaller ones first.
+    """List the non-empty subsets of feature spaces, smaller ones first.
 
     >>> subsets(["a", "b"])
     [('a',), ('b',), ('a', 'b')]

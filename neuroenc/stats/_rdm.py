@@ -31,7 +31,7 @@ def n_conditions(n_pairs: int) -> int:
 
 
 def square_rdm(rdm: Any) -> Floats:
-    """The square matrix of an RDM that stands as pairs, or the pairs of one that stands as a square.
+    """Convert an RDM from its pairs to the square matrix, or back.
 
     Pairs are in row order of the upper triangle, (0, 1), (0, 2), ..., (1, 2), ..., as in scipy and rsatoolbox.
 
@@ -171,7 +171,7 @@ def _whiten(patterns: Any, precision: Any) -> Floats:
 
 
 def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, folds: Any = None) -> Floats:
-    r"""Dissimilarity of every pair of conditions.
+    r"""Representational dissimilarity matrix (RDM): the dissimilarity of every pair of conditions.
 
     ===============  =========================================================================
     metric           dissimilarity of rows x, y with p channels

@@ -236,7 +236,7 @@ def rdm_permutation_test(
     n_jobs: int = 1,
     progress: Progress = False,
 ) -> RSATest:
-    """Is a model RDM related to the data at all? Conditions are relabelled (Mantel's test).
+    """Mantel test of model RDMs against data: permute the labels of conditions.
 
     Pairs are not exchangeable, conditions are: rows and columns of the model RDMs are permuted together, all
     models alike, so that the largest over models controls the family-wise error. One-sided (similarity).

@@ -14,7 +14,7 @@ from neuroenc.stats._labels import match_voxels
 
 
 def score(y: Any, yhat: Any, metric: str = "r", *, max_memory: int | str = MAX_MEMORY) -> Floats:
-    r"""One of three scores, per voxel: ``"r"``, ``"r2"`` or ``"ev"``.
+    r"""Score of predictions per voxel: correlation ``"r"``, determination ``"r2"`` or explained variance ``"ev"``.
 
     ========  ==========================================  ================  =========================
     metric    formula                                     range             blind to
@@ -193,7 +193,7 @@ def _check_ceiling(ceiling: Any) -> Floats:
 
 
 def convert_ceiling(ceiling: Any, *, from_unit: str, to_unit: str) -> Floats:
-    """A ceiling in the other unit: ``r = sqrt(r2)``.
+    """Convert a noise ceiling between correlation and share of variance: ``r = sqrt(r2)``.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def convert_ceiling(ceiling: Any, *, from_unit: str, to_unit: str) -> Floats:
 def normalise(
     score: Any, ceiling: Any, *, score_unit: str, ceiling_unit: str, floor: float | None = None, clip: bool = False
 ) -> Floats:
-    """Score as a share of the noise ceiling, ``score / ceiling``, both in the same unit.
+    """Normalise scores by the noise ceiling: ``score / ceiling``, both in the same unit.
 
     Parameters
     ----------
