@@ -440,7 +440,7 @@ def median_samples(samples: Any, estimate: Any) -> Floats:
     Parameters
     ----------
     samples : array (n_resamples, n_voxels)
-        From `bootstrap_samples`, or differences of two of them.
+        From `Resampler.samples`, or differences of two of them.
     estimate : array (n_voxels,)
 
     Returns
