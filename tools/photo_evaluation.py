@@ -18,8 +18,9 @@ from caption_metrics import (
     sentence_similarity,
 )
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._retrieval import RetrievalDecoder, unit
+from neuroenc.captions.decoding._retrieval import RetrievalDecoder
 from neuroenc.data import load_dataset
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.retrieval._corpus import plain_text
@@ -211,7 +212,7 @@ def evaluate_photographs(
         decoders = {"photo": load_captioner("photo", device=device)}
     human = [[plain_text(c) for c in several][:5] for several in photographs.captions or ()]
     vectors = ImageEmbedder("conse", device=device, cache=cache, progress=show).embed(photographs).values
-    mean = unit(vectors.astype(np.float64)).mean(axis=0)
+    mean = unit_rows(vectors.astype(np.float64)).mean(axis=0)
     found = {n: [c[0].text for c in d.generate(vectors, mean=mean)] for n, d in decoders.items()}
     projection = xr.Dataset(
         {"embedding": (("voxel", "feature"), vectors), "bank_direction": ("feature", mean)},

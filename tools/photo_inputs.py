@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.decoding._retrieval import unit
 
 __all__ = ["conse_classes", "leave_one_out", "text_to_conse"]
 
@@ -89,13 +89,13 @@ def text_to_conse(
             f"temperature={temperature!r} must be positive, noise={noise!r} at least 0, top={top!r} 1 to {len(names)}, "
             f"chunk={chunk!r} at least 1."
         )
-    mean, directions = names.mean(axis=0), unit(names)
+    mean, directions = names.mean(axis=0), unit_rows(names)
     centred = names - mean
     out = np.empty(x.shape, dtype=np.float32)
     rng = np.random.default_rng(seed)
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
-        logits = unit(x[part] + mean) @ directions.T
+        logits = unit_rows(x[part] + mean) @ directions.T
         if noise:
             logits += noise * rng.standard_normal(logits.shape)
         best = np.argpartition(-logits, top - 1, axis=1)[:, :top]

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json, write_text
 from neuroenc._core.provenance import provenance
-from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.embedding import prepare
 from photo_inputs import conse_classes, leave_one_out, text_to_conse
 from photo_texts import PhotoTexts, photo_texts
@@ -194,7 +194,7 @@ def train_photo_captioner(
     captions = [c for c, s in zip(learned.captions, short) if s]
     drawn = [image_like(learned, inputs, classes, seed=1_000 * seed + v)[short] for v in range(variants)]
     # Vectors of texts and of images lie around different means; those of images come from the bank in decoding.
-    decoder.text_direction = unit(learned.vectors.astype(np.float64)).mean(axis=0)
+    decoder.text_direction = unit_rows(learned.vectors.astype(np.float64)).mean(axis=0)
     # Without its cache: within one context it would go on with the weights of the first step.
     half = torch.autocast(torch.device(decoder.device).type, torch.bfloat16, cache_enabled=False)
     with half if bfloat16 else nullcontext():
@@ -283,7 +283,7 @@ def measure(decoder: Any, texts: PhotoTexts, classes: np.ndarray, photographs: i
     first = np.unique(texts.ids, return_index=True)[1][:photographs]
     references = [texts.of([texts.ids[k]]).captions for k in first]
     vectors = stand_in[first]
-    captions = [c[0].text for c in decoder.generate(vectors, mean=unit(stand_in.astype(np.float64)).mean(axis=0))]
+    captions = [c[0].text for c in decoder.generate(vectors, mean=unit_rows(stand_in.astype(np.float64)).mean(axis=0))]
     wrong = captions[1:] + captions[:1]
     return {
         "cider_d": float(cider(captions, references).mean()),

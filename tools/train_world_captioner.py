@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import write_json
 from neuroenc._core.progress import progress
@@ -116,7 +117,6 @@ def train_world_captioner(
     from neuroenc.captions import make_language_model
     from neuroenc.captions.decoding._prefix import PrefixDecoder
     from neuroenc.captions.decoding._prefix_training import train_prefix
-    from neuroenc.captions.decoding._retrieval import unit
 
     if threads:
         torch.set_num_threads(threads)
@@ -134,14 +134,14 @@ def train_world_captioner(
     )
     inputs, texts = [], []
     if sources != "text":
-        inputs.append(decoder.inputs(found["image"], unit(found["image"]).mean(axis=0)))
+        inputs.append(decoder.inputs(found["image"], unit_rows(found["image"]).mean(axis=0)))
         texts.extend(captions)
     if sources != "image":
-        inputs.append(decoder.inputs(found["text"], unit(found["text"]).mean(axis=0)))
+        inputs.append(decoder.inputs(found["text"], unit_rows(found["text"]).mean(axis=0)))
         texts.extend([c] for several in captions for c in several)
-        decoder.text_direction = unit(found["text"].astype(np.float64)).mean(axis=0)
+        decoder.text_direction = unit_rows(found["text"].astype(np.float64)).mean(axis=0)
     # Voxels are projected onto images: their mean is what decoding subtracts.
-    decoder.mean = unit(found["image"].astype(np.float64)).mean(axis=0)
+    decoder.mean = unit_rows(found["image"].astype(np.float64)).mean(axis=0)
     training = train_prefix(
         decoder,
         np.concatenate(inputs),

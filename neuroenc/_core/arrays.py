@@ -8,7 +8,7 @@ import numpy as np
 
 from neuroenc._core.errors import DataError
 
-__all__ = ["as_numbers", "as_numpy", "is_dask", "is_torch", "refuse_sparse"]
+__all__ = ["as_numbers", "as_numpy", "is_dask", "is_torch", "refuse_sparse", "unit_rows"]
 
 
 def is_torch(x: Any) -> bool:
@@ -93,3 +93,15 @@ def as_numbers(x: Any, what: str = "values") -> np.ndarray:
     if found.dtype.kind not in "fiub":
         raise DataError(f"{what} have dtype {found.dtype}; expected numbers. Next step: convert them to float32.")
     return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def unit_rows(rows: Any) -> np.ndarray:
+    """Rows divided by their Euclidean norm; rows without a direction (norm up to 1e-9) are 0.
+
+    >>> unit_rows([[3, 4], [0, 0]]).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    values = np.asarray(rows)
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-9)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import flat_captions, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
@@ -263,8 +264,7 @@ def aspect_bands(
         uses = indicator(row[here], len(stimuli)) @ indicator(codes[here], len(words)).T
         mean = (uses @ vectors) / np.maximum(count, 1)[:, None]
         if normalise:
-            norm = np.linalg.norm(mean, axis=1, keepdims=True)
-            mean = mean / np.where(norm > 0, norm, 1.0)
+            mean = unit_rows(mean)
         values[:, a] = mean
         empty[aspect] = round(float((count == 0).mean()), 3)
     absent = [aspect for aspect, share in empty.items() if not (table["aspect"] == aspect).any()]

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._lexicon import check_word_lists, read_word_lists
 from neuroenc.captions.analysis._words import region_masks
-from neuroenc.captions.text._vectors import TEMPLATES, directions_of, embed, prompt, unit
+from neuroenc.captions.text._vectors import TEMPLATES, directions_of, embed, prompt
 
 __all__ = ["categorise", "categorise_evidence", "category_shares", "load_categories"]
 
@@ -131,12 +132,12 @@ def categorise(
     nouns = [(name, noun) for name, entries in lists.items() for noun in entries]
     prompts = [prompt(t, noun) for _, noun in nouns for t in templates]
     vectors = embed(embed_text, prompts, target.shape[1])
-    vectors = unit(vectors.reshape(len(nouns), len(templates), -1).mean(axis=1))
+    vectors = unit_rows(vectors.reshape(len(nouns), len(templates), -1).mean(axis=1))
     of = np.array([list(lists).index(name) for name, _ in nouns])
     if centre:
         means = np.stack([vectors[of == k].mean(axis=0) for k in range(len(lists))])
         origin = means.mean(axis=0) if text_direction is None else np.asarray(text_direction, dtype=np.float64)
-        vectors = unit(vectors - origin)
+        vectors = unit_rows(vectors - origin)
     cosine = target @ vectors.T
     score = np.stack([cosine[:, of == k].mean(axis=1) for k in range(len(lists))])
     score[:, ~live] = np.nan
@@ -251,7 +252,7 @@ def categorise_evidence(
     if absent:
         raise DataError(f"{len(absent)} images of the evidence are not among images, the first is {absent[0]!r}.")
     if image_direction is None:
-        image_direction = unit(np.asarray(images.transpose("stimulus", ...).values, dtype=np.float64)).mean(axis=0)
+        image_direction = unit_rows(np.asarray(images.transpose("stimulus", ...).values, dtype=np.float64)).mean(axis=0)
     shown = images.sel(stimulus=sorted(set(wanted)))
     found = categorise(shown, embed_text, categories, image_direction=image_direction, **options)
     of = dict(zip(found["stimulus"].values.astype(str), found["category"].values.astype(str)))

@@ -13,6 +13,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
@@ -203,8 +204,7 @@ def cluster_voxels(
     labels, number = splits[best], int(options[best])
     order = np.argsort(-np.bincount(labels, minlength=number), kind="stable")
     ranked = np.argsort(order)[labels]
-    means = _centres(target[rows], ranked, number)
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    means = unit_rows(_centres(target[rows], ranked, number))
     full, typical = np.zeros(len(target), dtype=np.int64), np.full(len(target), np.nan)
     full[rows] = ranked + 1
     typical[rows] = np.einsum("vd,vd->v", target[rows], means[ranked])

@@ -10,10 +10,11 @@ import pandas as pd
 import xarray as xr
 from sklearn.decomposition import PCA
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
-from neuroenc.captions.text._vectors import directions_of, unit
+from neuroenc.captions.text._vectors import directions_of
 
 __all__ = ["EmbeddingColours"]
 
@@ -141,10 +142,10 @@ class EmbeddingColours:
             ``channel, end`` ("bright" or "dark")``, rank, caption, score, explained`` (share of variance).
         """
         self._check()
-        vectors = unit(np.asarray(embeddings, dtype=np.float64))
+        vectors = unit_rows(np.asarray(embeddings, dtype=np.float64))
         if vectors.shape != (len(captions), self.width_):
             raise DataError(f"{len(captions)} captions and embeddings {vectors.shape}; width must be {self.width_}.")
-        centred = unit(vectors - vectors.mean(axis=0)) if self.centre else vectors
+        centred = unit_rows(vectors - vectors.mean(axis=0)) if self.centre else vectors
         if self.method == "pca":
             score = centred @ (self.model_.components_ * self.sign_[:, None]).T
         else:

@@ -10,11 +10,12 @@ import pandas as pd
 from scipy import sparse
 
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._words import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
 from neuroenc.captions.text._phrases import PhraseFinder, phrases_of as found_phrases
-from neuroenc.captions.text._vectors import directions_of, unit
+from neuroenc.captions.text._vectors import directions_of
 from neuroenc.captions.text._words import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
 
 __all__ = ["contrast", "difference_captions", "log_odds", "phrases_in", "phrases_of", "separating_phrases"]
@@ -355,16 +356,16 @@ def difference_captions(
         if not live.any():
             raise DataError(f"{name!r} has no voxel with a direction.")
         sides.append(target[live])
-    vectors = unit(np.asarray(embeddings, dtype=np.float64))
+    vectors = unit_rows(np.asarray(embeddings, dtype=np.float64))
     width = sides[0].shape[1]
     if vectors.shape != (len(captions), width) or sides[1].shape[1] != width:
         raise DataError(f"widths do not fit: voxels {width} and {sides[1].shape[1]}, captions {vectors.shape}.")
     text = vectors - vectors.mean(axis=0) if centre else vectors
-    text = unit(text)
+    text = unit_rows(text)
     along = np.concatenate(sides) @ text.T
     inside = np.arange(len(along)) < len(sides[0])
     difference = sides[0].mean(axis=0) - sides[1].mean(axis=0)
-    score = text @ unit(difference[None])[0]
+    score = text @ unit_rows(difference[None])[0]
     real = along[inside].mean(axis=0) - along[~inside].mean(axis=0)
     rng = make_rng(seed)
     weight = np.empty((n_permutations, len(along)))

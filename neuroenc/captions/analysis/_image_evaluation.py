@@ -13,6 +13,7 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
@@ -20,7 +21,7 @@ from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._words import region_masks
 from neuroenc.captions.projection._project import IdCollector
-from neuroenc.captions.text._vectors import embed, unit
+from neuroenc.captions.text._vectors import embed
 from neuroenc.data import Stimuli, read_picture
 from neuroenc.retrieval import as_bank, top_k
 
@@ -274,7 +275,7 @@ def retrieve_images(
     if centre:
         if text_direction is None and len(names) < 2:
             raise DataError("one caption has no mean to be centred on. Next step: text_direction=, or centre=False.")
-        query = unit(query - (query.mean(axis=0) if text_direction is None else np.asarray(text_direction)))
+        query = unit_rows(query - (query.mean(axis=0) if text_direction is None else np.asarray(text_direction)))
         mean = _mean_direction(images, query.shape[1]) if image_direction is None else np.asarray(image_direction)
     ids = IdCollector()
     moved = as_bank(_centred(images, query.shape[1], mean))
@@ -293,13 +294,13 @@ def _centred(bank: Any, width: int, mean: np.ndarray) -> Iterator[tuple[np.ndarr
     """Unit rows less the mean, at unit norm, a chunk at a time."""
     for chunk in bank.chunks(16384, width):
         names = chunk.names(np.arange(chunk.start, chunk.start + len(chunk.rows)))
-        yield unit(unit(np.asarray(chunk.rows, dtype=np.float64)) - mean), names
+        yield unit_rows(unit_rows(np.asarray(chunk.rows, dtype=np.float64)) - mean), names
 
 
 def _mean_direction(bank: Any, width: int) -> np.ndarray:
     total, n = np.zeros(width), 0
     for chunk in bank.chunks(65536, width):
-        total += unit(np.asarray(chunk.rows, dtype=np.float64)).sum(axis=0)
+        total += unit_rows(np.asarray(chunk.rows, dtype=np.float64)).sum(axis=0)
         n += len(chunk.rows)
     return total / n
 

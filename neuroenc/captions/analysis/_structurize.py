@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import silhouette_score
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import DataError
 from neuroenc.captions.analysis._contrast import phrases_in, separating_phrases
 from neuroenc.captions.analysis._words import check_captions, count_terms, select_region, unique_texts
@@ -111,8 +112,7 @@ def _vectors(texts: list[str], embed_text: Any, engine: str | PhraseFinder | Non
         except ValueError:
             raise DataError("the captions hold no words to tell them apart by.") from None
     values = values - values.mean(axis=0)
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-9)
+    return unit_rows(values)
 
 
 def _group(x: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.ndarray:

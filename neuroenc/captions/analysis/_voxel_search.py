@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
-from neuroenc.captions.text._vectors import directions_of, embed, prompt, unit
+from neuroenc.captions.text._vectors import directions_of, embed, prompt
 
 __all__ = ["search_voxels"]
 
@@ -112,7 +113,11 @@ def search_voxels(
     vectors = embed(embed_text, [*asked, *others], target.shape[1])
     mean = vectors[len(asked) :].mean(axis=0)
     if centre:
-        vectors = unit(vectors - mean) if moved is None else unit(vectors - mean + np.asarray(moved, dtype=np.float64))
+        vectors = (
+            unit_rows(vectors - mean)
+            if moved is None
+            else unit_rows(vectors - mean + np.asarray(moved, dtype=np.float64))
+        )
     query, compared = vectors[: len(asked)], vectors[len(asked) :]
     n = len(target)
     predicted, percentile, z = (np.full((len(asked), n), np.nan) for _ in range(3))

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
-from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
 
 __all__ = [
@@ -106,7 +106,7 @@ class WeightVerifier:
         """Texts among the images: moved across the modality gap."""
         found = self.bank.vectors(keys)
         if self._image is not None:
-            found = unit(found - self.bank.text_direction + self._image)
+            found = unit_rows(found - self.bank.text_direction + self._image)
         if found.shape[1] != self.weights.shape[1]:
             raise DataError(
                 f"phrases are embedded in {found.shape[1]} dimensions, weights have {self.weights.shape[1]}. "
@@ -189,7 +189,7 @@ class ImageVerifier:
         self._centred = np.zeros((0, 0))
         if by_vector:
             raw = np.stack([np.asarray(self._vectors[n], np.float64) for n in by_vector])
-            self._centred = unit(unit(raw) - image_direction)
+            self._centred = unit_rows(unit_rows(raw) - image_direction)
         #: Rows of ``_names`` of each voxel's best images; -1 where a voxel has fewer.
         self._top = np.full((len(top), max((len(t) for t in top), default=0)), -1)
         for k, several in enumerate(top):

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy import sparse
 
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
-from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, phrases_of
 from neuroenc.retrieval import Chunk, as_bank
 
@@ -53,7 +53,7 @@ class TextVectors:
                 raise DataError(
                     f"embed_text gave shape {found.shape} for {len(new)} texts; legal is finite (n, feature)."
                 )
-            for text, row in zip(new, unit(found), strict=True):
+            for text, row in zip(new, unit_rows(found), strict=True):
                 self._place[text] = len(self._rows)
                 self._rows.append(row)
         return np.stack([self._rows[self._place[t]] for t in texts])
@@ -152,7 +152,7 @@ class PhraseBank:
 
     def centred(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts without what all texts share."""
-        return unit(self.vectors(texts) - self.text_direction)
+        return unit_rows(self.vectors(texts) - self.text_direction)
 
     def _own(self) -> np.ndarray:
         """Centred vectors of all phrases of the images' captions, made when they are first asked for."""
@@ -227,7 +227,7 @@ class ImageSums:
     def update(self, chunk: Chunk) -> None:
         """Take rows in."""
         x = np.asarray(chunk.rows, dtype=np.float64)
-        self._total = self._total + unit(x).sum(axis=0)
+        self._total = self._total + unit_rows(x).sum(axis=0)
         self._norms += float(np.linalg.norm(x, axis=1).sum())
         low, high = np.searchsorted(self._drawn, [chunk.start, chunk.start + len(x)])
         drawn = self._drawn[low:high]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
-from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.retrieval import LEVELS, plain_text
 
@@ -111,7 +111,7 @@ def train_retriever(
     if vectors.ndim != 2 or len(vectors) != at.max() + 1:
         raise DataError(f"embeddings of shape {vectors.shape} for {at.max() + 1} queries; legal is one row a query.")
     if decoder.centre:
-        mean = unit(vectors).mean(axis=0)
+        mean = unit_rows(vectors).mean(axis=0)
         if source == "text":
             decoder.text_direction = mean
         else:

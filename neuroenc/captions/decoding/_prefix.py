@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.checks import check_whole
 from neuroenc._core.device import resolve_device
@@ -24,7 +25,7 @@ from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.decoding._constraints import content_weights, token_number
 from neuroenc.captions.decoding._mapping import make_mapping
-from neuroenc.captions.decoding._retrieval import as_embeddings, caption_frame, rerank, unit
+from neuroenc.captions.decoding._retrieval import as_embeddings, caption_frame, rerank
 from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Rescore
 from neuroenc.captions.decoding._search import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions.text._words import STOP_WORDS
@@ -271,12 +272,12 @@ class PrefixDecoder:
         """
         x = as_embeddings(embeddings, self.embedding_dim)
         if self.normalise:
-            x = unit(x)
+            x = unit_rows(x)
         if self.centre:
             mean = self.mean if mean is None else mean
             if mean is None:
                 raise ConfigError("centre=True needs a mean direction. Next step: train the decoder, or give one.")
-            x = unit(x - np.asarray(mean, dtype=np.float64))
+            x = unit_rows(x - np.asarray(mean, dtype=np.float64))
         return x.astype(np.float32)
 
     def prefixes(self, inputs: Any) -> Tensor:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.decoding._constraints import caption_pairs
 from neuroenc.captions.decoding._prefix import PrefixDecoder
-from neuroenc.captions.decoding._retrieval import unit
 
 __all__ = ["PrefixTraining", "train_prefix"]
 
@@ -166,7 +166,7 @@ def train_prefix(
         raise DataError("embeddings hold NaN or infinity. Next step: leave those stimuli out.")
     if not prepared:
         if decoder.centre:
-            decoder.mean = unit(inputs).mean(axis=0)
+            decoder.mean = unit_rows(inputs).mean(axis=0)
         inputs = decoder.inputs(inputs)
     stop = decoder.stop if append_stop else None
     rows, tokens = caption_pairs(captions, len(inputs), decoder.encode, decoder.room, stop, max_tokens)

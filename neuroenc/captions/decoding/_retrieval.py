@@ -9,19 +9,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_texts, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.captions.decoding._search import Generated
 from neuroenc.retrieval import DenseIndex
 
-__all__ = ["Decoder", "RetrievalDecoder", "as_embeddings", "caption_frame", "predicted_of_texts", "rerank", "unit"]
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows at length 1; rows without a direction stay 0."""
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+__all__ = ["Decoder", "RetrievalDecoder", "as_embeddings", "caption_frame", "predicted_of_texts", "rerank"]
 
 
 def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
@@ -56,9 +51,9 @@ def predicted_of_texts(
     if not np.array_equal(weights.coef["voxel"], projection["voxel"]):
         raise DataError("coef and projection name different voxels. Next step: project these same weights.")
     different = list(dict.fromkeys(texts))
-    vectors = unit(np.asarray(embed_text(different), dtype=np.float64))
+    vectors = unit_rows(np.asarray(embed_text(different), dtype=np.float64))
     if text_direction is not None:
-        vectors = unit(vectors - text_direction + projection["bank_direction"].values)
+        vectors = unit_rows(vectors - text_direction + projection["bank_direction"].values)
     number = {t: k for k, t in enumerate(different)}
     chosen = vectors[[number[t] for t in texts]]
     if not projection.attrs.get("features_normalised", 1):
@@ -136,11 +131,11 @@ def rerank(
     different = list(dict.fromkeys(c.text for captions in several for c in captions))
     if not different:
         return [list(captions) for captions in several]
-    vectors = unit(np.asarray(embed_text(different), dtype=np.float64))
+    vectors = unit_rows(np.asarray(embed_text(different), dtype=np.float64))
     if text_direction is not None:
-        vectors = unit(vectors - text_direction)
+        vectors = unit_rows(vectors - text_direction)
     number = {text: k for k, text in enumerate(different)}
-    x = unit(np.asarray(inputs, dtype=np.float64))
+    x = unit_rows(np.asarray(inputs, dtype=np.float64))
     return [
         [c._replace(score=float(c.score + weight * (vectors[number[c.text]] @ row))) for c in captions]
         for captions, row in zip(several, x, strict=True)
@@ -174,12 +169,6 @@ class Decoder(Protocol):
 
 def _key(text: str) -> str:
     return " ".join(text.split()).rstrip(". ").casefold()
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows at length 1; rows without a direction stay 0."""
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
 
 
 class RetrievalDecoder:
@@ -268,7 +257,7 @@ class RetrievalDecoder:
         self.captions = [texts[p] for p in position]
         self.ids = [names[p] for p in position]
         self.centre = bool(centre)
-        self.directions = _unit(merged)
+        self.directions = unit_rows(merged)
         self._mean = self.directions.mean(axis=0)
         if self.centre and len(self.captions) < 2:
             raise ConfigError("centre=True needs at least two different captions. Next step: centre=False.")
@@ -282,7 +271,7 @@ class RetrievalDecoder:
         self._live = np.flatnonzero(np.linalg.norm(self._searched, axis=1) > 1e-9)
         if len(self._live) == 0:
             raise DataError("all captions have one embedding; they cannot be told apart.")
-        self._index = DenseIndex(_unit(self._searched[self._live]).astype(np.float32))
+        self._index = DenseIndex(unit_rows(self._searched[self._live]).astype(np.float32))
         self._max_memory = max_memory
 
     def __len__(self) -> int:
@@ -329,9 +318,9 @@ class RetrievalDecoder:
         if weights is not None and not np.array_equal(weights.coef["voxel"], projection["voxel"]):
             raise DataError("coef and projection name different voxels. Next step: project these same weights.")
         image = self._image_direction(projection)
-        target = _unit(embedding)
+        target = unit_rows(embedding)
         if self.centre:
-            target = _unit(target - image)
+            target = unit_rows(target - image)
         # The unit vector of a NaN row is 0, which centring would turn into a direction.
         rows = np.flatnonzero(np.isfinite(embedding).all(axis=1) & (np.linalg.norm(target, axis=1) > 0))
         if len(rows) == 0:
@@ -366,7 +355,7 @@ class RetrievalDecoder:
         flat = at.ravel()
         predicted = np.full(len(voxel), np.nan)
         if weights is not None and len(voxel):
-            moved = _unit(self.directions - self._mean + image) if self.centre else self.directions
+            moved = unit_rows(self.directions - self._mean + image) if self.centre else self.directions
             matrix = weights.matrix()
             size = (
                 np.ones(len(matrix))

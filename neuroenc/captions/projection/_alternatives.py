@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
@@ -171,7 +172,7 @@ def _directions(weights: Weights) -> np.ndarray:
     """Unit-norm weights (voxel, feature), NaN where there are none."""
     matrix, valid = weights.matrix(), weights.valid()
     out = np.full(matrix.shape, np.nan)
-    out[valid] = matrix[valid] / np.linalg.norm(matrix[valid], axis=1, keepdims=True)
+    out[valid] = unit_rows(matrix[valid])
     return out
 
 

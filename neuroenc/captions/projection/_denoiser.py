@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
@@ -276,7 +277,7 @@ class ConceptDenoiser:
             )
         unit = np.full(matrix.shape, np.nan, np.float32)
         valid = found.valid()
-        unit[valid] = matrix[valid] / np.linalg.norm(matrix[valid], axis=1, keepdims=True)
+        unit[valid] = unit_rows(matrix[valid])
         return unit, found.coef
 
     def sample(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import as_weights
-from neuroenc.captions.decoding._retrieval import _unit
 
-__all__ = ["TEMPLATES", "directions_of", "embed", "prompt", "unit"]
+__all__ = ["TEMPLATES", "directions_of", "embed", "prompt"]
 
 EmbedText = Callable[[list[str]], Any] | Any
 #: Prompts around a noun with its article; the mean over them says less of the words around it.
@@ -27,7 +27,6 @@ TEMPLATES: tuple[str, ...] = (
 _MASS = "food text writing people lettering graffiti water clothing furniture meat bread rice fruit"
 _BARE = frozenset(_MASS.split())
 _DETERMINED = ("a ", "an ", "the ", "some ", "two ", "many ")
-unit = _unit
 
 
 def prompt(template: str, noun: str) -> str:
@@ -65,7 +64,7 @@ def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None)
             f"texts have width {values.shape[1]}, voxels or images {width}; they must share one space. Next step: "
             "embed texts with the text side of the encoder's backbone."
         )
-    return unit(values)[[place[t] for t in texts]]
+    return unit_rows(values)[[place[t] for t in texts]]
 
 
 def directions_of(
@@ -98,9 +97,9 @@ def directions_of(
         weights = as_weights(source)
         dim, values, coords = "voxel", weights.matrix(), weights.coef.coords
         image_direction = None
-    target = unit(np.asarray(values, dtype=np.float64))
+    target = unit_rows(np.asarray(values, dtype=np.float64))
     if centre and image_direction is not None:
-        target = unit(target - np.asarray(image_direction, dtype=np.float64))
+        target = unit_rows(target - np.asarray(image_direction, dtype=np.float64))
     live = np.isfinite(values).all(axis=1) & (np.linalg.norm(target, axis=1) > 0)
     kept = {str(c): v for c, v in coords.items() if v.dims == (dim,)}
     return np.where(live[:, None], target, 0.0), live, dim, kept

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder, check_alphas
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, raise_nan, voxel_coords, wrap
@@ -108,13 +109,13 @@ class NearestStimuli(SupportBased):
                 "'uniform' or 'cosine', the temperature positive."
             )
         values, self.responses_ = self._remember_support(X, y)
-        self.support_ = _unit(values)
+        self.support_ = unit_rows(values)
         self.mean_ = np.nanmean(self.responses_, axis=0)
         return self
 
     def predict(self, X: Any) -> Any:
         """Weighted mean response of the neighbours of every row of X (n, feature)."""
-        query = _unit(self._query(X))
+        query = unit_rows(self._query(X))
         k = min(int(self.k), len(self.support_))
         known = ~np.isnan(self.responses_)
         filled = np.where(known, self.responses_, 0)
@@ -130,11 +131,6 @@ class NearestStimuli(SupportBased):
             with np.errstate(invalid="ignore", divide="ignore"):
                 predicted[start : start + 256] = np.where(total > 0, (weight @ filled) / total, self.mean_)
         return self._labelled(predicted, X)
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(norms > 0, norms, 1))
 
 
 class AnatomicalTransfer(SupportBased):

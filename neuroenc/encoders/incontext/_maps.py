@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import match_voxels
@@ -204,7 +205,7 @@ def text_selectivity(
         moved = np.asarray(project(vectors), dtype=np.float64)
         if moved.shape != vectors.shape:
             raise DataError(f"project gave shape {moved.shape} for embeddings of shape {vectors.shape}.")
-        vectors = _unit(moved)
+        vectors = unit_rows(moved)
     intercept = encoder.to_linear()[1].values if hasattr(encoder, "to_linear") else 0.0
     values = vectors @ weights.values.astype(np.float64) + intercept
     if centre:
@@ -225,9 +226,9 @@ def prompt_vectors(
     if isinstance(templates, str) or not templates or any("{}" not in t for t in templates):
         raise ConfigError(f"templates={templates!r} must be a list of texts that hold '{{}}'.")
     texts = [t.format(noun) for nouns in prompts.values() for noun in nouns for t in templates]
-    found = _unit(np.asarray(embedder.embed(texts).values, dtype=np.float64))
+    found = unit_rows(np.asarray(embedder.embed(texts).values, dtype=np.float64))
     ends = np.cumsum([len(nouns) * len(templates) for nouns in prompts.values()])
-    return _unit(np.stack([part.mean(axis=0) for part in np.split(found, ends[:-1])]))
+    return unit_rows(np.stack([part.mean(axis=0) for part in np.split(found, ends[:-1])]))
 
 
 def confusion(
@@ -311,7 +312,3 @@ def confusion(
     table["null_accuracy"] = null.mean(axis=0) if len(null) else np.nan
     table["p"] = (1 + (null >= table["accuracy"].to_numpy() - 1e-12).sum(axis=0)) / (1 + len(null))
     return table
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

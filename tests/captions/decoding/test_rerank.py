@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError
 from neuroenc.captions import load_captioner
-from neuroenc.captions.decoding._retrieval import unit
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder
 
@@ -27,10 +27,10 @@ def test_scores_are_the_sum_and_the_best_comes_first(scenes, captioner):
     for row, before, after in zip(inputs, plain, found):
         assert {c.text for c in before} == {c.text for c in after}
         texts = [c.text for c in before]
-        vectors = unit(np.asarray(captioner.embed_text(texts), dtype=np.float64))
+        vectors = unit_rows(np.asarray(captioner.embed_text(texts), dtype=np.float64))
         if captioner.centre:
-            vectors = unit(vectors - captioner.text_direction)
-        expected = dict(zip(texts, [c.score for c in before] + 0.7 * vectors @ unit(row[None])[0]))
+            vectors = unit_rows(vectors - captioner.text_direction)
+        expected = dict(zip(texts, [c.score for c in before] + 0.7 * vectors @ unit_rows(row[None])[0]))
         np.testing.assert_allclose([c.score for c in after], [expected[c.text] for c in after], atol=1e-5)
         done = [c.score for c in after if c.finished]
         assert done == sorted(done, reverse=True)
@@ -40,10 +40,10 @@ def test_more_weight_brings_captions_nearer_and_batches_do_not_matter(scenes, ca
     mean = []
     for weight in (0.0, 2.0, 50.0):
         texts = [c[0].text for c in captioner.with_options(rerank=weight).generate(scenes)]
-        vectors = unit(np.asarray(captioner.embed_text(texts), dtype=np.float64))
+        vectors = unit_rows(np.asarray(captioner.embed_text(texts), dtype=np.float64))
         if captioner.centre:
-            vectors = unit(vectors - captioner.text_direction)
-        mean.append(float((vectors * unit(captioner.inputs(scenes).astype(np.float64))).sum(axis=1).mean()))
+            vectors = unit_rows(vectors - captioner.text_direction)
+        mean.append(float((vectors * unit_rows(captioner.inputs(scenes).astype(np.float64))).sum(axis=1).mean()))
     assert mean[0] < mean[1] < mean[2]
     small = captioner.with_options(rerank=2.0, batch_size=3).generate(scenes)
     assert [c[0].text for c in small] == [c[0].text for c in captioner.with_options(rerank=2.0).generate(scenes)]
