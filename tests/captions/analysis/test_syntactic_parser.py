@@ -318,7 +318,7 @@ def test_files_give_the_same_parser(parser, tmp_path):
     write_sealed_json(folder / "parser.json", {**record, "format": 99})
     with pytest.raises(DataError, match="format 99"):
         SyntacticDistanceParser.load(folder)
-    write_sealed_json(folder / "parser.json", {**record, "files": {"parser.safetensors": "0"}})
+    write_sealed_json(folder / "parser.json", {**record, "sha256": "0"})
     with pytest.raises(DataError, match="not the file"):
         SyntacticDistanceParser.load(folder)
     with pytest.raises(DataError, match="no parser"):
