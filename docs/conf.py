@@ -39,6 +39,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "figures"]
 default_role = "py:obj"
+toc_object_entries_show_parents = "hide"
 nitpicky = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 

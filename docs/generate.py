@@ -10,6 +10,9 @@ import base64
 import importlib
 import inspect
 import json
+import math
+import re
+import struct
 import typing
 from pathlib import Path
 from typing import Any
@@ -180,7 +183,8 @@ def room_page(room: Room, found: list[Room], home: dict[str, str]) -> str:
     own = [f"{room.module}.{n}" for n in sorted(room.names, key=str.casefold)]
     pages = [*below, *(path for path in own if home[path] == path)] if room.module != "neuroenc" else []
     if pages:
-        text += ".. toctree::\n   :hidden:\n\n" + "".join(f"   {p}\n" for p in pages)
+        entries = (f"   {p.rpartition('.')[2]} <{p}>\n" for p in pages)
+        text += ".. toctree::\n   :hidden:\n\n" + "".join(entries)
     return text
 
 
@@ -265,7 +269,7 @@ def config_page() -> str:
 
 
 def gallery_pages() -> dict[str, str | bytes]:
-    """The notebooks, a thumbnail of each (its first picture), and cards that lead to them."""
+    """The notebooks, a thumbnail of each, and cards that lead to them."""
     pages: dict[str, str | bytes] = {}
     cards = []
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
@@ -274,8 +278,8 @@ def gallery_pages() -> dict[str, str | bytes]:
         pages[path.name] = text
         first = "".join(notebook["cells"][0]["source"]).strip().splitlines()
         heading = first[0].lstrip("# ")
-        lead = " ".join("\n".join(first[1:]).strip().split("\n\n")[0].split())
-        picture = first_picture(notebook)
+        lead = " ".join(re.split(r"(?<=[.?:]) ", " ".join("".join(first[1:]).split()))[:2]).rstrip(":")
+        picture = thumbnail(notebook)
         if picture is not None:
             pages[f"{path.stem}.png"] = picture
         image = f":img-top: {path.stem}.png\n" if picture is not None else ""
@@ -292,14 +296,20 @@ def gallery_pages() -> dict[str, str | bytes]:
     return pages
 
 
-def first_picture(notebook: dict[str, Any]) -> bytes | None:
-    """The first PNG among a notebook's outputs."""
-    for item in notebook["cells"]:
-        for output in item.get("outputs", []):
-            data = output.get("data", {}).get("image/png")
-            if data:
-                return base64.b64decode("".join(data))
-    return None
+def thumbnail(notebook: dict[str, Any]) -> bytes | None:
+    """The PNG among a notebook's outputs whose shape suits a card best."""
+    pictures = [
+        base64.b64decode("".join(output["data"]["image/png"]))
+        for item in notebook["cells"]
+        for output in item.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+
+    def away(picture: bytes) -> float:
+        width, height = struct.unpack(">II", picture[16:24])
+        return abs(math.log(width / height / 1.8))
+
+    return min(pictures, key=away, default=None)
 
 
 # ---------------------------------------------------------------- writing
