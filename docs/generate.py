@@ -24,7 +24,7 @@ NOTEBOOKS = DOCS.parent / "notebooks"
 ORDER = [
     "",
     "study",
-    "workflows",
+    "study",
     "data",
     "embedding",
     "encoders",

@@ -2,7 +2,7 @@
 
 Rooms are imported on first use, so ``import neuroenc`` is cheap and needs none of the optional
 packages: ``neuroenc.data``, ``neuroenc.embedding``, ``neuroenc.encoders``, ``neuroenc.captions``,
-``neuroenc.stats``, ``neuroenc.report``, ``neuroenc.workflows``.
+``neuroenc.stats``, ``neuroenc.report``, ``neuroenc.study``.
 
 Examples
 --------

@@ -8,9 +8,9 @@ from . import (
     report as report,
     retrieval as retrieval,
     stats as stats,
-    workflows as workflows,
+    study as study,
 )
 from ._version import __version__ as __version__
 from .embedding import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
 from .encoders import BandedRidgeEncoder as BandedRidgeEncoder, RidgeEncoder as RidgeEncoder
-from .workflows import Captioner as Captioner
+from .study import Captioner as Captioner, Study as Study, evaluate as evaluate

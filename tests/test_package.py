@@ -27,7 +27,7 @@ def test_rooms_import_without_deep_learning_or_plots(room):
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
 
 
-ROOMS = ["captions", "data", "embedding", "encoders", "report", "retrieval", "stats", "workflows"]
+ROOMS = ["captions", "data", "embedding", "encoders", "report", "retrieval", "stats", "study"]
 
 
 @pytest.mark.parametrize("room", ["", *ROOMS])

@@ -17,8 +17,8 @@ from PIL import Image
 from neuroenc import data, study
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder
+from neuroenc.study import read_config, run
 from neuroenc.study.config import StabilityConfig
-from neuroenc.workflows import read_config, run
 
 ROOT = Path(__file__).resolve().parents[1]
 

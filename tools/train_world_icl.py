@@ -1,6 +1,6 @@
 """Train the shipped in-context model: ``python tools/train_world_icl.py --out DIR``.
 
-Sixteen simulated subjects of four worlds (see `neuroenc.workflows._icl_tasks.world_tasks`) say what voxels are like: a
+Sixteen simulated subjects of four worlds (see `neuroenc.study.incontext.tasks.world_tasks`) say what voxels are like: a
 mixture of priors over weights in the feature space of the world's CLIP. An anchored model learns to read supports of
 200 trials of synthetic voxels, then of 10 to 1000, then half of its episodes are responses of fifteen of the subjects,
 the last of whom says which weights are kept. What ships is the last stage's model, in ``DIR/world``; the defaults are
@@ -10,7 +10,6 @@ those that it was made with (half an hour on one core with AMX).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import time
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc._core.files import atomic_path, write_json
-from neuroenc.workflows._icl import icl_extend, icl_finetune, icl_pretrain
-from neuroenc.workflows._icl_config import IclConfig, ModelConfig, StageConfig, TaskConfig
+from neuroenc.study import StudyConfig, incontext_train
+from neuroenc.study.config.incontext import IncontextConfig, ModelConfig, StageConfig, TaskConfig
 
 __all__ = ["train_world_icl", "world_icl_config"]
 
-_STAGES = {"pretrain": icl_pretrain, "extend": icl_extend, "finetune": icl_finetune}
 # Of the time limit.
 _SHARES = {"pretrain": 0.3, "extend": 0.4, "finetune": 0.3}
 
@@ -37,12 +35,12 @@ def world_icl_config(
     device: str = "cpu",
     seeds: tuple[int, ...] = (100, 101, 102, 103),
     n_voxels: int = 400,
-) -> IclConfig:
+) -> StudyConfig:
     """Settings of the shipped model.
 
     Examples
     --------
-    >>> world_icl_config().finetune.real
+    >>> world_icl_config().incontext.finetune.real
     0.5
     """
     common: dict[str, Any] = {
@@ -54,17 +52,15 @@ def world_icl_config(
         "validation_sizes": [20, 50, 100, 300],
     }
     limit = {name: minutes * share for name, share in _SHARES.items()}
-    return IclConfig(
-        title="The simulated world's in-context model",
-        seed=seed,
-        task=TaskConfig("world", seeds=list(seeds), options={"n_voxels": n_voxels}),
-        model=ModelConfig("small", "anchored", dim=128, depth=4, clusters=10, seed=seed),
+    tables = IncontextConfig(
+        task=TaskConfig(seeds=list(seeds), options={"n_voxels": n_voxels}),
+        model=ModelConfig(dim=128, depth=4, clusters=10, seed=seed),
         pretrain=StageConfig(
-            **common, support=(200, 200), lr=1e-3, max_steps=steps[0], seed=seed + 1, minutes=limit["pretrain"]
+            **common, support=[200, 200], lr=1e-3, max_steps=steps[0], seed=seed + 1, minutes=limit["pretrain"]
         ),
         extend=StageConfig(
             **common,
-            support=(10, 1000),
+            support=[10, 1000],
             sizes="log",
             lr=3e-4,
             max_steps=steps[1],
@@ -73,7 +69,7 @@ def world_icl_config(
         ),
         finetune=StageConfig(
             **common,
-            support=(10, 900),
+            support=[10, 900],
             sizes="log",
             lr=1e-4,
             real=0.5,
@@ -82,6 +78,7 @@ def world_icl_config(
             minutes=limit["finetune"],
         ),
     )
+    return StudyConfig(title="The simulated world's in-context model", seed=seed, incontext=tables)
 
 
 def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dict[str, Any]:
@@ -104,10 +101,10 @@ def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dic
     out = Path(out)
     config = world_icl_config(**settings)
     metrics: dict[str, Any] = {}
-    for name, work in _STAGES.items():
-        found = work(config, out, progress=progress)
+    for name in _SHARES:
+        found = incontext_train(config, out, name, progress=progress)
         metrics |= {f"{name}_{k}": found[k] for k in ("validation_loss", "validation_ev", "best_step", "steps")}
-    made = out / "finetune" / config.model.form
+    made = out / "finetune" / config.incontext.model.form
     for name in ("model.safetensors", "model.json"):
         (out / "world").mkdir(exist_ok=True)
         with atomic_path(out / "world" / name) as path:
@@ -116,7 +113,7 @@ def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dic
         "n_parameters": found["n_parameters"],
         "n_train_voxels": found["n_train_voxels"],
         "bytes": (out / "world" / "model.safetensors").stat().st_size,
-        "settings": dataclasses.asdict(config.model),
+        "settings": config.incontext.model.model_dump(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     write_json(out / "metrics.json", metrics)

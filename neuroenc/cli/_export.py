@@ -35,7 +35,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps that exist.")] = False,
 ) -> None:
     """Write the maps of a finished run as a BIDS derivative: NIfTI or GIFTI, each with a sidecar."""
-    from neuroenc.workflows import export as work
+    from neuroenc.study import export as work
 
     if bids is None:
         raise ConfigError("give --bids FOLDER, where the BIDS derivative is written.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
-from neuroenc.workflows._examples import examples_help
+from neuroenc.study.read import example_or_file, examples_help
 
 __all__ = ["app"]
 
@@ -20,22 +19,11 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.")]
-Example = Annotated[str | None, typer.Option(help=examples_help("examples_icl"))]
+Example = Annotated[str | None, typer.Option(help=examples_help("icl"))]
 Out = Annotated[Path | None, typer.Option(help="The study's folder, for all stages; default neuroenc-icl-NAME.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-
-
-def _settings(config: Path | None, example: str | None, changes: list[str] | None, other: str = "") -> Any:
-    from neuroenc import workflows
-
-    if (config is None) == (example is None):
-        legal = ", ".join(workflows.list_icl_examples())
-        raise ConfigError(f"give a CONFIG.toml or --example NAME (one of {legal}){other}.")
-    if example:
-        return workflows.example_icl_config(example, changes)
-    return workflows.read_icl_config(config or "", changes)
 
 
 def _work(
@@ -47,12 +35,15 @@ def _work(
     changes: list[str] | None,
     quiet: bool,
 ) -> None:
-    from neuroenc import workflows
+    settings, called = example_or_file(config, example, changes, "icl")
+    folder = out or Path(f"neuroenc-icl-{called}")
+    options: Any = {"mirror": mirror, "progress": not quiet, "say": typer.echo}
+    from neuroenc import study
 
-    settings = _settings(config, example, changes)
-    folder = out or Path(f"neuroenc-icl-{example or (config.stem if config else '')}")
-    work: Any = getattr(workflows, f"icl_{name}")
-    work(settings, folder, mirror=mirror, progress=not quiet, say=typer.echo)
+    if name == "evaluate":
+        study.incontext_evaluate(settings, folder, **options)
+    else:
+        study.incontext_train(settings, folder, name, **options)
 
 
 @app.command()
@@ -126,17 +117,25 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict a new subject's responses from a few of its trials: give three files, or a config, or an example."""
-    from neuroenc import workflows
+    from neuroenc import study
+    from neuroenc.study.config.incontext import IncontextConfig
 
     given = {"features": features, "responses": responses, "query": query}
     found = {k: str(v.resolve()) for k, v in given.items() if v is not None}
     if model is not None:
         found["model"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+    called = "new"
     if config is None and example is None and {"features", "responses", "query"} <= set(found):
-        settings = workflows.IclConfig()
+        settings = study.StudyConfig()
+    elif config is None and example is None:
+        legal = ", ".join(study.list_examples("icl"))
+        raise ConfigError(
+            f"give a CONFIG.toml or --example NAME (one of {legal}), or --features, --responses and --query."
+        )
     else:
-        settings = _settings(config, example, set_, ", or --features, --responses and --query")
-    changes: dict[str, Any] = found
-    settings = dataclasses.replace(settings, predict=dataclasses.replace(settings.predict, **changes))
-    folder = out or Path(f"neuroenc-icl-predict-{example or (config.stem if config else 'new')}")
-    workflows.icl_predict(settings, folder, mirror=mirror, progress=not quiet, say=typer.echo)
+        settings, called = example_or_file(config, example, set_, "icl")
+    tables = settings.incontext or IncontextConfig()
+    tables = tables.model_copy(update={"predict": tables.predict.model_copy(update=found)})
+    settings = settings.model_copy(update={"incontext": tables})
+    folder = out or Path(f"neuroenc-icl-predict-{called}")
+    study.incontext_predict(settings, folder, mirror=mirror, progress=not quiet, say=typer.echo)

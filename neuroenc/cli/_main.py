@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _caption, _compare, _config, _data, _export, _icl
+from neuroenc.cli import _bank, _cache, _config, _data, _export, _icl, _study
 from neuroenc.cli._errors import clean_errors
-from neuroenc.workflows._examples import example_or_file, examples_help
 
 __all__ = ["app", "main"]
 
@@ -28,8 +27,9 @@ app.add_typer(_cache.app, name="cache")
 app.add_typer(_bank.app, name="bank")
 app.add_typer(_icl.app, name="icl")
 app.add_typer(_config.app, name="config")
-app.command()(_compare.compare)
-app.command()(_caption.caption)
+app.command()(_study.run)
+app.command()(_study.compare)
+app.command()(_study.caption)
 app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
@@ -56,7 +56,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The whole path on a simulated world: features, ridge, noise ceilings, voxel captions, report."""
-    from neuroenc.workflows import demo as work
+    from neuroenc.study import demo as work
 
     work(out, seed=seed, progress=not quiet, say=typer.echo)
 
@@ -74,26 +74,6 @@ def init(
     path = work(folder, out, force)
     typer.echo(path.read_text(encoding="utf-8"), nl=False)
     typer.echo(f"\nwritten: {path}   Next step: neuroenc run {path}")
-
-
-@app.command()
-@clean_errors
-def run(
-    config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
-    example: Annotated[str | None, typer.Option(help=examples_help("examples"))] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; default neuroenc-run-NAME.")] = None,
-    mirror: Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Fit encoders to a data set or to your own arrays, score, caption, report."""
-    from neuroenc.workflows import read_config
-
-    settings, name = example_or_file(config, example, "examples", read_config, set_)
-    # Only now, so that a wrong setting is told before torch is loaded.
-    from neuroenc.workflows import run as work
-
-    work(settings, out or Path(f"neuroenc-run-{name}"), mirror=mirror, progress=not quiet, say=typer.echo)
 
 
 def main() -> None:

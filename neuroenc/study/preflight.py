@@ -70,7 +70,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
             _check_space("features" if name == "features" else f"features.{name}", space, config.data, labels)
     if command == "compare" and config.compare:
         _check_compare(config.compare, config.features)
-    if command != "compare" and config.captions:
+    if command == "caption" and config.captions:
         _check_captions(config.captions, config, mirror)
 
 

@@ -92,14 +92,14 @@ def scenes():
 
 
 def stages(args):
-    from neuroenc.workflows import caption, example_caption_config
+    from neuroenc.study import caption, example_config
 
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         settings = [f"data.options.n_voxels={args.voxels}", f"data.options.n_subjects={args.subjects}"]
         if args.images:
             bank = write_bank(Path(folder) / "bank", scenes(), args.images)
-            settings += [f"bank.source={bank}", "decoder.caption_bank=stimuli"]
-        config = example_caption_config("world", settings + args.set)
+            settings += [f"captions.bank.source={bank}", "captions.decoder.caption_bank=stimuli"]
+        config = example_config("world", settings + args.set, "caption")
         rows, now = [], [time.perf_counter(), time.process_time(), "data"]
 
         def say(line):

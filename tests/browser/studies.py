@@ -25,9 +25,13 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
     from neuroenc.data.simulate import simulate_cortex, simulate_world
     from neuroenc.embedding import ImageEmbedder, TextEmbedder
     from neuroenc.encoders import RidgeEncoder
-    from neuroenc.workflows._config import EvaluationConfig
-    from neuroenc.workflows._demo_icl import unit_norm
-    from neuroenc.workflows._evaluate import noise_ceilings, score_table
+    from neuroenc.study.config import EvaluationConfig
+    from neuroenc.study.stages.score import noise_ceilings, score_table
+
+    def unit_norm(features, responses):
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        unit.attrs.update(features.attrs, normalised=1)
+        return data.match(unit, responses)
 
     shown = simulate_world(n_train + n_test, seed=70_000 + seed)
     unseen = simulate_world(n_bank, seed=70_001 + seed)
@@ -46,7 +50,7 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
         train, single = data.shared_test(scaled, test_ids)
         train, test = data.average_repeats(train), data.average_repeats(single)
         encoder = RidgeEncoder(progress=False).fit(unit_norm(features, train), train)
-        ceilings = noise_ceilings(data.EncodingData(None, None), single, test)
+        ceilings = noise_ceilings(None, single, test)
         found = score_table(test, encoder.predict(unit_norm(features, test)), config, ceilings=ceilings, seed=seed)
         ids = np.arange(first, first + test.shape[1])
         first += test.shape[1]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def curve(sizes, *, others=1, **options):
-    from neuroenc.workflows._icl_tasks import world_tasks
+    from neuroenc.study.incontext.tasks import world_tasks
 
     tasks = world_tasks(SEED, n_train_subjects=others, n_voxels=200, **options)
     subject, methods = tasks.test[0], METHODS

@@ -23,21 +23,15 @@ N_VOXELS = 300
 @pytest.fixture(scope="module")
 def world():
     """Weights, truth and a bank of scenes that nobody saw, of a world and a cortex of their own."""
-    from neuroenc.captions import gate_voxels
-    from neuroenc.workflows import example_caption_config
-    from neuroenc.workflows._caption_fit import fit_subjects
-    from neuroenc.workflows._caption_inputs import load_subjects, load_texts
-    from neuroenc.workflows._steps import Steps
+    from neuroenc.study import Study, example_config
+    from neuroenc.study.stages.caption import training_texts
 
     sets = [f"seed={SEED}", "data.options.n_subjects=1", f"data.options.n_voxels={N_VOXELS}"]
-    config = example_caption_config("world", sets)
-    subjects, shown, unseen = load_subjects(config, None, False)
+    config = example_config("world", sets, "caption")
 
     def made(folder):
-        fitted = fit_subjects(config, subjects, Steps(folder, lambda _: None))
-        gate = gate_voxels(fitted.scores)
-        texts = load_texts(config, subjects, shown, unseen, None, False)
-        return fitted, gate, unseen, texts
+        study = Study(config, folder, progress=False).until("weights")
+        return study.fitted, study.gate, study.unseen, training_texts(study)
 
     return made
 
@@ -81,7 +75,7 @@ def captioned(fitted):
 
 
 def judged(captioned, name):
-    from neuroenc.workflows._caption_truth import judge_planted
+    from neuroenc.study.truth import judge_planted
 
     return judge_planted(captioned[name], captioned["truth"])
 
@@ -101,7 +95,7 @@ def test_diverse_beams_name_both_families_of_mixed_voxels(captioned):
 
 
 def test_shuffled_weights_name_families_by_chance(captioned):
-    from neuroenc.workflows._caption_truth import judge_planted
+    from neuroenc.study.truth import judge_planted
 
     truth, captions = captioned["truth"], captioned["shuffled"]
     real = judge_planted(captions, truth)["named_family"].mean()
@@ -135,26 +129,17 @@ def test_captions_of_a_corpus_are_in_it_and_say_where(captioned):
 def test_captions_of_haxbys_slice_differ_as_the_responses_do(mirror, tmp_path):
 
     from neuroenc import Captioner
-    from neuroenc.captions import gate_voxels
     from neuroenc.data.datasets._haxby2001 import CATEGORIES
-    from neuroenc.workflows import example_caption_config
-    from neuroenc.workflows._caption_decoders import make_decoder, make_text_embedder
-    from neuroenc.workflows._caption_fit import fit_subjects
-    from neuroenc.workflows._caption_inputs import load_bank_of, load_subjects, load_texts
-    from neuroenc.workflows._steps import Steps
+    from neuroenc.study import Study, example_config
 
-    config = example_caption_config("haxby")
-    subjects, shown, unseen = load_subjects(config, mirror, False)
-    weights = fit_subjects(config, subjects, Steps(tmp_path, lambda _: None))
-    gate = gate_voxels(weights.scores)
-    texts = load_texts(config, subjects, shown, unseen, mirror, False)
-    bank = load_bank_of(config, subjects, shown, unseen, texts, mirror, False)
-    embed = make_text_embedder(config)
-    captioner = Captioner(bank.embeddings, make_decoder(config, texts, embed), top=1, n_evidence=0, progress=False)
-    captions = captioner.caption(weights.coef, weights.scores, gate=gate).captions
+    config = example_config("haxby", command="caption")
+    study = Study(config, tmp_path, mirror=mirror, progress=False).until("bank")
+    embed, weights = study.captioner.embed_text, study.fitted
+    captioner = Captioner(study.captioner.bank, study.captioner.decoder, top=1, n_evidence=0, progress=False)
+    captions = captioner.caption(weights.coef, weights.scores, gate=study.gate).captions
     best = captions.set_index("voxel")["caption"]
 
-    test = subjects[0].Y_test
+    test = weights.rows[0].Y_test
     of = test.coords["stimulus"].values
     measured = test.values[of == "house"].mean(0) - test.values[of == "face"].mean(0)
     vectors = embed(best.tolist())

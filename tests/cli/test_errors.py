@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from neuroenc._core.errors import DataError
 from neuroenc.cli._errors import clean_errors
 from neuroenc.cli._main import app
-from neuroenc.workflows._examples import example_names
+from neuroenc.study import list_examples
 
 
 def _told(capsys, raising):
@@ -102,14 +102,11 @@ def test_quiet_hides_every_bar_and_leaves_the_environment_as_it_was(monkeypatch)
     assert "TQDM_DISABLE" not in os.environ
 
 
-@pytest.mark.parametrize(
-    ("command", "folder"),
-    [("run", "examples"), ("compare", "examples_compare"), ("caption", "examples_caption")],
-)
-def test_help_and_errors_list_the_shipped_examples(command, folder, monkeypatch):
+@pytest.mark.parametrize("command", ["run", "compare", "caption"])
+def test_help_and_errors_list_the_shipped_examples(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     pages = [CliRunner().invoke(app, [command, *more]).output for more in (["--help"], [], ["--example", "nosuch"])]
-    for name in example_names(folder):
+    for name in list_examples(command):
         assert all(name in page for page in pages)
 
 

@@ -595,7 +595,7 @@ def main() -> None:
         import torch
 
         import neuroenc.cli
-        import neuroenc.workflows  # noqa: F401
+        import neuroenc.study  # noqa: F401
         from neuroenc.encoders import ReadoutEncoder  # noqa: F401
 
         torch.set_num_threads(1)

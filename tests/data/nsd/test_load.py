@@ -290,7 +290,7 @@ def test_by_name_and_where_it_is_looked_for(tree, tmp_path, monkeypatch):
 
 def test_run_on_a_tree_from_config_to_report(tree, tmp_path):
     pytest.importorskip("torch")
-    from neuroenc.workflows import example_config, run
+    from neuroenc.study import example_config, run
 
     settings = [
         f"data.options.root={tree[0]}",

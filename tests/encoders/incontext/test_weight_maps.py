@@ -142,7 +142,7 @@ def test_confusion_counts_and_null():
 
 @pytest.fixture(scope="module")
 def world():
-    from neuroenc.workflows._icl_tasks import world_tasks
+    from neuroenc.study.incontext.tasks import world_tasks
 
     return world_tasks(n_train_subjects=1, n_train=150, n_pool=400, n_query=50, n_voxels=200)
 

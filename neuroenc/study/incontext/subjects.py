@@ -1,0 +1,319 @@
+"""Subjects of a study of in-context encoders: made or read once, and kept beside the outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError
+from neuroenc._core.files import check_readable_file, read_json, write_json
+from neuroenc._core.store import Codec, Store, content_key, register
+from neuroenc.encoders._labels import check_space, feature_space, match_voxels, space_of, voxel_coords
+from neuroenc.encoders.incontext import PriorMixture, WeightPrior
+from neuroenc.study.config import StudyConfig
+from neuroenc.study.config.incontext import FilesConfig, IncontextConfig
+from neuroenc.study.incontext.tasks import (
+    V4_FEATURES,
+    TaskSubject,
+    TransferTasks,
+    check_v4_sessions,
+    v4_content,
+    v4_tasks,
+    world_tasks,
+)
+
+__all__ = [
+    "Part",
+    "incontext_of",
+    "load_parts",
+    "make_mixture",
+    "make_prior",
+    "part_folders",
+    "read_matrix",
+    "read_subject",
+]
+
+
+def incontext_of(config: StudyConfig) -> IncontextConfig:
+    """The study's ``[incontext]``, or its defaults."""
+    return config.incontext or IncontextConfig()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Subjects of one direction of a study, and the folder of its models.
+
+    ``name`` is "" where there is one direction only.
+    """
+
+    name: str
+    folder: Path
+    tasks: TransferTasks
+
+    @property
+    def digest(self) -> str:
+        """Hash of the training subjects: values, labels, and where their features come from."""
+        subjects = [[s.X, s.Y] for s in self.tasks.train]
+        return content_key(subjects, self.tasks.projection, self.tasks.map_shape)
+
+
+def part_folders(config: StudyConfig, out: Path) -> list[Path]:
+    """Folders of the study's directions, known before its subjects are."""
+    if incontext_of(config).task.kind != "v4":
+        return [out]
+    return [out / f"held-out-{animal}" for animal in incontext_of(config).task.held_out]
+
+
+def load_parts(
+    config: StudyConfig,
+    out: Path,
+    mirror: str | os.PathLike[str] | None,
+    progress: bool,
+    say: Callable[[str], None],
+    *,
+    test: bool = True,
+) -> list[Part]:
+    """Subjects of every direction of the study; those that are simulated or embedded are kept in ``out/.steps``.
+
+    ``test=False`` may leave out new subjects that training does not need.
+    """
+    store = Store(out / ".steps", say)
+    task, n_query = incontext_of(config).task, incontext_of(config).evaluate.n_query
+    if task.kind == "arrays":
+        train = [read_subject(files, task.zscore) for files in task.train]
+        new = [read_subject(f, task.zscore, n_query, config.seed, tested=True) for f in task.test] if test else []
+        return [_checked(Part("", out, TransferTasks(train, new)), say)]
+    if task.kind == "v4":
+        parts = []
+        for animal in task.held_out:
+            settings = {**task.options, "held_out_animal": animal, "n_query": n_query}
+            sessions = check_v4_sessions(animal, task.options.get("sessions"))
+            content = {"files": v4_content(sessions, mirror), "features": V4_FEATURES}
+
+            def animals(settings: Any = settings) -> TransferTasks:
+                return v4_tasks(mirror, progress=progress, **settings)
+
+            name = f"held-out-{animal}"
+            say(f"  {name}: subjects")
+            parts.append(Part(name, out / name, _kept(store, "v4", settings, content, animals)))
+        return parts
+    learned = [_world(config, seed, False, store, progress) for seed in task.seeds]
+    train = [_named(s, seed) for seed, found in zip(task.seeds, learned) for s in (*found.train, *found.test)]
+    strangers = [_world(config, seed, True, store, progress) for seed in task.test_seeds] if test else []
+    new = [_named(s, seed) for seed, found in zip(task.test_seeds, strangers) for s in found.test]
+    return [_checked(Part("", out, TransferTasks(train, new)), say)]
+
+
+def _world(config: StudyConfig, seed: int, new: bool, store: Store, progress: bool) -> TransferTasks:
+    settings = {"n_query": incontext_of(config).evaluate.n_query, **incontext_of(config).task.options, "seed": seed}
+    if not new:
+        # The null condition is one of new subjects.
+        settings["novel_prior"] = False
+
+    def make() -> TransferTasks:
+        found = world_tasks(progress=progress, **settings)
+        return dataclasses.replace(found, train=[]) if new else found
+
+    return _kept(store, "world-new" if new else "world", settings, None, make)
+
+
+def _named(subject: TaskSubject, seed: int) -> TaskSubject:
+    """Subjects of different worlds have the same names."""
+    return dataclasses.replace(subject, name=f"world-{seed}-{subject.name}")
+
+
+def _checked(part: Part, say: Callable[[str], None]) -> Part:
+    """Subjects that may stand in one study: one embedding, no responses missing to learn from, nobody twice."""
+    tasks = part.tasks
+    widths = {s.X.shape[1] for s in (*tasks.train, *tasks.test)}
+    if len(widths) != 1:
+        shown = {s.name: int(s.X.shape[1]) for s in (*tasks.train, *tasks.test)}
+        raise DataError(f"subjects have features of different widths: {shown}. Next step: one embedding for all.")
+    first = tasks.train[0]
+    for subject in (*tasks.train, *tasks.test):
+        for X in (subject.X, subject.X_query):
+            if X is None:
+                continue
+            check_space(feature_space(first.X), X, f"those of {first.name}")
+            if not np.isfinite(X.values).all():
+                raise DataError(f"{subject.name}: features hold NaN or infinity. Next step: embed those stimuli again.")
+    for subject in tasks.train:
+        missing = ~np.isfinite(subject.Y.values)
+        if missing.any():
+            odd = np.flatnonzero(missing.any(axis=0))
+            names = subject.Y["voxel"].values[odd[:3]] if "voxel" in subject.Y.coords else odd[:3]
+            raise DataError(
+                f"{subject.name}: {int(missing.sum())} responses of {len(odd)} voxels are missing (NaN; first: "
+                f"{[str(v) for v in names]}). Next step: leave those voxels out of training subjects."
+            )
+    # A subject is known by its responses: a copy of a training subject is not new.
+    known: dict[str, set[bytes]] = {}
+    for subject in tasks.train:
+        rows = _row_hashes(subject.Y)
+        for name, others in known.items():
+            if 2 * len(rows & others) > len(rows):
+                raise DataError(f"training subjects {name} and {subject.name} have the same responses.")
+        known[subject.name] = rows
+    learned = {i for s in tasks.train for i in s.Y["stimulus"].values.astype(str).tolist()}
+    for subject in tasks.test:
+        whole = [subject.Y] if subject.Y_query is None else [subject.Y, subject.Y_query]
+        rows = set().union(*map(_row_hashes, whole))
+        for name, others in known.items():
+            if 2 * len(rows & others) > len(rows):
+                raise DataError(f"{subject.name} has the responses of {name}: not new.")
+        if subject.Y_query is None:
+            continue
+        pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in whole)
+        if pool & query:
+            raise DataError(
+                f"{subject.name}: {len(pool & query)} stimuli are in the pool and among the queries (first: "
+                f"{sorted(pool & query)[0]!r}). Next step: queries of other stimuli."
+            )
+        if query & learned:
+            say(f"  {subject.name}: training subjects saw {len(query & learned)} of its {len(query)} query stimuli")
+    return part
+
+
+def _row_hashes(responses: xr.DataArray) -> set[bytes]:
+    return {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.ascontiguousarray(responses.values)}
+
+
+def _kept(
+    store: Store, kind: str, settings: dict[str, Any], content: Any, make: Callable[[], TransferTasks]
+) -> TransferTasks:
+    """Subjects by their settings and the content of what they are made from."""
+    return store.keep(f"subjects-{kind}", [settings, content], lambda: {"tasks": make()})["tasks"]
+
+
+_FIELDS = ("X", "Y", "X_query", "Y_query")
+
+
+def _write(folder: Path, tasks: TransferTasks) -> None:
+    folder.mkdir()
+    record: dict[str, Any] = {"train": [], "test": [], "info": tasks.info, "map_shape": tasks.map_shape}
+    for side in ("train", "test"):
+        for n, subject in enumerate(getattr(tasks, side)):
+            held = [name for name in _FIELDS if getattr(subject, name) is not None]
+            for name in held:
+                data.save(getattr(subject, name), folder / f"{side}-{n}-{name}.nc")
+            ceiling = None if subject.noise_ceiling is None else np.asarray(subject.noise_ceiling).tolist()
+            record[side].append({"name": subject.name, "held": held, "noise_ceiling": ceiling})
+    if tasks.projection is not None:
+        data.save(xr.DataArray(tasks.projection, dims=("value", "feature"), name="projection"), folder / "maps.nc")
+    write_json(folder / "subjects.json", record)
+
+
+def _read(folder: Path) -> TransferTasks:
+    record = read_json(folder / "subjects.json")
+    sides: dict[str, list[TaskSubject]] = {"train": [], "test": []}
+    for side, found in sides.items():
+        for n, entry in enumerate(record[side]):
+            arrays: dict[str, Any] = {name: data.load(folder / f"{side}-{n}-{name}.nc") for name in entry["held"]}
+            limit = entry["noise_ceiling"]
+            ceiling = None if limit is None else np.array([np.nan if v is None else v for v in limit], dtype=float)
+            found.append(TaskSubject(entry["name"], **arrays, noise_ceiling=ceiling))
+    maps: Any = data.load(folder / "maps.nc").values if (folder / "maps.nc").is_file() else None
+    shape: Any = None if record["map_shape"] is None else tuple(record["map_shape"])
+    return TransferTasks(sides["train"], sides["test"], record["info"], maps, shape)
+
+
+register(Codec("subjects", TransferTasks, "", _write, _read))
+register(Codec("prior", WeightPrior, "", lambda p, x: x.save(p), WeightPrior.load))
+
+
+def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
+    """One labelled array from a file; features become (stimulus, feature).
+
+    Raises
+    ------
+    DataError
+        There is no such file, or it holds something else.
+    """
+    from neuroenc.study.stages.load import flatten
+
+    if not Path(path).exists():
+        raise DataError(f"{what}: no file {path}.")
+    if Path(path).suffix != ".zarr":
+        check_readable_file(path, what)
+    found = data.load(path)
+    if not isinstance(found, xr.DataArray):
+        raise DataError(f"{what}: {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
+    try:
+        if what.endswith("responses"):
+            return data.validate_responses(found, allow_nan=True)
+        return flatten(data.validate_features(found))
+    except NeuroencError as error:
+        raise DataError(f"{what}: {path}: {error}") from error
+
+
+def read_subject(
+    files: FilesConfig, zscore: str = "auto", n_query: int = 0, seed: int = 0, *, tested: bool = False
+) -> TaskSubject:
+    """A subject from files: z-scored, repeats averaged, rows together by stimulus; queries apart if ``tested``."""
+    features = read_matrix(files.features, "features")
+    Y = prepared(read_matrix(files.responses, "responses"), zscore)
+    X = data.match(features, Y)
+    if not tested:
+        return TaskSubject(files.name, X, Y)
+    if files.query_responses:
+        Y_query = prepared(read_matrix(files.query_responses, "query_responses"), zscore)
+        # Voxels go together by their ids, whatever the order of a file.
+        Y_query = match_voxels(voxel_coords(Y), space_of(Y), Y_query, f"query responses of {files.name}")
+        source = read_matrix(files.query_features, "query_features") if files.query_features else features
+        return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
+    n = len(Y)
+    if not 2 <= n_query <= n - 20:
+        raise ConfigError(
+            f"evaluate.n_query = {n_query} of {n} stimuli of {files.name} leaves fewer than 20 to learn from. "
+            "Next step: a smaller n_query, or query_features and query_responses."
+        )
+    order = np.random.default_rng([seed, n]).permutation(n)
+    query, pool = np.sort(order[:n_query]), np.sort(order[n_query:])
+    return TaskSubject(files.name, X[pool], Y[pool], X[query], Y[query])
+
+
+def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:
+    """Responses as models expect them: z-scored within session, one row a stimulus."""
+    plain = responses.attrs.get("zscored", "none") == "none" and "session" in responses.coords
+    if zscore == "session" or (zscore == "auto" and plain and responses.dims[0] == "presentation"):
+        responses = data.zscore(responses, by="session")
+    return data.average_repeats(responses) if responses.dims[0] == "presentation" else responses
+
+
+def make_mixture(config: StudyConfig, part: Part, store: Store, say: Callable[[str], None]) -> PriorMixture:
+    """Mixture of priors from the training subjects' responses; made once."""
+    clusters, tasks = incontext_of(config).model.clusters, part.tasks
+
+    def make() -> dict[str, Any]:
+        say("  prior: mixture from training subjects' responses")
+        found = PriorMixture.from_responses(
+            [(s.X.values, s.Y.values) for s in tasks.train],
+            n_clusters=clusters,
+            projection=tasks.projection,
+            shape=tasks.map_shape,
+            seed=config.seed,
+        )
+        held = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+        return {name: np.asarray(value) for name, value in held.items() if value is not None}
+
+    return PriorMixture(**store.keep("mixture", [clusters, config.seed, part.digest], make))
+
+
+def make_prior(part: Part, store: Store, say: Callable[[str], None]) -> WeightPrior:
+    """Gaussian prior of the training subjects' weights, by expectation maximisation; made once."""
+
+    def make() -> dict[str, Any]:
+        say("  prior: expectation maximisation over training subjects")
+        subjects = [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
+        return {"prior": WeightPrior.from_responses(*subjects)}
+
+    return store.keep("prior", [part.digest], make)["prior"]

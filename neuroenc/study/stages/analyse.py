@@ -1,0 +1,158 @@
+"""What captions say of regions: words, concepts, categories, clusters, contrasts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc.captions import CaptionStudy, categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
+from neuroenc.study.config import AnalysisConfig
+from neuroenc.study.stages.caption import captioned_weights, captions_of, text_direction
+from neuroenc.study.study import Study, stage
+
+__all__ = ["analyse"]
+
+
+@stage(
+    "analyse",
+    reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
+    writes=("captions",),
+    kept=False,  # the tables are
+)
+def analyse(study: Study) -> dict[str, Any]:
+    """The captions with what they say of regions."""
+    config, found, seed = captions_of(study), study.captions, study.config.seed
+    if not len(found.captions):
+        return {"captions": found}
+    coef, _ = captioned_weights(found, study.fitted)
+    inputs = [study.contents, study.readings.key, found.captions, config.analysis, seed]
+
+    def work() -> dict[str, pd.DataFrame]:
+        labels = {k: c for k, c in study.fitted.scores.coords.items() if c.dims == ("voxel",)}
+        projection = study.readings.fitted.sel(voxel=coef["voxel"])
+        projection = projection.assign_coords({k: c.sel(voxel=coef["voxel"]) for k, c in labels.items()})
+        return analyses(
+            found,
+            projection,
+            config.analysis,
+            study.captioner.embed_text,
+            text_direction(study.texts, study.captioner.decoder),
+            config.space.stimuli == "image",
+            seed,
+            study.say,
+        )
+
+    tables: dict[str, Any] = study.store.keep("analyses", inputs, work)
+    return {"captions": dataclasses.replace(found, **tables)}
+
+
+def analyses(
+    study: CaptionStudy,
+    projection: xr.Dataset,
+    config: AnalysisConfig,
+    embed_text: Callable[[list[str]], Any] | None,
+    direction: np.ndarray | None,
+    joint: bool,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, pd.DataFrame]:
+    """Words, concepts, categories, clusters and contrasts of the regions.
+
+    Parameters
+    ----------
+    projection : Dataset
+        Of the captioned voxels.
+    """
+    out: dict[str, pd.DataFrame] = {}
+    captions = study.captions
+    if config.words != "none":
+        out["words"] = words(captions, parser=config.words, seed=seed)
+    out["concepts"] = _concepts(captions, study.scores, seed)
+    if embed_text is not None:
+        found = categorise(projection, embed_text, centre=joint, text_direction=direction if joint else None)
+        table = pd.DataFrame({name: found[name].values for name in ("voxel", "category", "margin")})
+        out["categories"] = table[table["category"] != ""]
+    clusters = _clusters(captions, projection, config, seed, say)
+    if len(clusters):
+        out["clusters"] = clusters
+    contrasts = _contrasts(captions, study.scores, config, seed)
+    if len(contrasts):
+        out["contrasts"] = contrasts
+    return out
+
+
+def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataFrame:
+    """Percentages of each region, a subject at a time."""
+    names = scores["subject"].values if "subject" in scores.coords else np.full(scores.sizes["voxel"], "")
+    of = dict(zip(scores["voxel"].values.tolist(), names.tolist()))
+    owner = captions["voxel"].map(of)
+    tables = []
+    for subject in dict.fromkeys(owner):
+        table = concept_shares(concept_maps(captions[owner == subject]), seed=seed)
+        tables.append(table.assign(subject=subject) if subject else table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _members(projection: xr.Dataset) -> Mapping[str, np.ndarray]:
+    """Voxels (positions) of each region; overlapping regions each have theirs."""
+    if "roi" not in projection.coords:
+        return {}
+    found: dict[str, list[int]] = {}
+    for v, names in enumerate(projection["roi"].values):
+        for name in str(names).split(";"):
+            if name:
+                found.setdefault(name, []).append(v)
+    return {k: np.array(v) for k, v in found.items()}
+
+
+def _clusters(
+    captions: pd.DataFrame, projection: xr.Dataset, config: AnalysisConfig, seed: int, say: Callable[[str], None]
+) -> pd.DataFrame:
+    members = _members(projection)
+    wanted = config.clusters or [k for k, v in members.items() if len(v) >= config.min_voxels]
+    if not config.clusters and len(wanted) > config.max_rois:
+        wanted = sorted(wanted, key=lambda k: -len(members[k]))[: config.max_rois]
+        say(f"    clusters: the {config.max_rois} largest regions ([captions.analysis] max_rois)")
+    rows = []
+    for roi in wanted:
+        part = projection.isel(voxel=members[roi]) if roi in members else projection
+        found = cluster_voxels(part, (2, 3, 4), n_bootstraps=20, n_null=20, seed=seed)
+        choice = found.choices[found.choices["k"] == found.k].iloc[0]
+        phrases = found.phrases(captions, n_permutations=200, seed=seed)
+        for number in range(1, found.k + 1):
+            top = phrases[phrases["group"] == number].head(6) if len(phrases) else phrases
+            rows.append(
+                {
+                    "roi": roi,
+                    "cluster": number,
+                    "n_voxels": int((found.labels == number).sum()),
+                    "phrases": ", ".join(top["phrase"]),
+                    "z": float(top["z"].iloc[0]) if len(top) else np.nan,
+                    "stability": float(choice["stability"]),
+                    "p_one_cloud": float(choice["p"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _contrasts(captions: pd.DataFrame, scores: xr.Dataset, config: AnalysisConfig, seed: int) -> pd.DataFrame:
+    """Phrases that separate two regions, or two subjects, that ``contrast`` names."""
+    if not config.contrast:
+        return pd.DataFrame()
+    a, b = config.contrast
+    subjects = dict(zip(scores["voxel"].values.tolist(), scores["subject"].values.tolist()))
+    owner = captions["voxel"].map(subjects)
+    regions = captions["roi"].str.split(";") if "roi" in captions else pd.Series([[]] * len(captions))
+
+    def of(name: str) -> pd.DataFrame:
+        inside = (owner == name) | regions.map(lambda names: name in names)
+        return captions[inside.to_numpy()]
+
+    found = contrast(of(a), of(b), names=(a, b), n_permutations=500, seed=seed)
+    top = found.groupby("group", sort=False).head(15).reset_index(drop=True)
+    return top.assign(roi=top["group"])

@@ -1,0 +1,412 @@
+"""Checks of captions: phrases, stability, scores on held-out stimuli, round trip, diversity, shuffled weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import stats
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.progress import progress as progress_bar
+from neuroenc.captions import (
+    GroundingChecker,
+    caption_diversity,
+    hallucination_rate,
+    round_trip,
+    sentence_scores,
+    shuffled_control,
+)
+from neuroenc.captions.checks._stability import score_stability
+from neuroenc.captions.checks._verdicts import with_failed_controls, with_verdicts
+from neuroenc.study.captioner import Captioner
+from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, captions_of, text_direction
+from neuroenc.study.study import Study, stage
+from neuroenc.study.truth import judge_planted, planted_summary
+
+__all__ = ["check", "diversity_table", "ground", "held_out_scores", "round_trip_table", "stability_tables"]
+
+
+@stage(
+    "ground",
+    reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
+    writes=("captions",),
+    kept=False,  # the tables are
+)
+def ground(study: Study) -> dict[str, Any]:
+    """The verdict on each phrase, and captions written under the checker's eyes where asked."""
+    config, found, captioner, seed = captions_of(study), study.captions, study.captioner, study.config.seed
+    if not config.grounding.enabled or not len(found.captions):
+        return {"captions": found}
+    coef, intercept = captioned_weights(found, study.fitted)
+    inputs = [study.contents, study.readings.key, found.captions, found.evidence, config.grounding, seed]
+
+    def work() -> dict[str, pd.DataFrame]:
+        checker = make_checker(study, coef, intercept)
+        if checker is None:
+            return {}
+        captions = found.captions
+        if config.grounding.intervene:
+            projection = study.readings.fitted.sel(voxel=coef["voxel"])
+            captions = _intervened(captioner, checker, projection, coef, intercept, captions)
+        return ground_captions(checker, captions, seed)
+
+    tables = study.store.keep("grounding", inputs, work)
+    if not tables:
+        study.say("    grounding: no human captions to compare with; phrases are not checked")
+        return {"captions": found}
+    new = dataclasses.replace(
+        found,
+        captions=tables["captions"],
+        phrases=tables["phrases"],
+        quality={**found.quality, "hallucination rate": tables["rates"]},
+        settings={**found.settings, "grounding": vars(config.grounding)},
+    )
+    return {"captions": new}
+
+
+def _intervened(
+    captioner: Captioner,
+    checker: Any,
+    projection: xr.Dataset,
+    coef: xr.DataArray,
+    intercept: np.ndarray,
+    captions: pd.DataFrame,
+) -> pd.DataFrame:
+    from neuroenc.captions import PrefixDecoder, grounded_decode
+
+    if not isinstance(captioner.decoder, PrefixDecoder):
+        raise ConfigError('[captions.grounding] intervene = true needs [captions.decoder] kind = "prefix" or "corpus".')
+    found = grounded_decode(
+        captioner.decoder, projection, checker, captioner.top, coef=coef, intercept=intercept
+    ).captions
+    evidence = captions.drop_duplicates("voxel").set_index("voxel")["evidence"]
+    return found.assign(evidence=found["voxel"].map(evidence))
+
+
+def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[str, list[str]], bool] | None:
+    """Captions by id, and whether those of the bank's own images are among them; None where there are no captions."""
+    stimuli = captioner.stimuli
+    told: dict[str, list[str]] = {}
+    own = stimuli is not None and stimuli.captions is not None
+    if own:
+        assert stimuli is not None
+        assert stimuli.captions is not None
+        told = {str(i): [str(c) for c in several] for i, several in zip(stimuli.ids, stimuli.captions)}
+    elif texts is not None:
+        # A bank of captions is its own evidence; one of images without captions learns from these what is common.
+        counts: dict[str, int] = {}
+        for name, text in zip(texts.ids, texts.captions):
+            counts[name] = counts.get(name, -1) + 1
+            told[f"{name}#{counts[name]}"] = [text]
+    return (told, own) if told else None
+
+
+def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingChecker | None:
+    """Two witnesses for the phrases of captions; None where no human captions are known at all."""
+    captioner, seed = study.captioner, study.config.seed
+    found = evidence_captions(captioner, study.texts)
+    if found is None or captioner.embed_text is None:
+        return None
+    # Texts and images of a joint space lie around two means, not in one cloud.
+    joint = captions_of(study).space.stimuli == "image"
+    return GroundingChecker(
+        coef,
+        study.captions.evidence,
+        found[0],
+        captioner.embed_text,
+        bank=study.readings.images,
+        intercept=intercept,
+        text_direction=text_direction(study.texts, captioner.decoder) if joint else None,
+        centre=joint,
+        seed=seed,
+        features_normalised=captioner.features_normalised,
+        max_memory=captioner.max_memory,
+        engine=captions_of(study).grounding.phrases,
+    )
+
+
+def ground_captions(checker: GroundingChecker, captions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    """Captions with counts of phrases, the phrases, and hallucination rates of regions beside chance."""
+    found = checker.check(captions)
+    if not len(found.phrases):
+        return {"captions": found.captions, "phrases": found.phrases, "rates": pd.DataFrame()}
+    chance = checker.shuffled(seed).check(captions).phrases
+    rates = hallucination_rate(found.phrases, "roi", chance=chance, seed=seed)
+    return {"captions": found.captions, "phrases": found.phrases, "rates": rates}
+
+
+@stage(
+    "check",
+    reads=(
+        "captions",
+        "fitted",
+        "captioner",
+        "texts",
+        "contents",
+        "readings",
+        "stimuli",
+        "config.captions",
+        "config.seed",
+    ),
+    writes=("captions",),
+    kept=False,  # the tables are
+)
+def check(study: Study) -> dict[str, Any]:
+    """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
+    config, fitted, found, readings = captions_of(study), study.fitted, study.captions, study.readings
+    captioner, seed, texts = study.captioner, study.config.seed, study.texts
+    if not found.gate["captioned"].to_numpy(dtype=bool).any():
+        study.say("    no voxel passed the gate: nothing to check")
+        return {"captions": found}
+    assert captioner.embed_text is not None
+    embed_text, direction = captioner.embed_text, text_direction(texts, captioner.decoder)
+    base = [study.contents, readings.key, found.captions, seed]
+    quality = dict(found.quality)
+    n, of = int(readings.sampled.sum()), readings.n_passed
+    if readings.stability and n < of:
+        study.say(f"    stability: captions again on parts of the bank and of the data, {n:,} of {of:,} voxels")
+    stable = study.store.keep(
+        "stability",
+        [*base, config.stability],
+        lambda: stability_tables(captioner, readings, embed_text, direction, seed, study.progress),
+    )
+    if stable:
+        quality["stability"] = stable["summary"]
+
+    def control() -> dict[str, pd.DataFrame]:
+        mixed = shuffled_control(fitted.coef, seed)
+        gate = found.gate
+        projection = readings.shuffled.sel(voxel=gate.loc[gate["captioned"], "voxel"].to_numpy())
+        nothing = pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
+        return {
+            "captions": captioner.caption(mixed, fitted.scores, gate=gate, projected=(projection, nothing)).captions
+        }
+
+    shuffled = study.store.keep("shuffled", base, control)["captions"]
+    vectors, kind = _stimulus_vectors(study)
+    sentence = None
+    if vectors is not None:
+        regions = dict(zip(fitted.scores["voxel"].values.tolist(), _first_roi(fitted.scores)))
+
+        def scores() -> dict[str, pd.DataFrame]:
+            per_voxel, summary = held_out_scores(
+                found.captions, fitted.rows, fitted.voxels, regions, vectors, embed_text, seed
+            )
+            return {"voxels": per_voxel, "summary": summary}
+
+        told = study.store.keep("sentence", [*base, kind, vectors, regions], scores)
+        sentence, quality["sentence-level scores"] = told["voxels"], told["summary"]
+    captions = found.captions
+    if texts is not None:
+        image_mean = readings.fitted["bank_direction"].values
+        text_mean = direction if config.bank.source != "captions" else None
+        quality["round trip"], own = round_trip_table(
+            captions, fitted.coef, texts.vectors, embed_text, text_mean, image_mean, seed
+        )
+        captions = captions.merge(own, how="left", on=["voxel", "rank"])
+    quality["diversity"] = diversity_table(
+        {"fitted weights": found.captions, "shuffled weights": shuffled}, embed_text, seed
+    )
+    caveats = list(found.caveats)
+    if vectors is None:
+        caveats.append("Too few held-out stimuli (under 20) for a sentence-level score.")
+    if kind == "images":
+        caveats.append(
+            "The stimuli have no captions: sentence-level scores compare a voxel's caption with the images themselves, "
+            "in the joint space."
+        )
+    if fitted.truth is not None:
+        rows = []
+        for name, table in (("fitted weights", found.captions), ("shuffled weights", shuffled)):
+            rows.append({"weights": name, **planted_summary(judge_planted(table, fitted.truth), "")})
+        quality["planted selectivity"] = pd.DataFrame(rows)
+    settings = dict(found.settings)
+    if stable:
+        settings["stability"] = {**vars(config.stability), "n_voxels": n, "of_voxels": of}
+    if sentence is not None:
+        settings["sentence"] = {"stimuli as": kind}
+    new = dataclasses.replace(
+        found,
+        captions=captions,
+        stability=stable.get("voxels"),
+        sentence=sentence,
+        quality={name: with_verdicts(name, table) for name, table in quality.items()},
+        caveats=tuple(caveats),
+        settings=settings,
+    )
+    return {"captions": dataclasses.replace(new, captions=with_failed_controls(new))}
+
+
+def _first_roi(scores: xr.Dataset) -> list[str]:
+    if "roi" not in scores.coords:
+        return [""] * scores.sizes["voxel"]
+    return [str(x).split(";")[0] for x in scores["roi"].values]
+
+
+def _stimulus_vectors(study: Study) -> tuple[xr.DataArray | None, str]:
+    """One vector a held-out stimulus: of its captions, else of its image in a joint space; None with few stimuli."""
+    from neuroenc.embedding import TextEmbedder
+
+    rows, space = study.fitted.rows, captions_of(study).space
+    ids = pd.unique(np.concatenate([s.Y_test.coords["stimulus"].values for s in rows]))
+    if study.stimuli is None or len(ids) < 20:
+        return None, ""
+    own = study.stimuli.sel(ids)
+    if own.captions is not None:
+        embedder = TextEmbedder(space.model, space.pretrained or None, progress=study.progress)
+        return embedder.embed_captions(own), "captions"
+    test = xr.concat([s.X_test for s in rows], dim=rows[0].X_test.dims[0])
+    unique, first = np.unique(test.coords["stimulus"].values, return_index=True)
+    return xr.DataArray(test.values[first], dims=("stimulus", "feature"), coords={"stimulus": unique}), "images"
+
+
+def stability_tables(
+    captioner: Captioner,
+    readings: Readings,
+    embed_text: Callable[[list[str]], Any],
+    direction: Any,
+    seed: int,
+    progress: bool,
+) -> dict[str, pd.DataFrame]:
+    """Captions again on folds of the bank, bootstraps and halves: ``voxels`` and ``summary``, or nothing."""
+    told, voxels = [], np.zeros(0)
+    for kind, null, projection in progress_bar(readings.stability, desc="stability", show=progress):
+        voxels = voxels if null else projection["voxel"].values
+        told.append((kind, null, captioner.best_of(projection)))
+    if not told:
+        return {}
+    found = score_stability(voxels, told, embed_text, text_direction=direction, seed=seed, of_voxels=readings.n_passed)
+    return dict(zip(("voxels", "summary"), found))
+
+
+def held_out_scores(
+    captions: pd.DataFrame,
+    subjects: tuple[Rows, ...],
+    voxels_of: list[np.ndarray],
+    rois: dict[Any, str],
+    stimulus_vectors: xr.DataArray,
+    embed_text: Callable[[list[str]], Any],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sentence-level scores of each subject's best captions on its held-out stimuli.
+
+    Parameters
+    ----------
+    voxels_of : list of array
+        The study's voxel numbers of each subject's columns.
+    rois : dict
+        Region of each voxel of the study.
+    stimulus_vectors : DataArray (stimulus, feature)
+        Vectors of the stimuli's captions, or of their images in a joint space.
+
+    Returns
+    -------
+    voxels : DataFrame
+        ``voxel, rho, shuffled, shuffled_within_roi``.
+    summary : DataFrame
+        One row a subject.
+    """
+    best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
+    tables, rows = [], []
+    for subject, voxels in zip(subjects, voxels_of):
+        at = np.flatnonzero(np.isin(voxels, best.index))
+        if len(at) < 2:
+            continue
+        texts = best.loc[voxels[at]].tolist()
+        # Repeats of a stimulus count once: they have one caption.
+        measured = subject.Y_test.isel(voxel=at)
+        by = measured.groupby("stimulus").mean() if "presentation" in measured.dims else measured
+        ids = by.coords["stimulus"].values
+        s = stimulus_vectors.sel(stimulus=ids).values
+        region = [rois.get(v, "") for v in voxels[at]]
+        found = sentence_scores(embed_text(texts), s, by.values, roi=region, seed=seed)
+        frame = {name: found[name].values for name in ("rho", "shuffled", "shuffled_within_roi")}
+        tables.append(pd.DataFrame({"voxel": voxels[at], **frame}))
+        keys = ("mean", "low", "high", "mean_shuffled", "p", "mean_shuffled_within_roi", "p_shuffled_within_roi")
+        rows.append(
+            {"subject": subject.name, "n_voxels": len(at), "n_stimuli": len(ids), **{k: found.attrs[k] for k in keys}}
+        )
+    empty = pd.DataFrame(columns=["voxel", "rho", "shuffled", "shuffled_within_roi"])
+    return (pd.concat(tables, ignore_index=True) if tables else empty), pd.DataFrame(rows)
+
+
+def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tuple[float, float]:
+    """95 % of the mean of percentiles (0 to 1) over resampled voxels."""
+    draws = values[rng.integers(0, len(values), (n, len(values)))].mean(axis=1)
+    low, high, _ = stats.sample_interval(draws, values.mean(), n_units=len(values), bounds=(0.0, 1.0))
+    return float(low), float(high)
+
+
+def round_trip_table(
+    captions: pd.DataFrame,
+    coef: xr.DataArray,
+    corpus: np.ndarray,
+    embed_text: Callable[[list[str]], Any],
+    text_mean: np.ndarray | None,
+    image_mean: np.ndarray | None,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predicted response of a caption's own text vector among those of the caption bank, as a percentile.
+
+    Returns
+    -------
+    row : DataFrame
+        The mean over voxels, beside other voxels' captions.
+    voxels : DataFrame
+        ``voxel, rank`` (1)``, round_trip, round_trip_shuffled``.
+    """
+    best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
+    voxels = [v for v in coef["voxel"].values.tolist() if v in best.index]
+
+    def across(vectors: np.ndarray) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit if text_mean is None or image_mean is None else unit - text_mean + image_mean
+
+    percentile, info = round_trip(
+        coef.sel(voxel=voxels).values,
+        across(np.asarray(embed_text(best.loc[voxels].tolist()))),
+        across(corpus),
+        seed=seed,
+    )
+    low, high = _interval(percentile, np.random.default_rng(seed))
+    row = {
+        "n_voxels": len(voxels),
+        "mean percentile": info["mean"],
+        "low": low,
+        "high": high,
+        "other voxels' captions": info["mean_shuffled"],
+        "p": info["p"],
+    }
+    own = {"voxel": voxels, "rank": 1, "round_trip": percentile, "round_trip_shuffled": info["mean_shuffled"]}
+    return pd.DataFrame([row]), pd.DataFrame(own)
+
+
+def diversity_table(
+    named: dict[str, pd.DataFrame], embed_text: Callable[[list[str]], Any], seed: int, n_draws: int = 1000
+) -> pd.DataFrame:
+    """How much best captions differ among voxels, for several sets of captions.
+
+    The semantic variance has a 95 % interval over voxels. Numbers of words and of components have none: they grow with
+    the number of captions, and resamples, which repeat captions, say too little of them (intervals of them held the
+    expected number in 44 to 88 % of simulated cases).
+    """
+    rows = []
+    for name, captions in named.items():
+        texts = captions.loc[captions["rank"] == 1, "caption"].astype(str).tolist()
+        if len(texts) < 3:
+            continue
+        vectors = np.asarray(embed_text(texts), dtype=np.float64)
+        row: dict[str, Any] = {"captions": name, **{str(k): v for k, v in caption_diversity(texts, vectors).items()}}
+        n, unit = len(texts), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws) / n
+        # Of unit vectors the mean squared distance from their mean is 1 less its square.
+        samples = 1.0 - ((drawn @ unit) ** 2).sum(axis=1)
+        low, high, _ = stats.sample_interval(samples, row["semantic_variance"], n_units=n)
+        row["semantic_variance_low"], row["semantic_variance_high"] = max(0.0, float(low)), min(1.0, float(high))
+        rows.append({k: int(v) if k.startswith("n_") else v for k, v in row.items()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,341 @@
+"""Feature spaces, cores and readouts side by side: the grid of fits, its statistics, its tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from PIL import Image
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.tables import read_table
+from neuroenc.data import EncodingData, Stimuli
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells
+from neuroenc.encoders.comparison._grid import make_folds
+from neuroenc.encoders.comparison._result import write_table
+from neuroenc.study.config import CompareConfig, FeaturesConfig
+from neuroenc.study.stages.load import load_features
+from neuroenc.study.stages.score import noise_ceilings
+from neuroenc.study.study import Study, stage
+
+__all__ = ["NOTES", "compare", "join_subjects", "scale_voxels", "tabulate"]
+
+NOTES = (
+    "Every cell saw the same rows, folds and validation split and tried the same number of settings; ridge tries all "
+    "its penalties as one.",
+    "Intervals and p-values resample stimuli, predictions fixed: they are about these fits, not about training anew.",
+    "The best cell is the one that was best on validation rows; the largest test score of many would be too high.",
+    "How long fits took is in comparison.csv and fits.csv; this page holds no times, so that the same run gives the "
+    "same page.",
+)
+
+
+def compare_of(study: Study) -> CompareConfig:
+    """The study's ``[compare]``."""
+    if study.config.compare is None:
+        raise ConfigError("the config has no [compare]. Next step: [compare] readouts = { linear = {} }.")
+    return study.config.compare
+
+
+@stage(
+    "compare",
+    reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"),
+    writes=("comparison",),
+    kept=False,  # each fit is
+)
+def compare(study: Study) -> dict[str, Any]:
+    """Every feature space through every readout, on the same rows, folds and tuning budget."""
+    config, whole = compare_of(study), study.config
+    cells = build_cells(
+        list(whole.features), config.readouts, config.cores or None, config.cells or None, config.training
+    )
+    used = {name for cell in cells for name in (cell.features, cell.context) if name}
+    responses, stimuli, ceiling = _responses(study)
+    missing = float(np.isnan(responses.values).mean())
+    unseen = f", {missing:.0%} not seen" if missing else ""
+    study.say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
+    make_folds(responses, config.cv, config.validation, whole.seed)
+    spaces = {}
+    for name, settings in whole.features.items():
+        if name in used:
+            spaces[name] = _space(name, settings, stimuli, responses, study.progress)
+            scaled = "" if settings.standardise else "; standardised, as every space of a comparison"
+            study.say(f"    {name}: {' x '.join(map(str, spaces[name].shape[1:]))}{scaled}")
+        else:
+            # Kept by name, so that cells are named as in the config; no cell reads it.
+            spaces[name] = xr.DataArray(np.zeros((0, 0), np.float32), dims=("stimulus", "feature"))
+    study.say(f"    {len(cells)} cells, {config.cv} outer folds, {config.n_candidates} settings a cell")
+    found = compare_cells(
+        spaces,
+        config.readouts,
+        responses,
+        cores=config.cores or None,
+        cells=config.cells or None,
+        cv=config.cv,
+        validation=config.validation,
+        n_candidates=config.n_candidates,
+        training=config.training or None,
+        noise_ceiling=ceiling,
+        n_bootstraps=config.n_bootstraps,
+        seed=whole.seed,
+        out=study.store.folder,
+        client=study.executor.client,
+        workers=study.executor.workers,
+        threads=whole.compute.threads,
+        progress=study.progress,
+        say=study.say,
+    )
+    return {"comparison": found}
+
+
+def _responses(study: Study) -> tuple[xr.DataArray, Stimuli | None, np.ndarray | None]:
+    """Responses (stimulus, voxel), stimuli, and noise ceilings as correlations where stimuli were repeated.
+
+    Every voxel has mean 0 and variance 1 over what it saw, so that penalties mean the same for all; correlations do
+    not depend on it.
+    """
+    rows, limits = [], []
+    for one in study.subjects:
+        averaged = one.responses
+        if averaged.dims[0] == "presentation" and study.config.data.average:
+            averaged = data.average_repeats(averaged)
+        rows.append(averaged)
+        ceilings = noise_ceilings(one.repeats, one.single, averaged)
+        limits.append(ceilings.get("noise_ceiling_r", np.full(averaged.shape[1], np.nan)))
+    ceiling, responses, stimuli = np.concatenate(limits), rows[0], study.stimuli
+    if len(rows) > 1 or study.config.data.join:
+        joined = join_subjects(
+            [EncodingData(r, s.stimuli, extra={"animal": s.animal}) for r, s in zip(rows, study.subjects)]
+        )
+        assert joined.responses is not None
+        responses, stimuli = joined.responses, joined.stimuli
+    return scale_voxels(responses), stimuli, None if np.isnan(ceiling).all() else ceiling
+
+
+def scale_voxels(responses: xr.DataArray) -> xr.DataArray:
+    """Mean 0 and variance 1 of every voxel over the rows that it saw; constant voxels become 0."""
+    values = responses.values.astype(np.float64)
+    mean = np.nanmean(values, axis=0)
+    scale = np.nanstd(values, axis=0)
+    scale[scale == 0] = np.inf
+    out = responses.copy(data=((values - mean) / scale).astype(np.float32))
+    return out.assign_attrs(units="standard deviations of the voxel")
+
+
+def _pictures(stimuli: Stimuli) -> list[str]:
+    """Hash of every picture (of every id where there are none)."""
+    if stimuli.images is None:
+        return [f"id {i}" for i in stimuli.ids]
+    return [
+        hashlib.sha256(np.asarray(stimuli.image(n)).tobytes() + str(stimuli.image(n).size).encode()).hexdigest()
+        for n in range(len(stimuli))
+    ]
+
+
+def join_subjects(parts: Sequence[EncodingData]) -> EncodingData:
+    """Subjects side by side: one row a picture, every subject's voxels after those of the one before.
+
+    Pictures that are equal to the pixel are one stimulus, under its first id: shown to two subjects they must be on
+    the same side of a fold, and shown twice to one subject under two ids they are averaged.
+
+    Parameters
+    ----------
+    parts : sequence of EncodingData
+        Responses (stimulus, voxel) with a coordinate ``subject``; ``extra`` may name an ``animal``.
+
+    Returns
+    -------
+    EncodingData
+        ``responses`` (stimulus, voxel), NaN where a subject did not see a stimulus, with voxel coordinates
+        ``subject``, ``unit`` (the voxel's number within its subject), ``roi`` and ``animal`` if known.
+    """
+    ids: dict[str, str] = {}
+    kept: list[tuple[Stimuli, str]] = []
+    names: list[np.ndarray] = []
+    for part in parts:
+        assert part.responses is not None
+        if part.stimuli is None or part.responses.dims[0] != "stimulus":
+            raise DataError("joining is by pictures: each subject needs stimuli and responses (stimulus, voxel).")
+        lookup: dict[str, str] = {}
+        for key, name in zip(_pictures(part.stimuli), part.stimuli.ids.tolist()):
+            if key not in ids:
+                ids[key] = name
+                kept.append((part.stimuli, name))
+            lookup[name] = ids[key]
+        names.append(np.array([lookup[s] for s in part.responses["stimulus"].values.tolist()]))
+    order = [name for _, name in kept]
+    if len(set(order)) < len(order):
+        raise DataError("different pictures have the same stimulus id in different subjects. Next step: rename them.")
+    place = {name: n for n, name in enumerate(order)}
+    total = np.full((len(order), sum(p.responses.shape[1] for p in parts if p.responses is not None)), np.nan)
+    coords: dict[str, list[Any]] = {"subject": [], "unit": [], "roi": [], "animal": []}
+    start = 0
+    for part, seen in zip(parts, names):
+        assert part.responses is not None
+        values = pd.DataFrame(part.responses.values.astype(np.float64)).groupby(seen, sort=False).mean()
+        n = part.responses.shape[1]
+        total[np.ix_([place[s] for s in values.index], range(start, start + n))] = values.to_numpy()
+        subject = str(part.responses["subject"].values.flat[0]) if "subject" in part.responses.coords else str(start)
+        roi = part.responses["roi"].values.tolist() if "roi" in part.responses.coords else [""] * n
+        found = {"subject": subject, "animal": part.extra.get("animal", "")}
+        for name, value in found.items():
+            coords[name].extend([str(value)] * n)
+        coords["unit"].extend(part.responses["voxel"].values.tolist())
+        coords["roi"].extend(roi)
+        start += n
+    first = parts[0].responses
+    assert first is not None
+    labels = {k: ("voxel", v) for k, v in coords.items() if any(v) or k == "unit"}
+    responses = xr.DataArray(
+        total.astype(np.float32),
+        dims=("stimulus", "voxel"),
+        name="responses",
+        attrs=dict(first.attrs),
+        coords={"stimulus": order, "voxel": np.arange(start), **labels},
+    )
+    return EncodingData(responses, _concatenate(kept))
+
+
+def _concatenate(kept: Sequence[tuple[Stimuli, str]]) -> Stimuli:
+    """Chosen stimuli of several sets as one."""
+    groups: dict[int, tuple[Stimuli, list[str]]] = {}
+    for source, name in kept:
+        groups.setdefault(id(source), (source, []))[1].append(name)
+    parts = [source.sel(names) for source, names in groups.values()]
+    images: Any = None
+    if all(p.images is not None for p in parts):
+        arrays = [p.images for p in parts if isinstance(p.images, np.ndarray)]
+        same = len(arrays) == len(parts) and len({a.shape[1:] for a in arrays}) == 1
+        paths = [p.images for p in parts if isinstance(p.images, list)]
+        if same:
+            images = np.concatenate(arrays)
+        elif len(paths) == len(parts):
+            images = [f for p in paths for f in p]
+        else:
+            raise DataError("subjects have pictures of different sizes; give files instead of arrays.")
+    captions = None
+    if all(p.captions is not None for p in parts):
+        captions = tuple(c for p in parts for c in p.captions or ())
+    ids = np.concatenate([p.ids for p in parts])
+    table = pd.concat([p.table for p in parts])
+    return Stimuli(ids, images, captions, table, parts[0].source, parts[0].licence)
+
+
+def _space(
+    name: str, config: FeaturesConfig, stimuli: Stimuli | None, responses: xr.DataArray, progress: bool
+) -> xr.DataArray:
+    """Feature space that ``[features.NAME]`` describes, as the map, tokens or vectors that it is."""
+    if config.kind == "file":
+        return data.match(load_features(config), _once(responses))
+    if stimuli is None:
+        raise ConfigError(f'[features.{name}] kind = "{config.kind}" needs stimuli: [data] images or captions.')
+    if config.kind == "pixels":
+        return _pixels(stimuli, config.size)
+    if config.kind in ("captions", "dense"):
+        text = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
+        return text.embed_captions(stimuli) if config.kind == "captions" else _dense(config, stimuli, text)
+    return ImageEmbedder(
+        config.model,
+        config.pretrained or None,
+        layer=config.layer or None,
+        pooling=config.pooling if config.pooling != "" else None,
+        normalise=config.normalise,
+        preprocessing=config.preprocessing or None,
+        progress=progress,
+    ).embed(stimuli)
+
+
+def _once(responses: xr.DataArray) -> xr.DataArray:
+    ids = pd.unique(responses["stimulus"].values)
+    return xr.DataArray(np.zeros((len(ids), 1)), dims=("stimulus", "voxel"), coords={"stimulus": ids})
+
+
+def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
+    """Pictures (stimulus, channel, y, x), uint8, ``size`` pixels a side."""
+    values = np.empty((len(stimuli), 3, size, size), dtype=np.uint8)
+    for n in range(len(stimuli)):
+        image = stimuli.image(n)
+        if image.size != (size, size):
+            image = image.resize(
+                (size, size), Image.Resampling.BOX if image.size[0] % size == 0 else Image.Resampling.BICUBIC
+            )
+        values[n] = np.asarray(image).transpose(2, 0, 1)
+    return xr.DataArray(values, dims=("stimulus", "channel", "y", "x"), coords={"stimulus": stimuli.ids}, name="pixels")
+
+
+def _dense(config: FeaturesConfig, stimuli: Stimuli, text: TextEmbedder) -> xr.DataArray:
+    from neuroenc.embedding import caption_grid, world_dense_captions
+
+    cells = (config.grid, config.grid)
+    if config.table:
+        table = read_table(config.table, ("stimulus", "row", "column", "caption"), what="[features] table")
+    else:
+        table = world_dense_captions(stimuli, cells)
+    return caption_grid(table, stimuli.ids, text, grid=cells)
+
+
+@stage(
+    "tabulate",
+    reads=("comparison", "config.compare"),
+    writes=("comparison_parts",),
+    kept=False,  # the tables are written to the study's folder
+)
+def tabulate(study: Study) -> dict[str, Any]:
+    """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
+    config, found, folder = compare_of(study), study.comparison, study.out
+    parts: dict[str, Any] = {"summary": {}}
+    tables = {"fits": found.records().drop(columns=["chosen", "candidate_r"], errors="ignore")}
+    curves = found.curves().drop(columns="seconds", errors="ignore")
+    if len(curves):
+        tables["curves"] = parts["curves"] = curves
+    warp = found.warp_spread()
+    if warp is not None:
+        parts["warp"] = warp
+    maps: dict[str, xr.Dataset] = {}
+    if config.regions:
+        spaces = {k: getattr(config.regions, k) for k in ("vision", "dense", "single")}
+        regions = found.regions(**spaces, readout=config.regions.readouts or None, q=config.q)
+        maps["regions"] = parts["regions"] = regions
+        tables["regions"] = found.region_table(regions)
+        for readout in regions["readout"].values.tolist():
+            labels = regions["region"].sel(readout=readout).values
+            for name in ("vision", "dense", "single", "not separable"):
+                parts["summary"][f"share_region:{readout}:{name}"] = float((labels == name).mean())
+        parts["summary"]["share_regions_agree"] = float(regions["agreement"].values.mean())
+    if config.layers:
+        layers, table = found.layer_map(config.layers.order, config.layers.readout, config.q)
+        maps["layers"], tables["layers"] = layers, table
+        parts["layers"] = {config.layers.readout: (layers, table)}
+        parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
+    if folder is not None:
+        for name, frame in tables.items():
+            write_table(frame, folder / f"{name}.csv")
+        for name, values in maps.items():
+            data.save(values, folder / f"{name}.nc")
+        parts["summary"] = found.write(folder, config.q) | parts["summary"]
+    return {"comparison_parts": parts}
+
+
+def comparison_lines(found: Comparison, summary: dict[str, Any]) -> list[str]:
+    """What a command prints at its end."""
+    table = found.table().query("kind == 'all'")
+    shown = table[["cell", "median_r", "low", "high", "n_parameters", "seconds"]]
+    shown = shown.sort_values("median_r", ascending=False)
+    lines = ["", shown.to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
+    lines.append(
+        f"best on validation rows: {summary['best_cell']}, median r {summary['best_median_r']:.4f} over "
+        f"{summary['n_voxels']} voxels (choice nested in folds: {summary['selected_median_r']:.4f})"
+    )
+    if "rival" in summary:
+        lines.append(
+            f"{summary['best_verdict']}; against {summary['rival']}: {summary['best_difference']:+.4f} "
+            f"[{summary['best_difference_low']:+.4f}, {summary['best_difference_high']:+.4f}], "
+            f"q = {summary['best_difference_q']:.3g}; {summary['share_tie']:.0%} of voxels without a separable winner"
+        )
+    return lines

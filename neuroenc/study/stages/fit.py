@@ -1,0 +1,270 @@
+"""Outer folds, and ridge fitted on the training rows of each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.executor import Shared
+from neuroenc._core.files import hash_path, output_folder, write_text
+from neuroenc._core.store import Store, content_key
+from neuroenc.encoders import RidgeEncoder
+from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._labels import sample_coords
+from neuroenc.study.config import EncoderConfig, EvaluationConfig
+from neuroenc.study.stages.load import Subject
+from neuroenc.study.study import Study, stage
+
+__all__ = ["encode", "fit", "fit_folds", "make_ridge", "outer_folds", "row_features", "split"]
+
+Fold = tuple[np.ndarray, np.ndarray]
+#: Weights with so many entries are kept beside predictions: another command may ask for them.
+_SMALL = 2**24
+
+
+def make_ridge(config: EncoderConfig, checkpoint: Any = None, *, standardise: bool = False) -> RidgeEncoder:
+    """The encoder that ``[encoder]`` describes; ``standardise`` is of ``[features]``."""
+    return RidgeEncoder(
+        config.alphas or None,
+        cv=config.cv,
+        scoring=config.scoring,
+        standardise=standardise,
+        max_memory=config.max_memory or None,
+        device=config.device,
+        checkpoint=checkpoint,
+        nan_voxels="raise",
+    )
+
+
+def outer_folds(
+    responses: xr.DataArray, config: EvaluationConfig, seed: int, stimuli: data.Stimuli | None = None
+) -> list[Fold]:
+    """Training and test rows of ``[evaluation]``.
+
+    Every row is tested once; with ``scheme = "test"`` or ``n_splits = 1`` only those that are held out.
+    """
+    if config.scheme == "test":
+        train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
+        data.check_disjoint(train, test)
+    elif config.n_splits > 1:
+        if config.scheme == "stimulus":
+            return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)
+        # Designs with few categories show them in every run; leaving runs out is then about noise, not stimuli.
+        return data.folds(responses, config.scheme, seed=seed, shared="keep")
+    elif config.scheme == "stimulus":
+        _, test = data.split_by_stimulus(responses, config.share, seed=seed)
+    else:
+        if config.scheme not in responses.coords:
+            raise ConfigError(
+                f'[evaluation] scheme = "{config.scheme}": the responses have no {config.scheme} numbers.'
+            )
+        numbers = np.unique(responses.coords[config.scheme].values)
+        if not config.n_last < len(numbers):
+            raise ConfigError(
+                f"evaluation.n_last = {config.n_last}, but there are {len(numbers)} {config.scheme}s; legal is 1 to "
+                f"{len(numbers) - 1}."
+            )
+        held = np.isin(responses.coords[config.scheme].values, numbers[-config.n_last :])
+        return [(np.flatnonzero(~held), np.flatnonzero(held))]
+    held = np.isin(responses.coords["stimulus"].values, np.unique(test.coords["stimulus"].values))
+    if min(held.sum(), (~held).sum()) < 2:
+        raise DataError(
+            f"[evaluation] leaves {int((~held).sum())} rows to fit on and {int(held.sum())} to test on; both need at "
+            "least 2."
+        )
+    return [(np.flatnonzero(~held), np.flatnonzero(held))]
+
+
+def _test_ids(config: EvaluationConfig, stimuli: data.Stimuli | None) -> list[str]:
+    """The ids asked for, or those of a test set that the data name: a column of flags in the table of stimuli."""
+    if len(config.test_ids) == 1 and stimuli is not None and config.test_ids[0] not in stimuli.ids:
+        name = config.test_ids[0]
+        flags = [str(c) for c in stimuli.table.columns if stimuli.table[c].dtype == bool]
+        if name in flags:
+            return [str(x) for x in stimuli.ids[stimuli.table[name].to_numpy()]]
+        if flags:
+            raise ConfigError(unknown_name("stimulus or test set in [evaluation] test_ids:", name, flags))
+    if not config.test_ids and stimuli is not None and "test" in stimuli.table.columns:
+        return [str(x) for x in stimuli.ids[stimuli.table["test"].to_numpy(dtype=bool)]]
+    return config.test_ids
+
+
+@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits",), kept=False)
+def split(study: Study) -> dict[str, Any]:
+    """Outer folds of each subject; what responses cannot give is refused before features are computed."""
+    config, splits = study.config, []
+    for one in study.subjects:
+        folds = outer_folds(one.responses, config.evaluation, config.seed, one.stimuli)
+        _check(study, one.responses, folds)
+        splits.append(folds)
+        sizes = f"{len(folds[0][0])} rows to fit on, {len(folds[0][1])} held out"
+        study.say(
+            f"    {one.name}: {sizes if len(folds) == 1 else f'{len(folds)} folds by {config.evaluation.scheme}'}"
+        )
+    return {"splits": tuple(splits)}
+
+
+def _check(study: Study, responses: xr.DataArray, folds: list[Fold]) -> None:
+    encoder, evaluation = study.config.encoder, study.config.evaluation
+    for train, _ in folds:
+        try:
+            resolve_folds(encoder.cv, len(train), sample_coords(responses[train]), scoring=encoder.scoring)
+        except ValueError as error:
+            raise type(error)(f"[encoder] cv = {encoder.cv!r} within an outer fold: {error}") from error
+    blocked = evaluation.permutations and evaluation.permutation_mode in ("within", "whole")
+    if blocked and not {"run", "session"} & set(map(str, responses.coords)):
+        raise ConfigError(
+            f"[evaluation] permutation_mode = {evaluation.permutation_mode!r} needs run or session of every row; found "
+            f'{", ".join(map(str, responses.coords))}. Next step: permutation_mode = "samples".'
+        )
+
+
+def fit_folds(
+    study: Study, jobs: list[tuple[Subject, xr.DataArray, list[Fold], bool]], weights: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Ridge of every fold of every job (subject, feature space, folds, whether to standardise), each kept.
+
+    Returns
+    -------
+    list of list of dict
+        For each fold of each job ``predicted`` (test row, voxel) and ``alpha`` (voxel,); with ``weights`` also ``coef``
+        and ``intercept``.
+    """
+    executor, shared = study.executor, study.store.folder / "shared"
+    tasks, where = [], []
+    for number, (one, space, folds, scale) in enumerate(jobs):
+        X = data.match(space, one.responses).values
+        content = content_key(X, study._runtime.content(one.responses), study.config.encoder, scale)
+        labels = one.responses.coords.to_dataset()
+        handles = executor.share(X, shared), executor.share(one.responses.values, shared)
+        for train, test in folds:
+            tasks.append(
+                (
+                    study.store,
+                    content,
+                    *handles,
+                    labels,
+                    one.responses.dims[0],
+                    train,
+                    test,
+                    study.config.encoder,
+                    scale,
+                    weights,
+                )
+            )
+            where.append(number)
+    found: list[list[dict[str, Any]]] = [[] for _ in jobs]
+    for number, result in zip(where, executor.map(_fit_fold, tasks, desc="fits")):
+        found[number].append(result)
+    return found
+
+
+def _fit_fold(
+    store: Store,
+    content: str,
+    X: Shared,
+    Y: Shared,
+    labels: xr.Dataset,
+    dim: str,
+    train: np.ndarray,
+    test: np.ndarray,
+    config: EncoderConfig,
+    scale: bool,
+    weights: bool,
+) -> dict[str, Any]:
+    x, y = X.load(), Y.load()
+    # Another command may ask for the weights: they are kept where they are small.
+    weights = weights or x.shape[1] * y.shape[1] <= _SMALL
+    inputs = [content, train, test, weights]
+
+    def work() -> dict[str, Any]:
+        coords = {str(k): c for k, c in labels.isel({dim: train}).coords.items()}
+        part = xr.DataArray(np.asarray(y[train]), dims=(dim, "voxel"), coords=coords)
+        checkpoint = store.folder / f"ridge-{content_key(inputs)[:16]}"
+        ridge = make_ridge(config, checkpoint, standardise=scale)
+        ridge.fit(row_features(np.asarray(x[train]), part), part)
+        found: dict[str, Any] = {
+            "predicted": np.asarray(ridge.predict(np.asarray(x[test]))),
+            "alpha": np.asarray(ridge.alpha_),
+        }
+        if weights:
+            found["coef"], found["intercept"] = ridge.to_linear()
+        # Blocks of a fit that is done are of no more use; the result takes their place.
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return found
+
+    return store.keep("fit", inputs, work)
+
+
+@stage(
+    "fit",
+    reads=("subjects", "splits", "spaces", "config.encoder", "config.features"),
+    writes=("predictions", "alphas"),
+    kept=False,  # each fit is
+)
+def fit(study: Study) -> dict[str, Any]:
+    """Held-out predictions of every subject from every feature space, by ridge tuned within the training rows."""
+    jobs, names = [], []
+    for name, space in study.spaces.items():
+        settings = study.config.features.get(name)
+        for one, folds in zip(study.subjects, study.splits):
+            jobs.append((one, space, folds, settings.standardise if settings is not None else True))
+            names.append(name)
+    predictions: dict[str, list[xr.DataArray]] = {name: [] for name in study.spaces}
+    alphas: dict[str, list[np.ndarray]] = {name: [] for name in study.spaces}
+    for name, (one, _, folds, _), results in zip(names, jobs, fit_folds(study, jobs)):
+        total = np.full(one.responses.shape, np.nan, dtype=np.float32)
+        for (_, test), result in zip(folds, results):
+            total[test] = result["predicted"]
+        predictions[name].append(one.responses.copy(data=total).rename("predicted"))
+        alphas[name].append(np.array([r["alpha"] for r in results]))
+    return {"predictions": predictions, "alphas": alphas}
+
+
+@stage("encode", reads=("subjects", "spaces", "config.encoder"), writes=("encoders",), kept=False)
+def encode(study: Study) -> dict[str, Any]:
+    """Encoders fitted on all rows, saved in ``OUT/encoder``, for maps and for other stimuli."""
+    encoders: dict[str, Path | RidgeEncoder] = {}
+    several = len(study.subjects) * len(study.spaces) > 1
+    for name, space in study.spaces.items():
+        settings = study.config.features.get(name)
+        scale = settings.standardise if settings is not None else True
+        for one in study.subjects:
+            label = "-".join([name, one.name][: 1 + (len(study.subjects) > 1)])
+            X = data.match(space, one.responses)
+            encoder = make_ridge(study.config.encoder, standardise=scale)
+            if study.out is None:
+                encoders[label] = encoder.fit(row_features(X.values, one.responses), one.responses)
+                continue
+            folder = study.out / "encoder" / label if several else study.out / "encoder"
+            encoders[label] = folder
+            _save_encoder(study, encoder, X, one.responses, scale, folder)
+    return {"encoders": encoders}
+
+
+def _save_encoder(
+    study: Study, encoder: RidgeEncoder, X: xr.DataArray, responses: xr.DataArray, scale: bool, folder: Path
+) -> None:
+    inputs = [X.values, study._runtime.content(responses), study.config.encoder, scale, folder.name]
+    marker = study.store.path("encoder", inputs, ".txt")
+    # The folder may by now hold the encoder of another config.
+    if marker.exists() and folder.is_dir() and marker.read_bytes() == hash_path(folder).encode():
+        return
+    encoder.fit(row_features(X.values, responses), responses)
+    output_folder(folder.parent)
+    encoder.save(folder)
+    write_text(marker, hash_path(folder))
+
+
+def row_features(values: np.ndarray, responses: xr.DataArray) -> xr.DataArray:
+    """Features (row, feature) under the labels of the responses' rows, one row each."""
+    dim = responses.dims[0]
+    return xr.DataArray(
+        values, dims=(dim, "feature"), coords={str(k): c for k, c in responses.coords.items() if c.dims == (dim,)}
+    )

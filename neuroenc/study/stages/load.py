@@ -1,0 +1,375 @@
+"""Responses, stimuli and feature spaces, from data sets, the simulated world, or the user's own files."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import read_npy
+from neuroenc._core.store import content_key
+from neuroenc._core.tables import numbers, read_table
+from neuroenc.data import EncodingData, Stimuli, find_pictures
+from neuroenc.data.simulate import simulate_cortex, simulate_world
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.study.config import DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.study import Study, stage
+
+__all__ = ["WORLD", "Subject", "embed", "load", "load_data", "load_features", "make_feature_space", "prepare_responses"]
+
+_SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
+
+
+#: Numbers of the simulated world, and what they are where nothing is said.
+WORLD = {
+    "n_subjects": 1,
+    "n_train": 1400,
+    "n_test": 200,
+    "n_repeats": 1,
+    "n_bank": 2000,
+    "n_voxels": None,
+    "world_seed": None,
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Prepared responses of one subject.
+
+    Attributes
+    ----------
+    name : str
+    responses : DataArray (row, voxel)
+        What encoders are fitted to: z-scored, repeats averaged unless runs or sessions are left out.
+    single : DataArray (row, voxel)
+        Single presentations, for noise ceilings.
+    repeats : DataArray or None
+        Raw repeats, where the data set brings them beside averaged responses.
+    truth : Dataset or None
+        Of simulated cortex.
+    animal : str
+    """
+
+    name: str
+    responses: xr.DataArray
+    single: xr.DataArray
+    repeats: xr.DataArray | None = None
+    truth: xr.Dataset | None = None
+    stimuli: Stimuli | None = None
+    animal: str = ""
+
+    def content_hash(self) -> str:
+        """Hash of responses, repeats and truth; stimuli count where features are made of them."""
+        return content_key(self.name, self.responses, self.repeats, self.truth)
+
+
+@stage(
+    "load",
+    reads=("config.data", "config.evaluation", "config.seed"),
+    writes=("subjects", "stimuli", "unseen"),
+    kept=False,
+)
+def load(study: Study) -> dict[str, Any]:
+    """Responses and stimuli of ``[data]``, z-scored, repeats averaged unless folds need single presentations."""
+    config = study.config
+    unseen = None
+    if "responses" in study.given:
+        parts = [EncodingData(data.validate_responses(study.given["responses"]), study.given.get("stimuli"))]
+    elif config.data.name == "world":
+        parts, unseen = _world(config)
+    elif config.data.join:
+        ((option, values),) = config.data.join.items()
+        parts = [
+            data.load_dataset(
+                config.data.name,
+                mirror=study.mirror,
+                progress=study.progress,
+                **{option: str(v)},
+                **config.data.options,
+            )
+            for v in values
+        ]
+    else:
+        parts = [load_data(config.data, study.mirror, study.progress)]
+    by_row = config.evaluation.scheme in ("run", "session")
+    subjects = []
+    for number, part in enumerate(parts):
+        if part.responses is None:
+            raise ConfigError(f"data set {config.data.name!r} has stimuli but no responses to fit.")
+        single = prepare_responses(part, config.data, keep_presentations=True)
+        responses = single if by_row else prepare_responses(part, config.data, keep_presentations=False)
+        known = "subject" in responses.coords
+        name = (
+            str(responses.coords["subject"].values.flat[0]) if known else "subject" if len(parts) == 1 else str(number)
+        )
+        animal = str(part.extra.get("animal", ""))
+        subjects.append(Subject(name, responses, single, part.extra.get("repeats"), part.truth, part.stimuli, animal))
+        unit = "stimuli" if responses.dims[0] == "stimulus" else "presentations"
+        study.say(
+            f"    {name}: {len(responses)} {unit}, {responses.shape[1]} voxels, z-scored by "
+            f"{responses.attrs.get('zscored', 'none')}"
+        )
+    return {"subjects": tuple(subjects), "stimuli": parts[0].stimuli, "unseen": unseen}
+
+
+def _world(config: StudyConfig) -> tuple[list[EncodingData], Stimuli | None]:
+    """Subjects of the simulated world, and scenes of it that nobody saw."""
+    o: dict[str, Any] = {**WORLD, **config.data.options}
+    # Seeds of the scenes are far from those that the world's models were trained on.
+    seed = 71_000 + 2 * config.seed if o["world_seed"] is None else int(o["world_seed"])
+    shown = simulate_world(o["n_train"] + o["n_test"], seed=seed)
+    unseen = simulate_world(o["n_bank"], seed=seed + 1) if config.captions else None
+    found = simulate_cortex(
+        shown,
+        n_subjects=o["n_subjects"],
+        n_voxels=o["n_voxels"],
+        n_repeats=o["n_repeats"],
+        test_ids=shown.ids[o["n_train"] :] if o["n_test"] else None,
+        seed=config.seed,
+    )
+    table = shown.table.assign(test=np.arange(len(shown)) >= o["n_train"])
+    shown = Stimuli(shown.ids, shown.images, shown.captions, table, shown.source, shown.licence)
+    return [EncodingData(one.responses, shown, truth=one.truth) for one in found], unseen
+
+
+@stage(
+    "embed",
+    reads=("stimuli", "config.features"),
+    writes=("spaces",),
+    kept=False,
+)
+def embed(study: Study) -> dict[str, Any]:
+    """Feature spaces of ``[features.NAME]``, one row a stimulus (features of stimuli are cached by themselves)."""
+    if "features" in study.given:
+        spaces = {k: flatten(data.validate_features(v)) for k, v in study.given["features"].items()}
+    else:
+        spaces = {}
+        for name, settings in study.config.features.items():
+            if settings.kind in ("pixels", "dense"):
+                continue  # maps of the comparison
+            spaces[name] = make_feature_space(settings, study.stimuli, study.progress)
+    for name, space in spaces.items():
+        study.say(f"    {name}: {space.shape[1]} features")
+    return {"spaces": spaces}
+
+
+def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True) -> EncodingData:
+    """Responses and stimuli that ``[data]`` names.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Files are missing or are not what they should be.
+    """
+    if config.name:
+        found = data.load_dataset(config.name, mirror=mirror, progress=progress, **config.options)
+        if found.responses is None:
+            raise ConfigError(f"data set {config.name!r} has stimuli but no responses to fit.")
+        return found
+    responses = _own_responses(config)
+    return EncodingData(responses, _own_stimuli(config, responses))
+
+
+def _own_responses(config: DataConfig) -> xr.DataArray:
+    path = Path(config.responses)
+    if not path.exists():
+        raise DataError(f"[data] responses: no file {path}.")
+    if path.suffix in (".nc", ".zarr"):
+        found = data.load(path)
+        if not isinstance(found, xr.DataArray):
+            raise DataError(f"{path} holds a {type(found).__name__}; expected one DataArray of responses.")
+        return data.validate_responses(found, allow_nan=True)
+    labels = _samples(config, path)
+    if path.suffix == ".npy":
+        values = read_npy(path, "[data] responses")
+        if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
+            raise DataError(
+                f"[data] responses {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row "
+                "a sample and one column a voxel."
+            )
+        _same_length(path, len(values), labels)
+        return data.make_responses(values, **labels)
+    if path.name.endswith((".nii", ".nii.gz")):
+        if not config.mask:
+            raise ConfigError(f"[data] responses = {path.name!r} is a volume and needs mask.")
+        masked = data.load_masked(path, config.mask, config.rois or None)
+        _same_length(path, len(masked.values), labels)
+        return masked.responses(**labels)
+    raise ConfigError(unknown_name("ending of [data] responses:", path.suffix, (".nc", ".zarr", ".npy", ".nii.gz")))
+
+
+def _same_length(path: Path, n: int, labels: dict[str, Any]) -> None:
+    if n != len(labels["stimulus"]):
+        raise DataError(f"{path} has {n} samples, the samples table {len(labels['stimulus'])} rows; they must agree.")
+
+
+def _samples(config: DataConfig, path: Path) -> dict[str, Any]:
+    if not config.samples:
+        raise ConfigError(f"[data] responses = {path.name!r} needs samples, a CSV with a column stimulus.")
+    table = read_table(config.samples, ["stimulus"], optional=_SAMPLES, what="[data] samples")
+    labels: dict[str, Any] = {}
+    for name in _SAMPLES:
+        if name not in table:
+            continue
+        if name in ("stimulus", "subject"):
+            empty = np.flatnonzero(table[name] == "")
+            if len(empty):
+                raise DataError(
+                    f"[data] samples {config.samples}, row {empty[0] + 1}: {name} is empty ({len(empty)} of "
+                    f"{len(table)} rows). Next step: fill it, or leave that row out of table and responses."
+                )
+            labels[name] = table[name].to_numpy().astype(str)
+        else:
+            values = numbers(table, name, config.samples)
+            broken = np.flatnonzero(values != np.round(values))
+            if len(broken):
+                cell = table[name].iloc[broken[0]]
+                raise DataError(
+                    f"[data] samples {config.samples}, row {broken[0] + 1}: {name} = {cell} is no whole number."
+                )
+            labels[name] = values.astype(np.int64)
+    if not len(table):
+        raise DataError(f"[data] samples {config.samples} has column names and no rows.")
+    return labels
+
+
+def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
+    ids = pd.unique(responses.coords["stimulus"].values)
+    images: list[Path] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
+    if config.images:
+        images = find_pictures(config.images, ids)
+    if config.captions:
+        captions = _captions(config.captions, ids)
+    if images is None and captions is None:
+        return None
+    return Stimuli(ids, images, captions=captions, source=config.images or config.captions)
+
+
+def _captions(path: str, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
+    """Captions of each stimulus, as the table has them; ids meet in composed form, as those of pictures do."""
+    table = read_table(path, ["stimulus", "caption"], what="[data] captions")
+    for name in ("stimulus", "caption"):
+        empty = np.flatnonzero(table[name] == "")
+        if len(empty):
+            raise DataError(f"[data] captions {path}, row {empty[0] + 1}: {name} is empty.")
+    grouped: dict[str, list[str]] = {}
+    for stimulus, caption in zip(table["stimulus"], table["caption"]):
+        grouped.setdefault(unicodedata.normalize("NFC", stimulus), []).append(caption)
+    found = tuple(tuple(grouped.get(unicodedata.normalize("NFC", str(s)), ())) for s in ids)
+    if not any(found):
+        raise DataError(
+            f"[data] captions {path} has no caption of any stimulus; it has {list(grouped)[:3]}, the "
+            f"responses {[str(s) for s in ids[:3]]}."
+        )
+    return found
+
+
+def prepare_responses(found: EncodingData, config: DataConfig, keep_presentations: bool) -> xr.DataArray:
+    """Z-score, and average repeats of a stimulus unless folds need single presentations.
+
+    Raises
+    ------
+    DataError
+        Responses whose sessions are not z-scored although they say so, or NaN voxels.
+    """
+    responses = found.responses
+    assert responses is not None
+    if responses.size and bool((responses.data == responses.data[:1]).all()):
+        raise DataError(f"responses of all {responses.shape[1]} voxels are constant: there is nothing to predict.")
+    by = config.zscore
+    if by == "auto":
+        single = responses.dims[0] == "presentation" and responses.attrs.get("zscored", "none") == "none"
+        by = "session" if single and "session" in responses.coords else "none"
+    if by != "none":
+        responses = data.zscore(responses, by=by)
+    declared = responses.attrs.get("zscored", "none")
+    data.validate_responses(responses, zscored=None if declared == "none" else declared)
+    if config.average and not keep_presentations and responses.dims[0] == "presentation":
+        responses = data.average_repeats(responses)
+    return responses
+
+
+def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
+    """Features that ``[features]`` names, one row a stimulus, flattened to (stimulus, feature)."""
+    if config.kind == "file":
+        features = load_features(config)
+    elif stimuli is None:
+        raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
+    elif config.kind == "captions":
+        embedder = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
+        features = embedder.embed_captions(stimuli)
+    else:
+        features = ImageEmbedder(
+            config.model,
+            config.pretrained or None,
+            layer=config.layer or None,
+            pooling=config.pooling if config.pooling != "" else None,
+            normalise=config.normalise,
+            preprocessing=config.preprocessing or None,
+            progress=progress,
+        ).embed(stimuli)
+    return flatten(features)
+
+
+def load_features(config: FeaturesConfig) -> xr.DataArray:
+    """Features of one's own, of a .nc or .zarr, or of a .npy whose rows a table names.
+
+    Raises
+    ------
+    DataError
+        Files that are not what they should be, or rows of one stimulus that differ.
+    """
+    path = Path(config.file)
+    if path.suffix != ".npy":
+        found = data.load(path)
+        if not isinstance(found, xr.DataArray):
+            raise DataError(f"{path} holds no single DataArray of features.")
+        return data.validate_features(found)
+    values = read_npy(path, "[features] file")
+    if values.ndim < 2 or 0 in values.shape or values.dtype.kind not in "fiub":
+        raise DataError(
+            f"[features] file {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row a "
+            "stimulus."
+        )
+    ids = read_table(config.samples, ["stimulus"], what="[features] samples")["stimulus"].to_numpy(dtype=str)
+    if len(ids) != len(values):
+        raise DataError(f"{path} has {len(values)} rows, {config.samples} {len(ids)}; they must agree.")
+    _, first, of = np.unique(ids, return_index=True, return_inverse=True)
+    for at in np.flatnonzero(first[of] != np.arange(len(ids))):
+        before = first[of[at]]
+        if not np.array_equal(values[at], values[before], equal_nan=True):
+            raise DataError(
+                f"{path}: rows {before + 1} and {at + 1} are both of stimulus {str(ids[at])!r} and differ. "
+                "Next step: give every stimulus one row, or equal rows."
+            )
+    rows = np.sort(first)
+    return data.make_features(values[rows], stimulus=ids[rows])
+
+
+def flatten(features: xr.DataArray) -> xr.DataArray:
+    """Maps and tokens as one row a stimulus, in C order."""
+    if features.ndim == 2:
+        return features
+    attrs = dict(features.attrs)
+    values = features.values.reshape(features.sizes["stimulus"], -1)
+    kept = {k: attrs[k] for k in ("backbone", "weights", "layer", "pooling", "provenance") if k in attrs}
+    return data.make_features(values, stimulus=features.coords["stimulus"].values, **kept)
+
+
+def first_captions(stimuli: Stimuli, per_stimulus: int) -> tuple[list[str], list[str]]:
+    """Captions and the id of each one's stimulus, at most ``per_stimulus`` of each."""
+    if stimuli.captions is None:
+        raise ConfigError(f"stimuli of {stimuli.source!r} have no captions to retrieve from.")
+    pairs: Sequence[tuple[str, str]] = [
+        (text, str(s)) for s, texts in zip(stimuli.ids, stimuli.captions) for text in texts[:per_stimulus]
+    ]
+    return [p[0] for p in pairs], [p[1] for p in pairs]

@@ -1,0 +1,225 @@
+"""Summary, closing lines and page of a study, from the parts that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import hash_array
+from neuroenc._core.provenance import provenance
+from neuroenc.data import Stimuli
+from neuroenc.report import roi_summary, study_page
+from neuroenc.study.config import StudyConfig
+from neuroenc.study.stages.compare import NOTES, comparison_lines
+from neuroenc.study.stages.summary import caption_lines, caption_summary
+from neuroenc.study.study import Study
+
+__all__ = ["closing_lines", "plain_settings", "summarise", "write_study"]
+
+
+def plain_settings(config: StudyConfig) -> dict[str, Any]:
+    """Settings without the folders of this machine, and without tables that ask for nothing."""
+    record = config.model_dump(exclude_none=True, exclude={"compute", "report"})
+    for key in ("responses", "samples", "mask", "images", "captions"):
+        record["data"][key] = Path(record["data"][key]).name
+    record["data"]["rois"] = {k: Path(str(v)).name for k, v in record["data"]["rois"].items()}
+    if "root" in record["data"]["options"]:
+        record["data"]["options"]["root"] = Path(str(record["data"]["options"]["root"])).name
+    for space in record["features"].values():
+        for key in ("file", "samples", "table"):
+            space[key] = Path(space[key]).name
+    return record
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """Figures of all that is known, flat."""
+    out: dict[str, Any] = {}
+    if study.has("scores"):
+        out |= _score_summary(study)
+    if study.has("captions"):
+        out |= caption_summary(study.captions, len(study.subjects))
+    if study.has("comparison"):
+        out |= study.comparison_parts["summary"]
+    return out
+
+
+def _median(scores: xr.Dataset, name: str) -> float | None:
+    return float(np.nanmedian(scores[name].values)) if name in scores else None
+
+
+def _score_summary(study: Study) -> dict[str, Any]:
+    scores, q = study.scores, study.config.evaluation.q
+    whole = roi_table(scores).iloc[-1]
+    ids = np.concatenate([s.responses.coords["stimulus"].values for s in study.subjects])
+    summary: dict[str, Any] = {
+        "n_voxels": scores.sizes["voxel"],
+        "n_stimuli": len(np.unique(ids)),
+        "n_samples": study.subjects[0].responses.shape[0],
+        "median_r": float(whole["median_r"]),
+        "median_r2": _median(scores, "r2"),
+        "median_ev": _median(scores, "ev"),
+        "median_noise_ceiling_r": float(whole["median_ceiling_r"]) if "median_ceiling_r" in whole else None,
+        "median_r_normalised": float(whole["median_r_normalised"]) if "median_r_normalised" in whole else None,
+    }
+    if "q_value" in scores:
+        passed = (scores["q_value"].values < q) & (scores["r"].values > 0)
+        summary |= {"n_significant": int(passed.sum()), "q_level": q}
+    if len(study.scores_of) > 1:
+        summary |= {f"median_r:{name}": _median(found, "r") for name, found in study.scores_of.items()}
+    return summary
+
+
+def roi_table(scores: xr.Dataset) -> pd.DataFrame:
+    """Regions, and all voxels in the last row where there are several: the headline is read from it."""
+    table = roi_summary(scores)
+    if len(table) > 1:
+        table = pd.concat([table, roi_summary(scores.drop_vars("roi"))], ignore_index=True)
+    return table.dropna(axis="columns", how="all")
+
+
+def _notes(study: Study) -> list[str]:
+    notes = list(study.config.notes) if not study.has("captions") else []
+    if study.has("scores"):
+        if "noise_ceiling_r" not in study.scores:
+            notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
+        if len(study.scores_of) > 1:
+            notes.append(f"Accuracies are those of the feature space {next(iter(study.scores_of))!r}, the first.")
+    if study.has("comparison"):
+        notes = [*NOTES, *notes]
+        if study.comparison.noise_ceiling is None:
+            notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
+    for one in study.subjects if study.has("scores") else ():
+        if one.responses.attrs.get("licence"):
+            source = one.responses.attrs.get("source", "")
+            notes.append(f"Responses: {source}; licence {one.responses.attrs['licence']}.")
+    return list(dict.fromkeys(notes))
+
+
+# What each tab of the page depends on. A tab that an earlier command on the same folder made is found by it.
+_DATA = ("subjects", "config.encoder", "config.evaluation", "config.seed")
+_TABS = {
+    "accuracy": (*_DATA, "config.features"),
+    "comparison": (*_DATA, "config.features", "config.compare"),
+    "captions": (*_DATA, "config.captions"),
+}
+
+
+def _made(study: Study) -> dict[str, dict[str, Any]]:
+    """Parts of the page that this study has, each as the arguments of its sections."""
+    made: dict[str, dict[str, Any]] = {}
+    if study.has("scores"):
+        made["accuracy"] = {"scores": study.scores, "roi_table": roi_table(study.scores)}
+    if study.has("comparison"):
+        found, config = study.comparison, study.config.compare
+        assert config is not None
+        parts = {k: v for k, v in study.comparison_parts.items() if k != "summary"}
+        several = len(found.cells) > 1
+        made["comparison"] = {
+            "scores": found.scores,
+            # No two runs take the same time, and the page is to be the same.
+            "table": found.table().drop(columns=["seconds", "seconds_per_fit"], errors="ignore"),
+            "pairs": found.pairwise(config.q) if several else None,
+            "winner": found.winner(config.q) if several else None,
+            **parts,
+        }
+    if study.has("captions"):
+        made["captions"] = {"study": study.captions}
+    return made
+
+
+def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of sections as values that the store keeps; layers are a map and a table for each readout."""
+    out = {k: v for k, v in part.items() if v is not None and k != "layers"}
+    layers = part.get("layers", {})
+    for number, (table, frame) in enumerate(layers.values()):
+        out |= {f"layers{number}-map": table, f"layers{number}-table": frame}
+    return {**out, "readouts": list(layers)}
+
+
+def _nested(part: dict[str, Any]) -> dict[str, Any]:
+    readouts = part.pop("readouts")
+    pairs = {r: (part.pop(f"layers{n}-map"), part.pop(f"layers{n}-table")) for n, r in enumerate(readouts)}
+    return {**part, "layers": pairs} if pairs else part
+
+
+def _stimuli_key(stimuli: Stimuli | None) -> Any:
+    """What tells that stimuli are the same, without decoding files: their size and time of change."""
+    if stimuli is None:
+        return None
+    if isinstance(stimuli.images, list):
+        files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in map(Path, stimuli.images)]
+        return [stimuli.ids, stimuli.captions, files]
+    pixels = stimuli.content_hash() if isinstance(stimuli.images, np.ndarray) else None
+    return [stimuli.ids, stimuli.captions, pixels]
+
+
+def _bank_stimuli(study: Study) -> Any:
+    """Images of the bank, for the evidence of captions."""
+    if study.has("captioner"):
+        return study.captioner.stimuli
+    source = study.config.captions.bank.source if study.config.captions else ""
+    return {"stimuli": study.stimuli, "unseen": study.unseen}.get(source)
+
+
+def write_study(study: Study) -> Path:
+    """Write ``OUT/report``, one page with a tab for each kind of result, and the tables beside it; the page's path.
+
+    Results of other commands on the same folder, data and settings have their tabs too.
+    """
+    if study.out is None:
+        raise ConfigError('the study has no folder to write to. Next step: Study(..., out="study").')
+    if study.has("captions"):
+        study.captions.save(study.out / "study")
+    made, seen = _made(study), _stimuli_key(study.stimuli)
+    # No two runs take the same time, and the page is to be the same.
+    told = {k: v for k, v in study.summary.items() if not k.startswith("seconds")}
+    for name, reads in _TABS.items():
+        key = [seen, *(study.content(x) for x in reads)]
+        if name in made:
+            study.store.keep(f"tab-{name}", [key, told], partial(_flat, made[name]))
+            study.store.keep(f"last-{name}", key, lambda: {"summary": told})
+        elif study.store.has(f"last-{name}", key):
+            summary = study.store.keep(f"last-{name}", key, dict)["summary"]
+            made[name] = _nested(study.store.keep(f"tab-{name}", [key, summary], dict))
+    if "captions" in made:
+        made["captions"]["stimuli"] = _bank_stimuli(study)
+    settings = plain_settings(study.config)
+    page = study_page(
+        study.config.title,
+        accuracy=made.get("accuracy"),
+        comparison=made.get("comparison"),
+        captions=made.get("captions"),
+        summary=told,
+        settings=settings,
+        notes=_notes(study),
+        provenance=provenance(
+            run=settings, responses=[hash_array(s.responses.values) for s in study.subjects], seed=study.config.seed
+        ),
+        progress=study.progress,
+    )
+    return page.write(study.out / "report")
+
+
+def closing_lines(study: Study, summary: dict[str, Any]) -> list[str]:
+    """What a command prints at its end."""
+    lines: list[str] = []
+    if study.has("scores"):
+        lines += ["", roi_table(study.scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
+        parts = [f"median r {summary['median_r']:.4f} over {summary['n_voxels']} voxels"]
+        if summary.get("median_r_normalised") is not None:
+            parts.append(f"{summary['median_r_normalised']:.3f} of the ceiling")
+        if "n_significant" in summary:
+            parts.append(f"{summary['n_significant']} voxels above chance (q < {summary['q_level']})")
+        lines.append(", ".join(parts))
+    if study.has("captions"):
+        lines += caption_lines(summary)
+    if study.has("comparison"):
+        lines += comparison_lines(study.comparison, summary)
+    return lines

@@ -1,0 +1,339 @@
+"""One object for an analysis: what it knows, and the stages that find it out."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.executor import Executor
+from neuroenc._core.files import output_folder
+from neuroenc._core.store import Codec, Store, content_key, register
+from neuroenc.data import load as load_array, save as save_array
+from neuroenc.study.config import StudyConfig
+
+__all__ = ["Runtime", "Stage", "Study", "stage"]
+
+register(Codec("labelled", xr.DataArray, ".nc", lambda p, x: save_array(x, p), load_array))
+register(Codec("dataset", xr.Dataset, ".nc", lambda p, x: save_array(x, p), load_array))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an analysis, a function ``Study -> Study``.
+
+    Attributes
+    ----------
+    name : str
+    work : callable
+        Gets the study, gives the parts that it writes, by name.
+    reads : tuple of str
+        Parts of the study and tables of its config (``"config.encoder"``) that the result depends on.
+    writes : tuple of str
+    kept : bool
+        Whether the result is kept in the store, under the content of what is read.
+    """
+
+    name: str
+    work: Callable[[Study], Mapping[str, Any]]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    kept: bool = True
+
+    def __call__(self, study: Study) -> Study:
+        """The study with what this stage writes."""
+        begin = time.perf_counter()
+        if self.kept:
+            parts: Mapping[str, Any] = study.store.keep(self.name, self.inputs(study), lambda: self.work(study))
+        else:
+            parts = self.work(study)
+        missing = set(self.writes) - set(parts)
+        if missing:
+            raise ConfigError(f"stage {self.name} writes {', '.join(sorted(missing))}, which it did not give.")
+        return study.with_parts(parts, {self.name: time.perf_counter() - begin})
+
+    def inputs(self, study: Study) -> list[str]:
+        """Content of all that is read."""
+        return [study.content(name) for name in self.reads]
+
+
+def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool = True) -> Callable[[Any], Stage]:
+    """Make a stage of a function ``Study -> {part: value}``.
+
+    Examples
+    --------
+    >>> @stage("count", reads=("responses",), writes=("n_voxels",), kept=False)
+    ... def count(study):
+    ...     return {"n_voxels": study.responses.shape[1]}
+    >>> count.reads, count.writes
+    (('responses',), ('n_voxels',))
+    """
+    return lambda work: Stage(name, work, tuple(reads), tuple(writes), kept)
+
+
+@dataclass
+class Runtime:
+    """Where and how a study is worked out; nothing that its numbers depend on."""
+
+    store: Store
+    say: Callable[[str], None]
+    progress: bool
+    mirror: str | None
+    executor: Executor
+    known: dict[int, tuple[Any, str]] = field(default_factory=dict)
+
+    def content(self, value: Any) -> str:
+        """`content_key` of a value, computed once for each object."""
+        found = self.known.get(id(value))
+        if found is None or found[0] is not value:
+            found = self.known[id(value)] = (value, content_key(value))
+        return found[1]
+
+
+class Study:
+    """An analysis: its config, and every part that its stages have found so far.
+
+    A study does not change: `until` and `through` give a new one with more parts. Parts are attributes
+    (``study.scores``, ``study.captions``); one that is not there yet says which stage makes it. Results are kept in
+    ``out/.steps`` by the content of what they were made from, so that another study, command or process that needs the
+    same thing finds it, and a run that was killed goes on.
+
+    Parameters
+    ----------
+    config : StudyConfig or path of a TOML file, optional
+    out : path, optional
+        Folder of results; without one, results are kept for this session only.
+    features, responses, stimuli : optional
+        Data that are in memory already: a DataArray (stimulus, feature) or several by name, a DataArray of responses,
+        `neuroenc.data.Stimuli`; they take the place of ``[data]`` and ``[features]``.
+    mirror : path, optional
+        Folder with data sets, tried before any download.
+    workers, client
+        See `neuroenc._core.executor.Executor`; default: ``[compute]``.
+    progress : bool
+    say : callable, optional
+        Callback for progress messages; default: silent.
+
+    Attributes
+    ----------
+    config : StudyConfig
+    subjects : tuple of Subject
+        Prepared responses of each subject.
+    stimuli : Stimuli
+    splits : tuple
+        Outer folds of each subject.
+    spaces : dict of DataArray
+        Feature spaces by name.
+    predictions : dict
+        Held-out predictions by space.
+    scores : Dataset over voxel
+    captions : CaptionStudy
+    comparison : Comparison
+    curve : Dataset
+    summary : dict
+    seconds : dict
+        Of each stage.
+
+    Examples
+    --------
+    >>> import neuroenc
+    >>> from neuroenc.data.simulate import simulate_cortex, simulate_world
+    >>> scenes = simulate_world(60, seed=1)
+    >>> cortex = simulate_cortex(scenes, n_voxels=20, seed=1)[0]
+    >>> X = neuroenc.data.make_features(cortex.truth["drive"].values.T if "drive" in cortex.truth else
+    ...                                 scenes.table.select_dtypes("number").to_numpy(float), stimulus=scenes.ids)
+    >>> study = neuroenc.Study(features=X, responses=cortex.responses)
+    >>> study.done, study.until("score").scores.sizes["voxel"] > 0
+    ((), True)
+    """
+
+    config: StudyConfig
+    out: Path | None
+    seconds: Mapping[str, float]
+
+    def __init__(
+        self,
+        config: StudyConfig | str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        features: Any = None,
+        responses: Any = None,
+        stimuli: Any = None,
+        mirror: str | os.PathLike[str] | None = None,
+        workers: int | None = None,
+        client: Any = None,
+        progress: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if config is None:
+            config = StudyConfig()
+        if not isinstance(config, StudyConfig):
+            from neuroenc.study.read import read_config
+
+            config = read_config(config)
+        given: dict[str, Any] = {}
+        if responses is not None:
+            given["responses"] = responses
+        if features is not None:
+            given["features"] = features if isinstance(features, Mapping) else {"features": features}
+        if stimuli is not None:
+            given["stimuli"] = stimuli
+        told = say or (lambda _: None)
+        folder = None if out is None else output_folder(out)
+        # Kept as long as the study is.
+        temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="neuroenc-study-")
+        store = Store((folder or Path(temporary.name if temporary else ".")) / ".steps", told)
+        compute = config.compute
+        executor = Executor(workers or compute.workers, client or compute.client or None, progress)
+        runtime = Runtime(store, told, progress, None if mirror is None else os.fspath(mirror), executor)
+        for name, value in (
+            ("config", config),
+            ("out", folder),
+            ("given", given),
+            ("seconds", {}),
+            ("_parts", {}),
+            ("_replaced", {}),
+            ("_runtime", runtime),
+            ("_temporary", temporary),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a study does not change; study.with_parts({{{name!r}: ...}}) gives a new one.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "_parts" not in self.__dict__:
+            raise AttributeError(name)
+        if name in self._parts:
+            return self._parts[name]
+        maker = next((s.name for s in _all_stages() if name in s.writes), None)
+        if maker is None:
+            raise AttributeError(unknown_name("part of a study:", name, sorted(_part_names())))
+        raise AttributeError(f'study.{name} is not there yet. Next step: study = study.until("{maker}").')
+
+    # What stages use.
+
+    @property
+    def store(self) -> Store:
+        """Where results are kept."""
+        return self._runtime.store
+
+    @property
+    def executor(self) -> Executor:
+        """Where independent tasks run."""
+        return self._runtime.executor
+
+    @property
+    def mirror(self) -> str | None:
+        """Folder with data sets, tried before any download."""
+        return self._runtime.mirror
+
+    @property
+    def progress(self) -> bool:
+        """Whether bars are drawn."""
+        return self._runtime.progress
+
+    def say(self, text: str) -> None:
+        """Pass a progress message on."""
+        self._runtime.say(text)
+
+    def has(self, *parts: str) -> bool:
+        """Whether these parts are there."""
+        return all(name in self._parts for name in parts)
+
+    def content(self, name: str) -> str:
+        """Hash of a part, or of a table of the config (``"config.encoder"``)."""
+        if name.startswith("config."):
+            value: Any = self.config
+            for key in name.split(".")[1:]:
+                value = getattr(value, key)
+            return content_key(value)
+        return self._runtime.content(self._parts.get(name))
+
+    def with_parts(self, parts: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Study:
+        """The same study with more parts."""
+        new = copy.copy(self)
+        object.__setattr__(new, "_parts", {**self._parts, **parts})
+        object.__setattr__(new, "seconds", {**self.seconds, **(seconds or {})})
+        return new
+
+    # What users call.
+
+    @property
+    def done(self) -> tuple[str, ...]:
+        """Names of the stages that have run."""
+        return tuple(self.seconds)
+
+    def replace(self, **stages: Callable[[Study], Mapping[str, Any]]) -> Study:
+        """The same study with functions of your own in place of stages: ``study.replace(score=my_function)``.
+
+        A function gets the study and gives the parts that the stage writes, by name; its results are not kept.
+        """
+        known = {s.name: s for s in _all_stages()}
+        replaced = dict(self._replaced)
+        for name, work in stages.items():
+            if name not in known:
+                raise ConfigError(unknown_name("stage", name, known))
+            replaced[name] = replace(known[name], work=work, kept=False)
+        new = copy.copy(self)
+        object.__setattr__(new, "_replaced", replaced)
+        return new
+
+    def through(self, stages: Iterable[Stage]) -> Study:
+        """Run stages in their order; those that have run are left out."""
+        study = self
+        for one in stages:
+            if one.name not in study.seconds:
+                study = self._replaced.get(one.name, one)(study)
+        return study
+
+    def until(self, name: str) -> Study:
+        """Run every stage up to and including ``name``.
+
+        Raises
+        ------
+        ConfigError
+            No stage of that name, or one that this config has no table for.
+        """
+        from neuroenc.study.commands import pipeline_until
+
+        return self.through(pipeline_until(self, name))
+
+    def report(self) -> Path:
+        """Write the report of all that is known, one page with a tab for each kind of result; its path."""
+        from neuroenc.study.stages.report import write_study
+
+        return write_study(self)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = []
+        for one in _all_stages():
+            if one.name in self.seconds:
+                rows.append(f"<tr><td>{escape(one.name)}</td><td>done, {self.seconds[one.name]:.1f} s</td></tr>")
+        following = next((s.name for s in _all_stages() if s.name not in self.seconds), None)
+        next_line = f"<p>next: <code>study.until({following!r})</code></p>" if following else ""
+        return f"<h4>{escape(self.config.title)}</h4><table>{''.join(rows)}</table>{next_line}"
+
+    def __repr__(self) -> str:
+        ran = ", ".join(f"{k} ({v:.1f} s)" for k, v in self.seconds.items()) or "nothing yet"
+        return f"Study({self.config.title!r}; done: {ran})"
+
+
+def _all_stages() -> tuple[Stage, ...]:
+    from neuroenc.study.commands import STAGES
+
+    return STAGES
+
+
+def _part_names() -> set[str]:
+    return {name for s in _all_stages() for name in s.writes}
