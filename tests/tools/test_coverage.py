@@ -23,7 +23,7 @@ def test_captions_of_photographs():
         ]
         methods = {"a": said[2], "b": said[3]}
         scores, differences = compare_captions(
-            methods, list(zip(*said[:2], strict=True)), baselines=["b"], n_bootstraps=199, seed=seed, embed=counts
+            methods, list(zip(*said[:2], strict=True)), baselines=["b"], n_bootstraps=399, seed=seed, embed=counts
         )
         tables = [scores[scores["method"] != "b"], differences]
         found.append(np.concatenate([t[["low", "high", "value"]].to_numpy() for t in tables]))
