@@ -223,7 +223,8 @@ class Page:
     def html(self, path: str = "index.html") -> str:
         """The page as text, as it stands at ``path`` in its folder."""
         many = len(self._sections) > 1
-        tabs, data = [], {}
+        tabs: list[dict[str, Any]] = []
+        data: dict[str, Any] = {}
         every = [s for sections in self._sections.values() for s in sections]
         for name, sections in self._sections.items():
             slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -265,7 +266,7 @@ class Page:
             "summary": [(str(k), number(v, str(k))) for k, v in self.summary.items()],
             "settings": flatten(self.settings),
             "origin": _origin(self.provenance) if self.home is None else None,
-            "files": list(dict.fromkeys(f for part in (*every, self) for f in part.files)),
+            "files": list(dict.fromkeys([*(f for s in every for f in s.files), *self.files])),
             "data": {name: _embedded(value) for name, value in data.items()},
         }
         scripts = ["page.js", *dict.fromkeys(x for s in every for x in s.scripts)]

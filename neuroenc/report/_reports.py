@@ -294,7 +294,7 @@ def write_caption_report(
     require("matplotlib", "brain")
     sections = explorer_sections(study, stimuli=stimuli, images=images, progress=progress)
     origin = json.dumps(dict(study.provenance), default=str) if study.provenance else None
-    about = {"settings": dict(study.settings), "notes": study.caveats, "provenance": origin}
+    about: dict[str, Any] = {"settings": dict(study.settings), "notes": study.caveats, "provenance": origin}
     return Page(study.title, kicker="Voxel captions", **about).add(*sections).write(folder)
 
 

@@ -39,7 +39,7 @@ class Group:
     voxels: np.ndarray
 
 
-def find_groups(responses: xr.DataArray) -> list[Group]:
+def find_groups(responses: xr.DataArray | xr.Dataset) -> list[Group]:
     """All voxels, then every region, and every value of a text coordinate on voxel (subject, animal, ...)."""
     groups = [Group("all", "all", np.arange(responses.sizes["voxel"]))]
     if "roi" in responses.coords:

@@ -111,7 +111,10 @@ class Canvas:
         if self.kind == "strip":
             return [
                 draw_strip(
-                    np.where(known, heights, np.nan), self._tones(values, colours, limits), self._groups, height_label
+                    np.where(known, np.asarray(heights), np.nan),
+                    self._tones(values, colours, limits),
+                    self._groups,
+                    height_label,
                 )
             ]
         options: dict[str, Any] = {"label": label, "colours": colours, "cmap": cmap}

@@ -96,7 +96,7 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
     bare = np.stack([grey, grey, grey, np.ones_like(grey)], axis=1)
     rgba = over(colours, bare)
 
-    plane = np.stack([corners[shown] @ right, corners[shown] @ up], axis=2)
+    plane: Any = np.stack([corners[shown] @ right, corners[shown] @ up], axis=2)
     axes.add_collection(
         PolyCollection(plane, facecolors=rgba[shown], edgecolors=rgba[shown], linewidths=0.25, rasterized=True)
     )

@@ -295,6 +295,7 @@ def group_page(
         page.add(Section("regions", "Regions", blocks=[Block(table=summary)]))
     if region is not None:
         page.add(_structure(study, voxels, rows, name))
+    about: dict[str, Any]
     if columns:
         lift = "; × is how many times more often than over all voxels" if region is not None else ""
         lead = f"Share of captions with the word{lift}."

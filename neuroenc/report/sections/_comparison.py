@@ -102,9 +102,9 @@ def comparison_sections(
         pairs = check_names(pairs, needed, "pairs", names, ["a", "b"])
     if curves is not None:
         curves = check_names(curves, ("cell", "epoch", "validation_r"), "curves", names, ["cell"])
-    for found, needed, what in ((winner, ["winner"], "winner"), (regions, ["region"], "regions"), (warp, [], "warp")):
+    for found, wanted, what in ((winner, ["winner"], "winner"), (regions, ["region"], "regions"), (warp, [], "warp")):
         if found is not None:
-            check_same_voxels(found, scores, needed, what)
+            check_same_voxels(found, scores, wanted, what)
     ways = _layers(layers, scores)
     groups = groups_of(scores)
     cells = Cells(scores, names, parts_of(names, table), groups, Canvas(scores, groups))

@@ -52,7 +52,8 @@ def _values(scores: xr.Dataset, name: str) -> np.ndarray:
 
 def maps_section(scores: xr.Dataset, names: Sequence[str]) -> Section | None:
     """A map of each score; None where voxels have no place and nothing is to be said of it."""
-    canvas, blocks = Canvas(scores), []
+    canvas = Canvas(scores)
+    blocks: list[Block] = []
     for name in names if canvas.kind != "strip" else ():
         heading, cmap, low, high = MAPS.get(name, (name.replace("_", " "), "viridis", None, None))
         values = _values(scores, name)

@@ -150,7 +150,7 @@ def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
     blocks, rows = [], []
     for name, values in warp.data_vars.items():
         numbers = np.asarray(values.transpose("cell", "voxel").values, float)
-        cells = [str(c) for c in warp["cell"].values]
+        names = [str(c) for c in warp["cell"].values]
         kept = [k for k, row in enumerate(numbers) if np.isfinite(row).any()]
         if not kept:
             continue
@@ -159,13 +159,13 @@ def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
         unit = str(values.attrs.get("units", ""))
         figure = draw_matrix(
             medians,
-            [cells[k] for k in kept],
+            [names[k] for k in kept],
             [g.name for g in groups],
             kinds=[g.kind for g in groups],
             label=unit or "median",
             cmap="cividis",
         )
-        words = "; ".join(f"{cells[k]} {number(float(m[0]), digits=2)}" for k, m in zip(kept, medians))
+        words = "; ".join(f"{names[k]} {number(float(m[0]), digits=2)}" for k, m in zip(kept, medians))
         blocks.append(
             Block(
                 figure,
@@ -177,7 +177,7 @@ def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
         )
         for k, line in zip(kept, medians):
             rows += [
-                {"measure": title, "cell": cells[k], "kind": g.kind, "group": g.name, "median": float(m)}
+                {"measure": title, "cell": names[k], "kind": g.kind, "group": g.name, "median": float(m)}
                 for g, m in zip(groups, line)
             ]
     if not blocks:
