@@ -19,10 +19,12 @@ with tempfile.TemporaryDirectory() as folder:
     X = ImageEmbedder("world", normalise=True).embed(subject.stimuli)
     r = RidgeEncoder().fit(data.match(X, Y), Y).score_voxels(data.match(X, Y_test), Y_test)
     ceiling = stats.noise_ceiling(subject.responses.ncsnr.values, 3, unit="r")
+    plt.rcParams["figure.constrained_layout.use"] = False  # the mosaic has a layout of its own
     mosaic = plot_mosaic(r, alpha=ceiling, alpha_label="noise ceiling, r", rois=["early", "ventral", "parietal"])
 
 # The mosaic is a figure of its own; pyplot, which the site collects figures from, gets its picture.
-mosaic.set_size_inches(7.2, mosaic.get_size_inches()[1] * 7.2 / mosaic.get_size_inches()[0])
 canvas = FigureCanvasAgg(mosaic)
 canvas.draw()
-plt.figure(figsize=mosaic.get_size_inches(), dpi=mosaic.dpi).figimage(canvas.buffer_rgba())
+axis = plt.figure(figsize=mosaic.get_size_inches(), dpi=110).add_axes((0, 0, 1, 1))
+axis.imshow(canvas.buffer_rgba(), aspect="auto")
+axis.axis("off")
