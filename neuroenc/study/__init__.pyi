@@ -3,10 +3,10 @@ from ._evaluate import evaluate as evaluate
 from ._export import export as export
 from .bank import build_bank as build_bank
 from .captioner import Captioner as Captioner
-from .commands import caption as caption, compare as compare, run as run
+from .commands import Study as Study, caption as caption, compare as compare, run as run
 from .config import StudyConfig as StudyConfig
 from .incontext.evaluate import incontext_evaluate as incontext_evaluate
 from .incontext.train import incontext_predict as incontext_predict, incontext_train as incontext_train
 from .read import example_config as example_config, list_examples as list_examples, read_config as read_config
-from .study import Stage as Stage, Study as Study, stage as stage
+from .study import Stage as Stage, stage as stage
 from .truth import judge_planted as judge_planted

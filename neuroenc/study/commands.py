@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.preflight import preflight
@@ -19,9 +18,9 @@ from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
-from neuroenc.study.study import Stage, Study
+from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study
 
-__all__ = ["CAPTION", "COMPARE", "RUN", "STAGES", "caption", "compare", "pipeline_until", "run"]
+__all__ = ["CAPTION", "COMPARE", "RUN", "Study", "caption", "compare", "run"]
 
 _PREPARE = (load, split)
 _SCORE = (embed, fit, score, encode)
@@ -32,19 +31,8 @@ RUN = (*_PREPARE, *_SCORE)
 CAPTION = (*_PREPARE, *_CAPTION)
 #: Stages of ``neuroenc compare``.
 COMPARE = (load, compare_cells, tabulate)
-STAGES: tuple[Stage, ...] = (*_PREPARE, *_SCORE, *_CAPTION, compare_cells, tabulate)
-
-
-def pipeline_until(study: Study, name: str) -> list[Stage]:
-    """Stages up to and including ``name``, without those of tables that the config does not have."""
-    names = [s.name for s in STAGES]
-    if name not in names:
-        raise ConfigError(unknown_name("stage", name, names))
-    chosen = next(stages for stages in (RUN, CAPTION, COMPARE) if name in {s.name for s in stages})
-    for table, stages in (("captions", CAPTION), ("compare", COMPARE)):
-        if chosen is stages and getattr(study.config, table) is None:
-            raise ConfigError(f'stage "{name}" needs [{table}] in the config.')
-    return list(chosen[: 1 + [s.name for s in chosen].index(name)])
+PIPELINES[:] = [(RUN, ""), (CAPTION, "captions"), (COMPARE, "compare")]
+WRITERS[:] = [write_study]
 
 
 def _work(

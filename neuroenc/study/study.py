@@ -20,7 +20,7 @@ from neuroenc._core.store import Codec, Store, content_key, register
 from neuroenc.data import load as load_array, save as save_array
 from neuroenc.study.config import StudyConfig
 
-__all__ = ["Runtime", "Stage", "Study", "stage"]
+__all__ = ["PIPELINES", "WRITERS", "Runtime", "Stage", "Study", "stage"]
 
 register(Codec("labelled", xr.DataArray, ".nc", lambda p, x: save_array(x, p), load_array))
 register(Codec("dataset", xr.Dataset, ".nc", lambda p, x: save_array(x, p), load_array))
@@ -303,15 +303,17 @@ class Study:
         ConfigError
             No stage of that name, or one that this config has no table for.
         """
-        from neuroenc.study.commands import pipeline_until
-
-        return self.through(pipeline_until(self, name))
+        known = [s.name for s in _all_stages()]
+        if name not in known:
+            raise ConfigError(unknown_name("stage", name, known))
+        stages, table = next((stages, table) for stages, table in PIPELINES if name in {s.name for s in stages})
+        if table and getattr(self.config, table) is None:
+            raise ConfigError(f'stage "{name}" needs [{table}] in the config.')
+        return self.through(stages[: 1 + [s.name for s in stages].index(name)])
 
     def report(self) -> Path:
         """Write the report of all that is known, one page with a tab for each kind of result; its path."""
-        from neuroenc.study.stages.report import write_study
-
-        return write_study(self)
+        return WRITERS[0](self)
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -329,10 +331,15 @@ class Study:
         return f"Study({self.config.title!r}; done: {ran})"
 
 
-def _all_stages() -> tuple[Stage, ...]:
-    from neuroenc.study.commands import STAGES
+#: Stages of each command in their order, and the table of the config that it needs; `neuroenc.study.commands` fills it,
+#: which stands above the stages as they stand above this file.
+PIPELINES: list[tuple[tuple[Stage, ...], str]] = []
+#: What writes the report of a study.
+WRITERS: list[Callable[[Study], Path]] = []
 
-    return STAGES
+
+def _all_stages() -> list[Stage]:
+    return list({s.name: s for stages, _ in PIPELINES for s in stages}.values())
 
 
 def _part_names() -> set[str]:

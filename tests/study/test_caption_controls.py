@@ -18,9 +18,8 @@ def test_what_fails_is_marked_on_cards_and_in_tables(tmp_path):
         page = write_report(
             tmp_path, title="t", scores=scores, captions=told, controls=pd.DataFrame(rows), progress=False
         ).read_text()
-        assert page.count("Fails its control: no better than shuffled weights (round trip)") == marks
-        assert page.count(">fails its control<") == marks
-        assert ("which fails its control" in page) == bool(marks)
+        said = "The best caption is not above its control: no better than shuffled weights (round trip)."
+        assert page.count(said) == marks
         assert BETTER in page
         written = pd.read_csv(tmp_path / "captions.csv", keep_default_na=False)
         assert written["control"].tolist() == ["no better than shuffled weights (round trip)" if marks else ""] * 2
