@@ -24,7 +24,6 @@ NOTEBOOKS = DOCS.parent / "notebooks"
 ORDER = [
     "",
     "study",
-    "study",
     "data",
     "embedding",
     "encoders",
