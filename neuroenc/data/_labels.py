@@ -170,8 +170,8 @@ def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
         flags = np.stack([np.asarray(mask) for mask in roi.values()], axis=1)
         unique, inverse = np.unique(np.packbits(flags, axis=1), axis=0, return_inverse=True)
         rows = np.unpackbits(unique, axis=1, count=len(roi)).astype(bool)
-        names = [[str(name) for name, flag in zip(roi, row) if flag] for row in rows.tolist()]
-        return roi_strings(names, len(names))[inverse.reshape(-1)]
+        sets = [[str(name) for name, flag in zip(roi, row) if flag] for row in rows.tolist()]
+        return roi_strings(sets, len(sets))[inverse.reshape(-1)]
     if isinstance(roi, str):
         roi = [roi] * n_voxels
     if len(roi) != n_voxels:

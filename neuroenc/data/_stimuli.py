@@ -99,8 +99,9 @@ class Stimuli:
     def __repr__(self) -> str:
         images = "none"
         if self.images is not None:
-            files = isinstance(self.images, list)
-            images = f"{len(self)} files" if files else "x".join(str(x) for x in self.images.shape[1:])
+            images = f"{len(self)} files"
+            if not isinstance(self.images, list):
+                images = "x".join(str(x) for x in self.images.shape[1:])
         captions = sum(len(c) for c in self.captions or ())
         first = ", ".join(self.ids[:3].tolist()) + (", ..." if len(self) > 3 else "")
         columns = list(map(str, self.table.columns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -305,9 +305,9 @@ class CeilingSampler:
         self.values, order, self.counts = check_repeats(responses, stimulus)
         self.n_repeats = self.counts if n_repeats is None else n_repeats
         if method == "ncsnr":
-            how = {"total": total, "weighting": weighting, "max_memory": max_memory}
+            how: dict[str, Any] = {"total": total, "weighting": weighting, "max_memory": max_memory}
             ratio, self.rows_held = ncsnr(responses, stimulus, **how), 14 * len(self.values)
-            self._of = lambda block: RepeatSums(block, order, self.counts, total, weighting)
+            self._of: Callable[[Any], Any] = lambda block: RepeatSums(block, order, self.counts, total, weighting)
         else:
             how = {"n_splits": n_splits, "seed": seed, "max_memory": max_memory}
             ratio, _ = split_half_noise_ratio(responses, stimulus, **how)

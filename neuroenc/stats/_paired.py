@@ -109,8 +109,8 @@ def sign_flip_test(
         n_jobs=n_jobs,
         progress=progress,
     )
-    per_test = (v.reshape(shape) for v in (statistic_of, p, p_fwe))
-    return PermutationResult(*per_test, top, count, exhaustive, statistic, alternative)
+    found, chance, family = (v.reshape(shape) for v in (statistic_of, p, p_fwe))
+    return PermutationResult(found, chance, family, top, count, exhaustive, statistic, alternative)
 
 
 class _Flips:
@@ -293,5 +293,5 @@ def paired_permutation_test(
         roi_p = np.where(size > 0, (1.0 + above.sum(axis=0)) / (1.0 + count), np.nan)
         values = zip(own.tolist(), roi_p.tolist(), np.where(size > 0, fwe, np.nan).tolist(), strict=True)
         found = dict(zip(members, values, strict=True))
-    per_voxel = (x.reshape(shape) for x in (statistic, p, p_fwe))
-    return PermutationResult(*per_voxel, top, count, exhaustive, metric, alternative, rois=found)
+    value, chance, family = (x.reshape(shape) for x in (statistic, p, p_fwe))
+    return PermutationResult(value, chance, family, top, count, exhaustive, metric, alternative, rois=found)

@@ -420,8 +420,8 @@ def permutation_test(
         n_jobs=jobs,
         progress=progress,
     )
-    per_voxel = (x.reshape(shape) for x in (statistic, p, p_fwe))
-    return PermutationResult(*per_voxel, top, n_permutations, exhaustive, metric, alternative, mode)
+    value, chance, family = (x.reshape(shape) for x in (statistic, p, p_fwe))
+    return PermutationResult(value, chance, family, top, n_permutations, exhaustive, metric, alternative, mode)
 
 
 def in_chunks(source: Iterator[Any], step: int) -> Iterator[Any]:

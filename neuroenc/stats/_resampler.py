@@ -466,7 +466,12 @@ class Resampler:
         True
         """
         self._refuse_groups("subjects")
-        settings = {"seed": self.seed, "max_memory": self._budget, "n_jobs": self.n_jobs, "progress": self.progress}
+        settings: dict[str, Any] = {
+            "seed": self.seed,
+            "max_memory": self._budget,
+            "n_jobs": self.n_jobs,
+            "progress": self.progress,
+        }
         return self._result(
             resample_subjects(data, stimulus, over, check_metric(metric), statistic, self.n_bootstraps, **settings)
         )
@@ -591,7 +596,8 @@ class Resampler:
 
     def _told(self, limits: Any, shape: tuple[int, ...], n_units: int, name: str, *more: Any) -> BootstrapResult:
         settings = self.confidence, self.n_bootstraps, self.interval
-        return BootstrapResult(*(np.reshape(x, shape) for x in limits), n_units, name, *settings, *more)
+        estimate, error, low, high, p = (np.reshape(x, shape) for x in limits)
+        return BootstrapResult(estimate, error, low, high, p, n_units, name, *settings, *more)
 
 
 def _named(metric: Metric) -> tuple[Metric, str]:

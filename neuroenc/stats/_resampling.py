@@ -124,8 +124,9 @@ class Sampler:
             return np.stack([self._call(y[i], yhat[i]) for i in (np.repeat(rows, w.astype(int)) for w in weights)])
         n = weights.sum(axis=1)[:, None] if self.mask is None else weights @ self.mask
         with np.errstate(invalid="ignore"):
-            sums = [weights @ x for x in (self.pair.y, self.pair.p, *self.squares)]
-            out = score_from_sums(str(self.metric), n, *sums, self.pair.offset)
+            sums: list[Any] = [weights @ x for x in (self.pair.y, self.pair.p, *self.squares)]
+            sa, sb, saa, sbb, sab = sums
+            out = score_from_sums(str(self.metric), n, sa, sb, saa, sbb, sab, self.pair.offset)
         out[:, np.isnan(self.estimate)] = np.nan
         return out
 

@@ -101,8 +101,8 @@ class Algonauts2023(Dataset):
         vertices = {s: _vertices(folder / "roi_masks", s, n) for s, n in sizes.items()}
         regions = _regions(folder / "roi_masks", sizes)
         keep = select_voxels(voxels, regions, f"{name} of Algonauts 2023")
-        side = np.repeat(list(_SIDES), list(sizes.values()))
-        parts: list[Any] = [(a, keep[side == s]) for s, a in arrays.items()]
+        of = np.repeat(list(_SIDES), list(sizes.values()))
+        parts: list[Any] = [(a, keep[of == s]) for s, a in arrays.items()]
         if len(train) * int(keep.sum()) * 4 <= parse_memory(max_memory) // 2:
             values: Any = np.concatenate([np.asarray(a[:, k], dtype=np.float32) for a, k in parts], axis=1)
         else:
@@ -118,7 +118,7 @@ class Algonauts2023(Dataset):
             subject=name,
             voxel=np.flatnonzero(keep),
             vertex=np.concatenate(list(vertices.values()))[keep],
-            hemi=np.array([_SIDES[s] for s in side[keep].tolist()], dtype=str),
+            hemi=np.array([_SIDES[s] for s in of[keep].tolist()], dtype=str),
             roi={n: m[keep] for n, m in regions.items() if n != "all" and n not in LABELS},
             space="fsaverage",
             units="z",

@@ -177,8 +177,8 @@ def find_runs(
         number = int(own["run"]) if own.get("run", "").isdigit() else count[ses]
         session = int(ses) if numbered else sessions_there.index(ses) + 1
         names = (f"sub-{label}", own.get("task", ""), own.get("space", ""))
-        beside = (path, _events(folder, prepared, own), _confounds(path), _mask(path))
-        runs.append(Run(*names, session, number, *beside, *_timing(folder, prepared, path)))
+        beside = (_events(folder, prepared, own), _confounds(path), _mask(path))
+        runs.append(Run(*names, session, number, path, *beside, *_timing(folder, prepared, path)))
     if len({(r.session, r.number) for r in runs}) < len(runs):
         raise DataError(f"two files are the same session and run: {[r.bold.name for r in runs][:4]}.")
     return sorted(runs, key=lambda r: (r.session, r.number))

@@ -208,10 +208,10 @@ class _Volumes:
             self.masks[_ALIAS.get(roi, roi)] = self._mask(path, f"mask {roi}")
         regions = dict(self.masks)
         if isinstance(voxels, str) and voxels == "brain":
-            path = next(iter(within(root, f"{name}_brainmask.nii.gz")), None)
-            if path is None:
+            brain = next(iter(within(root, f"{name}_brainmask.nii.gz")), None)
+            if brain is None:
                 raise DataError(f"{root} has no {name}_brainmask.nii.gz. Next step: download it, or voxels=MASK.")
-            regions["brain"] = self._mask(path, "brain mask")
+            regions["brain"] = self._mask(brain, "brain mask")
         keep = select_voxels(voxels, regions, "BOLD5000", spelling=_SIDES, shape=self.shape, reference=self.reference)
         self.voxel = np.flatnonzero(keep)
         self._held: tuple[int, np.ndarray] | None = None
@@ -298,7 +298,7 @@ def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     first = table.drop_duplicates("stimulus").set_index("stimulus")
     ids = first.index.to_numpy(dtype=str)
     folders = within(root, "Presented_Stimuli")
-    found = find_pictures(folders[0], ids, partial=True) if folders else [None]
+    found: list[Any] = find_pictures(folders[0], ids, partial=True) if folders else [None]
     images = None if None in found else found
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]
     wnid = [re.fullmatch(r"(n\d{8})_\d+", s) for s in ids]

@@ -341,7 +341,7 @@ def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[n
             )
     voxel = np.flatnonzero(_finite(parts) if inside is None else inside)
     place = np.arange(betas.n_places) if betas.flat and inside is not None else voxel
-    shape = betas.space
+    shape: tuple[int, ...] | None = betas.space
     if betas.flat:
         shape = None if inside is None or inside.ndim != 3 else inside.shape
     if not len(place):

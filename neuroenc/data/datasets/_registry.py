@@ -148,7 +148,7 @@ class Dataset(Protocol):
         has = {"subjects": ", ".join(names)}
         return Found(self.name, self.title, folder, has, tuple(self.missing(folder)), call)
 
-    def read(self, source: Source, **options: Any) -> Recording | EncodingData:
+    def read(self, source: Source, *args: Any, **options: Any) -> Recording | EncodingData:
         """One subject: labels with a function that reads values (`Recording`), or everything in memory."""
         ...
 

@@ -243,6 +243,6 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
     )
     places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
     folder = next((f for f in places if f.is_dir()), None)
-    found = [None] if folder is None else find_pictures(folder, ids, partial=True)
+    found: list[Any] = [None] if folder is None else find_pictures(folder, ids, partial=True)
     images = None if None in found else found
     return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from neuroenc._core.errors import ConfigError, DataError, nearest_names
-from neuroenc.encoders.incontext._model import InContextConfig, InContextModel
+from neuroenc.encoders.incontext._config import InContextConfig
+from neuroenc.encoders.incontext._model import InContextModel
 
 __all__ = ["load_braincorl", "published_state_dict"]
 
