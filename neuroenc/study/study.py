@@ -144,15 +144,18 @@ class Study:
 
     Examples
     --------
-    >>> import neuroenc
-    >>> from neuroenc.data.simulate import simulate_cortex, simulate_world
-    >>> scenes = simulate_world(60, seed=1)
-    >>> cortex = simulate_cortex(scenes, n_voxels=20, seed=1)[0]
-    >>> X = neuroenc.data.make_features(cortex.truth["drive"].values.T if "drive" in cortex.truth else
-    ...                                 scenes.table.select_dtypes("number").to_numpy(float), stimulus=scenes.ids)
-    >>> study = neuroenc.Study(features=X, responses=cortex.responses)
-    >>> study.done, study.until("score").scores.sizes["voxel"] > 0
-    ((), True)
+    >>> import numpy as np
+    >>> from neuroenc import data
+    >>> rng = np.random.default_rng(0)
+    >>> X = data.make_features(rng.standard_normal((60, 5)), stimulus=[f"s{n}" for n in range(60)])
+    >>> Y = X.values @ rng.standard_normal((5, 8)) + rng.standard_normal((60, 8))
+    >>> study = Study(features=X, responses=data.make_responses(Y, stimulus=X.stimulus.values, dim="stimulus"),
+    ...               progress=False)
+    >>> scored = study.until("score")
+    >>> scored.done
+    ('load', 'split', 'embed', 'fit', 'score')
+    >>> bool(scored.scores["r"].median() > 0.5)
+    True
     """
 
     config: StudyConfig

@@ -24,7 +24,7 @@ title = "Own arrays"
 [data]
 responses = "y.nc"
 images = "images"
-[features]
+[features.world]
 kind = "image"
 model = "world"
 [encoder]
@@ -32,11 +32,6 @@ cv = 3
 [evaluation]
 n_splits = 2
 permutations = 50
-[captions]
-model = "world"
-bank = "stimuli"
-caption_bank = "stimuli"
-gate = "none"
 """
 COMPARE = """
 title = "Mine"
@@ -48,36 +43,34 @@ file = "maps.nc"
 [features.wrong]
 kind = "file"
 file = "noise.nc"
-[readouts.linear]
-[readouts.factorized]
-[training]
-max_epochs = 2
-[grid]
+[compare]
 cv = 2
 n_bootstraps = 50
 n_candidates = 1
 cells = ["*/linear", "right/factorized"]
+readouts = { linear = {}, factorized = {} }
+training = { max_epochs = 2 }
 """
 ICL = """
-[task]
+[incontext.task]
 kind = "arrays"
-[[task.train]]
+[[incontext.task.train]]
 features = "features.nc"
 responses = "one.nc"
-[[task.train]]
+[[incontext.task.train]]
 features = "features.nc"
 responses = "two.nc"
-[[task.test]]
+[[incontext.task.test]]
 name = "new"
 features = "features.nc"
 responses = "new.nc"
-[model]
+[incontext.model]
 dim = 16
 depth = 1
 heads = 2
 hidden = 32
 clusters = 2
-[pretrain]
+[incontext.pretrain]
 support = [30, 30]
 query = 20
 voxels = 8
@@ -85,27 +78,27 @@ max_steps = 20
 evaluate_every = 5
 warmup = 5
 validation_sizes = [20]
-[extend]
+[incontext.extend]
 support = [10, 60]
 query = 20
 voxels = 8
 max_steps = 10
 evaluate_every = 5
 validation_sizes = [10]
-[finetune]
+[incontext.finetune]
 support = [10, 60]
 query = 20
 voxels = 8
 max_steps = 10
 evaluate_every = 5
 validation_sizes = [10]
-[evaluate]
+[incontext.evaluate]
 sizes = [12, 40]
 n_draws = 2
 n_query = 40
 groups = "roi"
 n_bootstraps = 50
-[predict]
+[incontext.predict]
 model = "icl-out/finetune/anchored"
 n_support = 40
 """
@@ -124,23 +117,23 @@ CAPTION = [
     "--set",
     "data.options.n_voxels=40",
     "--set",
-    "decoder.beams=2",
+    "captions.decoder.beams=2",
     "--set",
-    "decoder.groups=2",
+    "captions.decoder.groups=2",
     "--set",
-    "decoder.top=2",
+    "captions.decoder.top=2",
     "--set",
-    "stability.folds=2",
+    "captions.stability.folds=2",
     "--set",
-    "stability.bootstraps=0",
+    "captions.stability.bootstraps=0",
     "--set",
-    "stability.halves=0",
+    "captions.stability.halves=0",
     "--set",
-    "stability.null_voxels=5",
+    "captions.stability.null_voxels=5",
     "--set",
-    "stability.max_voxels=10",
+    "captions.stability.max_voxels=10",
     "--set",
-    "held_out.permutations=50",
+    "evaluation.permutations=50",
 ]
 
 
