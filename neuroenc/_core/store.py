@@ -212,6 +212,10 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
             return None
         self.say(f"  {name}: done before, taken from {path.parent.name}/")
+        claim = _claim_of(path)
+        # Left by a process that was killed between its result and the end of its claim.
+        if claim.exists() and _stale(claim):
+            claim.unlink(missing_ok=True)
         return found
 
     @staticmethod
@@ -236,6 +240,10 @@ class Store:
         return found
 
 
+def _claim_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.claim")
+
+
 @contextmanager
 def _claim(path: Path) -> Iterator[bool]:
     """Tell other processes that a result is being made, after waiting for one that makes it; False if it came.
@@ -243,7 +251,7 @@ def _claim(path: Path) -> Iterator[bool]:
     A claim is a hint: it names machine and process, is touched every few seconds, and counts no more when the process
     is gone or, on another machine, has been silent for a minute.
     """
-    claim = path.with_name(f".{path.name}.claim")
+    claim = _claim_of(path)
     while not path.exists():
         try:
             handle = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)

@@ -122,4 +122,6 @@ def test_two_processes_make_a_result_once(tmp_path):
     claim = store.path("late", [2])
     claim.with_name(f".{claim.name}.claim").write_text(json.dumps([platform.node(), 2**22 + 1]))
     assert store.keep("late", [2], lambda: {"n": 2}) == {"n": 2}
+    claim.with_name(f".{claim.name}.claim").write_text(json.dumps([platform.node(), 2**22 + 1]))
+    assert store.keep("late", [2], lambda: {"n": 3}) == {"n": 2}
     assert not list((tmp_path / "store").glob(".*.claim"))
