@@ -119,6 +119,9 @@ def _held_out(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
     if scheme == "test":
         return ["[held_out] is now [evaluation]"]
     evaluation["n_splits"] = 1
+    if scheme in ("run", "session"):
+        # Captions had shuffled rows within runs without being asked.
+        evaluation.setdefault("permutation_mode", "within")
     return ["[held_out] is now [evaluation] with n_splits = 1"]
 
 

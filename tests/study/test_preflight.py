@@ -72,9 +72,11 @@ def path(tmp_path):
 def test_what_is_missing_is_told(path, more, message):
     if "data.name=world" in more:
         more = [*more, "data.responses=", "data.samples="]
-    config = read_config(path, more)
+    # A run does not caption: what captions need is looked at for captions.
+    command = "caption" if _CAPTIONS in more else "run"
+    config = read_config(path, more, command)
     with pytest.raises((ConfigError, DataError), match=message):
-        preflight(config)
+        preflight(config, command)
 
 
 def test_a_config_whose_files_fit_passes(path):

@@ -207,7 +207,7 @@ class FittedReadout(LinearEncoder):
         if self.accelerator != "auto":
             self.accelerator = None  # an object of the process in which the encoder was fitted
         if plain["core_is_module_"] and not isinstance(self.core, torch.nn.Module):
-            raise ConfigError(
+            raise DataError(
                 "this encoder was fitted with a module of your own as its core, of which only the weights were saved. "
                 "Next step: ReadoutEncoder.load(path, core=module)."
             )

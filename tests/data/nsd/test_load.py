@@ -295,8 +295,8 @@ def test_run_on_a_tree_from_config_to_report(tree, tmp_path):
     settings = [
         f"data.options.root={tree[0]}",
         "data.options.voxels=nsdgeneral",
-        "features.model=world",
-        "features.pretrained=",
+        "features.clip.model=world",
+        "features.clip.pretrained=",
         "captions.enabled=false",
         "evaluation.permutations=50",
     ]

@@ -170,7 +170,7 @@ def test_evidence_on_the_grid_is_the_gaussian_density(n):
         ("no weights", r"prior\.safetensors does not exist"),
         ("edited", r"prior\.json was changed after it was written"),
         ("not JSON", r"prior\.json is not JSON"),
-        ("a list", r"prior\.json has format None"),
+        ("a list", r"prior\.json holds list"),
         ("newer", r"prior\.json has format 9"),
         ("no count", r"prior\.json lacks n_voxels"),
     ],

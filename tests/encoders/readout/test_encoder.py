@@ -426,7 +426,7 @@ def test_saved_with_a_core(tmp_path):
     core = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))
     encoder = ReadoutEncoder(core=core, **QUICK).fit(maps, Y)
     encoder.save(tmp_path / "own")
-    with pytest.raises(ConfigError, match=r"load\(path, core=module\)"):
+    with pytest.raises(DataError, match=r"load\(path, core=module\)"):
         ReadoutEncoder.load(tmp_path / "own")
     loaded = ReadoutEncoder.load(tmp_path / "own", core=nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4)))
     np.testing.assert_array_equal(loaded.predict(maps), encoder.predict(maps))
