@@ -77,7 +77,7 @@ class Executor:
                     self._client = Client(n_workers=int(count or 2), threads_per_worker=1, processes=True)
                     self._own = True
                 else:
-                    self._client = Client(self._client, timeout="20s")
+                    self._client = Client(self._client)
                     self._own = True
             except (OSError, ValueError, TimeoutError) as error:
                 raise ConfigError(

@@ -133,7 +133,10 @@ def test_tasks_of_a_killed_dask_worker_run_on_another():
 
 def test_a_client_that_is_not_there():
     pytest.importorskip("distributed")
-    with pytest.raises(ConfigError, match="no Dask cluster"):
+    import dask
+
+    quick = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
+    with quick, pytest.raises(ConfigError, match="no Dask cluster"):
         _ = Executor(client="tcp://127.0.0.1:1").client
     with pytest.raises(ConfigError, match="workers = 0"):
         Executor(0)

@@ -439,6 +439,7 @@ def test_structured_captions_take_its_phrases(parser):
     assert "dog" in set(rows.query("group == False")["phrase"])
 
 
+@pytest.mark.slow
 def test_a_short_training_finds_planted_phrases():
     """Seconds of training on short captions; the claim at full length is in tests/claims."""
     captions = planted_captions(1700, max_words=7, seed=7)

@@ -113,6 +113,7 @@ def test_the_lead_must_be_over_every_other_cell():
     assert both.iloc[1].share_a == 1.0
 
 
+@pytest.mark.slow
 def test_choice_of_the_best_of_many_cells_has_no_bias_on_noise():
     """Twelve spaces that know nothing: the largest test r is biased upwards, the nested choice is not."""
     nested, largest = [], []

@@ -199,7 +199,11 @@ def test_equals_plain_loops(case):
     np.testing.assert_allclose(found, reference(readout, x, context), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("case", OPTIONS)
+# Every warp has the code of "affine"; the others take long.
+_LONG = {f"semantic {mode}" for mode in MODES if mode != "affine"} | {"semantic context"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in _LONG else c for c in OPTIONS])
 def test_gradients_equal_finite_differences(case):
     readout, (x, context) = build(case), inputs(case)
     names = [n for n, _ in readout.named_parameters()]
