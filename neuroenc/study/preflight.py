@@ -126,6 +126,12 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
             table = f"a column {name} in {source.samples}" if source.samples else f"{name} numbers of the responses"
             raise ConfigError(f'{where} = "{name}" needs {table}; found {", ".join(columns)}.')
     labels = columns["stimulus"]
+    empty = np.flatnonzero(np.asarray(labels) == "")
+    if len(empty) and source.samples:
+        raise DataError(
+            f"[data] samples {source.samples}, row {empty[0] + 1}: stimulus is empty ({len(empty)} of {len(labels)} "
+            "rows). Next step: fill it, or leave that row out of table and responses."
+        )
     if source.images:
         data.find_pictures(source.images, np.unique(labels))
     if evaluation.scheme == "test":

@@ -21,6 +21,7 @@ def path(tmp_path):
     (tmp_path / "t.csv").write_text("stimulus,run\n" + "\n".join(f"{i},{k % 2}" for k, i in enumerate(ids)) + "\n")
     (tmp_path / "short.csv").write_text("stimulus\n" + "\n".join(ids[:5]) + "\n")
     (tmp_path / "other.csv").write_text("stimulus\n" + "\n".join([*ids[:5], "q"]) + "\n")
+    (tmp_path / "empty.csv").write_text("stimulus,run\n" + "\n".join(f"{'' if i == 'p1' else i},1" for i in ids) + "\n")
     (tmp_path / "c.csv").write_text("stimulus,caption\np0,a cat\n")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "bank").mkdir()
@@ -37,6 +38,7 @@ def path(tmp_path):
         (["data.responses=z.npy"], r"z\.npy"),
         (["data.samples=z.csv"], r"z\.csv"),
         (["data.samples=short.csv"], r"6 samples.*5 rows"),
+        (["data.samples=empty.csv"], r"empty\.csv, row 2: stimulus is empty"),
         (["data.samples=c.csv", "data.captions=t.csv"], "caption"),
         (["data.images=t.csv"], r"t\.csv is no folder"),
         (["data.images=pictures"], "p0"),
