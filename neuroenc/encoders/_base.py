@@ -18,6 +18,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
+from neuroenc._core.arrays import as_numpy
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
@@ -253,7 +254,7 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     _features_: dict[str, Any] = {}  # noqa: RUF012
 
     def _remember(self, X: Any, Y: Any) -> None:
-        self._single_voxel_ = (Y.ndim if hasattr(Y, "ndim") else np.asarray(Y).ndim) == 1
+        self._single_voxel_ = (Y.ndim if hasattr(Y, "ndim") else as_numpy(Y, "responses").ndim) == 1
         self._voxels_, self._space_, self._features_ = voxel_coords(Y), space_of(Y), describe_features(X)
         self._units_ = str(Y.attrs.get("units", "")) if isinstance(Y, xr.DataArray) else ""
         self._features_hash_ = str(X.attrs.get("content_hash", "")) if isinstance(X, xr.DataArray) else ""

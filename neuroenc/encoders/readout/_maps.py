@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.arrays import as_numbers, as_numpy, refuse_sparse
+from neuroenc._core.arrays import as_numbers, refuse_sparse
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.memory import parse_memory
@@ -90,7 +90,7 @@ class MapArray:
     def read(self, rows: Any) -> np.ndarray:
         """Maps (k, C, H, W) of a slice or of ascending positions."""
         part = self.array[rows]
-        part = as_numpy(part, "features")
+        part = as_numbers(part, "features")
         if part.ndim == 3:
             part = part[:, self.dropped :].transpose(0, 2, 1)
         return part.reshape(len(part), *self.shape[1:])

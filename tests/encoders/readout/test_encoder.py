@@ -439,6 +439,14 @@ def test_saved_with_a_core(tmp_path):
 # Errors
 
 
+def test_maps_of_the_other_byte_order_are_read_and_ragged_responses_refused():
+    maps, Y = planted()
+    one, two = (ReadoutEncoder(**QUICK).fit(m, Y).predict(maps) for m in (maps, maps.astype(">f4")))
+    np.testing.assert_array_equal(one, two)
+    with pytest.raises(DataError, match="responses"):
+        ReadoutEncoder(**QUICK).fit(maps, [[1.0, 2.0], [1.0]])
+
+
 def test_bad_inputs():
     maps, Y = planted()
     X, R = labelled(maps, Y)
