@@ -259,7 +259,11 @@ class Study:
             for key in name.split(".")[1:]:
                 value = getattr(value, key)
             return content_key(value)
-        return self._runtime.content(self._parts.get(name))
+        return self.content_of(self._parts.get(name))
+
+    def content_of(self, value: Any) -> str:
+        """Hash of a value, computed once for each object."""
+        return self._runtime.content(value)
 
     def with_parts(self, parts: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Study:
         """The same study with more parts."""
@@ -287,6 +291,12 @@ class Study:
                 raise ConfigError(unknown_name("stage", name, known))
             replaced[name] = replace(known[name], work=work, kept=False)
         new = copy.copy(self)
+        # What was found by a stage that is replaced, and by those behind it, is found anew.
+        names = [[s.name for s in pipeline] for pipeline, _ in PIPELINES]
+        stale = {n for row in names for at, n in enumerate(row) if set(row[: at + 1]) & set(stages)}
+        gone = {part for n in stale for part in known[n].writes}
+        object.__setattr__(new, "seconds", {k: v for k, v in self.seconds.items() if k not in stale})
+        object.__setattr__(new, "_parts", {k: v for k, v in self._parts.items() if k not in gone})
         object.__setattr__(new, "_replaced", replaced)
         return new
 

@@ -73,6 +73,10 @@ def test_a_stage_can_be_replaced(arrays):
 
     found = study(arrays).replace(fit=mean_only).until("fit")
     assert float(abs(found.predictions["features"][0]).max()) == 0
+    # A study that went further forgets what the stage and those behind it had found.
+    later = study(arrays).until("score").replace(fit=mean_only)
+    assert later.done == ("load", "split", "embed")
+    assert not later.has("scores")
     with pytest.raises(ConfigError, match="did you mean 'fit'"):
         study(arrays).replace(fitt=mean_only)
     with pytest.raises(ConfigError, match="alphas"):

@@ -22,7 +22,7 @@ class ReportConfig(Table):
         Sections that are left out.
     """
 
-    without: list[Literal["maps", "captions", "comparison", "support"]] = []
+    without: list[Literal["maps", "captions", "comparison"]] = []
 
 
 class ComputeConfig(Table):

@@ -140,7 +140,7 @@ def fit_folds(
     tasks, where = [], []
     for number, (one, space, folds, scale) in enumerate(jobs):
         X = data.match(space, one.responses).values
-        content = content_key(X, study._runtime.content(one.responses), study.config.encoder, scale)
+        content = content_key(X, study.content_of(one.responses), study.config.encoder, scale)
         labels = one.responses.coords.to_dataset()
         handles = executor.share(X, shared), executor.share(one.responses.values, shared)
         for train, test in folds:
@@ -251,7 +251,7 @@ def encode(study: Study) -> dict[str, Any]:
 def _save_encoder(
     study: Study, encoder: RidgeEncoder, X: xr.DataArray, responses: xr.DataArray, scale: bool, folder: Path
 ) -> None:
-    inputs = [X.values, study._runtime.content(responses), study.config.encoder, scale, folder.name]
+    inputs = [X.values, study.content_of(responses), study.config.encoder, scale, folder.name]
     marker = study.store.path("encoder", inputs, ".txt")
     # The folder may by now hold the encoder of another config.
     if marker.exists() and folder.is_dir() and marker.read_bytes() == hash_path(folder).encode():

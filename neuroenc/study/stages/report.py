@@ -188,6 +188,11 @@ def write_study(study: Study) -> Path:
         elif study.store.has(f"last-{name}", key):
             summary = study.store.keep(f"last-{name}", key, dict)["summary"]
             made[name] = _nested(study.store.keep(f"tab-{name}", [key, summary], dict))
+    for name in study.config.report.without:
+        if name == "maps" and "accuracy" in made:
+            made["accuracy"]["maps"] = []
+        elif len(made) > 1:  # a page needs a part
+            made.pop(name, None)
     if "captions" in made:
         made["captions"]["stimuli"] = _bank_stimuli(study)
     settings = plain_settings(study.config)

@@ -71,7 +71,7 @@ def score_subject(
                 show=study.progress,
             )
 
-    content = study._runtime.content(responses)
+    content = study.content_of(responses)
     inputs = [X, content, predicted.values, alphas, folds, ceilings, config, scale, study.config.seed]
     return study.store.keep(
         "scores",
