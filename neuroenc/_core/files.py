@@ -136,10 +136,24 @@ def atomic_path(path: str | os.PathLike[str], directory: bool = False, sync: boo
                     os.replace(temporary, path)
             else:
                 os.replace(temporary, path)
-    finally:
+    except BaseException:
         if directory:
             _put_back(holder, path)
+            _remove_for_good(holder)
+        raise
+    finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _remove_for_good(holder: Path) -> None:
+    """Remove a folder to which threads of a writer that failed (zarr's) may still add files for a moment."""
+    absent = 0
+    for _ in range(200):
+        shutil.rmtree(holder, ignore_errors=True)
+        absent = 0 if os.path.lexists(holder) else absent + 1
+        if absent > 20:
+            return
+        time.sleep(0.02)
 
 
 def _put_back(holder: Path, path: Path) -> bool:
