@@ -186,9 +186,9 @@ def reached(room: str) -> dict[str, list[str]]:
                 found[name].append("its registry")
         here = [n for n, h in names.items() if h == home]
         if any(found[n] for n in here):
-            # Once where it is made, once in __all__: a third time it is used.
+            # Once where it is made, and where there is one in __all__: one time more and it is used.
             for name in here:
-                if not found[name] and words()[home][name] > 2:
+                if not found[name] and words()[home][name] > 1 + text.count(f'"{name}"'):
                     found[name].append(str(home.relative_to(ROOT)))
     return found
 

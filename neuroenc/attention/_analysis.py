@@ -12,19 +12,6 @@ from torch import Tensor, nn
 
 from neuroenc.attention._tap import Head, HeadTap, Recording, SinkCalibration, attentions, find_sinks
 
-__all__ = [
-    "circuit_overlap",
-    "head_importance",
-    "head_table",
-    "mask_curve",
-    "number",
-    "path_patch",
-    "repeat_probe",
-    "retrieval_score",
-    "select_calibration_heads",
-    "sink_report",
-]
-
 Metric = Callable[[Any], Any]
 
 

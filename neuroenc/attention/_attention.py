@@ -13,8 +13,6 @@ from neuroenc.attention._context import Context, FullContext
 from neuroenc.attention._position import NoPosition, Position
 from neuroenc.attention._weights import Layout, LengthScale, Normaliser, Softmax, count_keys
 
-__all__ = ["Attention", "Places", "Request", "attend", "attend_placed", "attend_selected", "hidden_keys"]
-
 
 class Places(NamedTuple):
     """Where queries and keys stand."""

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from neuroenc.attention._attention import Attention
 
-__all__ = ["Block", "GELUFeedForward", "ResidualMLP", "Stack", "SwiGLU"]
-
 
 class SwiGLU(nn.Module):
     r"""Gated feed-forward layer :math:`W_2(\mathrm{silu}(a) \odot b)`, :math:`(a, b) = W_1 x`.

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from neuroenc.attention._weights import GroupedSoftmax, Normaliser, landmark_layout
 
-__all__ = ["ChunkSelectPolicy", "Context", "FullContext", "LandmarkPolicy"]
-
 
 class Context(nn.Module):
     """Base class of sparse-attention contexts; bit-identical to `FullContext` wherever ``fits`` holds.

@@ -16,17 +16,6 @@ from neuroenc.attention._attention import Attention, attend
 from neuroenc.attention._blocks import SwiGLU
 from neuroenc.attention._weights import Softmax
 
-__all__ = [
-    "AarenStack",
-    "NeuralMemory",
-    "NeuralState",
-    "RecurrentMemory",
-    "RecurrentState",
-    "StreamState",
-    "StreamingAttention",
-    "kept_trials",
-]
-
 
 class StreamState(NamedTuple):
     """Partial sums of a streaming attention; states of two sites merge without exchanging trials."""

@@ -10,8 +10,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ALiBi", "AbsolutePosition", "NoPosition", "Position", "Rotary", "T5Bias", "t5_buckets"]
-
 
 class Position(nn.Module):
     """Base class of position encodings; the default does nothing.

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from neuroenc.attention._attention import Attention
 from neuroenc.attention._weights import Layout, Normaliser, Softmax
 
-__all__ = ["HeadTap", "Recording", "SinkCalibration", "TaskEmbedding", "attentions", "find_sinks"]
-
 Head = tuple[int, int]
 
 

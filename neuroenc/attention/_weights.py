@@ -7,19 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "GroupedSoftmax",
-    "Layout",
-    "LengthScale",
-    "Normaliser",
-    "Sigmoid",
-    "Softmax",
-    "count_keys",
-    "grouped_softmax",
-    "insert_landmarks",
-    "landmark_layout",
-]
-
 _KINDS = ("none", "log_n", "learned")
 
 

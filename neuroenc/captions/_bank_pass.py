@@ -20,8 +20,6 @@ from neuroenc.captions.projection._project import _Job
 from neuroenc.captions.projection._stream import BankHash, IdCollector, Plan, as_folds, is_lazy, stream
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank, top_k
 
-__all__ = ["BankPass", "Best", "Found", "evidence"]
-
 
 def evidence(
     coef: Any,

@@ -18,8 +18,6 @@ from neuroenc.captions.decoding._retrieval import Decoder
 from neuroenc.captions.projection._project import project
 from neuroenc.retrieval import as_bank
 
-__all__ = ["CaptionResult", "caption_voxels", "decoded", "shuffled_control"]
-
 
 @dataclass(frozen=True)
 class CaptionResult:

@@ -12,8 +12,6 @@ from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval import EmbeddingBank
 
-__all__ = ["LinearEncoder", "Weights", "as_weights", "check_space", "select_voxels", "voxel_labels"]
-
 VOXEL_LABELS = ("i", "j", "k", "vertex", "hemi", "roi")
 
 

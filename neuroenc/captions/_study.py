@@ -20,8 +20,6 @@ from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_t
 from neuroenc._core.weights import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 
-__all__ = ["CaptionStudy", "read_table", "typed", "write_table"]
-
 
 def _kind(column: pd.Series) -> str:
     """What a column holds: a CSV file does not say."""

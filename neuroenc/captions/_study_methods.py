@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["methods_text"]
-
 _REFERENCES = {
     "brainscuba": "Luo, Henderson, Tarr & Wehbe (2024) BrainSCUBA, ICLR",
     "clip": "Radford et al. (2021) CLIP, ICML",

@@ -36,8 +36,6 @@ from neuroenc._core.files import (
     write_sealed_json,
 )
 
-__all__ = ["FeatureCache", "block_rows", "cache_clear", "cache_dir", "cache_list"]
-
 # Features up to this size are read into memory; larger ones stay on disk, memory-mapped.
 _IN_MEMORY = 2**30
 _COLUMNS = (

@@ -14,8 +14,6 @@ from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, make_features
 from neuroenc.data.simulate import describe_cells
 
-__all__ = ["caption_grid", "caption_vectors", "world_dense_captions"]
-
 _COLUMNS = ("stimulus", "row", "column", "caption")
 
 

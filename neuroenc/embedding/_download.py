@@ -10,8 +10,6 @@ from typing import TypeVar
 
 from neuroenc._core.errors import DataError
 
-__all__ = ["from_hub"]
-
 T = TypeVar("T")
 _LOGGERS = ("huggingface_hub", "httpx", "httpcore", "urllib3", "root")
 

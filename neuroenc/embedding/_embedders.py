@@ -18,8 +18,6 @@ from neuroenc.data import Stimuli, make_features
 from neuroenc.embedding._extract import Encode, check_batch_size, features_of
 from neuroenc.embedding._registry import check_model, check_pooling, image_backbone, pool, text_backbone, unit_norm
 
-__all__ = ["ImageEmbedder", "TextEmbedder"]
-
 
 class ImageEmbedder:
     """Image features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.

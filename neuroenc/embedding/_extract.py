@@ -19,8 +19,6 @@ from neuroenc.data import make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows
 from neuroenc.embedding._registry import Backbone
 
-__all__ = ["check_batch_size", "features_of"]
-
 Encode = Callable[[int, int], np.ndarray]
 
 

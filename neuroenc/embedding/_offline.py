@@ -43,8 +43,6 @@ from neuroenc.embedding._openclip import check_preprocessing, image_transform
 from neuroenc.embedding._registry import Output
 from neuroenc.embedding._torchvision import prepare
 
-__all__ = ["TOP", "ConseImage", "ConseText", "EfficientNetLite0", "MiniLM", "class_names", "timm_name"]
-
 # The package's own documentation: shorter side to 224 (torchvision's default, bilinear), ImageNet statistics.
 _PREPROCESSING = {
     "size": 224,

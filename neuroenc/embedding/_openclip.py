@@ -22,20 +22,6 @@ from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._registry import Output, list_backbones
 from neuroenc.embedding._torchvision import prepare
 
-__all__ = [
-    "LOCAL_DIR",
-    "PREPROCESSING",
-    "WORLD_CLIP",
-    "OpenClipImage",
-    "OpenClipText",
-    "Source",
-    "check_preprocessing",
-    "image_transform",
-    "resolve",
-    "world_image",
-    "world_text",
-]
-
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 #: Settings of the preprocessing that may be overridden; open_clip's names and defaults.
 PREPROCESSING: dict[str, Any] = {

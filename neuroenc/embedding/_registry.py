@@ -15,21 +15,6 @@ from typing import Any, Protocol
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 
-__all__ = [
-    "Backbone",
-    "ImageModel",
-    "Output",
-    "TextModel",
-    "check_model",
-    "check_pooling",
-    "image_backbone",
-    "list_backbones",
-    "pool",
-    "register_backbone",
-    "text_backbone",
-    "unit_norm",
-]
-
 _NAMED = ("tokens", "map", "mean", "cls")
 
 

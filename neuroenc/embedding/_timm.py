@@ -29,8 +29,6 @@ from neuroenc.embedding._openclip import check_preprocessing
 from neuroenc.embedding._registry import Output
 from neuroenc.embedding._torchvision import prepare
 
-__all__ = ["TIMM", "TimmImage"]
-
 #: What a model's name begins with.
 TIMM = "timm:"
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".npz", ".tar")

@@ -16,8 +16,6 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_npy
 from neuroenc._core.optional import require
 
-__all__ = ["Chunk", "EmbeddingBank", "LazyIds", "MappedRows"]
-
 
 class Chunk(NamedTuple):
     """Chunk of consecutive bank rows with their ids.

@@ -11,8 +11,6 @@ import pandas as pd
 from neuroenc._core.checks import check_texts, one_of
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = ["LEVELS", "CaptionCorpus", "plain_text", "pseudo_queries"]
-
 #: What may be retrieved, from the smallest to the largest number of captions in a document.
 LEVELS = ("phrase", "caption", "image", "category")
 

@@ -10,8 +10,6 @@ import numpy as np
 from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = ["HybridResult", "SearchIndex", "hybrid_search"]
-
 _METHODS = ("rrf", "convex")
 _QUERIES = 256  # fused at a time: bounds the table of candidates
 

@@ -15,8 +15,6 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._core.optional import require
 
-__all__ = ["METHODS", "LexicalIndex"]
-
 METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _AGGREGATES = ("best", "sum")
 _STOP_WORDS = ("en", "english", "en_plus", "english_plus")

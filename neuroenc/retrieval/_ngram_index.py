@@ -23,8 +23,6 @@ import pandas as pd
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_array, read_sealed_folder, seal_folder
 
-__all__ = ["NGramIndex", "Successors"]
-
 # Numbers inside the index: borders of captions, then the caller's tokens.
 _END, _START, _SHIFT = 0, 1, 2
 _ARRAYS = ("text", "suffixes", "starts", "ids")

@@ -12,8 +12,6 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval._ngram_index import NGramIndex
 
-__all__ = ["NGramScorer", "ScoredDocument", "ngram_weight"]
-
 # Log-probabilities stay below 0 by this much, so that odds are finite.
 _BELOW = 1e-10
 

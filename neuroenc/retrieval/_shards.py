@@ -26,19 +26,6 @@ from neuroenc._core.files import atomic_path, check_readable_file, read_sealed_j
 from neuroenc._core.tables import plain_cells, raw_cells
 from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 
-__all__ = [
-    "TABLE_COLUMNS",
-    "StoredBank",
-    "as_bank",
-    "finish_bank",
-    "is_bank_folder",
-    "load_bank",
-    "read_shard_record",
-    "read_table",
-    "shard_folder",
-    "write_shard",
-]
-
 TABLE_COLUMNS = ("id", "file", "licence", "licence_url", "source", "sha256")
 # 1 had no hashes of its tables and no seals; its cells were written as they are.
 _VERSION, _LEGAL = 2, (1, 2)

@@ -13,8 +13,6 @@ from neuroenc._core.topk import BestRows, plan_blocks
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
 from neuroenc.retrieval._shards import as_bank
 
-__all__ = ["DenseIndex", "top_k"]
-
 
 def top_k(
     queries: Any,

@@ -23,8 +23,6 @@ from neuroenc.captions.text._vectors import embed
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, strip_phrases
 from neuroenc.data import Stimuli, make_features
 
-__all__ = ["ASPECTS", "aspect_bands", "caption_aspects"]
-
 ASPECTS: tuple[str, ...] = ("scene", "objects", "actions", "attributes")
 
 # Beside the lexicon's places: rooms and grounds that it leaves out, and what surrounds objects outside and inside.

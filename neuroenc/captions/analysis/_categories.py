@@ -19,8 +19,6 @@ from neuroenc.captions.analysis._lexicon import check_word_lists, read_word_list
 from neuroenc.captions.analysis._words import region_masks
 from neuroenc.captions.text._vectors import TEMPLATES, directions_of, embed, prompt
 
-__all__ = ["categorise", "categorise_evidence", "category_shares", "load_categories"]
-
 
 @cache
 def _shipped() -> dict[str, tuple[str, ...]]:

@@ -21,8 +21,6 @@ from neuroenc.captions.analysis._contrast import separating_phrases
 from neuroenc.captions.analysis._words import region_masks
 from neuroenc.captions.text._vectors import directions_of
 
-__all__ = ["VoxelClusters", "cluster_voxels"]
-
 Floats = np.ndarray
 
 

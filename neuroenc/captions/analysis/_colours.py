@@ -16,8 +16,6 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
 from neuroenc.captions.text._vectors import directions_of
 
-__all__ = ["EmbeddingColours"]
-
 
 class EmbeddingColours:
     r"""Colour voxels by three dimensions (PCA or UMAP) of projected directions; fit once, apply to others.

@@ -18,8 +18,6 @@ from neuroenc.captions.text._phrases import PhraseFinder, phrases_of as found_ph
 from neuroenc.captions.text._vectors import directions_of
 from neuroenc.captions.text._words import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
 
-__all__ = ["contrast", "difference_captions", "log_odds", "phrases_in", "phrases_of", "separating_phrases"]
-
 Floats = np.ndarray
 
 

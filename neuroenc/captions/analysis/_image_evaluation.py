@@ -20,12 +20,10 @@ from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._words import region_masks
-from neuroenc.captions.projection._project import IdCollector
+from neuroenc.captions.projection._stream import IdCollector
 from neuroenc.captions.text._vectors import embed
 from neuroenc.data import Stimuli, read_picture
 from neuroenc.retrieval import as_bank, top_k
-
-__all__ = ["diffusion_pipeline", "evaluate_images", "retrieve_images", "synthesise"]
 
 
 def diffusion_pipeline(

@@ -30,8 +30,6 @@ from neuroenc.captions.analysis._words import (
 from neuroenc.captions.text._phrases import has_spacy, parse
 from neuroenc.captions.text._words import singulars, tokens
 
-__all__ = ["concept_maps", "concept_shares", "load_lexicon"]
-
 _IGNORE = "ignore"
 Token = tuple[str, frozenset[str]]
 

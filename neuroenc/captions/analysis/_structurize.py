@@ -20,8 +20,6 @@ from neuroenc.captions.text._phrases import PhraseFinder
 from neuroenc.captions.text._vectors import embed
 from neuroenc.captions.text._words import FUNCTION_WORDS, strip_phrases
 
-__all__ = ["Aspect", "Description", "StructuredCaptions", "structurize"]
-
 
 @dataclass(frozen=True)
 class Description:

@@ -17,8 +17,6 @@ from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.text._vectors import directions_of, embed, prompt
 
-__all__ = ["search_voxels"]
-
 _BY = ("z", "percentile", "predicted")
 
 

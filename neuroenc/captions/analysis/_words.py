@@ -21,20 +21,6 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.captions.text._phrases import PARTS, has_spacy, parse, parts_of
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, STOP_WORDS, strip_phrases, tokens
 
-__all__ = [
-    "Terms",
-    "check_captions",
-    "count_terms",
-    "fisher_enrichment",
-    "nouns",
-    "permutation_enrichment",
-    "region_masks",
-    "roi_strings",
-    "unique_texts",
-    "voxel_keys",
-    "words",
-]
-
 Floats = np.ndarray
 
 

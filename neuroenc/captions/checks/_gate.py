@@ -12,8 +12,6 @@ from neuroenc import data
 from neuroenc._core.checks import check_fraction, one_of
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = ["gate_voxels", "sample_voxels"]
-
 
 def gate_voxels(
     scores: xr.Dataset,

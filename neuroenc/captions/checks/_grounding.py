@@ -18,17 +18,6 @@ from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_l
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
 
-__all__ = [
-    "VERDICTS",
-    "Grounding",
-    "GroundingChecker",
-    "ImageVerifier",
-    "Verification",
-    "Verifier",
-    "WeightVerifier",
-    "percentiles",
-]
-
 
 class Verification(NamedTuple):
     """What a verifier says of k claims: ``yes`` (k,) bool, and the numbers behind it (k,) by name."""

@@ -17,8 +17,6 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, phrases_of
 from neuroenc.retrieval import Chunk, as_bank
 
-__all__ = ["BankImages", "ImageSums", "PhraseBank", "TextVectors", "as_captions", "hallucination_rate", "read_images"]
-
 
 def as_captions(captions: Any) -> dict[str, list[str]]:
     """Captions by stimulus id, from a mapping, Stimuli, or a sequence of captions (ids "0", "1", ...)."""

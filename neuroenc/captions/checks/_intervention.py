@@ -23,8 +23,6 @@ from neuroenc.captions.decoding._retrieval import caption_frame
 from neuroenc.captions.decoding._search import Generated, ranked
 from neuroenc.captions.text._phrases import Phrase
 
-__all__ = ["GroundedCaptions", "GroundedConstraint", "GroundedRescore", "Stopped", "grounded_decode"]
-
 _UNSUPPORTED = 2
 # Late beams are doubled at most so many times: what 8 times as many do not hold costs more than it brings.
 _DOUBLINGS = 3

@@ -17,16 +17,6 @@ from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
 from neuroenc.captions.text._phrases import phrases_of
 
-__all__ = [
-    "PreferencePair",
-    "PreferenceTraining",
-    "caption_perplexity",
-    "cdpo_loss",
-    "preference_pairs",
-    "segment_logp",
-    "train_preferences",
-]
-
 
 class PreferencePair(NamedTuple):
     """Preference pair: after ``context`` of ``item``, ``preferred`` is grounded and ``rejected`` is not."""

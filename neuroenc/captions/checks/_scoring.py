@@ -15,8 +15,6 @@ from neuroenc import stats
 from neuroenc._core.checks import check_texts, check_whole, make_rng
 from neuroenc._core.errors import DataError
 
-__all__ = ["caption_agreement", "caption_diversity", "round_trip", "sentence_scores"]
-
 Floats = np.ndarray
 
 

@@ -18,8 +18,6 @@ from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.checks._gate import sample_voxels
 from neuroenc.captions.checks._scoring import caption_agreement
 
-__all__ = ["StabilityJob", "caption_stability", "score_stability", "stability_jobs"]
-
 #: (weights of one variant, bank to project them on)
 Variant = tuple[Any, Any]
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["failed_controls", "verdict", "with_failed_controls", "with_verdicts"]
-
 
 def verdict(than: str, p: float | None = None, interval: tuple[float, float] | None = None, level: float = 0.05) -> str:
     """Whether a measure is above its control.

@@ -18,8 +18,6 @@ from neuroenc.captions.decoding._sampling import Constraint
 from neuroenc.captions.text._words import plurals, word_pattern
 from neuroenc.retrieval import NGramIndex
 
-__all__ = ["CorpusConstraint", "TrieConstraint", "WordBan", "caption_pairs", "content_weights", "token_number"]
-
 
 def token_number(token: str | int, tokenizer: Any, size: int) -> int:
     """Number of one token, given as its text or its number."""

@@ -12,8 +12,6 @@ from neuroenc._core.checks import one_of
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.embedding import prepare
 
-__all__ = ["load_captioner", "make_language_model", "make_tokenizer"]
-
 _PAD, _END = "<pad>", "<end>"
 
 

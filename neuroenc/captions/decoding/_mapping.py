@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
 
-__all__ = ["MAPPINGS", "MLPMapping", "TransformerMapping", "make_mapping"]
-
 
 class MLPMapping(nn.Module):
     r"""Prefix :math:`P = W_2 \tanh(W_1 x + b_1) + b_2`, cut into ``prefix_length`` vectors.

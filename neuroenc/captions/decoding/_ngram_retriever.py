@@ -21,16 +21,6 @@ from neuroenc.captions.decoding._sampling import CausalStep
 from neuroenc.captions.decoding._search import beam_search
 from neuroenc.retrieval import LEVELS, CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument, plain_text
 
-__all__ = [
-    "LEVEL_PROMPTS",
-    "NGramRetriever",
-    "first_tokens",
-    "ngram_log_probabilities",
-    "prompted",
-    "write_names",
-    "write_ngrams",
-]
-
 Ngram = tuple[int, ...]
 
 

@@ -18,8 +18,6 @@ from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_pr
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.retrieval import LEVELS, plain_text
 
-__all__ = ["train_retriever"]
-
 
 def train_retriever(
     decoder: PrefixDecoder,

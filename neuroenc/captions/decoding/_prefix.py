@@ -31,8 +31,6 @@ from neuroenc.captions.decoding._search import Generated, SearchSettings, genera
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.embedding import prepare
 
-__all__ = ["PrefixDecoder"]
-
 # A decoder's files, those of any tokenizer, and what training puts beside them.
 _SETTINGS = ("normalise", "centre", "source", "stop", "rerank", "batch_size")
 _KIND = Kind(

@@ -21,8 +21,6 @@ from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.decoding._constraints import caption_pairs
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 
-__all__ = ["PrefixTraining", "train_prefix"]
-
 _IGNORED = -100
 
 

@@ -16,8 +16,6 @@ from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.captions.decoding._search import Generated
 from neuroenc.retrieval import DenseIndex
 
-__all__ = ["Decoder", "RetrievalDecoder", "as_embeddings", "caption_frame", "predicted_of_texts", "rerank"]
-
 
 def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
     """Finite embeddings, float64 (n, dim)."""

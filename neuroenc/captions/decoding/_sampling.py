@@ -14,22 +14,6 @@ from torch import Tensor
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = [
-    "PAD",
-    "Beams",
-    "CausalStep",
-    "Constraint",
-    "FunctionStep",
-    "Hypotheses",
-    "Rescore",
-    "StepModel",
-    "fill",
-    "join",
-    "sample",
-    "seen",
-    "sort",
-]
-
 #: ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``: tokens that may come next.
 Constraint = Callable[[Tensor, Tensor], Tensor]
 #: ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``: added to the score; tokens after the stop are -1.

@@ -26,8 +26,6 @@ from neuroenc.captions.decoding._sampling import (
     sort,
 )
 
-__all__ = ["Generated", "SearchSettings", "beam_search", "generated", "numbered", "ranked"]
-
 _DIVERSITIES = ("hamming", "words")
 
 

@@ -19,8 +19,6 @@ from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
 if TYPE_CHECKING:
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
-__all__ = ["METHODS", "project_weights"]
-
 METHODS = ("softmax", "nearest", "denoiser", "none")
 # All images count alike: the norm of the projection is then the mean norm of the bank.
 _FLAT = 1e9

@@ -26,8 +26,6 @@ from neuroenc.captions._linear import as_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim, train_denoiser
 from neuroenc.retrieval import as_bank
 
-__all__ = ["SHIPPED", "ConceptDenoiser"]
-
 _KIND = Kind(
     "denoiser",
     "denoiser.json",

@@ -18,19 +18,6 @@ from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.projection._manifold import chord, gather_rows
 from neuroenc.retrieval import as_bank, top_k
 
-__all__ = [
-    "DenoiserNet",
-    "ExactDenoiser",
-    "WeightPrior",
-    "alpha_sigma",
-    "contrastive_accuracy",
-    "copying",
-    "ddim",
-    "draw_images",
-    "synthetic_weights",
-    "train_denoiser",
-]
-
 #: ``denoise(x, t) -> x0``: the clean embedding that is expected behind noisy rows x at time t (n,).
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

@@ -21,8 +21,6 @@ from neuroenc._core.optional import require
 from neuroenc._core.topk import row_norms
 from neuroenc.retrieval import Chunk
 
-__all__ = ["LOWEST", "Kernel", "NumpyKernel", "TorchKernel", "make_kernel"]
-
 # exp(-64) of the largest weight is lost in float64 even over 1e9 images, and smaller values would
 # become denormal numbers, which slow the matrix product down.
 LOWEST = -64.0

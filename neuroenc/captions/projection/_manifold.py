@@ -14,8 +14,6 @@ from neuroenc._core.topk import plan_blocks
 from neuroenc.captions.projection._stream import IdCollector
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
 
-__all__ = ["chord", "gather_rows", "natural_neighbours", "on_manifold"]
-
 
 def chord(cosine: np.ndarray) -> np.ndarray:
     """Distance of two unit vectors from their cosine: ``sqrt(2 - 2 c)``."""

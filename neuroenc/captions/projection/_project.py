@@ -12,10 +12,8 @@ from neuroenc._core.files import hash_array
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights, check_space
-from neuroenc.captions.projection._stream import IdCollector, Plan, as_folds, stream
+from neuroenc.captions.projection._stream import Plan, as_folds, stream
 from neuroenc.retrieval import as_bank
-
-__all__ = ["IdCollector", "project", "project_folds"]
 
 
 def _warn_invalid(weights: Weights, valid: np.ndarray) -> None:

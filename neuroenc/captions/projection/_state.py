@@ -14,8 +14,6 @@ from neuroenc._core.topk import exact_scores, merge_best
 from neuroenc.captions.projection._kernels import Kernel, make_kernel
 from neuroenc.retrieval import Chunk, EmbeddingBank
 
-__all__ = ["ProjectionState", "TruncatedState"]
-
 
 class ProjectionState:
     """Online-softmax state: weighted sums of bank embeddings per voxel, updated row by row.

@@ -17,20 +17,6 @@ from neuroenc._core.topk import plan_blocks
 from neuroenc.captions.projection._state import ProjectionState, TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 
-__all__ = [
-    "BankHash",
-    "IdCollector",
-    "Plan",
-    "Scan",
-    "as_folds",
-    "bank_folds",
-    "bank_hash",
-    "is_lazy",
-    "scan",
-    "scan_dask",
-    "stream",
-]
-
 _KINDS = ("disjoint", "resampled")
 
 

@@ -32,8 +32,6 @@ from neuroenc.captions.text._trees import (
     words_of,
 )
 
-__all__ = ["Bracketing", "SyntacticDistanceParser"]
-
 _KIND = Kind(
     "parser",
     "parser.json",

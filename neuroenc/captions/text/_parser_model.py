@@ -15,18 +15,6 @@ from neuroenc._core.progress import progress as bar_of
 from neuroenc.attention import AbsolutePosition, Attention, GELUFeedForward, Sigmoid, attend
 from neuroenc.captions.text._trees import MASK, PADDING
 
-__all__ = [
-    "StructuredLM",
-    "Syntax",
-    "calibrated",
-    "dependency_distribution",
-    "hide",
-    "masked_perplexity",
-    "padded",
-    "span_distribution",
-    "train_masked",
-]
-
 # Instead of infinity: differences of it stay numbers.
 _FAR = 1e9
 

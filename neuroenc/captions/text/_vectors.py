@@ -12,8 +12,6 @@ from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import as_weights
 
-__all__ = ["TEMPLATES", "directions_of", "embed", "prompt"]
-
 EmbedText = Callable[[list[str]], Any] | Any
 #: Prompts around a noun with its article; the mean over them says less of the words around it.
 TEMPLATES: tuple[str, ...] = (

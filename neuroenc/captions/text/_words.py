@@ -5,20 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = [
-    "FUNCTION_WORDS",
-    "IRREGULAR",
-    "STOP_LEMMAS",
-    "STOP_PHRASES",
-    "STOP_WORDS",
-    "plurals",
-    "singular",
-    "singulars",
-    "strip_phrases",
-    "tokens",
-    "word_pattern",
-]
-
 #: Plural -> singular.
 IRREGULAR = {
     "men": "man",
