@@ -11,6 +11,7 @@ from . import (
     study as study,
 )
 from ._version import __version__ as __version__
+from .captions import Captioner as Captioner
 from .embedding import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
 from .encoders import BandedRidgeEncoder as BandedRidgeEncoder, RidgeEncoder as RidgeEncoder
-from .study import Captioner as Captioner, Study as Study, evaluate as evaluate
+from .study import Study as Study, evaluate as evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from neuroenc import study
+from neuroenc import retrieval, study
 
 __all__: list[str] = []
 
@@ -13,6 +13,7 @@ __all__: list[str] = []
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    found = getattr(study, name)
-    warnings.warn(f"neuroenc.workflows.{name} is now neuroenc.study.{name}.", DeprecationWarning, stacklevel=2)
+    home = retrieval if name == "build_bank" else study
+    found = getattr(home, name)
+    warnings.warn(f"neuroenc.workflows.{name} is now {home.__name__}.{name}.", DeprecationWarning, stacklevel=2)
     return found

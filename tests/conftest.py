@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,17 @@ def mirror() -> Path:
 def _own_cache(tmp_path_factory, monkeypatch):
     """Never touch the user's cache."""
     monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path_factory.getbasetemp() / "neuroenc-cache"))
+
+
+@pytest.fixture
+def fresh():
+    """Run lines of Python in a new process, which knows nothing of this one, and read the JSON that they print."""
+
+    def run(code, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ)
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

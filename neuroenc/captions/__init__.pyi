@@ -4,6 +4,7 @@ from ._caption import (
     caption_voxels as caption_voxels,
     shuffled_control as shuffled_control,
 )
+from ._captioner import Captioner as Captioner
 from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects

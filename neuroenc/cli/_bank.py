@@ -32,7 +32,7 @@ def build(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Embed images once, without duplicates, each with its file, licence and source."""
-    from neuroenc.study import build_bank
+    from neuroenc.retrieval import build_bank
 
     build_bank(
         source,

@@ -247,7 +247,23 @@ def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretr
 
 
 def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
-    """Description of an image model by name."""
+    """An image model by name, described and not loaded yet.
+
+    Parameters
+    ----------
+    model, pretrained, seed, preprocessing
+        As of `neuroenc.embedding.ImageEmbedder`.
+
+    Raises
+    ------
+    ConfigError
+        An unknown name; the nearest is named.
+
+    Examples
+    --------
+    >>> image_backbone("world", None, 0, None).layers()[0]
+    'stem'
+    """
     if preprocessing is not None and not isinstance(preprocessing, Mapping):
         raise ConfigError(f"preprocessing is a {type(preprocessing).__name__}; legal is a mapping, {{'size': 224}}.")
     factory = _registered("image", _IMAGE, model, pretrained)

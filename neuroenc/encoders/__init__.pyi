@@ -2,6 +2,7 @@ from . import comparison as comparison, incontext as incontext, readout as reado
 from ._base import LinearEncoder as LinearEncoder, load_encoder as load_encoder
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
+from .linear._null import cross_validated_p as cross_validated_p
 from .linear._partition import nested_gammas as nested_gammas, variance_partition as variance_partition
 from .linear._resampled import resampled_rows as resampled_rows, ridge_weights as ridge_weights
 from .linear._ridge import RidgeEncoder as RidgeEncoder

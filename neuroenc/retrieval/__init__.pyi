@@ -1,4 +1,5 @@
 from ._bank import Chunk as Chunk, EmbeddingBank as EmbeddingBank
+from ._build import build_bank as build_bank
 from ._corpus import (
     LEVELS as LEVELS,
     CaptionCorpus as CaptionCorpus,

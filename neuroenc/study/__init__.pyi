@@ -1,8 +1,6 @@
 from ._demo import demo as demo
 from ._evaluate import evaluate as evaluate
 from ._export import export as export
-from .bank import build_bank as build_bank
-from .captioner import Captioner as Captioner
 from .commands import Study as Study, caption as caption, compare as compare, run as run
 from .config import StudyConfig as StudyConfig
 from .incontext.evaluate import incontext_evaluate as incontext_evaluate

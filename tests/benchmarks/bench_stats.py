@@ -152,7 +152,7 @@ def null(arguments):
     """P-values of five-fold cross-validated ridge; the peer refits scikit-learn's ridge to every permutation."""
     from sklearn.linear_model import Ridge
 
-    from neuroenc.study.stages.null import cross_validated_p
+    from neuroenc.encoders import cross_validated_p
 
     rng = np.random.default_rng(0)
     n, p, v = arguments.stimuli, arguments.features, arguments.voxels

@@ -19,6 +19,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json, hash_path
 from neuroenc._core.store import Codec, content_key, register
 from neuroenc.captions import (
+    Captioner,
     CaptionStudy,
     Decoder,
     RetrievalDecoder,
@@ -39,7 +40,6 @@ from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import resampled_rows, ridge_weights
 from neuroenc.retrieval._corpus import plain_text
-from neuroenc.study.captioner import Captioner
 from neuroenc.study.config import CaptionsConfig, SpaceConfig, StabilityConfig
 from neuroenc.study.stages.fit import fit_folds
 from neuroenc.study.stages.load import first_captions

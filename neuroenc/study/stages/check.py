@@ -14,6 +14,7 @@ from neuroenc import stats
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions import (
+    Captioner,
     GroundingChecker,
     caption_diversity,
     hallucination_rate,
@@ -23,7 +24,6 @@ from neuroenc.captions import (
 )
 from neuroenc.captions.checks._stability import score_stability
 from neuroenc.captions.checks._verdicts import with_failed_controls, with_verdicts
-from neuroenc.study.captioner import Captioner
 from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, captions_of, text_direction
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary

@@ -10,9 +10,9 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc.data import group_ids
+from neuroenc.encoders import cross_validated_p
 from neuroenc.study.config import EvaluationConfig
 from neuroenc.study.stages.load import Subject
-from neuroenc.study.stages.null import cross_validated_p
 from neuroenc.study.study import Study, stage
 
 __all__ = ["merge_subjects", "noise_ceilings", "score", "score_subject", "score_table"]

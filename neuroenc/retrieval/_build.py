@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from neuroenc._core import tables
 from neuroenc._core.checks import check_whole
 from neuroenc._core.device import exact_arithmetic, resolve_device
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, nearest_names
 from neuroenc._core.files import (
     check_readable_file,
     hash_array,
     output_folder,
+    read_json,
     read_sealed_json,
     remove_leftovers,
     sha256_file,
@@ -28,29 +30,129 @@ from neuroenc._core.files import (
 )
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as provenance_of
-from neuroenc.data import READER, read_picture
-from neuroenc.embedding._extract import check_batch_size
-from neuroenc.embedding._registry import Backbone, image_backbone
-from neuroenc.retrieval import StoredBank, load_bank
+from neuroenc.data import READER, list_pictures, picture_endings, read_picture
+from neuroenc.embedding import Backbone, image_backbone
 from neuroenc.retrieval._shards import (
     TABLE_COLUMNS,
+    StoredBank,
     finish_bank,
+    load_bank,
     read_shard_record,
     read_table,
     shard_folder,
     write_shard,
 )
-from neuroenc.study.bank_inputs import UNKNOWN, read_images
 
 __all__ = ["build_bank"]
 
+_COLUMNS = ("id", "file", "licence", "licence_url", "source")
+_UNKNOWN = "unknown"
+
+# Names that columns have elsewhere (COCO, Flickr, Open Images); the first that is filled counts.
+_NAMES = {
+    "id": ("id", "image_id", "ImageID", "stimulus"),
+    "file": ("file", "path", "file_name", "filename", "image"),
+    "licence": ("licence", "license", "License"),
+    "licence_url": ("licence_url", "license_url"),
+    "source": ("source", "flickr_url", "OriginalLandingURL", "coco_url", "url", "OriginalURL"),
+}
 _LEFT_OUT = ("id", "file", "reason", "of", "sha256")
 _DTYPES = ("float16", "float32")
 _LARGEST_FILE = 2**30
 
 
-def _silent(_: str) -> None:
-    pass
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return str(value).strip()
+
+
+def _entry(row: dict[str, Any], number: int, manifest: Path) -> dict[str, str]:
+    out = {}
+    for name, others in _NAMES.items():
+        value = next((row[x] for x in others if x in row and row[x] not in (None, "", [])), "")
+        if name == "licence" and isinstance(value, (list, tuple)):
+            # As in COCO's own annotations and in data sets made of them: a name and its address.
+            parts = [_text(x) for x in value]
+            value, row = parts[0], {**row, "licence_url": parts[1] if len(parts) > 1 else ""}
+        out[name] = _text(value)
+    if not out["file"]:
+        close = nearest_names("file", row)
+        hint = f"; did you mean {close[0]!r} to be 'file'?" if close else "."
+        raise DataError(
+            f"entry {number} of {manifest.name} names no file (it has {', '.join(map(str, row)) or 'nothing'}){hint} "
+            f"Legal names: {', '.join(_NAMES['file'])}."
+        )
+    out["id"] = out["id"] or out["file"]
+    return out
+
+
+def _from_manifest(path: Path) -> tuple[pd.DataFrame, Path]:
+    if path.suffix.lower() == ".json":
+        found = read_json(path)
+        if isinstance(found, dict):
+            lists = [v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+            found = found["images"] if "images" in found else (lists[0] if len(lists) == 1 else found)
+        if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
+            raise DataError(f"{path.name} is not a list of images. Legal: [{{'id': ..., 'file': ..., ...}}, ...].")
+        rows = found
+    else:
+        rows = tables.read_table(path, what="manifest").to_dict("records")
+    entries = [_entry(row, n, path) for n, row in enumerate(rows)]
+    _check_text([cell for entry in entries for cell in entry.values()], path)
+    return pd.DataFrame(entries, columns=list(_COLUMNS)), path.parent
+
+
+def _check_text(cells: list[str], path: Path) -> None:
+    """Names that a table can hold: Linux has file names that are no text."""
+    for cell in cells:
+        if "\0" in cell or cell != cell.encode("utf-8", "replace").decode():
+            raise DataError(f"{path}: {cell!r} is not UTF-8 text, which tables of a bank are. Next step: rename it.")
+
+
+def _from_folder(path: Path) -> tuple[pd.DataFrame, Path]:
+    files = list_pictures(path)
+    _check_text(files, path)
+    table = pd.DataFrame({"id": files, "file": files})
+    return table.reindex(columns=list(_COLUMNS), fill_value=""), path
+
+
+def _read_images(source: str | os.PathLike[str]) -> tuple[pd.DataFrame, Path]:
+    """Images of a folder or a manifest, in order, and the folder that their paths start from.
+
+    Parameters
+    ----------
+    source : path
+        A folder (all images below it, in the order of their names; ids are relative paths), or a manifest: JSON (a
+        list of objects) or CSV with ``file`` and, where known, ``id, licence, licence_url, source``, paths being
+        relative to the manifest. A licence may be a pair (name, url); ``license``, ``flickr_url``, ``coco_url`` and
+        the like are understood.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``id, file, licence, licence_url, source``; licence "unknown" where none is given.
+    Path
+
+    Raises
+    ------
+    DataError
+        No images, an entry without a file, or ids that are not unique.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Next step: give a folder of images, or a manifest (.json, .csv).")
+    if not path.is_dir() and path.suffix.lower() not in (".json", ".csv"):
+        raise DataError(f"{path.name} is neither a folder nor a manifest. Legal endings: .json, .csv.")
+    table, root = _from_folder(path) if path.is_dir() else _from_manifest(path)
+    if len(table) == 0:
+        legal = ", ".join(sorted(picture_endings()))
+        raise DataError(f"{path} holds no images. Next step: check the path; these endings count: {legal}.")
+    twice = table["id"][table["id"].duplicated()]
+    if len(twice):
+        raise DataError(f"{len(twice)} ids of {path.name} are not unique; the first is {twice.iloc[0]!r}.")
+    table["licence"] = table["licence"].replace("", _UNKNOWN)
+    return table, root.resolve()
 
 
 class _Encoder:
@@ -136,7 +238,8 @@ class _Builder:
                 return self._hash(file), None, "unreadable: the file is larger than a picture", ()
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            return digest, *_filled(read_picture(content))
+            image, changes = read_picture(content)
+            return digest, image, "", changes
         except (OSError, DataError) as error:
             why = getattr(error, "strerror", None) or str(error).split(". Next step")[0]
             return digest, None, "unreadable: " + " ".join(why.replace(str(self.root / file), "it").split())[:200], ()
@@ -238,19 +341,6 @@ class _Builder:
         return values[stay], [kept[n] for n in stay], left
 
 
-def _filled(read: tuple[Image.Image, tuple[str, ...]]) -> tuple[Image.Image, str, tuple[str, ...]]:
-    return read[0], "", read[1]
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    differ = [k for k in now if before.get(k) != now[k]]
-    if differ:
-        shown = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in differ)
-        raise ConfigError(
-            f"{out} was begun with other images or settings: {shown}. Next step: another --out, or remove the folder."
-        )
-
-
 def build_bank(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -263,7 +353,7 @@ def build_bank(
     near_duplicates: float | None = None,
     device: str = "auto",
     progress: bool = True,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> StoredBank:
     """Embed images into a bank on disk that projections and evidence read.
 
@@ -317,16 +407,15 @@ def build_bank(
     >>> bank.ids.tolist(), bank.info["dtype"], bank.licences.tolist()
     (['0.png', '1.png', '2.png'], 'float16', ['unknown', 'unknown', 'unknown'])
     """
-    say, folder = say or _silent, output_folder(out)
-    batch = check_batch_size(batch_size)
+    folder, batch = output_folder(out), check_whole("batch_size", batch_size)
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
     shard_rows = check_whole("shard_rows", shard_rows)
     if near_duplicates is not None and not (isinstance(near_duplicates, (int, float)) and 0 < near_duplicates < 1):
         raise ConfigError(f"near_duplicates={near_duplicates!r} is not legal; it is a cosine between 0 and 1.")
     rows = batch * -(-shard_rows // batch)
-    table, root = read_images(source)
-    unknown = int((table["licence"] == UNKNOWN).sum())
+    table, root = _read_images(source)
+    unknown = int((table["licence"] == _UNKNOWN).sum())
     if unknown:
         warnings.warn(
             f"{unknown} of {len(table)} images have no licence; it is kept as 'unknown'. Next step: give a manifest "
@@ -355,7 +444,13 @@ def build_bank(
             raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
         if not strangers:
             write_sealed_json(folder / "build.json", settings)
-    _check_same(read_sealed_json(folder / "build.json", unsealed=True), settings, folder)
+    before = read_sealed_json(folder / "build.json", unsealed=True)
+    differ = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in settings.items() if before.get(k) != v]
+    if differ:
+        raise ConfigError(
+            f"{folder} was begun with other images or settings: {', '.join(differ)}. Next step: another --out, or "
+            "remove the folder."
+        )
     place = resolve_device(device)
     work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)
     records: list[dict[str, Any]] = []

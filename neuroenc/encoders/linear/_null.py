@@ -19,9 +19,9 @@ from neuroenc._core.progress import progress
 from neuroenc.encoders._labels import feature_scaling
 from neuroenc.encoders.linear._solvers import dual_fold, gram, is_partition, primal_fold, row_gram
 
-__all__ = ["NULLS", "cross_validated_p"]
+__all__ = ["cross_validated_p"]
 
-NULLS = ("auto", "refit", "shared")
+_NULLS = ("auto", "refit", "shared")
 _SHARED_ROWS = 1000
 # Errors of a shared null are shared too: at p = 0.01 this many permutations leave one of a tenth.
 _SHARED_PERMUTATIONS = 10_000
@@ -220,8 +220,8 @@ def cross_validated_p(
     >>> bool(p[0] < 0.05 < p[1])
     True
     """
-    if null not in NULLS:
-        raise ConfigError(unknown_name("null", null, NULLS))
+    if null not in _NULLS:
+        raise ConfigError(unknown_name("null", null, _NULLS))
     n, v = responses.shape
     design = _Folds(features, folds, scale)
     alphas = np.asarray(alphas, dtype=np.float64)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,14 @@ import xarray as xr
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import versions
-from neuroenc.captions import CaptionStudy, Decoder, caption_voxels, gate_voxels, project
 from neuroenc.captions._bank_pass import BankPass
-from neuroenc.captions._caption import decoded
+from neuroenc.captions._caption import caption_voxels, decoded
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
-from neuroenc.captions.projection._alternatives import METHODS
+from neuroenc.captions._study import CaptionStudy
+from neuroenc.captions.checks._gate import gate_voxels
+from neuroenc.captions.decoding._retrieval import Decoder
+from neuroenc.captions.projection._alternatives import METHODS, project_weights
+from neuroenc.captions.projection._project import project, project_folds
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank, as_bank
 
@@ -112,8 +113,6 @@ class Captioner:
         **settings
             Of :func:`neuroenc.captions.project`, instead of the captioner's own.
         """
-        from neuroenc.captions import project_folds, project_weights
-
         options: dict[str, Any] = {
             **self._softmax(),
             "max_memory": self.max_memory,
@@ -286,26 +285,6 @@ class Captioner:
             "decoder": decoder,
             "captions": {"top": self.top},
         }
-
-    def report(self, study: CaptionStudy, folder: str | os.PathLike[str], **options: Any) -> Path:
-        """Write the study as a page with a brain map, tables and files.
-
-        Parameters
-        ----------
-        study : CaptionStudy
-            From :meth:`caption`.
-        folder : path
-        **options
-            Of :func:`neuroenc.report.write_caption_report`.
-
-        Returns
-        -------
-        Path
-            The page.
-        """
-        from neuroenc.report import write_caption_report
-
-        return write_caption_report(study, Path(folder), **{"stimuli": self.stimuli, **options})
 
 
 def _check_bank(bank: EmbeddingBank, stimuli: Stimuli | None) -> None:

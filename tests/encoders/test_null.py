@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from neuroenc import stats
 from neuroenc._core.errors import ConfigError
-from neuroenc.study.stages.null import _Folds, cross_validated_p
+from neuroenc.encoders import cross_validated_p
+from neuroenc.encoders.linear._null import _Folds
 
 
 def leave_out(groups):

@@ -22,8 +22,7 @@ from neuroenc.captions import evidence, project
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
-from neuroenc.retrieval import as_bank
-from neuroenc.study import build_bank
+from neuroenc.retrieval import as_bank, build_bank
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*have no licence")
 
