@@ -12,8 +12,6 @@ import pandas as pd
 from neuroenc.encoders.comparison import Group
 from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, short
 
-__all__ = ["draw_costs", "draw_curves", "draw_gains", "draw_matrix", "draw_shares", "draw_strip"]
-
 GREY = "#9aa4ad"
 
 

@@ -23,8 +23,6 @@ from neuroenc._version import __version__
 from neuroenc.report._style import WIDTH, figure_svg
 from neuroenc.report._text import data_uri, flatten, number, table
 
-__all__ = ["TERMS", "Block", "Page", "Section"]
-
 #: Words of the pages that not every reader has met; a section names those that it uses.
 TERMS: Mapping[str, str] = {
     "cell": "one encoder of the comparison: a feature space (of a backbone, layer or text) read by one readout.",

@@ -14,8 +14,6 @@ from neuroenc.report._text import joined
 if TYPE_CHECKING:
     from neuroenc.data import Stimuli
 
-__all__ = ["Pictures"]
-
 SIDE = 96  # pixels, shown at 64 CSS pixels
 
 

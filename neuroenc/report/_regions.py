@@ -15,21 +15,6 @@ from neuroenc._core.schema import check_scores, check_voxel_table
 from neuroenc.data import in_roi, roi_names
 from neuroenc.encoders.comparison import Group, find_groups
 
-__all__ = [
-    "by_kind",
-    "ceiling_r",
-    "frequent_words",
-    "group_medians",
-    "groups_of",
-    "has_caption",
-    "mean",
-    "median",
-    "memberships",
-    "normalised_r",
-    "roi_summary",
-    "shares_of",
-]
-
 NO_ROI = "no ROI"
 ALL_VOXELS = "all voxels"
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
     from neuroenc.data import Stimuli
 
-__all__ = ["study_page", "write_caption_report", "write_comparison_report", "write_report", "write_support_report"]
-
 Part = Mapping[str, Any]
 
 

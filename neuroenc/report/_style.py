@@ -8,25 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "BLUE",
-    "FAINT",
-    "INK",
-    "MUTED",
-    "ORANGE",
-    "OTHER",
-    "STYLE",
-    "TIE",
-    "WIDTH",
-    "category_colours",
-    "colours_of",
-    "figure_png",
-    "figure_svg",
-    "hex_colours",
-    "legend",
-    "short",
-]
-
 INK, MUTED, FAINT = "#1d2329", "#5c6670", "#d9dee3"
 BLUE, ORANGE = "#2b6ca3", "#b8480b"  # told apart by all common forms of colour blindness, and in grey
 # A pale rose: bare cortex is grey, and no category is near it.

@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-__all__ = ["bar", "data_uri", "flatten", "joined", "number", "place_of", "table"]
-
 _HEADINGS = {
     "roi": "ROI",
     "n_voxels": "voxels",

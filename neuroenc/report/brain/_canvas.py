@@ -19,8 +19,6 @@ from neuroenc.report.brain._slices import plot_mosaic
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.export._files import places
 
-__all__ = ["Canvas", "surface_voxels"]
-
 MOST_OUTLINES, MOST_STRIPS = 24, 24
 
 

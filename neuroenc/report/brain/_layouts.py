@@ -22,8 +22,6 @@ from neuroenc.report.brain._mesh import (
 )
 from neuroenc.report.brain._slices import slices_of
 
-__all__ = ["layouts"]
-
 # Panels of the inflated map, rows of (hemisphere, view).
 _INFLATED = (
     (("L", "lateral"), ("L", "medial"), ("R", "medial"), ("R", "lateral")),

@@ -10,19 +10,6 @@ import numpy as np
 
 from neuroenc._core.optional import require
 
-__all__ = [
-    "N_VERTICES",
-    "PANEL",
-    "VIEWS",
-    "draw_hemisphere",
-    "face_values",
-    "flat_mesh",
-    "flat_shade",
-    "inflated_mesh",
-    "over",
-    "vertex_normals",
-]
-
 N_VERTICES = 10242  # of fsaverage5, per hemisphere
 
 PANEL = (114.0, 84.0)  # half width and height of a panel in mm: the inflated mesh with its label above

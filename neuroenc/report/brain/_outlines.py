@@ -8,8 +8,6 @@ import numpy as np
 
 from neuroenc.report._style import INK
 
-__all__ = ["draw_lines", "loops", "place_labels", "slice_edges", "smooth"]
-
 MOST_NAMES = 30  # in one panel: more would cover the map
 
 

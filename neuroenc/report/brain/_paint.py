@@ -10,8 +10,6 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.report._style import INK, MUTED, category_colours
 
-__all__ = ["COLOUR_SQUARES", "Painter", "colour_square"]
-
 # Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
 COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
     "teal-purple": ("#e8e8e8", "#3fbfbf", "#be64ac", "#2f3b8f"),

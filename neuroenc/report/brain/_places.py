@@ -10,8 +10,6 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["HEADINGS", "channel", "label_for", "region_masks", "surface_places", "volume_places"]
-
 # Headings of scores, shared by figures, the report and the interactive view.
 HEADINGS = {
     "r": "Prediction accuracy, Pearson r",

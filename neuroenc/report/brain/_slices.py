@@ -15,8 +15,6 @@ from neuroenc.report.brain._outlines import draw_lines, place_labels, slice_edge
 from neuroenc.report.brain._paint import Painter
 from neuroenc.report.brain._places import channel, label_for, region_masks, volume_places
 
-__all__ = ["Slices", "plot_mosaic", "slices_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Slices:

@@ -27,8 +27,6 @@ from neuroenc.report.brain._outlines import draw_lines, loops, place_labels, smo
 from neuroenc.report.brain._paint import Painter
 from neuroenc.report.brain._places import channel, label_for, region_masks, surface_places
 
-__all__ = ["plot_surface"]
-
 
 def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     index = np.asarray(vertex)

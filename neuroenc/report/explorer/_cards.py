@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
     from neuroenc.report._pictures import Pictures
 
-__all__ = ["best_rows", "segments", "voxel_cards", "voxel_link"]
-
 
 def voxel_link(voxel: Any) -> str:
     """Fragment of the page that opens a voxel."""

@@ -21,20 +21,6 @@ from neuroenc.report._regions import ceiling_r, frequent_words, has_caption, nor
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
 
-__all__ = [
-    "NUMBERS",
-    "SHOWN",
-    "Details",
-    "VoxelTable",
-    "asset",
-    "label_of_voxels",
-    "stability_kinds",
-    "study_of",
-    "subject_data",
-    "unsupported_share",
-    "voxel_table",
-]
-
 # What a map can be coloured by: heading, and the range (None = from the data).
 NUMBERS: dict[str, tuple[str, float | None, float | None]] = {
     "r": ("Accuracy, Pearson r", 0.0, None),

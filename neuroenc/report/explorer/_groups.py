@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
     from neuroenc.report._pictures import Pictures
 
-__all__ = ["best_section", "gate_section", "group_page", "group_summary", "slugs", "terms_of", "tiles"]
-
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
 MAX_ROWS = 30
 MOST_CAPTIONS = 400  # from which a region's summary is made: the best predicted voxels'

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
     from neuroenc.data import Stimuli
 
-__all__ = ["explorer_sections"]
-
 CHUNK = 400  # voxels whose evidence and phrases lie in one file
 BUDGET = 24_000_000  # characters of thumbnails
 _TABLES = [name for name in COLUMNS if name != "captions"]

@@ -19,8 +19,6 @@ from neuroenc._core.tables import write_table
 from neuroenc.report.export._files import MESHES, label_image, numeric_scores, places, save_image, vertices_of
 from neuroenc.report.export._sidecars import description, map_sidecar, parsed, roi_sidecar
 
-__all__ = ["export_bids"]
-
 # The order in which entities stand in a name. ``stat`` and the suffix ``statmap`` are those of BIDS Stats Models,
 # FitLins and nilearn.
 ENTITIES = ("sub", "ses", "task", "space", "hemi", "res", "den", "stat", "desc")

@@ -15,19 +15,6 @@ from neuroenc._core.files import atomic_path, write_json, write_text
 from neuroenc._core.tables import write_table
 from neuroenc.report._style import category_colours, hex_colours
 
-__all__ = [
-    "label_image",
-    "map_files",
-    "numeric_scores",
-    "places",
-    "save_image",
-    "vertices_of",
-    "write_captions",
-    "write_label_maps",
-    "write_maps",
-    "write_scores",
-]
-
 # Vertices of a hemisphere.
 MESHES = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage7": 163842, "fsaverage": 163842}
 

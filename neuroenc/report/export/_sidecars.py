@@ -12,8 +12,6 @@ import xarray as xr
 from neuroenc._core.provenance import versions
 from neuroenc._version import __version__
 
-__all__ = ["BIDS_VERSION", "ceiling_convention", "description", "map_sidecar", "parsed", "roi_sidecar"]
-
 BIDS_VERSION = "1.10.0"
 
 # Name, unit and meaning. Attributes of a score ("long_name", "units", "description") stand above these.

@@ -20,8 +20,6 @@ from neuroenc.report._text import number
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
 from neuroenc.report.sections._maps import map_names, maps_section
 
-__all__ = ["accuracy_sections", "plot_accuracy"]
-
 MAX_ROIS, MAX_DOTS = 24, 300
 
 

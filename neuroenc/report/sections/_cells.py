@@ -15,8 +15,6 @@ from neuroenc.report._regions import group_medians
 from neuroenc.report._style import colours_of
 from neuroenc.report.brain._canvas import Canvas
 
-__all__ = ["MAX_GROUPS", "Cells", "best_of", "medians_of", "parts_of", "percent", "rings_of"]
-
 MAX_GROUPS = 22
 
 

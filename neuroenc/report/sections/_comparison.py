@@ -22,8 +22,6 @@ from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, medians_
 from neuroenc.report.sections._spaces import layers_section, regions_section, warp_section
 from neuroenc.report.sections._training import costs_section, curves_section
 
-__all__ = ["comparison_sections"]
-
 MAX_PANELS = 6
 Layers = xr.Dataset | tuple[xr.Dataset, pd.DataFrame]
 

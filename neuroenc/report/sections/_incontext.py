@@ -17,8 +17,6 @@ from neuroenc.report.brain._slices import plot_mosaic
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.sections._support import chosen
 
-__all__ = ["plot_confusion", "plot_heads", "plot_top_support", "plot_weight_colours"]
-
 _LEVELS = 15  # steps of each channel of a colour on the cortex
 
 

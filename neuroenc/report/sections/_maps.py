@@ -14,8 +14,6 @@ from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.brain._places import HEADINGS
 from neuroenc.report.export._files import numeric_scores
 
-__all__ = ["map_names", "maps_section"]
-
 # What a map shows: heading, colour map, lowest and highest value (None = from the data).
 MAPS: dict[str, tuple[str, str, float | None, float | None]] = {
     **{name: (heading, "viridis", 0.0, None) for name, heading in HEADINGS.items()},

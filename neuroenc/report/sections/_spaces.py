@@ -15,8 +15,6 @@ from neuroenc.report._style import BLUE, ORANGE, TIE, legend
 from neuroenc.report._text import number
 from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, percent, rings_of
 
-__all__ = ["layers_section", "regions_section", "warp_section"]
-
 CLASSES = {"vision": BLUE, "dense": "#3b8f5a", "single": ORANGE, "not separable": TIE}
 _CLASS_WORDS = {"vision": "vision", "dense": "dense captions", "single": "single captions"}
 

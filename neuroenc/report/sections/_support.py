@@ -16,8 +16,6 @@ from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, category_col
 from neuroenc.report._text import number
 from neuroenc.report.sections._training import plot_training_curves
 
-__all__ = ["chosen", "plot_support_curves", "support_sections"]
-
 _PANELS = 12
 
 

@@ -15,8 +15,6 @@ from neuroenc.report._style import STYLE, category_colours, legend, short
 from neuroenc.report._text import number
 from neuroenc.report.sections._cells import Cells
 
-__all__ = ["costs_section", "curves_section", "plot_training_curves"]
-
 
 def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
     """Validation r by epoch."""
