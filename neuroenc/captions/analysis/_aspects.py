@@ -20,38 +20,23 @@ from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.analysis._words import indicator, unique_texts
 from neuroenc.captions.text._phrases import parse, parts_of
 from neuroenc.captions.text._vectors import embed
-from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, strip_phrases
+from neuroenc.captions.text._words import LISTS, STOP_LEMMAS, STOP_PHRASES, strip_phrases
 from neuroenc.data import Stimuli, make_features
 
 ASPECTS: tuple[str, ...] = ("scene", "objects", "actions", "attributes")
-
-# Beside the lexicon's places: rooms and grounds that it leaves out, and what surrounds objects outside and inside.
-_SURROUNDINGS = """
-classroom, playground, supermarket, hospital, gym, basement, attic, balcony, porch, patio, terrace, courtyard, backyard,
-lawn, court, tennis court, basketball court, baseball field, soccer field, arena, rink, pool, track, runway, tarmac,
-plaza, square, mall, cafe, bar, pub, theater, theatre, cinema, gallery, factory, warehouse, workshop, laboratory,
-cemetery, zoo, aquarium, vineyard, orchard, plantation, swamp, marsh, glacier, volcano, cave, sky, cloud, sunset,
-sunrise, horizon, grass, snow, sand, water, mud, dirt, ground, floor, wall, ceiling, air, rain, fog, ice, night, day
-"""
-
-# Things of two words that are not in the lexicon (classes of COCO): alone, "fire" and "meter" are something else.
-_NAMES = """
-fire hydrant, parking meter, traffic light, stop light, sports ball, baseball glove, tennis racket, wine glass,
-potted plant, dining table, hair dryer, cutting board
-"""
 
 Word = tuple[str, str]
 
 
 @cache
 def _default_scene() -> frozenset[str]:
-    return frozenset(load_lexicon()["place"]) | frozenset(" ".join(name.split()) for name in _SURROUNDINGS.split(","))
+    return frozenset([*load_lexicon()["place"], *LISTS["surroundings"]])
 
 
 @cache
 def _compounds() -> frozenset[tuple[str, ...]]:
     """Names of several words that the parser would take apart ("hot dog")."""
-    names = [word for words in load_lexicon().values() for word in words] + _NAMES.split(",")
+    names = [word for words in load_lexicon().values() for word in words] + LISTS["compounds"]
     entries = (tuple(name.split()) for name in names)
     return frozenset(entry for entry in entries if len(entry) > 1)
 

