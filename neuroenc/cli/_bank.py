@@ -10,8 +10,6 @@ import typer
 
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Banks of image embeddings: build one, look at one.")
 
 

@@ -8,8 +8,6 @@ import typer
 
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Cached features: list them, clear them.")
 
 

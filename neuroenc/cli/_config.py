@@ -11,8 +11,6 @@ import typer
 from neuroenc._core.files import read_text
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Configs: show, schema for editors, conversion of old spellings.")
 
 

@@ -11,8 +11,6 @@ import typer
 from neuroenc._core.errors import DataError
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe.")
 
 Name = Annotated[str, typer.Argument(help="Data set, as in `neuroenc data list`.")]

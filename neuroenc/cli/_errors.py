@@ -21,8 +21,6 @@ import typer
 from neuroenc._core.errors import NeuroencError
 from neuroenc._core.files import storage_errors
 
-__all__ = ["clean_errors"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -10,8 +10,6 @@ import typer
 from neuroenc._core.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["export"]
-
 Label = Annotated[str | None, typer.Option(help="BIDS label.")]
 
 

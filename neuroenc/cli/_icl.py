@@ -11,8 +11,6 @@ from neuroenc._core.errors import ConfigError
 from neuroenc.cli._errors import clean_errors
 from neuroenc.study.read import example_or_file, examples_help
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     help="In-context encoders: train on some subjects, predict a new one from a few of its trials.",

@@ -13,8 +13,6 @@ from neuroenc._version import __version__
 from neuroenc.cli import _bank, _cache, _config, _data, _export, _icl, _study
 from neuroenc.cli._errors import clean_errors
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="neuroenc",
     no_args_is_help=True,

@@ -10,8 +10,6 @@ import typer
 from neuroenc.cli._errors import clean_errors
 from neuroenc.study.read import example_or_file, examples_help
 
-__all__ = ["caption", "compare", "run"]
-
 Config = Annotated[Path | None, typer.Argument(help="A TOML config.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with data sets, tried before downloads.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")]

@@ -34,8 +34,6 @@ from neuroenc.encoders._labels import (
     wrap,
 )
 
-__all__ = ["LinearEncoder", "load_encoder", "save_encoder", "summary_html"]
-
 
 def _histogram(values: np.ndarray, width: int = 180, height: int = 36) -> str:
     counts, edges = np.histogram(np.log10(values), bins=min(21, max(2, len(np.unique(values)))))

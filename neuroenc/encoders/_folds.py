@@ -12,8 +12,6 @@ from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, check_cv
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = ["check_groups", "positions", "resolve_folds"]
-
 Folds = list[tuple[np.ndarray, np.ndarray]]
 
 

@@ -19,29 +19,6 @@ from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refus
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import align
 
-__all__ = [
-    "check_responses",
-    "check_space",
-    "column_block",
-    "count_workers",
-    "describe_features",
-    "feature_scaling",
-    "feature_space",
-    "features_matrix",
-    "is_dask",
-    "is_torch",
-    "match_features",
-    "match_voxels",
-    "measured_responses",
-    "raise_nan",
-    "release_mapped",
-    "sample_coords",
-    "space_of",
-    "to_device",
-    "voxel_coords",
-    "wrap",
-]
-
 # Coordinates that say which voxel a column is. Others (roi, ncsnr) describe it, and may differ between runs.
 _KEYS = ("subject", "hemi", "voxel")
 _PLACES = ("vertex", "i", "j", "k")

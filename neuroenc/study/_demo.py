@@ -35,8 +35,6 @@ from neuroenc.study.stages.fit import make_ridge, split
 from neuroenc.study.stages.load import load
 from neuroenc.study.study import Study
 
-__all__ = ["caption_family", "demo", "demo_config"]
-
 _STAGES = (load, split, space, weights, bank, read, caption)
 
 _NOTES = (

@@ -12,8 +12,6 @@ from neuroenc._core.errors import DataError
 from neuroenc.study.config import EvaluationConfig
 from neuroenc.study.stages.score import noise_ceilings, score_table
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     encoder: Any,

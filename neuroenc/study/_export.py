@@ -14,8 +14,6 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import output_folder, read_json, sha256_file
 from neuroenc.report import export_bids
 
-__all__ = ["export", "find_scores"]
-
 # Where `neuroenc caption`, `neuroenc run` and `neuroenc demo` leave scores; a study is what its report was made of.
 _PLACES = ("study/scores.nc", "report/scores.nc", "scores.nc")
 

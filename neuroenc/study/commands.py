@@ -20,8 +20,6 @@ from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
 from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study
 
-__all__ = ["CAPTION", "COMPARE", "RUN", "Study", "caption", "compare", "run"]
-
 _PREPARE = (load, split)
 _SCORE = (embed, fit, score, encode)
 _CAPTION = (space, weights, bank, read, write_captions, ground, check, analyse)

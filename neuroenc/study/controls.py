@@ -9,8 +9,6 @@ import pandas as pd
 
 from neuroenc import stats
 
-__all__ = ["BETTER", "compared", "mark"]
-
 BETTER = "better than shuffled weights"
 _WORSE = "no better than shuffled weights"
 _UNKNOWN = "too few to tell from shuffled weights"

@@ -9,8 +9,6 @@ from typing import Any
 
 from neuroenc._core.errors import ConfigError
 
-__all__ = ["convert", "convert_text"]
-
 _CAPTIONS = ("space", "gate", "bank", "projection", "decoder", "grounding", "stability", "analysis")
 _COMPARE = ("readouts", "cores", "training", "regions", "layers")
 _INCONTEXT = ("task", "model", "pretrain", "extend", "finetune", "evaluate", "predict")

@@ -16,8 +16,6 @@ from neuroenc.encoders import RidgeEncoder
 if TYPE_CHECKING:
     from neuroenc.report import Section
 
-__all__ = ["few_shot", "few_shot_line", "few_shot_section", "shipped_model"]
-
 # A few seconds: every third voxel of the demo's subject.
 _SIZES, _DRAWS, _VOXELS = (20, 50, 100), 2, 300
 # Keys of the summary, and what table and figure call them.

@@ -20,8 +20,6 @@ from neuroenc._core.tables import read_table
 from neuroenc.study.preflight import preflight
 from neuroenc.study.read import parse_config
 
-__all__ = ["init"]
-
 _RESPONSES = ("resp", "beta", "voxel", "fmri", "bold", "neural", "spike")
 _FEATURES = ("feat", "embed", "clip", "model", "layer")
 _PICTURES = ("image", "stim", "picture", "photo")

@@ -26,8 +26,6 @@ from neuroenc.study.config import (
     StudyConfig,
 )
 
-__all__ = ["preflight"]
-
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
     """Refuse what a command could not use, before anything is computed.

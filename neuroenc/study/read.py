@@ -25,17 +25,6 @@ from neuroenc.study.config import (
 )
 from neuroenc.study.convert import convert
 
-__all__ = [
-    "check_config",
-    "dump_config",
-    "example_config",
-    "example_or_file",
-    "examples_help",
-    "list_examples",
-    "parse_config",
-    "read_config",
-]
-
 #: The table of its own that a command needs.
 TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext"}
 _BANKS = ("stimuli", "unseen", "captions")

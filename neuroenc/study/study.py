@@ -20,8 +20,6 @@ from neuroenc._core.store import Codec, Store, content_key, register
 from neuroenc.data import load as load_array, save as save_array
 from neuroenc.study.config import StudyConfig
 
-__all__ = ["PIPELINES", "WRITERS", "Runtime", "Stage", "Study", "stage"]
-
 register(Codec("labelled", xr.DataArray, ".nc", lambda p, x: save_array(x, p), load_array))
 register(Codec("dataset", xr.Dataset, ".nc", lambda p, x: save_array(x, p), load_array))
 

@@ -10,8 +10,6 @@ import xarray as xr
 
 from neuroenc.data.simulate import families_in_caption, names_member
 
-__all__ = ["judge_planted", "planted_summary"]
-
 
 def judge_planted(captions: pd.DataFrame, truth: xr.Dataset) -> pd.DataFrame:
     """Whether the captions of each selective voxel name what drives it.

@@ -25,8 +25,6 @@ from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, ch
 from neuroenc.encoders.comparison._result import Comparison
 from neuroenc.encoders.comparison._store import Fitted, Source, Store, make_source, temporary_folder
 
-__all__ = ["compare", "execute", "fit_job", "pool_cells"]
-
 
 def pool_cells(maps: np.ndarray, cells: int | None) -> np.ndarray:
     """Maps (n, C, H, W) averaged over ``cells`` x ``cells`` cells, as adaptive average pooling does."""

@@ -18,8 +18,6 @@ from neuroenc._core.files import hash_json
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import sample_coords
 
-__all__ = ["CLOSED_FORM", "Cell", "Fold", "Job", "build_cells", "candidates", "make_folds", "make_jobs", "voxel_groups"]
-
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv")

@@ -11,8 +11,6 @@ import xarray as xr
 from neuroenc import stats
 from neuroenc.encoders.comparison._statistics import Group, Samples, _median, voxel_winner
 
-__all__ = ["layer_positions", "layer_table"]
-
 
 def layer_positions(layers: Sequence[str], drawn: Samples, level: float) -> xr.Dataset:
     """Best layer of every voxel, its position from 0 to 1, and its standard error over resampled stimuli.

@@ -12,8 +12,6 @@ from neuroenc import stats
 from neuroenc._core.checks import check_fraction
 from neuroenc.encoders.comparison._statistics import Group, Samples, best_against_others
 
-__all__ = ["REGIONS", "classify", "region_shares"]
-
 REGIONS = ("vision", "dense", "single")
 NOT_SEPARABLE = "not separable"
 

@@ -34,8 +34,6 @@ from neuroenc.encoders.comparison._statistics import (
 )
 from neuroenc.encoders.comparison._store import Fitted, Store
 
-__all__ = ["Comparison", "cell_costs", "summarise", "write_files"]
-
 
 def cell_costs(
     cells: Sequence[Cell],

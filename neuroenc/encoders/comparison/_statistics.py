@@ -16,17 +16,6 @@ from neuroenc import stats
 from neuroenc._core.checks import check_fraction
 from neuroenc.data import in_roi, roi_names
 
-__all__ = [
-    "Group",
-    "Samples",
-    "closest_rival",
-    "draw_samples",
-    "find_groups",
-    "group_medians",
-    "pair_table",
-    "voxel_winner",
-]
-
 _MAX_MEMORY = 2**30
 
 

@@ -17,8 +17,6 @@ from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc._version import __version__
 from neuroenc.encoders.comparison._grid import Cell, Job
 
-__all__ = ["Fitted", "Source", "Store", "make_source"]
-
 
 @dataclass
 class Fitted:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ClosedFormAnchor", "Moments", "gaussian_grid", "grid_points"]
-
 # Variances of signal and noise at which the evidence of a voxel is looked at; responses have about unit variance.
 _SIGNAL = torch.logspace(math.log10(0.02), math.log10(2.0), 9, dtype=torch.float64)
 _NOISE = torch.logspace(math.log10(0.02), math.log10(1.5), 12, dtype=torch.float64)

@@ -21,18 +21,6 @@ from neuroenc.encoders.incontext._condition import conditioned_blocks, voxels_at
 from neuroenc.encoders.incontext._encoder import InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel, complete
 
-__all__ = [
-    "MAX_BYTES",
-    "GivenSupport",
-    "circuit_overlap",
-    "given_support",
-    "head_importance",
-    "row_weights",
-    "sink_report",
-    "support_attention",
-    "top_support",
-]
-
 MAX_BYTES = 2**28
 
 

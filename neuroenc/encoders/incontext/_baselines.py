@@ -18,8 +18,6 @@ from neuroenc.encoders._base import LinearEncoder, check_alphas
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, raise_nan, voxel_coords, wrap
 from neuroenc.encoders.incontext._evidence import Floats
 
-__all__ = ["AnatomicalTransfer", "MeanResponse", "NearestStimuli", "PaperRidge", "SupportBased", "surface_positions"]
-
 
 class SupportBased(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """What the baselines share: they keep the support's responses and labels; NaN responses are missing."""

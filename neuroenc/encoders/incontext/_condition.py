@@ -16,16 +16,6 @@ from neuroenc.encoders._labels import column_block
 from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, complete
 
-__all__ = [
-    "FastReader",
-    "condition",
-    "conditioned_blocks",
-    "missing_groups",
-    "pooled_prior",
-    "voxel_posteriors",
-    "voxels_at_once",
-]
-
 # Tokens in one pass through a feed-forward layer: what it makes stays in cache, in memory that is used again.
 _ROWS = 512
 

@@ -28,8 +28,6 @@ from neuroenc.attention import (
     T5Bias,
 )
 
-__all__ = ["PARTS", "PLUGS", "PRESETS", "InContextConfig", "part_from_settings", "part_settings", "refuse_landmarks"]
-
 #: What may stand at each plug point, by the name of its class.
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "normaliser": {c.__name__: c for c in (Softmax, Sigmoid, GroupedSoftmax, SinkCalibration)},

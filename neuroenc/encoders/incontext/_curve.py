@@ -27,8 +27,6 @@ from neuroenc.encoders._labels import (
     voxel_coords,
 )
 
-__all__ = ["compare_methods", "summarise_curve", "support_curve", "support_draws"]
-
 
 def summarise_curve(
     curve: xr.Dataset,

@@ -22,8 +22,6 @@ from neuroenc.encoders.incontext._evidence import (
 )
 from neuroenc.encoders.incontext._prior import WeightPrior
 
-__all__ = ["EmpiricalBayesRidge", "SupportPosterior"]
-
 
 class SupportPosterior:
     """Some rows of a support under one prior; ``hyper`` is that of (log scale, log noise variance), or None."""

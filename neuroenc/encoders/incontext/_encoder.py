@@ -29,8 +29,6 @@ from neuroenc.encoders.incontext._condition import (
 )
 from neuroenc.encoders.incontext._model import InContextModel, load_model
 
-__all__ = ["ChunkAveraged", "InContextEncoder", "WeightSums", "clean_variance"]
-
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
 _FEWEST, _MOST = 20, 1000
 

@@ -18,8 +18,6 @@ from neuroenc.encoders.incontext._encoder import InContextEncoder, clean_varianc
 from neuroenc.encoders.incontext._episodes import EpisodeSource
 from neuroenc.encoders.incontext._model import InContextModel
 
-__all__ = ["SupportEnsemble", "support_ensemble"]
-
 _LEVELS = 2001  # quantiles that are kept of planted voxels' errors
 
 

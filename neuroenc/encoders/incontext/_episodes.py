@@ -16,8 +16,6 @@ from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import align
 from neuroenc.encoders._labels import check_space, feature_space
 
-__all__ = ["Episode", "EpisodeSource", "MixedEpisodes", "ResponseEpisodes", "SyntheticEpisodes"]
-
 
 class Episode(NamedTuple):
     """Training episode: support and query trials of voxels that share their images.

@@ -23,21 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "RATIOS",
-    "GridPosterior",
-    "Hierarchy",
-    "Spectrum",
-    "SubjectGram",
-    "covariance_root",
-    "fit_hierarchy",
-    "grid_posterior",
-    "held_out_evidence",
-    "posterior_means",
-    "spectrum",
-    "subject_gram",
-]
-
 Floats = NDArray[np.float64]
 # Signal-to-noise variance ratios (of one response, at the mean squared row of the support) that are tried, and noise
 # variances as shares of the voxel's own variance: a fifth and an eighth of a decade apart, about.

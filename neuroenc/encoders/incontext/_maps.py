@@ -15,17 +15,6 @@ from neuroenc._core.checks import make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import match_voxels
 
-__all__ = [
-    "TEMPLATES",
-    "WeightComponents",
-    "confusion",
-    "prompt_vectors",
-    "text_selectivity",
-    "voxels_of",
-    "weight_components",
-    "weights_of",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class WeightComponents:

@@ -15,8 +15,6 @@ from neuroenc.encoders.incontext._evidence import Floats
 if TYPE_CHECKING:
     from neuroenc.encoders.incontext._prior import WeightPrior
 
-__all__ = ["PriorMixture"]
-
 # Shares of the isotropic part.
 _BLENDS = (0.0, 0.1, 0.3, 0.6, 1.0)
 

@@ -31,8 +31,6 @@ from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
 from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig, part_settings, refuse_landmarks
 from neuroenc.encoders.incontext._mixture import PriorMixture
 
-__all__ = ["SHIPPED", "InContextModel", "VoxelWeights", "load_model", "make_model", "save_model"]
-
 
 class VoxelWeights(NamedTuple):
     """Predicted weights of each voxel: ``coef`` (voxel, feature), ``intercept`` (voxel,).

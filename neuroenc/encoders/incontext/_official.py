@@ -18,8 +18,6 @@ from neuroenc._core.errors import ConfigError, DataError, nearest_names
 from neuroenc.encoders.incontext._config import InContextConfig
 from neuroenc.encoders.incontext._model import InContextModel
 
-__all__ = ["load_braincorl", "published_state_dict"]
-
 # Of one block: published name, name here.
 _BLOCK = {
     "layer_norm_1": "norm1",

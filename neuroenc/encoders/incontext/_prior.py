@@ -28,8 +28,6 @@ from neuroenc.encoders.incontext._evidence import (
 )
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 
-__all__ = ["QUANTILES", "WeightPrior", "fit_em", "fraction", "ledoit_wolf", "pairs_of", "ridge_weights"]
-
 _KIND = Kind("prior", "prior.json", "prior.safetensors", ("intercept_mean", "intercept_var", "n_voxels", "provenance"))
 
 QUANTILES = (0.05, 0.5, 0.95)

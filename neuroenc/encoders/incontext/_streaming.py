@@ -22,8 +22,6 @@ from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxe
 from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder, WeightSums
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
-__all__ = ["AnchoredState", "ChunkState", "Coreset", "StreamingSession"]
-
 
 class Coreset:
     r"""A sample of fixed size of all trials so far, that does not depend on their order.

@@ -24,17 +24,6 @@ from neuroenc._core.progress import progress as bar
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
-__all__ = [
-    "STAGES",
-    "Stage",
-    "TrainedStage",
-    "episode_loss",
-    "explained_variance",
-    "make_stage",
-    "train_stage",
-    "validation_episodes",
-]
-
 LOSSES = ("response", "weights", "likelihood")
 
 

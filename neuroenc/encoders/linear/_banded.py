@@ -34,8 +34,6 @@ from neuroenc.encoders.linear import _solvers
 from neuroenc.encoders.linear._blocks import run_blocks
 from neuroenc.encoders.linear._solvers import SCORINGS, row_gram, warn_at_edges
 
-__all__ = ["BandedRidgeEncoder", "simplex_candidates"]
-
 
 def simplex_candidates(
     n_bands: int, n_candidates: int, seed: int, concentration: Sequence[float] = (0.1, 1.0)

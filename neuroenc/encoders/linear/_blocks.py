@@ -19,8 +19,6 @@ from neuroenc._core.progress import progress
 from neuroenc._core.weights import read_tensors, write_tensors
 from neuroenc.encoders._labels import column_block
 
-__all__ = ["BlockStore", "run_blocks"]
-
 Result = dict[str, np.ndarray]
 Work = Callable[[np.ndarray, slice], Result]
 

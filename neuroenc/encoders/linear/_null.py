@@ -19,8 +19,6 @@ from neuroenc._core.progress import progress
 from neuroenc.encoders._labels import feature_scaling
 from neuroenc.encoders.linear._solvers import dual_fold, gram, is_partition, primal_fold, row_gram
 
-__all__ = ["cross_validated_p"]
-
 _NULLS = ("auto", "refit", "shared")
 _SHARED_ROWS = 1000
 # Errors of a shared null are shared too: at p = 0.01 this many permutations leave one of a tenth.

@@ -22,8 +22,6 @@ from neuroenc.encoders._labels import features_matrix, sample_coords, voxel_coor
 from neuroenc.encoders.linear._banded import BandedRidgeEncoder
 from neuroenc.stats import partition_variance
 
-__all__ = ["nested_gammas", "variance_partition"]
-
 # Between the names of a joint space, as `stats.partition_variance` writes them.
 _AND = " & "
 

@@ -16,8 +16,6 @@ from neuroenc.encoders._folds import check_groups
 from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
 from neuroenc.encoders.linear._solvers import make_design, solve_block
 
-__all__ = ["resampled_rows", "ridge_weights"]
-
 
 def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     r"""Ridge weights of all voxels for given penalties.

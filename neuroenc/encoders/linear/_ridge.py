@@ -30,8 +30,6 @@ from neuroenc.encoders.linear import _solvers
 from neuroenc.encoders.linear._blocks import BlockStore, run_blocks
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
 
-__all__ = ["RidgeEncoder"]
-
 
 class RidgeEncoder(LinearEncoder):
     r"""Voxelwise ridge regression with one cross-validated penalty per voxel.

@@ -20,8 +20,6 @@ from neuroenc.encoders._labels import match_voxels, sample_coords, space_of, vox
 from neuroenc.encoders.linear._partition import as_responses, block, check_spaces, fit_inside, left_out_rows
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 
-__all__ = ["select_features"]
-
 METRICS = ("r", "r2", "ev")
 
 

@@ -22,26 +22,6 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-__all__ = [
-    "SCORINGS",
-    "Basis",
-    "Design",
-    "FoldBasis",
-    "best_alpha",
-    "block_products",
-    "dual_basis",
-    "dual_fold",
-    "gram",
-    "make_design",
-    "primal_basis",
-    "primal_fold",
-    "row_gram",
-    "search_block",
-    "shrinkage",
-    "solve_block",
-    "warn_at_edges",
-]
-
 _ROWS = 4096
 
 

@@ -27,8 +27,6 @@ from neuroenc.encoders.readout._protocol import READOUTS
 from neuroenc.encoders.readout._targets import masked_responses, subject_columns, validation_rows
 from neuroenc.encoders.readout._train import predict_maps, train
 
-__all__ = ["FittedReadout", "ReadoutEncoder"]
-
 
 class FittedReadout(LinearEncoder):
     """The half of `ReadoutEncoder` that comes after ``fit``."""

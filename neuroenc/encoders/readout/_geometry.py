@@ -11,19 +11,6 @@ from torch.nn import functional
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 
-__all__ = [
-    "MODES",
-    "Localization",
-    "gaussian_masks",
-    "identity_grid",
-    "mask_moments",
-    "n_warp_parameters",
-    "pixel_centres",
-    "sample_stack",
-    "warp_matrices",
-    "warp_parts",
-]
-
 
 def pixel_centres(n: int, like: Tensor) -> Tensor:
     """Positions (n,) of the centres of ``n`` pixels."""

@@ -20,8 +20,6 @@ from neuroenc.encoders.readout._maps import Maps
 from neuroenc.encoders.readout._protocol import Readout, register_readout
 from neuroenc.encoders.readout._targets import seen_patterns
 
-__all__ = ["LinearReadout", "PooledReadout", "pool_map", "raw_weights", "solve_ridge"]
-
 _PENALTIES = ("squared", "norm")
 
 

@@ -11,8 +11,6 @@ from torch.nn.functional import softplus
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["LOSSES", "Loss", "make_loss"]
-
 #: Below this, log(softplus(x)) is x to float64 precision, while softplus itself would underflow in float32.
 _LINEAR_BELOW = -40.0
 

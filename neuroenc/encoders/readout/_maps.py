@@ -13,9 +13,6 @@ from neuroenc._core.arrays import as_numbers, refuse_sparse
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.memory import parse_memory
-from neuroenc.encoders._folds import positions
-
-__all__ = ["MapArray", "Maps", "as_maps", "map_moments", "positions"]
 
 
 class MapArray:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.encoders.readout._protocol import READOUTS, Readout, make_readout
 
-__all__ = ["EncoderModule", "build_module"]
-
 Shape = tuple[int, int, int]
 
 

@@ -15,8 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 
-__all__ = ["READOUTS", "Readout", "make_readout", "register_readout"]
-
 #: Readouts by name; see `register_readout`.
 READOUTS: dict[str, type[Readout]] = {}
 

@@ -23,8 +23,6 @@ from neuroenc.encoders.readout._geometry import (
 from neuroenc.encoders.readout._protocol import register_readout
 from neuroenc.encoders.readout._spatial import FactorizedReadout
 
-__all__ = ["SemanticSpatialReadout"]
-
 
 @register_readout
 class SemanticSpatialReadout(FactorizedReadout):

@@ -15,8 +15,6 @@ from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout._geometry import gaussian_masks, mask_moments
 from neuroenc.encoders.readout._protocol import Readout, register_readout
 
-__all__ = ["AttentionReadout", "FactorizedReadout", "GaussianReadout"]
-
 _COVARIANCES = ("isotropic", "axis", "full")
 _READS = ("sample", "integrate")
 

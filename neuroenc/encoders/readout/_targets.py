@@ -9,10 +9,9 @@ import numpy as np
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders._folds import positions
 from neuroenc.encoders._labels import check_responses
-from neuroenc.encoders.readout._maps import MapArray, positions
-
-__all__ = ["masked_responses", "seen_patterns", "subject_columns", "validation_rows"]
+from neuroenc.encoders.readout._maps import MapArray
 
 
 def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | None) -> np.ndarray:

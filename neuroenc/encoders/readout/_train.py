@@ -20,10 +20,9 @@ from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar
+from neuroenc.encoders._folds import positions
 from neuroenc.encoders.readout._losses import Loss, make_loss
-from neuroenc.encoders.readout._maps import Maps, positions
-
-__all__ = ["Engine", "Run", "TrainResult", "predict_maps", "train"]
+from neuroenc.encoders.readout._maps import Maps
 
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 

@@ -9,18 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Share, Table
 
-__all__ = [
-    "AnalysisConfig",
-    "BankConfig",
-    "CaptionsConfig",
-    "DecoderConfig",
-    "GateConfig",
-    "GroundingConfig",
-    "ProjectionConfig",
-    "SpaceConfig",
-    "StabilityConfig",
-]
-
 
 class SpaceConfig(Table):
     """The embedding space in which voxels' weights are decoded.

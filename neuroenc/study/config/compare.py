@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.study.config.table import MOST, Count, Share, Table
 
-__all__ = ["CompareConfig", "LayersConfig", "RegionsConfig"]
-
 
 class RegionsConfig(Table):
     """Three-region analysis: is a voxel best predicted by vision, dense captions or single captions?

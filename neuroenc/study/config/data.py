@@ -13,8 +13,6 @@ from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.memory import parse_memory
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Share, Table
 
-__all__ = ["FEATURES", "WORLD", "DataConfig", "EncoderConfig", "EvaluationConfig", "FeaturesConfig", "RegionConfig"]
-
 #: Options of ``[data] name = "world"``, the simulated world, and the least of each.
 WORLD = {
     "n_subjects": 1,

@@ -10,17 +10,6 @@ from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Seed, Table
 
-__all__ = [
-    "METHODS",
-    "EvaluateConfig",
-    "FilesConfig",
-    "IncontextConfig",
-    "ModelConfig",
-    "PredictConfig",
-    "StageConfig",
-    "TaskConfig",
-]
-
 #: Options of ``[incontext.task]`` by kind, and the least of each number.
 TASK_OPTIONS: dict[str, dict[str, int | None]] = {
     "world": {"n_train_subjects": 1, "n_train": 1, "n_pool": 1, "n_query": 1, "n_voxels": 1, "novel_prior": None},

@@ -11,8 +11,6 @@ from typing import Any
 from neuroenc.study.config.study import StudyConfig
 from neuroenc.study.config.table import Table, bounds, parts
 
-__all__ = ["OPTIONAL", "config_schema", "reference_markdown"]
-
 #: Tables that ``enabled = false`` leaves out.
 OPTIONAL = (("captions",), ("compare",), ("incontext",), ("compare", "regions"), ("compare", "layers"))
 

@@ -10,8 +10,6 @@ from neuroenc.study.config.data import DataConfig, EncoderConfig, EvaluationConf
 from neuroenc.study.config.incontext import IncontextConfig
 from neuroenc.study.config.table import Count, Seed, Table
 
-__all__ = ["ComputeConfig", "ReportConfig", "StudyConfig"]
-
 
 class ReportConfig(Table):
     """The report.

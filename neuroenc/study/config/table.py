@@ -11,8 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from neuroenc._core.errors import ConfigError, unknown_name
 
-__all__ = ["MOST", "Count", "CountOrZero", "Device", "Seed", "Share", "Table"]
-
 #: Largest count; above it a number is a typing error, and numpy's counters end there.
 MOST = 2**31 - 1
 

@@ -46,8 +46,6 @@ from neuroenc.study.incontext.tasks import TaskSubject
 from neuroenc.study.incontext.train import stage_of
 from neuroenc.study.preflight import preflight
 
-__all__ = ["evaluated_models", "incontext_evaluate"]
-
 _NOTES = (
     "All methods saw the same support trials of a draw; a draw's smaller supports are the first trials of its larger "
     "ones. Queries are never in a support.",

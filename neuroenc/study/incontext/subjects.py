@@ -31,17 +31,6 @@ from neuroenc.study.incontext.tasks import (
     world_tasks,
 )
 
-__all__ = [
-    "Part",
-    "incontext_of",
-    "load_parts",
-    "make_mixture",
-    "make_prior",
-    "part_folders",
-    "read_matrix",
-    "read_subject",
-]
-
 
 def incontext_of(config: StudyConfig) -> IncontextConfig:
     """The study's ``[incontext]``, or its defaults."""

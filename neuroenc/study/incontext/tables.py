@@ -14,8 +14,6 @@ from neuroenc.study.config import StudyConfig
 from neuroenc.study.config.incontext import METHODS
 from neuroenc.study.incontext.subjects import incontext_of
 
-__all__ = ["best_baselines", "comparison_table", "curve_summary", "curve_table", "joined", "kinds"]
-
 _RIDGE = METHODS["ridge"]
 #: What in-context models are compared with at every size.
 BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))

@@ -21,8 +21,6 @@ from neuroenc.embedding import ImageEmbedder
 from neuroenc.study.stages.compare import _pictures, scale_voxels
 from neuroenc.study.stages.score import noise_ceilings
 
-__all__ = ["TaskSubject", "TransferTasks", "check_v4_sessions", "v4_content", "v4_tasks", "world_tasks"]
-
 V4_FEATURES: dict[str, Any] = {"layer": "block8", "pooling": 4, "preprocessing": {"size": 112}}
 
 

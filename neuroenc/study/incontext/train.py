@@ -46,8 +46,6 @@ from neuroenc.study.incontext.subjects import (
 )
 from neuroenc.study.preflight import preflight
 
-__all__ = ["BEFORE", "incontext_predict", "incontext_train"]
-
 #: A stage, and the stages that it may start from, nearest first.
 BEFORE: dict[str, tuple[str, ...]] = {"pretrain": (), "extend": ("pretrain",), "finetune": ("extend", "pretrain")}
 

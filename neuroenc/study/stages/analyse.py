@@ -15,8 +15,6 @@ from neuroenc.study.config import AnalysisConfig
 from neuroenc.study.stages.caption import captioned_weights, captions_of, text_direction
 from neuroenc.study.study import Study, stage
 
-__all__ = ["analyse"]
-
 
 @stage(
     "analyse",

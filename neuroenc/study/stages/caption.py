@@ -46,8 +46,6 @@ from neuroenc.study.stages.load import first_captions
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
 
-__all__ = ["Bank", "Fitted", "Readings", "Rows", "Texts", "bank", "caption", "read", "space", "weights"]
-
 register(Codec("captions", CaptionStudy, "", lambda p, x: x.save(p), CaptionStudy.load))
 
 NOTES = {

@@ -28,8 +28,6 @@ from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weigh
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
-__all__ = ["check", "diversity_table", "ground", "held_out_scores", "round_trip_table", "stability_tables"]
-
 
 @stage(
     "ground",

@@ -24,8 +24,6 @@ from neuroenc.study.stages.load import load_features
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
-__all__ = ["NOTES", "compare", "join_subjects", "scale_voxels", "tabulate"]
-
 NOTES = (
     "Every cell saw the same rows, folds and validation split and tried the same number of settings; ridge tries all "
     "its penalties as one.",

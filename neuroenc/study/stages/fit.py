@@ -21,8 +21,6 @@ from neuroenc.study.config import EncoderConfig, EvaluationConfig
 from neuroenc.study.stages.load import Subject
 from neuroenc.study.study import Study, stage
 
-__all__ = ["encode", "fit", "fit_folds", "make_ridge", "outer_folds", "row_features", "split"]
-
 Fold = tuple[np.ndarray, np.ndarray]
 #: Weights with so many entries are kept beside predictions: another command may ask for them.
 _SMALL = 2**24

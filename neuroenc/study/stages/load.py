@@ -23,8 +23,6 @@ from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.study.config import DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
-__all__ = ["WORLD", "Subject", "embed", "load", "load_data", "load_features", "make_feature_space", "prepare_responses"]
-
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
 
 

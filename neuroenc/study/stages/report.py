@@ -21,8 +21,6 @@ from neuroenc.study.stages.compare import NOTES, comparison_lines
 from neuroenc.study.stages.summary import caption_lines, caption_summary
 from neuroenc.study.study import Study
 
-__all__ = ["closing_lines", "plain_settings", "summarise", "write_study"]
-
 
 def plain_settings(config: StudyConfig) -> dict[str, Any]:
     """Settings without the folders of this machine, and without tables that ask for nothing."""

@@ -15,8 +15,6 @@ from neuroenc.study.config import EvaluationConfig
 from neuroenc.study.stages.load import Subject
 from neuroenc.study.study import Study, stage
 
-__all__ = ["merge_subjects", "noise_ceilings", "score", "score_subject", "score_table"]
-
 
 @stage(
     "score",

@@ -8,8 +8,6 @@ import numpy as np
 
 from neuroenc.captions import CaptionStudy
 
-__all__ = ["caption_lines", "caption_summary"]
-
 
 def caption_summary(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
     """Figures of a study."""

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["CORES", "Core", "FrozenCore", "check_shape", "make_core", "register_core"]
-
 #: Cores by name; see `register_core`.
 CORES: dict[str, type[Core]] = {}
 

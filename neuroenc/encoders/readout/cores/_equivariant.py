@@ -36,22 +36,6 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._core import Core, register_core
 
-__all__ = [
-    "ORIENTATIONS",
-    "PRESETS",
-    "EquivariantCore",
-    "FieldNorm",
-    "GaussianPool",
-    "GroupConv",
-    "LiftConv",
-    "PlainCore",
-    "Plan",
-    "check_plan",
-    "conv_block",
-    "planned_shape",
-    "ring_basis",
-]
-
 #: Order of the group.
 ORIENTATIONS = 8
 _RING_WIDTH = 0.6

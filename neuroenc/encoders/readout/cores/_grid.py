@@ -21,8 +21,6 @@ from neuroenc.encoders.readout.cores._equivariant import (
     planned_shape,
 )
 
-__all__ = ["GRID_PRESETS", "GridCore"]
-
 #: Channels, equivariance and blocks by name.
 GRID_PRESETS: dict[str, tuple[int, bool, Plan]] = {
     "small": (64, False, ((3, None, 0), (3, None, 2))),
