@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neuroenc"
 
 # Rooms in which circles, and imports of other rooms' private modules, are still to go.
-TO_DO = {"study"}
+TO_DO: set[str] = set()
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
@@ -53,7 +53,7 @@ WAITING: dict[str, set[str]] = {
     "grounding and language models of one's own while decoding": {"FunctionStep", "GroundedRescore"},
     "maps and contrasts of captions": {"EmbeddingColours", "category_shares", "difference_captions"},
     "captions as features": {"aspect_bands", "caption_aspects", "caption_vectors"},
-    "phrases of captions on their own": {"find_phrases", "load_spacy"},
+    "phrases of captions on their own": {"find_phrases"},
     "generative and hybrid retrieval": {"HybridResult", "SearchIndex", "hybrid_search", "train_retriever"},
     "in-context sessions trial by trial": {"StreamingSession"},
     "released checkpoints, written": {"published_state_dict"},

@@ -1,4 +1,4 @@
-from ._bank_pass import evidence as evidence
+from ._bank_pass import BankPass as BankPass, evidence as evidence
 from ._caption import (
     CaptionResult as CaptionResult,
     caption_voxels as caption_voxels,
@@ -35,9 +35,9 @@ from .analysis._lexicon import (
 from .analysis._structurize import StructuredCaptions as StructuredCaptions, structurize as structurize
 from .analysis._voxel_search import search_voxels as search_voxels
 from .analysis._words import nouns as nouns, words as words
-from .checks._gate import gate_voxels as gate_voxels
+from .checks._gate import gate_voxels as gate_voxels, sample_voxels as sample_voxels
 from .checks._grounding import Grounding as Grounding, GroundingChecker as GroundingChecker
-from .checks._grounding_bank import hallucination_rate as hallucination_rate
+from .checks._grounding_bank import BankImages as BankImages, hallucination_rate as hallucination_rate
 from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
     GroundedConstraint as GroundedConstraint,
@@ -58,7 +58,11 @@ from .checks._scoring import (
     round_trip as round_trip,
     sentence_scores as sentence_scores,
 )
-from .checks._stability import caption_stability as caption_stability
+from .checks._stability import (
+    caption_stability as caption_stability,
+    score_stability as score_stability,
+    stability_jobs as stability_jobs,
+)
 from .decoding._constraints import (
     CorpusConstraint as CorpusConstraint,
     TrieConstraint as TrieConstraint,
@@ -84,7 +88,7 @@ from .projection._denoiser_model import contrastive_accuracy as contrastive_accu
 from .projection._manifold import on_manifold as on_manifold
 from .projection._project import project as project, project_folds as project_folds
 from .projection._state import ProjectionState as ProjectionState, TruncatedState as TruncatedState
-from .projection._stream import bank_folds as bank_folds
+from .projection._stream import bank_folds as bank_folds, bank_hash as bank_hash
 from .text._parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser
-from .text._phrases import find_phrases as find_phrases, load_spacy as load_spacy
-from .text._words import STOP_PHRASES as STOP_PHRASES, STOP_WORDS as STOP_WORDS
+from .text._phrases import find_phrases as find_phrases, load_spacy as load_spacy, spacy_version as spacy_version
+from .text._words import STOP_PHRASES as STOP_PHRASES, STOP_WORDS as STOP_WORDS, word_pattern as word_pattern

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,20 @@ class CaptionStudy:
         from neuroenc.captions.checks._verdicts import failed_controls
 
         return failed_controls(self)
+
+    def judged(self) -> CaptionStudy:
+        """The study with its `verdicts` in ``quality``, and the `failed_controls` in the column ``fails`` of captions.
+
+        Returns
+        -------
+        CaptionStudy
+        """
+        failed, captions = self.failed_controls(), self.captions
+        if not failed.isna().all():
+            # A voxel's best caption is judged; those of lower rank are not.
+            fails = np.where(captions["rank"] == 1, captions["voxel"].map(failed.fillna("")).fillna(""), "")
+            captions = captions.assign(fails=fails)
+        return replace(self, captions=captions, quality=self.verdicts())
 
     def verdicts(self) -> dict[str, pd.DataFrame]:
         """Tables of ``quality``, with what their controls say in the column ``verdict`` where they have any."""

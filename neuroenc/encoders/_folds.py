@@ -62,11 +62,27 @@ def resolve_folds(
     ``cv`` is an integer (contiguous folds; of whole groups where groups are given; by stimulus where stimuli repeat),
     "run" or "session" (leave one out), a scikit-learn splitter, or an iterable of splits, as positions or masks.
 
+    Parameters
+    ----------
+    cv : int, str, splitter or iterable
+    n : int
+        Rows.
+    coords : mapping of str to array (n,)
+        Labels of the rows: ``stimulus, run, session``, as far as there are any.
+    groups : array (n,), optional
+    scoring : str
+        What chooses between penalties.
+
     Raises
     ------
     ConfigError, DataError
         Folds that are too small for ``scoring``, train on rows that they test, or part the rows of a group or of a
         stimulus.
+
+    Examples
+    --------
+    >>> [test.tolist() for _, test in resolve_folds("run", 4, {"run": np.array([1, 1, 2, 2])})]
+    [[0, 1], [2, 3]]
     """
     stimulus = coords.get("stimulus")
     groups = check_groups(groups, n, coords)

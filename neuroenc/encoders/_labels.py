@@ -153,6 +153,23 @@ def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, w
     return Y
 
 
+def align_voxels(Y: Any, like: Any, what: str = "responses") -> Any:
+    """Labelled ``Y`` (n, voxel) with its voxels in the order of other labelled responses; unlabelled ones as they are.
+
+    Raises
+    ------
+    DataError
+        Other voxels, or the same ids with other places, another affine, volume, space or subject.
+
+    Examples
+    --------
+    >>> Y = xr.DataArray([[1, 2]], dims=("stimulus", "voxel"), coords={"voxel": [7, 9]})
+    >>> align_voxels(Y, Y[:, ::-1])["voxel"].values.tolist()
+    [9, 7]
+    """
+    return match_voxels(voxel_coords(like), space_of(like), Y, what)
+
+
 def _text(values: np.ndarray) -> np.ndarray:
     """Labels that compare equal whatever type a file gave them: 3, 3.0 and "3"."""
     values = np.asarray(values)
@@ -409,6 +426,13 @@ def check_space(known: Mapping[str, Any], X: Any, what: str) -> None:
     ------
     DataError
         Backbone, weights, layer, pooling or normalisation differ; both are named.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_features
+    >>> check_space({"backbone": "dino"}, make_features([[1.0]], stimulus=["a"], backbone="clip"), "the model")
+    Traceback (most recent call last):
+    neuroenc._core.errors.DataError: features have backbone='clip', the model 'dino'...
     """
     found = feature_space(X)
     for name in _NAMES:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.files import hash_path
+from neuroenc._core.errors import DataError
 from neuroenc._core.store import Store
 from neuroenc.encoders import RidgeEncoder
 
 if TYPE_CHECKING:
+    from neuroenc.encoders.incontext import InContextModel
     from neuroenc.report import Section
 
 # A few seconds: every third voxel of the demo's subject.
@@ -22,16 +22,18 @@ _SIZES, _DRAWS, _VOXELS = (20, 50, 100), 2, 300
 _NAMES = {"icl": "in context", "ridge": "ridge (cross-validated)", "ridge_shared": "ridge (one penalty for all voxels)"}
 
 
-def shipped_model(name: str = "world") -> Path | None:
-    """Folder of a shipped in-context model, or None where this installation has none.
+def shipped_model(name: str = "world") -> InContextModel | None:
+    """A shipped in-context model, or None where this installation has none.
 
     >>> shipped_model("nothing") is None
     True
     """
-    from neuroenc.encoders.incontext._model import _WEIGHTS
+    from neuroenc.encoders.incontext import load_model
 
-    folder = _WEIGHTS / name
-    return folder if (folder / "model.json").is_file() else None
+    try:
+        return load_model(name)
+    except DataError:
+        return None
 
 
 def few_shot(
@@ -41,7 +43,7 @@ def few_shot(
     Y_query: xr.DataArray,
     ceiling: np.ndarray | None,
     store: Store,
-    model: Path,
+    model: InContextModel,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Support curve over voxels of a subject that the model never saw, 300 at most, and numbers for the summary.
@@ -55,19 +57,18 @@ def few_shot(
     ceiling : array (voxel,), optional
         Share of the test responses' variance that is signal.
     store : Store
-    model : path
-        The shipped model's folder.
+    model : InContextModel
     seed : int
         Of the draws.
     """
-    from neuroenc.encoders.incontext import InContextEncoder, load_model, summarise_curve, support_curve
+    from neuroenc.encoders.incontext import InContextEncoder, summarise_curve, support_curve
 
     some = np.arange(0, Y.shape[1], -(-Y.shape[1] // _VOXELS))
     Y, Y_query, limit = Y[:, some], Y_query[:, some], None if ceiling is None else ceiling[some]
 
     def work() -> dict[str, pd.DataFrame]:
         methods = {
-            _NAMES["icl"]: InContextEncoder(load_model(model), response_scale="as-is"),
+            _NAMES["icl"]: InContextEncoder(model, response_scale="as-is"),
             _NAMES["ridge"]: RidgeEncoder(cv=5, progress=False),
             _NAMES["ridge_shared"]: RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False),
         }
@@ -88,7 +89,7 @@ def few_shot(
             table["normalised"] = summarise_curve(curve, n_bootstraps=2, normalise=True)["explained_variance"]
         return {"curve": table}
 
-    inputs = [X, Y, X_query, Y_query, limit, seed, hash_path(model), list(_NAMES), list(_SIZES), _DRAWS]
+    inputs = [X, Y, X_query, Y_query, limit, seed, model, list(_NAMES), list(_SIZES), _DRAWS]
     table = store.keep("few-shot", inputs, work)["curve"]
     summary: dict[str, Any] = {}
     for row in table.to_dict("records"):

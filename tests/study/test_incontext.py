@@ -356,7 +356,7 @@ def test_the_demos_few_trials(study, tmp_path):
     X, Y = data.load(folder / "features.nc"), data.load(folder / "new.nc")
     X = data.match(X, Y)
     parts, said = (X[:110], Y[:110], X[110:], Y[110:]), []
-    model = out / "finetune" / "anchored"
+    model = load_model(out / "finetune" / "anchored")
     table, summary = few_shot(*parts, np.full(30, 0.5), Store(tmp_path, said.append), model)
     again, _ = few_shot(*parts, np.full(30, 0.5), Store(tmp_path, said.append), model)
     pd.testing.assert_frame_equal(table, again)

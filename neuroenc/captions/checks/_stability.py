@@ -34,7 +34,23 @@ class StabilityJob(NamedTuple):
 def stability_jobs(
     variants: Mapping[str, Sequence[Variant]], *, null_voxels: int = 100, seed: int = 0
 ) -> list[StabilityJob]:
-    """All captionings that stability rests on: each variant, and shuffled weights of some voxels beside it."""
+    """All captionings that stability rests on: each variant, and shuffled weights of some voxels beside it.
+
+    For callers that make the captions themselves, as those who read a bank once for everything; see
+    `caption_stability`, which does both, for the parameters.
+
+    Returns
+    -------
+    list of (kind, null, weights, bank)
+        ``null`` marks shuffled weights.
+
+    Examples
+    --------
+    >>> coef = np.array([[1.0, 0.1, 0.9], [0.2, 1.0, 0.3]])
+    >>> jobs = stability_jobs({"halves": [(coef, None)] * 2}, null_voxels=2)
+    >>> [(j.kind, j.null, j.weights.sizes["voxel"]) for j in jobs]
+    [('halves', False, 3), ('halves', False, 3), ('halves', True, 2), ('halves', True, 2)]
+    """
     jobs: list[StabilityJob] = []
     rng = make_rng(seed)
     known = None
@@ -60,7 +76,31 @@ def score_stability(
     seed: int = 0,
     of_voxels: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Agreement of captions, from those of each job: ``(kind, null, captions)``. See :func:`caption_stability`."""
+    """Agreement of captions, from those of each of `stability_jobs`.
+
+    Parameters
+    ----------
+    voxels : sequence (voxel,)
+        Names of the voxels that were captioned again.
+    told : sequence of (kind, null, captions)
+        Best caption of each voxel, job by job.
+    embed_text, text_direction, n_shuffles, seed
+        As in `caption_stability`.
+    of_voxels : int, optional
+        Voxels that the sample stands for.
+
+    Returns
+    -------
+    voxels, summary : DataFrame
+        As `caption_stability`.
+
+    Examples
+    --------
+    >>> words = {"face": [1.0, 0.0], "house": [0.0, 1.0]}
+    >>> told = [("halves", null, ["face", "house", "house"]) for null in (False, False, True, True)]
+    >>> score_stability([4, 5, 6], told, lambda texts: [words[t] for t in texts])[1]["same"].tolist()
+    [1.0]
+    """
     table: dict[str, Any] = {"voxel": np.asarray(voxels)}
     rows = []
     for kind in dict.fromkeys(kind for kind, _, _ in told):

@@ -141,14 +141,3 @@ def failed_controls(study: Any) -> pd.Series:
         measured[:] = True
         failed = failed.where(told == "", told.where(failed == "", failed + "; " + told))
     return failed.where(measured, None)
-
-
-def with_failed_controls(study: Any) -> pd.DataFrame:
-    """Captions with the column ``fails``: what `failed_controls` says of a voxel's best caption, "" elsewhere."""
-    captions = study.captions
-    found = failed_controls(study)
-    if found.isna().all():
-        return captions
-    of = found.fillna("").to_dict()
-    fails = [of.get(v, "") if rank == 1 else "" for v, rank in zip(captions["voxel"], captions["rank"])]
-    return captions.assign(fails=fails)

@@ -153,7 +153,12 @@ class BankHash:
 
 
 def bank_hash(bank: EmbeddingBank, rows: int = 16384) -> str:
-    """`BankHash` of a bank that can be read again."""
+    """SHA-256 of a bank's embeddings and ids, whatever the shards that it lies in.
+
+    >>> from neuroenc.retrieval import as_bank
+    >>> bank_hash(as_bank(np.eye(3))) == bank_hash(as_bank([np.eye(3)[:2], np.eye(3)[2:]]))
+    True
+    """
     found, first = BankHash(), 0
     for array, ids, n, _ in bank.shards():
         for a in range(0, n, rows):

@@ -20,7 +20,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.progress import progress as bar
 from neuroenc.data import match
 from neuroenc.encoders import RidgeEncoder
-from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
+from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, check_budget, make_folds, make_jobs
 from neuroenc.encoders.comparison._result import Comparison
 from neuroenc.encoders.comparison._store import Fitted, Source, Store, make_source, temporary_folder
@@ -431,7 +431,7 @@ def check_ceiling(noise_ceiling: Any, responses: xr.DataArray) -> np.ndarray | N
     n_voxels = responses.shape[1]
     if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
         row = noise_ceiling.expand_dims("row")
-        noise_ceiling = match_voxels(voxel_coords(responses), space_of(responses), row, "noise ceilings")[0]
+        noise_ceiling = align_voxels(row, responses, "noise ceilings")[0]
     values = as_numpy(noise_ceiling, "noise ceilings").astype(np.float64)
     if values.shape != (n_voxels,) or np.nanmax(values, initial=0.0) > 1 + 1e-6:
         raise DataError(

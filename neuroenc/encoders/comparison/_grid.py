@@ -305,6 +305,12 @@ def make_folds(responses: xr.DataArray, cv: Any, validation: float, seed: int) -
     ------
     ConfigError, DataError
         Too few stimuli, or a stimulus on both sides.
+
+    Examples
+    --------
+    >>> responses = xr.DataArray(np.zeros((12, 2)), dims=("stimulus", "voxel"), coords={"stimulus": np.arange(12)})
+    >>> [len(fold.test) for fold in make_folds(responses, 3, 0.25, 0)]
+    [4, 4, 4]
     """
     if not 0 < validation < 1:
         raise ConfigError(f"validation={validation!r} must be a share of the training stimuli between 0 and 1.")

@@ -40,6 +40,7 @@ from ._mixture import PriorMixture as PriorMixture
 from ._model import (
     InContextModel as InContextModel,
     VoxelWeights as VoxelWeights,
+    list_models as list_models,
     load_model as load_model,
     make_model as make_model,
     save_model as save_model,

@@ -19,11 +19,10 @@ from neuroenc._core.progress import progress as bar
 from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._labels import (
+    align_voxels,
     describe_features,
     features_matrix,
     match_features,
-    match_voxels,
-    space_of,
     voxel_coords,
 )
 
@@ -339,7 +338,7 @@ def support_curve(
     if not methods:
         raise ConfigError("methods is empty. Next step: {'ridge': RidgeEncoder()}.")
     X_query = match_features(describe_features(X), X_query, "query features")
-    Y_query = match_voxels(voxel_coords(Y), space_of(Y), Y_query, "query responses")
+    Y_query = align_voxels(Y_query, Y, "query responses")
     _check_apart(X, Y, X_query, Y_query)
     values, query = np.asarray(features_matrix(X)), np.asarray(features_matrix(X_query))
     responses, measured = as_numpy(Y, "responses"), as_numpy(Y_query, "query responses").astype(np.float64)
@@ -372,7 +371,7 @@ def support_curve(
     if noise_ceiling is not None:
         if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
             limit = noise_ceiling.expand_dims("stimulus")
-            noise_ceiling = as_numpy(match_voxels(voxel_coords(Y), space_of(Y), limit, "noise ceiling"))[0]
+            noise_ceiling = as_numpy(align_voxels(limit, Y, "noise ceiling"))[0]
         ceiling = np.asarray(noise_ceiling, dtype=np.float64)
         if ceiling.shape != (responses.shape[1],):
             raise DataError(f"noise_ceiling has shape {ceiling.shape}; expected ({responses.shape[1]},).")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, write_folder
 from neuroenc.attention import (
@@ -233,6 +234,10 @@ class InContextModel(nn.Module):
         count = sum(p.numel() for p in self.parameters()) / 1e6
         return f"InContextModel({c.form}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
 
+    def content_hash(self) -> str:
+        """Hash of settings and weights."""
+        return hash_json([self.describe(), {k: hash_array(v.numpy()) for k, v in sorted(self.state_dict().items())}])
+
     def describe(self) -> dict[str, Any]:
         """Settings as JSON holds them: of the model as it is, parts that were exchanged after it was made included.
 
@@ -320,7 +325,16 @@ def complete(x: Tensor, y: Tensor, log_weight: Tensor | None) -> tuple[Tensor, T
 
 _KIND = Kind("in-context model", "model.json", "model.safetensors", ("config", "sha256"))
 _WEIGHTS = Path(__file__).parent / "weights"
-SHIPPED = ("world",)
+_SHIPPED = ("world",)
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of the in-context models that come with the package, for `load_model`.
+
+    >>> list_models()
+    ('world',)
+    """
+    return _SHIPPED
 
 
 def save_model(model: InContextModel, path: str | os.PathLike[str], **record: Any) -> Path:
@@ -384,11 +398,11 @@ def load_model(path: str | os.PathLike[str]) -> InContextModel:
     8
     """
     folder = Path(path)
-    if str(path) in SHIPPED and not (folder / "model.json").is_file():
+    if str(path) in _SHIPPED and not (folder / "model.json").is_file():
         folder = _WEIGHTS / str(path)
     if not (folder / "model.json").is_file():
         raise DataError(
-            unknown_name("in-context model", path, SHIPPED, "Next step: a name, or a folder that save_model wrote.")
+            unknown_name("in-context model", path, _SHIPPED, "Next step: a name, or a folder that save_model wrote.")
         )
     record, tensors = read_folder(folder, _KIND)
     where = folder / _KIND.record

@@ -13,7 +13,7 @@ from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc.data import align
 from neuroenc.encoders._folds import check_groups
-from neuroenc.encoders._labels import match_voxels, space_of, voxel_coords
+from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.linear._solvers import make_design, solve_block
 
 
@@ -47,7 +47,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
         align(X, Y)
     if isinstance(alpha, xr.DataArray) and alpha.dims == ("voxel",):
-        alpha = match_voxels(voxel_coords(Y), space_of(Y), alpha.expand_dims("row"), "penalties")[0]
+        alpha = align_voxels(alpha.expand_dims("row"), Y, "penalties")[0]
     x, y = (as_numpy(a, what).astype(np.float64) for a, what in ((X, "features"), (Y, "responses")))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise DataError(f"X {x.shape} and Y {y.shape} do not fit; legal is (n, feature) and (n, voxel).")

@@ -16,7 +16,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
 from neuroenc.encoders._folds import check_groups, resolve_folds
-from neuroenc.encoders._labels import match_voxels, sample_coords, space_of, voxel_coords
+from neuroenc.encoders._labels import align_voxels, sample_coords, voxel_coords
 from neuroenc.encoders.linear._partition import as_responses, block, check_spaces, fit_inside, left_out_rows
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 
@@ -67,7 +67,7 @@ def _over(Y: Any, per: Any) -> Callable[[np.ndarray], np.ndarray]:
         labels = Y.coords[per].values
     else:
         if isinstance(per, xr.DataArray) and per.dims == ("voxel",):
-            per = match_voxels(voxel_coords(Y), space_of(Y), per.expand_dims("row"), "labels")[0]
+            per = align_voxels(per.expand_dims("row"), Y, "labels")[0]
         labels = as_numpy(per, "labels")
     if labels.shape != (v,):
         raise DataError(f"per has shape {labels.shape}; give one label for each of the {v} voxels.")

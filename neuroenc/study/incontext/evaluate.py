@@ -15,11 +15,10 @@ import xarray as xr
 from neuroenc import stats
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import atomic_path, hash_array, hash_json, output_folder, write_json
+from neuroenc._core.files import atomic_path, output_folder, write_json
 from neuroenc._core.provenance import provenance
 from neuroenc._core.store import Store, content_key
-from neuroenc.encoders import RidgeEncoder
-from neuroenc.encoders._labels import check_space
+from neuroenc.encoders import RidgeEncoder, check_space
 from neuroenc.encoders.incontext import (
     AnatomicalTransfer,
     EmpiricalBayesRidge,
@@ -27,11 +26,11 @@ from neuroenc.encoders.incontext import (
     MeanResponse,
     NearestStimuli,
     PaperRidge,
+    list_models,
     load_model,
     support_curve,
     surface_positions,
 )
-from neuroenc.encoders.incontext._model import SHIPPED
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.config.incontext import METHODS
 from neuroenc.study.incontext.subjects import Part, incontext_of, load_parts, make_prior, part_folders
@@ -132,7 +131,7 @@ def _check_models(config: StudyConfig, out: Path) -> None:
             load_model(where)
             named += 1
         except DataError:
-            if where not in SHIPPED:
+            if where not in list_models():
                 raise
     for folder in part_folders(config, out):
         made = [p for p in folder.glob("*/*/summary.json") if p.parts[-3] in ("finetune", "extend", "pretrain")]
@@ -158,7 +157,7 @@ def evaluated_models(config: StudyConfig, part: Part, say: Callable[[str], None]
             model = load_model(where)
         except DataError:
             # A folder that the user names must be there; shipped weights may have been left out of an installation.
-            if where not in SHIPPED:
+            if where not in list_models():
                 raise
             say(f"  {name}: left out, this installation has no weights of {where!r}")
             continue
@@ -192,7 +191,7 @@ def _subject(
     if not sizes:
         raise ConfigError(f"{subject.name} has {len(subject.X)} trials to draw from; no size of {wanted.sizes} fits.")
     # Where a model lies does not matter to a curve; what it holds does.
-    files = {name: _digest(where) for name, where in models.items()}
+    files = {name: load_model(where).content_hash() for name, where in models.items()}
     key = {
         "sizes": sizes,
         "draws": wanted.n_draws,
@@ -236,11 +235,6 @@ def _subject(
         full = found["full"].assign_attrs(n_pool=len(subject.X))
         found = found.drop_vars("full")
     return found, full
-
-
-def _digest(where: Path | str) -> str:
-    model = load_model(where)
-    return hash_json([model.describe(), {k: hash_array(v.numpy()) for k, v in sorted(model.state_dict().items())}])
 
 
 def _methods(

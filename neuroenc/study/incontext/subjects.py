@@ -17,7 +17,7 @@ from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc._core.files import check_readable_file, read_json, write_json
 from neuroenc._core.store import Codec, Store, content_key, register
-from neuroenc.encoders._labels import check_space, feature_space, match_voxels, space_of, voxel_coords
+from neuroenc.encoders import align_voxels, check_space, feature_space
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.config.incontext import FilesConfig, IncontextConfig
@@ -256,7 +256,7 @@ def read_subject(
     if files.query_responses:
         Y_query = prepared(read_matrix(files.query_responses, "query_responses"), zscore)
         # Voxels go together by their ids, whatever the order of a file.
-        Y_query = match_voxels(voxel_coords(Y), space_of(Y), Y_query, f"query responses of {files.name}")
+        Y_query = align_voxels(Y_query, Y, f"query responses of {files.name}")
         source = read_matrix(files.query_features, "query_features") if files.query_features else features
         return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
     n = len(Y)

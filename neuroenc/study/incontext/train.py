@@ -18,9 +18,11 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import atomic_path, hash_json, output_folder, read_json, sha256_file, write_json
 from neuroenc._core.store import Store
 from neuroenc._version import __version__
-from neuroenc.encoders._labels import check_space, feature_space
+from neuroenc.encoders import check_space, feature_space
 from neuroenc.encoders.incontext import (
     STAGES,
+    Episode,
+    EpisodeSource,
     InContextEncoder,
     InContextModel,
     MixedEpisodes,
@@ -33,7 +35,6 @@ from neuroenc.encoders.incontext import (
     train_stage,
     validation_episodes,
 )
-from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.incontext.subjects import (
     Part,

@@ -19,27 +19,27 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json, hash_path
 from neuroenc._core.store import Codec, content_key, register
 from neuroenc.captions import (
+    BankImages,
+    BankPass,
     Captioner,
     CaptionStudy,
     Decoder,
     RetrievalDecoder,
     bank_folds,
+    bank_hash,
     gate_voxels,
     load_categories,
     load_lexicon,
+    sample_voxels,
     shuffled_control,
+    spacy_version,
+    stability_jobs,
+    word_pattern,
 )
-from neuroenc.captions._bank_pass import BankPass
-from neuroenc.captions.checks._gate import sample_voxels
-from neuroenc.captions.checks._grounding_bank import BankImages
-from neuroenc.captions.checks._stability import StabilityJob, stability_jobs
-from neuroenc.captions.projection._stream import bank_hash
-from neuroenc.captions.text._phrases import spacy_version
-from neuroenc.captions.text._words import word_pattern
 from neuroenc.data import Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import resampled_rows, ridge_weights
-from neuroenc.retrieval._corpus import plain_text
+from neuroenc.retrieval import plain_text
 from neuroenc.study.config import CaptionsConfig, SpaceConfig, StabilityConfig
 from neuroenc.study.stages.fit import fit_folds
 from neuroenc.study.stages.load import first_captions
@@ -538,7 +538,7 @@ def read(study: Study) -> dict[str, Any]:
     return {"readings": found}
 
 
-def _jobs(study: Study, sampled: np.ndarray) -> list[StabilityJob]:
+def _jobs(study: Study, sampled: np.ndarray) -> list[Any]:
     s, seed = captions_of(study).stability, study.config.seed
     kept = study.fitted.coef.isel(voxel=np.flatnonzero(sampled))
     variants: dict[str, list[Any]] = {}

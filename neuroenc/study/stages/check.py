@@ -19,11 +19,10 @@ from neuroenc.captions import (
     caption_diversity,
     hallucination_rate,
     round_trip,
+    score_stability,
     sentence_scores,
     shuffled_control,
 )
-from neuroenc.captions.checks._stability import score_stability
-from neuroenc.captions.checks._verdicts import with_failed_controls, with_verdicts
 from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, captions_of, text_direction
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
@@ -233,11 +232,11 @@ def check(study: Study) -> dict[str, Any]:
         captions=captions,
         stability=stable.get("voxels"),
         sentence=sentence,
-        quality={name: with_verdicts(name, table) for name, table in quality.items()},
+        quality=quality,
         caveats=tuple(caveats),
         settings=settings,
     )
-    return {"captions": dataclasses.replace(new, captions=with_failed_controls(new))}
+    return {"captions": new.judged()}
 
 
 def _first_roi(scores: xr.Dataset) -> list[str]:

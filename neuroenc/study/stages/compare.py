@@ -13,12 +13,10 @@ from PIL import Image
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.tables import read_table
+from neuroenc._core.tables import read_table, write_table
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
-from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells
-from neuroenc.encoders.comparison._grid import make_folds
-from neuroenc.encoders.comparison._result import write_table
+from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells, make_folds
 from neuroenc.study.config import CompareConfig, FeaturesConfig
 from neuroenc.study.stages.load import load_features
 from neuroenc.study.stages.score import noise_ceilings
@@ -313,7 +311,7 @@ def tabulate(study: Study) -> dict[str, Any]:
         parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
     if folder is not None:
         for name, frame in tables.items():
-            write_table(frame, folder / f"{name}.csv")
+            write_table(frame, folder / f"{name}.csv", float_format="%.8g")
         for name, values in maps.items():
             data.save(values, folder / f"{name}.nc")
         parts["summary"] = found.write(folder, config.q) | parts["summary"]

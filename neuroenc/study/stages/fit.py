@@ -14,9 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.executor import Shared
 from neuroenc._core.files import hash_path, output_folder, write_text
 from neuroenc._core.store import Store, content_key
-from neuroenc.encoders import RidgeEncoder
-from neuroenc.encoders._folds import resolve_folds
-from neuroenc.encoders._labels import sample_coords
+from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
 from neuroenc.study.stages.load import Subject
 from neuroenc.study.study import Study, stage
@@ -110,9 +108,11 @@ def split(study: Study) -> dict[str, Any]:
 
 def _check(study: Study, responses: xr.DataArray, folds: list[Fold]) -> None:
     encoder, evaluation = study.config.encoder, study.config.evaluation
+    labels = {str(k): c.values for k, c in responses.coords.items() if c.dims == responses.dims[:1]}
     for train, _ in folds:
         try:
-            resolve_folds(encoder.cv, len(train), sample_coords(responses[train]), scoring=encoder.scoring)
+            rows = {name: values[train] for name, values in labels.items()}
+            resolve_folds(encoder.cv, len(train), rows, scoring=encoder.scoring)
         except ValueError as error:
             raise type(error)(f"[encoder] cv = {encoder.cv!r} within an outer fold: {error}") from error
     blocked = evaluation.permutations and evaluation.permutation_mode in ("within", "whole")

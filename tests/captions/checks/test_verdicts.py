@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc.captions import CaptionStudy
-from neuroenc.captions.checks._verdicts import failed_controls, verdict, with_failed_controls, with_verdicts
+from neuroenc.captions.checks._verdicts import failed_controls, verdict, with_verdicts
 
 
 def study(**tables):
@@ -45,12 +45,12 @@ def test_a_best_caption_that_does_not_exceed_its_controls_is_named_with_them():
         1: "round trip",
         2: "sentence-level score; round trip; stability, folds",
     }
-    marked = with_failed_controls(found)
+    marked = found.judged().captions
     assert marked.loc[marked["rank"] == 2, "fails"].eq("").all()
     assert marked.loc[marked["rank"] == 1, "fails"].tolist() == failed_controls(found).tolist()
     # Nothing was measured: nothing is marked, and nothing passes for measured.
     assert failed_controls(study()).isna().all()
-    assert "fails" not in with_failed_controls(study())
+    assert "fails" not in study().judged().captions
 
 
 @pytest.mark.parametrize(
