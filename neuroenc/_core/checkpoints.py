@@ -11,7 +11,7 @@ from typing import Any
 from neuroenc._core.arrays import is_torch
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
-from neuroenc._core.weights import read_tensors, write_tensors
+from neuroenc._core.store import Store, Tensors, content_key
 
 __all__ = [
     "Checkpoint",
@@ -21,8 +21,6 @@ __all__ = [
     "restore_optimiser",
     "why_unreadable",
 ]
-
-_FILE = "training.safetensors"
 
 
 def why_unreadable(error: BaseException) -> str:
@@ -88,41 +86,30 @@ def moving_state(model: Any) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """One file in a folder: tensors of model, best model and optimiser, and everything else as JSON in its header.
-
-    A single file that is replaced atomically cannot hold the model of one epoch and the counters of another.
+    """State of a training run in a `Store`, which may hold those of other runs too.
 
     Parameters
     ----------
     folder : path
-    key : str
-        Hash of data, settings and first weights. A folder of another run is an error, not a silent mixture.
+    key : anything that `content_key` takes
+        Data, settings and first weights.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], key: str) -> None:
-        self.path = Path(folder) / _FILE
-        self.key = key
+    def __init__(self, folder: str | os.PathLike[str], key: Any) -> None:
+        self.store, self.key = Store(folder), content_key(key)
 
     def load(self, device: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]] | None:
-        """Anys by group and the JSON record, or None where there is nothing yet."""
-        if not self.path.exists():
+        """Tensors by group and the JSON record, or None where there is nothing yet."""
+        found = self.store.read("training", self.key)
+        if found is None:
             return None
-        groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimiser": {}}
-        tensors, record = read_tensors(self.path, framework="pt")
-        if record.get("key") != self.key:
-            raise DataError(
-                f"checkpoint {self.path.parent} belongs to a fit with other settings or other data. "
-                "Next step: give this fit its own checkpoint folder, or delete that one."
-            )
-        for name, tensor in tensors.items():
-            group, rest = name.split("/", 1)
-            groups[group][rest] = tensor.to(device)
-        return groups, record["state"]
+        state = found.pop("state")
+        return {group: {k: v.to(device) for k, v in part.items()} for group, part in found.items()}, state
 
     def save(self, groups: dict[str, dict[str, Any]], state: dict[str, Any]) -> None:
-        """Replace the file."""
-        tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
-        write_tensors(self.path, tensors, {"key": self.key, "state": state})
+        """Put this state in the place of the last one."""
+        parts = {group: Tensors(part) for group, part in groups.items()}
+        self.store.write("training", self.key, {**parts, "state": state})
 
 
 def optimiser_tensors(optimiser: Any) -> dict[str, Any]:

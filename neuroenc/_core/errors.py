@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-__all__ = ["ChecksumError", "ConfigError", "DataError", "NeuroencError", "nearest_names", "unknown_name"]
+__all__ = [
+    "ChecksumError",
+    "ConfigError",
+    "DataError",
+    "NeuroencError",
+    "StorageError",
+    "nearest_names",
+    "unknown_name",
+]
 
 
 class NeuroencError(ValueError):
@@ -14,6 +22,10 @@ class NeuroencError(ValueError):
 
 class DataError(NeuroencError):
     """Responses, stimuli, features or files are not what the method expects."""
+
+
+class StorageError(DataError):
+    """A file or folder cannot be written: the disk is full, or it is not permitted."""
 
 
 class ConfigError(NeuroencError):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import DataError, NeuroencError
+from neuroenc._core.errors import DataError, NeuroencError, StorageError
 
 __all__ = [
     "atomic_path",
@@ -69,7 +69,7 @@ _STORAGE = {
 
 @contextmanager
 def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` (full, read-only, no permission, a file in the way) into a DataError.
+    """Turn a refusal to write ``path`` (disk full, read-only, no permission, a file in the way) into StorageError.
 
     With ``below``, errors that name a file outside that folder are left alone: they are about something that was read.
 
@@ -77,7 +77,7 @@ def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] |
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
         ...
-    neuroenc._core.errors.DataError: cannot write maps/r.nii.gz: the disk is full. ...
+    neuroenc._core.errors.StorageError: cannot write maps/r.nii.gz: the disk is full. ...
     """
     try:
         yield
@@ -92,7 +92,7 @@ def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] |
         elsewhere = below is not None and named is not None and not os.fspath(named).startswith(os.fspath(below))
         if number not in _STORAGE or elsewhere:
             raise
-        raise DataError(f"cannot write {os.fspath(path)}: {_STORAGE[number]}.") from error
+        raise StorageError(f"cannot write {os.fspath(path)}: {_STORAGE[number]}.") from error
 
 
 def _exchange(a: Path, b: Path) -> bool:

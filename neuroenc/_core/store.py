@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,15 +33,34 @@ from neuroenc._core.files import (
     read_sealed_folder,
     recover,
     seal_folder,
+    storage_errors,
     write_json,
 )
+from neuroenc._core.weights import load_tensors, save_tensors
 from neuroenc._version import __version__
 
-__all__ = ["Codec", "Store", "content_key", "register"]
+__all__ = ["Blocks", "Codec", "Store", "Tensors", "content_key", "register"]
 
-_RECORD = "record.json"
+RECORD = "record.json"
+#: Ending of the folder in which a result in the making keeps what is done of it.
+PART = ".part"
 #: Seconds without a sign of life after which another machine's claim on a result counts no more.
 _STALE = 60.0
+#: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
+_IN_MEMORY = 2**30
+#: Checkpoints and fits in the layouts of older versions.
+_OLD = ("fit.json", "training.safetensors", "cells/*/cell.json")
+
+
+class Blocks(NamedTuple):
+    """An array of ``n`` rows that comes in pieces along its first axis; it is written as it comes, never held whole."""
+
+    n: int
+    pieces: Iterable[np.ndarray]
+
+
+class Tensors(dict):
+    """Arrays by name (all numpy, or all torch), kept in one safetensors file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +95,29 @@ def _read_frame(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _write_plain(path: Path, value: Any) -> None:
-    write_json(path, {"value": value})
+def _write_blocks(path: Path, blocks: Blocks) -> None:
+    # Not memory-mapped: a full disk would end the process with SIGBUS.
+    with open(path, "wb") as handle:
+        for number, piece in enumerate(blocks.pieces):
+            if number == 0:
+                shape = (blocks.n, *piece.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(handle, header)
+            handle.write(np.ascontiguousarray(piece).data)
 
 
 _CODECS: list[Codec] = [
     Codec("table", pd.DataFrame, ".json", _write_frame, _read_frame),
-    Codec("array", np.ndarray, ".npy", lambda p, a: np.save(p, a, allow_pickle=False), lambda p: np.array(read_npy(p))),
+    Codec("array", Blocks, ".npy", _write_blocks, read_npy),
+    Codec("array", np.ndarray, ".npy", lambda p, a: np.save(p, a, allow_pickle=False), read_npy),
+    Codec("tensors", Tensors, ".safetensors", save_tensors, lambda p: Tensors(load_tensors(p))),
 ]
-_PLAIN = Codec("plain", object, ".json", _write_plain, lambda p: read_json(p)["value"])
+_PLAIN = Codec("plain", object, ".json", lambda p, v: write_json(p, {"value": v}), lambda p: read_json(p)["value"])
 
 
 def register(codec: Codec) -> None:
     """Let the store keep values of another type; a later codec of the same kind replaces the earlier one."""
     _CODECS[:] = [codec, *(c for c in _CODECS if c.kind != codec.kind)]
-
-
-def _codec(value: Any) -> Codec:
-    return next((c for c in _CODECS if isinstance(value, c.of)), _PLAIN)
 
 
 def content_key(*things: Any) -> str:
@@ -145,13 +171,16 @@ class Store:
     What `keep` returns is always what was read back, so a run that goes on gives the same output as one that was
     never stopped. Several processes, also of several machines, may share the folder: every result is moved into place
     whole, and who finds one in the making waits for it while its maker shows signs of life. Making a result twice is
-    harmless.
+    harmless. A result that is damaged is made again, which is said (by `say`, else as a warning).
 
     Parameters
     ----------
     folder : path
-    say : callable
+        Made when something is written.
+    say : callable, optional
         Callback for progress messages.
+    mapped : bool
+        Arrays stay on disk, memory-mapped, whatever their size; else those larger than 1 GiB.
 
     Examples
     --------
@@ -163,19 +192,68 @@ class Store:
     {'answer': 42}
     """
 
-    def __init__(self, folder: str | os.PathLike[str], say: Callable[[str], None] = _silent) -> None:
-        self.folder = Path(folder)
-        self.say = say
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, folder: str | os.PathLike[str], say: Callable[[str], None] | None = None, mapped: bool = False
+    ) -> None:
+        self.folder, self.say, self.mapped = Path(folder), say, mapped
+        old = [found.name for pattern in _OLD for found in [*self.folder.glob(pattern)][:1]]
+        if old:
+            self._warn(f"{self.folder} holds results of an older version ({old[0]}), which are not read; made again")
+
+    def _warn(self, text: str) -> None:
+        if self.say is not None:
+            self.say(f"  {text}")
+        else:
+            warnings.warn(f"{text}.", UserWarning, stacklevel=4)
 
     def path(self, name: str, inputs: Any, ending: str = "") -> Path:
         """Where the result of these inputs (see `content_key`) lies."""
         key = hash_json({"name": name, "inputs": _content(inputs), "version": __version__})
         return self.folder / f"{name}-{key[:16]}{ending}"
 
+    def part(self, name: str, inputs: Any) -> Store:
+        """Store for what is done of a result in the making; gone when `keep` has put the result in its place."""
+        return Store(self.path(name, inputs, PART))
+
     def has(self, name: str, inputs: Any) -> bool:
         """Whether a result is there (it may turn out to be damaged when it is read)."""
         return recover(self.path(name, inputs))
+
+    def read(self, name: str, inputs: Any) -> dict[str, Any] | None:
+        """The parts of a result, or None where there is none, or a damaged one (which is removed)."""
+        path = self.path(name, inputs)
+        if not recover(path):
+            return None
+        try:
+            found = self._read(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            if path.exists():  # else another process has removed it
+                # Whatever is wrong with it, what it is made from is still there.
+                self._warn(f"{name}: {path.parent.name}/{path.name} is damaged; computed again")
+                shutil.rmtree(path, ignore_errors=True)
+            return None
+        with suppress(OSError):  # used now; a folder that may only be read does not remember it
+            os.utime(path)
+        claim = _claim_of(path)
+        # Left by a process that was killed between its result and the end of its claim.
+        if claim.exists() and _stale(claim):
+            claim.unlink(missing_ok=True)
+        return found
+
+    def write(self, name: str, inputs: Any, parts: Mapping[str, Any]) -> None:
+        """Put a result in its place, or in that of an earlier state of it."""
+        path = self.path(name, inputs)
+        try:
+            with atomic_path(path, directory=True) as folder:
+                kinds = {}
+                for part, value in parts.items():
+                    codec = next((c for c in _CODECS if isinstance(value, c.of)), _PLAIN)
+                    codec.write(folder / f"{part}{codec.ending}", value)
+                    kinds[part] = codec.kind
+                seal_folder(folder, RECORD, {"kind": "result", "version": 1, "name": name, "parts": kinds})
+        except OSError as error:  # two processes put the same result in its place at once
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or not path.is_dir():
+                raise
 
     def keep(self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The parts that ``compute()`` gives for these inputs, computed once.
@@ -186,57 +264,39 @@ class Store:
         inputs : anything that `content_key` takes
             All that the result depends on.
         compute : callable
-            Gives labelled arrays, tables, arrays or plain values by name.
+            Gives labelled arrays, tables, arrays or plain values by name. What it keeps in `part` outlives a kill.
+
+        Raises
+        ------
+        StorageError
+            The folder takes nothing more: the disk is full, or it may not be written.
         """
-        path = self.path(name, inputs)
-        found = self._found(name, path)
-        if found is None:
-            with _claim(path) as mine:
-                # Another process may have made it while this one waited for its claim.
-                found = None if mine else self._found(name, path)
-                if found is None:
-                    start = time.perf_counter()
-                    self._write(path, name, compute())
-                    found = self._read(path)
-                    self.say(f"  {name}: {time.perf_counter() - start:.1f} s")
+        path, say = self.path(name, inputs), self.say or _silent
+        found = self.read(name, inputs)
+        if found is not None:
+            say(f"  {name}: done before, taken from {path.parent.name}/")
+            return found
+        with _claim(path) as mine:
+            # Another process may have made it while this one waited for its claim.
+            found = None if mine else self.read(name, inputs)
+            if found is None:
+                start = time.perf_counter()
+                self.write(name, inputs, compute())
+                found = self._read(path)
+                shutil.rmtree(self.path(name, inputs, PART), ignore_errors=True)
+                say(f"  {name}: {time.perf_counter() - start:.1f} s")
         return found
 
-    def _found(self, name: str, path: Path) -> dict[str, Any] | None:
-        if not recover(path):
-            return None
-        try:
-            found = self._read(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # Whatever is wrong with it, what it is made from is still there.
-            self.say(f"  {name}: {path.parent.name}/{path.name} is damaged; computed again")
-            shutil.rmtree(path, ignore_errors=True)
-            return None
-        self.say(f"  {name}: done before, taken from {path.parent.name}/")
-        claim = _claim_of(path)
-        # Left by a process that was killed between its result and the end of its claim.
-        if claim.exists() and _stale(claim):
-            claim.unlink(missing_ok=True)
-        return found
-
-    @staticmethod
-    def _write(path: Path, name: str, parts: Mapping[str, Any]) -> None:
-        with atomic_path(path, directory=True) as folder:
-            kinds = {}
-            for part, value in parts.items():
-                codec = _codec(value)
-                codec.write(folder / f"{part}{codec.ending}", value)
-                kinds[part] = codec.kind
-            seal_folder(folder, _RECORD, {"kind": "result", "version": 1, "name": name, "parts": kinds})
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        record = read_sealed_folder(path, _RECORD, "result", "result", 1)
+    def _read(self, path: Path) -> dict[str, Any]:
+        record = read_sealed_folder(path, RECORD, "result", "result", 1)
         codecs = {c.kind: c for c in (*_CODECS, _PLAIN)}
         found = {}
         for part, kind in record["parts"].items():
             if kind not in codecs:
                 raise DataError(f"{path} holds a {kind}, which nothing here reads.")
-            found[part] = codecs[kind].read(path / f"{part}{codecs[kind].ending}")
+            value = codecs[kind].read(path / f"{part}{codecs[kind].ending}")
+            small = isinstance(value, np.memmap) and value.nbytes <= _IN_MEMORY and not self.mapped
+            found[part] = np.array(value) if small else value
         return found
 
 
@@ -252,18 +312,16 @@ def _claim(path: Path) -> Iterator[bool]:
     is gone or, on another machine, has been silent for a minute.
     """
     claim = _claim_of(path)
+    with storage_errors(claim):
+        claim.parent.mkdir(parents=True, exist_ok=True)
     while not path.exists():
-        try:
-            handle = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if _stale(claim):
-                claim.unlink(missing_ok=True)
-            else:
-                time.sleep(0.2)
-            continue
-        os.write(handle, json.dumps([platform.node(), os.getpid()]).encode())
-        os.close(handle)
-        break
+        with storage_errors(claim), suppress(FileExistsError), open(claim, "x") as handle:
+            json.dump([platform.node(), os.getpid()], handle)
+            break
+        if _stale(claim):
+            claim.unlink(missing_ok=True)
+        else:
+            time.sleep(0.2)
     else:
         yield False  # made by the other process meanwhile
         return

@@ -1,12 +1,11 @@
 """One format for models on disk: tensors as safetensors, everything else as sealed JSON; no pickle.
 
 A folder of a model holds a JSON record (kind, format, settings, SHA-256 of every other file, written last) and one
-safetensors file. Single files of tensors with a record of their own (`write_tensors`) serve checkpoints and caches.
+safetensors file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import DataError, NeuroencError
 from neuroenc._core.files import (
-    _finite,
-    _plain,
     atomic_path,
     check_readable_file,
-    hash_array,
-    hash_json,
     paired_file,
     read_json,
     read_sealed_json,
@@ -33,7 +27,7 @@ from neuroenc._core.files import (
     write_sealed_json,
 )
 
-__all__ = ["Kind", "read_folder", "read_tensors", "reading", "whole_folder", "write_folder", "write_tensors"]
+__all__ = ["Kind", "load_tensors", "read_folder", "reading", "save_tensors", "whole_folder", "write_folder"]
 
 # 1: records without a seal may be read; 2: sealed; 3: with the kind. All three are read.
 FORMAT = 3
@@ -191,53 +185,25 @@ def reading(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
         ) from error
 
 
-def _seal(tensors: Mapping[str, Any], text: str) -> str:
-    return hash_json([text, *([name, hash_array(as_numpy(tensors[name]))] for name in sorted(tensors))])
+def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write arrays (all numpy, or all torch) to a safetensors file that says which."""
+    numpy = all(isinstance(value, np.ndarray) for value in tensors.values())
+    _save(path, tensors, {"framework": "numpy" if numpy else "pt"})
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Any], record: dict[str, Any]) -> Path:
-    """Write arrays (numpy, or all of torch) and a JSON record to one file atomically, with the hash of both."""
-    text = json.dumps(_finite(record), default=_plain, allow_nan=False)
-    with atomic_path(path) as temporary:
-        _save(temporary, tensors, {"record": text, "seal": _seal(tensors, text)})
-        _order_metadata(temporary)
-    return Path(path)
-
-
-def _order_metadata(path: Path) -> None:
-    """Names of the metadata in order: safetensors writes them in any, and one content shall be one file."""
-    with open(path, "r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":")).encode()
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
-
-
-def read_tensors(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays (numpy, or torch on the CPU with ``framework="pt"``) and record of `write_tensors`.
+def load_tensors(path: Path) -> dict[str, Any]:
+    """What `save_tensors` wrote: numpy, or torch on the CPU.
 
     Raises
     ------
     DataError
-        The file is missing, cut short, damaged, changed, or was not written by `write_tensors`.
+        The file is missing, cut short or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = check_readable_file(path)
     try:
-        with safe_open(path, framework=framework) as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+        with safe_open(check_readable_file(path), framework="numpy") as handle:
+            framework = (handle.metadata() or {}).get("framework", "numpy")
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is cut short or damaged ({error}). Next step: delete it and run the same again."
-        ) from error
-    text = metadata.get("record", "")
-    if not text or metadata.get("seal") != _seal(tensors, text):
-        raise DataError(
-            f"{path} was written by another version or changed since. Next step: delete it and run the same again."
-        )
-    return tensors, json.loads(text)
+        raise DataError(f"{path} is cut short or damaged ({error}). Next step: run the same again.") from error
+    return _load(path, framework)

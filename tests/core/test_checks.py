@@ -9,7 +9,6 @@ import xarray as xr
 
 from neuroenc import captions, data, encoders, report, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.weights import write_tensors
 from neuroenc.retrieval import CaptionCorpus, DenseIndex, LexicalIndex, NGramIndex, NGramScorer, as_bank, ngram_weight
 
 RNG = np.random.default_rng(0)
@@ -125,8 +124,3 @@ REFUSED = {
 def test_illegal_values_are_refused_in_words(name):
     with pytest.raises((DataError, ConfigError)):
         REFUSED[name]()
-
-
-def test_one_content_is_one_file(tmp_path):
-    written = {write_tensors(tmp_path / f"{n}", {"a": np.eye(2)}, {"n": 1}).read_bytes() for n in range(12)}
-    assert len(written) == 1

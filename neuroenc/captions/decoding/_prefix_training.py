@@ -120,7 +120,7 @@ def train_prefix(
         ``embeddings`` are already what :meth:`PrefixDecoder.inputs` gives.
     seed : int
     checkpoint : path, optional
-        Folder for the state of training; the same call goes on from there.
+        Folder for the state of training; the same call goes on from there. Several runs may share it.
     checkpoint_every : int
         Steps.
     progress : bool
@@ -134,8 +134,7 @@ def train_prefix(
     ConfigError
         Illegal settings.
     DataError
-        Numbers that do not agree, embeddings that are not finite, empty captions, a loss that is not finite, or a
-        checkpoint of another run.
+        Numbers that do not agree, embeddings that are not finite, empty captions, or a loss that is not finite.
 
     References
     ----------

@@ -19,7 +19,7 @@ from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tenso
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import hash_array, hash_json
+from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
@@ -285,7 +285,7 @@ def train_stage(
     precision : {"auto", "32", "bf16"}
         Of the transformer; the solve and the loss stay in single precision. ``"auto"`` is bf16 on a GPU.
     checkpoint : path, optional
-        Folder for the state after each evaluation; the same call goes on from there.
+        Folder for the state after each evaluation; the same call goes on from there. Several runs may share it.
     accelerator : accelerate.Accelerator or "auto", optional
         Each process draws its own share of a step's episodes.
     progress : bool
@@ -301,7 +301,7 @@ def train_stage(
     Raises
     ------
     ConfigError, DataError
-        Illegal settings; widths that differ; a checkpoint of another run; a loss that is not finite.
+        Illegal settings; widths that differ; a loss that is not finite.
 
     Examples
     --------
@@ -349,7 +349,7 @@ def train_stage(
             "source": source_digest(source),
             "processes": 1 if accelerator is None else int(accelerator.num_processes),
         }
-        store = Checkpoint(checkpoint, hash_json(key))
+        store = Checkpoint(checkpoint, key)
     place = accelerator.device if accelerator is not None else place
     run = _Run(model.to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store)
     return run.run(progress, max_seconds)

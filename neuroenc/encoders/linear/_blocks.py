@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from neuroenc._core.arrays import as_numpy, is_dask
-from neuroenc._core.errors import DataError
-from neuroenc._core.files import hash_array, hash_json, read_json, write_json
 from neuroenc._core.progress import progress
-from neuroenc._core.weights import read_tensors, write_tensors
+from neuroenc._core.store import Store, Tensors
 from neuroenc.encoders._labels import column_block
 
 Result = dict[str, np.ndarray]
 Work = Callable[[np.ndarray, slice], Result]
-
-
-class BlockStore:
-    """Finished blocks in a folder, one file each, found by the content of all that they were computed from.
-
-    Parameters
-    ----------
-    path : path
-        Folder; created when missing.
-    key : str
-        Hash of everything but the responses that the results depend on. A folder that holds results for
-        another key is an error, not a silent mixture.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], key: str) -> None:
-        self.path, self.key = Path(path), key
-        marker = self.path / "fit.json"
-        if marker.exists() and _key_of(marker) not in (None, key):
-            raise DataError(
-                f"checkpoint {self.path} belongs to a fit with other settings or other features. "
-                "Next step: give this fit its own checkpoint folder, or delete that one."
-            )
-        write_json(marker, {"key": key})
-
-    def run(self, work: Work, values: np.ndarray, block: slice, phase: str, also: Any) -> Result:
-        """Result of a block, from its file or computed and kept.
-
-        ``phase`` and ``also`` are what the result depends on besides the fit's key and the responses ``values``.
-        """
-        content = hash_json([self.key, phase, hash_array(values), None if also is None else hash_array(also)])
-        file = self.path / f"{phase}-{block.start:08d}-{block.stop:08d}.safetensors"
-        if file.exists():
-            # A file that was damaged, or computed from something else, is computed anew.
-            with suppress(DataError):
-                found, record = read_tensors(file)
-                if record.get("content") == content:
-                    return found
-        result = work(values, block)
-        write_tensors(file, {k: np.asarray(v) for k, v in result.items()}, {"content": content})
-        return result
-
-
-def _key_of(marker: Path) -> str | None:
-    """Key of a checkpoint folder; None where the marker is damaged (each block says itself where it belongs)."""
-    with suppress(DataError):
-        record = read_json(marker)
-        return record.get("key") if isinstance(record, dict) else None
-    return None
 
 
 def run_blocks(
@@ -79,13 +26,13 @@ def run_blocks(
     workers: int,
     phase: str = "fit",
     also: Callable[[slice], Any] | None = None,
-    store: BlockStore | None = None,
+    store: tuple[Store, str] | None = None,
     show: bool = False,
     desc: str = "voxels",
 ) -> Iterator[tuple[slice, Result]]:
     """Apply ``work(responses of the block, block)`` to every block of voxels, in order.
 
-    What is kept in ``store`` is keyed by ``phase``, the block's responses, and the array ``also(block)``.
+    ``store`` keeps results under its hash of the fit, ``phase``, the block's responses, and the array ``also(block)``.
     Blocks of dask responses are loaded and computed where dask computes (on the workers of an active client);
     decompositions have been made before, in the calling process, and are sent there. Anything else goes through
     threads, each with one BLAS thread, because many small products side by side beat threaded small products.
@@ -94,7 +41,9 @@ def run_blocks(
     def run(values: np.ndarray, block: slice) -> Result:
         if store is None:
             return work(values, block)
-        return store.run(work, values, block, phase, None if also is None else also(block))
+        kept, fit = store
+        inputs = [fit, values, None if also is None else also(block)]
+        return kept.keep(phase, inputs, lambda: {"block": Tensors(work(values, block))})["block"]
 
     if is_dask(Y):
         yield from _run_dask(run, Y, blocks)

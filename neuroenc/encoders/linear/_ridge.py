@@ -11,9 +11,8 @@ from sklearn.utils.validation import validate_data
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import array_module
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.memory import parse_memory, voxel_blocks
-from neuroenc._version import __version__
+from neuroenc._core.store import Store, content_key
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import (
@@ -27,7 +26,7 @@ from neuroenc.encoders._labels import (
     to_device,
 )
 from neuroenc.encoders.linear import _solvers
-from neuroenc.encoders.linear._blocks import BlockStore, run_blocks
+from neuroenc.encoders.linear._blocks import run_blocks
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
 
 
@@ -67,7 +66,8 @@ class RidgeEncoder(LinearEncoder):
     device : str
         ``"cpu"``, a torch device such as ``"cuda"``, or ``"auto"`` (a GPU if torch sees one).
     checkpoint : path, optional
-        Folder in which finished blocks of voxels are kept: a fit that was killed goes on from there.
+        Folder in which finished blocks of voxels are kept, by the content of what they come from: a fit that was
+        killed goes on from there, and other fits may use the folder too.
     progress : bool
 
     Attributes
@@ -297,21 +297,12 @@ class RidgeEncoder(LinearEncoder):
                 stacklevel=4,
             )
 
-    def _store(self, design: _solvers.Design) -> BlockStore | None:
+    def _store(self, design: _solvers.Design) -> tuple[Store, str] | None:
         if self.checkpoint is None:
             return None
-        settings = {
-            "version": __version__,
-            "alphas": self.alphas_,
-            "scoring": self.scoring,
-            "fit_intercept": self.fit_intercept,
-            "alpha_per_voxel": self.alpha_per_voxel,
-            "primal": design.primal,
-            "nan": self.nan_voxels,
-            "X": hash_array(design.X, design.mean, [] if design.scale is None else design.scale),
-            "folds": hash_array(*[i for f in design.folds for i in f]),
-        }
-        return BlockStore(self.checkpoint, hash_json(settings))
+        settings = [self.alphas_, self.scoring, self.fit_intercept, self.alpha_per_voxel, design.primal]
+        data = [design.X, design.mean, design.scale, design.folds]
+        return Store(self.checkpoint), content_key(settings, self.nan_voxels, data)
 
 
 def _fold_groups(n_folds: int, bytes_each: int, budget: int) -> list[range]:

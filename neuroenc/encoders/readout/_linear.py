@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,13 +185,10 @@ def solve_ridge(
     weight = np.zeros((n_voxels, X.shape[1]), dtype=np.float32)
     found = {"alpha": np.zeros(n_voxels), "best_score": np.zeros(n_voxels)}
     bias = np.zeros(n_voxels, dtype=np.float32)
-    folder = settings.pop("checkpoint", None)
-    patterns = seen_patterns(Y)
-    for number, (rows, columns) in enumerate(patterns):
+    for rows, columns in seen_patterns(Y):
         here = {k: ("row", v[rows]) for k, v in coords.items()}
         labelled = xr.DataArray(X[rows], dims=("row", "feature"), coords=here)
-        keep = None if folder is None else str(Path(folder) / f"pattern{number}")
-        ridge = RidgeEncoder(cv=_folds(cv, rows, len(X)), checkpoint=keep, **settings)
+        ridge = RidgeEncoder(cv=_folds(cv, rows, len(X)), **settings)
         ridge.fit(labelled, Y[np.ix_(rows, columns)])
         coef = ridge.coef_.T
         # A voxel that is constant in training has no best penalty and predicts its mean.

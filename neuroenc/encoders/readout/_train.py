@@ -18,7 +18,7 @@ from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tenso
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import hash_array, hash_json
+from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._folds import positions
 from neuroenc.encoders.readout._losses import Loss, make_loss
@@ -450,7 +450,7 @@ def train(
     device : str or torch.device
         ``"auto"`` is a GPU if torch sees one. The accelerator's, if there is one.
     checkpoint : path, optional
-        Folder for the state after each epoch; the same call goes on from there.
+        Folder for the state after each epoch; the same call goes on from there. Several runs may share it.
     accelerator : accelerate.Accelerator or "auto", optional
         Train on several devices. The result is that of one device up to rounding.
     max_memory : str or int, optional
@@ -469,7 +469,7 @@ def train(
         Illegal settings, or neither ``validation`` nor ``fixed_epochs``.
     DataError
         Row counts that differ, rows on both sides, negative counts with ``"poisson"``, a validation set on which no
-        voxel has a correlation, a loss that is no longer finite, or a checkpoint of another run.
+        voxel has a correlation, or a loss that is no longer finite.
 
     Examples
     --------
@@ -519,7 +519,7 @@ def train(
             "data": hash_array(y, held, taught),
             "start": _hash_state(model),
         }
-        store = Checkpoint(checkpoint, hash_json(key))
+        store = Checkpoint(checkpoint, key)
     engine = Engine(
         model,
         x,

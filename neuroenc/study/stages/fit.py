@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,7 @@ def _fit_fold(
     def work() -> dict[str, Any]:
         coords = {str(k): c for k, c in labels.isel({dim: train}).coords.items()}
         part = xr.DataArray(np.asarray(y[train]), dims=(dim, "voxel"), coords=coords)
-        checkpoint = store.folder / f"ridge-{content_key(inputs)[:16]}"
-        ridge = make_ridge(config, checkpoint, standardise=scale)
+        ridge = make_ridge(config, store.part("fit", inputs).folder, standardise=scale)
         ridge.fit(row_features(np.asarray(x[train]), part), part)
         found: dict[str, Any] = {
             "predicted": np.asarray(ridge.predict(np.asarray(x[test]))),
@@ -193,8 +191,6 @@ def _fit_fold(
         }
         if weights:
             found["coef"], found["intercept"] = ridge.to_linear()
-        # Blocks of a fit that is done are of no more use; the result takes their place.
-        shutil.rmtree(checkpoint, ignore_errors=True)
         return found
 
     return store.keep("fit", inputs, work)
