@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from neuroenc._core.errors import ConfigError
-from neuroenc._core.files import atomic_path, hash_array
+from neuroenc._core.files import _leftover_mark, hash_array, storage_errors
 from neuroenc._core.progress import progress as bar
 
 __all__ = ["Executor", "Shared"]
@@ -56,6 +57,7 @@ class Executor:
         self.workers, self.show = workers, show
         self._client: Any = client or None
         self._own = False
+        self._shared: Any = None
 
     @property
     def remote(self) -> bool:
@@ -87,7 +89,10 @@ class Executor:
         return self._client
 
     def close(self) -> None:
-        """Close the cluster's connection, where this executor opened it."""
+        """Remove shared arrays, and close the cluster's connection where this executor opened it."""
+        if self._shared is not None:
+            self._shared.cleanup()
+            self._shared = None
         if self._own:
             with suppress(Exception):
                 self._client.close()
@@ -95,13 +100,19 @@ class Executor:
                     self._client.cluster.close()
 
     def share(self, array: np.ndarray, folder: Path) -> Shared:
-        """An array as tasks can read it; for other processes it is written below ``folder``, once."""
+        """An array as tasks can read it: for other processes it is written below ``folder``, once, until `close`.
+
+        No other process counts on the file; one that was killed leaves it to `remove_leftovers`.
+        """
         if not self.remote:
             return Shared(array)
-        path = folder / f"{hash_array(array)}.npy"
-        if not path.exists():
-            with atomic_path(path) as temporary:
-                np.save(temporary, array, allow_pickle=False)
+        with storage_errors(folder):
+            if self._shared is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._shared = TemporaryDirectory(prefix=".shared.", suffix=_leftover_mark(), dir=folder)
+            path = Path(self._shared.name) / f"{hash_array(array)}.npy"
+            if not path.exists():
+                np.save(path, array, allow_pickle=False)
         return Shared(file=str(path.resolve()))
 
     def map(self, function: Callable[..., Any], tasks: Sequence[tuple], desc: str = "") -> list[Any]:

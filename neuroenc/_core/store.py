@@ -41,7 +41,8 @@ from neuroenc._version import __version__
 
 __all__ = ["Blocks", "Codec", "Store", "Tensors", "content_key", "register"]
 
-RECORD = "record.json"
+#: Not the name of any part.
+RECORD = "_result.json"
 #: Ending of the folder in which a result in the making keeps what is done of it.
 PART = ".part"
 #: Seconds without a sign of life after which another machine's claim on a result counts no more.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ import xarray as xr
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.progress import progress as bar
+from neuroenc._core.executor import Executor
+from neuroenc._core.store import Store, Tensors
 from neuroenc.data import match
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, check_budget, make_folds, make_jobs
 from neuroenc.encoders.comparison._result import Comparison
-from neuroenc.encoders.comparison._store import Fitted, Source, Store, make_source, temporary_folder
+from neuroenc.encoders.comparison._source import Fitted, Source, make_source
 
 
 def pool_cells(maps: np.ndarray, cells: int | None) -> np.ndarray:
@@ -113,7 +116,7 @@ def _ridge(job: Job, source: Source) -> Fitted:
     }
     predicted = np.asarray(encoder.predict(T), dtype=np.float32)
     alpha = np.asarray(encoder.alpha_, dtype=np.float64)
-    return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays={"alpha": alpha})
+    return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays=Tensors(alpha=alpha))
 
 
 def _labelled(maps: np.ndarray) -> xr.DataArray:
@@ -150,10 +153,9 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     context = source.features(cell.context, rows.train) if cell.context else None
     held = np.flatnonzero(np.isin(rows.train, rows.validation))
     tried = []
-    for number, candidate in enumerate(job.candidates):
+    for candidate in job.candidates:
         begin = time.perf_counter()
-        folder = None if checkpoint is None else checkpoint / f"candidate{number}"
-        encoder = _encoder(job, candidate, validation=held.tolist(), checkpoint=folder)
+        encoder = _encoder(job, candidate, validation=held.tolist(), checkpoint=checkpoint)
         encoder.fit(X, Y, context=context)
         seen = _predict(encoder, X[held], None if context is None else context[held])
         r = stats.score(Y.values[held], seen)
@@ -162,8 +164,7 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     best = int(np.argmax([t[0] for t in tried]))
     _, validation_r, chosen, _ = tried[best]
     begin = time.perf_counter()
-    folder = None if checkpoint is None else checkpoint / "refit"
-    final = _encoder(job, job.candidates[best], checkpoint=folder)
+    final = _encoder(job, job.candidates[best], checkpoint=checkpoint)
     # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
     final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin
@@ -187,7 +188,7 @@ def _predict(encoder: Any, X: np.ndarray, context: np.ndarray | None) -> np.ndar
     return np.asarray(predicted, dtype=np.float32).reshape(len(X), -1)
 
 
-def _extras(encoder: Any, X: np.ndarray, context: np.ndarray | None, n_voxels: int) -> dict[str, np.ndarray]:
+def _extras(encoder: Any, X: np.ndarray, context: np.ndarray | None, n_voxels: int) -> Tensors:
     """Receptive fields and how far they move with content, where the readout has them."""
     found: dict[str, np.ndarray] = {}
     fields = encoder.receptive_field()
@@ -198,60 +199,13 @@ def _extras(encoder: Any, X: np.ndarray, context: np.ndarray | None, n_voxels: i
         values = spread(X, context=context)
         for name in values.data_vars if values is not None else ():
             found[f"warp_{name}"] = np.asarray(values[name], dtype=np.float32)
-    return {k: v for k, v in found.items() if v.shape == (n_voxels,)}
+    return Tensors({k: v for k, v in found.items() if v.shape == (n_voxels,)})
 
 
-def run_one(job: Job, source: Source, folder: str, threads: int) -> str:
-    """Fit a job and keep its result; the name of its cell."""
-    store = Store(Path(folder), source)
-    work = store.work(job)
-    store.write(job, fit_job(job, source, threads, work))
-    shutil.rmtree(work, ignore_errors=True)
-    return job.cell.name
-
-
-def execute(
-    jobs: Sequence[Job],
-    source: Source,
-    store: Store,
-    *,
-    client: Any,
-    workers: int,
-    threads: int,
-    show: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Fit every job that has no result yet.
-
-    Workers write their own results, so that a comparison that is killed loses only the fits in progress. A
-    client's workers must see the store's folder under the same path.
-    """
-    waiting = [job for job in jobs if not store.has(job)]
-    if len(waiting) < len(jobs):
-        say(f"  {len(jobs) - len(waiting)} of {len(jobs)} fits done before")
-    if not waiting:
-        return
-    folder = str(store.folder.resolve())
-    if client is not None:
-        shared = source.shared(store.folder / "inputs")
-        # Not pure: what counts is the file, which a forgotten result would not bring back.
-        futures = [client.submit(run_one, job, shared, folder, threads, pure=False) for job in waiting]
-        client.gather(futures)
-        return
-    if workers == 1:
-        for job in bar(waiting, desc="fits", show=show):
-            run_one(job, source, folder, threads)
-        return
-    from joblib import Parallel, delayed
-
-    shared = source.shared(store.folder / "inputs")
-    # Long fits first: cells with a core would otherwise be what everybody waits for.
-    waiting.sort(key=lambda job: (not job.cell.core, job.cell.closed_form))
-    done = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")(
-        delayed(run_one)(job, shared, folder, threads) for job in waiting
-    )
-    for _ in bar(done, total=len(waiting), desc="fits", show=show):
-        pass
+def run_one(job: Job, source: Source, store: Store, threads: int) -> None:
+    """Fit a job and keep its result."""
+    work = store.part(job.name, job.key).folder
+    store.keep(job.name, job.key, lambda: vars(fit_job(job, source, threads, work)))
 
 
 _DIMS = {("stimulus", "feature"), ("stimulus", "token", "feature"), ("stimulus", "channel", "y", "x")}
@@ -318,14 +272,14 @@ def compare(
     out : path, optional
         Folder where finished fits are kept: the same call goes on after a kill and ends with the same numbers.
     client : dask.distributed.Client, optional
-        Anything with ``submit`` and ``gather``; its workers must see ``out`` under the same path.
+        Its workers must see ``out`` under the same path.
     workers : int
         Processes on this machine.
     threads : int
         Of each fit; a fixed number, so that results do not depend on ``workers``.
     progress : bool
     say : callable, optional
-        Gets lines about progress.
+        Callback for progress messages.
 
     Returns
     -------
@@ -366,21 +320,23 @@ def compare(
     ceiling = check_ceiling(noise_ceiling, responses)
     folds = make_folds(responses, cv, validation, seed)
     jobs = make_jobs(chosen, folds, responses, n_candidates, seed)
-    kept = temporary_folder() if out is None else None
-    folder = Path(kept.name if kept else os.fspath(out or "")) / "cells"
-    source = make_source(spaces, indices, responses)
-    store = Store(folder, source)
-    store.describe(chosen)
-    execute(jobs, source, store, client=client, workers=workers, threads=threads, show=progress, say=say or _silent)
-    # Copies for other processes; the results are what is kept.
-    shutil.rmtree(folder / "inputs", ignore_errors=True)
+    # Gone with the last reference to the comparison.
+    kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None
+    store, executor = Store(kept.name if kept else os.fspath(out or "")), Executor(workers, client, progress)
+    try:
+        source = make_source(spaces, indices, responses, partial(executor.share, folder=store.folder))
+        jobs = [replace(job, key=source.key(job)) for job in jobs]
+        waiting = [job for job in jobs if store.read(job.name, job.key) is None]
+        if len(waiting) < len(jobs) and say is not None:
+            say(f"  {len(jobs) - len(waiting)} of {len(jobs)} fits done before")
+        # Long fits first: cells with a core would otherwise be what everybody waits for.
+        waiting.sort(key=lambda job: (not job.cell.core, job.cell.closed_form))
+        executor.map(run_one, [(job, source, store, threads) for job in waiting], desc="fits")
+    finally:
+        executor.close()
     return Comparison(
         chosen, jobs, store, responses, noise_ceiling=ceiling, n_bootstraps=n_bootstraps, seed=seed, keep=kept
     )
-
-
-def _silent(line: str) -> None:
-    return
 
 
 def _check_responses(responses: xr.DataArray) -> None:

@@ -255,6 +255,13 @@ class Job:
     rows: Fold
     candidates: tuple[dict[str, Any], ...]
     seed: int
+    key: str = ""
+    """Hash of all that decides the result (`Source.key`)."""
+
+    @property
+    def name(self) -> str:
+        """Under which its result is kept."""
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.cell.name[:80]) + f"-fold{self.fold}"
 
 
 def _patterns(values: np.ndarray, axis: int) -> np.ndarray:

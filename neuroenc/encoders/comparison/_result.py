@@ -15,12 +15,14 @@ import xarray as xr
 from neuroenc import stats
 from neuroenc._core import tables
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import write_json
+from neuroenc._core.store import Store
 from neuroenc.data import save
 from neuroenc.encoders.comparison._grid import Cell, Job
 from neuroenc.encoders.comparison._layers import layer_positions, layer_table
 from neuroenc.encoders.comparison._regions import REGIONS, classify, region_shares
+from neuroenc.encoders.comparison._source import Fitted
 from neuroenc.encoders.comparison._statistics import (
     Group,
     Samples,
@@ -32,7 +34,6 @@ from neuroenc.encoders.comparison._statistics import (
     pair_table,
     voxel_winner,
 )
-from neuroenc.encoders.comparison._store import Fitted, Store
 
 
 def cell_costs(
@@ -200,7 +201,11 @@ class Comparison:
     def _fits(self, cell: str) -> list[tuple[Job, Fitted]]:
         if cell not in self._jobs:
             raise ConfigError(unknown_name("cell", cell, self.cells))
-        return [(job, self._store.read(job)) for job in self._jobs[cell]]
+        found = [(job, self._store.read(job.name, job.key)) for job in self._jobs[cell]]
+        lost = [job.name for job, parts in found if parts is None]
+        if lost:
+            raise DataError(f"fits are gone from {self._store.folder}: {', '.join(lost)}. Next step: compare again.")
+        return [(job, Fitted(**parts)) for job, parts in found if parts is not None]
 
     def _voxels(self) -> dict[str, Any]:
         return {str(k): c for k, c in self.responses.coords.items() if c.dims == ("voxel",)}

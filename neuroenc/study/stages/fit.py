@@ -133,7 +133,7 @@ def fit_folds(
         For each fold of each job ``predicted`` (test row, voxel) and ``alpha`` (voxel,); with ``weights`` also ``coef``
         and ``intercept``.
     """
-    executor, shared = study.executor, study.store.folder / "shared"
+    executor, shared = study.executor, study.store.folder
     tasks, where = [], []
     for number, (one, space, folds, scale) in enumerate(jobs):
         X = data.match(space, one.responses).values

@@ -183,13 +183,13 @@ def test_killed_and_resumed_is_as_if_never_stopped(tmp_path):
     folder = tmp_path / "stopped"
     process = subprocess.Popen([sys.executable, str(tmp_path / "go.py"), str(tmp_path), str(folder)])
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("cells/*/*.safetensors"))) < 5:
+    while len(list(folder.glob("*-fold*/_result.json"))) < 5:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/*.safetensors")}
+    done = {p: p.stat().st_mtime_ns for p in folder.glob("*-fold*/_result.json")}
     assert 5 <= len(done) < 24
     features = spaces()
     responses = of_two_subjects(driven(features, [{"a": 1.0}] * 6 + [{"b": 1.0}] * 6 + [{}] * 4))
@@ -228,48 +228,16 @@ def test_processes_give_the_same_numbers(planted, tmp_path):
     assert_same_files(tmp_path / "one", tmp_path / "two")
 
 
-class Future:
-    def __init__(self, value):
-        self.value = value
-
-
-class InProcessClient:
-    """Dask's interface, run here: arguments go through the pickling that a cluster needs."""
-
-    def __init__(self):
-        self.submitted = 0
-
-    def submit(self, function, *args, pure=True):
-        import pickle
-
-        assert not pure
-        self.submitted += 1
-        function, args = pickle.loads(pickle.dumps((function, args)))  # noqa: S301
-        return Future(function(*args))
-
-    def gather(self, futures):
-        return [f.value for f in futures]
-
-
-def test_a_client_gives_the_same_numbers(planted, tmp_path):
-    features, responses = planted
-    client = InProcessClient()
-    compare(features, ["linear"], responses, **QUICK).write(tmp_path / "one")
-    compare(features, ["linear"], responses, client=client, out=tmp_path / "kept", **QUICK).write(tmp_path / "two")
-    assert client.submitted == 12
-    assert_same_files(tmp_path / "one", tmp_path / "two")
-    assert not (tmp_path / "kept" / "cells" / "inputs").exists()
-    with pytest.raises(ConfigError, match="give out="):
-        compare(features, ["linear"], responses, client=client, **QUICK)
-
-
 def test_a_dask_cluster_gives_the_same_numbers(planted, tmp_path):
     distributed = pytest.importorskip("distributed")
     features, responses = planted
     compare(features, ["linear"], responses, **QUICK).write(tmp_path / "one")
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         compare(features, ["linear"], responses, client=client, out=tmp_path / "kept", **QUICK).write(tmp_path / "two")
+        with pytest.raises(ConfigError, match="give out="):
+            compare(features, ["linear"], responses, client=client, **QUICK)
     assert_same_files(tmp_path / "one", tmp_path / "two")
+    assert not list((tmp_path / "kept").glob(".*"))
 
 
 def test_repeated_presentations_stay_on_one_side(planted):

@@ -80,10 +80,10 @@ def reopen(folder):
     assert state["value"]["done"]
     state["value"]["done"] = False
     write_json(path, state)
-    record = read_json(path.with_name("record.json"))
+    record = read_json(path.with_name("_result.json"))
     kept = {k: v for k, v in record.items() if k not in ("seal", "files")}
-    path.with_name("record.json").unlink()
-    seal_folder(path.parent, "record.json", kept)
+    path.with_name("_result.json").unlink()
+    seal_folder(path.parent, "_result.json", kept)
 
 
 @pytest.mark.parametrize("changed", ["responses", "features", "prior", "share", "ceiling"])
