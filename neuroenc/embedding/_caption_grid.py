@@ -11,10 +11,9 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
+from neuroenc._core.tables import check_columns
 from neuroenc.data import Stimuli, make_features
 from neuroenc.data.simulate import describe_cells
-
-_COLUMNS = ("stimulus", "row", "column", "caption")
 
 
 def caption_grid(
@@ -60,11 +59,7 @@ def caption_grid(
     >>> maps.dims, (abs(maps[0]).sum("channel") > 0).values.tolist()
     (('stimulus', 'channel', 'y', 'x'), [[False, True], [False, False]])
     """
-    if not isinstance(table, pd.DataFrame):
-        raise DataError(f"the table of captions is a {type(table).__name__}; expected a DataFrame of {_COLUMNS}.")
-    missing = [c for c in _COLUMNS if c not in table.columns]
-    if missing:
-        raise DataError(f"the table of captions lacks {missing}; it has {list(table.columns)}. Needed: {_COLUMNS}.")
+    check_columns(table, ("stimulus", "row", "column", "caption"), "the table of captions")
     pair = isinstance(grid, (tuple, list)) and len(grid) == 2
     if not pair or not all(isinstance(g, (int, np.integer)) and not isinstance(g, bool) and g >= 1 for g in grid):
         raise ConfigError(f"grid={grid!r} must be a positive number of rows and of columns, such as (8, 8).")

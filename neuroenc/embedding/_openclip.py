@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from neuroenc._core.checkpoints import why_unreadable
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import hash_json, read_json, sha256_file
+from neuroenc._core.files import read_json, sha256_file
 from neuroenc.embedding._download import from_hub
-from neuroenc.embedding._registry import Output, list_backbones
+from neuroenc.embedding._registry import Described, Output, list_backbones, unfit_checkpoint
 from neuroenc.embedding._torchvision import prepare
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
@@ -302,10 +300,8 @@ def _without_alarm() -> Iterator[None]:
         root.removeFilter(keep)
 
 
-class _OpenClip:
+class _OpenClip(Described):
     """What image and text towers share: the source, the weights' hash, the loaded model."""
-
-    unit_norm = False
 
     def __init__(self, model: str, pretrained: str | None = None, *, seed: int = 0, name: str | None = None) -> None:
         self.source: Source = resolve(model, pretrained, seed)
@@ -326,8 +322,7 @@ class _OpenClip:
         )
         return Path(found)
 
-    @cached_property
-    def _hash(self) -> str:
+    def _content(self) -> dict[str, Any]:
         record: dict[str, Any] = {
             "config": self.source.config,
             "open_clip": metadata.version("open-clip-torch"),
@@ -337,11 +332,7 @@ class _OpenClip:
             record.update(seed=self.seed, torch=metadata.version("torch"))
         else:
             record["file"] = sha256_file(self._checkpoint)
-        return hash_json(record)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over the checkpoint and the architecture."""
-        return self._hash
+        return record
 
     def _image_size(self) -> int | list[int] | None:
         return None
@@ -360,12 +351,7 @@ class _OpenClip:
         import torch
 
         if self.source.is_random:
-            warnings.warn(
-                f"{self.name!r} has RANDOM weights (pretrained=None, seed {self.seed}): its features are a "
-                "control, not a trained model's. Name weights with pretrained=.",
-                UserWarning,
-                stacklevel=6,
-            )
+            self._warn_random(self.seed, stacklevel=6)
         with _without_alarm(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             try:
@@ -386,12 +372,7 @@ class _OpenClip:
             try:
                 open_clip.load_checkpoint(model, str(self._checkpoint), strict=True, weights_only=True)
             except Exception as error:
-                raise DataError(
-                    f"checkpoint {self._checkpoint} does not load into {self.source.create!r}: "
-                    f"{why_unreadable(error)}. Only tensors are read (weights_only), and all "
-                    "names and shapes must fit. Next step: check the architecture, or save the state_dict as "
-                    "safetensors."
-                ) from None
+                raise unfit_checkpoint(self._checkpoint, repr(self.source.create), error) from None
         return model.eval().requires_grad_(False).to(device)
 
 
@@ -411,11 +392,6 @@ class OpenClipImage(_OpenClip):
         self._override = dict(preprocessing or {})
         own = {**self.source.preprocessing, "size": self.source.config["vision_cfg"].get("image_size", 224)}
         self._preprocessing = check_preprocessing(own, self._override)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Resize, crop and normalisation, as open_clip names them."""
-        return dict(self._preprocessing)
 
     def _image_size(self) -> int | list[int] | None:
         return self._preprocessing["size"] if "size" in self._override else None
@@ -482,10 +458,6 @@ class OpenClipText(_OpenClip):
             "tokenizer_file": sha256_file(tokenizer) if folder and tokenizer.is_file() else "",
             "context_length": text.get("context_length", 77),
         }
-
-    def layers(self) -> tuple[str, ...]:
-        """No intermediate layers of text."""
-        return ()
 
     def load(self, device: str) -> OpenClipTextModel:
         """The tower on ``device``."""

@@ -7,13 +7,18 @@ preprocessing are known without building the model, so that cached features need
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
+from neuroenc._core.checkpoints import why_unreadable
 from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_json
 
 _NAMED = ("tokens", "map", "mean", "cls")
 
@@ -96,29 +101,6 @@ def unit_norm(values: Any) -> Any:
     return torch.nn.functional.normalize(values, dim=-1)
 
 
-class ImageModel(Protocol):
-    """A loaded image tower."""
-
-    def preprocess(self, image: Any) -> Any:
-        """Tensor (3, y, x) of one RGB PIL image."""
-        ...
-
-    def encode(self, batch: Any, layer: str | None) -> Output:
-        """Output of ``layer`` (None: the final vector) for a tensor (b, 3, y, x)."""
-        ...
-
-
-class TextModel(Protocol):
-    """A loaded text tower.
-
-    One that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut is told.
-    """
-
-    def encode(self, texts: list[str]) -> Any:
-        """Tensor (b, feature) of texts."""
-        ...
-
-
 class Backbone(Protocol):
     """A described, not yet loaded model."""
 
@@ -140,8 +122,60 @@ class Backbone(Protocol):
         ...
 
     def load(self, device: str) -> Any:
-        """An :class:`ImageModel` or :class:`TextModel` on ``device``."""
+        """The model on ``device``.
+
+        Of images: ``preprocess(image)``, a tensor (3, y, x) of one RGB PIL image, and ``encode(batch, layer)``, the
+        `Output` of a layer (None: the final vector) for a tensor (b, 3, y, x). Of texts: ``encode(texts)``, a tensor
+        (b, feature); one that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut
+        is told.
+        """
         ...
+
+
+class Described:
+    """What the package's own backbones share."""
+
+    name: str
+    unit_norm = False
+    _preprocessing: dict[str, Any]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens before the network: resize, crop and normalisation, or tokenizer and length."""
+        return dict(self._preprocessing)
+
+    def _content(self) -> dict[str, Any]:
+        """All that the model's values depend on."""
+        raise NotImplementedError
+
+    @cached_property
+    def _hash(self) -> str:
+        return hash_json(self._content())
+
+    def weights_hash(self) -> str:
+        """SHA-256 over weights (or seed), architecture and the version that computes."""
+        return self._hash
+
+    def layers(self) -> tuple[str, ...]:
+        """No intermediate layers, unless a backbone says otherwise."""
+        return ()
+
+    def _warn_random(self, seed: int, stacklevel: int) -> None:
+        warnings.warn(
+            f"{self.name!r} has RANDOM weights (pretrained=None, seed {seed}): its features are a "
+            "control, not a trained model's. Name weights with pretrained=.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def unfit_checkpoint(checkpoint: Path, network: str, error: Exception) -> DataError:
+    """The error of a checkpoint that does not load into a network."""
+    return DataError(
+        f"checkpoint {checkpoint} does not load into {network}: {why_unreadable(error)}. Only tensors are read "
+        "(weights_only), and all names and shapes must fit. Next step: check the architecture, or save the state_dict "
+        "as safetensors."
+    )
 
 
 Factory = Callable[..., Backbone]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -20,13 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neuroenc._core.checkpoints import why_unreadable
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import hash_json, sha256_file
+from neuroenc._core.files import sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip import check_preprocessing
-from neuroenc.embedding._registry import Output
+from neuroenc.embedding._registry import Described, Output, unfit_checkpoint
 from neuroenc.embedding._torchvision import prepare
 
 #: What a model's name begins with.
@@ -43,7 +41,7 @@ def _timm() -> Any:
     return require("timm", "offline")
 
 
-class TimmImage:
+class TimmImage(Described):
     """An image network of timm by name.
 
     Parameters
@@ -67,8 +65,6 @@ class TimmImage:
     DataError
         A checkpoint is missing.
     """
-
-    unit_norm = False
 
     def __init__(
         self,
@@ -122,11 +118,6 @@ class TimmImage:
         step = "A path to a checkpoint is legal too; None is random."
         raise ConfigError(unknown_name(f"weights of timm's {self._arch!r}", weights, tags, step))
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Resize, crop and normalisation."""
-        return dict(self._preprocessing)
-
     @cached_property
     def _checkpoint(self) -> Path | None:
         if self._tag is None:
@@ -155,18 +146,13 @@ class TimmImage:
 
         return Path(download_cached_file(self._cfg["url"], check_hash=False))
 
-    @cached_property
-    def _hash(self) -> str:
+    def _content(self) -> dict[str, Any]:
         record: dict[str, Any] = {"timm": metadata.version("timm"), "arch": self._arch}
         if self._checkpoint is None:
             record.update(seed=self.seed, torch=metadata.version("torch"))
         else:
             record["file"] = sha256_file(self._checkpoint)
-        return hash_json(record)
-
-    def weights_hash(self) -> str:
-        """SHA-256 over the checkpoint (or seed), the architecture and timm's version."""
-        return self._hash
+        return record
 
     def layers(self) -> tuple[str, ...]:
         """Modules of timm's ``feature_info``."""
@@ -205,12 +191,7 @@ class TimmImage:
 
         options = self._size_option()
         if self._checkpoint is None:
-            warnings.warn(
-                f"{self.name!r} has RANDOM weights (pretrained=None, seed {self.seed}): its features are a "
-                "control, not a trained model's. Name weights with pretrained=.",
-                UserWarning,
-                stacklevel=5,
-            )
+            self._warn_random(self.seed, stacklevel=5)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 model = self._create(options)
@@ -245,11 +226,7 @@ class TimmImage:
                 overlay["num_classes"] = options["num_classes"] = 0 if weight is None else len(weight)
             return _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except Exception as error:
-            raise DataError(
-                f"checkpoint {checkpoint} does not load into timm's {self._arch!r}: "
-                f"{why_unreadable(error)}. Only tensors are read (weights_only), and all names "
-                "and shapes must fit. Next step: check the architecture, or save the state_dict as safetensors."
-            ) from None
+            raise unfit_checkpoint(checkpoint, f"timm's {self._arch!r}", error) from None
 
 
 class TimmModel:
