@@ -344,11 +344,7 @@ def grounded_decode(
     check_whole("rounds", rounds)
     embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(embedding).all(axis=1)).tolist()
-    mean = None
-    if decoder.centre and decoder.source == "text":
-        if "bank_direction" not in projection:
-            raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
-        mean = projection["bank_direction"].values
+    mean = decoder.mean_of(projection)
     constraint = GroundedConstraint(checker, decoder, projection["voxel"].values.tolist(), engine=engine)
     counted = _Counted(decoder)
     clean: dict[int, list[Generated]] = {r: [] for r in rows}

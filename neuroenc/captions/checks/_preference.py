@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import ConfigError, DataError
@@ -134,12 +135,8 @@ def segment_logp(
 ) -> Tensor:
     """Summed log-probabilities (n,) of each segment's tokens, after the prefix of prepared inputs and its context."""
     whole = [[*c, *s] for c, s in zip(contexts, segments, strict=True)]
-    longest = max(len(w) for w in whole)
-    tokens = torch.zeros((len(whole), longest), dtype=torch.int64, device=inputs.device)
-    counted = torch.zeros((len(whole), longest), device=inputs.device)
-    for row, (w, context) in enumerate(zip(whole, contexts)):
-        tokens[row, : len(w)] = torch.tensor(w)
-        counted[row, len(context) : len(w)] = 1.0
+    said = [[0.0] * len(c) + [1.0] * len(s) for c, s in zip(contexts, segments, strict=True)]
+    tokens, counted = _padded(whole, inputs, 0), _padded(said, inputs, 0)
     prefix = decoder.mapping(inputs)
     embedded = decoder.lm.get_input_embeddings()(tokens[:, :-1])
     logits = decoder.lm(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False).logits
@@ -287,11 +284,8 @@ def train_preferences(
     )
 
 
-def _padded(tokens: Sequence[Sequence[int]], like: Tensor) -> Tensor:
-    out = torch.full((len(tokens), max(len(t) for t in tokens)), -100, device=like.device)
-    for row, t in enumerate(tokens):
-        out[row, : len(t)] = torch.tensor(t)
-    return out
+def _padded(rows: Sequence[Sequence[float]], like: Tensor, value: int = -100) -> Tensor:
+    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value).to(like.device)
 
 
 def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequence[str], *, mean: Any = None) -> float:

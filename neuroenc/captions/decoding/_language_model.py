@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from typing import Any
 
-import numpy as np
-
 from neuroenc._core.checks import one_of
 from neuroenc.captions.decoding._prefix import PrefixDecoder
-from neuroenc.embedding import prepare
+from neuroenc.embedding import TextEmbedder, prepare
 
 _PAD, _END = "<pad>", "<end>"
 
@@ -120,21 +118,6 @@ _SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class _Texts:
-    """Vectors of texts; the model is loaded when the first text comes."""
-
-    def __init__(self, model: str, device: str) -> None:
-        self.model, self.device = model, device
-        self._embedder: Any = None
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        if self._embedder is None:
-            from neuroenc.embedding import TextEmbedder
-
-            self._embedder = TextEmbedder(self.model, device=self.device, cache=False, progress=False)
-        return np.asarray(self._embedder.embed(list(texts)).values)
-
-
 def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any) -> PrefixDecoder:
     """Load a captioner that ships with the package.
 
@@ -182,5 +165,6 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
     with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
         decoder = PrefixDecoder.load(folder, device=device)
     model, own = _SHIPPED[name]
-    decoder.embed_text = _Texts(model, device)
+    # Its model is loaded when the first text comes.
+    decoder.embed_text = TextEmbedder(model, device=device, cache=False, progress=False).embed
     return decoder.with_options(**{**own, **options})

@@ -34,12 +34,8 @@ class MLPMapping(nn.Module):
         super().__init__()
         out = prefix_length * width
         hidden = out // 2 if hidden is None else hidden
-        self.settings = {
-            "embedding_dim": embedding_dim,
-            "prefix_length": prefix_length,
-            "width": width,
-            "hidden": hidden,
-        }
+        shape = {"embedding_dim": embedding_dim, "prefix_length": prefix_length, "width": width}
+        self.settings = {**shape, "hidden": hidden}
         self.prefix_length = prefix_length
         self.model = nn.Sequential(nn.Linear(embedding_dim, hidden), nn.Tanh(), nn.Linear(hidden, out))
 
@@ -126,15 +122,9 @@ class TransformerMapping(nn.Module):
         if width % heads:
             raise ConfigError(f"heads={heads} does not divide the width {width} of the language model.")
         self.clip_length = prefix_length if clip_length is None else clip_length
-        self.settings = {
-            "embedding_dim": embedding_dim,
-            "prefix_length": prefix_length,
-            "width": width,
-            "clip_length": self.clip_length,
-            "layers": layers,
-            "heads": heads,
-            "ratio": ratio,
-        }
+        shape = {"embedding_dim": embedding_dim, "prefix_length": prefix_length, "width": width}
+        own = {"clip_length": self.clip_length, "layers": layers, "heads": heads, "ratio": ratio}
+        self.settings = {**shape, **own}
         self.prefix_length = prefix_length
         self.transformer = _Layers([_Layer(width, heads, ratio) for _ in range(layers)])
         self.linear = nn.Linear(embedding_dim, self.clip_length * width)

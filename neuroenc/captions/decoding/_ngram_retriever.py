@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions.decoding._constraints import CorpusConstraint, TrieConstraint
-from neuroenc.captions.decoding._sampling import CausalStep
+from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Hypotheses
 from neuroenc.captions.decoding._search import beam_search
 from neuroenc.retrieval import LEVELS, CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument, plain_text
 
@@ -56,28 +57,18 @@ class _Collected:
         return mask
 
 
+def _written(decoder: Any, prefix: Tensor, constraint: Constraint, longest: int, **search: Any) -> Hypotheses:
+    """Beams of plain log-probability, with further arguments of :func:`beam_search`."""
+    step, options = CausalStep(decoder.lm, prefix), {"max_length": longest, "length_penalty": 0.0, **search}
+    return beam_search(step, stop=decoder.stop, constraint=constraint, **options)
+
+
 def write_ngrams(
-    decoder: Any,
-    prefix: Tensor,
-    constraint: CorpusConstraint,
-    *,
-    beams: int,
-    longest: int,
-    groups: int = 1,
-    diversity_penalty: float = 0.5,
+    decoder: Any, prefix: Tensor, constraint: CorpusConstraint, *, longest: int, **search: Any
 ) -> list[list[Ngram]]:
     """N-grams of the corpus among the beams of each item, at any step; sorted."""
     collected = _Collected(constraint, len(prefix))
-    found = beam_search(
-        CausalStep(decoder.lm, prefix),
-        stop=decoder.stop,
-        beams=beams,
-        max_length=longest,
-        length_penalty=0.0,
-        groups=groups,
-        diversity_penalty=diversity_penalty,
-        constraint=collected,
-    )
+    found = _written(decoder, prefix, collected, longest, **search)
     for k in range(found.tokens.shape[1]):
         alive = torch.isfinite(found.logp[:, k])
         collected.keep(found.tokens[alive, k], torch.nonzero(alive)[:, 0])
@@ -88,14 +79,7 @@ def write_names(
     decoder: Any, prefix: Tensor, trie: TrieConstraint, *, beams: int, longest: int
 ) -> list[list[tuple[str, float]]]:
     r"""Ids of names and :math:`\log P(\mathrm{name} \mid q)`, the end of the name included, best first."""
-    found = beam_search(
-        CausalStep(decoder.lm, prefix),
-        stop=decoder.stop,
-        beams=beams,
-        max_length=longest,
-        length_penalty=0.0,
-        constraint=trie,
-    )
+    found = _written(decoder, prefix, trie, longest, beams=beams)
     out: list[list[tuple[str, float]]] = []
     for item in range(len(prefix)):
         done = [k for k in range(found.tokens.shape[1]) if found.finished[item, k]]
@@ -123,10 +107,7 @@ def ngram_log_probabilities(
     embed = decoder.lm.get_input_embeddings()
     for a in range(0, len(rows), step):
         part = rows[a : a + step]
-        tokens = torch.zeros((len(part), max(len(y) for _, y in part)), dtype=torch.int64)
-        for k, (_, y) in enumerate(part):
-            tokens[k, : len(y)] = torch.tensor(y)
-        tokens = tokens.to(prefix.device)
+        tokens = pad_sequence([torch.tensor(y) for _, y in part], batch_first=True).to(prefix.device)
         with torch.inference_mode():
             front = prefix[torch.tensor([item for item, _ in part], device=prefix.device)]
             # What is read behind a shorter n-gram cannot be seen by what stands in front of it.
@@ -309,13 +290,8 @@ class NGramRetriever:
             No decoder.
         """
         check_whole("top", top)
-        decoder = self._need_decoder()
-        x = decoder.inputs(embeddings, mean)
-        found: list[list[ScoredDocument]] = []
-        for a in range(0, len(x), decoder.batch_size):
-            prefix = prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
-            found.extend(self._names(prefix, top) if self._closed else self._documents(prefix, top))
-        return self._frame(found)
+        answer = self._names if self._closed else self._documents
+        return self._frame([found for _, prefix in self._prefixes(embeddings, mean) for found in answer(prefix, top)])
 
     def search_voxels(self, projection: xr.Dataset, top: int = 10) -> pd.DataFrame:
         """Documents for projected voxels: ``voxel`` in place of ``query``, and the voxel coordinates.
@@ -334,12 +310,7 @@ class NGramRetriever:
         """
         embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
         rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
-        decoder, mean = self._need_decoder(), None
-        if decoder.centre and decoder.source == "text":
-            if "bank_direction" not in projection:
-                raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
-            mean = projection["bank_direction"].values
-        frame = self.search(embedding[rows], top, mean=mean)
+        frame = self.search(embedding[rows], top, mean=self._need_decoder().mean_of(projection))
         at = rows[frame["query"].to_numpy()]
         frame.insert(0, "voxel", projection["voxel"].values[at])
         return pd.concat([frame.drop(columns="query"), voxel_labels(projection, at)], axis=1)
@@ -359,11 +330,8 @@ class NGramRetriever:
         """
         if self._closed:
             raise ConfigError(f"level={self.level!r} writes names, not n-grams. Next step: search.")
-        decoder = self._need_decoder()
-        x = decoder.inputs(embeddings, mean)
         rows: list[tuple[Any, ...]] = []
-        for a in range(0, len(x), decoder.batch_size):
-            prefix = prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
+        for a, prefix in self._prefixes(embeddings, mean):
             for item, (several, logp) in enumerate(self._write(prefix)):
                 keys, weights, counts = self.scorer._weighed(several, logp)
                 known = dict(zip(several, logp.tolist()))
@@ -375,17 +343,17 @@ class NGramRetriever:
             raise ConfigError("embeddings need a decoder. Next step: NGramRetriever(corpus, decoder, ...).")
         return self.decoder
 
+    def _prefixes(self, embeddings: Any, mean: Any) -> Iterator[tuple[int, Tensor]]:
+        """First row and prompted prefixes of each batch."""
+        decoder = self._need_decoder()
+        x = decoder.inputs(embeddings, mean)
+        for a in range(0, len(x), decoder.batch_size):
+            yield a, prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
+
     def _write(self, prefix: Any) -> list[tuple[list[tuple[int, ...]], np.ndarray]]:
         assert self.constraint is not None
-        several = write_ngrams(
-            self.decoder,
-            prefix,
-            self.constraint,
-            beams=self.beams,
-            longest=self.longest,
-            groups=self.groups,
-            diversity_penalty=self.diversity_penalty,
-        )
+        search = {name: getattr(self, name) for name in ("beams", "longest", "groups", "diversity_penalty")}
+        several = write_ngrams(self.decoder, prefix, self.constraint, **search)
         return list(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
 
     def _documents(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:

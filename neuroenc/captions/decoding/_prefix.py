@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checkpoints import read_checkpoint
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
@@ -33,6 +33,16 @@ from neuroenc.embedding import prepare
 
 # A decoder's files, those of any tokenizer, and what training puts beside them.
 _SETTINGS = ("normalise", "centre", "source", "stop", "rerank", "batch_size")
+_OPTIONS = (
+    *_SETTINGS[:2],
+    "search",
+    "constraint",
+    "rescore",
+    "free_words",
+    "embed_text",
+    "text_direction",
+    *_SETTINGS[4:],
+)
 _KIND = Kind(
     "prefix decoder",
     "decoder.json",
@@ -167,8 +177,7 @@ class PrefixDecoder:
         seed: int = 0,
         device: str = "auto",
     ) -> None:
-        if source not in ("image", "text"):
-            raise ConfigError(f"source={source!r} is not legal; legal: image, text.")
+        one_of("source", source, ("image", "text"))
         if centre and not normalise:
             raise ConfigError("centre=True subtracts a mean direction. Next step: normalise=True as well.")
         self.device = resolve_device(device)
@@ -210,28 +219,16 @@ class PrefixDecoder:
             normalise``, a field of :class:`SearchSettings`, or ``without``: words that no caption may say
             (:class:`WordBan`, beside the constraint).
         """
-        own = (
-            "search",
-            "constraint",
-            "rescore",
-            "free_words",
-            "embed_text",
-            "text_direction",
-            "rerank",
-            "batch_size",
-            "centre",
-            "normalise",
-        )
         fields = self.search.as_dict()
         out = copy.copy(self)
         without = options.pop("without", None)
         for name, value in options.items():
             if name in fields:
                 fields[name] = value
-            elif name in own:
+            elif name in _OPTIONS:
                 setattr(out, name, value)
             else:
-                raise ConfigError(unknown_name("option", name, [*own, *fields, "without"]))
+                raise ConfigError(unknown_name("option", name, [*_OPTIONS, *fields, "without"]))
         if "search" not in options:
             out.search = SearchSettings(**fields)
         if without is not None:
@@ -344,15 +341,18 @@ class PrefixDecoder:
         """
         embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
         rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
-        mean = None
-        if self.centre and self.source == "text":
-            if "bank_direction" not in projection:
-                raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
-            mean = projection["bank_direction"].values
-        found = self.generate(embedding[rows], top, mean=mean, items=rows.tolist())
+        found = self.generate(embedding[rows], top, mean=self.mean_of(projection), items=rows.tolist())
         return caption_frame(
             projection, rows, found, self._origin, coef, intercept, self.embed_text, self.text_direction
         )
+
+    def mean_of(self, projection: xr.Dataset) -> np.ndarray | None:
+        """Mean direction of projected weights where this decoder read texts, whose own mean is another; else None."""
+        if not (self.centre and self.source == "text"):
+            return None
+        if "bank_direction" not in projection:
+            raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
+        return np.asarray(projection["bank_direction"].values)
 
     def _origin(self, tokens: list[int]) -> str:
         provenance = getattr(self.constraint, "provenance", None)
@@ -393,8 +393,7 @@ class PrefixDecoder:
                 f"this decoder has a {named}, which is not saved with it. Next step: decoder.with_options({named}=None)"
                 f".save(folder), and give it again to PrefixDecoder.load(folder, {named}=...)."
             )
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
+        one_of("dtype", dtype, _DTYPES)
         if not hasattr(self.mapping, "kind"):
             raise ConfigError("a mapping network of your own cannot be written. Next step: save its state_dict.")
         state = _own(self.mapping, "mapping") | (_own(self.lm, "lm") if lm else {})
@@ -565,15 +564,7 @@ class PrefixDecoder:
         _fill(lm, gpt, f"gpt.* of {path}")
         if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = AutoTokenizer.from_pretrained("gpt2" if tokenizer is None else os.fspath(tokenizer))
-        decoder = cls(
-            lm,
-            tokenizer,
-            dim,
-            mapping=kind,
-            prefix_length=length,
-            mapping_settings=settings,
-            device=device,
-            stop=".",
-        )
+        shape = {"mapping": kind, "prefix_length": length, "mapping_settings": settings}
+        decoder = cls(lm, tokenizer, dim, **shape, device=device)
         _fill(decoder.mapping, project, f"clip_project.* of {path}")
         return decoder.with_options(**options)

@@ -6,15 +6,16 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
@@ -154,8 +155,8 @@ def train_prefix(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         check_whole(name, value)
     check_whole("warmup", warmup, 0)
-    if source not in ("image", "text") or schedule not in ("linear", "cosine"):
-        raise ConfigError(f"source={source!r} (image, text) or schedule={schedule!r} (linear, cosine) is not legal.")
+    one_of("source", source, ("image", "text"))
+    one_of("schedule", schedule, ("linear", "cosine"))
     if not lr > 0 or noise < 0 or (minutes is not None and not minutes > 0):
         raise ConfigError(f"lr={lr!r} and minutes={minutes!r} must be positive, noise={noise!r} at least 0.")
     inputs = np.asarray(embeddings, dtype=np.float64)
@@ -188,62 +189,37 @@ def train_prefix(
     return run.run(checkpoint, checkpoint_every, progress)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        decoder: PrefixDecoder,
-        inputs: Tensor,
-        rows: np.ndarray,
-        tokens: list[list[int]],
-        *,
-        noise: float,
-        train_lm: bool,
-        batch: int,
-        lr: float,
-        decay: float,
-        warmup: int,
-        schedule: str,
-        clip: float | None,
-        seed: int,
-        total: int,
-        limit: float | None,
-    ) -> None:
-        self.decoder, self.inputs, self.rows, self.tokens = decoder, inputs, rows, tokens
-        self.noise, self.batch, self.lr, self.warmup = noise, batch, lr, warmup
-        self.schedule, self.clip, self.seed, self.total, self.limit = schedule, clip, seed, total, limit
-        self.train_lm, self.decay = train_lm, decay
-        modules = torch.nn.ModuleDict({"mapping": decoder.mapping, **({"lm": decoder.lm} if train_lm else {})})
-        self.modules = modules
-        self.parameters = list(modules.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=decay)
+    decoder: PrefixDecoder
+    inputs: Tensor
+    rows: np.ndarray
+    tokens: list[list[int]]
+    noise: float
+    train_lm: bool
+    batch: int
+    lr: float
+    decay: float
+    warmup: int
+    schedule: str
+    clip: float | None
+    seed: int
+    total: int
+    limit: float | None
+
+    def __post_init__(self) -> None:
+        trained = {"mapping": self.decoder.mapping, **({"lm": self.decoder.lm} if self.train_lm else {})}
+        self.modules = torch.nn.ModuleDict(trained)
+        self.parameters = list(self.modules.parameters())
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.lr, weight_decay=self.decay)
         self.step, self.spent, self.losses = 0, 0.0, list[float]()
 
     def _key(self) -> str:
-        settings = {
-            k: getattr(self, k)
-            for k in (
-                "noise",
-                "batch",
-                "lr",
-                "decay",
-                "warmup",
-                "schedule",
-                "clip",
-                "seed",
-                "total",
-                "limit",
-                "train_lm",
-            )
-        }
+        names = [f.name for f in fields(self) if f.name not in ("decoder", "inputs", "rows", "tokens")]
         flat = np.concatenate([np.array(t) for t in self.tokens])
         data = hash_array(self.inputs.numpy(), self.rows, flat)
-        return hash_json(
-            {
-                **settings,
-                "data": data,
-                "start": hash_array(*[p.detach().cpu().float().numpy() for p in self.parameters]),
-            }
-        )
+        start = hash_array(*[p.detach().cpu().float().numpy() for p in self.parameters])
+        return hash_json({**{k: getattr(self, k) for k in names}, "data": data, "start": start})
 
     def run(self, folder: Any, every: int, show: bool) -> PrefixTraining:
         store = None
@@ -312,10 +288,7 @@ class _Run:
             x = x + self.noise * torch.randn(x.shape, generator=generator)
             if self.decoder.normalise:
                 x = torch.nn.functional.normalize(x, dim=-1)
-        longest = max(len(self.tokens[k]) for k in chosen)
-        y = torch.full((len(chosen), longest), _IGNORED)
-        for row, k in enumerate(chosen):
-            y[row, : len(self.tokens[k])] = torch.tensor(self.tokens[k])
+        y = pad_sequence([torch.tensor(self.tokens[k]) for k in chosen], batch_first=True, padding_value=_IGNORED)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         torch.manual_seed(self._seed(1))

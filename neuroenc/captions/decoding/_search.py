@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._sampling import (
     PAD,
@@ -25,8 +25,6 @@ from neuroenc.captions.decoding._sampling import (
     seen,
     sort,
 )
-
-_DIVERSITIES = ("hamming", "words")
 
 
 def beam_search(
@@ -124,20 +122,9 @@ def beam_search(
             f"temperature={temperature!r} must be positive, diversity_penalty={diversity_penalty!r} and "
             f"length_penalty={length_penalty!r} at least 0."
         )
-    if diversity not in _DIVERSITIES:
-        raise ConfigError(f"diversity={diversity!r} is not legal; legal: {', '.join(_DIVERSITIES)}.")
-    search = _Search(
-        step,
-        stop,
-        max_length,
-        float(temperature),
-        float(length_penalty),
-        float(diversity_penalty),
-        token_weights,
-        constraint,
-        rescore,
-        rescore_steps,
-    )
+    one_of("diversity", diversity, ("hamming", "words"))
+    hooks = token_weights, constraint, rescore, rescore_steps
+    search = _Search(step, stop, max_length, temperature, length_penalty, diversity_penalty, *hooks)
     if groups == 1 or diversity == "hamming":
         return search.run(beams // groups, groups)
     found: list[Hypotheses] = []
@@ -338,8 +325,7 @@ class SearchSettings:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in ("beam", "sample"):
-            raise ConfigError(f"method={self.method!r} is not legal; legal: beam, sample.")
+        one_of("method", self.method, ("beam", "sample"))
 
     def beams_for(self, top: int) -> int:
         """Beams for ``top`` captions: enough, and a multiple of the groups."""
@@ -360,35 +346,17 @@ class SearchSettings:
         token_weights: torch.Tensor | None = None,
     ) -> Hypotheses:
         """Search with these settings; ``items`` are the numbers of the batch's rows, for random numbers."""
+
+        def own(*names: str) -> dict[str, Any]:
+            return {name: getattr(self, name) for name in names}
+
+        shared = own("max_length", "temperature", "length_penalty")
+        shared |= {"stop": stop, "constraint": constraint, "rescore": rescore}
         if self.method == "sample":
-            return sample(
-                step,
-                stop=stop,
-                n_samples=max(self.beams, top),
-                max_length=self.max_length,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                length_penalty=self.length_penalty,
-                seed=self.seed,
-                items=items,
-                constraint=constraint,
-                rescore=rescore,
-            )
-        return beam_search(
-            step,
-            stop=stop,
-            beams=self.beams_for(top),
-            groups=self.groups,
-            diversity=self.diversity,
-            diversity_penalty=self.diversity_penalty,
-            max_length=self.max_length,
-            temperature=self.temperature,
-            length_penalty=self.length_penalty,
-            token_weights=token_weights,
-            constraint=constraint,
-            rescore=rescore,
-        )
+            drawn = own("top_p", "top_k", "seed")
+            return sample(step, n_samples=max(self.beams, top), items=items, **drawn, **shared)
+        diverse = own("groups", "diversity", "diversity_penalty")
+        return beam_search(step, beams=self.beams_for(top), token_weights=token_weights, **diverse, **shared)
 
 
 def generated(found: Hypotheses, item: int, text: Callable[[list[int]], str]) -> list[Generated]:

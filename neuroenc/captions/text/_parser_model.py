@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.progress import progress as bar_of
 from neuroenc.attention import AbsolutePosition, Attention, GELUFeedForward, Sigmoid, attend
@@ -287,10 +288,8 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     tensor([[3, 4],
             [5, 0]])
     """
-    out = torch.full((len(rows), max(map(len, rows), default=0)), PADDING)
-    for k, row in enumerate(rows):
-        out[k, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-    return out
+    several = [torch.as_tensor(row, dtype=torch.long) for row in rows] or [torch.zeros(0, dtype=torch.long)]
+    return pad_sequence(several, batch_first=True, padding_value=PADDING)[: len(rows)]
 
 
 def hide(tokens: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
