@@ -9,7 +9,17 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["check_fraction", "check_texts", "check_whole", "flat_captions", "make_rng", "one_of"]
+__all__ = [
+    "at_least",
+    "check_fraction",
+    "check_ids",
+    "check_texts",
+    "check_whole",
+    "flat_captions",
+    "make_rng",
+    "one_of",
+    "share",
+]
 
 
 def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
@@ -41,13 +51,49 @@ def check_fraction(name: str, value: Any) -> float:
         ...
     neuroenc._core.errors.ConfigError: q=2 is not legal; it must be a fraction between 0 and 1, such as 0.05.
     """
-    try:
-        number = None if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or not 0 < number < 1:
+    number = _number(value)
+    if not 0 < number < 1:
         like = "0.95" if name == "confidence" else "0.05"
         raise ConfigError(f"{name}={value!r} is not legal; it must be a fraction between 0 and 1, such as {like}.")
+    return number
+
+
+def _number(value: Any) -> float:
+    """``value`` as a float; NaN for what is no number."""
+    try:
+        return float("nan") if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def at_least(name: str, value: Any, least: float = 0, *, above: bool = False) -> float:
+    """``value`` as a finite float of at least ``least``, or above it.
+
+    >>> at_least("penalty", 0)
+    0.0
+    >>> at_least("lr", 0, above=True)
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: lr=0 is not legal; it must be a number above 0.
+    """
+    number = _number(value)
+    if not np.isfinite(number) or number < least or (above and number == least):
+        kind = "above" if above else "of at least"
+        raise ConfigError(f"{name}={value!r} is not legal; it must be a number {kind} {least:g}.")
+    return number
+
+
+def share(name: str, value: Any) -> float:
+    """``value`` as a float from 0 to 1.
+
+    >>> share("beta", 1.5)
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: beta=1.5 is not legal; it must be a number from 0 to 1.
+    """
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ConfigError(f"{name}={value!r} is not legal; it must be a number from 0 to 1.")
     return number
 
 
@@ -86,6 +132,18 @@ def check_texts(texts: Any, what: str) -> list[str]:
     return listed
 
 
+def check_ids(ids: Any, n: int, what: str) -> list[str]:
+    """One id for each of ``n`` things, as text; "0", "1", ... for None.
+
+    >>> check_ids(None, 2, "captions")
+    ['0', '1']
+    """
+    names = [str(i) for i in range(n)] if ids is None else [str(x) for x in ids]
+    if len(names) != n:
+        raise DataError(f"{len(names)} ids for {n} {what}; legal is one id each (equal ones may occur).")
+    return names
+
+
 def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     """Every caption and its id."""
     if isinstance(captions, str):
@@ -93,9 +151,7 @@ def flat_captions(captions: Any, ids: Any) -> tuple[list[str], list[str]]:
     listed = list(captions)
     if not listed:
         raise DataError("there are 0 captions; at least one is needed.")
-    names = [str(i) for i in range(len(listed))] if ids is None else [str(x) for x in ids]
-    if len(names) != len(listed):
-        raise DataError(f"{len(names)} ids for {len(listed)} captions; legal is one id each (equal ones may occur).")
+    names = check_ids(ids, len(listed), "captions")
     groups = [[c] if isinstance(c, str) or not isinstance(c, Iterable) else list(c) for c in listed]
     texts = check_texts([c for group in groups for c in group], "captions")
     empty = [name for name, group in zip(names, groups) if not group]

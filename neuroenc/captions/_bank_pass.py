@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -109,26 +109,6 @@ class Found(NamedTuple):
 
     table: pd.DataFrame
     rows: dict[str, np.ndarray]
-
-
-class _Reader(Protocol):
-    """Something that is found of a bank, for rows ``a:b`` of ``n`` at a time where memory is short."""
-
-    @property
-    def n(self) -> int: ...
-
-    @property
-    def cost(self) -> int:
-        """Bytes for each of the ``n`` while the bank is read."""
-        ...
-
-    def open(self, a: int, b: int, budget: int, width: int) -> int:
-        """Begin; the largest chunk (rows) that is welcome."""
-        ...
-
-    def update(self, chunk: Chunk) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _Projections:
@@ -239,21 +219,10 @@ class _Best:
         return Found(self.best.table(score, self._ids.names(at)), rows)
 
 
-class _Images:
-    """Mean of the images, and some random ones."""
-
-    n, cost = 1, 0
-
-    def __init__(self, sums: ImageSums) -> None:
-        self.sums = sums
-
-    def open(self, a: int, b: int, budget: int, width: int) -> int:
-        return max(1, min(budget // (64 * width), 65536))
-
-    def update(self, chunk: Chunk) -> None:
-        self.sums.update(chunk)
-
-    def close(self) -> None: ...
+#: What is found of a bank, for rows ``a:b`` of its ``n`` at a time where memory is short. ``cost`` is the bytes for
+#: each of the ``n`` while the bank is read; ``open(a, b, budget, width)`` begins and gives the largest chunk (rows)
+#: that is welcome, ``update(chunk)`` takes rows in, ``close()`` ends.
+_Reader = _Projections | _Best | ImageSums
 
 
 class BankPass:
@@ -359,7 +328,7 @@ class BankPass:
         """Ask for the mean of the images and for ``n_random`` of them, drawn at random."""
         self._still_open()
         sums = ImageSums(self.bank.n, n_random, seed)
-        self._others.append(_Images(sums))
+        self._others.append(sums)
 
         def result() -> BankImages:
             self._read()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
@@ -131,14 +131,13 @@ def caption_voxels(
             "the bank is a one-time stream, of which neither length nor images can be looked up. Next step: pass a "
             "list, array or path."
         )
-    if isinstance(n_evidence, bool) or int(n_evidence) != n_evidence or n_evidence < 0:
-        raise DataError(f"n_evidence={n_evidence!r} is not legal; it must be an integer of at least 0.")
+    n_evidence = check_whole("n_evidence", n_evidence, 0)
     passed = _gate(mask, weights.coef["voxel"])
     gated = tuple(weights.coef["voxel"].values[~passed].tolist())
     kept = select_voxels(weights, passed)
     bias = kept.intercept if kept.has_intercept else None
     softmax: dict[str, Any] = {"temperature": temperature, "renormalise": renormalise, "decouple": decouple}
-    k = max(1, min(int(n_evidence), int(images.n or 0)))
+    k = max(1, min(n_evidence, int(images.n or 0)))
     reading = BankPass(images, max_memory=max_memory, progress=progress)
     best = reading.evidence(kept.coef, intercept=bias, k=k, features_normalised=features_normalised)
     if projector is project:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_ids, check_whole
 from neuroenc._core.device import exact_arithmetic
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array
@@ -309,9 +309,7 @@ class TextEmbedder(_Embedder):
                 f"{len(wrong)} of {len(listed)} texts are empty or not text; the first is number {wrong[0]}: "
                 f"{listed[wrong[0]]!r}."
             )
-        names = np.array([str(n) for n in range(len(listed))] if ids is None else [str(x) for x in ids])
-        if len(names) != len(listed):
-            raise DataError(f"{len(names)} ids for {len(listed)} texts (expected one each).")
+        names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
         return features_of(self, "text", content, names, partial(self._encode, listed), look=cut)
 

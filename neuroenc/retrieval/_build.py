@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from neuroenc._core import tables
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_fraction, check_whole, one_of
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, nearest_names
 from neuroenc._core.files import (
@@ -43,8 +43,6 @@ from neuroenc.retrieval._shards import (
     write_shard,
 )
 
-__all__ = ["build_bank"]
-
 _COLUMNS = ("id", "file", "licence", "licence_url", "source")
 _UNKNOWN = "unknown"
 
@@ -57,7 +55,6 @@ _NAMES = {
     "source": ("source", "flickr_url", "OriginalLandingURL", "coco_url", "url", "OriginalURL"),
 }
 _LEFT_OUT = ("id", "file", "reason", "of", "sha256")
-_DTYPES = ("float16", "float32")
 _LARGEST_FILE = 2**30
 
 
@@ -408,11 +405,9 @@ def build_bank(
     (['0.png', '1.png', '2.png'], 'float16', ['unknown', 'unknown', 'unknown'])
     """
     folder, batch = output_folder(out), check_whole("batch_size", batch_size)
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype={dtype!r} is not legal; legal: {', '.join(_DTYPES)}.")
+    one_of("dtype", dtype, ("float16", "float32"))
     shard_rows = check_whole("shard_rows", shard_rows)
-    if near_duplicates is not None and not (isinstance(near_duplicates, (int, float)) and 0 < near_duplicates < 1):
-        raise ConfigError(f"near_duplicates={near_duplicates!r} is not legal; it is a cosine between 0 and 1.")
+    check_fraction("near_duplicates", 0.5 if near_duplicates is None else near_duplicates)
     rows = batch * -(-shard_rows // batch)
     table, root = _read_images(source)
     unknown = int((table["licence"] == _UNKNOWN).sum())

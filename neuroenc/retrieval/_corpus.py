@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.checks import check_texts, one_of
+from neuroenc._core.checks import check_texts, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 
 #: What may be retrieved, from the smallest to the largest number of captions in a document.
@@ -223,8 +223,7 @@ def pseudo_queries(
     kinds, levels = [str(k) for k in kinds], [one_of("level", str(x), LEVELS) for x in levels]
     for kind in kinds:
         one_of("kind of pseudo query", kind, _KINDS)
-    if per_image is not None and per_image < 1:
-        raise ConfigError(f"per_image={per_image!r} is not legal; it must be at least 1, or None for all.")
+    check_whole("per_image", 1 if per_image is None else per_image, also=", or None for all")
     if "link" in kinds or "category" in levels:
         corpus._need_categories()
     found = [

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 
-_METHODS = ("rrf", "convex")
 _QUERIES = 256  # fused at a time: bounds the table of candidates
 
 
@@ -117,11 +116,10 @@ def hybrid_search(
     >>> found.ids.tolist(), found.ranks.tolist()
     ([['b', 'a']], [[[2, 1], [1, 0]]])
     """
-    one_of("method", method, _METHODS)
+    one_of("method", method, ("rrf", "convex"))
     k = check_whole("k", k)
     depth = max(1000, 10 * k) if depth is None else check_whole("depth", depth)
-    if not (np.isfinite(rrf_k) and rrf_k > 0):
-        raise ConfigError(f"rrf_k={rrf_k!r} is not legal; it must be above 0 (60 in the paper).")
+    at_least("rrf_k", rrf_k, above=True)
     counts = [len(q) for q in queries]
     if not len(indexes) or len(counts) != len(indexes) or len(set(counts)) > 1:
         raise DataError(
@@ -133,17 +131,10 @@ def hybrid_search(
         raise ConfigError(f"weights={weights!r} for {len(indexes)} indexes; legal is one each, at least 0, one above.")
     # Each index is asked once, because it may have to read a bank from disk for it.
     found = [index.search(asked, min(depth, len(index)), max_memory) for index, asked in zip(indexes, queries)]
-    parts = [
-        _fused(
-            indexes,
-            [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found],
-            k,
-            method,
-            float(rrf_k),
-            weight,
-        )
-        for a in range(0, max(counts[0], 1), _QUERIES)
-    ]
+    parts = []
+    for a in range(0, max(counts[0], 1), _QUERIES):
+        block = [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found]
+        parts.append(_fused(indexes, block, k, method, float(rrf_k), weight))
     return HybridResult(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
 
 

@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from neuroenc._core.checks import check_texts, check_whole, flat_captions, one_of
+from neuroenc._core.checks import at_least, check_texts, check_whole, flat_captions, one_of, share
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._core.optional import require
 
 METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
-_AGGREGATES = ("best", "sum")
 _STOP_WORDS = ("en", "english", "en_plus", "english_plus")
 _PATTERN = r"(?u)\b\w\w+\b"
 _VERSION = 2
@@ -93,11 +92,8 @@ class LexicalIndex:
         stemmer: Callable[[str], str] | None = None,
         token_pattern: str = _PATTERN,
     ) -> None:
-        for name, value, legal in (("method", method, METHODS), ("aggregate", aggregate, _AGGREGATES)):
-            one_of(name, value, legal)
-        numbers = all(isinstance(x, (int, float, np.number)) for x in (k1, b, delta))
-        if not (numbers and np.isfinite(k1) and k1 > 0 and 0 <= b <= 1 and np.isfinite(delta) and delta >= 0):
-            raise ConfigError(f"k1={k1!r}, b={b!r}, delta={delta!r}; legal are k1 > 0, b from 0 to 1 and delta >= 0.")
+        one_of("method", method, METHODS)
+        one_of("aggregate", aggregate, ("best", "sum"))
         if isinstance(stop_words, str) and stop_words not in _STOP_WORDS:
             raise ConfigError(unknown_name("list of stop words", stop_words, _STOP_WORDS, "Or give a list of words."))
         try:
@@ -108,7 +104,7 @@ class LexicalIndex:
             raise ConfigError(f"token_pattern={token_pattern!r} has {groups} groups; legal is one at most.")
         texts, names = flat_captions(captions, ids)
         self.method, self.aggregate, self.stemmer = method, aggregate, stemmer
-        self.k1, self.b, self.delta = float(k1), float(b), float(delta)
+        self.k1, self.b, self.delta = at_least("k1", k1, above=True), share("b", b), at_least("delta", delta)
         self.stop_words = stop_words if stop_words is None or isinstance(stop_words, str) else sorted(set(stop_words))
         self.token_pattern = token_pattern
         found = self._tokens(texts)

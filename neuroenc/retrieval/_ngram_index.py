@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.checks import check_ids
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_array, read_sealed_folder, seal_folder
 
@@ -92,9 +93,7 @@ class NGramIndex:
         inside = np.ones(len(text), dtype=bool)
         inside[starts[:-1]] = inside[starts[1:] - 1] = False
         text[inside] = flat + _SHIFT
-        names = np.array([str(i) for i in range(len(rows))] if ids is None else [str(x) for x in ids])
-        if len(names) != len(rows):
-            raise DataError(f"{len(names)} ids for {len(rows)} captions; legal is one id a caption.")
+        names = np.array(check_ids(ids, len(rows), "captions"))
         small = np.uint16 if text.max() < 2**16 else np.uint32
         self._set(text.astype(small), _suffix_array(text, starts), starts, names)
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import at_least, check_whole, share
+from neuroenc._core.errors import DataError
 from neuroenc.retrieval._ngram_index import NGramIndex
 
 # Log-probabilities stay below 0 by this much, so that odds are finite.
@@ -152,18 +153,15 @@ class NGramScorer:
         frequency: bool = True,
         top_unigrams: int = 1000,
     ) -> None:
-        if not alpha > 0 or not 0 <= beta <= 1 or smoothing < 0:
-            raise ConfigError(
-                f"alpha={alpha!r} must be positive, beta={beta!r} in [0, 1] and smoothing={smoothing!r} at least 0."
-            )
-        if candidates < 1 or top_unigrams < 1 or (open_count is not None and open_count < 1):
-            raise ConfigError(
-                f"candidates={candidates!r}, top_unigrams={top_unigrams!r}, open_count={open_count!r}: at least 1."
-            )
         if not isinstance(index, NGramIndex):
             raise DataError(f"index is a {type(index).__name__}; legal is a neuroenc.retrieval.NGramIndex.")
-        self.index, self.alpha, self.beta, self.smoothing = index, float(alpha), float(beta), float(smoothing)
-        self.open_count, self.candidates, self.top_unigrams = open_count, int(candidates), int(top_unigrams)
+        self.index, self.alpha, self.beta = index, at_least("alpha", alpha, above=True), share("beta", beta)
+        self.smoothing = at_least("smoothing", smoothing)
+        self.open_count = None if open_count is None else check_whole("open_count", open_count)
+        self.candidates, self.top_unigrams = (
+            check_whole("candidates", candidates),
+            check_whole("top_unigrams", top_unigrams),
+        )
         self.overlap, self.relative, self.frequency = bool(overlap), bool(relative), bool(frequency)
         names, first, of = np.unique(np.asarray(index.ids), return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -220,8 +218,7 @@ class NGramScorer:
         DataError
             Numbers that do not agree, or are no log-probabilities.
         """
-        if top < 1:
-            raise ConfigError(f"top={top!r} is not legal; it must be at least 1.")
+        check_whole("top", top)
         keys, weights, counts = self._weighed(ngrams, np.asarray(logp, dtype=np.float64).reshape(-1))
         frequent = math.inf if self.open_count is None else self.open_count
         opens = counts <= frequent

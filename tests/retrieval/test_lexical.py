@@ -214,9 +214,9 @@ def test_bad_captions(captions, settings, message):
     [
         ({"method": "bm25"}, "did you mean 'bm25l'"),
         ({"aggregate": "mean"}, "Legal: best, sum"),
-        ({"k1": 0}, "k1 > 0"),
-        ({"b": 1.5}, "b from 0 to 1"),
-        ({"delta": -1}, "delta >= 0"),
+        ({"k1": 0}, "k1=0"),
+        ({"b": 1.5}, "b=1.5.*from 0 to 1"),
+        ({"delta": -1}, "delta=-1"),
         ({"stop_words": "eng"}, "did you mean 'en'"),
     ],
 )

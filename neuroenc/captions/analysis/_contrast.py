@@ -11,7 +11,7 @@ from scipy import sparse
 
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import at_least, make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.analysis._words import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
 from neuroenc.captions.text._phrases import PhraseFinder, phrases_of as found_phrases
@@ -166,8 +166,7 @@ def separating_phrases(
     """
     if not (len(n) == 2 and 1 <= n[0] <= n[1]):
         raise ConfigError(f"n={n!r} is not legal; it is the shortest and longest phrase in words, such as (1, 3).")
-    if not prior_strength > 0:
-        raise ConfigError(f"prior_strength={prior_strength} must be positive.")
+    at_least("prior_strength", prior_strength, above=True)
     captions = check_captions(captions, columns=[groups] if isinstance(groups, str) else [])
     labels = captions[groups] if isinstance(groups, str) else captions["voxel"].map(dict(groups))
     captions = captions[labels.notna().to_numpy()].reset_index(drop=True)

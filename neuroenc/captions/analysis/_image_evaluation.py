@@ -14,7 +14,7 @@ from PIL import Image
 
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import check_whole, make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
@@ -172,8 +172,8 @@ def synthesise(
             f"pipeline is {type(pipeline).__name__}; it must be a text-to-image callable. Next step: "
             "diffusion_pipeline(folder) with diffusers installed, or retrieve_images(captions, bank, embed_text)."
         )
-    if n < 1 or batch_size < 1:
-        raise ConfigError(f"n={n} and batch_size={batch_size} must be at least 1.")
+    check_whole("n", n)
+    check_whole("batch_size", batch_size)
     table = captions if isinstance(captions, pd.DataFrame) else pd.DataFrame({"caption": list(captions)})
     if "caption" not in table or len(table) == 0:
         raise DataError(f"captions have {len(table)} rows and columns {list(table.columns)}; 'caption' is needed.")

@@ -15,7 +15,7 @@ import xarray as xr
 from scipy import sparse
 
 from neuroenc import stats
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import one_of, share as check_share
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
@@ -193,8 +193,7 @@ def concept_maps(
     >>> maps["share"].sel(concept=["person", "food", "animal", "place"]).values.tolist()
     [[0.5, 0.0], [0.5, 0.0], [0.0, 0.0], [0.0, 0.0]]
     """
-    if not 0 <= at_least <= 1:
-        raise ConfigError(f"at_least={at_least} is not legal; it is a share, from 0 to 1.")
+    check_share("at_least", at_least)
     one_of("parser", parser, ("auto", "spacy", "rules"))
     used = ("spacy" if has_spacy() else "rules") if parser == "auto" else parser
     lists = load_lexicon(lexicon)

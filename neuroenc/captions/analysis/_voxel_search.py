@@ -10,14 +10,12 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.text._vectors import directions_of, embed, prompt
-
-_BY = ("z", "percentile", "predicted")
 
 
 def default_reference() -> list[str]:
@@ -90,9 +88,8 @@ def search_voxels(
     >>> out["voxel"].tolist()
     [1, 0]
     """
-    one_of("by", by, _BY)
-    if top is not None and top < 1:
-        raise ConfigError(f"top={top} is not legal; it must be at least 1.")
+    one_of("by", by, ("z", "percentile", "predicted"))
+    check_whole("top", 1 if top is None else top)
     asked = [texts] if isinstance(texts, str) else list(texts)
     others = default_reference() if reference is None else list(reference)
     if not asked:

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.checks import check_fraction, one_of
+from neuroenc._core.checks import check_fraction, one_of, share
 from neuroenc._core.errors import ConfigError, DataError
 
 
@@ -55,8 +55,7 @@ def gate_voxels(
     """
     one_of("gate", kind, ("q", "roi", "none"))
     check_fraction("q", q)
-    if not 0 <= min_ceiling_r <= 1:
-        raise ConfigError(f"min_ceiling_r={min_ceiling_r!r} is not legal; it must be a correlation from 0 to 1.")
+    share("min_ceiling_r", min_ceiling_r)
     if kind == "roi" and not rois:
         raise ConfigError('gate "roi" needs the names of regions.')
     needed = ["r", *(["q_value"] if kind == "q" else []), *(["noise_ceiling_r"] if min_ceiling_r > 0 else [])]
@@ -124,14 +123,14 @@ def sample_voxels(strata: Sequence[str], n: int | None, seed: int = 0) -> np.nda
     if n is None or n >= len(labels):
         return np.ones(len(labels), dtype=bool)
     names, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    share = n * sizes / len(labels)
+    even = n * sizes / len(labels)
     least = int(n >= len(names))
-    take = np.maximum(np.floor(share).astype(np.int64), least)
+    take = np.maximum(np.floor(even).astype(np.int64), least)
     # Largest remainders are rounded up; what small regions were given too much, large ones give back.
     while take.sum() < n:
-        take[np.argmax(np.where(take < sizes, share - take, -np.inf))] += 1
+        take[np.argmax(np.where(take < sizes, even - take, -np.inf))] += 1
     while take.sum() > n:
-        take[np.argmax(np.where(take > least, take - share, -np.inf))] -= 1
+        take[np.argmax(np.where(take > least, take - even, -np.inf))] -= 1
     chosen = np.zeros(len(labels), dtype=bool)
     for k in range(len(names)):
         inside = np.flatnonzero(of == k)

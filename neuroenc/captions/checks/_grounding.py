@@ -11,9 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import check_fraction, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
+from neuroenc._core.schema import VERDICTS
+from neuroenc._core.tables import check_columns
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
@@ -85,9 +87,7 @@ class WeightVerifier:
         scale: float = 1.0,
         max_memory: str | int | None = None,
     ) -> None:
-        if not 0 < threshold < 1:
-            raise ConfigError(f"threshold={threshold!r} is not legal; it is a percentile between 0 and 1.")
-        self.weights, self.bank, self.threshold = weights.matrix(), bank, float(threshold)
+        self.weights, self.bank, self.threshold = weights.matrix(), bank, check_fraction("threshold", threshold)
         self.intercept, self.scale, self.max_memory = weights.intercept, float(scale), max_memory
         self._image = image_direction
 
@@ -145,9 +145,8 @@ class ImageVerifier:
         threshold: float = 0.9,
         max_memory: str | int | None = None,
     ) -> None:
-        if not 0 < alpha < 1:
-            raise ConfigError(f"alpha={alpha!r} is not legal; it is a rate of false positives between 0 and 1.")
-        self.bank, self.alpha, self.threshold, self.max_memory = bank, float(alpha), float(threshold), max_memory
+        self.bank, self.threshold, self.max_memory = bank, float(threshold), max_memory
+        self.alpha = check_fraction("alpha", alpha)
         self._vectors, self.mode = images or {}, mode
         rows = {v: k for k, v in enumerate(voxels)}
         top: list[list[str]] = [[] for _ in voxels]
@@ -240,7 +239,6 @@ class ImageVerifier:
         return (share >= self.threshold).reshape(len(x), len(table))
 
 
-VERDICTS = ("supported", "uncertain", "unsupported")
 _NUMBERS = ("in_images", "predicted", "percentile")
 _MODES = ("auto", "captions", "embeddings", "both")
 
@@ -361,9 +359,7 @@ class GroundingChecker:
         seed: int = 0,
     ) -> None:
         one_of("images", images, _MODES)
-        missing = [c for c in ("voxel", "stimulus") if c not in evidence]
-        if missing:
-            raise DataError(f"evidence has columns {list(evidence.columns)}; {missing[0]!r} is needed.")
+        check_columns(evidence, ("voxel", "stimulus"), "evidence")
         weights = as_weights(coef, intercept)
         self._weights = weights
         #: Names of the voxels.
@@ -515,9 +511,7 @@ class GroundingChecker:
             ``phrases``: ``voxel, rank, phrase, start, end, in_images`` (share of the best images that show it),
             ``predicted, percentile, verdict, in_random_images`` (chance of ``in_images``) and voxel coordinates.
         """
-        missing = [c for c in ("voxel", "rank", "caption") if c not in captions]
-        if missing:
-            raise DataError(f"captions have columns {list(captions.columns)}; {missing[0]!r} is needed.")
+        check_columns(captions, ("voxel", "rank", "caption"), "captions")
         several = self.find(captions["caption"].tolist())
         at = np.repeat(np.arange(len(captions)), [len(s) for s in several])
         phrases = [p for s in several for p in s]

@@ -11,10 +11,12 @@ from scipy import sparse
 
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_fraction, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
+from neuroenc._core.tables import check_columns
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, phrases_of
+from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import Chunk, as_bank
 
 
@@ -46,14 +48,8 @@ class TextVectors:
         """Vectors (n, feature) in float64."""
         new = [t for t in dict.fromkeys(texts) if t not in self._place]
         if new:
-            found = np.asarray(self.embed_text([self.template.format(t) for t in new]), dtype=np.float64)
-            if found.ndim != 2 or len(found) != len(new) or not np.isfinite(found).all():
-                raise DataError(
-                    f"embed_text gave shape {found.shape} for {len(new)} texts; legal is finite (n, feature)."
-                )
-            for text, row in zip(new, unit_rows(found), strict=True):
-                self._place[text] = len(self._rows)
-                self._rows.append(row)
+            self._place |= {text: len(self._rows) + k for k, text in enumerate(new)}
+            self._rows += list(embed(self.embed_text, [self.template.format(t) for t in new]))
         return np.stack([self._rows[self._place[t]] for t in texts])
 
 
@@ -113,7 +109,9 @@ class PhraseBank:
             everywhere.mean(axis=0) if text_direction is None else np.asarray(text_direction, dtype=np.float64)
         )
         self._all: np.ndarray | None = None
-        self.cut = np.inf if similar is None else self._similar(np.flatnonzero(common), float(similar))
+        self.cut = (
+            np.inf if similar is None else self._similar(np.flatnonzero(common), check_fraction("similar", similar))
+        )
 
     def __repr__(self) -> str:
         return f"PhraseBank({len(self.keys)} phrases of {len(self.ids)} images, engine={self.engine!r})"
@@ -160,8 +158,6 @@ class PhraseBank:
 
     def _similar(self, usable: np.ndarray, share: float) -> float:
         """Cosine over which ``share`` of the pairs of phrases with different main nouns lie."""
-        if not 0 < share < 1:
-            raise ConfigError(f"similar={share!r} is not legal; it is a share between 0 and 1, or None.")
         rng = np.random.default_rng([self.seed, 0, 1])
         some = np.sort(rng.permutation(usable)[:800])
         vectors = self.centred([self.keys[k] for k in some])
@@ -210,6 +206,9 @@ class BankImages(NamedTuple):
 class ImageSums:
     """`BankImages` of a bank of ``n`` images that is handed in chunk by chunk."""
 
+    # As a part of a pass over a bank it counts for one, and needs no memory but its chunks'.
+    n, cost = 1, 0
+
     def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
         if n is None:
             raise DataError(
@@ -221,6 +220,13 @@ class ImageSums:
         self._norms = 0.0
         self._found: dict[str, np.ndarray] = {}
         self._random: list[str] = []
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        """Largest chunk (rows) that is welcome."""
+        return max(1, min(budget // (64 * width), 65536))
+
+    def close(self) -> None:
+        """Nothing is to be put away."""
 
     def update(self, chunk: Chunk) -> None:
         """Take rows in."""
@@ -246,8 +252,7 @@ def read_images(bank: Any, wanted: Iterable[str], n_images: int, seed: int, max_
     """Mean direction and mean norm of a bank, embeddings of wanted and of random images, in one pass."""
     images = as_bank(bank)
     found = ImageSums(images.n, n_images, seed, wanted)
-    rows = max(1, int(parse_memory(max_memory) // (64 * (images.width or 512))))
-    for chunk in images.chunks(min(rows, 65536)):
+    for chunk in images.chunks(found.open(0, 1, parse_memory(max_memory), images.width or 512)):
         found.update(chunk)
     return found.result()
 
@@ -339,12 +344,7 @@ def hallucination_rate(
 
 def _by_voxel(phrases: pd.DataFrame, by: str | None, max_rank: int | None) -> dict[str, np.ndarray]:
     """Numbers of phrases, of unsupported and of supported ones (3, voxel), of each group; "all" first."""
-    missing = [c for c in ("voxel", "rank", "verdict") if c not in phrases]
-    if missing:
-        raise DataError(
-            f"phrases have columns {list(phrases.columns)}; {missing[0]!r} is needed. Next step: take the table that "
-            "GroundingChecker.check gives."
-        )
+    check_columns(phrases, ("voxel", "rank", "verdict"), "phrases")
     if max_rank is not None:
         phrases = phrases[phrases["rank"] <= max_rank]
     if not len(phrases):

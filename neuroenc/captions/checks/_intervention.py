@@ -15,8 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole, one_of
-from neuroenc._core.errors import ConfigError
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc.captions.checks._grounding import GroundingChecker
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._retrieval import caption_frame
@@ -208,10 +207,8 @@ class GroundedRescore:
         penalty: float = 1.0,
         engine: str | None = None,
     ) -> None:
-        if not penalty >= 0:
-            raise ConfigError(f"penalty={penalty!r} is not legal; it must be at least 0.")
+        self.penalty, self.inner = at_least("penalty", penalty), decoder.rescore
         self.reader = _Reader(checker, decoder, list(voxels), engine or checker.engine)
-        self.penalty, self.inner = float(penalty), decoder.rescore
 
     def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
         """What is added to scores (rows,)."""

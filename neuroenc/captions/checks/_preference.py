@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neuroenc._core.checks import check_whole, make_rng
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import at_least, check_whole, make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions.checks._intervention import GroundedCaptions
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
@@ -124,8 +124,7 @@ def cdpo_loss(
     >>> round(float(cdpo_loss(zero, zero, zero, zero)), 4), bool(cdpo_loss(zero + 1, zero - 1, zero, zero) < 0.6932)
     (0.6931, True)
     """
-    if not beta > 0:
-        raise ConfigError(f"beta={beta!r} is not legal; it must be positive.")
+    at_least("beta", beta, above=True)
     margin = (preferred - reference_preferred) - (rejected - reference_rejected)
     return -torch.nn.functional.logsigmoid(beta * margin).mean()
 
@@ -218,8 +217,8 @@ def train_preferences(
     """
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size)
-    if not lr > 0 or replay_weight < 0:
-        raise ConfigError(f"lr={lr!r} must be positive, replay_weight={replay_weight!r} at least 0.")
+    at_least("lr", lr, above=True)
+    at_least("replay_weight", replay_weight)
     if not pairs:
         raise DataError("there are 0 pairs. Next step: grounded_decode with more voxels, samples or rounds.")
     x = torch.from_numpy(decoder.inputs(embeddings, mean)).to(decoder.device)

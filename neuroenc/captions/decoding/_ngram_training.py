@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.tables import check_columns
 from neuroenc.captions.decoding._ngram_retriever import LEVEL_PROMPTS
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
@@ -91,13 +92,12 @@ def train_retriever(
     >>> NGramRetriever(corpus, decoder, level="category").search(np.eye(2), top=1)["id"].tolist()
     ['cat', 'dog']
     """
-    missing = [c for c in ("level", "query", "target") if c not in pairs]
-    if missing or not len(pairs):
-        raise DataError(f"{len(pairs)} pairs, columns missing: {missing}. Next step: pseudo_queries(corpus).")
+    if not len(check_columns(pairs, ("level", "query", "target"), "pairs")):
+        raise DataError("there are 0 pairs. Next step: pseudo_queries(corpus).")
     check_whole("ngrams", ngrams)
     check_whole("longest", longest)
-    if source not in ("image", "text") or importance < 0:
-        raise ConfigError(f"source={source!r} (image, text) or importance={importance!r} (at least 0) is not legal.")
+    one_of("source", source, ("image", "text"))
+    at_least("importance", importance)
     queries = pairs["query"].astype(str).tolist()
     if callable(embeddings):
         different = list(dict.fromkeys(queries))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checkpoints import read_checkpoint
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
@@ -310,8 +310,7 @@ class PrefixDecoder:
         check_whole("top", top)
         if self.rerank and self.embed_text is None:
             raise ConfigError(f"rerank={self.rerank:g} needs embed_text. Next step: a text embedder of this space.")
-        if not self.rerank >= 0:
-            raise ConfigError(f"rerank={self.rerank!r} is not legal; it must be at least 0.")
+        at_least("rerank", self.rerank)
         x = self.inputs(embeddings, mean)
         numbers = torch.arange(len(x)) if items is None else torch.as_tensor(list(items))
         search = replace(self.search, max_length=min(self.search.max_length, self.room))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole, one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions.decoding._constraints import caption_pairs
@@ -157,8 +157,9 @@ def train_prefix(
     check_whole("warmup", warmup, 0)
     one_of("source", source, ("image", "text"))
     one_of("schedule", schedule, ("linear", "cosine"))
-    if not lr > 0 or noise < 0 or (minutes is not None and not minutes > 0):
-        raise ConfigError(f"lr={lr!r} and minutes={minutes!r} must be positive, noise={noise!r} at least 0.")
+    at_least("lr", lr, above=True)
+    at_least("minutes", 1 if minutes is None else minutes, above=True)
+    at_least("noise", noise)
     inputs = np.asarray(embeddings, dtype=np.float64)
     if not np.isfinite(inputs).all():
         raise DataError("embeddings hold NaN or infinity. Next step: leave those stimuli out.")

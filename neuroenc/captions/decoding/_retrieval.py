@@ -10,10 +10,11 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_texts, check_whole
+from neuroenc._core.checks import check_ids, check_texts, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.captions.decoding._search import Generated
+from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import DenseIndex
 
 
@@ -27,6 +28,14 @@ def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
     if bad:
         raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
     return x
+
+
+def weights_of(projection: xr.Dataset, coef: Any, intercept: Any) -> Weights | None:
+    """Weights of the voxels of a projection, which must name the same; None without ``coef``."""
+    weights = None if coef is None else as_weights(coef, intercept)
+    if weights is not None and not np.array_equal(weights.coef["voxel"], projection["voxel"]):
+        raise DataError("coef and projection name different voxels. Next step: project these same weights.")
+    return weights
 
 
 def predicted_of_texts(
@@ -43,17 +52,12 @@ def predicted_of_texts(
     Texts count at unit norm, or at the voxel's projected norm for an encoder of raw features. With
     ``text_direction`` they are first moved across the modality gap: the mean of texts is replaced by that of images.
     """
-    if coef is None or embed_text is None or not texts:
+    weights = weights_of(projection, coef, intercept)
+    if weights is None or embed_text is None or not texts:
         return np.full(len(at), np.nan)
-    weights = as_weights(coef, intercept)
-    if not np.array_equal(weights.coef["voxel"], projection["voxel"]):
-        raise DataError("coef and projection name different voxels. Next step: project these same weights.")
-    different = list(dict.fromkeys(texts))
-    vectors = unit_rows(np.asarray(embed_text(different), dtype=np.float64))
+    chosen = embed(embed_text, texts)
     if text_direction is not None:
-        vectors = unit_rows(vectors - text_direction + projection["bank_direction"].values)
-    number = {t: k for k, t in enumerate(different)}
-    chosen = vectors[[number[t] for t in texts]]
+        chosen = unit_rows(chosen - text_direction + projection["bank_direction"].values)
     if not projection.attrs.get("features_normalised", 1):
         chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
     return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]
@@ -72,15 +76,23 @@ def caption_frame(
     """The table of a :class:`Decoder`: ``found[k]`` are the captions (`Generated`) of voxel ``rows[k]``."""
     flat = [(row, rank, c) for row, several in zip(rows, found) for rank, c in enumerate(several, 1)]
     at = np.array([row for row, _, _ in flat], dtype=np.int64)
-    texts = [c.text for _, _, c in flat]
+    texts, scores = [c.text for _, _, c in flat], [c.score for _, _, c in flat]
+    predicted = predicted_of_texts(projection, at, texts, coef, intercept, embed_text, text_direction)
+    ids = [origin(c.tokens) for _, _, c in flat]
+    return _frame(projection, at, [rank for _, rank, _ in flat], texts, scores, ids, predicted)
+
+
+def _frame(
+    projection: xr.Dataset, at: np.ndarray, rank: Any, captions: list[str], score: Any, ids: list[str], predicted: Any
+) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "voxel": projection["voxel"].values[at],
-            "rank": np.array([rank for _, rank, _ in flat], dtype=np.int64),
-            "caption": np.array(texts, dtype=object),
-            "score": np.array([c.score for _, _, c in flat], dtype=np.float64),
-            "caption_id": np.array([origin(c.tokens) for _, _, c in flat], dtype=object),
-            "predicted": predicted_of_texts(projection, at, texts, coef, intercept, embed_text, text_direction),
+            "rank": np.asarray(rank, dtype=np.int64),
+            "caption": np.array(captions, dtype=object),
+            "score": np.asarray(score, dtype=np.float64),
+            "caption_id": np.array(ids, dtype=object),
+            "predicted": predicted,
         }
     )
     return pd.concat([frame, voxel_labels(projection, at)], axis=1)
@@ -126,17 +138,17 @@ def rerank(
     >>> [round(c.score, 2) for c in found[0]]
     [-1.0, -0.7]
     """
-    different = list(dict.fromkeys(c.text for captions in several for c in captions))
-    if not different:
+    texts = [c.text for captions in several for c in captions]
+    if not texts:
         return [list(captions) for captions in several]
-    vectors = unit_rows(np.asarray(embed_text(different), dtype=np.float64))
+    vectors = embed(embed_text, texts)
     if text_direction is not None:
         vectors = unit_rows(vectors - text_direction)
-    number = {text: k for k, text in enumerate(different)}
     x = unit_rows(np.asarray(inputs, dtype=np.float64))
+    parts = np.split(vectors, np.cumsum([len(captions) for captions in several])[:-1])
     return [
-        [c._replace(score=float(c.score + weight * (vectors[number[c.text]] @ row))) for c in captions]
-        for captions, row in zip(several, x, strict=True)
+        [c._replace(score=float(c.score + weight * (v @ row))) for c, v in zip(captions, part, strict=True)]
+        for captions, part, row in zip(several, parts, x, strict=True)
     ]
 
 
@@ -236,9 +248,7 @@ class RetrievalDecoder:
             raise DataError(f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d).")
         if not texts:
             raise DataError("the caption bank holds 0 captions; at least one is needed.")
-        names = [str(i) for i in range(len(texts))] if ids is None else [str(x) for x in ids]
-        if len(names) != len(texts):
-            raise DataError(f"{len(names)} ids for {len(texts)} captions; legal is one id a caption.")
+        names = check_ids(ids, len(texts), "captions")
         norms = np.linalg.norm(vectors, axis=1)
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if len(bad):
@@ -312,20 +322,31 @@ class RetrievalDecoder:
                 f"projected embeddings have width {embedding.shape[1]}, captions {width}; they must share "
                 "one space. Next step: embed the captions with the text side of the encoder's backbone."
             )
-        weights = None if coef is None else as_weights(coef, intercept)
-        if weights is not None and not np.array_equal(weights.coef["voxel"], projection["voxel"]):
-            raise DataError("coef and projection name different voxels. Next step: project these same weights.")
+        weights = weights_of(projection, coef, intercept)
         image = self._image_direction(projection)
         target = unit_rows(embedding)
         if self.centre:
             target = unit_rows(target - image)
         # The unit vector of a NaN row is 0, which centring would turn into a direction.
         rows = np.flatnonzero(np.isfinite(embedding).all(axis=1) & (np.linalg.norm(target, axis=1) > 0))
-        if len(rows) == 0:
-            return self._frame(projection, rows, np.zeros((0, 1)), np.zeros((0, 1), np.int64), weights, image)
         k = min(int(top), len(self._live))
-        score, at = self._index.search(target[rows], k, max_memory=self._max_memory)
-        return self._frame(projection, rows, score, self._live[at], weights, image)
+        score, at = np.zeros((0, k)), np.zeros((0, k), np.int64)
+        if len(rows):
+            score, at = self._index.search(target[rows], k, max_memory=self._max_memory)
+        at, voxel, predicted = self._live[at], np.repeat(rows, k), np.full(len(rows) * k, np.nan)
+        if weights is not None:
+            moved = unit_rows(self.directions - self._mean + image) if self.centre else self.directions
+            size = np.ones(len(embedding))
+            if not projection.attrs.get("features_normalised", 1):
+                size = np.linalg.norm(projection["embedding"].values, axis=1)
+            for rank in range(k):
+                cosine = np.einsum("vd,vd->v", weights.matrix()[rows], moved[at[:, rank]])
+                predicted[rank::k] = cosine * size[rows]
+            predicted += weights.intercept[voxel]
+        captions, ids = ([names[x] for x in at.ravel()] for names in (self.captions, self.ids))
+        return _frame(
+            projection, voxel, np.tile(np.arange(1, k + 1), len(rows)), captions, score.ravel(), ids, predicted
+        )
 
     def _image_direction(self, projection: xr.Dataset) -> np.ndarray:
         if not self.centre:
@@ -338,39 +359,3 @@ class RetrievalDecoder:
                 "RetrievalDecoder(..., image_direction=...) or centre=False."
             )
         return np.asarray(projection["bank_direction"].values, dtype=np.float64)
-
-    def _frame(
-        self,
-        projection: xr.Dataset,
-        rows: np.ndarray,
-        score: np.ndarray,
-        at: np.ndarray,
-        weights: Weights | None,
-        image: np.ndarray,
-    ) -> pd.DataFrame:
-        k = score.shape[1]
-        voxel = np.repeat(rows, k)
-        flat = at.ravel()
-        predicted = np.full(len(voxel), np.nan)
-        if weights is not None and len(voxel):
-            moved = unit_rows(self.directions - self._mean + image) if self.centre else self.directions
-            matrix = weights.matrix()
-            size = (
-                np.ones(len(matrix))
-                if projection.attrs.get("features_normalised", 1)
-                else np.linalg.norm(projection["embedding"].values, axis=1)
-            )
-            for rank in range(k):
-                predicted[rank::k] = np.einsum("vd,vd->v", matrix[rows], moved[at[:, rank]]) * size[rows]
-            predicted += weights.intercept[voxel]
-        frame = pd.DataFrame(
-            {
-                "voxel": projection["voxel"].values[voxel],
-                "rank": np.tile(np.arange(1, k + 1), len(rows)),
-                "caption": np.array([self.captions[x] for x in flat], dtype=object),
-                "score": score.ravel().astype(np.float64),
-                "caption_id": np.array([self.ids[x] for x in flat], dtype=object),
-                "predicted": predicted,
-            }
-        )
-        return pd.concat([frame, voxel_labels(projection, voxel)], axis=1)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import at_least, check_whole, share
+from neuroenc._core.errors import DataError
 
 #: ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``: tokens that may come next.
 Constraint = Callable[[Tensor, Tensor], Tensor]
@@ -292,8 +292,8 @@ def sample(
     k, longest = check_whole("n_samples", n_samples), check_whole("max_length", max_length)
     if top_k is not None:
         check_whole("top_k", top_k)
-    if not temperature > 0 or not 0 < top_p <= 1:
-        raise ConfigError(f"temperature={temperature!r} must be positive and top_p={top_p!r} in (0, 1].")
+    at_least("temperature", temperature, above=True)
+    at_least("top_p", share("top_p", top_p), above=True)
     logits, state = step.start()
     n, device = len(logits), logits.device
     numbers = list(range(n)) if items is None else [int(x) for x in items]

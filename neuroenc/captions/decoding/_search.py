@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._sampling import (
     PAD,
@@ -117,11 +117,9 @@ def beam_search(
     check_whole("max_length", max_length)
     if beams % groups:
         raise ConfigError(f"groups={groups} does not divide beams={beams}; legal is a divisor of the beams.")
-    if not temperature > 0 or diversity_penalty < 0 or length_penalty < 0:
-        raise ConfigError(
-            f"temperature={temperature!r} must be positive, diversity_penalty={diversity_penalty!r} and "
-            f"length_penalty={length_penalty!r} at least 0."
-        )
+    at_least("temperature", temperature, above=True)
+    at_least("diversity_penalty", diversity_penalty)
+    at_least("length_penalty", length_penalty)
     one_of("diversity", diversity, ("hamming", "words"))
     hooks = token_weights, constraint, rescore, rescore_steps
     search = _Search(step, stop, max_length, temperature, length_penalty, diversity_penalty, *hooks)

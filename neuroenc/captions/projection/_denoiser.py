@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of, share
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
@@ -115,11 +115,11 @@ class ConceptDenoiser:
     ) -> None:
         one_of("kind of denoiser", kind, KINDS)
         one_of("scaling", scaling, SCALINGS)
-        if width < 2 or width % 2 or depth < 1:
-            raise ConfigError(f"width={width}, depth={depth} are not legal; an even width, and a depth of at least 1.")
+        if check_whole("width", width, 2) % 2:
+            raise ConfigError(f"width={width} is not legal; it must be even.")
         if not 0 < temperatures[0] <= temperatures[1] < math.inf:
             raise ConfigError(f"temperatures={temperatures!r} must be a range of positive numbers, low first.")
-        self.kind, self.scaling, self.width, self.depth = kind, scaling, int(width), int(depth)
+        self.kind, self.scaling, self.width, self.depth = kind, scaling, int(width), check_whole("depth", depth)
         self.temperatures = (float(temperatures[0]), float(temperatures[1]))
         self.seed, self.device = int(seed), resolve_device(device)
         self.training_: dict[str, Any] = {}
@@ -221,23 +221,11 @@ class ConceptDenoiser:
             w, _ = self._conditions(weights)
             own = torch.from_numpy(w[np.isfinite(w).all(axis=1)]).to(self.device)
         self._net = self._start(dim)
-        self.training_ = train_denoiser(
-            self._net,
-            rows,
-            self._to_scaled(rows),
-            weights=own,
-            temperatures=self.temperatures,
-            regression=self.kind == "regression",
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            drop=drop,
-            ema=ema,
-            pool=pool,
-            minutes=minutes,
-            seed=self.seed,
-            show=progress,
-        )
+        descent: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "minutes": minutes}
+        draws: dict[str, Any] = {"drop": drop, "ema": ema, "pool": pool, "seed": self.seed}
+        kind: dict[str, Any] = {"temperatures": self.temperatures, "regression": self.kind == "regression"}
+        images = rows, self._to_scaled(rows)
+        self.training_ = train_denoiser(self._net, *images, weights=own, **kind, **descent, **draws, show=progress)
         return self
 
     def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
@@ -327,16 +315,16 @@ class ConceptDenoiser:
         DataError
             Weights of another width.
         """
-        for name, value in (("n_samples", n_samples), ("n_steps", n_steps)):
-            check_whole(name, value)
+        check_whole("n_samples", n_samples)
+        check_whole("n_steps", n_steps)
         low, high = (0.0, math.inf) if self.kind == "empirical" else self.temperatures
         if not (0 < temperature < math.inf and low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9)):
             raise ConfigError(
                 f"temperature={temperature!r} is outside of what this denoiser was trained for, {low:.3g} to "
                 f"{high:.3g}. Next step: a temperature within, or ConceptDenoiser(temperatures=...)."
             )
-        if not (0 <= eta <= 1 and guidance >= 0):
-            raise ConfigError(f"eta={eta}, guidance={guidance} are not legal; eta is in [0, 1], guidance at least 0.")
+        share("eta", eta)
+        at_least("guidance", guidance)
         unit, labelled = self._conditions(coef)
         rows = np.repeat(np.flatnonzero(np.isfinite(unit).all(axis=1)), n_samples)
         number = np.tile(np.arange(n_samples), len(rows) // n_samples)

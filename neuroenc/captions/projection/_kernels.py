@@ -12,7 +12,7 @@ are off by 1.5e-4 and take as long as float32, which is off by 2e-5.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,57 +26,14 @@ from neuroenc.retrieval import Chunk
 LOWEST = -64.0
 
 
-class Kernel(Protocol):
-    """What states need of a backend. Arrays that are given and returned are numpy, but for the sums."""
+class NumpyKernel:
+    """numpy's matrix products; one copy of a tile's logits and exponentials.
 
-    dtype: np.dtype
+    Arrays that are given and returned are numpy, but for the sums (v, d), which stay where the backend wants them.
+    """
+
     norms: np.ndarray
     directions: np.ndarray
-
-    def zeros(self) -> Any:
-        """Sums (v, d) in float64, where the backend wants them."""
-        ...
-
-    def load(self, chunk: Chunk, decouple: bool, block: int) -> None:
-        """Take a chunk; sets ``norms`` (m,) and ``directions`` (d,), the sum of its unit rows, in float64."""
-        ...
-
-    def logits(self, part: slice) -> np.ndarray:
-        """Compute the logits of a tile and return the largest of each voxel (b,)."""
-        ...
-
-    def near(
-        self, rows: np.ndarray, floor: np.ndarray, most: int | None = None, slack: float = 0.0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Entries (i, j) of the tile's ``rows`` that are at least ``floor``.
-
-        With ``most``, where there are many: those only that are within ``slack`` of the ``most`` largest.
-        """
-        ...
-
-    def add(self, part: slice, reference: np.ndarray, keep: np.ndarray, sums: Any) -> tuple[np.ndarray, ...]:
-        """``sums[part] = keep sums[part] + exp(logits - reference) values``; the same sums of 1, norms, -logits."""
-        ...
-
-    def mass(self, reference: np.ndarray) -> np.ndarray:
-        """Sums of ``exp(logits - reference)`` of the tile, float64 (b,)."""
-        ...
-
-    def put(self, sums: np.ndarray) -> Any:
-        """Sums of another state, where the backend wants them."""
-        ...
-
-    def to_numpy(self, sums: Any) -> np.ndarray:
-        """Sums as a numpy array (without a copy where they are one)."""
-        ...
-
-    def exact(self) -> AbstractContextManager[Any]:
-        """Context in which the products have all digits of their type."""
-        ...
-
-
-class NumpyKernel:
-    """numpy's matrix products; one copy of a tile's logits and exponentials."""
 
     def __init__(self, scaled: np.ndarray, dtype: np.dtype) -> None:
         self.dtype = dtype
@@ -84,18 +41,23 @@ class NumpyKernel:
         self._work = np.empty((2, 0, 0), dtype)
 
     def zeros(self) -> Any:
+        """Sums (v, d) in float64."""
         return np.zeros(self._scaled.shape)
 
     def put(self, sums: np.ndarray) -> Any:
+        """Sums of another state."""
         return sums.copy()
 
     def to_numpy(self, sums: Any) -> np.ndarray:
+        """Sums as a numpy array (without a copy where they are one)."""
         return np.asarray(sums)
 
     def exact(self) -> AbstractContextManager[Any]:
+        """Context in which the products have all digits of their type."""
         return nullcontext()
 
     def load(self, chunk: Chunk, decouple: bool, block: int) -> None:
+        """Take a chunk; sets ``norms`` (m,) and ``directions`` (d,), the sum of its unit rows, in float64."""
         self.norms = row_norms(chunk, need_positive=True)
         raw = np.asarray(chunk.rows)
         m, d = raw.shape
@@ -112,6 +74,7 @@ class NumpyKernel:
             self._work = np.empty((2, block, m), self.dtype)
 
     def logits(self, part: slice) -> np.ndarray:
+        """Compute the logits of a tile and return the largest of each voxel (b,)."""
         self._tile = self._work[0, : part.stop - part.start]
         np.matmul(self._scaled[part], self._unit.T, out=self._tile)
         return self._tile.max(axis=1)
@@ -119,6 +82,10 @@ class NumpyKernel:
     def near(
         self, rows: np.ndarray, floor: np.ndarray, most: int | None = None, slack: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Entries (i, j) of the tile's ``rows`` that are at least ``floor``.
+
+        With ``most``, where there are many: those only that are within ``slack`` of the ``most`` largest.
+        """
         found = self._tile[rows]
         m = found.shape[1]
         hits = found >= floor[:, None]
@@ -135,6 +102,7 @@ class NumpyKernel:
         return np.exp(tile, out=self._work[1, : len(tile)])
 
     def add(self, part: slice, reference: np.ndarray, keep: np.ndarray, sums: Any) -> tuple[np.ndarray, ...]:
+        """``sums[part] = keep sums[part] + exp(logits - reference) values``; the same sums of 1, norms, -logits."""
         weight = self._exp(reference)
         found = weight @ self._values
         mine, d = sums[part], sums.shape[1]
@@ -144,6 +112,7 @@ class NumpyKernel:
         return found[:, d + 1], found[:, d], -np.einsum("vk,vk->v", weight, self._tile)
 
     def mass(self, reference: np.ndarray) -> np.ndarray:
+        """Sums of ``exp(logits - reference)`` of the tile, float64 (b,)."""
         return self._exp(reference).sum(axis=1).astype(np.float64)
 
 
@@ -236,6 +205,10 @@ class TorchKernel:
 
     def mass(self, reference: np.ndarray) -> np.ndarray:
         return np.asarray(self._exp(reference).sum(dim=1, dtype=self._torch.float64).cpu().numpy())
+
+
+#: What computes tiles; both have the same methods.
+Kernel = NumpyKernel | TorchKernel
 
 
 def make_kernel(scaled: np.ndarray, dtype: np.dtype, device: str | None) -> Kernel:

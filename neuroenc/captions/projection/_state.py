@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,7 +15,64 @@ from neuroenc.captions.projection._kernels import Kernel, make_kernel
 from neuroenc.retrieval import Chunk, EmbeddingBank
 
 
-class ProjectionState:
+class _State:
+    """Weights, settings and kernel of both states, which take rows in tile by tile."""
+
+    def __init__(self, weights: Any, temperature: float, decouple: bool, dtype: str | None, device: str | None) -> None:
+        if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
+            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
+        if dtype not in (None, "float32", "float64"):
+            raise ConfigError(f"dtype={dtype!r} is not legal; legal: 'float32', 'float64', None.")
+        w = np.ascontiguousarray(weights, dtype=np.float64)
+        if w.ndim != 2 or (len(w) and np.abs(np.linalg.norm(w, axis=1) - 1).max() > 1e-5):
+            raise DataError(f"weights of shape {w.shape} must be (v, d) with unit-norm rows.")
+        self.weights, self.temperature, self.decouple, self.device = w, float(temperature), bool(decouple), device
+        self.dtype = np.dtype(dtype or ("float64" if temperature < 1e-3 else "float32"))
+        self._kernel: Kernel | None = make_kernel(w / self.temperature, self.dtype, device)
+        self._clear()
+
+    def fresh(self) -> Self:
+        """A state without rows that shares this one's weights and working memory (one thread at a time)."""
+        other = copy(self)
+        other._clear()
+        return other
+
+    def _clear(self) -> None:
+        v, d = self.weights.shape
+        self.count = 0
+        self.z, self.directions = np.zeros(v), np.zeros(d)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Between processes only sums travel; a state that arrives is merged or finished.
+        return {**self.__dict__, "_kernel": None}
+
+    def kernel(self) -> Kernel:
+        """What computes; made anew where the state came from a merge or another process."""
+        if self._kernel is None:
+            self._kernel = make_kernel(self.weights / self.temperature, self.dtype, self.device)
+        return self._kernel
+
+    def update(self, chunk: Chunk, block: int = 512) -> None:
+        """Take rows in; ``block`` voxels are worked on at a time."""
+        v, d = self.weights.shape
+        if chunk.rows.shape[1] != d:
+            raise DataError(f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal.")
+        kernel, block = self.kernel(), max(1, min(block, v))
+        with kernel.exact():
+            self._load(chunk, kernel, block)
+            self.directions += kernel.directions
+            self.count += len(kernel.norms)
+            for a in range(0, v, block):
+                self._update_block(slice(a, min(a + block, v)), chunk, kernel)
+
+    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+        raise NotImplementedError
+
+    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+        raise NotImplementedError
+
+
+class ProjectionState(_State):
     """Online-softmax state: weighted sums of bank embeddings per voxel, updated row by row.
 
     With cosines ``c_k = w . m_k``, ``m_k = M_k / ||M_k||`` and a reference ``c*`` (the largest cosine
@@ -56,37 +113,13 @@ class ProjectionState:
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
-            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
-        if dtype not in (None, "float32", "float64"):
-            raise ConfigError(f"dtype={dtype!r} is not legal; legal: 'float32', 'float64', None.")
-        w = np.ascontiguousarray(weights, dtype=np.float64)
-        if w.ndim != 2 or (len(w) and np.abs(np.linalg.norm(w, axis=1) - 1).max() > 1e-5):
-            raise DataError(f"weights of shape {w.shape} must be (v, d) with unit-norm rows.")
-        self.weights = w
-        self.temperature = float(temperature)
-        self.decouple = bool(decouple)
-        self.dtype = np.dtype(dtype or ("float64" if temperature < 1e-3 else "float32"))
-        self.device = device
-        self._kernel: Kernel | None = make_kernel(w / self.temperature, self.dtype, device)
-        self._clear()
-
-    def fresh(self) -> ProjectionState:
-        """A state without rows that shares this one's weights and working memory (one thread at a time)."""
-        other = copy(self)
-        other._clear()
-        return other
+        super().__init__(weights, temperature, decouple, dtype, device)
 
     def _clear(self) -> None:
-        v, d = self.weights.shape
-        self.count = 0
-        self.z = np.zeros(v)
-        self.norms = np.zeros(v)
-        self.spread = np.zeros(v)
-        self.nearest = np.full(v, -1, np.int64)
-        self.nearest_cosine = np.full(v, -np.inf)
-        self.nearest_norm = np.zeros(v)
-        self.directions = np.zeros(d)
+        super()._clear()
+        v = len(self.weights)
+        self.norms, self.spread, self.nearest_norm = np.zeros(v), np.zeros(v), np.zeros(v)
+        self.nearest, self.nearest_cosine = np.full(v, -1, np.int64), np.full(v, -np.inf)
         self._sums: Any = None
 
     @property
@@ -97,31 +130,18 @@ class ProjectionState:
         return self._sums if self._kernel is None else self._kernel.to_numpy(self._sums)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Between processes only sums travel; a state that arrives is merged or finished.
-        return {**self.__dict__, "_kernel": None, "_sums": self.vectors}
+        return {**super().__getstate__(), "_sums": self.vectors}
 
     def kernel(self) -> Kernel:
-        """What computes; made anew where the state came from a merge or another process."""
-        if self._kernel is None:
-            self._kernel = make_kernel(self.weights / self.temperature, self.dtype, self.device)
-            self._sums = None if self._sums is None else self._kernel.put(self._sums)
-        return self._kernel
+        """What computes; sums that came from elsewhere are put where it wants them."""
+        anew, kernel = self._kernel is None, super().kernel()
+        if anew and self._sums is not None:
+            self._sums = kernel.put(self._sums)
+        return kernel
 
-    def update(self, chunk: Chunk, block: int = 512) -> None:
-        """Take rows in; ``block`` voxels are worked on at a time."""
-        v, d = self.weights.shape
-        if chunk.rows.shape[1] != d:
-            raise DataError(f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal.")
-        kernel = self.kernel()
-        with kernel.exact():
-            if self._sums is None:
-                self._sums = kernel.zeros()
-            block = max(1, min(block, v))
-            kernel.load(chunk, self.decouple, block)
-            self.directions += kernel.directions
-            self.count += len(kernel.norms)
-            for a in range(0, v, block):
-                self._update_block(slice(a, min(a + block, v)), chunk, kernel)
+    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+        self._sums = kernel.zeros() if self._sums is None else self._sums
+        kernel.load(chunk, self.decouple, block)
 
     def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
         largest = kernel.logits(part)
@@ -217,10 +237,7 @@ class ProjectionState:
         }
 
 
-_WEIGHTINGS = ("softmax", "uniform")
-
-
-class TruncatedState:
+class TruncatedState(_State):
     r"""Online-softmax state truncated to the ``k`` nearest images of each voxel.
 
     With the weights ``s`` of the full softmax, ``T`` the k nearest rows and ``lambda = 1 - sum_T s_k``, the full
@@ -263,53 +280,25 @@ class TruncatedState:
         weighting: str = "softmax",
     ) -> None:
         k = check_whole("top_k", k, also=", or None for all images")
-        one_of("weighting", weighting, _WEIGHTINGS)
-        # The same checks and the same kernel; its sums are never made.
-        self._base = ProjectionState(weights, temperature, decouple, dtype, device)
-        self.weights, self.temperature, self.decouple = self._base.weights, self._base.temperature, bool(decouple)
-        self.k, self.weighting, self.dtype = int(k), weighting, self._base.dtype
-        self._clear()
+        one_of("weighting", weighting, ("softmax", "uniform"))
+        self.k, self.weighting = k, weighting
+        super().__init__(weights, temperature, decouple, dtype, device)
 
     def _clear(self) -> None:
-        v, d = self.weights.shape
-        self.count = 0
-        self.z = np.zeros(v)
-        self.scores = np.full((v, self.k), -np.inf, np.float32)
-        self.rows = np.full((v, self.k), -1, np.int64)
+        super()._clear()
+        shape = len(self.weights), self.k
+        self.scores, self.rows = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         self.lowest, self.highest = np.inf, 0.0
-        self.directions = np.zeros(d)
-
-    def fresh(self) -> TruncatedState:
-        """A state without rows that shares this one's weights and working memory."""
-        other = copy(self)
-        other._clear()
-        return other
-
-    def __getstate__(self) -> dict[str, Any]:
-        base = self._base.fresh()
-        base._kernel = None
-        return {**self.__dict__, "_base": base}
 
     @property
     def nearest(self) -> np.ndarray:
         """Nearest row of each voxel (v,)."""
         return self.rows[:, 0]
 
-    def update(self, chunk: Chunk, block: int = 512) -> None:
-        """Take rows in; ``block`` voxels are worked on at a time."""
-        v, d = self.weights.shape
-        if chunk.rows.shape[1] != d:
-            raise DataError(f"embeddings have width {chunk.rows.shape[1]}, the weights {d}; they must be equal.")
-        kernel = self._base.kernel()
-        with kernel.exact():
-            block = max(1, min(block, v))
-            kernel.load(chunk, True, block)
-            self.directions += kernel.directions
-            self.count += len(kernel.norms)
-            self.lowest = min(self.lowest, float(kernel.norms.min()))
-            self.highest = max(self.highest, float(kernel.norms.max()))
-            for a in range(0, v, block):
-                self._update_block(slice(a, min(a + block, v)), chunk, kernel)
+    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+        kernel.load(chunk, True, block)
+        self.lowest = min(self.lowest, float(kernel.norms.min()))
+        self.highest = max(self.highest, float(kernel.norms.max()))
 
     def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
         largest = kernel.logits(part)

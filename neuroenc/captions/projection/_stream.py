@@ -9,15 +9,13 @@ import numpy as np
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
-from neuroenc._core.checks import make_rng, one_of
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.topk import plan_blocks
 from neuroenc.captions.projection._state import ProjectionState, TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
-
-_KINDS = ("disjoint", "resampled")
 
 
 def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "disjoint", seed: int = 0) -> np.ndarray:
@@ -55,8 +53,8 @@ def bank_folds(n: int, folds: int = 5, *, size: int | None = None, kind: str = "
     >>> np.concatenate(pools, axis=1).sum(axis=1).tolist()
     [54, 54]
     """
-    one_of("kind of folds", kind, _KINDS)
-    if isinstance(folds, bool) or int(folds) != folds or folds < 1 or (folds > n and size is None):
+    one_of("kind of folds", kind, ("disjoint", "resampled"))
+    if check_whole("folds", folds) > n and size is None:
         raise ConfigError(f"folds={folds!r} of {n} images is not legal; it must be from 1 to the number of images.")
     most = n // folds if kind == "disjoint" else n
     if size is not None and not 1 <= size <= most:

@@ -6,13 +6,14 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import at_least, check_fraction, check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
@@ -38,25 +39,6 @@ _KIND = Kind(
     "parser.safetensors",
     ("settings", "structured", "vocabulary", "function_words", "training"),
 )
-_SETTINGS = (
-    "dim",
-    "layers",
-    "heads",
-    "parser_layers",
-    "parser_width",
-    "dropout",
-    "pattern",
-    "min_count",
-    "max_vocabulary",
-    "max_length",
-    "function_words",
-    "max_words",
-    "head",
-    "seed",
-)
-
-
-_HEADS = ("last", "first", "height")
 
 
 class Bracketing(NamedTuple):
@@ -200,21 +182,14 @@ class SyntacticDistanceParser:
             raise ConfigError(f"dim={dim} must be a multiple of heads={heads}, and 2 or more.")
         if parser_width < 1 or parser_width % 2 == 0:
             raise ConfigError(f"parser_width={parser_width}; legal: an odd number, so that a word is in the middle.")
-        sizes = {
-            "layers": layers,
-            "parser_layers": parser_layers,
-            "min_count": min_count,
-            "max_vocabulary": max_vocabulary,
-            "max_words": max_words,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"{name}={value} is not legal; legal: 1 or more.")
-        if max_length < 2:
-            raise ConfigError(f"max_length={max_length} is not legal; legal: 2 or more.")
+        self.dim, self.heads = int(dim), int(heads)
+        self.layers, self.parser_layers = check_whole("layers", layers), check_whole("parser_layers", parser_layers)
+        self.min_count, self.max_words = check_whole("min_count", min_count), check_whole("max_words", max_words)
+        self.max_vocabulary = check_whole("max_vocabulary", max_vocabulary)
+        self.max_length = check_whole("max_length", max_length, 2)
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is not legal; legal: from 0, under 1.")
-        one_of("head", head, _HEADS)
+        one_of("head", head, ("last", "first", "height"))
         if isinstance(function_words, str):
             raise ConfigError(f"function_words={function_words!r} is one string. Next step: a list, or a share.")
         if isinstance(function_words, (int, float)) and not 0 < function_words <= 1:
@@ -223,10 +198,8 @@ class SyntacticDistanceParser:
             self._pattern = re.compile(pattern or default_pattern())
         except re.error as error:
             raise ConfigError(f"pattern={pattern!r} is not a regular expression: {error}.") from error
-        self.dim, self.layers, self.heads = int(dim), int(layers), int(heads)
-        self.parser_layers, self.parser_width, self.dropout = int(parser_layers), int(parser_width), float(dropout)
-        self.pattern, self.min_count, self.max_vocabulary = pattern, int(min_count), int(max_vocabulary)
-        self.max_length, self.max_words, self.head, self.seed = int(max_length), int(max_words), head, int(seed)
+        self.parser_width, self.dropout, self.pattern = int(parser_width), float(dropout), pattern
+        self.head, self.seed = head, int(seed)
         self.function_words: float | list[str] = (
             float(function_words)
             if isinstance(function_words, (int, float))
@@ -245,17 +218,9 @@ class SyntacticDistanceParser:
     def _start(self, structured: bool = True) -> StructuredLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return StructuredLM(
-                len(self._vocabulary),
-                max_length=self.max_length,
-                dim=self.dim,
-                layers=self.layers,
-                heads=self.heads,
-                parser_layers=self.parser_layers,
-                parser_width=self.parser_width,
-                dropout=self.dropout,
-                structured=structured,
-            ).to(self.device)
+            names = ("max_length", "dim", "layers", "heads", "parser_layers", "parser_width", "dropout")
+            shape: dict[str, Any] = {name: getattr(self, name) for name in names}
+            return StructuredLM(len(self._vocabulary), **shape, structured=structured).to(self.device)
 
     def _rows(self, captions: Sequence[str]) -> list[list[int]]:
         texts = [words_of(t, self._pattern) for t in captions]
@@ -304,11 +269,10 @@ class SyntacticDistanceParser:
         ConfigError
             A setting is not legal.
         """
-        if steps < 1 or batch_size < 1 or not lr > 0 or not 0 < mask_share < 1:
-            raise ConfigError(
-                f"steps={steps}, batch_size={batch_size}, lr={lr}, mask_share={mask_share} are not legal; legal: "
-                "steps and batch_size of 1 or more, lr over 0, mask_share between 0 and 1."
-            )
+        check_whole("steps", steps)
+        check_whole("batch_size", batch_size)
+        at_least("lr", lr, above=True)
+        check_fraction("mask_share", mask_share)
         texts = [[w.text for w in words_of(t, self._pattern)] for t in listed(captions)]
         if not any(len(t) > 1 for t in texts):
             raise DataError(f"none of {len(texts)} captions has two words; there is nothing to learn an order from.")
@@ -326,24 +290,11 @@ class SyntacticDistanceParser:
             )
         rows = [self._vocabulary.encode(t[: self.max_length]) for t in texts if len(t) > 1]
         net = self._start(structured)
-        told = train_masked(
-            net,
-            rows,
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            mask_share=mask_share,
-            minutes=minutes,
-            seed=self.seed,
-            show=progress,
-        )
+        settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "mask_share": mask_share}
+        told = train_masked(net, rows, **settings, minutes=minutes, seed=self.seed, show=progress)
         self._net = net
-        self.training_ = {
-            **told,
-            "n_captions": len(texts),
-            "n_words": len(self._vocabulary.words),
-            "mask_share": mask_share,
-        }
+        counts = {"n_captions": len(texts), "n_words": len(self._vocabulary.words)}
+        self.training_ = {**told, **counts, "mask_share": mask_share}
         return self
 
     def _fitted(self, parses: bool = True) -> StructuredLM:
@@ -442,11 +393,9 @@ class SyntacticDistanceParser:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``parser.safetensors`` and ``parser.json``."""
         if self._net is None:
-            raise ConfigError(
-                "this parser has learned nothing yet; there is nothing to save. Next step: fit(captions)."
-            )
+            raise ConfigError("this parser has learned nothing yet. Next step: fit(captions), then save.")
         record = {
-            "settings": {name: getattr(self, name) for name in _SETTINGS},
+            "settings": {n: getattr(self, n) for n in signature(type(self)).parameters if n != "device"},
             "structured": self._net.parser is not None,
             "vocabulary": self._vocabulary.words,
             "function_words": self.function_words_,

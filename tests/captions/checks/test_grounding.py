@@ -258,7 +258,7 @@ def test_rates_are_counted_over_voxels():
     twins["verdict"] = np.where(twins["voxel"] % 2, "unsupported", "supported")
     row = hallucination_rate(twins, n_bootstraps=4000).iloc[0]
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 100), rel=0.1)
-    with pytest.raises(DataError, match="'verdict' is needed"):
+    with pytest.raises(DataError, match="no column 'verdict'"):
         hallucination_rate(twins.drop(columns="verdict"))
     with pytest.raises(DataError, match="0 phrases"):
         hallucination_rate(twins, max_rank=0)
@@ -275,11 +275,11 @@ def test_bad_input_is_named(space):
         space.checker(alpha=0)
     with pytest.raises(ConfigError, match="no place for a phrase"):
         space.checker(template="a photo")
-    with pytest.raises(DataError, match="'stimulus' is needed"):
+    with pytest.raises(DataError, match="no column 'stimulus'"):
         GroundingChecker(space.coef, space.evidence[["voxel"]], space.captions, space.embed_text)
     with pytest.raises(DataError, match="not among the 40 of the weights"):
         space.checker().check(space.table().assign(voxel=9))
-    with pytest.raises(DataError, match="'caption' is needed"):
+    with pytest.raises(DataError, match="no column 'caption'"):
         space.checker().check(space.table()[["voxel", "rank"]])
     with pytest.raises(DataError, match="23 dimensions, weights have 22"):
         GroundingChecker(

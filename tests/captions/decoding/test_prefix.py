@@ -463,7 +463,7 @@ def test_what_is_wrong_is_said():
         ({"stop": 10**6}, "numbers under"),
         ({"mapping": "mpl"}, "mlp"),
         ({"centre": True, "normalise": False}, "normalise=True"),
-        ({"source": "audio"}, "legal"),
+        ({"source": "audio"}, "Legal: image, text"),
     ):
         with pytest.raises(ConfigError, match=message):
             fresh(**options)
