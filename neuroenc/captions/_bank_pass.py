@@ -83,10 +83,6 @@ class Best:
     def table(self, score: np.ndarray, names: np.ndarray) -> pd.DataFrame:
         """Evidence from the scores (voxel, k) and ids (voxel, k) of images."""
         rows = self._rows
-        columns = ["voxel", "rank", "stimulus", "predicted"]
-        if not len(rows):
-            frame = pd.DataFrame({c: [] for c in columns})
-            return pd.concat([frame, voxel_labels(self._weights.coef, rows)], axis=1)
         k = score.shape[1]
         predicted = score.astype(np.float64)
         if self.features_normalised:
@@ -114,8 +110,8 @@ class Found(NamedTuple):
 class _Projections:
     """Weights of several jobs under one plan on the same images: one state, one set of products."""
 
-    def __init__(self, plan: Plan, mask: np.ndarray | None) -> None:
-        self.plan, self.mask = plan, mask
+    def __init__(self, plan: Plan, mask: np.ndarray | None, bank: EmbeddingBank) -> None:
+        self.plan, self.mask, self._bank = plan, mask, bank
         self.jobs: list[_Job] = []
         self._parts: list[dict[str, np.ndarray]] = []
         self._info: dict[str, Any] = {}
@@ -144,14 +140,8 @@ class _Projections:
 
     def close(self) -> None:
         state = self._state
-        assert not hasattr(state, "top_k")
-        found = {**state.finish(), **{k: getattr(state, k) for k in ("nearest_cosine", "nearest_norm")}}  # type: ignore[call-arg]
-        self._parts.append({**found, "nearest_image": self._ids.names(state.nearest)})
-        self._info = {
-            "n_images": state.count,
-            "bank_direction": state.directions / max(state.count, 1),
-            "dtype": state.dtype.name,
-        }
+        self._parts.append({**state.finish(self._bank), "nearest_image": self._ids.names(state.nearest)})
+        self._info = state.info()
         del self._state
 
     def dataset(self, number: int, digest: str) -> xr.Dataset:
@@ -162,10 +152,10 @@ class _Projections:
         found = {name: np.concatenate([p[name] for p in self._parts])[mine] for name in self._parts[0]}
         return job.dataset(found, {**self._info, "bank_hash": digest}, self.plan)
 
-    def alone(self, bank: EmbeddingBank, budget: int) -> str:
+    def alone(self, budget: int) -> str:
         """As reading it, but by dask, which computes its arrays where it sees fit; the bank's hash."""
         masks = None if self.mask is None else self.mask[None]
-        found, info = stream(self.unit(), bank, self.plan, budget, folds=masks, show=False)[0]
+        found, info = stream(self.unit(), self._bank, self.plan, budget, folds=masks, show=False)[0]
         self._parts, self._info = [found], info
         return str(info["bank_hash"])
 
@@ -286,7 +276,7 @@ class BankPass:
         mask = None if part is None else as_folds(np.asarray(part)[None], self.bank.n, 0)[0]
         plan = Plan(temperature, decouple, None, None, None, "softmax")
         key = (plan, None if mask is None else hash_array(mask))
-        group = self._groups.setdefault(key, _Projections(plan, mask))
+        group = self._groups.setdefault(key, _Projections(plan, mask, self.bank))
         number = len(group.jobs)
         job = _Job(coef, intercept, renormalise, features_normalised, None)
         check_space(job.weights.coef, self.bank)
@@ -360,7 +350,7 @@ class BankPass:
         readers: list[_Reader] = list(self._others)
         if is_lazy(self.bank):
             for group in self._groups.values():
-                self._digest = group.alone(self.bank, budget)
+                self._digest = group.alone(budget)
                 self.n_passes += 1
         else:
             groups: list[_Reader] = list(self._groups.values())

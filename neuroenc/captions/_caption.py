@@ -125,12 +125,7 @@ def caption_voxels(
             'vectors), or load_captioner("photo").'
         )
     weights = as_weights(encoder_or_coef, intercept)
-    images = as_bank(bank)
-    if not images.reusable:
-        raise DataError(
-            "the bank is a one-time stream, of which neither length nor images can be looked up. Next step: pass a "
-            "list, array or path."
-        )
+    images = as_bank(bank).again("images are looked up in the bank")
     n_evidence = check_whole("n_evidence", n_evidence, 0)
     passed = _gate(mask, weights.coef["voxel"])
     gated = tuple(weights.coef["voxel"].values[~passed].tolist())

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.provenance import versions
+from neuroenc._core.schema import COLUMNS
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions._caption import caption_voxels, decoded
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
@@ -24,7 +25,7 @@ from neuroenc.captions.projection._project import project, project_folds
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank, as_bank
 
-__all__ = ["Captioner"]
+_SOFTMAX = ("temperature", "renormalise", "decouple", "features_normalised")
 
 
 class Captioner:
@@ -85,16 +86,14 @@ class Captioner:
         max_memory: str | int | None = None,
         progress: bool = True,
     ) -> None:
-        if method not in METHODS:
-            raise ConfigError(unknown_name("method of projection", method, METHODS))
-        if isinstance(temperature, (bool, str)) or temperature is None or not 0 < temperature < np.inf:
-            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
+        one_of("method of projection", method, METHODS)
         self.bank, self.decoder, self.stimuli = as_bank(bank), decoder, stimuli
         _check_bank(self.bank, stimuli)
         self.embed_text = embed_text
         self.method, self.top = method, check_whole("top", top)
         self.n_evidence = check_whole("n_evidence", n_evidence, 0)
-        self.temperature, self.renormalise, self.decouple = float(temperature), bool(renormalise), bool(decouple)
+        self.temperature = at_least("temperature", temperature, above=True)
+        self.renormalise, self.decouple = bool(renormalise), bool(decouple)
         self.features_normalised, self.max_memory = bool(features_normalised), max_memory
         self.progress = progress
         self._direction: np.ndarray | None = None
@@ -113,12 +112,7 @@ class Captioner:
         **settings
             Of :func:`neuroenc.captions.project`, instead of the captioner's own.
         """
-        options: dict[str, Any] = {
-            **self._softmax(),
-            "max_memory": self.max_memory,
-            "progress": False,
-            **settings,
-        }
+        options: dict[str, Any] = {**self._softmax(), "max_memory": self.max_memory, "progress": False, **settings}
         if self.method == "softmax":
             if part is None:
                 return project(coef, self.bank, **options)
@@ -129,12 +123,7 @@ class Captioner:
         return project_weights(coef, bank, method=self.method, **options)
 
     def _softmax(self) -> dict[str, Any]:
-        return {
-            "temperature": self.temperature,
-            "renormalise": self.renormalise,
-            "decouple": self.decouple,
-            "features_normalised": self.features_normalised,
-        }
+        return {name: getattr(self, name) for name in _SOFTMAX}
 
     def asking(self, reading: BankPass) -> Callable[..., Callable[[], xr.Dataset]]:
         """As :meth:`project`, but softmax projections are found by ``reading``; what is given has them afterwards."""
@@ -257,7 +246,8 @@ class Captioner:
             facts = {k: v for k, v in projection.attrs.items() if isinstance(v, (int, float, str))}
             extra = _per_voxel(projection, scores)
         else:
-            captions, evidence, facts, extra = _no_captions(), _no_evidence(), {}, {}
+            captions = pd.DataFrame({c: [] for c in COLUMNS["captions"]})
+            evidence, facts, extra = pd.DataFrame({c: [] for c in COLUMNS["evidence"]}), {}, {}
         gate = _unprojected(gate, captions, weights.valid())
         return CaptionStudy(
             title=title,
@@ -276,12 +266,7 @@ class Captioner:
         decoder = {"kind": name, **(search.as_dict() if search is not None else {})}
         return {
             "bank": {"n": facts.get("n_images", self.bank.n), "hash": facts.get("bank_hash", "")},
-            "projection": {
-                "method": self.method,
-                "temperature": self.temperature,
-                "renormalise": self.renormalise,
-                "decouple": self.decouple,
-            },
+            "projection": {name: getattr(self, name) for name in ("method", *_SOFTMAX[:3])},
             "decoder": decoder,
             "captions": {"top": self.top},
         }
@@ -339,7 +324,7 @@ def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
             f"scores name {len(lost)} of {len(wanted)} voxels that the encoder does not have (first: {lost[0]}; its "
             f"voxels: {have[0]} to {have[-1]}). Next step: score the encoder that is captioned."
         )
-    return Weights(weights.coef.isel(voxel=at), weights.intercept[at], weights.has_intercept)
+    return select_voxels(weights, at)
 
 
 def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
@@ -362,24 +347,12 @@ def _everyone(scores: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({"voxel": scores["voxel"].values, "captioned": np.ones(n, bool), "reason": [""] * n})
 
 
-def _no_captions() -> pd.DataFrame:
-    return pd.DataFrame({"voxel": [], "rank": [], "caption": [], "score": []})
-
-
-def _no_evidence() -> pd.DataFrame:
-    return pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
-
-
 def _per_voxel(projected: xr.Dataset, scores: xr.Dataset) -> dict[str, Any]:
     """What the projection says of each voxel, NaN for voxels that were held back."""
-    names = ("cosine_before_after", "effective_images", "nearest_cosine", "projected_predicted", "distance")
     at = pd.Index(projected["voxel"].values).get_indexer(scores["voxel"].values)
-    found = {}
-    for name in names:
-        if name in projected:
-            values = np.where(at >= 0, projected[name].values[at], np.nan)
-            found[name] = ("voxel", values.astype(np.float32))
-    return found
+    names = ("cosine_before_after", "effective_images", "nearest_cosine", "projected_predicted", "distance")
+    values = {name: np.where(at >= 0, projected[name].values[at], np.nan) for name in names if name in projected}
+    return {name: ("voxel", value.astype(np.float32)) for name, value in values.items()}
 
 
 def _unprojected(gate: pd.DataFrame, captions: pd.DataFrame, valid: np.ndarray) -> pd.DataFrame:

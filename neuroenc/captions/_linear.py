@@ -128,9 +128,9 @@ def check_space(coef: xr.DataArray, bank: EmbeddingBank) -> None:
             )
 
 
-def select_voxels(weights: Weights, mask: np.ndarray) -> Weights:
-    """The voxels where ``mask`` is True, in order."""
-    at = np.flatnonzero(mask)
+def select_voxels(weights: Weights, which: np.ndarray) -> Weights:
+    """The voxels where ``which`` is True, or those at its places, in their order."""
+    at = np.flatnonzero(which) if which.dtype == bool else which
     return Weights(weights.coef.isel(voxel=at), weights.intercept[at], weights.has_intercept)
 
 

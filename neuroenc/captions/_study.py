@@ -20,36 +20,28 @@ from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_t
 from neuroenc._core.weights import reading, whole_folder
 from neuroenc.captions._study_methods import methods_text
 
+#: numpy's type of each kind of column.
+_DTYPES: dict[str, Any] = {"bool": bool, "int": np.int64, "float": np.float64, "text": object}
+
 
 def _kind(column: pd.Series) -> str:
     """What a column holds: a CSV file does not say."""
-    if column.dtype == bool:
-        return "bool"
-    if pd.api.types.is_integer_dtype(column.dtype):
-        return "int"
-    if pd.api.types.is_float_dtype(column.dtype):
-        return "float"
-    values = [x for x in column if x is not None and x is not pd.NA and not (isinstance(x, float) and np.isnan(x))]
-    if values and all(isinstance(x, (bool, np.bool_)) for x in values):
-        return "bool" if len(values) == len(column) else "text"
-    if values and all(isinstance(x, (int, np.integer)) for x in values):
-        return "int" if len(values) == len(column) else "float"
-    if values and all(isinstance(x, (int, float, np.number)) for x in values):
-        return "float"
-    return "text"
+    found, whole = pd.api.types.infer_dtype(column, skipna=True), not column.isna().any()
+    if found in ("boolean", "integer") and whole:
+        return {"boolean": "bool", "integer": "int"}[found]
+    return "float" if found in ("integer", "floating", "mixed-integer-float") else "text"
 
 
 def _typed(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table with plain dtypes (text as object, a missing one as ""), and the kind of each column."""
     kinds = {str(name): _kind(frame[name]) for name in frame.columns}
-    dtypes = {"bool": bool, "int": np.int64, "float": np.float64}
     out: dict[str, Any] = {}
     for name in frame.columns:
         kind = kinds[str(name)]
         if kind == "text":
             out[str(name)] = ["" if not isinstance(x, str) and pd.isna(x) else str(x) for x in frame[name]]
         else:
-            out[str(name)] = frame[name].to_numpy(dtypes[kind])
+            out[str(name)] = frame[name].to_numpy(_DTYPES[kind])
     return pd.DataFrame(out, columns=list(kinds)).astype({k: object for k, v in kinds.items() if v == "text"}), kinds
 
 
@@ -88,10 +80,7 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
             elif kind == "float":
                 # pandas' own conversion is off in the last place now and then.
                 frame[name] = np.array([float(x or "nan") for x in frame[name]], dtype=np.float64)
-            elif kind == "int":
-                frame[name] = frame[name].astype(np.int64)
-    dtypes = {"bool": bool, "int": np.int64, "float": np.float64, "text": object}
-    return frame.astype({name: dtypes[kind] for name, kind in kinds.items()})
+    return frame.astype({name: _DTYPES[kind] for name, kind in kinds.items()})
 
 
 _MARK = "neuroenc caption study"

@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
@@ -207,6 +207,12 @@ class EmbeddingBank:
             if self.n == 0:
                 raise DataError("the embedding bank has 0 rows; at least one is needed.")
 
+    def again(self, why: str) -> Self:
+        """This bank, if it can be read more than once; else an error with the reason ``why`` it must be."""
+        if not self.reusable:
+            raise DataError(f"{why}, and a stream is read once. Next step: pass a list, a memmap or a path.")
+        return self
+
     @staticmethod
     def _check_width(shard: _Shard, width: int, i: int) -> None:
         if shard.width != width:
@@ -291,18 +297,14 @@ class EmbeddingBank:
             first += shard.n
 
     def _need_shards(self, what: str) -> list[_Shard]:
-        if self._shards is None:
-            raise DataError(f"a stream of embeddings has no {what}. Next step: pass a list, a memmap or a path.")
-        return self._shards
+        return self.again(f"{what} of embeddings are asked for")._shards or []
 
     def names(self, positions: np.ndarray) -> np.ndarray:
         """Ids of rows by position; the position itself, as text, where a shard has no ids."""
-        if self._shards is None:
-            raise DataError("ids of a stream cannot be looked up after it was read.")
-        positions = np.asarray(positions, dtype=np.int64)
+        shards, positions = self._need_shards("ids"), np.asarray(positions, dtype=np.int64)
         names = positions.astype(str).astype(object)
         start = 0
-        for shard in self._shards:
+        for shard in shards:
             here = (positions >= start) & (positions < start + shard.n)
             if shard.ids is not None and here.any():
                 names[here] = shard.ids[positions[here] - start]

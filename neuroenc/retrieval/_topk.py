@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.topk import BestRows, plan_blocks
 from neuroenc.retrieval._bank import Chunk, EmbeddingBank
@@ -88,9 +87,7 @@ class DenseIndex:
     """
 
     def __init__(self, embeddings: Any, ids: Sequence[str] | np.ndarray | None = None, normalise: bool = True) -> None:
-        self._bank = as_bank(embeddings, ids)
-        if not self._bank.reusable:
-            raise DataError("an index reads its embeddings at each search: pass a list, an array or a path.")
+        self._bank = as_bank(embeddings, ids).again("an index reads its embeddings at each search")
         self.normalise = bool(normalise)
 
     def __len__(self) -> int:

@@ -233,7 +233,7 @@ def test_errors(planted, decoder):
         decoder.decode(p, 0)
     with pytest.raises(DataError, match="different voxels"):
         decoder.decode(p, coef=planted.coef[:, ::-1])
-    with pytest.raises(DataError, match="one-time stream"):
+    with pytest.raises(DataError, match=r"images are looked up.*stream is read once"):
         caption_voxels(planted, iter([planted.bank]), decoder, progress=False)
     with pytest.raises(DataError, match="mask has dtype float64"):
         caption_voxels(planted, planted.bank, decoder, mask=np.ones(60), progress=False)

@@ -265,9 +265,7 @@ def retrieve_images(
     names = list(dict.fromkeys(str(t) for t in texts))
     if not names:
         raise DataError("there are 0 captions; at least one is needed.")
-    images = as_bank(bank)
-    if not images.reusable:
-        raise DataError("the bank is read twice. Next step: pass a list, array or path.")
+    images = as_bank(bank).again("the bank is read twice")
     query = embed(embed_text, names)
     mean = np.zeros(query.shape[1])
     if centre:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import Weights, as_weights, check_space
 from neuroenc.captions.projection._manifold import gather_rows, on_manifold
@@ -124,10 +124,8 @@ def project_weights(
         raise ConfigError(f"a denoiser was given for method={method!r}. Next step: method='denoiser'.")
     if options and method != "softmax":
         raise ConfigError(f"{', '.join(options)}: settings of the softmax projection, not of method={method!r}.")
-    weights, images = as_weights(coef, intercept), as_bank(bank)
+    weights, images = as_weights(coef, intercept), as_bank(bank).again("the bank is read several times")
     check_space(weights.coef, images)
-    if not images.reusable:
-        raise DataError("the bank is read several times. Next step: pass a list, array or path.")
     common: dict[str, Any] = {
         "intercept": weights.intercept if weights.has_intercept else None,
         "features_normalised": features_normalised,
@@ -200,7 +198,7 @@ def _nearest(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memor
     direction, norm = np.full(unit.shape, np.nan), np.full(len(unit), np.nan)
     if len(rows):
         _, at = top_k(unit[rows], images, 1, max_memory=max_memory)
-        found = gather_rows(images, at[:, 0], unit.shape[1], max_memory)
+        found = gather_rows(images, at[:, 0], max_memory)
         norm[rows] = np.linalg.norm(found, axis=1)
         direction[rows] = found / norm[rows, None]
     _set(out, weights, direction, norm, images=1.0)

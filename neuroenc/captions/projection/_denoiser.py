@@ -230,24 +230,20 @@ class ConceptDenoiser:
 
     def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
         """Unit-norm rows of a bank, or of a sample of it, float32."""
-        images = as_bank(bank)
-        if images.n is None or not images.reusable:
-            raise DataError("a denoiser is fitted to a bank of known length. Next step: pass a list, array or path.")
-        width = next(iter(images.chunks(1))).rows.shape[1]
+        images = as_bank(bank).again("a denoiser is fitted to a bank of known length")
+        total, width = int(images.n or 0), int(images.width or 0)
         # Unit norm in float64 while reading, float32 directions, and what the normaliser makes of them.
         room = parse_memory(max_memory) // 2 // (20 * width)
-        n = min(images.n, room if max_images is None else int(max_images))
+        n = min(total, room if max_images is None else int(max_images))
         if n < 2:
-            raise DataError(f"{n} images can be fitted (bank {images.n}, room for {room}); at least 2 are needed.")
-        at = np.arange(images.n)
-        if n < images.n:
-            at = np.sort(np.random.default_rng(self.seed).choice(images.n, n, replace=False))
-        out = np.empty((n, width), np.float32)
-        for chunk in images.chunks(4096, width):
-            first, last = np.searchsorted(at, [chunk.start, chunk.start + len(chunk.rows)])
-            norms = row_norms(chunk, need_positive=True)
-            local = at[first:last] - chunk.start
-            out[first:last] = np.asarray(chunk.rows)[local] / norms[local, None]
+            raise DataError(f"{n} images can be fitted (bank {total}, room for {room}); at least 2 are needed.")
+        at = np.arange(total)
+        if n < total:
+            at = np.sort(np.random.default_rng(self.seed).choice(total, n, replace=False))
+        out, done = np.empty((n, width), np.float32), 0
+        for chunk in images.take(at, 4096):
+            here = slice(done, done + len(chunk.rows))
+            out[here], done = np.asarray(chunk.rows) / row_norms(chunk, need_positive=True)[:, None], here.stop
         return out
 
     def _conditions(self, coef: Any) -> tuple[np.ndarray, xr.DataArray]:

@@ -387,20 +387,18 @@ def copying(
     1.0
     """
     x = np.asarray(samples, dtype=np.float64)
-    fitted, others = as_bank(train), as_bank(held_out)
-    if not (fitted.reusable and others.reusable) or fitted.n is None or others.n is None or fitted.n < others.n:
-        raise DataError(
-            f"{fitted.n} training and {others.n} held-out images; legal are banks that can be read again, with at "
-            "least as many training images."
-        )
-    at = np.sort(make_rng(seed).choice(fitted.n, others.n, replace=False))
-    equal = as_bank(gather_rows(fitted, at, x.shape[1], max_memory))
+    fitted, others = (as_bank(bank).again("each bank is read several times") for bank in (train, held_out))
+    n_fitted, n_others = int(fitted.n or 0), int(others.n or 0)
+    if n_fitted < n_others:
+        raise DataError(f"{n_fitted} training and {n_others} held-out images; legal: at least as many training ones.")
+    at = np.sort(make_rng(seed).choice(n_fitted, n_others, replace=False))
+    equal = as_bank(gather_rows(fitted, at, max_memory))
 
     def distance(rows: np.ndarray, bank: Any) -> np.ndarray:
         return chord(top_k(rows, bank, 1, max_memory=max_memory)[0][:, 0])
 
     to_train, to_held_out, to_all = distance(x, equal), distance(x, others), distance(x, fitted)
-    unseen = gather_rows(others, np.arange(others.n), x.shape[1], max_memory)
+    unseen = gather_rows(others, np.arange(n_others), max_memory)
     natural = float(np.median(distance(unseen, fitted)))
     nearer = np.mean(np.where(to_train == to_held_out, 0.5, to_train < to_held_out))
     return {

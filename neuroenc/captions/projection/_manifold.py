@@ -20,22 +20,14 @@ def chord(cosine: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(2.0 - 2.0 * np.asarray(cosine, dtype=np.float64), 0.0, None))
 
 
-def gather_rows(bank: EmbeddingBank, positions: np.ndarray, width: int, max_memory: str | int | None) -> np.ndarray:
+def gather_rows(bank: EmbeddingBank, positions: np.ndarray, max_memory: str | int | None) -> np.ndarray:
     """Rows of a bank at ``positions`` (in any order, repeated or not), float64 (n, width), in one pass."""
-    order = np.argsort(positions, kind="stable")
-    wanted = np.asarray(positions)[order]
-    out = np.empty((len(wanted), width))
-    rows, _ = plan_blocks(parse_memory(max_memory), width, 1)
-    for chunk in bank.chunks(rows, width):
-        first, last = np.searchsorted(wanted, [chunk.start, chunk.start + len(chunk.rows)])
-        if last > first:
-            out[order[first:last]] = np.asarray(chunk.rows)[wanted[first:last] - chunk.start]
-    return out
+    different, inverse = np.unique(positions, return_inverse=True)
+    rows, _ = plan_blocks(parse_memory(max_memory), int(bank.width or 512), 1)
+    return np.concatenate([np.asarray(c.rows, np.float64) for c in bank.take(different, rows)])[inverse]
 
 
-def natural_neighbours(
-    bank: Any, *, n: int = 1000, width: int | None = None, seed: int = 0, max_memory: str | int | None = None
-) -> np.ndarray:
+def natural_neighbours(bank: Any, *, n: int = 1000, seed: int = 0, max_memory: str | int | None = None) -> np.ndarray:
     """Cosine of ``n`` images of a bank, drawn without replacement, and the nearest other image, float64 (n,).
 
     Parameters
@@ -54,20 +46,13 @@ def natural_neighbours(
     >>> natural_neighbours(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])).round(3).tolist()
     [0.6, 0.8, 0.8]
     """
-    images = as_bank(bank)
-    if not images.reusable or images.n is None:
-        raise DataError(
-            "natural distances need a bank that can be read again. Next step: pass a list, array or path, or "
-            "n_natural=0."
-        )
-    if images.n < 2:
+    images = as_bank(bank).again("for natural distances (n_natural above 0) the bank must be read again")
+    total = int(images.n or 0)
+    if total < 2:
         raise DataError("the bank holds 1 image, which has no neighbour; at least 2 are needed, or n_natural=0.")
-    at = make_rng(seed).choice(images.n, min(int(n), images.n), replace=False)
+    at = make_rng(seed).choice(total, min(int(n), total), replace=False)
     at.sort()
-    if width is None:
-        width = next(iter(images.chunks(1))).rows.shape[1]
-    queries = gather_rows(images, at, width, max_memory)
-    score, index = top_k(queries, images, 2, max_memory=max_memory)
+    score, index = top_k(gather_rows(images, at, max_memory), images, 2, max_memory=max_memory)
     # An image is its own best match, but images that occur twice stand in any order.
     return np.where(index[:, 0] == at, score[:, 1], score[:, 0]).astype(np.float64)
 
@@ -135,7 +120,7 @@ def on_manifold(
     images = as_bank(bank)
     natural = np.array([np.nan])
     if n_natural:
-        natural = natural_neighbours(images, n=n_natural, width=values.shape[1], seed=seed, max_memory=max_memory)
+        natural = natural_neighbours(images, n=n_natural, seed=seed, max_memory=max_memory)
     cosine = np.full(len(values), np.nan)
     nearest = np.full(len(values), "", dtype=object)
     if len(rows):

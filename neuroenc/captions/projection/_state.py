@@ -65,6 +65,11 @@ class _State:
             for a in range(0, v, block):
                 self._update_block(slice(a, min(a + block, v)), chunk, kernel)
 
+    def info(self) -> dict[str, Any]:
+        """What the rows say of the bank."""
+        direction = self.directions / max(self.count, 1)
+        return {"n_images": self.count, "bank_direction": direction, "dtype": self.dtype.name}
+
     def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
         raise NotImplementedError
 
@@ -213,7 +218,7 @@ class ProjectionState(_State):
         out._sums = sums
         return out
 
-    def finish(self) -> dict[str, np.ndarray]:
+    def finish(self, bank: EmbeddingBank | None = None) -> dict[str, np.ndarray]:
         """Averages over the rows seen.
 
         Returns
@@ -234,6 +239,8 @@ class ProjectionState(_State):
             "mean": self.vectors / self.z[:, None],
             "norm": self.norms / self.z,
             "effective_images": np.exp(np.clip(entropy, 0.0, np.log(self.count))),
+            "nearest_cosine": self.nearest_cosine,
+            "nearest_norm": self.nearest_norm,
         }
 
 

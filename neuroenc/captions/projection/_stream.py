@@ -258,13 +258,6 @@ def _groups(n: int, per_voxel: int, budget: int, reusable: bool) -> list[np.ndar
     return np.array_split(np.arange(n), passes)
 
 
-def _finish(state: State, bank: EmbeddingBank) -> dict[str, np.ndarray]:
-    if isinstance(state, TruncatedState):
-        return {**state.finish(bank), "nearest": state.nearest}
-    found = state.finish()
-    return {**found, **{name: getattr(state, name) for name in ("nearest", "nearest_cosine", "nearest_norm")}}
-
-
 def stream(
     unit: np.ndarray,
     bank: EmbeddingBank,
@@ -278,8 +271,8 @@ def stream(
     """Averages of all voxels for each fold, with what is known of the bank; blocks of voxels where memory is short."""
 
     n_folds = 1 if folds is None else len(folds)
-    if plan.top_k is not None and not bank.reusable:
-        raise DataError("top_k reads the nearest images again. Next step: pass a list, a memmap or a path.")
+    if plan.top_k is not None:
+        bank.again("top_k reads the nearest images again")
     groups = _groups(len(unit), plan.bytes_per_voxel(unit.shape[1], n_folds), budget, bank.reusable)
     parallel = client is not None or is_lazy(bank)
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(n_folds)]
@@ -296,11 +289,8 @@ def stream(
                 found = scan(unit[group], plan, bank, folds, budget // 2, hashed=hashed, bar=bar)
             digest = digest or found.digest.hexdigest()
             for mine, state in zip(parts, found.states, strict=True):
-                mine.append({**_finish(state, bank), "nearest_image": found.ids.names(state.nearest)})
-            info = [
-                {"n_images": s.count, "bank_direction": s.directions / max(s.count, 1), "dtype": s.dtype.name}
-                for s in found.states
-            ]
+                mine.append({**state.finish(bank), "nearest_image": found.ids.names(state.nearest)})
+            info = [state.info() for state in found.states]
     merged = [{name: np.concatenate([p[name] for p in mine]) for name in mine[0]} for mine in parts]
     return [(a, {**b, "bank_hash": digest}) for a, b in zip(merged, info, strict=True)]
 
@@ -360,8 +350,7 @@ def scan_dask(
     from dask.base import compute
     from dask.delayed import delayed
 
-    if not bank.reusable:
-        raise DataError("a stream of embeddings has no parts for workers. Next step: pass a list, a memmap or a path.")
+    bank.again("workers read parts of the bank")
     if client is not None and not hasattr(client, "nthreads"):
         raise ConfigError(f"client is {type(client).__name__}; legal is a dask.distributed.Client.")
     n = int(bank.n or 0)

@@ -392,17 +392,16 @@ class SyntacticDistanceParser:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``parser.safetensors`` and ``parser.json``."""
-        if self._net is None:
-            raise ConfigError("this parser has learned nothing yet. Next step: fit(captions), then save.")
+        net = self._fitted(parses=False)
         record = {
             "settings": {n: getattr(self, n) for n in signature(type(self)).parameters if n != "device"},
-            "structured": self._net.parser is not None,
+            "structured": net.parser is not None,
             "vocabulary": self._vocabulary.words,
             "function_words": self.function_words_,
             "training": {k: v for k, v in self.training_.items() if k != "losses"},
             "provenance": provenance(model="SyntacticDistanceParser"),
         }
-        return write_folder(folder, _KIND, record, self._net.state_dict())
+        return write_folder(folder, _KIND, record, net.state_dict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str = "auto") -> SyntacticDistanceParser:

@@ -366,7 +366,7 @@ def test_bad_captions_are_named():
     built = SyntacticDistanceParser(dim=8, heads=2, device="cpu")
     with pytest.raises(ConfigError, match="fit"):
         built.parse(["a dog"])
-    with pytest.raises(ConfigError, match="nothing to save"):
+    with pytest.raises(ConfigError, match="learned nothing"):
         built.save("unused")
     with pytest.raises(DataError, match="one string"):
         built.fit("a dog")

@@ -72,7 +72,7 @@ def test_natural_sample_follows_from_seed_and_not_from_shards(rng):
 def test_rows_are_gathered_in_any_order(rng):
     bank = rng.standard_normal((200, 5))
     at = rng.integers(0, 200, 70)
-    np.testing.assert_array_equal(gather_rows(as_bank([bank[:77], bank[77:]]), at, 5, 60_000), bank[at])
+    np.testing.assert_array_equal(gather_rows(as_bank([bank[:77], bank[77:]]), at, 60_000), bank[at])
 
 
 def test_rows_without_a_direction_have_no_distance_and_labels_stay(rng):
