@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc.encoders.comparison import Group
-from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, short
+from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, bare, drawing, short, write
 
 GREY = "#9aa4ad"
 
@@ -19,14 +19,6 @@ def _axes(figure: Any, left: float, bottom: float, wide: float, tall: float) -> 
     """Axes at a place in inches."""
     height = figure.get_size_inches()[1]
     return figure.add_axes((left / WIDTH, bottom / height, wide / WIDTH, tall / height))
-
-
-def _new(height: float) -> tuple[Any, Any]:
-    """The style to draw in, and an empty figure of the page's width."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    return rc_context(STYLE), Figure(figsize=(WIDTH, height))
 
 
 def _gutter(names: Sequence[str], size: float = 0.078, least: float = 0.6) -> float:
@@ -72,8 +64,7 @@ def draw_matrix(
     turned = max(map(len, heads)) * 0.075 > wide - 0.06
     top = 0.28 + (max(map(len, heads)) * 0.054 if turned else 0.0) + 0.2 * any(kinds)
     height = top + tall * len(rows) + 0.12
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, height) as figure:
         axes = _axes(figure, left, 0.12, span * wide, tall * len(rows))
         for i in range(len(rows)):
             for j, x in enumerate(at):
@@ -85,17 +76,12 @@ def draw_matrix(
                 axes.add_patch(Rectangle((x, i), 1, 1, fc=rgba, ec="white", lw=1))
                 light = 0.299 * rgba[0] + 0.587 * rgba[1] + 0.114 * rgba[2] > 0.55
                 text = f"{value:z.2f}".replace("-", "−").replace("0.", ".", 1) if wide < 0.5 else f"{value:z.2f}"
-                dotted = dots is not None and bool(dots[i, j])
-                if dotted or wide >= 0.3:
-                    axes.text(
-                        x + 0.5,
-                        i + 0.52,
-                        "•" if dotted else text.replace("-", "−"),
-                        ha="center",
-                        va="center",
-                        color=INK if light else "white",
-                        fontsize=8 if wide >= 0.36 else 6.5,
-                    )
+                if dots is not None and dots[i, j]:
+                    text = "•"
+                if text == "•" or wide >= 0.3:
+                    shown = text.replace("-", "−")
+                    size, ink = 8 if wide >= 0.36 else 6.5, INK if light else "white"
+                    write(axes, x + 0.5, i + 0.52, shown, size=size, color=ink)
         for i, j in zip(*np.nonzero(rings)) if rings is not None else ():
             axes.add_patch(Rectangle((at[j] + 0.05, i + 0.07), 0.9, 0.86, fc="none", ec="white", lw=2.6, zorder=4))
             axes.add_patch(Rectangle((at[j] + 0.05, i + 0.07), 0.9, 0.86, fc="none", ec=INK, lw=1.3, zorder=5))
@@ -105,12 +91,11 @@ def draw_matrix(
         turn: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if turned else {}
         axes.set_xticks(at + 0.5, heads, fontsize=8.5, **turn)
         axes.tick_params(length=0, labelcolor=INK, pad=2)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        bare(axes)
         for kind in dict.fromkeys(kinds):
             if kind and kind != "all":
                 first = at[kinds.index(kind)]
-                axes.text(first, -(top - 0.16) / tall, kind, color=MUTED, fontsize=8, ha="left", va="center")
+                write(axes, first, -(top - 0.16) / tall, kind, "left center", color=MUTED)
         bar_left = left + span * wide + 0.3
         bar = _axes(figure, bar_left, max(0.12, 0.12 + tall * len(rows) - 1.6), 0.11, min(1.6, tall * len(rows)))
         figure.colorbar(ScalarMappable(norm, colour), cax=bar).outline.set_visible(False)
@@ -143,9 +128,7 @@ def draw_strip(heights: np.ndarray, colours: np.ndarray, groups: Sequence[Group]
     span = x - gap
     turned = any(len(n) * 0.075 > (b - a) / span * 9.6 for n, (a, b) in zip(names, edges))
     bottom = 0.3 + (max(map(len, names)) * 0.056 if turned else 0)
-    height = 2.3 + bottom
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, 2.3 + bottom) as figure:
         axes = _axes(figure, 0.62, bottom, WIDTH - 0.8, 2.15)
         bars = [[(p, 0), (p, v), (p + 1, v), (p + 1, 0)] for p, v in zip(np.array(places)[known], values[known])]
         shown = colours[order][known]
@@ -183,8 +166,7 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
     values = values[np.isfinite(values)]
     reach = (min(0.0, values.min()), max(0.0, values.max())) if values.size else (-0.1, 0.1)
     pad = 0.05 * max(reach[1] - reach[0], 1e-3)
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, height) as figure:
         for k, (title, rows) in enumerate(panels.items()):
             row, column = divmod(k, columns)
             axes = _axes(figure, left + column * (wide + 0.25), height - (row + 1) * (tall + 0.75) + 0.4, wide, tall)
@@ -194,18 +176,10 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
                 for n, readout in enumerate(readouts):
                     y = place + (n - (len(readouts) - 1) / 2) * 0.14 / step
                     for found in rows[(rows["readout"] == readout) & (rows["group"] == group)].to_dict("records"):
-                        sure = found["q"] < 0.05
-                        axes.plot([found["low"], found["high"]], [y, y], color=colours[readout], lw=1.5, zorder=3)
-                        axes.plot(
-                            found["median_difference"],
-                            y,
-                            "o",
-                            ms=4.6,
-                            mec=colours[readout],
-                            mew=1.2,
-                            zorder=4,
-                            mfc=colours[readout] if sure else "white",
-                        )
+                        colour = colours[readout]
+                        dot = {"mec": colour, "mfc": colour if found["q"] < 0.05 else "white", "ms": 4.6, "mew": 1.2}
+                        axes.plot([found["low"], found["high"]], [y, y], color=colour, lw=1.5, zorder=3)
+                        axes.plot(found["median_difference"], y, "o", zorder=4, **dot)
             axes.axvline(0, color=GREY, lw=0.9, zorder=1)
             axes.set(xlim=(reach[0] - pad, reach[1] + pad), ylim=(len(groups) - 0.5, -0.5))
             axes.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=8.5)
@@ -228,11 +202,12 @@ def draw_shares(
     colours: Mapping[str, Any],
 ) -> Any:
     """Stacked bars: the share of every class (class, group) in each group of so many voxels."""
+    from matplotlib.colors import to_rgb
+
     names = [f"{short(g.name, 24)}  ({n})" for g, n in zip(groups, counts)]
     left = _gutter(names)
     height = 0.27 * len(names) + 0.3
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, height) as figure:
         axes = _axes(figure, left, 0.25, WIDTH - left - 0.25, height - 0.3)
         for g in range(len(groups)):
             start = 0.0
@@ -241,16 +216,9 @@ def draw_shares(
                     continue
                 axes.barh(g, share, 0.78, left=start, color=colours[name], ec="white", lw=0.7)
                 if share >= 0.05:
-                    rgb = np.array(_rgb(colours[name]))
-                    axes.text(
-                        start + share / 2,
-                        g + 0.03,
-                        f"{100 * share:.0f}",
-                        ha="center",
-                        va="center",
-                        fontsize=7.5,
-                        color=INK if rgb @ [0.299, 0.587, 0.114] > 0.55 else "white",
-                    )
+                    light = np.array(to_rgb(colours[name])) @ [0.299, 0.587, 0.114] > 0.55
+                    colour = INK if light else "white"
+                    write(axes, start + share / 2, g + 0.03, f"{100 * share:.0f}", size=7.5, color=colour)
                 start += share
         axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
@@ -258,12 +226,6 @@ def draw_shares(
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
     return figure
-
-
-def _rgb(colour: Any) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(colour)
 
 
 def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, Any]) -> Any:
@@ -275,8 +237,7 @@ def draw_curves(curves: Mapping[str, list[pd.DataFrame]], colours: Mapping[str, 
     every = pd.concat([t for fits in curves.values() for t in fits])
     known = every["validation_r"][np.isfinite(every["validation_r"])]
     low, high = (min(0.0, known.min()), known.max()) if len(known) else (0.0, 1.0)
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, height) as figure:
         for k, (cell, fits) in enumerate(curves.items()):
             row, column = divmod(k, columns)
             axes = _axes(figure, 0.5 + column * wide, height - (row + 1) * tall + 0.1, wide - 0.2, tall - 0.42)
@@ -319,17 +280,16 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
     ]
     height = 0.24 * len(names) + 0.75
     wide = (WIDTH - left - 0.2 - 0.3 * (len(panels) - 1)) / len(panels)
-    style, figure = _new(height)
-    with style:
+    with drawing(WIDTH, height) as figure:
         for k, (column, title) in enumerate(panels):
             axes = _axes(figure, left + k * (wide + 0.3), 0.5, wide, height - 0.6)
             for y in rows:
                 axes.axhline(y, color=FAINT, lw=0.6, zorder=0)
-            values = costs[column].to_numpy(float)
-            if column == "median_r" and {"low", "high"} <= set(costs.columns):
+            values, score = costs[column].to_numpy(float), column == "median_r"
+            if score and {"low", "high"} <= set(costs.columns):
                 axes.hlines(rows, costs["low"], costs["high"], color=colours, lw=1.6)
-            shown = values > 0 if column != "median_r" else np.isfinite(values)
-            if column != "median_r" and shown.any():
+            shown = np.isfinite(values) if score else values > 0
+            if not score and shown.any():
                 axes.set_xscale("log")
                 # Plain numbers: powers of ten would need mathematical text, which names must not become.
                 axes.xaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=5))
@@ -337,8 +297,7 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
                 if np.ptp(np.log10(values[shown])) < 1.2:
                     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=5))
                 axes.xaxis.set_minor_formatter(NullFormatter())
-                limits = values[shown].min() / 1.8, values[shown].max() * 1.8
-                axes.set_xlim(*limits)
+                axes.set_xlim(values[shown].min() / 1.8, values[shown].max() * 1.8)
             for y in rows[shown]:
                 axes.plot(values[y], y, "o", ms=5.2, mew=0, color=colours[y])
             axes.set_ylim(len(names) - 0.5, -0.5)

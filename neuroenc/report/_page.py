@@ -18,6 +18,7 @@ import pandas as pd
 
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import atomic_path, write_text
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
 from neuroenc.report._style import WIDTH, figure_svg
@@ -147,6 +148,25 @@ class Section:
     export: Callable[[Path], Any] | None = None
     files: Sequence[str] = ()
 
+    def context_at(self, anchor: str) -> dict[str, Any]:
+        """What the template shows."""
+        return vars(self) | {
+            "id": anchor,
+            "paragraphs": [p for p in self.lead.split("\n\n") if p],
+            "remarks": [x for x in self.remarks if x],
+            "blocks": [block.context() for block in self.blocks],
+        }
+
+
+def make_sections(makers: Sequence[Callable[[], Section | None]], progress: bool) -> list[Section]:
+    """What each maker gives, where it gives a section, with a bar."""
+    made = []
+    with progress_bar(desc="report", total=len(makers), show=progress) as bar:
+        for make in makers:
+            made.append(make())
+            bar.update(1)
+    return [section for section in made if section is not None]
+
 
 class Page:
     """One HTML page of sections, in one tab or several.
@@ -222,35 +242,14 @@ class Page:
         """The page as text, as it stands at ``path`` in its folder."""
         many = len(self._sections) > 1
         tabs: list[dict[str, Any]] = []
-        data: dict[str, Any] = {}
         every = [s for sections in self._sections.values() for s in sections]
         for name, sections in self._sections.items():
             slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-            shown = []
-            for section in sections:
-                data |= section.data
-                # Tabs have sections of equal names.
-                anchor = f"{slug}-{section.id}" if many else section.id
-                shown.append(
-                    vars(section)
-                    | {
-                        "id": anchor,
-                        "paragraphs": [p for p in section.lead.split("\n\n") if p],
-                        "remarks": [x for x in section.remarks if x],
-                        "blocks": [block.context() for block in section.blocks],
-                    }
-                )
-            terms = dict.fromkeys(t for s in sections for t in s.terms)
-            tiles = [tile for s in sections for tile in s.tiles]
-            tabs.append(
-                {
-                    "name": name,
-                    "id": slug,
-                    "sections": shown,
-                    "terms": [(t, TERMS[t]) for t in terms],
-                    "tiles": [{"value": v, "label": k, "words": len(v) > 9} for v, k in tiles],
-                }
-            )
+            # Tabs have sections of equal names.
+            shown = [s.context_at(f"{slug}-{s.id}" if many else s.id) for s in sections]
+            terms = [(t, TERMS[t]) for t in dict.fromkeys(t for s in sections for t in s.terms)]
+            tiles = [{"value": v, "label": k, "words": len(v) > 9} for s in sections for v, k in s.tiles]
+            tabs.append({"name": name, "id": slug, "sections": shown, "terms": terms, "tiles": tiles})
         context = {
             "title": self.title,
             "kicker": self.kicker,
@@ -265,7 +264,7 @@ class Page:
             "settings": flatten(self.settings),
             "origin": _origin(self.provenance) if self.home is None else None,
             "files": list(dict.fromkeys([*(f for s in every for f in s.files), *self.files])),
-            "data": {name: _embedded(value) for name, value in data.items()},
+            "data": {name: _embedded(value) for s in every for name, value in s.data.items()},
         }
         scripts = ["page.js", *dict.fromkeys(x for s in every for x in s.scripts)]
         beside = self.home is not None or any(s.beside for s in every)
@@ -367,14 +366,9 @@ def _asset(name: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # Always on, not by file ending: captions, file names and settings are other people's text.
-    return Environment(
-        loader=PackageLoader("neuroenc.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("neuroenc.report", "templates")
+    # Escaping is always on, not by file ending: captions, file names and settings are other people's text.
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _render(context: Mapping[str, Any], scripts: Sequence[str], beside: bool) -> str:

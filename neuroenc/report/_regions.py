@@ -50,12 +50,9 @@ def _reading(name: str) -> tuple[int, list[tuple[int, str]]]:
 
 def memberships(scores: xr.Dataset) -> dict[str, np.ndarray]:
     """Voxels (bool mask) of every ROI; a voxel of several ROIs counts in each of them."""
-    n = scores.sizes["voxel"]
-    if "roi" not in scores.coords:
-        return {ALL_VOXELS: np.ones(n, bool)}
-    names = roi_names(scores)
+    names = roi_names(scores) if "roi" in scores.coords else []
     if not names:
-        return {ALL_VOXELS: np.ones(n, bool)}
+        return {ALL_VOXELS: np.ones(scores.sizes["voxel"], bool)}
     result = {name: in_roi(scores, name) for name in sorted(names, key=_reading)}
     outside = ~np.any(list(result.values()), axis=0)
     if outside.any():
@@ -218,22 +215,15 @@ def by_kind(groups: Sequence[Group], limit: int) -> tuple[list[Group], str]:
 
 def group_medians(values: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
     """Medians (row, group) over the voxels where ``values`` (row, voxel) are defined; NaN without any."""
-    out = np.full((len(values), len(groups)), np.nan)
-    for k, row in enumerate(np.asarray(values, float)):
-        for g, group in enumerate(groups):
-            inside = row[group.voxels]
-            inside = inside[np.isfinite(inside)]
-            if inside.size:
-                out[k, g] = np.median(inside)
-    return out
+    rows = [[median(row[g.voxels]) for g in groups] for row in np.asarray(values, float)]
+    return np.array(rows).reshape(len(values), len(groups))
 
 
 def shares_of(labels: np.ndarray, classes: Sequence[str], groups: Sequence[Group]) -> np.ndarray:
     """Share of each class (class, group) among the voxels that have a label; NaN without any."""
     out = np.full((len(classes), len(groups)), np.nan)
     for g, group in enumerate(groups):
-        inside = labels[group.voxels]
-        n = int((inside != "").sum())
-        if n:
-            out[:, g] = [float((inside == c).sum() / n) for c in classes]
+        known = labels[group.voxels][labels[group.voxels] != ""]
+        if known.size:
+            out[:, g] = [float((known == c).mean()) for c in classes]
     return out

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from neuroenc._core.optional import require
 
 INK, MUTED, FAINT = "#1d2329", "#5c6670", "#d9dee3"
 BLUE, ORANGE = "#2b6ca3", "#b8480b"  # told apart by all common forms of colour blindness, and in grey
@@ -40,6 +43,36 @@ _MUTED_SCHEME = """
 _CATEGORIES = _MUTED_SCHEME.split()
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+
+
+@contextmanager
+def drawing(width: float, height: float, layout: str = "none") -> Iterator[Any]:
+    """An empty figure, in inches, and the pages' style while it is drawn.
+
+    Without a layout, axes stay where they were put, whatever the user's matplotlib settings ask for.
+    """
+    require("matplotlib", "brain")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout=layout)
+
+
+def write(axes: Any, x: float, y: float, text: str, at: str = "center center", size: float = 8, **more: Any) -> None:
+    """Text in axes; ``at`` is its horizontal and vertical alignment."""
+    horizontal, vertical = at.split()
+    axes.text(x, y, text, ha=horizontal, va=vertical, fontsize=size, **more)
+
+
+def write_inside(axes: Any, x: float, y: float, text: str, at: str, size: float = 8, **more: Any) -> None:
+    """As `write`, at shares of the width and height of the axes."""
+    write(axes, x, y, text, at, size, transform=axes.transAxes, **more)
+
+
+def bare(axes: Any) -> None:
+    """Hide the spines of axes."""
+    axes.spines[:].set_visible(False)
 
 
 def category_colours(n: int) -> list[tuple[float, float, float, float]]:

@@ -47,7 +47,7 @@ def test_corners_of_a_square_are_the_named_colours():
 
 def test_two_numbers_look_up_the_square():
     first, second = np.array([0.0, 1, 0, 1, 0.5, np.nan, 0.5]), np.array([0.0, 0, 2, 2, 1, 1, np.nan])
-    painter = Painter(first, None, second=second)
+    painter = Painter(first, second=(second, None, ""))
     rgba = painter.colours(painter.numbers, painter.other)
     table = colour_square("teal-purple")
     for k, at in enumerate(((0, 0), (-1, 0), (0, -1), (-1, -1))):
@@ -97,7 +97,7 @@ def test_the_legend_holds_the_colours_of_the_map():
         (x0, x1, y0, y1), (rows, columns) = axes.images[0].get_extent(), image.shape[:2]
         assert (x0, y0) == (0, 0)
         assert (x1, y1) == (pytest.approx(first.max()), pytest.approx(0.8))
-        painter = Painter(first, None, **{kind: second}, other_range=(0, 0.8))
+        painter = Painter(first, **{kind: (second, (0, 0.8), "")})
         rgba = painter.colours(painter.numbers, painter.other)
         rgb = rgba[:, :3] * rgba[:, 3:] + CORTEX * (1 - rgba[:, 3:])
         shown = image[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,3 +118,13 @@ def test_bad_places_and_views_are_named():
         plot_surface([0.1], [1], ["L"], views=["laterl"])
     with pytest.raises(DataError, match="outside a volume of shape"):
         plot_mosaic([0.1], [[5, 0, 0]], affine=np.eye(4), volume_shape=(5, 5, 5))
+
+
+def test_slices_stay_in_their_places_under_a_users_layout():
+    ijk = np.argwhere(np.ones((4, 4, 3)))
+    place = {"ijk": ijk, "affine": np.eye(4), "volume_shape": (4, 4, 3)}
+    plain = plot_mosaic(np.arange(48.0), **place)
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        own = plot_mosaic(np.arange(48.0), **place)
+        figure_png(own)
+    assert [a.get_position().bounds for a in own.axes] == [a.get_position().bounds for a in plain.axes]

@@ -20,6 +20,7 @@ from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.export._files import places
 
 MOST_OUTLINES, MOST_STRIPS = 24, 24
+NO_NILEARN = "Surface maps were left out: nilearn is not installed (pip install 'neuroenc[brain]')."
 
 
 def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str]:
@@ -53,15 +54,10 @@ class Canvas:
         self.remarks = [remark] if remark else []
         self._scores, self._kept = scores, np.ones(scores.sizes["voxel"], bool)
         if surface:
-            if find_spec("nilearn") is None:
-                self.remarks.append(
-                    "Surface maps were left out: nilearn is not installed (pip install 'neuroenc[brain]')."
-                )
-                surface = False
-            else:
-                self._kept, said = surface_voxels(scores)
-                self.remarks += [said] if said else []
-                surface = bool(self._kept.any())
+            kept, said = surface_voxels(scores) if find_spec("nilearn") is not None else (None, NO_NILEARN)
+            self.remarks += [said] if said else []
+            surface = kept is not None and bool(kept.any())
+            self._kept = kept if kept is not None else self._kept
         self.kind = "surface" if surface else "volume" if volume else "strip"
         self._regions = {k: v for k, v in memberships(scores).items() if k != NO_ROI} if "roi" in scores.coords else {}
         if not 1 <= len(self._regions) <= MOST_OUTLINES or any(v.all() for v in self._regions.values()):
@@ -107,14 +103,8 @@ class Canvas:
         if not (known & self._kept).any() or (self.kind == "strip" and heights is None):
             return []
         if self.kind == "strip":
-            return [
-                draw_strip(
-                    np.where(known, np.asarray(heights), np.nan),
-                    self._tones(values, colours, limits),
-                    self._groups,
-                    height_label,
-                )
-            ]
+            shown = np.where(known, np.asarray(heights), np.nan)
+            return [draw_strip(shown, self._tones(values, colours, limits), self._groups, height_label)]
         options: dict[str, Any] = {"label": label, "colours": colours, "cmap": cmap}
         if limits and not named:
             options |= {"vmin": limits[0], "vmax": limits[1]}

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc.report._style import figure_png
-from neuroenc.report.brain._canvas import surface_voxels
+from neuroenc.report.brain._canvas import NO_NILEARN, surface_voxels
 from neuroenc.report.brain._mesh import (
     PANEL,
     VIEWS,
@@ -182,7 +182,7 @@ def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
         kept, remark = surface_voxels(scores)
         remarks += [remark] if remark else []
         if kept.any() and (find_spec("nilearn") is None or find_spec("matplotlib") is None):
-            remarks.append("Surface maps were left out: nilearn is not installed (pip install 'neuroenc[brain]').")
+            remarks.append(NO_NILEARN)
         elif kept.any():
             rows = np.flatnonzero(kept)
             vertex = scores["vertex"].values[rows].astype(int)
@@ -193,9 +193,8 @@ def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
                 maps.append(found)
             hidden = len(rows) - len(maps[0]["voxel"])
             if hidden:
-                remarks.append(
-                    f"{hidden} voxels lie on the cuts of the flat map and are seen on the inflated one only."
-                )
+                said = "voxels lie on the cuts of the flat map and are seen on the inflated one only."
+                remarks.append(f"{hidden} {said}")
     if all(axis in scores.coords for axis in "ijk") and {"affine", "volume_shape"} <= set(scores.attrs):
         ijk = np.stack([scores[axis].values for axis in "ijk"], axis=1).astype(int)
         shape = [int(n) for n in scores.attrs["volume_shape"]]

@@ -37,11 +37,7 @@ def inflated_mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     files = fetch_surf_fsaverage("fsaverage5")
     mesh = load_surf_mesh(files[f"infl_{side}"])
     coordinates = np.asarray(mesh.coordinates, float)
-    return (
-        coordinates - coordinates.mean(axis=0),
-        np.asarray(mesh.faces),
-        load_surf_data(files[f"sulc_{side}"]),
-    )
+    return coordinates - coordinates.mean(axis=0), np.asarray(mesh.faces), load_surf_data(files[f"sulc_{side}"])
 
 
 def face_values(values: np.ndarray, faces: np.ndarray) -> np.ndarray:

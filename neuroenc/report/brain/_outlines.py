@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc.report._style import INK
+from neuroenc.report._style import INK, write
 
 MOST_NAMES = 30  # in one panel: more would cover the map
 
@@ -114,15 +114,5 @@ def place_labels(axes: Any, anchors: list[tuple[str, np.ndarray]], inches: float
         free = (spot for spot in spots if all(abs(x - a) >= half + b or abs(spot - c) >= high for a, b, c in taken))
         y = float(np.clip(next(free, y), min(y0, y1) + high / 2, max(y0, y1) - high / 2))
         taken.append((x, half, y))
-        axes.text(
-            x,
-            y,
-            name,
-            ha="center",
-            va="center",
-            fontsize=fontsize,
-            color=INK,
-            fontweight="bold",
-            zorder=4,
-            path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        )
+        rim = [withStroke(linewidth=2.2, foreground="white")]
+        write(axes, x, y, name, size=fontsize, color=INK, fontweight="bold", zorder=4, path_effects=rim)

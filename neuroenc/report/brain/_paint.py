@@ -1,14 +1,17 @@
-"""Colour by two numbers: two-dimensional colour maps, opacity by accuracy, and their legends."""
+"""What a map shows, where and in which colours: values, second values, opacities, regions, and their legends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc.report._style import INK, MUTED, category_colours
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data import in_roi, roi_names
+from neuroenc.report._style import INK, MUTED, bare, category_colours, write_inside
 
 # Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
 COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
@@ -17,6 +20,22 @@ COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
     "blue-orange": ("#26292d", "#2583e0", "#ef7d11", "#fbf6ee"),
 }
 CORTEX = 0.82  # grey under a transparent colour, in legends
+
+# Headings of scores, shared by figures, the report and the interactive view.
+HEADINGS = {
+    "r": "Prediction accuracy, Pearson r",
+    "r2": "Coefficient of determination, R²",
+    "ev": "Explained variance",
+    "noise_ceiling_r": "Noise ceiling, correlation",
+    "noise_ceiling_r2": "Noise ceiling, share of variance",
+    "r_normalised": "Accuracy over noise ceiling",
+    "ncsnr": "Noise ceiling signal-to-noise ratio",
+}
+
+
+Limits = tuple[float | None, float | None]
+# Values of a second number or an opacity, their range and their label.
+Channel = tuple[Any, Limits | None, str]
 
 
 def colour_square(cmap: Any, n: int = 64) -> np.ndarray:
@@ -40,9 +59,7 @@ def colour_square(cmap: Any, n: int = 64) -> np.ndarray:
             raise ConfigError(f"a table of colours has shape {cmap.shape}; legal: (n, m, 3), n and m at least 2.")
         return cmap[..., :3].astype(float)
     if isinstance(cmap, str):
-        if cmap not in COLOUR_SQUARES:
-            raise ConfigError(unknown_name("two-dimensional colour map", cmap, COLOUR_SQUARES))
-        cmap = COLOUR_SQUARES[cmap]
+        cmap = COLOUR_SQUARES[one_of("two-dimensional colour map", cmap, COLOUR_SQUARES)]
     if len(cmap) != 4:
         raise ConfigError(f"{len(cmap)} colours; legal: four, of (low, low), (high, low), (low, high), (high, high).")
     corners = np.array([to_rgb(c) for c in cmap])
@@ -50,10 +67,10 @@ def colour_square(cmap: Any, n: int = 64) -> np.ndarray:
     return (1 - x) * (1 - y) * corners[0] + x * (1 - y) * corners[1] + (1 - x) * y * corners[2] + x * y * corners[3]
 
 
-def _range(values: np.ndarray, given: tuple[float | None, float | None] | None) -> tuple[float, float]:
+def _range(values: np.ndarray, given: Limits | None) -> tuple[float, float]:
     """From 0 (or the least, if all are negative) to the greatest, unless given."""
     finite = values[np.isfinite(values)]
-    low, high = given if given is not None else (None, None)
+    low, high = given or (None, None)
     top = float(high) if high is not None else float(finite.max()) if finite.size else 1.0
     least = float(low) if low is not None else 0.0 if top > 0 else float(finite.min()) if finite.size else 0.0
     return (least, top) if least < top else (least - 0.5, least + 0.5)
@@ -62,30 +79,32 @@ def _range(values: np.ndarray, given: tuple[float | None, float | None] | None) 
 class Painter:
     """Colours of one number, of two, or of one with an opacity, or of names; and what explains them.
 
-    ``other`` is the second number or the opacity of each voxel, or None; voxels without it are not drawn.
+    ``second`` and ``alpha`` are values, their range and their label. ``other`` is the one of them that is given, or
+    None; voxels without it are not drawn.
     """
 
     def __init__(
         self,
-        data: np.ndarray,
+        values: Any,
         cmap: Any = None,
-        vmin: float | None = None,
-        vmax: float | None = None,
+        limits: Limits = (None, None),
         colours: Mapping[str, Any] | None = None,
         *,
-        second: np.ndarray | None = None,
-        alpha: np.ndarray | None = None,
-        other_range: tuple[float | None, float | None] | None = None,
-        other_label: str = "",
+        second: Channel = (None, None, ""),
+        alpha: Channel = (None, None, ""),
     ) -> None:
         import matplotlib
         from matplotlib.colors import Normalize, to_rgba
 
-        if second is not None and alpha is not None:
+        two, data = second[0] is not None, np.asarray(values)
+        if two and alpha[0] is not None:
             raise ConfigError("second and alpha are both given; a figure shows two numbers. Next step: drop one.")
+        other, other_range, other_label = second if two else alpha
+        self.other = channel(other, values, len(data), "second" if two else "alpha")
+        self._other_label = label_for(other, other_label)
         self.categories: list[str] = []
         if data.dtype.kind in "OUS":
-            if second is not None:
+            if two:
                 raise DataError("values are names, which have no place in a two-dimensional colour map; legal: alpha.")
             names = [str(x) for x in data]
             self.categories = list(dict.fromkeys(x for x in names if x))
@@ -97,13 +116,11 @@ class Painter:
                 self._palette = np.array([to_rgba(colours[x]) for x in self.categories]).reshape(-1, 4)
         else:
             self.numbers = data.astype(float)
-            self._low, self._high = _range(self.numbers, (vmin, vmax))
+            self._low, self._high = _range(self.numbers, limits)
             self._beyond = _beyond(self.numbers, self._low, self._high)
-            self._cmap = matplotlib.colormaps["viridis" if cmap is None or second is not None else cmap]
+            self._cmap = matplotlib.colormaps["viridis" if cmap is None or two else cmap]
             self._norm = Normalize(self._low, self._high, clip=True)
-        self.other = second if second is not None else alpha
-        self._other_label = other_label
-        self._square = colour_square("teal-purple" if cmap is None else cmap) if second is not None else None
+        self._square = colour_square("teal-purple" if cmap is None else cmap) if two else None
         if self.other is not None:
             self.numbers = np.where(np.isfinite(self.other), self.numbers, np.nan)
             self._least, self._most = _range(self.other, other_range)
@@ -114,7 +131,9 @@ class Painter:
         """Inches that the colour bar or legend needs."""
         if self.other is None:
             return 0.08 if self.categories and self._explained else 0.62
-        return (1.0 if not self._explained else 0.62) if self.categories else 1.62
+        if not self.categories:
+            return 1.62
+        return 0.62 if self._explained else 1.0
 
     def share(self, other: np.ndarray) -> np.ndarray:
         """Second number or opacity as a share of its range, 0 to 1."""
@@ -144,8 +163,8 @@ class Painter:
         first = np.argmax(np.isfinite(corners), axis=1)
         return corners[np.arange(len(faces)), first]
 
-    def key(self, figure: Any, label: str, *, height: float, bottom: float) -> None:
-        """Colour bar, legend, square or fading bar below the panels."""
+    def key(self, figure: Any, label: str, bottom: float) -> None:
+        """Colour bar (``bottom`` inches above the edge), legend, square or fading bar below the panels."""
         wide, tall = figure.get_size_inches()
         if self.categories and not self._explained:
             self._legend(figure)
@@ -164,7 +183,7 @@ class Painter:
         elif not self.categories:
             from matplotlib.cm import ScalarMappable
 
-            axes = figure.add_axes((0.36, bottom, 0.28, height))
+            axes = figure.add_axes((0.36, bottom / tall, 0.28, 0.11 / tall))
             extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[self._beyond]
             options = {"orientation": "horizontal", "extend": extend, "extendfrac": 0.03}
             figure.colorbar(ScalarMappable(self._norm, self._cmap), cax=axes, **options).outline.set_visible(False)
@@ -175,18 +194,9 @@ class Painter:
         from matplotlib.patches import Patch
 
         patches = [Patch(color=tuple(self._palette[k]), label=name) for k, name in enumerate(self.categories)]
-        figure.legend(
-            handles=patches,
-            loc="lower center",
-            ncols=min(len(patches), 14),
-            frameon=False,
-            fontsize=9,
-            handlelength=0.9,
-            handleheight=0.9,
-            columnspacing=1.3,
-            handletextpad=0.5,
-            labelcolor=INK,
-        )
+        look = {"handlelength": 0.9, "handleheight": 0.9, "columnspacing": 1.3, "handletextpad": 0.5, "labelcolor": INK}
+        columns = min(len(patches), 14)
+        figure.legend(handles=patches, loc="lower center", ncols=columns, frameon=False, fontsize=9, **look)
 
     def _plane(self, axes: Any, label: str) -> None:
         """Both numbers, or number and opacity, as a square."""
@@ -221,10 +231,89 @@ def _beyond(values: np.ndarray, low: float, high: float) -> tuple[int, int]:
 
 
 def _beside(axes: Any, x: float, text: str) -> None:
-    axes.text(x, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=INK, linespacing=1.3)
+    write_inside(axes, x, 0.5, text, "right center", 9, color=INK, linespacing=1.3)
 
 
 def _bare(axes: Any) -> None:
     axes.tick_params(length=2, labelsize=8, pad=2)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    bare(axes)
+
+
+def label_for(values: Any, given: str = "") -> str:
+    """Text of a colour bar: as given, or name and unit of a DataArray.
+
+    >>> label_for(xr.DataArray([1.0], dims="voxel", name="beta", attrs={"units": "% signal change"}))
+    'beta (% signal change)'
+    """
+    if given or not isinstance(values, xr.DataArray) or values.name is None:
+        return given
+    unit = str(values.attrs.get("units", "") or "")
+    heading = str(values.attrs.get("long_name", "") or HEADINGS.get(str(values.name), str(values.name)))
+    return f"{heading.replace('_', ' ')} ({unit})" if unit and unit not in ("1", heading) else heading.replace("_", " ")
+
+
+def channel(other: Any, values: Any, n: int, what: str) -> np.ndarray | None:
+    """A second number for each voxel, in the order of ``values``."""
+    if other is None:
+        return None
+    if all(isinstance(x, xr.DataArray) and "voxel" in x.coords for x in (other, values)):
+        here, there = values["voxel"].values, other["voxel"].values
+        if not np.array_equal(here, there):
+            raise DataError(
+                f"{what} has {there.size} voxels, values {here.size}, with other ids or in another order. "
+                f"Next step: {what}.sel(voxel=values.voxel)."
+            )
+    data = np.asarray(other)
+    if data.shape != (n,) or data.dtype.kind not in "fiub":
+        raise DataError(f"{what} has shape {data.shape} ({data.dtype}); legal: one number for each of {n} values.")
+    return data.astype(float)
+
+
+def _coordinate(values: Any, name: str, given: Any, where: str) -> Any:
+    if given is not None:
+        return np.asarray(given)
+    if isinstance(values, (xr.DataArray, xr.Dataset)) and name in values.coords:
+        return values[name].values
+    raise DataError(f"values carry no coordinate {name!r}, so they have no place {where}. Next step: pass {name}=.")
+
+
+def surface_places(values: Any, vertex: Any, hemi: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and hemispheres, as given or as ``values`` carry them."""
+    return _coordinate(values, "vertex", vertex, "on a surface"), _coordinate(values, "hemi", hemi, "on a surface")
+
+
+def volume_places(
+    values: Any, ijk: Any, affine: Any, volume_shape: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Indices (voxel, 3), affine (4, 4) and shape, as given or as ``values`` carry them."""
+    attrs: Mapping[Any, Any] = getattr(values, "attrs", {}) if isinstance(values, xr.DataArray) else {}
+    if ijk is None:
+        ijk = np.stack([_coordinate(values, axis, None, "in a volume") for axis in "ijk"], axis=1)
+    affine = attrs.get("affine") if affine is None else affine
+    volume_shape = attrs.get("volume_shape") if volume_shape is None else volume_shape
+    if affine is None or volume_shape is None:
+        raise DataError(
+            "the affine or the shape of the volume is not known. Next step: pass affine= and volume_shape=, or "
+            "values.assign_attrs(scores.attrs): a variable of a Dataset does not carry the attributes of the Dataset."
+        )
+    return np.asarray(ijk, int).reshape(-1, 3), np.asarray(affine, float).reshape(4, 4), tuple(map(int, volume_shape))
+
+
+def region_masks(rois: Any, values: Any, n: int) -> dict[str, np.ndarray]:
+    """Voxels of each region, bool (voxel,): all of the coordinate ``roi``, some of it, or masks as given."""
+    if rois is None or rois is False:
+        return {}
+    if isinstance(rois, Mapping):
+        masks = {str(name): np.asarray(mask) for name, mask in rois.items()}
+        for name, mask in masks.items():
+            if mask.shape != (n,) or mask.dtype != bool:
+                raise DataError(f"region {name!r} has shape {mask.shape} ({mask.dtype}); legal: bool ({n},).")
+        return masks
+    if not isinstance(values, (xr.DataArray, xr.Dataset)) or "roi" not in values.coords:
+        raise DataError(
+            "values carry no coordinate 'roi' to outline. Next step: rois={'FFA': mask}, a mask over the voxels."
+        )
+    wanted = roi_names(values) if rois is True else [rois] if isinstance(rois, str) else list(rois)
+    for name in wanted:
+        one_of("roi", name, roi_names(values))
+    return {name: in_roi(values, name) for name in wanted}

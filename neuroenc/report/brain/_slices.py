@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.optional import require
-from neuroenc.report._style import MUTED, STYLE, WIDTH
+from neuroenc.report._style import MUTED, WIDTH, drawing, write_inside
 from neuroenc.report.brain._outlines import draw_lines, place_labels, slice_edges
-from neuroenc.report.brain._paint import Painter
-from neuroenc.report.brain._places import channel, label_for, region_masks, volume_places
+from neuroenc.report.brain._paint import Painter, label_for, region_masks, volume_places
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +145,6 @@ def plot_mosaic(
     >>> len(figure.axes)  # two slices and the colour bar
     3
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from nibabel.orientations import apply_orientation, io_orientation
 
     data = np.asarray(values)
@@ -161,17 +156,8 @@ def plot_mosaic(
             f"voxel indices span {where.min(axis=0).tolist()}..{where.max(axis=0).tolist()}, outside a volume of "
             f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
         )
-    painter = Painter(
-        data,
-        cmap,
-        vmin,
-        vmax,
-        colours,
-        second=channel(second, values, len(data), "second"),
-        alpha=channel(alpha, values, len(data), "alpha"),
-        other_range=second_range if second is not None else alpha_range,
-        other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
-    )
+    others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
+    painter = Painter(values, cmap, (vmin, vmax), colours, **others)
     regions = region_masks(rois, values, len(data))
     # Slices on which no voxel has a value show nothing.
     found = slices_of(where, matrix, shape, np.isfinite(painter.numbers), max_slices)
@@ -204,55 +190,33 @@ def plot_mosaic(
     width = min(WIDTH / columns, 4.4 / max(ratio, 0.3))
     cell = width * ratio + 0.22
     height = cell * rows + painter.room
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
-        edge = (1 - columns * width / WIDTH) / 2
-        grid = figure.add_gridspec(
-            rows,
-            columns,
-            left=edge,
-            right=1 - edge,
-            top=1 - 0.2 / height,
-            bottom=max(painter.room - 0.12, 0.02) / height,
-            wspace=0.04,
-            hspace=0.22 / cell,
-        )
+    edge, low = (1 - columns * width / WIDTH) / 2, max(painter.room - 0.12, 0.02) / height
+    margins = {"left": edge, "right": 1 - edge, "top": 1 - 0.2 / height, "bottom": low}
+    with drawing(WIDTH, height) as figure:
+        grid = figure.add_gridspec(rows, columns, **margins, wspace=0.04, hspace=0.22 / cell)
         for panel, cut in enumerate(cuts):
             axes = figure.add_subplot(grid[panel // columns, panel % columns])
             slab = tuple(cut if a == axis else window[plane.index(a)] for a in range(3))
             rgba = painter.colours(volume[slab]) if other is None else painter.colours(volume[slab], other[slab])
+            shown = np.swapaxes(_laid(rgba, mask[slab], None if under is None else under[slab]), 0, 1)
             axes.set_facecolor("#f6f7f8")
-            axes.imshow(
-                np.swapaxes(_laid(rgba, mask[slab], None if under is None else under[slab]), 0, 1),
-                origin="lower",
-                interpolation="nearest",
-                aspect=step[plane[1]] / step[plane[0]],
-            )
+            axes.imshow(shown, origin="lower", interpolation="nearest", aspect=step[plane[1]] / step[plane[0]])
             axes.set(xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set_color("#d8dce0")
+            axes.spines[:].set_color("#d8dce0")
             axes.set_title(found.title(cut), fontsize=9, color=MUTED, pad=3)
             if panel == 0 and axis != 0:
-                for text, x, ha in (("L", 0.02, "left"), ("R", 0.98, "right")):
-                    axes.text(
-                        x,
-                        0.98,
-                        text,
-                        transform=axes.transAxes,
-                        ha=ha,
-                        va="top",
-                        fontsize=8,
-                        color=MUTED if under is None else "white",
-                    )
+                for text, x, at in (("L", 0.02, "left top"), ("R", 0.98, "right top")):
+                    write_inside(axes, x, 0.98, text, at, color=MUTED if under is None else "white")
             anchors = []
             for name, own in inside.items():
-                if own[slab].any():
-                    draw_lines(axes, list(slice_edges(own[slab])), 0.8)
-                if own[slab].any() and named[name] == cut:
+                if not own[slab].any():
+                    continue
+                draw_lines(axes, list(slice_edges(own[slab])), 0.8)
+                if named[name] == cut:
                     spots = np.argwhere(own[slab])
                     anchors.append((name, spots[np.argmin(np.abs(spots - np.median(spots, axis=0)).sum(axis=1))]))
             place_labels(axes, anchors, width, fontsize=6.5)
-        painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.33 / height)
+        painter.key(figure, label_for(values, label), 0.33)
     return figure
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
-from neuroenc.report._style import MUTED, STYLE, WIDTH
+from neuroenc.report._style import MUTED, WIDTH, drawing, write, write_inside
 from neuroenc.report.brain._mesh import (
     N_VERTICES,
     PANEL,
@@ -24,8 +25,10 @@ from neuroenc.report.brain._mesh import (
     vertex_normals,
 )
 from neuroenc.report.brain._outlines import draw_lines, loops, place_labels, smooth
-from neuroenc.report.brain._paint import Painter
-from neuroenc.report.brain._places import channel, label_for, region_masks, surface_places
+from neuroenc.report.brain._paint import Painter, label_for, region_masks, surface_places
+
+# Lower left and upper right corner of each hemisphere's panel, mm.
+Windows = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,28 +131,14 @@ def plot_surface(
     'faces'
     """
     require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     for view in views:
-        if view not in VIEWS:
-            raise ConfigError(unknown_name("view", view, VIEWS))
-    if mesh not in ("inflated", "flat"):
-        raise ConfigError(unknown_name("mesh", mesh, ("inflated", "flat")))
-    data = np.asarray(values)
-    index, side = _vertex_table(*surface_places(values, vertex, hemi), len(data))
-    painter = Painter(
-        data,
-        cmap,
-        vmin,
-        vmax,
-        colours,
-        second=channel(second, values, len(data), "second"),
-        alpha=channel(alpha, values, len(data), "alpha"),
-        other_range=second_range if second is not None else alpha_range,
-        other_label=label_for(second, second_label) if second is not None else label_for(alpha, alpha_label),
-    )
-    masks = region_masks(rois, values, len(data))
+        one_of("view", view, VIEWS)
+    one_of("mesh", mesh, ("inflated", "flat"))
+    n = len(np.asarray(values))
+    index, side = _vertex_table(*surface_places(values, vertex, hemi), n)
+    others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
+    painter = Painter(values, cmap, (vmin, vmax), colours, **others)
+    masks = region_masks(rois, values, n)
 
     def painted(h: str) -> np.ndarray:
         """Colour of every triangle of a hemisphere."""
@@ -170,71 +159,54 @@ def plot_surface(
             found[name][index[mask & (side == h)]] = True
         return {name: inside for name, inside in found.items() if inside.any()}
 
-    with rc_context(STYLE):
-        figure = (
-            _flat_figure(Figure, index, side, crop, painter, painted, regions)
-            if mesh == "flat"
-            else (_inflated_figure(Figure, views, painter, painted, regions))
-        )
-        height = figure.get_size_inches()[1]
-        painter.key(figure, label_for(values, label), height=0.11 / height, bottom=0.34 / height)
-    return figure
+    def key(figure: Any) -> None:
+        painter.key(figure, label_for(values, label), 0.34)
+
+    if mesh == "flat":
+        return _flat_figure(_flat_windows(index, side, crop), painter.room, painted, regions, key)
+    return _inflated_figure(views, painter.room, painted, regions, key)
 
 
-def _inflated_figure(make: Any, views: Sequence[str], painter: Painter, painted: Any, regions: Any) -> Any:
+def _inflated_figure(views: Sequence[str], room: float, painted: Any, regions: Any, key: Any) -> Any:
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
-    height = len(pairs) * WIDTH / 4 * PANEL[1] / PANEL[0] + painter.room
-    figure = make(figsize=(WIDTH, height))
-    grid = figure.add_gridspec(len(pairs), 4, left=0, right=1, top=1, bottom=painter.room / height, wspace=0, hspace=0)
+    height = len(pairs) * WIDTH / 4 * PANEL[1] / PANEL[0] + room
     colours, outlined = {h: painted(h) for h in "LR"}, {h: regions(h) for h in "LR"}
-    for row, pair in enumerate(pairs):
-        # Mirror-symmetric rows: L first, L second | R second, R first.
-        order = [("L", v) for v in pair] + [("R", v) for v in reversed(pair)]
-        for column, (h, view) in enumerate(order):
-            place = column if len(pair) == 2 else column + 1
-            axes = figure.add_subplot(grid[row, place])
-            _draw_inflated(axes, h, view, colours[h], WIDTH / 4, outlined[h], views)
-            axes.text(
-                0.5, 0.99, f"{h} {view}", transform=axes.transAxes, ha="center", va="top", color=MUTED, fontsize=8
-            )
+    with drawing(WIDTH, height) as figure:
+        grid = figure.add_gridspec(len(pairs), 4, left=0, right=1, top=1, bottom=room / height, wspace=0, hspace=0)
+        for row, pair in enumerate(pairs):
+            # Mirror-symmetric rows: L first, L second | R second, R first.
+            order = [("L", v) for v in pair] + [("R", v) for v in reversed(pair)]
+            for column, (h, view) in enumerate(order):
+                axes = figure.add_subplot(grid[row, column if len(pair) == 2 else column + 1])
+                _draw_inflated(axes, h, view, colours[h], outlined[h], views)
+                write_inside(axes, 0.5, 0.99, f"{h} {view}", "center top", color=MUTED)
+        key(figure)
     return figure
 
 
-def _flat_figure(
-    make: Any, index: np.ndarray, side: np.ndarray, crop: bool, painter: Painter, painted: Any, regions: Any
-) -> Any:
+def _flat_figure(windows: Windows, room: float, painted: Any, regions: Any, key: Any) -> Any:
     """Both hemispheres side by side at one scale, with a bar of 20 mm."""
-    windows = _flat_windows(index, side, crop)
     low, high = next(iter(windows.values()))
     wide, tall = high - low
     inches = min(WIDTH / len(windows), 5.2 * wide / tall) * 0.97
-    height = inches * tall / wide + 0.25 + painter.room
-    figure = make(figsize=(WIDTH, height))
-    for n, (h, window) in enumerate(windows.items()):
-        left = (WIDTH - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
-        axes = figure.add_axes((left / WIDTH, painter.room / height, inches / WIDTH, inches * tall / wide / height))
-        _draw_flat(axes, h, painted(h), window, inches, regions(h))
-        axes.text(
-            0.5,
-            1.01,
-            {"L": "Left", "R": "Right"}[h] + " hemisphere",
-            transform=axes.transAxes,
-            ha="center",
-            va="bottom",
-            color=MUTED,
-            fontsize=8,
-        )
-        if n == 0:
-            (x0, y0), (x1, _) = window
-            start = x0 + 0.03 * (x1 - x0)
-            axes.plot([start, start + 20], [y0 + 0.03 * tall] * 2, color=MUTED, linewidth=1.5, zorder=5)
-            axes.text(
-                start + 10, y0 + 0.045 * tall, "20 mm", ha="center", va="bottom", fontsize=7, color=MUTED, zorder=5
-            )
+    height = inches * tall / wide + 0.25 + room
+    with drawing(WIDTH, height) as figure:
+        for n, (h, window) in enumerate(windows.items()):
+            left = (WIDTH - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
+            axes = figure.add_axes((left / WIDTH, room / height, inches / WIDTH, inches * tall / wide / height))
+            _draw_flat(axes, h, painted(h), window, inches, regions(h))
+            title = {"L": "Left", "R": "Right"}[h] + " hemisphere"
+            write_inside(axes, 0.5, 1.01, title, "center bottom", color=MUTED)
+            if n == 0:
+                (x0, y0), (x1, _) = window
+                start = x0 + 0.03 * (x1 - x0)
+                axes.plot([start, start + 20], [y0 + 0.03 * tall] * 2, color=MUTED, linewidth=1.5, zorder=5)
+                write(axes, start + 10, y0 + 0.045 * tall, "20 mm", "center bottom", 7, color=MUTED, zorder=5)
+        key(figure)
     return figure
 
 
-def _flat_windows(vertex: np.ndarray, hemi: np.ndarray, crop: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _flat_windows(vertex: np.ndarray, hemi: np.ndarray, crop: bool) -> Windows:
     """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size."""
     boxes = {}
     for h in [h for h in "LR" if (hemi == h).any()] or ["L", "R"]:
@@ -255,12 +227,7 @@ def _runs(seen: np.ndarray) -> list[slice]:
 
 
 def _draw_flat(
-    axes: Any,
-    hemi: str,
-    colours: np.ndarray,
-    window: tuple[np.ndarray, np.ndarray],
-    inches: float,
-    regions: Mapping[str, np.ndarray],
+    axes: Any, hemi: str, colours: np.ndarray, window: Any, inches: float, regions: Mapping[str, np.ndarray]
 ) -> None:
     """Paint the flat patch; ``colours`` (face, 4); ``regions`` are bool (vertex,)."""
     from matplotlib.collections import PolyCollection
@@ -298,13 +265,7 @@ def _middle(points: np.ndarray) -> np.ndarray:
 
 
 def _draw_inflated(
-    axes: Any,
-    hemi: str,
-    view: str,
-    colours: np.ndarray,
-    inches: float,
-    regions: Mapping[str, np.ndarray],
-    views: Sequence[str] = (),
+    axes: Any, hemi: str, view: str, colours: np.ndarray, regions: Mapping[str, np.ndarray], views: Sequence[str]
 ) -> None:
     """Paint one view of the inflated mesh with the outlines that face the camera.
 
@@ -323,10 +284,10 @@ def _draw_inflated(
             lines += [points[run] for run in _runs(seen[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
         draw_lines(axes, lines)
         for part in _parts(inside, faces):
-            shares = {v: float((_seen(hemi, v)[1][part] * _seen(hemi, v)[2][part]).sum()) for v in (*views, view)}
+            shares = {v: float((_seen(hemi, v)[1][part] * _seen(hemi, v)[2][part]).sum()) for v in views}
             if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
                 anchors.append((name, _middle(plane[part[seen[part]]])))
-    place_labels(axes, anchors, inches, fontsize=6.5)
+    place_labels(axes, anchors, WIDTH / 4, fontsize=6.5)
 
 
 @lru_cache(maxsize=12)

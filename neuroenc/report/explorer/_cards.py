@@ -50,6 +50,11 @@ def best_rows(table: VoxelTable, rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.argsort(-np.where(np.isfinite(r), r, -np.inf), kind="stable")][:n]
 
 
+def beside(null: float) -> str:
+    """A shuffled control, where it is known, beside its number."""
+    return f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+
+
 def _percentile(share: float | None) -> str:
     return "–" if share is None or not np.isfinite(share) else f"{100 * share:.0f}"
 
@@ -81,24 +86,22 @@ def voxel_cards(
         if np.isfinite(line["unsupported"]):
             facts.append(("unsupported phrases", number(line["unsupported"], "share")))
         for kind in table.stability:
-            value, null = line[f"stability:{kind}"], line[f"stability:{kind}_null"]
+            value = line[f"stability:{kind}"]
             if np.isfinite(value):
-                beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
-                facts.append((f"stability, {kind}", number(value, digits=2) + beside))
+                facts.append((f"stability, {kind}", number(value, digits=2) + beside(line[f"stability:{kind}_null"])))
         if "rho" in table.frame and np.isfinite(line["rho"]):
-            beside = f" (shuffled {number(line['shuffled'], digits=2)})" if np.isfinite(line["shuffled"]) else ""
-            facts.append(("sentence-level ρ", number(line["rho"], digits=2) + beside))
+            facts.append(("sentence-level ρ", number(line["rho"], digits=2) + beside(line["shuffled"])))
+        where = (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v)))
+        bounded = np.isfinite(line["ceiling"])
         cards.append(
             {
                 "voxel": str(voxel),
                 "link": voxel_link(voxel),
-                "where": " · ".join(
-                    x for x in (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v))) if x
-                ),
+                "where": " · ".join(x for x in where if x),
                 "r": number(line["r"], digits=2),
                 "r_bar": bar(line["r"], 1.0) or "0.0",
-                "ceiling": number(line["ceiling"], digits=2) if np.isfinite(line["ceiling"]) else None,
-                "ceiling_bar": bar(line["ceiling"], 1.0) if np.isfinite(line["ceiling"]) else None,
+                "ceiling": number(line["ceiling"], digits=2) if bounded else None,
+                "ceiling_bar": bar(line["ceiling"], 1.0) if bounded else None,
                 "captions": [
                     {
                         "rank": int(rank),

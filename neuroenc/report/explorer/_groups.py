@@ -24,7 +24,7 @@ from neuroenc.report._regions import (
     roi_summary,
 )
 from neuroenc.report._text import number
-from neuroenc.report.explorer._cards import best_rows, voxel_cards, voxel_link
+from neuroenc.report.explorer._cards import beside, best_rows, voxel_cards, voxel_link
 from neuroenc.report.explorer._data import VoxelTable
 
 if TYPE_CHECKING:
@@ -75,27 +75,19 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tup
     if study.phrases is not None:
         mine = study.phrases["voxel"].isin(frame["voxel"])
         verdicts = study.phrases.loc[mine, "verdict"]
-        if len(verdicts):
-            for verdict in (VERDICTS[0], VERDICTS[2]):
-                share = number(float((verdicts == verdict).mean()), "share")
-                out.append((share, f"phrases {verdict}"))
+        for verdict in (VERDICTS[0], VERDICTS[2]) if len(verdicts) else ():
+            out.append((number(float((verdicts == verdict).mean()), "share"), f"phrases {verdict}"))
     elif frame["unsupported"].notna().any():
-        share = number(mean(frame["unsupported"].to_numpy(float)), "share")
-        out.append((share, "phrases unsupported"))
-    if voxels.stability:
-        kind = voxels.stability[0]
-        value, null = (mean(frame[c].to_numpy(float)) for c in (f"stability:{kind}", f"stability:{kind}_null"))
-        if np.isfinite(value):
-            beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
-            out.append((number(value, digits=2), f"stability over {kind}{beside}"))
-    if "rho" in frame and frame["rho"].notna().any():
-        null = mean(frame["shuffled"].to_numpy(float))
-        beside = f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
-        out.append((number(mean(frame["rho"].to_numpy(float)), digits=2), f"sentence-level ρ{beside}"))
+        out.append((number(mean(frame["unsupported"].to_numpy(float)), "share"), "phrases unsupported"))
+    kind = f"stability:{voxels.stability[0]}" if voxels.stability else ""
+    for column, null, name in ((kind, f"{kind}_null", "stability over"), ("rho", "shuffled", "sentence-level ρ")):
+        if column in frame and frame[column].notna().any():
+            value, chance = (mean(frame[c].to_numpy(float)) for c in (column, null))
+            said = f"{name} {voxels.stability[0]}" if column == kind else name
+            out.append((number(value, digits=2), f"{said}{beside(chance)}"))
     failed = frame.loc[captioned, "fails"]
     if (voxels.stability or "rho" in frame or {"round_trip", "control"} & set(study.captions)) and len(failed):
-        share = number(float((failed == "").mean()), "share")
-        out.append((share, "captions above each of their controls"))
+        out.append((number(float((failed == "").mean()), "share"), "captions above each of their controls"))
     return out
 
 
@@ -105,9 +97,8 @@ def gate_section(voxels: VoxelTable, rows: np.ndarray) -> Section:
     held = frame.loc[~frame["captioned"]]
     lead = f"{len(held)} of {len(rows)} voxels were held back before captioning{':' if len(held) else '.'}"
     reasons = held["reason"].str.replace(r"\s*\([^()]*\)\s*$", "", regex=True)
-    out = (
-        held.assign(reason=reasons).groupby("reason", sort=False).agg(n_voxels=("r", "size"), median_r=("r", "median"))
-    )
+    grouped = held.assign(reason=reasons).groupby("reason", sort=False)
+    out = grouped.agg(n_voxels=("r", "size"), median_r=("r", "median"))
     out = out.sort_values("n_voxels", ascending=False, kind="stable").reset_index()
     blocks = [Block(table=out.head(MAX_ROWS))]
     return Section("gated", "Voxels without a caption", lead, blocks, nav="Without caption")
@@ -227,32 +218,20 @@ def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: 
     scope = found.scope.replace("These voxels", name, 1)
     if len(order) == MOST_CAPTIONS:
         scope += f" Made from the {MOST_CAPTIONS} best predicted voxels."
-    aspects = [
-        {
-            "title": aspect.title,
-            "said": f"{number(aspect.share, 'share')} of captions, {len(aspect.voxels)} voxels",
-            "lines": [
-                {
-                    "text": line.caption,
-                    "voxels": [(str(v), voxel_link(v)) for v in line.voxels[:6]],
-                    "more": max(len(line.voxels) - 6, 0),
-                }
-                for line in aspect.descriptions
-            ],
-        }
-        for aspect in found.aspects
-    ]
+    aspects = []
+    for aspect in found.aspects:
+        said = f"{number(aspect.share, 'share')} of captions, {len(aspect.voxels)} voxels"
+        lines = [
+            {"text": x.caption, "voxels": [(str(v), voxel_link(v)) for v in x.voxels[:6]], "more": len(x.voxels[6:])}
+            for x in aspect.descriptions
+        ]
+        aspects.append({"title": aspect.title, "said": said, "lines": lines})
     about = (
         "Aspects are clusters of the best captions, named by the phrases that separate them; below each, captions word "
         "for word, the most typical first, with the voxels that have them."
     )
-    return Section(
-        "structure",
-        "In short",
-        f"{scope}\n\n{about}",
-        template="structure.html.j2",
-        context={"aspects": aspects},
-    )
+    shown: dict[str, Any] = {"template": "structure.html.j2", "context": {"aspects": aspects}}
+    return Section("structure", "In short", f"{scope}\n\n{about}", **shown)
 
 
 def best_section(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, pictures: Pictures, **more: Any) -> Section:
@@ -293,27 +272,31 @@ def group_page(
         page.add(Section("regions", "Regions", blocks=[Block(table=summary)]))
     if region is not None:
         page.add(_structure(study, voxels, rows, name))
-    about: dict[str, Any]
     if columns:
         lift = "; × is how many times more often than over all voxels" if region is not None else ""
         lead = f"Share of captions with the word{lift}."
-        about = {"template": "words.html.j2", "context": {"columns": columns}}
-        page.add(Section("words", "Words of the captions", lead, nav="Words", **about))
+        page.add(_word_section("words", "Words of the captions", lead, "Words", columns))
     if len(labels):
         lead = f"Share of captioned voxels by their {voxels.frame.attrs['label_kind']}, as in the label maps."
-        about = {"template": "words.html.j2", "context": {"columns": [{"heading": "", "words": _bars(labels)}]}}
-        page.add(Section("labels", "What voxels are about", lead, nav="Labels", **about))
+        columns = [{"heading": "", "words": _bars(labels)}]
+        page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}
     return page.add(best_section(study, voxels, rows, pictures, **first), gate_section(voxels, rows))
 
 
+def _word_section(name: str, title: str, lead: str, nav: str, columns: list[dict[str, Any]]) -> Section:
+    return Section(name, title, lead, nav=nav, template="words.html.j2", context={"columns": columns})
+
+
 def terms_of(study: CaptionStudy, voxels: VoxelTable) -> list[str]:
     """Words of these pages that need a meaning."""
-    found = ["r", "noise ceiling"] if voxels.frame["ceiling"].notna().any() else ["r"]
-    found += ["score", *(["supported"] if study.phrases is not None else [])]
-    return [
-        *found,
-        *(["stability"] if voxels.stability else []),
-        *(["sentence-level ρ"] if "rho" in voxels.frame else []),
-    ]
+    used = {
+        "r": True,
+        "noise ceiling": voxels.frame["ceiling"].notna().any(),
+        "score": True,
+        "supported": study.phrases is not None,
+        "stability": bool(voxels.stability),
+        "sentence-level ρ": "rho" in voxels.frame,
+    }
+    return [term for term, shown in used.items() if shown]

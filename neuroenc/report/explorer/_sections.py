@@ -127,12 +127,8 @@ def explorer_sections(
         best = best_section(study, voxels, everything, shown, mode="still")
         remarks += [*shown.remarks, *_sampled(study)]
         bar.update(1)
-    listed = pd.DataFrame(
-        {
-            "subject": [n or "all voxels" for n in subjects],
-            "n_voxels": [len(rows) for _, rows in subjects.values()],
-        }
-    )
+    sizes = [len(rows) for _, rows in subjects.values()]
+    listed = pd.DataFrame({"subject": [n or "all voxels" for n in subjects], "n_voxels": sizes})
     explore = Section(
         "explore",
         "Explore voxels",
@@ -154,20 +150,11 @@ def explorer_sections(
         "A voxel of several regions counts in each. Each region has a page with a summary of its captions, its words, "
         "clusters and best voxels."
     )
-    made = [
-        explore,
-        Section(
-            "regions",
-            "Regions",
-            lead,
-            [
-                Block(table=summary, links=[paths[str(name)] for name in summary["roi"]]),
-                Block(table=listed, links=[f"subjects/{slug}.html" for slug, _ in subjects.values()]),
-            ],
-        ),
-        best,
-        gate_section(voxels, everything),
+    tables = [
+        Block(table=summary, links=[paths[str(name)] for name in summary["roi"]]),
+        Block(table=listed, links=[f"subjects/{slug}.html" for slug, _ in subjects.values()]),
     ]
+    made = [explore, Section("regions", "Regions", lead, tables), best, gate_section(voxels, everything)]
     if quality:
         made.append(Section("quality", "Checks", "What captions are worth, each measure beside its control.", quality))
     return [*made, Section("methods", "Methods", study.methods().strip())]

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json, read_json, read_text, write_json, write_text
 from neuroenc._core.tables import write_table
 from neuroenc.report.export._files import MESHES, label_image, numeric_scores, places, save_image, vertices_of
-from neuroenc.report.export._sidecars import description, map_sidecar, parsed, roi_sidecar
+from neuroenc.report.export._sidecars import description, parsed, sidecar
 
 # The order in which entities stand in a name. ``stat`` and the suffix ``statmap`` are those of BIDS Stats Models,
 # FitLins and nilearn.
@@ -138,33 +139,22 @@ def export_bids(
     if isinstance(scores, xr.DataArray):
         table = table.assign_attrs(scores.attrs)
     legal = numeric_scores(table) + (["roi"] if "roi" in table.coords and (table["roi"].values != "").any() else [])
-    for wanted in names or ():
-        if wanted not in legal:
-            raise ConfigError(unknown_name("score", wanted, legal))
-    chosen = list(names) if names is not None else legal
+    chosen = [one_of("score", name, legal) for name in names] if names is not None else legal
     if not chosen:
         raise DataError("scores holds no numeric value for each voxel, so there is no map to write.")
-    fixed = {
-        "ses": check_label("ses", session) if session is not None else None,
-        "task": check_label("task", task) if task is not None else None,
-        "res": check_label("res", resolution) if resolution is not None else None,
-        "den": check_label("den", density) if density is not None else None,
-        "desc": check_label("desc", desc) if desc is not None else None,
-    }
+    given = {"ses": session, "task": task, "res": resolution, "den": density, "desc": desc}
+    fixed = {key: None if value is None else check_label(key, value) for key, value in given.items()}
     _check_values(table, chosen)
     folder = Path(folder)
-    plans = [
-        plan
-        for label, part in _subjects(table, subject)
-        for plan in _plan(part, chosen, {"sub": label, **fixed}, space, volume_space)
-    ]
+    plans: list[dict[str, Any]] = []
+    for label, part in _subjects(table, subject):
+        plans += _plan(part, chosen, {"sub": label, **fixed}, space, volume_space)
     _check_folder(folder)
     existing = [p["stem"] for p in plans if any((folder / p["stem"]).parent.glob(Path(p["stem"]).name + ".*"))]
     # While maps are written, a note says of what: an export that was killed goes on over its own maps.
-    values = [
-        p["scores"]["roi"].values.astype(str) if p["score"] == "roi" else p["scores"][p["score"]].values for p in plans
-    ]
-    key, note = hash_json([[p["stem"], hash_array(x)] for p, x in zip(plans, values)]), folder / _NOTE
+    held = [p["scores"][p["score"]].values for p in plans]
+    hashes = [hash_array(x.astype(str) if p["score"] == "roi" else x) for p, x in zip(plans, held)]
+    key, note = hash_json([[p["stem"], x] for p, x in zip(plans, hashes)]), folder / _NOTE
     goes_on = note.is_file() and read_text(note).strip() == key
     if existing and not overwrite and not goes_on:
         first = Path(existing[0]).name
@@ -287,17 +277,8 @@ def _plan(
                 if score == "roi":
                     own["desc"] = "roi"
                 stem = file_name(own, "dseg" if score == "roi" else "statmap", "")
-                plans.append(
-                    {
-                        "stem": base + stem,
-                        "score": score,
-                        "kind": kind,
-                        "hemi": hemi,
-                        "scores": scores,
-                        "reference": reference,
-                        "labels": explained,
-                    }
-                )
+                plan = {"stem": base + stem, "score": score, "kind": kind, "hemi": hemi, "scores": scores}
+                plans.append(plan | {"reference": reference, "labels": explained})
     return plans
 
 
@@ -387,7 +368,6 @@ def write_map(folder: Path, plan: Mapping[str, Any], sources: Sequence[str], pro
 
     scores, name, hemi = plan["scores"], plan["score"], plan["hemi"]
     base = folder / plan["stem"]
-    about = {"sources": sources, "reference": plan["reference"], "labels": plan["labels"], "provenance": provenance}
     files: list[Path] = []
     numbers: Any = scores["roi"] if name == "roi" else scores[name]
     if name == "roi":
@@ -396,31 +376,21 @@ def write_map(folder: Path, plan: Mapping[str, Any], sources: Sequence[str], pro
         codes = {"": 0, **{region: k + 1 for k, region in enumerate(regions)}}
         numbers = numbers.copy(data=np.array([codes[x] for x in text.tolist()], dtype=np.int32))
         listed = pd.DataFrame([(k, region) for region, k in codes.items() if region], columns=["index", "name"])
-        write_table(listed, base.with_name(base.name + ".tsv"), sep="\t")
         files.append(base.with_name(base.name + ".tsv"))
-    sidecar = roi_sidecar(scores, **about) if name == "roi" else map_sidecar(name, scores, **about)
+        write_table(listed, files[0], sep="\t")
     if plan["kind"] == "volume":
         kind: Any = np.int32 if name == "roi" else np.float32
         image: Any = unmask(numbers.astype(kind).assign_attrs(scores.attrs), dtype=kind)
         image.header["descrip"] = f"neuroenc {name}"[:79].encode("ascii", "replace")
         ending = ".nii.gz"
     else:
-        kept = np.flatnonzero(scores["hemi"].values.astype(str) == hemi)
-        own = numbers.isel(voxel=kept)
-        sides = to_gifti(
-            own,
-            scores["vertex"].values[kept],
-            scores["hemi"].values[kept].astype(str),
-            vertices_of(scores),
-            fill=0 if name == "roi" else np.nan,
-            name=name,
-        )
-        image = (
-            label_image(sides[hemi].darrays[0].data, [x or "???" for x in codes], dict(sides[hemi].meta))
-            if name == "roi"
-            else sides[hemi]
-        )
-        ending = ".label.gii" if name == "roi" else ".func.gii"
+        own = numbers.isel(voxel=np.flatnonzero(scores["hemi"].values.astype(str) == hemi))
+        place = own["vertex"].values, own["hemi"].values.astype(str), vertices_of(scores)
+        image, ending = to_gifti(own, *place, fill=0 if name == "roi" else np.nan, name=name)[hemi], ".func.gii"
+        if name == "roi":
+            names = [x or "???" for x in codes]
+            image, ending = label_image(image.darrays[0].data, names, dict(image.meta)), ".label.gii"
     files.insert(0, save_image(image, base.with_name(base.name + ending)))
-    files.append(write_json(base.with_name(base.name + ".json"), sidecar))
+    about = sidecar(name, scores, sources, plan["reference"], plan["labels"], provenance)
+    files.append(write_json(base.with_name(base.name + ".json"), about))
     return files

@@ -38,14 +38,9 @@ def places(scores: xr.Dataset) -> tuple[bool, bool, str]:
     for kind in ([["i", "j", "k"]] if volume else []) + ([["hemi", "vertex"]] if surface else []):
         shared = int(pd.DataFrame({x: scores[x].values for x in kind}).duplicated().sum())
         if shared:
-            return (
-                False,
-                False,
-                (
-                    f"{shared} voxels share their {' and '.join(kind) if len(kind) == 2 else 'i, j, k'} with another "
-                    "(several subjects?), so no maps were made; write one report per subject for maps."
-                ),
-            )
+            place = " and ".join(kind) if len(kind) == 2 else "i, j, k"
+            said = f"{shared} voxels share their {place} with another (several subjects?), so no maps were made; "
+            return False, False, said + "write one report per subject for maps."
     return volume, surface, ""
 
 
@@ -142,7 +137,7 @@ def write_label_maps(
         Names in the order of their integers, from 1.
     kind : str
     """
-    from neuroenc.data import unmask
+    from neuroenc.data import to_gifti, unmask
 
     volume, surface, _ = places(scores)
     at = {name: k + 1 for k, name in enumerate(names)}
@@ -152,24 +147,17 @@ def write_label_maps(
     written = [write_text(folder / f"{kind}.tsv", "\n".join(lines) + "\n")]
     written.append(write_json(folder / f"{kind}.json", {"0": "no label"} | {str(k): n for n, k in at.items()}))
     if volume:
-        image = unmask(
-            xr.DataArray(index, dims="voxel", coords=scores["r"].coords).assign_attrs(scores.attrs),
-            dtype=np.int16 if len(names) < 2**15 else np.int32,
-        )
+        numbers = xr.DataArray(index, dims="voxel", coords=scores["r"].coords, attrs=scores.attrs)
+        image = unmask(numbers, dtype=np.int16 if len(names) < 2**15 else np.int32)
         image.header.set_intent("label", name=kind[:15])
         written.append(save_image(image, folder / f"{kind}.nii.gz"))
     if surface:
-        n = vertices_of(scores)
         hemis = np.array([str(h)[:1].upper() for h in scores["hemi"].values])
-        for side, structure in (("L", "CortexLeft"), ("R", "CortexRight")):
-            here = hemis == side
-            if not here.any():
-                continue
-            data = np.zeros(n, np.int32)
-            data[scores["vertex"].values[here]] = index[here]
-            meta = {"AnatomicalStructurePrimary": structure}
-            mesh = label_image(data, ["no label", *map(_cell, names)], meta, {"Name": kind})
-            written.append(save_image(mesh, folder / f"{kind}_hemi-{side}.label.gii"))
+        meshes = to_gifti(index, scores["vertex"].values, hemis, vertices_of(scores), fill=0)
+        for side, mesh in meshes.items():
+            listed = ["no label", *map(_cell, names)]
+            labelled = label_image(mesh.darrays[0].data, listed, dict(mesh.meta), {"Name": kind})
+            written.append(save_image(labelled, folder / f"{kind}_hemi-{side}.label.gii"))
     return written
 
 
@@ -184,10 +172,6 @@ def label_image(
         label: Any = GiftiLabel(key, *rgba)
         label.label = name
         table.labels.append(label)
-    array = GiftiDataArray(
-        data.astype(np.int32),
-        intent="NIFTI_INTENT_LABEL",
-        datatype="NIFTI_TYPE_INT32",
-        meta=GiftiMetaData(array_meta or {}),
-    )
+    kind: Any = {"intent": "NIFTI_INTENT_LABEL", "datatype": "NIFTI_TYPE_INT32"}
+    array = GiftiDataArray(data.astype(np.int32), meta=GiftiMetaData(array_meta or {}), **kind)
     return GiftiImage(meta=GiftiMetaData(meta), labeltable=table, darrays=[array])

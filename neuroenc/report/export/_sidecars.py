@@ -53,16 +53,15 @@ def ceiling_convention(name: str, scores: xr.Dataset) -> str:
 
 def _plain_attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes as JSON holds them; what it does not hold is written as text."""
-
-    def plain(value: Any) -> Any:
+    found = {}
+    for name, value in attrs.items():
         value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
         try:
             json.dumps(value)
         except (TypeError, ValueError):
-            return str(value)
-        return value
-
-    return {str(k): plain(v) for k, v in attrs.items()}
+            value = str(value)
+        found[str(name)] = value
+    return found
 
 
 def parsed(provenance: str | Mapping[str, Any] | None) -> Any:
@@ -75,31 +74,17 @@ def parsed(provenance: str | Mapping[str, Any] | None) -> Any:
         return provenance
 
 
-def _common(
-    scores: xr.Dataset, sources: Sequence[str], reference: str | None, labels: Mapping[str, str], provenance: Any
+def sidecar(
+    name: str, scores: xr.Dataset, sources: Sequence[str], reference: str | None, labels: Mapping[str, str], origin: Any
 ) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    if reference:
-        out["SpatialReference"] = reference
-    out |= labels
-    if sources:
-        out["Sources"] = list(sources)
-    out["Software"] = [{"Name": name, "Version": version} for name, version in versions().items() if name != "platform"]
-    if provenance:
-        out["Provenance"] = provenance
-    return out
+    """Sidecar of the map of a score, or of the regions (``roi``)."""
+    software = [{"Name": package, "Version": v} for package, v in versions().items() if package != "platform"]
+    common = {"SpatialReference": reference, **labels, "Sources": list(sources), "Software": software}
+    own = _of_regions(scores) if name == "roi" else _of_score(name, scores)
+    return own | {key: value for key, value in (common | {"Provenance": origin}).items() if value}
 
 
-def map_sidecar(
-    name: str,
-    scores: xr.Dataset,
-    *,
-    sources: Sequence[str],
-    reference: str | None,
-    labels: Mapping[str, str],
-    provenance: Any,
-) -> dict[str, Any]:
-    """Sidecar of one map."""
+def _of_score(name: str, scores: xr.Dataset) -> dict[str, Any]:
     attrs = _plain_attributes(scores[name].attrs)
     long, unit, meaning = _KNOWN.get(name, (name.replace("_", " "), "arbitrary", ""))
     values = np.asarray(scores[name].values, float)
@@ -119,38 +104,26 @@ def map_sidecar(
             out[key] = attrs[attribute]
     if attrs:
         out["Attributes"] = attrs
-    return out | _common(scores, sources, reference, labels, provenance)
+    return out
 
 
-def roi_sidecar(
-    scores: xr.Dataset, *, sources: Sequence[str], reference: str | None, labels: Mapping[str, str], provenance: Any
-) -> dict[str, Any]:
-    """Sidecar of the map of regions."""
+def _of_regions(scores: xr.Dataset) -> dict[str, Any]:
     return {
         "Description": "Regions of interest of each voxel; a voxel of several regions has a number of its own, whose "
         "name lists them with ';'. The numbers are explained in the .tsv file.",
         "NumberOfVoxels": int(scores.sizes["voxel"]),
         "Manual": False,
-    } | _common(scores, sources, reference, labels, provenance)
+    }
 
 
 def description(name: str, source_datasets: Sequence[str], licence: str | None) -> dict[str, Any]:
     """``dataset_description.json``."""
-    out: dict[str, Any] = {
-        "Name": name,
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "neuroenc",
-                "Version": __version__,
-                "Description": "Voxelwise encoding models of human visual cortex",
-                "CodeURL": "https://github.com/neuroenc/neuroenc",
-            }
-        ],
+    maker = {
+        "Name": "neuroenc",
+        "Version": __version__,
+        "Description": "Voxelwise encoding models of human visual cortex",
+        "CodeURL": "https://github.com/neuroenc/neuroenc",
     }
-    if licence:
-        out["License"] = licence
-    if source_datasets:
-        out["SourceDatasets"] = [{"URL": url} for url in source_datasets]
-    return out
+    out = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [maker]}
+    more = {"License": licence, "SourceDatasets": [{"URL": url} for url in source_datasets]}
+    return out | {key: value for key, value in more.items() if value}

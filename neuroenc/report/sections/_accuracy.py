@@ -1,4 +1,4 @@
-"""Accuracy of one encoder: figure, tiles and table, maps, captions, controls, and files."""
+"""Accuracy of one encoder: figure, tiles and table, maps on the brain, controls, and files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.optional import require
-from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.checks import one_of
 from neuroenc._core.schema import check_scores
-from neuroenc.report._page import Block, Section
-from neuroenc.report._regions import ceiling_r, median, memberships, normalised_r, roi_summary
-from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, STYLE, WIDTH
+from neuroenc.report._page import Block, Section, make_sections
+from neuroenc.report._regions import NO_ROI, ceiling_r, median, memberships, normalised_r, roi_summary
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, short, write
 from neuroenc.report._text import number
+from neuroenc.report.brain._canvas import Canvas
+from neuroenc.report.brain._paint import HEADINGS
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
-from neuroenc.report.sections._maps import map_names, maps_section
 
 MAX_ROIS, MAX_DOTS = 24, 300
+
+# What a map shows: heading, colour map, lowest and highest value (None = from the data).
+MAPS: dict[str, tuple[str, str, float | None, float | None]] = {
+    **{name: (heading, "viridis", 0.0, None) for name, heading in HEADINGS.items()},
+    "r_normalised": (HEADINGS["r_normalised"], "plasma", 0.0, 1.0),
+    "alpha": ("Ridge penalty, log10 alpha", "cividis", None, None),
+    "p_value": ("−log10 p", "viridis", 0.0, None),
+    "q_value": ("−log10 q (FDR)", "viridis", 0.0, None),
+    "roi": ("Regions of interest", "", None, None),
+}
 
 
 def accuracy_sections(
@@ -73,28 +83,17 @@ def accuracy_sections(
     (['accuracy'], ('0.30', 'median r'))
     """
     scores = check_scores(scores)
-    names = map_names(scores, maps)
-    makers: list[Any] = [
-        lambda: [_accuracy(scores, roi_table, rates or {})],
-        lambda: [maps_section(scores, names)],
-        lambda: [*sections, _controls(controls)],
-    ]
-    made = []
-    with progress_bar(desc="report", total=len(makers), show=progress) as bar:
-        for make in makers:
-            made += [section for section in make() if section is not None]
-            bar.update(1)
-    return made
+    names = _map_names(scores, maps)
+    made = make_sections([lambda: _accuracy(scores, roi_table, rates or {}), lambda: _maps(scores, names)], progress)
+    last = _controls(controls)
+    return [*made, *sections, *([last] if last is not None else [])]
 
 
 def _accuracy(scores: xr.Dataset, roi_table: pd.DataFrame | None, rates: dict[str, float]) -> Section:
     regions, bounded = roi_summary(scores), ceiling_r(scores) is not None
     n, missing = scores.sizes["voxel"], int((~np.isfinite(np.asarray(scores["r"].values, float))).sum())
-    drawn = [
-        "Left: one dot per voxel, by region, with its number of voxels in brackets."
-        if len(regions) > 1
-        else "Left: one dot per voxel."
-    ]
+    several = ", by region, with its number of voxels in brackets" if len(regions) > 1 else ""
+    drawn = [f"Left: one dot per voxel{several}."]
     if len(regions) > MAX_ROIS:
         drawn.append(f"The {MAX_ROIS} largest of {len(regions)} regions are drawn.")
     if (regions["n_voxels"] > MAX_DOTS).any():
@@ -205,53 +204,28 @@ def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None
         groups = {name: mask for name, mask in groups.items() if name in kept}
     finite = r[np.isfinite(r)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    for row, (_name, mask) in enumerate(groups.items()):
+    for row, mask in enumerate(groups.values()):
         values = r[mask & np.isfinite(r)]
+        # The legend explains the marks of the first row.
+        labels = ("one voxel", "median r", "median noise ceiling") if row == 0 else (None,) * 3
         axes.axhline(row, color=FAINT, lw=0.6, zorder=0)
         if values.size:
-            dots = _thin(values, max_dots)
-            first = {"label": "one voxel"} if row == 0 else {}
-            axes.plot(dots, row + _spread(dots, low, high), "o", ms=3.2, mew=0, color=BLUE, alpha=0.55, **first)
-            axes.plot(
-                [np.median(values)] * 2,
-                [row - 0.36, row + 0.36],
-                color=INK,
-                lw=2,
-                solid_capstyle="butt",
-                zorder=4,
-                **({"label": "median r"} if row == 0 else {}),
-            )
+            dots, middle = _thin(values, max_dots), [np.median(values)] * 2
+            places = row + _spread(dots, low, high)
+            axes.plot(dots, places, "o", ms=3.2, mew=0, color=BLUE, alpha=0.55, label=labels[0])
+            line = {"lw": 2, "solid_capstyle": "butt", "zorder": 4, "label": labels[1]}
+            axes.plot(middle, [row - 0.36, row + 0.36], color=INK, **line)
         top = median(ceiling, mask)
         if np.isfinite(top):
-            axes.plot(
-                top,
-                row,
-                "D",
-                ms=6,
-                mfc="white",
-                mec=ORANGE,
-                mew=1.6,
-                zorder=5,
-                **({"label": "median noise ceiling"} if row == 0 else {}),
-            )
-    counts = [int(mask.sum()) for mask in groups.values()]
-    names = [name if len(name) <= 28 else f"{name[:27]}…" for name in groups]
-    axes.set_yticks(range(len(groups)), [f"{name}  ({n})" for name, n in zip(names, counts)])
+            axes.plot(top, row, "D", ms=6, mfc="white", mec=ORANGE, mew=1.6, zorder=5, label=labels[2])
+    axes.set_yticks(range(len(groups)), [f"{short(name, 28)}  ({int(mask.sum())})" for name, mask in groups.items()])
     axes.set_ylim(len(groups) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color="#9aa4ad", lw=0.8, zorder=0)
     axes.set_xlabel("prediction accuracy, Pearson r")
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=3,
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.4,
-        columnspacing=1.4,
-        borderaxespad=0.2,
-    )
+    look = {"frameon": False, "fontsize": 8.5, "handletextpad": 0.4, "columnspacing": 1.4, "borderaxespad": 0.2}
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, **look)
 
 
 def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
@@ -260,18 +234,8 @@ def _against_ceiling(axes: Any, r: np.ndarray, ceiling: np.ndarray) -> None:
     low = min(0.0, float(y.min()) - 0.03) if y.size else 0.0
     high = max(1.0, float(x.max()) + 0.03 if x.size else 1.0)
     axes.plot([0, high], [0, high], color=ORANGE, lw=1.2, dashes=(4, 2.5), zorder=3)
-    axes.text(
-        high * 0.04,
-        high * 0.06,
-        "r = ceiling",
-        color=ORANGE,
-        fontsize=8.5,
-        rotation=45,
-        rotation_mode="anchor",
-        ha="left",
-        va="bottom",
-        transform_rotates_text=True,
-    )
+    along = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True, "color": ORANGE}
+    write(axes, high * 0.04, high * 0.06, "r = ceiling", "left bottom", 8.5, **along)
     if x.size > 2500:
         axes.hexbin(x, y, gridsize=45, extent=(0, high, low, high), mincnt=1, cmap="Blues", bins="log", linewidths=0.1)
     else:
@@ -287,16 +251,10 @@ def _histogram(axes: Any, r: np.ndarray) -> None:
     values = r[np.isfinite(r)]
     axes.hist(values, bins=min(40, max(8, int(np.sqrt(max(values.size, 1)) * 2))), color=BLUE, alpha=0.8, lw=0)
     if values.size:
-        axes.axvline(np.median(values), color=INK, lw=2)
-        axes.text(
-            np.median(values),
-            1.01,
-            f"median {np.median(values):z.2f}",
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-        )
+        middle = np.median(values)
+        axes.axvline(middle, color=INK, lw=2)
+        above = axes.get_xaxis_transform()
+        write(axes, middle, 1.01, f"median {middle:z.2f}", "center bottom", 8.5, transform=above)
     axes.set_xlabel("prediction accuracy, Pearson r")
     axes.set_ylabel("voxels")
     axes.tick_params(axis="y", labelcolor=MUTED)
@@ -333,16 +291,11 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int
     >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
     ['V1  (1)', 'V2  (1)']
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     scores = check_scores(scores)
     r, ceiling = np.asarray(scores["r"].values, float), ceiling_r(scores)
     rows = min(len(memberships(scores)), max_rois)
-    with rc_context(STYLE):
-        height = max(3.9, 0.36 * rows + 1.1)
-        figure = Figure(figsize=(WIDTH, height))
+    height = max(3.9, 0.36 * rows + 1.1)
+    with drawing(WIDTH, height) as figure:
         square = min(height, 4.4) - 0.95
         left, bottom, top = 1.25, 0.55, 0.4
         gap = 0.95
@@ -358,3 +311,42 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int
         else:
             _histogram(other, r)
     return figure
+
+
+def _map_names(scores: xr.Dataset, maps: Sequence[str] | None) -> list[str]:
+    """Scores to draw, as asked for; by default r, r_normalised and, up to 14, the ROIs."""
+    legal = numeric_scores(scores) + (["roi"] if "roi" in scores.coords else [])
+    if maps is not None:
+        return [one_of("map", name, legal) for name in maps]
+    chosen: list[str] = [name for name in ("r", "r_normalised") if name in legal]
+    if "roi" in legal and 1 < len([g for g in memberships(scores) if g != NO_ROI]) <= 14:
+        chosen.append("roi")
+    return chosen
+
+
+def _values(scores: xr.Dataset, name: str) -> np.ndarray:
+    if name == "roi":
+        return np.array([str(x).split(";")[0] for x in scores["roi"].values])
+    values = np.asarray(scores[name].values, float)
+    if name in ("p_value", "q_value"):
+        return -np.log10(np.clip(values, 1e-6, 1))
+    return np.log10(np.where(values > 0, values, np.nan)) if name == "alpha" else values
+
+
+def _maps(scores: xr.Dataset, names: Sequence[str]) -> Section | None:
+    """A map of each score; None where voxels have no place and nothing is to be said of it."""
+    canvas = Canvas(scores)
+    blocks: list[Block] = []
+    for name in names if canvas.kind != "strip" else ():
+        heading, cmap, low, high = MAPS.get(name, (name.replace("_", " "), "viridis", None, None))
+        values = _values(scores, name)
+        finite = values[np.isfinite(values)] if name != "roi" else values
+        if name != "roi" and (not finite.size or (low is not None and finite.max() <= low)):
+            low = high = None
+        figures = canvas.draw(values, label=heading, cmap=cmap or None, limits=(low, high), both=not blocks)
+        said = "" if name == "roi" else f"{finite.size} voxels, median {median(values):z.2f}."
+        nothing = Block(heading=heading, caption="No voxel has a value.")
+        blocks.append(Block(figures, f"{heading}. {said}", heading=heading) if figures else nothing)
+    if not blocks and not canvas.remarks:
+        return None
+    return Section("maps", "Brain maps", canvas.how if blocks else "", blocks, remarks=canvas.remarks, style="maps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc.encoders.comparison import Group
+from neuroenc.report._charts import draw_matrix
 from neuroenc.report._regions import group_medians
 from neuroenc.report._style import colours_of
 from neuroenc.report.brain._canvas import Canvas
@@ -59,6 +60,22 @@ def rings_of(values: np.ndarray) -> np.ndarray:
     return rings
 
 
+def draw_groups(values: np.ndarray, rows: Sequence[str], groups: Sequence[Group], **options: Any) -> Any:
+    """Matrix of numbers (row, group)."""
+    options = {"label": "median r", "kinds": [g.kind for g in groups], **options}
+    return draw_matrix(values, rows, [g.name for g in groups], **options)
+
+
+def group_table(groups: Sequence[Group], **columns: Any) -> pd.DataFrame:
+    """A row for each group, by kind and name."""
+    return pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups], **columns})
+
+
+def present(frame: pd.DataFrame, names: str) -> list[str]:
+    """Those of the columns that a table has."""
+    return [name for name in names.split() if name in frame]
+
+
 def percent(share: float) -> str:
     """A share in percent, a dash where it is not known."""
     return "–" if np.isnan(share) else f"{100 * share:.0f} %"
@@ -85,15 +102,6 @@ def medians_of(cells: Cells, frame: pd.DataFrame | None) -> pd.DataFrame:
     if frame is not None:
         return frame.assign(cell=frame["cell"].astype(str))
     values = group_medians(cells.r, cells.groups)
-    rows: list[Mapping[str, Any]] = [
-        {
-            "cell": cell,
-            "kind": g.kind,
-            "group": g.name,
-            "n_voxels": int(np.isfinite(cells.r[k, g.voxels]).sum()),
-            "median_r": values[k, j],
-        }
-        for k, cell in enumerate(cells.names)
-        for j, g in enumerate(cells.groups)
-    ]
-    return pd.DataFrame(rows)
+    held = [[int(np.isfinite(r[g.voxels]).sum()) for g in cells.groups] for r in cells.r]
+    tables = [group_table(cells.groups, n_voxels=n, median_r=row) for n, row in zip(held, values)]
+    return pd.concat([table.assign(cell=cell) for cell, table in zip(cells.names, tables)], ignore_index=True)

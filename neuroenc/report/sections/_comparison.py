@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.schema import check_names, check_same_voxels, check_scores
 from neuroenc.encoders.comparison import closest_rival
 from neuroenc.report._charts import draw_gains, draw_matrix, draw_shares
-from neuroenc.report._page import Block, Section
+from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import by_kind, group_medians, groups_of, shares_of
 from neuroenc.report._style import colours_of, legend, short
 from neuroenc.report._text import number
 from neuroenc.report.brain._canvas import Canvas
-from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, medians_of, parts_of, percent, rings_of
+from neuroenc.report.sections._cells import (
+    MAX_GROUPS,
+    Cells,
+    best_of,
+    draw_groups,
+    group_table,
+    medians_of,
+    parts_of,
+    percent,
+    present,
+    rings_of,
+)
 from neuroenc.report.sections._spaces import layers_section, regions_section, warp_section
 from neuroenc.report.sections._training import costs_section, curves_section
 
@@ -108,7 +118,7 @@ def comparison_sections(
     cells = Cells(scores, names, parts_of(names, table), groups, Canvas(scores, groups))
     medians = medians_of(cells, table)
     # In the order of a reader's questions: how good, is it the readout, where, is it sure, what else, at what price.
-    makers = [
+    makers: list[Callable[[], Section | None]] = [
         lambda: _accuracy(cells, medians, _tiles(cells, medians, pairs, numbers or {}, winner)),
         lambda: _gains(cells, pairs, baseline) if pairs is not None else None,
         lambda: _winners(cells, winner) if winner is not None else None,
@@ -119,13 +129,7 @@ def comparison_sections(
         lambda: curves_section(cells, curves) if curves is not None else None,
         lambda: costs_section(cells, medians),
     ]
-    made = []
-    with progress_bar(desc="report", total=len(makers), show=progress) as bar:
-        for make in makers:
-            section = make()
-            made += [section] if section is not None else []
-            bar.update(1)
-    return made
+    return make_sections(makers, progress)
 
 
 def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.DataFrame | None]]:
@@ -140,17 +144,10 @@ def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.D
 
 
 def _tiles(
-    cells: Cells,
-    medians: pd.DataFrame,
-    pairs: pd.DataFrame | None,
-    numbers: Mapping[str, Any],
-    winner: xr.Dataset | None,
+    cells: Cells, medians: pd.DataFrame, pairs: Any, numbers: Mapping[str, Any], winner: xr.Dataset | None
 ) -> list[tuple[str, str]]:
     """The numbers that a reader wants first, taken from the tables below them."""
-    tiles = [
-        (f"{len(cells.names):,}", "cells (encoders) compared"),
-        (f"{cells.scores.sizes['voxel']:,}", "voxels"),
-    ]
+    tiles = [(f"{len(cells.names):,}", "cells (encoders) compared"), (f"{cells.r.shape[1]:,}", "voxels")]
     if "n_stimuli" in numbers:
         tiles.append((number(numbers["n_stimuli"], "n_stimuli"), "stimuli"))
     best = str(numbers.get("best_cell", ""))
@@ -170,17 +167,11 @@ def _tiles(
             tiles.append((number(sign * found["difference"], digits=3), label))
     if winner is not None:
         labels = winner["winner"].values.astype(str)
-        known = labels != ""
-        if known.any():
-            share = float(np.mean(labels[known] == "tie"))
-            tiles.append(
-                (percent(share), "voxels without a separable winner: the data cannot tell their best cells apart")
-            )
+        known = labels[labels != ""]
+        if known.size:
+            label = "voxels without a separable winner: the data cannot tell their best cells apart"
+            tiles.append((percent(float(np.mean(known == "tie"))), label))
     return tiles
-
-
-def _listed(pairs: Sequence[tuple[str, float]], limit: int = 6) -> str:
-    return "; ".join(f"{name}: {number(value, digits=2)}" for name, value in pairs[:limit])
 
 
 def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, str]]) -> Section:
@@ -188,50 +179,22 @@ def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, st
     groups, said = by_kind(cells.groups, MAX_GROUPS)
     values = group_medians(cells.r, groups)
     rings = rings_of(values) if len(cells.names) > 1 else None
-    figure = draw_matrix(
-        values, cells.names, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
-    )
-    shown = [
-        c
-        for c in (
-            "cell",
-            "kind",
-            "group",
-            "n_voxels",
-            "median_r",
-            "low",
-            "high",
-            "median_r_normalised",
-            "n_train",
-            "n_validation",
-            "n_test",
-        )
-        if c in medians
-    ]
-    overall = [(c, float(values[k, 0])) for k, c in enumerate(cells.names)]
-    missing = int((~np.isfinite(cells.r).any(axis=0)).sum())
-    blocks = [
-        Block(
-            figure,
-            f"Median r of {len(cells.names)} cells in {len(groups)} groups. Over all voxels, best first: "
-            + _listed(sorted(overall, key=lambda x: -np.nan_to_num(x[1], nan=-9))),
-            "Median over voxels of the correlation between predicted and measured responses to test stimuli. "
-            + (
-                "A frame marks the highest of each column. It need not be separable from the next; see below. "
-                if len(cells.names) > 1
-                else ""
-            )
-            + said
-            + (
-                f" {missing} of {cells.scores.sizes['voxel']} voxels have no score and are left out." if missing else ""
-            ),
-            medians.loc[medians["kind"] == "all", [c for c in shown if c not in ("kind", "group")]],
-            about="all voxels",
-        )
-    ]
-    inside = medians[medians["kind"] != "all"]
+    figure = draw_groups(values, cells.names, groups, rings=rings)
+    numbers = present(medians, "n_voxels median_r low high median_r_normalised n_train n_validation n_test")
+    best = sorted(zip(cells.names, values[:, 0].tolist()), key=lambda x: -np.nan_to_num(x[1], nan=-9))
+    alt = f"Median r of {len(cells.names)} cells in {len(groups)} groups. Over all voxels, best first: "
+    alt += "; ".join(f"{name}: {number(value, digits=2)}" for name, value in best[:6])
+    drawn = "Median over voxels of the correlation between predicted and measured responses to test stimuli. "
+    if len(cells.names) > 1:
+        drawn += "A frame marks the highest of each column. It need not be separable from the next; see below. "
+    drawn += said
+    if missing := int((~np.isfinite(cells.r).any(axis=0)).sum()):
+        drawn += f" {missing} of {cells.scores.sizes['voxel']} voxels have no score and are left out."
+    overall, inside = medians[medians["kind"] == "all"], medians[medians["kind"] != "all"]
+    blocks = [Block(figure, alt, drawn, overall[["cell", *numbers]], about="all voxels")]
     if len(inside):
-        blocks.append(Block(None, "", "", inside[shown], about="every group", opened=False))
+        every = inside[["cell", "kind", "group", *numbers]]
+        blocks.append(Block(table=every, about="every group", opened=False))
     lead = "A cell is one encoder: a feature space read by one readout. "
     if len(cells.names) > 1:
         lead += "Every cell was fitted and tested on the same stimuli."
@@ -244,30 +207,22 @@ def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, st
 def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
     """Every readout against the baseline readout on the same features, in each region."""
     parts, rows = cells.parts, []
-    sides = pairs.to_dict("records")
-    for row in sides:
+    for row in pairs.to_dict("records"):
         a, b = parts.loc[str(row["a"])], parts.loc[str(row["b"])]
         if (a["features"], a["core"]) != (b["features"], b["core"]) or a["readout"] == b["readout"]:
             continue
         if baseline not in (a["readout"], b["readout"]):
             continue
         sign = 1.0 if b["readout"] == baseline else -1.0
-        bounds = sorted((sign * row["low"], sign * row["high"]))
-        rows.append(
-            {
-                "features": "/".join(x for x in (a["features"], a["core"]) if x),
-                "readout": a["readout"] if sign > 0 else b["readout"],
-                "kind": row["kind"],
-                "group": str(row["group"]),
-                "median_difference": sign * row["median_difference"],
-                "low": bounds[0],
-                "high": bounds[1],
-                "q": row["q"],
-            }
-        )
+        space = "/".join(x for x in (a["features"], a["core"]) if x)
+        readout = a["readout"] if sign > 0 else b["readout"]
+        low, high = sorted((sign * row["low"], sign * row["high"]))
+        difference = sign * row["median_difference"]
+        rows.append((space, readout, row["kind"], str(row["group"]), difference, low, high, row["q"]))
     if not rows:
         return None
-    found = pd.DataFrame(rows)
+    columns = ["features", "readout", "kind", "group", "median_difference", "low", "high", "q"]
+    found = pd.DataFrame(rows, columns=columns)
     kinds = [k for k in dict.fromkeys(g.kind for g in cells.groups) if k != "all"]
     kept, said = by_kind([g for g in cells.groups if g.kind in ("all", *kinds[:1])], MAX_GROUPS)
     drawn = found[[key in {(g.kind, g.name) for g in kept} for key in zip(found["kind"], found["group"])]]
@@ -290,29 +245,14 @@ def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
         for x in overall.to_dict("records")[:8]
     )
     figure = draw_gains(panels, [g.name for g in kept], colours)
-    return Section(
-        "gains",
-        f"Gain of each readout over {short(baseline)}",
-        f"The same features, read in another way: difference of r to the readout {baseline} (ridge on the flattened "
-        "map, unless the settings say otherwise), as median over voxels."
-        if baseline == "linear"
-        else "The same features, read in another way: difference of r to the readout "
-        f"{baseline}, as median over voxels.",
-        [
-            Block(
-                figure,
-                f"Difference of r to {baseline} over all voxels. {words}",
-                "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
-                + said,
-                found,
-                legend=legend(colours),
-                about="gain in every group",
-                opened=False,
-            )
-        ],
-        nav="Gains",
-        terms=["readout", "q"],
-    )
+    meant = " (ridge on the flattened map, unless the settings say otherwise)" if baseline == "linear" else ""
+    lead = f"The same features, read in another way: difference of r to the readout {baseline}{meant}, as median over "
+    alt = f"Difference of r to {baseline} over all voxels. {words}"
+    drawn = "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
+    shown: dict[str, Any] = {"legend": legend(colours), "about": "gain in every group", "opened": False}
+    block = Block(figure, alt, drawn + said, found, **shown)
+    title = f"Gain of each readout over {short(baseline)}"
+    return Section("gains", title, lead + "voxels.", [block], nav="Gains", terms=["readout", "q"])
 
 
 def _winners(cells: Cells, winner: xr.Dataset) -> Section:
@@ -334,7 +274,7 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
     classes = [*won, "tie"]
     shares = shares_of(labels, classes, groups)
     held = [int((labels[g.voxels] != "").sum()) for g in groups]
-    frame = pd.DataFrame({"kind": [g.kind for g in groups], "group": [g.name for g in groups], "n_voxels": held})
+    frame = group_table(groups, n_voxels=held)
     for name, row in zip(classes, shares):
         frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(percent, row))
     lead = (
@@ -352,25 +292,16 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
         figures = cells.canvas.draw(lead_of, label=name, heights=lead_of, height_label=name, both=True)
         known = lead_of[np.isfinite(lead_of)]
         alt = f"Lead of the best cell over the next; median {number(float(np.median(known)))}." if known.size else ""
-        blocks = [
-            Block(figures, alt, f"What the cell of highest r is ahead of the next, without a test. {cells.canvas.how}"),
-            Block(table=frame, about="share of voxels"),
-        ]
+        drawn = f"What the cell of highest r is ahead of the next, without a test. {cells.canvas.how}"
+        blocks = [Block(figures, alt, drawn), Block(table=frame, about="share of voxels")]
     else:
+        figures = cells.canvas.draw(labels, label="", heights=best, colours=colours, both=True)
+        bars = draw_shares(shares, classes, groups, held, colours)
+        alt = f"Share of voxels won in each group. Overall: {words}"
+        drawn = "Percent of the voxels of each group, their number in brackets. " + said
         blocks = [
-            Block(
-                cells.canvas.draw(labels, label="", heights=best, colours=colours, both=True),
-                f"Best cell of every voxel. {words}",
-                cells.canvas.how,
-                legend=key,
-            ),
-            Block(
-                draw_shares(shares, classes, groups, held, colours),
-                f"Share of voxels won in each group. Overall: {words}",
-                "Percent of the voxels of each group, their number in brackets. " + said,
-                frame,
-                about="share of voxels",
-            ),
+            Block(figures, f"Best cell of every voxel. {words}", cells.canvas.how, legend=key),
+            Block(bars, alt, drawn, frame, about="share of voxels"),
         ]
     title = "Which cell predicts which voxel best"
     return Section("winner", title, lead, blocks, nav="Winners", remarks=remarks, terms=["separable winner"])
@@ -389,32 +320,19 @@ def _pairs(cells: Cells, pairs: pd.DataFrame) -> Section:
     known = np.abs(values[np.isfinite(values)])
     top = float(known.max()) if known.size and known.max() > 0 else 1.0
     figure = draw_matrix(values, cells.names, cells.names, label="Δ r", cmap="RdBu_r", limits=(-top, top), dots=unsure)
-    n_sure = int(sum(row["q"] < 0.05 for row in overall.to_dict("records")))
-    shown = [
-        c
-        for c in ("a", "b", "n_voxels", "median_difference", "low", "high", "p", "q", "share_a", "share_b")
-        if c in overall
-    ]
-    frame = overall[shown].rename(columns={"share_a": "a better share", "share_b": "b better share"})
+    n_sure = int((overall["q"] < 0.05).sum())
+    frame = overall[present(overall, "a b n_voxels median_difference low high p q share_a share_b")]
+    frame = frame.rename(columns={"share_a": "a better share", "share_b": "b better share"})
     for column in ("a better share", "b better share"):
         if column in frame:
             frame[column] = list(map(percent, frame[column].to_numpy(float)))
-    blocks = [
-        Block(
-            figure,
-            f"Differences between {len(cells.names)} cells; {n_sure} of {len(overall)} pairs differ at q < 0.05.",
-            "Row less column, median over voxels. A dot stands where the difference is not told from zero (q ≥ 0.05).",
-            frame,
-            about="every pair, all voxels",
-        )
-    ]
-    return Section(
-        "pairs",
-        "Any two cells",
-        f"{n_sure} of {len(overall)} pairs differ over all voxels at q < 0.05 (paired bootstrap over stimuli, false "
-        "discovery rate over pairs). A better share and b better share: voxels where one of the two is better after "
-        "correction over the voxels of the pair.",
-        blocks,
-        nav="Pairs",
-        terms=["q"],
+    told = f"{n_sure} of {len(overall)} pairs differ"
+    alt = f"Differences between {len(cells.names)} cells; {told} at q < 0.05."
+    drawn = "Row less column, median over voxels. A dot stands where the difference is not told from zero (q ≥ 0.05)."
+    lead = (
+        f"{told} over all voxels at q < 0.05 (paired bootstrap over stimuli, false discovery rate over pairs). A "
+        "better share and b better share: voxels where one of the two is better after correction over the voxels of "
+        "the pair."
     )
+    blocks = [Block(figure, alt, drawn, frame, about="every pair, all voxels")]
+    return Section("pairs", "Any two cells", lead, blocks, nav="Pairs", terms=["q"])

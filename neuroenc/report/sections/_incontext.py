@@ -12,7 +12,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc._core.tables import check_columns
-from neuroenc.report._style import INK, MUTED, STYLE, WIDTH
+from neuroenc.report._style import INK, MUTED, WIDTH, bare, drawing, write, write_inside
 from neuroenc.report.brain._slices import plot_mosaic
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.sections._support import chosen
@@ -47,19 +47,14 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
     >>> len(plot_top_support(table, pictures).axes)
     2
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     groups = chosen(table, "group", groups)
     k = int(table["rank"].max()) + 1
     left, gap = 0.95, 0.2
-    cell = (WIDTH - left - gap - 0.1) / (2 * k)
-    cell = min(cell, 1.1)
+    cell = min((WIDTH - left - gap - 0.1) / (2 * k), 1.1)
     step = cell + 0.17
     height = step * len(groups) + 0.3
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
+    with drawing(WIDTH, height) as figure:
         for row, group in enumerate(groups):
             low = height - 0.28 - row * step - cell
             figure.text((left - 0.1) / WIDTH, (low + cell / 2) / height, group, ha="right", va="center")
@@ -70,16 +65,7 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
                     axes = figure.add_axes(box)
                     axes.imshow(np.asarray(stimuli.image(str(found["stimulus"])).convert("RGB")))
                     axes.axis("off")
-                    axes.text(
-                        0.5,
-                        -0.02,
-                        f"{found['attention']:.1f}×",
-                        transform=axes.transAxes,
-                        ha="center",
-                        va="top",
-                        fontsize=7,
-                        color=MUTED,
-                    )
+                    write_inside(axes, 0.5, -0.02, f"{found['attention']:.1f}×", "center top", 7, color=MUTED)
         for text, at in (("attended to most", left), ("least", left + k * cell + gap)):
             figure.text(at / WIDTH, (height - 0.2) / height, text, fontsize=8.5, color=MUTED)
     return figure
@@ -188,9 +174,6 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
     >>> len(plot_heads(xr.DataArray(np.random.rand(3, 4), dims=("layer", "head"))).axes)
     2
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     if "layer" not in values.dims or "head" not in values.dims or values.ndim > 3:
         raise DataError(f"values have dims {values.dims}; expected (layer, head), or a group before them.")
@@ -210,9 +193,8 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
     lines = -(-len(panels) // columns)
     n_layers, n_heads = next(iter(panels.values())).shape
     tall = min(3.6, 0.28 * n_layers + 0.75)
-    with rc_context(STYLE):
-        width = WIDTH if columns > 2 else 0.3 * n_heads * columns + 2.2 * columns
-        figure = Figure(figsize=(width, tall * lines + 0.1), layout="constrained")
+    width = WIDTH if columns > 2 else 0.3 * n_heads * columns + 2.2 * columns
+    with drawing(width, tall * lines + 0.1, "constrained") as figure:
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.ravel()[len(panels) :]:
             axes.set_visible(False)
@@ -232,33 +214,20 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
 def _matrix(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, notes: Sequence[str], label: str
 ) -> Any:
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2.9 + 0.72 * len(columns) + 0.9, 0.33 * len(rows) + 1.0), layout="constrained")
+    with drawing(2.9 + 0.72 * len(columns) + 0.9, 0.33 * len(rows) + 1.0, "constrained") as figure:
         axes = figure.subplots()
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             if value >= 0.005:
-                axes.text(
-                    j,
-                    i,
-                    f"{value:z.2f}".lstrip("0") if value < 1 else "1",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if value > 0.55 else INK,
-                )
+                text = f"{value:z.2f}".lstrip("0") if value < 1 else "1"
+                write(axes, j, i, text, color="white" if value > 0.55 else INK)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
         for i, note in enumerate(notes):
             axes.text(len(columns) - 0.4, i, note, va="center", fontsize=8, color=MUTED)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        bare(axes)
         bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=40, label=label)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=2, labelsize=8)

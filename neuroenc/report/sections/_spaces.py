@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.report._charts import draw_matrix, draw_shares
+from neuroenc.report._charts import draw_shares
 from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import by_kind, group_medians, mean, shares_of
 from neuroenc.report._style import BLUE, ORANGE, TIE, legend
 from neuroenc.report._text import number
-from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, percent, rings_of
+from neuroenc.report.sections._cells import MAX_GROUPS, Cells, best_of, draw_groups, group_table, percent, rings_of
 
 CLASSES = {"vision": BLUE, "dense": "#3b8f5a", "single": ORANGE, "not separable": TIE}
 _CLASS_WORDS = {"vision": "vision", "dense": "dense captions", "single": "single captions"}
@@ -36,35 +36,16 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         through = f"Through {way}" if way else "Regions"
         r = np.asarray(own["r"].values, float) if "r" in own else cells.r
         heights = best_of(r)
-        blocks.append(
-            Block(
-                cells.canvas.draw(labels, label="", heights=heights, colours=CLASSES),
-                f"{through}: {words}.",
-                cells.canvas.how,
-                None,
-                heading=through,
-                legend=key,
-            )
-        )
-        blocks.append(
-            Block(
-                draw_shares(shares, classes, groups, held, CLASSES),
-                f"{through}, share of voxels in each group: {words}.",
-                "Percent of the voxels of each group. " + said,
-                None,
-            )
-        )
-        for j, group in enumerate(groups):
-            rows.append(
-                {
-                    "readout": way,
-                    "kind": group.kind,
-                    "group": group.name,
-                    "n_voxels": held[j],
-                    **{_CLASS_WORDS.get(c, c): percent(x) for c, x in zip(classes, shares[:, j])},
-                }
-            )
-    blocks.append(Block(None, "", "", pd.DataFrame(rows), about="share of voxels, every readout and group"))
+        figures = cells.canvas.draw(labels, label="", heights=heights, colours=CLASSES)
+        blocks.append(Block(figures, f"{through}: {words}.", cells.canvas.how, heading=through, legend=key))
+        bars = draw_shares(shares, classes, groups, held, CLASSES)
+        alt = f"{through}, share of voxels in each group: {words}."
+        blocks.append(Block(bars, alt, "Percent of the voxels of each group. " + said))
+        columns = {_CLASS_WORDS.get(c, c): list(map(percent, row)) for c, row in zip(classes, shares)}
+        rows.append(group_table(groups, n_voxels=held, **columns))
+        rows[-1].insert(0, "readout", way)
+    table = pd.concat(rows, ignore_index=True)
+    blocks.append(Block(table=table, about="share of voxels, every readout and group"))
     names = "; ".join(
         f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in ("vision", "dense", "single") if s in regions.attrs
     )
@@ -75,15 +56,12 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
             f"The {len(ways)} readouts put {100 * share:.0f} % of voxels in the same class. Where they do "
             "not, the class says as much about the readout as about the voxel."
         )
-    return Section(
-        "regions",
-        "Vision, dense captions or single captions",
+    lead = (
         "The space that predicts a voxel better than both others through one and the same readout (paired bootstrap "
-        f"over stimuli, corrected over voxels).{f' {names}.' if names else ''}",
-        blocks,
-        nav="Three regions",
-        remarks=remarks,
+        f"over stimuli, corrected over voxels).{f' {names}.' if names else ''}"
     )
+    title = "Vision, dense captions or single captions"
+    return Section("regions", title, lead, blocks, nav="Three regions", remarks=remarks)
 
 
 def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame | None]]) -> Section:
@@ -93,51 +71,28 @@ def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataF
     for way, (found, given) in layers.items():
         names = [str(x) for x in found["layers"].values]
         values = group_medians(np.asarray(found["r"].transpose("layers", "voxel").values, float), groups)
-        rings = rings_of(values)
-        figure = draw_matrix(
-            values, names, [g.name for g in groups], kinds=[g.kind for g in groups], label="median r", rings=rings
-        )
         position = np.asarray(found["position"].values, float)
         means = [mean(position[g.voxels]) for g in groups]
-        frame = (
-            given
-            if given is not None
-            else pd.DataFrame(
-                {
-                    "kind": [g.kind for g in groups],
-                    "group": [g.name for g in groups],
-                    "n_voxels": [int(np.isfinite(position[g.voxels]).sum()) for g in groups],
-                    "best_layer": [names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
-                    "mean_position": means,
-                }
+        if given is None:
+            given = group_table(
+                groups,
+                n_voxels=[int(np.isfinite(position[g.voxels]).sum()) for g in groups],
+                best_layer=[names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
+                mean_position=means,
             )
-        )
         words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], means))
-        r = np.asarray(found["r"].values, float)
-        best = best_of(r)
-        blocks.append(
-            Block(
-                figure,
-                f"Median r of {len(names)} layers in {len(groups)} groups.",
-                f"Layers from early (top) to late; a frame marks the best of each group. {said}",
-                frame,
-                heading=f"Through {way}" if way else "",
-                about="best layer of every group",
-                opened=len(frame) <= 12,
-            )
-        )
+        best = best_of(np.asarray(found["r"].values, float))
+        figure = draw_groups(values, names, groups, rings=rings_of(values))
+        alt = f"Median r of {len(names)} layers in {len(groups)} groups."
+        drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
+        heading = f"Through {way}" if way else ""
+        blocks.append(Block(figure, alt, drawn, given, heading=heading, about="best layer of every group"))
         figures = cells.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
         if figures:
             strip = " Dark is early, yellow is late." if cells.canvas.kind == "strip" else ""
-            blocks.append(
-                Block(
-                    figures,
-                    f"Position of the best layer; means: {words}.",
-                    f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
-                    f"{cells.canvas.how}",
-                    None,
-                )
-            )
+            drawn = f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
+            alt = f"Position of the best layer; means: {words}."
+            blocks.append(Block(figures, alt, drawn + cells.canvas.how))
     lead = "Position is that of the best layer in the order given, from 0 (first) to 1 (last)."
     return Section("layers", "Which layer", lead, blocks, nav="Layers")
 
@@ -146,41 +101,28 @@ def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
     """How far content moves, turns and scales receptive fields."""
     groups, said = by_kind(cells.groups, MAX_GROUPS)
     blocks, rows = [], []
-    for name, values in warp.data_vars.items():
+    for key, values in warp.data_vars.items():
         numbers = np.asarray(values.transpose("cell", "voxel").values, float)
         names = [str(c) for c in warp["cell"].values]
         kept = [k for k, row in enumerate(numbers) if np.isfinite(row).any()]
         if not kept:
             continue
         medians = group_medians(numbers[kept], groups)
-        title = str(values.attrs.get("long_name", str(name).removeprefix("warp_").replace("_", " ")))
+        title = str(values.attrs.get("long_name", str(key).removeprefix("warp_").replace("_", " ")))
         unit = str(values.attrs.get("units", ""))
-        figure = draw_matrix(
-            medians,
-            [names[k] for k in kept],
-            [g.name for g in groups],
-            kinds=[g.kind for g in groups],
-            label=unit or "median",
-            cmap="cividis",
-        )
-        words = "; ".join(f"{names[k]} {number(float(m[0]), digits=2)}" for k, m in zip(kept, medians))
-        blocks.append(
-            Block(
-                figure,
-                f"{title}, median over all voxels: {words}.",
-                f"Median over voxels{f', {unit}' if unit else ''}. {said}",
-                None,
-                heading=title[:1].upper() + title[1:],
-            )
-        )
-        for k, line in zip(kept, medians):
-            rows += [
-                {"measure": title, "cell": names[k], "kind": g.kind, "group": g.name, "median": float(m)}
-                for g, m in zip(groups, line)
-            ]
+        kept_names = [names[k] for k in kept]
+        figure = draw_groups(medians, kept_names, groups, label=unit or "median", cmap="cividis")
+        words = "; ".join(f"{name} {number(float(m[0]), digits=2)}" for name, m in zip(kept_names, medians))
+        drawn = f"Median over voxels{f', {unit}' if unit else ''}. {said}"
+        alt = f"{title}, median over all voxels: {words}."
+        blocks.append(Block(figure, alt, drawn, heading=title[:1].upper() + title[1:]))
+        for name, line in zip(kept_names, medians):
+            rows.append(group_table(groups, median=line))
+            rows[-1].insert(0, "measure", title)
+            rows[-1].insert(1, "cell", name)
     if not blocks:
         return None
-    blocks.append(Block(None, "", "", pd.DataFrame(rows), about="every measure, cell and group"))
+    blocks.append(Block(table=pd.concat(rows, ignore_index=True), about="every measure, cell and group"))
     lead = (
         "Spread over stimuli of the transform that the readout applies to each voxel's field. Half the field of view "
         "is 1. Zero is a field that stays where it is; a readout that is free to move fields can also move them for "

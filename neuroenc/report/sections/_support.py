@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc._core.optional import require
+from neuroenc._core.checks import one_of
 from neuroenc._core.tables import check_columns
 from neuroenc.report._page import Block, Section
-from neuroenc.report._style import FAINT, INK, MUTED, STYLE, WIDTH, category_colours
+from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, category_colours, drawing
 from neuroenc.report._text import number
 from neuroenc.report.sections._training import plot_training_curves
 
@@ -61,30 +60,14 @@ def support_sections(
         )
         if len(groups) > _PANELS:
             caption += f" The first {_PANELS} of {len(groups)} groups are drawn."
-        blocks.append(
-            Block(
-                plot_support_curves(part, groups=groups[:_PANELS]),
-                f"Explained variance over support size: {', '.join(groups[:_PANELS])}",
-                caption,
-                part.drop(columns=["kind"], errors="ignore").dropna(axis="columns", how="all"),
-                heading="" if kind == "all" else f"By {kind}",
-                about=f"explained variance ({kind})",
-                opened=kind == "all",
-            )
-        )
+        figure = plot_support_curves(part, groups=groups[:_PANELS])
+        alt = f"Explained variance over support size: {', '.join(groups[:_PANELS])}"
+        table = part.drop(columns=["kind"], errors="ignore").dropna(axis="columns", how="all")
+        heading, about = "" if kind == "all" else f"By {kind}", f"explained variance ({kind})"
+        blocks.append(Block(figure, alt, caption, table, heading=heading, about=about, opened=kind == "all"))
     lead = "The support is what a model may see of a new voxel: that many stimuli with the voxel's responses."
-    terms = ["support", "explained variance"]
-    made = [
-        Section(
-            "curves",
-            "How many trials are enough",
-            lead,
-            blocks,
-            nav="Accuracy",
-            tiles=_tiles(curve, numbers or {}),
-            terms=terms,
-        )
-    ]
+    first = {"tiles": _tiles(curve, numbers or {}), "terms": ["support", "explained variance"]}
+    made = [Section("curves", "How many trials are enough", lead, blocks, nav="Accuracy", **first)]
     if comparisons is not None and len(comparisons):
         lead = (
             "Differences are paired by voxel and draw of the support; relative: as a share of the second method's mean."
@@ -144,9 +127,6 @@ def plot_support_curves(
     >>> len(plot_support_curves(table).axes)
     1
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     check_columns(table, ("method", "group", "size", "explained_variance"), "table")
     if reference is None:
@@ -161,9 +141,8 @@ def plot_support_curves(
     sizes = sorted(int(s) for s in table["size"].unique())
     columns = min(4, len(groups))
     lines = -(-len(groups) // columns)
-    with rc_context(STYLE):
-        size = (WIDTH, 2.3 * lines + 0.55) if columns > 1 else (6.4, 3.5)
-        figure = Figure(figsize=size, layout="constrained")
+    size = (WIDTH, 2.3 * lines + 0.55) if columns > 1 else (6.4, 3.5)
+    with drawing(*size, "constrained") as figure:
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.ravel()[len(groups) :]:
             axes.set_visible(False)
@@ -190,14 +169,8 @@ def plot_support_curves(
         top = max(0.02, float(np.nanmax(table["explained_variance"])))
         for axes in figure.axes:
             axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.25 * top))
-        handles = grid.ravel()[0].get_legend_handles_labels()
-        figure.legend(
-            *handles,
-            loc="outside upper left",
-            ncols=min(5 if columns > 1 else 3, len(methods)),
-            frameon=False,
-            fontsize=8.5,
-        )
+        handles, wide = grid.ravel()[0].get_legend_handles_labels(), min(5 if columns > 1 else 3, len(methods))
+        figure.legend(*handles, loc="outside upper left", ncols=wide, frameon=False, fontsize=8.5)
     return figure
 
 
@@ -205,7 +178,4 @@ def chosen(table: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> li
     """Values of a column, all in their order or those wanted."""
     check_columns(table, (column,), "table")
     legal = [str(v) for v in dict.fromkeys(table[column])]
-    for name in wanted or ():
-        if name not in legal:
-            raise ConfigError(unknown_name(column, name, legal))
-    return legal if wanted is None else list(wanted)
+    return legal if wanted is None else [one_of(column, name, legal) for name in wanted]

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.optional import require
 from neuroenc.report._charts import draw_costs, draw_curves
 from neuroenc.report._page import Block, Section
-from neuroenc.report._style import STYLE, category_colours, legend, short
+from neuroenc.report._style import category_colours, drawing, legend, short
 from neuroenc.report._text import number
-from neuroenc.report.sections._cells import Cells
+from neuroenc.report.sections._cells import Cells, present
 
 
 def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
@@ -47,37 +46,21 @@ def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
         rows.append(row)
     if not fits:
         return None
-    frame = pd.DataFrame(rows)
     words = "; ".join(f"{x['cell']}: {number(x['best validation r'])}" for x in rows[:8])
-    return Section(
-        "curves",
-        "Learning curves",
-        "",
-        [
-            Block(
-                draw_curves(fits, cells.colours()),
-                f"Validation r by epoch. Best of each cell: {words}",
-                "One line for each fold, with the settings that were chosen; the dot is the epoch that was kept. "
-                "Colours are the readouts. Ridge has no curve.",
-                frame,
-                about="medians over fits",
-                opened=len(frame) <= 12,
-                legend=legend(
-                    {
-                        k: v
-                        for k, v in cells.readout_colours.items()
-                        if k in set(cells.parts.loc[list(fits), "readout"]) and k != "tie"
-                    }
-                ),
-            )
-        ],
+    drawn = (
+        "One line for each fold, with the settings that were chosen; the dot is the epoch that was kept. "
+        "Colours are the readouts. Ridge has no curve."
     )
+    readouts = set(cells.parts.loc[list(fits), "readout"]) - {"tie"}
+    key = legend({k: v for k, v in cells.readout_colours.items() if k in readouts})
+    figure, alt = draw_curves(fits, cells.colours()), f"Validation r by epoch. Best of each cell: {words}"
+    block = Block(figure, alt, drawn, pd.DataFrame(rows), about="medians over fits", legend=key)
+    return Section("curves", "Learning curves", "", [block])
 
 
 def costs_section(cells: Cells, medians: pd.DataFrame) -> Section | None:
     """Accuracy beside parameters, and time where it is given."""
-    wanted = ["n_parameters", "seconds_per_fit", "seconds", "n_candidates", "best_epoch"]
-    known = [c for c in wanted if c in medians]
+    known = present(medians, "n_parameters seconds_per_fit seconds n_candidates best_epoch")
     if not {"n_parameters", "seconds_per_fit", "seconds"} & set(known):
         return None
     overall = medians[medians["kind"] == "all"].drop_duplicates("cell").set_index("cell").reindex(cells.names)
@@ -91,18 +74,12 @@ def costs_section(cells: Cells, medians: pd.DataFrame) -> Section | None:
         for x in overall.to_dict("records")[:6]
     )
     lead = "A gain may be capacity: read it beside the number of trained parameters."
-    timed = bool({"seconds_per_fit", "seconds"} & set(known))
-    said = "Parameters are on a logarithmic axis."
-    if timed:
+    said, alt = "Parameters are on a logarithmic axis.", f"Accuracy and parameters. {words}"
+    if {"seconds_per_fit", "seconds"} & set(known):
         said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
-    alt = f"Accuracy{', parameters and seconds' if timed else ' and parameters'}. {words}"
-    return Section(
-        "costs",
-        "What each cell costs",
-        lead,
-        [Block(figure, alt, said, frame, legend=key, about="cost of every cell")],
-        nav="Costs",
-    )
+        alt = f"Accuracy, parameters and seconds. {words}"
+    block = Block(figure, alt, said, frame, legend=key, about="cost of every cell")
+    return Section("costs", "What each cell costs", lead, [block], nav="Costs")
 
 
 def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:
@@ -114,13 +91,9 @@ def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:
     >>> len(plot_training_curves({"pretrain": table}).axes)
     2
     """
-    require("matplotlib", "brain")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     colours = dict(zip(curves, category_colours(len(curves))))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 2.7), layout="constrained")
+    with drawing(7.4, 2.7, "constrained") as figure:
         left, right = figure.subplots(1, 2)
         for name, table in curves.items():
             left.plot(table["step"], table["loss"], color=colours[name], lw=1, ls=":")
