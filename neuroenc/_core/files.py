@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from neuroenc._core.errors import DataError, NeuroencError, StorageError
+from neuroenc._core.hashes import file_sha256
 
 __all__ = [
     "atomic_path",
@@ -541,12 +542,19 @@ def hash_path(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def sha256_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, read in pieces; what is there and no ordinary file would be waited for, and is a DataError."""
+def sha256_file(path: str | os.PathLike[str], anew: bool = False) -> str:
+    """SHA-256 of a file; that of a large one that has not changed since is remembered (see `file_sha256`).
+
+    ``anew`` reads it in any case.
+
+    Raises
+    ------
+    DataError
+        It is no ordinary file, which would be waited for.
+    """
     if Path(path).exists():
         check_readable_file(path)
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_sha256(path, anew)
 
 
 def hash_array(*arrays: Any) -> str:

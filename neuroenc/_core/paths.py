@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_dir"]
-
 
 def cache_dir() -> Path:
-    """``NEUROENC_CACHE``, or ``~/.cache/neuroenc``; not created here.
+    """Folder of the cache: environment variable NEUROENC_CACHE, else ``~/.cache/neuroenc``; not created here.
 
-    >>> import os
-    >>> before = os.environ.get("NEUROENC_CACHE")
-    >>> os.environ["NEUROENC_CACHE"] = "/scratch/me"
-    >>> cache_dir().as_posix()
-    '/scratch/me'
-    >>> _ = os.environ.pop("NEUROENC_CACHE") if before is None else os.environ.update(NEUROENC_CACHE=before)
+    Examples
+    --------
+    >>> cache_dir().is_absolute()
+    True
     """
-    value = os.environ.get("NEUROENC_CACHE")
-    return Path(value).expanduser() if value else Path.home() / ".cache" / "neuroenc"
+    return Path(os.environ.get("NEUROENC_CACHE") or "~/.cache/neuroenc").expanduser().absolute()

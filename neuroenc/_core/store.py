@@ -48,7 +48,7 @@ PART = ".part"
 #: Seconds without a sign of life after which another machine's claim on a result counts no more.
 _STALE = 60.0
 #: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
-_IN_MEMORY = 2**30
+IN_MEMORY = 2**30
 #: Checkpoints and fits in the layouts of older versions.
 _OLD = ("fit.json", "training.safetensors", "cells/*/cell.json")
 
@@ -296,7 +296,7 @@ class Store:
             if kind not in codecs:
                 raise DataError(f"{path} holds a {kind}, which nothing here reads.")
             value = codecs[kind].read(path / f"{part}{codecs[kind].ending}")
-            small = isinstance(value, np.memmap) and value.nbytes <= _IN_MEMORY and not self.mapped
+            small = isinstance(value, np.memmap) and value.nbytes <= IN_MEMORY and not self.mapped
             found[part] = np.array(value) if small else value
         return found
 

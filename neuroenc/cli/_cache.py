@@ -1,14 +1,16 @@
-"""``neuroenc cache``: what is cached, and how to clear it."""
+"""``neuroenc cache``: what is kept, and how to clear it."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuroenc.cli._errors import clean_errors
 
-app = typer.Typer(no_args_is_help=True, help="Cached features: list them, clear them.")
+app = typer.Typer(no_args_is_help=True, help="What is kept to be used again: list it, clear it.")
 
 
 def _size(n: float) -> str:
@@ -19,22 +21,27 @@ def _size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+def _age(seconds: float) -> str:
+    for unit, length in (("w", 604800), ("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
 @app.command("list")
 @clean_errors
-def list_() -> None:
-    """List cached features, the newest first."""
+def list_(
+    out: Annotated[Path | None, typer.Argument(help="Output folder of a study, in place of the cache.")] = None,
+) -> None:
+    """List what the cache holds (features, responses, hashes of files) or a study keeps: kind, size, age, content."""
     from neuroenc.embedding import cache_dir, cache_list
 
-    table = cache_list()
-    typer.echo(f"{cache_dir() / 'features'}: {len(table)} entries, {_size(float(table['bytes'].sum()))}")
+    table = cache_list(out)
+    typer.echo(f"{out or cache_dir()}: {len(table)} entries, {_size(float(table['bytes'].sum()))}")
     for row in table.to_dict("records"):
-        place = " ".join(str(row[k]) for k in ("backbone", "weights", "layer", "pooling") if row[k])
-        broken = "interrupted" if row["path"].endswith(".part") else "damaged; it is made again when it is needed"
-        state = "" if row["complete"] else f"  ({broken})"
-        typer.echo(
-            f"{row['key'][:12]}  {row['created']}  {row['n']:>7} {row['kind'] or '?'}  {_size(row['bytes']):>9}  "
-            f"{place}{state}"
-        )
+        state = "" if row["complete"] else "  (not complete)"
+        age = _age(time.time() - row["used"].timestamp())
+        typer.echo(f"{row['kind']:24} {_size(row['bytes']):>9}  used {age:>5} ago  {row['what']}{state}".rstrip())
 
 
 @app.command()
@@ -43,12 +50,15 @@ def clear(
     older_than: Annotated[
         str | None, typer.Option(help="Only what was not used for this long: 7 (days), 12h, 7d, 2w.")
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Only features and responses, the least recently used, down to this size: 20GB.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove cached features."""
+    """Remove what the cache holds; data sets that were fetched and folders of studies stay."""
     from neuroenc.embedding import cache_clear, cache_dir
 
-    what = "all features" if older_than is None else f"features not used for {older_than}"
     if not yes:
-        typer.confirm(f"Remove {what} from {cache_dir() / 'features'}?", abort=True)
-    typer.echo(f"freed {_size(cache_clear(older_than))}")
+        what = "everything" if older_than is None else f"what was not used for {older_than}"
+        typer.confirm(f"Remove {what}{'' if size is None else f' beyond {size}'} from {cache_dir()}?", abort=True)
+    typer.echo(f"freed {_size(cache_clear(older_than, size))}")

@@ -231,7 +231,7 @@ def verify(
     for f in manifest.select(files):
         folder = next((x for x in folders if (x / f.path).is_file()), folders[0])
         path = folder / f.path
-        size, sha256 = (path.stat().st_size, sha256_file(path)) if path.is_file() else (-1, "")
+        size, sha256 = (path.stat().st_size, sha256_file(path, anew=True)) if path.is_file() else (-1, "")
         differs = "missing" if size < 0 else "size differs" if size != f.size else "checksum differs"
         status = "ok" if sha256 == f.sha256 else differs
         rows.append((f.path, status, size, sha256, f.size, f.sha256, str(folder)))

@@ -66,7 +66,7 @@ def features_of(
     store = None if cache is False else FeatureCache(None if cache is True else cache)
     found = None if store is None else store.load(settings)
     if found is not None:
-        values, record = found[0], str(found[1]["provenance"])
+        values, record = found
     else:
         place = resolve_device(embedder.device)
         record = provenance(step="embed", device=place, **settings, **({} if look is None else look(place)))
@@ -84,8 +84,6 @@ def features_of(
 
         rows = block_rows(batch_size)
         with bar:
-            if store is not None and not _writable(store):
-                store = None
             if store is not None:
                 values = store.compute(settings, n, rows, extract, record)
             else:
@@ -110,20 +108,3 @@ def features_of(
         normalised=normalise or backbone.unit_norm,
         provenance=record,
     )
-
-
-def _writable(store: FeatureCache) -> bool:
-    try:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        probe = store.folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(
-            f"the feature cache {store.folder} cannot be written ({error}); features are computed without it. "
-            "Set NEUROENC_CACHE to a writable folder.",
-            UserWarning,
-            stacklevel=3,
-        )
-        return False
-    return True

@@ -23,6 +23,12 @@ def _fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path / "cache"))
 
 
+def listed():
+    """Features; hashes of files that were read are listed too."""
+    table = cache_list()
+    return table[table["kind"] == "features"].reset_index(drop=True)
+
+
 def test_second_run_extracts_nothing(vit, pictures, count):
     stimuli = pictures(20)
     name = f"local-dir:{vit}"
@@ -62,7 +68,7 @@ def test_other_settings_are_other_features(vit, pictures, count, change):
     ImageEmbedder(name, **OPTIONS).embed(stimuli)
     ImageEmbedder(name, **change, **OPTIONS).embed(stimuli)
     assert sum(count) == 8
-    assert len(cache_list()) == 2
+    assert len(listed()) == 2
 
 
 def test_other_pixels_ids_and_weights_are_other_features(make_folder, pictures, count):
@@ -81,16 +87,16 @@ def test_damaged_entries_are_made_again(vit, pictures, count, damage):
     stimuli, name = pictures(4), f"local-dir:{vit}"
     first = ImageEmbedder(name, **OPTIONS).embed(stimuli)
     (entry,) = (cache_dir() / "features").iterdir()
-    values = entry / "values.npy"
+    values, record = entry / "values.npy", entry / "_result.json"
     content = values.read_bytes()
     if damage == "cut":
         values.write_bytes(content[:-8])
     elif damage == "flipped":
         values.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "no meta":
-        (entry / "meta.json").unlink()
+        record.unlink()
     else:
-        (entry / "meta.json").write_text("{")
+        record.write_text("{")
     with pytest.warns(UserWarning, match="damaged"):
         again = ImageEmbedder(name, **OPTIONS).embed(stimuli)
     assert sum(count) == 8
@@ -126,12 +132,15 @@ def test_killed_extraction_goes_on(vit, pictures, count, tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(vit), str(tmp_path / "images.npy")]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert cache_list()[["complete", "n"]].values.tolist() == [[False, 600]]
+    (entry,) = (cache_dir() / "features").glob("*.part")
+    assert len(list(entry.glob("block-*"))) == 2
+    assert listed()["complete"].tolist() == [False]
     options = {"batch_size": 50, **OPTIONS}
     resumed = ImageEmbedder(f"local-dir:{vit}", **options).embed(stimuli)
     # Two of three blocks of 300 were kept.
     assert sum(count) == 100
-    assert cache_list()[["complete", "n"]].values.tolist() == [[True, 700]]
+    assert listed()["complete"].tolist() == [True]
+    assert listed()["what"][0].endswith("700 rows")
     whole = ImageEmbedder(f"local-dir:{vit}", **{**options, "cache": tmp_path / "other"}).embed(stimuli)
     assert sum(count) == 800
     np.testing.assert_array_equal(resumed, whole)
@@ -155,18 +164,19 @@ def test_interrupted_blocks_that_are_damaged_are_made_again(vit, pictures, count
         patch.setattr(OpenClipImageModel, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ImageEmbedder(name, **OPTIONS).embed(stimuli)
-    blocks = sorted((cache_dir() / "features").glob("*.part/*.npy"))
+    blocks = sorted((cache_dir() / "features").glob("*.part/*/*.npy"))
     assert len(blocks) == 2
     blocks[0].write_bytes(blocks[0].read_bytes()[:1000])
     count.clear()
-    found = ImageEmbedder(name, **OPTIONS).embed(stimuli)
+    with pytest.warns(UserWarning, match="block: .* is damaged; computed again"):
+        found = ImageEmbedder(name, **OPTIONS).embed(stimuli)
     assert sum(count) == 256 + 8
     np.testing.assert_array_equal(found, whole)
 
 
 def test_a_cache_that_cannot_be_written(vit, pictures, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="cannot be written"):
+    with pytest.warns(UserWarning, match="has no room: cannot write .* a part of the path is a file.*not kept"):
         found = ImageEmbedder(f"local-dir:{vit}", cache=tmp_path / "file" / "x", **OPTIONS).embed(pictures(2))
     assert found.shape == (2, 24)
 
@@ -175,13 +185,13 @@ def test_own_folder_and_no_cache(vit, pictures, tmp_path):
     ImageEmbedder(f"local-dir:{vit}", cache=tmp_path / "mine", **OPTIONS).embed(pictures(2))
     assert len(list((tmp_path / "mine").iterdir())) == 1
     ImageEmbedder(f"local-dir:{vit}", cache=False, **OPTIONS).embed(pictures(2))
-    assert not cache_dir().exists()
+    assert not (cache_dir() / "features").exists()
 
 
 def test_large_features_stay_on_disk(vit, pictures, monkeypatch):
-    import neuroenc.embedding._cache as module
+    from neuroenc._core import store
 
-    monkeypatch.setattr(module, "_IN_MEMORY", 100)
+    monkeypatch.setattr(store, "IN_MEMORY", 100)
     name = f"local-dir:{vit}"
     mapped = [ImageEmbedder(name, **OPTIONS).embed(pictures(6)) for _ in range(2)]
     for x in mapped:
@@ -195,24 +205,21 @@ def test_list_and_clear(vit, pictures):
     name = f"local-dir:{vit}"
     ImageEmbedder(name, layer="block1", pooling=2, **OPTIONS).embed(pictures(3))
     TextEmbedder("world", normalise=True, **OPTIONS).embed(["a cat", "a dog"])
-    table = cache_list().set_index("kind")
-    assert table.loc["image", ["backbone", "layer", "pooling", "n", "shape"]].tolist() == [
-        name,
-        "block1",
-        "2",
-        3,
-        "3x32x2x2",
-    ]
-    assert table.loc["text", ["backbone", "normalised", "n"]].tolist() == ["world", 1, 2]
+    table = listed().set_index("what")
+    texts = next(what for what in table.index if what.startswith("text"))
+    assert sorted(table.index) == [f"image {name} {vit.name} block1 2, 3 rows", texts]
+    assert texts.endswith("normalised, 2 rows")
+    assert table["complete"].all()
+    assert set(table["kind"]) == {"features"}
     foreign = cache_dir() / "features" / "not-ours"
     foreign.mkdir()
-    old = table.loc["text", "path"]
+    old = table.loc[texts, "path"]
     os.utime(old, (0, 0))
     assert cache_clear(older_than="7d") > 0
-    assert cache_list()["kind"].tolist() == ["image"]
+    assert [what.split()[0] for what in listed()["what"]] == ["image"]
     assert cache_clear(older_than=timedelta(hours=1)) == 0
     assert cache_clear() > 0
-    assert cache_list().empty
+    assert listed().empty
     assert foreign.is_dir()
     with pytest.raises(ConfigError, match="is not an age"):
         cache_clear(older_than="last week")
@@ -224,16 +231,17 @@ def test_command_line(vit, pictures):
     from neuroenc.cli._cache import app
 
     run = CliRunner().invoke
-    assert "0 entries" in run(app, ["list"]).output
+    assert "0 entries, 0 B" in run(app, ["list"]).output
     ImageEmbedder(f"local-dir:{vit}", **OPTIONS).embed(pictures(3))
     shown = run(app, ["list"]).output
-    assert "1 entries" in shown
-    assert "3 image" in shown
+    assert "2 entries" in shown
+    assert "of 1 files" in shown
+    assert f"image local-dir:{vit} {vit.name}, 3 rows" in shown
     assert run(app, ["clear"], input="n\n").exit_code == 1
-    assert len(cache_list()) == 1
+    assert len(listed()) == 1
     assert "is not an age" in run(app, ["clear", "--older-than", "x", "-y"]).output
     assert "freed" in run(app, ["clear", "-y"]).output
-    assert cache_list().empty
+    assert listed().empty
 
 
 def test_blocks_of_an_interrupted_run_that_were_edited_are_made_again(vit, pictures, count):
@@ -251,7 +259,8 @@ def test_blocks_of_an_interrupted_run_that_were_edited_are_made_again(vit, pictu
     block = sorted(cache_dir().rglob("*.npy"))[0]
     content = block.read_bytes()
     block.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    found = store.compute(settings, 6, 2, lambda a, b: rows[a:b], "{}")
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = store.compute(settings, 6, 2, lambda a, b: rows[a:b], "{}")
     np.testing.assert_array_equal(found, rows)
 
 
@@ -282,7 +291,7 @@ def test_two_processes_on_one_cache_give_equal_features(tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     assert {line for out, _ in said for line in out.split()} == {said[0][0].split()[0]}
     assert not any("damaged" in errors for _, errors in said)
-    assert cache_list()["complete"].tolist() == [True] * 8
+    assert listed()["complete"].tolist() == [True] * 8
     assert [p for p in cache_dir().rglob("*") if ".tmp" in p.name or p.suffix == ".part"] == []
 
 
@@ -341,7 +350,7 @@ def test_room_is_looked_at_before_it_is_taken(monkeypatch):
     with pytest.warns(UserWarning, match=r"has no room: features of .* and 0.001 MB are free.*not kept"):
         found = store.compute({"a": 1}, 6, 2, lambda a, b: rows[a:b], "{}")
     np.testing.assert_array_equal(found, rows)
-    monkeypatch.setattr(_cache, "_IN_MEMORY", 10)
+    monkeypatch.setattr(_cache.kept, "IN_MEMORY", 10)
     with pytest.raises(DataError, match=r"has no room.*cache clear.*NEUROENC_CACHE"):
         store.compute({"a": 1}, 6, 2, lambda a, b: rows[a:b], "{}")
 
@@ -361,12 +370,49 @@ def test_clearing_takes_what_killed_runs_left(monkeypatch):
     assert not left.exists()
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", '{"settings": 3}', "{", '{"settings": {}, "shape": "x"}'])
+@pytest.mark.parametrize("content", ["[1, 2]", '{"value": 3}', "{", '{"value": {}}'])
 def test_damaged_entries_are_listed(content):
-    entry = cache_dir() / "features" / ("b" * 32)
+    entry = cache_dir() / "features" / f"features-{'b' * 16}"
     entry.mkdir(parents=True)
-    (entry / "meta.json").write_text(content)
-    assert cache_list()[["complete", "n"]].values.tolist() == [[False, 0]]
+    (entry / "_result.json").write_text("{}")
+    (entry / "about.json").write_text(content)
+    assert listed()[["kind", "complete", "what"]].values.tolist() == [["features", False, ""]]
+
+
+def test_layouts_of_older_versions_are_listed_and_cleared():
+    old = [cache_dir() / "features" / ("b" * 32), cache_dir() / "nsd" / f"subj01-{'0a' * 10}.zarr"]
+    for folder in old:
+        folder.mkdir(parents=True)
+        (folder / "values.npy").write_bytes(b"0" * 100)
+    others = cache_dir() / "data" / "mine"
+    others.mkdir(parents=True)
+    assert cache_list()[["kind", "bytes"]].values.tolist() == [["old layout", 100]] * 2
+    assert cache_clear() == 200
+    assert not any(folder.exists() for folder in old)
+    assert others.is_dir()
+
+
+def test_the_least_recently_used_make_room(monkeypatch):
+    from neuroenc.embedding._cache import FeatureCache
+
+    def add(number):
+        rows = np.ones((100, 250), dtype=np.float32)
+        FeatureCache().compute({"number": number}, 100, 50, lambda a, b: rows[a:b], "{}")
+        (entry,) = set((cache_dir() / "features").glob("features-*")) - set(ages)
+        ages.append(entry)
+        os.utime(entry, (0, 10_000 * number))
+
+    ages = []
+    for number in range(3):
+        add(number)
+    assert cache_clear(size="220kB") > 100_000
+    assert [entry.exists() for entry in ages] == [False, True, True]
+    monkeypatch.setenv("NEUROENC_CACHE_SIZE", "150 kB")
+    add(3)
+    # What has been used within the hour stays.
+    assert [entry.exists() for entry in ages] == [False, False, False, True]
+    with pytest.raises(ConfigError, match="20 pounds"):
+        cache_clear(size="20 pounds")
 
 
 def test_a_cache_that_may_only_be_read_serves_what_it_holds(vit, pictures, count, monkeypatch):
