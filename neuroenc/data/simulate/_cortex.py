@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.data._build import make_responses
@@ -83,17 +82,10 @@ def _truth(
     gain: np.ndarray,
     offset: np.ndarray,
 ) -> xr.Dataset:
-    per_voxel: dict[str, Any] = {
-        "family": voxels.family,
-        "second_family": voxels.second_family,
-        "members": members,
-        "mixed": voxels.second_family != "",
-        "rf_x": voxels.rf_x.astype(np.float32),
-        "rf_y": voxels.rf_y.astype(np.float32),
-        "rf_size": voxels.rf_size.astype(np.float32),
-        "ncsnr": ncsnr.astype(np.float32),
-        "noise_ceiling_r2": (ncsnr**2 / (ncsnr**2 + 1.0 / n_averaged)).astype(np.float32),
-    }
+    numbers = {name: getattr(voxels, name) for name in ("rf_x", "rf_y", "rf_size")}
+    numbers |= {"ncsnr": ncsnr, "noise_ceiling_r2": ncsnr**2 / (ncsnr**2 + 1.0 / n_averaged)}
+    names = {"family": voxels.family, "second_family": voxels.second_family, "members": members}
+    per_voxel = names | {"mixed": voxels.second_family != ""} | {k: x.astype(np.float32) for k, x in numbers.items()}
     truth = xr.Dataset(
         {
             **{k: ("voxel", v) for k, v in per_voxel.items()},
@@ -101,13 +93,11 @@ def _truth(
             "session_gain": (("session", "voxel"), gain),
             "session_offset": (("session", "voxel"), offset),
         },
-        coords={
+        {
             "voxel": np.arange(len(ncsnr)),
             "stimulus": ids,
             "session": np.arange(1, len(gain) + 1),
-            "roi": ("voxel", voxels.roi),
-            "hemi": ("voxel", voxels.hemi),
-            "vertex": ("voxel", voxels.vertex),
+            **{name: ("voxel", getattr(voxels, name)) for name in ("roi", "hemi", "vertex")},
         },
     )
     for name in ("rf_x", "rf_y", "rf_size"):
@@ -224,8 +214,7 @@ def simulate_cortex(
         "runs_per_session": runs_per_session,
     }
     for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1.")
+        check_whole(name, value)
     if not 0 < ncsnr[0] <= ncsnr[1]:
         raise ConfigError(f"ncsnr={ncsnr!r} must be a range of positive numbers, low first.")
     if not (0 <= drift < 1 and 0 <= mixed_share <= 1 and individual >= 0):

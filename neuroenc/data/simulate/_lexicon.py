@@ -23,8 +23,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 142, 146),
 }
 
-_PAINT = ("red", "yellow", "green", "blue", "purple", "orange", "white")
-_SHIRT = ("red", "yellow", "green", "blue", "purple", "white", "black")
+_PAINT = "red yellow green blue purple orange white"
+_POSTER, _BOOK = "yellow blue green purple orange", "red blue green purple brown"
+_OUTSIDE = "in front of, near, outside"
+_SHIRT = "red yellow green blue purple white black"
 
 
 @dataclass(frozen=True)
@@ -44,104 +46,55 @@ class Member:
     sized: bool = False
 
 
+def _kind(
+    name: str, family: str, phrases: str, colours: str, words: str = "", where: str = "", sized: bool = False
+) -> Member:
+    """A member from texts: phrases and places with commas between them, colours and words with blanks."""
+    parts = (phrases.split(", "), colours.split(), words.split(), where.split(", ") if where else ())
+    return Member(name, family, *map(tuple, parts), sized=sized)
+
+
 _ALL = (
-    Member("man", "face", ("man", "man with {c} hair", "man with a beard"), ("black", "brown", "grey")),
-    Member(
-        "woman",
-        "face",
-        ("woman", "woman with {c} hair", "woman with long {c} hair"),
-        ("black", "brown", "red", "yellow"),
+    _kind("man", "face", "man, man with {c} hair, man with a beard", "black brown grey"),
+    _kind("woman", "face", "woman, woman with {c} hair, woman with long {c} hair", "black brown red yellow"),
+    _kind("child", "face", "child, child with {c} hair, young child", "black brown red yellow"),
+    _kind("cat", "face", "{c} cat, cat", "grey orange black white"),
+    _kind("dog", "face", "{c} dog, dog", "brown white black orange"),
+    _kind("person", "body", "standing person, person standing, person in a {c} shirt", _SHIRT, "people"),
+    _kind("runner", "body", "runner, person running, runner in a {c} shirt", _SHIRT),
+    _kind("dancer", "body", "dancer, person dancing, dancer in a {c} dress", "red yellow green blue purple pink white"),
+    _kind(
+        "surfer", "body", "surfer, surfer on a {c} board, person on a {c} board", "red yellow green blue white orange"
     ),
-    Member("child", "face", ("child", "child with {c} hair", "young child"), ("black", "brown", "red", "yellow")),
-    Member("cat", "face", ("{c} cat", "cat"), ("grey", "orange", "black", "white")),
-    Member("dog", "face", ("{c} dog", "dog"), ("brown", "white", "black", "orange")),
-    Member("person", "body", ("standing person", "person standing", "person in a {c} shirt"), _SHIRT, ("people",)),
-    Member("runner", "body", ("runner", "person running", "runner in a {c} shirt"), _SHIRT),
-    Member(
-        "dancer",
-        "body",
-        ("dancer", "person dancing", "dancer in a {c} dress"),
-        ("red", "yellow", "green", "blue", "purple", "pink", "white"),
-    ),
-    Member(
-        "surfer",
-        "body",
-        ("surfer", "surfer on a {c} board", "person on a {c} board"),
-        ("red", "yellow", "green", "blue", "white", "orange"),
-    ),
-    Member("hand", "body", ("hand", "open hand", "raised hand"), ("orange",)),
-    Member(
-        "house",
-        "place",
-        ("{c} house", "house", "house with a door"),
-        ("red", "yellow", "white", "blue", "pink"),
-        ("building",),
-        ("in front of", "near", "outside"),
-    ),
-    Member(
-        "church",
-        "place",
-        ("church", "{c} church", "church with a tower"),
-        ("white", "grey", "brown", "yellow"),
-        (),
-        ("in front of", "near", "outside"),
-    ),
-    Member(
+    _kind("hand", "body", "hand, open hand, raised hand", "orange"),
+    _kind("house", "place", "{c} house, house, house with a door", "red yellow white blue pink", "building", _OUTSIDE),
+    _kind("church", "place", "church, {c} church, church with a tower", "white grey brown yellow", "", _OUTSIDE),
+    _kind(
         "mountain",
         "place",
-        ("mountain", "{c} mountain", "snowy mountain"),
-        ("grey", "brown", "purple", "green"),
-        (),
-        ("in front of", "near"),
+        "mountain, {c} mountain, snowy mountain",
+        "grey brown purple green",
+        "",
+        "in front of, near",
     ),
-    Member("beach", "place", ("beach", "sandy beach", "beach with blue water"), ("yellow",), ("water",), ("on", "at")),
-    Member(
-        "corridor",
-        "place",
-        ("corridor", "long corridor", "{c} corridor"),
-        ("white", "green", "yellow", "blue", "grey"),
-        (),
-        ("in",),
-    ),
-    Member("sign", "word", ("stop sign", "red stop sign"), ("red",), ("stop",), sized=True),
-    Member(
-        "letter",
-        "word",
-        ("{c} letter", "card with a {c} letter", "letter"),
-        ("black", "red", "blue", "green", "purple"),
-        sized=True,
-    ),
-    Member(
-        "poster",
-        "word",
-        ("{c} poster", "poster with a word", "{c} poster with a word"),
-        ("yellow", "blue", "green", "purple", "orange"),
-        ("word", "text"),
-        sized=True,
-    ),
-    Member(
-        "book",
-        "word",
-        ("{c} book", "book with a title", "{c} book with a title"),
-        ("red", "blue", "green", "purple", "brown"),
-        ("title",),
-        sized=True,
-    ),
-    Member("newspaper", "word", ("newspaper", "newspaper with a headline"), ("white",), ("headline",), sized=True),
-    Member("pizza", "food", ("pizza", "round pizza", "pizza with cheese"), ("yellow",), ("cheese",), sized=True),
-    Member("apple", "food", ("{c} apple", "apple"), ("red", "green", "yellow"), ("fruit",), sized=True),
-    Member("banana", "food", ("banana", "ripe banana", "yellow banana"), ("yellow",), sized=True),
-    Member(
-        "cake", "food", ("cake", "{c} cake", "cake with a cherry"), ("pink", "brown", "white"), ("cherry",), sized=True
-    ),
-    Member("burger", "food", ("burger", "burger with cheese", "brown burger"), ("brown",), (), sized=True),
-    Member("ball", "neutral", ("{c} ball", "ball", "round {c} ball"), _PAINT, sized=True),
-    Member("cup", "neutral", ("{c} cup", "cup"), _PAINT, sized=True),
-    Member("tree", "neutral", ("green tree", "tree"), ("green",), sized=True),
-    Member("umbrella", "neutral", ("{c} umbrella", "umbrella", "open umbrella"), _PAINT, sized=True),
-    Member("box", "neutral", ("{c} box", "box"), _PAINT, sized=True),
+    _kind("beach", "place", "beach, sandy beach, beach with blue water", "yellow", "water", "on, at"),
+    _kind("corridor", "place", "corridor, long corridor, {c} corridor", "white green yellow blue grey", "", "in"),
+    _kind("sign", "word", "stop sign, red stop sign", "red", "stop", sized=True),
+    _kind("letter", "word", "{c} letter, card with a {c} letter, letter", "black red blue green purple", sized=True),
+    _kind("poster", "word", "{c} poster, poster with a word, {c} poster with a word", _POSTER, "word text", sized=True),
+    _kind("book", "word", "{c} book, book with a title, {c} book with a title", _BOOK, "title", sized=True),
+    _kind("newspaper", "word", "newspaper, newspaper with a headline", "white", "headline", sized=True),
+    _kind("pizza", "food", "pizza, round pizza, pizza with cheese", "yellow", "cheese", sized=True),
+    _kind("apple", "food", "{c} apple, apple", "red green yellow", "fruit", sized=True),
+    _kind("banana", "food", "banana, ripe banana, yellow banana", "yellow", sized=True),
+    _kind("cake", "food", "cake, {c} cake, cake with a cherry", "pink brown white", "cherry", sized=True),
+    _kind("burger", "food", "burger, burger with cheese, brown burger", "brown", sized=True),
+    _kind("ball", "neutral", "{c} ball, ball, round {c} ball", _PAINT, sized=True),
+    _kind("cup", "neutral", "{c} cup, cup", _PAINT, sized=True),
+    _kind("tree", "neutral", "green tree, tree", "green", sized=True),
+    _kind("umbrella", "neutral", "{c} umbrella, umbrella, open umbrella", _PAINT, sized=True),
+    _kind("box", "neutral", "{c} box, box", _PAINT, sized=True),
 )
-
 _BY_NAME = {m.name: m for m in _ALL}
 
 #: Members of each family, in a fixed order.

@@ -7,24 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import xarray as xr
+from nibabel.freesurfer.mghformat import MGHImage
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
+from neuroenc._core.files import write_json, write_text
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData
+from neuroenc.data.datasets._nsd._betas import SCALE
 from neuroenc.data.datasets._nsd._design import stimulus_name
 from neuroenc.data.datasets._nsd._layout import BETAS, SPACES
 from neuroenc.data.simulate._cortex import Design, _respond, simulate_cortex
-from neuroenc.data.simulate._nsd_files import (
-    write_experiment,
-    write_frames,
-    write_labels,
-    write_overlay,
-    write_pictures,
-    write_volume,
-)
 from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
 from neuroenc.data.simulate._world import simulate_world
 
@@ -127,8 +125,8 @@ def nsd_tree(
     experiment = make_experiment(n_shared, n_unique, planned, 3, np.random.default_rng([seed, 7]))
     world = simulate_world(len(experiment.coco_id), seed=seed)
     completed = {s + 1: int(n) for s, n in enumerate(n_sessions)}
-    write_experiment(root, experiment, completed)
-    write_pictures(root, np.asarray(world.images), list(world.captions or ()), experiment)
+    _write_experiment(root, experiment, completed)
+    _write_pictures(root, np.asarray(world.images), list(world.captions or ()), experiment)
     cortices = simulate_cortex(world, n_subjects=n_subjects, n_voxels=n_voxels, n_sessions=1, ncsnr=ncsnr, seed=seed)
     found = []
     for number, cortex in enumerate(cortices, start=1):
@@ -181,7 +179,8 @@ class _Writer:
         invalid = self.rng.choice(self.subject.visual, n_invalid, replace=False)
         state = self.rng.bit_generator.state
         values = np.empty(0)
-        self._names()
+        for file, table in self.subject.tables.items():
+            _write_labels(self.label, file, table)
         self._surface_maps(with_fsaverage="fsaverage" in spaces)
         self._transforms()
         for version in sorted(betas):
@@ -234,17 +233,17 @@ class _Writer:
             stem = f"betas_session{n + 1:02d}"
             if space.startswith("func"):
                 _, affine, index = self._grid(space)
-                write_frames(folder, stem, np.moveaxis(flat[:, index], 0, -1), formats, affine)
+                _write_frames(folder, stem, np.moveaxis(flat[:, index], 0, -1), formats, affine)
                 continue
             for hemi in self.vertices:
                 ending = "mgh" if space == "fsaverage" else "hdf5"
-                write_frames(folder, f"{hemi}.{stem}", self._on_surface(flat, hemi, space).T, (ending,), self.affine)
+                _write_frames(folder, f"{hemi}.{stem}", self._on_surface(flat, hemi, space).T, (ending,), self.affine)
         if space.startswith("func"):
             _, affine, index = self._grid(space)
-            write_volume(folder / "ncsnr.nii.gz", ncsnr[index], affine)
+            _write_volume(folder / "ncsnr.nii.gz", ncsnr[index], affine)
             return
         for hemi in self.vertices:
-            write_overlay(folder / f"{hemi}.ncsnr.mgh", self._on_surface(ncsnr, hemi, space))
+            _write_overlay(folder / f"{hemi}.ncsnr.mgh", self._on_surface(ncsnr, hemi, space))
 
     def _vertices(self) -> dict[str, np.ndarray]:
         """Each hemisphere's vertices: every cortical voxel at least once, and two without data."""
@@ -264,36 +263,32 @@ class _Writer:
         rng = np.random.default_rng([self.number, hemi == "rh"])
         return rng.integers(0, len(self.vertices[hemi]), _FSAVERAGE_VERTICES)
 
-    def _names(self) -> None:
-        for file, table in self.subject.tables.items():
-            write_labels(self.label, file, table)
-
     def _volume_maps(self, space: str) -> None:
         _, affine, index = self._grid(space)
         folder = self.ppdata / space
         brain = self._volume(np.ones(len(self.subject.brain)))
-        write_volume(folder / "brainmask.nii.gz", brain[index].astype(np.uint8), affine)
-        write_volume(folder / "mean.nii.gz", 1000 * brain[index], affine)
+        _write_volume(folder / "brainmask.nii.gz", brain[index].astype(np.uint8), affine)
+        _write_volume(folder / "mean.nii.gz", 1000 * brain[index], affine)
         for file, labels in self.subject.labels.items():
-            write_volume(folder / "roi" / f"{file}.nii.gz", labels.reshape(-1)[index], affine)
+            _write_volume(folder / "roi" / f"{file}.nii.gz", labels.reshape(-1)[index], affine)
         for category, t in self.subject.tvalues.items():
             name = "word" if category == "words" else category
-            write_volume(folder / f"floc_{name}tval.nii.gz", t.reshape(-1)[index], affine)
+            _write_volume(folder / f"floc_{name}tval.nii.gz", t.reshape(-1)[index], affine)
 
     def _surface_maps(self, with_fsaverage: bool) -> None:
         group = self.root / "nsddata" / "freesurfer" / "fsaverage" / "label"
         for hemi in self.vertices:
             for file, labels in self.subject.labels.items():
-                write_overlay(self.label / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
+                _write_overlay(self.label / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
                 if with_fsaverage and self.number == 1 and file in ("nsdgeneral", "streams", "HCP_MMP1", "Kastner2015"):
                     # Atlases stand on the group's surface once; regions of one person stand on that person's.
                     values = self._on_surface(labels.reshape(-1), hemi, "fsaverage")
-                    write_overlay(group / f"{hemi}.{file}.mgz", values)
-                    write_labels(group, file, self.subject.tables[file])
+                    _write_overlay(group / f"{hemi}.{file}.mgz", values)
+                    _write_labels(group, file, self.subject.tables[file])
             for category, t in self.subject.tvalues.items():
                 name = "word" if category == "words" else category
                 values = self._on_surface(t.reshape(-1), hemi, "white")
-                write_overlay(self.label / f"{hemi}.floc{name}tval.mgz", values)
+                _write_overlay(self.label / f"{hemi}.floc{name}tval.mgz", values)
 
     def _transforms(self) -> None:
         """Voxel coordinates of each vertex, counted from 1 (9999: no data), and nearest vertices."""
@@ -302,8 +297,8 @@ class _Writer:
             coords = np.stack(np.unravel_index(np.maximum(flat, 0), self.subject.shape), axis=1) + 1.0
             coords[flat < 0] = 9999
             for layer in ("white", "layerB1", "layerB2", "layerB3"):
-                write_overlay(folder / f"{hemi}.func1pt8-to-{layer}.mgz", coords)
-            write_overlay(folder / f"{hemi}.white-to-fsaverage.mgz", self._to_fsaverage(hemi) + 1.0)
+                _write_overlay(folder / f"{hemi}.func1pt8-to-{layer}.mgz", coords)
+            _write_overlay(folder / f"{hemi}.white-to-fsaverage.mgz", self._to_fsaverage(hemi) + 1.0)
 
     def _result(self, values: np.ndarray, betas: Sequence[str], invalid: np.ndarray) -> EncodingData:
         trials = len(values)
@@ -340,3 +335,113 @@ class _Writer:
             "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices},
         }
         return EncodingData(responses, None, truth, extra)
+
+
+def _ready(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_volume(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(values, affine), _ready(path))
+
+
+def _write_overlay(path: Path, values: np.ndarray) -> None:
+    """(vertex,), or (vertex, n) along the last axis, as FreeSurfer stores overlays."""
+    array = np.asarray(values, dtype=np.float32)
+    shaped = array[:, None, None] if array.ndim == 1 else array[:, None, None, :]
+    nib.save(MGHImage(shaped, np.eye(4)), _ready(path))
+
+
+def _as_int16(percent: np.ndarray) -> np.ndarray:
+    """Percent signal change times 300 in whole numbers."""
+    return np.clip(np.round(percent * SCALE), -32768, 32767).astype(np.int16)
+
+
+def _write_frames(folder: Path, stem: str, values: np.ndarray, formats: tuple[str, ...], affine: np.ndarray) -> None:
+    """Betas (place..., trial) of one session; HDF5 has the axes turned, as MATLAB writes them."""
+    for ending in formats:
+        path = _ready(folder / f"{stem}.{ending}")
+        if ending == "nii.gz":
+            _write_volume(path, _as_int16(values), affine)
+        elif ending == "hdf5":
+            stored = _as_int16(values).T
+            chunks = (len(stored), *(1,) * (stored.ndim - 1)) if stored.ndim == 4 else None
+            with h5py.File(path, "w") as handle:
+                handle.create_dataset("betas", data=stored, chunks=chunks)
+        else:
+            _write_overlay(path, values)
+
+
+def _write_labels(folder: Path, name: str, table: dict[int, str]) -> None:
+    lines = ["0 Unknown", *(f"{n} {text}" for n, text in table.items())]
+    write_text(_ready(folder / f"{name}.mgz.ctab"), "\n".join(lines) + "\n")
+
+
+def _write_experiment(root: Path, experiment: Experiment, n_completed: dict[int, int]) -> None:
+    """Design, table of stimuli, and every subject's behaviour; ids count from 1 but for ``nsdId``."""
+    from scipy.io import savemat
+
+    folder = root / "nsddata" / "experiments" / "nsd"
+    content = {
+        "masterordering": experiment.order[None] + 1,
+        "basiccnt": np.zeros((1, len(experiment.pattern))),
+        "sharedix": experiment.shared[None] + 1,
+        "subjectim": experiment.pictures + 1,
+        "stimpattern": experiment.pattern,
+    }
+    savemat(_ready(folder / "nsd_expdesign.mat"), content)
+    n = len(experiment.coco_id)
+    table = pd.DataFrame(
+        {
+            "cocoId": experiment.coco_id,
+            "cocoSplit": np.where(np.arange(n) % 5 == 0, "val2017", "train2017"),
+            "cropBox": "(0.0, 0.0, 0.1, 0.1)",
+            "loss": 0.0,
+            "nsdId": np.arange(n),
+            "flagged": False,
+            "BOLD5000": False,
+            "shared1000": np.isin(np.arange(n), experiment.shared),
+        }
+    )
+    trials = [np.flatnonzero(experiment.order == x) + 1 for x in range(experiment.pictures.shape[1])]
+    for s in range(8):
+        table[f"subject{s + 1}"] = np.isin(np.arange(n), experiment.pictures[s]).astype(int)
+        for r in range(3):
+            column = np.zeros(n, dtype=np.int64)
+            column[experiment.pictures[s]] = [t[r] if len(t) > r else 0 for t in trials]
+            table[f"subject{s + 1}_rep{r}"] = column
+    table.to_csv(_ready(folder / "nsd_stim_info_merged.csv"))
+    for s, sessions in n_completed.items():
+        _write_table_of_responses(root, s, experiment, sessions)
+
+
+def _write_table_of_responses(root: Path, subject: int, experiment: Experiment, n_sessions: int) -> None:
+    rows = np.arange(n_sessions * experiment.per_session)
+    table = pd.DataFrame(
+        {
+            "SUBJECT": subject,
+            "SESSION": rows // experiment.per_session + 1,
+            "RUN": experiment.run[rows],
+            "TRIAL": pd.Series(rows).groupby([rows // experiment.per_session, experiment.run[rows]]).cumcount() + 1,
+            "73KID": experiment.pictures[subject - 1][experiment.order[rows]] + 1,
+            "10KID": experiment.order[rows] + 1,
+        }
+    )
+    path = root / "nsddata" / "ppdata" / f"subj{subject:02d}" / "behav" / "responses.tsv"
+    table.to_csv(_ready(path), sep="\t", index=False)
+
+
+def _write_pictures(root: Path, images: np.ndarray, captions: list[tuple[str, ...]], experiment: Experiment) -> None:
+    """The bank of pictures, and COCO's captions of them in COCO's two files."""
+    folder = root / "nsddata_stimuli" / "stimuli" / "nsd"
+    with h5py.File(_ready(folder / "nsd_stimuli.hdf5"), "w") as handle:
+        handle.create_dataset("imgBrick", data=images, chunks=(1, *images.shape[1:]))
+    for number, split in enumerate(("train2017", "val2017")):
+        rows = [
+            {"image_id": int(experiment.coco_id[n]), "id": 10 * n + c, "caption": text}
+            for n, texts in enumerate(captions)
+            if (n % 5 == 0) == bool(number)
+            for c, text in enumerate(texts)
+        ]
+        write_json(_ready(folder / "annotations" / f"captions_{split}.json"), {"annotations": rows})

@@ -174,30 +174,18 @@ def simulate_readout_population(
             "content": (("stimulus", "latent"), content),
             **warps,
         },
-        coords={
-            **place,
-            **voxel,
-            "channel": names,
-            "latent": list(LATENTS),
-            "row": ["x", "y"],
-            "column": ["x", "y", "1"],
-        },
+        coords={**place, **voxel, "channel": names, "latent": list(LATENTS), "row": list("xy"), "column": list("xy1")},
         attrs={"kind": kind, "seed": seed, "noise": float(noise)},
     )
-    return ReadoutPopulation(
-        kind,
-        xr.DataArray(full[:, :shown], dims=dims, coords={**place, "channel": names[:shown]}, name="maps"),
-        xr.DataArray(
-            responses.astype(np.float32),
-            dims=("stimulus", "voxel"),
-            coords={"stimulus": stimulus, **voxel},
-            name="responses",
-        ),
-        truth.isel(channel=slice(0, shown)),
-        xr.DataArray(full[:, n_textures:], dims=dims, coords={**place, "channel": names[n_textures:]}, name="context")
-        if context
-        else None,
-    )
+    measured = {"dims": ("stimulus", "voxel"), "coords": {"stimulus": stimulus, **voxel}, "name": "responses"}
+
+    def maps(channels: slice, name: str) -> xr.DataArray:
+        return xr.DataArray(full[:, channels], {**place, "channel": names[channels]}, dims, name)
+
+    beside = maps(slice(n_textures, None), "context") if context else None
+    own = slice(0, shown)
+    observed = xr.DataArray(responses.astype(np.float32), **measured)
+    return ReadoutPopulation(kind, maps(own, "maps"), observed, truth.isel(channel=own), beside)
 
 
 def _centres(n: int) -> np.ndarray:

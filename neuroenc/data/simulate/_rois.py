@@ -38,72 +38,25 @@ class Roi:
     clusters: tuple[tuple[str, ...], ...] = ()
 
 
-_SELECTIVE = (
-    Roi(
-        "OFA", 40, ((42, -79, -10),), family="face", second="body", clusters=(("man", "woman"), ("child", "cat", "dog"))
-    ),
-    Roi(
-        "FFA", 60, ((40, -54, -19),), family="face", second="body", clusters=(("man", "woman", "child"), ("cat", "dog"))
-    ),
-    Roi(
-        "EBA",
-        80,
-        ((47, -70, 4),),
-        family="body",
-        second="face",
-        clusters=(("person", "runner", "dancer", "surfer"), ("hand",)),
-    ),
-    Roi(
-        "FBA",
-        40,
-        ((43, -42, -21),),
-        family="body",
-        second="face",
-        clusters=(("person", "dancer"), ("runner", "surfer", "hand")),
-    ),
-    Roi(
-        "PPA",
-        70,
-        ((26, -44, -10),),
-        family="place",
-        second="food",
-        clusters=(("house", "church"), ("mountain", "beach"), ("corridor",)),
-    ),
-    Roi(
-        "OPA",
-        50,
-        ((33, -82, 20),),
-        family="place",
-        second="body",
-        clusters=(("house", "corridor"), ("church", "mountain", "beach")),
-    ),
-    Roi(
-        "RSC",
-        40,
-        ((16, -54, 10),),
-        family="place",
-        second="word",
-        clusters=(("mountain", "beach"), ("house", "church", "corridor")),
-    ),
-    Roi(
-        "VWFA",
-        40,
-        ((46, -58, -13),),
-        "L",
-        family="word",
-        second="face",
-        clusters=(("sign", "poster"), ("letter", "book", "newspaper")),
-    ),
-    Roi(
-        "food",
-        50,
-        ((32, -60, -12),),
-        family="food",
-        second="place",
-        clusters=(("pizza", "cake", "burger"), ("apple", "banana")),
-    ),
-)
+def _selective(
+    name: str, count: int, centre: Centre, family: str, second: str, *clusters: str, hemispheres: str = "LR"
+) -> Roi:
+    """A region of one family, in clusters of voxels that prefer some of its members."""
+    liked = tuple(tuple(members.split()) for members in clusters)
+    return Roi(name, count, (centre,), hemispheres, family=family, second=second, clusters=liked)
 
+
+_SELECTIVE = (
+    _selective("OFA", 40, (42, -79, -10), "face", "body", "man woman", "child cat dog"),
+    _selective("FFA", 60, (40, -54, -19), "face", "body", "man woman child", "cat dog"),
+    _selective("EBA", 80, (47, -70, 4), "body", "face", "person runner dancer surfer", "hand"),
+    _selective("FBA", 40, (43, -42, -21), "body", "face", "person dancer", "runner surfer hand"),
+    _selective("PPA", 70, (26, -44, -10), "place", "food", "house church", "mountain beach", "corridor"),
+    _selective("OPA", 50, (33, -82, 20), "place", "body", "house corridor", "church mountain beach"),
+    _selective("RSC", 40, (16, -54, 10), "place", "word", "mountain beach", "house church corridor"),
+    _selective("VWFA", 40, (46, -58, -13), "word", "face", "sign poster", "letter book newspaper", hemispheres="L"),
+    _selective("food", 50, (32, -60, -12), "food", "place", "pizza cake burger", "apple banana"),
+)
 _QUARTERS = ("lower", "upper")
 
 #: The simulated regions: four retinotopic areas, then nine regions selective for a family of objects.
@@ -171,36 +124,28 @@ def grow(hemi: str, centres: np.ndarray, counts: np.ndarray) -> list[np.ndarray]
     # Distances are divided by each patch's radius, so that small and large patches meet fairly.
     radius = np.sqrt(np.maximum(counts, 1))
     heap: list[tuple[float, int, int]] = []
+
+    def push(k: int, vertex: int, distance: float) -> None:
+        steps = np.linalg.norm(xyz[neighbours[vertex]] - xyz[vertex], axis=1) / radius[k]
+        for other, step in zip(neighbours[vertex], steps):
+            heapq.heappush(heap, (distance + float(step), k, int(other)))
+
     short = list(range(len(counts)))
     while short:
         for k in short:
             seed = int(np.argmin(np.where(free, ((xyz - centres[k]) ** 2).sum(axis=1), np.inf)))
             free[seed] = False
             patches[k].append(seed)
-            _push(heap, k, seed, 0.0, xyz, neighbours, radius[k])
+            push(k, seed, 0.0)
         while heap:
             distance, k, vertex = heapq.heappop(heap)
             if free[vertex] and len(patches[k]) < counts[k]:
                 free[vertex] = False
                 patches[k].append(vertex)
-                _push(heap, k, vertex, distance, xyz, neighbours, radius[k])
+                push(k, vertex, distance)
         # A patch that others have walled in goes on at the nearest free place.
         short = [k for k in short if len(patches[k]) < counts[k]]
     return [np.array(p, dtype=np.int64) for p in patches]
-
-
-def _push(
-    heap: list[tuple[float, int, int]],
-    k: int,
-    vertex: int,
-    distance: float,
-    xyz: np.ndarray,
-    neighbours: tuple[np.ndarray, ...],
-    radius: float,
-) -> None:
-    steps = np.linalg.norm(xyz[neighbours[vertex]] - xyz[vertex], axis=1) / radius
-    for other, step in zip(neighbours[vertex], steps):
-        heapq.heappush(heap, (distance + float(step), k, int(other)))
 
 
 def volume_indices(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

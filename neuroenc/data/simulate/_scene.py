@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neuroenc.data.simulate._draw_living import LIVING, RGB, SKINS, Pen
-from neuroenc.data.simulate._draw_things import PLACES, THINGS
+from neuroenc.data.simulate._draw import LIVING, PLACES, RGB, SKINS, THINGS, Pen
 from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, member
 
 #: Backgrounds and the colours that they come in.
@@ -71,10 +69,6 @@ class Scene:
     def of(self, family: str) -> SceneObject | None:
         """The object of a family, if there is one."""
         return next((o for o in self.objects if o.family == family), None)
-
-    def row(self) -> dict[str, Any]:
-        """Background latents as a flat record."""
-        return {k: v for k, v in vars(self).items() if k != "objects"}
 
 
 def _place_objects(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -188,9 +182,8 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     place = scene.of("place")
     if place is not None:
-        PLACES[place.member](
-            Pen(draw, px / 2, px / 2, px / 2, place.mirror), COLOURS[place.colour], place.size, place.x
-        )
+        pen = Pen(draw, px / 2, px / 2, px / 2, place.mirror)
+        PLACES[place.member](pen, COLOURS[place.colour], place.size, place.x)
     for o in sorted(scene.objects, key=lambda o: -o.size):
         if o.family == "place":
             continue

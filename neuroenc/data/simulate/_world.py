@@ -23,7 +23,7 @@ def _row(scene: Scene) -> dict[str, Any]:
         best = scene.objects[0].family
     row["family"] = best if strengths[best] > 0 else "none"
     row["n_families"] = sum(s > 0 for s in strengths.values())
-    row.update(scene.row())
+    row.update({k: v for k, v in vars(scene).items() if k != "objects"})
     for f in FAMILIES:
         o = scene.of(f)
         row[f] = strengths[f]
