@@ -1,19 +1,13 @@
 from ._bank_pass import BankPass as BankPass, evidence as evidence
 from ._caption import (
+    Captioner as Captioner,
     CaptionResult as CaptionResult,
     caption_voxels as caption_voxels,
     shuffled_control as shuffled_control,
 )
-from ._captioner import Captioner as Captioner
 from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
-from .analysis._categories import (
-    categorise as categorise,
-    categorise_evidence as categorise_evidence,
-    category_shares as category_shares,
-    load_categories as load_categories,
-)
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
 from .analysis._colours import EmbeddingColours as EmbeddingColours
 from .analysis._contrast import (
@@ -28,8 +22,12 @@ from .analysis._image_evaluation import (
     synthesise as synthesise,
 )
 from .analysis._lexicon import (
+    categorise as categorise,
+    categorise_evidence as categorise_evidence,
+    category_shares as category_shares,
     concept_maps as concept_maps,
     concept_shares as concept_shares,
+    load_categories as load_categories,
     load_lexicon as load_lexicon,
 )
 from .analysis._structurize import StructuredCaptions as StructuredCaptions, structurize as structurize
@@ -69,8 +67,11 @@ from .decoding._constraints import (
     WordBan as WordBan,
 )
 from .decoding._language_model import load_captioner as load_captioner, make_language_model as make_language_model
-from .decoding._ngram_retriever import LEVEL_PROMPTS as LEVEL_PROMPTS, NGramRetriever as NGramRetriever
-from .decoding._ngram_training import train_retriever as train_retriever
+from .decoding._ngram_retriever import (
+    LEVEL_PROMPTS as LEVEL_PROMPTS,
+    NGramRetriever as NGramRetriever,
+    train_retriever as train_retriever,
+)
 from .decoding._prefix import PrefixDecoder as PrefixDecoder
 from .decoding._prefix_training import PrefixTraining as PrefixTraining, train_prefix as train_prefix
 from .decoding._retrieval import Decoder as Decoder, RetrievalDecoder as RetrievalDecoder

@@ -241,7 +241,7 @@ def test_other_settings_or_images_do_not_mix(scenes, tmp_path):
             DataError,
             "ids of x.csv are not unique; the first is '1'",
         ),
-        (lambda p: build_bank(p, p / "b", dtype="bfloat16"), ConfigError, "dtype='bfloat16'"),
+        (lambda p: build_bank(p, p / "b", dtype="bfloat16"), ConfigError, "unknown dtype 'bfloat16'"),
         (lambda p: build_bank(p, p / "b", near_duplicates=2), ConfigError, "between 0 and 1"),
     ],
 )
