@@ -23,8 +23,7 @@ class Context(nn.Module):
         """Refuse a normaliser that weights of a selection mean nothing to."""
         if normaliser.all_rows:
             raise ValueError(
-                f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} computes only some; legal: "
-                "one of the two. Drop the normaliser, or take context=None."
+                f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} computes some. Drop one."
             )
 
     def fits(self, total: int) -> bool:

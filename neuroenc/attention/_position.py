@@ -98,8 +98,7 @@ class AbsolutePosition(Position):
         if self.kind == "learned":
             if at.numel() and int(at.max()) >= self.length:
                 raise ValueError(
-                    f"position {int(at.max())} of a table of length {self.length}; legal: 0 to {self.length - 1}. "
-                    "Make the table longer, or take a position without a table (sinusoidal, T5Bias, ALiBi, Rotary)."
+                    f"position {int(at.max())} of a table of {self.length}; legal: 0 to {self.length - 1}."
                 )
             vectors = self.table[at.clamp_min(0)]
         else:

@@ -206,8 +206,7 @@ class HeadTap:
         for layer, head in heads:
             if (layer, head) not in legal:
                 raise ValueError(
-                    f"no head {(layer, head)}; legal: {len(self.layers)} layers of "
-                    f"{[a.heads for a in self.layers]} heads. Count both from 0."
+                    f"no head {(layer, head)}; legal: layers of {[a.heads for a in self.layers]} heads, counted from 0."
                 )
             chosen[layer][head] = True
         return chosen

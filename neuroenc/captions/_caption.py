@@ -58,8 +58,7 @@ def _gate(mask: Any, voxels: xr.DataArray) -> np.ndarray:
     values = np.asarray(mask)
     if values.dtype != bool or values.shape != voxels.shape:
         raise DataError(
-            f"mask has dtype {values.dtype} and shape {values.shape}; legal is bool of shape {voxels.shape}: "
-            "True where a voxel is predicted well enough to be captioned."
+            f"mask has dtype {values.dtype} and shape {values.shape}; legal is bool of shape {voxels.shape}."
         )
     if isinstance(mask, xr.DataArray) and "voxel" in mask.coords and not np.array_equal(mask["voxel"], voxels):
         raise DataError("mask and weights name different voxels or another order. Next step: align them by voxel.")
@@ -128,8 +127,7 @@ def caption_voxels(
     """
     if not callable(getattr(decoder, "decode", None)):
         raise ConfigError(
-            f"decoder is a {type(decoder).__name__}, which has no decode(). Next step: RetrievalDecoder(captions, "
-            'vectors), or load_captioner("photo").'
+            f"decoder is a {type(decoder).__name__}, without decode(). Next step: RetrievalDecoder(captions, vectors)."
         )
     weights = as_weights(encoder_or_coef, intercept)
     images = as_bank(bank).again("images are looked up in the bank")
@@ -474,8 +472,7 @@ def _check_bank(bank: EmbeddingBank, stimuli: Stimuli | None) -> None:
         )
     if len(names) and not names.isin(np.asarray(stimuli.ids).astype(str)).any():
         raise DataError(
-            f"none of the bank's names (first: {names[0]!r}) is among the stimuli's (first: {stimuli.ids[0]!r}). Next "
-            "step: the stimuli that were embedded."
+            f"of the bank's names ({names[0]!r}, ...) none is among those of the stimuli ({stimuli.ids[0]!r}, ...)."
         )
 
 
@@ -514,8 +511,7 @@ def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
     at = rows.get_indexer(wanted) if rows.is_unique else np.full(len(wanted), -1)
     if (at < 0).any():
         raise DataError(
-            f"the gate has no row of its own for {int((at < 0).sum())} of {len(wanted)} voxels of scores (first: "
-            f"{wanted[at < 0][0]}). Next step: gate_voxels(scores)."
+            f"the gate lacks {int((at < 0).sum())} of {len(wanted)} voxels. Next step: gate_voxels(scores)."
         )
     return gate.iloc[at].reset_index(drop=True)
 

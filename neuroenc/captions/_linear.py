@@ -58,8 +58,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
         encoder, intercept = encoder.to_linear() if hasattr(encoder, "to_linear") else encoder
     elif not isinstance(encoder, xr.DataArray) and not hasattr(encoder, "__array__"):
         raise DataError(
-            f"{type(encoder).__name__} is neither weights (feature, voxel) nor an encoder with to_linear(). "
-            "Next step: use an encoder that is linear in its features, such as RidgeEncoder."
+            f"{type(encoder).__name__} is neither weights (feature, voxel) nor an encoder with to_linear()."
         )
     if isinstance(encoder, xr.DataArray):
         coef = encoder
@@ -82,8 +81,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     different = len(np.unique(coef["voxel"].values))
     if different < n:
         raise DataError(
-            f"weights have {n} voxels and {different} ids: captions of voxels of one id could not be told apart. Next "
-            "step: coef.assign_coords(voxel=...) with a number for each."
+            f"weights have {n} voxels and {different} ids. Next step: coef.assign_coords(voxel=...), a number for each."
         )
     if intercept is None:
         return Weights(coef, np.zeros(n), False)

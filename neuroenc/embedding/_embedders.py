@@ -197,8 +197,7 @@ class ImageEmbedder(_Embedder):
         """
         if not isinstance(stimuli, Stimuli):
             raise DataError(
-                f"embed() takes Stimuli, and got {type(stimuli).__name__}. Next step: "
-                "neuroenc.data.Stimuli(ids, images)."
+                f"embed() takes Stimuli, and got {type(stimuli).__name__}. Next step: Stimuli(ids, images)."
             )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
@@ -306,8 +305,7 @@ class TextEmbedder(_Embedder):
         wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip() or not _is_utf8(t)]
         if wrong:
             raise DataError(
-                f"{len(wrong)} of {len(listed)} texts are empty or not text; the first is number {wrong[0]}: "
-                f"{listed[wrong[0]]!r}."
+                f"{len(wrong)} of {len(listed)} texts are empty or not text; number {wrong[0]} is {listed[wrong[0]]!r}."
             )
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)

@@ -200,10 +200,7 @@ def _own_preprocessing(open_clip: Any, arch: str) -> tuple[dict[str, Any], tuple
 
 def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path) -> Source:
     if path.suffix not in _ENDINGS:
-        raise DataError(
-            f"checkpoint {path} ends in {path.suffix!r} (legal: {', '.join(_ENDINGS)}). "
-            "Next step: save the weights as safetensors."
-        )
+        raise DataError(f"checkpoint {path} ends in {path.suffix!r}; legal: {', '.join(_ENDINGS)}.")
     preprocessing, notes = _own_preprocessing(open_clip, arch)
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
@@ -232,8 +229,7 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
     if model.startswith((LOCAL_DIR, HF_HUB)):
         if pretrained is not None:
             raise ConfigError(
-                f"model {model!r} brings its own weights, and pretrained={str(pretrained)!r} was given. "
-                "Next step: leave pretrained out."
+                f"model {model!r} brings its own weights. Next step: leave pretrained={str(pretrained)!r} out."
             )
         if model.startswith(HF_HUB):
             return _from_hub(model)

@@ -68,8 +68,7 @@ def pool(output: Output, pooling: str | int | None) -> Any:
     if values.ndim == 2:
         if pooling is not None:
             raise ConfigError(
-                f"pooling={pooling!r} needs a layer with places; this output is one vector a stimulus. "
-                "Next step: name a layer (see .layers()) or leave pooling=None."
+                f"pooling={pooling!r} needs a layer with places, and this gives a vector. Next step: layer=."
             )
         return values
     if pooling is None:
@@ -273,10 +272,7 @@ def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretr
             raise ConfigError(unknown_name(f"{kind} model", model, table, f"{model!r} embeds no {kind}s."))
         return None
     if pretrained is not None:
-        raise ConfigError(
-            f"model {model!r} brings its own weights, and pretrained={pretrained!r} was given. "
-            "Next step: leave pretrained out, or name an open_clip architecture."
-        )
+        raise ConfigError(f"model {model!r} brings its own weights. Next step: leave pretrained={pretrained!r} out.")
     return _factory(table[model])
 
 

@@ -443,8 +443,7 @@ def build_bank(
     differ = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in settings.items() if before.get(k) != v]
     if differ:
         raise ConfigError(
-            f"{folder} was begun with other images or settings: {', '.join(differ)}. Next step: another --out, or "
-            "remove the folder."
+            f"{folder} was begun with other images or settings: {', '.join(differ)}. Next step: another --out."
         )
     place = resolve_device(device)
     work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)

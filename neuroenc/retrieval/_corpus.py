@@ -127,8 +127,7 @@ class CaptionCorpus:
         """Phrases of one caption, plain."""
         if self._phrases is None:
             raise ConfigError(
-                "the corpus cannot tell phrases. Next step: CaptionCorpus(..., phrases=...), a function that gives a "
-                "text's phrases."
+                "the corpus cannot tell phrases. Next step: CaptionCorpus(..., phrases=function of a text)."
             )
         if self._found is None:
             known = {c: [plain_text(p) for p in self._phrases(c)] for c in dict.fromkeys(self.captions)}

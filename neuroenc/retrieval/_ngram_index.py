@@ -77,8 +77,7 @@ class NGramIndex:
         wrong = [(n, row) for n, row in enumerate(given) if row.size and row.dtype.kind not in "iu"]
         if wrong:
             raise DataError(
-                f"{len(wrong)} of {len(given)} captions are not whole-number tokens; the first is number "
-                f"{wrong[0][0]}, of {wrong[0][1].dtype}. Next step: NGramIndex.from_texts for texts."
+                f"{len(wrong)} captions are no whole numbers; the first is {wrong[0][0]}, of {wrong[0][1].dtype}."
             )
         rows = [row.astype(np.int64) for row in given]
         if not rows:

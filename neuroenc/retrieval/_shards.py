@@ -134,8 +134,7 @@ class StoredBank(EmbeddingBank):
         self.info: dict[str, Any] = read_sealed_json(self.path / "bank.json", needed=("version",), unsealed=True)
         if self.info["version"] not in _LEGAL:
             raise DataError(
-                f"{self.path} is a bank of version {self.info['version']}; this neuroenc reads {_VERSION}. "
-                "Next step: build it again."
+                f"{self.path} has version {self.info['version']}; this neuroenc reads {_VERSION}. Next step: build it."
             )
         missing = [name for name in ("n", "width", "dtype", "shards") if name not in self.info]
         if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import at_least, make_rng
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions.analysis._words import Terms, check_captions, count_terms, indicator, unique_texts, voxel_keys
+from neuroenc.captions.analysis._words import check_captions, frequent_terms, indicator, unique_texts, voxel_keys
 from neuroenc.captions.text._phrases import PhraseFinder, phrases_of as found_phrases
 from neuroenc.captions.text._vectors import directions_of
 from neuroenc.captions.text._words import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
@@ -169,76 +170,51 @@ def separating_phrases(
     at_least("prior_strength", prior_strength, above=True)
     captions = check_captions(captions, columns=[groups] if isinstance(groups, str) else [])
     labels = captions[groups] if isinstance(groups, str) else captions["voxel"].map(dict(groups))
-    captions = captions[labels.notna().to_numpy()].reset_index(drop=True)
+    captions = captions.assign(_label=labels)[labels.notna().to_numpy()].reset_index(drop=True)
     names = sorted(set(labels.dropna()), key=str)
     if len(names) < 2:
         raise DataError(f"{len(names)} group has captions ({names}); at least two are needed.")
     voxel, first = voxel_keys(captions)
-    labels = first[groups] if isinstance(groups, str) else first["voxel"].map(dict(groups))
-    group = np.array([names.index(x) for x in labels])
+    group = np.array([names.index(x) for x in first["_label"]])
     texts, codes = unique_texts(captions["caption"])
     stopped = frozenset(stop)
     found = phrases_in(strip_phrases(texts, stop_phrases), n, stopped, engine)
-    terms = count_terms(found, codes)
-    per_voxel = terms.by_voxel(voxel, len(first))
-    often = np.asarray((per_voxel > 0).sum(axis=0)).ravel() >= min_voxels
-    terms, per_voxel = terms.keep(often), per_voxel[:, np.flatnonzero(often)]
+    terms, per_voxel = frequent_terms(found, codes, voxel, len(first), min_voxels)
     if not terms.names:
         raise DataError(f"no phrase occurs in {min_voxels} voxels. Next step: min_voxels=1, or more captions.")
     counts = np.asarray((indicator(group, len(names)) @ per_voxel).todense())
-    corpus = None
+    corpus = counts.sum(axis=0)
     if background is not None:
-        corpus = phrases_in(strip_phrases(list(background), stop_phrases), n, stopped, engine)
-    prior = _prior(terms, counts, corpus, prior_strength)
+        others = phrases_in(strip_phrases(list(background), stop_phrases), n, stopped, engine)
+        said = Counter(phrase for several in others for phrase in several)
+        corpus = np.array([float(said[name]) for name in terms.names])
+    # A phrase that the background lacks still needs a little mass.
+    corpus = corpus + 0.5
+    prior = prior_strength * counts.sum() * corpus / corpus.sum()
     delta, z = log_odds(counts, prior)
     p = p_max = np.full(z.shape, np.nan)
     if n_permutations:
         p, p_max = _permuted(per_voxel, group, len(names), prior, z, n_permutations, seed)
     sizes = np.bincount(group[voxel], minlength=len(names)).astype(np.float64)
-    frames = []
-    for g, name in enumerate(names):
-        others = counts.sum(axis=0) - counts[g]
-        frames.append(
-            pd.DataFrame(
-                {
-                    "group": name,
-                    "phrase": terms.names,
-                    "count": counts[g].astype(int),
-                    "share": counts[g] / sizes[g],
-                    "share_others": others / (sizes.sum() - sizes[g]),
-                    "log_odds": delta[g],
-                    "z": z[g],
-                    "p": p[g],
-                    "p_max": p_max[g],
-                }
-            )
-        )
-    out = pd.concat(frames, ignore_index=True)
-    out.insert(8, "q", stats.fdr(out["p"]))
+    rest = counts.sum(axis=0) - counts
+    out = pd.DataFrame(
+        {
+            "group": [name for name in names for _ in terms.names],
+            "phrase": terms.names * len(names),
+            "count": counts.ravel().astype(int),
+            "share": (counts / sizes[:, None]).ravel(),
+            "share_others": (rest / (sizes.sum() - sizes)[:, None]).ravel(),
+            "log_odds": delta.ravel(),
+            "z": z.ravel(),
+            "p": p.ravel(),
+            "q": stats.fdr(p.ravel()),
+            "p_max": p_max.ravel(),
+        }
+    )
     out = out[out["z"] > 0]
     at = {name: i for i, name in enumerate(names)}
     order = np.lexsort((out["phrase"], -out["z"].to_numpy(), out["group"].map(at)))
     return out.iloc[order].reset_index(drop=True)
-
-
-def _prior(
-    terms: Terms,
-    counts: Floats,
-    background: Iterable[set[str]] | None,
-    strength: float,
-) -> Floats:
-    size = strength * counts.sum()
-    corpus = counts.sum(axis=0)
-    if background is not None:
-        number = {name: i for i, name in enumerate(terms.names)}
-        corpus = np.zeros(len(number))
-        for several in background:
-            for phrase in several:
-                if phrase in number:
-                    corpus[number[phrase]] += 1
-    # A phrase that the background lacks still needs a little mass.
-    corpus = corpus + 0.5
-    return np.asarray(size * corpus / corpus.sum())
 
 
 def contrast(
@@ -381,17 +357,6 @@ def difference_captions(
         p = (1 + count) / (1 + n_permutations)
         q = stats.fdr(p)
         at = np.argsort(-sign * score, kind="stable")[:n]
-        frames.append(
-            pd.DataFrame(
-                {
-                    "group": name,
-                    "rank": np.arange(1, len(at) + 1),
-                    "caption": [captions[i] for i in at],
-                    "score": sign * score[at],
-                    "z": sign * z[at],
-                    "p": p[at],
-                    "q": q[at],
-                }
-            )
-        )
+        found = {"group": name, "rank": np.arange(1, len(at) + 1), "caption": [captions[i] for i in at]}
+        frames.append(pd.DataFrame({**found, "score": sign * score[at], "z": sign * z[at], "p": p[at], "q": q[at]}))
     return pd.concat(frames, ignore_index=True)

@@ -94,8 +94,7 @@ def _as_array(picture: Any, caption: str) -> np.ndarray:
         return values
     if values.dtype.kind != "f" or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise DataError(
-            f"the pipeline gave an image of dtype {values.dtype} for {caption[:60]!r}; legal are uint8, floats from 0 "
-            "to 1, and PIL images."
+            f"the pipeline gave {values.dtype} for {caption[:60]!r}; legal: uint8, floats from 0 to 1, PIL images."
         )
     return np.rint(255 * values).astype(np.uint8)
 
@@ -169,8 +168,7 @@ def synthesise(
     """
     if pipeline is None or not callable(pipeline):
         raise ConfigError(
-            f"pipeline is {type(pipeline).__name__}; it must be a text-to-image callable. Next step: "
-            "diffusion_pipeline(folder) with diffusers installed, or retrieve_images(captions, bank, embed_text)."
+            f"pipeline is {type(pipeline).__name__}. Next step: diffusion_pipeline(folder), or retrieve_images."
         )
     check_whole("n", n)
     check_whole("batch_size", batch_size)

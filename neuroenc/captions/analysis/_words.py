@@ -18,6 +18,7 @@ from neuroenc import stats
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
+from neuroenc._core.tables import check_columns
 from neuroenc.captions.text._phrases import PARTS, has_spacy, parse, parts_of
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, STOP_WORDS, strip_phrases, tokens
 
@@ -81,13 +82,7 @@ def permutation_enrichment(
 
 def check_captions(captions: pd.DataFrame, max_rank: int | None = None, columns: Sequence[str] = ()) -> pd.DataFrame:
     """The rows up to ``max_rank``; an error where needed columns are absent or nothing is left."""
-    needed = ["voxel", "caption", *columns, *(["rank"] if max_rank is not None else [])]
-    missing = [c for c in needed if c not in captions]
-    if missing:
-        raise DataError(
-            f"captions have columns {list(captions.columns)}; {missing[0]!r} is needed. Next step: pass the table "
-            "of a decoder (one row per voxel and rank)."
-        )
+    check_columns(captions, ["voxel", "caption", *columns, *(["rank"] if max_rank is not None else [])], "captions")
     if max_rank is not None:
         captions = captions[captions["rank"] <= max_rank]
     if len(captions) == 0:
@@ -147,11 +142,6 @@ class Terms:
         """Number of captions of each voxel that hold each term (voxel, term)."""
         return sparse.csr_matrix(indicator(voxel, n_voxels) @ self.rows)
 
-    def keep(self, mask: np.ndarray) -> Terms:
-        """Only the terms where ``mask`` is True."""
-        at = np.flatnonzero(mask)
-        return Terms([self.names[i] for i in at], sparse.csr_matrix(self.rows[:, at]))
-
 
 def indicator(groups: np.ndarray, n: int) -> sparse.csr_matrix:
     """Matrix (group, row) with 1 where the row is in the group."""
@@ -170,6 +160,16 @@ def count_terms(found: Sequence[Iterable[Any]], codes: np.ndarray) -> Terms:
     shape = (len(found), len(number))
     unique = sparse.csr_matrix((np.ones(len(at)), (at, term)), shape=shape)
     return Terms(list(number), sparse.csr_matrix(unique[codes]))
+
+
+def frequent_terms(
+    found: Sequence[Iterable[Any]], codes: np.ndarray, voxel: np.ndarray, n_voxels: int, min_voxels: int
+) -> tuple[Terms, sparse.csr_matrix]:
+    """Terms of at least ``min_voxels`` voxels, and how many captions of each voxel hold each (voxel, term)."""
+    terms = count_terms(found, codes)
+    per_voxel = terms.by_voxel(voxel, n_voxels)
+    at = np.flatnonzero(np.asarray((per_voxel > 0).sum(axis=0)).ravel() >= min_voxels)
+    return Terms([terms.names[i] for i in at], sparse.csr_matrix(terms.rows[:, at])), per_voxel[:, at]
 
 
 def select_region(captions: pd.DataFrame, roi: str | None) -> pd.DataFrame:
@@ -272,19 +272,13 @@ def words(
     wanted = [str(p) for p in parts]
     for part in wanted:
         one_of("part", part, PARTS)
-    for name, value, legal in (
-        ("test", test, ("fisher", "permutation", "none")),
-        ("parser", parser, ("auto", "spacy", "none")),
-    ):
-        one_of(name, value, legal)
+    one_of("test", test, ("fisher", "permutation", "none"))
+    one_of("parser", parser, ("auto", "spacy", "none"))
     captions = check_captions(captions, max_rank)
     voxel, first = voxel_keys(captions)
     texts, codes = unique_texts(captions["caption"])
     found = _found(strip_phrases(texts, stop_phrases), wanted, frozenset(stop), parser, model)
-    terms = count_terms(found, codes)
-    per_voxel = terms.by_voxel(voxel, len(first))
-    often = np.asarray((per_voxel > 0).sum(axis=0)).ravel() >= min_voxels
-    terms, per_voxel = terms.keep(often), per_voxel[:, np.flatnonzero(often)]
+    terms, per_voxel = frequent_terms(found, codes, voxel, len(first), min_voxels)
     captions_of = np.bincount(voxel, minlength=len(first))
     overall = np.asarray(terms.rows.sum(axis=0)).ravel() / len(captions)
     frames = []
@@ -296,11 +290,21 @@ def words(
         if test == "fisher" and not inside.all():
             p = fisher_enrichment(per_voxel, inside)
         elif test == "permutation" and not inside.all():
-            share = per_voxel.multiply(1.0 / captions_of[:, None]).tocsr()
-            p = permutation_enrichment(share, inside, n_permutations, [seed, k], parse_memory(max_memory) // 4)
-        frame = _region(roi, terms, count, int(rows.sum()), overall)
-        frame["n_voxels"] = np.asarray(inside.astype(np.float64) @ (per_voxel > 0)).ravel().astype(int)
-        frame["p"] = p
+            each = per_voxel.multiply(1.0 / captions_of[:, None]).tocsr()
+            p = permutation_enrichment(each, inside, n_permutations, [seed, k], parse_memory(max_memory) // 4)
+        share = count / int(rows.sum())
+        frame = pd.DataFrame(
+            {
+                "roi": roi,
+                "part": [part for part, _ in terms.names],
+                "word": [word for _, word in terms.names],
+                "count": count.astype(int),
+                "share": share,
+                "lift": share / overall,
+                "n_voxels": np.asarray(inside.astype(np.float64) @ (per_voxel > 0)).ravel().astype(int),
+                "p": p,
+            }
+        )
         frames.append(frame[count > 0])
     out = pd.concat(frames, ignore_index=True)
     out["q"] = stats.fdr(out["p"])
@@ -330,20 +334,6 @@ def _found(
         return [(part, word) for part in wanted for word in parts[part]]
 
     return parse(texts, reduce, model=model)
-
-
-def _region(roi: str, terms: Terms, count: np.ndarray, n: int, overall: np.ndarray) -> pd.DataFrame:
-    share = count / n
-    return pd.DataFrame(
-        {
-            "roi": roi,
-            "part": [part for part, _ in terms.names],
-            "word": [word for _, word in terms.names],
-            "count": count.astype(int),
-            "share": share,
-            "lift": share / overall,
-        }
-    )
 
 
 def _family(word: str, lexicon: Mapping[str, str] | Callable[[str], str | None]) -> str | None:
@@ -398,16 +388,14 @@ def nouns(
     one_of("by", by, ("word", "family"))
     if by == "family" and lexicon is None:
         raise ConfigError("by='family' needs a lexicon that maps words to families.")
-    if "caption" not in captions:
-        raise DataError(f"captions have columns {list(captions.columns)}; 'caption' is needed.")
+    check_columns(captions, ["caption"], "captions")
     if max_rank is not None:
         captions = captions[captions["rank"] <= max_rank]
     stopped = {x.casefold() for x in stop}
     counts: dict[str, Counter[str]] = {}
     totals: Counter[str] = Counter()
     families: dict[str, str] = {}
-    regions = captions["roi"] if "roi" in captions else ["all"] * len(captions)
-    for text, names in zip(captions["caption"], regions):
+    for text, names in zip(captions["caption"], roi_strings(captions)):
         found: set[str] = set()
         for word in re.findall(r"[^\W\d_]{2,}", str(text).casefold()):
             if word in stopped:

@@ -140,10 +140,7 @@ class PhraseBank:
             if len(found) >= least:
                 break
         if not len(found):
-            raise DataError(
-                f"no phrase with another main noun than {phrase.text!r} was found in the captions of images. "
-                "Next step: give captions of more images."
-            )
+            raise DataError(f"captions name nothing but {phrase.text!r}. Next step: captions of more images.")
         return found
 
     def centred(self, texts: Sequence[str]) -> np.ndarray:

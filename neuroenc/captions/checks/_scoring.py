@@ -110,8 +110,7 @@ def sentence_scores(
     y = np.asarray(responses, dtype=np.float64)
     if y.shape != (len(s), len(c)) or c.shape[1] != s.shape[1]:
         raise DataError(
-            f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit: expected (voxel, feature), "
-            "(stimulus, feature) and (stimulus, voxel)."
+            f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit (stimulus, voxel), or one width."
         )
     if np.isnan(y).any():
         raise DataError("responses hold NaN. Next step: leave those stimuli or voxels out.")

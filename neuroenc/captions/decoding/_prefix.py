@@ -527,8 +527,7 @@ class PrefixDecoder:
         project = {k[13:]: v for k, v in state.items() if k.startswith("clip_project.")}
         if "transformer.wte.weight" not in gpt or not project:
             raise DataError(
-                f"{path} has {len(gpt)} tensors under gpt. and {len(project)} under clip_project.; both are needed, as "
-                "in the published coco_weights.pt."
+                f"{path} has {len(gpt)} tensors under gpt. and {len(project)} under clip_project.; ClipCap writes both."
             )
         vocabulary, width = gpt["transformer.wte.weight"].shape
         blocks = 1 + max(int(k.split(".")[2]) for k in gpt if k.startswith("transformer.h."))

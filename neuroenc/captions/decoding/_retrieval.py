@@ -253,8 +253,7 @@ class RetrievalDecoder:
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if len(bad):
             raise DataError(
-                f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero; the first is "
-                f"caption {bad[0]} ({texts[bad[0]][:60]!r})."
+                f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero: {texts[bad[0]][:60]!r}, ..."
             )
         vectors /= norms[:, None]
         first: dict[str, int] = {}
@@ -272,8 +271,7 @@ class RetrievalDecoder:
         self._image = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
         if self._image is not None and not (self._image.shape == vectors.shape[1:] and np.isfinite(self._image).all()):
             raise DataError(
-                f"image_direction has shape {self._image.shape}; legal are {vectors.shape[1]} finite numbers, "
-                "as many as a caption's embedding has."
+                f"image_direction has shape {self._image.shape}; legal are {vectors.shape[1]} finite numbers."
             )
         self._searched = self.directions - self._mean if self.centre else self.directions
         self._live = np.flatnonzero(np.linalg.norm(self._searched, axis=1) > 1e-9)
@@ -319,8 +317,7 @@ class RetrievalDecoder:
         width = self.directions.shape[1]
         if embedding.shape[1] != width:
             raise DataError(
-                f"projected embeddings have width {embedding.shape[1]}, captions {width}; they must share "
-                "one space. Next step: embed the captions with the text side of the encoder's backbone."
+                f"projected embeddings have width {embedding.shape[1]}, captions {width}: they are not of one backbone."
             )
         weights = weights_of(projection, coef, intercept)
         image = self._image_direction(projection)
@@ -355,7 +352,6 @@ class RetrievalDecoder:
             return self._image
         if "bank_direction" not in projection:
             raise ConfigError(
-                "centre=True needs the mean image direction, which this projection does not hold. Next step: "
-                "RetrievalDecoder(..., image_direction=...) or centre=False."
+                "the projection lacks the mean image direction. Next step: image_direction=..., or centre=False."
             )
         return np.asarray(projection["bank_direction"].values, dtype=np.float64)

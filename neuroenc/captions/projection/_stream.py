@@ -80,8 +80,7 @@ def as_folds(folds: Any, n: int | None, seed: int) -> np.ndarray:
     masks = np.asarray(folds)
     if masks.dtype != bool or masks.ndim != 2 or masks.shape[1] != n or len(masks) == 0:
         raise DataError(
-            f"folds have dtype {masks.dtype} and shape {masks.shape}; legal is a number, or bool (folds, {n}) as of "
-            "bank_folds()."
+            f"folds are {masks.dtype} of shape {masks.shape}; legal: a number, or bool (folds, {n}) as of bank_folds()."
         )
     empty = np.flatnonzero(~masks.any(axis=1))
     if len(empty):

@@ -187,7 +187,7 @@ def test_bad_input_is_named(truthful):
         words(truthful, ["relations"])
     with pytest.raises(ConfigError, match="test"):
         words(truthful, test="t")
-    with pytest.raises(DataError, match="'caption' is needed"):
+    with pytest.raises(DataError, match="no column 'caption'"):
         words(pd.DataFrame({"voxel": [1]}))
     with pytest.raises(DataError, match="0 rows"):
         words(truthful, max_rank=0)
