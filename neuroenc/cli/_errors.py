@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -25,8 +25,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TRACEBACK = "NEUROENC_TRACEBACK=1 shows the traceback"
-# Libraries that draw bars of their own read these when they draw.
-_QUIET = {"NEUROENC_PROGRESS": "0", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# What an option sets for the time of the command, in this process and those that it starts. Libraries that draw bars
+# of their own read theirs when they draw.
+_ENVIRONMENT = {
+    "quiet": {"NEUROENC_PROGRESS": "0", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    "verify": {"NEUROENC_VERIFY": "1"},
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Errors that other packages raise about the content of a file; none is imported for this.
 _CONTENT = {
@@ -55,7 +59,8 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     Exit codes: 2 for the user's input, files and machine, 1 for a fault of neuroenc (a line that asks to report it),
     130 after Ctrl-C and 143 after SIGTERM. Warnings are one line too. NEUROENC_TRACEBACK=1 shows the traceback instead,
-    and the source of warnings. ``quiet=True`` among the command's options hides every progress bar.
+    and the source of warnings. ``quiet=True`` among the command's options hides every progress bar, ``verify=True``
+    hashes files anew.
 
     Examples
     --------
@@ -74,7 +79,7 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _sigterm(), _plain_warnings(), _quiet(bool(kwargs.get("quiet"))):
+            with _sigterm(), _plain_warnings(), _environment(kwargs):
                 return command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
@@ -100,10 +105,10 @@ def clean_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _QUIET}
-    if quiet:
-        os.environ.update(_QUIET)
+def _environment(options: Mapping[str, Any]) -> Iterator[None]:
+    wanted = {k: v for option, values in _ENVIRONMENT.items() if options.get(option) for k, v in values.items()}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:

@@ -16,21 +16,25 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.cache import trim_cache
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import hash_array, hash_json, storage_errors
+from neuroenc._core.files import plain_json, read_npy, sha256_file, storage_errors
 from neuroenc._core.memory import parse_memory
+from neuroenc._core.optional import require
 from neuroenc._core.paths import cache_dir
 from neuroenc._core.progress import progress as progress_bar
+from neuroenc._core.store import Blocks, Store, content_key
 from neuroenc.data._build import make_responses
 from neuroenc.data._images import binary_mask, check_affine, forward, open_mask
 from neuroenc.data._labels import provenance_step
-from neuroenc.data._preprocess import average_repeats, zscore_in_place
+from neuroenc.data._preprocess import average_repeats, averaged, zscore_in_place
 from neuroenc.data._stimuli import EncodingData, Stimuli
-from neuroenc.data.datasets._nsd._store import averaged_store, load_store, session_store, stamp, voxels_per_chunk
 
 #: Changes when the stored values would.
-_FORMAT = 3
+_FORMAT = 4
+#: Of a block that is read at once from what is kept.
+_CHUNK_BYTES = 2**21
 
 
 @dataclass
@@ -89,7 +93,7 @@ def collect(
         Every voxel within every session, population standard deviation; constant voxels become 0.
     repeats : {"keep", "average"}
     cache : bool or path
-        Where larger responses are stored (zarr, resumed where it stopped); False refuses them.
+        Where larger responses are kept (in the store, session by session); False refuses them.
     max_memory : int or str, optional
     progress : bool
     """
@@ -117,18 +121,18 @@ def collect(
             )
         template.attrs.update(units="z", zscored=by, zscored_n=n)
         template.attrs["provenance"] = provenance_step(template.attrs, "zscore", by=by, ddof=0)
-    constant = np.zeros(n_voxels, dtype=np.int64)
+    constant = np.zeros((len(bounds), n_voxels), dtype=bool)
 
     def values_of(number: int, block: slice) -> np.ndarray:
         values = np.ascontiguousarray(found.read(slice(*bounds[number]), block, budget // 8), dtype=np.float32)
         if zscore:
             # What a reader keeps must not be changed.
             values = values if values.base is None else values.copy()
-            constant[block] += zscore_in_place(values, budget // 16)
+            constant[number, block] = zscore_in_place(values, budget // 16)
         return values
 
     longest = max((last - first for first, last in bounds), default=1)
-    chunk = voxels_per_chunk(longest, n_voxels, budget)
+    chunk = int(np.clip(min(_CHUNK_BYTES, budget // 32) // max(1, 4 * longest), 1, max(1, n_voxels)))
     # An eighth of the budget for a block of one session, which is held twice while it is stored.
     width = max(chunk, budget // 8 // (4 * longest) // chunk * chunk)
     blocks = [slice(s, min(s + width, n_voxels)) for s in range(0, n_voxels, width)]
@@ -149,21 +153,42 @@ def collect(
                 " Next step: cache=True streams them through the disk; or ask for fewer voxels."
             )
         else:
-            rows = hash_array(template["voxel"].values, template["stimulus"].values)
-            stamps = [stamp(p) for p in found.files]
             # Voxels are told by their numbers, however they were asked for.
             kept = {k: v for k, v in found.settings.items() if k not in ("voxels", "food")}
-            key = {"format": _FORMAT, **kept, "labels": rows, "files": stamps, "z": zscore, "by": by}
-            folder = cache_dir() / source.split()[0] if cache is True else Path(cache).expanduser()
-            name = f"{labels.get('subject') or source}".split()[0]
-            path = folder / f"{name}-{hash_json(key)[:20]}.zarr"
-            if not path.is_dir():
-                session_store(path, template, bounds, blocks, chunk, values_of, bar.update)
-            responses = _stored(path, template, repeats, budget)
+            rows = [template["voxel"].values, template["stimulus"].values]
+            key = content_key(_FORMAT, plain_json(kept), rows, list(map(sha256_file, found.files)), zscore, by)
+            store = Store(cache_dir() / "responses" if cache is True else Path(cache).expanduser(), mapped=True)
+            what = f"{source.split()[0]} {labels.get('subject') or ''}".strip()
+
+            def session(number: int) -> np.ndarray:
+                """Values (voxel, row) of one session, from the disk."""
+
+                def pieces() -> Iterator[np.ndarray]:
+                    for block in blocks:
+                        yield values_of(number, block).T
+                        bar.update(1)
+
+                def pack() -> dict[str, Any]:
+                    about = {"what": f"{what}, {by} {number + 1} of {len(bounds)}, {n_voxels} voxels"}
+                    return {"values": Blocks(n_voxels, pieces()), "constant": constant[number], "about": about}
+
+                parts = store.keep("responses", [key, number], pack)
+                constant[number] = parts["constant"]
+                bar.update(max(0, (number + 1) * len(blocks) - bar.n))
+                return parts["values"]
+
+            sessions = [session(number) for number in range(len(bounds))]
+            if repeats == "keep":
+                responses = _labelled(sessions, template, chunk, budget)
+            else:
+                responses = _averaged(sessions, template, store, [key, "average"], what, chunk, budget)
+            if cache is True:
+                trim_cache()
     if constant.any():
+        some, every = int(constant.any(axis=0).sum()), int(constant.all(axis=0).sum())
         warnings.warn(
-            f"{int((constant > 0).sum())} of {n_voxels} voxels of {labels.get('subject') or source} are constant within"
-            f" at least one {by} ({int((constant == len(bounds)).sum())} in all of them); they are 0 there.",
+            f"{some} of {n_voxels} voxels of {labels.get('subject') or source} are constant within"
+            f" at least one {by} ({every} in all of them); they are 0 there.",
             stacklevel=3,
         )
     extra = dict(found.extra)
@@ -181,21 +206,57 @@ def _bounds(template: xr.DataArray, by: str) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _stored(path: Path, template: xr.DataArray, repeats: str, budget: int) -> xr.DataArray:
-    if repeats == "keep":
-        return load_store(path, template, budget)
+def _labelled(parts: list[np.ndarray], template: xr.DataArray, chunk: int, budget: int) -> xr.DataArray:
+    """Kept arrays (voxel, row), rows after rows, as the template's values: in memory if half the budget holds them."""
+    if template.size * 4 <= budget // 2:
+        return template.copy(deep=False, data=np.concatenate([part.T for part in parts]))
+    require("dask", "big")
+    import dask.array
+
+    def lazy(part: Any) -> Any:
+        stored, shape = _Stored(str(part.filename), part.dtype, part.shape[::-1]), (part.shape[1], chunk)
+        meta = np.empty((0, 0), dtype=part.dtype)
+        return dask.array.from_array(stored, chunks=shape, name=f"responses-{stored.path}", meta=meta)
+
+    return template.copy(deep=False, data=dask.array.concatenate([lazy(part) for part in parts]))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Array (row, voxel) whose blocks are read from a kept array (voxel, row) wherever they are needed."""
+
+    path: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    ndim: int = 2
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(read_npy(self.path).T[key])
+
+
+def _averaged(
+    sessions: list[np.ndarray], template: xr.DataArray, store: Store, key: Any, what: str, chunk: int, budget: int
+) -> xr.DataArray:
+    """Means over repeats, kept too, block of voxels by block."""
     # Labels of the averaged form, from an array without voxels.
     labels = average_repeats(template[:, :0].copy(deep=False, data=np.zeros((template.shape[0], 0), dtype=np.float32)))
     numbers, _ = pd.factorize(template["stimulus"].values)
-    counts = labels["n_repeats"].values
+    counts, n_voxels = labels["n_repeats"].values, template.shape[1]
     coords = {k: v for k, v in labels.coords.items() if "voxel" not in v.dims}
     coords |= {k: v for k, v in template.coords.items() if v.dims == ("voxel",)}
-    empty = np.broadcast_to(np.zeros((), dtype=np.float32), (len(counts), template.shape[1]))
-    averaged = xr.DataArray(empty, dims=labels.dims, coords=coords, attrs=labels.attrs, name=labels.name)
-    target = path.with_name(f"{path.stem}-average.zarr")
-    if not target.is_dir():
-        averaged_store(target, path, averaged, numbers, counts, budget)
-    return load_store(target, averaged, budget)
+    empty = np.broadcast_to(np.zeros((), dtype=np.float32), (len(counts), n_voxels))
+    # All rows of a block, sorted and summed in float64.
+    width = max(1, budget // max(1, 96 * len(numbers)))
+
+    def pieces() -> Iterator[np.ndarray]:
+        for start in range(0, n_voxels, width):
+            rows = np.concatenate([values[start : start + width].T for values in sessions])
+            yield averaged(rows, numbers, counts).T
+
+    about = {"what": f"{what}, means over repeats of {len(counts)} stimuli, {n_voxels} voxels"}
+    parts = store.keep("responses", key, lambda: {"values": Blocks(n_voxels, pieces()), "about": about})
+    means = xr.DataArray(empty, dims=labels.dims, coords=coords, attrs=labels.attrs, name=labels.name)
+    return _labelled([parts["values"]], means, chunk, budget)
 
 
 def select_voxels(
@@ -294,7 +355,8 @@ def unpacked(
 
     A packed file is unpacked from its start for every part that is read; this unpacks it once.
     """
-    with forward(path, "data") as image, TemporaryFile() as handle:
+    # Outermost the errors of writing: a file that could not be written out fails once more when it is closed.
+    with storage_errors(gettempdir()), TemporaryFile() as handle, forward(path, "data") as image:
         if len(image.shape) != 4:
             raise DataError(f"{path} has shape {tuple(image.shape)} (expected (x, y, z, time)).")
         shape = (int(image.shape[3]), len(voxel))

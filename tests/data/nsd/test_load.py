@@ -178,7 +178,7 @@ def test_the_store_streams_resumes_and_is_used_again(tree, tmp_path, monkeypatch
     options = {"voxels": "brain", "cache": tmp_path / "stores", "max_memory": "200kB"}
     with pytest.raises(KeyboardInterrupt):
         nsd(root, 1, **options)
-    assert not list((tmp_path / "stores").glob("*.zarr"))
+    assert len(list((tmp_path / "stores").iterdir())) == 2
     calls.clear()
     monkeypatch.setattr(_load, "read_session", lambda *a: (calls.append(a[1][0].name), read(*a))[1])
     found = nsd(root, 1, **options).responses
@@ -193,10 +193,9 @@ def test_the_store_streams_resumes_and_is_used_again(tree, tmp_path, monkeypatch
     averaged = nsd(root, 1, repeats="average", **options).responses
     expected = data.average_repeats(whole.responses)
     xr.testing.assert_identical(averaged.compute().drop_attrs(), expected.drop_attrs())
-    stored = data.load(next(p for p in (tmp_path / "stores").glob("*.zarr") if "average" not in p.name))
-    np.testing.assert_array_equal(stored.values, whole.responses.values)
+    assert len(list((tmp_path / "stores").iterdir())) == 4 + 1
     nsd(root, 1, zscore=False, **options)
-    assert len(list((tmp_path / "stores").glob("*.zarr"))) == 3, "other settings are another store"
+    assert len(list((tmp_path / "stores").iterdir())) == 4 + 1 + 4, "other settings are other results"
 
 
 @pytest.mark.parametrize("space", ["func1pt8mm", "func1mm", "nativesurface", "fsaverage"])
@@ -210,7 +209,7 @@ def test_block_sizes_do_not_matter(tree, tmp_path, space, file_format):
     whole = nsd(root, 2, space=space, file_format=file_format).responses
     small = nsd(root, 2, space=space, file_format=file_format, cache=tmp_path, max_memory=20_000).responses
     np.testing.assert_array_equal(small.values, whole.values)
-    assert len(list(tmp_path.iterdir())) == 1, "nothing but the store is left behind"
+    assert {p.name.split("-")[0] for p in tmp_path.iterdir()} == {"responses"}, "nothing else is left behind"
 
 
 @pytest.mark.parametrize("chunks", [None, (45, 2, 3, 4), (45, 1, 1, 1), (9, 2, 2, 2)])

@@ -13,7 +13,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import DataError
-from neuroenc.data.datasets._nsd import _store
+from neuroenc.data.datasets._nsd import _load
 
 LOAD = """
 import sys, numpy as np
@@ -46,51 +46,30 @@ def test_two_processes_load_averages_into_one_cache(tree, tmp_path):
     expected = nsd(tree[0], repeats="average", cache=False).responses.values
     for n in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"{n}.npy"), expected, atol=1e-5)
-    assert len(names(cache)) == 2
-    assert all(n.endswith(".zarr") for n in names(cache))
+    assert len(names(cache)) == 3  # two sessions and their means
+    assert all(n.startswith("responses-") for n in names(cache))
 
 
-@pytest.mark.parametrize("step", ["create", "session", "rename", "notes"])
-def test_a_kill_at_any_step_leaves_the_same_store(tree, tmp_path, monkeypatch, step):
-    class Killed(BaseException):
-        pass
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_kill_in_any_session_leaves_the_others(tree, tmp_path, monkeypatch, block):
+    read, calls = _load.read_session, []
 
-    left = [{"create": 1, "session": 2, "rename": 1, "notes": 1}[step]]
-    target = {
-        "create": (_store, "_create"),
-        "session": (_store, "write_json"),
-        "rename": (_store.os, "replace"),
-        "notes": (_store.Path, "unlink"),
-    }[step]
-    original = getattr(*target)
+    def killing(*args):
+        calls.append(1)
+        if len(calls) == block:
+            raise KeyboardInterrupt
+        return read(*args)
 
-    def killing(*args, **kwargs):
-        if step == "create":
-            original(*args, **kwargs)
-        if step != "notes" or (args[0].suffix == ".json" and args[0].with_suffix(".zarr").is_dir()):
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-        return original(*args, **kwargs) if step != "create" else None
-
-    monkeypatch.setattr(*target, killing)
-    with pytest.raises(Killed):
-        nsd(tree[0], cache=tmp_path)
-    monkeypatch.undo()
-    values = nsd(tree[0], cache=tmp_path).responses.values
-    np.testing.assert_allclose(values, nsd(tree[0], cache=False).responses.values, atol=1e-6)
-    assert [n for n in names(tmp_path) if not n.startswith(".")] == [p for p in names(tmp_path) if p.endswith(".zarr")]
-
-
-def test_notes_of_a_store_that_is_gone_count_for_nothing(tree, tmp_path):
-    first = nsd(tree[0], cache=tmp_path).responses.values
-    store = next(tmp_path.glob("*.zarr"))
-    # What a kill between taking the old store away and writing the new one's notes would leave.
-    store.with_suffix(".json").write_text('{"done": [0, 1, 2, 3, 4, 5]}')
-    for path in sorted(store.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    store.rmdir()
-    np.testing.assert_array_equal(nsd(tree[0], cache=tmp_path).responses.values, first)
+    options = {"cache": tmp_path, "sessions": [1, 2, 3], "file_format": "hdf5"}
+    with monkeypatch.context() as patch:
+        patch.setattr(_load, "read_session", killing)
+        with pytest.raises(KeyboardInterrupt):
+            nsd(tree[0], **options)
+        assert len(names(tmp_path)) == block - 1
+        values = nsd(tree[0], **options).responses.values
+    assert len(calls) == 1 + 3
+    np.testing.assert_allclose(values, nsd(tree[0], **{**options, "cache": False}).responses.values, atol=1e-6)
+    assert all(n.startswith("responses-") and n[-5:] != ".part" for n in names(tmp_path))
 
 
 def test_betas_replaced_by_others_of_size_and_time_are_noticed(own, tmp_path):
@@ -110,13 +89,27 @@ def test_betas_replaced_by_others_of_size_and_time_are_noticed(own, tmp_path):
     np.testing.assert_allclose(after, before[::-1], atol=1e-5)
 
 
-def test_a_damaged_store_is_named(tree, tmp_path):
-    nsd(tree[0], cache=tmp_path)
-    store = next(tmp_path.glob("*.zarr"))
-    chunk = max((p for p in (store / "responses").rglob("*") if p.is_file() and p.name[0] != "."), key=os.path.getsize)
-    chunk.write_bytes(chunk.read_bytes()[:20])
-    with pytest.raises(DataError, match=rf"stored responses .*{store.name} cannot be read.*remove that folder"):
-        nsd(tree[0], cache=tmp_path)
+@pytest.mark.parametrize("damage", [lambda b: b[:200], lambda b: b[:-1] + b"x", lambda b: b""])
+def test_a_damaged_session_is_made_again(tree, tmp_path, damage):
+    first = nsd(tree[0], cache=tmp_path).responses.values
+    values = sorted(tmp_path.glob("*/values.npy"))[0]
+    values.write_bytes(damage(values.read_bytes()))
+    with pytest.warns(UserWarning, match="is damaged; computed again"):
+        again = nsd(tree[0], cache=tmp_path).responses.values
+    np.testing.assert_array_equal(again, first)
+    assert len(names(tmp_path)) == 2
+
+
+def test_constant_voxels_are_told_of_what_is_kept_too(own, tmp_path):
+    path = next(own.glob("nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLM*/betas_session01.hdf5"))
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as handle:
+        handle["betas"][:] = 7
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="constant within at least one session"):
+            nsd(own, file_format="hdf5", cache=tmp_path)
 
 
 FULL = """

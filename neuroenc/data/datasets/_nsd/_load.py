@@ -116,8 +116,8 @@ def nsd(
     food : path or bool array, optional
         Mask of food voxels for the names "food", "visual" and "higher-visual"; the data set has none.
     cache : bool or path
-        Folder of the stores; True is ``nsd`` in neuroenc's cache folder. The store's name holds a hash of the
-        settings and of the files' sizes and times. False reads into memory.
+        Folder in which prepared sessions are kept, by the content of their files and the settings; True is
+        ``responses`` in neuroenc's cache folder. False reads into memory.
     max_memory : int or str, optional
         Such as "2GB"; default a quarter of the machine's. Responses of more than half of it stay on disk (dask).
     progress : bool
