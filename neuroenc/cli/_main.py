@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _config, _data, _export, _icl, _study
+from neuroenc.cli import _bank, _cache, _config, _data, _export, _study
 from neuroenc.cli._errors import clean_errors
 
 app = typer.Typer(
@@ -23,11 +23,11 @@ app = typer.Typer(
 app.add_typer(_data.app, name="data")
 app.add_typer(_cache.app, name="cache")
 app.add_typer(_bank.app, name="bank")
-app.add_typer(_icl.app, name="icl")
+app.add_typer(_study.icl, name="icl")
 app.add_typer(_config.app, name="config")
-app.command()(_study.run)
-app.command()(_study.compare)
-app.command()(_study.caption)
+app.command("run")(_study.run)
+app.command("compare")(_study.compare)
+app.command("caption")(_study.caption)
 app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]

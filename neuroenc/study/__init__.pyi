@@ -1,10 +1,16 @@
-from ._demo import demo as demo
 from ._evaluate import evaluate as evaluate
 from ._export import export as export
-from .commands import Study as Study, caption as caption, compare as compare, run as run
+from .commands import (
+    Study as Study,
+    caption as caption,
+    compare as compare,
+    incontext_evaluate as incontext_evaluate,
+    incontext_predict as incontext_predict,
+    incontext_train as incontext_train,
+    run as run,
+)
 from .config import StudyConfig as StudyConfig
-from .incontext.evaluate import incontext_evaluate as incontext_evaluate
-from .incontext.train import incontext_predict as incontext_predict, incontext_train as incontext_train
+from .demo import demo as demo
 from .read import example_config as example_config, list_examples as list_examples, read_config as read_config
 from .study import Stage as Stage, stage as stage
 from .truth import judge_planted as judge_planted

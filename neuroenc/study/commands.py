@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json
 from neuroenc.study.config import StudyConfig
+from neuroenc.study.incontext.evaluate import check_models, curve
+from neuroenc.study.incontext.predict import predict
+from neuroenc.study.incontext.subjects import learners, subjects
+from neuroenc.study.incontext.train import TRAINING, check_start
 from neuroenc.study.preflight import preflight
 from neuroenc.study.stages.analyse import analyse
 from neuroenc.study.stages.caption import bank, caption as write_captions, read, space, weights
@@ -20,62 +26,59 @@ from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
 from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study
 
-_PREPARE = (load, split)
-_SCORE = (embed, fit, score, encode)
-_CAPTION = (space, weights, bank, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc run``.
-RUN = (*_PREPARE, *_SCORE)
+RUN = (load, split, embed, fit, score, encode)
 #: Stages of ``neuroenc caption``.
-CAPTION = (*_PREPARE, *_CAPTION)
+CAPTION = (load, split, space, weights, bank, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc compare``.
 COMPARE = (load, compare_cells, tabulate)
-PIPELINES[:] = [(RUN, ""), (CAPTION, "captions"), (COMPARE, "compare")]
+#: Stages of ``neuroenc icl evaluate``; training and prediction are one stage behind the subjects.
+CURVE = (subjects, curve)
+PIPELINES[:] = [
+    (RUN, ""),
+    (CAPTION, "captions"),
+    (COMPARE, "compare"),
+    (CURVE, "incontext"),
+    *(((learners, stage), "incontext") for stage in TRAINING.values()),
+    ((predict,), "incontext"),
+]
 WRITERS[:] = [write_study]
 
 
-def _work(
-    command: str,
+def perform(
+    study: Study,
     stages: Sequence[Stage],
-    config: StudyConfig,
-    out: str | os.PathLike[str],
-    mirror: str | os.PathLike[str] | None,
-    workers: int | None,
-    client: Any,
-    progress: bool,
-    say: Callable[[str], None],
+    summarise: Callable[[Study], dict[str, Any]] = summarise,
+    write: Callable[[Study], Path] = write_study,
+    closing: Callable[[Study], list[str]] = closing_lines,
 ) -> dict[str, Any]:
-    start = time.perf_counter()
-    preflight(config, command, mirror)
-    study = Study(config, out, mirror=mirror, workers=workers, client=client, progress=progress, say=say)
+    """Run stages one after another, write report and ``summary.json``; what that holds."""
+    start, n = time.perf_counter(), len(stages) + 1
+    assert study.out is not None
     try:
         for number, one in enumerate(stages, 1):
-            say(f"{number}/{len(stages) + 1} {one.name}")
+            study.say(f"{number}/{n} {one.name}")
             study = study.through([one])
     finally:
         study.executor.close()
-    say(f"{len(stages) + 1}/{len(stages) + 1} report")
+    study.say(f"{n}/{n} report")
     study = study.with_parts({"summary": summarise(study)})
-    page = write_study(study)
-    summary: dict[str, Any] = dict(study.summary)
-    assert study.out is not None
-    summary["seconds"] = round(time.perf_counter() - start, 1)
+    page = write(study)
+    # Times come after the page: the same run gives the same page.
+    summary = {**study.summary, "seconds": round(time.perf_counter() - start, 1)}
     write_json(study.out / "summary.json", summary)
-    for line in closing_lines(study, summary):
-        say(line)
-    say(f"report: {page}   ({summary['seconds']:.0f} s)")
+    for line in closing(study):
+        study.say(line)
+    study.say(f"report: {page}   ({summary['seconds']:.0f} s)")
     return summary
 
 
-def run(
-    config: StudyConfig,
-    out: str | os.PathLike[str],
-    *,
-    mirror: str | os.PathLike[str] | None = None,
-    workers: int | None = None,
-    client: Any = None,
-    progress: bool = True,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+def _study(command: str, config: StudyConfig, out: str | os.PathLike[str], options: dict[str, Any]) -> Study:
+    preflight(config, command, options.get("mirror"))
+    return Study(config, out, **{"say": print, **options})
+
+
+def run(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """Fit voxelwise encoders to a data set, score them against noise ceilings, and report.
 
     Parameters
@@ -86,13 +89,10 @@ def run(
         Folder for ``report/``, ``encoder/`` and ``summary.json``. Results are kept in ``out/.steps`` by the content of
         what they were made from; the same call after a kill goes on and ends with the same files (``seconds`` in
         ``summary.json`` apart), and other commands on the same folder find what they share.
-    mirror : path, optional
-        Folder with data sets, tried before any download.
-    workers, client
-        Processes of this machine, or a Dask client, for the fits; default ``[compute]``.
-    progress : bool
-    say : callable
-        Callback for progress messages.
+    **options
+        Of `Study`: ``mirror`` (folder with data sets, tried before any download), ``workers`` or ``client`` (processes
+        of this machine, or a Dask client; default ``[compute]``), ``progress``, ``say`` (callback for progress
+        messages; default: they are printed).
 
     Returns
     -------
@@ -107,19 +107,10 @@ def run(
     >>> example_config("v4").evaluation.n_splits
     4
     """
-    return _work("run", RUN, config, out, mirror, workers, client, progress, say)
+    return perform(_study("run", config, out, options), RUN)
 
 
-def caption(
-    config: StudyConfig,
-    out: str | os.PathLike[str],
-    *,
-    mirror: str | os.PathLike[str] | None = None,
-    workers: int | None = None,
-    client: Any = None,
-    progress: bool = True,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+def caption(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """Caption the voxels of one or several subjects, check the captions, and write the report.
 
     The encoder never sees the held-out rows of the first fold of ``[evaluation]``: accuracy, the gate and the
@@ -132,7 +123,7 @@ def caption(
         From `read_config` or `example_config`, with ``[captions]``.
     out : path
         Folder for ``report/``, ``study/`` and ``summary.json``; see `run`.
-    mirror, workers, client, progress, say
+    **options
         See `run`.
 
     Returns
@@ -158,19 +149,10 @@ def caption(
     >>> example_config("world", command="caption").captions.decoder.kind  # caption(config, "out") takes two minutes
     'prefix'
     """
-    return _work("caption", CAPTION, config, out, mirror, workers, client, progress, say)
+    return perform(_study("caption", config, out, options), CAPTION)
 
 
-def compare(
-    config: StudyConfig,
-    out: str | os.PathLike[str],
-    *,
-    mirror: str | os.PathLike[str] | None = None,
-    workers: int | None = None,
-    client: Any = None,
-    progress: bool = True,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+def compare(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """Compare feature spaces, cores and readouts on the same rows, folds and budget, and report.
 
     Parameters
@@ -180,7 +162,7 @@ def compare(
     out : path
         Folder for comparison.csv, pairwise.csv, voxels.nc, fits.csv, summary.json and ``report/``; curves.csv,
         regions.csv, regions.nc, layers.csv and layers.nc where there are any; see `run`.
-    mirror, workers, client, progress, say
+    **options
         See `run`. A client's workers must see ``out``; numbers do not depend on how many there are.
 
     Returns
@@ -200,4 +182,105 @@ def compare(
     >>> example_config("world", command="compare").compare.regions.dense
     'dense'
     """
-    return _work("compare", COMPARE, config, out, mirror, workers, client, progress, say)
+    return perform(_study("compare", config, out, options), COMPARE)
+
+
+def incontext_train(config: StudyConfig, out: str | os.PathLike[str], stage: str, **options: Any) -> dict[str, Any]:
+    """Train an in-context encoder: one of the three stages of BraInCoRL.
+
+    "pretrain": a new model on synthetic voxels, drawn from a mixture of priors of the training subjects. "extend": the
+    pretrained model learns to read supports of any size. "finetune": episodes of real responses among the synthetic
+    ones; the last training subject is not trained on, its episodes say which weights are kept. (It does count for the
+    mixture of priors, as it does for empirical-Bayes ridge.) With one training subject, a fifth of its voxels do.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        With ``[incontext]``, from `read_config` or `example_config`.
+    out : path
+        The study's folder. A stage writes ``STAGE/FORM/`` (in ``held-out-ANIMAL/`` for V4): the model
+        (``model.safetensors``, ``model.json``), ``curves.csv``, ``curves.svg`` and ``summary.json``. A stage that was
+        killed goes on when it is given again, and ends with the same files; one that is done is not repeated.
+    stage : {"pretrain", "extend", "finetune"}
+        The latter two start from the model that an earlier stage left in ``out``.
+    **options
+        See `run`.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` of the (last) model holds: ``best_step``, ``validation_loss``, ``validation_ev``,
+        ``n_parameters``, ``n_train_subjects``, ``n_train_voxels``, ``seconds``.
+
+    Raises
+    ------
+    ConfigError
+        Unknown stage, or there is no earlier model of this form in ``out``.
+
+    References
+    ----------
+    Yu et al. Meta-learning an in-context transformer model of human higher visual cortex. NeurIPS 2025.
+    """
+    if stage not in TRAINING:
+        raise ConfigError(unknown_name("stage", stage, TRAINING))
+    study = _study(f"icl {stage}", config, out, options)
+    study.say(f"{stage}: {config.title}")
+    check_start(study, stage)
+    found: dict[str, Any] = study.through([learners, TRAINING[stage]]).training[-1]
+    return found
+
+
+def incontext_evaluate(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Accuracy on new subjects over the size of the support, of in-context models and baselines.
+
+    Parameters
+    ----------
+    config : StudyConfig
+    out : path
+        The study's folder: models that its stages left there (the last stage of each form) are evaluated, beside those
+        that ``[incontext.evaluate] models`` names. Receives curve.csv (``method, kind, group, size,
+        explained_variance, low, high, normalised, n_voxels, n_draws``), comparisons.csv (in-context models against
+        every baseline, baselines against cross-validated ridge), curve.svg, summary.json and ``report/``. Subjects that
+        are done are kept in ``.steps``.
+    **options
+        See `run`.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: ``explained_variance:METHOD:SIZE`` over all voxels; ``best_baseline:SIZE``, the
+        baseline of the highest mean, and ``relative:METHOD:SIZE`` of in-context models against it with
+        ``p:METHOD:SIZE``; ``n_subjects``, ``n_voxels``, ``seconds``.
+    """
+    study = _study("icl evaluate", config, out, options)
+    check_models(study)
+    return perform(study, CURVE)
+
+
+def incontext_predict(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Predict a new subject's responses from a few of its trials.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        Its table ``[incontext.predict]``: ``model``, and files of support ``features``, support ``responses`` and
+        ``query`` features; without files the task's first new subject, whose queries have responses to compare with.
+    out : path
+        Folder for predictions.nc (``predicted`` and, from anchored models, ``std``, the predictive standard deviation
+        of a response), ``encoder/`` and summary.json.
+    **options
+        See `run`.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: ``n_support``, ``n_query``, ``n_voxels``; ``median_std``; where the queries' responses
+        are known ``mean_explained_variance``.
+    """
+    start = time.perf_counter()
+    study = _study("icl predict", config, out, options)
+    assert study.out is not None
+    summary = {**study.through([predict]).summary, "seconds": round(time.perf_counter() - start, 1)}
+    write_json(study.out / "summary.json", summary)
+    study.say(f"predictions: {study.out / 'predictions.nc'}   ({summary['seconds']:.0f} s)")
+    return summary

@@ -246,6 +246,19 @@ class Study:
         """Pass a progress message on."""
         self._runtime.say(text)
 
+    def table(self, name: str) -> Any:
+        """The config's ``[name]``.
+
+        Raises
+        ------
+        ConfigError
+            The config has none.
+        """
+        found = getattr(self.config, name)
+        if found is None:
+            raise ConfigError(f"the config has no [{name}]. Next step: a table [{name}] (docs: reference of settings).")
+        return found
+
     def has(self, *parts: str) -> bool:
         """Whether these parts are there."""
         return all(name in self._parts for name in parts)
@@ -318,8 +331,8 @@ class Study:
         if name not in known:
             raise ConfigError(unknown_name("stage", name, known))
         stages, table = next((stages, table) for stages, table in PIPELINES if name in {s.name for s in stages})
-        if table and getattr(self.config, table) is None:
-            raise ConfigError(f'stage "{name}" needs [{table}] in the config.')
+        if table:
+            self.table(table)
         return self.through(stages[: 1 + [s.name for s in stages].index(name)])
 
     def report(self) -> Path:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,13 @@ pytest.importorskip("torch")
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError
-from neuroenc._core.store import Store
 from neuroenc.cli._main import app
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import load_encoder
 from neuroenc.encoders.incontext import load_model
-from neuroenc.report import write_report
+from neuroenc.report import study_page
 from neuroenc.study import (
+    Study,
     example_config,
     incontext_evaluate,
     incontext_predict,
@@ -33,10 +34,10 @@ from neuroenc.study import (
     list_examples,
     read_config,
 )
-from neuroenc.study.config.incontext import IncontextConfig
-from neuroenc.study.few_shot import few_shot, few_shot_line, few_shot_section
+from neuroenc.study.config import IncontextConfig
+from neuroenc.study.demo import few_trials, few_trials_section
 from neuroenc.study.incontext import subjects as inputs
-from neuroenc.study.incontext.subjects import load_parts, make_mixture
+from neuroenc.study.incontext.subjects import make_mixture
 from neuroenc.study.incontext.train import stage_of
 
 CONFIG = """
@@ -351,23 +352,24 @@ def other_config(folder, name):
     return read(folder / "other.toml")
 
 
-def test_the_demos_few_trials(study, tmp_path):
+def test_the_demos_few_trials(study, tmp_path, monkeypatch):
     folder, out, _ = study
     X, Y = data.load(folder / "features.nc"), data.load(folder / "new.nc")
-    X = data.match(X, Y)
-    parts, said = (X[:110], Y[:110], X[110:], Y[110:]), []
-    model = load_model(out / "finetune" / "anchored")
-    table, summary = few_shot(*parts, np.full(30, 0.5), Store(tmp_path, said.append), model)
-    again, _ = few_shot(*parts, np.full(30, 0.5), Store(tmp_path, said.append), model)
-    pd.testing.assert_frame_equal(table, again)
+    X, model = data.match(X, Y), load_model(out / "finetune" / "anchored")
+    monkeypatch.setattr("neuroenc.encoders.incontext.load_model", lambda name: model)
+    rows = SimpleNamespace(X=X[:110], Y=Y[:110], X_test=X[110:], Y_test=Y[110:])
+    scores = xr.Dataset({k: ("voxel", np.full(30, v)) for k, v in (("r", 0.3), ("noise_ceiling_r2", 0.5))})
+    fitted, said = SimpleNamespace(rows=(rows,), scores=scores.assign_coords(voxel=np.arange(30))), []
+    demo = Study(out=tmp_path, progress=False, say=said.append).with_parts({"fitted": fitted})
+    table = demo.through([few_trials]).few_trials
+    pd.testing.assert_frame_equal(table, demo.through([few_trials]).few_trials)
     assert "done before" in said[-1]
-    assert summary["few_shot_ev:icl:20"] > summary["few_shot_ev:ridge:20"]
-    better = max(summary["few_shot_ev:ridge:50"], summary["few_shot_ev:ridge_shared:50"])
-    assert f"50 trials {summary['few_shot_ev:icl:50']:.3f} (better ridge {better:.3f})" in few_shot_line(summary)
-    section = few_shot_section(table)
+    found = table.set_index(["method", "size"])["explained_variance"]
+    assert found["in context", 20] > found["ridge (cross-validated)", 20]
+    section = few_trials_section(table)
     assert len(section.blocks[0].table) == 9
-    scores = xr.Dataset({"r": ("voxel", np.full(30, 0.3))}, coords={"voxel": np.arange(30)})
-    page = write_report(tmp_path / "report", title="Demo", scores=scores, sections=[section], progress=False)
+    part = {"scores": fitted.scores, "sections": [section]}
+    page = study_page("Demo", accuracy=part).write(tmp_path / "report")
     assert page.read_text().count('id="few-shot"') == 1
 
 
@@ -375,8 +377,8 @@ def test_examples_are_whole():
     assert list_examples("icl") == ["v4", "world"]
     for name in list_examples("icl"):
         config = example(name)
-        assert stage_of(config, "finetune").real == 0.5
-        assert stage_of(config, "pretrain").real == 0
+        assert stage_of(config.incontext, "finetune").real == 0.5
+        assert stage_of(config.incontext, "pretrain").real == 0
     with pytest.raises(ConfigError, match="did you mean 'world'"):
         example("wrld")
 
@@ -390,13 +392,14 @@ def test_v4_priors_are_places(mirror, tmp_path):
     config = example(
         "v4", ['task.held_out=["PE"]', "task.options.n_features=24", 'task.options.sessions=["190923", "210325"]']
     )
-    (part,) = load_parts(config, tmp_path, mirror, False, quiet)
+    whole = Study(config, tmp_path, mirror=mirror, progress=False)
+    (part,) = whole.until("subjects").parts
     assert part.tasks.projection.shape[1] == 24
     assert part.tasks.map_shape[1:] == (4, 4)
-    (again,) = load_parts(config, tmp_path, mirror, False, quiet)
+    (again,) = whole.until("subjects").parts
     np.testing.assert_array_equal(again.tasks.projection, part.tasks.projection)
     assert again.tasks.test[0].name == part.tasks.test[0].name
-    mixture = make_mixture(config, part, Store(tmp_path / ".steps"), quiet)
+    mixture = make_mixture(whole, part)
     assert mixture.n_components == 2 * 16 + 3
 
 
@@ -504,9 +507,9 @@ def test_subjects_are_put_together_by_labels(study, tmp_path, what, message):
     config = read(tmp_path / "mine.toml")
     if message is not None:
         with pytest.raises(DataError, match=message):
-            load_parts(config, tmp_path, None, False, quiet)
+            Study(config, tmp_path, progress=False).until("subjects")
         return
-    (part,) = load_parts(config, tmp_path, None, False, quiet)
+    (part,) = Study(config, tmp_path, progress=False).until("subjects").parts
     subject = part.tasks.test[0]
     assert subject.Y_query["voxel"].values.tolist() == subject.Y["voxel"].values.tolist()
     np.testing.assert_array_equal(subject.Y_query.values, new[100:].values)
@@ -564,8 +567,8 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "world_tasks", counted)
     small = "task.options={n_train_subjects=1, n_train=40, n_pool=30, n_voxels=60}"
     config = example("world", [small, "task.test_seeds=[]", "evaluate.n_query=20"])
-    (first,) = load_parts(config, tmp_path, None, False, said.append)
-    (again,) = load_parts(config, tmp_path, None, False, said.append)
+    (first,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
+    (again,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
     assert len(made) == 1
     assert first.digest == again.digest
     (folder,) = (tmp_path / ".steps").glob("subjects-world-*")
@@ -579,7 +582,7 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
         else:
             record = folder / "tasks" / "subjects.json"
             record.write_text(json.dumps({**json.loads(record.read_text()), "info": {"seed": 5}}))
-        (mended,) = load_parts(config, tmp_path, None, False, said.append)
+        (mended,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
         assert mended.digest == first.digest
         assert any("damaged; computed again" in line for line in said[-2:])
     assert len(made) == 4
@@ -599,7 +602,7 @@ def test_an_edited_model_is_trained_again(study, tmp_path):
     whole = record.read_text()
     record.write_text(whole.replace('"heads": 2', '"heads": 4'))
     incontext_train(config, tmp_path, "pretrain", progress=False, say=said.append)
-    assert not any("done before" in line for line in said)
+    assert not any("anchored: done before" in line for line in said)
     assert load_model(tmp_path / "pretrain" / "anchored").config.heads == 2
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc._core.files import check_readable_file, read_json, write_json
-from neuroenc._core.store import Codec, Store, content_key, register
+from neuroenc._core.store import Codec, content_key, register
 from neuroenc.encoders import align_voxels, check_space, feature_space
 from neuroenc.encoders.incontext import PriorMixture, WeightPrior
-from neuroenc.study.config import StudyConfig
-from neuroenc.study.config.incontext import FilesConfig, IncontextConfig
+from neuroenc.study.config import FilesConfig
 from neuroenc.study.incontext.tasks import (
     V4_FEATURES,
     TaskSubject,
@@ -30,11 +30,7 @@ from neuroenc.study.incontext.tasks import (
     v4_tasks,
     world_tasks,
 )
-
-
-def incontext_of(config: StudyConfig) -> IncontextConfig:
-    """The study's ``[incontext]``, or its defaults."""
-    return config.incontext or IncontextConfig()
+from neuroenc.study.study import Study, stage
 
 
 @dataclass(frozen=True)
@@ -55,64 +51,62 @@ class Part:
         return content_key(subjects, self.tasks.projection, self.tasks.map_shape)
 
 
-def part_folders(config: StudyConfig, out: Path) -> list[Path]:
+def part_folders(study: Study) -> list[Path]:
     """Folders of the study's directions, known before its subjects are."""
-    if incontext_of(config).task.kind != "v4":
-        return [out]
-    return [out / f"held-out-{animal}" for animal in incontext_of(config).task.held_out]
+    task = study.table("incontext").task
+    out = study.out or Path()
+    return [out / f"held-out-{animal}" for animal in task.held_out] if task.kind == "v4" else [out]
 
 
-def load_parts(
-    config: StudyConfig,
-    out: Path,
-    mirror: str | os.PathLike[str] | None,
-    progress: bool,
-    say: Callable[[str], None],
-    *,
-    test: bool = True,
-) -> list[Part]:
-    """Subjects of every direction of the study; those that are simulated or embedded are kept in ``out/.steps``.
+@stage("subjects", reads=("config.incontext", "config.seed"), writes=("parts",), kept=False)
+def subjects(study: Study) -> dict[str, Any]:
+    """Training subjects and new ones, in every direction of the study."""
+    return {"parts": _load(study)}
 
-    ``test=False`` may leave out new subjects that training does not need.
-    """
-    store = Store(out / ".steps", say)
-    task, n_query = incontext_of(config).task, incontext_of(config).evaluate.n_query
+
+@stage("learners", reads=("config.incontext", "config.seed"), writes=("parts",), kept=False)
+def learners(study: Study) -> dict[str, Any]:
+    """Training subjects; new ones only where they come with them."""
+    return {"parts": _load(study, test=False)}
+
+
+def _load(study: Study, test: bool = True) -> list[Part]:
+    """Subjects of every direction; those that are simulated or embedded are kept in the store."""
+    settings, seed = study.table("incontext"), study.config.seed
+    task, n_query, folders = settings.task, settings.evaluate.n_query, part_folders(study)
     if task.kind == "arrays":
         train = [read_subject(files, task.zscore) for files in task.train]
-        new = [read_subject(f, task.zscore, n_query, config.seed, tested=True) for f in task.test] if test else []
-        return [_checked(Part("", out, TransferTasks(train, new)), say)]
+        new = [read_subject(f, task.zscore, n_query, seed, tested=True) for f in task.test] if test else []
+        return [_checked(study, Part("", folders[0], TransferTasks(train, new)))]
     if task.kind == "v4":
         parts = []
-        for animal in task.held_out:
-            settings = {**task.options, "held_out_animal": animal, "n_query": n_query}
+        for animal, folder in zip(task.held_out, folders):
+            options = {**task.options, "held_out_animal": animal, "n_query": n_query}
             sessions = check_v4_sessions(animal, task.options.get("sessions"))
-            content = {"files": v4_content(sessions, mirror), "features": V4_FEATURES}
-
-            def animals(settings: Any = settings) -> TransferTasks:
-                return v4_tasks(mirror, progress=progress, **settings)
-
-            name = f"held-out-{animal}"
-            say(f"  {name}: subjects")
-            parts.append(Part(name, out / name, _kept(store, "v4", settings, content, animals)))
+            content = {"files": v4_content(sessions, study.mirror), "features": V4_FEATURES}
+            make = partial(v4_tasks, study.mirror, progress=study.progress, **options)
+            study.say(f"  {folder.name}: subjects")
+            parts.append(Part(folder.name, folder, _kept(study, "v4", [options, content], make)))
         return parts
-    learned = [_world(config, seed, False, store, progress) for seed in task.seeds]
+    learned = [_world(study, seed, False) for seed in task.seeds]
     train = [_named(s, seed) for seed, found in zip(task.seeds, learned) for s in (*found.train, *found.test)]
-    strangers = [_world(config, seed, True, store, progress) for seed in task.test_seeds] if test else []
+    strangers = [_world(study, seed, True) for seed in task.test_seeds] if test else []
     new = [_named(s, seed) for seed, found in zip(task.test_seeds, strangers) for s in found.test]
-    return [_checked(Part("", out, TransferTasks(train, new)), say)]
+    return [_checked(study, Part("", folders[0], TransferTasks(train, new)))]
 
 
-def _world(config: StudyConfig, seed: int, new: bool, store: Store, progress: bool) -> TransferTasks:
-    settings = {"n_query": incontext_of(config).evaluate.n_query, **incontext_of(config).task.options, "seed": seed}
+def _world(study: Study, seed: int, new: bool) -> TransferTasks:
+    settings = study.table("incontext")
+    options = {"n_query": settings.evaluate.n_query, **settings.task.options, "seed": seed}
     if not new:
         # The null condition is one of new subjects.
-        settings["novel_prior"] = False
+        options["novel_prior"] = False
 
     def make() -> TransferTasks:
-        found = world_tasks(progress=progress, **settings)
+        found = world_tasks(progress=study.progress, **options)
         return dataclasses.replace(found, train=[]) if new else found
 
-    return _kept(store, "world-new" if new else "world", settings, None, make)
+    return _kept(study, "world-new" if new else "world", [options, None], make)
 
 
 def _named(subject: TaskSubject, seed: int) -> TaskSubject:
@@ -120,7 +114,7 @@ def _named(subject: TaskSubject, seed: int) -> TaskSubject:
     return dataclasses.replace(subject, name=f"world-{seed}-{subject.name}")
 
 
-def _checked(part: Part, say: Callable[[str], None]) -> Part:
+def _checked(study: Study, part: Part) -> Part:
     """Subjects that may stand in one study: one embedding, no responses missing to learn from, nobody twice."""
     tasks = part.tasks
     widths = {s.X.shape[1] for s in (*tasks.train, *tasks.test)}
@@ -168,7 +162,9 @@ def _checked(part: Part, say: Callable[[str], None]) -> Part:
                 f"{sorted(pool & query)[0]!r}). Next step: queries of other stimuli."
             )
         if query & learned:
-            say(f"  {subject.name}: training subjects saw {len(query & learned)} of its {len(query)} query stimuli")
+            study.say(
+                f"  {subject.name}: training subjects saw {len(query & learned)} of its {len(query)} query stimuli"
+            )
     return part
 
 
@@ -176,11 +172,9 @@ def _row_hashes(responses: xr.DataArray) -> set[bytes]:
     return {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.ascontiguousarray(responses.values)}
 
 
-def _kept(
-    store: Store, kind: str, settings: dict[str, Any], content: Any, make: Callable[[], TransferTasks]
-) -> TransferTasks:
+def _kept(study: Study, kind: str, inputs: list[Any], make: Callable[[], TransferTasks]) -> TransferTasks:
     """Subjects by their settings and the content of what they are made from."""
-    return store.keep(f"subjects-{kind}", [settings, content], lambda: {"tasks": make()})["tasks"]
+    return study.store.keep(f"subjects-{kind}", inputs, lambda: {"tasks": make()})["tasks"]
 
 
 _FIELDS = ("X", "Y", "X_query", "Y_query")
@@ -278,31 +272,31 @@ def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:
     return data.average_repeats(responses) if responses.dims[0] == "presentation" else responses
 
 
-def make_mixture(config: StudyConfig, part: Part, store: Store, say: Callable[[str], None]) -> PriorMixture:
+def make_mixture(study: Study, part: Part) -> PriorMixture:
     """Mixture of priors from the training subjects' responses; made once."""
-    clusters, tasks = incontext_of(config).model.clusters, part.tasks
+    clusters, seed, tasks = study.table("incontext").model.clusters, study.config.seed, part.tasks
 
     def make() -> dict[str, Any]:
-        say("  prior: mixture from training subjects' responses")
+        study.say("  prior: mixture from training subjects' responses")
         found = PriorMixture.from_responses(
             [(s.X.values, s.Y.values) for s in tasks.train],
             n_clusters=clusters,
             projection=tasks.projection,
             shape=tasks.map_shape,
-            seed=config.seed,
+            seed=seed,
         )
         held = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
         return {name: np.asarray(value) for name, value in held.items() if value is not None}
 
-    return PriorMixture(**store.keep("mixture", [clusters, config.seed, part.digest], make))
+    return PriorMixture(**study.store.keep("mixture", [clusters, seed, part.digest], make))
 
 
-def make_prior(part: Part, store: Store, say: Callable[[str], None]) -> WeightPrior:
+def make_prior(study: Study, part: Part) -> WeightPrior:
     """Gaussian prior of the training subjects' weights, by expectation maximisation; made once."""
 
     def make() -> dict[str, Any]:
-        say("  prior: expectation maximisation over training subjects")
+        study.say("  prior: expectation maximisation over training subjects")
         subjects = [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
         return {"prior": WeightPrior.from_responses(*subjects)}
 
-    return store.keep("prior", [part.digest], make)["prior"]
+    return study.store.keep("prior", [part.digest], make)["prior"]

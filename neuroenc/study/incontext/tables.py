@@ -10,9 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc.encoders.incontext import compare_methods, summarise_curve
-from neuroenc.study.config import StudyConfig
-from neuroenc.study.config.incontext import METHODS
-from neuroenc.study.incontext.subjects import incontext_of
+from neuroenc.study.config import METHODS, EvaluateConfig
 
 _RIDGE = METHODS["ridge"]
 #: What in-context models are compared with at every size.
@@ -45,12 +43,9 @@ def kinds(curve: xr.Dataset, groups: str) -> list[str]:
     return found + ([groups] if groups and groups not in found else [])
 
 
-def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], config: StudyConfig) -> pd.DataFrame:
+def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], wanted: EvaluateConfig) -> pd.DataFrame:
     """Rows of all voxels, then of each kind of group; the fully trained encoder at the size of its pool."""
-    settings: dict[str, Any] = {
-        "n_bootstraps": incontext_of(config).evaluate.n_bootstraps,
-        "seed": incontext_of(config).evaluate.seed,
-    }
+    settings: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
     pieces = [curve]
     if fulls and all(f is not None for f in fulls):
         pool = int(np.median([f.attrs["n_pool"] for f in fulls if f is not None]))
@@ -65,7 +60,7 @@ def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], config:
             whole["noise_ceiling"] = curve["noise_ceiling"]
         pieces.append(whole)
     frames = []
-    for n, kind in enumerate(["all", *kinds(curve, incontext_of(config).evaluate.groups)]):
+    for n, kind in enumerate(["all", *kinds(curve, wanted.groups)]):
         for piece in pieces:
             frame = summarise_curve(piece, groups=None if kind == "all" else kind, **settings)
             if "noise_ceiling" in piece:
@@ -77,7 +72,7 @@ def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], config:
     return table[table["n_voxels"] > 0].reset_index(drop=True)
 
 
-def comparison_table(curve: xr.Dataset, config: StudyConfig) -> pd.DataFrame:
+def comparison_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     """In-context models against every baseline, and baselines against cross-validated ridge; ``best`` marks rows whose
     second method is the baseline of the highest mean over all voxels at that size."""
     names = curve["method"].values.tolist()
@@ -87,14 +82,14 @@ def comparison_table(curve: xr.Dataset, config: StudyConfig) -> pd.DataFrame:
     best = best_baselines(curve)
     frames = []
     for first, second in pairs:
-        for n, kind in enumerate(["all", *kinds(curve, incontext_of(config).evaluate.groups)]):
+        for n, kind in enumerate(["all", *kinds(curve, wanted.groups)]):
             frame = compare_methods(
                 curve,
                 first,
                 second,
                 groups=None if kind == "all" else kind,
-                n_bootstraps=incontext_of(config).evaluate.n_bootstraps,
-                seed=incontext_of(config).evaluate.seed,
+                n_bootstraps=wanted.n_bootstraps,
+                seed=wanted.seed,
             )
             frame.insert(2, "kind", kind)
             frame["best"] = frame["size"].map(best) == second

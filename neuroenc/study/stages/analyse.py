@@ -12,7 +12,7 @@ import xarray as xr
 
 from neuroenc.captions import CaptionStudy, categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
 from neuroenc.study.config import AnalysisConfig
-from neuroenc.study.stages.caption import captioned_weights, captions_of, text_direction
+from neuroenc.study.stages.caption import captioned_weights, text_direction
 from neuroenc.study.study import Study, stage
 
 
@@ -24,7 +24,7 @@ from neuroenc.study.study import Study, stage
 )
 def analyse(study: Study) -> dict[str, Any]:
     """The captions with what they say of regions."""
-    config, found, seed = captions_of(study), study.captions, study.config.seed
+    config, found, seed = study.table("captions"), study.captions, study.config.seed
     if not len(found.captions):
         return {"captions": found}
     coef, _ = captioned_weights(found, study.fitted)

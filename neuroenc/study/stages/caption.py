@@ -103,17 +103,10 @@ class Texts:
         return content_key(self.captions, self.vectors, self.ids)
 
 
-def captions_of(study: Study) -> CaptionsConfig:
-    """The study's ``[captions]``."""
-    if study.config.captions is None:
-        raise ConfigError('the config has no [captions]. Next step: [captions.space] model = "..." .')
-    return study.config.captions
-
-
 @stage("space", reads=("stimuli", "config.captions.space"), writes=("caption_space",), kept=False)
 def space(study: Study) -> dict[str, Any]:
     """Stimuli in the space that weights and texts share, one row a stimulus, at unit norm."""
-    config, stimuli = captions_of(study).space, study.stimuli
+    config, stimuli = study.table("captions").space, study.stimuli
     if stimuli is None:
         raise ConfigError("captions need stimuli. Next step: [data] images, or captions.")
     options: dict[str, Any] = {"progress": study.progress}
@@ -134,7 +127,7 @@ def space(study: Study) -> dict[str, Any]:
 )
 def weights(study: Study) -> dict[str, Any]:
     """Ridge on the training rows of the first fold, scored on its held-out rows, and who is captioned."""
-    gate = captions_of(study).gate
+    gate = study.table("captions").gate
     vectors = study.caption_space
     firsts = [folds[:1] for folds in study.splits]
     jobs = [(one, vectors, folds, False) for one, folds in zip(study.subjects, firsts)]
@@ -178,7 +171,7 @@ def _training_ids(study: Study) -> np.ndarray:
 
 def _bank(study: Study, texts: Texts | None) -> Bank:
     """The bank that ``[captions.bank]`` names."""
-    config = captions_of(study)
+    config = study.table("captions")
     source, where = config.bank.source, config.space
     if source == "captions":
         assert texts is not None
@@ -203,7 +196,7 @@ def _bank(study: Study, texts: Texts | None) -> Bank:
 
 def training_texts(study: Study) -> Texts | None:
     """The caption bank that ``[captions.decoder]`` names; None where the bank's images have no captions."""
-    config = captions_of(study)
+    config = study.table("captions")
     name = config.decoder.caption_bank
     if name == "bank" and config.bank.source == "captions":
         raise ConfigError(
@@ -246,7 +239,7 @@ def _unique(ids: list[str]) -> list[str]:
 )
 def bank(study: Study) -> dict[str, Any]:
     """Images that weights are projected onto, texts, and the decoder that writes or retrieves captions."""
-    config = captions_of(study)
+    config = study.table("captions")
     texts = training_texts(study)
     chosen = _bank(study, texts)
     embed_text = make_text_embedder(config.space)
@@ -416,7 +409,7 @@ def _words() -> str:
 
 def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embed_text: Any) -> Contents:
     """Contents of a captioning's inputs."""
-    config, fitted, shown = captions_of(study), study.fitted, captioner.stimuli
+    config, fitted, shown = study.table("captions"), study.fitted, captioner.stimuli
     d = config.decoder
     return Contents(
         weights=content_key(fitted.coef, fitted.intercept, fitted.alphas, fitted.truth),
@@ -509,7 +502,7 @@ class Readings:
 )
 def read(study: Study) -> dict[str, Any]:
     """Read the bank once for all stages: projections, best images, variants for stability, images at random."""
-    config, fitted, captioner, contents = captions_of(study), study.fitted, study.captioner, study.contents
+    config, fitted, captioner, contents = study.table("captions"), study.fitted, study.captioner, study.contents
     passed, seed = study.gate["captioned"].to_numpy(dtype=bool), study.config.seed
     if not passed.any():
         nothing = xr.Dataset(coords={"voxel": np.zeros(0, int)})
@@ -539,7 +532,7 @@ def read(study: Study) -> dict[str, Any]:
 
 
 def _jobs(study: Study, sampled: np.ndarray) -> list[Any]:
-    s, seed = captions_of(study).stability, study.config.seed
+    s, seed = study.table("captions").stability, study.config.seed
     kept = study.fitted.coef.isel(voxel=np.flatnonzero(sampled))
     variants: dict[str, list[Any]] = {}
     if s.folds:
@@ -557,7 +550,7 @@ def _jobs(study: Study, sampled: np.ndarray) -> list[Any]:
 
 
 def _read(study: Study, passed: np.ndarray, sampled: np.ndarray) -> dict[str, Any]:
-    config, fitted, captioner, seed = captions_of(study), study.fitted, study.captioner, study.config.seed
+    config, fitted, captioner, seed = study.table("captions"), study.fitted, study.captioner, study.config.seed
     at = np.flatnonzero(passed)
     coef, bias = fitted.coef.isel(voxel=at), fitted.intercept.values[at]
     mixed = shuffled_control(fitted.coef, seed).isel(voxel=at)
@@ -609,14 +602,15 @@ def captioned_weights(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray
 )
 def caption(study: Study) -> dict[str, Any]:
     """Captions of the voxels that passed the gate, with their evidence."""
-    whole, config = study.config, captions_of(study)
+    whole, config = study.config, study.table("captions")
     told = [whole.title, whole.notes, config.space, whole.encoder, whole.evaluation, config.gate, config.projection]
     inputs = [study.contents, study.readings.key, study.gate, study.bank_name, config.decoder.captioner, told]
     return study.store.keep("captions", inputs, lambda: {"captions": _caption(study)})
 
 
 def _caption(study: Study) -> CaptionStudy:
-    whole, config, fitted, gate, readings = (study.config, captions_of(study), study.fitted, study.gate, study.readings)
+    whole, config, readings = study.config, study.table("captions"), study.readings
+    fitted, gate = study.fitted, study.gate
     e, h = whole.encoder, whole.evaluation
     found = study.captioner.caption(
         (fitted.coef, fitted.intercept),

@@ -23,7 +23,7 @@ from neuroenc.captions import (
     sentence_scores,
     shuffled_control,
 )
-from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, captions_of, text_direction
+from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, text_direction
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
@@ -36,7 +36,7 @@ from neuroenc.study.truth import judge_planted, planted_summary
 )
 def ground(study: Study) -> dict[str, Any]:
     """The verdict on each phrase, and captions written under the checker's eyes where asked."""
-    config, found, captioner, seed = captions_of(study), study.captions, study.captioner, study.config.seed
+    config, found, captioner, seed = study.table("captions"), study.captions, study.captioner, study.config.seed
     if not config.grounding.enabled or not len(found.captions):
         return {"captions": found}
     coef, intercept = captioned_weights(found, study.fitted)
@@ -110,7 +110,7 @@ def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingC
     if found is None or captioner.embed_text is None:
         return None
     # Texts and images of a joint space lie around two means, not in one cloud.
-    joint = captions_of(study).space.stimuli == "image"
+    joint = study.table("captions").space.stimuli == "image"
     return GroundingChecker(
         coef,
         study.captions.evidence,
@@ -123,7 +123,7 @@ def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingC
         seed=seed,
         features_normalised=captioner.features_normalised,
         max_memory=captioner.max_memory,
-        engine=captions_of(study).grounding.phrases,
+        engine=study.table("captions").grounding.phrases,
     )
 
 
@@ -155,7 +155,7 @@ def ground_captions(checker: GroundingChecker, captions: pd.DataFrame, seed: int
 )
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
-    config, fitted, found, readings = captions_of(study), study.fitted, study.captions, study.readings
+    config, fitted, found, readings = study.table("captions"), study.fitted, study.captions, study.readings
     captioner, seed, texts = study.captioner, study.config.seed, study.texts
     if not found.gate["captioned"].to_numpy(dtype=bool).any():
         study.say("    no voxel passed the gate: nothing to check")
@@ -175,16 +175,7 @@ def check(study: Study) -> dict[str, Any]:
     if stable:
         quality["stability"] = stable["summary"]
 
-    def control() -> dict[str, pd.DataFrame]:
-        mixed = shuffled_control(fitted.coef, seed)
-        gate = found.gate
-        projection = readings.shuffled.sel(voxel=gate.loc[gate["captioned"], "voxel"].to_numpy())
-        nothing = pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
-        return {
-            "captions": captioner.caption(mixed, fitted.scores, gate=gate, projected=(projection, nothing)).captions
-        }
-
-    shuffled = study.store.keep("shuffled", base, control)["captions"]
+    shuffled = study.store.keep("shuffled", base, lambda: {"captions": shuffled_captions(study)})["captions"]
     vectors, kind = _stimulus_vectors(study)
     sentence = None
     if vectors is not None:
@@ -239,6 +230,18 @@ def check(study: Study) -> dict[str, Any]:
     return {"captions": new.judged()}
 
 
+def shuffled_captions(study: Study) -> pd.DataFrame:
+    """Captions of weights whose features were shuffled, of the voxels that have captions."""
+    fitted, gate = study.fitted, study.captions.gate
+    projection = study.readings.shuffled.sel(voxel=gate.loc[gate["captioned"], "voxel"].to_numpy())
+    nothing = pd.DataFrame({"voxel": [], "rank": [], "stimulus": [], "predicted": []})
+    mixed = shuffled_control(fitted.coef, study.config.seed)
+    found: pd.DataFrame = study.captioner.caption(
+        mixed, fitted.scores, gate=gate, projected=(projection, nothing)
+    ).captions
+    return found
+
+
 def _first_roi(scores: xr.Dataset) -> list[str]:
     if "roi" not in scores.coords:
         return [""] * scores.sizes["voxel"]
@@ -249,7 +252,7 @@ def _stimulus_vectors(study: Study) -> tuple[xr.DataArray | None, str]:
     """One vector a held-out stimulus: of its captions, else of its image in a joint space; None with few stimuli."""
     from neuroenc.embedding import TextEmbedder
 
-    rows, space = study.fitted.rows, captions_of(study).space
+    rows, space = study.fitted.rows, study.table("captions").space
     ids = pd.unique(np.concatenate([s.Y_test.coords["stimulus"].values for s in rows]))
     if study.stimuli is None or len(ids) < 20:
         return None, ""

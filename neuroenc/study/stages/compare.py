@@ -17,7 +17,7 @@ from neuroenc._core.tables import read_table, write_table
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells, make_folds
-from neuroenc.study.config import CompareConfig, FeaturesConfig
+from neuroenc.study.config import FeaturesConfig
 from neuroenc.study.stages.load import load_features
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
@@ -32,13 +32,6 @@ NOTES = (
 )
 
 
-def compare_of(study: Study) -> CompareConfig:
-    """The study's ``[compare]``."""
-    if study.config.compare is None:
-        raise ConfigError("the config has no [compare]. Next step: [compare] readouts = { linear = {} }.")
-    return study.config.compare
-
-
 @stage(
     "compare",
     reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"),
@@ -47,7 +40,7 @@ def compare_of(study: Study) -> CompareConfig:
 )
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
-    config, whole = compare_of(study), study.config
+    config, whole = study.table("compare"), study.config
     cells = build_cells(
         list(whole.features), config.readouts, config.cores or None, config.cells or None, config.training
     )
@@ -284,7 +277,7 @@ def _dense(config: FeaturesConfig, stimuli: Stimuli, text: TextEmbedder) -> xr.D
 )
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
-    config, found, folder = compare_of(study), study.comparison, study.out
+    config, found, folder = study.table("compare"), study.comparison, study.out
     parts: dict[str, Any] = {"summary": {}}
     tables = {"fits": found.records().drop(columns=["chosen", "candidate_r"], errors="ignore")}
     curves = found.curves().drop(columns="seconds", errors="ignore")

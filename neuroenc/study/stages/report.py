@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,29 +17,35 @@ from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
 from neuroenc.data import Stimuli
 from neuroenc.report import roi_summary, study_page
-from neuroenc.study.config import StudyConfig
+from neuroenc.study.incontext.evaluate import NOTES as CURVE_NOTES, curve_lines, write_curve
+from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import NOTES, comparison_lines
 from neuroenc.study.stages.summary import caption_lines, caption_summary
 from neuroenc.study.study import Study
 
 
-def plain_settings(config: StudyConfig) -> dict[str, Any]:
-    """Settings without the folders of this machine, and without tables that ask for nothing."""
-    record = config.model_dump(exclude_none=True, exclude={"compute", "report"})
-    for key in ("responses", "samples", "mask", "images", "captions"):
-        record["data"][key] = Path(record["data"][key]).name
-    record["data"]["rois"] = {k: Path(str(v)).name for k, v in record["data"]["rois"].items()}
-    if "root" in record["data"]["options"]:
-        record["data"]["options"]["root"] = Path(str(record["data"]["options"]["root"])).name
-    for space in record["features"].values():
-        for key in ("file", "samples", "table"):
-            space[key] = Path(space[key]).name
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def plain_settings(study: Study) -> dict[str, Any]:
+    """Settings without the folders of this machine, and without tables that nothing was made by."""
+    config, unread = study.config, {"compute", "report"}
+    if not study.has("subjects"):
+        unread |= {"data", "features", "encoder", "evaluation"}
+    record: dict[str, Any] = _plain(config.model_dump(exclude_none=True, exclude=unread))
+    if config.incontext and study.has("curve"):
+        record["incontext"] |= {name: stage_of(config.incontext, name).model_dump() for name in BEFORE}
     return record
 
 
 def summarise(study: Study) -> dict[str, Any]:
     """Figures of all that is known, flat."""
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = dict(study.curve_parts["summary"]) if study.has("curve") else {}
     if study.has("scores"):
         out |= _score_summary(study)
     if study.has("captions"):
@@ -97,6 +104,8 @@ def _notes(study: Study) -> list[str]:
         if one.responses.attrs.get("licence"):
             source = one.responses.attrs.get("source", "")
             notes.append(f"Responses: {source}; licence {one.responses.attrs['licence']}.")
+    if study.has("curve"):
+        notes = [*CURVE_NOTES, *notes, *study.curve_parts["notes"]]
     return list(dict.fromkeys(notes))
 
 
@@ -175,7 +184,8 @@ def write_study(study: Study) -> Path:
         raise ConfigError('the study has no folder to write to. Next step: Study(..., out="study").')
     if study.has("captions"):
         study.captions.save(study.out / "study")
-    made, seen = _made(study), _stimuli_key(study.stimuli)
+    files = write_curve(study, study.out) if study.has("curve") else []
+    made, seen = _made(study), _stimuli_key(study.stimuli if study.has("stimuli") else None)
     # No two runs take the same time, and the page is to be the same.
     told = {k: v for k, v in study.summary.items() if not k.startswith("seconds")}
     for name, reads in _TABS.items():
@@ -193,26 +203,29 @@ def write_study(study: Study) -> Path:
             made.pop(name, None)
     if "captions" in made:
         made["captions"]["stimuli"] = _bank_stimuli(study)
-    settings = plain_settings(study.config)
+    settings = plain_settings(study)
+    origin: dict[str, Any] = {"run": settings, "seed": study.config.seed}
+    if study.has("subjects"):
+        origin["responses"] = [hash_array(s.responses.values) for s in study.subjects]
+    if study.has("curve"):
+        origin["subjects"] = [part.digest for part in study.parts]
+        made["support"] = study.curve_parts["page"]
     page = study_page(
         study.config.title,
-        accuracy=made.get("accuracy"),
-        comparison=made.get("comparison"),
-        captions=made.get("captions"),
+        **made,
         summary=told,
         settings=settings,
         notes=_notes(study),
-        provenance=provenance(
-            run=settings, responses=[hash_array(s.responses.values) for s in study.subjects], seed=study.config.seed
-        ),
+        provenance=provenance(**origin),
+        files=files,
         progress=study.progress,
     )
     return page.write(study.out / "report")
 
 
-def closing_lines(study: Study, summary: dict[str, Any]) -> list[str]:
+def closing_lines(study: Study) -> list[str]:
     """What a command prints at its end."""
-    lines: list[str] = []
+    summary, lines = study.summary, curve_lines(study) if study.has("curve") else []
     if study.has("scores"):
         lines += ["", roi_table(study.scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
         parts = [f"median r {summary['median_r']:.4f} over {summary['n_voxels']} voxels"]

@@ -1,0 +1,89 @@
+"""Responses of a new subject from a few of its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc import data, stats
+from neuroenc._core.device import resolve_device
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders import check_space, feature_space
+from neuroenc.encoders.incontext import InContextEncoder, load_model
+from neuroenc.study.incontext.subjects import prepared, read_matrix, subjects
+from neuroenc.study.study import Study, stage
+
+Support = tuple[xr.DataArray, xr.DataArray, xr.DataArray, xr.DataArray | None]
+
+
+def _from_files(study: Study) -> Support | None:
+    """Support features and responses, query features, and no responses of these; None where no files are named."""
+    config = study.table("incontext")
+    given = {k: getattr(config.predict, k) for k in ("features", "responses", "query")}
+    missing = [k for k, v in given.items() if not v]
+    if len(missing) == 3:
+        return None
+    if missing:
+        raise ConfigError(f"predict needs features, responses and query together; {', '.join(missing)} missing.")
+    Y = prepared(read_matrix(given["responses"], "responses"), config.task.zscore)
+    X = data.match(read_matrix(given["features"], "features"), Y)
+    query = read_matrix(given["query"], "query")
+    check_space(feature_space(X), query, "those of the support")
+    if query.shape[1] != X.shape[1]:
+        raise DataError(f"query features have {query.shape[1]} dimensions, those of the support {X.shape[1]}.")
+    both = np.intersect1d(X["stimulus"].values.astype(str), query["stimulus"].values.astype(str))
+    if len(both):
+        study.say(f"  {len(both)} of {len(query)} queries are stimuli of the support: their predictions are no test")
+    return X, Y, query, None
+
+
+def _from_task(study: Study) -> Support:
+    """Some trials of the task's first new subject, and its queries."""
+    tasks, n = study.through([subjects]).parts[0].tasks, study.table("incontext").predict.n_support
+    if not tasks.test:
+        raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
+    subject = tasks.test[0]
+    assert subject.X_query is not None
+    if n > len(subject.X):
+        raise ConfigError(f"predict.n_support = {n}; {subject.name} has {len(subject.X)} trials to draw from.")
+    rows = np.sort(np.random.default_rng([study.config.seed, 5]).permutation(len(subject.X))[:n])
+    study.say(f"  {subject.name}: {n} of its {len(subject.X)} trials")
+    return subject.X[rows], subject.Y[rows], subject.X_query, subject.Y_query
+
+
+@stage("predict", reads=("config.incontext", "config.seed"), writes=("predictions", "summary"), kept=False)
+def predict(study: Study) -> dict[str, Any]:
+    """Predictions of the model of ``[incontext.predict]``, saved with its encoder in the study's folder."""
+    settings = study.table("incontext").predict
+    resolve_device(settings.device)
+    model = load_model(settings.model)
+    X, Y, query, truth = _from_files(study) or _from_task(study)
+    encoder = InContextEncoder(
+        settings.model, response_scale=settings.response_scale, device=settings.device, progress=study.progress
+    ).fit(X, Y)
+    study.say(f"  {model!r}: {len(X)} support trials, {Y.shape[1]} voxels, {len(query)} queries")
+    found: dict[str, Any] = {}
+    if model.anchor is not None:
+        found["predicted"], found["std"] = encoder.predict(query, return_std=True)
+    else:
+        found["predicted"] = encoder.predict(query)
+    predictions = xr.Dataset({k: v.rename(k) for k, v in found.items()})
+    summary: dict[str, Any] = {
+        "model": Path(settings.model).name,
+        "n_support": len(X),
+        "n_query": len(query),
+        "n_voxels": int(Y.shape[1]),
+    }
+    if "std" in found:
+        summary["median_std"] = float(np.median(found["std"].values))
+    if truth is not None:
+        ev = stats.explained_variance(truth.values.astype(np.float64), found["predicted"].values)
+        summary["mean_explained_variance"] = float(np.nanmean(ev))
+        study.say(f"  mean explained variance of the queries: {summary['mean_explained_variance']:.4f}")
+    if study.out is not None:
+        encoder.save(study.out / "encoder")
+        data.save(predictions, study.out / "predictions.nc")
+    return {"predictions": predictions, "summary": summary}
