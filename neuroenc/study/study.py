@@ -16,6 +16,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.executor import Executor
 from neuroenc._core.files import output_folder
+from neuroenc._core.progress import telling
 from neuroenc._core.store import Codec, Store, content_key, register
 from neuroenc.data import load as load_array, save as save_array
 from neuroenc.study.config import StudyConfig
@@ -49,10 +50,11 @@ class Stage:
     def __call__(self, study: Study) -> Study:
         """The study with what this stage writes."""
         begin = time.perf_counter()
-        if self.kept:
-            parts: Mapping[str, Any] = study.store.keep(self.name, self.inputs(study), lambda: self.work(study))
-        else:
-            parts = self.work(study)
+        with telling(study.say):
+            if self.kept:
+                parts: Mapping[str, Any] = study.store.keep(self.name, self.inputs(study), lambda: self.work(study))
+            else:
+                parts = self.work(study)
         missing = set(self.writes) - set(parts)
         if missing:
             raise ConfigError(f"stage {self.name} writes {', '.join(sorted(missing))}, which it did not give.")
