@@ -37,7 +37,7 @@ def fitted(captions, seed, **options):
 
 
 def f1_of(parser, tested):
-    from neuroenc.captions.text._trees import bracket_f1
+    from brackets import bracket_f1
 
     return bracket_f1([b.tree for b in parser.parse([c.text for c in tested])], [c.tree for c in tested])
 
@@ -57,7 +57,7 @@ def captions():
 @pytest.fixture(scope="module")
 def runs(captions):
     """F1 and perplexity of each run, and the F1 of trees that know nothing."""
-    from neuroenc.captions.text._trees import bracket_f1, left_branching, random_tree, right_branching
+    from brackets import bracket_f1, left_branching, random_tree, right_branching
 
     rows = {}
     for (grammar, seed), (learned, tested) in captions.items():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from brackets import bracket_f1, distances_from_tree, left_branching, random_tree, right_branching
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
 from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
@@ -24,18 +25,7 @@ from neuroenc.captions.text._parser_model import (
     span_distribution,
 )
 from neuroenc.captions.text._phrases import Phrase
-from neuroenc.captions.text._trees import (
-    bracket_f1,
-    chunks,
-    default_pattern,
-    distances_from_tree,
-    left_branching,
-    random_tree,
-    right_branching,
-    tree_from_distances,
-    tree_spans,
-    words_of,
-)
+from neuroenc.captions.text._trees import chunks, default_pattern, tree_from_distances, tree_spans, words_of
 from planted_phrases import GRAMMARS, planted_captions
 
 CAPTIONS = ["a red cat on the mat", "the dog in a house", "a cat in the red house", "the dog on a mat, a red dog"]
