@@ -120,10 +120,9 @@ def check_texts(texts: Any, what: str) -> list[str]:
     """
     if isinstance(texts, str):
         raise DataError(f"{what} is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
-    try:
-        listed = list(texts)
-    except TypeError:
-        raise DataError(f"{what} is a {type(texts).__name__}; legal is a list of texts.") from None
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise DataError(f"{what} is a {type(texts).__name__}; legal is a list of texts.")
+    listed = list(texts)
     wrong = [n for n, t in enumerate(listed) if not isinstance(t, str)]
     if wrong:
         raise DataError(

@@ -8,8 +8,11 @@ from ._caption import (
 from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
-from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
-from .analysis._colours import EmbeddingColours as EmbeddingColours
+from .analysis._clusters import (
+    EmbeddingColours as EmbeddingColours,
+    VoxelClusters as VoxelClusters,
+    cluster_voxels as cluster_voxels,
+)
 from .analysis._contrast import (
     contrast as contrast,
     difference_captions as difference_captions,
@@ -53,12 +56,10 @@ from .checks._preference import (
 from .checks._scoring import (
     caption_agreement as caption_agreement,
     caption_diversity as caption_diversity,
-    round_trip as round_trip,
-    sentence_scores as sentence_scores,
-)
-from .checks._stability import (
     caption_stability as caption_stability,
+    round_trip as round_trip,
     score_stability as score_stability,
+    sentence_scores as sentence_scores,
     stability_jobs as stability_jobs,
 )
 from .decoding._constraints import (

@@ -1,9 +1,11 @@
-"""Image and text embedders."""
+"""Image and text embedders, and the one loop from inputs to features, with and without the cache."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -11,13 +13,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import check_ids, check_whole
-from neuroenc._core.device import exact_arithmetic
+from neuroenc._core.checks import check_ids, check_texts, check_whole
+from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array
+from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
+from neuroenc._version import __version__
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._extract import features_of
+from neuroenc.embedding._cache import FeatureCache, block_rows
 from neuroenc.embedding._registry import (
     Backbone,
     check_model,
@@ -225,11 +229,6 @@ class ImageEmbedder(_Embedder):
             return self._array(pool(model.encode(torch.stack(tensors).to(device), self.layer), self.pooling))
 
 
-def _is_utf8(text: str) -> bool:
-    """Halves of characters come out of broken files, and no tokenizer takes them."""
-    return text == text.encode("utf-8", "replace").decode()
-
-
 class TextEmbedder(_Embedder):
     """Text features ``X[n] = tower(tokens(text[n]))``, raw or of unit norm.
 
@@ -297,16 +296,11 @@ class TextEmbedder(_Embedder):
         >>> TextEmbedder("world", cache=False, progress=False).embed(["a cat"], ids=["p1"]).stimulus.item()
         'p1'
         """
-        if isinstance(texts, str):
-            raise DataError(f"texts is one string ({texts[:40]!r}); give a list: [{texts[:40]!r}].")
-        if not isinstance(texts, Iterable) or isinstance(texts, Mapping):
-            raise DataError(f"texts is a {type(texts).__name__}; give a list of texts.")
-        listed = list(texts)
-        wrong = [n for n, t in enumerate(listed) if not isinstance(t, str) or not t.strip() or not _is_utf8(t)]
+        listed = check_texts(texts, "texts")
+        # Halves of characters come out of broken files, and no tokenizer takes them.
+        wrong = [t for t in listed if not t.strip() or t != t.encode("utf-8", "replace").decode()]
         if wrong:
-            raise DataError(
-                f"{len(wrong)} of {len(listed)} texts are empty or not text; number {wrong[0]} is {listed[wrong[0]]!r}."
-            )
+            raise DataError(f"{len(wrong)} of {len(listed)} texts are empty or no UTF-8; the first is {wrong[0]!r}.")
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
         return features_of(self, "text", content, names, partial(self._encode, listed), look=cut)
@@ -382,3 +376,94 @@ class TextEmbedder(_Embedder):
     def _encode(self, texts: list[str], device: str, start: int, stop: int) -> np.ndarray:
         with exact_arithmetic():
             return self._array(self._model(device).encode(texts[start:stop]))
+
+
+def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
+    finite = np.isfinite(block.reshape(len(block), -1)).all(1)
+    if not finite.all():
+        bad = ids[start : start + len(block)][~finite]
+        raise DataError(
+            f"{bad.size} of {len(block)} features from {str(bad[0])!r} on are not finite. Next step: look at that "
+            "stimulus, and at the weights (a float16 checkpoint may have overflowed)."
+        )
+    return block
+
+
+def features_of(
+    embedder: Any,
+    kind: str,
+    content: str,
+    ids: np.ndarray,
+    encode: Callable[[str, int, int], np.ndarray],
+    look: Callable[[str], dict[str, Any]] | None = None,
+) -> Any:
+    """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``, by the settings of an embedder.
+
+    ``encode(device, start, stop)`` gives the values of one batch. Nothing of torch is touched unless something has to
+    be computed; ``look(device)`` then says what shall be told of the inputs and kept in the provenance.
+    """
+    backbone, layer, pooling = embedder.backbone, embedder.layer, embedder.pooling
+    normalise, cache, batch_size = embedder.normalise, embedder.cache, embedder.batch_size
+    if len(ids) == 0:
+        raise DataError("there is nothing to embed (0 inputs).")
+    if not isinstance(cache, (bool, str, os.PathLike)):
+        raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
+    if not isinstance(normalise, bool):
+        raise ConfigError(f"normalise={normalise!r} is not legal; use True or False.")
+    settings = {
+        "kind": kind,
+        "content": content,
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "weights_hash": backbone.weights_hash(),
+        "layer": layer or "",
+        "pooling": "" if pooling is None else str(pooling),
+        "normalised": int(normalise or backbone.unit_norm),
+        "preprocessing": backbone.preprocessing,
+        "neuroenc": __version__,
+    }
+    store = None if cache is False else FeatureCache(None if cache is True else cache)
+    found = None if store is None else store.load(settings)
+    if found is not None:
+        values, record = found
+    else:
+        place = resolve_device(embedder.device)
+        record = provenance(step="embed", device=place, **settings, **({} if look is None else look(place)))
+        n = len(ids)
+        bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=embedder.progress, unit=kind)
+
+        def extract(start: int, stop: int) -> np.ndarray:
+            parts = []
+            bar.update(start - bar.n)
+            for first in range(start, stop, batch_size):
+                last = min(first + batch_size, stop)
+                parts.append(_checked(encode(place, first, last), ids, first))
+                bar.update(last - first)
+            return np.concatenate(parts)
+
+        rows = block_rows(batch_size)
+        with bar:
+            if store is not None:
+                values = store.compute(settings, n, rows, extract, record)
+            else:
+                values = np.concatenate([extract(start, min(start + rows, n)) for start in range(0, n, rows)])
+            bar.update(n - bar.n)
+    cut = json.loads(record).get("cut")
+    if cut:
+        warnings.warn(
+            f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} tokens that {backbone.name!r} "
+            f"reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']} tokens). What stands behind the "
+            "cut does not enter the features. Next step: shorten or split them.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return make_features(
+        values,
+        stimulus=ids,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        layer=layer or "",
+        pooling="" if pooling is None else str(pooling),
+        normalised=normalise or backbone.unit_norm,
+        provenance=record,
+    )

@@ -6,9 +6,14 @@ from ._corpus import (
     plain_text as plain_text,
     pseudo_queries as pseudo_queries,
 )
-from ._hybrid import HybridResult as HybridResult, SearchIndex as SearchIndex, hybrid_search as hybrid_search
 from ._lexical import LexicalIndex as LexicalIndex
 from ._ngram_index import NGramIndex as NGramIndex, Successors as Successors
 from ._ngram_scorer import NGramScorer as NGramScorer, ScoredDocument as ScoredDocument, ngram_weight as ngram_weight
+from ._search import (
+    DenseIndex as DenseIndex,
+    HybridResult as HybridResult,
+    SearchIndex as SearchIndex,
+    hybrid_search as hybrid_search,
+    top_k as top_k,
+)
 from ._shards import StoredBank as StoredBank, as_bank as as_bank, load_bank as load_bank
-from ._topk import DenseIndex as DenseIndex, top_k as top_k

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc.captions import concept_shares, evaluate_images, hallucination_rate, sentence_scores
-from neuroenc.captions.checks._stability import score_stability
+from neuroenc.captions.checks._scoring import score_stability
 from neuroenc.data import Stimuli
 from neuroenc.study.stages.check import diversity_table
 

@@ -7,7 +7,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_world
-from neuroenc.retrieval import DenseIndex, LexicalIndex, _hybrid as module, hybrid_search
+from neuroenc.retrieval import DenseIndex, LexicalIndex, _search as module, hybrid_search
 
 pytest.importorskip("bm25s")
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from neuroenc._core.checks import at_least, check_fraction, check_whole, one_of
+from neuroenc._core.checks import at_least, check_fraction, check_texts, check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
@@ -27,7 +27,6 @@ from neuroenc.captions.text._trees import (
     chunks,
     default_pattern,
     frequent,
-    listed,
     tree_from_distances,
     tree_spans,
     words_of,
@@ -273,7 +272,7 @@ class SyntacticDistanceParser:
         check_whole("batch_size", batch_size)
         at_least("lr", lr, above=True)
         check_fraction("mask_share", mask_share)
-        texts = [[w.text for w in words_of(t, self._pattern)] for t in listed(captions)]
+        texts = [[w.text for w in words_of(t, self._pattern)] for t in check_texts(captions, "captions")]
         if not any(len(t) > 1 for t in texts):
             raise DataError(f"none of {len(texts)} captions has two words; there is nothing to learn an order from.")
         self._vocabulary = Vocabulary.of(texts, self.min_count, self.max_vocabulary)
@@ -323,7 +322,7 @@ class SyntacticDistanceParser:
             Nothing was learned yet.
         """
         net = self._fitted()
-        texts = listed(captions)
+        texts = check_texts(captions, "captions")
         words = [tuple(words_of(t, self._pattern)) for t in texts]
         out: list[Bracketing] = [Bracketing(t, w, np.zeros(0), np.zeros(0), ()) for t, w in zip(texts, words)]
         # Alike lengths together: little padding, and memory in proportion to the words of a batch.
@@ -384,7 +383,7 @@ class SyntacticDistanceParser:
         float
         """
         net = self._fitted(parses=False)
-        rows = [r for r in self._rows(listed(captions)) if r]
+        rows = [r for r in self._rows(check_texts(captions, "captions")) if r]
         if not rows:
             raise DataError("no caption holds a word.")
         share = self.training_.get("mask_share", 0.3) if mask_share is None else mask_share

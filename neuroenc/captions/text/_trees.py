@@ -142,13 +142,6 @@ def words_of(text: str, pattern: re.Pattern[str]) -> list[Word]:
     return [Word(m.group().casefold(), m.start(), m.end()) for m in pattern.finditer(text) if m.group()]
 
 
-def listed(captions: Sequence[str]) -> list[str]:
-    """Captions as a list of texts; one string is refused."""
-    if isinstance(captions, str):
-        raise DataError(f"captions is one string ({captions[:40]!r}). Next step: give a list: [{captions[:40]!r}].")
-    return [str(c) for c in captions]
-
-
 class Vocabulary:
     """Numbers of words; 0 is padding, 1 any other word, 2 a hidden word.
 

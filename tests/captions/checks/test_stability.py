@@ -7,7 +7,7 @@ import xarray as xr
 from neuroenc._core.errors import DataError
 from neuroenc.captions import RetrievalDecoder, caption_stability, project
 from neuroenc.captions.checks._gate import sample_voxels
-from neuroenc.captions.checks._stability import score_stability
+from neuroenc.captions.checks._scoring import score_stability
 from neuroenc.encoders import resampled_rows, ridge_weights
 
 NAMES = ["face", "house", "dog", "pizza", "sign", "hand"]
