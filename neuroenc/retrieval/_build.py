@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -244,7 +245,7 @@ class _Builder:
     def block(self, number: int, table: pd.DataFrame, bar: Any) -> dict[str, Any]:
         """Embed the images of a block and write it."""
         kept: list[dict[str, str]] = []
-        changed: dict[str, int] = {}
+        changed = Counter[str]()
         left: list[dict[str, str]] = []
         rows: list[np.ndarray] = []
         step = self.encode.batch_size
@@ -264,12 +265,10 @@ class _Builder:
                         self.seen[digest] = entry["id"]
                         entries.append({**entry, "sha256": digest})
                         images.append(image)
-                        for change in changes:
-                            changed[change] = changed.get(change, 0) + 1
+                        changed.update(changes)
                 if images:
-                    found = self._stored(self.encode(images, pool), entries)
+                    rows.append(self._stored(self.encode(images, pool), entries))
                     kept += entries
-                    rows.append(found)
                 bar.update(len(batch))
         values = np.concatenate(rows) if rows else np.empty((0, 0), self.dtype)
         if self.near is not None and len(values):
@@ -278,10 +277,9 @@ class _Builder:
             # As a run that goes on from here will know it: by what is in the bank.
             gone = {entry["id"] for entry in near}
             self.seen = {k: v for k, v in self.seen.items() if v not in gone} if gone else self.seen
-        done = pd.DataFrame(kept, columns=list(TABLE_COLUMNS))
-        out = pd.DataFrame(left, columns=list(_LEFT_OUT))
         self.rebuilt = True
-        return write_shard(self.out, number, values, done, out, changed=changed)
+        done, out = pd.DataFrame(kept, columns=list(TABLE_COLUMNS)), pd.DataFrame(left, columns=list(_LEFT_OUT))
+        return write_shard(self.out, number, values, done, out, changed=dict(changed))
 
     def _stored(self, values: np.ndarray, entries: list[dict[str, str]]) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -327,14 +325,8 @@ class _Builder:
             if best[n] <= self.near:
                 stay.append(n)
         gone = sorted(set(range(len(unit))) - set(stay))
-        left = [
-            {
-                **{k: kept[n][k] for k in ("id", "file", "sha256")},
-                "reason": f"near duplicate ({best[n]:.4f})",
-                "of": of[n],
-            }
-            for n in gone
-        ]
+        named = [{k: kept[n][k] for k in ("id", "file", "sha256")} for n in gone]
+        left = [{**d, "reason": f"near duplicate ({best[n]:.4f})", "of": of[n]} for n, d in zip(gone, named)]
         return values[stay], [kept[n] for n in stay], left
 
 
@@ -491,19 +483,14 @@ def _finish(
         "duplicates": int((kind == "duplicate").sum()),
         "near_duplicates": int((kind == "near duplicate").sum()),
     }
-    licences: dict[str, int] = {}
+    licences, changed = Counter[str](), Counter[str]()
     for number, record in enumerate(records):
+        changed.update(record["changed"])
         if record["rows"]:
-            found = read_table(shard_folder(folder, number) / "table.csv", ["licence"])["licence"].value_counts()
-            for name, count in found.items():
-                licences[str(name)] = licences.get(str(name), 0) + int(count)
+            licences.update(read_table(shard_folder(folder, number) / "table.csv", ["licence"])["licence"].tolist())
     kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
     # Which device is not part of what the bank is; it is told for the last digits.
     made = provenance_of(step="build bank", device=device, **settings)
-    changed: dict[str, int] = {}
-    for record in records:
-        for change, count in record["changed"].items():
-            changed[change] = changed.get(change, 0) + count
     info: dict[str, Any] = {
         **kept,
         "counts": counts,

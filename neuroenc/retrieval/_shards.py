@@ -22,7 +22,14 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc._core.files import atomic_path, check_readable_file, read_sealed_json, sha256_file, write_sealed_json
+from neuroenc._core.files import (
+    atomic_path,
+    check_readable_file,
+    read_npy,
+    read_sealed_json,
+    sha256_file,
+    write_sealed_json,
+)
 from neuroenc._core.tables import plain_cells, raw_cells
 from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 
@@ -146,10 +153,7 @@ class StoredBank(EmbeddingBank):
         for name in ("embeddings.npy", "table.csv"):
             if not (folder / name).is_file():
                 raise DataError(f"the bank {self.path} lacks {folder.name}/{name}. Next step: copy or build it again.")
-        try:
-            rows = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{folder / 'embeddings.npy'} is damaged ({error}). Next step: build it again.") from error
+        rows = read_npy(folder / "embeddings.npy", "shard of a bank")
         if rows.ndim != 2 or len(rows) != record["rows"] or rows.shape[1] != self.info["width"]:
             raise DataError(
                 f"{folder / 'embeddings.npy'} has shape {rows.shape}, bank.json promises "
