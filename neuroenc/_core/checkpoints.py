@@ -13,15 +13,6 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.store import Store, Tensors, content_key
 
-__all__ = [
-    "Checkpoint",
-    "moving_state",
-    "optimiser_tensors",
-    "read_checkpoint",
-    "restore_optimiser",
-    "why_unreadable",
-]
-
 
 def why_unreadable(error: BaseException) -> str:
     """What is wrong with a checkpoint, in at most 300 characters, without torch's advice to load it unchecked.
@@ -98,38 +89,29 @@ class Checkpoint:
     def __init__(self, folder: str | os.PathLike[str], key: Any) -> None:
         self.store, self.key = Store(folder), content_key(key)
 
-    def load(self, device: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]] | None:
-        """Tensors by group and the JSON record, or None where there is nothing yet."""
+    def resume(self, model: Any, optimiser: Any, device: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Put model and optimiser back; the other state (as JSON gives it) and the best model, None at the start."""
         found = self.store.read("training", self.key)
         if found is None:
             return None
         state = found.pop("state")
-        return {group: {k: v.to(device) for k, v in part.items()} for group, part in found.items()}, state
+        groups = {group: {k: v.to(device) for k, v in part.items()} for group, part in found.items()}
+        model.load_state_dict(groups["model"], strict=False)
+        whole = optimiser.state_dict()
+        whole["state"] = {}
+        for name, value in groups["optimiser"].items():
+            number, entry = name.split("/", 1)
+            whole["state"].setdefault(int(number), {})[entry] = value
+        optimiser.load_state_dict(whole)
+        return state, groups["best"]
 
-    def save(self, groups: dict[str, dict[str, Any]], state: dict[str, Any]) -> None:
+    def save(self, model: Any, optimiser: Any, state: Any, best: dict[str, Any] | None = None) -> None:
         """Put this state in the place of the last one."""
-        parts = {group: Tensors(part) for group, part in groups.items()}
-        self.store.write("training", self.key, {**parts, "state": state})
-
-
-def optimiser_tensors(optimiser: Any) -> dict[str, Any]:
-    """Anys of an optimiser's state, named by parameter number and entry."""
-    found = {}
-    for number, entries in optimiser.state_dict()["state"].items():
-        for name, value in entries.items():
-            if is_torch(value):
-                found[f"{number}/{name}"] = value
-    return found
-
-
-def restore_optimiser(optimiser: Any, tensors: dict[str, Any], lr: float) -> None:
-    """Put back what `optimiser_tensors` gave, and the learning rate."""
-    state = optimiser.state_dict()
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        number, entry = name.split("/", 1)
-        entries.setdefault(int(number), {})[entry] = value
-    state["state"] = entries
-    for group in state["param_groups"]:
-        group["lr"] = lr
-    optimiser.load_state_dict(state)
+        held = {
+            f"{number}/{name}": value
+            for number, entries in optimiser.state_dict()["state"].items()
+            for name, value in entries.items()
+            if is_torch(value)
+        }
+        parts = {"model": moving_state(model), "best": best or {}, "optimiser": held}
+        self.store.write("training", self.key, {**{k: Tensors(v) for k, v in parts.items()}, "state": state})

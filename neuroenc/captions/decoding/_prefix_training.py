@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.arrays import unit_rows
+from neuroenc._core.checkpoints import Checkpoint
 from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json
@@ -225,15 +226,10 @@ class _Run:
     def run(self, folder: Any, every: int, show: bool) -> PrefixTraining:
         store = None
         if folder is not None:
-            from neuroenc._core.checkpoints import Checkpoint, restore_optimiser
-
             store = Checkpoint(folder, self._key())
-            found = store.load(self.decoder.device)
+            found = store.resume(self.modules, self.optimiser, self.decoder.device)
             if found is not None:
-                groups, state = found
-                self.modules.load_state_dict(groups["model"])
-                restore_optimiser(self.optimiser, groups["optimiser"], self.lr)
-                self.step, self.spent, self.losses = state["step"], state["spent"], state["losses"]
+                self.step, self.spent, self.losses = found[0]
         for p in self.decoder.lm.parameters():
             p.requires_grad_(self.train_lm)
         self.modules.train()
@@ -249,7 +245,7 @@ class _Run:
                     if self.step % 20 == 0:
                         bar.set_postfix(loss=f"{np.mean(self.losses[-50:]):.3f}")
                     if store is not None and (self.step % every == 0 or self._over()):
-                        self._save(store)
+                        store.save(self.modules, self.optimiser, [self.step, self.spent, self.losses])
         finally:
             bar.close()
             self.modules.eval()
@@ -260,12 +256,6 @@ class _Run:
 
     def _over(self) -> bool:
         return self.step >= self.total or (self.limit is not None and self.spent >= self.limit)
-
-    def _save(self, store: Any) -> None:
-        from neuroenc._core.checkpoints import optimiser_tensors
-
-        groups = {"model": dict(self.modules.state_dict()), "optimiser": optimiser_tensors(self.optimiser)}
-        store.save(groups, {"step": self.step, "spent": self.spent, "losses": self.losses})
 
     def _rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.warmup) if self.warmup else 1.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
+from neuroenc._core.checkpoints import Checkpoint, moving_state
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
@@ -412,7 +412,7 @@ class _Run:
                 late = max_seconds is not None and time.perf_counter() - begin > max_seconds
                 state.done = state.done or late or state.step >= stage.max_steps
                 if self.store is not None and self.rank == 0:
-                    self._save()
+                    self.store.save(self.bare, self.optimiser, asdict(state), self.best)
                 line.update(steps)
                 line.set_postfix(loss=f"{held:.4f}", ev=f"{ev:.3f}", lr=f"{state.lr:.0e}", refresh=False)
         self.bare.load_state_dict(self.best, strict=False)
@@ -489,19 +489,10 @@ class _Run:
         state.done = since >= stage.stop_patience
 
     def _resume(self) -> _State:
-        found = None if self.store is None else self.store.load(self.device)
+        found = None if self.store is None else self.store.resume(self.bare, self.optimiser, self.device)
         if found is not None:
-            groups, record = found
-            self.state = _State(**record)
-            self.bare.load_state_dict(groups["model"], strict=False)
-            self.best = groups["best"]
-            restore_optimiser(self.optimiser, groups["optimiser"], self.state.lr)
+            self.state, self.best = _State(**found[0]), found[1]
         return self.state
-
-    def _save(self) -> None:
-        assert self.store is not None
-        groups = {"model": moving_state(self.bare), "best": self.best, "optimiser": optimiser_tensors(self.optimiser)}
-        self.store.save(groups, asdict(self.state))
 
 
 def _to(episode: Episode, device: torch.device) -> Episode:

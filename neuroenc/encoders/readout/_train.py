@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroenc import stats
-from neuroenc._core.checkpoints import Checkpoint, moving_state, optimiser_tensors, restore_optimiser
+from neuroenc._core.checkpoints import Checkpoint, moving_state
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
@@ -352,28 +352,19 @@ class Run:
         self.engine.bare.load_state_dict(tensors, strict=False)
 
     def _resume(self) -> _State:
-        found = None if self.store is None else self.store.load(self.engine.device)
-        if found is None:
-            return self.state
-        groups, record = found
-        self.state = _State(**record)
-        self.best = groups["best"]
-        self._restore(groups["model"])
-        restore_optimiser(self.engine.optimiser, groups["optimiser"], 0.0)
-        if self.engine.scaler is not None and self.state.scaler:
-            self.engine.scaler.load_state_dict(self.state.scaler)
+        engine = self.engine
+        found = None if self.store is None else self.store.resume(engine.bare, engine.optimiser, engine.device)
+        if found is not None:
+            self.state, self.best = _State(**found[0]), found[1]
+            if engine.scaler is not None and self.state.scaler:
+                engine.scaler.load_state_dict(self.state.scaler)
         return self.state
 
     def _save(self) -> None:
         engine = self.engine
         if engine.rank == 0 and self.store is not None:
             self.state.scaler = None if engine.scaler is None else engine.scaler.state_dict()
-            groups = {
-                "model": moving_state(engine.bare),
-                "best": self.best,
-                "optimiser": optimiser_tensors(engine.optimiser),
-            }
-            self.store.save(groups, asdict(self.state))
+            self.store.save(engine.bare, engine.optimiser, asdict(self.state), self.best)
         if engine.accelerator is not None:
             engine.accelerator.wait_for_everyone()
 
