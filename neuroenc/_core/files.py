@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -87,8 +88,10 @@ def storage_errors(path: str | os.PathLike[str], below: str | os.PathLike[str] |
     except Exception as error:
         # HDF5, safetensors and numpy ("80 requested and 20 written") tell a full disk in their text only.
         said = str(error)
-        full = "No space left on device" in said or "errno = 28" in said or said.endswith(" written")
-        number = errno.ENOSPC if full else getattr(error, "errno", None)
+        told = re.search(r"(?:os error |errno = )(\d+)", said)
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if "No space left on device" in said or said.endswith(" written"):
+            number = errno.ENOSPC
         named = getattr(error, "filename", None)
         elsewhere = below is not None and named is not None and not os.fspath(named).startswith(os.fspath(below))
         if number not in _STORAGE or elsewhere:
