@@ -50,7 +50,7 @@ _STALE = 60.0
 #: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
 IN_MEMORY = 2**30
 #: Checkpoints and fits in the layouts of older versions.
-_OLD = ("fit.json", "training.safetensors", "cells/*/cell.json")
+_OLD = ("fit.json", "training.safetensors", "*/training.safetensors", "cells/*/cell.json")
 
 
 class Blocks(NamedTuple):
@@ -207,14 +207,14 @@ class Store:
         else:
             warnings.warn(f"{text}.", UserWarning, stacklevel=4)
 
-    def path(self, name: str, inputs: Any, ending: str = "") -> Path:
+    def path(self, name: str, inputs: Any) -> Path:
         """Where the result of these inputs (see `content_key`) lies."""
         key = hash_json({"name": name, "inputs": _content(inputs), "version": __version__})
-        return self.folder / f"{name}-{key[:16]}{ending}"
+        return self.folder / f"{name}-{key[:16]}"
 
     def part(self, name: str, inputs: Any) -> Store:
         """Store for what is done of a result in the making; gone when `keep` has put the result in its place."""
-        return Store(self.path(name, inputs, PART))
+        return Store(_part_of(self.path(name, inputs)))
 
     def has(self, name: str, inputs: Any) -> bool:
         """Whether a result is there (it may turn out to be damaged when it is read)."""
@@ -284,7 +284,7 @@ class Store:
                 start = time.perf_counter()
                 self.write(name, inputs, compute())
                 found = self._read(path)
-                shutil.rmtree(self.path(name, inputs, PART), ignore_errors=True)
+                shutil.rmtree(_part_of(path), ignore_errors=True)
                 say(f"  {name}: {time.perf_counter() - start:.1f} s")
         return found
 
@@ -299,6 +299,10 @@ class Store:
             small = isinstance(value, np.memmap) and value.nbytes <= IN_MEMORY and not self.mapped
             found[part] = np.array(value) if small else value
         return found
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + PART)
 
 
 def _claim_of(path: Path) -> Path:

@@ -23,6 +23,7 @@ Mirror = Annotated[Path | None, typer.Option(help="Folder with data sets, tried 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")]
 Workers = Annotated[int | None, typer.Option(help="Processes; the numbers do not depend on it.", min=1)]
 Client = Annotated[str | None, typer.Option(help="Dask cluster: tcp://HOST:PORT of its scheduler, or local:4.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Hash files anew that have not changed by size and times.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
@@ -37,6 +38,7 @@ def _command(group: str, about: str, function: str, *arguments: str) -> Callable
         set_: Settings = None,
         workers: Workers = None,
         client: Client = None,
+        verify: Verify = False,
         quiet: Quiet = False,
     ) -> None:
         settings, name = example_or_file(config, example, set_, group)
@@ -91,6 +93,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Folder for predictions.nc, encoder/ and summary.json.")] = None,
     mirror: Mirror = None,
     set_: Settings = None,
+    verify: Verify = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict a new subject's responses from a few of its trials: give three files, or a config, or an example."""

@@ -124,7 +124,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         seed=stage.seed,
         device=stage.device,
         precision=stage.precision,
-        checkpoint=folder / ".training" / key[:16],
+        checkpoint=folder / ".training",
         progress=study.progress,
         max_seconds=60 * stage.minutes if stage.minutes else None,
     )

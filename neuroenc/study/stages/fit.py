@@ -11,7 +11,7 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.executor import Shared
-from neuroenc._core.files import hash_path, output_folder, write_text
+from neuroenc._core.files import hash_path, output_folder
 from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
@@ -246,14 +246,14 @@ def _save_encoder(
     study: Study, encoder: RidgeEncoder, X: xr.DataArray, responses: xr.DataArray, scale: bool, folder: Path
 ) -> None:
     inputs = [X.values, study.content_of(responses), study.config.encoder, scale, folder.name]
-    marker = study.store.path("encoder", inputs, ".txt")
+    saved = study.store.read("encoder", inputs)
     # The folder may by now hold the encoder of another config.
-    if marker.exists() and folder.is_dir() and marker.read_bytes() == hash_path(folder).encode():
+    if saved is not None and folder.is_dir() and saved["content"] == hash_path(folder):
         return
     encoder.fit(row_features(X.values, responses), responses)
     output_folder(folder.parent)
     encoder.save(folder)
-    write_text(marker, hash_path(folder))
+    study.store.write("encoder", inputs, {"content": hash_path(folder)})
 
 
 def row_features(values: np.ndarray, responses: xr.DataArray) -> xr.DataArray:
