@@ -8,8 +8,6 @@ import numpy as np
 
 from neuroenc._core.errors import DataError
 
-__all__ = ["as_numbers", "as_numpy", "is_dask", "is_torch", "refuse_sparse", "unit_rows"]
-
 
 def is_torch(x: Any) -> bool:
     """Whether x is a torch tensor, without importing torch."""

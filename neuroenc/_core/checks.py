@@ -9,18 +9,6 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 
-__all__ = [
-    "at_least",
-    "check_fraction",
-    "check_ids",
-    "check_texts",
-    "check_whole",
-    "flat_captions",
-    "make_rng",
-    "one_of",
-    "share",
-]
-
 
 def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
     """``value`` as an int of at least ``least``; ``also`` ends the error with what else is legal.

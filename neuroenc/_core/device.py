@@ -11,8 +11,6 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.optional import require
 
-__all__ = ["array_module", "exact_arithmetic", "make_accelerator", "resolve_device"]
-
 _PRECISIONS = {"32": "no", "bf16": "bf16", "16": "fp16"}
 
 

@@ -5,16 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-__all__ = [
-    "ChecksumError",
-    "ConfigError",
-    "DataError",
-    "NeuroencError",
-    "StorageError",
-    "nearest_names",
-    "unknown_name",
-]
-
 
 class NeuroencError(ValueError):
     """Base of every error that neuroenc raises about its input."""

@@ -15,8 +15,6 @@ from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import _leftover_mark, hash_array, storage_errors
 from neuroenc._core.progress import progress as bar
 
-__all__ = ["Executor", "Shared"]
-
 
 @dataclass(frozen=True)
 class Shared:

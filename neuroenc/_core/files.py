@@ -25,32 +25,6 @@ import numpy as np
 from neuroenc._core.errors import DataError, NeuroencError, StorageError
 from neuroenc._core.hashes import file_sha256
 
-__all__ = [
-    "atomic_path",
-    "check_readable_file",
-    "hash_array",
-    "hash_json",
-    "hash_path",
-    "open_hdf5",
-    "output_folder",
-    "paired_file",
-    "plain_json",
-    "read_json",
-    "read_npy",
-    "read_sealed_folder",
-    "read_sealed_json",
-    "read_text",
-    "recover",
-    "remove_leftovers",
-    "seal_folder",
-    "sha256_file",
-    "storage_errors",
-    "write_json",
-    "write_pair",
-    "write_sealed_json",
-    "write_text",
-]
-
 # Ending of a folder that waits for its replacement.
 _OLD = ".old"
 # What the system says when a place cannot be written, in words that lead on.

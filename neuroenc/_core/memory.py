@@ -11,8 +11,6 @@ import numpy as np
 
 from neuroenc._core.errors import ConfigError
 
-__all__ = ["parse_memory", "voxel_blocks"]
-
 _UNITS = {
     "": 1,
     "b": 1,

@@ -11,8 +11,6 @@ from typing import Any
 from neuroenc._core.files import _finite, _plain
 from neuroenc._version import __version__
 
-__all__ = ["provenance", "versions"]
-
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "xarray", "torch", "open-clip-torch", "nilearn", "nibabel")
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["COLUMNS", "VERDICTS", "check_names", "check_same_voxels", "check_scores", "check_voxel_table"]
-
 #: Columns that each table of captions must hold; more are kept.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "captions": ("voxel", "rank", "caption", "score"),

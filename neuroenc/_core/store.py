@@ -39,8 +39,6 @@ from neuroenc._core.files import (
 from neuroenc._core.weights import load_tensors, save_tensors
 from neuroenc._version import __version__
 
-__all__ = ["Blocks", "Codec", "Store", "Tensors", "content_key", "register"]
-
 #: Not the name of any part.
 RECORD = "_result.json"
 #: Ending of the folder in which a result in the making keeps what is done of it.

@@ -13,8 +13,6 @@ from neuroenc._core.files import atomic_path, check_readable_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_columns", "decode_text", "numbers", "plain_cells", "raw_cells", "read_table", "write_table"]
-
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 

@@ -10,8 +10,6 @@ from neuroenc._core.arrays import as_numpy
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import DataError
 
-__all__ = ["BestRows", "exact_scores", "merge_best", "plan_blocks", "row_norms"]
-
 _EPS = float(np.finfo(np.float32).eps)
 _PAIRS = 1 << 18  # elements of gathered rows held in float64 at a time
 

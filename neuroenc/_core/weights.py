@@ -27,8 +27,6 @@ from neuroenc._core.files import (
     write_sealed_json,
 )
 
-__all__ = ["Kind", "load_tensors", "read_folder", "reading", "save_tensors", "whole_folder", "write_folder"]
-
 # 1: records without a seal may be read; 2: sealed; 3: with the kind. All three are read.
 FORMAT = 3
 
