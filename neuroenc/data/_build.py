@@ -229,8 +229,8 @@ def make_features(
     if dims is None:
         if data.ndim not in FEATURE_DIMS:
             raise DataError(
-                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature)"
-                " and (stimulus, channel, y, x). Next step: reshape, or name the dimensions with dims=(...)."
+                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature), "
+                "(stimulus, channel, y, x), or dims=(...)."
             )
         dims = FEATURE_DIMS[data.ndim]
     dims = tuple(dims)
@@ -245,10 +245,7 @@ def make_features(
             raise DataError(f"coordinate {name!r} needs its dimension: {name}=(dim, values) with dim in {dims}.")
         axis, label = (name, value) if name in dims else value
         if np.shape(label) != (data.shape[dims.index(axis)],):
-            raise DataError(
-                f"coordinate {name!r} has shape {np.shape(label)} (expected"
-                f" ({data.shape[dims.index(axis)]},), the length of {axis!r})."
-            )
+            raise DataError(f"coordinate {name!r} has shape {np.shape(label)} (expected one value along {axis!r}).")
         labels[name] = (axis, np.asarray(label))
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_features", **(provenance or {}))

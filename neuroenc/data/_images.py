@@ -46,10 +46,7 @@ def open_image(image: Any, what: str, *, surface: bool = False) -> Any:
     try:
         found = nib.load(path)
     except DAMAGE as error:
-        raise DataError(
-            f"{what}: {path} ({path.stat().st_size:,} bytes) is not a readable image: {error}. Next step:"
-            " copy it again."
-        ) from error
+        raise DataError(f"{what}: {path} ({path.stat().st_size:,} bytes) is not a readable image: {error}.") from error
     if not surface:
         _check_volume(found, f"{what}: {path}")
         _check_header(found, path)
@@ -59,19 +56,16 @@ def open_image(image: Any, what: str, *, surface: bool = False) -> Any:
 def _check_volume(image: Any, what: str) -> None:
     if not hasattr(image, "affine"):
         raise DataError(
-            f"{what} holds {type(image).__name__} (grayordinates or a surface); expected a volume (NIfTI, MGH). Next"
-            " step: give the volume, or neuroenc.data.read_surface for GIFTI and FreeSurfer's surface files."
+            f"{what} holds {type(image).__name__}; expected a volume (NIfTI, MGH), or read_surface for surface files."
         )
     if image.affine is None:
         raise DataError(
-            f"{what} has no affine, so it has no place in space. Next step: nibabel.Nifti1Image(values, affine) with"
-            " the affine of the image that the values come from."
+            f"{what} has no affine, so it has no place in space. Next step: nibabel.Nifti1Image(values, affine)."
         )
     matrix = np.asarray(image.affine, dtype=float)
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise DataError(
-            f"{what} has an affine that is no place in space: {np.array2string(matrix.round(4)).replace(chr(10), '')}."
-            " Next step: write its header again (sform, or qform and voxel sizes)."
+            f"{what} has an affine that is no place in space: {matrix.round(4).tolist()}. Next step: mend its header."
         )
     kind = np.dtype(image.get_data_dtype()) if hasattr(image, "get_data_dtype") else np.dtype(float)
     if kind.kind not in "fiub":
@@ -123,8 +117,7 @@ def _told(name: str, what: str) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise DataError(
-            f"{what}: voxel values of {name or what} cannot be read ({error}): the file is cut short or damaged. Next"
-            " step: copy it again."
+            f"{what}: voxel values of {name or what} cannot be read ({error}): the file is cut short or damaged."
         ) from error
 
 
@@ -287,8 +280,7 @@ def region_mask(image: Any, label: int | Sequence[int], *, what: str = "label im
     whole = np.where(np.isfinite(values), np.round(values), 0)
     if np.abs(np.where(np.isfinite(values), values, 0) - whole).max(initial=0) > 1e-4:
         raise DataError(
-            f"{what} holds values between whole numbers, first {values[values != whole][0]:g}: it is no label image, or"
-            " was resampled with interpolation. Next step: resample labels with nearest-neighbour interpolation."
+            f"{what} holds values between whole numbers, first {values[values != whole][0]:g}: was it interpolated?"
         )
     wanted = [label] if isinstance(label, (int, np.integer, str)) else list(label)
     if not wanted or not all(isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in wanted):

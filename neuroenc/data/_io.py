@@ -224,10 +224,7 @@ def _plain(value: Any, where: str) -> Any:
         items = [_plain(x, where) for x in value]
         if not any(isinstance(x, list) for x in items):
             return items
-    raise DataError(
-        f"attribute {where} is {type(value).__name__} ({str(value)[:40]!r}); legal are text, numbers,"
-        " booleans, None and lists of them. Next step: json.dumps(value)."
-    )
+    raise DataError(f"attribute {where} is {type(value).__name__} ({str(value)[:40]!r}). Next step: json.dumps(value).")
 
 
 def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
@@ -248,8 +245,7 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
     for name in (*dataset.variables, *dataset.dims):
         if not _usable(name):
             raise DataError(
-                f"{name!r} cannot be the name of a variable or dimension in a file; legal is printable text without "
-                "'/' that does not begin with '.' or a blank. Next step: .rename."
+                f"{name!r} cannot be the name of a variable or dimension: printable, no '/' in it and no '.' first."
             )
     dataset = dataset.drop_encoding()
     # Files keep neither a coordinate whose name has a blank as such, nor that labels of a dimension are not its index.
@@ -281,8 +277,7 @@ def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
         bad = [x for x in listed if not isinstance(x, str)]
         if bad:
             raise DataError(
-                f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}) among objects; legal are numbers,"
-                " booleans and text. Next step: .astype(str) or .astype(float)."
+                f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}). Next step: .astype(str) or .astype(float)."
             )
         if any("\0" in x for x in listed):
             raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
@@ -348,6 +343,5 @@ def _check_chunks(path: Path) -> None:
     for name, array in zarr.open_group(str(path), mode="r").arrays():
         if array.size and array.nchunks_initialized < array.nchunks:
             raise DataError(
-                f"{path}: array {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks; the store"
-                " is incomplete. Next step: copy it again with all its files, or compute it again."
+                f"{path}: array {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks (incomplete copy?)."
             )

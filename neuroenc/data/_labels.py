@@ -22,8 +22,7 @@ def check_labelled(array: Any, what: str) -> None:
     """Refuse what is no labelled array (numpy, None) where labels are needed."""
     if not isinstance(array, (xr.DataArray, xr.Dataset)):
         raise DataError(
-            f"{what} is a {type(array).__name__}, and labels are needed (an xarray.DataArray). Next step: "
-            "neuroenc.data.make_responses(values, stimulus=ids) or make_features."
+            f"{what} is a {type(array).__name__}, not an xarray.DataArray. Next step: make_responses or make_features."
         )
 
 
@@ -31,10 +30,7 @@ def refuse_multiindex(obj: xr.DataArray | xr.Dataset) -> None:
     """Refuse an index of several levels, which neither netCDF nor zarr keeps."""
     for name, index in obj.indexes.items():
         if index.nlevels > 1:
-            raise DataError(
-                f"{name!r} is a MultiIndex of {[str(x) for x in index.names]}, which no file format keeps. Next"
-                f" step: .reset_index({str(name)!r})."
-            )
+            raise DataError(f"{name!r} is a MultiIndex of {list(index.names)}. Next step: .reset_index({str(name)!r}).")
 
 
 def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
@@ -56,17 +52,11 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     else:
         bad = [] if array.dtype.kind == "U" or not array.size else list(array[:1])
     if bad:
-        raise DataError(
-            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Names survive every file "
-            f"format, numbers do not (leading zeros). Next step: {what}=[str(x) for x in ids]."
-        )
+        raise DataError(f"{what} ids must be text, found {bad[0]!r}. Next step: {what}=[str(x) for x in ids].")
     array = array.astype(str)
     broken = [x for x in array.tolist() if not x.isprintable()]
     if broken:
-        raise DataError(
-            f"{what} id {broken[0]!r} has characters that cannot be printed (a file name of another encoding, a line "
-            "end?). Next step: rename it."
-        )
+        raise DataError(f"{what} id {broken[0]!r} has characters that cannot be printed. Next step: rename it.")
     if array.size and (array == "").any():
         raise DataError(f"{int((array == '').sum())} {what} ids are empty, first at {int(np.argmax(array == ''))}.")
     _check_composition(array, what)
@@ -82,8 +72,7 @@ def _check_composition(ids: np.ndarray, what: str) -> None:
         other = seen.setdefault(unicodedata.normalize("NFC", text), text)
         if other != text:
             raise DataError(
-                f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed. Next"
-                " step: unicodedata.normalize('NFC', id) for all of them."
+                f"{what} ids {other!a} and {text!a} differ in how accents are composed: normalise them to NFC."
             )
 
 
@@ -107,8 +96,7 @@ def stimulus_names(values: Any, where: str) -> np.ndarray:
                 raise DataError(f"{at} is {cell!r}; picture numbers must be whole. Next step: name stimuli by text.")
             if abs(float(cell)) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
                 raise DataError(
-                    f"{at} is {cell!r} in {array.dtype}, which cannot tell it from its neighbours. Next step: read the"
-                    " column as text or integers."
+                    f"{at} is {cell!r} in {array.dtype}, which rounds it. Next step: read the column as text."
                 )
             cell = int(cell)
         if isinstance(cell, bool) or not isinstance(cell, (str, int, np.integer)):
@@ -161,8 +149,7 @@ def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
         for name, mask in roi.items():
             if np.shape(mask) != (n_voxels,) or np.asarray(mask).dtype != bool:
                 raise DataError(
-                    f"roi[{name!r}] has shape {np.shape(mask)} and dtype {np.asarray(mask).dtype} "
-                    f"(expected ({n_voxels},) and bool: one flag per voxel)."
+                    f"roi[{name!r}] is {np.asarray(mask).dtype} {np.shape(mask)} (expected bool ({n_voxels},))."
                 )
         if not roi:
             return np.full(n_voxels, "", dtype="<U1")
@@ -206,10 +193,7 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
     if ijk is not None:
         index = np.asarray(ijk)
         if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
-            raise DataError(
-                f"ijk has shape {index.shape} and dtype {index.dtype} (expected ({n_voxels}, 3) integers: "
-                "the voxel's indices into the volume)."
-            )
+            raise DataError(f"ijk is {index.dtype} of shape {index.shape} (expected integer indices ({n_voxels}, 3)).")
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
             raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")
@@ -234,8 +218,7 @@ def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
     if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
         raise DataError(
-            f"affine {matrix.round(3).tolist()} places no volume: it needs finite numbers, axes that span a volume, "
-            "and the last row 0, 0, 0, 1."
+            f"affine {matrix.round(3).tolist()} places no volume: finite, spanning, and 0, 0, 0, 1 as its last row."
         )
     sizes = np.asarray(shape)
     if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():

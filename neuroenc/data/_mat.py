@@ -28,13 +28,11 @@ def read_mat(
         raise
     except NotImplementedError as error:
         raise DataError(
-            f"{path} is of MATLAB 7.3 (HDF5), which is not read here. Next step: download it as published, or in MATLAB"
-            f" load it and save(..., '-v7')."
+            f"{path} is of MATLAB 7.3 (HDF5). Next step: in MATLAB load it and save(..., '-v7')."
         ) from error
     except Exception as error:  # whatever scipy says of damaged files
         raise DataError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): it is cut short or"
-            " damaged. Next step: download it again."
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): cut short or damaged."
         ) from error
     missing = [k for k in needed if k not in content]
     if missing:

@@ -111,10 +111,7 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
     ) as error:
         # Pillow's own text names the object in memory, another one in each run.
         why = "no picture of a kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(
-            f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}. "
-            "Next step: fetch or copy the file again."
-        ) from error
+        raise DataError(f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}.") from error
 
 
 def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
@@ -275,8 +272,7 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
         candidates = next((table[key] for table in answers if key in table), [])
         if len(candidates) > 1:
             raise DataError(
-                f"stimulus {name!r} has {len(candidates)} pictures in {root}: {', '.join(candidates[:4])}. Next step: "
-                "keep one, or name stimuli by their path below the folder, with its ending."
+                f"stimulus {name!r} has {len(candidates)} pictures in {root}: {candidates[:4]}. Next step: keep one."
             )
         if not candidates:
             lost.append(name)

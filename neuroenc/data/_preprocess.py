@@ -59,9 +59,7 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
     small = [name for name, rows in groups if n_rows(responses, rows) < 2 + ddof]
     if small:
         raise DataError(
-            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first"
-            f" {small[:3]}; a standard deviation needs more. Next step: z-score before taking subsets, or"
-            " drop these rows."
+            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first {small[:3]}."
         )
     data = _columnwise(responses.data, partial(_zscored, groups=groups, by=by, ddof=ddof), responses.shape[0])
     attrs = {
@@ -92,8 +90,7 @@ def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: 
             mean, sd = column_moments(part, ddof)
             if (np.isinf(sd) | np.isinf(mean)).any():
                 raise DataError(
-                    f"responses hold infinity, or values too large to square (largest {np.nanmax(np.abs(part)):.3g}). "
-                    "Next step: NaN where a response is missing."
+                    f"responses hold infinity, or values too large to square ({np.nanmax(np.abs(part)):.3g})."
                 )
             flat = sd <= _CONSTANT * np.abs(mean)
             constant[block] += flat
@@ -166,8 +163,7 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
         subjects = np.unique(responses["subject"].values)
         if subjects.size > 1:
             raise DataError(
-                f"responses hold {subjects.size} subjects ({', '.join(map(str, subjects[:4]))}); repeats are"
-                " averaged within one. Next step: responses[responses.subject == name]."
+                f"{subjects.size} subjects ({', '.join(subjects[:4])}): take responses[responses.subject == name]."
             )
         if subjects.size:
             coords["subject"] = str(subjects[0])
@@ -223,9 +219,7 @@ def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:
     if by not in responses.coords:
         averaged = " (they are averaged over repeats, so do this before averaging)" if sample == "stimulus" else ""
         raise DataError(
-            f"responses have no {by!r} coordinate{averaged}; found {sorted(map(str, responses.coords))}. Next"
-            f" step: responses.assign_coords({by}=({sample!r}, numbers)); one number for all rows if there is"
-            f" one {by}."
+            f"responses{averaged} have no {by!r} coordinate. Next step: assign_coords({by}=({sample!r}, numbers))."
         )
     keys = [x for x in _KEYS[by] if x in responses.coords and responses[x].dims == (sample,)]
     frame = pd.DataFrame({x: responses[x].values for x in keys})

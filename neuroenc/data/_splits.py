@@ -42,10 +42,8 @@ def check_disjoint(train: Any, test: Any) -> None:
     shared = np.intersect1d(left, right)
     if shared.size:
         raise DataError(
-            f"{shared.size} of {np.unique(right).size} test stimuli are also in training, first"
-            f" {shared[:5].tolist()}: scores would count memory as prediction. Next step:"
-            " neuroenc.data.split_by_stimulus(responses, test=...), or shared='drop' where you split by"
-            " session or run."
+            f"{shared.size} of {np.unique(right).size} test stimuli are also in training, first {shared[:5].tolist()}. "
+            "Next step: neuroenc.data.split_by_stimulus, or shared='drop' where you split by session or run."
         )
 
 
@@ -60,8 +58,7 @@ def _two_sides(responses: xr.DataArray, in_test: np.ndarray, what: str) -> tuple
     train, test = np.flatnonzero(~in_test), np.flatnonzero(in_test)
     if not train.size or not test.size:
         raise DataError(
-            f"{what} puts {train.size} rows into training and {test.size} into test of {in_test.size}; both"
-            " sides need at least one."
+            f"{what} puts {train.size} rows into training and {test.size} into test; both sides need at least one."
         )
     return _take(responses, train), _take(responses, test)
 
@@ -106,8 +103,8 @@ def split_by_stimulus(
         number = round(float(test) * unique.size) if share and 0 < test < 1 else 0 if share else int(test)
         if not 0 < number < unique.size or isinstance(test, (bool, np.bool_)):
             raise DataError(
-                f"test={test!r} asks for {number} of {unique.size} stimuli; legal: a share between 0 and 1, a"
-                f" whole number from 1 to {unique.size - 1}, or ids."
+                f"test={test!r} asks for {number} of {unique.size} stimuli; legal: a share between 0 and 1, a whole "
+                f"number from 1 to {unique.size - 1}, or ids."
             )
         chosen = make_rng(seed).permutation(unique)[:number]
     else:
@@ -151,8 +148,8 @@ def shared_test(responses: xr.DataArray, ids: Iterable[str]) -> tuple[xr.DataArr
     found = np.isin(have, wanted)
     if not found.any():
         raise DataError(
-            f"none of {wanted.size} shared ids (first {wanted[:3].tolist()}) occurs among"
-            f" {np.unique(have).size} stimuli (first {have[:3].tolist()}). Next step: write both in one form."
+            f"none of {wanted.size} shared ids (first {wanted[:3].tolist()}) occurs among {np.unique(have).size} "
+            f"stimuli (first {have[:3].tolist()})."
         )
     return _two_sides(responses, found, f"a list of {wanted.size} shared ids")
 

@@ -75,9 +75,7 @@ class Stimuli:
             ]
             if wrong:
                 raise DataError(
-                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts:"
-                    f" {captions[wrong[0]]!r}. Next step: give each stimulus a list, [caption] if there is"
-                    " one."
+                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts: {captions[wrong[0]]!r}."
                 )
             captions = tuple(tuple(c) for c in captions)
         index = pd.Index(ids, name="stimulus")
@@ -85,8 +83,8 @@ class Stimuli:
             table = pd.DataFrame(index=index)
         elif len(table) != len(ids) or not np.array_equal(table.index.astype(str), ids):
             raise DataError(
-                f"table has {len(table)} rows with index {[str(x) for x in table.index[:3]]}..., stimuli are "
-                f"{len(ids)} with ids {ids[:3].tolist()}.... Next step: table.set_index(id_column).loc[ids]."
+                f"table has {len(table)} rows with index {[str(x) for x in table.index[:3]]}..., the {len(ids)} "
+                f"stimuli have ids {ids[:3].tolist()}.... Next step: table.set_index(id_column).loc[ids]."
             )
         else:
             table = table.set_axis(index, axis=0)
@@ -117,8 +115,7 @@ class Stimuli:
             twin = twins.get(unicodedata.normalize("NFC", str(missing[0])))
             if twin is not None:
                 raise DataError(
-                    f"stimulus {str(missing[0])!r} is known as {twin!r}: the accents are composed in one and not in the"
-                    " other. Next step: unicodedata.normalize('NFC', id) for all ids."
+                    f"stimulus {str(missing[0])!r} is known as {twin!r}: accents are composed otherwise (NFC or NFD)."
                 )
             more = f" {missing.size} of {wanted.size} ids are unknown." if missing.size > 1 else ""
             raise DataError(unknown_name("stimulus", missing[0], self.ids.tolist()) + more)
@@ -229,8 +226,7 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
         return images
     if isinstance(images, (str, os.PathLike)):
         raise DataError(
-            f"images is one path ({os.fspath(images)!r}). Next step: neuroenc.data.find_pictures(folder, ids) gives "
-            "one for each stimulus."
+            f"images is one path ({os.fspath(images)!r}). Next step: neuroenc.data.find_pictures(folder, ids)."
         )
     if isinstance(images, np.ndarray) and images.dtype.kind in "UO" and images.ndim == 1:
         images = images.tolist()
@@ -242,13 +238,12 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
         array = np.asarray(images)
     except ValueError as error:
         raise DataError(
-            "images are of several sizes or kinds, which no array holds. Next step: give one path for each stimulus, "
-            "or bring them to one size."
+            "images are of several sizes or kinds. Next step: one path for each stimulus, or one size."
         ) from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise DataError(
-            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3),"
-            f" or one path per stimulus). Next step: {_way_out(array)}."
+            f"images are {array.dtype} of shape {array.shape} (expected uint8 (n, y, x, 3)). Next step: "
+            f"{_way_out(array)}."
         )
     if len(array) != n:
         raise DataError(f"{len(array)} images for {n} stimuli (expected one each).")

@@ -57,10 +57,7 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
     neuroenc._core.errors.DataError: responses are not z-scored within session: ...
     """
     if not isinstance(responses, xr.DataArray):
-        raise DataError(
-            f"responses are {type(responses).__name__} (expected xarray.DataArray). Next step: "
-            "neuroenc.data.make_responses(values, stimulus=ids)."
-        )
+        raise DataError(f"responses are {type(responses).__name__}. Next step: make_responses(values, stimulus=ids).")
     dims = tuple(map(str, responses.dims))
     if dims not in (("presentation", "voxel"), ("stimulus", "voxel")):
         step = (
@@ -69,16 +66,15 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
             else "make_responses"
         )
         raise DataError(
-            f"responses have dims {dims} and shape {responses.shape}; legal are ('presentation', 'voxel') and"
-            f" ('stimulus', 'voxel'). Next step: {step}."
+            f"responses have dims {dims}; legal are ('presentation', 'voxel') and ('stimulus', 'voxel'). Next step: "
+            f"{step}."
         )
     if responses.dtype != np.float32:
         raise DataError(f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32').")
     _check_labels(responses, dims[0])
     if "stimulus" not in responses.coords:
         raise DataError(
-            f"responses have no 'stimulus' coordinate; found {sorted(map(str, responses.coords))}. Next step:"
-            " responses.assign_coords(stimulus=('presentation', ids))."
+            "responses have no 'stimulus' coordinate. Next step: assign_coords(stimulus=('presentation', ids))."
         )
     if "stimulus" in responses.dims:
         step = "neuroenc.data.average_repeats on the presentation form"
@@ -100,10 +96,9 @@ def _check_repeats(responses: xr.DataArray, sample: str) -> None:
     if twice.any():
         row = frame.iloc[int(np.argmax(twice))]
         raise DataError(
-            f"{int(twice.sum())} presentations have a repeat that their stimulus had before, first"
-            f" {row['stimulus']!r} repeat {row['repeat']}: sessions that each count from 0 were joined. Next step:"
-            " neuroenc.data.make_responses(responses, stimulus=responses.stimulus.values, session=..., run=...) counts"
-            " them anew, or responses.drop_vars('repeat')."
+            f"{int(twice.sum())} presentations have a repeat that their stimulus had before, first "
+            f"{row['stimulus']!r} repeat {row['repeat']}: joined sessions? Next step: responses.drop_vars('repeat'), "
+            "or make_responses to count anew."
         )
 
 
@@ -122,14 +117,12 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
             raise DataError(f"coordinate {name!r} has dims {coord.dims} (expected ({dim!r},)).")
         if name in _INTEGER and coord.dtype.kind not in "iu":
             raise DataError(
-                f"coordinate {name!r} is {coord.dtype} (expected int64). Next step: "
-                f"assign_coords({name}=({dim!r}, values.astype('int64')))."
+                f"coordinate {name!r} is {coord.dtype} (expected int64): assign_coords({name}=({dim!r}, integers))."
             )
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
             raise DataError(
-                f"coordinate {name!r} is {coord.dtype}, first value {first} (expected text, dtype '<U'). Next"
-                f" step: assign_coords({name}=({dim!r}, [str(x) for x in values]))."
+                f"coordinate {name!r} is {coord.dtype}, first {first}: assign_coords({name}=({dim!r}, texts))."
             )
 
 
@@ -146,17 +139,13 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
     affine, shape = obj.attrs.get("affine"), obj.attrs.get("volume_shape")
     if affine is not None and np.shape(affine) != (16,):
         raise DataError(
-            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers, row by row). Next step: "
-            "responses.attrs['affine'] = img.affine.ravel().tolist()."
+            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers: img.affine.ravel().tolist())."
         )
     if shape is not None and np.shape(shape) != (3,):
         raise DataError(f"attribute volume_shape is {shape} (expected 3 integers).")
     if have and isinstance(obj, xr.DataArray):
         if affine is None or shape is None:
-            raise DataError(
-                "voxels have i, j, k but the attributes lack affine or volume_shape. Next step: "
-                "attrs['affine'] = img.affine.ravel().tolist(); attrs['volume_shape'] = list(img.shape[:3])."
-            )
+            raise DataError("voxels have i, j, k but no affine or volume_shape (img.shape[:3]) among the attributes.")
         inside_volume(np.stack([obj[x].values for x in "ijk"], axis=1), shape)
 
 
@@ -182,9 +171,8 @@ def _check_finite(responses: xr.DataArray, allow_nan: bool) -> None:
             names = f", in ROIs {sorted(found)[:6]}" if found else ", in no ROI"
         whole = int((count == n_rows).sum())
         raise DataError(
-            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels"
-            f" throughout), first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step:"
-            " responses.dropna('voxel') keeps the complete voxels"
+            f"{bad.size} of {n_voxels} voxels have {word} values ({whole} throughout), first voxel ids "
+            f"{responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: responses.dropna('voxel')"
             + (", or allow_nan=True." if word == "NaN" else " after responses.where(np.isfinite(responses)).")
         )
 
@@ -217,10 +205,7 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
     neuroenc._core.errors.DataError: features are not unit norm: norms range 5..5 (expected 1)...
     """
     if not isinstance(features, xr.DataArray):
-        raise DataError(
-            f"features are {type(features).__name__} (expected xarray.DataArray). Next step: "
-            "neuroenc.data.make_features(values, stimulus=ids)."
-        )
+        raise DataError(f"features are {type(features).__name__}. Next step: make_features(values, stimulus=ids).")
     dims = tuple(map(str, features.dims))
     if dims not in FEATURE_DIMS.values():
         raise DataError(f"features have dims {dims}; legal are {', '.join(str(x) for x in FEATURE_DIMS.values())}.")
@@ -244,11 +229,7 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
         raise DataError(f"{bad_rows} of {features.shape[0]} stimuli have NaN or infinite features.")
     if need and features.size and not (abs(low - 1) < 1e-3 and abs(high - 1) < 1e-3):
         declared = "" if not features.attrs.get("normalised", 0) else ", although declared normalised"
-        raise DataError(
-            f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}. Next"
-            f" step: features / np.sqrt((features**2).sum({dims[axis]!r})), or an embedder with"
-            " normalise=True."
-        )
+        raise DataError(f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}.")
     return features
 
 
@@ -293,10 +274,8 @@ def validate(obj: Any) -> Any:
         if obj.name == "features" or {"feature", "channel"} & set(obj.dims):
             return validate_features(obj)
     raise DataError(
-        f"cannot validate {type(obj).__name__}"
-        + (f" with dims {obj.dims}" if isinstance(obj, xr.DataArray) else "")
-        + "; legal: responses (.., voxel), features (stimulus, ..), a Dataset over voxel, Stimuli,"
-        " EncodingData."
+        f"cannot validate {type(obj).__name__} with dims {getattr(obj, 'dims', ())}; legal: responses, features, a "
+        "Dataset over voxel, Stimuli, EncodingData."
     )
 
 
@@ -323,9 +302,8 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
     if averaged:
         if not sufficient:
             raise DataError(
-                f"responses are averaged over repeats and declare zscored={declared!r} (required {by!r});"
-                " this cannot be mended after averaging. Next step:"
-                f" neuroenc.data.average_repeats(neuroenc.data.zscore(presentations, by={by!r}))."
+                f"responses are averaged over repeats and declare zscored={declared!r} (required {by!r}). Next step: "
+                f"neuroenc.data.average_repeats(neuroenc.data.zscore(presentations, by={by!r}))."
             )
         groups: list[tuple[str, Rows]] = [("all stimuli", slice(None))]
     else:
@@ -356,9 +334,8 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
     if wrong:
         claim = f", although the attributes declare zscored={declared!r}" if sufficient else ""
         raise DataError(
-            f"responses are not z-scored within {by}{claim}: voxel means per {by} range"
-            f" {low_mean:.3g}..{high_mean:.3g} and standard deviations {low_sd:.3g}..{high_sd:.3g} (expected"
-            f" 0 and 1) in {wrong} of {len(groups)} groups. Next step: neuroenc.data.zscore(responses,"
-            f" by={by!r})"
+            f"responses are not z-scored within {by}{claim}: voxel means range {low_mean:.3g}..{high_mean:.3g} and "
+            f"standard deviations {low_sd:.3g}..{high_sd:.3g} in {wrong} of {len(groups)} groups. Next step: "
+            f"zscore(responses, by={by!r})"
             + ("." if sufficient else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}.")
         )

@@ -55,14 +55,13 @@ def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) ->
     found = np.unique(values)
     if values.ndim != 3 or not np.isfinite(found).all() or (found != np.round(found)).any():
         raise DataError(
-            f"label image has shape {values.shape} and values {found[:5].tolist()} (expected three dimensions"
-            " and whole numbers). Labels are resampled with nearest-neighbour interpolation only."
+            f"label image has shape {values.shape} and values {found[:5].tolist()} (expected (x, y, z), whole "
+            "numbers). Labels are resampled with nearest-neighbour interpolation only."
         )
     unknown = sorted({int(x) for x in found if x > 0} - set(names))
     if unknown:
         raise DataError(
             f"{len(unknown)} labels have no name, first {unknown[:5]}; the table names {sorted(names)[:20]}."
-            " Next step: add them to the table."
         )
     rois: dict[str, Nifti1Image] = {}
     for name in dict.fromkeys(v for k, v in names.items() if k > 0):
@@ -92,8 +91,7 @@ def _label_names(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[int, str]
         number = _whole(label)
         if number is None or not isinstance(name, str) or not name.strip():
             raise DataError(
-                f"{where}, row {n + 1}: {label!r} -> {name!r} is no label with its name; expected a whole number and a"
-                " text, such as 1 -> 'V1'."
+                f"{where}, row {n + 1}: {label!r} -> {name!r} is no label with its name, such as 1 -> 'V1'."
             )
         name = name.strip()
         if names.setdefault(number, name) != name:
@@ -117,10 +115,7 @@ def read_labels(path: Path) -> dict[int, str]:
         split = [line.split(None if sep == "\t" else sep) for line in lines]
         short = next((n for n, row in enumerate(split) if len(row) < 2 or _whole(row[0]) is None), None)
         if short is not None:
-            raise DataError(
-                f"{path} is not a table of labels: its line {lines[short]!r} has no whole number and name. Next step:"
-                " lines 'label name ...', or columns index and name."
-            )
+            raise DataError(f"{path} is not a table of labels: its line {lines[short]!r} has no whole number and name.")
         rows = [(row[0], row[1]) for row in split]
     if not rows:
         raise DataError(f"{path} is not a table of labels: it is empty.")
@@ -258,16 +253,14 @@ def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[n
                 here, there = values["voxel"].values, source["voxel"].values
                 if not np.array_equal(here, there):
                     raise DataError(
-                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids."
-                        " Next step: like.sel(voxel=values.voxel)."
+                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids: like.sel."
                     )
             own_affine, own_shape = source.attrs.get("affine"), source.attrs.get("volume_shape")
             if all(x in source.coords for x in "ijk"):
                 own = np.stack([source[x].values for x in "ijk"], axis=1)
                 if ijk is not None and not np.array_equal(own, np.asarray(ijk)):
                     raise DataError(
-                        "values and 'like' have other i, j, k. Next step: leave like out, or drop i, j, k of the"
-                        " values."
+                        "values and 'like' have other i, j, k. Next step: leave like out, or drop those of the values."
                     )
                 ijk = own
         elif source is like and source is not None:
@@ -285,8 +278,7 @@ def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[n
     missing = [n for n, x in (("i, j, k", ijk), ("affine", affine), ("volume_shape", shape)) if x is None]
     if missing:
         raise DataError(
-            f"cannot place the voxels: no {' and no '.join(missing)}. Next step: unmask(values,"
-            " like=responses), where responses carry i, j, k, attrs['affine'] and attrs['volume_shape']."
+            f"cannot place the voxels: no {' and no '.join(missing)}. Next step: unmask(values, like=responses)."
         )
     return np.asarray(ijk), *check_place(affine, shape)
 
@@ -354,8 +346,7 @@ def unmask(
     flat = np.ravel_multi_index(tuple(index.T), shape)
     if np.unique(flat).size < flat.size:
         raise DataError(
-            f"{flat.size - np.unique(flat).size} voxels share a place with another (several subjects in one"
-            " array?). Next step: unmask one subject at a time."
+            f"{flat.size - np.unique(flat).size} voxels share a place. Next step: unmask one subject at a time."
         )
     kind = np.dtype(dtype)
     if kind.kind in "iu":

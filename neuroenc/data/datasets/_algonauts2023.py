@@ -94,8 +94,7 @@ class Algonauts2023(Dataset):
         for side, array in arrays.items():
             if array.ndim != 2 or len(array) != len(train) or array.dtype.kind not in "fiu":
                 raise DataError(
-                    f"{side}_training_fmri.npy of {name} has shape {array.shape} ({array.dtype}), there are"
-                    f" {len(train)} training pictures (expected one row each). Next step: unpack training_images again."
+                    f"{side}_training_fmri.npy of {name} has shape {array.shape} for {len(train)} training pictures."
                 )
         sizes = {s: a.shape[1] for s, a in arrays.items()}
         vertices = {s: _vertices(folder / "roi_masks", s, n) for s, n in sizes.items()}
@@ -149,11 +148,7 @@ def _pictures(folder: Path) -> pd.DataFrame:
     for split, own in table.groupby("split"):
         if not np.array_equal(own["position"], np.arange(1, len(own) + 1)):
             lost = sorted(set(range(1, int(own["position"].max()) + 1)) - set(own["position"]))
-            raise DataError(
-                f"{folder} lacks training pictures number {lost[:5]}; rows of the responses would shift."
-                if split == "train"
-                else f"{folder} lacks test pictures number {lost[:5]}."
-            )
+            raise DataError(f"{folder} lacks {'training' if split == 'train' else split} pictures number {lost[:5]}.")
     if table["nsd_id"].duplicated().any():
         raise DataError(f"{folder} shows NSD picture {table['nsd_id'][table['nsd_id'].duplicated()].iloc[0]} twice.")
     table.index = pd.Index(stimulus_name(table["nsd_id"].to_numpy()), name="stimulus")

@@ -201,8 +201,7 @@ def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:
         for name, file in zip(own["stimulus"], own["file"], strict=True):
             if name and known.setdefault(name, _plain(file)) != _plain(file):
                 raise DataError(
-                    f"{run.events}: {file!r} and {known[name]!r} are both the stimulus {name!r}. Next step: name the"
-                    " files so that they differ in more than their ending, or stimulus=COLUMN."
+                    f"{run.events}: {file!r} and {known[name]!r} are both the stimulus {name!r}: stimulus=COLUMN."
                 )
 
 
@@ -321,15 +320,14 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
     if len(empty):
         onset = named["onset"][named["trial_type"] == names[empty[0]]].iloc[0]
         raise DataError(
-            f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at"
-            f" {times[-1]:g} s ({len(empty)} such rows). Next step: check that both are of one run, and in seconds."
+            f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at "
+            f"{times[-1]:g} s ({len(empty)} such rows)."
         )
     # A fit for each trial has two regressors for all of them.
     width = design.shape[1] if glm.method == "lsa" else design.shape[1] - len(names) + 2
     if width >= n:
         raise DataError(
-            f"{run.bold.name} has {n} volumes for {width} regressors ({len(rows)} responses, {len(labels)} confounds)."
-            " Next step: model='condition', method='lss', or fewer confounds."
+            f"{run.bold.name} has {n} volumes for {width} regressors. Next step: model='condition' or method='lss'."
         )
     late = peak < 0.1 * np.median(peak)
     if late.any():
@@ -394,10 +392,9 @@ def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
         n, lost, missing = n + int(moving.sum()), lost + int(bad.sum()), missing + int(nan.sum())
     if lost > n / 2:
         raise DataError(
-            f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard"
-            f" deviation (first: {examples[0]:.3g}, {examples[1]:.3g}), so percent signal"
-            " change has no scale. Next step: give BOLD that was not demeaned, z-scored or filtered of its mean"
-            " (fMRIPrep's desc-preproc)."
+            f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard "
+            f"deviation (first: {examples[0]:.3g}, {examples[1]:.3g}), so percent signal change has no scale. Next "
+            "step: BOLD with its mean (fMRIPrep's desc-preproc)."
         )
     if lost or missing:
         warnings.warn(
@@ -414,8 +411,8 @@ def _check_apart(run: Run, trials: np.ndarray, rows: list[str]) -> None:
     if alike.any():
         a, b = np.argwhere(alike)[0].tolist()
         raise DataError(
-            f"{run.events.name}: {rows[a]!r} and {rows[b]!r} ({int(alike.sum())} such pairs) have the same onset and"
-            " duration, so that their responses cannot be told apart. Next step: mend the onsets, or keep one event."
+            f"{run.events.name}: {rows[a]!r} and {rows[b]!r} ({int(alike.sum())} such pairs) have the same onset and "
+            "duration. Next step: mend the onsets, or keep one event."
         )
 
 
@@ -453,8 +450,7 @@ def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]
     if len(holes):
         row, column = holes[0]
         raise DataError(
-            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells); only the first row may"
-            " lack a value. Next step: other confounds, or confounds='none'."
+            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells): choose others."
         )
     values = np.where(np.isfinite(values), values, 0.0)
     values = values - values.mean(axis=0)

@@ -72,8 +72,7 @@ class Run:
         if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"
             raise DataError(
-                f"{self.events} has columns {list(map(str, table.columns))} (expected onset, duration and"
-                f" {want}). Next step: stimulus=COLUMN."
+                f"{self.events} has columns {list(table.columns)} (expected {want}). Next step: stimulus=COLUMN."
             )
         if not len(table):
             raise DataError(f"{self.events} has column names and no events.")
@@ -81,8 +80,7 @@ class Run:
         empty = np.flatnonzero(cells == "")
         if len(empty):
             raise DataError(
-                f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows). Next step:"
-                " write its name, or n/a where nothing was shown."
+                f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows): name it, or n/a."
             )
         shown = ~np.isin(cells, _MISSING)
         onset = numbers(table, "onset", self.events)
@@ -144,8 +142,8 @@ def find_runs(
         surface = next((p.name for x in kinds for p in prepared.glob(f"sub-*/**/*_bold.{x}")), "")
         found = f"only grayordinates or surfaces such as {surface}, which have no voxels. " if surface else ""
         raise DataError(
-            f"{prepared} has no preprocessed BOLD (sub-*/[ses-*/]func/*_desc-{desc}_bold.nii.gz): {found}"
-            f"{like(prepared)} Next step: derivatives=FOLDER of fMRIPrep's output, or `neuroenc data describe`."
+            f"{prepared} has no preprocessed BOLD (*_desc-{desc}_bold.nii.gz): {found}{like(prepared)} Next step: "
+            "derivatives=FOLDER of fMRIPrep's output."
         )
     label = _label("subject", label, subjects)
     files = [p for p in there if entities(p).get("sub") == label]
@@ -236,10 +234,7 @@ def _choose(files: list[Path], key: str, wanted: str | None, spelling: str) -> l
     there = sorted({entities(p).get(key, "") for p in files})
     if wanted is None:
         if len(there) > 1:
-            raise ConfigError(
-                f"there are several labels of {key}: {there}. Next step: {spelling.format(there[-1])}, or"
-                " remove the files that you do not mean."
-            )
+            raise ConfigError(f"there are several labels of {key}: {there}. Next step: {spelling.format(there[-1])}.")
         return files
     found = [p for p in files if _labels_alike(key, entities(p).get(key, ""), wanted)]
     if not found:
@@ -277,10 +272,7 @@ def _timing(root: Path, prepared: Path, path: Path) -> tuple[float, float]:
     if not told and "VolumeTiming" in own:
         raise DataError(f"{sidecar} has VolumeTiming: volumes at uneven times are not modelled.")
     if not told and header is None:
-        raise DataError(
-            f"{path.name}: neither a sidecar nor its header tells the repetition time. Next step: write RepetitionTime"
-            f" in seconds into {sidecar.name}."
-        )
+        raise DataError(f"{path.name}: no header tells the repetition time: write RepetitionTime into {sidecar.name}.")
     tr, source = told.get("derivative") or told.get("raw") or (float(header or 0), path)
     for other, where in [*told.values(), *([(header, path)] if header is not None else [])]:
         if abs(other - tr) > 1e-3 * tr:

@@ -338,8 +338,8 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
     if names is None:
         if not lists:
             raise DataError(
-                f"{root} does not tell which pictures {name} saw. Expected {name}_imgnames.txt (release 2) or"
-                f" stim_lists/{name[:-1]}0{name[-1]}_stim_lists.txt (release 1). Next step: download it."
+                f"{root} does not tell which pictures {name} saw. Expected {name}_imgnames.txt (release 2) or "
+                f"stim_lists/{name[:-1]}0{name[-1]}_stim_lists.txt (release 1)."
             )
         names = listed
     ids = np.array([_id(x) for x in names])
@@ -347,8 +347,8 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
         wrong = np.flatnonzero(ids != [_id(x) for x in listed])
         if wrong.size:
             raise DataError(
-                f"trial {wrong[0] + 1} of {name} is {names[wrong[0]]!r} in the list of names and"
-                f" {listed[wrong[0]]!r} in Stimuli_Presentation_Lists. Next step: check that both are this subject's."
+                f"trial {wrong[0] + 1} of {name} is {names[wrong[0]]!r} in the list of names and "
+                f"{listed[wrong[0]]!r} in Stimuli_Presentation_Lists."
             )
     else:
         lists = []
@@ -392,9 +392,9 @@ def _starts(name: str, counts: dict[int, int], total: int) -> dict[int, int]:
     one_gap = whole and absent == list(range(absent[0], absent[0] + len(absent))) if absent else True
     if lost < 0 or not one_gap or (whole and not absent and lost):
         raise DataError(
-            f"the sessions {order} of {name} hold {sum(counts.values())} trials, its list {total} names; which names"
-            f" belong to the absent sessions {absent} is not sure. Next step: put Stimuli_Presentation_Lists into the"
-            " root, or download the absent sessions."
+            f"the sessions {order} of {name} hold {sum(counts.values())} trials, its list {total} names; which "
+            f"belong to the absent sessions {absent} is not sure. Next step: put Stimuli_Presentation_Lists into the "
+            "root."
         )
     starts, first = {}, 0
     for s in range(1, order[-1] + 1):

@@ -180,8 +180,7 @@ def read_trials(trials: Any) -> pd.DataFrame:
     table = pd.DataFrame(trials).reset_index(drop=True)
     if "stimulus" not in table:
         raise DataError(
-            f"{where} has columns {list(map(str, table.columns))} (expected stimulus, and"
-            " session and run if there are several)."
+            f"{where} has columns {list(table.columns)} (expected stimulus; session and run if there are several)."
         )
     if not len(table):
         raise DataError(f"{where} has no rows; expected one for every trial.")
@@ -252,14 +251,11 @@ def _check(betas: list[_Betas], table: pd.DataFrame) -> None:
     wanted = [len(table)] if len(betas) == 1 else table.groupby("session", sort=False).size().tolist()
     for part, n in zip(betas, wanted, strict=True):
         if part.space != betas[0].space:
-            raise DataError(
-                f"{part.path} holds voxels of shape {part.space}, {betas[0].path} of {betas[0].space}: they are of"
-                " different spaces."
-            )
+            raise DataError(f"{part.path} holds voxels of shape {part.space}, {betas[0].path} of {betas[0].space}.")
         if part.n_trials != n:
             raise DataError(
-                f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}. GLMsingle"
-                " leaves no trial out. Next step: write one row for every trial, in the order of acquisition."
+                f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}. Next "
+                "step: one row for every trial, in the order of acquisition."
             )
 
 
@@ -336,8 +332,8 @@ def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[n
         n, held = int(np.sum(inside)), f"a table of {betas.n_places} voxels" if betas.flat else f"shape {betas.space}"
         if inside.dtype != bool or (n != betas.n_places if betas.flat else inside.shape != betas.space):
             raise DataError(
-                f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels (expected bool), {betas.path} holds"
-                f" {held}. Next step: give the mask whose voxels GLMsingle was given."
+                f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels, {betas.path} holds {held}. Next "
+                "step: the bool mask whose voxels GLMsingle was given."
             )
     voxel = np.flatnonzero(_finite(parts) if inside is None else inside)
     place = np.arange(betas.n_places) if betas.flat and inside is not None else voxel

@@ -198,8 +198,8 @@ class _Table:
             raise DataError(f"{self.path}: {key} marks {len(at)} columns (expected 1).")
         if key == "stimulus_id" and self.dtype.itemsize < 8:
             raise DataError(
-                f"{self.path} holds its picture numbers in {self.dtype}, which cannot tell 1518878.005958 from its"
-                " neighbours: stimuli would get wrong names. Next step: download the file as published (float64)."
+                f"{self.path} holds its picture numbers in {self.dtype}, which cannot tell neighbours apart. Next "
+                "step: download the file as published (float64)."
             )
         return self.read(None, at, np.float64)[:, 0]
 

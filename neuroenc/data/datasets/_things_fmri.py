@@ -95,8 +95,7 @@ class ThingsFMRI(Dataset):
         if len(empty):
             row = trials.iloc[empty[0]]
             raise DataError(
-                f"{shown}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type {row['trial_type']!r}"
-                " (expected a name, and train or test)."
+                f"{shown}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type {row['trial_type']!r}."
             )
         info = _voxel_table(places)
         values = _Block(responses, len(info), len(trials))
@@ -181,8 +180,8 @@ class _Block:
         wide = {k: v for k, v in found.items() if v == (n_voxels, n_trials)}
         if len(wide) != 1:
             raise DataError(
-                f"{path} holds {found or 'no block of decimal numbers'}; the tables name {n_voxels} voxels and"
-                f" {n_trials} trials (expected one block of that shape). Next step: use the three files of one subject."
+                f"{path} holds {found or 'no block of decimal numbers'}; the tables name {n_voxels} voxels and "
+                f"{n_trials} trials."
             )
         self.name = next(iter(wide))
 

@@ -84,8 +84,8 @@ class V4(Dataset):
             values = np.nanmean(raw, axis=2)
         if raw is not None and raw.shape[:2] != values.shape:
             raise DataError(
-                f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: other neurons or "
-                "images. Next step: take both files of one session from one release."
+                f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: of other "
+                "neurons or images."
             )
         common: dict[str, Any] = {
             "subject": f"{animal}-{session}",
@@ -152,8 +152,8 @@ def _told(session: str, folder: Path) -> tuple[str, int | None]:
     animal, count = str(row.get("animal") or _by_day(session)), str(row.get("n_repeats", ""))
     if not animal:
         raise DataError(
-            f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv"
-            f" with columns session and animal names it. Next step: a line '{session},ANIMAL' in {path}."
+            f"session {session!r} is no day on which WE, PE or RA of v4-cowley2023 was recorded, and no sessions.csv "
+            f"names it. Next step: a line '{session},ANIMAL' in {path} (columns session, animal)."
         )
     return animal, int(count) if count.isdecimal() and int(count) else LISTED.get(session)
 
@@ -177,8 +177,7 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
         return source.folder(list(files.values())), files
     if source.root is not None and not any(folders[0].glob("images/images_*.zip")):
         raise DataError(
-            f"{folders[0]} holds no images/images_SESSION.zip. Next step: the folder data_V4_responses of "
-            f"{source.manifest.homepage}, or leave root out."
+            f"{folders[0]} holds no images/images_SESSION.zip, as data_V4_responses of {source.manifest.homepage} does."
         )
     there: dict[str, Path] = {}
     for folder in reversed(folders):
@@ -193,10 +192,7 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     choices = {"images": [known["images"]], "average": averages, "raw": [known["raw"]]}
     files = {k: p for k, paths in choices.items() if (p := next((x for x in paths if (folder / x).is_file()), ""))}
     if len(files) == 1:
-        raise DataError(
-            f"{folder} holds {files['images']} and no responses of session {session}: neither "
-            f"{' nor '.join(_AVERAGES)} nor responses_raw has responses_{session}.npy."
-        )
+        raise DataError(f"{folder} has {files['images']}; no responses_{session}.npy in {_AVERAGES} or responses_raw.")
     for name, path in files.items():
         entry = listed.get(known[name])
         if entry is not None and sha256_file(folder / path) != entry.sha256:
@@ -249,10 +245,7 @@ def _read_array(path: Path, ndim: int, n_images: int, archive: str) -> np.ndarra
         raise DataError(f"{path} holds {values.dtype}; expected numbers.")
     if values.ndim != ndim or values.shape[1] != n_images or values.shape[0] == 0:
         what = "(neuron, image)" if ndim == 2 else "(neuron, image, repeat)"
-        raise DataError(
-            f"{path} has shape {values.shape}, expected {what} for the {n_images} images of {archive}. "
-            "Next step: `neuroenc data verify v4-cowley2023`, or both files of one session."
-        )
+        raise DataError(f"{path} has shape {values.shape}, expected {what} for the {n_images} images of {archive}.")
     values = values.astype(np.float64)
     bad = np.isinf(values) if ndim == 3 else ~np.isfinite(values)
     if bad.any():

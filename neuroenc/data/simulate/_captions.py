@@ -194,8 +194,8 @@ def describe_cells(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataF
     """
     if stimuli.table is None or "objects" not in stimuli.table:
         raise DataError(
-            f"stimuli from {stimuli.source!r} have no latents (a column 'objects' in their table), so that their cells "
-            "cannot be described. Next step: a table of captions of your own, with stimulus, row, column, caption."
+            f"stimuli from {stimuli.source!r} have no latents (a column 'objects'). Next step: a table of captions "
+            "of your own, with stimulus, row, column, caption."
         )
     height, width = int(grid[0]), int(grid[1])
     if height < 1 or width < 1:

@@ -40,8 +40,7 @@ def _check_table(stimuli: Stimuli) -> None:
     if missing or stimuli.images is None:
         what = f"{len(missing)} of {len(needed)} latent columns, such as {missing[0]!r}" if missing else "images"
         raise DataError(
-            f"the stimuli (source {stimuli.source!r}) lack {what}. The simulated cortex sees only the simulated"
-            " world. Next step: stimuli = simulate_world(1000)."
+            f"the stimuli (source {stimuli.source!r}) lack {what}. Next step: stimuli = simulate_world(1000)."
         )
 
 

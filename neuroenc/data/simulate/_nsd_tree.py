@@ -118,8 +118,8 @@ def nsd_tree(
     planned = max(n_sessions)
     if not 1 <= n_subjects <= 8 or len(n_sessions) != 8 or 3 * (n_shared + n_unique) % planned:
         raise ConfigError(
-            f"n_subjects={n_subjects} (1 to 8), {len(n_sessions)} numbers of sessions (8), and"
-            f" {3 * (n_shared + n_unique)} trials in {planned} sessions (must divide)."
+            f"n_subjects={n_subjects} (1 to 8), {len(n_sessions)} numbers of sessions (8), and "
+            f"{3 * (n_shared + n_unique)} trials in {planned} sessions (must divide)."
         )
     root = Path(path)
     experiment = make_experiment(n_shared, n_unique, planned, 3, np.random.default_rng([seed, 7]))

@@ -115,8 +115,8 @@ def simulate_readout_population(
     one_of("kind of population", kind, KINDS)
     if min(n_voxels, height - 3, width - 3) < 1 or n_stimuli < 2 or channels < len(OBJECTS) + 2:
         raise ConfigError(
-            f"{n_voxels} voxels, {n_stimuli} stimuli, maps of {channels} x {height} x {width}: at least 1 voxel, "
-            f"2 stimuli, {len(OBJECTS) + 2} channels and 4 x 4 pixels are needed."
+            f"{n_voxels} voxels, {n_stimuli} stimuli, maps of {channels} x {height} x {width}: legal from 1 voxel, 2 "
+            f"stimuli, {len(OBJECTS) + 2} channels and 4 x 4 pixels on."
         )
     if not 0 <= noise < np.inf:
         raise ConfigError(f"noise={noise} must be 0 or more and finite.")

@@ -116,8 +116,8 @@ def grow(hemi: str, centres: np.ndarray, counts: np.ndarray) -> list[np.ndarray]
     xyz, neighbours = fsaverage5()[hemi]
     if counts.sum() > len(xyz):
         raise DataError(
-            f"{int(counts.sum())} vertices asked for in hemisphere {hemi}; fsaverage5 has {len(xyz)}."
-            " Next step: ask for fewer voxels (n_voxels)."
+            f"{int(counts.sum())} vertices asked for in hemisphere {hemi} of {len(xyz)}: ask for fewer voxels "
+            "(n_voxels)."
         )
     free = np.ones(len(xyz), dtype=bool)
     patches: list[list[int]] = [[] for _ in counts]

@@ -84,10 +84,8 @@ def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
     found = tuple(values.shape[1:])[::-1] if hdf5 else tuple(x for x in values.shape[:-1])
     found = found[:1] if len(shape) == 1 and set(found[1:]) <= {1} else found
     if found != tuple(shape):
-        order = "(trial, z, y, x)" if hdf5 and len(shape) == 3 else ""
         raise DataError(
-            f"{path} holds places of shape {found}, the subject's space has {tuple(shape)}. {order}".rstrip()
-            + " The file belongs to another subject or space, or its axes were turned."
+            f"{path} holds places of shape {found}, the space {tuple(shape)}: another subject or space, or turned axes."
         )
 
 

@@ -92,14 +92,13 @@ def read_design(layout: Layout) -> Design:
             raise DataError(f"{path}: {name} is empty. Next step: download it again.")
         if values.min() != 1 and (name == "masterordering" or values.min() < 1):
             raise DataError(
-                f"{path}: {name} begins at {values.min()}; the data set counts from 1, so this file was changed. Next"
-                " step: download it again."
+                f"{path}: {name} begins at {values.min()}; the data set counts from 1: this file was changed."
             )
     per_session = pattern.reshape(len(pattern), -1).sum(axis=1)
     if order.max() > pictures.shape[1] or pattern.ndim != 3 or (per_session * len(pattern) != len(order)).any():
         raise DataError(
-            f"{path}: {len(order)} trials of {order.max()} pictures do not fit subjectim {pictures.shape} and"
-            f" stimpattern {pattern.shape} with {sorted(set(per_session.tolist()))[:4]} trials a session."
+            f"{path}: {len(order)} trials of {order.max()} pictures do not fit subjectim {pictures.shape} and "
+            f"stimpattern {pattern.shape}."
         )
     counts = pattern.sum(axis=2).astype(np.int64)
     run = np.repeat(np.tile(np.arange(1, counts.shape[1] + 1), len(counts)), counts.ravel())
@@ -121,9 +120,9 @@ def read_stimulus_table(layout: Layout, design: Design) -> pd.DataFrame | None:
         if wrong.any():
             row = int(np.flatnonzero(seen)[np.argmax(wrong)])
             raise DataError(
-                f"{path} and nsd_expdesign.mat disagree about {int(wrong.sum())} pictures of {layout.name}: trial"
-                f" {trial[row]} shows nsdId {int(table['nsdId'][row])} in one and {expected[np.argmax(wrong)]} in the"
-                " other. Ids of one file were shifted by one, or they belong to different versions."
+                f"{path} and nsd_expdesign.mat disagree about {int(wrong.sum())} pictures of {layout.name}: trial "
+                f"{trial[row]} shows nsdId {int(table['nsdId'][row])} in one and {expected[np.argmax(wrong)]} in the "
+                "other."
             )
     return table.set_index("nsdId", drop=False)
 
@@ -163,9 +162,8 @@ def session_counts(layout: Layout, design: Design) -> dict[int, int]:
     if design.n_sessions == 40 and n_subjects == 8:
         return dict(OFFICIAL_SESSIONS)
     raise DataError(
-        f"{len(counts)} of {n_subjects} subjects have behav/responses.tsv, and the design is not the published one"
-        f" ({design.n_sessions} sessions): which pictures all subjects saw is not known. Next step: download the"
-        " tables, or use split='shared1000'."
+        f"{len(counts)} of {n_subjects} subjects have behav/responses.tsv: which pictures all subjects saw is not "
+        "known. Next step: download the tables, or use split='shared1000'."
     )
 
 

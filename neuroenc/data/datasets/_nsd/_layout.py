@@ -59,10 +59,7 @@ class Layout:
         if missing:
             held = sorted(x.name for x in folder.iterdir())[:8] if folder.is_dir() else []
             found = f"it holds {held}" if folder.is_dir() else "it does not exist"
-            raise DataError(
-                f"{folder} lacks {' and '.join(missing)}: {found}. Next step: give the folder that holds nsddata,"
-                " nsddata_betas and nsddata_stimuli, as downloaded from the data set's bucket."
-            )
+            raise DataError(f"{folder} lacks {' and '.join(missing)}: {found}. Next step: the folder that holds them.")
         layout = cls(folder, number, space, BETAS.get(betas, betas))
         if not layout.betas_folder.is_dir():
             place = folder / "nsddata_betas" / "ppdata"
@@ -114,8 +111,8 @@ class Layout:
         names = sorted(x.name for x in self.betas_folder.iterdir())[:6]
         wanted = "{lh,rh}.betas_sessionNN" if self.kind == "surface" else "betas_sessionNN"
         raise DataError(
-            f"{self.betas_folder} has no {wanted}.{{{','.join(legal if ending == 'auto' else (ending,))}}}; it holds"
-            f" {names}. Next step: download the sessions, or choose another space, version or format."
+            f"{self.betas_folder} has no {wanted}.{{{','.join(legal if ending == 'auto' else (ending,))}}}; it holds "
+            f"{names}."
         )
 
     @cached_property
@@ -142,8 +139,7 @@ class Layout:
             files = sorted((folder / "roi").glob("*.nii.gz")) + sorted(self.betas_folder.glob("*.nii.gz"))
             if not files:
                 raise DataError(
-                    f"{folder} has none of {', '.join(names)}, which tell the volume's place. Next step: download"
-                    f" nsddata/ppdata/{self.name}/{self.space}/brainmask.nii.gz."
+                    f"{folder} has none of {', '.join(names)}, which tell the volume's place. Next step: download one."
                 )
             path = files[0]
         return open_image(path, "reference volume")
@@ -159,8 +155,7 @@ class Layout:
         if ending != "hdf5":
             return list(next(iter(files.values())))
         raise DataError(
-            f"no map tells the number of vertices of {self.name} in {self.space}. Next step: download"
-            f" {self.betas_folder.name}/{{lh,rh}}.ncsnr.mgh or the labels of nsddata/freesurfer."
+            f"no map tells the number of vertices of {self.name} in {self.space}: download {{lh,rh}}.ncsnr.mgh."
         )
 
     def read_map(self, name: str, *, where: str = "roi") -> np.ndarray | None:

@@ -182,8 +182,7 @@ def nsd(
         found = n_trials(files[number])
         if found != design.per_session:
             raise DataError(
-                f"{files[number][0]} holds {found} trials, the design shows {design.per_session} in a session. Next"
-                " step: download it again."
+                f"{files[number][0]} holds {found} trials, the design shows {design.per_session} in a session."
             )
     settings = {
         "data": "nsd",

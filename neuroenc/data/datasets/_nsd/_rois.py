@@ -74,8 +74,7 @@ class Regions:
                 values = np.nan_to_num(values.astype(np.float64), nan=-1.0)
                 if (values != np.round(values)).any():
                     raise DataError(
-                        f"{file} of {self.layout.name} has values between whole numbers: it was resampled with"
-                        " interpolation. Next step: use the data set's own file."
+                        f"{file} of {self.layout.name} was resampled with interpolation: labels are no whole numbers."
                     )
                 values = values.astype(np.int32)
             self._labels[file] = values
@@ -140,9 +139,8 @@ class Regions:
         values = self.labels(file)
         if values is None:
             raise DataError(
-                f"{self.layout.name} has no {file} in {self.layout.space}; it has {self.files()}. Next step: download"
-                f" the file (volumes: nsddata/ppdata/{self.layout.name}/{self.layout.space}/roi, surfaces:"
-                " nsddata/freesurfer)."
+                f"{self.layout.name} has no {file} in {self.layout.space}; it has {self.files()}. Next step: "
+                "download it from nsddata/ppdata (volumes) or nsddata/freesurfer (surfaces)."
             )
         return values
 
@@ -172,8 +170,8 @@ class Regions:
         t = self._tvalues(category)
         if t is None:
             raise DataError(
-                f"{self.layout.name} has no t values floc_{_TVALUES[category]} in {self.layout.space}. Next step:"
-                f" download them, or take the whole label with voxels='floc-{category}'."
+                f"{self.layout.name} has no t values floc_{_TVALUES[category]} in {self.layout.space}. Next step: "
+                f"download them, or take the whole label with voxels='floc-{category}'."
             )
         labelled = self._need(f"floc-{category}") > 0 if name in _TVALUES else self.mask(name)
         with np.errstate(invalid="ignore"):

@@ -91,8 +91,8 @@ def nsd_split(found: EncodingData, split: str = "shared1000", *, rest: str = "tr
     splits = found.extra.get("splits", {})
     if split not in splits or found.responses is None:
         raise DataError(
-            f"these data do not know the split {split!r}; they know {sorted(splits)}. Which pictures others saw is in"
-            " nsddata/ppdata/subj*/behav/responses.tsv. Next step: download them, or split='shared1000'."
+            f"these data do not know the split {split!r}; they know {sorted(splits)}. Next step: download "
+            "nsddata/ppdata/subj*/behav/responses.tsv, or split='shared1000'."
         )
     responses = found.responses
     ids = responses["stimulus"].values
@@ -156,10 +156,7 @@ def nsd_noise_ceiling(responses: xr.DataArray, n_repeats: Any = None, *, unit: s
     elif responses.dims[0] == "presentation":
         ratio, source = estimate_ncsnr(responses.values, responses["stimulus"].values), "estimated from these rows"
     else:
-        raise DataError(
-            "responses have no coordinate ncsnr and are averaged, so it cannot be estimated. Next step:"
-            " nsd(..., repeats='keep'), or download ncsnr beside the betas."
-        )
+        raise DataError("responses have no coordinate ncsnr and are averaged. Next step: nsd(..., repeats='keep').")
     values = noise_ceiling(ratio, n_repeats, unit=unit)
     coords = {k: v for k, v in responses.coords.items() if v.dims == ("voxel",)}
     return xr.DataArray(

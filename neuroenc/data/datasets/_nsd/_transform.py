@@ -128,8 +128,5 @@ def nsd_to_surface(
 def _table(layout: Layout, stem: str) -> np.ndarray:
     path = layout.ppdata / "transforms" / f"{stem}.mgz"
     if not path.is_file():
-        raise DataError(
-            f"{path} does not exist. Next step: download nsddata/ppdata/{layout.name}/transforms, which places voxels"
-            " on surfaces."
-        )
+        raise DataError(f"{path} does not exist. Next step: download nsddata/ppdata/{layout.name}/transforms.")
     return surface_values(path, stem)
