@@ -1,6 +1,10 @@
 from . import simulate as simulate
 from ._align import align as align, in_roi as in_roi, match as match, roi_names as roi_names
-from ._build import make_features as make_features, make_responses as make_responses
+from ._build import (
+    check_place as check_place,
+    make_features as make_features,
+    make_responses as make_responses,
+)
 from ._fetch import (
     data_dir as data_dir,
     fetch as fetch,
@@ -15,7 +19,6 @@ from ._images import (
     region_mask as region_mask,
 )
 from ._io import load as load, save as save
-from ._labels import check_place as check_place
 from ._manifest import (
     Manifest as Manifest,
     ManifestFile as ManifestFile,

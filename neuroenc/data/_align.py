@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc.data._labels import check_labelled
+from neuroenc.data._build import check_labelled
 
 
 def stimulus_ids(array: xr.DataArray) -> np.ndarray:

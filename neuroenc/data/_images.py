@@ -247,6 +247,13 @@ def open_mask(item: Any, what: str) -> Any:
     return open_image(item, what)
 
 
+def mask_on(reference: Any, item: Any, what: str, name: str) -> np.ndarray:
+    """A mask as `binary_mask`, from what `open_mask` takes, checked to lie where ``reference`` (``name``) lies."""
+    image = open_mask(item, what)
+    check_affine(image, reference, names=(what, name))
+    return binary_mask(image, what)
+
+
 def region_mask(image: Any, label: int | Sequence[int], *, what: str = "label image") -> Nifti1Image:
     """Mask of one label (or several) of a label image: 1 where the image holds it, 0 elsewhere.
 

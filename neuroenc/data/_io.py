@@ -1,4 +1,4 @@
-"""netCDF and zarr files that lose nothing: values, dtypes, labels, attributes, names."""
+"""netCDF and zarr files that lose nothing: values, dtypes, labels, attributes, names. And files of MATLAB, read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import xarray as xr
 from neuroenc._core.errors import DataError, nearest_names
 from neuroenc._core.files import atomic_path, check_readable_file, recover
 from neuroenc._core.optional import require
-from neuroenc.data._labels import refuse_multiindex
+from neuroenc.data._build import refuse_multiindex
 
 _MARK = "neuroenc_object"
 # Names that xarray and the CF conventions give a meaning of their own when a file is read.
@@ -345,3 +345,35 @@ def _check_chunks(path: Path) -> None:
             raise DataError(
                 f"{path}: array {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks (incomplete copy?)."
             )
+
+
+def read_mat(
+    path: Path, needed: tuple[str, ...] = (), what: str = "MATLAB file", *, only: bool = False
+) -> dict[str, Any]:
+    """Variables of a MATLAB file (v4 to v7): all, or those that are needed and no other.
+
+    Raises
+    ------
+    DataError
+        It is absent, cut short, damaged, of MATLAB 7.3 (HDF5), or lacks a variable that is needed.
+    """
+    from scipy.io import loadmat
+
+    path = check_readable_file(path, what)
+    try:
+        content: dict[str, Any] = loadmat(path, variable_names=list(needed) if only else None)
+    except MemoryError:
+        raise
+    except NotImplementedError as error:
+        raise DataError(
+            f"{path} is of MATLAB 7.3 (HDF5). Next step: in MATLAB load it and save(..., '-v7')."
+        ) from error
+    except Exception as error:  # whatever scipy says of damaged files
+        raise DataError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): cut short or damaged."
+        ) from error
+    missing = [k for k in needed if k not in content]
+    if missing:
+        have = sorted(k for k in content if not k.startswith("__"))
+        raise DataError(f"{path} lacks {', '.join(missing)}; it holds {have}.")
+    return content

@@ -23,6 +23,9 @@ BACKGROUND = 128
 # Those that a program reads by itself. Pillow hands others (EPS, WMF) to other programs, and some (PDF) it only writes.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "SGI", "QOI")
 _LARGEST_FILE = 2**30
+# What Pillow and its decoders raise for files that are cut short, damaged or of another kind.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
+_DAMAGE += (NotImplementedError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
 
 
@@ -96,19 +99,7 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
             return _as_rgb(handle, name)
     except DataError:
         raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        TypeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        MemoryError,
-        NotImplementedError,
-        Image.DecompressionBombError,
-    ) as error:
+    except _DAMAGE as error:
         # Pillow's own text names the object in memory, another one in each run.
         why = "no picture of a kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}.") from error
@@ -280,6 +271,12 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
     if lost and not partial:
         raise DataError(_missing(root, lost, wanted, files))
     return found
+
+
+def all_pictures(folder: Path | None, ids: Iterable[str]) -> list[Any] | None:
+    """The picture of each stimulus, or None where there is no folder or one of them is not in it."""
+    found = find_pictures(folder, ids, partial=True) if folder is not None else [None]
+    return None if None in found else found
 
 
 def _missing(root: Path, lost: Sequence[str], wanted: Sequence[str], files: Sequence[str]) -> str:

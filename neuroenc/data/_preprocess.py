@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import DataError, unknown_name
-from neuroenc.data._labels import check_labelled, provenance_step
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import DataError
+from neuroenc.data._build import check_labelled, provenance_step
 
 # Values that differ by less than float32 can tell apart carry no signal.
 _CONSTANT = 1e-7
@@ -62,14 +62,9 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
             f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first {small[:3]}."
         )
     data = _columnwise(responses.data, partial(_zscored, groups=groups, by=by, ddof=ddof), responses.shape[0])
-    attrs = {
-        **responses.attrs,
-        "units": "z",
-        "zscored": by,
-        "zscored_n": int(responses.shape[0]),
-        "provenance": provenance_step(responses.attrs, "zscore", by=by, ddof=ddof),
-    }
-    return xr.DataArray(data, dims=responses.dims, coords=responses.coords, attrs=attrs, name=responses.name)
+    scaled = responses.copy(deep=False, data=data)
+    done = provenance_step(responses.attrs, "zscore", by=by, ddof=ddof)
+    return scaled.assign_attrs(units="z", zscored=by, zscored_n=int(responses.shape[0]), provenance=done)
 
 
 def _columnwise(data: Any, function: Callable[[Any], np.ndarray], n_rows: int) -> Any:
@@ -167,11 +162,8 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
             )
         if subjects.size:
             coords["subject"] = str(subjects[0])
-    if (
-        responses.attrs.get("zscored", "none") == "none"
-        and "session" in responses.coords
-        and len(np.unique(responses["session"].values)) > 1
-    ):
+    several = "session" in responses.coords and len(np.unique(responses["session"].values)) > 1
+    if several and responses.attrs.get("zscored", "none") == "none":
         warnings.warn(
             "averaging raw responses over sessions mixes their gains and offsets; z-score first: "
             "neuroenc.data.zscore(responses, by='session').",
@@ -213,8 +205,7 @@ def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:
     Runs that count from 1 again in each session, and sessions of different subjects, stay apart.
     """
     check_labelled(responses, "responses")
-    if by not in _KEYS:
-        raise DataError(unknown_name("grouping", by, _KEYS))
+    one_of("grouping", by, _KEYS)
     sample = responses.dims[0]
     if by not in responses.coords:
         averaged = " (they are averaged over repeats, so do this before averaging)" if sample == "stimulus" else ""

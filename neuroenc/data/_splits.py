@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import stimulus_ids
-from neuroenc.data._labels import string_ids
+from neuroenc.data._build import string_ids
 from neuroenc.data._preprocess import group_ids
 
 _SHARED = ("error", "drop", "keep")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.files import hash_array, open_hdf5
-from neuroenc.data._labels import require_unique, string_ids
+from neuroenc.data._build import require_unique, string_ids
 from neuroenc.data._pictures import read_picture
 
 
@@ -242,7 +242,7 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
         ) from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise DataError(
-            f"images are {array.dtype} of shape {array.shape} (expected uint8 (n, y, x, 3)). Next step: "
+            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8, (n, y, x, 3)). Next step: "
             f"{_way_out(array)}."
         )
     if len(array) != n:

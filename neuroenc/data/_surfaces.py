@@ -15,10 +15,11 @@ from nibabel.freesurfer.io import read_annot, read_label, write_annot
 from nibabel.freesurfer.mghformat import MGHImage
 from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 
-from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path
+from neuroenc.data._build import check_hemi
 from neuroenc.data._images import image_values, open_image
-from neuroenc.data._labels import check_hemi
 
 _STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
 _FSAVERAGE = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage"}
@@ -63,8 +64,7 @@ def read_surface(files: Any) -> xr.DataArray:
         raise DataError(f"{len(files)} files of hemispheres {sorted(items)}: give one file for each hemisphere.")
     parts = []
     for hemi in sorted(items):
-        if hemi not in _STRUCTURE:
-            raise DataError(unknown_name("hemisphere", hemi, _STRUCTURE))
+        one_of("hemisphere", hemi, _STRUCTURE)
         values, vertex, names, roi = _read(Path(items[hemi]))
         coords: dict[str, Any] = {"vertex": ("voxel", vertex), "hemi": ("voxel", np.full(len(vertex), hemi))}
         if roi is not None:
@@ -104,8 +104,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | N
     if path.suffix == ".label":
         vertex, values = _told(path, lambda: read_label(path, read_scalars=True))
         return values.astype(np.float64), vertex.astype(np.int64), [], None
-    if path.suffix not in _ENDINGS:
-        raise DataError(unknown_name("ending of a surface file:", path.suffix, _ENDINGS))
+    one_of("ending of a surface file:", path.suffix, _ENDINGS)
     image = open_image(path, "surface", surface=True)
     if path.suffix == ".gii":
         arrays = [d for d in image.darrays if d.data.ndim == 1]
@@ -174,9 +173,7 @@ def write_surface(
     ('lh.areas.annot', ['FFA', '', '', 'V1'])
     """
     path = Path(path)
-    kind = path.suffix
-    if kind not in _ENDINGS:
-        raise DataError(unknown_name("ending of a surface file:", path.suffix, _ENDINGS))
+    kind = one_of("ending of a surface file:", path.suffix, _ENDINGS)
     lost = [c for c in ("vertex", "hemi") if c not in values.coords]
     if lost or values.dims[-1] != "voxel" or values.ndim > 2:
         raise DataError(f"values have dims {values.dims} and lack {lost} (expected (voxel,) with vertex and hemi).")
@@ -221,11 +218,9 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
         labels = np.zeros(n, dtype=np.int64)
         labels[vertex] = [unique.index(x) if x else 0 for x in names.tolist()]
         # Colours must differ, because the file names regions by them.
-        colours = np.array(
-            [[25, 5, 25, 0]] + [[(37 * k) % 256, (101 * k) % 256, k % 256, 0] for k in range(1, len(unique))],
-            dtype=np.int64,
-        )
-        write_annot(target, labels, colours, unique, fill_ctab=True)
+        colours = [[(37 * k) % 256, (101 * k) % 256, k % 256, 0] for k in range(1, len(unique))]
+        table = np.array([[25, 5, 25, 0], *colours], dtype=np.int64)
+        write_annot(target, labels, table, unique, fill_ctab=True)
     else:
         if data.ndim != 1:
             raise DataError(f"a .label file holds one map; values have shape {data.shape}.")
@@ -269,10 +264,9 @@ def to_gifti(
     >>> maps["L"].darrays[0].data.tolist(), maps["R"].meta["AnatomicalStructurePrimary"]
     ([0.0, 0.0, 0.0, 0.5], 'CortexRight')
     """
-    maps = dict(values) if isinstance(values, Mapping) and not isinstance(values, xr.Dataset) else None
-    if maps is None and isinstance(values, xr.Dataset):
-        maps = {str(k): v for k, v in values.data_vars.items()}
-    if maps is None:
+    if isinstance(values, Mapping):
+        maps = {str(k): v for k, v in (values.data_vars if isinstance(values, xr.Dataset) else values).items()}
+    else:
         maps = {name or str(getattr(values, "name", None) or "values"): values}
     for title, array in maps.items():
         if isinstance(array, xr.DataArray):
@@ -297,16 +291,14 @@ def to_gifti(
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
         raise DataError(
-            f"vertices range {vertices.min()}..{vertices.max()} in a hemisphere of n_vertices={n_vertices}. Next step: "
+            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. Next step: "
             f"n_vertices={' or '.join(fits[:2]) or 'that of the surface'}."
         )
     images: dict[str, GiftiImage] = {}
     for side in (x for x in _STRUCTURE if (hemis == x).any()):
         here = hemis == side
-        if np.unique(vertices[here]).size < here.sum():
-            raise DataError(
-                f"{int(here.sum() - np.unique(vertices[here]).size)} values share a vertex of hemisphere {side}."
-            )
+        if shared := int(here.sum() - np.unique(vertices[here]).size):
+            raise DataError(f"{shared} values share a vertex of hemisphere {side}.")
         image = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[side]}))
         for title, array in maps.items():
             data = np.asarray(array)
@@ -316,13 +308,7 @@ def to_gifti(
                 )
             surface = np.full(n_vertices, fill, dtype=np.float32)
             surface[vertices[here]] = data[here]
-            image.add_gifti_data_array(
-                GiftiDataArray(
-                    surface,
-                    intent="NIFTI_INTENT_NONE",
-                    datatype="NIFTI_TYPE_FLOAT32",
-                    meta=GiftiMetaData({"Name": title}),
-                )
-            )
+            kind: Any = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
+            image.add_gifti_data_array(GiftiDataArray(surface, meta=GiftiMetaData({"Name": title}), **kind))
         images[side] = image
     return images

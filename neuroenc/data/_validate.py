@@ -9,8 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.data._build import FEATURE_DIMS, ZSCORED
-from neuroenc.data._labels import check_hemi, inside_volume, refuse_multiindex, require_unique
+from neuroenc.data._build import FEATURE_DIMS, ZSCORED, check_hemi, inside_volume, refuse_multiindex, require_unique
 from neuroenc.data._preprocess import Rows, group_rows, moments
 from neuroenc.data._stimuli import EncodingData, Stimuli
 
@@ -66,8 +65,8 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
             else "make_responses"
         )
         raise DataError(
-            f"responses have dims {dims}; legal are ('presentation', 'voxel') and ('stimulus', 'voxel'). Next step: "
-            f"{step}."
+            f"responses have dims {dims} and shape {responses.shape}; legal are ('presentation', 'voxel') and "
+            f"('stimulus', 'voxel'). Next step: {step}."
         )
     if responses.dtype != np.float32:
         raise DataError(f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32').")
@@ -122,7 +121,7 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
             raise DataError(
-                f"coordinate {name!r} is {coord.dtype}, first {first}: assign_coords({name}=({dim!r}, texts))."
+                f"coordinate {name!r} is {coord.dtype}, first value {first}: assign_coords({name}=({dim!r}, texts))."
             )
 
 
@@ -171,8 +170,8 @@ def _check_finite(responses: xr.DataArray, allow_nan: bool) -> None:
             names = f", in ROIs {sorted(found)[:6]}" if found else ", in no ROI"
         whole = int((count == n_rows).sum())
         raise DataError(
-            f"{bad.size} of {n_voxels} voxels have {word} values ({whole} throughout), first voxel ids "
-            f"{responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: responses.dropna('voxel')"
+            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels throughout), "
+            f"first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: responses.dropna('voxel')"
             + (", or allow_nan=True." if word == "NaN" else " after responses.where(np.isfinite(responses)).")
         )
 
@@ -336,6 +335,6 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
         raise DataError(
             f"responses are not z-scored within {by}{claim}: voxel means range {low_mean:.3g}..{high_mean:.3g} and "
             f"standard deviations {low_sd:.3g}..{high_sd:.3g} in {wrong} of {len(groups)} groups. Next step: "
-            f"zscore(responses, by={by!r})"
+            f"neuroenc.data.zscore(responses, by={by!r})"
             + ("." if sufficient else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}.")
         )

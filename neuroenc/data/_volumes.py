@@ -15,9 +15,8 @@ from nibabel.nifti1 import Nifti1Image
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import decode_text, raw_cells, read_table
-from neuroenc.data._build import make_responses
-from neuroenc.data._images import binary_mask, check_affine, image_values, open_image, open_mask
-from neuroenc.data._labels import check_place, inside_volume
+from neuroenc.data._build import check_place, inside_volume, make_responses
+from neuroenc.data._images import binary_mask, check_affine, image_values, mask_on, open_image, open_mask
 
 
 def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
@@ -204,24 +203,23 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
         parts.append(np.atleast_2d(values[inside].T))
         if values.ndim == 4:
             tr = seconds(image) or tr
-    return Masked(
-        values=np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts),
-        ijk=ijk,
-        roi=np.array([x[:-1] for x in names], dtype=str),
-        affine=np.asarray(mask.affine, dtype=np.float64),
-        volume_shape=(int(inside.shape[0]), int(inside.shape[1]), int(inside.shape[2])),
-        lengths=tuple(len(x) for x in parts),
-        tr=tr,
-    )
+    values = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    roi, affine = np.array([x[:-1] for x in names], dtype=str), np.asarray(mask.affine, dtype=np.float64)
+    a, b, c = inside.shape
+    return Masked(values, ijk, roi, affine, (a, b, c), tuple(len(x) for x in parts), tr)
+
+
+def placed(voxel: np.ndarray, shape: Sequence[int], affine: Any) -> dict[str, Any]:
+    """Arguments of `make_responses` that place the flat numbers ``voxel`` (C order) in a volume."""
+    ijk = np.stack(np.unravel_index(voxel, tuple(shape)), axis=1)
+    return {"voxel": voxel, "ijk": ijk, "affine": affine, "volume_shape": tuple(shape)}
 
 
 def roi_flags(name: str, item: Any, like: Any, like_name: str) -> np.ndarray:
     """Voxels of one named region, bool (x, y, z), checked to lie where ``like`` lies."""
     if not name or not isinstance(name, str) or ";" in name:
         raise DataError(f"roi name {name!r} is not legal: a name is text without ';'.")
-    image = open_mask(item, f"roi {name!r}")
-    check_affine(image, like, names=(f"roi {name!r}", like_name))
-    return binary_mask(image, f"roi {name!r}")
+    return mask_on(like, item, f"roi {name!r}", like_name)
 
 
 #: Seconds between volumes that a recording can have.

@@ -6,7 +6,6 @@ from ._ceilings import (
     split_half_reliability as split_half_reliability,
     subject_ceiling as subject_ceiling,
 )
-from ._fdr import fdr as fdr
 from ._intervals import (
     BootstrapResult as BootstrapResult,
     crossed_interval as crossed_interval,
@@ -15,7 +14,7 @@ from ._intervals import (
 )
 from ._paired import paired_permutation_test as paired_permutation_test, sign_flip_test as sign_flip_test
 from ._partition import Partition as Partition, partition_variance as partition_variance, subsets as subsets
-from ._permutation import PermutationResult as PermutationResult, permutation_test as permutation_test
+from ._permutation import PermutationResult as PermutationResult, fdr as fdr, permutation_test as permutation_test
 from ._rdm import rdm as rdm, square_rdm as square_rdm
 from ._repeats import variance_components as variance_components
 from ._resampler import Resampler as Resampler

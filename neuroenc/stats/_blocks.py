@@ -17,20 +17,12 @@ Floats = NDArray[np.float64]
 METRICS = ("r", "r2", "ev")
 MAX_MEMORY = 256 * 2**20
 
-_ALIASES = {
-    "correlation": "r",
-    "pearson": "r",
-    "pearsonr": "r",
-    "pearson_r": "r",
-    "pcc": "r",
-    "r^2": "r2",
-    "r2_score": "r2",
-    "rsquared": "r2",
-    "determination": "r2",
-    "explained_variance": "ev",
-    "variance": "ev",
-    "evs": "ev",
+_SPELLINGS = {
+    "r": "correlation pearson pearsonr pearson_r pcc",
+    "r2": "r^2 r2_score rsquared determination",
+    "ev": "explained_variance variance evs",
 }
+_ALIASES = {alias: metric for metric, names in _SPELLINGS.items() for alias in names.split()}
 
 
 def check_metric(metric: object) -> str:

@@ -171,20 +171,10 @@ class _Exchange:
         """score(a*) - score(b*), (n_exchanges, n_voxels), for signs (n_exchanges, n_samples)."""
         with np.errstate(invalid="ignore"):
             sd, syd, smd = signs @ self.d, signs @ self.yd, signs @ self.md
-            syy = np.broadcast_to(self.syy, sd.shape)
-            scores = [
-                score_from_sums(
-                    self.metric,
-                    self.n,
-                    self.zero,
-                    self.sum_m + k * sd,
-                    syy,
-                    self.square + 2.0 * k * smd,
-                    self.sum_ym + k * syd,
-                    self.zero,
-                )
-                for k in (1.0, -1.0)
-            ]
+            syy, scores = np.broadcast_to(self.syy, sd.shape), []
+            for k in (1.0, -1.0):
+                sums = self.sum_m + k * sd, syy, self.square + 2.0 * k * smd, self.sum_ym + k * syd
+                scores.append(score_from_sums(self.metric, self.n, self.zero, *sums, self.zero))
             return scores[0] - scores[1]
 
 

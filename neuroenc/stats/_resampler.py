@@ -11,6 +11,7 @@ import numpy as np
 from neuroenc._core.checks import check_fraction, check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
+from neuroenc.stats import _resampling as draws
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_metric
 from neuroenc.stats._ceilings import CeilingSampler
 from neuroenc.stats._intervals import (
@@ -23,26 +24,7 @@ from neuroenc.stats._intervals import (
 )
 from neuroenc.stats._labels import match_rows, match_voxels
 from neuroenc.stats._parallel import Progress, check_jobs, run
-from neuroenc.stats._resampling import (
-    UNBOUNDED,
-    Bounds,
-    Counts,
-    Indices,
-    Metric,
-    Sampler,
-    Summary,
-    count_units,
-    difference,
-    draw_counts,
-    joint_draws,
-    region_members,
-    resample_scores,
-    resample_subjects,
-    resample_summaries,
-    unit_of,
-    units_seen,
-    weight_chunks,
-)
+from neuroenc.stats._resampling import UNBOUNDED, Bounds, Counts, Indices, Metric, Sampler, Summary
 from neuroenc.stats._rsa import resample_rdms
 
 
@@ -209,9 +191,9 @@ class Resampler:
         statistic = one_of("statistic", statistic, ("median", "mean"))
         metric, name = _named(metric)
         y2, p2, _ = as_pair(y, yhat)
-        members = region_members(rois, y2.shape[1], y)
+        members = draws.region_members(rois, y2.shape[1], y)
         counts, unit, n_units = self._draw(y, y2)
-        estimate, samples = resample_summaries(
+        estimate, samples = draws.resample_summaries(
             [(y2, p2)],
             list(members.values()),
             counts,
@@ -262,7 +244,7 @@ class Resampler:
         metric = check_metric(metric)
         y2, p2, _ = as_pair(y, yhat)
         counts, unit, _ = self._draw(y, y2)
-        return resample_scores(y2, p2, counts, unit, metric=metric, max_memory=self._budget, dtype=dtype)
+        return draws.resample_scores(y2, p2, counts, unit, metric=metric, max_memory=self._budget, dtype=dtype)
 
     def units(self, y: Any, yhat: Any) -> Floats:
         """Count the stimuli (groups) that every voxel has seen: the ``n_units`` of `sample_interval`.
@@ -283,7 +265,8 @@ class Resampler:
         (array([4., 2.]), array([2., 2.]))
         """
         y2, p2, _ = as_pair(y, yhat)
-        return units_seen(y2, p2, *unit_of(len(y2), match_rows(y, self.groups, ("y", "groups"))), self._budget)
+        units = draws.unit_of(len(y2), match_rows(y, self.groups, ("y", "groups")))
+        return draws.units_seen(y2, p2, *units, self._budget)
 
     def ceiling(self, responses: Any, stimulus: Any, *, unit: str, **how: Any) -> BootstrapResult:
         """Noise ceiling per voxel; stimuli are resampled with all their repeats.
@@ -316,7 +299,7 @@ class Resampler:
         self._refuse_groups("ceiling")
         source = CeilingSampler(responses, stimulus, unit=unit, seed=self.seed, max_memory=self._budget, **how)
         n_units, n_voxels = len(source.counts), len(source.estimate)
-        drawn = draw_counts(n_units, self.n_bootstraps, self.seed).astype(np.float64)
+        drawn = draws.draw_counts(n_units, self.n_bootstraps, self.seed).astype(np.float64)
 
         def draw(columns: slice) -> tuple[Floats, Floats, Any]:
             own, samples = source.estimate[columns], source.ceilings(columns, drawn)
@@ -391,7 +374,7 @@ class Resampler:
             raise DataError(f"y has {n_voxels} voxels and responses {len(ceiling)}; both must hold the same ones.")
         ids = np.unique(np.asarray(stimulus))
         y_stimulus = match_rows(y, y_stimulus, ("y", "y_stimulus"))
-        drawn_y, drawn_c, n_units = joint_draws(y_stimulus, n, ids, self.n_bootstraps, self.seed)
+        drawn_y, drawn_c, n_units = draws.joint_draws(y_stimulus, n, ids, self.n_bootstraps, self.seed)
 
         def draw(columns: slice) -> tuple[Floats, Floats, Any]:
             sampler, limit = Sampler(y2, p2, columns, metric), source.ceilings(columns, drawn_c)
@@ -466,14 +449,9 @@ class Resampler:
         True
         """
         self._refuse_groups("subjects")
-        settings: dict[str, Any] = {
-            "seed": self.seed,
-            "max_memory": self._budget,
-            "n_jobs": self.n_jobs,
-            "progress": self.progress,
-        }
+        settings = self.n_bootstraps, self._budget
         return self._result(
-            resample_subjects(data, stimulus, over, check_metric(metric), statistic, self.n_bootstraps, **settings)
+            draws.resample_subjects(data, stimulus, over, check_metric(metric), statistic, *settings, **self._loop)
         )
 
     def rdms(self, models: Any, data: Any, *, over: str = "both", method: str = "spearman") -> BootstrapResult:
@@ -511,11 +489,11 @@ class Resampler:
         (True, True)
         """
         self._refuse_groups("rdms")
-        return self._result(
-            resample_rdms(
-                models, data, over, method, self.n_bootstraps, self.seed, n_jobs=self.n_jobs, progress=self.progress
-            )
-        )
+        return self._result(resample_rdms(models, data, over, method, self.n_bootstraps, **self._loop))
+
+    @property
+    def _loop(self) -> dict[str, Any]:
+        return {"seed": self.seed, "n_jobs": self.n_jobs, "progress": self.progress}
 
     @property
     def _budget(self) -> int:
@@ -531,8 +509,8 @@ class Resampler:
 
     def _draw(self, y: Any, y2: Any) -> tuple[Counts, Indices, int]:
         """Counts of units, the unit of every sample, and how many there are."""
-        unit, n_units = unit_of(len(y2), match_rows(y, self.groups, ("y", "groups")))
-        return draw_counts(n_units, self.n_bootstraps, self.seed), unit, n_units
+        unit, n_units = draws.unit_of(len(y2), match_rows(y, self.groups, ("y", "groups")))
+        return draws.draw_counts(n_units, self.n_bootstraps, self.seed), unit, n_units
 
     def _scores(self, y: Any, predictions: list[Any], metric: Metric) -> BootstrapResult:
         metric, name = _named(metric)
@@ -544,11 +522,11 @@ class Resampler:
 
         def draw(columns: slice) -> tuple[Floats, Floats, Any]:
             samplers = [Sampler(y2, x, columns, metric) for x in predicted]
-            own = difference([s.estimate for s in samplers])
+            own = draws.difference([s.estimate for s in samplers])
             samples = np.empty((self.n_bootstraps, len(own)))
-            for rows, weights in weight_chunks(counts, unit, step):
-                samples[rows] = difference([s.scores(weights) for s in samplers])
-            return own, samples, np.max([count_units(s.seen, unit, n_units, len(own)) for s in samplers], axis=0)
+            for rows, weights in draws.weight_chunks(counts, unit, step):
+                samples[rows] = draws.difference([s.scores(weights) for s in samplers])
+            return own, samples, np.max([draws.count_units(s.seen, unit, n_units, len(own)) for s in samplers], axis=0)
 
         # What a score cannot exceed: Student's limits, where few units need them, know nothing of it.
         bounds = {"r": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ev": (-np.inf, 1.0)}.get(name, UNBOUNDED)

@@ -228,14 +228,8 @@ def resample_summaries(
             for index, parts in zip(members, zip(*scatter, strict=True), strict=True)
         ]
     chunks, total = weight_chunks(counts, unit, step), -(-len(counts) // step)
-    found = run(
-        lambda part: summarise(scored(part[1])[1]),
-        chunks,
-        n_jobs=jobs,
-        progress=progress,
-        total=total,
-        desc="bootstrap",
-    )
+    bar: dict[str, Any] = {"progress": progress, "total": total, "desc": "bootstrap"}
+    found = run(lambda part: summarise(scored(part[1])[1]), chunks, n_jobs=jobs, **bar)
     return estimate, np.concatenate(list(found))
 
 
@@ -249,16 +243,11 @@ def means(scores: Floats) -> Floats:
 def seen_patterns(y: Any, width: int) -> list[tuple[Indices, Indices]]:
     """(Columns, rows seen by any of them): columns that miss the same rows stand together."""
     n_voxels = y.shape[1]
-    packed = np.concatenate(
-        [
-            np.packbits(np.isnan(np.asarray(y[:, s : s + 1024], dtype=np.float64)), axis=0)
-            for s in range(0, n_voxels, 1024)
-        ],
-        axis=1,
-    )
     keys: dict[bytes, list[int]] = {}
-    for v in range(n_voxels):
-        keys.setdefault(packed[:, v].tobytes(), []).append(v)
+    for start in range(0, n_voxels, 1024):
+        missing = np.packbits(np.isnan(np.asarray(y[:, start : start + 1024], dtype=np.float64)), axis=0)
+        for v, pattern in enumerate(missing.T, start=start):
+            keys.setdefault(pattern.tobytes(), []).append(v)
     # Where nearly every voxel misses rows of its own, a block a pattern would be a loop over voxels.
     if len(keys) > 64:
         keys = {b"": list(range(n_voxels))}
@@ -320,9 +309,9 @@ def resample_subjects(
     metric: str,
     statistic: str | None,
     n_bootstraps: int,
+    max_memory: int,
     *,
     seed: int,
-    max_memory: int,
     n_jobs: int,
     progress: Progress,
 ) -> Summary:
@@ -345,17 +334,11 @@ def resample_subjects(
     unit, n_units = _stimuli_of(data, stimulus)
     counts = draw_counts(n_units, n_bootstraps, seed)
 
+    how: dict[str, Any] = {"metric": metric, "statistic": statistic, "max_memory": max_memory}
+
     def work(name: str) -> tuple[Floats, Floats]:
-        mine = pairs[name]
-        return resample_summaries(
-            mine,
-            [np.arange(mine[0][0].shape[1])],
-            counts,
-            unit[name],
-            metric=metric,
-            statistic=statistic,
-            max_memory=max_memory,
-        )
+        everywhere = [np.arange(pairs[name][0][0].shape[1])]
+        return resample_summaries(pairs[name], everywhere, counts, unit[name], **how)
 
     found = list(run(work, list(data), n_jobs=n_jobs, progress=progress, desc="subjects"))
     own, samples = np.stack([f[0] for f in found]), np.stack([f[1] for f in found])  # (s, o), (s, b, o)

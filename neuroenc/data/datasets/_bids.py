@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,10 +16,10 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc._core.tables import numbers, read_table
-from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
+from neuroenc.data._images import check_affine, mask_on, open_image
 from neuroenc.data._preprocess import column_moments
 from neuroenc.data._stimuli import EncodingData
-from neuroenc.data._volumes import roi_flags
+from neuroenc.data._volumes import placed, roi_flags
 from neuroenc.data.datasets._bids_layout import Run, describe_bids, find_runs
 from neuroenc.data.datasets._glmsingle import stimuli_of
 from neuroenc.data.datasets._recording import Recording, collect, unpacked
@@ -146,10 +146,7 @@ def read_bids(
         "subject": runs[0].subject,
         "session": session,
         "run": number,
-        "voxel": voxel,
-        "ijk": np.stack(np.unravel_index(voxel, shape), 1),
-        "affine": reference.affine,
-        "volume_shape": shape,
+        **placed(voxel, shape, reference.affine),
         "roi": roi,
         "space": runs[0].space or "native",
         "units": "% signal change",
@@ -198,16 +195,13 @@ def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:
     """One id stands for one picture: 01.jpg and 01.png of one folder have one name without ending."""
     known: dict[str, str] = {}
     for run, own in zip(runs, events, strict=True):
-        for name, file in zip(own["stimulus"], own["file"], strict=True):
-            if name and known.setdefault(name, _plain(file)) != _plain(file):
+        for name, path in zip(own["stimulus"], own["file"], strict=True):
+            # As the file is called, however its folder is written.
+            file = PurePosixPath(path.replace("\\", "/")).name
+            if name and known.setdefault(name, file) != file:
                 raise DataError(
-                    f"{run.events}: {file!r} and {known[name]!r} are both the stimulus {name!r}: stimulus=COLUMN."
+                    f"{run.events}: {path!r} and {known[name]!r} are both the stimulus {name!r}: stimulus=COLUMN."
                 )
-
-
-def _plain(file: str) -> str:
-    """A picture as its file is called, however its folder is written."""
-    return PurePosixPath(file.replace("\\", "/")).name
 
 
 def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
@@ -223,18 +217,14 @@ def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
 
 def _mask(runs: list[Run], mask: Any, reference: Any) -> np.ndarray:
     if mask is not None:
-        image = open_mask(mask, "mask")
-        check_affine(image, reference, names=("mask", "BOLD"))
-        inside = binary_mask(image, "mask")
+        inside = mask_on(reference, mask, "mask", "BOLD")
     else:
         without = [r.bold.name for r in runs if r.mask is None]
         if without:
             raise ConfigError(f"{without[0]} has no desc-brain_mask beside it. Next step: mask=MASK.nii.gz.")
         inside = np.ones(reference.shape[:3], dtype=bool)
         for run in runs:
-            image = open_image(run.mask, "brain mask")
-            check_affine(image, reference, names=("brain mask", "BOLD"))
-            inside &= binary_mask(image, f"brain mask {run.mask.name if run.mask else ''}")
+            inside &= mask_on(reference, run.mask, "brain mask", "BOLD")
     if not inside.any():
         raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
     return inside
@@ -270,7 +260,7 @@ class Glm:
             raise ConfigError(f"high_pass={self.high_pass} Hz is not legal; 0 to 0.5, usually 0.01.")
 
     def settings(self) -> dict[str, Any]:
-        return {k: v if isinstance(v, (str, float)) or v is None else list(v) for k, v in asdict(self).items()}
+        return {k: v if isinstance(v, (str, float)) or v is None else list(v) for k, v in vars(self).items()}
 
     def rows(self, events: pd.DataFrame) -> list[str]:
         """Stimulus of each response of a run."""
@@ -306,15 +296,10 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
         named.loc[shown, "trial_type"] = named.loc[shown, "stimulus"].map(dict(zip(rows, names, strict=True)))
     named["trial_type"] = named["trial_type"].where(shown, named["other"])
     nuisance, labels = _confounds(run, glm, n)
-    design = glm_module.make_first_level_design_matrix(
-        times,
-        named[["onset", "duration", "trial_type"]],
-        hrf_model=glm.hrf,
-        drift_model="cosine" if glm.high_pass else None,
-        high_pass=glm.high_pass or 0.01,
-        add_regs=nuisance if labels else None,
-        add_reg_names=labels or None,
-    )
+    drift = {"drift_model": "cosine" if glm.high_pass else None, "high_pass": glm.high_pass or 0.01}
+    more = {"add_regs": nuisance, "add_reg_names": labels} if labels else {}
+    table = named[["onset", "duration", "trial_type"]]
+    design = glm_module.make_first_level_design_matrix(times, table, hrf_model=glm.hrf, **drift, **more)
     peak = np.array([np.abs(design[name]).max() for name in names])
     empty = np.flatnonzero(peak < 1e-6)
     if len(empty):

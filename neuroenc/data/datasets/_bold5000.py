@@ -12,11 +12,12 @@ import pandas as pd
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5, read_npy, read_text
-from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
-from neuroenc.data._labels import repeat_numbers
-from neuroenc.data._mat import read_mat
-from neuroenc.data._pictures import find_pictures
+from neuroenc.data._build import repeat_numbers
+from neuroenc.data._images import check_affine, mask_on, open_image
+from neuroenc.data._io import read_mat
+from neuroenc.data._pictures import all_pictures
 from neuroenc.data._stimuli import Stimuli
+from neuroenc.data._volumes import placed
 from neuroenc.data.datasets._recording import Recording, natural, select_voxels, sessions_of, unpacked, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Found, Source
 
@@ -217,19 +218,11 @@ class _Volumes:
         self._held: tuple[int, np.ndarray] | None = None
 
     def _mask(self, path: Any, what: str) -> np.ndarray:
-        image = open_mask(path, what)
-        check_affine(image, self.reference, names=(what, "betas"))
-        return binary_mask(image, what).reshape(-1)
+        return mask_on(self.reference, path, what, "betas").reshape(-1)
 
     def labels(self) -> dict[str, Any]:
-        return {
-            "voxel": self.voxel,
-            "ijk": np.stack(np.unravel_index(self.voxel, self.shape), 1),
-            "roi": {n: m[self.voxel] for n, m in self.masks.items()} or None,
-            "affine": self.reference.affine,
-            "volume_shape": self.shape,
-            "space": "BOLD5000 native",
-        }
+        roi = {n: m[self.voxel] for n, m in self.masks.items()} or None
+        return placed(self.voxel, self.shape, self.reference.affine) | {"roi": roi, "space": "BOLD5000 native"}
 
     def read(self, session: int, rows: np.ndarray, block: slice, budget: int) -> np.ndarray:
         """Rows of one session; its file is unpacked once and kept for its other blocks."""
@@ -297,9 +290,7 @@ class _Regions:
 def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     first = table.drop_duplicates("stimulus").set_index("stimulus")
     ids = first.index.to_numpy(dtype=str)
-    folders = within(root, "Presented_Stimuli")
-    found: list[Any] = find_pictures(folders[0], ids, partial=True) if folders else [None]
-    images = None if None in found else found
+    images = all_pictures(next(iter(within(root, "Presented_Stimuli")), None), ids)
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]
     wnid = [re.fullmatch(r"(n\d{8})_\d+", s) for s in ids]
     kinds = ["coco" if c else "imagenet" if w else "scene" for c, w in zip(coco, wnid, strict=True)]

@@ -16,11 +16,11 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import read_table
+from neuroenc.data._build import stimulus_names
 from neuroenc.data._images import binary_mask, check_affine, open_image, open_mask
-from neuroenc.data._labels import stimulus_names
 from neuroenc.data._pictures import find_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
-from neuroenc.data._volumes import roi_flags
+from neuroenc.data._volumes import placed, roi_flags
 from neuroenc.data.datasets._recording import Recording, collect
 from neuroenc.data.datasets._registry import Dataset, Found, like
 
@@ -314,10 +314,6 @@ class _Betas:
         return keep
 
 
-def _finite(parts: list[_Betas]) -> np.ndarray:
-    return np.logical_and.reduce([p.finite() for p in parts])
-
-
 def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Flat numbers in the betas, and labels of the voxels."""
     betas = parts[0]
@@ -335,7 +331,7 @@ def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[n
                 f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels, {betas.path} holds {held}. Next "
                 "step: the bool mask whose voxels GLMsingle was given."
             )
-    voxel = np.flatnonzero(_finite(parts) if inside is None else inside)
+    voxel = np.flatnonzero(np.all([p.finite() for p in parts], axis=0) if inside is None else inside)
     place = np.arange(betas.n_places) if betas.flat and inside is not None else voxel
     shape: tuple[int, ...] | None = betas.space
     if betas.flat:
@@ -346,8 +342,7 @@ def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[n
     if image is not None and shape is not None:
         if tuple(image.shape[:3]) != tuple(shape):
             raise DataError(f"reference has shape {tuple(image.shape[:3])}, the betas {tuple(shape)}.")
-        ijk = np.stack(np.unravel_index(voxel, shape), 1)
-        labels |= {"ijk": ijk, "affine": image.affine, "volume_shape": shape}
+        labels |= placed(voxel, shape, image.affine)
     if rois:
         if shape is None:
             raise DataError("rois need a volume: give mask or reference.")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import open_hdf5
 from neuroenc._core.tables import numbers, read_table
-from neuroenc.data._pictures import find_pictures
+from neuroenc.data._pictures import all_pictures
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._recording import Recording, select_voxels, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
@@ -107,7 +107,7 @@ class GenericObjectDecoding(Dataset):
         whole = np.flatnonzero(table.flags("VoxelData"))
         regions = {k[4:]: table.flags(k)[whole] for k in table.keys if k.startswith("ROI_")}
         everything = {"all": np.ones(len(whole), dtype=bool)}
-        inside = np.flatnonzero(select_voxels(voxels, everything | regions, "Generic Object Decoding"))
+        inside = np.flatnonzero(select_voxels(voxels, everything | regions, self.title))
         chosen, mm = whole[inside], table.millimetres(whole)
         labels = {
             "stimulus": ids,
@@ -188,8 +188,7 @@ class _Table:
             raise DataError(f"{path}: metadata {self.meta.shape} for {len(self.keys)} keys, {self.shape[1]} columns.")
 
     def flags(self, key: str) -> np.ndarray:
-        if key not in self.keys:
-            raise DataError(unknown_name(f"key of {self.path.name}", key, self.keys))
+        one_of(f"key of {self.path.name}", key, self.keys)
         return np.asarray(self.meta[self.keys.index(key)] == 1)
 
     def column(self, key: str) -> np.ndarray:
@@ -238,7 +237,7 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
                 raise DataError(f"{path}, row {n + 1}: {name} is {f!r} here and {listed[name]!r} before.")
     files = [listed.get(s, f"{s}.JPEG") for s in own]
     folder = root / "images" if (root / "images").is_dir() else root
-    pictures = find_pictures(folder, [Path(f).stem for f in files], partial=True)
+    pictures = all_pictures(folder, [Path(f).stem for f in files])
     table = pd.DataFrame(
         {
             "stimulus_id": first["number"].to_numpy(),
@@ -250,4 +249,4 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
         },
         index=own,
     )
-    return Stimuli(own, None if None in pictures else pictures, None, table, "god", source.manifest.licence)
+    return Stimuli(own, pictures, None, table, "god", source.manifest.licence)

@@ -23,35 +23,19 @@ _MASKS = ("brain", "gray", "hoc", "vt", "white")
 # A voxel of the automatic mask has at least this share of the image's 98th percentile.
 _MASK_SHARE = 0.25
 
-# category: (kind, descriptions). The photographs are not distributed, so these texts are ours.
-CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "house": (
-        "place",
-        ("a photograph of a house", "a house with windows, a door and a roof", "the front of a building"),
-    ),
-    "scrambledpix": (
-        "texture",
-        ("a scrambled picture without any object", "a meaningless texture of random patches", "visual noise"),
-    ),
-    "cat": ("animal", ("a photograph of a cat", "the face of a cat with whiskers and ears", "a furry animal")),
-    "shoe": ("object", ("a photograph of a shoe", "a single shoe with laces and a sole", "footwear")),
-    "bottle": (
-        "object",
-        ("a photograph of a bottle", "a bottle with a narrow neck and a label", "a container for liquid"),
-    ),
-    "scissors": (
-        "object",
-        ("a photograph of a pair of scissors", "scissors with two blades and handles", "a tool for cutting paper"),
-    ),
-    "chair": (
-        "object",
-        ("a photograph of a chair", "a chair with four legs and a back", "a piece of furniture to sit on"),
-    ),
-    "face": (
-        "face",
-        ("a photograph of a human face", "a portrait of a person looking at the camera", "the face of a man"),
-    ),
-}
+# category: kind, then descriptions. The photographs are not distributed, so these texts are ours.
+_CATEGORIES = """
+house: place: a photograph of a house; a house with windows, a door and a roof; the front of a building
+scrambledpix: texture: a scrambled picture without any object; a meaningless texture of random patches; visual noise
+cat: animal: a photograph of a cat; the face of a cat with whiskers and ears; a furry animal
+shoe: object: a photograph of a shoe; a single shoe with laces and a sole; footwear
+bottle: object: a photograph of a bottle; a bottle with a narrow neck and a label; a container for liquid
+scissors: object: a photograph of a pair of scissors; scissors with two blades and handles; a tool for cutting paper
+chair: object: a photograph of a chair; a chair with four legs and a back; a piece of furniture to sit on
+face: face: a photograph of a human face; a portrait of a person looking at the camera; the face of a man
+"""
+_ROWS = (line.split(": ") for line in _CATEGORIES.strip().splitlines())
+CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {n: (kind, tuple(t.split("; "))) for n, kind, t in _ROWS}
 
 
 class Haxby2001(Dataset):

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.data._mat import read_mat
+from neuroenc.data._io import read_mat
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._registry import Dataset, Source
 
@@ -60,17 +60,9 @@ def _human(content: dict[str, Any], ids: np.ndarray) -> xr.DataArray:
     # Names read "hIT | BE | Session: 1".
     names = [[str(r["name"].item()).split("|") for r in row] for row in rdms]
     values = np.stack([np.stack([_matrix(r["RDM"], ids, "human").values for r in row]) for row in rdms])
-    return xr.DataArray(
-        values,
-        dims=("subject", "session", "stimulus", "stimulus_2"),
-        coords={
-            "subject": [row[0][1].strip() for row in names],
-            "session": [int(x[2].split(":")[1]) for x in names[0]],
-            "stimulus": ids,
-            "stimulus_2": ids,
-        },
-        name="human",
-    )
+    subjects, sessions = [row[0][1].strip() for row in names], [int(x[2].split(":")[1]) for x in names[0]]
+    coords = {"subject": subjects, "session": sessions, "stimulus": ids, "stimulus_2": ids}
+    return xr.DataArray(values, coords, tuple(coords), name="human")
 
 
 def _matrix(values: np.ndarray, ids: np.ndarray, name: str) -> xr.DataArray:
@@ -80,9 +72,5 @@ def _matrix(values: np.ndarray, ids: np.ndarray, name: str) -> xr.DataArray:
     if not np.allclose(square, square.T, atol=1e-6):
         raise DataError(f"the dissimilarities {name!r} are not symmetric.")
     np.fill_diagonal(square, 0)
-    return xr.DataArray(
-        square.astype(np.float32),
-        dims=("stimulus", "stimulus_2"),
-        coords={"stimulus": ids, "stimulus_2": ids},
-        name=name,
-    )
+    coords = {"stimulus": ids, "stimulus_2": ids}
+    return xr.DataArray(square.astype(np.float32), coords, tuple(coords), name=name)

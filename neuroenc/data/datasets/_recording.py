@@ -25,9 +25,8 @@ from neuroenc._core.optional import require
 from neuroenc._core.paths import cache_dir
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.store import Blocks, Store, content_key
-from neuroenc.data._build import make_responses
+from neuroenc.data._build import make_responses, provenance_step
 from neuroenc.data._images import binary_mask, check_affine, forward, open_mask
-from neuroenc.data._labels import provenance_step
 from neuroenc.data._preprocess import average_repeats, averaged, zscore_in_place
 from neuroenc.data._stimuli import EncodingData, Stimuli
 

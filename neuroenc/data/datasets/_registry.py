@@ -356,16 +356,10 @@ def _file(path: Path) -> Found | None:
         from neuroenc.data._images import open_image
 
         image = open_image(path, "image")
-        shape = "x".join(str(x) for x in image.shape)
-        kind = "betas or BOLD (4-D)" if len(image.shape) == 4 else "map or mask (3-D)"
-        return Found(
-            "nifti",
-            f"NIfTI, {kind}",
-            path,
-            {"shape": shape},
-            (),
-            f'load_masked("{path}", mask="MASK.nii.gz")' if len(image.shape) == 4 else "",
-        )
+        has, call = {"shape": "x".join(str(x) for x in image.shape)}, f'load_masked("{path}", mask="MASK.nii.gz")'
+        if len(image.shape) == 4:
+            return Found("nifti", "NIfTI, betas or BOLD (4-D)", path, has, (), call)
+        return Found("nifti", "NIfTI, map or mask (3-D)", path, has)
     if path.suffix == ".npy":
         array = read_npy(path)
         has = {"array": f"{array.dtype} {array.shape}"}

@@ -13,7 +13,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import binary_mask, open_image
-from neuroenc.data._pictures import find_pictures
+from neuroenc.data._pictures import all_pictures
 from neuroenc.data._stimuli import Stimuli
 from neuroenc.data.datasets._recording import Recording, select_voxels, sessions_of, within
 from neuroenc.data.datasets._registry import SESSIONS, Dataset, Source
@@ -232,16 +232,8 @@ def _stimuli(source: Source, root: Path, trials: pd.DataFrame) -> Stimuli:
         raise DataError(f"{kinds.index[kinds > 1][0]} is both a training and a test picture of this subject.")
     ids = first["stimulus"].map(_id).to_numpy(dtype=str)
     # "ice_cream_12s" shows an ice cream: the last part numbers the picture.
-    table = pd.DataFrame(
-        {
-            "file": first["stimulus"].to_numpy(),
-            "concept": [s.rsplit("_", 1)[0] for s in ids],
-            "split": first["trial_type"].to_numpy(),
-        },
-        index=ids,
-    )
+    shown, concepts = first["stimulus"].to_numpy(), [s.rsplit("_", 1)[0] for s in ids]
+    table = pd.DataFrame({"file": shown, "concept": concepts, "split": first["trial_type"].to_numpy()}, index=ids)
     places = (root / "images", root / "_image_database_things" / "images", root.parent / "images")
     folder = next((f for f in places if f.is_dir()), None)
-    found: list[Any] = [None] if folder is None else find_pictures(folder, ids, partial=True)
-    images = None if None in found else found
-    return Stimuli(ids, images, None, table, "things-fmri", source.manifest.licence)
+    return Stimuli(ids, all_pictures(folder, ids), None, table, "things-fmri", source.manifest.licence)

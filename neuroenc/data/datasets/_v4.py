@@ -192,7 +192,10 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
     choices = {"images": [known["images"]], "average": averages, "raw": [known["raw"]]}
     files = {k: p for k, paths in choices.items() if (p := next((x for x in paths if (folder / x).is_file()), ""))}
     if len(files) == 1:
-        raise DataError(f"{folder} has {files['images']}; no responses_{session}.npy in {_AVERAGES} or responses_raw.")
+        raise DataError(
+            f"{folder} has {files['images']} and no responses of session {session}: responses_{session}.npy in one of "
+            f"{', '.join(_AVERAGES)}, responses_raw."
+        )
     for name, path in files.items():
         entry = listed.get(known[name])
         if entry is not None and sha256_file(folder / path) != entry.sha256:

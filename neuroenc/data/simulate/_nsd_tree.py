@@ -19,6 +19,7 @@ from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import write_json, write_text
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData
+from neuroenc.data._volumes import placed
 from neuroenc.data.datasets._nsd._betas import SCALE
 from neuroenc.data.datasets._nsd._design import stimulus_name
 from neuroenc.data.datasets._nsd._layout import BETAS, SPACES
@@ -303,7 +304,7 @@ class _Writer:
     def _result(self, values: np.ndarray, betas: Sequence[str], invalid: np.ndarray) -> EncodingData:
         trials = len(values)
         rows = self.experiment.pictures[self.number - 1][self.experiment.order[:trials]]
-        brain, shape = self.subject.brain, self.subject.shape
+        brain = self.subject.brain
         last = _NOISE[sorted(betas)[-1]]
         responses = make_responses(
             values,
@@ -311,12 +312,9 @@ class _Writer:
             subject=self.name,
             session=np.arange(trials) // self.experiment.per_session + 1,
             run=self.experiment.run[:trials],
-            voxel=brain,
-            ijk=np.stack(np.unravel_index(brain, shape), axis=1),
+            **placed(brain, self.subject.shape, self.affine),
             roi=self.roi.tolist(),
             space="func1pt8mm",
-            affine=self.affine,
-            volume_shape=shape,
             units="% signal change",
             source="miniature NSD tree",
             licence="BSD-3-Clause",

@@ -15,7 +15,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
-from neuroenc.data._mat import read_mat
+from neuroenc.data._io import read_mat
 from neuroenc.data._stimuli import PixelBank, Stimuli
 from neuroenc.data.datasets._nsd._layout import Layout
 

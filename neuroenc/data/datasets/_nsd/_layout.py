@@ -14,6 +14,7 @@ import numpy as np
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data._images import check_affine, image_values, open_image
+from neuroenc.data._volumes import placed
 
 #: Short names of the three versions of the single-trial betas.
 BETAS = {"b1": "betas_assumehrf", "b2": "betas_fithrf", "b3": "betas_fithrf_GLMdenoise_RR"}
@@ -205,8 +206,7 @@ class Layout:
     def coordinates(self, places: np.ndarray) -> dict[str, Any]:
         """Arguments of `make_responses` that place the flat numbers ``places``."""
         if self.kind == "volume":
-            ijk = np.stack(np.unravel_index(places, self.shape), axis=1)
-            return {"ijk": ijk, "affine": self.affine, "volume_shape": self.shape}
+            return placed(places, self.shape, self.affine)
         right = places >= self.shape[0]
         return {"vertex": places - right * self.shape[0], "hemi": np.where(right, "R", "L")}
 
