@@ -59,9 +59,9 @@ from ._volumes import (
 )
 from .datasets._bids import read_bids as read_bids
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
+from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
 from .datasets._nsd._load import nsd as nsd
 from .datasets._nsd._rois import nsd_mask as nsd_mask, nsd_rois as nsd_rois
-from .datasets._nsd._splits import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
 from .datasets._nsd._transform import nsd_to_surface as nsd_to_surface
 from .datasets._recording import Recording as Recording
 from .datasets._registry import (

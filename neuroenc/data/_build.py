@@ -278,7 +278,8 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     bad = [] if array.dtype.kind == "U" else [x for x in array.tolist() if not isinstance(x, str)]
     if bad:
         raise DataError(
-            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Next step: {what}=[str(x) for x in ids]."
+            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Next step: "
+            f"{what}=[str(x) for x in ids]."
         )
     array = array.astype(str)
     broken = [x for x in array.tolist() if not x.isprintable()]

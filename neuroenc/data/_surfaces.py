@@ -291,8 +291,8 @@ def to_gifti(
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
         raise DataError(
-            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. Next step: "
-            f"n_vertices={' or '.join(fits[:2]) or 'that of the surface'}."
+            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. Next "
+            f"step: n_vertices={' or '.join(fits[:2]) or 'that of the surface'}."
         )
     images: dict[str, GiftiImage] = {}
     for side in (x for x in _STRUCTURE if (hemis == x).any()):

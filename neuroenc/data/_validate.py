@@ -170,8 +170,9 @@ def _check_finite(responses: xr.DataArray, allow_nan: bool) -> None:
             names = f", in ROIs {sorted(found)[:6]}" if found else ", in no ROI"
         whole = int((count == n_rows).sum())
         raise DataError(
-            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels throughout), "
-            f"first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: responses.dropna('voxel')"
+            f"{bad.size} of {n_voxels} voxels have {word} values ({int(count.sum())} values, {whole} voxels "
+            f"throughout), first voxel ids {responses['voxel'].values[bad[:5]].tolist()}{names}. Next step: "
+            "responses.dropna('voxel')"
             + (", or allow_nan=True." if word == "NaN" else " after responses.where(np.isfinite(responses)).")
         )
 

@@ -20,5 +20,8 @@ from .sections._incontext import (
     plot_top_support as plot_top_support,
     plot_weight_colours as plot_weight_colours,
 )
-from .sections._support import plot_support_curves as plot_support_curves, support_sections as support_sections
-from .sections._training import plot_training_curves as plot_training_curves
+from .sections._support import (
+    plot_support_curves as plot_support_curves,
+    plot_training_curves as plot_training_curves,
+    support_sections as support_sections,
+)

@@ -21,8 +21,7 @@ from neuroenc._core.files import atomic_path, write_text
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
-from neuroenc.report._style import WIDTH, figure_svg
-from neuroenc.report._text import data_uri, flatten, number, table
+from neuroenc.report._style import WIDTH, data_uri, figure_svg, flatten, number, table
 
 #: Words of the pages that not every reader has met; a section names those that it uses.
 TERMS: Mapping[str, str] = {

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import DataError, NeuroencError
 from neuroenc.data import _preprocess, average_repeats, make_responses, validate_responses, zscore
 
 
@@ -139,7 +139,7 @@ def test_gain_and_offset_of_a_session_do_not_matter(gain, offset, seed):
     ],
 )
 def test_zscore_refuses(responses, change, options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(NeuroencError, match=message):
         zscore(change(responses), **options)
 
 

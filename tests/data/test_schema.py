@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import DataError, NeuroencError
 from neuroenc.data import (
     EncodingData,
     Stimuli,
@@ -90,7 +90,7 @@ def test_stimulus_form_keeps_one_subject_and_counts():
         ({"stimulus": [1, 2, 3]}, r"must be text, found .*1.*int.*Next step: stimulus=\[str\(x\)"),
         ({"stimulus": ["a", "b"]}, r"3 rows but 2 stimulus ids were given. The array seems to be \(voxel, sample\)"),
         ({"stimulus": ["a", "", "b"]}, "1 stimulus ids are empty, first at 1"),
-        ({"dim": "trial"}, "dim='trial' is not legal; use 'presentation'"),
+        ({"dim": "trial"}, "unknown dim 'trial'.*presentation, stimulus"),
         ({"dim": "stimulus", "stimulus": ["a", "b", "a"]}, r"1 stimulus ids occur more than once, first \['a'\]"),
         ({"voxel": [4, 4]}, r"1 voxel ids occur more than once, first \[4\]"),
         ({"session": [1, 2]}, r"session has shape \(2,\) \(expected \(3,\): one value per presentation"),
@@ -104,12 +104,12 @@ def test_stimulus_form_keeps_one_subject_and_counts():
         ({"roi": ["V1"]}, "roi has 1 entries"),
         ({"roi": [["V1;V2"], []]}, "roi name 'V1;V2' is not legal"),
         ({"roi": {"V1": np.array([1, 0])}}, "expected .*bool"),
-        ({"zscored": "yes"}, "zscored='yes' is not legal"),
+        ({"zscored": "yes"}, "unknown zscored 'yes'"),
         ({"n_repeats": 2}, "n_repeats belongs to averaged responses"),
     ],
 )
 def test_builder_refuses(change, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(NeuroencError, match=message):
         make_responses(np.zeros((3, 2)), **{"stimulus": ["a", "b", "c"], **change})
 
 

@@ -12,8 +12,7 @@ from matplotlib.colors import to_rgb
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import plot_mosaic, plot_surface
 from neuroenc.report._style import figure_png
-from neuroenc.report.brain._mesh import flat_mesh, inflated_mesh
-from neuroenc.report.brain._outlines import loops, slice_edges, smooth
+from neuroenc.report.brain._mesh import flat_mesh, inflated_mesh, loops, slice_edges, smooth
 from neuroenc.report.brain._paint import COLOUR_SQUARES, CORTEX, Painter, colour_square
 from neuroenc.report.brain._surface import _parts
 

@@ -25,8 +25,7 @@ from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
 from neuroenc.report import write_caption_report
 from neuroenc.report._page import _put
-from neuroenc.report._pictures import Pictures
-from neuroenc.report.explorer._cards import segments
+from neuroenc.report.explorer._cards import Pictures, segments
 from neuroenc.report.explorer._data import label_of_voxels, utf16, voxel_table
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")

@@ -1,4 +1,3 @@
-from ._captions import describe_cells as describe_cells, vocabulary as vocabulary
 from ._cortex import simulate_cortex as simulate_cortex
 from ._lexicon import (
     FAMILIES as FAMILIES,
@@ -13,7 +12,6 @@ from ._readout_populations import (
     ReadoutPopulation as ReadoutPopulation,
     simulate_readout_population as simulate_readout_population,
 )
-from ._rois import ROIS as ROIS, fsaverage5 as fsaverage5
+from ._rois import CHANNELS as CHANNELS, ROIS as ROIS, energy_maps as energy_maps, fsaverage5 as fsaverage5
 from ._trees import algonauts2023_tree as algonauts2023_tree, god_tree as god_tree
-from ._tuning import CHANNELS as CHANNELS, energy_maps as energy_maps
-from ._world import simulate_world as simulate_world
+from ._world import describe_cells as describe_cells, simulate_world as simulate_world, vocabulary as vocabulary

@@ -14,8 +14,7 @@ from neuroenc._core.provenance import provenance
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS
-from neuroenc.data.simulate._rois import AFFINE, ROIS, VOLUME_SHAPE
-from neuroenc.data.simulate._tuning import Voxels, energy_maps, make_voxels, noiseless
+from neuroenc.data.simulate._rois import AFFINE, ROIS, VOLUME_SHAPE, Voxels, energy_maps, make_voxels, noiseless
 
 
 def _counts(n_voxels: Mapping[str, int] | int | None) -> dict[str, int]:

@@ -20,9 +20,8 @@ from neuroenc._core.files import write_json, write_text
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data._volumes import placed
-from neuroenc.data.datasets._nsd._betas import SCALE
 from neuroenc.data.datasets._nsd._design import stimulus_name
-from neuroenc.data.datasets._nsd._layout import BETAS, SPACES
+from neuroenc.data.datasets._nsd._layout import BETAS, SCALE, SPACES
 from neuroenc.data.simulate._cortex import Design, _respond, simulate_cortex
 from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
 from neuroenc.data.simulate._world import simulate_world

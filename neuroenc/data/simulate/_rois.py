@@ -1,15 +1,21 @@
-"""Where the simulated regions lie on fsaverage5 and in a 2 mm volume."""
+"""Regions and voxels of the simulated cortex: where they lie, what they prefer, and their noiseless responses."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import fft
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
+from neuroenc.data._stimuli import Stimuli
+from neuroenc.data.simulate._lexicon import MEMBERS
 
 #: Voxel indices to millimetres: 2 mm isotropic, wide enough for the whole surface.
 AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -179,3 +185,270 @@ def volume_indices(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 ijk[n] = candidates[c]
                 break
     return ijk, kept
+
+
+@dataclass
+class Voxels:
+    """Planted properties; every array has one entry per voxel."""
+
+    roi: np.ndarray
+    hemi: np.ndarray
+    vertex: np.ndarray
+    ijk: np.ndarray
+    part: np.ndarray
+    place: np.ndarray
+    cluster: np.ndarray
+    family: np.ndarray
+    second_family: np.ndarray
+    rf_x: np.ndarray
+    rf_y: np.ndarray
+    rf_size: np.ndarray
+
+
+def make_voxels(counts: Mapping[str, int], mixed_share: float, individual: float, rng: np.random.Generator) -> Voxels:
+    """Lay out the regions of one subject and draw what each voxel prefers."""
+    pieces: list[pd.DataFrame] = []
+    for hemi in "LR":
+        sign = -1 if hemi == "L" else 1
+        keys: list[tuple[Roi, int]] = []
+        centres, wanted = [], []
+        for name, count in counts.items():
+            roi = ROIS[name]
+            size = count * np.exp(individual * rng.normal(0, 0.12))
+            jitter = individual * rng.normal(0, 2.0, size=(len(roi.centres), 3))
+            if hemi not in roi.hemispheres or count == 0:
+                continue
+            share = size / len(roi.hemispheres) / len(roi.centres)
+            for part, centre in enumerate(roi.centres):
+                keys.append((roi, part))
+                centres.append(np.array([sign * centre[0], *centre[1:]]) + jitter[part])
+                wanted.append(max(2, round(share)))
+        if not keys:
+            continue
+        xyz = fsaverage5()[hemi][0]
+        for (roi, part), vertices in zip(keys, grow(hemi, np.array(centres), np.array(wanted))):
+            pieces.append(_patch(roi, part, hemi, vertices, xyz[vertices], mixed_share, individual, rng))
+    order = {name: k for k, name in enumerate(ROIS)}
+    table = pd.concat(pieces, ignore_index=True)
+    table = table.iloc[np.argsort(table["roi"].map(order).to_numpy(), kind="stable")]
+    xyz = np.stack([fsaverage5()[h][0][v] for h, v in zip(table["hemi"], table["vertex"])])
+    ijk, kept = volume_indices(xyz)
+    columns = {c: table[c].to_numpy()[kept] for c in table.columns}
+    for c in ("roi", "hemi", "family", "second_family"):
+        columns[c] = columns[c].astype(str)
+    return Voxels(ijk=ijk[kept], **columns)
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+    return (np.argsort(np.argsort(values, kind="stable"), kind="stable") + 0.5) / len(values)
+
+
+def _patch(
+    roi: Roi,
+    part: int,
+    hemi: str,
+    vertices: np.ndarray,
+    xyz: np.ndarray,
+    mixed_share: float,
+    individual: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    n = len(vertices)
+    side = 1.0 if hemi == "L" else -1.0
+    place = _rank(xyz[:, 1])
+    table = pd.DataFrame({"roi": roi.name, "hemi": hemi, "vertex": vertices, "part": part, "place": place})
+    # The draws are the same for every kind of region, so that one region's size does not move another's.
+    noise = rng.normal(size=(n, 3))
+    mixed = rng.random(n) < mixed_share
+    table["rf_x"] = table["rf_y"] = table["rf_size"] = np.nan
+    table["cluster"], table["family"], table["second_family"] = -1, roi.family, ""
+    if roi.rf is not None:
+        # Foveal at the occipital pole, upper field on the lower bank, contralateral throughout.
+        eccentricity = np.clip(0.03 + 0.47 * place**1.3 + 0.02 * noise[:, 0], 0.01, 0.55)
+        low, high = {"": (-78.0, 78.0), "upper": (5.0, 80.0), "lower": (-80.0, -5.0)}[roi.parts[part]]
+        turn = individual * rng.normal(0, 3.0)
+        angle = high - (high - low) * _rank(xyz[:, 2]) + 5.0 * noise[:, 1] + turn
+        angle = np.deg2rad(np.clip(angle, -88, 88))
+        table["rf_x"] = np.clip(side * eccentricity * np.cos(angle), -0.47, 0.47)
+        table["rf_y"] = np.clip(eccentricity * np.sin(angle), -0.47, 0.47)
+        table["rf_size"] = (roi.rf[0] + roi.rf[1] * eccentricity) * np.exp(0.15 * noise[:, 2])
+    else:
+        k = len(roi.clusters)
+        edges = np.clip(np.arange(1, k) / k + individual * rng.normal(0, 0.06, size=k - 1), 0.1, 0.9)
+        table["cluster"] = np.searchsorted(np.sort(edges), place)
+        table["second_family"] = np.where(mixed, roi.second, "")
+    return table
+
+
+def _retinotopic(voxels: Voxels, rows: np.ndarray, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    n = len(rows)
+    centre = (np.arange(GRID) + 0.5) / GRID - 0.5
+    y, x = np.meshgrid(-centre, centre, indexing="ij")
+    d2 = (x.ravel()[:, None] - voxels.rf_x[rows]) ** 2 + (y.ravel()[:, None] - voxels.rf_y[rows]) ** 2
+    field = np.exp(-d2 / (2 * voxels.rf_size[rows] ** 2))
+    field = (field / field.sum(axis=0)).astype(np.float32)
+    weights = np.zeros((len(CHANNELS), n), dtype=np.float32)
+    preferred, fine = rng.uniform(0, np.pi, n), rng.random(n)
+    for s in range(len(SCALES)):
+        for o, angle in enumerate(np.deg2rad(ORIENTATIONS)):
+            tuned = np.exp(0.8 * np.cos(2 * (angle - preferred)) - 0.8)
+            weights[s * len(ORIENTATIONS) + o] = tuned * (fine if s else 1 - fine)
+    weights[-3] = rng.uniform(0.2, 0.8, n)
+    depth = np.array([list(ROIS).index(r) for r in voxels.roi[rows]])
+    weights[-2:] = rng.gamma(1.5, 0.15 + 0.08 * depth, size=(2, n))
+    drive = np.zeros((maps.shape[1], n), dtype=np.float32)
+    for c in range(len(CHANNELS)):
+        drive += weights[c] * (maps[c] @ field)
+    exponent = np.array([ROIS[r].rf[2] for r in voxels.roi[rows]], dtype=np.float32)  # type: ignore[index]
+    return drive**exponent
+
+
+def _family_drive(
+    family: str, weights: np.ndarray, size: np.ndarray, side: np.ndarray, table: pd.DataFrame
+) -> np.ndarray:
+    """Response to one family: member weights, changed moderately by the object's size and position."""
+    members = table[[f"member_{m}" for m in MEMBERS[family]]].to_numpy(np.float32) > 0
+    strength = table[family].to_numpy(np.float32)
+    x = np.nan_to_num(table[f"{family}_x"].to_numpy(np.float32))
+    modulation = 1.0 + np.outer(strength - 0.75, size) + np.outer(x, side)
+    return (members.astype(np.float32) @ weights.astype(np.float32)) * modulation.astype(np.float32)
+
+
+def _selective(
+    voxels: Voxels,
+    rows: np.ndarray,
+    table: pd.DataFrame,
+    visual: np.ndarray,
+    individual: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    n = len(rows)
+    drive = np.zeros((len(table), n), dtype=np.float32)
+    preferred = np.full(n, "", dtype=object)
+    side = np.where(voxels.hemi[rows] == "L", 1.0, -1.0)
+    size, position = rng.uniform(0.1, 0.5, n), side * rng.uniform(0.05, 0.45, n)
+    second_gain, visual_gain = rng.uniform(0.55, 0.95, n), rng.uniform(0.02, 0.1, n)
+    shape = max(len(m) for m in MEMBERS.values())
+    own = np.exp(individual * rng.normal(0, 0.12, size=(2, shape, n)))
+    for family, members in MEMBERS.items():
+        here = np.flatnonzero(voxels.family[rows] == family)
+        if here.size:
+            weights = np.full((len(members), here.size), 0.6)
+            for col, v in enumerate(here):
+                liked = ROIS[str(voxels.roi[rows[v]])].clusters[voxels.cluster[rows[v]]]
+                weights[[members.index(m) for m in liked], col] = 1.0
+                preferred[v] = ";".join(liked)
+            weights *= own[0, : len(members), here].T
+            drive[:, here] += _family_drive(family, weights, size[here], position[here], table)
+        also = np.flatnonzero(voxels.second_family[rows] == family)
+        if also.size:
+            weights = second_gain[also] * own[1, : len(members), also].T
+            drive[:, also] += _family_drive(family, weights, size[also], position[also], table)
+    return drive + np.outer(visual, visual_gain).astype(np.float32), preferred.astype(str)
+
+
+def noiseless(
+    voxels: Voxels, table: pd.DataFrame, maps: np.ndarray | None, individual: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noiseless responses (stimulus, voxel), z-scored over stimuli, and each voxel's preferred members."""
+    signal = np.empty((len(table), len(voxels.roi)), dtype=np.float32)
+    members = np.full(len(voxels.roi), "", dtype=object)
+    spatial, conceptual = rng.spawn(2)
+    retinotopic = np.flatnonzero(voxels.family == "")
+    if retinotopic.size and maps is not None:
+        signal[:, retinotopic] = _retinotopic(voxels, retinotopic, maps, spatial)
+    selective = np.flatnonzero(voxels.family != "")
+    if selective.size:
+        visual = np.zeros(len(table)) if maps is None else maps[: len(CHANNELS) - 2].mean(axis=(0, 2), dtype=np.float64)
+        visual = (visual - visual.mean()) / max(float(visual.std()), 1e-9)
+        signal[:, selective], members[selective] = _selective(voxels, selective, table, visual, individual, conceptual)
+    signal -= signal.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = signal.std(axis=0, dtype=np.float64)
+    signal /= np.where(spread > 0, spread, 1.0).astype(np.float32)
+    return signal, members.astype(str)
+
+
+ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
+SCALES = (6.0, 13.0)
+GRID = 32
+_PX, _PAD = 64, 8
+
+#: Names of the maps: Gabor energy (direction of the grating's normal, cycles per picture), contrast, colour.
+CHANNELS: tuple[str, ...] = (
+    *(f"gabor {o:.0f} deg {s:.0f} cpp" for s in SCALES for o in ORIENTATIONS),
+    "contrast",
+    "red-green",
+    "blue-yellow",
+)
+
+
+def _filters() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per Gabor channel, the part of the spectrum that it passes (indices) and its gain there.
+
+    A band is cut out around its centre frequency and brought back to pixels alone, on the coarse grid: the
+    modulus, which is the energy, does not see the shift in frequency.
+    """
+    n = _PX + 2 * _PAD
+    half = n * GRID // _PX // 2
+    unit = _PX / n
+    bank = []
+    for scale in SCALES:
+        for angle in np.deg2rad(ORIENTATIONS):
+            centre = np.rint(np.array([np.sin(angle), np.cos(angle)]) * scale / unit).astype(int)
+            ky, kx = (c + np.arange(-half, half) for c in centre)
+            fy, fx = np.meshgrid(ky * unit, kx * unit, indexing="ij")
+            along = fx * np.cos(angle) + fy * np.sin(angle) - scale
+            across = -fx * np.sin(angle) + fy * np.cos(angle)
+            gain = np.exp(-((along / (0.42 * scale)) ** 2 + (across / (0.38 * scale)) ** 2) / 2)
+            bank.append(((ky % n)[:, None] * n + (kx % n), gain.astype(np.float32)))
+    return bank
+
+
+def energy_maps(stimuli: Stimuli, *, batch_size: int = 128) -> np.ndarray:
+    """Energy of every channel at every place, each channel divided by its standard deviation.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Pictures of any size; they are brought to 64 x 64 pixels.
+    batch_size : int
+        Pictures filtered at once; the result does not depend on it.
+
+    Returns
+    -------
+    float32 array (channel, stimulus, 1024)
+        On a 32 x 32 grid, row by row from the top left; channels as in :data:`CHANNELS`.
+    """
+    bank = _filters()
+    n, step = len(stimuli), _PX // GRID
+    maps = np.empty((len(CHANNELS), n, GRID * GRID), dtype=np.float32)
+    start = 0
+    for images in stimuli.iter_images(batch_size):
+        rgb = np.stack(
+            [np.asarray(im if im.size == (_PX, _PX) else im.resize((_PX, _PX), Image.Resampling.BOX)) for im in images]
+        ).astype(np.float32)
+        rgb /= 255.0
+        here = slice(start, start + len(rgb))
+        start += len(rgb)
+        luminance = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        # Mirrored margins keep the frame from looking like an edge.
+        padded = np.pad(luminance, ((0, 0), (_PAD, _PAD), (_PAD, _PAD)), mode="symmetric")
+        spectrum = fft.fft2(padded - padded.mean(axis=(1, 2), keepdims=True))
+        spectrum = spectrum.reshape(len(rgb), -1)
+        margin = _PAD // step
+        for c, (where, gain) in enumerate(bank):
+            energy = np.abs(fft.ifft2(spectrum[:, where] * gain))[:, margin:-margin, margin:-margin]
+            maps[c, here] = energy.reshape(len(rgb), -1)
+        local = luminance.reshape(len(rgb), GRID, step, GRID, step)
+        contrast = np.abs(luminance - luminance.mean(axis=(1, 2), keepdims=True))
+        maps[-3, here] = _pool(contrast, step) + local.std(axis=(2, 4)).reshape(len(rgb), -1)
+        maps[-2, here] = _pool(np.abs(rgb[..., 0] - rgb[..., 1]), step)
+        maps[-1, here] = _pool(np.abs(rgb[..., 2] - rgb[..., :2].mean(axis=-1)), step)
+    for c in range(len(maps)):
+        maps[c] /= max(float(maps[c].std(dtype=np.float64)), 1e-6)
+    return maps
+
+
+def _pool(picture: np.ndarray, step: int) -> np.ndarray:
+    n = len(picture)
+    return picture.reshape(n, GRID, step, GRID, step).mean(axis=(2, 4)).reshape(n, GRID * GRID)

@@ -3,16 +3,226 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.errors import ConfigError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data._stimuli import Stimuli
-from neuroenc.data.simulate._captions import captions
-from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS
-from neuroenc.data.simulate._scene import Scene, render, sample_scene
+from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, all_members, member
+from neuroenc.data.simulate._scene import BACKGROUNDS, Scene, SceneObject, render, sample_scene
+
+_SIZES = {"small": (0.0, 0.4), "large": (0.66, 9.0)}
+_FACE_FORMS = ("{a}", "{a}", "the face of {a}", "a portrait of {a}")
+_SMILING = "smiling"
+_GROUND = {
+    "sky": ("under a {c} sky", "against a {c} sky"),
+    "grass": ("on the grass", "on green grass"),
+    "wall": ("in front of a {c} wall", "by a {c} wall"),
+    "road": ("on a grey road", "on the road"),
+    "wood": ("on a wooden surface", "on brown wood"),
+    "plain": ("on a {c} background", "on a plain {c} background"),
+}
+_SIDES = {
+    "left": ("to the left of", "on the left of"),
+    "right": ("to the right of", "on the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "near": ("next to", "beside"),
+}
+_WHERE = {
+    "left": "on the left",
+    "right": "on the right",
+    "above": "at the top",
+    "below": "at the bottom",
+    "near": "in the middle",
+}
+# Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with
+# their articles, {p} the place, {at} "in front of a house", {ab} the relation of a to b, {ga} a background.
+_TEMPLATES: dict[tuple[int, bool], tuple[str, ...]] = {
+    (1, False): (
+        "{a} {g}.",
+        "There is {a} {g}.",
+        "A picture of {a} {g}.",
+        "We see {a} {wa}.",
+        "{a} is shown {g}.",
+        "This is {a}.",
+    ),
+    (2, False): (
+        "{a} {ab} {b}.",
+        "There is {a} {ab} {b} {g}.",
+        "{a} is {ab} {b}.",
+        "{a} and {b} {g}.",
+        "A picture of {a} and {b}.",
+        "{a} with {b} {wb}.",
+    ),
+    (3, False): (
+        "{a}, {b} and {c} {g}.",
+        "{a} {ab} {b}, with {c} {wc}.",
+        "A picture of {a}, {b} and {c}.",
+        "There is {a} {ab} {b}, and {c} is {wc}.",
+        "We see {a} with {b} and {c}.",
+    ),
+    (0, True): ("{p} {g}.", "There is {p}.", "A picture of {p}.", "A view of {p} {g}.", "This is {p}."),
+    (1, True): (
+        "{a} {at}.",
+        "There is {a} {at}.",
+        "{a} is {at}.",
+        "A picture of {a} {at}.",
+        "{p} with {a} {wa}.",
+        "We see {p} behind {a}.",
+    ),
+    (2, True): (
+        "{a} and {b} {at}.",
+        "{a} and {b} are {at}.",
+        "{a} {ab} {b} {at}.",
+        "{p} with {a} and {b}.",
+        "There is {a} {ab} {b}, and {p} is behind them.",
+    ),
+}
+
+
+def _agree(text: str) -> str:
+    """Make every indefinite article agree with the word after it."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def _noun_phrase(o: SceneObject, rng: np.random.Generator) -> str:
+    kind = member(o.member)
+    phrase = str(rng.choice(kind.phrases)).format(c=o.colour)
+    if o.smiling and rng.random() < 0.6:
+        phrase = f"{_SMILING} {phrase}"
+    if kind.sized and rng.random() < 0.4:
+        for word, (low, high) in _SIZES.items():
+            if low <= o.size < high:
+                phrase = f"{word} {phrase}"
+    phrase = f"a {phrase}"
+    if o.family == "face":
+        phrase = str(rng.choice(_FACE_FORMS)).format(a=phrase)
+    return phrase
+
+
+def _side(dx: float, dy: float, margin: float) -> str:
+    if max(abs(dx), abs(dy)) < margin:
+        return "near"
+    if abs(dx) >= abs(dy):
+        return "right" if dx > 0 else "left"
+    return "above" if dy > 0 else "below"
+
+
+def captions(scene: Scene, rng: np.random.Generator, n: int = 4) -> tuple[str, ...]:
+    """``n`` different sentences; each names every object of the scene that belongs to a family."""
+    place = scene.of("place")
+    things = [o for o in scene.objects if o is not place]
+    templates = _TEMPLATES[len(things), place is not None]
+    found: list[str] = []
+    for template in rng.permutation(templates):
+        parts = {"g": str(rng.choice(_GROUND[scene.background])).format(c=scene.background_colour)}
+        for key, o in zip("abc", things):
+            parts[key] = _noun_phrase(o, rng)
+            parts["w" + key] = _WHERE[_side(o.x, o.y, 0.1)]
+        if len(things) > 1:
+            a, b = things[:2]
+            side = _side(a.x - b.x, a.y - b.y, 0.1)
+            parts["ab"] = str(rng.choice(_SIDES[side if rng.random() < 0.7 else "near"]))
+        if place is not None:
+            parts["p"] = _noun_phrase(place, rng)
+            parts["at"] = f"{rng.choice(member(place.member).where)} {parts['p']}"
+        sentence = _agree(str(template).format(**parts))
+        found.append(sentence[0].upper() + sentence[1:])
+        if len(found) == n:
+            break
+    return tuple(found)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a caption of the simulated world can hold, lower case, sorted.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> "banana" in vocabulary(), len(vocabulary()) < 250
+    (True, True)
+    """
+    texts = ["a an", _SMILING, *_FACE_FORMS, *_SIZES, *_WHERE.values()]
+    for group in (*_GROUND.values(), *_SIDES.values(), *_TEMPLATES.values(), *BACKGROUNDS.values()):
+        texts.extend(group)
+    for kind in all_members():
+        texts.extend((*kind.phrases, *kind.colours, *kind.where))
+    bare = re.sub(r"\{\w+\}", " ", " ".join(texts)).lower()
+    return tuple(sorted(set(re.findall(r"[a-z]+", bare))))
+
+
+#: Least share of a cell that an object must cover to be named there.
+_COVERED = 0.25
+
+
+def describe_cells(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataFrame:
+    """Name the object that covers most of each cell, taking objects as squares.
+
+    As in the pictures, smaller objects stand in front of larger ones, and all of them in front of a place.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+        Of `simulate_world`, with its latents.
+    grid : (int, int)
+        Rows and columns, row 0 at the top.
+
+    Returns
+    -------
+    DataFrame
+        ``stimulus, row, column, caption``: a noun phrase with article and colour. Cells that no object covers by a
+        quarter are left out.
+
+    Raises
+    ------
+    DataError
+        The stimuli carry no latents.
+    ConfigError
+        A grid without cells.
+
+    Examples
+    --------
+    >>> from neuroenc.data.simulate import simulate_world
+    >>> bool(describe_cells(simulate_world(3), (4, 4))["caption"].str.startswith("a").all())
+    True
+    """
+    if stimuli.table is None or "objects" not in stimuli.table:
+        raise DataError(
+            f"stimuli from {stimuli.source!r} have no latents (a column 'objects'). Next step: a table of captions "
+            "of your own, with stimulus, row, column, caption."
+        )
+    height, width = int(grid[0]), int(grid[1])
+    if height < 1 or width < 1:
+        raise ConfigError(f"grid={tuple(grid)} must be a positive number of rows and of columns.")
+    # Edges of the cells as positions from the centre, y up as in the latents.
+    left, top = np.arange(width) / width - 0.5, 0.5 - np.arange(height) / height
+    found: dict[str, list] = {"stimulus": [], "row": [], "column": [], "caption": []}
+    for name, text in zip(stimuli.ids, stimuli.table["objects"]):
+        objects = sorted(json.loads(text), key=lambda o: (o["family"] == "place", o["size"]))
+        free = np.ones((height, width))
+        best, who = np.zeros((height, width)), np.full((height, width), -1)
+        for number, o in enumerate(objects):
+            x, y, half = o["x"], o["y"], o["size"] / 2
+            across = np.clip(np.minimum(left + 1 / width, x + half) - np.maximum(left, x - half), 0, None) * width
+            down = np.clip(np.minimum(top, y + half) - np.maximum(top - 1 / height, y - half), 0, None) * height
+            cover = np.minimum(down[:, None] * across, free)
+            free = free - cover
+            better = cover > best
+            best[better], who[better] = cover[better], number
+        phrases = [_agree("a " + member(o["member"]).phrases[0].format(c=o["colour"])) for o in objects]
+        rows, columns = np.nonzero(best >= _COVERED)
+        found["stimulus"].extend([str(name)] * len(rows))
+        found["row"].extend(rows.tolist())
+        found["column"].extend(columns.tolist())
+        found["caption"].extend(phrases[k] for k in who[rows, columns])
+    return pd.DataFrame(found)
 
 
 def _row(scene: Scene) -> dict[str, Any]:

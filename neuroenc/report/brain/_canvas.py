@@ -1,4 +1,4 @@
-"""Where on the cortex, or in which unit, a class or a number stands."""
+"""Where on the cortex, or in which unit, a class or a number stands: figures, and the maps of the explorer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import xarray as xr
 from neuroenc.encoders.comparison import Group
 from neuroenc.report._charts import draw_strip
 from neuroenc.report._regions import NO_ROI, memberships
-from neuroenc.report._style import TIE, figure_png
-from neuroenc.report._text import data_uri
-from neuroenc.report.brain._mesh import N_VERTICES, flat_mesh
-from neuroenc.report.brain._slices import plot_mosaic
+from neuroenc.report._style import TIE, data_uri, figure_png
+from neuroenc.report.brain._mesh import (
+    N_VERTICES,
+    PANEL,
+    VIEWS,
+    draw_hemisphere,
+    flat_mesh,
+    flat_shade,
+    inflated_mesh,
+    vertex_normals,
+)
+from neuroenc.report.brain._slices import plot_mosaic, slices_of
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.export._files import places
 
@@ -135,3 +143,186 @@ class Canvas:
 
 def _png(figure: Any) -> str:
     return data_uri(figure_png(figure, tight=True), "image/png")
+
+
+# Panels of the inflated map, rows of (hemisphere, view).
+_INFLATED = (
+    (("L", "lateral"), ("L", "medial"), ("R", "medial"), ("R", "lateral")),
+    (("L", "ventral"), ("L", "posterior"), ("R", "posterior"), ("R", "ventral")),
+)
+_WIDTH = 1000.0  # units of a map's width; the page scales them
+_FLAT_HEIGHT, _HEAD, _GAP = 470.0, 28.0, 14.0
+_SIDES = {"L": "left", "R": "right"}
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 100, height / 100))
+
+
+def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+    """Both hemispheres side by side, cropped to the voxels; every voxel is seen once."""
+    from matplotlib.collections import PolyCollection
+
+    sides = [h for h in "LR" if (hemi == h).any()]
+    meshes = {h: flat_mesh(h) for h in sides}
+    windows = {}
+    for h in sides:
+        xy, _, on = meshes[h]
+        here = vertex[hemi == h]
+        box = xy[here[on[here]]] if on[here].any() else xy[on]
+        windows[h] = (box.min(axis=0) - 9, box.max(axis=0) + 9)
+    tall = max(float(high[1] - low[1]) for low, high in windows.values())
+    room = (_WIDTH - _GAP * (len(sides) - 1)) / len(sides)
+    scale = min(room / max(float(high[0] - low[0]) for low, high in windows.values()), (_FLAT_HEIGHT - _HEAD) / tall)
+    height = tall * scale + _HEAD
+    figure = _figure(_WIDTH, height)
+    x, y = np.full(len(vertex), np.nan), np.full(len(vertex), np.nan)
+    labels = []
+    for panel, h in enumerate(sides):
+        xy, faces, on = meshes[h]
+        (low, high), left, wide = windows[h], panel * (room + _GAP), room / scale
+        # The panel is filled with more of the cortex around the voxels, as far as there is some.
+        edge = xy[on].min(axis=0)[0] - 4, xy[on].max(axis=0)[0] + 4
+        x0 = (low[0] + high[0] - wide) / 2
+        x0 = max(min(x0, edge[1] - wide), edge[0]) if edge[1] - edge[0] > wide else (edge[0] + edge[1] - wide) / 2
+        middle = (low[1] + high[1]) / 2
+        axes = figure.add_axes((left / _WIDTH, 0, room / _WIDTH, (height - _HEAD) / height))
+        axes.set_xlim(x0, x0 + wide)
+        axes.set_ylim(middle - tall / 2, middle + tall / 2)
+        axes.axis("off")
+        colours = flat_shade(inflated_mesh(h)[2], faces)
+        axes.add_collection(PolyCollection(xy[faces], facecolors=colours, edgecolors=colours, linewidths=0.3))
+        mine = np.flatnonzero((hemi == h) & on[vertex])
+        x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
+        y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
+        labels.append({"text": f"{_SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
+    return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
+
+
+def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+    """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
+    cell = _WIDTH / 4
+    tall = cell * PANEL[1] / PANEL[0]
+    scale = cell / (2 * PANEL[0])
+    figure = _figure(_WIDTH, 2 * tall)
+    at: list[np.ndarray] = []
+    who: list[np.ndarray] = []
+    labels = []
+    views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
+    directions = {h: np.array([VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
+    normals = {h: vertex_normals(*inflated_mesh(h)[:2]) for h in "LR"}
+    for row, panels in enumerate(_INFLATED):
+        for column, (h, view) in enumerate(panels):
+            xyz, faces, _ = inflated_mesh(h)
+            axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
+            draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
+            forward, up = (np.array(a, float) for a in VIEWS[view][h])
+            plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
+            mine = np.flatnonzero(hemi == h)
+            facing = -normals[h][vertex[mine]] @ directions[h]
+            # What no view faces, such as the top of the brain, stands in the one that comes closest.
+            own = views[h].index(view)
+            mine = mine[(facing[:, own] > 0.12) | (facing.argmax(axis=1) == own)]
+            (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+            px = column * cell + (plane[vertex[mine], 0] - x0) / (x1 - x0) * cell
+            py = row * tall + (y1 - plane[vertex[mine], 1]) / (y1 - y0) * tall
+            at.append(np.stack([px, py], axis=1))
+            who.append(mine)
+            labels.append({"text": f"{h} {view}", "x": (column + 0.5) * cell, "y": row * tall + 13})
+    found = _map("inflated", "Inflated", figure, 2 * tall, np.zeros(0), np.zeros(0), labels, 1.6 * scale)
+    points = np.concatenate(at) if at else np.zeros((0, 2))
+    found |= {"x": _round(points[:, 0]), "y": _round(points[:, 1]), "voxel": np.concatenate(who).tolist()}
+    return found
+
+
+def _map(
+    kind: str, name: str, figure: Any, height: float, x: np.ndarray, y: np.ndarray, labels: list, spacing: float
+) -> dict[str, Any]:
+    seen = np.flatnonzero(np.isfinite(x))
+    return {
+        "kind": kind,
+        "name": name,
+        "width": _WIDTH,
+        "height": round(height, 1),
+        "shape": "dot",
+        "size": round(float(np.clip(spacing, 2.2, 9)), 2),
+        "x": _round(x[seen]),
+        "y": _round(y[seen]),
+        "voxel": seen.tolist(),
+        "labels": labels,
+        "background": figure_png(figure, dpi=160),
+    }
+
+
+def _round(values: np.ndarray) -> list[float]:
+    return np.round(np.asarray(values, float), 1).tolist()
+
+
+def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str, Any]:
+    """Every slice that holds a voxel, as `plot_mosaic` draws them."""
+    found = slices_of(ijk, np.asarray(affine, float).reshape(4, 4), shape)
+    place, cuts, axis, across, upward = found.place, found.cuts, found.axis, found.across, found.upward
+    low, high = place.min(axis=0) - 1, place.max(axis=0) + 2
+    ratio = float(found.step[upward] / found.step[across])
+    wide, tall = int(high[across] - low[across]), float((high[upward] - low[upward]) * ratio)
+    # As few columns as keep the map about as high as wide: cells stay large enough to click.
+    columns = next(
+        (c for c in range(1, 9) if -(-len(cuts) // c) * (tall * _WIDTH / (c * wide) + 22) < 0.75 * _WIDTH), 8
+    )
+    columns = min(columns, len(cuts))
+    cell = (_WIDTH - 10 * (columns - 1)) / columns / wide
+    row_height = tall * cell + 26
+    corner = [(n % columns * (wide * cell + 10), n // columns * row_height + 22) for n in range(len(cuts))]
+    left, top = np.array(corner)[np.searchsorted(cuts, place[:, axis])].T
+    return {
+        "kind": "volume",
+        "name": "Slices",
+        "width": _WIDTH,
+        "height": round(-(-len(cuts) // columns) * row_height, 1),
+        "shape": "cell",
+        "size": [round(cell, 2), round(cell * ratio, 2)],
+        "x": _round(left + (place[:, across] - low[across] + 0.5) * cell),
+        "y": _round(top + (high[upward] - place[:, upward] - 0.5) * ratio * cell),
+        "voxel": list(range(len(ijk))),
+        "labels": [{"text": found.title(c), "x": x + wide * cell / 2, "y": y - 6} for c, (x, y) in zip(cuts, corner)],
+        "frames": [[*_round(np.array([x, y, wide * cell, tall * cell]))] for x, y in corner],
+        "sides": axis != 0,
+        "background": None,
+    }
+
+
+def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
+    """Maps of one subject's voxels, best first, and remarks on what could not be placed.
+
+    Each map: ``kind, name, width, height`` (units), ``x, y`` of its dots, ``voxel`` (row of scores that each dot
+    shows), ``shape`` ("dot" or "cell"), ``size``, ``labels``, and ``background`` (PNG bytes) or ``frames``.
+    """
+    maps: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    if "vertex" in scores.coords and "hemi" in scores.coords:
+        kept, remark = surface_voxels(scores)
+        remarks += [remark] if remark else []
+        if kept.any() and (find_spec("nilearn") is None or find_spec("matplotlib") is None):
+            remarks.append(NO_NILEARN)
+        elif kept.any():
+            rows = np.flatnonzero(kept)
+            vertex = scores["vertex"].values[rows].astype(int)
+            hemi = np.array([str(h)[:1].upper() for h in scores["hemi"].values[rows]])
+            for draw in (_flat_map, _inflated_map):
+                found = draw(vertex, hemi)
+                found["voxel"] = rows[found["voxel"]].tolist() if len(found["voxel"]) else []
+                maps.append(found)
+            hidden = len(rows) - len(maps[0]["voxel"])
+            if hidden:
+                said = "voxels lie on the cuts of the flat map and are seen on the inflated one only."
+                remarks.append(f"{hidden} {said}")
+    if all(axis in scores.coords for axis in "ijk") and {"affine", "volume_shape"} <= set(scores.attrs):
+        ijk = np.stack([scores[axis].values for axis in "ijk"], axis=1).astype(int)
+        shape = [int(n) for n in scores.attrs["volume_shape"]]
+        if (ijk < 0).any() or (ijk >= np.array(shape)).any():
+            remarks.append(f"i, j, k reach beyond the volume of shape {tuple(shape)}; slices were left out.")
+        else:
+            maps.append(_volume_map(ijk, scores.attrs["affine"], shape))
+    return maps, remarks

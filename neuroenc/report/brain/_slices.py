@@ -10,7 +10,7 @@ import numpy as np
 
 from neuroenc._core.errors import DataError
 from neuroenc.report._style import MUTED, WIDTH, drawing, write_inside
-from neuroenc.report.brain._outlines import draw_lines, place_labels, slice_edges
+from neuroenc.report.brain._mesh import draw_lines, place_labels, slice_edges
 from neuroenc.report.brain._paint import Painter, label_for, region_masks, volume_places
 
 

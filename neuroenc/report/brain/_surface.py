@@ -17,14 +17,17 @@ from neuroenc.report.brain._mesh import (
     PANEL,
     VIEWS,
     draw_hemisphere,
+    draw_lines,
     face_values,
     flat_mesh,
     flat_shade,
     inflated_mesh,
+    loops,
     over,
+    place_labels,
+    smooth,
     vertex_normals,
 )
-from neuroenc.report.brain._outlines import draw_lines, loops, place_labels, smooth
 from neuroenc.report.brain._paint import Painter, label_for, region_masks, surface_places
 
 # Lower left and upper right corner of each hemisphere's panel, mm.

@@ -1,19 +1,136 @@
-"""Voxels as static cards: captions with their phrases marked, images, accuracy against ceiling."""
+"""Voxels as static cards: captions with their phrases marked, thumbnails, accuracy against ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 
-from neuroenc.report._text import bar, number, place_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data import read_picture
+from neuroenc.report._style import bar, joined, number, place_of
 from neuroenc.report.explorer._data import VoxelTable
 
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
-    from neuroenc.report._pictures import Pictures
+    from neuroenc.data import Stimuli
+    from neuroenc.report.explorer._cards import Pictures
+
+SIDE = 96  # pixels, shown at 64 CSS pixels
+
+
+class Pictures:
+    """Thumbnails, captions and licence of stimuli, until ``budget`` characters of base64 (4/3 of the bytes) are spent.
+
+    Parameters
+    ----------
+    stimuli : Stimuli, optional
+    images : mapping of stimulus id to path, array or PIL image, or callable id -> one of these or None, optional
+        Looked at before ``stimuli``.
+    budget : int
+
+    Attributes
+    ----------
+    files : dict of path to bytes
+        What was made; the paths are what `src` returns.
+    """
+
+    def __init__(
+        self,
+        stimuli: Stimuli | None = None,
+        images: Mapping[str, Any] | Callable[[str], Any] | None = None,
+        *,
+        budget: int,
+    ) -> None:
+        if images is not None and not callable(images) and not isinstance(images, Mapping):
+            raise ConfigError(
+                f"images is a {type(images).__name__}; legal: a mapping of stimulus id to path, array or PIL image, or "
+                "a function of the id."
+            )
+        self._stimuli, self._images, self._left = stimuli, images, budget
+        self._place = {} if stimuli is None else {str(s): n for n, s in enumerate(stimuli.ids)}
+        self._done: dict[str, str | None] = {}
+        self._lost: set[str] = set()
+        self.files: dict[str, bytes] = {}
+        self.left_out = 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What could not be read, and what was left out."""
+        said = []
+        if self._lost:
+            said.append(f"{len(self._lost)} evidence images could not be read: {joined(sorted(self._lost))}.")
+        if self.left_out:
+            said.append(f"{self.left_out:,} evidence images are named but not shown, to keep the report small.")
+        return said
+
+    @property
+    def licence(self) -> str:
+        """Source and licence of the stimuli, as far as they say."""
+        parts = [] if self._stimuli is None else [self._stimuli.source, self._stimuli.licence]
+        return "; ".join(x for x in parts if x)
+
+    def caption(self, stimulus: str) -> str:
+        """First caption of a stimulus, "" where none is known."""
+        n = self._place.get(stimulus)
+        if n is None or self._stimuli is None or self._stimuli.captions is None:
+            return ""
+        return self._stimuli.captions[n][0] if self._stimuli.captions[n] else ""
+
+    def src(self, stimulus: str) -> str | None:
+        """Where the thumbnail is, or None where there is none to show."""
+        if stimulus not in self._done:
+            self._done[stimulus] = self._make(stimulus)
+        return self._done[stimulus]
+
+    def describe(self, stimulus: str) -> dict[str, Any]:
+        """``src`` and ``caption``, as far as known."""
+        found = {"src": self.src(stimulus), "caption": self.caption(stimulus)}
+        return {k: v for k, v in found.items() if v}
+
+    def _make(self, stimulus: str) -> str | None:
+        if self._left < 0:
+            # Nothing fits any more: images are not even opened, of which a brain has tens of thousands.
+            self.left_out += self._has(stimulus)
+            return None
+        try:
+            # One lost file must not cost the report of a long run; the page names how many are missing.
+            image = self._open(stimulus)
+        except (OSError, DataError, TypeError, ValueError):
+            self._lost.add(stimulus)
+            return None
+        if image is None:
+            return None
+        image.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=84, optimize=True)
+        content = buffer.getvalue()
+        self._left -= len(content) * 4 // 3
+        if self._left < 0:
+            self.left_out += 1
+            return None
+        # Named by content: a stimulus' id may be anything, and no two reports fight over a name.
+        name = f"images/{hashlib.sha256(content).hexdigest()[:16]}.jpg"
+        self.files[name] = content
+        return name
+
+    def _has(self, stimulus: str) -> bool:
+        if callable(self._images) or (self._images is not None and stimulus in self._images):
+            return True
+        return stimulus in self._place and self._stimuli is not None and self._stimuli.images is not None
+
+    def _open(self, stimulus: str) -> Any:
+        if self._images is not None:
+            found = self._images(stimulus) if callable(self._images) else self._images.get(stimulus)
+            if found is not None:
+                return read_picture(found, f"image of {stimulus!r}")[0]
+        if self._stimuli is None or self._stimuli.images is None or stimulus not in self._place:
+            return None
+        return self._stimuli.image(self._place[stimulus])
 
 
 def voxel_link(voxel: Any) -> str:

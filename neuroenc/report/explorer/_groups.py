@@ -23,13 +23,13 @@ from neuroenc.report._regions import (
     memberships,
     roi_summary,
 )
-from neuroenc.report._text import number
+from neuroenc.report._style import number
 from neuroenc.report.explorer._cards import beside, best_rows, voxel_cards, voxel_link
 from neuroenc.report.explorer._data import VoxelTable
 
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
-    from neuroenc.report._pictures import Pictures
+    from neuroenc.report.explorer._cards import Pictures
 
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
 MAX_ROWS = 30

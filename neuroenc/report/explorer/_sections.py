@@ -19,11 +19,10 @@ from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.schema import COLUMNS
 from neuroenc._core.tables import write_table
 from neuroenc.report._page import Block, Section
-from neuroenc.report._pictures import Pictures
 from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import hex_colours
-from neuroenc.report.brain._layouts import layouts
-from neuroenc.report.explorer._cards import best_rows
+from neuroenc.report.brain._canvas import layouts
+from neuroenc.report.explorer._cards import Pictures, best_rows
 from neuroenc.report.explorer._data import NUMBERS, SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
 from neuroenc.report.explorer._groups import (
     best_section,

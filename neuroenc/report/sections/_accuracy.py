@@ -14,8 +14,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.schema import check_scores
 from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import NO_ROI, ceiling_r, median, memberships, normalised_r, roi_summary
-from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, short, write
-from neuroenc.report._text import number
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, number, short, write
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.brain._paint import HEADINGS
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores

@@ -14,23 +14,25 @@ from neuroenc.encoders.comparison import closest_rival
 from neuroenc.report._charts import draw_gains, draw_matrix, draw_shares
 from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import by_kind, group_medians, groups_of, shares_of
-from neuroenc.report._style import colours_of, legend, short
-from neuroenc.report._text import number
+from neuroenc.report._style import colours_of, legend, number, short
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections._cells import (
     MAX_GROUPS,
     Cells,
     best_of,
+    costs_section,
+    curves_section,
     draw_groups,
     group_table,
+    layers_section,
     medians_of,
     parts_of,
     percent,
     present,
+    regions_section,
     rings_of,
+    warp_section,
 )
-from neuroenc.report.sections._spaces import layers_section, regions_section, warp_section
-from neuroenc.report.sections._training import costs_section, curves_section
 
 MAX_PANELS = 6
 Layers = xr.Dataset | tuple[xr.Dataset, pd.DataFrame]

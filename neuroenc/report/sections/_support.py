@@ -11,9 +11,7 @@ import pandas as pd
 from neuroenc._core.checks import one_of
 from neuroenc._core.tables import check_columns
 from neuroenc.report._page import Block, Section
-from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, category_colours, drawing
-from neuroenc.report._text import number
-from neuroenc.report.sections._training import plot_training_curves
+from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, category_colours, drawing, number, short
 
 _PANELS = 12
 
@@ -179,3 +177,27 @@ def chosen(table: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> li
     check_columns(table, (column,), "table")
     legal = [str(v) for v in dict.fromkeys(table[column])]
     return legal if wanted is None else [one_of(column, name, legal) for name in wanted]
+
+
+def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:
+    """Loss and validation of stages of training: tables with ``step, loss, validation_loss, validation_ev``.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"step": [1, 2], "loss": [1.0, 0.9], "validation_loss": 1.0, "validation_ev": 0.1})
+    >>> len(plot_training_curves({"pretrain": table}).axes)
+    2
+    """
+
+    colours = dict(zip(curves, category_colours(len(curves))))
+    with drawing(7.4, 2.7, "constrained") as figure:
+        left, right = figure.subplots(1, 2)
+        for name, table in curves.items():
+            left.plot(table["step"], table["loss"], color=colours[name], lw=1, ls=":")
+            left.plot(table["step"], table["validation_loss"], color=colours[name], lw=1.5, label=short(name))
+            right.plot(table["step"], table["validation_ev"], color=colours[name], lw=1.5)
+        left.set(xlabel="step", ylabel="loss (dotted: training)")
+        right.set(xlabel="step", ylabel="validation explained variance")
+        if len(curves) > 1:
+            left.legend(frameon=False, fontsize=8)
+    return figure

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")
 
@@ -138,7 +138,7 @@ def test_annotations_and_labels_come_back(surface, tmp_path):
 def test_surface_mistakes(surface, tmp_path):
     with pytest.raises(DataError, match=r"n_vertices as the surface has them"):
         data.write_surface(surface[0], tmp_path / "x.mgz", n_vertices=5)
-    with pytest.raises(DataError, match=r"did you mean '.mgz' or '.mgh'"):
+    with pytest.raises(ConfigError, match=r"did you mean '.mgz' or '.mgh'"):
         data.write_surface(surface[0], tmp_path / "x.mgx")
     with pytest.raises(DataError, match="several regions"):
         data.write_surface(surface[0].assign_coords(roi=("voxel", ["V1;V2"] * 11)), tmp_path / "x.annot")

@@ -15,7 +15,6 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc.data._images import binary_mask, check_affine, open_mask
 from neuroenc.data._stimuli import EncodingData
-from neuroenc.data.datasets._nsd._betas import n_trials, read_session, unpacked_session
 from neuroenc.data.datasets._nsd._design import (
     SPLITS,
     read_design,
@@ -25,7 +24,7 @@ from neuroenc.data.datasets._nsd._design import (
     shared_ids,
     stimulus_name,
 )
-from neuroenc.data.datasets._nsd._layout import Layout
+from neuroenc.data.datasets._nsd._layout import Layout, n_trials, read_session, unpacked_session
 from neuroenc.data.datasets._nsd._rois import Regions, food_path
 from neuroenc.data.datasets._recording import Recording, collect, sessions_of
 from neuroenc.data.datasets._registry import Dataset, Found, Source
