@@ -42,7 +42,7 @@ PIPELINES[:] = [
     *(((learners, stage), "incontext") for stage in TRAINING.values()),
     ((predict,), "incontext"),
 ]
-WRITERS[:] = [write_study]
+WRITERS[:] = [summarise, write_study]
 
 
 def perform(

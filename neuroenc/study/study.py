@@ -337,9 +337,16 @@ class Study:
             self.table(table)
         return self.through(stages[: 1 + [s.name for s in stages].index(name)])
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Figures of all that is known, flat."""
+        found: dict[str, Any] = self._parts["summary"] if "summary" in self._parts else WRITERS[0](self)
+        return found
+
     def report(self) -> Path:
         """Write the report of all that is known, one page with a tab for each kind of result; its path."""
-        return WRITERS[0](self)
+        page: Path = WRITERS[1](self)
+        return page
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -360,8 +367,8 @@ class Study:
 #: Stages of each command in their order, and the table of the config that it needs; `neuroenc.study.commands` fills it,
 #: which stands above the stages as they stand above this file.
 PIPELINES: list[tuple[tuple[Stage, ...], str]] = []
-#: What writes the report of a study.
-WRITERS: list[Callable[[Study], Path]] = []
+#: What summarises a study, and what writes its report.
+WRITERS: list[Callable[[Study], Any]] = []
 
 
 def _all_stages() -> list[Stage]:
