@@ -26,6 +26,9 @@ class Places(NamedTuple):
 class Request(NamedTuple):
     """What else an attention is asked with."""
 
+    normaliser: Normaliser
+    position: Position
+    context: Context
     log_weight: Tensor | None  # (batch, key)
     n: Tensor  # (batch,)
     places: Places
@@ -94,13 +97,10 @@ def attend(
     return F.dropout(weights, dropout, dropout > 0).to(v.dtype) @ v, weights
 
 
-def attend_placed(
-    normaliser: Normaliser, position: Position | None, qkv: tuple[Tensor, Tensor, Tensor], how: Request
-) -> tuple[Tensor, Tensor | None]:
+def attend_placed(q: Tensor, k: Tensor, v: Tensor, how: Request) -> tuple[Tensor, Tensor | None]:
     """`attend` with what positions, a causal mask and unusual normalisers want; q and k are rotated already."""
-    q, k, v = qkv
-    log_weight, n, places, need, dropout = how
-    mask = None if position is None else position.bias(places.query_at, places.key_at)
+    normaliser, position, _, log_weight, n, places, need, dropout = how
+    mask = position.bias(places.query_at, places.key_at)
     mask = None if mask is None else mask.to(q)[None]
     if places.causal:
         later = hidden_keys(places.query_at, places.key_at)
@@ -117,23 +117,18 @@ def attend_placed(
     return attend(q, k, v, normaliser, mask, n, need=need, dropout=dropout, layout=layout, multiply=multiply)
 
 
+_NO_POSITION, _FULL = NoPosition(), FullContext()
 BUDGET = 2**23  # numbers in the gathered keys of one piece of queries
 
 
 def attend_selected(
-    context: Context,
-    normaliser: Normaliser,
-    position: Position | None,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    how: Request,
-    source_q: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, how: Request, source_q: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Head outputs (batch, heads, query, d), and weights over all keys if needed.
 
     Queries and keys are rotated already unless the context reassigns positions.
     """
-    q, k, v = qkv
-    log_weight, _, places, need, _ = how
+    _, _, context, log_weight, _, places, need, _ = how
     summary = context.prepare(source_q, k, v, log_weight)
     batch, heads, total, width = k.shape
     outputs: list[Tensor] = []
@@ -151,7 +146,7 @@ def attend_selected(
             hidden = later[None, None] if hidden is None else hidden | later
         place = context.select(asked, k, summary, here.query, hidden)
         place = place.expand(batch, heads, *place.shape[2:])
-        found, w = _attend(context, normaliser, position, (asked, k, v), place, how._replace(places=here))
+        found, w = _attend(asked, k, v, place, how._replace(places=here))
         outputs.append(found)
         if need:
             full = w.new_zeros(*w.shape[:3], total)
@@ -161,16 +156,8 @@ def attend_selected(
     return torch.cat(outputs, dim=2), torch.cat(weights, dim=2) if need else None
 
 
-def _attend(
-    context: Context,
-    normaliser: Normaliser,
-    position: Position | None,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    place: Tensor,
-    how: Request,
-) -> tuple[Tensor, Tensor]:
-    q, k, v = qkv
-    log_weight, n, places, _, dropout = how
+def _attend(q: Tensor, k: Tensor, v: Tensor, place: Tensor, how: Request) -> tuple[Tensor, Tensor]:
+    normaliser, position, context, log_weight, n, places, _, dropout = how
     there = place >= 0
     safe = place.clamp_min(0)
     gone = ~there
@@ -179,16 +166,15 @@ def _attend(
     if places.causal:
         gone = gone | hidden_keys(query_at, key_at)
     keys, values = _gather(k, safe), _gather(v, safe)
-    if position is not None and context.reassigns:
+    if context.reassigns:
         query_at, key_at = _renumber(query_at, key_at, there)
         turned, keys = position.rotate(q[..., None, :], keys, query_at[..., None], key_at)
         q = turned.squeeze(-2)
     scores = torch.einsum("bhqd,bhqmd->bhqm", q, keys)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / (q.shape[-1] ** 0.5)
-    if position is not None:
-        known = (key_at >= 0) & (query_at >= 0)[..., None]
-        bias = position.bias_of(key_at - query_at[..., None], known)
-        scores = scores if bias is None else scores + bias
+    known = (key_at >= 0) & (query_at >= 0)[..., None]
+    bias = position.bias_of(key_at - query_at[..., None], known)
+    scores = scores if bias is None else scores + bias
     weight = None
     if log_weight is not None:
         mine = log_weight[:, None, None, :].expand(*place.shape[:3], -1).gather(-1, safe)
@@ -198,10 +184,8 @@ def _attend(
         else:
             weight = mine.exp()
     scores = scores.masked_fill(gone, -torch.inf)
-    if normaliser.needs_layout:
-        w = normaliser(scores, n, Layout(places.query, place, k.shape[2]))
-    else:
-        w = normaliser(scores, n)
+    layout = (Layout(places.query, place, k.shape[2]),) if normaliser.needs_layout else ()
+    w = normaliser(scores, n, *layout)
     w = w if weight is None else w * weight
     dropped = F.dropout(w, dropout, dropout > 0).to(v.dtype)
     return torch.einsum("bhqm,bhqmd->bhqd", dropped, values), w
@@ -365,9 +349,10 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """What the heads give, (batch, heads, rows, dim / heads), before taps and ``out_proj``; as `forward` else."""
         places = None if self._is_plain() else self._places(x, memory, offset, memory_offset)
-        if places is not None and self.position is not None:
-            x = self.position.add(x, places.query_at)
-            memory = None if memory is None else self.position.add(memory, places.key_at)
+        position, context = self.position or _NO_POSITION, self.context or _FULL
+        if places is not None:
+            x = position.add(x, places.query_at)
+            memory = None if memory is None else position.add(memory, places.key_at)
         late = rows if self.normaliser.all_rows else None
         rows = None if self.normaliser.all_rows else rows
         source = x if memory is None else memory
@@ -375,8 +360,8 @@ class Attention(nn.Module):
         n = count_keys(source, log_weight) if n is None else n
         # Without any key there is no logarithm; the output is 0 at any n.
         n = torch.where(n > 0, n, torch.ones_like(n))
-        selects = self.context is not None and not self.context.fits(source.shape[1])
-        n = self.context.looks_at(n) if self.context is not None and selects else n
+        selects = not context.fits(source.shape[1])
+        n = context.looks_at(n) if selects else n
         q = self._scaled(q, n)
         drop = self.dropout if self.training else 0.0
         if places is None:
@@ -385,14 +370,14 @@ class Attention(nn.Module):
         if rows is not None:
             query = None if places.query is None else places.query[rows]
             places = places._replace(query=query, query_at=places.query_at[rows])
-        if self.position is not None and not (selects and self.context is not None and self.context.reassigns):
-            q, k = self.position.rotate(q, k, places.query_at, places.key_at)
-        how = Request(log_weight, n, places, need_weights, drop)
-        if self.context is not None and selects:
-            asks = self._source_queries(source) if self.context.needs_queries else None
-            heads, weights = attend_selected(self.context, self.normaliser, self.position, (q, k, v), how, asks)
+        if not (selects and context.reassigns):
+            q, k = position.rotate(q, k, places.query_at, places.key_at)
+        how = Request(self.normaliser, position, context, log_weight, n, places, need_weights, drop)
+        if selects:
+            asks = self._source_queries(source) if context.needs_queries else None
+            heads, weights = attend_selected(q, k, v, how, asks)
         else:
-            heads, weights = attend_placed(self.normaliser, self.position, (q, k, v), how)
+            heads, weights = attend_placed(q, k, v, how)
         if late is not None:
             heads, weights = heads[:, :, late], None if weights is None else weights[:, :, late]
         return heads, weights

@@ -392,27 +392,17 @@ def nouns(
     if max_rank is not None:
         captions = captions[captions["rank"] <= max_rank]
     stopped = {x.casefold() for x in stop}
-    counts: dict[str, Counter[str]] = {}
-    totals: Counter[str] = Counter()
+    found = [set(re.findall(r"[^\W\d_]{2,}", str(text).casefold())) - stopped for text in captions["caption"]]
     families: dict[str, str] = {}
-    for text, names in zip(captions["caption"], roi_strings(captions)):
-        found: set[str] = set()
-        for word in re.findall(r"[^\W\d_]{2,}", str(text).casefold()):
-            if word in stopped:
-                continue
-            if lexicon is None:
-                found.add(word)
-            elif (family := _family(word, lexicon)) is not None:
-                families[word] = family
-                found.add(family if by == "family" else word)
-        for roi in [x for x in str(names).split(";") if x] or ["none"]:
-            totals[roi] += 1
-            counts.setdefault(roi, Counter()).update(found)
-    rows = [
-        (roi, word, count, count / totals[roi])
-        for roi, words in sorted(counts.items())
-        for word, count in sorted(words.items(), key=lambda x: (-x[1], x[0]))
-    ]
+    if lexicon is not None:
+        known = {word: _family(word, lexicon) for several in found for word in several}
+        families = {word: family for word, family in known.items() if family is not None}
+        found = [{families[w] if by == "family" else w for w in several if w in families} for several in found]
+    rows: list[tuple[str, str, int, float]] = []
+    for roi, mask in region_masks(roi_strings(captions)).items():
+        counts = Counter(word for several, inside in zip(found, mask) if inside for word in several)
+        ordered = sorted(counts.items(), key=lambda x: (-x[1], x[0]))
+        rows += [(roi, word, count, count / int(mask.sum())) for word, count in ordered]
     out = pd.DataFrame(rows, columns=["roi", "word", "count", "share"])
     if lexicon is not None and by == "word":
         out["family"] = [families[x] for x in out["word"]]

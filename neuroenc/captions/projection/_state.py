@@ -18,7 +18,14 @@ from neuroenc.retrieval import Chunk, EmbeddingBank
 class _State:
     """Weights, settings and kernel of both states, which take rows in tile by tile."""
 
-    def __init__(self, weights: Any, temperature: float, decouple: bool, dtype: str | None, device: str | None) -> None:
+    def __init__(
+        self,
+        weights: Any,
+        temperature: float = 1 / 150,
+        decouple: bool = True,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> None:
         if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
             raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
         if dtype not in (None, "float32", "float64"):
@@ -109,16 +116,6 @@ class ProjectionState(_State):
     >>> whole.count, whole.nearest.tolist(), whole.finish()["mean"].round(3).tolist()
     (3, [0], [[1.0, 0.0, 0.0]])
     """
-
-    def __init__(
-        self,
-        weights: Any,
-        temperature: float = 1 / 150,
-        decouple: bool = True,
-        dtype: str | None = None,
-        device: str | None = None,
-    ) -> None:
-        super().__init__(weights, temperature, decouple, dtype, device)
 
     def _clear(self) -> None:
         super()._clear()
