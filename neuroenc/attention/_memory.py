@@ -320,24 +320,17 @@ class RecurrentMemory(nn.Module):
     ) -> RecurrentState:
         """Trials (batch, token, d), in this order; a log weight of -inf leaves its trial out, others must be 0."""
         kept = kept_trials(key, value, log_weight)
-        inputs = torch.cat([key, value], dim=-1) @ self.weight_ih_l0.T + self.bias_ih_l0
-        h, c = state.h, state.c
+        inputs, h, c = torch.cat([key, value], dim=-1), state.h, state.c
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         for t in range(key.shape[1]):
-            new = self._step(inputs[:, t], h, c)
+            if self.kind == "lstm":
+                new = torch.lstm_cell(inputs[:, t], (h, c), *weights)
+            else:
+                new = torch.gru_cell(inputs[:, t], h, *weights), c
             if kept is not None:
                 new = (torch.where(kept[:, t, None], new[0], h), torch.where(kept[:, t, None], new[1], c))
             h, c = new
         return RecurrentState(state.query, h, c)
-
-    def _step(self, given: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        own = h @ self.weight_hh_l0.T + self.bias_hh_l0
-        if self.kind == "lstm":
-            i, f, g, o = (given + own).chunk(4, dim=-1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            return o.sigmoid() * c.tanh(), c
-        reset, keep = (given + own)[:, : 2 * self.hidden].sigmoid().chunk(2, dim=-1)
-        new = (given[:, 2 * self.hidden :] + reset * own[:, 2 * self.hidden :]).tanh()
-        return (1 - keep) * new + keep * h, c
 
     def merge(self, a: RecurrentState, b: RecurrentState) -> RecurrentState:
         """Refused: what a recurrent network becomes depends on the order of its trials."""

@@ -383,7 +383,8 @@ class Captioner:
         if scores is None:
             scores = xr.Dataset({"r": ("voxel", np.full(weights.coef.sizes["voxel"], np.nan))})
             scores = scores.assign_coords({k: c for k, c in weights.coef.coords.items() if c.dims == ("voxel",)})
-            gate = _everyone(scores) if gate is None else gate
+            everyone = pd.DataFrame({"voxel": scores["voxel"].values, "captioned": True, "reason": ""})
+            gate = everyone if gate is None else gate
             caveats.append("No accuracy was given: voxels that are not predicted above chance are captioned as well.")
         else:
             weights = _of_voxels(weights, scores)
@@ -425,6 +426,8 @@ class Captioner:
             captions = pd.DataFrame({c: [] for c in COLUMNS["captions"]})
             evidence, facts, extra = pd.DataFrame({c: [] for c in COLUMNS["evidence"]}), {}, {}
         gate = _unprojected(gate, captions, weights.valid())
+        # Memory addresses differ from run to run.
+        name = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self))
         return CaptionStudy(
             title=title,
             scores=scores.assign(extra),
@@ -432,7 +435,7 @@ class Captioner:
             evidence=evidence,
             gate=gate,
             settings={**self._settings(facts), **(settings or {})},
-            provenance={"versions": versions(), "captioner": _plain_repr(self), "bank": facts.get("bank_hash", "")},
+            provenance={"versions": versions(), "captioner": name, "bank": facts.get("bank_hash", "")},
             caveats=tuple(caveats),
         )
 
@@ -476,11 +479,6 @@ def _check_bank(bank: EmbeddingBank, stimuli: Stimuli | None) -> None:
         )
 
 
-def _plain_repr(thing: Any) -> str:
-    """``repr`` without memory addresses, which differ from run to run."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
-
-
 def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
     """Weights of the voxels that ``scores`` name, in their order."""
     if "voxel" not in scores.coords:
@@ -514,11 +512,6 @@ def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
             f"the gate lacks {int((at < 0).sum())} of {len(wanted)} voxels. Next step: gate_voxels(scores)."
         )
     return gate.iloc[at].reset_index(drop=True)
-
-
-def _everyone(scores: xr.Dataset) -> pd.DataFrame:
-    n = scores.sizes["voxel"]
-    return pd.DataFrame({"voxel": scores["voxel"].values, "captioned": np.ones(n, bool), "reason": [""] * n})
 
 
 def _per_voxel(projected: xr.Dataset, scores: xr.Dataset) -> dict[str, Any]:

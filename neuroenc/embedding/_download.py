@@ -42,14 +42,6 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _reach() -> None:
-    """One request to the hub, through whatever proxy is set; the hub's own client would try six times."""
-    from huggingface_hub import constants, get_session
-
-    with _quiet():
-        get_session().head(constants.ENDPOINT, timeout=10)
-
-
 def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
     """What ``fetch`` gives, looked for on this machine first.
 
@@ -67,7 +59,7 @@ def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
     DataError
         It is not on this machine, and the hub is not reached or has no such thing.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_session
 
     try:
         with _quiet(), _offline():
@@ -76,7 +68,9 @@ def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
         if constants.HF_HUB_OFFLINE:
             raise DataError(f"{what} is not on this machine, and HF_HUB_OFFLINE is set. Next step: {step}.") from error
     try:
-        _reach()
+        # One request, through whatever proxy is set; the hub's own client would try six times.
+        with _quiet():
+            get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:
         raise DataError(
             f"{what} is not on this machine, and {constants.ENDPOINT} is not reached ({type(error).__name__}). "

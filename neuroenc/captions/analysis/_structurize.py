@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,16 +121,10 @@ def _group(x: np.ndarray, n_aspects: int | None, most: int, seed: int) -> np.nda
         options = [min(n_aspects, distinct)]
     else:
         options = list(range(2, min(most, distinct - 1) + 1)) or [2]
-    best: tuple[float, np.ndarray] | None = None
-    for k in options:
-        # Different captions count once: one that many voxels share is no aspect by itself.
-        labels = KMeans(k, n_init=10, random_state=seed).fit_predict(x)
-        n_labels = len(np.unique(labels))
-        score = float(silhouette_score(x, labels)) if 1 < n_labels < len(x) else -1.0
-        if best is None or score > best[0]:
-            best = score, labels
-    assert best is not None
-    return best[1]
+    # Different captions count once: one that many voxels share is no aspect by itself.
+    found = [KMeans(k, n_init=10, random_state=seed).fit_predict(x) for k in options]
+    scores = [silhouette_score(x, part) if 1 < len(np.unique(part)) < len(x) else -1.0 for part in found]
+    return np.asarray(found[int(np.argmax(scores))])
 
 
 def _titles(
@@ -140,7 +134,6 @@ def _titles(
     count = int(group.max()) + 1
     # A voxel's captions may be in several groups: each caption stands for itself here.
     table = captions.assign(_group=group, voxel=np.arange(len(captions)))
-    titles: list[list[str]] = [[] for _ in range(count)]
     if count > 1:
         try:
             found = separating_phrases(table, "_group", engine=engine, min_voxels=1, n_permutations=0, seed=seed)
@@ -152,15 +145,16 @@ def _titles(
         ranked = {g: part["phrase"].tolist() for g, part in found.groupby("group")}
     else:
         ranked = {0: _commonest(captions["caption"].tolist(), engine)}
-    for g in range(count):
-        for phrase in ranked.get(g, []):
-            if len(titles[g]) < n and not any(_overlap(phrase, other) for other in titles[g]):
-                titles[g].append(phrase)
-    return [tuple(t) for t in titles]
+    return [tuple(_distinct(ranked.get(g, []), n)) for g in range(count)]
 
 
-def _overlap(a: str, b: str) -> bool:
-    return bool(set(a.split()) & set(b.split()))
+def _distinct(phrases: list[str], n: int) -> list[str]:
+    """The first ``n`` phrases that share no word with one before."""
+    kept: list[str] = []
+    for phrase in phrases:
+        if len(kept) < n and not any(set(phrase.split()) & set(other.split()) for other in kept):
+            kept.append(phrase)
+    return kept
 
 
 def _commonest(texts: list[str], engine: str | PhraseFinder | None) -> list[str]:
@@ -262,7 +256,10 @@ def structurize(
     name = roi or "These voxels"
     scope = _scope(name, captions, aspects, engine)
     if llm is not None:
-        aspects = [_retitled(a, llm) for a in aspects]
+        for n, aspect in enumerate(aspects):
+            lines = "\n".join(f"- {d.caption}" for d in aspect.descriptions)
+            title = _ask(llm, f"Name in at most five words what these captions have in common.\n{lines}")
+            aspects[n] = replace(aspect, title=title)
         titles_now = "\n".join(f"- {a.title}" for a in aspects)
         request = f"Write one sentence that says what the captions of the brain region {name} are about."
         scope = _ask(llm, f"{request} Use only what stands here.\n{scope}\n{titles_now}")
@@ -274,11 +271,7 @@ def structurize(
 
 def _scope(name: str, captions: pd.DataFrame, aspects: list[Aspect], engine: str | PhraseFinder | None) -> str:
     texts = captions["caption"].tolist()
-    common: list[str] = []
-    for phrase in _commonest(texts, engine):
-        if len(common) < 3 and not any(_overlap(phrase, other) for other in common):
-            common.append(phrase)
-    about = ", ".join(common) or "(no words)"
+    about = ", ".join(_distinct(_commonest(texts, engine), 3)) or "(no words)"
     parts = "; ".join(f"{a.title} ({a.share:.0%})" for a in aspects)
     aspect = "1 aspect" if len(aspects) == 1 else f"{len(aspects)} aspects"
     voxels = captions["voxel"].nunique()
@@ -290,9 +283,3 @@ def _ask(llm: Callable[[str], str], prompt: str) -> str:
     if not isinstance(answer, str) or not answer.strip():
         raise DataError(f"llm returned {answer!r}; it must return text.")
     return answer.strip().splitlines()[0].strip().strip('"')
-
-
-def _retitled(aspect: Aspect, llm: Callable[[str], str]) -> Aspect:
-    lines = "\n".join(f"- {d.caption}" for d in aspect.descriptions)
-    title = _ask(llm, f"Name in at most five words what these captions have in common.\n{lines}")
-    return Aspect(title, aspect.phrases, aspect.share, aspect.voxels, aspect.descriptions)

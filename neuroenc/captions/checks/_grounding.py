@@ -104,10 +104,8 @@ class WeightVerifier:
 
     def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
         """See `Verifier`."""
-        matched = [self.bank.matched(p) for p in table]
-        used = np.unique(np.concatenate(matched)) if matched else np.zeros(0, np.int64)
-        pool = self.vectors([self.bank.keys[k] for k in used])
-        matched = [np.searchsorted(used, m) for m in matched]
+        keys, matched = self.bank.comparison(table)
+        pool = self.vectors(keys)
         own, share = percentiles(
             self.weights, voxels, phrases, self.vectors([p.key for p in table]), pool, matched, self.max_memory
         )
@@ -229,10 +227,8 @@ class ImageVerifier:
     def _nearer(self, table: Sequence[Phrase]) -> np.ndarray:
         """Whether embeddings of images (image, phrase) are nearer to a phrase than to most matched ones."""
         x = self._centred
-        matched = [self.bank.matched(p) for p in table]
-        used = np.unique(np.concatenate(matched))
-        pool, own = self.bank.centred([self.bank.keys[k] for k in used]), self.bank.centred([p.key for p in table])
-        matched = [np.searchsorted(used, m) for m in matched]
+        keys, matched = self.bank.comparison(table)
+        pool, own = self.bank.centred(keys), self.bank.centred([p.key for p in table])
         at, phrases = np.divmod(np.arange(len(x) * len(table)), len(table))
         _, share = percentiles(x, at, phrases, own, pool, matched, self.max_memory)
         return (share >= self.threshold).reshape(len(x), len(table))
@@ -375,19 +371,10 @@ class GroundingChecker:
         usable = sorted(k for k, c in told.items() if c)
         rng = np.random.default_rng([seed, 0])
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
-        self.bank = PhraseBank(
-            told,
-            embed_text,
-            random_ids,
-            other_ids=[b for b in best if told.get(b)],
-            engine=self.engine,
-            stop=stop,
-            template=template,
-            n_random=n_random,
-            similar=similar,
-            text_direction=text_direction,
-            seed=seed,
-        )
+        others = [b for b in best if told.get(b)]
+        reading: dict[str, Any] = {"engine": self.engine, "stop": stop, "template": template}
+        drawing = {"n_random": n_random, "similar": similar, "text_direction": text_direction, "seed": seed}
+        self.bank = PhraseBank(told, embed_text, random_ids, other_ids=others, **reading, **drawing)
         by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
         direction = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
         vectors: dict[str, np.ndarray] = {}
@@ -403,27 +390,14 @@ class GroundingChecker:
                 "image_direction (the projection's bank_direction), or centre=False."
             )
         if verifiers is None:
+            shared: dict[str, Any] = {"threshold": threshold, "max_memory": max_memory}
+            known: dict[str, Any] = {"images": vectors, "random_images": random_images, "image_direction": direction}
+            moved = direction if centre else None
             verifiers = {
                 "images": ImageVerifier(
-                    evidence,
-                    self.voxels.tolist(),
-                    self.bank,
-                    images=vectors,
-                    random_images=random_images,
-                    image_direction=direction,
-                    mode=images,
-                    alpha=alpha,
-                    threshold=threshold,
-                    max_memory=max_memory,
+                    evidence, self.voxels.tolist(), self.bank, mode=images, alpha=alpha, **known, **shared
                 ),
-                "weights": WeightVerifier(
-                    weights,
-                    self.bank,
-                    image_direction=direction if centre else None,
-                    threshold=threshold,
-                    scale=scale,
-                    max_memory=max_memory,
-                ),
+                "weights": WeightVerifier(weights, self.bank, image_direction=moved, scale=scale, **shared),
             }
         self.verifiers = dict(verifiers)
         #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.

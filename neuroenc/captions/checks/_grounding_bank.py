@@ -105,13 +105,10 @@ class PhraseBank:
         common = np.asarray((self.held[: self.n_images] > 0).sum(axis=0)).ravel() > 0
         self._draw(np.flatnonzero(common), int(n_random))
         everywhere = self.vectors([self.keys[k] for k in np.flatnonzero(common)])
-        self.text_direction = (
-            everywhere.mean(axis=0) if text_direction is None else np.asarray(text_direction, dtype=np.float64)
-        )
+        direction = everywhere.mean(axis=0) if text_direction is None else text_direction
+        self.text_direction = np.asarray(direction, dtype=np.float64)
         self._all: np.ndarray | None = None
-        self.cut = (
-            np.inf if similar is None else self._similar(np.flatnonzero(common), check_fraction("similar", similar))
-        )
+        self.cut = np.inf if similar is None else self._similar(np.flatnonzero(common), similar)
 
     def __repr__(self) -> str:
         return f"PhraseBank({len(self.keys)} phrases of {len(self.ids)} images, engine={self.engine!r})"
@@ -143,6 +140,12 @@ class PhraseBank:
             raise DataError(f"captions name nothing but {phrase.text!r}. Next step: captions of more images.")
         return found
 
+    def comparison(self, table: Sequence[Phrase]) -> tuple[list[str], list[np.ndarray]]:
+        """Keys of all phrases that the phrases of ``table`` are compared with, and the places among them of each."""
+        matched = [self.matched(p) for p in table]
+        used = np.unique(np.concatenate(matched)) if matched else np.zeros(0, np.int64)
+        return [self.keys[k] for k in used], [np.searchsorted(used, m) for m in matched]
+
     def centred(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts without what all texts share."""
         return unit_rows(self.vectors(texts) - self.text_direction)
@@ -153,8 +156,9 @@ class PhraseBank:
             self._all = self.centred(self.keys)
         return self._all
 
-    def _similar(self, usable: np.ndarray, share: float) -> float:
-        """Cosine over which ``share`` of the pairs of phrases with different main nouns lie."""
+    def _similar(self, usable: np.ndarray, similar: float) -> float:
+        """Cosine over which a share of the pairs of phrases with different main nouns lie."""
+        share = check_fraction("similar", similar)
         rng = np.random.default_rng([self.seed, 0, 1])
         some = np.sort(rng.permutation(usable)[:800])
         vectors = self.centred([self.keys[k] for k in some])

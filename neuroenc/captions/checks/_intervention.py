@@ -135,7 +135,7 @@ class GroundedConstraint:
         closed: list[tuple[int, Phrase]] = []
         dead: set[int] = set()
         for row, (text, found) in enumerate(zip(texts, self.reader.phrases(texts), strict=True)):
-            closed.extend((row, p) for p in found if p.end < len(text) or self._complete(p))
+            closed.extend((row, p) for p in found if p.end < len(text) or p.key.split()[-1] in self._heads)
             # A model that may not write its noun goes round in adjectives: "a small open open open".
             words = found[-1].text.split() if found else []
             if any(a.lower() == b.lower() for a, b in pairwise(words)):
@@ -158,9 +158,6 @@ class GroundedConstraint:
                 if len(several) == 1 or y[1 - len(several) :] == several[:-1]:
                     mask[row, several[-1]] = False
         return mask
-
-    def _complete(self, phrase: Phrase) -> bool:
-        return phrase.key.split()[-1] in self._heads
 
     def forbid(self, item: int, tokens: Sequence[int], phrase: Phrase) -> None:
         """Note an unsupported phrase of a hypothesis, and forbid its words for this item."""
