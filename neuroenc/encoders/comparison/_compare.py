@@ -153,9 +153,10 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     context = source.features(cell.context, rows.train) if cell.context else None
     held = np.flatnonzero(np.isin(rows.train, rows.validation))
     tried = []
-    for candidate in job.candidates:
+    for number, candidate in enumerate(job.candidates):
         begin = time.perf_counter()
-        encoder = _encoder(job, candidate, validation=held.tolist(), checkpoint=checkpoint)
+        folder = None if checkpoint is None else checkpoint / f"candidate{number}"
+        encoder = _encoder(job, candidate, validation=held.tolist(), checkpoint=folder)
         encoder.fit(X, Y, context=context)
         seen = _predict(encoder, X[held], None if context is None else context[held])
         r = stats.score(Y.values[held], seen)
@@ -164,7 +165,8 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     best = int(np.argmax([t[0] for t in tried]))
     _, validation_r, chosen, _ = tried[best]
     begin = time.perf_counter()
-    final = _encoder(job, job.candidates[best], checkpoint=checkpoint)
+    folder = None if checkpoint is None else checkpoint / "refit"
+    final = _encoder(job, job.candidates[best], checkpoint=folder)
     # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
     final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin

@@ -20,6 +20,7 @@ from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
+from neuroenc._core.store import content_key
 from neuroenc.encoders._folds import positions
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps
@@ -508,7 +509,7 @@ def train(
             "inputs": x.hash(),
             "context": second.hash() if second else "",
             "data": hash_array(y, held, taught),
-            "start": _hash_state(model),
+            "start": _hash_model(model),
         }
         store = Checkpoint(checkpoint, key)
     engine = Engine(
@@ -525,10 +526,18 @@ def train(
     return run.run(lr, max_epochs, patience, lr_cuts, schedule, progress)
 
 
-def _hash_state(model: nn.Module) -> str:
+def _hash_model(model: nn.Module) -> str:
+    """Hash of weights and of what modules were made with: penalties and constraints decide the result too."""
     state = model.state_dict()  # all of it: what is frozen decides the result too
     # Through float: numpy has no bfloat16.
-    return hash_array(sorted(state), *[state[k].cpu().float().numpy() for k in sorted(state)])
+    weights = hash_array(sorted(state), *[state[k].cpu().float().numpy() for k in sorted(state)])
+    made = []
+    for name, part in model.named_modules():
+        plain = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
+        made.append(
+            [name, type(part).__name__, {k: plain[k] for k in sorted(plain.keys() - {"training", "max_memory"})}]
+        )
+    return content_key(weights, made)
 
 
 def _split(y: np.ndarray, validation: Any, rows: Any) -> tuple[np.ndarray, np.ndarray]:

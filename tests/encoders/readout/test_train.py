@@ -220,13 +220,14 @@ def test_resuming_at_every_epoch_including_after_the_end(tmp_path, monkeypatch):
     assert [p.name.split("-")[0] for p in tmp_path.iterdir()] == ["training"]
 
 
-@pytest.mark.parametrize("change", ["lr", "inputs", "targets", "weights", "seed", "rows"])
+@pytest.mark.parametrize("change", ["lr", "inputs", "targets", "weights", "penalty", "seed", "rows"])
 def test_runs_that_share_a_folder_do_not_mix(tmp_path, change):
     x, y = data()
     settings = {"fixed_epochs": 2, "lr": 0.01, "checkpoint": tmp_path, "rows": range(100)}
     train(Linear(), x, y, **settings)
     train(Linear(), x.copy(), y.copy(), **settings)
-    model, other = Linear(seed=int(change == "weights")), {**settings}
+    made, other = {"seed": int(change == "weights"), "alpha": 3.0 * (change == "penalty")}, {**settings}
+    model = Linear(**made)
     if change == "lr":
         other["lr"] = 0.02
     if change == "seed":
@@ -236,7 +237,7 @@ def test_runs_that_share_a_folder_do_not_mix(tmp_path, change):
     assert len(list(tmp_path.iterdir())) == 1
     x, y = x + (change == "inputs"), y + (change == "targets")
     train(model, x, y, **other)
-    fresh = Linear(seed=int(change == "weights"))
+    fresh = Linear(**made)
     train(fresh, x, y, **{**other, "checkpoint": None})
     assert torch.equal(model.weight, fresh.weight)
     assert len(list(tmp_path.iterdir())) == 2
