@@ -21,6 +21,7 @@ from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.decoding._constraints import content_weights, token_number
@@ -318,7 +319,7 @@ class PrefixDecoder:
         if search.groups > 1 and search.diversity == "words":
             weights = content_weights(self.tokenizer, self.vocabulary, self.free_words).to(self.device)
         out: list[list[Generated]] = []
-        for a in range(0, len(x), self.batch_size):
+        for a in progress(range(0, len(x), self.batch_size), desc="captions", show=False):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
             only, bonus = (numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore))

@@ -83,7 +83,8 @@ def accuracy_sections(
     """
     scores = check_scores(scores)
     names = _map_names(scores, maps)
-    made = make_sections([lambda: _accuracy(scores, roi_table, rates or {}), lambda: _maps(scores, names)], progress)
+    makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
+    made = make_sections(makers, progress)
     last = _controls(controls)
     return [*made, *sections, *([last] if last is not None else [])]
 
