@@ -46,6 +46,7 @@ from ._model import (
     save_model as save_model,
 )
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
+from ._place_prior import PlacePrior as PlacePrior
 from ._prior import WeightPrior as WeightPrior
 from ._streaming import StreamingSession as StreamingSession
 from ._training import (

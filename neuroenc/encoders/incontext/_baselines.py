@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import xarray as xr
-from scipy.spatial import cKDTree
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -17,6 +16,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder, check_alphas
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, raise_nan, voxel_coords, wrap
 from neuroenc.encoders.incontext._evidence import Floats
+from neuroenc.encoders.incontext._place_prior import PlacedWeights
 
 
 class SupportBased(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -228,66 +228,29 @@ class AnatomicalTransfer(SupportBased):
         return self._labelled(self._query(X) @ self.coef_ + self.intercept_, X)
 
     def _transferred(self, n_voxels: int) -> tuple[Floats, Floats]:
-        encoders, places, sides = _subjects(self.encoders, self.positions, self.hemispheres)
+        others = self._others()
         target = np.asarray(self.target, dtype=np.float64)
         if target.shape != (n_voxels, 3):
             raise DataError(f"target has shape {target.shape}; expected ({n_voxels}, 3), a place for every voxel.")
         if (self.target_hemisphere is None) != (self.hemispheres is None):
             raise ConfigError("hemispheres and target_hemisphere are given together or not at all.")
         side = np.zeros(n_voxels) if self.target_hemisphere is None else np.asarray(self.target_hemisphere)
-        linear = [encoder.to_linear() for encoder in encoders]
-        coef, offset, subjects = np.zeros((linear[0][0].shape[0], n_voxels)), np.zeros(n_voxels), np.zeros(n_voxels)
-        self.n_neighbours_ = np.zeros(n_voxels, dtype=int)
-        for (weights, intercept), place, hemisphere in zip(linear, places, sides):
-            mixing = np.zeros((weights.shape[1], n_voxels))
-            for name in np.unique(side):
-                members = np.flatnonzero(hemisphere == name) if self.hemispheres is not None else np.arange(len(place))
-                voxels = np.flatnonzero(side == name)
-                if len(members):
-                    mixing[:, voxels] = self._kernel(place[members], target[voxels], members, len(place))
-            found = mixing.sum(axis=0) > 0
-            self.n_neighbours_ += (mixing > 0).sum(axis=0)
-            coef += weights.values.astype(np.float64) @ mixing
-            offset += intercept.values.astype(np.float64) @ mixing
-            subjects += found
-        subjects = np.maximum(subjects, 1)
-        return coef / subjects, offset / subjects
+        settings = {"k": self.k, "bandwidth": self.bandwidth, "max_distance": self.max_distance}
+        found, self.n_neighbours_ = others.at(target, side, **settings)
+        return found[:-1], found[-1]
 
-    def _kernel(self, places: Floats, target: Floats, members: np.ndarray, n: int) -> Floats:
-        """Weights (voxel of the subject, target voxel), each column summing to 1, or 0 where nothing is near."""
-        k = min(int(self.k), len(members))
-        distance, nearest = cKDTree(places).query(target, k=k, distance_upper_bound=float(self.max_distance))
-        distance, nearest = distance.reshape(len(target), k), nearest.reshape(len(target), k)
-        near = np.isfinite(distance)
-        # Relative to the nearest, so that far neighbours do not underflow to no neighbour at all.
-        least = np.where(near.any(axis=1), distance.min(axis=1), 0.0)[:, None]
-        exponent = np.where(near, (least**2 - np.where(near, distance, 0.0) ** 2) / (2 * self.bandwidth**2), -np.inf)
-        weight = np.exp(exponent)
-        weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        mixing = np.zeros((n, len(target)))
-        rows, columns = np.nonzero(near)
-        mixing[members[nearest[rows, columns]], rows] = weight[rows, columns]
-        return mixing
-
-
-def _subjects(encoders: Any, positions: Any, hemispheres: Any) -> tuple[list[Any], list[Floats], list[np.ndarray]]:
-    if encoders is None or positions is None:
-        raise ConfigError("AnatomicalTransfer needs fitted encoders, their voxels' positions and the target's.")
-    many = isinstance(encoders, Sequence)
-    models = list(encoders) if many else [encoders]
-    places = [np.asarray(p, dtype=np.float64) for p in (positions if many else [positions])]
-    sides = [np.zeros(len(p)) for p in places]
-    if hemispheres is not None:
-        sides = [np.asarray(h) for h in (hemispheres if many else [hemispheres])]
-    if not len(models) == len(places) == len(sides):
-        raise DataError(f"{len(models)} encoders, {len(places)} sets of positions and {len(sides)} of hemispheres.")
-    for model, place, side in zip(models, places, sides):
-        n = model.to_linear()[0].sizes["voxel"]
-        if place.shape != (n, 3) or len(side) != n:
-            raise DataError(f"an encoder has {n} voxels, its positions shape {place.shape}; expected ({n}, 3).")
-        if not np.isfinite(place).all():
-            raise DataError("positions must be finite.")
-    return models, places, sides
+    def _others(self) -> PlacedWeights:
+        """Weights and intercepts (feature + 1, voxel) of the training subjects, and their places."""
+        if self.encoders is None or self.positions is None:
+            raise ConfigError("AnatomicalTransfer needs fitted encoders, their voxels' positions and the target's.")
+        many = isinstance(self.encoders, Sequence)
+        linear = [encoder.to_linear() for encoder in (self.encoders if many else [self.encoders])]
+        places = [np.asarray(p, dtype=np.float64) for p in (self.positions if many else [self.positions])]
+        sides = [np.zeros(len(p)) for p in places]
+        if self.hemispheres is not None:
+            sides = [np.asarray(h) for h in (self.hemispheres if many else [self.hemispheres])]
+        weights = [np.vstack([w.values, b.values]).astype(np.float64) for w, b in linear]
+        return PlacedWeights(weights, places, sides)
 
 
 def _gains(predicted: Floats, responses: Floats, strength: float) -> tuple[Floats, Floats]:

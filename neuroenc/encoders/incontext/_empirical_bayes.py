@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._evidence import (
+    RATIOS,
     Floats,
     GridPosterior,
     Spectrum,
@@ -20,43 +21,62 @@ from neuroenc.encoders.incontext._evidence import (
     grid_posterior,
     spectrum,
 )
+from neuroenc.encoders.incontext._place_prior import PlacePrior
 from neuroenc.encoders.incontext._prior import WeightPrior
+from neuroenc.encoders.incontext._trial_noise import Contamination, effective_voxels, trial_precision
 
 
 class SupportPosterior:
-    """Some rows of a support under one prior; ``hyper`` is that of (log scale, log noise variance), or None."""
+    """Some rows of a support under one prior; ``hyper`` is that of (log scale, log noise variance), or None.
+
+    ``mean`` (feature, voxel) or (feature, 1) is the prior's; ``precision`` (row,) are the trials' relative precisions.
+    """
 
     def __init__(
         self,
         support: Floats,
         rows: np.ndarray,
         prior: WeightPrior,
+        mean: Floats,
         hyper: tuple[Floats, Floats] | None,
         *,
         intercept: str,
         maximise: bool,
+        precision: Floats,
     ) -> None:
-        self.rows, self.hyper, self.maximise = rows, hyper, maximise
-        X, self.mean, cov = support[rows], prior.mean, prior.cov
+        self.rows, self.mean, self.hyper, self.maximise = rows, mean, hyper, maximise
+        X, cov = support[rows], prior.cov
         self.flat, self.augmented = intercept == "flat", intercept == "prior"
         if self.augmented:
-            X, self.mean = np.column_stack([X, np.ones(len(X))]), np.append(prior.mean, prior.intercept_mean)
+            X = np.column_stack([X, np.ones(len(X))])
+            self.mean = np.vstack([self.mean, np.full(self.mean.shape[1], prior.intercept_mean)])
             cov = np.pad(cov, (0, 1))
             cov[-1, -1] = prior.intercept_var
+        self.share = precision / precision.sum()
+        self.weight = precision[:, None]
         self.dof = len(rows) - self.flat
-        self.centre = X.mean(axis=0) if self.flat else np.zeros(X.shape[1])
+        self.centre = self.share @ X if self.flat else np.zeros(X.shape[1])
         self.root = covariance_root(cov)
-        self.X = X - self.centre
+        # Weighted least squares: rows times the root of their precision.
+        self.X = np.sqrt(self.weight) * (X - self.centre)
         self.shared: Spectrum = spectrum(self.X, self.root)
         self.unit = max(float(self.shared.values.sum()) / self.dof, np.finfo(float).tiny)
 
-    def posterior(self, Y: Floats) -> tuple[GridPosterior, Floats]:
-        """Over the grid, and ``t`` (r, voxel), of responses Y (row, voxel)."""
-        self.mean_y = Y.mean(axis=0) if self.flat else np.zeros(Y.shape[1])
-        rest = Y - self.mean_y - (self.X @ self.mean)[:, None]
+    def posterior(
+        self, Y: Floats, spread: Floats | None = None, voxels: Any = slice(None)
+    ) -> tuple[GridPosterior, Floats]:
+        """Over the grid, and ``t`` (r, voxel), of responses Y (row, voxel) with variances ``spread``."""
+        self.voxels = voxels if self.mean.shape[1] > 1 else slice(None)
+        self.mean_y = self.share @ Y if self.flat else np.zeros(Y.shape[1])
+        rest = np.sqrt(self.weight) * (Y - self.mean_y) - self.X @ self.mean[:, self.voxels]
         t = self.shared.projector.T @ rest
         total = (rest**2).sum(axis=0)
-        settings: dict[str, Any] = {"hyper": self.hyper, "maximise": self.maximise}
+        extra = None
+        if spread is not None:
+            ratios = (RATIOS / self.unit)[:, None]
+            hat = (ratios / (1.0 + ratios * self.shared.values)) @ (self.shared.projector**2).T
+            extra = (1.0 - hat) @ (self.weight * spread)
+        settings: dict[str, Any] = {"hyper": self.hyper, "maximise": self.maximise, "extra": extra}
         return grid_posterior(self.shared.values, t, total, self.dof, unit=self.unit, **settings), t
 
     def _factors(self, post: GridPosterior) -> Floats:
@@ -67,23 +87,32 @@ class SupportPosterior:
     def weights(self, post: GridPosterior, t: Floats) -> tuple[Floats, Floats]:
         """Posterior mean weights (feature, voxel) and intercepts (voxel,) of the responses last given."""
         shrunk = (self._factors(post).T @ post.ratio_weights()) * t
-        full = self.mean[:, None] + self.shared.basis @ shrunk
+        full = self.mean[:, self.voxels] + self.shared.basis @ shrunk
         if self.augmented:
             return full[:-1], full[-1]
         return full, self.mean_y - self.centre @ full
 
-    def variance(self, query: Floats, post: GridPosterior, t: Floats) -> Floats:
-        """Of a new response: noise, weights, intercept, and the uncertainty of scale and noise variance."""
-        if self.augmented:
-            query = np.column_stack([query, np.ones(len(query))])
-        query = query - self.centre
-        projected = query @ self.shared.basis
-        factors, moment, weights = self._factors(post), post.scale_moment(1), post.ratio_weights()
-        noise = post.mean_noise()
-        total = noise * (1.0 + (1.0 / len(self.rows) if self.flat else 0.0))
+    def signal_variance(self, query: Floats, post: GridPosterior) -> Floats:
+        """Posterior variance (query, voxel) of the noiseless response, its intercept known."""
+        query = self._centred(query)
+        moment = post.scale_moment(1)
         prior = ((query @ self.root) ** 2).sum(axis=1)
-        known = projected**2 @ (self.shared.values[:, None] * (factors.T @ moment))
-        variance = total + np.maximum(prior[:, None] * moment.sum(axis=0) - known, 0.0)
+        known = (query @ self.shared.basis) ** 2 @ (self.shared.values[:, None] * (self._factors(post).T @ moment))
+        return np.asarray(np.maximum(prior[:, None] * moment.sum(axis=0) - known, 0.0))
+
+    def _centred(self, query: Floats) -> Floats:
+        return (np.column_stack([query, np.ones(len(query))]) if self.augmented else query) - self.centre
+
+    def variance(self, query: Floats, post: GridPosterior, t: Floats, inflation: float = 1.0) -> Floats:
+        """Of a new response: noise, weights, intercept, and the uncertainty of scale and noise variance.
+
+        ``inflation`` is the mean noise variance of a trial over that of the trials that count fully.
+        """
+        noise = post.mean_noise()
+        variance = noise * (inflation + self.flat / float(self.weight.sum()))
+        variance = variance + self.signal_variance(query, post)
+        projected = self._centred(query) @ self.shared.basis
+        factors, weights = self._factors(post), post.ratio_weights()
         middle = projected @ ((factors.T @ weights) * t)
         for factor, weight in zip(factors, weights):
             if weight.max() > 1e-14:
@@ -95,7 +124,13 @@ _BLOCK = 512
 _SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
 # Voxels that a given distribution of scales and noise variances counts as, and passes of EM that adapt it.
 _PSEUDO, _PASSES = 10, 3
+# Passes of EM over the precisions of trials, and of single responses.
+_TRIAL_PASSES, _RESPONSE_PASSES = 12, 25
+ROBUST = ("none", "shared", "private", "both")
+# Change of a log precision, or of a response in units of its noise, below which EM stops.
+_SETTLED = 0.02
 _Hyper = tuple[Floats, Floats] | None
+_Fitted = tuple[Floats, Floats, Floats, _Hyper]
 
 
 class EmpiricalBayesRidge(LinearEncoder):
@@ -166,18 +201,24 @@ class EmpiricalBayesRidge(LinearEncoder):
 
     def __init__(
         self,
-        prior: WeightPrior | None = None,
+        prior: WeightPrior | PlacePrior | None = None,
         *,
         estimate: str = "average",
         use_hyper: bool = True,
         adapt: str = "population",
         intercept: str = "flat",
+        robust: str = "none",
+        positions: Any = None,
+        hemispheres: Any = None,
     ) -> None:
         self.prior = prior
         self.estimate = estimate
         self.use_hyper = use_hyper
         self.adapt = adapt
         self.intercept = intercept
+        self.robust = robust
+        self.positions = positions
+        self.hemispheres = hemispheres
 
     def fit(self, X: Any, y: Any) -> Self:
         """Condition the prior on the support.
@@ -196,34 +237,143 @@ class EmpiricalBayesRidge(LinearEncoder):
         one_of("estimate", self.estimate, ("average", "max"))
         one_of("adapt", self.adapt, ("population", "none"))
         one_of("intercept", self.intercept, ("flat", "prior", "none"))
-        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=3)
+        one_of("robust", self.robust, ROBUST)
+        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=0)
+        if len(values) < 3 and (len(values) or self.prior is None):
+            raise DataError(
+                f"n_samples={len(values)}: at least 3 are needed, or none at all with a prior of other subjects."
+            )
         Y, dtype = check_responses(X, y, values)
         responses = np.asarray(column_block(Y, slice(None)), dtype=np.float64)
         self._remember(X, y)
-        prior = self._checked_prior(values.shape[1])
-        _check_finite(responses)
+        self._checked_prior(values.shape[1])
         self.support_ = values.astype(np.float64)
-        self.responses_ = responses
+        self.responses_ = self.completed_ = responses
         self.n_seen_ = (~np.isnan(responses)).sum(axis=0)
-        shares = _SHARES if self.adapt == "population" and self.prior is not None else (0.0,)
-        best = -np.inf
-        for share in shares:
-            total, fitted = self._adapt(prior.toward_isotropic(share))
-            if total > best or share == shares[0]:
-                best, self.isotropic_share_, (coef, offset, rest, hyper) = total, share, fitted
+        self.spread_, self.trial_precision_ = np.zeros((0, responses.shape[1])), np.ones(len(values))
+        self.outlier_share_, self.outlier_variance_ = 0.0, 1.0
+        self.isotropic_share_, self.gain_, self.place_mean_ = 0.0, 0.0, np.zeros((values.shape[1], 0))
+        if isinstance(self.prior, PlacePrior):
+            self.gain_, self.place_mean_ = self.prior.gain, self._place_mean(self.prior, responses.shape[1])
+        if len(values):
+            _check_finite(responses)
+            coef, offset, rest, hyper = self._choose()
+            if self.robust in ("shared", "both"):
+                coef, offset, rest, hyper = self._share_noise(hyper)
+            if self.robust in ("private", "both"):
+                coef, offset, rest, hyper = self._contaminate(hyper)
+        else:
+            coef, offset, rest, hyper = self._without_trials()
         self.coef_, self.intercept_ = coef.astype(dtype), offset.astype(dtype)
         self.noise_variance_, self.prior_scale_, self.evidence_ = np.ascontiguousarray(rest)
         self.hyper_ = np.zeros((0, 2)) if hyper is None else np.vstack(hyper)
         return self
 
-    def _adapt(self, prior: WeightPrior) -> tuple[float, tuple[Floats, Floats, Floats, _Hyper]]:
-        """Fit under one prior, its distribution of scales and noise variances learned from the voxels themselves.
+    def _without_trials(self) -> _Fitted:
+        """Prior means, and the levels that the prior expects."""
+        v, prior = self.responses_.shape[1], self._current_prior()
+        levels = (np.zeros(2), np.zeros((2, 2))) if prior.hyper is None else prior.hyper
+        scale, noise = np.exp(levels[0] + levels[1].diagonal() / 2)
+        rest = np.repeat([[noise], [scale], [0.0]], v, axis=1)
+        return self._means(prior) + np.zeros((1, v)), np.full(v, prior.intercept_mean), rest, prior.hyper
+
+    def _place_mean(self, prior: PlacePrior, n_voxels: int) -> Floats:
+        """Mean weights of the other subjects at this subject's places."""
+        if self.positions is None:
+            raise ConfigError("a prior by place needs positions=, (voxel, 3) in its millimetres.")
+        if np.shape(self.positions) != (n_voxels, 3):
+            raise DataError(f"positions have shape {np.shape(self.positions)}; expected ({n_voxels}, 3).")
+        return prior.at(self.positions, self.hemispheres)
+
+    def _current_prior(self) -> WeightPrior:
+        """The prior as far as it is trusted: of the gain and the share of an isotropic covariance that were chosen."""
+        prior = self._checked_prior(self.support_.shape[1])
+        if isinstance(self.prior, PlacePrior):
+            prior = self.prior.priors.get(self.gain_, prior)
+        return prior.toward_isotropic(self.isotropic_share_)
+
+    def _means(self, prior: WeightPrior) -> Floats:
+        """Prior means (feature, voxel), or (feature, 1) where all voxels have one."""
+        if not self.gain_:
+            return prior.mean[:, None]
+        return prior.mean[:, None] + (1 - self.isotropic_share_) * self.gain_ * self.place_mean_
+
+    def _choose(self) -> _Fitted:
+        """Fit under the gain of places, and the share of an isotropic covariance, that make the responses likeliest."""
+        gains = list(self.prior.priors) if isinstance(self.prior, PlacePrior) else []
+        shares = _SHARES if self.adapt == "population" and self.prior is not None else (0.0,)
+        self.isotropic_share_ = shares[0]
+        fitted = self._best("gain_", gains) if len(gains) > 1 else None
+        return self._best("isotropic_share_", shares) if len(shares) > 1 or fitted is None else fitted
+
+    def _best(self, name: str, values: Sequence[float]) -> _Fitted:
+        """Set ``name`` to the value of the largest marginal likelihood."""
+        best, chosen, kept = -np.inf, values[0], None
+        for value in values:
+            setattr(self, name, value)
+            total, fitted = self._adapt()
+            if total > best or kept is None:
+                best, chosen, kept = total, value, fitted
+        setattr(self, name, chosen)
+        assert kept is not None
+        return kept
+
+    def _share_noise(self, hyper: _Hyper) -> _Fitted:
+        """EM over the precisions of trials, then the trust in the prior anew."""
+        for _ in range(_TRIAL_PASSES):
+            middle, variance, noise = self._expected(hyper)
+            squares = ((self.responses_ - middle) ** 2 + variance) / noise
+            voxels = effective_voxels((self.responses_ - middle) / np.sqrt(noise))
+            old, self.trial_precision_ = self.trial_precision_, trial_precision(np.nanmean(squares, axis=1), voxels)
+            if float(np.abs(np.log(self.trial_precision_ / old)).max()) < _SETTLED:
+                break
+            hyper = self._adapt()[1][-1]
+        return self._choose()
+
+    def _contaminate(self, hyper: _Hyper) -> _Fitted:
+        """EM over the precisions of single responses.
+
+        A response of precision 1 - g is its clean part plus other noise; the expected clean part, (1 - g) y + g f(x),
+        takes its place, so that all voxels keep one decomposition: the fixed point is that of weighted ridge
+        regression with weights of each voxel's own.
+        """
+        noise_model, precision = Contamination(), self.trial_precision_[:, None]
+        for _ in range(_RESPONSE_PASSES):
+            middle, variance, noise = self._expected(hyper)
+            squares = ((self.responses_ - middle) ** 2 + variance) * precision / noise
+            noise_model = noise_model.updated(squares)
+            weight = noise_model.weights(squares)
+            completed = middle + weight * (self.responses_ - middle)
+            self.spread_ = (1 - weight) * noise / precision + (1 - weight) ** 2 * variance
+            change = float(np.nanmax(np.abs(completed - self.completed_) / np.sqrt(noise)))
+            self.completed_ = completed
+            fitted = self._adapt()[1]
+            hyper = fitted[-1]
+            if change < _SETTLED:
+                break
+        self.outlier_share_, self.outlier_variance_ = noise_model.share, noise_model.inflation
+        return fitted
+
+    def _expected(self, hyper: _Hyper) -> tuple[Floats, Floats, Floats]:
+        """Posterior mean and variance (support, voxel) of noiseless responses, and noise variance (voxel,)."""
+        middle, variance = np.full_like(self.responses_, np.nan), np.full_like(self.responses_, np.nan)
+        noise = np.empty(self.responses_.shape[1])
+        for part, problem, post, t in self._posteriors(hyper):
+            coef, offset = problem.weights(post, t)
+            here = np.ix_(problem.rows, part)
+            middle[here] = self.support_[problem.rows] @ coef + offset
+            variance[here] = problem.signal_variance(self.support_[problem.rows], post)
+            noise[part] = post.mean_noise()
+        return middle, variance, noise
+
+    def _adapt(self) -> tuple[float, _Fitted]:
+        """Fit under the current prior, its distribution of scales and noise variances learned from the voxels.
 
         EM, the distribution that was given counting as much as ``_PSEUDO`` voxels.
         """
-        given = prior.hyper if self.use_hyper else None
+        given = self._current_prior().hyper if self.use_hyper else None
         hyper, v = given, self.responses_.shape[1]
-        total, fitted, moments = self._solve(prior, hyper)
+        total, fitted, moments = self._solve(hyper)
         if self.adapt == "none" or not self.use_hyper or (given is None and v < _PSEUDO):
             return total, (*fitted, hyper)
         if given is None:
@@ -233,25 +383,37 @@ class EmpiricalBayesRidge(LinearEncoder):
             mean = (_PSEUDO * centre + moments[0]) / (_PSEUDO + v)
             second = _PSEUDO * (spread + np.outer(centre, centre)) + moments[1]
             hyper = mean, second / (_PSEUDO + v) - np.outer(mean, mean) + 1e-3 * np.eye(2)
-            total, fitted, moments = self._solve(prior, hyper)
+            total, fitted, moments = self._solve(hyper)
         return total, (*fitted, hyper)
 
-    def _solve(
-        self, prior: WeightPrior, hyper: _Hyper
-    ) -> tuple[float, tuple[Floats, Floats, Floats], tuple[Floats, Floats]]:
+    def _solve(self, hyper: _Hyper) -> tuple[float, tuple[Floats, Floats, Floats], tuple[Floats, Floats]]:
         """Log marginal likelihood; weights, intercepts, (noise variance, scale, evidence); moments of their logs."""
         p, v = self.support_.shape[1], self.responses_.shape[1]
         coef, offset, rest, total = np.empty((p, v)), np.empty(v), np.empty((3, v)), 0.0
         first, second = np.zeros(2), np.zeros((2, 2))
-        for columns, problem in self._problems(prior, hyper):
-            for part in _parts(columns):
-                post, t = problem.posterior(self.responses_[np.ix_(problem.rows, part)])
-                coef[:, part], offset[part] = problem.weights(post, t)
-                rest[:, part] = post.noise_variance, post.scale, post.log_evidence
-                total += float(post.log_marginal.sum())
-                logs = post.log_moments()
-                first, second = first + logs[0], second + logs[1]
+        for part, problem, post, t in self._posteriors(hyper):
+            coef[:, part], offset[part] = problem.weights(post, t)
+            rest[:, part] = post.noise_variance, post.scale, post.log_evidence
+            total += float(post.log_marginal.sum())
+            logs = post.log_moments()
+            first, second = first + logs[0], second + logs[1]
         return total, (coef, offset, rest), (first, second)
+
+    def _posteriors(self, hyper: _Hyper) -> Iterator[tuple[np.ndarray, SupportPosterior, GridPosterior, Floats]]:
+        """Blocks of voxels that saw the same stimuli: columns, what they share, their posterior over the grid."""
+        prior = self._current_prior()
+        mean = self._means(prior)
+        patterns, which = np.unique(~np.isnan(self.responses_), axis=1, return_inverse=True)
+        settings: dict[str, Any] = {"intercept": self.intercept, "maximise": self.estimate == "max"}
+        for g in range(patterns.shape[1]):
+            rows, columns = np.flatnonzero(patterns[:, g]), np.flatnonzero(which.ravel() == g)
+            precision = self.trial_precision_[rows]
+            problem = SupportPosterior(self.support_, rows, prior, mean, hyper, precision=precision, **settings)
+            for start in range(0, len(columns), _BLOCK):
+                part = columns[start : start + _BLOCK]
+                here = np.ix_(rows, part)
+                spread = self.spread_[here] if len(self.spread_) else None
+                yield part, problem, *problem.posterior(self.completed_[here], spread, part)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Posterior mean of responses to new stimuli, and their standard deviation.
@@ -273,12 +435,15 @@ class EmpiricalBayesRidge(LinearEncoder):
             return mean
         query = self._check_predict(X).astype(np.float64)
         variance = np.empty((len(query), self.responses_.shape[1]))
-        prior = self._checked_prior(query.shape[1]).toward_isotropic(self.isotropic_share_)
         hyper = (self.hyper_[0], self.hyper_[1:]) if len(self.hyper_) else None
-        for columns, problem in self._problems(prior, hyper):
-            for part in _parts(columns):
-                post, t = problem.posterior(self.responses_[np.ix_(problem.rows, part)])
-                variance[:, part] = problem.variance(query, post, t)
+        inflation = 1.0 + self.outlier_share_ * (self.outlier_variance_ - 1.0)
+        if not len(self.support_):
+            prior = self._current_prior()
+            spread = np.einsum("qe,ef,qf->q", query, prior.cov, query)[:, None] * self.prior_scale_
+            variance = spread + self.noise_variance_ + prior.intercept_var
+        else:
+            for part, problem, post, t in self._posteriors(hyper):
+                variance[:, part] = problem.variance(query, post, t, inflation)
         std = np.sqrt(variance).astype(self.coef_.dtype)
         if self._single_voxel_:
             std = std[:, 0]
@@ -287,30 +452,14 @@ class EmpiricalBayesRidge(LinearEncoder):
     def _checked_prior(self, n_features: int) -> WeightPrior:
         if self.prior is None:
             return WeightPrior.isotropic(n_features)
-        if not isinstance(self.prior, WeightPrior):
+        if not isinstance(self.prior, (WeightPrior, PlacePrior)):
             raise ConfigError(f"prior={self.prior!r} is not a WeightPrior. Next step: WeightPrior.from_responses.")
         if self.prior.n_features != n_features:
             raise DataError(
                 f"X has {n_features} features, and the prior was made for {self.prior.n_features}. "
                 "Next step: embed the stimuli as those that the prior was made from."
             )
-        return self.prior
-
-    def _problems(self, prior: WeightPrior, hyper: _Hyper) -> Iterator[tuple[np.ndarray, SupportPosterior]]:
-        """Voxels that saw the same stimuli, and what they share."""
-        patterns, which = np.unique(~np.isnan(self.responses_), axis=1, return_inverse=True)
-        for g in range(patterns.shape[1]):
-            yield (
-                np.flatnonzero(which.ravel() == g),
-                SupportPosterior(
-                    self.support_,
-                    np.flatnonzero(patterns[:, g]),
-                    prior,
-                    hyper,
-                    intercept=self.intercept,
-                    maximise=self.estimate == "max",
-                ),
-            )
+        return self.prior.priors[0.0] if isinstance(self.prior, PlacePrior) else self.prior
 
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, plain = super()._pack()
@@ -325,10 +474,6 @@ class EmpiricalBayesRidge(LinearEncoder):
         rest = plain.pop("prior", None)
         self.prior = None if rest is None else WeightPrior(**parts, **rest)
         super()._unpack({k: a for k, a in arrays.items() if not k.startswith("prior:")}, plain)
-
-
-def _parts(columns: np.ndarray) -> list[np.ndarray]:
-    return [columns[s : s + _BLOCK] for s in range(0, len(columns), _BLOCK)]
 
 
 def _check_finite(responses: np.ndarray) -> None:

@@ -116,6 +116,7 @@ def grid_posterior(
     unit: float,
     hyper: tuple[Floats, Floats] | None = None,
     maximise: bool = False,
+    extra: Floats | None = None,
 ) -> GridPosterior:
     """Evidence on the grid of ratios and noise variances, for a block of voxels.
 
@@ -134,12 +135,16 @@ def grid_posterior(
     maximise : bool
         All weight on the best point; without ``hyper`` the noise variance is then the exact maximiser given the ratio,
         not a grid point.
+    extra : array (R, voxel), optional
+        What the uncertainty of expected responses adds to the quadratic form ``q``.
     """
     ratios = RATIOS / unit
     shrink = 1.0 + ratios[:, None] * values  # (R, r)
     log_det = np.log(shrink).sum(axis=1)
     floor = np.finfo(float).tiny
     q = np.maximum(total - (ratios[:, None] / shrink) @ t**2, 1e-12 * total + floor)  # (R, V)
+    if extra is not None:
+        q = q + extra
     if maximise and hyper is None:
         noise = (q / dof)[:, None]
     else:

@@ -19,6 +19,7 @@ from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.encoders._labels import check_responses, features_matrix
 from neuroenc.encoders.incontext._evidence import (
     Floats,
+    Hierarchy,
     SubjectGram,
     covariance_root,
     fit_hierarchy,
@@ -100,20 +101,22 @@ def fit_em(
     means = (False, True) if use_mean == "auto" else (bool(use_mean),)
     share, mean = _choose(few, n_iterations, shares, means)
     found = fit_hierarchy(subjects, n_iterations=n_iterations, shrinkage=share, use_mean=mean)
-    centre, spread = found.hyper
     offsets = np.concatenate([s.mean_y - s.mean_x @ posterior_means(s, found) for s in subjects])
-    fields = {
-        "mean": found.mean,
-        "cov": found.cov,
+    fields = prior_fields(found) | {
         "intercept_mean": float(offsets.mean()),
         "intercept_var": float(offsets.var()),
-        "noise_variance": np.exp(centre[1] + np.sqrt(spread[1, 1]) * np.array([-1.645, 0.0, 1.645])),
         "n_voxels": len(offsets),
-        "hyper_mean": centre,
-        "hyper_cov": spread,
     }
     chosen = {"shrinkage": share, "use_mean": mean, "log_evidence": found.evidence[-1]}
     return fields, chosen
+
+
+def prior_fields(found: Hierarchy) -> dict[str, Any]:
+    """What a fitted hierarchy says of a `WeightPrior`."""
+    centre, spread = found.hyper
+    noise = np.exp(centre[1] + np.sqrt(spread[1, 1]) * np.array([-1.645, 0.0, 1.645]))
+    levels = {"noise_variance": noise, "hyper_mean": centre, "hyper_cov": spread}
+    return {"mean": found.mean, "cov": found.cov, **levels}
 
 
 def _some(subject: SubjectGram, most: int | None, rng: np.random.Generator) -> SubjectGram:

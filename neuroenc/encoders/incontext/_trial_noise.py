@@ -1,0 +1,117 @@
+"""Heavy-tailed noise: Student-t precisions of trials, contaminated normals of single responses."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import digamma, gammaln
+
+from neuroenc.encoders.incontext._evidence import Floats
+
+__all__ = ["Contamination", "effective_voxels", "trial_precision"]
+
+_DEGREES = np.array([1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 80.0, 160.0, 1e6])
+# Rare at first, and with ten times the noise's variance; what the prior of both counts as, in trials.
+_SHARE, _INFLATION, _PSEUDO = 0.05, 10.0, 20.0
+
+
+def effective_voxels(residuals: Floats) -> float:
+    r"""How many independent voxels say as much about a trial's noise, :math:`V / (1 + (V - 1)\,\overline{\rho^2})`.
+
+    Parameters
+    ----------
+    residuals : array (trial, voxel)
+        NaN where missing. Rows are scaled alike first, so that a noisy trial does not look like a correlation.
+
+    Notes
+    -----
+    The mean squared correlation :math:`\overline{\rho^2}` is less what chance gives, one over the number of trials.
+
+    >>> white = np.random.default_rng(0).standard_normal((60, 200))
+    >>> bool(effective_voxels(white) > 100), effective_voxels(np.repeat(white[:, :1], 200, axis=1)) < 1.05
+    (True, True)
+    """
+    filled = np.nan_to_num(residuals)
+    rows = np.sqrt((filled**2).mean(axis=1, keepdims=True))
+    scaled = filled / np.maximum(rows, np.finfo(float).tiny)
+    scaled = scaled - scaled.mean(axis=0)
+    norms = np.sqrt((scaled**2).sum(axis=0))
+    unit = scaled[:, norms > 0] / norms[norms > 0]
+    n, v = unit.shape
+    if v < 2 or n < 3:
+        return float(max(v, 1))
+    smaller = unit @ unit.T if n <= v else unit.T @ unit
+    mean_square = (float((smaller**2).sum()) - v) / (v * (v - 1))
+    return float(v / (1.0 + (v - 1) * min(max(mean_square - 1.0 / (n - 1), 0.0), 1.0)))
+
+
+def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) -> Floats:
+    r"""Relative precision (trial,) of trials under noise of a Student-t distribution that their voxels share.
+
+    .. math:: \lambda_t \sim \Gamma(\nu / 2, \nu / 2), \qquad
+              E[\lambda_t] = \frac{\nu + V}{\nu + V \overline{r_t^2}}
+
+    Parameters
+    ----------
+    squares : array (trial,)
+        Mean over voxels of the squared residual over the voxel's noise variance.
+    n_voxels : float
+        Independent voxels that the mean is over; see `effective_voxels`.
+    n_iterations : int
+        Of expectation maximisation for :math:`\nu`.
+
+    Returns
+    -------
+    array (trial,)
+        Scaled so that the mean of :math:`1 / \lambda` is 1: noise variances stay those of a typical trial.
+
+    >>> trial_precision(np.array([1.0, 1.0, 1.0, 1.0, 16.0]), 50.0).round(2)
+    array([4.  , 4.  , 4.  , 4.  , 0.25])
+    """
+    squares = squares / np.median(squares)
+    degrees = 8.0
+    for _ in range(n_iterations):
+        shape, rate = (degrees + n_voxels) / 2, (degrees + n_voxels * squares) / 2
+        mean, log_mean = shape / rate, digamma(shape) - np.log(rate)
+        half = _DEGREES / 2
+        expected = half * np.log(half) - gammaln(half) + half * float((log_mean - mean).mean())
+        best = float(_DEGREES[int(np.argmax(expected))])
+        if best == degrees:
+            break
+        degrees = best
+    precision = (degrees + n_voxels) / (degrees + n_voxels * squares)
+    return np.asarray(precision * float((1.0 / precision).mean()))
+
+
+class Contamination:
+    r"""Contaminated normal noise: with probability :math:`\pi`, :math:`\kappa` times the variance.
+
+    >>> noise = Contamination()
+    >>> noise.weights(np.array([[0.5, 100.0]])).round(2)
+    array([[1. , 0.1]])
+    """
+
+    def __init__(self, share: float = _SHARE, inflation: float = _INFLATION) -> None:
+        self.share, self.inflation = share, inflation
+
+    def _probability(self, squares: Floats) -> Floats:
+        odds = np.log(self.share / (1 - self.share)) - 0.5 * np.log(self.inflation)
+        with np.errstate(over="ignore"):
+            return np.asarray(1.0 / (1.0 + np.exp(-(odds + 0.5 * squares * (1 - 1 / self.inflation)))))
+
+    def weights(self, squares: Floats) -> Floats:
+        """Expected relative precision of responses with these squared residuals over the noise variance."""
+        return np.asarray(1.0 - self._probability(squares) * (1.0 - 1.0 / self.inflation))
+
+    def updated(self, squares: Floats) -> Contamination:
+        """Share and inflation by one step of expectation maximisation over all responses (NaN: missing)."""
+        known = squares[np.isfinite(squares)]
+        p = self._probability(known)
+        total = float(p.sum())
+        share = (_PSEUDO * _SHARE + total) / (_PSEUDO + known.size)
+        inflation = (_PSEUDO * _INFLATION + float((p * known).sum())) / (_PSEUDO + total)
+        return Contamination(float(np.clip(share, 1e-4, 0.5)), float(np.clip(inflation, 4.0, 400.0)))
+
+    @property
+    def mean_variance(self) -> float:
+        """Of a response, over that of one without contamination."""
+        return 1.0 - self.share + self.share * self.inflation
