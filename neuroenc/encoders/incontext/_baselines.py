@@ -24,15 +24,18 @@ class SupportBased(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     n_features_in_: int
 
+    fits_without_trials = False
+
     def _remember_support(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64])
+        least = 0 if self.fits_without_trials else 1
+        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=least)
         Y, dtype = check_responses(X, y, values)
         responses = np.asarray(column_block(Y, slice(None)), dtype=dtype)
         if np.isinf(responses).any():
             raise DataError("responses hold infinity (inf). Next step: NaN, if they are missing.")
         self._voxels_ = voxel_coords(y)
         self._single_voxel_ = (y.ndim if hasattr(y, "ndim") else np.asarray(y).ndim) == 1
-        if np.isnan(responses).all(axis=0).any():
+        if len(responses) and np.isnan(responses).all(axis=0).any():
             raise DataError(f"{int(np.isnan(responses).all(axis=0).sum())} voxels hold NaN only.")
         return values, responses
 
@@ -179,6 +182,8 @@ class AnatomicalTransfer(SupportBased):
     >>> bool(np.abs(transfer.predict(X) - X @ W).max() < 0.01)
     True
     """
+
+    fits_without_trials = True
 
     def __init__(
         self,

@@ -248,6 +248,7 @@ def support_draws(
     n : int
         Stimuli in the pool.
     sizes : sequence of int
+        0, or at least 2.
     n_draws : int
     seed : int
     nested : bool
@@ -261,8 +262,8 @@ def support_draws(
     True
     """
     sizes = [int(s) for s in sizes]
-    if not sizes or min(sizes) < 2 or len(set(sizes)) < len(sizes) or int(n_draws) < 1:
-        raise ConfigError(f"sizes={sizes} must be different and at least 2, n_draws={n_draws} at least 1.")
+    if not sizes or min(sizes) < 0 or 1 in sizes or len(set(sizes)) < len(sizes) or int(n_draws) < 1:
+        raise ConfigError(f"sizes={sizes} must be different, 0 or at least 2, n_draws={n_draws} at least 1.")
     if max(sizes) > n:
         raise ConfigError(
             f"size {max(sizes)} of a pool of {n} stimuli. Next step: sizes={tuple(s for s in sizes if s <= n)}."
@@ -306,7 +307,7 @@ def support_curve(
         Queries; a NaN response does not count. Labelled pool and queries must not share stimuli; labelled voxels are
         put in the order of Y.
     sizes, n_draws, seed, nested
-        See `support_draws`.
+        See `support_draws`. At size 0 only methods that know other subjects have a score; the others' is NaN.
     groups : str, optional
         Voxel coordinate by which `summarise_curve` groups, such as ``"roi"``.
     noise_ceiling : array (voxel,), optional
@@ -352,6 +353,8 @@ def support_curve(
         rows = draws[size, d]
         try:
             encoder = _make(methods[name], size)
+            if not size and not getattr(encoder, "fits_without_trials", False):
+                continue
             predicted = encoder.fit(_rows(X, values, rows), _rows(Y, responses, rows)).predict(X_query)
         except Exception as error:
             error.add_note(f"while method {name!r} was fitted to {size} support stimuli, draw {d}")

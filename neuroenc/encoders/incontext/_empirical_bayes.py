@@ -143,8 +143,8 @@ class EmpiricalBayesRidge(LinearEncoder):
 
     Parameters
     ----------
-    prior : WeightPrior, optional
-        By default `WeightPrior.isotropic`.
+    prior : WeightPrior or PlacePrior, optional
+        By default `WeightPrior.isotropic`. With a prior of other subjects the support may be empty: prior means.
     estimate : {"average", "max"}
         How noise variance and scale are dealt with: the posterior is averaged over a grid of both, weighted by their
         probability, or taken at the best point. With few stimuli they are poorly known, and averaging is safer.
@@ -158,6 +158,14 @@ class EmpiricalBayesRidge(LinearEncoder):
         are needed). Queries are not looked at. A voxel that is fitted alone gets another result than among others.
     intercept : {"flat", "prior", "none"}
         Not penalised; with the prior's mean and variance; or zero.
+    robust : {"none", "shared", "private", "both"}
+        Heavy-tailed noise, by expectation maximisation. ``"shared"``: a trial has one precision for all voxels of the
+        fit (motion), Student's t with degrees of freedom of its own finding; costs about ten fits. ``"private"``:
+        each response of each voxel may be an outlier, a contaminated normal whose share and variance all voxels share.
+    positions : array (voxel, 3), optional
+        Where the voxels lie, in the space of a `PlacePrior`.
+    hemispheres : array (voxel,), optional
+        As that prior was given them.
 
     Attributes
     ----------
@@ -173,6 +181,12 @@ class EmpiricalBayesRidge(LinearEncoder):
         Mean and covariance of (log scale, log noise variance) that were used; (0, 2) for none.
     n_seen_ : ndarray (voxel,)
         Responses that are not NaN.
+    gain_ : float
+        Of the weights at the voxels' places, that the evidence chose; 0 without a `PlacePrior`.
+    trial_precision_ : ndarray (n,)
+        Relative precisions of the trials; the mean of their inverses is 1. Ones unless ``robust`` shares them.
+    outlier_share_, outlier_variance_ : float
+        Share of outlying responses, and their noise variance over the others'; 0 and 1 unless ``robust`` is private.
 
     Raises
     ------
@@ -185,7 +199,8 @@ class EmpiricalBayesRidge(LinearEncoder):
 
     References
     ----------
-    MacKay (1992), Neural Computation 4(3). Efron & Morris (1973), J. Am. Stat. Assoc. 68.
+    MacKay (1992), Neural Computation 4(3). Efron & Morris (1973), J. Am. Stat. Assoc. 68. Lange, Little & Taylor
+    (1989), J. Am. Stat. Assoc. 84 (Student's t by expectation maximisation).
 
     Examples
     --------
@@ -219,6 +234,11 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.robust = robust
         self.positions = positions
         self.hemispheres = hemispheres
+
+    @property
+    def fits_without_trials(self) -> bool:
+        """Whether an empty support is fitted: with a prior of other subjects."""
+        return self.prior is not None
 
     def fit(self, X: Any, y: Any) -> Self:
         """Condition the prior on the support.
@@ -289,7 +309,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         """The prior as far as it is trusted: of the gain and the share of an isotropic covariance that were chosen."""
         prior = self._checked_prior(self.support_.shape[1])
         if isinstance(self.prior, PlacePrior):
-            prior = self.prior.priors.get(self.gain_, prior)
+            prior = self.prior.priors[self.gain_]
         return prior.toward_isotropic(self.isotropic_share_)
 
     def _means(self, prior: WeightPrior) -> Floats:
@@ -472,7 +492,8 @@ class EmpiricalBayesRidge(LinearEncoder):
     def _unpack(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         parts: dict[str, Any] = {k.removeprefix("prior:"): a for k, a in arrays.items() if k.startswith("prior:")}
         rest = plain.pop("prior", None)
-        self.prior = None if rest is None else WeightPrior(**parts, **rest)
+        if rest is not None:
+            self.prior = PlacePrior.from_parts(parts, rest) if "priors" in rest else WeightPrior(**parts, **rest)
         super()._unpack({k: a for k, a in arrays.items() if not k.startswith("prior:")}, plain)
 
 

@@ -175,10 +175,31 @@ def grid_posterior(
         # The volume of a grid cell, so that marginals of different data compare.
         cell = np.log(ratios[1] / ratios[0]) * np.log(_NOISE_SHARES[1] / _NOISE_SHARES[0])
         marginal = top + np.log(sums * cell)
+        if hyper is not None:
+            marginal -= _log_lattice_mass(hyper, np.log(ratios), log_noise[0])
     chosen_noise = np.broadcast_to(noise, log_post.shape).reshape(r * s, v)[best, columns]
     scale = ratios[best // s] * chosen_noise
     evidence = like.reshape(r * s, v)[best, columns]
     return GridPosterior(ratios, noise, weights.reshape(r, s, v), evidence, scale, chosen_noise, marginal)
+
+
+_WAVES = np.array([(i, j) for i in range(-6, 7) for j in range(7) if j > 0 or i > 0])
+
+
+def _log_lattice_mass(hyper: tuple[Floats, Floats], log_ratios: Floats, log_noise: Floats) -> Floats:
+    """Logarithm (voxel,) of what the density of ``hyper`` sums to over the grid's points, continued without end.
+
+    0 where the density is wider than a cell; one that is narrower would count once for every point that it happens to
+    meet. By Poisson's summation formula.
+    """
+    steps = np.array([log_ratios[1] - log_ratios[0], np.log(_NOISE_SHARES[1] / _NOISE_SHARES[0])])
+    # (log scale, log noise) to (log ratio, log noise), in units of cells.
+    turn = np.array([[1.0, -1.0], [0.0, 1.0]]) / steps[:, None]
+    centre, spread = turn @ hyper[0], turn @ hyper[1] @ turn.T
+    first = np.stack([np.full(log_noise.shape[-1], log_ratios[0]), log_noise[0]]) / steps[:, None]
+    heights = np.exp(-2 * np.pi**2 * np.einsum("mi,ij,mj->m", _WAVES, spread, _WAVES))
+    mass = 1.0 + 2.0 * heights @ np.cos(2 * np.pi * _WAVES @ (first - centre[:, None]))
+    return np.asarray(np.log(np.maximum(mass, np.finfo(float).tiny)))
 
 
 _BLOCK = 512

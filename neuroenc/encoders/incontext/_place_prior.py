@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.spatial import cKDTree
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
+from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.encoders.incontext._evidence import (
     Floats,
     Hierarchy,
@@ -23,8 +26,12 @@ from neuroenc.encoders.incontext._evidence import (
 )
 from neuroenc.encoders.incontext._prior import WeightPrior, pairs_of, prior_fields
 
+_KIND = Kind(
+    "prior by place", "prior.json", "prior.safetensors", ("priors", "sides", "gain", "k", "bandwidth", "provenance")
+)
+
 #: Shares of the other subjects' weights at a voxel's place that its prior mean is made of.
-GAINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,8 @@ class PlacePrior:
     others : PlacedWeights
         The other subjects' weights and places.
     gain : float
-        Of responses on what the other subjects' places predict, by least squares, each subject by the rest: what is
-        expected of a new subject before its first trial.
+        The one nearest to the least-squares slope of responses on what places predict, each other subject by the rest:
+        what is expected of a new subject before its first trial.
     k, bandwidth
         Nearest voxels a subject, and the standard deviation of the Gaussian in millimetres.
 
@@ -162,6 +169,53 @@ class PlacePrior:
         else:
             sides = np.asarray(hemispheres)
         return self.others.at(places, sides, k=self.k, bandwidth=self.bandwidth)[0]
+
+    def to_parts(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays, and the rest as JSON holds it."""
+        arrays: dict[str, np.ndarray] = {}
+        rest: dict[str, Any] = {"gain": self.gain, "k": self.k, "bandwidth": self.bandwidth}
+        rest |= {"provenance": self.provenance, "priors": {}, "sides": [side.tolist() for side in self.others.sides]}
+        for gain, prior in self.priors.items():
+            parts, rest["priors"][str(gain)] = prior.to_parts()
+            arrays |= {f"{gain}:{name}": value for name, value in parts.items()}
+        for number, (weights, places) in enumerate(zip(self.others.weights, self.others.places)):
+            arrays |= {f"weights:{number}": weights, f"places:{number}": places}
+        return arrays, rest
+
+    @classmethod
+    def from_parts(cls, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any]) -> Self:
+        """What `to_parts` gave."""
+        priors = {}
+        for gain, plain in rest["priors"].items():
+            parts: dict[str, Any] = {
+                name.removeprefix(f"{gain}:"): value for name, value in arrays.items() if name.startswith(f"{gain}:")
+            }
+            priors[float(gain)] = WeightPrior(**parts, **plain)
+        numbers = range(len(rest["sides"]))
+        others = PlacedWeights(
+            [arrays[f"weights:{n}"] for n in numbers],
+            [arrays[f"places:{n}"] for n in numbers],
+            [np.array(side) for side in rest["sides"]],
+        )
+        return cls(priors, others, rest["gain"], rest["k"], rest["bandwidth"], rest["provenance"])
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``prior.safetensors`` and ``prior.json`` into the folder ``path``."""
+        arrays, rest = self.to_parts()
+        return write_folder(path, _KIND, rest, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            The folder holds no prior by place, or a file of it is damaged or was changed.
+        """
+        record, arrays = read_folder(path, _KIND, "numpy")
+        with reading(path, "prior"):
+            return cls.from_parts(arrays, record)
 
     @classmethod
     def from_responses(
@@ -229,7 +283,7 @@ class PlacePrior:
         # Least squares of all responses on what the places predict.
         ours = sum(float((mean * gram.cross).sum()) for gram, mean in kept)
         theirs = sum(float((mean * (gram.gram @ mean)).sum()) for gram, mean in kept)
-        gain = float(np.clip(ours / max(theirs, np.finfo(float).tiny), 0.0, 2.0))
+        gain = min(priors, key=lambda g: abs(g - ours / max(theirs, np.finfo(float).tiny)))
         record = provenance(prior="place", k=k, bandwidth=bandwidth, gain=gain, base=base.provenance)
         return cls(priors, others, gain, k, bandwidth, record)
 

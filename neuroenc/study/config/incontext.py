@@ -281,7 +281,17 @@ class StageConfig(Table):
 
 
 Method = Literal[
-    "in-context", "ridge", "ridge-shared", "paper-ridge", "empirical-bayes", "nearest", "mean", "anatomical", "full"
+    "in-context",
+    "ridge",
+    "ridge-shared",
+    "paper-ridge",
+    "empirical-bayes",
+    "robust",
+    "place",
+    "nearest",
+    "mean",
+    "anatomical",
+    "full",
 ]
 #: In-context models and baselines by name, and what tables and figures call them.
 METHODS: dict[Method, str] = {
@@ -290,6 +300,8 @@ METHODS: dict[Method, str] = {
     "ridge-shared": "ridge (one penalty for all voxels)",
     "paper-ridge": "ridge (released protocol)",
     "empirical-bayes": "ridge (empirical Bayes)",
+    "robust": "ridge (empirical Bayes, robust)",
+    "place": "ridge (empirical Bayes, by place)",
     "nearest": "nearest stimuli",
     "mean": "mean response",
     "anatomical": "anatomical transfer",
@@ -305,7 +317,7 @@ class EvaluateConfig(Table):
     methods
         In-context models and the baselines beside them.
     sizes
-        Support sizes, in stimuli.
+        Support sizes, in stimuli: at least 2, or 0 for methods that know other subjects.
     n_draws
         Random supports of each size.
     n_query
@@ -323,7 +335,7 @@ class EvaluateConfig(Table):
     """
 
     methods: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
-    sizes: Annotated[list[Annotated[int, Field(ge=2, le=MOST)]], Field(min_length=1)] = [20, 50, 100, 200, 500]
+    sizes: Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)] = [20, 50, 100, 200, 500]
     n_draws: Count = 5
     n_query: Annotated[int, Field(ge=2, le=MOST)] = 300
     groups: str = ""
@@ -336,6 +348,8 @@ class EvaluateConfig(Table):
     def _each_once(self) -> Self:
         if _twice(self.sizes) or _twice(self.methods):
             raise ConfigError(f"sizes = {self.sizes} or methods = {self.methods} name one twice.")
+        if 1 in self.sizes:
+            raise ConfigError("sizes: 1 trial has no variance. Legal are 0 and 2 or more.")
         for name in self.models:
             if name in METHODS.values():
                 raise ConfigError(f"models: {name!r} is the name of a baseline, or of OUT's own model.")

@@ -29,7 +29,7 @@ from neuroenc.encoders.incontext import (
     surface_positions,
 )
 from neuroenc.study.config import METHODS
-from neuroenc.study.incontext.subjects import Part, make_prior, part_folders
+from neuroenc.study.incontext.subjects import Part, has_places, make_place_prior, make_prior, part_folders
 from neuroenc.study.incontext.tables import comparison_table, curve_summary, curve_table, joined, kinds
 from neuroenc.study.incontext.tasks import TaskSubject
 from neuroenc.study.incontext.train import BEFORE
@@ -201,13 +201,22 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
             found[label] = PaperRidge()
         elif name == "empirical-bayes":
             found[label] = EmpiricalBayesRidge(make_prior(study, part))
+        elif name == "robust":
+            found[label] = EmpiricalBayesRidge(make_prior(study, part), robust="shared")
+        elif name == "place":
+            prior = make_place_prior(study, part) if has_places(subject) else None
+            if prior is None:
+                study.say(f"  {label}: left out, it takes two training subjects whose voxels have vertex and hemi")
+                continue
+            where, side = surface_positions(subject.Y)
+            found[label] = EmpiricalBayesRidge(prior, positions=where, hemispheres=side)
         elif name == "nearest":
             found[label] = NearestStimuli()
         elif name == "mean":
             found[label] = MeanResponse()
         elif name == "anatomical":
             people = [*part.tasks.train, subject]
-            if all({"vertex", "hemi"} <= set(map(str, p.Y.coords)) for p in people):
+            if all(has_places(p) for p in people):
                 found[label] = _anatomical(people)
             else:
                 study.say(f"  {label}: left out, voxels have no vertex and hemi")

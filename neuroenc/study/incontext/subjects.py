@@ -19,7 +19,7 @@ from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc._core.files import check_readable_file, read_json, write_json
 from neuroenc._core.store import Codec, content_key, register
 from neuroenc.encoders import align_voxels, check_space, feature_space
-from neuroenc.encoders.incontext import PriorMixture, WeightPrior
+from neuroenc.encoders.incontext import PlacePrior, PriorMixture, WeightPrior, surface_positions
 from neuroenc.study.config import FilesConfig
 from neuroenc.study.incontext.tasks import (
     V4_FEATURES,
@@ -210,6 +210,7 @@ def _read(folder: Path) -> TransferTasks:
 
 
 register(Codec("subjects", TransferTasks, "", _write, _read))
+register(Codec("place-prior", PlacePrior, "", lambda p, x: x.save(p), PlacePrior.load))
 register(Codec("prior", WeightPrior, "", lambda p, x: x.save(p), WeightPrior.load))
 
 
@@ -300,3 +301,23 @@ def make_prior(study: Study, part: Part) -> WeightPrior:
         return {"prior": WeightPrior.from_responses(*subjects)}
 
     return study.store.keep("prior", [part.digest], make)["prior"]
+
+
+def make_place_prior(study: Study, part: Part) -> PlacePrior | None:
+    """The prior by place of the training subjects; None where there is one of them, or voxels have no places."""
+    train = part.tasks.train
+    if len(train) < 2 or not all(has_places(s) for s in train):
+        return None
+
+    def make() -> dict[str, Any]:
+        study.say("  prior by place: expectation maximisation over training subjects")
+        places = [surface_positions(s.Y) for s in train]
+        subjects = [s.X.values for s in train], [s.Y.values for s in train]
+        return {"prior": PlacePrior.from_responses(*subjects, *zip(*places))}
+
+    return study.store.keep("place-prior", [part.digest], make)["prior"]
+
+
+def has_places(subject: TaskSubject) -> bool:
+    """Whether the voxels lie on a surface, with ``vertex`` and ``hemi``."""
+    return {"vertex", "hemi"} <= set(map(str, subject.Y.coords))

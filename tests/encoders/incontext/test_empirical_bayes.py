@@ -12,7 +12,13 @@ from neuroenc import stats
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import RidgeEncoder, load_encoder
-from neuroenc.encoders.incontext import EmpiricalBayesRidge, WeightPrior, _empirical_bayes as module
+from neuroenc.encoders.incontext import (
+    EmpiricalBayesRidge,
+    PlacePrior,
+    WeightPrior,
+    _empirical_bayes as module,
+    support_curve,
+)
 
 
 def some_prior(p=12, seed=0, steep=2.0):
@@ -280,3 +286,154 @@ def test_errors():
     few = np.where(np.arange(20)[:, None] < 18, np.nan, Y)
     with pytest.raises(DataError, match="fewer than 3"):
         EmpiricalBayesRidge(prior).fit(X, few)
+
+
+# ---------------------------------------------------------------- outliers
+
+
+def outlying(kind, n=40, v=200, p=8, seed=0):
+    """Support, noiseless queries, and which responses are outliers: 15 % with sd 3 beside noise of 0.6."""
+    rng = np.random.default_rng(seed)
+    W, X, Q = rng.standard_normal((p, v)) / np.sqrt(p), rng.standard_normal((n, p)), rng.standard_normal((300, p))
+    odd = rng.random((n, 1 if kind == "shared" else v)) < (0.0 if kind == "none" else 0.15)
+    noise = 0.6 * rng.standard_normal((n, v)) + 3 * rng.standard_normal((n, v)) * odd
+    return X, X @ W + noise, Q, Q @ W, odd
+
+
+def accuracy(robust, X, Y, Q, truth):
+    encoder = EmpiricalBayesRidge(WeightPrior.isotropic(X.shape[1], 1 / X.shape[1]), robust=robust).fit(X, Y)
+    return float(np.mean(stats.r2_score(truth, encoder.predict(Q)))), encoder
+
+
+def test_outlying_trials_of_all_voxels_are_found_and_count_less():
+    X, Y, Q, truth, odd = outlying("shared")
+    plain, robust = accuracy("none", X, Y, Q, truth)[0], accuracy("shared", X, Y, Q, truth)
+    assert robust[0] > plain + 0.2
+    precision = robust[1].trial_precision_
+    assert precision[odd[:, 0]].max() < 0.5 * precision[~odd[:, 0]].min()
+    assert np.mean(1 / precision) == pytest.approx(1.0)
+
+
+def test_outliers_of_single_responses_are_found():
+    X, Y, Q, truth, odd = outlying("private")
+    plain, robust = accuracy("none", X, Y, Q, truth)[0], accuracy("private", X, Y, Q, truth)
+    assert robust[0] > plain + 0.1
+    assert robust[1].outlier_share_ == pytest.approx(odd.mean(), abs=0.05)
+    assert robust[1].outlier_variance_ == pytest.approx((9 + 0.36) / 0.36, rel=0.4)
+
+
+@pytest.mark.parametrize("robust", ["shared", "private", "both"])
+@pytest.mark.parametrize("n", [20, 100])
+def test_without_outliers_robust_noise_costs_nothing(robust, n):
+    X, Y, Q, truth, _ = outlying("none", n=n)
+    assert accuracy(robust, X, Y, Q, truth)[0] > accuracy("none", X, Y, Q, truth)[0] - 0.005
+
+
+def test_fixed_point_is_ridge_with_weights_of_each_voxels_own():
+    X, Y, *_ = outlying("private", v=12)
+    encoder = EmpiricalBayesRidge(
+        WeightPrior.isotropic(8, 1 / 8), robust="both", estimate="max", use_hyper=False, adapt="none"
+    ).fit(X, Y)
+    # Precisions of single responses from what stands in their place: y* = f + w (y - f).
+    fitted = X @ encoder.coef_ + encoder.intercept_
+    weight = encoder.trial_precision_[:, None] * (encoder.completed_ - fitted) / (Y - fitted)
+    for v in range(12):
+        penalty = encoder.noise_variance_[v] / (encoder.prior_scale_[v] / 8)
+        A, D = np.column_stack([X, np.ones(len(X))]), np.diag(weight[:, v])
+        wanted = np.linalg.solve(A.T @ D @ A + penalty * np.diag([1.0] * 8 + [0.0]), A.T @ D @ Y[:, v])
+        np.testing.assert_allclose(encoder.coef_[:, v], wanted[:-1], atol=0.02)
+
+
+def test_shared_precisions_are_weighted_least_squares():
+    X, Y, *_ = outlying("shared", v=12)
+    encoder = EmpiricalBayesRidge(
+        WeightPrior.isotropic(8, 1 / 8), robust="shared", estimate="max", use_hyper=False, adapt="none"
+    ).fit(X, Y)
+    for v in range(12):
+        penalty = encoder.noise_variance_[v] / (encoder.prior_scale_[v] / 8)
+        A, D = np.column_stack([X, np.ones(len(X))]), np.diag(encoder.trial_precision_)
+        wanted = np.linalg.solve(A.T @ D @ A + penalty * np.diag([1.0] * 8 + [0.0]), A.T @ D @ Y[:, v])
+        np.testing.assert_allclose(encoder.coef_[:, v], wanted[:-1], rtol=1e-6, atol=1e-9)
+        assert encoder.intercept_[v] == pytest.approx(wanted[-1], abs=1e-9)
+
+
+# ---------------------------------------------------------------- places
+
+
+def people(alike, n=3, p=10, v=120, seed=0):
+    """Subjects whose weights are a smooth map of place, as far as they are alike, and their own draws."""
+    rng = np.random.default_rng(seed)
+    maps = rng.standard_normal((3, p)) / 15
+    made = []
+    for _ in range(n):
+        places = 15 * rng.standard_normal((v, 3))
+        W = alike * (places @ maps).T + np.sqrt(1 - alike**2) * rng.standard_normal((p, v))
+        X, Q = rng.standard_normal((150, p)), rng.standard_normal((300, p))
+        made.append((X, X @ W + 2 * rng.standard_normal((150, v)), places, Q, Q @ W))
+    return made
+
+
+def place_scores(made, size):
+    """Explained variance of the last subject, with and without places, and the encoder."""
+    prior = PlacePrior.from_responses(*([m[k] for m in made[:-1]] for k in (0, 1, 2)), bandwidth=8.0)
+    X, Y, places, Q, truth = made[-1]
+    by_place = EmpiricalBayesRidge(prior, positions=places).fit(X[:size], Y[:size])
+    whole = EmpiricalBayesRidge(prior.priors[0.0]).fit(X[:size], Y[:size])
+    scores = [float(np.mean(stats.explained_variance(truth, e.predict(Q)))) for e in (by_place, whole)]
+    return *scores, by_place
+
+
+@pytest.mark.parametrize(("size", "gain"), [(0, 0.1), (8, 0.1), (20, 0.01)])
+def test_places_help_where_subjects_are_alike(size, gain):
+    by_place, whole, encoder = place_scores(people(0.8), size)
+    assert by_place > whole + gain
+    assert encoder.gain_ >= 0.5
+
+
+@pytest.mark.parametrize("size", [8, 20, 100])
+def test_places_that_say_nothing_are_not_trusted(size):
+    by_place, whole, encoder = place_scores(people(0.0), size)
+    assert by_place > whole - 0.01
+    assert encoder.gain_ <= 0.25
+
+
+@pytest.mark.parametrize("size", [0, 20])
+def test_priors_by_place_are_saved_with_their_encoder(tmp_path, size):
+    made = people(0.8)
+    encoder = place_scores(made, size)[2].set_params(robust="both")
+    X, Y, *_, Q, _ = made[-1]
+    mean, std = encoder.fit(X[:size], Y[:size]).predict(Q, return_std=True)
+    encoder.save(tmp_path / "e")
+    again = load_encoder(tmp_path / "e").predict(Q, return_std=True)
+    np.testing.assert_array_equal(again[0], mean)
+    np.testing.assert_array_equal(again[1], std)
+    encoder.prior.save(tmp_path / "p")
+    np.testing.assert_array_equal(PlacePrior.load(tmp_path / "p").at(made[0][2]), encoder.prior.at(made[0][2]))
+
+
+def test_curves_begin_without_trials():
+    made = people(0.8)
+    prior = PlacePrior.from_responses(*([m[k] for m in made[:-1]] for k in (0, 1, 2)))
+    X, Y, places, Q, truth = made[-1]
+    methods = {"place": EmpiricalBayesRidge(prior, positions=places), "ridge": RidgeEncoder(progress=False)}
+    curve = support_curve(methods, X, Y, Q, truth, sizes=(0, 20), n_draws=1, progress=False)
+    scores = curve["explained_variance"].mean("voxel").isel(draw=0)
+    assert scores.sel({"method": "place", "size": 0}) > 0.2
+    assert np.isnan(scores.sel({"method": "ridge", "size": 0}))
+
+
+def test_what_places_need():
+    made = people(0.8)
+    one = [m[0] for m in made[:1]], [m[1] for m in made[:1]], [m[2] for m in made[:1]]
+    with pytest.raises(DataError, match="two subjects"):
+        PlacePrior.from_responses(*one)
+    prior = PlacePrior.from_responses(*([m[k] for m in made[:2]] for k in (0, 1, 2)), gains=(0.5,))
+    X, Y, places, *_ = made[2]
+    with pytest.raises(ConfigError, match="positions="):
+        EmpiricalBayesRidge(prior).fit(X, Y)
+    with pytest.raises(DataError, match=r"\(120, 3\)"):
+        EmpiricalBayesRidge(prior, positions=places[:-1]).fit(X, Y)
+    with pytest.raises(DataError, match="at least 3"):
+        EmpiricalBayesRidge(prior, positions=places).fit(X[:2], Y[:2])
+    with pytest.raises(DataError, match="at least 3"):
+        EmpiricalBayesRidge().fit(X[:0], Y[:0])

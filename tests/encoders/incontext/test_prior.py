@@ -198,3 +198,20 @@ def test_damaged_priors_are_named(tmp_path, kind, message):
     record.write_text(json.dumps(older))
     if kind not in ("truncated", "no weights"):
         assert WeightPrior.load(folder).n_features == 3
+
+
+@pytest.mark.parametrize("sd", [0.1, 0.2, 0.5, 2.0])
+def test_a_density_narrower_than_a_cell_counts_once(sd):
+    from neuroenc.encoders.incontext import _evidence as evidence
+
+    cov = sd**2 * np.array([[1.0, 0.5], [0.5, 0.7]])
+    ratios, noise = np.log(evidence.RATIOS) + 0.3, np.log(evidence._NOISE_SHARES)[:, None] + np.array([0.0, 0.11])
+    # The same points, continued far enough, summed one by one.
+    steps = ratios[1] - ratios[0], noise[1, 0] - noise[0, 0]
+    wide = ratios[0] + steps[0] * np.arange(-60, 100), noise[0] + steps[1] * np.arange(-90, 120)[:, None]
+    mean = np.array([0.4, -0.8])
+    for v in range(2):
+        a, b = np.meshgrid(wide[0], wide[1][:, v], indexing="ij")
+        density = multivariate_normal.pdf(np.stack([a + b, b], axis=-1), mean, cov).sum() * steps[0] * steps[1]
+        found = evidence._log_lattice_mass((mean, cov), ratios, noise)[v]
+        assert found == pytest.approx(np.log(density), abs=1e-6)
