@@ -163,6 +163,7 @@ def test_evaluation_compares_all_methods(study):
         "ridge (one penalty for all voxels)",
         "ridge (released protocol)",
         "ridge (empirical Bayes)",
+        "ridge (empirical Bayes, robust)",
         "nearest stimuli",
         "mean response",
     }
