@@ -23,10 +23,7 @@ def number(fn: Metric, model: nn.Module) -> float:
 
 def head_table(model: nn.Module, name: str) -> xr.DataArray:
     """NaN for every (layer, head)."""
-    layers = attentions(model)
-    shape = len(layers), max(layer.heads for layer in layers)
-    coords = {"layer": np.arange(shape[0]), "head": np.arange(shape[1])}
-    return xr.DataArray(np.full(shape, np.nan), coords, ("layer", "head"), name)
+    return _over_layers([torch.full((layer.heads,), torch.nan) for layer in attentions(model)], name)
 
 
 def head_importance(

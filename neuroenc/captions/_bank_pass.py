@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.topk import BestRows, plan_blocks
-from neuroenc.captions._linear import as_weights, check_space, voxel_labels
+from neuroenc.captions._linear import Weights, as_weights, check_space, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums
 from neuroenc.captions.projection._project import _Job
 from neuroenc.captions.projection._stream import BankHash, IdCollector, Plan, as_folds, is_lazy, stream
-from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank, top_k
+from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 
 
 def evidence(
@@ -62,42 +63,10 @@ def evidence(
     >>> evidence(np.array([[0.0], [3.0]]), bank, k=2)[["stimulus", "predicted"]].round(2).values.tolist()
     [['1', 3.0], ['2', 2.12]]
     """
-    images, ids = as_bank(bank), IdCollector()
-    best = Best(coef, intercept, k, features_normalised)
-    if not len(best.matrix):
-        return best.table(np.zeros((0, k)), np.zeros((0, k), str))
-    score, at = top_k(best.matrix, images, k, normalise=features_normalised, max_memory=max_memory, seen=ids)
-    return best.table(score, ids.names(at))
-
-
-class Best:
-    """What the best images of voxels are looked for with, and the table of what was found."""
-
-    def __init__(self, coef: Any, intercept: Any, k: int, features_normalised: bool) -> None:
-        self._weights = as_weights(coef, intercept)
-        self._rows = np.flatnonzero(self._weights.valid())
-        #: Weights (voxel, feature) of voxels that have some.
-        self.matrix = self._weights.matrix()[self._rows]
-        self.k, self.features_normalised = k, features_normalised
-
-    def table(self, score: np.ndarray, names: np.ndarray) -> pd.DataFrame:
-        """Evidence from the scores (voxel, k) and ids (voxel, k) of images."""
-        rows = self._rows
-        k = score.shape[1]
-        predicted = score.astype(np.float64)
-        if self.features_normalised:
-            predicted *= np.linalg.norm(self.matrix, axis=1)[:, None]
-        predicted += self._weights.intercept[rows][:, None]
-        voxel = np.repeat(rows, k)
-        frame = pd.DataFrame(
-            {
-                "voxel": self._weights.coef["voxel"].values[voxel],
-                "rank": np.tile(np.arange(1, k + 1), len(rows)),
-                "stimulus": names.ravel().astype(object),
-                "predicted": predicted.ravel(),
-            }
-        )
-        return pd.concat([frame, voxel_labels(self._weights.coef, voxel)], axis=1)
+    reading = BankPass(bank, max_memory=max_memory)
+    found = reading.evidence(coef, intercept=intercept, k=k, features_normalised=features_normalised)
+    reading.read()
+    return found().table
 
 
 class Found(NamedTuple):
@@ -163,11 +132,16 @@ class _Projections:
 class _Best:
     """Best images of one job's voxels; embeddings of those that are best so far are kept where asked."""
 
-    def __init__(self, best: Best, keep_rows: bool, n_images: int | None) -> None:
-        self.best, self.keep, self._n_images = best, keep_rows, n_images
-        self.n, self.cost = len(best.matrix), 12 * (best.matrix.shape[1] + best.k)
+    def __init__(
+        self, weights: Weights, k: int, features_normalised: bool, keep_rows: bool, n_images: int | None
+    ) -> None:
+        self._weights, self._at = weights, np.flatnonzero(weights.valid())
+        #: Weights (voxel, feature) of voxels that have some.
+        self.matrix = weights.matrix()[self._at]
+        self.k, self.features_normalised, self.keep, self._n_images = k, features_normalised, keep_rows, n_images
+        self.n, self.cost = len(self.matrix), 12 * (self.matrix.shape[1] + k)
         if keep_rows:
-            self.cost += 2 * 8 * best.matrix.shape[1] * best.k
+            self.cost += 2 * 8 * self.matrix.shape[1] * k
         self._ids = IdCollector()
         self._kept: dict[int, np.ndarray] = {}
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -175,8 +149,7 @@ class _Best:
 
     def open(self, a: int, b: int, budget: int, width: int) -> int:
         rows, self._block = plan_blocks(budget, width, b - a)
-        best = self.best
-        self._list = BestRows(best.matrix[a:b], best.k, self._n_images, normalise=best.features_normalised)
+        self._list = BestRows(self.matrix[a:b], self.k, self._n_images, normalise=self.features_normalised)
         return rows
 
     def update(self, chunk: Chunk) -> None:
@@ -201,12 +174,26 @@ class _Best:
         del self._list
 
     def result(self) -> Found:
-        score = np.concatenate([s for s, _ in self._found])
-        at = np.concatenate([i for _, i in self._found])
+        score, image = np.zeros((0, self.k)), np.zeros((0, self.k), np.int64)
+        if self._found:
+            score, image = (np.concatenate(parts) for parts in zip(*self._found))
+        predicted = score.astype(np.float64)
+        if self.features_normalised:
+            predicted *= np.linalg.norm(self.matrix, axis=1)[:, None]
+        predicted += self._weights.intercept[self._at][:, None]
+        voxel = np.repeat(self._at, self.k)
+        frame = pd.DataFrame(
+            {
+                "voxel": self._weights.coef["voxel"].values[voxel],
+                "rank": np.tile(np.arange(1, self.k + 1), self.n),
+                "stimulus": self._ids.names(image).ravel().astype(object),
+                "predicted": predicted.ravel(),
+            }
+        )
         order = sorted(self._rows)
         names = self._ids.names(np.array(order, dtype=np.int64))
         rows = {str(n): self._rows[k] for n, k in zip(names, order, strict=True)}
-        return Found(self.best.table(score, self._ids.names(at)), rows)
+        return Found(pd.concat([frame, voxel_labels(self._weights.coef, voxel)], axis=1), rows)
 
 
 #: What is found of a bank, for rows ``a:b`` of its ``n`` at a time where memory is short. ``cost`` is the bytes for
@@ -302,29 +289,24 @@ class BankPass:
             Whether the embeddings of these images are kept.
         """
         self._still_open()
-        best = Best(coef, intercept, k, features_normalised)
-        if not len(best.matrix):
-            return lambda: Found(best.table(np.zeros((0, k)), np.zeros((0, k), str)), {})
-        reader = _Best(best, keep_rows, self.bank.n)
-        self._others.append(reader)
-
-        def result() -> Found:
-            self._read()
-            return reader.result()
-
-        return result
+        reader = _Best(as_weights(coef, intercept), check_whole("k", k), features_normalised, keep_rows, self.bank.n)
+        return self._ask(reader if reader.n else None, reader.result)
 
     def images(self, n_random: int, seed: int = 0) -> Callable[[], BankImages]:
         """Ask for the mean of the images and for ``n_random`` of them, drawn at random."""
         self._still_open()
         sums = ImageSums(self.bank.n, n_random, seed)
-        self._others.append(sums)
+        return self._ask(sums, sums.result)
 
-        def result() -> BankImages:
+    def _ask(self, reader: _Reader | None, result: Callable[[], Any]) -> Callable[[], Any]:
+        """``result``, once the bank was read by ``reader``."""
+        self._others += [] if reader is None else [reader]
+
+        def found() -> Any:
             self._read()
-            return sums.result()
+            return result()
 
-        return result
+        return found
 
     def _still_open(self) -> None:
         if self._done:
@@ -388,7 +370,7 @@ class BankPass:
             return int(group.jobs[0].unit.shape[1])
         for reader in self._others:
             if isinstance(reader, _Best):
-                return int(reader.best.matrix.shape[1])
+                return int(reader.matrix.shape[1])
         return int(self.bank.width or 512)
 
 

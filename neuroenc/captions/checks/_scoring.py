@@ -136,9 +136,8 @@ def sentence_scores(
         found[name] = ("voxel", draws.mean(axis=0))
         means = np.nanmean(draws, axis=1)
         attrs[f"mean_{name}"] = float(means.mean())
-        attrs["p" if name == "shuffled" else f"p_{name}"] = float(
-            (1 + (means >= attrs["mean"]).sum()) / (1 + n_shuffles)
-        )
+        p = (1 + (means >= attrs["mean"]).sum()) / (1 + n_shuffles)
+        attrs["p" if name == "shuffled" else f"p_{name}"] = float(p)
     # Ranks are not taken anew: among resampled stimuli they hardly move, and 1000 rankings would.
     resampled = []
     for _ in range(n_bootstraps):
@@ -201,9 +200,7 @@ def round_trip(
     rng = make_rng(seed)
     real = percentile(c)
     groups = np.zeros(len(c))
-    shuffled = [float(percentile(c[_derange(groups, rng)]).mean()) for _ in range(n_shuffles)]
-    p = (1 + sum(v >= real.mean() for v in shuffled)) / (1 + n_shuffles)
-    return real, {"mean": float(real.mean()), "mean_shuffled": float(np.mean(shuffled)), "p": float(p)}
+    return real, _against(real, [float(percentile(c[_derange(groups, rng)]).mean()) for _ in range(n_shuffles)])
 
 
 def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> tuple[Floats, dict[str, float]]:
@@ -250,8 +247,13 @@ def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> 
     for _ in range(n_shuffles):
         mixed = [folds[0], *[part[_derange(groups, rng)] for part in folds[1:]]]
         shuffled.append(float(agreement(np.stack(mixed)).mean()))
-    p = (1 + sum(v >= real.mean() for v in shuffled)) / (1 + n_shuffles)
-    return real, {"mean": float(real.mean()), "mean_shuffled": float(np.mean(shuffled)), "p": float(p)}
+    return real, _against(real, shuffled)
+
+
+def _against(real: Floats, shuffled: list[float]) -> dict[str, float]:
+    """Mean of voxels, that of shuffled ones, and its one-sided p."""
+    p = (1 + sum(v >= real.mean() for v in shuffled)) / (1 + len(shuffled))
+    return {"mean": float(real.mean()), "mean_shuffled": float(np.mean(shuffled)), "p": float(p)}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -387,9 +389,8 @@ def score_stability(
     rows = []
     for kind in dict.fromkeys(kind for kind, _, _ in told):
         texts, null = ([t for k, is_null, t in told if k == kind and is_null == wanted] for wanted in (False, True))
-        agreement, info = caption_agreement(
-            _vectors(texts, embed_text, text_direction), n_shuffles=n_shuffles, seed=seed
-        )
+        told_by = _vectors(texts, embed_text, text_direction)
+        agreement, info = caption_agreement(told_by, n_shuffles=n_shuffles, seed=seed)
         chance, _ = caption_agreement(_vectors(null, embed_text, text_direction), n_shuffles=1, seed=seed)
         same = _same(texts)
         n = len(agreement)
