@@ -30,7 +30,7 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.files import write_json
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
-from neuroenc.embedding._torchvision import prepare
+from neuroenc.embedding._packages import prepare
 from world_clip_files import (
     model_config,
     world_words,

@@ -135,26 +135,19 @@ def caption_voxels(
     passed = _gate(mask, weights.coef["voxel"])
     gated = tuple(weights.coef["voxel"].values[~passed].tolist())
     kept = select_voxels(weights, passed)
-    bias = kept.intercept if kept.has_intercept else None
     softmax: dict[str, Any] = {"temperature": temperature, "renormalise": renormalise, "decouple": decouple}
+    softmax["features_normalised"] = features_normalised
     k = max(1, min(n_evidence, int(images.n or 0)))
     reading = BankPass(images, max_memory=max_memory, progress=progress)
-    best = reading.evidence(kept.coef, intercept=bias, k=k, features_normalised=features_normalised)
+    best = reading.evidence(kept, k=k, features_normalised=features_normalised)
     if projector is project:
-        projected = reading.project(kept.coef, intercept=bias, features_normalised=features_normalised, **softmax)
+        projected = reading.project(kept, **softmax)
         reading.read()
         projection = projected()
     else:
         reading.read()
-        projection = projector(
-            kept.coef,
-            images,
-            intercept=bias,
-            features_normalised=features_normalised,
-            max_memory=max_memory,
-            progress=progress,
-            **softmax,
-        )
+        softmax |= {"max_memory": max_memory, "progress": progress}
+        projection = projector(kept.coef, images, intercept=kept.bias, **softmax)
     found = best().table
     return decoded(kept, decoder, projection, found if n_evidence else found.iloc[:0], top, gated)
 
@@ -168,8 +161,7 @@ def decoded(
     gated: tuple[Any, ...] = (),
 ) -> CaptionResult:
     """Captions of voxels whose projection and best images are known."""
-    bias = weights.intercept if weights.has_intercept else None
-    captions = decoder.decode(projection, top, coef=weights.coef, intercept=bias)
+    captions = decoder.decode(projection, top, coef=weights.coef, intercept=weights.bias)
     joined: Any = evidence.groupby("voxel", sort=False)["stimulus"].agg(";".join) if len(evidence) else {}
     captions = captions.assign(evidence=[joined.get(v, "") for v in captions["voxel"]])
     return CaptionResult(captions, evidence, projection, len(gated), gated)
@@ -406,7 +398,7 @@ class Captioner:
                 found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
             else:
                 found = caption_voxels(
-                    (weights.coef, weights.intercept) if weights.has_intercept else weights.coef,
+                    weights,
                     self.bank,
                     self.decoder,
                     top=self.top,

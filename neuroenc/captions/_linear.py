@@ -21,7 +21,6 @@ class LinearEncoder(Protocol):
 
     def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
         """Weights ``coef (feature, voxel)`` and ``intercept (voxel)``."""
-        ...
 
 
 class Weights(NamedTuple):
@@ -39,6 +38,11 @@ class Weights(NamedTuple):
     intercept: np.ndarray
     has_intercept: bool
 
+    @property
+    def bias(self) -> np.ndarray | None:
+        """The intercept, if one was given."""
+        return self.intercept if self.has_intercept else None
+
     def matrix(self) -> np.ndarray:
         """Weights (voxel, feature) in float64."""
         return np.ascontiguousarray(self.coef.values.T, dtype=np.float64)
@@ -52,6 +56,8 @@ class Weights(NamedTuple):
 
 def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     """Weights from an encoder with ``to_linear()``, a pair (coef, intercept), or coef itself."""
+    if isinstance(encoder, Weights):
+        return encoder
     if hasattr(encoder, "to_linear") or (isinstance(encoder, tuple) and len(encoder) == 2):
         if intercept is not None:
             raise ConfigError("intercept was given and the encoder has its own; pass the coef array or drop it.")

@@ -5,10 +5,10 @@ from ._caption_grid import (
     world_dense_captions as world_dense_captions,
 )
 from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
+from ._packages import prepare as prepare
 from ._registry import (
     Backbone as Backbone,
     image_backbone as image_backbone,
     list_backbones as list_backbones,
     register_backbone as register_backbone,
 )
-from ._torchvision import prepare as prepare

@@ -41,8 +41,8 @@ from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.files import hash_array, read_json, sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing, image_transform
+from neuroenc.embedding._packages import prepare
 from neuroenc.embedding._registry import Described, Output
-from neuroenc.embedding._torchvision import prepare
 
 # The package's own documentation: shorter side to 224 (torchvision's default, bilinear), ImageNet statistics.
 _PREPROCESSING = {

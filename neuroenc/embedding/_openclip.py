@@ -16,9 +16,8 @@ from weakref import WeakValueDictionary
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json, sha256_file
-from neuroenc.embedding._download import from_hub
+from neuroenc.embedding._packages import from_hub, prepare
 from neuroenc.embedding._registry import Described, Output, list_backbones, unfit_checkpoint
-from neuroenc.embedding._torchvision import prepare
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 #: Settings of the preprocessing that may be overridden; open_clip's names and defaults.

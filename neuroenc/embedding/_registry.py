@@ -110,15 +110,12 @@ class Backbone(Protocol):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """JSON-able description of everything that happens before the network."""
-        ...
 
     def weights_hash(self) -> str:
         """SHA-256 that changes when the model's values change."""
-        ...
 
     def layers(self) -> tuple[str, ...]:
         """Names of the intermediate layers."""
-        ...
 
     def load(self, device: str) -> Any:
         """The model on ``device``.
@@ -128,7 +125,6 @@ class Backbone(Protocol):
         (b, feature); one that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut
         is told.
         """
-        ...
 
 
 class Described:

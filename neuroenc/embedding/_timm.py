@@ -22,10 +22,9 @@ from typing import Any
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import sha256_file
 from neuroenc._core.optional import require
-from neuroenc.embedding._download import from_hub
 from neuroenc.embedding._openclip import check_preprocessing
+from neuroenc.embedding._packages import from_hub, prepare
 from neuroenc.embedding._registry import Described, Output, unfit_checkpoint
-from neuroenc.embedding._torchvision import prepare
 
 #: What a model's name begins with.
 TIMM = "timm:"

@@ -140,11 +140,9 @@ class SearchIndex(Protocol):
 
     def search(self, queries: Any, k: int, max_memory: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores (q, k), descending, and row numbers (q, k)."""
-        ...
 
     def names(self, indices: Any) -> np.ndarray:
         """Ids of row numbers."""
-        ...
 
 
 class HybridResult(NamedTuple):

@@ -33,7 +33,6 @@ class Verifier(Protocol):
 
     def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
         """Of claims k: phrase ``table[phrases[k]]`` of voxel ``voxels[k]`` (position among the checker's voxels)."""
-        ...
 
 
 def percentiles(

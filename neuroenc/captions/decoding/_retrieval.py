@@ -174,7 +174,6 @@ class Decoder(Protocol):
             ``voxel, rank`` (from 1)``, caption, score, caption_id, predicted`` and the voxel coordinates
             ``i, j, k, vertex, hemi, roi`` that the projection has.
         """
-        ...
 
 
 def _key(text: str) -> str:

@@ -25,15 +25,12 @@ class StepModel(Protocol):
 
     def start(self) -> tuple[Tensor, Any]:
         """Logits (n, V) of the first token of each of n items, and a state with n rows."""
-        ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits (rows, V) after ``tokens`` (rows,) have been written, and the state with them."""
-        ...
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """State whose row r is row ``rows[r]`` of the given one, which is not used again."""
-        ...
 
 
 class FunctionStep:

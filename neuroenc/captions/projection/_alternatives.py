@@ -126,15 +126,11 @@ def project_weights(
         raise ConfigError(f"{', '.join(options)}: settings of the softmax projection, not of method={method!r}.")
     weights, images = as_weights(coef, intercept), as_bank(bank).again("the bank is read several times")
     check_space(weights.coef, images)
-    common: dict[str, Any] = {
-        "intercept": weights.intercept if weights.has_intercept else None,
-        "features_normalised": features_normalised,
-        "max_memory": max_memory,
-        "progress": progress,
-    }
+    common: dict[str, Any] = {"max_memory": max_memory, "progress": progress}
     if method == "softmax":
         common |= {"renormalise": renormalise, "decouple": decouple, **options}
-    out = project(weights.coef, images, temperature=_FLAT if method == "none" else temperature, **common)
+    flat = _FLAT if method == "none" else temperature
+    out = project(weights, images, temperature=flat, features_normalised=features_normalised, **common)
     settings: dict[str, Any] = {"method": method, "seed": int(seed)}
     if method == "nearest":
         _nearest(out, weights, images, max_memory)
