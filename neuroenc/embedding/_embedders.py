@@ -40,24 +40,10 @@ class _Embedder:
     """
 
     backbone: Backbone
+    normalise: bool
     layer: str | None = None
     pooling: str | int | None = None
-
-    def __init__(
-        self,
-        model: Any,
-        pretrained: Any,
-        normalise: bool,
-        device: str,
-        batch_size: int,
-        cache: Any,
-        progress: bool,
-        seed: int,
-    ) -> None:
-        self.model, self.pretrained, self.normalise, self.seed = model, pretrained, normalise, seed
-        self.device, self.batch_size = device, check_whole("batch_size", batch_size)
-        self.cache, self.progress = cache, progress
-        self._loaded: tuple[str, Any] | None = None
+    _loaded: tuple[str, Any] | None = None
 
     def _model(self, device: str) -> Any:
         if self._loaded is None or self._loaded[0] != device:
@@ -152,7 +138,9 @@ class ImageEmbedder(_Embedder):
         progress: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, pretrained, normalise, device, batch_size, cache, progress, seed)
+        self.model, self.pretrained, self.normalise, self.seed = model, pretrained, normalise, seed
+        self.device, self.batch_size = device, check_whole("batch_size", batch_size)
+        self.cache, self.progress = cache, progress
         self.layer, self.pooling = layer, check_pooling(pooling)
         self.backbone = image_backbone(*check_model(model, pretrained, seed), seed, preprocessing)
         if layer is not None and layer not in self.backbone.layers():
@@ -266,7 +254,9 @@ class TextEmbedder(_Embedder):
         progress: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, pretrained, normalise, device, batch_size, cache, progress, seed)
+        self.model, self.pretrained, self.normalise, self.seed = model, pretrained, normalise, seed
+        self.device, self.batch_size = device, check_whole("batch_size", batch_size)
+        self.cache, self.progress = cache, progress
         self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
 
     def __repr__(self) -> str:

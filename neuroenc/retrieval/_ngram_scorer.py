@@ -228,9 +228,9 @@ class NGramScorer:
         if len(rows) > self.candidates or not opens.all():
             rows = np.sort(rows[np.argsort(-total, kind="stable")[: self.candidates]])
             found = self._pass(keys, weights, places, rows)
-        rows, total, why, occupied, cover = found
         if unigrams is not None:
-            self._add_unigrams(unigrams, {k[0] for k in keys if len(k) == 1}, rows, total, why, occupied, cover)
+            self._add_unigrams(unigrams, {k[0] for k in keys if len(k) == 1}, found)
+        rows, total, why = found[:3]
         best = np.argsort(-total, kind="stable")[:top]
         best = best[total[best] > 0]
         named: dict[int, list[tuple[tuple[int, ...], float]]] = {int(row): [] for row in best}
@@ -304,17 +304,9 @@ class NGramScorer:
             why.append((key, held, gain))
         return rows, total, why, occupied, (cover, number)
 
-    def _add_unigrams(
-        self,
-        logp: Any,
-        known: set[int],
-        rows: np.ndarray,
-        total: np.ndarray,
-        why: list,
-        occupied: np.ndarray,
-        covered: tuple[np.ndarray, dict[int, int]],
-    ) -> None:
-        """What single tokens add to documents that hold them in words not taken."""
+    def _add_unigrams(self, logp: Any, known: set[int], found: Any) -> None:
+        """Add to what `_pass` found what single tokens add to documents that hold them in words not taken."""
+        rows, total, why, occupied, (cover, number) = found
         scores = np.asarray(logp, dtype=np.float64).reshape(-1)
         size = min(len(scores), self.index.vocabulary)
         chosen = np.argsort(-scores[:size], kind="stable")[: self.top_unigrams]
@@ -333,7 +325,6 @@ class NGramScorer:
         pair, times = np.unique(np.stack([owner, token]), axis=1, return_counts=True)
         owner, token = pair[:, weight[pair[1]] > 0]
         times = times[weight[pair[1]] > 0]
-        cover, number = covered
         column = np.array([number.get(t, -1) for t in token.tolist()], dtype=np.int64)
         taken = np.zeros(len(token), dtype=bool)
         inside = column >= 0

@@ -241,19 +241,6 @@ class GroundedCaptions:
     kept: dict[int, list[list[int]]] = field(repr=False)
 
 
-class _Counted:
-    """The decoder's own constraint, counting."""
-
-    def __init__(self, decoder: PrefixDecoder) -> None:
-        self.inner, self.vocabulary, self.n_tokens = decoder.constraint, decoder.vocabulary, 0
-
-    def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
-        self.n_tokens += len(tokens)
-        if self.inner is not None:
-            return self.inner(tokens, items)
-        return torch.ones((len(tokens), self.vocabulary), dtype=torch.bool)
-
-
 def grounded_decode(
     decoder: PrefixDecoder,
     projection: xr.Dataset,
@@ -340,7 +327,16 @@ def grounded_decode(
     rows = np.flatnonzero(np.isfinite(embedding).all(axis=1)).tolist()
     mean = decoder.mean_of(projection)
     constraint = GroundedConstraint(checker, decoder, projection["voxel"].values.tolist(), engine=engine)
-    counted = _Counted(decoder)
+    n_tokens = 0
+
+    def counted(tokens: Tensor, items: Tensor) -> Tensor:
+        """The decoder's own constraint, counting."""
+        nonlocal n_tokens
+        n_tokens += len(tokens)
+        if decoder.constraint is not None:
+            return decoder.constraint(tokens, items)
+        return torch.ones((len(tokens), decoder.vocabulary), dtype=torch.bool)
+
     clean: dict[int, list[Generated]] = {r: [] for r in rows}
     flagged: dict[int, list[tuple[int, Generated]]] = {r: [] for r in rows}
     used = dict.fromkeys(rows, 0)
@@ -389,17 +385,8 @@ def grounded_decode(
         if not chosen[item] and flagged[item]:
             fewest = min(n for n, _ in flagged[item])
             chosen[item] = ranked([c for n, c in flagged[item] if n == fewest], 1)
-    frame = caption_frame(
-        projection,
-        np.array(rows, dtype=np.int64),
-        [chosen[i] for i in rows],
-        decoder.with_options(constraint=constraint)._origin,
-        coef,
-        intercept,
-        decoder.embed_text,
-        decoder.text_direction,
-    )
-    checked = checker.check(frame)
+    writer = decoder.with_options(constraint=constraint)
+    checked = checker.check(caption_frame(writer, projection, rows, [chosen[i] for i in rows], coef, intercept))
     wrong_voxels = set(checked.captions.loc[checked.captions["n_unsupported"] > 0, "voxel"])
     names = projection["voxel"].values[rows]
     table = pd.DataFrame(
@@ -407,5 +394,5 @@ def grounded_decode(
     )
     kept = {i: [c.tokens for c in several] for i, several in clean.items()}
     return GroundedCaptions(
-        checked.captions, checked.phrases, table, constraint.n_tokens + counted.n_tokens, constraint.stopped, kept
+        checked.captions, checked.phrases, table, constraint.n_tokens + n_tokens, constraint.stopped, kept
     )

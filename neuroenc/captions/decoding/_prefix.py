@@ -342,9 +342,7 @@ class PrefixDecoder:
         embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
         rows = np.flatnonzero(np.isfinite(embedding).all(axis=1))
         found = self.generate(embedding[rows], top, mean=self.mean_of(projection), items=rows.tolist())
-        return caption_frame(
-            projection, rows, found, self._origin, coef, intercept, self.embed_text, self.text_direction
-        )
+        return caption_frame(self, projection, rows, found, coef, intercept)
 
     def mean_of(self, projection: xr.Dataset) -> np.ndarray | None:
         """Mean direction of projected weights where this decoder read texts, whose own mean is another; else None."""
@@ -354,11 +352,10 @@ class PrefixDecoder:
             raise ConfigError("a centred decoder of texts needs the projection's bank_direction.")
         return np.asarray(projection["bank_direction"].values)
 
-    def _origin(self, tokens: list[int]) -> str:
-        provenance = getattr(self.constraint, "provenance", None)
-        if provenance is None:
-            return ""
-        found = provenance(tokens)
+    def origin(self, tokens: list[int]) -> str:
+        """Captions of the corpus that hold the longest piece of ``tokens``, if the constraint knows; else ""."""
+        known = getattr(self.constraint, "provenance", None)
+        found: Any = [] if known is None else known(tokens)
         if not len(found):
             return ""
         return str(found["ids"].iloc[int((found["end"] - found["start"]).to_numpy().argmax())])

@@ -38,47 +38,34 @@ def weights_of(projection: xr.Dataset, coef: Any, intercept: Any) -> Weights | N
     return weights
 
 
-def predicted_of_texts(
-    projection: xr.Dataset,
-    at: np.ndarray,
-    texts: list[str],
-    coef: Any,
-    intercept: Any,
-    embed_text: Callable[[list[str]], Any] | None,
-    text_direction: np.ndarray | None = None,
+def _predicted(
+    decoder: Any, projection: xr.Dataset, at: np.ndarray, texts: list[str], coef: Any, intercept: Any
 ) -> np.ndarray:
-    """Response of voxel ``at[k]`` to ``texts[k]``, float64 (k,); NaN without ``coef`` or ``embed_text``.
+    """Response of voxel ``at[k]`` to ``texts[k]``, float64 (k,); NaN without ``coef`` or the decoder's ``embed_text``.
 
-    Texts count at unit norm, or at the voxel's projected norm for an encoder of raw features. With
+    Texts count at unit norm, or at the voxel's projected norm for an encoder of raw features. With the decoder's
     ``text_direction`` they are first moved across the modality gap: the mean of texts is replaced by that of images.
     """
     weights = weights_of(projection, coef, intercept)
-    if weights is None or embed_text is None or not texts:
+    if weights is None or decoder.embed_text is None or not texts:
         return np.full(len(at), np.nan)
-    chosen = embed(embed_text, texts)
-    if text_direction is not None:
-        chosen = unit_rows(chosen - text_direction + projection["bank_direction"].values)
+    chosen = embed(decoder.embed_text, texts)
+    if decoder.text_direction is not None:
+        chosen = unit_rows(chosen - decoder.text_direction + projection["bank_direction"].values)
     if not projection.attrs.get("features_normalised", 1):
         chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
     return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]
 
 
 def caption_frame(
-    projection: xr.Dataset,
-    rows: np.ndarray,
-    found: Sequence[Sequence[Any]],
-    origin: Callable[[list[int]], str],
-    coef: Any,
-    intercept: Any,
-    embed_text: Callable[[list[str]], Any] | None,
-    text_direction: np.ndarray | None,
+    decoder: Any, projection: xr.Dataset, rows: Any, found: Sequence[Sequence[Any]], coef: Any, intercept: Any
 ) -> pd.DataFrame:
-    """The table of a :class:`Decoder`: ``found[k]`` are the captions (`Generated`) of voxel ``rows[k]``."""
+    """The table of a :class:`PrefixDecoder`: ``found[k]`` are the captions (`Generated`) of voxel ``rows[k]``."""
     flat = [(row, rank, c) for row, several in zip(rows, found) for rank, c in enumerate(several, 1)]
     at = np.array([row for row, _, _ in flat], dtype=np.int64)
     texts, scores = [c.text for _, _, c in flat], [c.score for _, _, c in flat]
-    predicted = predicted_of_texts(projection, at, texts, coef, intercept, embed_text, text_direction)
-    ids = [origin(c.tokens) for _, _, c in flat]
+    predicted = _predicted(decoder, projection, at, texts, coef, intercept)
+    ids = [decoder.origin(c.tokens) for _, _, c in flat]
     return _frame(projection, at, [rank for _, rank, _ in flat], texts, scores, ids, predicted)
 
 
