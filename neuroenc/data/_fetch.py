@@ -129,13 +129,8 @@ def _download(manifest: Manifest, file: ManifestFile, target: Path) -> None:
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    one = pooch.create(
-        target.parent,
-        base_url="",
-        registry={target.name: f"sha256:{file.sha256}"},
-        urls={target.name: file.url},
-        retry_if_failed=_RETRIES,
-    )
+    known = {"registry": {target.name: f"sha256:{file.sha256}"}, "urls": {target.name: file.url}}
+    one = pooch.create(target.parent, base_url="", retry_if_failed=_RETRIES, **known)
     try:
         one.fetch(target.name, downloader=pooch.HTTPDownloader(timeout=_TIMEOUT))
     except requests.exceptions.RequestException as error:

@@ -254,6 +254,20 @@ def mask_on(reference: Any, item: Any, what: str, name: str) -> np.ndarray:
     return binary_mask(image, what)
 
 
+def label_values(image: Any, what: str) -> np.ndarray:
+    """Labels (x, y, z) of an opened label image, int64; 0 where it is not finite."""
+    values = _three(image_values(image, what), what)
+    finite = np.where(np.isfinite(values), values, 0)
+    # A scaled image (scl_slope) gives whole numbers with the rounding of its scale.
+    whole = np.round(finite)
+    if np.abs(finite - whole).max(initial=0) > 1e-4:
+        raise DataError(
+            f"{what} holds values between whole numbers, first {finite[finite != whole][0]:g}: labels are resampled "
+            "with nearest-neighbour interpolation only."
+        )
+    return whole.astype(np.int64)
+
+
 def region_mask(image: Any, label: int | Sequence[int], *, what: str = "label image") -> Nifti1Image:
     """Mask of one label (or several) of a label image: 1 where the image holds it, 0 elsewhere.
 
@@ -282,18 +296,12 @@ def region_mask(image: Any, label: int | Sequence[int], *, what: str = "label im
     [0, 0, 0, 1, 1]
     """
     image = open_image(image, what)
-    values = _three(image_values(image, what), what)
-    # A scaled image (scl_slope) gives whole numbers with the rounding of its scale.
-    whole = np.where(np.isfinite(values), np.round(values), 0)
-    if np.abs(np.where(np.isfinite(values), values, 0) - whole).max(initial=0) > 1e-4:
-        raise DataError(
-            f"{what} holds values between whole numbers, first {values[values != whole][0]:g}: was it interpolated?"
-        )
+    whole = label_values(image, what)
     wanted = [label] if isinstance(label, (int, np.integer, str)) else list(label)
     if not wanted or not all(isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in wanted):
         raise ConfigError(f"label={label!r} of {what} is not legal; expected a whole number, or several.")
-    there = np.unique(whole).astype(np.int64)
+    there = np.unique(whole).tolist()
     for number in wanted:
         if number not in there:
-            raise DataError(unknown_name(f"label of {what}", number, there.tolist()))
+            raise DataError(unknown_name(f"label of {what}", number, there))
     return Nifti1Image(np.isin(whole, wanted).astype(np.uint8), image.affine)

@@ -202,7 +202,7 @@ def _native(value: Any) -> bool:
 
 def _unicode(text: str) -> bool:
     """Whether files can hold it: half of a surrogate pair has no encoding."""
-    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
+    return text.isascii() or not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
 def _usable(name: object) -> bool:
@@ -271,37 +271,26 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
 
 def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
     """Text is '<U' without NUL; everything else is numbers or booleans."""
-    if variable.dtype.kind in "OT":
-        values = np.asarray(variable.values)
-        listed = values.ravel().tolist()
-        bad = [x for x in listed if not isinstance(x, str)]
-        if bad:
-            raise DataError(
-                f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}). Next step: .astype(str) or .astype(float)."
-            )
-        if any("\0" in x for x in listed):
-            raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
-        coord = name in dataset.coords
-        text = np.array(listed, dtype=str).reshape(values.shape) if listed else np.empty(values.shape, "<U1")
-        dataset = dataset.assign({name: (variable.dims, text, variable.attrs)})
-        dataset = dataset.set_coords(name) if coord else dataset
-        variable = dataset.variables[name]
-    if variable.dtype.kind not in "biufU" or variable.dtype.itemsize == 0 or variable.dtype in (np.longdouble,):
-        raise DataError(f"{name!r} has dtype {variable.dtype}; legal are numbers, booleans and text.")
-    if variable.dtype.kind == "U":
-        _check_text(name, np.asarray(variable.values))
-    return dataset
-
-
-def _check_text(name: str, text: np.ndarray) -> None:
-    """No NUL before the end of any text (those at the end are numpy's padding), and nothing without an encoding."""
-    if not text.size:
-        return
-    points = np.ascontiguousarray(text, dtype=text.dtype.newbyteorder("=")).reshape(-1, 1).view(np.uint32)
-    if ((points[:, :-1] == 0) & (points[:, 1:] != 0)).any():
+    if variable.dtype.kind not in "OTU":
+        if variable.dtype.kind not in "biuf" or variable.dtype.itemsize == 0 or variable.dtype == np.longdouble:
+            raise DataError(f"{name!r} has dtype {variable.dtype}; legal are numbers, booleans and text.")
+        return dataset
+    values = np.asarray(variable.values)
+    listed = values.ravel().tolist()
+    bad = [x for x in listed if not isinstance(x, str)]
+    if bad:
+        raise DataError(
+            f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}). Next step: .astype(str) or .astype(float)."
+        )
+    if any("\0" in x for x in listed):
         raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
-    if ((points >= 0xD800) & (points < 0xE000)).any():
+    if not all(map(_unicode, listed)):
         raise DataError(f"{name!r} holds half of a surrogate pair, which has no encoding. Next step: mend that text.")
+    if variable.dtype.kind == "U":
+        return dataset
+    text = np.array(listed, dtype=str).reshape(values.shape) if listed else np.empty(values.shape, "<U1")
+    coord, dataset = name in dataset.coords, dataset.assign({name: (variable.dims, text, variable.attrs)})
+    return dataset.set_coords(name) if coord else dataset
 
 
 def _decode(dataset: xr.Dataset) -> xr.DataArray | xr.Dataset:

@@ -187,7 +187,7 @@ def split_by(
     >>> train.stimulus.values.tolist()
     ['a']
     """
-    _legal_shared(shared)
+    one_of("value of shared", shared, _SHARED)
     group_ids(responses, by)
     numbers = responses[by].values
     chosen = np.unique(np.atleast_1d(np.asarray(test)))
@@ -197,10 +197,6 @@ def split_by(
     in_test = np.isin(numbers, chosen)
     keep = np.flatnonzero(in_test | _allowed(responses, in_test, shared))
     return _two_sides(_take(responses, keep), in_test[keep], f"test {by} {chosen.tolist()}")
-
-
-def _legal_shared(shared: str) -> None:
-    one_of("value of shared", shared, _SHARED)
 
 
 def _allowed(responses: xr.DataArray, in_test: np.ndarray, shared: str) -> np.ndarray:
@@ -250,7 +246,7 @@ def folds(
     >>> [(train.tolist(), test.tolist()) for train, test in folds(r, "run")]
     [([2, 3], [0, 1]), ([0, 1], [2, 3])]
     """
-    _legal_shared(shared)
+    one_of("value of shared", shared, _SHARED)
     check_whole("seed", seed, least=0)
     one_of("kind of folds", kind, _KINDS)
     ids = stimulus_ids(responses)

@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 from PIL import Image
 
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.files import hash_array, open_hdf5
 from neuroenc.data._build import require_unique, string_ids
@@ -62,21 +63,18 @@ class Stimuli:
         require_unique(ids, "stimulus ids", "name each stimulus once; repeats belong to the responses")
         images, captions, table = self.images, self.captions, self.table
         if images is not None:
-            images = _check_images(images, len(ids))
+            images = _check_images(images)
+            if len(images) != len(ids):
+                raise DataError(f"{len(images)} images for {len(ids)} stimuli (expected one each).")
         if captions is not None:
             if not hasattr(captions, "__len__"):
                 raise DataError(f"captions is a {type(captions).__name__}; expected one list of texts a stimulus.")
             if isinstance(captions, str) or len(captions) != len(ids):
                 raise DataError(f"{len(captions)} caption entries for {len(ids)} stimuli (expected one entry each).")
-            wrong = [
-                n
-                for n, c in enumerate(captions)
-                if isinstance(c, str) or not isinstance(c, Iterable) or not all(isinstance(x, str) for x in c)
-            ]
-            if wrong:
-                raise DataError(
-                    f"captions of stimulus {str(ids[wrong[0]])!r} are not a list of texts: {captions[wrong[0]]!r}."
-                )
+            for name, texts in zip(ids.tolist(), captions):
+                listed = isinstance(texts, Iterable) and not isinstance(texts, str)
+                if not listed or not all(isinstance(x, str) for x in texts):
+                    raise DataError(f"captions of stimulus {name!r} are not a list of texts: {texts!r}.")
             captions = tuple(tuple(c) for c in captions)
         index = pd.Index(ids, name="stimulus")
         if table is None:
@@ -164,8 +162,7 @@ class Stimuli:
 
     def iter_images(self, batch_size: int = 64) -> Iterator[list[Image.Image]]:
         """Lists of up to ``batch_size`` RGB images, in order; files are opened as they are needed."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise DataError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
+        check_whole("batch_size", batch_size)
         for start in range(0, len(self), batch_size):
             yield [self.image(n) for n in range(start, min(start + batch_size, len(self)))]
 
@@ -219,10 +216,8 @@ class Stimuli:
         return pd.DataFrame(rows, columns=["stimulus", "caption"])
 
 
-def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
+def _check_images(images: Any) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, PixelBank):
-        if len(images) != n:
-            raise DataError(f"{len(images)} images for {n} stimuli (expected one each).")
         return images
     if isinstance(images, (str, os.PathLike)):
         raise DataError(
@@ -231,8 +226,6 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, np.ndarray) and images.dtype.kind in "UO" and images.ndim == 1:
         images = images.tolist()
     if isinstance(images, Sequence) and all(isinstance(x, (str, os.PathLike)) for x in images):
-        if len(images) != n:
-            raise DataError(f"{len(images)} image files for {n} stimuli (expected one each).")
         return [Path(x) for x in images]
     try:
         array = np.asarray(images)
@@ -245,8 +238,6 @@ def _check_images(images: Any, n: int) -> np.ndarray | list[Path] | PixelBank:
             f"images have shape {array.shape} and dtype {array.dtype} (expected uint8, (n, y, x, 3)). Next step: "
             f"{_way_out(array)}."
         )
-    if len(array) != n:
-        raise DataError(f"{len(array)} images for {n} stimuli (expected one each).")
     return array
 
 

@@ -16,7 +16,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import decode_text, raw_cells, read_table
 from neuroenc.data._build import check_place, inside_volume, make_responses
-from neuroenc.data._images import binary_mask, check_affine, image_values, mask_on, open_image, open_mask
+from neuroenc.data._images import binary_mask, check_affine, image_values, label_values, mask_on, open_image, open_mask
 
 
 def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) -> dict[str, Nifti1Image]:
@@ -49,14 +49,8 @@ def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) ->
     """
     image = open_image(image, "label image")
     names = _label_names(table.items(), "the table") if isinstance(table, Mapping) else read_labels(Path(table))
-    values = image_values(image, "label image")
-    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
+    values = label_values(image, "label image")
     found = np.unique(values)
-    if values.ndim != 3 or not np.isfinite(found).all() or (found != np.round(found)).any():
-        raise DataError(
-            f"label image has shape {values.shape} and values {found[:5].tolist()} (expected (x, y, z), whole "
-            "numbers). Labels are resampled with nearest-neighbour interpolation only."
-        )
     unknown = sorted({int(x) for x in found if x > 0} - set(names))
     if unknown:
         raise DataError(

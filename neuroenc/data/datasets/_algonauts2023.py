@@ -16,19 +16,14 @@ from neuroenc._core.optional import require
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.datasets._nsd._design import stimulus_name
+from neuroenc.data.datasets._nsd._rois import FILES
 from neuroenc.data.datasets._recording import select_voxels
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
 _SIDES = {"lh": "L", "rh": "R"}
-#: The published tables of names are pickled dictionaries, so they stand here: number n is the n-th name.
-LABELS = {
-    "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
-    "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
-    "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
-    "floc-places": ("OPA", "PPA", "RSC"),
-    "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
-    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
-}
+#: The published tables of names are pickled dictionaries; number n is the n-th name, as in NSD's own label images.
+_GROUPS = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
+LABELS = {group: FILES[group] for group in _GROUPS}
 _PICTURE = re.compile(r"(train|test)-(\d+)_nsd-(\d{5})\.(?:png|jpg)")
 
 

@@ -61,13 +61,8 @@ class Run:
 
     def read_events(self, column: str | None) -> pd.DataFrame:
         """Columns onset, duration (seconds), stimulus (text, "" where nothing was shown), other (a name for these)."""
-        table = read_table(
-            self.events,
-            ("onset", "duration"),
-            optional=(*_STIMULUS, *([column] if column else [])),
-            sep="\t",
-            what="events",
-        )
+        optional = (*_STIMULUS, *([column] if column else []))
+        table = read_table(self.events, ("onset", "duration"), optional=optional, sep="\t", what="events")
         chosen = column or next((c for c in _STIMULUS if c in table), None)
         if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"

@@ -62,9 +62,8 @@ class Captions(Dataset):
         path = source.folder() / "captions_val2017.json"
         (content,) = _records(path, [read_json(path)], ("images", "annotations", "licenses"))
         licences = {x["id"]: x for x in _records(path, content["licenses"], ("id", "name", "url"))}
-        images = _records(
-            path, content["images"], ("id", "file_name", "license", "coco_url", "flickr_url", "height", "width")
-        )
+        told = ("coco_url", "flickr_url", "height", "width")
+        images = _records(path, content["images"], ("id", "file_name", "license", *told))
         texts: dict[int, list[str]] = {x["id"]: [] for x in images}
         for row in _records(path, content["annotations"], ("image_id", "caption")):
             if row["image_id"] not in texts:
@@ -77,7 +76,7 @@ class Captions(Dataset):
             "file": [x["file_name"] for x in images],
             "licence": [licences[x["license"]]["name"] for x in images],
             "licence_url": [licences[x["license"]]["url"] for x in images],
-            **{key: [x[key] for x in images] for key in ("coco_url", "flickr_url", "height", "width")},
+            **{key: [x[key] for x in images] for key in told},
         }
         return _stimuli(source, images, None, [texts[x["id"]] for x in images], table)
 

@@ -132,35 +132,25 @@ class Haxby2001(Dataset):
             for v in ijk
         ]
         used = [*bold, *events, *masks]
+        run, options = table["run"].to_numpy(), {"image": image, "mask": mask, "delay": float(delay)}
+        place = {"ijk": ijk, "roi": roi, "space": f"native {image}", "affine": affine, "volume_shape": shape}
         responses = make_responses(
             values.astype(np.float32),
             stimulus=table["trial_type"].to_numpy(dtype=str),
             subject="sub001",
             session=1,
-            run=table["run"].to_numpy(),
-            repeat=table["run"].to_numpy() - 1,
-            ijk=ijk,
-            roi=roi,
-            space=f"native {image}",
-            affine=affine,
-            volume_shape=shape,
+            run=run,
+            repeat=run - 1,
+            **place,
             units="s.d.",
             zscored="run",
-            source=source.manifest.name,
+            source=self.name,
             licence=source.manifest.licence,
-            provenance={
-                "data": source.manifest.name,
-                "options": {"image": image, "mask": mask, "delay": float(delay)},
-                "sha256": source.checksums(used),
-            },
+            provenance={"data": self.name, "options": options, "sha256": source.checksums(used)},
         )
-        extra: dict[str, Any] = {
-            "mask": nib.Nifti1Image(inside.astype(np.uint8), affine),
-            "mean": nib.Nifti1Image(mean.astype(np.float32), affine),
-            "masks": regions,
-            "events": table,
-            "tr": TR,
-        }
+        maps = {"mask": inside.astype(np.uint8), "mean": mean.astype(np.float32)}
+        images = {name: nib.Nifti1Image(x, affine) for name, x in maps.items()}
+        extra = images | {"masks": regions, "events": table, "tr": TR}
         return EncodingData(responses, _stimuli(source), extra=extra)
 
 
@@ -234,13 +224,8 @@ def _read_events(path: Path) -> pd.DataFrame:
     for n, name in enumerate(table["trial_type"]):
         if name not in CATEGORIES:
             raise DataError(f"{path}, row {n + 1}: " + unknown_name("category", name, CATEGORIES))
-    return pd.DataFrame(
-        {
-            "onset": numbers(table, "onset", path),
-            "duration": numbers(table, "duration", path, least=0),
-            "trial_type": table["trial_type"].astype(str),
-        }
-    )
+    onset, duration = numbers(table, "onset", path), numbers(table, "duration", path, least=0)
+    return pd.DataFrame({"onset": onset, "duration": duration, "trial_type": table["trial_type"].astype(str)})
 
 
 def _stimuli(source: Source) -> Stimuli:

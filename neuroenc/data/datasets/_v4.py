@@ -87,18 +87,15 @@ class V4(Dataset):
                 f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: of other "
                 "neurons or images."
             )
+        hashes = {name: sha256_file(root / name) for name in files.values()}
         common: dict[str, Any] = {
             "subject": f"{animal}-{session}",
             "space": "electrode array",
             "units": "spike count",
             "roi": ["V4"] * len(values),
-            "source": source.manifest.name,
+            "source": self.name,
             "licence": source.manifest.licence,
-            "provenance": {
-                "data": source.manifest.name,
-                "options": {"session": session},
-                "sha256": {name: sha256_file(root / name) for name in files.values()},
-            },
+            "provenance": {"data": self.name, "options": {"session": session}, "sha256": hashes},
         }
         extra: dict[str, Any] = {"animal": animal, "session": session}
         n_repeats: int | np.ndarray | None = nominal
@@ -271,7 +268,4 @@ def _repeats(
     # Fillers stand last as published; where one does not, repeats are still numbered without a gap.
     repeat = (np.cumsum(present, axis=1) - 1)[image, repeat]
     number = int(session) if session.isdecimal() else 0
-    responses = make_responses(
-        rows, stimulus=np.array(ids)[image], session=np.full(len(rows), number), repeat=repeat, **common
-    )
-    return responses, counts
+    return make_responses(rows, stimulus=np.array(ids)[image], session=number, repeat=repeat, **common), counts

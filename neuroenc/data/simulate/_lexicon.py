@@ -25,6 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 _PAINT = "red yellow green blue purple orange white"
 _POSTER, _BOOK = "yellow blue green purple orange", "red blue green purple brown"
+_BOARD, _ROCK = "red yellow green blue white orange", "grey brown purple green"
 _OUTSIDE = "in front of, near, outside"
 _SHIRT = "red yellow green blue purple white black"
 
@@ -63,20 +64,11 @@ _ALL = (
     _kind("person", "body", "standing person, person standing, person in a {c} shirt", _SHIRT, "people"),
     _kind("runner", "body", "runner, person running, runner in a {c} shirt", _SHIRT),
     _kind("dancer", "body", "dancer, person dancing, dancer in a {c} dress", "red yellow green blue purple pink white"),
-    _kind(
-        "surfer", "body", "surfer, surfer on a {c} board, person on a {c} board", "red yellow green blue white orange"
-    ),
+    _kind("surfer", "body", "surfer, surfer on a {c} board, person on a {c} board", _BOARD),
     _kind("hand", "body", "hand, open hand, raised hand", "orange"),
     _kind("house", "place", "{c} house, house, house with a door", "red yellow white blue pink", "building", _OUTSIDE),
     _kind("church", "place", "church, {c} church, church with a tower", "white grey brown yellow", "", _OUTSIDE),
-    _kind(
-        "mountain",
-        "place",
-        "mountain, {c} mountain, snowy mountain",
-        "grey brown purple green",
-        "",
-        "in front of, near",
-    ),
+    _kind("mountain", "place", "mountain, {c} mountain, snowy mountain", _ROCK, "", "in front of, near"),
     _kind("beach", "place", "beach, sandy beach, beach with blue water", "yellow", "water", "on, at"),
     _kind("corridor", "place", "corridor, long corridor, {c} corridor", "white green yellow blue grey", "", "in"),
     _kind("sign", "word", "stop sign, red stop sign", "red", "stop", sized=True),

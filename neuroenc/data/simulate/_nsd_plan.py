@@ -7,38 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from neuroenc.data.datasets._nsd._rois import FILES
+from neuroenc.data.datasets._nsd._rois import FILES, UNIONS
 
-#: Regions of the simulated cortex -> labels of the data set's files.
-_LABELS = {
-    "V1": ("V1v", "V1d"),
-    "V2": ("V2v", "V2d"),
-    "V3": ("V3v", "V3d"),
-    "hV4": ("hV4", "hV4"),
-    "OFA": ("OFA", "OFA"),
-    "FFA": ("FFA-1", "FFA-2"),
-    "EBA": ("EBA", "EBA"),
-    "FBA": ("FBA-1", "FBA-2"),
-    "OPA": ("OPA", "OPA"),
-    "PPA": ("PPA", "PPA"),
-    "RSC": ("RSC", "RSC"),
-    "VWFA": ("VWFA-1", "VWFA-2"),
-}
 _STREAMS = {
-    "V1": "early",
-    "V2": "early",
-    "V3": "early",
-    "hV4": "midventral",
-    "OFA": "lateral",
-    "EBA": "lateral",
-    "FFA": "ventral",
-    "FBA": "ventral",
-    "PPA": "ventral",
-    "VWFA": "ventral",
-    "OPA": "parietal",
-    "RSC": "parietal",
-    "food": "ventral",
+    "early": ("V1", "V2", "V3"),
+    "midventral": ("hV4",),
+    "lateral": ("OFA", "EBA"),
+    "ventral": ("FFA", "FBA", "PPA", "VWFA", "food"),
+    "parietal": ("OPA", "RSC"),
 }
+_STREAM_OF = {region: stream for stream, regions in _STREAMS.items() for region in regions}
 _CATEGORY = {"face": "faces", "body": "bodies", "place": "places", "word": "words"}
 _N_PARCELS = 180
 
@@ -132,12 +110,12 @@ def _add_labels(subject: Subject, truth: xr.Dataset, rng: np.random.Generator) -
     roi, rf_y = truth["roi"].values, truth["rf_y"].values
     # Upper field lies in the ventral part; regions without receptive fields are halved by position.
     second = np.where(np.isfinite(rf_y), rf_y < 0, np.arange(len(roi)) % 2 == 1)
-    fine = np.array([_LABELS[r][int(h)] if r in _LABELS else "" for r, h in zip(roi.tolist(), second.tolist())])
+    fine = np.array([UNIONS.get(r, (r, r))[int(h)] for r, h in zip(roi.tolist(), second.tolist())])
     for file, names in FILES.items():
         table = dict(enumerate(names, start=1))
         wanted = fine
         if file == "streams":
-            wanted = np.array([_STREAMS[r] for r in roi.tolist()])
+            wanted = np.array([_STREAM_OF[r] for r in roi.tolist()])
         elif file == "nsdgeneral":
             wanted = np.full(len(roi), "nsdgeneral")
         elif file == "Kastner2015":

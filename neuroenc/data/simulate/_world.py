@@ -32,55 +32,23 @@ _SIDES = {
     "below": ("below", "under"),
     "near": ("next to", "beside"),
 }
-_WHERE = {
-    "left": "on the left",
-    "right": "on the right",
-    "above": "at the top",
-    "below": "at the bottom",
-    "near": "in the middle",
-}
+_PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
+_WHERE = dict(zip(_SIDES, _PLACES, strict=True))
 # Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with
 # their articles, {p} the place, {at} "in front of a house", {ab} the relation of a to b, {ga} a background.
-_TEMPLATES: dict[tuple[int, bool], tuple[str, ...]] = {
-    (1, False): (
-        "{a} {g}.",
-        "There is {a} {g}.",
-        "A picture of {a} {g}.",
-        "We see {a} {wa}.",
-        "{a} is shown {g}.",
-        "This is {a}.",
-    ),
-    (2, False): (
-        "{a} {ab} {b}.",
-        "There is {a} {ab} {b} {g}.",
-        "{a} is {ab} {b}.",
-        "{a} and {b} {g}.",
-        "A picture of {a} and {b}.",
-        "{a} with {b} {wb}.",
-    ),
-    (3, False): (
-        "{a}, {b} and {c} {g}.",
-        "{a} {ab} {b}, with {c} {wc}.",
-        "A picture of {a}, {b} and {c}.",
-        "There is {a} {ab} {b}, and {c} is {wc}.",
-        "We see {a} with {b} and {c}.",
-    ),
-    (0, True): ("{p} {g}.", "There is {p}.", "A picture of {p}.", "A view of {p} {g}.", "This is {p}."),
-    (1, True): (
-        "{a} {at}.",
-        "There is {a} {at}.",
-        "{a} is {at}.",
-        "A picture of {a} {at}.",
-        "{p} with {a} {wa}.",
-        "We see {p} behind {a}.",
-    ),
-    (2, True): (
-        "{a} and {b} {at}.",
-        "{a} and {b} are {at}.",
-        "{a} {ab} {b} {at}.",
-        "{p} with {a} and {b}.",
-        "There is {a} {ab} {b}, and {p} is behind them.",
-    ),
+_TEMPLATES: dict[tuple[int, bool], str] = {
+    (1, False): "{a} {g}.|There is {a} {g}.|A picture of {a} {g}.|We see {a} {wa}.|{a} is shown {g}.|This is {a}.",
+    (2, False): "{a} {ab} {b}.|There is {a} {ab} {b} {g}.|{a} is {ab} {b}.|{a} and {b} {g}.|A picture of {a} and {b}."
+    "|{a} with {b} {wb}.",
+    (3, False): "{a}, {b} and {c} {g}.|{a} {ab} {b}, with {c} {wc}.|A picture of {a}, {b} and {c}."
+    "|There is {a} {ab} {b}, and {c} is {wc}.|We see {a} with {b} and {c}.",
+    (0, True): "{p} {g}.|There is {p}.|A picture of {p}.|A view of {p} {g}.|This is {p}.",
+    (
+        1,
+        True,
+    ): "{a} {at}.|There is {a} {at}.|{a} is {at}.|A picture of {a} {at}.|{p} with {a} {wa}.|We see {p} behind {a}.",
+    (2, True): "{a} and {b} {at}.|{a} and {b} are {at}.|{a} {ab} {b} {at}.|{p} with {a} and {b}."
+    "|There is {a} {ab} {b}, and {p} is behind them.",
 }
 
 
@@ -116,7 +84,7 @@ def captions(scene: Scene, rng: np.random.Generator, n: int = 4) -> tuple[str, .
     """``n`` different sentences; each names every object of the scene that belongs to a family."""
     place = scene.of("place")
     things = [o for o in scene.objects if o is not place]
-    templates = _TEMPLATES[len(things), place is not None]
+    templates = _TEMPLATES[len(things), place is not None].split("|")
     found: list[str] = []
     for template in rng.permutation(templates):
         parts = {"g": str(rng.choice(_GROUND[scene.background])).format(c=scene.background_colour)}
@@ -150,7 +118,7 @@ def vocabulary() -> tuple[str, ...]:
     (True, True)
     """
     texts = ["a an", _SMILING, *_FACE_FORMS, *_SIZES, *_WHERE.values()]
-    for group in (*_GROUND.values(), *_SIDES.values(), *_TEMPLATES.values(), *BACKGROUNDS.values()):
+    for group in (*_GROUND.values(), *_SIDES.values(), _TEMPLATES.values(), *BACKGROUNDS.values()):
         texts.extend(group)
     for kind in all_members():
         texts.extend((*kind.phrases, *kind.colours, *kind.where))

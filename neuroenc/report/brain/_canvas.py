@@ -198,7 +198,7 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
         y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
         labels.append({"text": f"{_SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
-    return _map("flat", "Flat", figure, height, x, y, labels, 1.5 * scale)
+    return _map("flat", "Flat", figure, height, x, y, labels, spacing=1.5 * scale)
 
 
 def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
@@ -231,29 +231,18 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
             at.append(np.stack([px, py], axis=1))
             who.append(mine)
             labels.append({"text": f"{h} {view}", "x": (column + 0.5) * cell, "y": row * tall + 13})
-    found = _map("inflated", "Inflated", figure, 2 * tall, np.zeros(0), np.zeros(0), labels, 1.6 * scale)
-    points = np.concatenate(at) if at else np.zeros((0, 2))
-    found |= {"x": _round(points[:, 0]), "y": _round(points[:, 1]), "voxel": np.concatenate(who).tolist()}
-    return found
+    points, voxel = np.concatenate(at), np.concatenate(who).tolist()
+    more = {"spacing": 1.6 * scale, "voxel": voxel}
+    return _map("inflated", "Inflated", figure, 2 * tall, points[:, 0], points[:, 1], labels, **more)
 
 
-def _map(
-    kind: str, name: str, figure: Any, height: float, x: np.ndarray, y: np.ndarray, labels: list, spacing: float
-) -> dict[str, Any]:
+def _map(kind: str, name: str, figure: Any, height: float, x: Any, y: Any, labels: Any, **more: Any) -> dict[str, Any]:
+    """What the page needs of a map; voxels without a place are left out."""
     seen = np.flatnonzero(np.isfinite(x))
-    return {
-        "kind": kind,
-        "name": name,
-        "width": _WIDTH,
-        "height": round(height, 1),
-        "shape": "dot",
-        "size": round(float(np.clip(spacing, 2.2, 9)), 2),
-        "x": _round(x[seen]),
-        "y": _round(y[seen]),
-        "voxel": seen.tolist(),
-        "labels": labels,
-        "background": figure_png(figure, dpi=160),
-    }
+    size = round(float(np.clip(more.pop("spacing", 0), 2.2, 9)), 2)
+    about = {"kind": kind, "name": name, "width": _WIDTH, "height": round(height, 1), "shape": "dot", "size": size}
+    about |= {"x": _round(x[seen]), "y": _round(y[seen]), "voxel": seen.tolist(), "labels": labels}
+    return about | {"background": None if figure is None else figure_png(figure, dpi=160)} | more
 
 
 def _round(values: np.ndarray) -> list[float]:
@@ -276,21 +265,12 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
     row_height = tall * cell + 26
     corner = [(n % columns * (wide * cell + 10), n // columns * row_height + 22) for n in range(len(cuts))]
     left, top = np.array(corner)[np.searchsorted(cuts, place[:, axis])].T
-    return {
-        "kind": "volume",
-        "name": "Slices",
-        "width": _WIDTH,
-        "height": round(-(-len(cuts) // columns) * row_height, 1),
-        "shape": "cell",
-        "size": [round(cell, 2), round(cell * ratio, 2)],
-        "x": _round(left + (place[:, across] - low[across] + 0.5) * cell),
-        "y": _round(top + (high[upward] - place[:, upward] - 0.5) * ratio * cell),
-        "voxel": list(range(len(ijk))),
-        "labels": [{"text": found.title(c), "x": x + wide * cell / 2, "y": y - 6} for c, (x, y) in zip(cuts, corner)],
-        "frames": [[*_round(np.array([x, y, wide * cell, tall * cell]))] for x, y in corner],
-        "sides": axis != 0,
-        "background": None,
-    }
+    x = left + (place[:, across] - low[across] + 0.5) * cell
+    y = top + (high[upward] - place[:, upward] - 0.5) * ratio * cell
+    labels = [{"text": found.title(c), "x": a + wide * cell / 2, "y": b - 6} for c, (a, b) in zip(cuts, corner)]
+    frames = [_round(np.array([a, b, wide * cell, tall * cell])) for a, b in corner]
+    more = {"shape": "cell", "size": [round(cell, 2), round(cell * ratio, 2)], "frames": frames, "sides": axis != 0}
+    return _map("volume", "Slices", None, -(-len(cuts) // columns) * row_height, x, y, labels, **more)
 
 
 def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:

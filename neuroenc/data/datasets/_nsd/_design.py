@@ -16,6 +16,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json
 from neuroenc._core.tables import numbers, read_table
+from neuroenc.data._build import repeat_numbers
 from neuroenc.data._io import read_mat
 from neuroenc.data._splits import _take
 from neuroenc.data._stimuli import EncodingData, PixelBank, Stimuli
@@ -63,16 +64,10 @@ class Design:
 
     def trials(self, subject: int) -> pd.DataFrame:
         """One row per planned trial: ``session`` and ``run`` from 1, ``repeat`` and ids from 0."""
-        n = len(self.order)
-        return pd.DataFrame(
-            {
-                "session": np.arange(n) // self.per_session + 1,
-                "run": self.run,
-                "nsd_id": self.pictures[subject - 1][self.order],
-                "id_10k": self.order,
-                "repeat": pd.Series(self.order).groupby(self.order).cumcount().to_numpy(),
-            }
-        )
+        session = np.arange(len(self.order)) // self.per_session + 1
+        shown = {"nsd_id": self.pictures[subject - 1][self.order], "id_10k": self.order}
+        repeat = repeat_numbers(self.order, None)
+        return pd.DataFrame({"session": session, "run": self.run, **shown, "repeat": repeat})
 
     def times_shown(self, subject: int, n_sessions: int) -> np.ndarray:
         """How often the first ``n_sessions`` showed each of the shared pictures."""
