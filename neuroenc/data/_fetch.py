@@ -235,13 +235,13 @@ def verify(
 def presence(manifest: Manifest, mirror: StrPath | None = None) -> str:
     """Whether the files are on this machine, by size alone: "yes", "mirror", "partly" or "no"."""
     found = []
-    for folder in places(manifest.name, mirror):
+    for word, folder in zip(("yes", "mirror"), places(manifest.name, mirror)):
         paths = [(folder / f.path, f.size) for f in manifest.files]
-        found.append([p.is_file() and p.stat().st_size == size for p, size in paths] or [folder.is_dir()])
-    for word, there in zip(("yes", "mirror"), found):
+        there = [p.is_file() and p.stat().st_size == size for p, size in paths] or [folder.is_dir()]
         if all(there):
             return word
-    return "partly" if any(map(any, found)) else "no"
+        found += there
+    return "partly" if any(found) else "no"
 
 
 def _problem(root: Path, file: ManifestFile, path: Path | None = None) -> str:

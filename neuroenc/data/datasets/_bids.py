@@ -364,8 +364,7 @@ def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
     UserWarning
         Some have none, or hold NaN: their responses are 0.
     """
-    n, lost, missing = 0, 0, 0
-    examples: tuple[float, float] = (0.0, 0.0)
+    n, lost, missing, examples = 0, 0, 0, ""
     for start in range(0, values.shape[1], width):
         block = np.asarray(values[:, start : start + width])
         nan = ~np.isfinite(block).all(axis=0)
@@ -373,12 +372,12 @@ def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
         moving = ~nan & (sd > 1e-6 * np.abs(mean))
         bad = moving & (mean <= sd)
         if bad.any() and not lost:
-            examples = (float(mean[bad][0]), float(sd[bad][0]))
+            examples = f"{mean[bad][0]:.3g}, {sd[bad][0]:.3g}"
         n, lost, missing = n + int(moving.sum()), lost + int(bad.sum()), missing + int(nan.sum())
     if lost > n / 2:
         raise DataError(
             f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard "
-            f"deviation (first: {examples[0]:.3g}, {examples[1]:.3g}), so percent signal change has no scale. Next "
+            f"deviation (first: {examples}), so percent signal change has no scale. Next "
             "step: BOLD with its mean (fMRIPrep's desc-preproc)."
         )
     if lost or missing:

@@ -35,13 +35,9 @@ class Permissive(Dataset):
         stray = {str(r["file"]) for r in rows} - {f.path for f in source.manifest.files}
         if stray:
             raise DataError(f"{path} names files that the manifest does not list: {sorted(stray)[:3]}.")
-        table = {
-            "file": [r["file"] for r in rows],
-            "licence": [r["license"][0] for r in rows],
-            "licence_url": [r["license"][1] for r in rows],
-            "coco_url": [r["coco_url"] for r in rows],
-            "flickr_url": [r["flickr_url"] for r in rows],
-        }
+        names, urls = zip(*(r["license"] for r in rows), strict=True)
+        table = {"file": [r["file"] for r in rows], "licence": names, "licence_url": urls}
+        table |= {key: [r[key] for r in rows] for key in ("coco_url", "flickr_url")}
         return _stimuli(source, rows, [root / r["file"] for r in rows], [r["captions"] for r in rows], table)
 
 
@@ -99,6 +95,5 @@ def _stimuli(
     # Annotators left line breaks and trailing blanks.
     captions = tuple(tuple(" ".join(c.split()) for c in own) for own in texts)
     frame = pd.DataFrame(table, index=ids)
-    return EncodingData(
-        None, Stimuli(np.array(ids), images, captions, frame, source.manifest.name, source.manifest.licence)
-    )
+    about = source.manifest.name, source.manifest.licence
+    return EncodingData(None, Stimuli(np.array(ids), images, captions, frame, *about))

@@ -240,9 +240,7 @@ def _by_session(roots: list[Path], table: pd.DataFrame) -> list[Path]:
 def stimuli_of(ids: np.ndarray, images: Any, source: str, licence: str) -> Stimuli:
     """Stimuli in order of first appearance, with pictures of a folder found by their name."""
     own = pd.unique(pd.Series(ids)).astype(str)
-    paths = None
-    if images is not None:
-        paths = find_pictures(Path(images).expanduser(), own)
+    paths = None if images is None else find_pictures(Path(images).expanduser(), own)
     return Stimuli(own, paths, None, None, source, licence)  # type: ignore[arg-type]
 
 

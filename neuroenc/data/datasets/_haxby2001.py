@@ -127,10 +127,7 @@ class Haxby2001(Dataset):
         values = np.concatenate([block_responses(d[inside].T, t, tr=TR, delay=delay) for d, t in zip(data, tables)])
         table = pd.concat([t.assign(run=r) for r, t in zip(_RUNS, tables)], ignore_index=True)
         ijk = np.argwhere(inside)
-        roi = [
-            [n for n, r in regions.items() if np.asarray(r.dataobj)[tuple(v)] > 0] if regions else ["slice"]
-            for v in ijk
-        ]
+        roi = {n: np.asarray(r.dataobj)[inside] > 0 for n, r in regions.items()} or "slice"
         used = [*bold, *events, *masks]
         run, options = table["run"].to_numpy(), {"image": image, "mask": mask, "delay": float(delay)}
         place = {"ijk": ijk, "roi": roi, "space": f"native {image}", "affine": affine, "volume_shape": shape}

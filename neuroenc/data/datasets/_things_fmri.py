@@ -151,13 +151,10 @@ def _whole(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
 def _voxel_table(path: Path) -> pd.DataFrame:
     """The voxels' table with numbers as numbers; an empty cell of a measure is missing, of what is needed an error."""
     table = read_table(path, _VOXELS, what="table of voxels")
-    whole = ("voxel_id", "voxel_x", "voxel_y", "voxel_z")
     made: dict[str, Any] = {}
     for column in map(str, table):
-        if column in whole:
-            made[column] = _whole(table, column, path)
-        elif column in _VOXELS:
-            made[column] = numbers(table, column, path)
+        if column in _VOXELS:
+            made[column] = (numbers if column == "nc_singletrial" else _whole)(table, column, path)
         else:
             # Measures that were not made are NaN in the published tables.
             values = pd.to_numeric(table[column].replace({"": "nan", "True": "1", "False": "0"}), errors="coerce")

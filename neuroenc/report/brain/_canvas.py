@@ -13,16 +13,7 @@ from neuroenc.encoders.comparison import Group
 from neuroenc.report._charts import draw_strip
 from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import TIE, data_uri, figure_png
-from neuroenc.report.brain._mesh import (
-    N_VERTICES,
-    PANEL,
-    VIEWS,
-    draw_hemisphere,
-    flat_mesh,
-    flat_shade,
-    inflated_mesh,
-    vertex_normals,
-)
+from neuroenc.report.brain import _mesh as meshes
 from neuroenc.report.brain._slices import plot_mosaic, slices_of
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.export._files import places
@@ -36,14 +27,12 @@ def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str]:
     vertex, space = scores["vertex"].values, str(scores.attrs.get("space", "unknown"))
     if "fsaverage" not in space and space != "unknown":
         return np.zeros(len(vertex), bool), f"Vertices lie in the space {space!r}, for which no mesh is at hand."
-    fits = (vertex >= 0) & (vertex < N_VERTICES)
+    fits = (vertex >= 0) & (vertex < meshes.N_VERTICES)
     if fits.all():
         return fits, ""
     if "fsaverage" not in space or space == "fsaverage5":
-        return np.zeros(len(vertex), bool), (
-            f"{int((~fits).sum())} vertices do not fit fsaverage5 (0..{N_VERTICES - 1}) and the space is {space!r}; "
-            "no surface map is drawn."
-        )
+        said = f"{int((~fits).sum())} vertices do not fit fsaverage5 (0..{meshes.N_VERTICES - 1}) and the space is "
+        return np.zeros(len(vertex), bool), f"{said}{space!r}; no surface map is drawn."
     # The vertices of fsaverage5 are the first ones of every denser fsaverage mesh.
     return fits, f"Drawn on fsaverage5: {int(fits.sum())} of {len(vertex)} vertices of {space}."
 
@@ -126,9 +115,9 @@ class Canvas:
         shown = np.where(known, values, "" if named else np.nan)[kept]
         options |= {"rois": {name: mask[kept] for name, mask in self._regions.items()}}
         place = where["vertex"].values[kept], where["hemi"].values[kept]
-        hidden = any((~flat_mesh(h)[2][place[0][place[1] == h]]).any() for h in np.unique(place[1]))
-        meshes = ("flat", "inflated") if both or hidden else ("flat",)
-        return [_png(plot_surface(shown, *place, mesh=mesh, **options)) for mesh in meshes]
+        hidden = any((~meshes.flat_mesh(h)[2][place[0][place[1] == h]]).any() for h in np.unique(place[1]))
+        kinds = ("flat", "inflated") if both or hidden else ("flat",)
+        return [_png(plot_surface(shown, *place, mesh=kind, **options)) for kind in kinds]
 
     def _tones(self, values: np.ndarray, colours: Mapping[str, Any] | None, limits: Any) -> np.ndarray:
         import matplotlib
@@ -166,10 +155,10 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     from matplotlib.collections import PolyCollection
 
     sides = [h for h in "LR" if (hemi == h).any()]
-    meshes = {h: flat_mesh(h) for h in sides}
+    flat = {h: meshes.flat_mesh(h) for h in sides}
     windows = {}
     for h in sides:
-        xy, _, on = meshes[h]
+        xy, _, on = flat[h]
         here = vertex[hemi == h]
         box = xy[here[on[here]]] if on[here].any() else xy[on]
         windows[h] = (box.min(axis=0) - 9, box.max(axis=0) + 9)
@@ -181,7 +170,7 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     x, y = np.full(len(vertex), np.nan), np.full(len(vertex), np.nan)
     labels = []
     for panel, h in enumerate(sides):
-        xy, faces, on = meshes[h]
+        xy, faces, on = flat[h]
         (low, high), left, wide = windows[h], panel * (room + _GAP), room / scale
         # The panel is filled with more of the cortex around the voxels, as far as there is some.
         edge = xy[on].min(axis=0)[0] - 4, xy[on].max(axis=0)[0] + 4
@@ -192,7 +181,7 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
         axes.set_xlim(x0, x0 + wide)
         axes.set_ylim(middle - tall / 2, middle + tall / 2)
         axes.axis("off")
-        colours = flat_shade(inflated_mesh(h)[2], faces)
+        colours = meshes.flat_shade(meshes.inflated_mesh(h)[2], faces)
         axes.add_collection(PolyCollection(xy[faces], facecolors=colours, edgecolors=colours, linewidths=0.3))
         mine = np.flatnonzero((hemi == h) & on[vertex])
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
@@ -204,21 +193,21 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
 def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
     cell = _WIDTH / 4
-    tall = cell * PANEL[1] / PANEL[0]
-    scale = cell / (2 * PANEL[0])
+    tall = cell * meshes.PANEL[1] / meshes.PANEL[0]
+    scale = cell / (2 * meshes.PANEL[0])
     figure = _figure(_WIDTH, 2 * tall)
     at: list[np.ndarray] = []
     who: list[np.ndarray] = []
     labels = []
     views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
-    directions = {h: np.array([VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
-    normals = {h: vertex_normals(*inflated_mesh(h)[:2]) for h in "LR"}
+    directions = {h: np.array([meshes.VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
+    normals = {h: meshes.vertex_normals(*meshes.inflated_mesh(h)[:2]) for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
-            xyz, faces, _ = inflated_mesh(h)
+            xyz, faces, _ = meshes.inflated_mesh(h)
             axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
-            draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
-            forward, up = (np.array(a, float) for a in VIEWS[view][h])
+            meshes.draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
+            forward, up = (np.array(a, float) for a in meshes.VIEWS[view][h])
             plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
             mine = np.flatnonzero(hemi == h)
             facing = -normals[h][vertex[mine]] @ directions[h]

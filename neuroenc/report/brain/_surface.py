@@ -12,22 +12,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc.report._style import MUTED, WIDTH, drawing, write, write_inside
-from neuroenc.report.brain._mesh import (
-    N_VERTICES,
-    PANEL,
-    VIEWS,
-    draw_hemisphere,
-    draw_lines,
-    face_values,
-    flat_mesh,
-    flat_shade,
-    inflated_mesh,
-    loops,
-    over,
-    place_labels,
-    smooth,
-    vertex_normals,
-)
+from neuroenc.report.brain import _mesh as meshes
 from neuroenc.report.brain._paint import Painter, label_for, region_masks, surface_places
 
 # Lower left and upper right corner of each hemisphere's panel, mm.
@@ -42,9 +27,9 @@ def _vertex_table(vertex: Any, hemi: Any, n: int) -> tuple[np.ndarray, np.ndarra
     strange = sorted({str(h) for h in side} - {"L", "R"})
     if strange:
         raise DataError(f"hemi holds {strange}; legal: 'L', 'R'.")
-    if n and (index.min() < 0 or index.max() >= N_VERTICES):
+    if n and (index.min() < 0 or index.max() >= meshes.N_VERTICES):
         raise DataError(
-            f"vertices {index.min()}..{index.max()} do not fit fsaverage5 (0..{N_VERTICES - 1}). "
+            f"vertices {index.min()}..{index.max()} do not fit fsaverage5 (0..{meshes.N_VERTICES - 1}). "
             "Next step: resample to fsaverage5, or keep the vertices below 10242 if the space is fsaverage."
         )
     return index.astype(int), side
@@ -135,7 +120,7 @@ def plot_surface(
     """
     require("matplotlib", "brain")
     for view in views:
-        one_of("view", view, VIEWS)
+        one_of("view", view, meshes.VIEWS)
     one_of("mesh", mesh, ("inflated", "flat"))
     n = len(np.asarray(values))
     index, side = _vertex_table(*surface_places(values, vertex, hemi), n)
@@ -145,20 +130,20 @@ def plot_surface(
 
     def painted(h: str) -> np.ndarray:
         """Colour of every triangle of a hemisphere."""
-        faces = inflated_mesh(h)[1] if mesh == "inflated" else flat_mesh(h)[1]
+        faces = meshes.inflated_mesh(h)[1] if mesh == "inflated" else meshes.flat_mesh(h)[1]
         layers: list[np.ndarray] = []
         for numbers in (painter.numbers, painter.other):
             if numbers is not None:
-                on_mesh = np.full(N_VERTICES, np.nan)
+                on_mesh = np.full(meshes.N_VERTICES, np.nan)
                 on_mesh[index[side == h]] = np.where(np.isfinite(painter.numbers), numbers, np.nan)[side == h]
                 named = painter.categories and not layers
-                layers.append(painter.corner(on_mesh, faces) if named else face_values(on_mesh, faces))
+                layers.append(painter.corner(on_mesh, faces) if named else meshes.face_values(on_mesh, faces))
         return painter.colours(*layers)
 
     def regions(h: str) -> dict[str, np.ndarray]:
         found = {}
         for name, mask in masks.items():
-            found[name] = np.zeros(N_VERTICES, bool)
+            found[name] = np.zeros(meshes.N_VERTICES, bool)
             found[name][index[mask & (side == h)]] = True
         return {name: inside for name, inside in found.items() if inside.any()}
 
@@ -172,7 +157,7 @@ def plot_surface(
 
 def _inflated_figure(views: Sequence[str], room: float, painted: Any, regions: Any, key: Any) -> Any:
     pairs = [views[k : k + 2] for k in range(0, len(views), 2)]
-    height = len(pairs) * WIDTH / 4 * PANEL[1] / PANEL[0] + room
+    height = len(pairs) * WIDTH / 4 * meshes.PANEL[1] / meshes.PANEL[0] + room
     colours, outlined = {h: painted(h) for h in "LR"}, {h: regions(h) for h in "LR"}
     with drawing(WIDTH, height) as figure:
         grid = figure.add_gridspec(len(pairs), 4, left=0, right=1, top=1, bottom=room / height, wspace=0, hspace=0)
@@ -213,7 +198,7 @@ def _flat_windows(vertex: np.ndarray, hemi: np.ndarray, crop: bool) -> Windows:
     """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size."""
     boxes = {}
     for h in [h for h in "LR" if (hemi == h).any()] or ["L", "R"]:
-        xy, _, on = flat_mesh(h)
+        xy, _, on = meshes.flat_mesh(h)
         here = vertex[hemi == h]
         here = here[on[here]]
         box = xy[here] if crop and len(here) else xy[on]
@@ -235,17 +220,17 @@ def _draw_flat(
     """Paint the flat patch; ``colours`` (face, 4); ``regions`` are bool (vertex,)."""
     from matplotlib.collections import PolyCollection
 
-    xy, faces, on = flat_mesh(hemi)
-    rgba = over(colours, flat_shade(inflated_mesh(hemi)[2], faces))
+    xy, faces, on = meshes.flat_mesh(hemi)
+    rgba = meshes.over(colours, meshes.flat_shade(meshes.inflated_mesh(hemi)[2], faces))
     axes.add_collection(PolyCollection(xy[faces], facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True))
     (x0, y0), (x1, y1) = window
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
     axes.axis("off")
     anchors = []
     for name, inside in regions.items():
-        draw_lines(axes, [smooth(xy[chain].mean(axis=1)) for chain in loops(inside & on, faces)])
+        meshes.draw_lines(axes, [meshes.smooth(xy[chain].mean(axis=1)) for chain in meshes.loops(inside & on, faces)])
         anchors += [(name, _middle(xy[part])) for part in _parts(inside & on, faces)]
-    place_labels(axes, anchors, inches)
+    meshes.place_labels(axes, anchors, inches)
 
 
 def _parts(inside: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
@@ -274,32 +259,32 @@ def _draw_inflated(
 
     A part of a region is named in that one of ``views`` (this one by default) where most of it is seen.
     """
-    draw_hemisphere(axes, hemi, view, colours)
+    meshes.draw_hemisphere(axes, hemi, view, colours)
     if not regions:
         return
-    faces = inflated_mesh(hemi)[1]
+    faces = meshes.inflated_mesh(hemi)[1]
     plane, facing, seen = _seen(hemi, view)
     anchors = []
     for name, inside in regions.items():
         lines = []
-        for chain in loops(inside, faces):
-            points = smooth(plane[chain].mean(axis=1))
+        for chain in meshes.loops(inside, faces):
+            points = meshes.smooth(plane[chain].mean(axis=1))
             lines += [points[run] for run in _runs(seen[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
-        draw_lines(axes, lines)
+        meshes.draw_lines(axes, lines)
         for part in _parts(inside, faces):
             shares = {v: float((_seen(hemi, v)[1][part] * _seen(hemi, v)[2][part]).sum()) for v in views}
             if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
                 anchors.append((name, _middle(plane[part[seen[part]]])))
-    place_labels(axes, anchors, WIDTH / 4, fontsize=6.5)
+    meshes.place_labels(axes, anchors, WIDTH / 4, fontsize=6.5)
 
 
 @lru_cache(maxsize=12)
 def _seen(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices on the page (vertex, 2), cosine of the angle to the camera, and whether the camera sees them."""
-    xyz, faces, _ = inflated_mesh(hemi)
-    forward, up = (np.array(a, float) for a in VIEWS[view][hemi])
+    xyz, faces, _ = meshes.inflated_mesh(hemi)
+    forward, up = (np.array(a, float) for a in meshes.VIEWS[view][hemi])
     plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
-    facing = -vertex_normals(xyz, faces) @ forward
+    facing = -meshes.vertex_normals(xyz, faces) @ forward
     return plane, facing, (facing > 0) & ~_hidden(plane, xyz @ forward, faces, facing)
 
 

@@ -12,17 +12,8 @@ import pandas as pd
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.schema import VERDICTS
+from neuroenc.report import _regions as regions
 from neuroenc.report._page import Block, Page, Section
-from neuroenc.report._regions import (
-    ALL_VOXELS,
-    NO_ROI,
-    frequent_words,
-    has_caption,
-    mean,
-    median,
-    memberships,
-    roi_summary,
-)
 from neuroenc.report._style import number
 from neuroenc.report.explorer._cards import beside, best_rows, voxel_cards, voxel_link
 from neuroenc.report.explorer._data import VoxelTable
@@ -57,7 +48,7 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
 
 def _of_region(frame: pd.DataFrame, name: str) -> pd.Series:
     """Rows of a region; the analyses call voxels without any region "none", and all voxels "all"."""
-    return frame["roi"].astype(str).isin({name, {NO_ROI: "none", ALL_VOXELS: "all"}.get(name, name)})
+    return frame["roi"].astype(str).isin({name, {regions.NO_ROI: "none", regions.ALL_VOXELS: "all"}.get(name, name)})
 
 
 def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tuple[str, str]]:
@@ -67,9 +58,9 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tup
     out = [
         (f"{len(frame):,}", "voxels"),
         (f"{int(captioned.sum()):,}", f"captioned ({number(float(captioned.mean()), 'share')})"),
-        (number(median(frame["r"].to_numpy()[captioned]), digits=2), "median r, captioned"),
+        (number(regions.median(frame["r"].to_numpy()[captioned]), digits=2), "median r, captioned"),
     ]
-    ratio = median(frame["r_normalised"].to_numpy()[captioned])
+    ratio = regions.median(frame["r_normalised"].to_numpy()[captioned])
     if np.isfinite(ratio):
         out.append((number(ratio, digits=2), "median r / ceiling"))
     if study.phrases is not None:
@@ -78,11 +69,11 @@ def tiles(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray) -> list[tup
         for verdict in (VERDICTS[0], VERDICTS[2]) if len(verdicts) else ():
             out.append((number(float((verdicts == verdict).mean()), "share"), f"phrases {verdict}"))
     elif frame["unsupported"].notna().any():
-        out.append((number(mean(frame["unsupported"].to_numpy(float)), "share"), "phrases unsupported"))
+        out.append((number(regions.mean(frame["unsupported"].to_numpy(float)), "share"), "phrases unsupported"))
     kind = f"stability:{voxels.stability[0]}" if voxels.stability else ""
     for column, null, name in ((kind, f"{kind}_null", "stability over"), ("rho", "shuffled", "sentence-level ρ")):
         if column in frame and frame[column].notna().any():
-            value, chance = (mean(frame[c].to_numpy(float)) for c in (column, null))
+            value, chance = (regions.mean(frame[c].to_numpy(float)) for c in (column, null))
             said = f"{name} {voxels.stability[0]}" if column == kind else name
             out.append((number(value, digits=2), f"{said}{beside(chance)}"))
     failed = frame.loc[captioned, "fails"]
@@ -106,18 +97,18 @@ def gate_section(voxels: VoxelTable, rows: np.ndarray) -> Section:
 
 def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
     """One row per region: accuracy, captions, phrases, stability, what its voxels are about."""
-    base = roi_summary(study.scores)
+    base = regions.roi_summary(study.scores)
     rows = []
-    for name, mask in memberships(study.scores).items():
+    for name, mask in regions.memberships(study.scores).items():
         frame = voxels.frame.loc[mask]
         line: dict[str, Any] = {"n_captioned": int(frame["captioned"].sum())}
         line["n_without_caption"] = int((~frame["captioned"]).sum())
         if voxels.frame["unsupported"].notna().any():
-            line["unsupported share"] = mean(frame["unsupported"].to_numpy(float))
+            line["unsupported share"] = regions.mean(frame["unsupported"].to_numpy(float))
         for kind in voxels.stability[:1]:
-            line[f"stability, {kind}"] = mean(frame[f"stability:{kind}"].to_numpy(float))
+            line[f"stability, {kind}"] = regions.mean(frame[f"stability:{kind}"].to_numpy(float))
         if "rho" in frame:
-            line["sentence ρ"] = mean(frame["rho"].to_numpy(float))
+            line["sentence ρ"] = regions.mean(frame["rho"].to_numpy(float))
         named = frame.loc[frame["label"] != "", "label"].value_counts()
         line[f"frequent {voxels.frame.attrs['label_kind']}s".replace("ys", "ies")] = ", ".join(
             f"{label} ({100 * count / max(int(frame['captioned'].sum()), 1):.0f} %)"
@@ -141,9 +132,9 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
     own = study.captions[study.captions["voxel"].isin(voxels.frame["voxel"].iloc[rows])]
     if own.empty:
         return []
-    ranked = pd.DataFrame(frequent_words(own, n=20), columns=["word", "share"])
+    ranked = pd.DataFrame(regions.frequent_words(own, n=20), columns=["word", "share"])
     if name is not None:
-        everywhere = dict(frequent_words(study.captions, n=10**6))
+        everywhere = dict(regions.frequent_words(study.captions, n=10**6))
         ranked["lift"] = [share / everywhere[word] for word, share in zip(ranked["word"], ranked["share"])]
     half = -(-len(ranked) // 2)
     headings = ("Words of the best captions", "")
@@ -207,7 +198,7 @@ def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: 
     best = best_rows(voxels, rows, MOST_CAPTIONS)
     order = {voxel: k for k, voxel in enumerate(voxels.frame["voxel"].iloc[best])}
     own = study.captions[study.captions["voxel"].isin(list(order))].drop_duplicates("voxel")
-    own = own[has_caption(own)]
+    own = own[regions.has_caption(own)]
     if len(own) < 3:
         return None
     own = own.iloc[np.argsort(own["voxel"].map(order).to_numpy(), kind="stable")]

@@ -22,26 +22,10 @@ from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import hex_colours
 from neuroenc.report.brain._canvas import layouts
+from neuroenc.report.explorer import _groups as group_pages
 from neuroenc.report.explorer._cards import Pictures, best_rows
 from neuroenc.report.explorer._data import NUMBERS, SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
-from neuroenc.report.explorer._groups import (
-    best_section,
-    gate_section,
-    group_page,
-    group_summary,
-    slugs,
-    terms_of,
-    tiles,
-)
-from neuroenc.report.export._files import (
-    map_files,
-    numeric_scores,
-    places,
-    write_captions,
-    write_label_maps,
-    write_maps,
-    write_scores,
-)
+from neuroenc.report.export import _files as export_files
 
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
@@ -103,27 +87,27 @@ def explorer_sections(
     voxels = voxel_table(study)
     shown = Pictures(stimuli, images, budget=BUDGET)
     names = list(dict.fromkeys(voxels.frame["subject"]))
-    files = slugs(names)
+    files = group_pages.slugs(names)
     subjects = {n: (files[n], np.flatnonzero((voxels.frame["subject"] == n).to_numpy())) for n in names}
     regions = {n: np.flatnonzero(mask) for n, mask in memberships(study.scores).items()}
-    paths = {n: f"rois/{slug}.html" for n, slug in slugs(regions).items()}
+    paths = {n: f"rois/{slug}.html" for n, slug in group_pages.slugs(regions).items()}
     everything = np.arange(len(voxels.frame))
     with progress_bar(desc="caption report", total=len(subjects) * 2 + len(regions) + 1, show=progress) as bar:
         _choose(study, voxels, [everything, *regions.values()], shown)
         meta, beside, remarks = _assets(study, voxels, subjects, shown, bar)
         meta |= {"pages": paths, "regions": [n for n in regions if n != NO_ROI], "licence": shown.licence}
         meta["regionColours"] = hex_colours(len(meta["regions"]))
-        summary = group_summary(study, voxels)
+        summary = group_pages.group_summary(study, voxels)
         pages = {}
         for name, rows in regions.items():
-            pages[paths[name]] = group_page(study, voxels, rows, shown, name=name, kind="roi")
+            pages[paths[name]] = group_pages.group_page(study, voxels, rows, shown, name=name, kind="roi")
             bar.update(1)
         for name, (slug, rows) in subjects.items():
-            own = summary if len(subjects) == 1 else group_summary(*_only(study, voxels, rows))
-            page = group_page(study, voxels, rows, shown, name=name, kind="subject", summary=own)
+            own = summary if len(subjects) == 1 else group_pages.group_summary(*_only(study, voxels, rows))
+            page = group_pages.group_page(study, voxels, rows, shown, name=name, kind="subject", summary=own)
             pages[f"subjects/{slug}.html"] = page
             bar.update(1)
-        best = best_section(study, voxels, everything, shown, mode="still")
+        best = group_pages.best_section(study, voxels, everything, shown, mode="still")
         remarks += [*shown.remarks, *_sampled(study)]
         bar.update(1)
     sizes = [len(rows) for _, rows in subjects.values()]
@@ -132,8 +116,8 @@ def explorer_sections(
         "explore",
         "Explore voxels",
         nav="Explore",
-        tiles=tiles(study, voxels, everything),
-        terms=terms_of(study, voxels),
+        tiles=group_pages.tiles(study, voxels, everything),
+        terms=group_pages.terms_of(study, voxels),
         template="explorer.html.j2",
         context={"phrases": study.phrases is not None, "remarks": list(dict.fromkeys(remarks))},
         style="explore",
@@ -153,7 +137,7 @@ def explorer_sections(
         Block(table=summary, links=[paths[str(name)] for name in summary["roi"]]),
         Block(table=listed, links=[f"subjects/{slug}.html" for slug, _ in subjects.values()]),
     ]
-    made = [explore, Section("regions", "Regions", lead, tables), best, gate_section(voxels, everything)]
+    made = [explore, Section("regions", "Regions", lead, tables), best, group_pages.gate_section(voxels, everything)]
     if quality:
         made.append(Section("quality", "Checks", "What captions are worth, each measure beside its control.", quality))
     return [*made, Section("methods", "Methods", study.methods().strip())]
@@ -269,7 +253,7 @@ def _names(study: CaptionStudy, voxels: VoxelTable, subjects: Subjects) -> list[
     listed += ["scores.nc", "methods.txt", "settings.json", "provenance.json"]
     before = "" if len(subjects) == 1 else "subjects/*/"
     for _, rows in subjects.values():
-        found = map_files(study.scores.isel(voxel=rows))
+        found = export_files.map_files(study.scores.isel(voxel=rows))
         found += ["maps/*.label.gii"] * ("maps/*.func.gii" in found)
         listed += [before + name for name in found]
     return list(dict.fromkeys(listed))
@@ -286,7 +270,7 @@ def _export(
         of = failed.fillna("").to_dict()
         first = captions["rank"] == 1
         captions = captions.assign(fails=[of.get(v, "") if f else "" for v, f in zip(captions["voxel"], first)])
-    write_captions(folder, captions)
+    export_files.write_captions(folder, captions)
     if find_spec("pyarrow") is not None:
         with atomic_path(folder / "captions.parquet") as temporary:
             text = {c: str for c in captions.columns if captions[c].dtype == object}
@@ -295,17 +279,21 @@ def _export(
         if getattr(study, name) is not None:
             write_table(getattr(study, name), folder / f"{name}.csv")
     if written is None:
-        write_scores(folder, study.scores)
+        export_files.write_scores(folder, study.scores)
     write_text(folder / "methods.txt", study.methods())
     write_json(folder / "settings.json", dict(study.settings))
     write_json(folder / "provenance.json", dict(study.provenance))
     for slug, rows in subjects.values():
         where = folder if len(subjects) == 1 else folder / "subjects" / slug
         scores = _map_scores(study, voxels, rows)
-        volume, surface, _ = places(scores)
+        volume, surface, _ = export_files.places(scores)
         if not volume and not surface:
             continue
-        done = numeric_scores(written) if written is not None and len(subjects) == 1 else []
-        write_maps(where, scores, [name for name in numeric_scores(scores) if name not in done])
+        done = export_files.numeric_scores(written) if written is not None and len(subjects) == 1 else []
+        export_files.write_maps(
+            where, scores, [name for name in export_files.numeric_scores(scores) if name not in done]
+        )
         labels = voxels.frame["label"].to_numpy(object)[rows]
-        write_label_maps(where / "maps", scores, labels, voxels.labels, str(voxels.frame.attrs["label_kind"]))
+        export_files.write_label_maps(
+            where / "maps", scores, labels, voxels.labels, str(voxels.frame.attrs["label_kind"])
+        )

@@ -16,23 +16,7 @@ from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import by_kind, group_medians, groups_of, shares_of
 from neuroenc.report._style import colours_of, legend, number, short
 from neuroenc.report.brain._canvas import Canvas
-from neuroenc.report.sections._cells import (
-    MAX_GROUPS,
-    Cells,
-    best_of,
-    costs_section,
-    curves_section,
-    draw_groups,
-    group_table,
-    layers_section,
-    medians_of,
-    parts_of,
-    percent,
-    present,
-    regions_section,
-    rings_of,
-    warp_section,
-)
+from neuroenc.report.sections import _cells as shared
 
 MAX_PANELS = 6
 Layers = xr.Dataset | tuple[xr.Dataset, pd.DataFrame]
@@ -117,19 +101,19 @@ def comparison_sections(
             check_same_voxels(found, scores, wanted, what)
     ways = _layers(layers, scores)
     groups = groups_of(scores)
-    cells = Cells(scores, names, parts_of(names, table), groups, Canvas(scores, groups))
-    medians = medians_of(cells, table)
+    cells = shared.Cells(scores, names, shared.parts_of(names, table), groups, Canvas(scores, groups))
+    medians = shared.medians_of(cells, table)
     # In the order of a reader's questions: how good, is it the readout, where, is it sure, what else, at what price.
     makers: list[Callable[[], Section | None]] = [
         lambda: _accuracy(cells, medians, _tiles(cells, medians, pairs, numbers or {}, winner)),
         lambda: _gains(cells, pairs, baseline) if pairs is not None else None,
         lambda: _winners(cells, winner) if winner is not None else None,
         lambda: _pairs(cells, pairs) if pairs is not None else None,
-        lambda: regions_section(cells, regions) if regions is not None else None,
-        lambda: layers_section(cells, ways) if ways else None,
-        lambda: warp_section(cells, warp) if warp is not None else None,
-        lambda: curves_section(cells, curves) if curves is not None else None,
-        lambda: costs_section(cells, medians),
+        lambda: shared.regions_section(cells, regions) if regions is not None else None,
+        lambda: shared.layers_section(cells, ways) if ways else None,
+        lambda: shared.warp_section(cells, warp) if warp is not None else None,
+        lambda: shared.curves_section(cells, curves) if curves is not None else None,
+        lambda: shared.costs_section(cells, medians),
     ]
     return make_sections(makers, progress)
 
@@ -146,7 +130,7 @@ def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.D
 
 
 def _tiles(
-    cells: Cells, medians: pd.DataFrame, pairs: Any, numbers: Mapping[str, Any], winner: xr.Dataset | None
+    cells: shared.Cells, medians: pd.DataFrame, pairs: Any, numbers: Mapping[str, Any], winner: xr.Dataset | None
 ) -> list[tuple[str, str]]:
     """The numbers that a reader wants first, taken from the tables below them."""
     tiles = [(f"{len(cells.names):,}", "cells (encoders) compared"), (f"{cells.r.shape[1]:,}", "voxels")]
@@ -172,17 +156,17 @@ def _tiles(
         known = labels[labels != ""]
         if known.size:
             label = "voxels without a separable winner: the data cannot tell their best cells apart"
-            tiles.append((percent(float(np.mean(known == "tie"))), label))
+            tiles.append((shared.percent(float(np.mean(known == "tie"))), label))
     return tiles
 
 
-def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, str]]) -> Section:
+def _accuracy(cells: shared.Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, str]]) -> Section:
     """Cells by groups."""
-    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    groups, said = by_kind(cells.groups, shared.MAX_GROUPS)
     values = group_medians(cells.r, groups)
-    rings = rings_of(values) if len(cells.names) > 1 else None
-    figure = draw_groups(values, cells.names, groups, rings=rings)
-    numbers = present(medians, "n_voxels median_r low high median_r_normalised n_train n_validation n_test")
+    rings = shared.rings_of(values) if len(cells.names) > 1 else None
+    figure = shared.draw_groups(values, cells.names, groups, rings=rings)
+    numbers = shared.present(medians, "n_voxels median_r low high median_r_normalised n_train n_validation n_test")
     best = sorted(zip(cells.names, values[:, 0].tolist()), key=lambda x: -np.nan_to_num(x[1], nan=-9))
     alt = f"Median r of {len(cells.names)} cells in {len(groups)} groups. Over all voxels, best first: "
     alt += "; ".join(f"{name}: {number(value, digits=2)}" for name, value in best[:6])
@@ -206,7 +190,7 @@ def _accuracy(cells: Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, st
     return Section("accuracy", "Accuracy", lead.strip(), blocks, tiles=tiles, terms=terms)
 
 
-def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
+def _gains(cells: shared.Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
     """Every readout against the baseline readout on the same features, in each region."""
     parts, rows = cells.parts, []
     for row in pairs.to_dict("records"):
@@ -226,7 +210,7 @@ def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
     columns = ["features", "readout", "kind", "group", "median_difference", "low", "high", "q"]
     found = pd.DataFrame(rows, columns=columns)
     kinds = [k for k in dict.fromkeys(g.kind for g in cells.groups) if k != "all"]
-    kept, said = by_kind([g for g in cells.groups if g.kind in ("all", *kinds[:1])], MAX_GROUPS)
+    kept, said = by_kind([g for g in cells.groups if g.kind in ("all", *kinds[:1])], shared.MAX_GROUPS)
     drawn = found[[key in {(g.kind, g.name) for g in kept} for key in zip(found["kind"], found["group"])]]
     spaces = list(dict.fromkeys(found["features"]))
     if len(spaces) > MAX_PANELS:
@@ -257,7 +241,7 @@ def _gains(cells: Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
     return Section("gains", title, lead + "voxels.", [block], nav="Gains", terms=["readout", "q"])
 
 
-def _winners(cells: Cells, winner: xr.Dataset) -> Section:
+def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
     """The best cell of every voxel."""
     labels = winner["winner"].values.astype(str)
     n = int((labels != "").sum())
@@ -265,25 +249,27 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
     won = sorted((c for c in cells.names if counts[c]), key=lambda c: -counts[c])
     colours = colours_of(won)
     shown = dict(list(colours.items())[:12]) if len(won) > 12 else {k: v for k, v in colours.items() if k != "tie"}
-    key = legend(shown, {c: percent(counts[c] / max(n, 1)) for c in shown})
+    key = legend(shown, {c: shared.percent(counts[c] / max(n, 1)) for c in shown})
     if len(won) > 12:
-        key += legend({"other cells": colours[won[12]]}, {"other cells": percent(sum(counts[c] for c in won[12:]) / n)})
+        key += legend(
+            {"other cells": colours[won[12]]}, {"other cells": shared.percent(sum(counts[c] for c in won[12:]) / n)}
+        )
     if counts["tie"]:
         name = "no separable winner"
-        key += legend({name: colours["tie"]}, {name: percent(counts["tie"] / n)})
+        key += legend({name: colours["tie"]}, {name: shared.percent(counts["tie"] / n)})
     words = "; ".join(f"{k['name']} {k['said']}" for k in key)
-    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    groups, said = by_kind(cells.groups, shared.MAX_GROUPS)
     classes = [*won, "tie"]
     shares = shares_of(labels, classes, groups)
     held = [int((labels[g.voxels] != "").sum()) for g in groups]
-    frame = group_table(groups, n_voxels=held)
+    frame = shared.group_table(groups, n_voxels=held)
     for name, row in zip(classes, shares):
-        frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(percent, row))
+        frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(shared.percent, row))
     lead = (
         "A voxel has a winner where one cell beats each of the others over resampled stimuli, after correction for the "
         "number of voxels. Elsewhere the data cannot tell, and the map says so."
     )
-    best, remarks = best_of(cells.r), list(cells.canvas.remarks)
+    best, remarks = shared.best_of(cells.r), list(cells.canvas.remarks)
     if len(key) < 2:
         # A map of one colour and bars of one length say nothing: how far apart the best two are says more.
         only = f"{key[0]['name']} {key[0]['said']}" if key else "no voxel has a score"
@@ -309,7 +295,7 @@ def _winners(cells: Cells, winner: xr.Dataset) -> Section:
     return Section("winner", title, lead, blocks, nav="Winners", remarks=remarks, terms=["separable winner"])
 
 
-def _pairs(cells: Cells, pairs: pd.DataFrame) -> Section:
+def _pairs(cells: shared.Cells, pairs: pd.DataFrame) -> Section:
     """Any two cells."""
     kind = "all" if (pairs["kind"] == "all").any() else str(pairs["kind"].iloc[0])
     overall = pairs[pairs["kind"] == kind].drop_duplicates(["a", "b"])
@@ -323,11 +309,11 @@ def _pairs(cells: Cells, pairs: pd.DataFrame) -> Section:
     top = float(known.max()) if known.size and known.max() > 0 else 1.0
     figure = draw_matrix(values, cells.names, cells.names, label="Δ r", cmap="RdBu_r", limits=(-top, top), dots=unsure)
     n_sure = int((overall["q"] < 0.05).sum())
-    frame = overall[present(overall, "a b n_voxels median_difference low high p q share_a share_b")]
+    frame = overall[shared.present(overall, "a b n_voxels median_difference low high p q share_a share_b")]
     frame = frame.rename(columns={"share_a": "a better share", "share_b": "b better share"})
     for column in ("a better share", "b better share"):
         if column in frame:
-            frame[column] = list(map(percent, frame[column].to_numpy(float)))
+            frame[column] = list(map(shared.percent, frame[column].to_numpy(float)))
     told = f"{n_sure} of {len(overall)} pairs differ"
     alt = f"Differences between {len(cells.names)} cells; {told} at q < 0.05."
     drawn = "Row less column, median over voxels. A dot stands where the difference is not told from zero (q ≥ 0.05)."

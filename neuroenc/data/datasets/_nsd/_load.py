@@ -239,10 +239,9 @@ def nsd(
 
 
 def _mask(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
-    if isinstance(voxels, str) and ".nii" not in voxels:
-        return regions.union(voxels)
-    if isinstance(voxels, (list, tuple)) and all(isinstance(v, str) for v in voxels):
-        return regions.union(voxels)
+    names = [voxels] if isinstance(voxels, str) and ".nii" not in voxels else voxels
+    if isinstance(names, (list, tuple)) and all(isinstance(v, str) for v in names):
+        return regions.union(names)
     if isinstance(voxels, (str, os.PathLike)) or hasattr(voxels, "dataobj"):
         image = open_mask(voxels, "voxels")
         if layout.affine is not None:

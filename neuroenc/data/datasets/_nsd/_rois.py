@@ -118,16 +118,12 @@ class Regions:
             return self._recipe(name)
         if name in FILES:
             return self._need(name) > 0
-        if name in UNIONS:
-            parts = [self._label(p) for p in UNIONS[name]]
-            return np.any(parts, axis=0)
         if name.endswith("-t2"):
             return self._above(name[:-3])
-        return self._label(name)
+        return np.any([self._label(part) for part in UNIONS.get(name, (name,))], axis=0)
 
     def names(self) -> list[str]:
-        labels = [n for f in self.files() for n in self.label_masks(f)]
-        return [*RECIPES, *self.files(), *UNIONS, *labels]
+        return [*RECIPES, *self.files(), *UNIONS, *(n for f in self.files() for n in self.label_masks(f))]
 
     def union(self, names: str | Iterable[str]) -> np.ndarray:
         names = [names] if isinstance(names, str) else list(names)
@@ -160,10 +156,8 @@ class Regions:
         return self.layout.read_map(f"floc_{_TVALUES[category]}", where="func")
 
     def _above(self, name: str) -> np.ndarray:
-        category = name if name in _TVALUES else None
-        if category is None:
-            members = UNIONS.get(name, (name,))
-            category = next((c for c in _TVALUES if set(members) <= set(self.table(f"floc-{c}").values())), None)
+        tables = {c: set(self.table(f"floc-{c}").values()) | {c} for c in _TVALUES}
+        category = next((c for c, known in tables.items() if set(UNIONS.get(name, (name,))) <= known), None)
         if category is None:
             legal = [v for c in _TVALUES for v in self.table(f"floc-{c}").values()]
             raise ConfigError(unknown_name("localiser region (NAME-t2):", name, [*legal, "FFA", "FBA", "VWFA"]))
