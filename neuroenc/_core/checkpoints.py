@@ -94,8 +94,10 @@ class Checkpoint:
         found = self.store.read("training", self.key)
         if found is None:
             return None
-        state = found.pop("state")
-        groups = {group: {k: v.to(device) for k, v in part.items()} for group, part in found.items()}
+        groups: dict[str, dict[str, Any]] = {"model": {}, "best": {}, "optimiser": {}}
+        for name, value in found["tensors"].items():
+            group, rest = name.split("/", 1)
+            groups[group][rest] = value.to(device)
         model.load_state_dict(groups["model"], strict=False)
         whole = optimiser.state_dict()
         whole["state"] = {}
@@ -103,15 +105,16 @@ class Checkpoint:
             number, entry = name.split("/", 1)
             whole["state"].setdefault(int(number), {})[entry] = value
         optimiser.load_state_dict(whole)
-        return state, groups["best"]
+        return found["state"], groups["best"]
 
     def save(self, model: Any, optimiser: Any, state: Any, best: dict[str, Any] | None = None) -> None:
         """Put this state in the place of the last one."""
         held = {
-            f"{number}/{name}": value
+            f"optimiser/{number}/{name}": value
             for number, entries in optimiser.state_dict()["state"].items()
             for name, value in entries.items()
             if is_torch(value)
         }
-        parts = {"model": moving_state(model), "best": best or {}, "optimiser": held}
-        self.store.write("training", self.key, {**{k: Tensors(v) for k, v in parts.items()}, "state": state})
+        held |= {f"model/{name}": value for name, value in moving_state(model).items()}
+        held |= {f"best/{name}": value for name, value in (best or {}).items()}
+        self.store.write("training", self.key, {"tensors": Tensors(held), "state": state})

@@ -260,9 +260,14 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON; NaN becomes null."""
+    return json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write ``value`` as indented JSON, atomically; NaN becomes null."""
-    return write_text(path, json.dumps(_finite(value), indent=2, default=_plain, allow_nan=False) + "\n")
+    """Write ``value`` as `json_text`, atomically."""
+    return write_text(path, json_text(value))
 
 
 def check_readable_file(path: str | os.PathLike[str], what: str = "file") -> Path:
@@ -382,8 +387,12 @@ def plain_json(value: Any) -> Any:
 
 def write_sealed_json(path: str | os.PathLike[str], record: dict[str, Any]) -> Path:
     """Write a JSON record with the hash of its own content (``seal``), so that an edited one is noticed."""
+    return write_text(path, _sealed_text(record))
+
+
+def _sealed_text(record: dict[str, Any]) -> str:
     plain = plain_json(record)
-    return write_json(path, {**plain, "seal": hash_json(plain)})
+    return json_text({**plain, "seal": hash_json(plain)})
 
 
 def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = (), unsealed: bool = False) -> Any:
@@ -473,10 +482,10 @@ def paired_file(folder: str | os.PathLike[str], arrays: str, digest: str) -> Pat
 
 
 def seal_folder(folder: str | os.PathLike[str], name: str, record: dict[str, Any]) -> None:
-    """Write ``record`` as JSON ``name`` with the SHA-256 of every other file below ``folder``."""
+    """Write ``record`` as JSON ``name`` with the SHA-256 of every other file below a folder that `atomic_path` gave."""
     root = Path(folder)
     files = {p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(root.rglob("*")) if p.is_file()}
-    write_sealed_json(root / name, {**record, "files": files})
+    (root / name).write_text(_sealed_text({**record, "files": files}))
 
 
 def read_sealed_folder(folder: str | os.PathLike[str], name: str, what: str, kind: str, version: int) -> Any:

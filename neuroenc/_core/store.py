@@ -27,14 +27,13 @@ from neuroenc._core.files import (
     hash_array,
     hash_json,
     hash_path,
-    plain_json,
+    json_text,
     read_json,
     read_npy,
     read_sealed_folder,
     recover,
     seal_folder,
     storage_errors,
-    write_json,
 )
 from neuroenc._core.weights import load_tensors, save_tensors
 from neuroenc._version import __version__
@@ -83,7 +82,7 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> None:
         "columns": {str(c): [_number(x) for x in frame[c].tolist()] for c in frame.columns},
         "dtypes": {str(c): "str" if frame[c].dtype.kind not in "fiub" else str(frame[c].dtype) for c in frame},
     }
-    write_json(path, plain_json(record))
+    path.write_text(json_text(record))
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
@@ -111,7 +110,9 @@ _CODECS: list[Codec] = [
     Codec("array", np.ndarray, ".npy", lambda p, a: np.save(p, a, allow_pickle=False), read_npy),
     Codec("tensors", Tensors, ".safetensors", save_tensors, lambda p: Tensors(load_tensors(p))),
 ]
-_PLAIN = Codec("plain", object, ".json", lambda p, v: write_json(p, {"value": v}), lambda p: read_json(p)["value"])
+_PLAIN = Codec(
+    "plain", object, ".json", lambda p, v: p.write_text(json_text({"value": v})), lambda p: read_json(p)["value"]
+)
 
 
 def register(codec: Codec) -> None:

@@ -267,7 +267,7 @@ def test_buffers_of_a_frozen_core_do_not_drift(frozen, tmp_path):
     assert all(same) if frozen else not any(same)
     from safetensors import safe_open
 
-    with safe_open(next(tmp_path.glob("training-*/model.safetensors")), "pt") as handle:
+    with safe_open(next(tmp_path.glob("training-*/tensors.safetensors")), "pt") as handle:
         stored = {k for k in handle.keys() if "core" in k}  # noqa: SIM118
     assert bool(stored) is not frozen  # a large backbone is not written every epoch
 
