@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -320,16 +320,9 @@ class Attention(nn.Module):
         out : Tensor (batch, rows, dim)
         weights : Tensor (batch, heads, rows, key) or None
         """
-        heads, weights = self.head_outputs(
-            x,
-            memory,
-            log_weight=log_weight,
-            n=n,
-            rows=rows,
-            need_weights=need_weights or self.tap_weights,
-            offset=offset,
-            memory_offset=memory_offset,
-        )
+        asked: dict[str, Any] = {"log_weight": log_weight, "n": n, "rows": rows, "offset": offset}
+        need = need_weights or self.tap_weights
+        heads, weights = self.head_outputs(x, memory, need_weights=need, memory_offset=memory_offset, **asked)
         if self.tap is not None:
             heads = self.tap(heads, weights)
         out = self.out_proj(heads.transpose(1, 2).reshape(len(x), -1, self.dim))

@@ -397,18 +397,9 @@ class Captioner:
                     )
                 found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
             else:
-                found = caption_voxels(
-                    weights,
-                    self.bank,
-                    self.decoder,
-                    top=self.top,
-                    n_evidence=self.n_evidence,
-                    mask=passed,
-                    projector=project if self.method == "softmax" else self._projector,
-                    max_memory=self.max_memory,
-                    progress=self.progress,
-                    **self._softmax(),
-                )
+                options = {name: getattr(self, name) for name in ("top", "n_evidence", "max_memory", "progress")}
+                options |= {**self._softmax(), "projector": project if self.method == "softmax" else self._projector}
+                found = caption_voxels(weights, self.bank, self.decoder, mask=passed, **options)
             captions, evidence = found.captions, found.evidence
             projection = found.projection
             self._direction = projection["bank_direction"].values

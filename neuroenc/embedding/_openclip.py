@@ -350,14 +350,9 @@ class _OpenClip(Described):
         with _without_alarm(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             try:
-                model = open_clip.create_model(
-                    self.source.create,
-                    load_weights=False,
-                    pretrained_image=False,
-                    pretrained_text=False,
-                    force_image_size=tuple(size) if isinstance(size, list) else size,
-                    device="cpu",
-                )
+                bare = dict.fromkeys(("load_weights", "pretrained_image", "pretrained_text"), False)
+                sized = {"force_image_size": tuple(size) if isinstance(size, list) else size}
+                model = open_clip.create_model(self.source.create, device="cpu", **bare, **sized)
             except Exception as error:
                 raise DataError(
                     f"the network {self.source.name!r} cannot be built: {' '.join(str(error).split())[:300]}. Next "

@@ -148,7 +148,7 @@ class StoredBank(EmbeddingBank):
             raise DataError(f"{self.path / 'bank.json'} lacks {', '.join(missing)}. Next step: copy or build it again.")
         super().__init__([self._part(s) for s in self.info["shards"]])
 
-    def _part(self, record: dict[str, Any]) -> tuple[Path, LazyIds]:
+    def _part(self, record: dict[str, Any]) -> tuple[np.ndarray, LazyIds]:
         folder = shard_folder(self.path, record["number"])
         for name in ("embeddings.npy", "table.csv"):
             if not (folder / name).is_file():

@@ -209,16 +209,9 @@ def cluster_voxels(
     typical[rows] = np.einsum("vd,vd->v", target[rows], means[ranked])
     keep = np.ones(len(target), dtype=bool) if roi is None else regions[roi]
     whole = xr.DataArray(full, dims="voxel", coords=coords, name="cluster")[keep]
-    whole.attrs = {"k": number, "method": method, "roi": roi or ""}
-    whole.attrs["provenance"] = provenance(
-        step="cluster_voxels",
-        k=number,
-        options=[int(o) for o in options],
-        method=method,
-        roi=roi,
-        n_components=n_components,
-        seed=seed,
-    )
+    settings = {"k": number, "options": [int(o) for o in options], "method": method, "roi": roi}
+    made = provenance(step="cluster_voxels", **settings, n_components=n_components, seed=seed)
+    whole.attrs = {"k": number, "method": method, "roi": roi or "", "provenance": made}
     return VoxelClusters(whole, xr.DataArray(typical, dims="voxel", coords=coords, name="typicality")[keep], choices)
 
 

@@ -417,18 +417,8 @@ def evaluate_images(
             each.append(
                 pd.DataFrame({"roi": roi, "made_for": made_for, "source": kind, "stimulus": ids, "predicted": values})
             )
-    columns = [
-        "roi",
-        "made_for",
-        "source",
-        "selection",
-        "n_images",
-        "mean",
-        "low",
-        "high",
-        "above_natural",
-        "percentile",
-    ]
+    columns = ["roi", "made_for", "source", "selection", "n_images"]
+    columns += ["mean", "low", "high", "above_natural", "percentile"]
     return pd.DataFrame(summary, columns=columns), pd.concat(each, ignore_index=True)
 
 

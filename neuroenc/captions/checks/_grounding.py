@@ -372,7 +372,12 @@ class GroundingChecker:
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
         others = [b for b in best if told.get(b)]
         reading: dict[str, Any] = {"engine": self.engine, "stop": stop, "template": template}
-        drawing = {"n_random": n_random, "similar": similar, "text_direction": text_direction, "seed": seed}
+        drawing: dict[str, Any] = {
+            "n_random": n_random,
+            "similar": similar,
+            "text_direction": text_direction,
+            "seed": seed,
+        }
         self.bank = PhraseBank(told, embed_text, random_ids, other_ids=others, **reading, **drawing)
         by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
         direction = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)

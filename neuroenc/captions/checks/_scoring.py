@@ -397,21 +397,10 @@ def score_stability(
         table |= {kind: agreement, f"{kind}_null": np.full(n, chance.mean()), f"{kind}_same": same}
         draws = agreement[np.random.default_rng([seed, 1]).integers(0, n, (1000, n))].mean(axis=1)
         low, high, _ = stats.sample_interval(draws, agreement.mean(), n_units=n)
-        rows.append(
-            {
-                "kind": kind,
-                "n_variants": len(texts),
-                "n_voxels": n,
-                "of_voxels": of_voxels or n,
-                "mean": info["mean"],
-                "low": float(low),
-                "high": float(high),
-                "shuffled_voxels": info["mean_shuffled"],
-                "shuffled_weights": float(chance.mean()),
-                "same": float(same.mean()),
-                "p": info["p"],
-            }
-        )
+        row: dict[str, Any] = {"kind": kind, "n_variants": len(texts), "n_voxels": n, "of_voxels": of_voxels or n}
+        row |= {"mean": info["mean"], "low": float(low), "high": float(high)}
+        row |= {"shuffled_voxels": info["mean_shuffled"], "shuffled_weights": float(chance.mean())}
+        rows.append({**row, "same": float(same.mean()), "p": info["p"]})
     return pd.DataFrame(table), pd.DataFrame(rows)
 
 
@@ -503,15 +492,8 @@ def caption_stability(
         for job in jobs:
             told.append((job.kind, job.null, _captions(decode, job.weights, job.bank)))
             bar.update(1)
-    return score_stability(
-        known[chosen],
-        told,
-        embed_text,
-        text_direction=text_direction,
-        n_shuffles=n_shuffles,
-        seed=seed,
-        of_voxels=len(known),
-    )
+    settings: dict[str, Any] = {"text_direction": text_direction, "n_shuffles": n_shuffles, "seed": seed}
+    return score_stability(known[chosen], told, embed_text, of_voxels=len(known), **settings)
 
 
 def _strata(coef: xr.DataArray) -> list[str]:

@@ -87,21 +87,15 @@ def make_language_model(
     tokenizer = make_tokenizer(texts, vocabulary)
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    end = tokenizer.convert_tokens_to_ids(_END)
+    pad, end = tokenizer.convert_tokens_to_ids([_PAD, _END])
+    shape = {"n_positions": positions, "n_embd": width, "n_layer": layers, "n_head": heads or max(1, width // 32)}
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=positions,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads or max(1, width // 32),
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
+        **shape,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
         # The same function as GPT-2's own "gelu_new", in one kernel.
         activation_function="gelu_pytorch_tanh",
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=tokenizer.convert_tokens_to_ids(_PAD),
+        **{"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad},
     )
     import torch
 

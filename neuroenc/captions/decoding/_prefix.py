@@ -560,7 +560,7 @@ class PrefixDecoder:
         _fill(lm, gpt, f"gpt.* of {path}")
         if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = AutoTokenizer.from_pretrained("gpt2" if tokenizer is None else os.fspath(tokenizer))
-        shape = {"mapping": kind, "prefix_length": length, "mapping_settings": settings}
+        shape: dict[str, Any] = {"mapping": kind, "prefix_length": length, "mapping_settings": settings}
         decoder = cls(lm, tokenizer, dim, **shape, device=device)
         _fill(decoder.mapping, project, f"clip_project.* of {path}")
         return decoder.with_options(**options)

@@ -171,23 +171,11 @@ def train_prefix(
     stop = decoder.stop if append_stop else None
     rows, tokens = caption_pairs(captions, len(inputs), decoder.encode, decoder.room, stop, max_tokens)
     decoder.source = source
-    run = _Run(
-        decoder,
-        torch.from_numpy(inputs.astype(np.float32)),
-        rows,
-        tokens,
-        noise=float(noise),
-        train_lm=train_lm,
-        batch=batch_size,
-        lr=lr,
-        decay=weight_decay,
-        warmup=warmup,
-        schedule=schedule,
-        clip=clip,
-        seed=seed,
-        total=epochs * math.ceil(len(rows) / batch_size),
-        limit=None if minutes is None else 60.0 * minutes,
-    )
+    descent: dict[str, Any] = {"lr": lr, "decay": weight_decay, "warmup": warmup, "schedule": schedule, "clip": clip}
+    total, limit = epochs * math.ceil(len(rows) / batch_size), None if minutes is None else 60.0 * minutes
+    length: dict[str, Any] = {"batch": batch_size, "total": total, "limit": limit}
+    x = torch.from_numpy(inputs.astype(np.float32))
+    run = _Run(decoder, x, rows, tokens, noise=float(noise), train_lm=train_lm, seed=seed, **descent, **length)
     return run.run(checkpoint, checkpoint_every, progress)
 
 

@@ -224,8 +224,8 @@ class ConceptDenoiser:
         descent: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "minutes": minutes}
         draws: dict[str, Any] = {"drop": drop, "ema": ema, "pool": pool, "seed": self.seed}
         kind: dict[str, Any] = {"temperatures": self.temperatures, "regression": self.kind == "regression"}
-        images = rows, self._to_scaled(rows)
-        self.training_ = train_denoiser(self._net, *images, weights=own, **kind, **descent, **draws, show=progress)
+        settings: dict[str, Any] = {**kind, **descent, **draws, "show": progress}
+        self.training_ = train_denoiser(self._net, rows, self._to_scaled(rows), weights=own, **settings)
         return self
 
     def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
