@@ -88,15 +88,11 @@ def make_language_model(
     from transformers import GPT2Config, GPT2LMHeadModel
 
     pad, end = tokenizer.convert_tokens_to_ids([_PAD, _END])
-    shape = {"n_positions": positions, "n_embd": width, "n_layer": layers, "n_head": heads or max(1, width // 32)}
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        **shape,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
-        # The same function as GPT-2's own "gelu_new", in one kernel.
-        activation_function="gelu_pytorch_tanh",
-        **{"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad},
-    )
+    settings: dict[str, Any] = {"n_positions": positions, "n_embd": width, "n_layer": layers}
+    settings |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    settings |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad, "n_head": heads or max(1, width // 32)}
+    # The same function as GPT-2's own "gelu_new", in one kernel.
+    config = GPT2Config(vocab_size=len(tokenizer), activation_function="gelu_pytorch_tanh", **settings)
     import torch
 
     with torch.random.fork_rng(devices=[]):
