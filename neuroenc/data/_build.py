@@ -233,7 +233,12 @@ def make_features(
         labels[name] = (axis, np.asarray(label))
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_features", **(provenance or {}))
-    attrs = {"backbone": str(backbone), "weights": str(weights), "layer": str(layer), "pooling": str(pooling)}
+    attrs: dict[str, Any] = {
+        "backbone": str(backbone),
+        "weights": str(weights),
+        "layer": str(layer),
+        "pooling": str(pooling),
+    }
     attrs |= {"normalised": int(bool(normalised)), "content_hash": _hash_rows(data, ids), "provenance": provenance}
     return xr.DataArray(data, dims=dims, coords=labels, attrs=attrs, name="features")
 

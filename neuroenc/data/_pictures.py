@@ -24,8 +24,8 @@ BACKGROUND = 128
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "SGI", "QOI")
 _LARGEST_FILE = 2**30
 # What Pillow and its decoders raise for files that are cut short, damaged or of another kind.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
-_DAMAGE += (NotImplementedError, Image.DecompressionBombError)
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
+_DAMAGE = (*_BROKEN, NotImplementedError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
 
 

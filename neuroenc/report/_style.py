@@ -49,7 +49,7 @@ _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial,
 
 
 @contextmanager
-def drawing(width: float, height: float, layout: str = "none") -> Iterator[Any]:
+def drawing(width: float, height: float, layout: Any = "none") -> Iterator[Any]:
     """An empty figure, in inches, and the pages' style while it is drawn.
 
     Without a layout, axes stay where they were put, whatever the user's matplotlib settings ask for.

@@ -362,7 +362,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         ({"images": np.zeros((3, 4, 4, 3))}, "dtype float64 .expected uint8"),
         ({"images": np.zeros((3, 3, 4, 4), np.uint8)}, "channels last"),
         ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "2 images for 3 stimuli"),
-        ({"images": ["a.png"]}, "1 image files for 3 stimuli"),
+        ({"images": ["a.png"]}, "1 images for 3 stimuli"),
         ({"captions": ["one", "two", "three"]}, "captions of stimulus 'a' are not a list of texts"),
         ({"captions": [["one"]]}, "1 caption entries for 3 stimuli"),
         ({"table": pd.DataFrame({"x": [1, 2, 3]})}, r"index \['0', '1', '2'\].*set_index"),

@@ -143,7 +143,7 @@ def _pictures(folder: Path) -> pd.DataFrame:
     for split, own in table.groupby("split"):
         if not np.array_equal(own["position"], np.arange(1, len(own) + 1)):
             lost = sorted(set(range(1, int(own["position"].max()) + 1)) - set(own["position"]))
-            raise DataError(f"{folder} lacks {'training' if split == 'train' else split} pictures number {lost[:5]}.")
+            raise DataError(f"{folder} lacks {'training' if split == 'train' else 'test'} pictures number {lost[:5]}.")
     if table["nsd_id"].duplicated().any():
         raise DataError(f"{folder} shows NSD picture {table['nsd_id'][table['nsd_id'].duplicated()].iloc[0]} twice.")
     table.index = pd.Index(stimulus_name(table["nsd_id"].to_numpy()), name="stimulus")

@@ -51,8 +51,9 @@ def _kind(
     name: str, family: str, phrases: str, colours: str, words: str = "", where: str = "", sized: bool = False
 ) -> Member:
     """A member from texts: phrases and places with commas between them, colours and words with blanks."""
-    parts = (phrases.split(", "), colours.split(), words.split(), where.split(", ") if where else ())
-    return Member(name, family, *map(tuple, parts), sized=sized)
+    listed = phrases.split(", "), colours.split(), words.split(), where.split(", ") if where else ()
+    a, b, c, d = map(tuple, listed)
+    return Member(name, family, a, b, c, d, sized)
 
 
 _ALL = (

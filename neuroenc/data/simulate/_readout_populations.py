@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -177,7 +178,11 @@ def simulate_readout_population(
         coords={**place, **voxel, "channel": names, "latent": list(LATENTS), "row": list("xy"), "column": list("xy1")},
         attrs={"kind": kind, "seed": seed, "noise": float(noise)},
     )
-    measured = {"dims": ("stimulus", "voxel"), "coords": {"stimulus": stimulus, **voxel}, "name": "responses"}
+    measured: dict[str, Any] = {
+        "dims": ("stimulus", "voxel"),
+        "coords": {"stimulus": stimulus, **voxel},
+        "name": "responses",
+    }
 
     def maps(channels: slice, name: str) -> xr.DataArray:
         return xr.DataArray(full[:, channels], {**place, "channel": names[channels]}, dims, name)

@@ -44,7 +44,7 @@ class Roi:
     clusters: tuple[tuple[str, ...], ...] = ()
 
 
-def _selective(
+def _responsive(
     name: str, count: int, centre: Centre, family: str, second: str, *clusters: str, hemispheres: str = "LR"
 ) -> Roi:
     """A region of one family, in clusters of voxels that prefer some of its members."""
@@ -53,15 +53,15 @@ def _selective(
 
 
 _SELECTIVE = (
-    _selective("OFA", 40, (42, -79, -10), "face", "body", "man woman", "child cat dog"),
-    _selective("FFA", 60, (40, -54, -19), "face", "body", "man woman child", "cat dog"),
-    _selective("EBA", 80, (47, -70, 4), "body", "face", "person runner dancer surfer", "hand"),
-    _selective("FBA", 40, (43, -42, -21), "body", "face", "person dancer", "runner surfer hand"),
-    _selective("PPA", 70, (26, -44, -10), "place", "food", "house church", "mountain beach", "corridor"),
-    _selective("OPA", 50, (33, -82, 20), "place", "body", "house corridor", "church mountain beach"),
-    _selective("RSC", 40, (16, -54, 10), "place", "word", "mountain beach", "house church corridor"),
-    _selective("VWFA", 40, (46, -58, -13), "word", "face", "sign poster", "letter book newspaper", hemispheres="L"),
-    _selective("food", 50, (32, -60, -12), "food", "place", "pizza cake burger", "apple banana"),
+    _responsive("OFA", 40, (42, -79, -10), "face", "body", "man woman", "child cat dog"),
+    _responsive("FFA", 60, (40, -54, -19), "face", "body", "man woman child", "cat dog"),
+    _responsive("EBA", 80, (47, -70, 4), "body", "face", "person runner dancer surfer", "hand"),
+    _responsive("FBA", 40, (43, -42, -21), "body", "face", "person dancer", "runner surfer hand"),
+    _responsive("PPA", 70, (26, -44, -10), "place", "food", "house church", "mountain beach", "corridor"),
+    _responsive("OPA", 50, (33, -82, 20), "place", "body", "house corridor", "church mountain beach"),
+    _responsive("RSC", 40, (16, -54, 10), "place", "word", "mountain beach", "house church corridor"),
+    _responsive("VWFA", 40, (46, -58, -13), "word", "face", "sign poster", "letter book newspaper", hemispheres="L"),
+    _responsive("food", 50, (32, -60, -12), "food", "place", "pizza cake burger", "apple banana"),
 )
 _QUARTERS = ("lower", "upper")
 
@@ -122,8 +122,7 @@ def grow(hemi: str, centres: np.ndarray, counts: np.ndarray) -> list[np.ndarray]
     xyz, neighbours = fsaverage5()[hemi]
     if counts.sum() > len(xyz):
         raise DataError(
-            f"{int(counts.sum())} vertices asked for in hemisphere {hemi} of {len(xyz)}: ask for fewer voxels "
-            "(n_voxels)."
+            f"{int(counts.sum())} vertices asked for in hemisphere {hemi} of {len(xyz)}. Next step: fewer n_voxels."
         )
     free = np.ones(len(xyz), dtype=bool)
     patches: list[list[int]] = [[] for _ in counts]

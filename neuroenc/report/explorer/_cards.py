@@ -18,7 +18,6 @@ from neuroenc.report.explorer._data import VoxelTable
 if TYPE_CHECKING:
     from neuroenc.captions import CaptionStudy
     from neuroenc.data import Stimuli
-    from neuroenc.report.explorer._cards import Pictures
 
 SIDE = 96  # pixels, shown at 64 CSS pixels
 

@@ -134,7 +134,12 @@ def description(name: str, source_datasets: Sequence[str], licence: str | None) 
         "Description": "Voxelwise encoding models of human visual cortex",
         "CodeURL": "https://github.com/neuroenc/neuroenc",
     }
-    out = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [maker]}
+    out: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [maker],
+    }
     more = {"License": licence, "SourceDatasets": [{"URL": url} for url in source_datasets]}
     return out | {key: value for key, value in more.items() if value}
 
@@ -396,7 +401,13 @@ def _plan(
                 if score == "roi":
                     own["desc"] = "roi"
                 stem = file_name(own, "dseg" if score == "roi" else "statmap", "")
-                plan = {"stem": base + stem, "score": score, "kind": kind, "hemi": hemi, "scores": scores}
+                plan: dict[str, Any] = {
+                    "stem": base + stem,
+                    "score": score,
+                    "kind": kind,
+                    "hemi": hemi,
+                    "scores": scores,
+                }
                 plans.append(plan | {"reference": reference, "labels": explained})
     return plans
 

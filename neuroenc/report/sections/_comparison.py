@@ -234,9 +234,9 @@ def _gains(cells: shared.Cells, pairs: pd.DataFrame, baseline: str) -> Section |
     meant = " (ridge on the flattened map, unless the settings say otherwise)" if baseline == "linear" else ""
     lead = f"The same features, read in another way: difference of r to the readout {baseline}{meant}, as median over "
     alt = f"Difference of r to {baseline} over all voxels. {words}"
-    drawn = "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
+    lines = "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
     shown: dict[str, Any] = {"legend": legend(colours), "about": "gain in every group", "opened": False}
-    block = Block(figure, alt, drawn + said, found, **shown)
+    block = Block(figure, alt, lines + said, found, **shown)
     title = f"Gain of each readout over {short(baseline)}"
     return Section("gains", title, lead + "voxels.", [block], nav="Gains", terms=["readout", "q"])
 

@@ -64,7 +64,7 @@ def support_sections(
         heading, about = "" if kind == "all" else f"By {kind}", f"explained variance ({kind})"
         blocks.append(Block(figure, alt, caption, table, heading=heading, about=about, opened=kind == "all"))
     lead = "The support is what a model may see of a new voxel: that many stimuli with the voxel's responses."
-    first = {"tiles": _tiles(curve, numbers or {}), "terms": ["support", "explained variance"]}
+    first: dict[str, Any] = {"tiles": _tiles(curve, numbers or {}), "terms": ["support", "explained variance"]}
     made = [Section("curves", "How many trials are enough", lead, blocks, nav="Accuracy", **first)]
     if comparisons is not None and len(comparisons):
         lead = (
