@@ -18,13 +18,14 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.executor import Executor
 from neuroenc._core.store import Store, Tensors
 from neuroenc.data import match
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
-from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, check_budget, make_folds, make_jobs
+from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, make_folds, make_jobs
 from neuroenc.encoders.comparison._result import Comparison
 from neuroenc.encoders.comparison._source import Fitted, Source, make_source
 
@@ -312,7 +313,9 @@ def compare(
     ('right/linear', {'right/linear'})
     """
     check_out(out, client)
-    check_budget({"n_candidates": n_candidates, "workers": workers, "threads": threads, "n_bootstraps": n_bootstraps})
+    budget = {"n_candidates": n_candidates, "workers": workers, "threads": threads, "n_bootstraps": n_bootstraps}
+    for name, value in budget.items():
+        check_whole(name, value)
     _check_responses(responses)
     spaces = dict(features)
     chosen = build_cells(list(spaces), readouts, cores, cells, training)

@@ -405,10 +405,3 @@ def make_jobs(
                     )
                 jobs.append(Job(cell, f, g, voxels, rows, drawn, seed))
     return jobs
-
-
-def check_budget(values: Mapping[str, Any]) -> None:
-    """Counts that must be positive integers."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ConfigError(f"{name}={value!r} must be an integer of at least 1.")

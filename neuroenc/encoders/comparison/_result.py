@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from neuroenc.encoders.comparison._layers import layer_positions, layer_table
 from neuroenc.encoders.comparison._regions import REGIONS, classify, region_shares
 from neuroenc.encoders.comparison._source import Fitted
 from neuroenc.encoders.comparison._statistics import (
-    Group,
     Samples,
     closest_rival,
     draw_samples,
@@ -34,124 +33,6 @@ from neuroenc.encoders.comparison._statistics import (
     pair_table,
     voxel_winner,
 )
-
-
-def cell_costs(
-    cells: Sequence[Cell],
-    jobs: Mapping[str, Sequence[Job]],
-    fits: Mapping[str, Sequence[tuple[Job, Fitted]]],
-    responses: xr.DataArray,
-    groups: Sequence[Group],
-) -> pd.DataFrame:
-    """Rows that the voxels of each group saw, and parameters, budget and seconds of each cell."""
-    seen = ~np.isnan(responses.values)
-    rows: list[dict[str, Any]] = []
-    for cell in cells:
-        n_folds = 1 + max(job.fold for job in jobs[cell.name])
-        counts = np.zeros((3, n_folds, seen.shape[1]))
-        for job in jobs[cell.name]:
-            for part, index in enumerate((job.rows.train, job.rows.validation, job.rows.test)):
-                counts[part, job.fold, job.voxels] = seen[:, job.voxels][index].sum(axis=0)
-        records = pd.DataFrame([fitted.record for _, fitted in fits[cell.name]])
-        epochs = records["best_epoch"].dropna()
-        cost = {
-            "features": cell.features,
-            "core": cell.core,
-            "readout": cell.readout,
-            "n_candidates": int(records["n_candidates"].iloc[0]),
-            "n_parameters": round(records.groupby("fold")["n_parameters"].sum().mean()),
-            "best_epoch": float(epochs.astype(float).median()) if len(epochs) else np.nan,
-            "seconds": float(records["seconds"].sum()),
-            "seconds_per_fit": float(records["seconds_per_fit"].mean()),
-        }
-        for group in groups:
-            n = [int(np.median(part[:, group.voxels])) for part in counts]
-            place = {"cell": cell.name, "kind": group.kind, "group": group.name}
-            rows.append({**place, **dict(zip(("n_train", "n_validation", "n_test"), n)), **cost})
-    return pd.DataFrame(rows)
-
-
-def summarise(comparison: Comparison, q: float = 0.05) -> dict[str, Any]:
-    """Flat summary, its numbers those of `Comparison.table` and `Comparison.pairwise`.
-
-    ``best_cell`` has the highest median validation r, ``best_median_r`` is its test r; ``selected_median_r`` is that
-    of the choice nested in the folds; ``highest_cell`` has the highest median test r. ``rival`` is the cell that the
-    best leads by least (or that leads it by most), with the paired difference ``best_difference``, its interval, p and
-    q, and ``best_verdict`` in words. ``median_r:CELL`` for each cell, ``share_tie`` the share of voxels without a
-    separable winner, and numbers of voxels, stimuli and resamples.
-    """
-    scores, cells = comparison.scores, comparison.cells
-    table = comparison.table()
-    table = table[table["kind"] == "all"].set_index("cell")
-    medians = {c: float(table["median_r"][c]) for c in cells}
-    inner = {c: float(np.nanmedian(scores["validation_r"].sel(cell=c).values)) for c in cells}
-    best = comparison.best_cell()
-    summary: dict[str, Any] = {
-        "n_cells": len(cells),
-        "n_voxels": comparison.responses.shape[1],
-        "n_stimuli": len(np.unique(comparison.responses["stimulus"].values)),
-        "n_bootstraps": comparison.n_bootstraps,
-        "seed": comparison.seed,
-        "q_level": q,
-        "best_cell": best,
-        "best_median_r": medians[best],
-        "best_validation_r": inner[best],
-        "selected_median_r": float(np.nanmedian(comparison.selected()["r"].values)),
-        "highest_cell": max(cells, key=lambda c: np.nan_to_num(medians[c], nan=-np.inf)),
-    }
-    if "median_r_normalised" in table:
-        summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
-    if len(cells) > 1:
-        found = closest_rival(best, comparison.pairwise(q), q)
-        summary.update(
-            rival=found["rival"],
-            rival_median_r=medians[found["rival"]],
-            best_difference=found["difference"],
-            best_difference_low=found["low"],
-            best_difference_high=found["high"],
-            best_difference_p=found["p"],
-            best_difference_q=found["q"],
-            best_verdict=found["verdict"],
-        )
-        winner = comparison.winner(q)["winner"].values
-        summary["share_tie"] = float((winner == "tie").mean())
-        summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})
-    summary.update({f"median_r:{c}": medians[c] for c in cells})
-    summary.update({f"validation_r:{c}": inner[c] for c in cells})
-    records = comparison.records()
-    summary["seconds_fits"] = round(float(records["seconds"].sum()), 1)
-    summary["n_fits"] = len(records)
-    return summary
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """CSV, whole or not at all, without cells that a spreadsheet would run."""
-    tables.write_table(table, path, float_format="%.8g")
-
-
-def voxel_file(comparison: Comparison, q: float = 0.05) -> xr.Dataset:
-    """Scores of every cell and voxel with the winner, receptive fields and spreads."""
-    found = comparison.scores
-    if len(comparison.cells) > 1:
-        found = found.merge(comparison.winner(q), join="exact", compat="override")
-    for part in (comparison.receptive_fields(), comparison.warp_spread()):
-        if part is not None:
-            found = found.merge(part, join="exact", compat="override")
-    return found.assign_attrs(
-        {k: v for k, v in comparison.responses.attrs.items() if k in ("affine", "volume_shape", "space", "source")}
-    )
-
-
-def write_files(comparison: Comparison, folder: Path, q: float = 0.05) -> dict[str, Any]:
-    """comparison.csv, pairwise.csv (with two cells or more), voxels.nc, summary.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(comparison.table(), folder / "comparison.csv")
-    if len(comparison.cells) > 1:
-        write_table(comparison.pairwise(q), folder / "pairwise.csv")
-    save(voxel_file(comparison, q), folder / "voxels.nc")
-    summary = summarise(comparison, q)
-    write_json(folder / "summary.json", summary)
-    return summary
 
 
 class Comparison:
@@ -191,7 +72,6 @@ class Comparison:
         self.noise_ceiling = noise_ceiling
         self.n_bootstraps, self.seed = n_bootstraps, seed
         self.groups = find_groups(responses)
-        self._winner: dict[float, xr.Dataset] = {}
         self._pairs: dict[float, pd.DataFrame] = {}
 
     def __repr__(self) -> str:
@@ -306,8 +186,35 @@ class Comparison:
         the voxel saw; parameters, candidates and seconds are the cell's.
         """
         medians = group_medians(self.cells, self._drawn, self.groups, self.noise_ceiling)
-        costs = cell_costs(self._cells, self._jobs, {c: self._fits(c) for c in self.cells}, self.responses, self.groups)
-        return medians.merge(costs, on=["cell", "kind", "group"], how="left", validate="one_to_one")
+        return medians.merge(self._costs(), on=["cell", "kind", "group"], how="left", validate="one_to_one")
+
+    def _costs(self) -> pd.DataFrame:
+        """Rows that the voxels of each group saw, and parameters, budget and seconds of each cell."""
+        seen = ~np.isnan(self.responses.values)
+        rows: list[dict[str, Any]] = []
+        for cell in self._cells:
+            n_folds = 1 + max(job.fold for job in self._jobs[cell.name])
+            counts = np.zeros((3, n_folds, seen.shape[1]))
+            for job in self._jobs[cell.name]:
+                for part, index in enumerate((job.rows.train, job.rows.validation, job.rows.test)):
+                    counts[part, job.fold, job.voxels] = seen[:, job.voxels][index].sum(axis=0)
+            records = pd.DataFrame([fitted.record for _, fitted in self._fits(cell.name)])
+            epochs = records["best_epoch"].dropna()
+            cost = {
+                "features": cell.features,
+                "core": cell.core,
+                "readout": cell.readout,
+                "n_candidates": int(records["n_candidates"].iloc[0]),
+                "n_parameters": round(records.groupby("fold")["n_parameters"].sum().mean()),
+                "best_epoch": float(epochs.astype(float).median()) if len(epochs) else np.nan,
+                "seconds": float(records["seconds"].sum()),
+                "seconds_per_fit": float(records["seconds_per_fit"].mean()),
+            }
+            for group in self.groups:
+                n = [int(np.median(part[:, group.voxels])) for part in counts]
+                place = {"cell": cell.name, "kind": group.kind, "group": group.name}
+                rows.append({**place, **dict(zip(("n_train", "n_validation", "n_test"), n)), **cost})
+        return pd.DataFrame(rows)
 
     def pairwise(self, q: float = 0.05) -> pd.DataFrame:
         """Any two cells in each group: difference of r with interval and p, and shares of voxels after FDR."""
@@ -424,9 +331,74 @@ class Comparison:
         return found if found.data_vars else None
 
     def summary(self, q: float = 0.05) -> dict[str, Any]:
-        """Flat numbers, as ``summary.json`` has them; ``q`` is the FDR level."""
-        return summarise(self, q)
+        """Flat summary, its numbers those of `Comparison.table` and `Comparison.pairwise`.
+
+        ``best_cell`` has the highest median validation r, ``best_median_r`` is its test r; ``selected_median_r`` is
+        that of the choice nested in the folds; ``highest_cell`` has the highest median test r. ``rival`` is the cell
+        that the best leads by least (or that leads it by most), with the paired difference ``best_difference``, its
+        interval, p and q, and ``best_verdict`` in words. ``median_r:CELL`` for each cell, ``share_tie`` the share of
+        voxels without a separable winner, and numbers of voxels, stimuli and resamples. ``q`` is the FDR level.
+        """
+        scores, cells = self.scores, self.cells
+        table = self.table()
+        table = table[table["kind"] == "all"].set_index("cell")
+        medians = {c: float(table["median_r"][c]) for c in cells}
+        inner = {c: float(np.nanmedian(scores["validation_r"].sel(cell=c).values)) for c in cells}
+        best = self.best_cell()
+        summary: dict[str, Any] = {
+            "n_cells": len(cells),
+            "n_voxels": self.responses.shape[1],
+            "n_stimuli": len(np.unique(self.responses["stimulus"].values)),
+            "n_bootstraps": self.n_bootstraps,
+            "seed": self.seed,
+            "q_level": q,
+            "best_cell": best,
+            "best_median_r": medians[best],
+            "best_validation_r": inner[best],
+            "selected_median_r": float(np.nanmedian(self.selected()["r"].values)),
+            "highest_cell": max(cells, key=lambda c: np.nan_to_num(medians[c], nan=-np.inf)),
+        }
+        if "median_r_normalised" in table:
+            summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
+        if len(cells) > 1:
+            found = closest_rival(best, self.pairwise(q), q)
+            summary.update(
+                rival=found["rival"],
+                rival_median_r=medians[found["rival"]],
+                best_difference=found["difference"],
+                best_difference_low=found["low"],
+                best_difference_high=found["high"],
+                best_difference_p=found["p"],
+                best_difference_q=found["q"],
+                best_verdict=found["verdict"],
+            )
+            winner = self.winner(q)["winner"].values
+            summary["share_tie"] = float((winner == "tie").mean())
+            summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})
+        summary.update({f"median_r:{c}": medians[c] for c in cells})
+        summary.update({f"validation_r:{c}": inner[c] for c in cells})
+        records = self.records()
+        summary["seconds_fits"] = round(float(records["seconds"].sum()), 1)
+        summary["n_fits"] = len(records)
+        return summary
 
     def write(self, folder: str | os.PathLike[str], q: float = 0.05) -> dict[str, Any]:
-        """Write comparison.csv, pairwise.csv, voxels.nc and summary.json; returns the summary."""
-        return write_files(self, Path(folder), q)
+        """Write comparison.csv, pairwise.csv (of two cells or more), voxels.nc and summary.json; the summary.
+
+        voxels.nc holds scores of every cell and voxel with the winner, receptive fields and spreads; ``q`` is the FDR
+        level.
+        """
+        folder, several = Path(folder), len(self.cells) > 1
+        folder.mkdir(parents=True, exist_ok=True)
+        tables.write_table(self.table(), folder / "comparison.csv", float_format="%.8g")
+        if several:
+            tables.write_table(self.pairwise(q), folder / "pairwise.csv", float_format="%.8g")
+        found = self.scores
+        for part in (self.winner(q) if several else None, self.receptive_fields(), self.warp_spread()):
+            if part is not None:
+                found = found.merge(part, join="exact", compat="override")
+        places = ("affine", "volume_shape", "space", "source")
+        save(found.assign_attrs({k: v for k, v in self.responses.attrs.items() if k in places}), folder / "voxels.nc")
+        summary = self.summary(q)
+        write_json(folder / "summary.json", summary)
+        return summary

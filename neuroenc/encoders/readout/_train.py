@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neuroenc import stats
 from neuroenc._core.checkpoints import Checkpoint, moving_state
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
@@ -565,10 +565,8 @@ def _check(
     """Legal settings; the learning rates of a fixed number of epochs, or None."""
     whole = {"batch_size": batch_size, "accumulate": accumulate, "max_epochs": max_epochs, "patience": patience}
     for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
-    if isinstance(lr_cuts, bool) or not isinstance(lr_cuts, (int, np.integer)) or lr_cuts < 0:
-        raise ConfigError(f"lr_cuts={lr_cuts!r} must be a whole number, 0 or more.")
+        check_whole(name, value)
+    check_whole("lr_cuts", lr_cuts, least=0)
     if isinstance(lr, (bool, str)) or not (np.isfinite(lr) and lr > 0):
         raise ConfigError(f"lr={lr!r} must be a number, finite and positive.")
     if fixed is None:
