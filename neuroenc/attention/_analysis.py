@@ -258,9 +258,7 @@ def sink_report(weights: Sequence[Tensor], threshold: float = 0.1, keep_first: i
 
 
 def repeat_probe(
-    run: Callable[[str, int], Any],
-    lags: Sequence[int],
-    conditions: Sequence[str] = ("repeat", "permuted", "novel"),
+    run: Callable[[str, int], Any], lags: Sequence[int], conditions: Sequence[str] = ("repeat", "permuted", "novel")
 ) -> xr.Dataset:
     """Probe verbatim memory: errors on repeated, novel and permuted items by lag.
 

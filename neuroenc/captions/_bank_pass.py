@@ -271,13 +271,7 @@ class BankPass:
         return lambda: group.dataset(number, self._read())
 
     def evidence(
-        self,
-        coef: Any,
-        *,
-        intercept: Any = None,
-        k: int = 8,
-        features_normalised: bool = True,
-        keep_rows: bool = False,
+        self, coef: Any, *, intercept: Any = None, k: int = 8, features_normalised: bool = True, keep_rows: bool = False
     ) -> Callable[[], Found]:
         """Ask for the best images of voxels, as of :func:`neuroenc.captions.evidence`.
 

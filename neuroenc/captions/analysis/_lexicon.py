@@ -249,12 +249,7 @@ def _spread(values: xr.DataArray, like: xr.DataArray | xr.Dataset) -> xr.DataArr
 
 
 def concept_shares(
-    maps: xr.Dataset,
-    *,
-    groups: Any = None,
-    n_bootstraps: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    maps: xr.Dataset, *, groups: Any = None, n_bootstraps: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Concept shares: percentage of captioned voxels per region that name a concept, with bootstrap intervals.
 
@@ -428,11 +423,7 @@ def categorise(
     names = np.array(list(lists))
     best = np.where(live, names[np.where(live, score, 0.0).argmax(axis=0)], "")
     out = xr.Dataset(
-        {
-            "score": (("category_name", dim), score),
-            "category": (dim, best),
-            "margin": (dim, ordered[-1] - ordered[-2]),
-        },
+        {"score": (("category_name", dim), score), "category": (dim, best), "margin": (dim, ordered[-1] - ordered[-2])},
         coords={**coords, "category_name": names},
     )
     out.attrs = {"n_templates": len(templates), "centred": int(centre)}

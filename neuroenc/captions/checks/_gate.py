@@ -14,12 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError
 
 
 def gate_voxels(
-    scores: xr.Dataset,
-    kind: str = "q",
-    *,
-    q: float = 0.05,
-    rois: Sequence[str] = (),
-    min_ceiling_r: float = 0.0,
+    scores: xr.Dataset, kind: str = "q", *, q: float = 0.05, rois: Sequence[str] = (), min_ceiling_r: float = 0.0
 ) -> pd.DataFrame:
     """Select the voxels to caption: held-out accuracy above chance (FDR) or in a region.
 

@@ -26,12 +26,7 @@ from neuroenc.captions._linear import as_weights
 from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim, train_denoiser
 from neuroenc.retrieval import as_bank
 
-_KIND = Kind(
-    "denoiser",
-    "denoiser.json",
-    "denoiser.safetensors",
-    ("settings", "n_features", "n_images", "training"),
-)
+_KIND = Kind("denoiser", "denoiser.json", "denoiser.safetensors", ("settings", "n_features", "n_images", "training"))
 _WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("world",)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}

@@ -58,12 +58,7 @@ def natural_neighbours(bank: Any, *, n: int = 1000, seed: int = 0, max_memory: s
 
 
 def on_manifold(
-    embeddings: Any,
-    bank: Any,
-    *,
-    n_natural: int = 1000,
-    seed: int = 0,
-    max_memory: str | int | None = None,
+    embeddings: Any, bank: Any, *, n_natural: int = 1000, seed: int = 0, max_memory: str | int | None = None
 ) -> xr.Dataset:
     r"""Distance of directions to the nearest natural image, relative to distances among natural images.
 

@@ -21,8 +21,7 @@ def _warn_invalid(weights: Weights, valid: np.ndarray) -> None:
         names = weights.coef["voxel"].values[~valid]
         shown = ", ".join(str(x) for x in names[:10]) + (", ..." if len(names) > 10 else "")
         warnings.warn(
-            f"{len(names)} of {len(valid)} voxels have zero or NaN weights and are not projected: {shown}",
-            stacklevel=3,
+            f"{len(names)} of {len(valid)} voxels have zero or NaN weights and are not projected: {shown}", stacklevel=3
         )
 
 

@@ -420,8 +420,4 @@ class TruncatedState(_State):
         with np.errstate(divide="ignore", invalid="ignore"):
             sine = lost * reach / ((1 - lost) * length)
             chord = np.where(sine < 1, 2 * np.sin(np.arcsin(np.minimum(sine, 1.0)) / 2), 2.0)
-        return {
-            "lost_mass": lost,
-            "direction_error": np.where(np.isfinite(sine), chord, 2.0),
-            "norm_error": lost * gap,
-        }
+        return {"lost_mass": lost, "direction_error": np.where(np.isfinite(sine), chord, 2.0), "norm_error": lost * gap}
