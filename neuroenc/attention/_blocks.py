@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroenc.attention._attention import Attention
+from neuroenc.attention._weights import legal
 
 
 class SwiGLU(nn.Module):
@@ -112,8 +113,7 @@ class Block(nn.Module):
         self, attention: Attention, *, feed_forward: str = "swiglu", hidden: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if feed_forward not in FEED_FORWARDS:
-            raise ValueError(f"unknown feed-forward layer {feed_forward!r}; legal: {', '.join(FEED_FORWARDS)}.")
+        legal("feed-forward layer", feed_forward, FEED_FORWARDS)
         dim = attention.dim
         self.norm1 = nn.LayerNorm(dim)
         self.attention = attention

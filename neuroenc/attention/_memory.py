@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from neuroenc.attention._attention import Attention, attend
 from neuroenc.attention._blocks import SwiGLU
-from neuroenc.attention._weights import Softmax
+from neuroenc.attention._weights import Softmax, legal
 
 
 class StreamState(NamedTuple):
@@ -63,8 +63,7 @@ class StreamingAttention:
     """
 
     def __init__(self, kind: str = "softmax", bias: float = 0.0, scale: float | None = None) -> None:
-        if kind not in ("softmax", "sigmoid"):
-            raise ValueError(f"unknown kind {kind!r}; legal: softmax, sigmoid. Give one of them.")
+        legal("kind", kind, ("softmax", "sigmoid"))
         self.kind, self.bias, self.scale = kind, bias, scale
 
     def init(self, query: Tensor) -> StreamState:
@@ -300,8 +299,7 @@ class RecurrentMemory(nn.Module):
 
     def __init__(self, key_dim: int, value_dim: int, hidden: int = 64, kind: str = "gru") -> None:
         super().__init__()
-        if kind not in ("gru", "lstm"):
-            raise ValueError(f"unknown kind {kind!r}; legal: gru, lstm. Give one of them.")
+        legal("kind", kind, ("gru", "lstm"))
         self.kind, self.hidden = kind, hidden
         rows = hidden * (3 if kind == "gru" else 4)
         bound = hidden**-0.5
@@ -404,8 +402,7 @@ class NeuralMemory(nn.Module):
         alpha: float = 0.0,
     ) -> None:
         super().__init__()
-        if gates not in ("fixed", "data"):
-            raise ValueError(f"unknown gates {gates!r}; legal: fixed, data. Give one of them.")
+        legal("gates", gates, ("fixed", "data"))
         start = (theta, eta, alpha)
         if depth < 1 or not all(0 <= g < 1 for g in start):
             raise ValueError(

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from neuroenc.attention._weights import legal
+
 
 class Position(nn.Module):
     """Base class of position encodings; the default does nothing.
@@ -41,6 +43,13 @@ class Position(nn.Module):
 
 def _places(tokens: int | Tensor) -> Tensor:
     return tokens if isinstance(tokens, Tensor) else torch.arange(tokens)
+
+
+def _angles(at: Tensor, width: int, base: float, dtype: torch.dtype) -> Tensor:
+    """Positions times the rates of ``width // 2`` waves, in at least single precision."""
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    rate = torch.exp(torch.arange(width // 2, device=at.device, dtype=kind) * (-2 * math.log(base) / width))
+    return at[..., None].to(kind) * rate
 
 
 class NoPosition(Position):
@@ -85,8 +94,7 @@ class AbsolutePosition(Position):
 
     def __init__(self, dim: int, kind: str = "sinusoidal", length: int = 512) -> None:
         super().__init__()
-        if kind not in ("sinusoidal", "learned"):
-            raise ValueError(f"unknown kind {kind!r}; legal: sinusoidal, learned. Give one of them.")
+        legal("kind", kind, ("sinusoidal", "learned"))
         if kind == "sinusoidal" and dim % 2:
             raise ValueError(f"dim={dim} is odd; sines and cosines come in pairs. Take an even dim, or kind='learned'.")
         self.dim, self.kind, self.length = dim, kind, length
@@ -102,14 +110,9 @@ class AbsolutePosition(Position):
                 )
             vectors = self.table[at.clamp_min(0)]
         else:
-            vectors = self._sines(at, x.dtype)
+            angle = _angles(at, self.dim, 1e4, x.dtype)
+            vectors = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
         return x + vectors.masked_fill((at < 0)[..., None], 0.0).to(x.dtype)
-
-    def _sines(self, at: Tensor, dtype: torch.dtype) -> Tensor:
-        kind = torch.float64 if dtype == torch.float64 else torch.float32
-        rate = torch.exp(torch.arange(0, self.dim, 2, device=at.device, dtype=kind) * (-math.log(1e4) / self.dim))
-        angle = at[..., None].to(kind) * rate
-        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 class Rotary(Position):
@@ -151,9 +154,7 @@ class Rotary(Position):
         if width % 2:
             raise ValueError(f"heads are {width} wide; turning needs an even width. Change dim or heads.")
         at = torch.arange(x.shape[-2], device=x.device) if at is None else at.to(x.device).clamp_min(0)
-        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-        rate = torch.exp(torch.arange(width // 2, device=x.device, dtype=kind) * (-2 * math.log(self.base) / width))
-        angle = at[..., None].to(kind) * rate
+        angle = _angles(at, width, self.base, x.dtype)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

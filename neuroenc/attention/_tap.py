@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from neuroenc.attention._attention import Attention
-from neuroenc.attention._weights import Layout, Normaliser, Softmax
+from neuroenc.attention._weights import Layout, Normaliser, Softmax, legal
 
 Head = tuple[int, int]
 
@@ -128,8 +128,7 @@ class HeadTap:
     def mask(self, heads: Iterable[Head], value: str = "zero") -> None:
         """Replace heads by zero, or by their mean over cases and queries of the same call."""
         self._check_open()
-        if value not in ("zero", "mean"):
-            raise ValueError(f"unknown value {value!r}; legal: zero, mean. Give one of them.")
+        legal("value", value, ("zero", "mean"))
         chosen = self._chosen(heads)
 
         def effect(layer: int, z: Tensor) -> Tensor:
@@ -202,9 +201,9 @@ class HeadTap:
 
     def _chosen(self, heads: Iterable[Head]) -> list[Tensor]:
         chosen = [torch.zeros(layer.heads, dtype=torch.bool) for layer in self.layers]
-        legal = set(self.heads)
+        known = set(self.heads)
         for layer, head in heads:
-            if (layer, head) not in legal:
+            if (layer, head) not in known:
                 raise ValueError(
                     f"no head {(layer, head)}; legal: layers of {[a.heads for a in self.layers]} heads, counted from 0."
                 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-_KINDS = ("none", "log_n", "learned")
+
+def legal(name: str, value: str, names: Iterable[str]) -> None:
+    """Refuse a value that is none of the names."""
+    if value not in names:
+        raise ValueError(f"unknown {name} {value!r}; legal: {', '.join(names)}. Give one of them.")
 
 
 class LengthScale(nn.Module):
@@ -38,8 +43,7 @@ class LengthScale(nn.Module):
 
     def __init__(self, kind: str = "none", heads: int = 1, before_projection: bool = True) -> None:
         super().__init__()
-        if kind not in _KINDS:
-            raise ValueError(f"unknown length scale {kind!r}; legal: {', '.join(_KINDS)}.")
+        legal("length scale", kind, ("none", "log_n", "learned"))
         self.kind, self.before_projection = kind, before_projection
         if kind == "learned":
             self.level = nn.Parameter(torch.ones(heads))

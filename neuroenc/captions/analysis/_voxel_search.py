@@ -97,7 +97,6 @@ def search_voxels(
     if len(set(others)) < 3:
         raise DataError(f"{len(set(others))} different reference texts; at least 3 are needed, better hundreds.")
     labelled: xr.DataArray | xr.Dataset
-    scale: np.ndarray
     if isinstance(source, xr.Dataset):
         target, live, _, _ = directions_of(source, image_direction=image_direction, centre=centre)
         labelled, bias, moved = source, np.zeros(len(target)), None
@@ -108,38 +107,24 @@ def search_voxels(
     vectors = embed(embed_text, [*asked, *others], target.shape[1])
     mean = vectors[len(asked) :].mean(axis=0)
     if centre:
-        vectors = (
-            unit_rows(vectors - mean)
-            if moved is None
-            else unit_rows(vectors - mean + np.asarray(moved, dtype=np.float64))
-        )
+        vectors = unit_rows(vectors - mean + (0.0 if moved is None else np.asarray(moved, dtype=np.float64)))
     query, compared = vectors[: len(asked)], vectors[len(asked) :]
-    n = len(target)
-    predicted, percentile, z = (np.full((len(asked), n), np.nan) for _ in range(3))
+    found = {name: np.full((len(asked), len(target)), np.nan) for name in ("predicted", "percentile", "z")}
     step = int(max(1, parse_memory(max_memory) // 4 // (8 * len(others))))
     rows = np.flatnonzero(live)
     for start in range(0, len(rows), step):
         at = rows[start : start + step]
         level, own = np.sort(compared @ target[at].T, axis=0), query @ target[at].T
-        scale = level.std(axis=0)
+        scale: np.ndarray = level.std(axis=0)
         for i, column in enumerate(own):
             # A text that is itself among the reference must not lose or win by the last bit.
-            percentile[i, at] = (level < column - 1e-6 * scale).mean(axis=0)
-        z[:, at] = np.divide(own - level.mean(axis=0), scale, out=np.full_like(own, np.nan), where=scale > 1e-12)
-        predicted[:, at] = own + bias[at]
+            found["percentile"][i, at] = (level < column - 1e-6 * scale).mean(axis=0)
+        z = np.divide(own - level.mean(axis=0), scale, out=np.full_like(own, np.nan), where=scale > 1e-12)
+        found["z"][:, at], found["predicted"][:, at] = z, own + bias[at]
     frames = []
     for i, text in enumerate(asked):
-        value = {"z": z, "percentile": percentile, "predicted": predicted}[by][i]
-        order = rows[np.argsort(-np.nan_to_num(value[rows], nan=-np.inf), kind="stable")][:top]
-        frame = pd.DataFrame(
-            {
-                "text": text,
-                "rank": np.arange(1, len(order) + 1),
-                "voxel": labelled["voxel"].values[order],
-                "predicted": predicted[i, order],
-                "percentile": percentile[i, order],
-                "z": z[i, order],
-            }
-        )
+        order = rows[np.argsort(-np.nan_to_num(found[by][i, rows], nan=-np.inf), kind="stable")][:top]
+        named = {"text": text, "rank": np.arange(1, len(order) + 1), "voxel": labelled["voxel"].values[order]}
+        frame = pd.DataFrame({**named, **{name: values[i, order] for name, values in found.items()}})
         frames.append(pd.concat([frame, voxel_labels(labelled, order)], axis=1))
     return pd.concat(frames, ignore_index=True)
