@@ -17,14 +17,15 @@ from neuroenc.study.incontext.subjects import learners, subjects
 from neuroenc.study.incontext.train import TRAINING, check_start
 from neuroenc.study.preflight import preflight
 from neuroenc.study.stages.analyse import analyse
-from neuroenc.study.stages.caption import bank, caption as write_captions, read, space, weights
+from neuroenc.study.stages.bank import bank, space
+from neuroenc.study.stages.caption import caption as write_captions, read, weights
 from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
 from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
-from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study
+from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
 RUN = (load, split, embed, fit, score, encode)
@@ -53,8 +54,8 @@ def perform(
     closing: Callable[[Study], list[str]] = closing_lines,
 ) -> dict[str, Any]:
     """Run stages one after another, write report and ``summary.json``; what that holds."""
-    start, n = time.perf_counter(), len(stages) + 1
-    assert study.out is not None
+    start, n, out = time.perf_counter(), len(stages) + 1, study.out
+    assert out is not None
     try:
         for number, one in enumerate(stages, 1):
             study.say(f"{number}/{n} {one.name}")
@@ -66,7 +67,7 @@ def perform(
     page = write(study)
     # Times come after the page: the same run gives the same page.
     summary = {**study.summary, "seconds": round(time.perf_counter() - start, 1)}
-    write_json(study.out / "summary.json", summary)
+    write_json(out / "summary.json", summary)
     for line in closing(study):
         study.say(line)
     study.say(f"report: {page}   ({summary['seconds']:.0f} s)")

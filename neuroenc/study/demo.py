@@ -31,7 +31,8 @@ from neuroenc.study.config import (
     StabilityConfig,
     StudyConfig,
 )
-from neuroenc.study.stages.caption import bank, caption, read, space, weights
+from neuroenc.study.stages.bank import bank, space
+from neuroenc.study.stages.caption import caption, read, weights
 from neuroenc.study.stages.check import shuffled_captions
 from neuroenc.study.stages.fit import make_ridge, split
 from neuroenc.study.stages.load import load
@@ -144,7 +145,7 @@ def demo_config(seed: int = 0, n_train: int = 1400, n_test: int = 200, n_bank: i
     )
 
 
-@stage("encode", reads=("fitted", "config.encoder"), writes=("encoder",), kept=False)
+@stage("encode", reads=("fitted", "config.encoder"), writes=("encoder",))
 def encode(study: Study) -> dict[str, Any]:
     """The encoder of the training rows, saved in ``OUT/encoder``."""
     rows = study.fitted.rows[0]
@@ -154,7 +155,7 @@ def encode(study: Study) -> dict[str, Any]:
     return {"encoder": encoder}
 
 
-@stage("few trials", reads=("fitted", "config.seed"), writes=("few_trials",), kept=False)
+@stage("few trials", reads=("fitted", "config.seed"), writes=("few_trials",))
 def few_trials(study: Study) -> dict[str, Any]:
     """How far 20, 50 or 100 trials lead, in context and by two ridges; None without the shipped model's weights."""
     from neuroenc.encoders.incontext import InContextEncoder, load_model, summarise_curve, support_curve
@@ -214,7 +215,7 @@ def mark(captions: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
     return captions.assign(control=words)
 
 
-@stage("judge", reads=("fitted", "subjects", "captions", "few_trials"), writes=("judged",), kept=False)
+@stage("judge", reads=("fitted", "subjects", "captions", "few_trials"), writes=("judged",))
 def judge(study: Study) -> dict[str, Any]:
     """Summary, table of regions, controls and marked captions, against the planted truth."""
     scores, truth, captions = study.fitted.scores, study.subjects[0].truth, study.captions.captions
@@ -263,13 +264,12 @@ def judge(study: Study) -> dict[str, Any]:
     controls = pd.DataFrame(rows)
     captions = mark(captions, controls)
     table = _roi_table(frame, captions, real[0])
-    judged = {"summary": summary, "roi_table": table, "controls": controls, "captions": captions}
     if study.few_trials is not None:
         # Keys of the summary are shorter than what table and figure call the methods.
         short = {label: key for key, label in _METHODS.items()}
         for row in study.few_trials.to_dict("records"):
             summary[f"few_shot_ev:{short[row['method']]}:{row['size']}"] = float(row["explained_variance"])
-    return {"judged": judged}
+    return {"judged": {"summary": summary, "roi_table": table, "controls": controls, "captions": captions}}
 
 
 def _hits(judged: pd.DataFrame, captions: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import tomllib
+import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -23,11 +24,11 @@ from neuroenc.study.config import (
     FeaturesConfig,
     StudyConfig,
 )
+from neuroenc.study.config.table import PathMark, Table, parts
 from neuroenc.study.convert import convert
 
 #: The table of its own that a command needs.
 TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext"}
-_BANKS = ("stimuli", "unseen", "captions")
 
 
 def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None, command: str = "run") -> StudyConfig:
@@ -98,7 +99,8 @@ def parse_config(
         plain["features"] = _spaces(plain["features"])
     elif command == "run":
         plain["features"] = {"features": {}}
-    config = _resolve(StudyConfig(**plain), Path(folder) if folder is not None else Path.cwd())
+    base = Path(folder) if folder is not None else Path.cwd()
+    config = _root(_resolved(StudyConfig(**plain), StudyConfig, base), base)
     check_config(config, command)
     return config
 
@@ -207,58 +209,34 @@ def absolute(folder: Path, name: str) -> str:
         raise ConfigError(f"{name!r}: {error}. Next step: write the whole path.") from error
 
 
-def _resolve(config: StudyConfig, folder: Path) -> StudyConfig:
-    """Every path absolute; a name that may also be a folder is one where the folder is there."""
+def _resolved(value: Any, annotation: Any, folder: Path) -> Any:
+    """A value of a config with its paths absolute: those that their type marks."""
+    if isinstance(value, Table):
+        fields = type(value).model_fields.items()
+        changes = {k: _resolved(getattr(value, k), f.rebuild_annotation(), folder) for k, f in fields}
+        return value.model_copy(update=changes)
+    inner = (typing.get_args(annotation) or (Any,))[-1]
+    if isinstance(value, dict):
+        return {k: _resolved(v, inner, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, inner, folder) for v in value]
+    marks = [m for kind in parts(annotation) for m in getattr(kind, "__metadata__", ()) if isinstance(m, PathMark)]
+    if not value or not isinstance(value, str) or not marks or value in marks[0].names:
+        return value
+    if marks[0].named and not (re.search(r"[/~$]", value) or os.path.isdir(folder / value)):
+        return value
+    return absolute(folder, value)
 
-    def full(name: str) -> str:
-        return absolute(folder, name)
 
-    def folder_or_name(name: str, legal: tuple[str, ...] = ()) -> str:
-        # A folder that happens to be called "stimuli" is not meant.
-        if not name or name in legal or not (re.search(r"[/~$]", name) or os.path.isdir(folder / name)):
-            return name
-        return full(name)
-
-    def data_root(name: str) -> str:
-        # --set data.options.root=FOLDER is written where the command runs, not where the config lies.
-        here = absolute(Path.cwd(), name)
-        return here if not os.path.isdir(full(name)) and os.path.isdir(here) else full(name)
-
-    def paths(table: Any, *names: str, as_path: Any = full) -> dict[str, str]:
-        return {k: as_path(getattr(table, k)) for k in names}
-
-    data = config.data
-    changes: dict[str, Any] = paths(data, "responses", "samples", "mask", "images", "captions")
-    root = data.options.get("root")
-    options = data.options | ({"root": data_root(root)} if isinstance(root, str) else {})
-    regions = {k: full(str(v)) for k, v in data.rois.items()}
-    changed: dict[str, Any] = {"data": data.model_copy(update=changes | {"rois": regions, "options": options})}
-    changed["features"] = {
-        name: space.model_copy(update=paths(space, "file", "samples", "table"))
-        for name, space in config.features.items()
-    }
-    if config.captions:
-        captions = config.captions
-        decoder = captions.decoder.model_copy(update={"captioner": folder_or_name(captions.decoder.captioner)})
-        bank = captions.bank.model_copy(update={"source": folder_or_name(captions.bank.source, _BANKS)})
-        changed["captions"] = captions.model_copy(update={"decoder": decoder, "bank": bank})
-    if config.incontext:
-        incontext = config.incontext
-        files = ("features", "responses", "query_features", "query_responses")
-        task = incontext.task.model_copy(
-            update={
-                part: [one.model_copy(update=paths(one, *files)) for one in getattr(incontext.task, part)]
-                for part in ("train", "test")
-            }
-        )
-        predict = incontext.predict
-        predict = predict.model_copy(
-            update=paths(predict, "features", "responses", "query") | {"model": folder_or_name(predict.model)}
-        )
-        models = {k: folder_or_name(v) for k, v in incontext.evaluate.models.items()}
-        evaluate = incontext.evaluate.model_copy(update={"models": models})
-        changed["incontext"] = incontext.model_copy(update={"task": task, "predict": predict, "evaluate": evaluate})
-    return config.model_copy(update=changed)
+def _root(config: StudyConfig, folder: Path) -> StudyConfig:
+    """``[data.options] root`` absolute; --set data.options.root=FOLDER is written where the command runs."""
+    root = config.data.options.get("root")
+    if not isinstance(root, str):
+        return config
+    there, here = absolute(folder, root), absolute(Path.cwd(), root)
+    found = here if not os.path.isdir(there) and os.path.isdir(here) else there
+    data = config.data.model_copy(update={"options": config.data.options | {"root": found}})
+    return config.model_copy(update={"data": data})
 
 
 def check_config(config: StudyConfig, command: str = "run") -> None:

@@ -38,14 +38,15 @@ class Stage:
         Parts of the study and tables of its config (``"config.encoder"``) that the result depends on.
     writes : tuple of str
     kept : bool
-        Whether the result is kept in the store, under the content of what is read.
+        Whether the result is kept in the store, under the content of what is read. The stages of the commands keep
+        parts of their work themselves: each fit, each subject's scores, each table.
     """
 
     name: str
     work: Callable[[Study], Mapping[str, Any]]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    kept: bool = True
+    kept: bool = False
 
     def __call__(self, study: Study) -> Study:
         """The study with what this stage writes."""
@@ -65,12 +66,12 @@ class Stage:
         return [study.content(name) for name in self.reads]
 
 
-def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool = True) -> Callable[[Any], Stage]:
+def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool = False) -> Callable[[Any], Stage]:
     """Make a stage of a function ``Study -> {part: value}``.
 
     Examples
     --------
-    >>> @stage("count", reads=("responses",), writes=("n_voxels",), kept=False)
+    >>> @stage("count", reads=("responses",), writes=("n_voxels",))
     ... def count(study):
     ...     return {"n_voxels": study.responses.shape[1]}
     >>> count.reads, count.writes

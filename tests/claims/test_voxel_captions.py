@@ -24,7 +24,7 @@ N_VOXELS = 300
 def world():
     """Weights, truth and a bank of scenes that nobody saw, of a world and a cortex of their own."""
     from neuroenc.study import Study, example_config
-    from neuroenc.study.stages.caption import training_texts
+    from neuroenc.study.stages.bank import training_texts
 
     sets = [f"seed={SEED}", "data.options.n_subjects=1", f"data.options.n_voxels={N_VOXELS}"]
     config = example_config("world", sets, "caption")

@@ -20,7 +20,7 @@ def test_a_long_stage_says_how_long_it_takes_once(nested, show, monkeypatch):
     monkeypatch.setenv("NEUROENC_PROGRESS", "1")
     said = []
 
-    @stage("work", reads=(), writes=("done",), kept=False)
+    @stage("work", reads=(), writes=("done",))
     def work(study):
         before = len(said)
         for _ in progress.progress(range(5 if nested else 100), desc="fits", show=show):

@@ -20,8 +20,8 @@ from neuroenc.cli._main import app
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank, as_bank
 from neuroenc.study import caption, example_config, read_config
-from neuroenc.study.stages import caption as stages
-from neuroenc.study.stages.caption import Bank
+from neuroenc.study.stages import bank as stages
+from neuroenc.study.stages.bank import Bank
 from neuroenc.study.stages.check import diversity_table, round_trip_table
 from neuroenc.study.truth import judge_planted, planted_summary
 
@@ -78,7 +78,7 @@ def done(tmp_path_factory):
     lines = []
     Counted.read.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neuroenc.study.stages.caption._bank", counted)
+        patch.setattr("neuroenc.study.stages.bank._bank", counted)
         summary = caption(small(), out, progress=False, say=lines.append)
     summary["rows read"] = sum(Counted.read)
     return out, summary, lines
@@ -94,7 +94,7 @@ def test_the_bank_is_read_once_for_all_stages(done):
 @pytest.mark.slow
 def test_a_bank_without_captions_is_read_once_and_gives_its_images_to_the_checker(tmp_path, monkeypatch):
     Counted.read.clear()
-    monkeypatch.setattr("neuroenc.study.stages.caption._bank", untold)
+    monkeypatch.setattr("neuroenc.study.stages.bank._bank", untold)
     less = [
         "stability.folds=0",
         "stability.halves=0",
@@ -238,7 +238,7 @@ def test_a_run_that_was_killed_after_the_reading_does_not_read_again(done, tmp_p
         found = next((tmp_path / ".steps").glob(f"{name}-*"))
         shutil.rmtree(found) if found.is_dir() else found.unlink()
     Counted.read.clear()
-    monkeypatch.setattr("neuroenc.study.stages.caption._bank", counted)
+    monkeypatch.setattr("neuroenc.study.stages.bank._bank", counted)
     again = caption(small(), tmp_path, progress=False, say=lambda _: None)
     assert Counted.read == []
     assert {**again, "seconds": 0, "rows read": 300} == {**summary, "seconds": 0}
@@ -299,7 +299,7 @@ def test_another_bank_of_the_same_name_and_size_is_noticed(tmp_path, monkeypatch
 
     caption(config, tmp_path, progress=False, say=lambda _: None)
     one = CaptionStudy.load(tmp_path / "study")
-    monkeypatch.setattr("neuroenc.study.stages.caption._bank", turned)
+    monkeypatch.setattr("neuroenc.study.stages.bank._bank", turned)
     lines = []
     caption(config, tmp_path, progress=False, say=lines.append)
     two = CaptionStudy.load(tmp_path / "study")

@@ -7,7 +7,7 @@ from neuroenc._core.errors import ConfigError
 from neuroenc.captions import WordBan, load_lexicon
 from neuroenc.captions.text._words import word_pattern
 from neuroenc.study import example_config
-from neuroenc.study.stages.caption import Texts, make_decoder
+from neuroenc.study.stages.bank import Texts, make_decoder
 
 CAPTIONS = ["two women on a bench", "a red bus", "a snowman", "a man with a hat"]
 

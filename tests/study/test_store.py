@@ -17,7 +17,7 @@ from neuroenc.captions.projection._stream import bank_hash
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import as_bank
 from neuroenc.study import example_config
-from neuroenc.study.stages.caption import captioner_content
+from neuroenc.study.stages.bank import captioner_content
 
 ROWS = np.arange(12.0).reshape(4, 3)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Share, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, FolderOrName, PathMark, Share, Table
 
 
 class SpaceConfig(Table):
@@ -65,7 +65,7 @@ class BankConfig(Table):
         (texts, for a text space), a data set with images, or the folder that ``neuroenc bank build`` wrote.
     """
 
-    source: str = "stimuli"
+    source: Annotated[str, PathMark(named=True, names=("stimuli", "unseen", "captions"))] = "stimuli"
 
 
 class ProjectionConfig(Table):
@@ -134,7 +134,7 @@ class DecoderConfig(Table):
     """
 
     kind: Literal["prefix", "corpus", "retrieval"] = "prefix"
-    captioner: str = ""
+    captioner: FolderOrName = ""
     caption_bank: str = "bank"
     captions_per_stimulus: Count = 2
     top: Count = 3

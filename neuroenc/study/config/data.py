@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.memory import parse_memory
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Share, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, Share, Table
 
 #: Options of ``[data] name = "world"``, the simulated world, and the least of each.
 WORLD = {
@@ -85,12 +85,12 @@ class DataConfig(Table):
     name: str = ""
     options: dict[str, Any] = {}
     join: dict[str, list[str | int]] = {}
-    responses: str = ""
-    samples: str = ""
-    mask: str = ""
-    rois: dict[str, str | RegionConfig] = {}
-    images: str = ""
-    captions: str = ""
+    responses: File = ""
+    samples: File = ""
+    mask: File = ""
+    rois: dict[str, File | RegionConfig] = {}
+    images: File = ""
+    captions: File = ""
     zscore: Literal["auto", "none", "session", "run"] = "auto"
     average: bool = True
 
@@ -211,9 +211,9 @@ class FeaturesConfig(Table):
     preprocessing: dict[str, Any] = {}
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     grid: Annotated[int, Field(ge=1, le=256)] = 8
-    table: str = ""
-    file: str = ""
-    samples: str = ""
+    table: File = ""
+    file: File = ""
+    samples: File = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, Seed, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, FolderOrName, Seed, Table
 
 #: Options of ``[incontext.task]`` by kind, and the least of each number.
 TASK_OPTIONS: dict[str, dict[str, int | None]] = {
@@ -37,11 +37,11 @@ class FilesConfig(Table):
         Of a new subject: responses to its queries; where left out, ``n_query`` stimuli are drawn from its own.
     """
 
-    features: str
-    responses: str
+    features: File
+    responses: File
     name: str = ""
-    query_features: str = ""
-    query_responses: str = ""
+    query_features: File = ""
+    query_responses: File = ""
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
@@ -342,7 +342,7 @@ class EvaluateConfig(Table):
     n_bootstraps: Annotated[int, Field(ge=2, le=MOST)] = 1000
     seed: Seed = 0
     device: Device = "auto"
-    models: dict[str, str] = {}
+    models: dict[str, FolderOrName] = {}
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -377,10 +377,10 @@ class PredictConfig(Table):
         "auto", "cpu", "cuda", "mps" or another torch device.
     """
 
-    model: str = "world"
-    features: str = ""
-    responses: str = ""
-    query: str = ""
+    model: FolderOrName = "world"
+    features: File = ""
+    responses: File = ""
+    query: File = ""
     n_support: Count = 50
     response_scale: Literal["check", "support", "as-is"] = "check"
     device: Device = "auto"

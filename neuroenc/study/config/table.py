@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +25,26 @@ def _check_device(name: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_check_device)]
+
+
+@dataclass(frozen=True)
+class PathMark:
+    """Marks a text that is a path, relative to the folder of the config.
+
+    Attributes
+    ----------
+    named : bool
+        It may also be a name of something else: it is a path where it looks like one, or where such a folder is there.
+    names : tuple of str
+        These are never one.
+    """
+
+    named: bool = False
+    names: tuple[str, ...] = ()
+
+
+File = Annotated[str, PathMark()]
+FolderOrName = Annotated[str, PathMark(named=True)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=MOST)]

@@ -67,7 +67,7 @@ def check_models(study: Study) -> None:
             )
 
 
-@stage("curve", reads=("parts", "config.incontext"), writes=("curve", "curve_parts"), kept=False)
+@stage("curve", reads=("parts", "config.incontext"), writes=("curve", "curve_parts"))
 def curve(study: Study) -> dict[str, Any]:
     """Accuracy on new subjects over the size of the support, of in-context models and baselines; kept by subject."""
     wanted, curves, fulls = study.table("incontext").evaluate, [], []

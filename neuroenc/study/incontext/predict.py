@@ -54,7 +54,7 @@ def _from_task(study: Study) -> Support:
     return subject.X[rows], subject.Y[rows], subject.X_query, subject.Y_query
 
 
-@stage("predict", reads=("config.incontext", "config.seed"), writes=("predictions", "summary"), kept=False)
+@stage("predict", reads=("config.incontext", "config.seed"), writes=("predictions", "summary"))
 def predict(study: Study) -> dict[str, Any]:
     """Predictions of the model of ``[incontext.predict]``, saved with its encoder in the study's folder."""
     settings = study.table("incontext").predict

@@ -58,13 +58,13 @@ def part_folders(study: Study) -> list[Path]:
     return [out / f"held-out-{animal}" for animal in task.held_out] if task.kind == "v4" else [out]
 
 
-@stage("subjects", reads=("config.incontext", "config.seed"), writes=("parts",), kept=False)
+@stage("subjects", reads=("config.incontext", "config.seed"), writes=("parts",))
 def subjects(study: Study) -> dict[str, Any]:
     """Training subjects and new ones, in every direction of the study."""
     return {"parts": _load(study)}
 
 
-@stage("learners", reads=("config.incontext", "config.seed"), writes=("parts",), kept=False)
+@stage("learners", reads=("config.incontext", "config.seed"), writes=("parts",))
 def learners(study: Study) -> dict[str, Any]:
     """Training subjects; new ones only where they come with them."""
     return {"parts": _load(study, test=False)}

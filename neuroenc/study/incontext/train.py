@@ -72,7 +72,7 @@ def _train_all(study: Study, name: str) -> dict[str, Any]:
 
 _READS = ("parts", "config.incontext", "config.seed")
 #: Training stages by name, for ``neuroenc icl pretrain | extend | finetune``; their models lie in the study's folder.
-TRAINING = {name: Stage(name, partial(_train_all, name=name), _READS, ("training",), kept=False) for name in BEFORE}
+TRAINING = {name: Stage(name, partial(_train_all, name=name), _READS, ("training",)) for name in BEFORE}
 
 
 def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
@@ -115,11 +115,12 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         check_space(model.features, part.tasks.train[0].X, f"the model of {start.parent.name}")
         model.features = model.features or space
     study.say(f"  {where}{name}: {model!r}, {len(part.tasks.train)} training subjects")
-    options = {f.name: getattr(stage, f.name) for f in dataclasses.fields(TrainingStage)}
+    given = {f.name: getattr(stage, f.name) for f in dataclasses.fields(TrainingStage)}
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     found = train_stage(
         model,
         source,
-        TrainingStage(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}),
+        TrainingStage(**options),
         validation=held,
         seed=stage.seed,
         device=stage.device,

@@ -12,7 +12,8 @@ import xarray as xr
 
 from neuroenc.captions import CaptionStudy, categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
 from neuroenc.study.config import AnalysisConfig
-from neuroenc.study.stages.caption import captioned_weights, text_direction
+from neuroenc.study.stages.bank import text_direction
+from neuroenc.study.stages.caption import captioned_weights
 from neuroenc.study.study import Study, stage
 
 
@@ -20,7 +21,6 @@ from neuroenc.study.study import Study, stage
     "analyse",
     reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
     writes=("captions",),
-    kept=False,  # the tables are
 )
 def analyse(study: Study) -> dict[str, Any]:
     """The captions with what they say of regions."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,22 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import hash_array, hash_json, hash_path
-from neuroenc._core.store import Codec, content_key, register
+from neuroenc._core.errors import DataError
+from neuroenc._core.files import hash_array
+from neuroenc._core.store import Codec, register
 from neuroenc.captions import (
     BankImages,
     BankPass,
-    Captioner,
     CaptionStudy,
-    Decoder,
-    RetrievalDecoder,
     bank_folds,
-    bank_hash,
     gate_voxels,
-    load_categories,
-    load_lexicon,
     sample_voxels,
     shuffled_control,
-    spacy_version,
     stability_jobs,
-    word_pattern,
 )
-from neuroenc.data import Stimuli
-from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import resampled_rows, ridge_weights
-from neuroenc.retrieval import plain_text
-from neuroenc.study.config import CaptionsConfig, SpaceConfig, StabilityConfig
+from neuroenc.study.config import CaptionsConfig, StabilityConfig
 from neuroenc.study.stages.fit import fit_folds
-from neuroenc.study.stages.load import first_captions
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
 
@@ -80,50 +66,10 @@ class Fitted:
     truth: xr.Dataset | None
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Raw embeddings that weights are projected onto, what they show, and what that is called."""
-
-    embeddings: Any
-    stimuli: Stimuli | None
-    name: str
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A caption bank: texts, their vectors, and the id of each one's image."""
-
-    captions: list[str]
-    vectors: np.ndarray
-    ids: list[str]
-    name: str
-
-    def content_hash(self) -> str:
-        """Hash of texts, vectors and ids."""
-        return content_key(self.captions, self.vectors, self.ids)
-
-
-@stage("space", reads=("stimuli", "config.captions.space"), writes=("caption_space",), kept=False)
-def space(study: Study) -> dict[str, Any]:
-    """Stimuli in the space that weights and texts share, one row a stimulus, at unit norm."""
-    config, stimuli = study.table("captions").space, study.stimuli
-    if stimuli is None:
-        raise ConfigError("captions need stimuli. Next step: [data] images, or captions.")
-    options: dict[str, Any] = {"progress": study.progress}
-    if config.stimuli == "captions":
-        raw = TextEmbedder(config.model, config.pretrained or None, **options).embed_captions(stimuli)
-    else:
-        raw = ImageEmbedder(config.model, config.pretrained or None, **options).embed(stimuli)
-    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    unit.attrs.update(raw.attrs, normalised=1)
-    return {"caption_space": unit}
-
-
 @stage(
     "weights",
     reads=("subjects", "splits", "caption_space", "config.encoder", "config.evaluation", "config.captions.gate"),
     writes=("fitted", "gate"),
-    kept=False,  # fits and scores are
 )
 def weights(study: Study) -> dict[str, Any]:
     """Ridge on the training rows of the first fold, scored on its held-out rows, and who is captioned."""
@@ -163,272 +109,6 @@ def weights(study: Study) -> dict[str, Any]:
     table = gate_voxels(found.scores, gate.kind, q=gate.q, rois=gate.rois, min_ceiling_r=gate.min_ceiling_r)
     study.say(f"    {int(table['captioned'].sum())} of {len(table)} voxels pass the gate")
     return {"fitted": found, "gate": table}
-
-
-def _training_ids(study: Study) -> np.ndarray:
-    return pd.unique(np.concatenate([s.Y.coords["stimulus"].values for s in study.fitted.rows]))
-
-
-def _bank(study: Study, texts: Texts | None) -> Bank:
-    """The bank that ``[captions.bank]`` names."""
-    config = study.table("captions")
-    source, where = config.bank.source, config.space
-    if source == "captions":
-        assert texts is not None
-        labelled = data.make_features(texts.vectors, stimulus=_unique(texts.ids))
-        return Bank(labelled, None, texts.name)
-    if Path(source).is_dir():
-        from neuroenc.retrieval import as_bank
-
-        return Bank(as_bank(source), None, Path(source).name)
-    if source == "unseen":
-        stimuli = study.unseen
-    elif source == "stimuli":
-        assert study.stimuli is not None
-        stimuli = study.stimuli.sel(_training_ids(study))
-    else:
-        stimuli = data.load_dataset(source, mirror=study.mirror).stimuli
-    if stimuli is None or stimuli.images is None:
-        raise ConfigError(f'[captions.bank] source = "{source}" has no images.')
-    raw = ImageEmbedder(where.model, where.pretrained or None, progress=study.progress).embed(stimuli)
-    return Bank(raw, stimuli, stimuli.source or source)
-
-
-def training_texts(study: Study) -> Texts | None:
-    """The caption bank that ``[captions.decoder]`` names; None where the bank's images have no captions."""
-    config = study.table("captions")
-    name = config.decoder.caption_bank
-    if name == "bank" and config.bank.source == "captions":
-        raise ConfigError(
-            '[captions.decoder] caption_bank = "bank" and [captions.bank] source = "captions" name each other.'
-        )
-    if name == "bank":
-        source = config.bank.source
-        if Path(source).is_dir():
-            return None
-        name = "stimuli" if source == "stimuli" else source
-    if name == "unseen":
-        stimuli = study.unseen
-    elif name == "stimuli":
-        assert study.stimuli is not None
-        stimuli = study.stimuli.sel(_training_ids(study))
-    else:
-        stimuli = data.load_dataset(name, mirror=study.mirror).stimuli
-    if stimuli is None or stimuli.captions is None:
-        return None
-    captions, ids = first_captions(stimuli, config.decoder.captions_per_stimulus)
-    embedder = TextEmbedder(config.space.model, config.space.pretrained or None, progress=study.progress)
-    return Texts(captions, embedder.embed(captions).values, ids, stimuli.source or name)
-
-
-def _unique(ids: list[str]) -> list[str]:
-    """Ids with a number where an image has several captions."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in ids:
-        seen[name] = seen.get(name, -1) + 1
-        out.append(f"{name}#{seen[name]}")
-    return out
-
-
-@stage(
-    "bank",
-    reads=("fitted", "stimuli", "unseen", "config.captions", "config.seed"),
-    writes=("texts", "captioner", "bank_name", "contents"),
-    kept=False,
-)
-def bank(study: Study) -> dict[str, Any]:
-    """Images that weights are projected onto, texts, and the decoder that writes or retrieves captions."""
-    config = study.table("captions")
-    texts = training_texts(study)
-    chosen = _bank(study, texts)
-    embed_text = make_text_embedder(config.space)
-    decoder = make_decoder(config, texts, embed_text, study.config.seed)
-    p = config.projection
-    captioner = Captioner(
-        chosen.embeddings,
-        decoder,
-        stimuli=chosen.stimuli,
-        embed_text=embed_text,
-        method=p.method,
-        top=config.decoder.top,
-        n_evidence=config.grounding.images,
-        temperature=p.temperature,
-        renormalise=p.renormalise,
-        decouple=p.decouple,
-        progress=study.progress,
-    )
-    contents = contents_of(study, captioner, texts, embed_text)
-    return {"texts": texts, "captioner": captioner, "bank_name": chosen.name, "contents": contents}
-
-
-class _Vectors:
-    """Vectors of texts. Variants of captions repeat each other: each text is embedded once."""
-
-    def __init__(self, embedder: TextEmbedder) -> None:
-        self._embedder, self._known = embedder, dict[str, np.ndarray]()
-
-    @property
-    def weights_hash(self) -> str:
-        """Of the model that the vectors come from."""
-        return self._embedder.backbone.weights_hash()
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        new = [t for t in dict.fromkeys(texts) if t not in self._known]
-        if new:
-            self._known.update(zip(new, np.asarray(self._embedder.embed(new).values), strict=True))
-        return np.stack([self._known[t] for t in texts])
-
-
-def make_text_embedder(config: SpaceConfig) -> Callable[[list[str]], np.ndarray]:
-    """``embed_text(texts) -> (n, feature)`` in the space of the weights."""
-    return _Vectors(TextEmbedder(config.model, config.pretrained or None, cache=False, progress=False))
-
-
-def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | None:
-    """Mean direction of texts: of the caption bank, or what the captioner knows from its training."""
-    if texts is not None:
-        unit = texts.vectors / np.linalg.norm(texts.vectors, axis=1, keepdims=True)
-        return np.asarray(unit.mean(axis=0, dtype=np.float64))
-    return getattr(decoder, "text_direction", None)
-
-
-def _only_lower(tokenizer: Any) -> bool:
-    """Whether no token of several letters holds a capital."""
-    special = set(tokenizer.all_special_tokens)
-    tokens = (t.lstrip("Ġ▁") for t in tokenizer.get_vocab() if t not in special)
-    return not any(len(t) > 1 and t.isascii() and t != t.lower() for t in tokens)
-
-
-def make_decoder(
-    config: CaptionsConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray], seed: int
-) -> Decoder:
-    """Retrieval, a prefix language model, or one that keeps to the phrases of a corpus.
-
-    Raises
-    ------
-    ConfigError
-        A caption bank is needed and the bank's images have no captions, or the captioner is of another space.
-    """
-    d = config.decoder
-    lexicon = load_lexicon()
-    without = [word for concept in d.without for word in lexicon[concept]]
-    if d.kind in ("retrieval", "corpus") and texts is None:
-        raise ConfigError(
-            f'[decoder] kind = "{d.kind}" needs captions, and caption_bank = "{d.caption_bank}" has none. Next step: '
-            'caption_bank = "coco-captions-val2017", or kind = "prefix".'
-        )
-    direction = text_direction(texts)
-    if texts is not None and without and d.kind != "prefix":
-        named = word_pattern(without)
-        kept = [k for k, text in enumerate(texts.captions) if not named.search(text)]
-        if not kept:
-            raise ConfigError(f"every caption of the bank names {' or '.join(d.without)} (decoder.without).")
-        texts = Texts([texts.captions[k] for k in kept], texts.vectors[kept], [texts.ids[k] for k in kept], texts.name)
-    if d.kind == "retrieval":
-        assert texts is not None
-        return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
-    from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner
-
-    found = PrefixDecoder.load(d.captioner) if Path(d.captioner).is_dir() else load_captioner(d.captioner)
-    width = texts.vectors.shape[1] if texts is not None else embed_text(["a"]).shape[1]
-    if found.embedding_dim != width:
-        raise ConfigError(
-            f'captioner "{d.captioner}" reads embeddings of {found.embedding_dim}; space "{config.space.model}" has '
-            f'{width}. Next step: captioner = "world" with model = "world", "photo" with "conse".'
-        )
-    search = dataclasses.replace(
-        found.search,
-        method=d.method,
-        beams=d.beams,
-        groups=d.groups,
-        diversity=d.diversity,
-        diversity_penalty=d.diversity_penalty,
-        temperature=d.temperature,
-        top_p=d.top_p,
-        max_length=d.max_length,
-        seed=seed,
-    )
-    options: dict[str, Any] = {"search": search, "embed_text": embed_text}
-    if direction is not None:
-        options["text_direction"] = direction
-    if d.kind == "corpus":
-        assert texts is not None
-        # A captioner that never saw a capital would have to spell the corpus's letter by letter.
-        corpus = [plain_text(c) for c in texts.captions] if _only_lower(found.tokenizer) else texts.captions
-        options["constraint"] = CorpusConstraint.from_captions(
-            corpus, found.encode, stop=found.stop, vocabulary=found.vocabulary, ids=texts.ids, n=d.n or None
-        )
-    if d.rerank is not None:
-        options["rerank"] = d.rerank
-    return found.with_options(**options, **({"without": without} if without else {}))
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Hashes of what several steps read.
-
-    Attributes
-    ----------
-    weights : str
-        Weights, intercepts and penalties.
-    rows : str
-        Features and responses of every subject, fitted on and held out.
-    scores : str
-    bank : str
-        Embeddings and ids of the bank, and the captions of its images.
-    writing : str
-        All that a caption is written with: decoder and its settings, captioner, caption bank, space, word lists.
-    words : str
-        All that captions are read with: lexicon, categories, parser.
-    """
-
-    weights: str
-    rows: str
-    scores: str
-    bank: str
-    writing: str
-    words: str
-
-
-def captioner_content(name: str) -> str:
-    """Hash of a captioner's files: of a folder, or of one that comes with the package; "" for none."""
-    if not name:
-        return ""
-    if Path(name).is_dir():
-        return hash_path(name)
-    with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
-        return hash_path(folder) if folder.is_dir() else ""
-
-
-@lru_cache(maxsize=1)
-def _words() -> str:
-    lists: list[Mapping[str, Any]] = [load_lexicon(), load_categories()]
-    return hash_json([*({k: list(v) for k, v in found.items()} for found in lists), spacy_version()])
-
-
-def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embed_text: Any) -> Contents:
-    """Contents of a captioning's inputs."""
-    config, fitted, shown = study.table("captions"), study.fitted, captioner.stimuli
-    d = config.decoder
-    return Contents(
-        weights=content_key(fitted.coef, fitted.intercept, fitted.alphas, fitted.truth),
-        rows=content_key(fitted.rows, fitted.voxels),
-        scores=content_key(fitted.scores),
-        # Pictures are what the embeddings were made of, and are shown by the report alone.
-        bank=content_key(bank_hash(captioner.bank), None if shown is None else [shown.ids, shown.captions]),
-        writing=content_key(
-            # Not where the captioner lies, but what it is.
-            d.model_copy(update={"captioner": ""}),
-            captioner_content("" if d.kind == "retrieval" else d.captioner),
-            texts,
-            config.space,
-            getattr(embed_text, "weights_hash", ""),
-            _words() if d.without else "",
-            study.config.seed,
-        ),
-        words=_words(),
-    )
 
 
 def sampled_voxels(config: StabilityConfig, scores: xr.Dataset, passed: np.ndarray, seed: int) -> np.ndarray:
@@ -495,10 +175,7 @@ class Readings:
 
 
 @stage(
-    "read",
-    reads=("fitted", "gate", "captioner", "contents", "config.captions", "config.seed"),
-    writes=("readings",),
-    kept=False,  # what was read is
+    "read", reads=("fitted", "gate", "captioner", "contents", "config.captions", "config.seed"), writes=("readings",)
 )
 def read(study: Study) -> dict[str, Any]:
     """Read the bank once for all stages: projections, best images, variants for stability, images at random."""
@@ -598,7 +275,6 @@ def captioned_weights(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray
     "caption",
     reads=("fitted", "gate", "captioner", "contents", "readings", "bank_name", "config"),
     writes=("captions",),
-    kept=False,  # the captions are
 )
 def caption(study: Study) -> dict[str, Any]:
     """Captions of the voxels that passed the gate, with their evidence."""

@@ -23,7 +23,8 @@ from neuroenc.captions import (
     sentence_scores,
     shuffled_control,
 )
-from neuroenc.study.stages.caption import Readings, Rows, Texts, captioned_weights, text_direction
+from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
+from neuroenc.study.stages.caption import Readings, Rows, captioned_weights
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
@@ -32,7 +33,6 @@ from neuroenc.study.truth import judge_planted, planted_summary
     "ground",
     reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
     writes=("captions",),
-    kept=False,  # the tables are
 )
 def ground(study: Study) -> dict[str, Any]:
     """The verdict on each phrase, and captions written under the checker's eyes where asked."""
@@ -96,10 +96,7 @@ def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[s
         told = {str(i): [str(c) for c in several] for i, several in zip(stimuli.ids, stimuli.captions)}
     elif texts is not None:
         # A bank of captions is its own evidence; one of images without captions learns from these what is common.
-        counts: dict[str, int] = {}
-        for name, text in zip(texts.ids, texts.captions):
-            counts[name] = counts.get(name, -1) + 1
-            told[f"{name}#{counts[name]}"] = [text]
+        told = {name: [text] for name, text in zip(unique_ids(texts.ids), texts.captions)}
     return (told, own) if told else None
 
 
@@ -151,7 +148,6 @@ def ground_captions(checker: GroundingChecker, captions: pd.DataFrame, seed: int
         "config.seed",
     ),
     writes=("captions",),
-    kept=False,  # the tables are
 )
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""

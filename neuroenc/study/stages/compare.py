@@ -33,10 +33,7 @@ NOTES = (
 
 
 @stage(
-    "compare",
-    reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"),
-    writes=("comparison",),
-    kept=False,  # each fit is
+    "compare", reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"), writes=("comparison",)
 )
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
@@ -269,12 +266,7 @@ def _dense(config: FeaturesConfig, stimuli: Stimuli, text: TextEmbedder) -> xr.D
     return caption_grid(table, stimuli.ids, text, grid=cells)
 
 
-@stage(
-    "tabulate",
-    reads=("comparison", "config.compare"),
-    writes=("comparison_parts",),
-    kept=False,  # the tables are written to the study's folder
-)
+@stage("tabulate", reads=("comparison", "config.compare"), writes=("comparison_parts",))
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out

@@ -90,7 +90,7 @@ def _test_ids(config: EvaluationConfig, stimuli: data.Stimuli | None) -> list[st
     return config.test_ids
 
 
-@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits",), kept=False)
+@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits",))
 def split(study: Study) -> dict[str, Any]:
     """Outer folds of each subject; what responses cannot give is refused before features are computed."""
     config, splits = study.config, []
@@ -197,10 +197,7 @@ def _fit_fold(
 
 
 @stage(
-    "fit",
-    reads=("subjects", "splits", "spaces", "config.encoder", "config.features"),
-    writes=("predictions", "alphas"),
-    kept=False,  # each fit is
+    "fit", reads=("subjects", "splits", "spaces", "config.encoder", "config.features"), writes=("predictions", "alphas")
 )
 def fit(study: Study) -> dict[str, Any]:
     """Held-out predictions of every subject from every feature space, by ridge tuned within the training rows."""
@@ -221,7 +218,7 @@ def fit(study: Study) -> dict[str, Any]:
     return {"predictions": predictions, "alphas": alphas}
 
 
-@stage("encode", reads=("subjects", "spaces", "config.encoder"), writes=("encoders",), kept=False)
+@stage("encode", reads=("subjects", "spaces", "config.encoder"), writes=("encoders",))
 def encode(study: Study) -> dict[str, Any]:
     """Encoders fitted on all rows, saved in ``OUT/encoder``, for maps and for other stimuli."""
     encoders: dict[str, Path | RidgeEncoder] = {}

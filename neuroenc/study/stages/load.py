@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,7 @@ class Subject:
         return content_key(self.name, self.responses, self.repeats, self.truth)
 
 
-@stage(
-    "load",
-    reads=("config.data", "config.evaluation", "config.seed"),
-    writes=("subjects", "stimuli", "unseen"),
-    kept=False,
-)
+@stage("load", reads=("config.data", "config.evaluation", "config.seed"), writes=("subjects", "stimuli", "unseen"))
 def load(study: Study) -> dict[str, Any]:
     """Responses and stimuli of ``[data]``, z-scored, repeats averaged unless folds need single presentations."""
     config = study.config
@@ -138,12 +132,7 @@ def _world(config: StudyConfig) -> tuple[list[EncodingData], Stimuli | None]:
     return [EncodingData(one.responses, shown, truth=one.truth) for one in found], unseen
 
 
-@stage(
-    "embed",
-    reads=("stimuli", "config.features"),
-    writes=("spaces",),
-    kept=False,
-)
+@stage("embed", reads=("stimuli", "config.features"), writes=("spaces",))
 def embed(study: Study) -> dict[str, Any]:
     """Feature spaces of ``[features.NAME]``, one row a stimulus (features of stimuli are cached by themselves)."""
     if "features" in study.given:
@@ -361,13 +350,3 @@ def flatten(features: xr.DataArray) -> xr.DataArray:
     values = features.values.reshape(features.sizes["stimulus"], -1)
     kept = {k: attrs[k] for k in ("backbone", "weights", "layer", "pooling", "provenance") if k in attrs}
     return data.make_features(values, stimulus=features.coords["stimulus"].values, **kept)
-
-
-def first_captions(stimuli: Stimuli, per_stimulus: int) -> tuple[list[str], list[str]]:
-    """Captions and the id of each one's stimulus, at most ``per_stimulus`` of each."""
-    if stimuli.captions is None:
-        raise ConfigError(f"stimuli of {stimuli.source!r} have no captions to retrieve from.")
-    pairs: Sequence[tuple[str, str]] = [
-        (text, str(s)) for s, texts in zip(stimuli.ids, stimuli.captions) for text in texts[:per_stimulus]
-    ]
-    return [p[0] for p in pairs], [p[1] for p in pairs]

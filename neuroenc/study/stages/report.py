@@ -185,7 +185,8 @@ def write_study(study: Study) -> Path:
     if study.has("captions"):
         study.captions.save(study.out / "study")
     files = write_curve(study, study.out) if study.has("curve") else []
-    made, seen = _made(study), _stimuli_key(study.stimuli if study.has("stimuli") else None)
+    made: dict[str, Any] = _made(study)
+    seen = _stimuli_key(study.stimuli if study.has("stimuli") else None)
     # No two runs take the same time, and the page is to be the same.
     told = {k: v for k, v in study.summary.items() if not k.startswith("seconds")}
     for name, reads in _TABS.items():

@@ -20,7 +20,6 @@ from neuroenc.study.study import Study, stage
     "score",
     reads=("subjects", "splits", "spaces", "predictions", "alphas", "config.evaluation", "config.seed"),
     writes=("scores", "scores_of"),
-    kept=False,  # those of each subject and space are
 )
 def score(study: Study) -> dict[str, Any]:
     """Scores of every voxel from every feature space; ``scores`` are those of the first space."""
