@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import write_json
+from neuroenc._core.optional import require
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.incontext.evaluate import check_models, curve
 from neuroenc.study.incontext.predict import predict
@@ -25,7 +26,7 @@ from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
-from neuroenc.study.study import PIPELINES, WRITERS, Stage, Study as Study
+from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
 RUN = (load, split, embed, fit, score, encode)
@@ -35,15 +36,17 @@ CAPTION = (load, split, space, weights, bank, read, write_captions, ground, chec
 COMPARE = (load, compare_cells, tabulate)
 #: Stages of ``neuroenc icl evaluate``; training and prediction are one stage behind the subjects.
 CURVE = (subjects, curve)
-PIPELINES[:] = [
-    (RUN, ""),
-    (CAPTION, "captions"),
-    (COMPARE, "compare"),
-    (CURVE, "incontext"),
-    *(((learners, stage), "incontext") for stage in TRAINING.values()),
-    ((predict,), "incontext"),
-]
-WRITERS[:] = [summarise, write_study]
+PIPELINES.update(
+    {
+        "run": RUN,
+        "caption": CAPTION,
+        "compare": COMPARE,
+        "icl evaluate": CURVE,
+        **{f"icl {name}": (learners, stage) for name, stage in TRAINING.items()},
+        "icl predict": (predict,),
+    }
+)
+HOOKS.update(check=preflight, summary=summarise, report=write_study)
 
 
 def perform(
@@ -75,6 +78,7 @@ def perform(
 
 
 def _study(command: str, config: StudyConfig, out: str | os.PathLike[str], options: dict[str, Any]) -> Study:
+    require("matplotlib", "brain")
     preflight(config, command, options.get("mirror"))
     return Study(config, out, **{"say": print, **options})
 

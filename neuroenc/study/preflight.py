@@ -25,6 +25,7 @@ from neuroenc.study.config import (
     IncontextConfig,
     StudyConfig,
 )
+from neuroenc.study.stages.load import sample_labels
 
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
@@ -56,7 +57,6 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
         ...
     neuroenc._core.errors.ConfigError: unknown option of v4-cowley2023: 'sesion'; did you mean 'session'?...
     """
-    require("matplotlib", "brain")
     if command.startswith("icl"):
         if config.incontext:
             _check_incontext(config.incontext, command)
@@ -124,12 +124,6 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
             table = f"a column {name} in {source.samples}" if source.samples else f"{name} numbers of the responses"
             raise ConfigError(f'{where} = "{name}" needs {table}; found {", ".join(columns)}.')
     labels = columns["stimulus"]
-    empty = np.flatnonzero(np.asarray(labels) == "")
-    if len(empty) and source.samples:
-        raise DataError(
-            f"[data] samples {source.samples}, row {empty[0] + 1}: stimulus is empty ({len(empty)} of {len(labels)} "
-            "rows). Next step: fill it, or leave that row out of table and responses."
-        )
     if source.images:
         data.find_pictures(source.images, np.unique(labels))
     if evaluation.scheme == "test":
@@ -148,14 +142,11 @@ def _columns(source: DataConfig) -> dict[str, np.ndarray] | None:
     """Labels of the samples by name, as text: of the table, or the coordinates of a .nc."""
     if not source.samples:
         return _coordinates(source.responses)
-    optional = ("subject", "session", "run", "repeat")
-    table = read_table(source.samples, ["stimulus"], optional=optional, what="[data] samples")
-    n = _n_rows(source)
-    if n is not None and n != len(table):
-        raise DataError(
-            f"{source.responses} has {n} samples, the table {source.samples} {len(table)} rows; they must agree."
-        )
-    return {str(name): table[name].to_numpy(dtype=str) for name in table}
+    labels = {name: values.astype(str) for name, values in sample_labels(source).items()}
+    n, rows = _n_rows(source), len(labels["stimulus"])
+    if n is not None and n != rows:
+        raise DataError(f"{source.responses} has {n} samples, the table {source.samples} {rows} rows; they must agree.")
+    return labels
 
 
 def _coordinates(name: str) -> dict[str, np.ndarray] | None:

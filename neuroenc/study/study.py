@@ -306,7 +306,7 @@ class Study:
             replaced[name] = replace(known[name], work=work, kept=False)
         new = copy.copy(self)
         # What was found by a stage that is replaced, and by those behind it, is found anew.
-        names = [[s.name for s in pipeline] for pipeline, _ in PIPELINES]
+        names = [[s.name for s in pipeline] for pipeline in PIPELINES.values()]
         stale = {n for row in names for at, n in enumerate(row) if set(row[: at + 1]) & set(stages)}
         gone = {part for n in stale for part in known[n].writes}
         object.__setattr__(new, "seconds", {k: v for k, v in self.seconds.items() if k not in stale})
@@ -333,20 +333,23 @@ class Study:
         known = [s.name for s in _all_stages()]
         if name not in known:
             raise ConfigError(unknown_name("stage", name, known))
-        stages, table = next((stages, table) for stages, table in PIPELINES if name in {s.name for s in stages})
+        command, stages = next((c, stages) for c, stages in PIPELINES.items() if name in {s.name for s in stages})
+        table = {"caption": "captions", "compare": "compare", "icl": "incontext"}.get(command.split()[0])
         if table:
             self.table(table)
+        if not (self.seconds or self.given or self._replaced):
+            HOOKS["check"](self.config, command, self.mirror)
         return self.through(stages[: 1 + [s.name for s in stages].index(name)])
 
     @property
     def summary(self) -> dict[str, Any]:
         """Figures of all that is known, flat."""
-        found: dict[str, Any] = self._parts["summary"] if "summary" in self._parts else WRITERS[0](self)
+        found: dict[str, Any] = self._parts["summary"] if "summary" in self._parts else HOOKS["summary"](self)
         return found
 
     def report(self) -> Path:
         """Write the report of all that is known, one page with a tab for each kind of result; its path."""
-        page: Path = WRITERS[1](self)
+        page: Path = HOOKS["report"](self)
         return page
 
     def _repr_html_(self) -> str:
@@ -365,15 +368,15 @@ class Study:
         return f"Study({self.config.title!r}; done: {ran})"
 
 
-#: Stages of each command in their order, and the table of the config that it needs; `neuroenc.study.commands` fills it,
-#: which stands above the stages as they stand above this file.
-PIPELINES: list[tuple[tuple[Stage, ...], str]] = []
-#: What summarises a study, and what writes its report.
-WRITERS: list[Callable[[Study], Any]] = []
+#: Stages of each command in their order. `neuroenc.study.commands` fills it: it stands above the stages, and they above
+#: this file.
+PIPELINES: dict[str, tuple[Stage, ...]] = {}
+#: What checks a config before anything is computed, summarises a study, and writes its report.
+HOOKS: dict[str, Callable[..., Any]] = {}
 
 
 def _all_stages() -> list[Stage]:
-    return list({s.name: s for stages, _ in PIPELINES for s in stages}.values())
+    return list({s.name: s for stages in PIPELINES.values() for s in stages}.values())
 
 
 def _part_names() -> set[str]:

@@ -568,8 +568,8 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "world_tasks", counted)
     small = "task.options={n_train_subjects=1, n_train=40, n_pool=30, n_voxels=60}"
     config = example("world", [small, "task.test_seeds=[]", "evaluate.n_query=20"])
-    (first,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
-    (again,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
+    (first,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
+    (again,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
     assert len(made) == 1
     assert first.digest == again.digest
     (folder,) = (tmp_path / ".steps").glob("subjects-world-*")
@@ -583,7 +583,7 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
         else:
             record = folder / "tasks" / "subjects.json"
             record.write_text(json.dumps({**json.loads(record.read_text()), "info": {"seed": 5}}))
-        (mended,) = Study(config, tmp_path, progress=False, say=said.append).until("subjects").parts
+        (mended,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
         assert mended.digest == first.digest
         assert any("damaged; computed again" in line for line in said[-2:])
     assert len(made) == 4

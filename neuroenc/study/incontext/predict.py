@@ -23,11 +23,8 @@ def _from_files(study: Study) -> Support | None:
     """Support features and responses, query features, and no responses of these; None where no files are named."""
     config = study.table("incontext")
     given = {k: getattr(config.predict, k) for k in ("features", "responses", "query")}
-    missing = [k for k, v in given.items() if not v]
-    if len(missing) == 3:
+    if not any(given.values()):
         return None
-    if missing:
-        raise ConfigError(f"predict needs features, responses and query together; {', '.join(missing)} missing.")
     Y = prepared(read_matrix(given["responses"], "responses"), config.task.zscore)
     X = data.match(read_matrix(given["features"], "features"), Y)
     query = read_matrix(given["query"], "query")
@@ -42,10 +39,7 @@ def _from_files(study: Study) -> Support | None:
 
 def _from_task(study: Study) -> Support:
     """Some trials of the task's first new subject, and its queries."""
-    tasks, n = study.through([subjects]).parts[0].tasks, study.table("incontext").predict.n_support
-    if not tasks.test:
-        raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
-    subject = tasks.test[0]
+    subject, n = study.through([subjects]).parts[0].tasks.test[0], study.table("incontext").predict.n_support
     assert subject.X_query is not None
     if n > len(subject.X):
         raise ConfigError(f"predict.n_support = {n}; {subject.name} has {len(subject.X)} trials to draw from.")

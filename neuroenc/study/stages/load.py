@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import read_npy
 from neuroenc._core.store import content_key
 from neuroenc._core.tables import numbers, read_table
@@ -167,14 +167,12 @@ def load_data(config: DataConfig, mirror: str | None = None, progress: bool = Tr
 
 def _own_responses(config: DataConfig) -> xr.DataArray:
     path = Path(config.responses)
-    if not path.exists():
-        raise DataError(f"[data] responses: no file {path}.")
     if path.suffix in (".nc", ".zarr"):
         found = data.load(path)
         if not isinstance(found, xr.DataArray):
             raise DataError(f"{path} holds a {type(found).__name__}; expected one DataArray of responses.")
         return data.validate_responses(found, allow_nan=True)
-    labels = _samples(config, path)
+    labels = sample_labels(config)
     if path.suffix == ".npy":
         values = read_npy(path, "[data] responses")
         if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
@@ -182,25 +180,18 @@ def _own_responses(config: DataConfig) -> xr.DataArray:
                 f"[data] responses {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row "
                 "a sample and one column a voxel."
             )
-        _same_length(path, len(values), labels)
         return data.make_responses(values, **labels)
-    if path.name.endswith((".nii", ".nii.gz")):
-        if not config.mask:
-            raise ConfigError(f"[data] responses = {path.name!r} is a volume and needs mask.")
-        masked = data.load_masked(path, config.mask, config.rois or None)
-        _same_length(path, len(masked.values), labels)
-        return masked.responses(**labels)
-    raise ConfigError(unknown_name("ending of [data] responses:", path.suffix, (".nc", ".zarr", ".npy", ".nii.gz")))
+    return data.load_masked(path, config.mask, config.rois or None).responses(**labels)
 
 
-def _same_length(path: Path, n: int, labels: dict[str, Any]) -> None:
-    if n != len(labels["stimulus"]):
-        raise DataError(f"{path} has {n} samples, the samples table {len(labels['stimulus'])} rows; they must agree.")
+def sample_labels(config: DataConfig) -> dict[str, Any]:
+    """Labels of the rows by name, of ``[data] samples``: text, and whole numbers of sessions, runs and repeats.
 
-
-def _samples(config: DataConfig, path: Path) -> dict[str, Any]:
-    if not config.samples:
-        raise ConfigError(f"[data] responses = {path.name!r} needs samples, a CSV with a column stimulus.")
+    Raises
+    ------
+    DataError
+        No such table, no column ``stimulus``, an empty cell, or a number that is not whole.
+    """
     table = read_table(config.samples, ["stimulus"], optional=_SAMPLES, what="[data] samples")
     labels: dict[str, Any] = {}
     for name in _SAMPLES:
