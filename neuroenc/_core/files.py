@@ -30,7 +30,6 @@ _OLD = ".old"
 # What the system says when a place cannot be written, in words that lead on.
 _STORAGE = {
     errno.ENOSPC: "the disk is full. Next step: free room there, or choose another folder, and run the same again",
-    errno.EFBIG: "it would be larger than files may be here. Next step: choose another folder, or raise the limit",
     errno.EDQUOT: "your quota is used up. Next step: free room there, or choose another folder, and run the same again",
     errno.EFBIG: "it would be larger than the file system or your limit allows. Next step: choose another folder",
     errno.EROFS: "it lies on a read-only file system. Next step: choose another folder",

@@ -42,7 +42,7 @@ from neuroenc._version import __version__
 RECORD = "_result.json"
 #: Ending of the folder in which a result in the making keeps what is done of it.
 PART = ".part"
-#: Seconds without a sign of life after which another machine's claim on a result counts no more.
+#: Seconds without a sign of life after which a claim on a result counts no more.
 _STALE = 60.0
 #: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
 IN_MEMORY = 2**30
@@ -313,7 +313,7 @@ def _claim(path: Path) -> Iterator[bool]:
     """Tell other processes that a result is being made, after waiting for one that makes it; False if it came.
 
     A claim is a hint: it names machine and process, is touched every few seconds, and counts no more when the process
-    is gone or, on another machine, has been silent for a minute.
+    is gone or has been silent for a minute.
     """
     claim = _claim_of(path)
     with storage_errors(claim):
@@ -353,6 +353,6 @@ def _stale(claim: Path) -> bool:
         return False
     except (OSError, ValueError, TypeError):
         return silent > 5  # cut short while it was written
-    if host == platform.node():
-        return not _alive(int(process)) or int(process) == os.getpid()
-    return silent > _STALE
+    here = host == platform.node()
+    # The number of a process that died may by now be that of another.
+    return silent > _STALE or (here and (not _alive(int(process)) or int(process) == os.getpid()))

@@ -18,7 +18,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
-from neuroenc._core.arrays import as_numpy
+from neuroenc._core.arrays import as_numpy, is_dask
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.provenance import provenance
@@ -26,7 +26,6 @@ from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.encoders._labels import (
     describe_features,
     features_matrix,
-    is_dask,
     match_features,
     measured_responses,
     space_of,

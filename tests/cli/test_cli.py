@@ -1,11 +1,13 @@
 """The command: help, version, clean errors."""
 
+import os
 import subprocess
 import sys
 
 from typer.testing import CliRunner
 
 from neuroenc._version import __version__
+from neuroenc.cli._errors import clean_errors
 from neuroenc.cli._main import app
 
 
@@ -45,3 +47,14 @@ def test_icl_names_its_stages_and_needs_one_config():
     for name in ("pretrain", "extend", "finetune", "evaluate", "predict"):
         assert name in result.output
         assert CliRunner().invoke(app, ["icl", name]).exit_code == 2
+
+
+def test_verify_holds_for_the_time_of_the_command(monkeypatch):
+    monkeypatch.delenv("NEUROENC_VERIFY", raising=False)
+    seen = []
+    for verify in (True, False):
+        clean_errors(lambda verify: seen.append(os.environ.get("NEUROENC_VERIFY")))(verify=verify)
+    assert seen == ["1", None]
+    assert "NEUROENC_VERIFY" not in os.environ
+    for command in (["run"], ["compare"], ["caption"], ["icl", "evaluate"], ["icl", "predict"]):
+        assert "--verify" in CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output

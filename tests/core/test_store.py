@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from neuroenc._core import store as module
+from neuroenc._core.cache import cache_list
 from neuroenc._core.errors import StorageError
 from neuroenc._core.executor import Executor
 from neuroenc._core.store import Blocks, Store, Tensors
@@ -122,6 +125,24 @@ def test_who_waits_for_a_process_that_is_killed_goes_on_from_its_pieces(tmp_path
     first.wait()
     assert second.communicate()[0].strip() == "6"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_claim_of_a_process_that_is_silent_counts_no_more(tmp_path):
+    store = Store(tmp_path)
+    claim = tmp_path / f".{store.path('a', 1).name}.claim"
+    # Alive (the first process of all), but without a sign of life: its number was given to another.
+    claim.write_text(json.dumps([platform.node(), 1]))
+    os.utime(claim, (0, 0))
+    assert store.keep("a", 1, lambda: {"n": 1}) == {"n": 1}
+
+
+def test_what_a_study_keeps_is_listed(tmp_path):
+    Store(tmp_path / "out" / ".steps").keep("scores", 1, lambda: {"n": np.zeros(1000)})
+    Store(tmp_path / "out" / "deep" / ".training").write("training", 1, {"n": 1})
+    Store(tmp_path / "out" / ".steps").part("fit", 2).keep("block", 1, dict)
+    table = cache_list(tmp_path / "out").set_index("kind")
+    assert table["complete"].to_dict() == {"scores": True, "training": True, "fit": False}
+    assert table.loc["scores", "bytes"] > 8000
 
 
 def square(shared):
