@@ -17,6 +17,7 @@ import xarray as xr
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path, plain_json, read_sealed_json, sha256_file, write_sealed_json
 from neuroenc._core.optional import require
+from neuroenc._core.provenance import versions
 from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_table
 from neuroenc._core.weights import reading, whole_folder
 
@@ -437,102 +438,6 @@ class _Part:
         return f" ({'; '.join(items)})" if items else ""
 
 
-def _sentences(study: Any, cited: set[str]) -> list[str]:
-    settings, scores = study.settings, study.scores
-    out: list[str] = []
-    features, encoder = _Part(settings, "features"), _Part(settings, "encoder")
-    if features.there:
-        name = features.take("model", "backbone", "name", "")
-        cited.add("clip")
-        out.append(f"Stimuli were embedded with {name or 'an image model'}{features.rest()}.")
-    if encoder.there:
-        kind = encoder.take("kind", "name", "type", "") or "a linear encoder"
-        if "ridge" in kind.lower():
-            cited.add("ridge")
-            kind += " regression" if "regression" not in kind.lower() else ""
-        out.append(f"Responses of each voxel were predicted from the embeddings by {kind}{encoder.rest()}.")
-    folds = _Part(settings, "folds")
-    if folds.there:
-        number = folds.take("n", "n_splits", "number", "")
-        out.append(f"Cross-validation used {number or 'several'} folds{folds.rest()}.")
-    n, n_captioned = scores.sizes["voxel"], int(study.gate["captioned"].sum())
-    metric = str(scores["r"].attrs.get("n_stimuli", "")).strip()
-    shown = f" on {metric} held-out stimuli" if metric else " on held-out stimuli"
-    ceiling = ""
-    if "noise_ceiling_r" in scores or "noise_ceiling_r2" in scores:
-        cited.add("ncsnr")
-        ceiling = ", beside the noise ceiling estimated from repeated presentations"
-    out.append(f"Accuracy is Pearson's r between measured and predicted responses{shown}{ceiling}.")
-    gate = _Part(settings, "gate")
-    gated, level = gate.take("kind", "gate", ""), gate.take("q", "alpha", "level")
-    rule = ""
-    if level is not None:
-        cited.add("fdr")
-        rule = f", those predicted above chance at a false discovery rate of {level}"
-    elif gated not in (None, "none"):
-        rule = f", by the gate {gated}"
-    out.append(f"{n_captioned:,} of {n:,} voxels were captioned{rule}{gate.rest()}.")
-    bank, projection = _Part(settings, "bank"), _Part(settings, "projection")
-    if bank.there or projection.there:
-        cited.add("brainscuba")
-        size, name = bank.take("n", "size", "n_images"), bank.take("name", "dataset", "")
-        digest = bank.take("hash", "sha256", "content_hash")
-        what = f"{size} natural-image embeddings" if size else "natural-image embeddings"
-        about = [x for x in (name, f"SHA-256 {digest[:12]}" if digest else "") if x]
-        what += f" ({', '.join(about)})" if about else ""
-        temperature = projection.take("temperature")
-        at = f" with softmax temperature {temperature}" if temperature else ""
-        out.append(
-            f"Each voxel's unit-norm weight vector was projected onto {what}{bank.rest()} by attention{at}"
-            f"{projection.rest()}."
-        )
-    decoder = _Part(settings, "decoder")
-    captions = _Part(settings, "captions")
-    if decoder.there:
-        kind = decoder.take("kind", "name", "") or "a decoder"
-        if kind == "prefix":
-            cited.add("clipcap")
-            kind = "a language model with the projected weights as its prefix"
-        elif kind == "retrieval":
-            kind = "retrieving the nearest captions of a caption bank"
-        out.append(f"Captions were produced by {kind}{decoder.rest()}{captions.rest()}.")
-    grounding = _Part(settings, "grounding")
-    if study.phrases is not None or grounding.there:
-        out.append(
-            "Every phrase of a caption was checked against the voxel's most effective images and against the response "
-            f"predicted for the phrase's own text embedding, beside matched random phrases{grounding.rest()}."
-        )
-    if study.stability is not None:
-        part = _Part(settings, "stability")
-        kinds = [
-            c
-            for c in study.stability.columns
-            if c != "voxel" and not str(c).endswith("_null") and f"{c}_null" in study.stability.columns
-        ]
-        over = f" over {_join(kinds)}" if kinds else ""
-        part.take("n_voxels"), part.take("of_voxels")
-        n_stable, on = study.stability["voxel"].nunique(), ""
-        if n_stable < n_captioned:
-            of = f"{n_stable:,} of {n_captioned:,} captioned voxels"
-            on = f", measured on {of} (a random sample, stratified by region)"
-        out.append(
-            f"Stability is the mean pairwise cosine of a voxel's caption vectors{over}, beside that of shuffled voxels"
-            f"{on}{part.rest()}."
-        )
-    if study.sentence is not None:
-        cited.add("lavca")
-        part = _Part(settings, "sentence")
-        out.append(
-            "The sentence-level score is Spearman's correlation, over held-out stimuli, of measured responses with the "
-            "cosine between a voxel's caption and the stimulus' captions; nulls give each voxel the caption of another "
-            f"voxel, anywhere or within its region{part.rest()}."
-        )
-    seed = settings.get("seed")
-    if seed is not None:
-        out.append(f"Random choices used seed {_said(seed)}.")
-    return out
-
-
 def _join(items: list[Any]) -> str:
     names = [str(x) for x in items]
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else ""
@@ -540,14 +445,34 @@ def _join(items: list[Any]) -> str:
 
 def methods_text(study: Any) -> str:
     """See `CaptionStudy.methods`."""
-    from neuroenc._core.provenance import versions
+    from jinja2 import Template
 
-    cited: set[str] = set()
-    lines = _sentences(study, cited)
+    settings, scores, stability, cited = study.settings, study.scores, study.stability, set[str]()
+
+    def cite(name: str) -> str:
+        cited.add(name)
+        return ""
+
+    names = ("features", "encoder", "folds", "gate", "bank", "projection", "decoder", "captions")
+    parts = {name: _Part(settings, name) for name in (*names, "grounding", "stability", "sentence")}
+    kinds = [] if stability is None else [c for c in stability if f"{c}_null" in stability]
+    facts = {
+        "n": scores.sizes["voxel"],
+        "n_captioned": int(study.gate["captioned"].sum()),
+        "n_stimuli": str(scores["r"].attrs.get("n_stimuli", "")).strip(),
+        "ceiling": "noise_ceiling_r" in scores or "noise_ceiling_r2" in scores,
+        "checked": study.phrases is not None,
+        "n_stable": None if stability is None else stability["voxel"].nunique(),
+        "kinds": _join([c for c in kinds if c != "voxel" and not str(c).endswith("_null")]),
+        "scored": study.sentence is not None,
+        "seed": "" if settings.get("seed") is None else _said(settings["seed"]),
+    }
+    source = Path(__file__).with_name("methods.jinja").read_text(encoding="utf-8")
+    told = Template(source, trim_blocks=True, lstrip_blocks=True).render(**parts, **facts, cite=cite)
     kept = study.provenance.get("versions")
     found = kept if isinstance(kept, Mapping) else versions()
-    lines.append("Software: " + ", ".join(f"{k} {v}" for k, v in found.items()) + ".")
-    text = " ".join(lines)
+    software = "Software: " + ", ".join(f"{k} {v}" for k, v in found.items()) + "."
+    text = " ".join([*(line for line in told.splitlines() if line.strip()), software])
     if cited:
         text += "\n\nReferences: " + "; ".join(_REFERENCES[k] for k in sorted(cited)) + "."
     return text + "\n"
