@@ -213,9 +213,9 @@ def test_killed_and_resumed_ends_with_the_same_files(study, tmp_path):
     script = tmp_path / "go.py"
     script.write_text(
         "import sys, time\n"
-        "import neuroenc.encoders.incontext._training as work\n"
-        "plain, pause = work._Run._save, float(sys.argv[3])\n"
-        "work._Run._save = lambda self: (plain(self), time.sleep(pause))\n"
+        "from neuroenc._core.checkpoints import Checkpoint\n"
+        "plain, pause = Checkpoint.save, float(sys.argv[3])\n"
+        "Checkpoint.save = lambda self, *state: (plain(self, *state), time.sleep(pause))\n"
         "from neuroenc.study import read_config, incontext_train\n"
         "incontext_train(read_config(sys.argv[1], command='icl'), sys.argv[2], 'pretrain', progress=False)\n"
     )
@@ -229,7 +229,7 @@ def test_killed_and_resumed_ends_with_the_same_files(study, tmp_path):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     process = start(stopped, pause=1.0)
     deadline = time.monotonic() + 300
-    while not list(stopped.glob("pretrain/anchored/.training/*/training.safetensors")):
+    while not list(stopped.glob("pretrain/anchored/.training/training-*/_result.json")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
