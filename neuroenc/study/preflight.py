@@ -17,6 +17,8 @@ from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc._core.optional import require
 from neuroenc._core.tables import read_table
+from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.retrieval import as_bank
 from neuroenc.study.config import (
     CaptionsConfig,
     CompareConfig,
@@ -25,7 +27,7 @@ from neuroenc.study.config import (
     IncontextConfig,
     StudyConfig,
 )
-from neuroenc.study.stages.load import sample_labels
+from neuroenc.study.stages.load import image_embedder, sample_labels
 
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
@@ -199,16 +201,9 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
         return
     _needs(where, f'kind = "{config.kind}"', source, config.kind in ("image", "pixels"), config.kind == "captions")
     if config.kind == "image":
-        _image_model(
-            f"{where}.model",
-            config.model,
-            config.pretrained,
-            layer=config.layer or None,
-            pooling=config.pooling if config.pooling != "" else None,
-            preprocessing=config.preprocessing or None,
-        )
+        _named(f"{where}.model", lambda: image_embedder(config))
     elif config.kind in ("captions", "dense"):
-        _text_model(f"{where}.model", config.model, config.pretrained)
+        _named(f"{where}.model", lambda: TextEmbedder(config.model, config.pretrained or None))
     if config.kind == "dense" and config.table:
         read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
 
@@ -218,18 +213,6 @@ def _needs(where: str, what: str, source: DataConfig, images: bool, captions: bo
     for name, wanted in (("images", images), ("captions", captions)):
         if wanted and source.responses and not getattr(source, name):
             raise ConfigError(f"[{where}] {what} needs [data] {name}.")
-
-
-def _image_model(where: str, model: str, pretrained: str = "", **options: Any) -> None:
-    from neuroenc.embedding import ImageEmbedder
-
-    _named(where, lambda: ImageEmbedder(model, pretrained or None, progress=False, **options))
-
-
-def _text_model(where: str, model: str, pretrained: str = "") -> None:
-    from neuroenc.embedding import TextEmbedder
-
-    _named(where, lambda: TextEmbedder(model, pretrained or None, progress=False))
 
 
 def _named(where: str, make: Callable[[], Any]) -> None:
@@ -274,8 +257,6 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
     if os.path.isdir(bank):
-        from neuroenc.retrieval import as_bank
-
         _named("captions.bank.source", lambda: as_bank(bank))
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
     shipped = ("world", "photo")
@@ -286,8 +267,8 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
         check_readable_file(Path(decoder.captioner) / "decoder.json", "captioner")
     _check_regions(captions, config.data)
     if space.stimuli == "image":
-        _image_model("captions.space.model", space.model, space.pretrained)
-    _text_model("captions.space.model", space.model, space.pretrained)
+        _named("captions.space.model", lambda: ImageEmbedder(space.model, space.pretrained or None))
+    _named("captions.space.model", lambda: TextEmbedder(space.model, space.pretrained or None))
 
 
 def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from PIL import Image
 
 from neuroenc import data
-from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.tables import read_table, write_table
+from neuroenc._core.errors import DataError
+from neuroenc._core.tables import write_table
 from neuroenc.data import EncodingData, Stimuli
-from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells, make_folds
-from neuroenc.study.config import FeaturesConfig
-from neuroenc.study.stages.load import load_features
+from neuroenc.study.stages.load import make_features
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
@@ -50,7 +47,8 @@ def compare(study: Study) -> dict[str, Any]:
     spaces = {}
     for name, settings in whole.features.items():
         if name in used:
-            spaces[name] = _space(name, settings, stimuli, responses, study.progress)
+            space = make_features(settings, stimuli, study.progress)
+            spaces[name] = data.match(space, _once(responses)) if settings.kind == "file" else space
             scaled = "" if settings.standardise else "; standardised, as every space of a comparison"
             study.say(f"    {name}: {' x '.join(map(str, spaces[name].shape[1:]))}{scaled}")
         else:
@@ -213,57 +211,9 @@ def _concatenate(kept: Sequence[tuple[Stimuli, str]]) -> Stimuli:
     return Stimuli(ids, images, captions, table, parts[0].source, parts[0].licence)
 
 
-def _space(
-    name: str, config: FeaturesConfig, stimuli: Stimuli | None, responses: xr.DataArray, progress: bool
-) -> xr.DataArray:
-    """Feature space that ``[features.NAME]`` describes, as the map, tokens or vectors that it is."""
-    if config.kind == "file":
-        return data.match(load_features(config), _once(responses))
-    if stimuli is None:
-        raise ConfigError(f'[features.{name}] kind = "{config.kind}" needs stimuli: [data] images or captions.')
-    if config.kind == "pixels":
-        return _pixels(stimuli, config.size)
-    if config.kind in ("captions", "dense"):
-        text = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
-        return text.embed_captions(stimuli) if config.kind == "captions" else _dense(config, stimuli, text)
-    return ImageEmbedder(
-        config.model,
-        config.pretrained or None,
-        layer=config.layer or None,
-        pooling=config.pooling if config.pooling != "" else None,
-        normalise=config.normalise,
-        preprocessing=config.preprocessing or None,
-        progress=progress,
-    ).embed(stimuli)
-
-
 def _once(responses: xr.DataArray) -> xr.DataArray:
     ids = pd.unique(responses["stimulus"].values)
     return xr.DataArray(np.zeros((len(ids), 1)), dims=("stimulus", "voxel"), coords={"stimulus": ids})
-
-
-def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
-    """Pictures (stimulus, channel, y, x), uint8, ``size`` pixels a side."""
-    values = np.empty((len(stimuli), 3, size, size), dtype=np.uint8)
-    for n in range(len(stimuli)):
-        image = stimuli.image(n)
-        if image.size != (size, size):
-            image = image.resize(
-                (size, size), Image.Resampling.BOX if image.size[0] % size == 0 else Image.Resampling.BICUBIC
-            )
-        values[n] = np.asarray(image).transpose(2, 0, 1)
-    return xr.DataArray(values, dims=("stimulus", "channel", "y", "x"), coords={"stimulus": stimuli.ids}, name="pixels")
-
-
-def _dense(config: FeaturesConfig, stimuli: Stimuli, text: TextEmbedder) -> xr.DataArray:
-    from neuroenc.embedding import caption_grid, world_dense_captions
-
-    cells = (config.grid, config.grid)
-    if config.table:
-        table = read_table(config.table, ("stimulus", "row", "column", "caption"), what="[features] table")
-    else:
-        table = world_dense_captions(stimuli, cells)
-    return caption_grid(table, stimuli.ids, text, grid=cells)
 
 
 @stage("tabulate", reads=("comparison", "config.compare"), writes=("comparison_parts",))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from PIL import Image
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
@@ -18,7 +19,7 @@ from neuroenc._core.store import content_key
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.data.simulate import simulate_cortex, simulate_world
-from neuroenc.embedding import ImageEmbedder, TextEmbedder
+from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid, world_dense_captions
 from neuroenc.study.config import DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
@@ -142,7 +143,7 @@ def embed(study: Study) -> dict[str, Any]:
         for name, settings in study.config.features.items():
             if settings.kind in ("pixels", "dense"):
                 continue  # maps of the comparison
-            spaces[name] = make_feature_space(settings, study.stimuli, study.progress)
+            spaces[name] = flatten(make_features(settings, study.stimuli, study.progress))
     for name, space in spaces.items():
         study.say(f"    {name}: {space.shape[1]} features")
     return {"spaces": spaces}
@@ -276,26 +277,50 @@ def prepare_responses(found: EncodingData, config: DataConfig, keep_presentation
     return responses
 
 
-def make_feature_space(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
-    """Features that ``[features]`` names, one row a stimulus, flattened to (stimulus, feature)."""
+def image_embedder(config: FeaturesConfig, progress: bool = False) -> ImageEmbedder:
+    """The layer of a vision model that ``[features.NAME]`` describes."""
+    return ImageEmbedder(
+        config.model,
+        config.pretrained or None,
+        layer=config.layer or None,
+        pooling=config.pooling if config.pooling != "" else None,
+        normalise=config.normalise,
+        preprocessing=config.preprocessing or None,
+        progress=progress,
+    )
+
+
+def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
+    """Features that ``[features.NAME]`` describes, one row a stimulus, as the map, tokens or vectors that they are."""
     if config.kind == "file":
-        features = load_features(config)
-    elif stimuli is None:
+        return load_features(config)
+    if stimuli is None:
         raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
-    elif config.kind == "captions":
-        embedder = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
-        features = embedder.embed_captions(stimuli)
+    if config.kind == "pixels":
+        return _pixels(stimuli, config.size)
+    if config.kind == "image":
+        return image_embedder(config, progress).embed(stimuli)
+    text = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
+    if config.kind == "captions":
+        return text.embed_captions(stimuli)
+    cells = (config.grid, config.grid)
+    if config.table:
+        table = read_table(config.table, ("stimulus", "row", "column", "caption"), what="[features] table")
     else:
-        features = ImageEmbedder(
-            config.model,
-            config.pretrained or None,
-            layer=config.layer or None,
-            pooling=config.pooling if config.pooling != "" else None,
-            normalise=config.normalise,
-            preprocessing=config.preprocessing or None,
-            progress=progress,
-        ).embed(stimuli)
-    return flatten(features)
+        table = world_dense_captions(stimuli, cells)
+    return caption_grid(table, stimuli.ids, text, grid=cells)
+
+
+def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
+    """Pictures (stimulus, channel, y, x), uint8, ``size`` pixels a side."""
+    values = np.empty((len(stimuli), 3, size, size), dtype=np.uint8)
+    for n in range(len(stimuli)):
+        image = stimuli.image(n)
+        if image.size != (size, size):
+            whole = image.size[0] % size == 0
+            image = image.resize((size, size), Image.Resampling.BOX if whole else Image.Resampling.BICUBIC)
+        values[n] = np.asarray(image).transpose(2, 0, 1)
+    return xr.DataArray(values, dims=("stimulus", "channel", "y", "x"), coords={"stimulus": stimuli.ids}, name="pixels")
 
 
 def load_features(config: FeaturesConfig) -> xr.DataArray:
