@@ -87,3 +87,16 @@ WORSE = pytest.mark.xfail(strict=True, reason=".204 against .275: with 20 trials
 @pytest.mark.parametrize("size", [pytest.param(20, marks=WORSE), 50, 100])
 def test_not_worse_than_the_prior_of_three_other_subjects(beside_others, size):
     assert beside_others["in-context"][size] >= beside_others["other subjects"][size], beside_others
+
+
+def test_never_below_its_own_closed_form():
+    """With its network silenced a model is its closed form; the shipped one must not lose to it, at any size."""
+    from neuroenc.encoders.incontext import load_model
+    from neuroenc.study.incontext.tasks import world_tasks
+
+    subject = world_tasks(SEED, n_train_subjects=1, n_voxels=200).test[0]
+    methods = {"shipped": InContextEncoder("world"), "closed": InContextEncoder(load_model("world").silence())}
+    data = (subject.X, subject.Y, subject.X_query, subject.Y_query)
+    found = support_curve(methods, *data, sizes=(20, 50, 100, 300, 1000), n_draws=2, seed=SEED, progress=False)
+    means = found["explained_variance"].mean(["draw", "voxel"])
+    assert (means.sel({"method": "shipped"}) >= means.sel({"method": "closed"}) - 0.005).all(), means

@@ -48,6 +48,11 @@ def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
         device = next(model.parameters()).device
     else:
         raise ConfigError(f"{type(model).__name__} is neither an InContextModel nor an InContextEncoder.")
+    if model.config.silent:
+        raise ConfigError(
+            "the network of this model is silent: its predictions are the closed form's, and no head takes part. "
+            "Next step: load_model(...).silence(False), to look at a network that did not help."
+        )
     if X is None or Y is None:
         raise ConfigError("X and Y are needed. Next step: the support set, or an encoder in the process that fitted.")
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):

@@ -124,6 +124,9 @@ class InContextConfig:
         output depend on the order of trials. Classes that read landmarks are not legal: a model inserts none, and
         trials in their places would be dropped.
     feed_forward : {"swiglu", "gelu"}
+    silent : bool
+        The anchored form's closed form alone, the network not asked: what training leaves where the network did not
+        predict held-out episodes better. See `InContextModel.silence`.
     scale_before_projection : bool
         See `neuroenc.attention.LengthScale`.
     """
@@ -143,6 +146,7 @@ class InContextConfig:
     context: Mapping[str, Any] | None = None
     feed_forward: str = "swiglu"
     scale_before_projection: bool = True
+    silent: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_features", "dim", "depth", "heads", "hidden", "registers", "components"):
@@ -155,6 +159,10 @@ class InContextConfig:
             raise ConfigError(
                 f"dropout={self.dropout!r} must be from 0 to below 1, scale_before_projection="
                 f"{self.scale_before_projection!r} true or false."
+            )
+        if not isinstance(self.silent, bool) or (self.silent and self.form != "anchored"):
+            raise ConfigError(
+                f"silent={self.silent!r}: true or false, and only the anchored form does without a network."
             )
         if self.dim % self.heads:
             raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")

@@ -168,6 +168,18 @@ class InContextModel(nn.Module):
             self.head = ResidualMLP(d, e + 1, 2 * d, config.dropout)
         else:
             self.anchor = ClosedFormAnchor(e, d, config.components)
+            self.anchor.silent = config.silent
+
+    def silence(self, silent: bool = True) -> InContextModel:
+        """Leave the network out, or let it speak again; an anchored model is then its closed form. In place.
+
+        >>> make_model("small", n_features=8, dim=16, depth=1, hidden=32).silence().config.silent
+        True
+        """
+        self.config = replace(self.config, silent=silent)
+        if self.anchor is not None:
+            self.anchor.silent = silent
+        return self
 
     def forward(
         self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
@@ -199,6 +211,8 @@ class InContextModel(nn.Module):
         """First register (voxel, 1, dim) after the last block, and attention weights if asked for."""
         for block in self.stack.blocks:
             refuse_landmarks(cast(Block, block).attention.normaliser)
+        if self.config.silent and weights_of is None:
+            return torch.zeros(len(y), 1, self.config.dim, device=y.device), []
         tokens = self.embed(x, y)
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)

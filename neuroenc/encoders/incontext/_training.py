@@ -351,7 +351,9 @@ def train_stage(
         }
         store = Checkpoint(checkpoint, key)
     place = accelerator.device if accelerator is not None else place
-    run = _Run(model.to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store)
+    run = _Run(
+        model.silence(False).to(place), source, stage, validation, seed, place, _HALF[precision], accelerator, store
+    )
     return run.run(progress, max_seconds)
 
 

@@ -349,7 +349,7 @@ class EvaluateConfig(Table):
         if _twice(self.sizes) or _twice(self.methods):
             raise ConfigError(f"sizes = {self.sizes} or methods = {self.methods} name one twice.")
         if 1 in self.sizes:
-            raise ConfigError("sizes: 1 trial has no variance. Legal are 0 and 2 or more.")
+            raise ConfigError("sizes: 1 trial has no variance; at least 2, or 0.")
         for name in self.models:
             if name in METHODS.values():
                 raise ConfigError(f"models: {name!r} is the name of a baseline, or of OUT's own model.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc import stats
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_json, read_json, sha256_file, write_json, write_text
@@ -19,6 +20,8 @@ from neuroenc.encoders.incontext import (
     STAGES,
     Episode,
     EpisodeSource,
+    InContextEncoder,
+    InContextModel,
     MixedEpisodes,
     ResponseEpisodes,
     Stage as TrainingStage,
@@ -129,6 +132,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         progress=study.progress,
         max_seconds=60 * stage.minutes if stage.minutes else None,
     )
+    judged = _judge(model, held) if model.anchor is not None else {}
     task = config.task
     # Without the folders of this machine.
     settings = {
@@ -149,6 +153,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         "steps": int(found.curves["step"].max()),
         "validation_loss": found.best_loss,
         "validation_ev": float(best.iloc[0]),
+        **judged,
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "n_train_subjects": len(part.tasks.train),
         "n_train_voxels": sum(int(s.Y.shape[1]) for s in part.tasks.train),
@@ -161,7 +166,31 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         f"  {where}{name}/{wanted.form}: validation explained variance {summary['validation_ev']:.4f} at step "
         f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)"
     )
+    if model.config.silent:
+        study.say(
+            f"    the network stays silent: held-out episodes {judged['validation_ev_network']:.4f} with it, "
+            f"{judged['validation_ev_closed_form']:.4f} by its closed form alone"
+        )
     return summary
+
+
+def _judge(model: InContextModel, held: list[Episode]) -> dict[str, Any]:
+    """Silence a network that does not predict held-out episodes better than its closed form; both accuracies.
+
+    As in use: voxels of an episode share what they say about levels.
+    """
+    found = {}
+    for name, silent in (("closed_form", True), ("network", False)):
+        encoder = InContextEncoder(model.silence(silent), response_scale="as-is")
+        shares = [
+            stats.explained_variance(
+                e.yq.T.double().numpy(), encoder.fit(e.x.numpy(), e.y.T.numpy()).predict(e.xq.numpy()).astype(float)
+            ).mean()
+            for e in held
+        ]
+        found[f"validation_ev_{name}"] = float(np.mean(shares))
+    model.silence(found["validation_ev_network"] <= found["validation_ev_closed_form"])
+    return found | {"network": "silent" if model.config.silent else "used"}
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:

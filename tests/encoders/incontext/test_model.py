@@ -469,3 +469,33 @@ def test_features_far_from_unit_norm_are_told_to_a_model_of_unit_norm():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*median norm")
         InContextEncoder(model, device="cpu").fit(X / np.linalg.norm(X, axis=1, keepdims=True), Y)
+
+
+def test_a_silent_model_is_its_closed_form_in_files_too(tmp_path):
+    from neuroenc.encoders.incontext._condition import FastReader
+
+    model = make_model("small", n_features=6, dim=16, depth=1, hidden=32).eval()
+    torch.nn.init.normal_(model.anchor.out.weight)
+    x, y = torch.randn(20, 6), torch.randn(4, 20)
+    with torch.no_grad():
+        loud = model(x, y).coef
+        save_model(model.silence(), tmp_path / "m")
+        silent = load_model(tmp_path / "m").eval()
+        torch.nn.init.zeros_(model.silence(False).anchor.out.weight)
+        torch.nn.init.zeros_(model.anchor.out.bias)
+        closed = model(x, y).coef
+        assert not torch.allclose(loud, closed, atol=1e-3)
+        torch.testing.assert_close(silent(x, y).coef, closed)
+        torch.testing.assert_close(FastReader(silent)(x, y).coef, closed)
+        # Speaking again, it is the network that was saved.
+        torch.testing.assert_close(silent.silence(False)(x, y).coef, loud)
+    with pytest.raises(ConfigError, match="anchored form"):
+        make_model("small", n_features=6, dim=16, depth=1, hidden=32, form="published", silent=True)
+
+
+def test_heads_of_a_silent_network_are_not_looked_at():
+    from neuroenc.encoders.incontext import support_attention
+
+    model = make_model("small", n_features=6, dim=16, depth=1, hidden=32).silence()
+    with pytest.raises(ConfigError, match=r"silence\(False\)"):
+        support_attention(model, np.zeros((9, 6)), np.zeros((9, 2)))
