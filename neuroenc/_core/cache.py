@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -182,4 +183,7 @@ def trim_cache() -> None:
     """
     limit = os.environ.get("NEUROENC_CACHE_SIZE")
     if limit:
-        _shrink(parse_memory(limit), _IN_USE)
+        try:
+            _shrink(parse_memory(limit), _IN_USE)
+        except ConfigError as error:  # no reason to lose what has been computed
+            warnings.warn(f"NEUROENC_CACHE_SIZE limits nothing: {error}", UserWarning, stacklevel=2)

@@ -44,6 +44,8 @@ RECORD = "_result.json"
 PART = ".part"
 #: Seconds without a sign of life after which a claim on a result counts no more.
 _STALE = 60.0
+#: Fifths of a second after which it is said that another process is waited for.
+_PATIENCE = 50
 #: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
 IN_MEMORY = 2**30
 #: Checkpoints and fits in the layouts of older versions.
@@ -276,7 +278,7 @@ class Store:
         if found is not None:
             say(f"  {name}: done before, taken from {path.parent.name}/")
             return found
-        with _claim(path) as mine:
+        with _claim(path, self._warn) as mine:
             # Another process may have made it while this one waited for its claim.
             found = None if mine else self.read(name, inputs)
             if found is None:
@@ -309,7 +311,7 @@ def _claim_of(path: Path) -> Path:
 
 
 @contextmanager
-def _claim(path: Path) -> Iterator[bool]:
+def _claim(path: Path, tell: Callable[[str], None]) -> Iterator[bool]:
     """Tell other processes that a result is being made, after waiting for one that makes it; False if it came.
 
     A claim is a hint: it names machine and process, is touched every few seconds, and counts no more when the process
@@ -318,6 +320,7 @@ def _claim(path: Path) -> Iterator[bool]:
     claim = _claim_of(path)
     with storage_errors(claim):
         claim.parent.mkdir(parents=True, exist_ok=True)
+    waited = 0
     while not path.exists():
         with storage_errors(claim), suppress(FileExistsError), open(claim, "x") as handle:
             json.dump([platform.node(), os.getpid()], handle)
@@ -326,6 +329,9 @@ def _claim(path: Path) -> Iterator[bool]:
             claim.unlink(missing_ok=True)
         else:
             time.sleep(0.2)
+            waited += 1
+            if waited == _PATIENCE:
+                tell(f"{path.parent.name}/{path.name} is being made by another process, which this one waits for")
     else:
         yield False  # made by the other process meanwhile
         return

@@ -403,9 +403,6 @@ def feature_scaling(values: np.ndarray, like: Any = None) -> tuple[np.ndarray, n
     return tuple(np.broadcast_to(x, (1, *shape)).ravel() for x in (mean, scale))  # type: ignore[return-value]
 
 
-_NAMES = ("backbone", "weights", "layer", "pooling", "normalised")
-
-
 def feature_space(X: Any) -> dict[str, Any]:
     """What labelled features say about their making; empty where they say nothing.
 
@@ -435,7 +432,7 @@ def check_space(known: Mapping[str, Any], X: Any, what: str) -> None:
     neuroenc._core.errors.DataError: features have backbone='clip', the model 'dino'...
     """
     found = feature_space(X)
-    for name in _NAMES:
+    for name in _ORIGIN:
         if name in known and name in found and known[name] != found[name]:
             raise DataError(
                 f"features have {name}={found[name]!r}, {what} {known[name]!r}: numbers of one width, of another "

@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -134,6 +135,18 @@ def test_the_claim_of_a_process_that_is_silent_counts_no_more(tmp_path):
     claim.write_text(json.dumps([platform.node(), 1]))
     os.utime(claim, (0, 0))
     assert store.keep("a", 1, lambda: {"n": 1}) == {"n": 1}
+
+
+def test_who_waits_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 1)
+    said = []
+    store = Store(tmp_path, said.append)
+    claim = tmp_path / f".{store.path('a', 1).name}.claim"
+    claim.write_text(json.dumps([platform.node(), 1]))
+    threading.Timer(0.6, lambda: claim.unlink()).start()
+    store.keep("a", 1, lambda: {"n": 1})
+    assert "made by another process" in said[0]
+    assert len(said) == 2
 
 
 def test_what_a_study_keeps_is_listed(tmp_path):

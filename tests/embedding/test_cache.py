@@ -413,6 +413,9 @@ def test_the_least_recently_used_make_room(monkeypatch):
     assert [entry.exists() for entry in ages] == [False, False, False, True]
     with pytest.raises(ConfigError, match="20 pounds"):
         cache_clear(size="20 pounds")
+    monkeypatch.setenv("NEUROENC_CACHE_SIZE", "20 pounds")
+    with pytest.warns(UserWarning, match="limits nothing.*20 pounds"):
+        add(4)
 
 
 def test_a_cache_that_may_only_be_read_serves_what_it_holds(vit, pictures, count, monkeypatch):
