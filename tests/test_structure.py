@@ -26,6 +26,7 @@ WAITING: dict[str, set[str]] = {
         "RecurrentState",
         "StreamState",
         "StreamingAttention",
+        "TaskEmbedding",
         "insert_landmarks",
         "mask_curve",
         "path_patch",
@@ -51,10 +52,22 @@ WAITING: dict[str, set[str]] = {
         "train_preferences",
     },
     "grounding and language models of one's own while decoding": {"FunctionStep", "GroundedRescore"},
-    "maps and contrasts of captions": {"EmbeddingColours", "category_shares", "difference_captions"},
+    "maps and contrasts of captions": {
+        "EmbeddingColours",
+        "categorise_evidence",
+        "category_shares",
+        "difference_captions",
+    },
     "captions as features": {"aspect_bands", "caption_aspects", "caption_vectors"},
     "phrases of captions on their own": {"find_phrases"},
-    "generative and hybrid retrieval": {"HybridResult", "SearchIndex", "hybrid_search", "train_retriever"},
+    "generative and hybrid retrieval": {
+        "HybridResult",
+        "LEVEL_PROMPTS",
+        "NGramRetriever",
+        "SearchIndex",
+        "hybrid_search",
+        "train_retriever",
+    },
     "in-context sessions trial by trial": {"StreamingSession"},
     "released checkpoints, written": {"published_state_dict"},
 }
@@ -151,26 +164,36 @@ def public_names(room: str) -> dict[str, Path]:
     return found
 
 
-def code_words(path: Path) -> Counter[str]:
-    """Words of a module's code: its names and strings without comments and docstrings."""
-    tree = ast.parse(path.read_text())
+def code_words(tree: ast.AST) -> Counter[str]:
+    """Words of code: its names and strings without comments and docstrings."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
     return Counter(re.findall(r"\w+", ast.unparse(tree)))
 
 
+def definitions(path: Path) -> dict[str, Counter[str]]:
+    """Words of each function, class and constant of a module."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        made = isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        targets = [node] if made else getattr(node, "targets", [getattr(node, "target", None)])
+        for name in (getattr(target, "name", getattr(target, "id", None)) for target in targets):
+            found[name] = code_words(node)
+    return found
+
+
 @cache
 def words() -> dict[Path, Counter[str]]:
     """Words of all that may reach a name: code of the package, notebooks, README and the guides."""
-    found = {path: code_words(path) for path in PACKAGE.rglob("*.py")}
+    found = {path: code_words(ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")}
     pages = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
     pages += [p for p in (ROOT / "docs").rglob("*.md") if not {"reference", "_build"} & set(p.parts)]
     return found | {path: Counter(re.findall(r"\w+", path.read_text())) for path in pages}
 
 
 def reached(room: str) -> dict[str, list[str]]:
-    """Where each public name of a room is used: in another file, or by a reached name of its own.
+    """Where each public name of a room is used: in another file, or by what a reached name of its own file uses.
 
     A class that a registry finds by a string is used by its decorator; a result by the function that returns it.
     """
@@ -184,12 +207,13 @@ def reached(room: str) -> dict[str, list[str]]:
         for name in registered.findall(text):
             if name in found:
                 found[name].append("its registry")
-        here = [n for n, h in names.items() if h == home]
-        if any(found[n] for n in here):
-            # Once where it is made, and where there is one in __all__: one time more and it is used.
-            for name in here:
-                if not found[name] and words()[home][name] > 1 + text.count(f'"{name}"'):
-                    found[name].append(str(home.relative_to(ROOT)))
+        parts = definitions(home)
+        used = [n for n in parts if found.get(n) or any(w[n] for path, w in words().items() if path != home)]
+        for name in used:
+            used += [n for n in parts if n in parts.get(name, ()) and n not in used]
+        for name in used:
+            if name in found and not found[name]:
+                found[name].append(str(home.relative_to(ROOT)))
     return found
 
 

@@ -214,7 +214,7 @@ def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -
         inner = w[..., offset:]
         if match.shape[-1] != inner.shape[-1] or match.shape[0] != len(inner):
             raise ValueError(
-                f"match is {tuple(match.shape)}; legal: ({len(inner)}, {inner.shape[-1]}). Set offset to the registers."
+                f"match is {tuple(match.shape)}; legal: ({len(inner)}, {inner.shape[-1]}). Mind the registers."
             )
         top = inner.argmax(-1, keepdim=True)
         hit = wanted.to(w.device).expand(inner.shape).gather(-1, top) & (inner.gather(-1, top) > 0)
@@ -357,9 +357,7 @@ def path_patch(
         clean, before = _recorded(tap, model, run_clean)
         corrupt, after = _recorded(tap, model, run_corrupt)
         if clean == corrupt:
-            raise ValueError(
-                f"clean and corrupted runs both give {clean}; legal: two results that differ. Corrupt what matters."
-            )
+            raise ValueError(f"clean and corrupted runs both give {clean}; they must differ. Corrupt what matters.")
         for sender in tap.heads if heads is None else heads:
             open_heads = {sender, *(receivers or ())}
             if freeze or receivers is not None:

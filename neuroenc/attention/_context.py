@@ -22,9 +22,7 @@ class Context(nn.Module):
     def check(self, normaliser: Normaliser) -> None:
         """Refuse a normaliser that weights of a selection mean nothing to."""
         if normaliser.all_rows:
-            raise ValueError(
-                f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} computes some. Drop one."
-            )
+            raise ValueError(f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} at some.")
 
     def fits(self, total: int) -> bool:
         """Whether all keys are seen anyway."""
@@ -103,9 +101,7 @@ class LandmarkPolicy(Context):
     def __init__(self, block_size: int, top_k: int, lead: int = 0) -> None:
         super().__init__()
         if block_size < 1 or top_k < 1 or lead < 0:
-            raise ValueError(
-                f"block_size={block_size}, top_k={top_k}, lead={lead}; legal: at least 1, 1 and 0. Raise what is lower."
-            )
+            raise ValueError(f"block_size={block_size}, top_k={top_k}, lead={lead}; legal: at least 1, 1 and 0.")
         self.block_size, self.top_k, self.lead = block_size, top_k, lead
 
     def check(self, normaliser: Normaliser) -> None:

@@ -36,9 +36,7 @@ def attentions(model: nn.Module) -> list[Attention]:
     """
     layers = [m for m in model.modules() if isinstance(m, Attention)]
     if not layers:
-        raise ValueError(
-            f"no Attention in {type(model).__name__}; legal: a module with at least one. Give the network."
-        )
+        raise ValueError(f"no Attention in {type(model).__name__}; legal: a module with at least one.")
     return layers
 
 
@@ -204,9 +202,7 @@ class HeadTap:
         known = set(self.heads)
         for layer, head in heads:
             if (layer, head) not in known:
-                raise ValueError(
-                    f"no head {(layer, head)}; legal: layers of {[a.heads for a in self.layers]} heads, counted from 0."
-                )
+                raise ValueError(f"no head {(layer, head)}; legal: layers of {[a.heads for a in self.layers]} heads.")
             chosen[layer][head] = True
         return chosen
 

@@ -63,9 +63,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
             raise ConfigError("intercept was given and the encoder has its own; pass the coef array or drop it.")
         encoder, intercept = encoder.to_linear() if hasattr(encoder, "to_linear") else encoder
     elif not isinstance(encoder, xr.DataArray) and not hasattr(encoder, "__array__"):
-        raise DataError(
-            f"{type(encoder).__name__} is neither weights (feature, voxel) nor an encoder with to_linear()."
-        )
+        raise DataError(f"{type(encoder).__name__} is neither weights (feature, voxel) nor has it to_linear().")
     if isinstance(encoder, xr.DataArray):
         coef = encoder
         if coef.ndim != 2 or "voxel" not in coef.dims:
@@ -86,9 +84,7 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     n = coef.sizes["voxel"]
     different = len(np.unique(coef["voxel"].values))
     if different < n:
-        raise DataError(
-            f"weights have {n} voxels and {different} ids. Next step: coef.assign_coords(voxel=...), a number for each."
-        )
+        raise DataError(f"weights have {n} voxels and {different} ids. Next step: coef.assign_coords(voxel=...).")
     if intercept is None:
         return Weights(coef, np.zeros(n), False)
     b = as_numpy(intercept, "intercepts").astype(np.float64).reshape(-1)

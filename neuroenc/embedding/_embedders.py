@@ -188,9 +188,7 @@ class ImageEmbedder(_Embedder):
             There are no images, one cannot be read, or features are not finite.
         """
         if not isinstance(stimuli, Stimuli):
-            raise DataError(
-                f"embed() takes Stimuli, and got {type(stimuli).__name__}. Next step: Stimuli(ids, images)."
-            )
+            raise DataError(f"embed() takes Stimuli, and got {type(stimuli).__name__}. Give Stimuli(ids, images).")
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
         return features_of(self, "image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))

@@ -227,9 +227,7 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
     """
     if model.startswith((LOCAL_DIR, HF_HUB)):
         if pretrained is not None:
-            raise ConfigError(
-                f"model {model!r} brings its own weights. Next step: leave pretrained={str(pretrained)!r} out."
-            )
+            raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={str(pretrained)!r} out.")
         if model.startswith(HF_HUB):
             return _from_hub(model)
         folder = Path(model.removeprefix(LOCAL_DIR)).expanduser()

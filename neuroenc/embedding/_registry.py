@@ -67,9 +67,7 @@ def pool(output: Output, pooling: str | int | None) -> Any:
     values = output.values
     if values.ndim == 2:
         if pooling is not None:
-            raise ConfigError(
-                f"pooling={pooling!r} needs a layer with places, and this gives a vector. Next step: layer=."
-            )
+            raise ConfigError(f"pooling={pooling!r} needs a layer with places, and this is a vector. Give layer=.")
         return values
     if pooling is None:
         return values

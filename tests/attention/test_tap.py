@@ -271,7 +271,7 @@ def test_paths_through_receivers(model):
     assert found[sender] != 0
     late = path_patch(model, lambda m: score(m, clean), lambda m: score(m, corrupt), heads=[(2, 1)], receivers=[(0, 0)])
     np.testing.assert_allclose(late[2, 1], 0, atol=1e-6)
-    with pytest.raises(ValueError, match="results that differ"):
+    with pytest.raises(ValueError, match="must differ"):
         path_patch(model, lambda m: score(m, clean), lambda m: score(m, clean))
 
 

@@ -189,7 +189,7 @@ def test_what_pipelines_may_return():
     assert (synthesise(["a"], floats, progress=False).images == 128).all()
     for bad, match in (
         (lambda prompt: [np.zeros((4, 4), np.uint8)], "shape"),
-        (lambda prompt: [np.full((4, 4, 3), 2.0)], "floats from 0"),
+        (lambda prompt: [np.full((4, 4, 3), 2.0)], "legal: uint8, floats"),
         (lambda prompt: [], "0 images for 1 prompts"),
     ):
         with pytest.raises(DataError, match=match):

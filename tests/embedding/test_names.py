@@ -81,7 +81,7 @@ def test_preprocessing_of_a_plain_file_is_the_architectures(tmp_path):
         ("efficientnet-lite", None, ("'efficientnet-lite0'",)),
         ("ViT-B-32", "laion2b_s34b_b79", ("laion2b_s34b_b79k",)),
         ("world", "openai", ("brings its own weights",)),
-        ("local-dir:/nowhere", "openai", ("brings its own weights",)),
+        ("local-dir:/nowhere", "openai", ("has weights",)),
         ("minilm", None, ("embeds no images",)),
     ],
 )

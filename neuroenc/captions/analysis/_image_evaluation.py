@@ -93,9 +93,7 @@ def _as_array(picture: Any, caption: str) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f" or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise DataError(
-            f"the pipeline gave {values.dtype} for {caption[:60]!r}; legal: uint8, floats from 0 to 1, PIL images."
-        )
+        raise DataError(f"the pipeline gave {values.dtype} for {caption[:60]!r}; legal: uint8, floats in [0, 1], PIL.")
     return np.rint(255 * values).astype(np.uint8)
 
 
@@ -168,7 +166,7 @@ def synthesise(
     """
     if pipeline is None or not callable(pipeline):
         raise ConfigError(
-            f"pipeline is {type(pipeline).__name__}. Next step: diffusion_pipeline(folder), or retrieve_images."
+            f"pipeline is {type(pipeline).__name__}. Give diffusion_pipeline(folder), or retrieve_images."
         )
     check_whole("n", n)
     check_whole("batch_size", batch_size)

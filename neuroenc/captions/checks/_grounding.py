@@ -97,7 +97,7 @@ class WeightVerifier:
             found = unit_rows(found - self.bank.text_direction + self._image)
         if found.shape[1] != self.weights.shape[1]:
             raise DataError(
-                f"phrases are embedded in {found.shape[1]} dimensions, weights have {self.weights.shape[1]}."
+                f"phrases are embedded in {found.shape[1]} dimensions, weights have {len(self.weights[0])}."
             )
         return found
 

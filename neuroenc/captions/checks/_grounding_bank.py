@@ -212,9 +212,7 @@ class ImageSums:
 
     def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
         if n is None:
-            raise DataError(
-                "random images are drawn from the bank, and a stream has no length. Next step: pass a list."
-            )
+            raise DataError("random images are drawn from the bank, and a stream has no length. Pass a list.")
         self._n, self._wanted = n, set(wanted)
         self._drawn = np.sort(np.random.default_rng([seed, 1]).permutation(n)[:n_images])
         self._total: Any = 0.0

@@ -113,9 +113,7 @@ def sentence_scores(
     c, s = _unit(captions, "captions"), _unit(stimuli, "stimulus captions")
     y = np.asarray(responses, dtype=np.float64)
     if y.shape != (len(s), len(c)) or c.shape[1] != s.shape[1]:
-        raise DataError(
-            f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit (stimulus, voxel), or one width."
-        )
+        raise DataError(f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit (stimulus, voxel).")
     if np.isnan(y).any():
         raise DataError("responses hold NaN. Next step: leave those stimuli or voxels out.")
     if roi is None and isinstance(responses, xr.DataArray) and "roi" in responses.coords:

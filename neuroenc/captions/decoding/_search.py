@@ -191,9 +191,7 @@ class _Search:
             tokens = beams.tokens.reshape(len(items), -1)
             mask = self.constraint(tokens[live], items[live]).to(known.device)
             if mask.shape != known.shape or mask.dtype != torch.bool:
-                raise DataError(
-                    f"the constraint gave {mask.dtype} {tuple(mask.shape)}; legal is bool {tuple(known.shape)}."
-                )
+                raise DataError(f"the constraint gave {mask.dtype} {tuple(mask.shape)}; legal: bool {(*known.shape,)}.")
             known = known.masked_fill(~mask, -torch.inf)
         if not live.all():
             logp = torch.full((len(live), known.shape[1]), -torch.inf, device=known.device)

@@ -49,7 +49,7 @@ def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None)
     call = getattr(embed_text, "embed", embed_text)
     if not callable(call):
         raise ConfigError(
-            f"embed_text is {type(embed_text).__name__}; legal: a function of a list of texts, or what has embed()."
+            f"embed_text is {type(embed_text).__name__}; legal: a function of texts, or what has embed()."
         )
     values = np.asarray(call(list(place)), dtype=np.float64)
     if values.ndim != 2 or len(values) != len(place):
