@@ -28,7 +28,6 @@ Norouzi et al. (2014), Zero-shot learning by convex combination of semantic embe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from importlib import metadata
@@ -52,34 +51,7 @@ _PREPROCESSING = {
     "interpolation": "bilinear",
     "resize_mode": "shortest",
 }
-_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
-_STAGES = [(s, b) for s, n in enumerate(_BLOCKS_PER_STAGE) for b in range(n)]
-_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_OTHER = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-
-
-def timm_name(name: str) -> str:
-    """timm's name of a parameter of the package.
-
-    >>> timm_name("_blocks.3._bn0.running_mean")
-    'blocks.2.0.bn1.running_mean'
-    """
-    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
-    if match is None:
-        module, parameter = name.split(".")
-        return f"{_TOP[module]}.{parameter}"
-    number = int(match[1])
-    stage, block = _STAGES[number]
-    part = (_FIRST if number == 0 else _OTHER)[match[2]]
-    return f"blocks.{stage}.{block}.{part}.{match[3]}"
+_N_BLOCKS = 16
 
 
 class EfficientNetLite0(Described):
@@ -109,7 +81,7 @@ class EfficientNetLite0(Described):
 
     def layers(self) -> tuple[str, ...]:
         """stem, block0 .. block15, head, logits."""
-        return ("stem", *(f"block{n}" for n in range(len(_STAGES))), "head", "logits")
+        return ("stem", *(f"block{n}" for n in range(_N_BLOCKS)), "head", "logits")
 
     def load(self, device: str) -> EfficientNetModel:
         """The network on ``device``."""
@@ -118,7 +90,8 @@ class EfficientNetLite0(Described):
         state = read_checkpoint(self._file, "weights")
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         try:
-            model.load_state_dict({timm_name(k): v for k, v in state.items()}, strict=True)
+            # The package has other names for timm's parameters, and lists them in the same order.
+            model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True)
         except Exception as error:
             raise DataError(
                 f"weights {self._file} cannot be read, or do not fit timm's tf_efficientnet_lite0: {str(error)[:300]}. "

@@ -23,7 +23,6 @@ from neuroenc.captions._linear import VOXEL_LABELS
 from neuroenc.captions.analysis._words import (
     check_captions,
     count_terms,
-    labels_of,
     region_masks,
     roi_strings,
     unique_texts,
@@ -225,7 +224,7 @@ def concept_maps(
     share = np.zeros((len(names), len(first)), np.float32)
     for column, name in enumerate(terms.names):
         share[names.index(name)] = counts[:, column] / np.bincount(voxel, minlength=len(first))
-    coords = {c: ("voxel", v) for c, v in labels_of(first, VOXEL_LABELS).items()}
+    coords = {c: ("voxel", first[c].to_numpy()) for c in VOXEL_LABELS if c in first}
     values = xr.DataArray(
         share, dims=("concept", "voxel"), coords={"concept": names, "voxel": first["voxel"].to_numpy(), **coords}
     )

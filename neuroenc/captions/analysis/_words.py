@@ -182,11 +182,6 @@ def select_region(captions: pd.DataFrame, roi: str | None) -> pd.DataFrame:
     return captions[masks[roi]].reset_index(drop=True)
 
 
-def labels_of(first: pd.DataFrame, names: Iterable[str]) -> Mapping[str, Any]:
-    """The voxel coordinates among ``names`` that a table of voxels has."""
-    return {c: first[c].to_numpy() for c in names if c in first}
-
-
 _COLUMNS = ["roi", "part", "word", "count", "share", "lift", "n_voxels", "p", "q"]
 
 

@@ -11,19 +11,12 @@ import xarray as xr
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import as_weights
+from neuroenc.captions.text._words import LISTS, word_set
 
 EmbedText = Callable[[list[str]], Any] | Any
 #: Prompts around a noun with its article; the mean over them says less of the words around it.
-TEMPLATES: tuple[str, ...] = (
-    "a photo of {}.",
-    "a picture of {}.",
-    "an image of {}.",
-    "a close up photo of {}.",
-    "{}",
-    "there is {}.",
-)
-_MASS = "food text writing people lettering graffiti water clothing furniture meat bread rice fruit"
-_BARE = frozenset(_MASS.split())
+TEMPLATES: tuple[str, ...] = tuple(LISTS["templates"])
+_BARE = word_set("mass_nouns")
 _DETERMINED = ("a ", "an ", "the ", "some ", "two ", "many ")
 
 
