@@ -24,7 +24,7 @@ from neuroenc.captions import (
     shuffled_control,
 )
 from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
-from neuroenc.study.stages.caption import Readings, Rows, captioned_weights
+from neuroenc.study.stages.caption import captioned_weights
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
@@ -163,27 +163,16 @@ def check(study: Study) -> dict[str, Any]:
     n, of = int(readings.sampled.sum()), readings.n_passed
     if readings.stability and n < of:
         study.say(f"    stability: captions again on parts of the bank and of the data, {n:,} of {of:,} voxels")
-    stable = study.store.keep(
-        "stability",
-        [*base, config.stability],
-        lambda: stability_tables(captioner, readings, embed_text, direction, seed, study.progress),
-    )
+    stable = study.store.keep("stability", [*base, config.stability], lambda: stability_tables(study))
     if stable:
         quality["stability"] = stable["summary"]
-
     shuffled = study.store.keep("shuffled", base, lambda: {"captions": shuffled_captions(study)})["captions"]
     vectors, kind = _stimulus_vectors(study)
     sentence = None
     if vectors is not None:
         regions = dict(zip(fitted.scores["voxel"].values.tolist(), _first_roi(fitted.scores)))
-
-        def scores() -> dict[str, pd.DataFrame]:
-            per_voxel, summary = held_out_scores(
-                found.captions, fitted.rows, fitted.voxels, regions, vectors, embed_text, seed
-            )
-            return {"voxels": per_voxel, "summary": summary}
-
-        told = study.store.keep("sentence", [*base, kind, vectors, regions], scores)
+        inputs = [*base, kind, vectors, regions]
+        told = study.store.keep("sentence", inputs, lambda: held_out_scores(study, regions, vectors))
         sentence, quality["sentence-level scores"] = told["voxels"], told["summary"]
     captions = found.captions
     if texts is not None:
@@ -261,55 +250,39 @@ def _stimulus_vectors(study: Study) -> tuple[xr.DataArray | None, str]:
     return xr.DataArray(test.values[first], dims=("stimulus", "feature"), coords={"stimulus": unique}), "images"
 
 
-def stability_tables(
-    captioner: Captioner,
-    readings: Readings,
-    embed_text: Callable[[list[str]], Any],
-    direction: Any,
-    seed: int,
-    progress: bool,
-) -> dict[str, pd.DataFrame]:
+def stability_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Captions again on folds of the bank, bootstraps and halves: ``voxels`` and ``summary``, or nothing."""
-    told, voxels = [], np.zeros(0)
-    for kind, null, projection in progress_bar(readings.stability, desc="stability", show=progress):
+    captioner, readings, told, voxels = study.captioner, study.readings, [], np.zeros(0)
+    for kind, null, projection in progress_bar(readings.stability, desc="stability", show=study.progress):
         voxels = voxels if null else projection["voxel"].values
         told.append((kind, null, captioner.best_of(projection)))
     if not told:
         return {}
-    found = score_stability(voxels, told, embed_text, text_direction=direction, seed=seed, of_voxels=readings.n_passed)
+    direction = text_direction(study.texts, captioner.decoder)
+    options: dict[str, Any] = {"seed": study.config.seed, "of_voxels": readings.n_passed}
+    found = score_stability(voxels, told, captioner.embed_text, text_direction=direction, **options)
     return dict(zip(("voxels", "summary"), found))
 
 
-def held_out_scores(
-    captions: pd.DataFrame,
-    subjects: tuple[Rows, ...],
-    voxels_of: list[np.ndarray],
-    rois: dict[Any, str],
-    stimulus_vectors: xr.DataArray,
-    embed_text: Callable[[list[str]], Any],
-    seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def held_out_scores(study: Study, regions: dict[Any, str], vectors: xr.DataArray) -> dict[str, pd.DataFrame]:
     """Sentence-level scores of each subject's best captions on its held-out stimuli.
 
     Parameters
     ----------
-    voxels_of : list of array
-        The study's voxel numbers of each subject's columns.
-    rois : dict
+    regions : dict
         Region of each voxel of the study.
-    stimulus_vectors : DataArray (stimulus, feature)
+    vectors : DataArray (stimulus, feature)
         Vectors of the stimuli's captions, or of their images in a joint space.
 
     Returns
     -------
-    voxels : DataFrame
-        ``voxel, rho, shuffled, shuffled_within_roi``.
-    summary : DataFrame
-        One row a subject.
+    dict
+        ``voxels``: ``voxel, rho, shuffled, shuffled_within_roi``; ``summary``: one row a subject.
     """
+    captions, embed_text = study.captions.captions, study.captioner.embed_text
     best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
     tables, rows = [], []
-    for subject, voxels in zip(subjects, voxels_of):
+    for subject, voxels in zip(study.fitted.rows, study.fitted.voxels):
         at = np.flatnonzero(np.isin(voxels, best.index))
         if len(at) < 2:
             continue
@@ -318,9 +291,9 @@ def held_out_scores(
         measured = subject.Y_test.isel(voxel=at)
         by = measured.groupby("stimulus").mean() if "presentation" in measured.dims else measured
         ids = by.coords["stimulus"].values
-        s = stimulus_vectors.sel(stimulus=ids).values
-        region = [rois.get(v, "") for v in voxels[at]]
-        found = sentence_scores(embed_text(texts), s, by.values, roi=region, seed=seed)
+        s = vectors.sel(stimulus=ids).values
+        region = [regions.get(v, "") for v in voxels[at]]
+        found = sentence_scores(embed_text(texts), s, by.values, roi=region, seed=study.config.seed)
         frame = {name: found[name].values for name in ("rho", "shuffled", "shuffled_within_roi")}
         tables.append(pd.DataFrame({"voxel": voxels[at], **frame}))
         keys = ("mean", "low", "high", "mean_shuffled", "p", "mean_shuffled_within_roi", "p_shuffled_within_roi")
@@ -328,14 +301,7 @@ def held_out_scores(
             {"subject": subject.name, "n_voxels": len(at), "n_stimuli": len(ids), **{k: found.attrs[k] for k in keys}}
         )
     empty = pd.DataFrame(columns=["voxel", "rho", "shuffled", "shuffled_within_roi"])
-    return (pd.concat(tables, ignore_index=True) if tables else empty), pd.DataFrame(rows)
-
-
-def _interval(values: np.ndarray, rng: np.random.Generator, n: int = 1000) -> tuple[float, float]:
-    """95 % of the mean of percentiles (0 to 1) over resampled voxels."""
-    draws = values[rng.integers(0, len(values), (n, len(values)))].mean(axis=1)
-    low, high, _ = stats.sample_interval(draws, values.mean(), n_units=len(values), bounds=(0.0, 1.0))
-    return float(low), float(high)
+    return {"voxels": pd.concat(tables, ignore_index=True) if tables else empty, "summary": pd.DataFrame(rows)}
 
 
 def round_trip_table(
@@ -369,12 +335,14 @@ def round_trip_table(
         across(corpus),
         seed=seed,
     )
-    low, high = _interval(percentile, np.random.default_rng(seed))
+    n = len(percentile)
+    draws = percentile[np.random.default_rng(seed).integers(0, n, (1000, n))].mean(axis=1)
+    low, high, _ = stats.sample_interval(draws, percentile.mean(), n_units=n, bounds=(0.0, 1.0))
     row = {
         "n_voxels": len(voxels),
         "mean percentile": info["mean"],
-        "low": low,
-        "high": high,
+        "low": float(low),
+        "high": float(high),
         "other voxels' captions": info["mean_shuffled"],
         "p": info["p"],
     }
