@@ -180,7 +180,11 @@ def words() -> dict[Path, Counter[str]]:
     """Words of all that may reach a name: code of the package, notebooks, README and the guides."""
     found = {path: code_words(ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")}
     pages = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")]
-    pages += [p for p in (ROOT / "docs").rglob("*.md") if not {"reference", "_build"} & set(p.parts)]
+    pages += [
+        p
+        for p in (ROOT / "docs").rglob("*.*")
+        if p.suffix in (".md", ".py") and not {"reference", "_build"} & set(p.parts)
+    ]
     return found | {path: Counter(re.findall(r"\w+", path.read_text())) for path in pages}
 
 

@@ -1,3 +1,4 @@
+from ._demo import demo as demo
 from ._evaluate import evaluate as evaluate
 from ._export import export as export
 from .commands import (
@@ -10,7 +11,6 @@ from .commands import (
     run as run,
 )
 from .config import StudyConfig as StudyConfig
-from .demo import demo as demo
 from .read import example_config as example_config, list_examples as list_examples, read_config as read_config
 from .study import Stage as Stage, stage as stage
 from .truth import judge_planted as judge_planted

@@ -13,7 +13,7 @@ from neuroenc.captions import RetrievalDecoder, caption_voxels, shuffled_control
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import RidgeEncoder
-from neuroenc.study.demo import caption_family
+from neuroenc.study._demo import caption_family
 
 SEED = 11
 COUNTS = {"FFA": 30, "EBA": 30, "PPA": 30, "VWFA": 30, "food": 30}

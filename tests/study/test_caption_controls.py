@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc.report import write_report
-from neuroenc.study.demo import BETTER, compared, mark
+from neuroenc.study._demo import BETTER, compared, mark
 
 
 def test_what_fails_is_marked_on_cards_and_in_tables(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc.study import Study, demo
-from neuroenc.study.demo import demo_config
+from neuroenc.study._demo import demo_config
 
 pytest.importorskip("torch")
 

@@ -34,8 +34,8 @@ from neuroenc.study import (
     list_examples,
     read_config,
 )
+from neuroenc.study._demo import few_trials, few_trials_section
 from neuroenc.study.config import IncontextConfig
-from neuroenc.study.demo import few_trials, few_trials_section
 from neuroenc.study.incontext import subjects as inputs
 from neuroenc.study.incontext.subjects import make_mixture
 from neuroenc.study.incontext.train import stage_of
