@@ -85,6 +85,8 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
 
 
 _MARK = "neuroenc caption study"
+# What study.json holds as it is.
+_PLAIN = ("title", "settings", "provenance", "caveats")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -286,21 +288,13 @@ class CaptionStudy:
                 for name in COLUMNS
                 if getattr(self, name) is not None
             }
-            quality = []
-            for number, (name, frame) in enumerate(self.quality.items()):
-                quality.append({"name": name, **write_table(frame, temporary / f"quality-{number:02d}")})
-            about = {
-                "format": _MARK,
-                "version": 1,
-                "title": self.title,
-                "tables": tables,
-                "quality": quality,
-                "scores": sha256_file(temporary / "scores.nc"),
-                "settings": dict(self.settings),
-                "provenance": dict(self.provenance),
-                "caveats": list(self.caveats),
-            }
-            write_sealed_json(temporary / "study.json", about)
+            quality = [
+                {"name": name, **write_table(frame, temporary / f"quality-{number:02d}")}
+                for number, (name, frame) in enumerate(self.quality.items())
+            ]
+            about = {"format": _MARK, "version": 1, "tables": tables, "quality": quality}
+            about |= {name: getattr(self, name) for name in _PLAIN}
+            write_sealed_json(temporary / "study.json", {**about, "scores": sha256_file(temporary / "scores.nc")})
         return folder
 
     @classmethod
@@ -328,15 +322,9 @@ class CaptionStudy:
             scores = load(folder / "scores.nc")
             if not isinstance(scores, xr.Dataset):
                 raise DataError(f"{folder / 'scores.nc'} holds no table of scores. Next step: save again.")
-            return cls(
-                title=about["title"],
-                scores=scores,
-                quality={kept["name"]: read_table(folder, kept) for kept in about["quality"]},
-                settings=about["settings"],
-                provenance=about["provenance"],
-                caveats=tuple(about["caveats"]),
-                **{name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS},
-            )
+            quality = {kept["name"]: read_table(folder, kept) for kept in about["quality"]}
+            tables = {name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS}
+            return cls(scores=scores, quality=quality, **tables, **{name: about[name] for name in _PLAIN})
 
 
 def _check_gate(gate: pd.DataFrame, captions: pd.DataFrame, voxels: np.ndarray) -> None:

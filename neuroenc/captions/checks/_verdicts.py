@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 
-def verdict(than: str, p: float | None = None, interval: tuple[float, float] | None = None, level: float = 0.05) -> str:
+def verdict(than: str, p: float | None = None, interval: tuple[float, float] | None = None) -> str:
     """Whether a measure is above its control.
 
     Parameters
@@ -16,11 +16,9 @@ def verdict(than: str, p: float | None = None, interval: tuple[float, float] | N
     than : str
         What the control is.
     p : float, optional
-        Of the difference.
+        Of the difference; above its control where it is at most 0.05.
     interval : tuple of float, optional
         The measure's interval, minus its control: above it where all of it is.
-    level : float
-        Of ``p``.
 
     Returns
     -------
@@ -35,7 +33,7 @@ def verdict(than: str, p: float | None = None, interval: tuple[float, float] | N
     known = [x for x in ((p,) if p is not None else interval or ()) if x is not None and np.isfinite(x)]
     if not known:
         return "not measured"
-    above = p <= level if p is not None else min(known) > 0
+    above = p <= 0.05 if p is not None else min(known) > 0
     shown = "" if p is None else f" (p = {p:.2g})"
     return f"{'above' if above else 'not above'} {than}{shown}"
 
@@ -48,27 +46,19 @@ def with_verdicts(name: str, table: pd.DataFrame) -> pd.DataFrame:
     if not len(table):
         return table
     rows = table.to_dict("records")
-    others = "other voxels' captions"
     said: list[str] | None = None
-    if (name == "sentence-level scores" and "p" in table) or (name == "round trip" and "p" in table):
-        said = [verdict(others, p=row["p"]) for row in rows]
+    if name in ("sentence-level scores", "round trip") and "p" in table:
+        said = [verdict("other voxels' captions", p=row["p"]) for row in rows]
     elif name == "stability" and {"low", "high", "shuffled_weights"} <= set(table):
-        said = [verdict("shuffled weights", interval=_minus(row, "shuffled_weights")) for row in rows]
+        control = "shuffled_weights"
+        said = [verdict("shuffled weights", interval=(r["low"] - r[control], r["high"] - r[control])) for r in rows]
     elif name == "hallucination rate" and {"low", "high", "chance"} <= set(table):
         # Few unsupported phrases are good ones: turned round.
-        said = [
-            verdict("x", interval=(row["chance"] - row["high"], row["chance"] - row["low"])).replace(
-                "above x", "below chance"
-            )
-            for row in rows
-        ]
+        turned = [verdict("x", interval=(row["chance"] - row["high"], row["chance"] - row["low"])) for row in rows]
+        said = [text.replace("above x", "below chance") for text in turned]
     elif len(table) == 2 and table.iloc[:, 0].tolist() == ["fitted weights", "shuffled weights"]:
         said = _of_pair(name, rows)
     return table if said is None else table.drop(columns="verdict", errors="ignore").assign(verdict=said)
-
-
-def _minus(row: dict[Any, Any], control: str) -> tuple[float, float]:
-    return row["low"] - row[control], row["high"] - row[control]
 
 
 def _of_pair(name: str, rows: list[dict[Any, Any]]) -> list[str] | None:
