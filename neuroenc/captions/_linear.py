@@ -99,17 +99,6 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     return Weights(coef, b, True)
 
 
-def _space_of_bank(bank: EmbeddingBank) -> dict[str, str]:
-    info = getattr(bank, "info", None)
-    if isinstance(info, dict):
-        found = {"backbone": info.get("model"), "weights": info.get("weights"), "layer": info.get("layer")}
-    else:
-        arrays = [shard.array for shard in bank.shards()] if bank.reusable else []
-        attrs = arrays[0].attrs if arrays and isinstance(arrays[0], xr.DataArray) else {}
-        found = {name: attrs.get(name) for name in ("backbone", "weights", "layer")}
-    return {k: str(v) for k, v in found.items() if v not in (None, "", "unknown")}
-
-
 def check_space(coef: xr.DataArray, bank: EmbeddingBank) -> None:
     """Refuse a bank that was embedded with another backbone, weights or layer than the encoder's features.
 
@@ -118,10 +107,16 @@ def check_space(coef: xr.DataArray, bank: EmbeddingBank) -> None:
     DataError
         Both say what they are, and say different things.
     """
-    theirs = _space_of_bank(bank)
+    info = getattr(bank, "info", None)
+    if isinstance(info, dict):
+        theirs = {"backbone": info.get("model"), "weights": info.get("weights"), "layer": info.get("layer")}
+    else:
+        first = bank.shards()[0].array if bank.reusable else None
+        attrs = first.attrs if isinstance(first, xr.DataArray) else {}
+        theirs = {name: attrs.get(name) for name in ("backbone", "weights", "layer")}
     for name, value in theirs.items():
         mine = str(coef.attrs.get(name, ""))
-        if mine not in ("", "unknown", value):
+        if value not in (None, "", "unknown") and mine not in ("", "unknown", str(value)):
             raise DataError(
                 f"the encoder was fitted on features of {name} {mine!r}, and the bank holds embeddings of {name} "
                 f"{value!r}. Next step: embed the bank's images as the stimuli were."

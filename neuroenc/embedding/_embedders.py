@@ -55,6 +55,11 @@ class _Embedder:
         values = unit_norm(values) if self.normalise else values
         return np.ascontiguousarray(values.float().cpu().numpy())
 
+    def _labelled(self, values: Any, ids: Any, pooling: str, normalised: bool, record: str) -> xr.DataArray:
+        known = {"backbone": self.backbone.name, "weights": self.backbone.weights, "layer": self.layer or ""}
+        made: dict[str, Any] = {**known, "pooling": pooling, "normalised": normalised, "provenance": record}
+        return make_features(values, stimulus=ids, **made)
+
     def __getstate__(self) -> dict[str, Any]:
         # Copies and other processes load their own.
         return {**self.__dict__, "_loaded": None}
@@ -337,15 +342,8 @@ class TextEmbedder(_Embedder):
             import torch
 
             mean = unit_norm(torch.from_numpy(mean)).numpy()
-        return make_features(
-            mean,
-            stimulus=stimuli.ids,
-            backbone=self.backbone.name,
-            weights=self.backbone.weights,
-            pooling="mean over captions",
-            normalised=self.normalise,
-            provenance=provenance(step="embed_captions", captions=found.attrs["provenance"]),
-        )
+        made = provenance(step="embed_captions", captions=found.attrs["provenance"])
+        return self._labelled(mean, stimuli.ids, "mean over captions", self.normalise, made)
 
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""
@@ -445,13 +443,4 @@ def features_of(
             UserWarning,
             stacklevel=3,
         )
-    return make_features(
-        values,
-        stimulus=ids,
-        backbone=backbone.name,
-        weights=backbone.weights,
-        layer=layer or "",
-        pooling="" if pooling is None else str(pooling),
-        normalised=normalise or backbone.unit_norm,
-        provenance=record,
-    )
+    return embedder._labelled(values, ids, settings["pooling"], normalise or backbone.unit_norm, record)

@@ -489,14 +489,10 @@ def _finish(
     kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
     # Which device is not part of what the bank is; it is told for the last digits.
     made = provenance_of(step="build bank", device=device, **settings)
-    info: dict[str, Any] = {
-        **kept,
-        "counts": counts,
-        "changed": dict(sorted(changed.items())),
-        "licences": dict(sorted(licences.items())),
-        "provenance": made,
-    }
-    finish_bank(folder, records, {**info, "near_duplicates_above": settings["near_duplicates"]})
+    near = settings["near_duplicates"]
+    info: dict[str, Any] = {**kept, "counts": counts, "near_duplicates_above": near, "provenance": made}
+    info |= {"changed": dict(sorted(changed.items())), "licences": dict(sorted(licences.items()))}
+    finish_bank(folder, records, info)
     shown = "; ".join(f"{r.file} ({r.reason})" for r in bad.head(5).itertuples())
     if len(bad):
         warnings.warn(
