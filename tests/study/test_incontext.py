@@ -8,22 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from typer.testing import CliRunner
-
-pytest.importorskip("torch")
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError
 from neuroenc.cli._main import app
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import load_encoder
-from neuroenc.encoders.incontext import load_model
+from neuroenc.encoders.incontext import load_model, make_model
 from neuroenc.report import study_page
 from neuroenc.study import (
     Study,
@@ -663,3 +663,49 @@ def test_no_setting_ends_in_a_traceback():
         for value in ("-1", "nan", "[[1]]", "{a=1}", '"text"'):
             with contextlib.suppress(NeuroencError):
                 example("world", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        ["normaliser=sigmoid"],
+        ["length_scale=learned"],
+        *([f"position={name}"] for name in ("sinusoidal", "learned", "rotary", "t5", "alibi")),
+        ["context=chunks", "chunk_size=5", "max_tokens=10"],
+    ],
+)
+def test_options_of_attention_are_trained_saved_and_loaded(study, tmp_path, attention):
+    overrides = [
+        "model.depth=2",
+        "pretrain.max_steps=4",
+        "pretrain.evaluate_every=2",
+        *(f"model.attention.{a}" for a in attention),
+    ]
+    config = read(study[0] / "icl.toml", overrides)
+    incontext_train(config, tmp_path, "pretrain", progress=False, say=quiet)
+    model = load_model(tmp_path / "pretrain" / "anchored").silence(False)
+    twin = make_model(
+        config.incontext.model.preset,
+        n_features=10,
+        components=model.config.components,
+        **config.incontext.model.changes(),
+    )
+    twin.load_state_dict(model.state_dict())
+    x, y = torch.randn(20, 10), torch.randn(3, 20)
+    with torch.no_grad():
+        found, wanted = (m.eval()(x, y).coef for m in (model, twin))
+        plain = make_model(replace(twin.config, normaliser=None, position=None, context=None, length_scale="log_n"))
+        kept = {k: v for k, v in model.state_dict().items() if k in plain.state_dict()}
+        plain.load_state_dict(kept)
+        assert not torch.equal(found, plain.eval()(x, y).coef)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_impossible_attention_is_refused(study):
+    for wrong, said in (
+        (["normaliser=sigmoid", "length_scale=log_n"], "twice"),
+        (["context=chunks", "max_tokens=60"], "two chunks"),
+        (["position=rotery"], "rotary"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read(study[0] / "icl.toml", [f"model.attention.{a}" for a in wrong])

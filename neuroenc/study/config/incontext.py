@@ -127,6 +127,67 @@ def _twice(names: list[Any]) -> bool:
     return len(set(names)) < len(names)
 
 
+class AttentionConfig(Table):
+    """Attention in every block of the in-context model.
+
+    Attributes
+    ----------
+    normaliser
+        From scores to weights. "sigmoid": each trial independent of the others, its bias -ln n.
+    length_scale
+        What queries are multiplied by: the logarithm of the number of tokens, a learned function of it, or nothing. By
+        default "log_n" for softmax and "none" for sigmoid, whose bias knows the number already.
+    position
+        Positions of trials. With any but "none" the order of trials matters.
+    length
+        Trials that "learned" positions reach to, registers not counted.
+    context
+        Which trials a token sees: all, or chunks of them whose summaries match.
+    chunk_size
+        Trials of a chunk.
+    max_tokens
+        Tokens that a token sees at most.
+    """
+
+    normaliser: Literal["softmax", "sigmoid"] = "softmax"
+    length_scale: Literal["log_n", "learned", "none"] | None = None
+    position: Literal["none", "sinusoidal", "learned", "rotary", "t5", "alibi"] = "none"
+    length: Count = 1000
+    context: Literal["full", "chunks"] = "full"
+    chunk_size: Count = 50
+    max_tokens: Count = 500
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.normaliser == "sigmoid" and self.length_scale in ("log_n", "learned"):
+            raise ConfigError(
+                f"length_scale = {self.length_scale!r} beside normaliser = 'sigmoid', whose bias of -ln n knows the "
+                "length already: together they would count it twice. Next step: length_scale = 'none'."
+            )
+        if self.context == "chunks" and self.max_tokens < 2 * self.chunk_size:
+            raise ConfigError(f"max_tokens = {self.max_tokens} must hold two chunks of {self.chunk_size}.")
+        return self
+
+    def changes(self, dim: int, heads: int) -> dict[str, Any]:
+        """Fields of `InContextConfig`."""
+        sigmoid = self.normaliser == "sigmoid"
+        found: dict[str, Any] = {"length_scale": self.length_scale or ("none" if sigmoid else "log_n")}
+        if sigmoid:
+            found["normaliser"] = {"class": "Sigmoid"}
+        if self.context == "chunks":
+            limits = {"chunk_size": self.chunk_size, "max_tokens": self.max_tokens}
+            found["context"] = {"class": "ChunkSelectPolicy", **limits}
+        absolute = {"class": "AbsolutePosition", "dim": dim, "kind": self.position}
+        places = {
+            "sinusoidal": absolute,
+            "learned": absolute | {"length": self.length},
+            "rotary": {"class": "Rotary"},
+            "t5": {"class": "T5Bias", "heads": heads},
+            "alibi": {"class": "ALiBi", "heads": heads},
+        }
+        return found | ({} if self.position == "none" else {"position": places[self.position]})
+
+
 class ModelConfig(Table):
     """The in-context model: a preset, and what differs from it.
 
@@ -153,6 +214,8 @@ class ModelConfig(Table):
         Clusters of training voxels in the mixture prior of "anchored".
     seed
         Of the initial weights.
+    attention
+        Normaliser, positions and context of attention.
     """
 
     preset: Literal["small", "clip", "dino", "siglip", "clip-3"] = "small"
@@ -165,11 +228,16 @@ class ModelConfig(Table):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     clusters: Count = 8
     seed: Seed = 0
+    attention: AttentionConfig = AttentionConfig()
 
     def changes(self) -> dict[str, Any]:
         """Fields of `InContextConfig` that are set."""
         names = ("form", "dim", "depth", "heads", "hidden", "registers", "dropout")
-        return {k: getattr(self, k) for k in names if getattr(self, k) is not None}
+        found = {k: getattr(self, k) for k in names if getattr(self, k) is not None}
+        from neuroenc.encoders.incontext import PRESETS
+
+        preset = PRESETS[self.preset]
+        return found | self.attention.changes(found.get("dim", preset.dim), found.get("heads", preset.heads))
 
 
 class StageConfig(Table):
