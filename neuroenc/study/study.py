@@ -139,6 +139,7 @@ class Study:
     captions : CaptionStudy
     comparison : Comparison
     curve : Dataset
+        Explained variance over support size, of ``[incontext]``.
     summary : dict
     seconds : dict
         Of each stage.
