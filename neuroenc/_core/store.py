@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import DataError, StorageError
 from neuroenc._core.files import (
     _alive,
     atomic_path,
@@ -253,8 +253,10 @@ class Store:
                     codec.write(folder / f"{part}{codec.ending}", value)
                     kinds[part] = codec.kind
                 seal_folder(folder, RECORD, {"kind": "result", "version": 1, "name": name, "parts": kinds})
-        except OSError as error:  # two processes put the same result in its place at once
-            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or not path.is_dir():
+        except (OSError, StorageError) as error:
+            number = getattr(error.__cause__ if isinstance(error, StorageError) else error, "errno", None)
+            # Two processes put the same result in its place at once.
+            if number not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not path.is_dir():
                 raise
 
     def keep(self, name: str, inputs: Any, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

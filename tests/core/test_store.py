@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -135,6 +136,19 @@ def test_the_claim_of_a_process_that_is_silent_counts_no_more(tmp_path):
     claim.write_text(json.dumps([platform.node(), 1]))
     os.utime(claim, (0, 0))
     assert store.keep("a", 1, lambda: {"n": 1}) == {"n": 1}
+
+
+def test_two_threads_may_put_one_result_in_its_place_at_once(tmp_path):
+    both = threading.Barrier(2, timeout=20)
+
+    def make():
+        both.wait()
+        return {"n": np.ones(2)}
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: Store(tmp_path).keep("a", 1, make), range(2)):
+            assert found["n"].tolist() == [1.0, 1.0]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_who_waits_says_so(tmp_path, monkeypatch):
