@@ -59,13 +59,19 @@ def progress(
     told = _TOLD.get()
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"desc": desc, "total": total, "disable": hidden, "dynamic_ncols": True, **kwargs}
     if told is None or not total or total < 2:
-        return tqdm(iterable, desc=desc, total=total, disable=hidden, dynamic_ncols=True, **kwargs)
+        return tqdm(iterable, **options)
+    bar = _telling_bar(tqdm, told, desc, total)(iterable, **options)
+    told.outermost = told.outermost or bar
+    return bar
 
-    class Bar(tqdm):  # type: ignore[misc, valid-type]
-        """A bar that counts by itself, because one that is not shown does not."""
 
-        seen, said, iterates, begin = 0.0, False, False, time.perf_counter()
+def _telling_bar(tqdm: Any, told: _Told, desc: str, total: int) -> Any:
+    """A kind of bar that counts by itself, because one that is not shown does not."""
+
+    class Bar(tqdm):  # type: ignore[misc]
+        about, whole, seen, said, iterates, begin = desc, total, 0.0, False, False, time.perf_counter()
 
         def __iter__(self) -> Iterator[Any]:
             self.iterates = True
@@ -73,28 +79,25 @@ def progress(
                 yield item
                 self.count(1)
 
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, n: float | None = 1) -> Any:
             if not self.iterates:
                 self.count(n or 0)
             return super().update(n)
 
         def count(self, n: float) -> None:
             self.seen += n
-            spent, whole = time.perf_counter() - self.begin, told.outermost or self
-            if whole.said or spent < _MEASURED or not 0 < self.seen < total or (whole is not self and whole.seen):
+            spent, outer = time.perf_counter() - self.begin, told.outermost or self
+            if outer.said or spent < _MEASURED or not 0 < self.seen < total or (outer is not self and outer.seen):
                 return
             # A loop inside another knows the rate before the other has made its first step.
-            expected = spent * total / self.seen * (1 if whole is self else whole.total)
-            whole.said = True
+            expected = spent * total / self.seen * (1 if outer is self else outer.whole)
+            outer.said = True
             if expected > _LONG:
-                told.say(f"    {whole.about}: about {duration(expected)}")
+                told.say(f"    {outer.about}: about {duration(expected)}")
 
         def close(self) -> None:
             if told.outermost is self:
                 told.outermost = None
             super().close()
 
-    bar = Bar(iterable, desc=desc, total=total, disable=hidden, dynamic_ncols=True, **kwargs)
-    bar.about = desc
-    told.outermost = told.outermost or bar
-    return bar
+    return Bar
