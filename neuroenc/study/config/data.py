@@ -13,15 +13,15 @@ from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.memory import parse_memory
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, Share, Table
 
-#: Options of ``[data] name = "world"``, the simulated world, and the least of each.
-WORLD = {
-    "n_subjects": 1,
-    "n_train": 1,
-    "n_test": 0,
-    "n_repeats": 1,
-    "n_bank": 0,
-    "n_voxels": 1,
-    "world_seed": 0,
+#: Options of ``[data] name = "world"``, the simulated world: what each is where nothing is said, and its least value.
+WORLD: dict[str, tuple[int | None, int]] = {
+    "n_subjects": (1, 1),
+    "n_train": (1400, 1),
+    "n_test": (200, 0),
+    "n_repeats": (1, 1),
+    "n_bank": (2000, 0),
+    "n_voxels": (None, 1),
+    "world_seed": (None, 0),
 }
 
 
@@ -129,7 +129,7 @@ class DataConfig(Table):
             if name not in WORLD:
                 raise ConfigError(unknown_name("setting in data.options:", name, WORLD))
             where = f"data.options.{name}"
-            check_whole(where, value if isinstance(value, int) else str(value), WORLD[name])
+            check_whole(where, value if isinstance(value, int) else str(value), WORLD[name][1])
             if value > MOST:
                 raise ConfigError(f"{where} = {value!r} is not legal; it must be at most {MOST}.")
 

@@ -20,22 +20,10 @@ from neuroenc._core.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid, world_dense_captions
-from neuroenc.study.config import DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.config import WORLD, DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
-
-
-#: Numbers of the simulated world, and what they are where nothing is said.
-WORLD = {
-    "n_subjects": 1,
-    "n_train": 1400,
-    "n_test": 200,
-    "n_repeats": 1,
-    "n_bank": 2000,
-    "n_voxels": None,
-    "world_seed": None,
-}
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ def load(study: Study) -> dict[str, Any]:
 
 def _world(config: StudyConfig) -> tuple[list[EncodingData], Stimuli | None]:
     """Subjects of the simulated world, and scenes of it that nobody saw."""
-    o: dict[str, Any] = {**WORLD, **config.data.options}
+    o: dict[str, Any] = {**{k: default for k, (default, _) in WORLD.items()}, **config.data.options}
     # Seeds of the scenes are far from those that the world's models were trained on.
     seed = 71_000 + 2 * config.seed if o["world_seed"] is None else int(o["world_seed"])
     shown = simulate_world(o["n_train"] + o["n_test"], seed=seed)
