@@ -709,3 +709,14 @@ def test_impossible_attention_is_refused(study):
     ):
         with pytest.raises(ConfigError, match=said):
             read(study[0] / "icl.toml", [f"model.attention.{a}" for a in wrong])
+
+
+def test_supports_of_training_are_spoilt_as_the_config_says(study, tmp_path):
+    table = "pretrain.nuisances={ outlying_trials = 0.2, missing = 0.1 }"
+    config = read(study[0] / "icl.toml", ["pretrain.max_steps=4", "pretrain.evaluate_every=2", table])
+    assert config.incontext.pretrain.nuisances == {"outlying_trials": 0.2, "missing": 0.1}
+    found = incontext_train(config, tmp_path, "pretrain", progress=False, say=quiet)
+    assert found["network"] in ("used", "silent")
+    for wrong, said in (("{ outlying = 0.2 }", "outlying_trials"), ("{ missing = 2.0 }", "share")):
+        with pytest.raises(ConfigError, match=said):
+            read(study[0] / "icl.toml", [f"pretrain.nuisances={wrong}"])

@@ -8,6 +8,7 @@ from ._lexicon import (
     names_member as names_member,
 )
 from ._nsd_tree import nsd_tree as nsd_tree
+from ._nuisances import Nuisances as Nuisances
 from ._readout_populations import (
     ReadoutPopulation as ReadoutPopulation,
     simulate_readout_population as simulate_readout_population,

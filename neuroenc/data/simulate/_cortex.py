@@ -14,6 +14,7 @@ from neuroenc._core.provenance import provenance
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData, Stimuli
 from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS
+from neuroenc.data.simulate._nuisances import Nuisances
 from neuroenc.data.simulate._rois import AFFINE, ROIS, VOLUME_SHAPE, Voxels, energy_maps, make_voxels, noiseless
 
 
@@ -43,15 +44,38 @@ def _check_table(stimuli: Stimuli) -> None:
         )
 
 
+def _spoilt(
+    signal: np.ndarray, ncsnr: np.ndarray, design: Design, share: float, nuisances: Nuisances, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Signal and white noise of ``share`` of the noise variance under nuisances, and the truth."""
+    shown, n = signal[design.stimulus], len(design.stimulus)
+    other = shown[:, rng.permutation(shown.shape[1])]
+    alike, time = (design.repeat > 0).astype(float), np.linspace(0, 1, n)
+    clean, truth = nuisances.signal(shown, other, alike, time, rng)
+    # Outliers are in units of the response's standard deviation.
+    whole = np.sqrt(1.0 + 1.0 / ncsnr**2)
+    noise, planted = nuisances.noise(np.sqrt(share) / ncsnr / whole, n, rng)
+    return (clean + noise * whole).astype(np.float32), truth | planted
+
+
 def _respond(
-    signal: np.ndarray, ncsnr: np.ndarray, design: Design, drift: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measured responses (presentation, voxel) in percent, and the planted gain and offset per session."""
+    signal: np.ndarray,
+    ncsnr: np.ndarray,
+    design: Design,
+    drift: float,
+    rng: np.random.Generator,
+    nuisances: Nuisances,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Measured responses (presentation, voxel) in percent, planted gain and offset per session, and nuisances."""
     n_sessions, n_voxels = int(design.session.max()), signal.shape[1]
     noise = (1.0 / ncsnr).astype(np.float32)
-    values = rng.standard_normal((len(design.stimulus), n_voxels), dtype=np.float32)
-    values *= noise * np.float32(np.sqrt(1.0 - drift))
-    values += signal[design.stimulus]
+    truth: dict[str, np.ndarray] = {}
+    if nuisances.record:
+        values, truth = _spoilt(signal, ncsnr, design, 1.0 - drift, nuisances, rng.spawn(1)[0])
+    else:
+        values = rng.standard_normal((len(design.stimulus), n_voxels), dtype=np.float32)
+        values *= noise * np.float32(np.sqrt(1.0 - drift))
+        values += signal[design.stimulus]
     # The drift is part of the noise budget: two slow shapes of unit variance share it.
     slow = np.stack([np.sqrt(3.0) * design.time, np.sqrt(5.0) * (1.5 * design.time**2 - 0.5)], axis=1)
     slow = slow.astype(np.float32)
@@ -67,7 +91,7 @@ def _respond(
             values[block] += slow[block] @ weights
         values[rows] *= gain[s - 1].astype(np.float32)
         values[rows] += offset[s - 1].astype(np.float32)
-    return values, gain.astype(np.float32), offset.astype(np.float32)
+    return values, gain.astype(np.float32), offset.astype(np.float32), truth
 
 
 def _truth(
@@ -121,6 +145,7 @@ def simulate_cortex(
     drift: float = 0.05,
     individual: float = 1.0,
     unique: bool = False,
+    nuisances: Nuisances | None = None,
     seed: int = 0,
 ) -> list[EncodingData]:
     r"""Responses of simulated subjects to scenes of the simulated world, with the planted truth.
@@ -170,6 +195,8 @@ def simulate_cortex(
         receptive-field tuning and noise still differ).
     unique : bool
         Deal the training stimuli out to the subjects instead of showing all to everyone.
+    nuisances : Nuisances, optional
+        What spoils responses besides. Stimuli that were shown before are suppressed; tuning turns to another voxel's.
     seed : int
 
     Returns
@@ -182,7 +209,8 @@ def simulate_cortex(
         preferred (joined by ";"), ``mixed``, ``rf_x, rf_y, rf_size`` (fractions of the picture's width from
         its centre, y up; NaN where not retinotopic), ``ncsnr``, ``noise_ceiling_r2`` (variance that can be
         explained in the mean of the repeats of a test stimulus, of ``n_repeats`` without a test set); and
-        ``signal`` (stimulus, voxel), ``session_gain``, ``session_offset`` (session, voxel).
+        ``signal`` (stimulus, voxel), ``session_gain``, ``session_offset`` (session, voxel); with nuisances also
+        ``nuisance_*`` (presentation,) or (presentation, voxel).
 
     Raises
     ------
@@ -239,6 +267,7 @@ def simulate_cortex(
         "drift": drift,
         "individual": individual,
         "unique": unique,
+        **({"nuisances": nuisances.record} if nuisances is not None else {}),
         "seed": seed,
     }
     subjects = []
@@ -253,7 +282,7 @@ def simulate_cortex(
         low, high = ncsnr
         planted = low + (high - low) * rng_noise.beta(2.0, 3.0, len(voxels.roi))
         design = make_design(shown[rows], n_sessions, runs_per_session, rng_design)
-        values, gain, offset = _respond(signal, planted, design, drift, rng_noise)
+        values, gain, offset, spoilt = _respond(signal, planted, design, drift, rng_noise, nuisances or Nuisances())
         responses = make_responses(
             values,
             stimulus=own_stimuli.ids[design.stimulus],
@@ -270,6 +299,8 @@ def simulate_cortex(
         )
         averaged = test_repeats if is_test.any() else n_repeats
         truth = _truth(voxels, members, signal, own_stimuli.ids, planted, averaged, gain, offset)
+        for name, value in spoilt.items():
+            truth[f"nuisance_{name}"] = (("presentation", "voxel")[: value.ndim], value)
         subjects.append(EncodingData(responses, own_stimuli, truth))
     return subjects
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import align
+from neuroenc.data.simulate import Nuisances
 from neuroenc.encoders._labels import check_space, feature_space
+from neuroenc.encoders.incontext._evidence import Floats
 
 
 class Episode(NamedTuple):
@@ -92,6 +94,9 @@ class SyntheticEpisodes:
         Range of :math:`\rho`.
     offset : float
         Standard deviation of an offset added to all responses of a voxel: a support set is not z-scored itself.
+    nuisances : Nuisances, optional
+        What spoils the support, whose trials are then in the order of time. Queries come after it, at the gain and the
+        tuning of its last trial, with ordinary noise.
 
     Examples
     --------
@@ -110,6 +115,7 @@ class SyntheticEpisodes:
         isotropic_share: float = 0.1,
         ceiling: tuple[float, float] = (0.05, 0.9),
         offset: float = 0.05,
+        nuisances: Nuisances | None = None,
     ) -> None:
         if len(images.shape) != 2:
             raise DataError(f"images have shape {tuple(images.shape)}; expected embeddings (n, feature).")
@@ -117,6 +123,7 @@ class SyntheticEpisodes:
             raise ConfigError(f"ceiling={ceiling} and isotropic_share={isotropic_share} must lie in [0, 1].")
         self.images, self.prior = images, prior
         self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
+        self.nuisances = nuisances or Nuisances()
         self.n_features, self.features = int(images.shape[1]), feature_space(images)
         width = getattr(prior, "n_features", self.n_features)
         if width != self.n_features:
@@ -133,7 +140,8 @@ class SyntheticEpisodes:
         if self.prior is not None and not held:
             held = {"drawn": np.asarray(self.prior.sample(64, seed=7)[0])}
         prior = {k: hash_array(v) for k, v in held.items()}
-        settings = [self.isotropic_share, list(self.ceiling), self.offset]
+        settings: list[Any] = [self.isotropic_share, list(self.ceiling), self.offset]
+        settings += [self.nuisances.record] if self.nuisances.record else []
         return hash_json(["synthetic", _content(self.images), prior, settings])
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
@@ -151,9 +159,33 @@ class SyntheticEpisodes:
         b = -w @ self._mean + self.offset * rng.standard_normal(n_voxels)
         noise = np.sqrt(1 - rho)[:, None] * rng.standard_normal((n_voxels, len(rows)))
         y = torch.as_tensor(w @ x.T + b[:, None] + noise, dtype=torch.float32)
+        if self.nuisances.record:
+            y, w, b = self._spoil(rng, x.astype(np.float64), w, b, rho, noise, support)
         images = torch.as_tensor(x)
         weights = torch.as_tensor(np.concatenate([w, b[:, None]], axis=1), dtype=torch.float32)
         return Episode(images[:support], y[:, :support], images[support:], y[:, support:], weights)
+
+    def _spoil(
+        self, rng: np.random.Generator, x: Floats, w: Floats, b: Floats, rho: Floats, noise: Floats, support: int
+    ) -> tuple[Tensor, Floats, Floats]:
+        """Responses (voxel, trial) under the nuisances; weights and intercepts of a voxel as it answers at the end."""
+        centred = x - self._mean
+        # Tuning turns to that of another voxel, at the voxel's own amount of signal.
+        other = np.roll(w / np.maximum(np.sqrt(rho), 1e-6)[:, None], 1, axis=0) * np.sqrt(rho)[:, None]
+        unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        alike = np.append(0.0, (unit[1:] * unit[:-1]).sum(axis=1))
+        alike[support:] = 0.0
+        time = np.append(np.linspace(0, 1, support), np.ones(len(x) - support))
+        signal, truth = self.nuisances.signal(centred @ w.T, centred @ other.T, alike, time, rng)
+        spoilt = self.nuisances.noise(np.sqrt(1 - rho), support, rng)[0]
+        offset = b + w @ self._mean
+        y = signal + offset + np.concatenate([spoilt, noise.T[support:]])
+        # A voxel without a single response says nothing.
+        silent = np.isnan(y[:support]).all(axis=0)
+        y[:support, silent] = (signal + offset)[:support, silent]
+        turned = np.cos(self.nuisances.turning) * w + np.sin(self.nuisances.turning) * other
+        w = turned * truth["gain"][-1][:, None]
+        return torch.as_tensor(y.T.copy(), dtype=torch.float32), w, offset - w @ self._mean
 
 
 class ResponseEpisodes:

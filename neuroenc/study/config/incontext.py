@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, FolderOrName, Seed, Table
 
@@ -291,6 +291,11 @@ class StageConfig(Table):
         Range of noise ceilings (explained variance) of synthetic voxels.
     isotropic_share
         Share of synthetic voxels whose weights do not follow the prior.
+    nuisances
+        What spoils the supports of some of the synthetic voxels: settings of `neuroenc.data.simulate.Nuisances`, such
+        as ``{ outlying_trials = 0.1, gain_drift = 0.3 }``.
+    nuisance_share
+        Share of synthetic episodes that are spoilt.
     validation_sizes
         Support sizes of the validation.
     validation_repeats
@@ -327,6 +332,8 @@ class StageConfig(Table):
     real: Annotated[float, Field(ge=0, le=1)] | None = None
     ceiling: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] = [0.05, 0.9]
     isotropic_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    nuisances: dict[str, float] = {}
+    nuisance_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     validation_sizes: Annotated[list[Count], Field(min_length=1)] = [20, 50, 100, 200]
     validation_repeats: Count = 2
     seed: Seed = 0
@@ -346,6 +353,16 @@ class StageConfig(Table):
         if self.lr is not None and self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(f"min_lr = {self.min_lr} must be at most lr = {self.lr}.")
         return self
+
+    @field_validator("nuisances")
+    @classmethod
+    def _known(cls, given: dict[str, float]) -> dict[str, float]:
+        from neuroenc.data.simulate import Nuisances
+
+        for name in given:
+            one_of("nuisance", name, Nuisances.__dataclass_fields__)
+        Nuisances(**given)
+        return given
 
 
 Method = Literal[

@@ -15,6 +15,7 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path, hash_json, read_json, sha256_file, write_json, write_text
 from neuroenc._version import __version__
+from neuroenc.data.simulate import Nuisances
 from neuroenc.encoders import check_space, feature_space
 from neuroenc.encoders.incontext import (
     STAGES,
@@ -209,9 +210,11 @@ def _sources(stage: Any, part: Part, mixture: Any) -> tuple[EpisodeSource, list[
     """Episodes to train on, and episodes of voxels that are kept apart."""
     subjects = [(s.X.values.astype(np.float32), s.Y.values.astype(np.float32)) for s in part.tasks.train]
     images = np.concatenate([x for x, _ in subjects])
-    source: EpisodeSource = SyntheticEpisodes(
-        images, mixture, isotropic_share=stage.isotropic_share, ceiling=(stage.ceiling[0], stage.ceiling[1])
-    )
+    options = {"isotropic_share": stage.isotropic_share, "ceiling": (stage.ceiling[0], stage.ceiling[1])}
+    source: EpisodeSource = SyntheticEpisodes(images, mixture, **options)
+    if stage.nuisances and stage.nuisance_share:
+        spoilt = SyntheticEpisodes(images, mixture, **options, nuisances=Nuisances(**stage.nuisances))
+        source = MixedEpisodes([source, spoilt], [1 - stage.nuisance_share, stage.nuisance_share])
     held = source
     if stage.real:
         if len(subjects) > 1:

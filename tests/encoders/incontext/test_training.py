@@ -12,6 +12,7 @@ import torch
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import read_json, seal_folder, write_json
+from neuroenc.data.simulate import Nuisances
 from neuroenc.encoders.incontext import (
     Episode,
     MixedEpisodes,
@@ -337,3 +338,23 @@ class _Twice:
 
 def test_episode_is_labelled_by_position():
     assert Episode._fields == ("x", "y", "xq", "yq", "weights")
+
+
+def test_nuisances_spoil_the_support_and_leave_queries_of_its_end():
+    images = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
+    source = SyntheticEpisodes(
+        images,
+        ceiling=(0.9, 0.9),
+        isotropic_share=0.0,
+        offset=0.0,
+        nuisances=Nuisances(turning=np.pi / 2, outlying_trials=0.1, missing=0.1),
+    )
+    episode = source.draw(np.random.default_rng(1), 8, 120, 200)
+    W, b = episode.weights[:, :-1], episode.weights[:, -1:]
+    late = episode.yq - (W @ episode.xq.T + b)
+    assert late.var() == pytest.approx(0.1, rel=0.2)  # weights are those at the end
+    early = (episode.y - (W @ episode.x.T + b))[:, :30].numpy()
+    assert np.nanvar(early) > 0.5  # and not those at the beginning
+    assert episode.y.isnan().float().mean() == pytest.approx(0.1, abs=0.04)
+    assert not episode.yq.isnan().any()
+    assert source.digest() != SyntheticEpisodes(images, ceiling=(0.9, 0.9), isotropic_share=0.0, offset=0.0).digest()
