@@ -323,7 +323,8 @@ class CaptionStudy:
             if not isinstance(scores, xr.Dataset):
                 raise DataError(f"{folder / 'scores.nc'} holds no table of scores. Next step: save again.")
             quality = {kept["name"]: read_table(folder, kept) for kept in about["quality"]}
-            tables = {name: read_table(folder, kept) for name, kept in about["tables"].items() if name in COLUMNS}
+            held = about["tables"].items()
+            tables: dict[str, Any] = {name: read_table(folder, kept) for name, kept in held if name in COLUMNS}
             return cls(scores=scores, quality=quality, **tables, **{name: about[name] for name in _PLAIN})
 
 

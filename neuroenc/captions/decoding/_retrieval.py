@@ -13,7 +13,7 @@ from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_ids, check_texts, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions._linear import Weights, as_weights, voxel_labels
-from neuroenc.captions.decoding._search import Generated
+from neuroenc.captions.decoding._search import Generated, text_key
 from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import DenseIndex
 
@@ -163,10 +163,6 @@ class Decoder(Protocol):
         """
 
 
-def _key(text: str) -> str:
-    return " ".join(text.split()).rstrip(". ").casefold()
-
-
 class RetrievalDecoder:
     r"""Retrieval decoder: nearest captions of a corpus to the projected weights.
 
@@ -243,7 +239,7 @@ class RetrievalDecoder:
             )
         vectors /= norms[:, None]
         first: dict[str, int] = {}
-        group = np.array([first.setdefault(_key(x), len(first)) for x in texts])
+        group = np.array([first.setdefault(text_key(x), len(first)) for x in texts])
         merged = np.zeros((len(first), vectors.shape[1]))
         np.add.at(merged, group, vectors)
         position = np.unique(group, return_index=True)[1]

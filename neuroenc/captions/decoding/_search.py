@@ -365,6 +365,11 @@ def generated(found: Hypotheses, item: int, text: Callable[[list[int]], str]) ->
     return out
 
 
+def text_key(text: str) -> str:
+    """What equal captions share: words without capitals and the final full stop."""
+    return " ".join(text.split()).rstrip(". ").casefold()
+
+
 def ranked(captions: list[Generated], top: int) -> list[Generated]:
     """The best ``top`` of different texts by score, as released; of a diverse search the best of each group first.
 
@@ -376,7 +381,7 @@ def ranked(captions: list[Generated], top: int) -> list[Generated]:
     """
     best: dict[str, Generated] = {}
     for caption in sorted(captions, key=lambda c: -c.score):
-        best.setdefault(" ".join(caption.text.split()).rstrip(". ").casefold(), caption)
+        best.setdefault(text_key(caption.text), caption)
     place: dict[int, int] = {}
     keyed = []
     for caption in best.values():
