@@ -332,7 +332,8 @@ def _check_incontext(config: IncontextConfig, command: str) -> None:
         options = {"n_train_subjects": 3, "n_train": 1000} | config.task.options
         n = options["n_train_subjects"] * options["n_train"] * len(config.task.seeds)
         for name, stage in stages.items():
-            if command not in ("icl", f"icl {name}"):
+            # Without a command, the stages that the config speaks of.
+            if command != f"icl {name}" and not (command == "icl" and name in config.model_fields_set):
                 continue
             largest = max(stage.support[1], *getattr(config, name).validation_sizes)
             if largest + stage.query > n:

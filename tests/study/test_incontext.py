@@ -38,7 +38,7 @@ from neuroenc.study._demo import few_trials, few_trials_section
 from neuroenc.study.config import IncontextConfig
 from neuroenc.study.incontext import subjects as inputs
 from neuroenc.study.incontext.subjects import make_mixture
-from neuroenc.study.incontext.train import stage_of
+from neuroenc.study.incontext.train import BEFORE, stage_of
 
 CONFIG = """
 title = "Mine"
@@ -567,7 +567,8 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
 
     monkeypatch.setattr(inputs, "world_tasks", counted)
     small = "task.options={n_train_subjects=1, n_train=40, n_pool=30, n_voxels=60}"
-    config = example("world", [small, "task.test_seeds=[]", "evaluate.n_query=20"])
+    tiny = [f"{s}.{k}" for s in BEFORE for k in ("support=[5, 10]", "query=10", "validation_sizes=[10]")]
+    config = example("world", [small, "task.test_seeds=[]", "evaluate.n_query=20", *tiny])
     (first,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
     (again,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
     assert len(made) == 1
