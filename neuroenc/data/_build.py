@@ -233,12 +233,8 @@ def make_features(
         labels[name] = (axis, np.asarray(label))
     if provenance is None or isinstance(provenance, Mapping):
         provenance = _provenance(step="make_features", **(provenance or {}))
-    attrs: dict[str, Any] = {
-        "backbone": str(backbone),
-        "weights": str(weights),
-        "layer": str(layer),
-        "pooling": str(pooling),
-    }
+    names = {"backbone": backbone, "weights": weights, "layer": layer, "pooling": pooling}
+    attrs: dict[str, Any] = {name: str(value) for name, value in names.items()}
     attrs |= {"normalised": int(bool(normalised)), "content_hash": _hash_rows(data, ids), "provenance": provenance}
     return xr.DataArray(data, dims=dims, coords=labels, attrs=attrs, name="features")
 
@@ -256,9 +252,7 @@ def _hash_rows(data: Any, ids: np.ndarray, block_bytes: int = 2**26) -> str:
 def check_labelled(array: Any, what: str) -> None:
     """Refuse what is no labelled array (numpy, None) where labels are needed."""
     if not isinstance(array, (xr.DataArray, xr.Dataset)):
-        raise DataError(
-            f"{what} is a {type(array).__name__}, not an xarray.DataArray. Next step: make_responses or make_features."
-        )
+        raise DataError(f"{what} is a {type(array).__name__}, no xarray.DataArray: make_responses or make_features.")
 
 
 def refuse_multiindex(obj: xr.DataArray | xr.Dataset) -> None:
@@ -304,9 +298,7 @@ def _check_composition(ids: np.ndarray, what: str) -> None:
     for text in dict.fromkeys(ids.tolist()):
         other = seen.setdefault(unicodedata.normalize("NFC", text), text)
         if other != text:
-            raise DataError(
-                f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed (NFC, NFD)."
-            )
+            raise DataError(f"{what} ids {other!a} and {text!a} look the same, their accents composed otherwise.")
 
 
 def stimulus_names(values: Any, where: str) -> np.ndarray:
@@ -328,9 +320,7 @@ def stimulus_names(values: Any, where: str) -> np.ndarray:
             if not float(cell).is_integer():
                 raise DataError(f"{at} is {cell!r}; picture numbers must be whole. Next step: name stimuli by text.")
             if abs(float(cell)) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
-                raise DataError(
-                    f"{at} is {cell!r}: {array.dtype} cannot tell it from its neighbours. Next step: read it as text."
-                )
+                raise DataError(f"{at} is {cell!r}: {array.dtype} cannot tell it from its neighbours: read it as text.")
             cell = int(cell)
         if isinstance(cell, bool) or not isinstance(cell, (str, int, np.integer)):
             raise DataError(f"{at} is {cell!r} ({type(cell).__name__}); expected text or a whole number.")
@@ -381,9 +371,7 @@ def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
     if isinstance(roi, Mapping):
         for name, mask in roi.items():
             if np.shape(mask) != (n_voxels,) or np.asarray(mask).dtype != bool:
-                raise DataError(
-                    f"roi[{name!r}] is {np.asarray(mask).dtype} {np.shape(mask)} (expected bool ({n_voxels},))."
-                )
+                raise DataError(f"roi[{name!r}] is {np.asarray(mask).dtype} {np.shape(mask)} no bool ({n_voxels},).")
         if not roi:
             return np.full(n_voxels, "", dtype="<U1")
         # Every combination is written once, however many voxels share it.
@@ -426,9 +414,7 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
     if ijk is not None:
         index = np.asarray(ijk)
         if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
-            raise DataError(
-                f"ijk has shape {index.shape} and dtype {index.dtype} (expected integer indices ({n_voxels}, 3))."
-            )
+            raise DataError(f"ijk is {index.dtype} of shape {index.shape} (expected integers ({n_voxels}, 3)).")
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
             raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")
@@ -452,9 +438,7 @@ def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         raise DataError(f"affine is {str(affine)[:60]!r}; expected 16 numbers, the rows of a 4 x 4 matrix.") from error
     flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
     if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
-        raise DataError(
-            f"affine {matrix.round(3).tolist()} places no volume: finite, spanning, and 0, 0, 0, 1 as its last row."
-        )
+        raise DataError(f"affine {matrix.round(3).tolist()} places no volume: finite, spanning, last row 0, 0, 0, 1.")
     sizes = np.asarray(shape)
     if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():
         raise DataError(f"volume_shape is {str(shape)[:60]!r}; expected three whole numbers of at least 1.")

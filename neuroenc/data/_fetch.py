@@ -43,9 +43,7 @@ def mirror_dir(mirror: StrPath | None = None) -> Path | None:
     folder = Path(value).expanduser()
     if not folder.is_dir():
         origin = "given as mirror" if mirror else "of the environment variable NEUROENC_MIRROR"
-        raise DataError(
-            f"the folder {folder} {origin} does not exist. Next step: correct it, or leave it out to download."
-        )
+        raise DataError(f"the folder {folder} {origin} does not exist. Next step: correct it, or leave it out.")
     return folder
 
 
@@ -97,9 +95,7 @@ def fetch(
     """
     manifest = name if isinstance(name, Manifest) else load_manifest(name)
     if not manifest.files:
-        raise DataError(
-            f"{manifest.name} cannot be fetched: {manifest.access} Next step: load_dataset(..., root='FOLDER')."
-        )
+        raise DataError(f"{manifest.name} cannot be fetched: {manifest.access} Then load_dataset(..., root='FOLDER').")
     root, source = data_dir(dest) / manifest.name, mirror_dir(mirror)
     missing = [f for f in manifest.select(files) if _problem(root, f)]
     if missing:
@@ -187,9 +183,7 @@ def resolve(
             if problem != "missing" and (n or root is not None):
                 raise _mismatch(manifest, str(folder) if root else f"the mirror {folder}", file, problem)
         if root is not None:
-            raise DataError(
-                f"{folder} lacks {len(problems)} of {len(wanted)} files ({next(iter(problems)).path}): leave root out."
-            )
+            raise DataError(f"{folder} lacks {len(problems)} of {len(wanted)} files, {next(iter(problems)).path}.")
     return fetch(manifest, mirror=mirror, files=[f.path for f in wanted], progress=progress)
 
 

@@ -55,18 +55,12 @@ def open_image(image: Any, what: str, *, surface: bool = False) -> Any:
 
 def _check_volume(image: Any, what: str) -> None:
     if not hasattr(image, "affine"):
-        raise DataError(
-            f"{what} holds {type(image).__name__}; expected a volume (NIfTI, MGH), or read_surface for surface files."
-        )
+        raise DataError(f"{what} holds {type(image).__name__}; expected a volume (NIfTI, MGH); surfaces: read_surface.")
     if image.affine is None:
-        raise DataError(
-            f"{what} has no affine, so it has no place in space. Next step: nibabel.Nifti1Image(values, affine)."
-        )
+        raise DataError(f"{what} has no affine, hence no place in space. Next step: nibabel.Nifti1Image(data, affine).")
     matrix = np.asarray(image.affine, dtype=float)
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-        raise DataError(
-            f"{what} has an affine that is no place in space: {matrix.round(4).tolist()}. Next step: mend its header."
-        )
+        raise DataError(f"{what} has an affine that is no place in space: {matrix.round(4).tolist()}: mend its header.")
     kind = np.dtype(image.get_data_dtype()) if hasattr(image, "get_data_dtype") else np.dtype(float)
     if kind.kind not in "fiub":
         raise DataError(f"{what} holds {kind} values (complex numbers or colours); expected real numbers.")
@@ -181,10 +175,7 @@ def check_affine(a: Any, b: Any, *, names: tuple[str, str] = ("first", "second")
     for matrix, name in zip(matrices, names, strict=True):
         if not np.isfinite(matrix).all():
             raise DataError(f"the affine of {name} holds values that are not finite: it has no place in space.")
-    step = (
-        f"Next step: resample {names[0]} to {names[1]}, e.g. nilearn.image.resample_to_img(...,"
-        " interpolation='nearest')."
-    )
+    step = f"Next step: nilearn.image.resample_to_img({names[0]}, {names[1]}, interpolation='nearest')."
     if len(set(shapes)) > 1:
         raise DataError(f"volume shapes differ: {names[0]} {shapes[0]}, {names[1]} {shapes[1]}. {step}")
     difference = np.abs(matrices[0] - matrices[1])

@@ -244,9 +244,7 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
     refuse_multiindex(dataset)
     for name in (*dataset.variables, *dataset.dims):
         if not _usable(name):
-            raise DataError(
-                f"{name!r} cannot be the name of a variable or dimension: printable, no '/' in it and no '.' first."
-            )
+            raise DataError(f"{name!r} cannot be the name of an array or dimension: printable, no '/', no '.' first.")
     dataset = dataset.drop_encoding()
     # Files keep neither a coordinate whose name has a blank as such, nor that labels of a dimension are not its index.
     mark["coords"] = [str(name) for name in dataset.coords if " " in str(name)]
@@ -279,9 +277,7 @@ def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
     listed = values.ravel().tolist()
     bad = [x for x in listed if not isinstance(x, str)]
     if bad:
-        raise DataError(
-            f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}). Next step: .astype(str) or .astype(float)."
-        )
+        raise DataError(f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}): .astype(str) or .astype(float).")
     if any("\0" in x for x in listed):
         raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
     if not all(map(_unicode, listed)):
@@ -316,12 +312,9 @@ def _decode(dataset: xr.Dataset) -> xr.DataArray | xr.Dataset:
 def _uniform_chunks(dataset: xr.Dataset) -> xr.Dataset:
     """Zarr needs equal chunks along each dimension."""
     for name, variable in dataset.variables.items():
-        if variable.chunks is not None and any(
-            len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0] for sizes in variable.chunks
-        ):
-            dataset[name] = dataset[name].chunk(
-                {d: max(s) for d, s in zip(variable.dims, variable.chunks, strict=True)}
-            )
+        chunks = dict(zip(variable.dims, variable.chunks or ()))
+        if any(len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0] for sizes in chunks.values()):
+            dataset[name] = dataset[name].chunk({dim: max(sizes) for dim, sizes in chunks.items()})
     return dataset
 
 
@@ -331,9 +324,7 @@ def _check_chunks(path: Path) -> None:
 
     for name, array in zarr.open_group(str(path), mode="r").arrays():
         if array.size and array.nchunks_initialized < array.nchunks:
-            raise DataError(
-                f"{path}: array {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks (incomplete copy?)."
-            )
+            raise DataError(f"{path}: {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks (incomplete).")
 
 
 def read_mat(
@@ -354,9 +345,7 @@ def read_mat(
     except MemoryError:
         raise
     except NotImplementedError as error:
-        raise DataError(
-            f"{path} is of MATLAB 7.3 (HDF5). Next step: in MATLAB load it and save(..., '-v7')."
-        ) from error
+        raise DataError(f"{path} is of MATLAB 7.3 (HDF5). Next step: load it there and save(..., '-v7').") from error
     except Exception as error:  # whatever scipy says of damaged files
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): cut short or damaged."

@@ -165,9 +165,7 @@ def _from_array(values: np.ndarray, name: str) -> tuple[Image.Image, tuple[str, 
         else:
             wide = values.dtype.itemsize > 2
             if low < 0 or high > 65535 or (wide and 0 < high <= 255):
-                raise DataError(
-                    f"{found}; legal are 8 bits, and 16 bits from 0 to 65535. Next step: save it as 8 bits."
-                )
+                raise DataError(f"{found}; legal: 8 bits, and 16 bits from 0 to 65535. Next step: save it as 8 bits.")
             scaled = np.rint(values.astype(np.float64) / 257).astype(np.uint8)
             changes = ("16-bit greys divided by 257",)
     if scaled.ndim == 3 and scaled.shape[2] == 1:
@@ -243,9 +241,7 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
     ['faces/01.png', 'houses/01.png']
     """
     if not isinstance(folder, (str, os.PathLike)) or isinstance(ids, str):
-        raise DataError(
-            f"folder is a {type(folder).__name__}, ids a {type(ids).__name__}; expected a path and a list of ids."
-        )
+        raise DataError(f"folder is a {type(folder).__name__}, ids a {type(ids).__name__}; legal: a path, a list.")
     root, wanted = Path(folder), [str(i) for i in ids]
     files = list_pictures(root)
     # From the whole path to the bare name: the first that answers counts, and it must be one file.
@@ -262,9 +258,7 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
         key = _composed(name)
         candidates = next((table[key] for table in answers if key in table), [])
         if len(candidates) > 1:
-            raise DataError(
-                f"stimulus {name!r} has {len(candidates)} pictures in {root}: {candidates[:4]}. Next step: keep one."
-            )
+            raise DataError(f"stimulus {name!r} has {len(candidates)} pictures, {candidates}. Next step: keep one.")
         if not candidates:
             lost.append(name)
         found.append(root / candidates[0] if candidates else None)

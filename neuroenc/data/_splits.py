@@ -57,9 +57,7 @@ def _take(responses: xr.DataArray, rows: np.ndarray) -> xr.DataArray:
 def _two_sides(responses: xr.DataArray, in_test: np.ndarray, what: str) -> tuple[xr.DataArray, xr.DataArray]:
     train, test = np.flatnonzero(~in_test), np.flatnonzero(in_test)
     if not train.size or not test.size:
-        raise DataError(
-            f"{what} puts {train.size} rows into training and {test.size} into test; both sides need at least one."
-        )
+        raise DataError(f"{what} puts {train.size} rows into training and {test.size} into test; both need one.")
     return _take(responses, train), _take(responses, test)
 
 
@@ -258,9 +256,7 @@ def folds(
         groups, names = group_ids(responses, kind)
     wanted = len(names) if n_splits is None else check_whole("n_splits", n_splits, least=0)
     if not 2 <= wanted <= len(names):
-        raise DataError(
-            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} of {kind} ({', '.join(names[:5])})."
-        )
+        raise DataError(f"{wanted} folds by {kind} need as many groups; found {len(names)} ({', '.join(names[:5])}).")
     rows = np.arange(len(ids))
     if kind == "stimulus":
         splitter = KFold(n_splits, shuffle=True, random_state=seed)
@@ -277,8 +273,6 @@ def folds(
         in_test[test] = True
         train = np.flatnonzero(_allowed(responses, in_test, shared))
         if not train.size:
-            raise DataError(
-                f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli are shared."
-            )
+            raise DataError(f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli shared.")
         result.append((train, np.flatnonzero(in_test)))
     return result

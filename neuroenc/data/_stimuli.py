@@ -112,9 +112,7 @@ class Stimuli:
             twins = {unicodedata.normalize("NFC", str(i)): str(i) for i in self.ids}
             twin = twins.get(unicodedata.normalize("NFC", str(missing[0])))
             if twin is not None:
-                raise DataError(
-                    f"stimulus {str(missing[0])!r} is known as {twin!r}: accents are composed otherwise (NFC or NFD)."
-                )
+                raise DataError(f"stimulus {str(missing[0])!r} is known as {twin!r}: accents are composed otherwise.")
             more = f" {missing.size} of {wanted.size} ids are unknown." if missing.size > 1 else ""
             raise DataError(unknown_name("stimulus", missing[0], self.ids.tolist()) + more)
         return np.asarray(found, dtype=np.int64)
@@ -220,9 +218,7 @@ def _check_images(images: Any) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, PixelBank):
         return images
     if isinstance(images, (str, os.PathLike)):
-        raise DataError(
-            f"images is one path ({os.fspath(images)!r}). Next step: neuroenc.data.find_pictures(folder, ids)."
-        )
+        raise DataError(f"images is one path ({os.fspath(images)!r}). Next step: data.find_pictures(folder, ids).")
     if isinstance(images, np.ndarray) and images.dtype.kind in "UO" and images.ndim == 1:
         images = images.tolist()
     if isinstance(images, Sequence) and all(isinstance(x, (str, os.PathLike)) for x in images):
@@ -230,9 +226,7 @@ def _check_images(images: Any) -> np.ndarray | list[Path] | PixelBank:
     try:
         array = np.asarray(images)
     except ValueError as error:
-        raise DataError(
-            "images are of several sizes or kinds. Next step: one path for each stimulus, or one size."
-        ) from error
+        raise DataError("images are of several sizes or kinds. Next step: one path each, or one size.") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise DataError(
             f"images have shape {array.shape} and dtype {array.dtype} (expected uint8, (n, y, x, 3)). Next step: "
@@ -252,10 +246,8 @@ def _way_out(array: np.ndarray) -> str:
         axes = "transparency: lay them on the background that was shown, then images[..., :3]"
     high = array.max()
     scale = "255 * images" if high <= 1 else "images / 257" if high > 255 else "scale to 0..255, then images"
-    whole = (
-        "" if array.dtype == np.uint8 else f"values from {array.min():g} to {high:g}: ({scale}).round().astype('uint8')"
-    )
-    return "; ".join(x for x in (axes, whole) if x) or "three channels, last"
+    whole = f"values from {array.min():g} to {high:g}: ({scale}).round().astype('uint8')"
+    return "; ".join(x for x in (axes, whole * (array.dtype != np.uint8)) if x) or "three channels, last"
 
 
 @dataclass(frozen=True, eq=False)

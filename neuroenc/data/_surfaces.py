@@ -273,20 +273,14 @@ def to_gifti(
             for label, given in (("vertex", vertex), ("hemi", hemi)):
                 own = array[label].values if label in array.coords else None
                 if own is not None and given is not None and not np.array_equal(own, np.asarray(given)):
-                    raise DataError(
-                        f"map {title!r} has another {label} than the maps before it; expected the same vertices."
-                    )
+                    raise DataError(f"map {title!r} has another {label} than the maps before it (legal: the same).")
             vertex = array["vertex"].values if vertex is None and "vertex" in array.coords else vertex
             hemi = array["hemi"].values if hemi is None and "hemi" in array.coords else hemi
     if vertex is None or hemi is None:
-        raise DataError(
-            "values carry no vertex and hemi. Next step: to_gifti(values, vertex, hemi), or unmask for a volume."
-        )
+        raise DataError("values carry no vertex and hemi: to_gifti(values, vertex, hemi), or unmask for a volume.")
     vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
     if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
-        raise DataError(
-            f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text alike."
-        )
+        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}), hemi {hemis.shape}; legal: integers, texts.")
     check_hemi(hemis)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
@@ -303,9 +297,7 @@ def to_gifti(
         for title, array in maps.items():
             data = np.asarray(array)
             if data.shape != vertices.shape:
-                raise DataError(
-                    f"map {title!r} has shape {data.shape} (expected {vertices.shape}: one value per vertex)."
-                )
+                raise DataError(f"map {title!r} has shape {data.shape} (expected {vertices.shape}, one a vertex).")
             surface = np.full(n_vertices, fill, dtype=np.float32)
             surface[vertices[here]] = data[here]
             kind: Any = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}

@@ -72,9 +72,7 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
         raise DataError(f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32').")
     _check_labels(responses, dims[0])
     if "stimulus" not in responses.coords:
-        raise DataError(
-            "responses have no 'stimulus' coordinate. Next step: assign_coords(stimulus=('presentation', ids))."
-        )
+        raise DataError("responses have no 'stimulus' coordinate: assign_coords(stimulus=('presentation', ids)).")
     if "stimulus" in responses.dims:
         step = "neuroenc.data.average_repeats on the presentation form"
         require_unique(responses["stimulus"].values, "stimulus ids", step)
@@ -115,14 +113,10 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
         if coord.dims not in legal:
             raise DataError(f"coordinate {name!r} has dims {coord.dims} (expected ({dim!r},)).")
         if name in _INTEGER and coord.dtype.kind not in "iu":
-            raise DataError(
-                f"coordinate {name!r} is {coord.dtype} (expected int64): assign_coords({name}=({dim!r}, integers))."
-            )
+            raise DataError(f"coordinate {name!r} is {coord.dtype}, no int64: assign_coords({name}=({dim!r}, whole)).")
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
-            raise DataError(
-                f"coordinate {name!r} is {coord.dtype}, first value {first}: assign_coords({name}=({dim!r}, texts))."
-            )
+            raise DataError(f"coordinate {name!r} is {coord.dtype} ({first}): assign_coords({name}=({dim!r}, texts)).")
 
 
 def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
@@ -137,9 +131,7 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
         check_hemi(obj["hemi"].values)
     affine, shape = obj.attrs.get("affine"), obj.attrs.get("volume_shape")
     if affine is not None and np.shape(affine) != (16,):
-        raise DataError(
-            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers: img.affine.ravel().tolist())."
-        )
+        raise DataError(f"attribute affine has shape {np.shape(affine)} (legal: 16 numbers, affine.ravel().tolist()).")
     if shape is not None and np.shape(shape) != (3,):
         raise DataError(f"attribute volume_shape is {shape} (expected 3 integers).")
     if have and isinstance(obj, xr.DataArray):

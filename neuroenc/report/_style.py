@@ -130,10 +130,8 @@ def legend(colours: Mapping[str, Any], shares: Mapping[str, str] | None = None) 
     """Colours as the page shows them."""
     from matplotlib.colors import to_hex
 
-    return [
-        {"name": name, "colour": to_hex(colour), "said": (shares or {}).get(name, "")}
-        for name, colour in colours.items()
-    ]
+    said = shares or {}
+    return [{"name": name, "colour": to_hex(c), "said": said.get(name, "")} for name, c in colours.items()]
 
 
 def short(name: Any, limit: int = 30) -> str:

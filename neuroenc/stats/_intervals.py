@@ -174,9 +174,7 @@ def _check_bounds(estimate: Floats, bounds: tuple[float, float]) -> None:
     least, most = bounds
     reach = 1e-9 * (most - least)
     if (estimate < least - reach).any() or (estimate > most + reach).any():
-        raise DataError(
-            f"estimate runs from {estimate.min():g} to {estimate.max():g}; bounds are {least:g} and {most:g}."
-        )
+        raise DataError(f"estimate is {estimate.min():g} to {estimate.max():g}; bounds are {least:g} and {most:g}.")
 
 
 def _share_interval(

@@ -25,7 +25,7 @@ def n_conditions(n_pairs: int) -> int:
     n = round((1 + (1 + 8 * n_pairs) ** 0.5) / 2)
     if n_pairs < 1 or n * (n - 1) // 2 != n_pairs:
         raise DataError(
-            f"{n_pairs} pairs are not the upper triangle of a square matrix; legal are n (n - 1) / 2: 1, 3, 6, 10, ..."
+            f"{n_pairs} pairs are no upper triangle of a square matrix; legal are n (n - 1) / 2: 1, 3, 6, ..."
         )
     return n
 
@@ -222,9 +222,7 @@ def rdm(patterns: Any, metric: str = "correlation", *, precision: Any = None, fo
     metric = one_of("metric", metric, DISTANCES, aliases={"pearson": "correlation", "sqeuclidean": "euclidean"})
     values = as_real(patterns, "patterns")
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
-        raise DataError(
-            f"patterns have shape {tuple(values.shape)}; legal is (n_conditions, n_channels), two conditions at least."
-        )
+        raise DataError(f"patterns have shape {tuple(values.shape)}; legal is (n_conditions of 2 or more, n_channels).")
     if metric == "crossnobis":
         if folds is None:
             raise DataError("metric='crossnobis' needs folds=(condition of every row, fold of every row).")

@@ -344,11 +344,8 @@ def resample_subjects(
     own, samples = np.stack([f[0] for f in found]), np.stack([f[1] for f in found])  # (s, o), (s, b, o)
     n = len(own)
     weight = draw_counts(n, n_bootstraps, [seed, 1]) / n
-    drawn = {
-        "stimuli": samples.mean(axis=0),
-        "subjects": weight @ own,
-        "both": np.einsum("bs,sbo->bo", weight, samples),
-    }
+    both = np.einsum("bs,sbo->bo", weight, samples)
+    drawn = {"stimuli": samples.mean(axis=0), "subjects": weight @ own, "both": both}
     variance = {k: np.nanvar(v, axis=0, ddof=1) for k, v in drawn.items()}
     variance["corrected"] = corrected_variance(variance["stimuli"], variance["subjects"], variance["both"])
     sizes = {"stimuli": n_units, "subjects": n}

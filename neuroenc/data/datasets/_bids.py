@@ -199,9 +199,7 @@ def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:
             # As the file is called, however its folder is written.
             file = PurePosixPath(path.replace("\\", "/")).name
             if name and known.setdefault(name, file) != file:
-                raise DataError(
-                    f"{run.events}: {path!r} and {known[name]!r} are both the stimulus {name!r}: stimulus=COLUMN."
-                )
+                raise DataError(f"{run.events}: {path!r} and {known[name]!r} are both the stimulus {name!r}.")
 
 
 def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
@@ -311,9 +309,7 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
     # A fit for each trial has two regressors for all of them.
     width = design.shape[1] if glm.method == "lsa" else design.shape[1] - len(names) + 2
     if width >= n:
-        raise DataError(
-            f"{run.bold.name} has {n} volumes for {width} regressors. Next step: model='condition' or method='lss'."
-        )
+        raise DataError(f"{run.bold.name} has {n} volumes for {width} regressors: model='condition' or method='lss'.")
     late = peak < 0.1 * np.median(peak)
     if late.any():
         first = rows[int(np.argmax(late))]
@@ -433,9 +429,7 @@ def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]
     holes = np.argwhere(np.isnan(values[1:]))
     if len(holes):
         row, column = holes[0]
-        raise DataError(
-            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells): choose others."
-        )
+        raise DataError(f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} cells): choose others.")
     values = np.where(np.isfinite(values), values, 0.0)
     values = values - values.mean(axis=0)
     scale = values.std(axis=0)

@@ -66,17 +66,13 @@ class Run:
         chosen = column or next((c for c in _STIMULUS if c in table), None)
         if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"
-            raise DataError(
-                f"{self.events} has columns {list(table.columns)} (expected {want}). Next step: stimulus=COLUMN."
-            )
+            raise DataError(f"{self.events} has columns {list(table.columns)} (expected {want}): stimulus=COLUMN.")
         if not len(table):
             raise DataError(f"{self.events} has column names and no events.")
         cells = table[chosen].to_numpy(dtype=str)
         empty = np.flatnonzero(cells == "")
         if len(empty):
-            raise DataError(
-                f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows): name it, or n/a."
-            )
+            raise DataError(f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows): name or n/a.")
         shown = ~np.isin(cells, _MISSING)
         onset = numbers(table, "onset", self.events)
         # What a button press lasts is often not told, and is no matter.
@@ -271,9 +267,7 @@ def _timing(root: Path, prepared: Path, path: Path) -> tuple[float, float]:
     tr, source = told.get("derivative") or told.get("raw") or (float(header or 0), path)
     for other, where in [*told.values(), *([(header, path)] if header is not None else [])]:
         if abs(other - tr) > 1e-3 * tr:
-            warnings.warn(
-                f"RepetitionTime is {tr:g} s in {source} and {other:g} s in {where}; the first is taken.", stacklevel=4
-            )
+            warnings.warn(f"RepetitionTime is {tr:g} s in {source} and {other:g} s in {where}.", stacklevel=4)
     start = own.get("StartTime")
     if start is None and own.get("SliceTimingCorrected"):
         warnings.warn(
@@ -321,11 +315,10 @@ def _confounds(path: Path) -> Path | None:
     own = entities(path)
     for kind in ("timeseries", "regressors"):
         there = {p: entities(p) for p in path.parent.glob(f"*_desc-confounds_{kind}.tsv")}
-        found = [
-            p
-            for p, e in there.items()
-            if all(_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION)
-        ]
+        alike = {
+            p: [_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION] for p, e in there.items()
+        }
+        found = [p for p, labels in alike.items() if all(labels)]
         if found:
             return max(found, key=lambda p: len(entities(p)))
     return None

@@ -366,9 +366,7 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
     for s, count in sorted(counts.items()):
         own = table[table["session"] == s]
         if len(own) != count:
-            raise DataError(
-                f"session {s} of {name} holds {count} trials, its lists {len(own)}. Next step: download again."
-            )
+            raise DataError(f"session {s} of {name} holds {count} trials, its lists {len(own)}: download again.")
         parts.append(own.assign(at=np.arange(count)))
     return pd.concat(parts, ignore_index=True), [s for s in range(1, max(counts) + 1) if s not in counts]
 

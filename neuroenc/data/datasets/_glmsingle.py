@@ -179,9 +179,7 @@ def read_trials(trials: Any) -> pd.DataFrame:
         trials = read_table(Path(trials).expanduser(), optional=("stimulus", "session", "run"), what="table of trials")
     table = pd.DataFrame(trials).reset_index(drop=True)
     if "stimulus" not in table:
-        raise DataError(
-            f"{where} has columns {list(table.columns)} (expected stimulus; session and run if there are several)."
-        )
+        raise DataError(f"{where} has columns {list(table.columns)} (expected stimulus; of several session, run).")
     if not len(table):
         raise DataError(f"{where} has no rows; expected one for every trial.")
     table["stimulus"] = stimulus_names(table["stimulus"].to_numpy(), where)

@@ -64,9 +64,7 @@ class GenericObjectDecoding(Dataset):
 
     name, title = "god", "Generic Object Decoding"
     common = SESSIONS | {"zscore": False}
-    expected = (
-        "Subject1.h5 (data sets dataset and metadata/key, metadata/value), image_training_id.csv, image_test_id.csv"
-    )
+    expected = "Subject1.h5 (with dataset and metadata/key, metadata/value), image_training_id.csv, image_test_id.csv"
 
     def subjects(self, folder: Path) -> list[str]:
         return sorted({p.stem for p in within(folder, "Subject*.h5") if re.fullmatch(r"Subject\d", p.stem)})

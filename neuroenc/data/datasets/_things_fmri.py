@@ -82,9 +82,8 @@ class ThingsFMRI(Dataset):
         name = f"sub-{self.number(subject, 3, 'sub-?'):02d}"
         root = self.root(source)
         folder = _tables(root)
-        responses, shown, places = (
-            folder / f"{name}_{k}" for k in ("ResponseData.h5", "StimulusMetadata.csv", "VoxelMetadata.csv")
-        )
+        files = ("ResponseData.h5", "StimulusMetadata.csv", "VoxelMetadata.csv")
+        responses, shown, places = (folder / f"{name}_{file}" for file in files)
         lost = [p.name for p in (responses, shown, places) if not p.is_file()]
         if lost:
             raise self.lacks(folder, ", ".join(lost))
@@ -94,9 +93,7 @@ class ThingsFMRI(Dataset):
         empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
         if len(empty):
             row = trials.iloc[empty[0]]
-            raise DataError(
-                f"{shown}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type {row['trial_type']!r}."
-            )
+            raise DataError(f"{shown}, row {empty[0] + 1}: {row['stimulus']!r} of trial_type {row['trial_type']!r}.")
         info = _voxel_table(places)
         values = _Block(responses, len(info), len(trials))
         # Regions stand in columns of 0 and 1 that are no measure.

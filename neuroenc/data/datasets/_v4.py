@@ -173,9 +173,7 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
         files = {k: v for k, v in known.items() if v in listed}
         return source.folder(list(files.values())), files
     if source.root is not None and not any(folders[0].glob("images/images_*.zip")):
-        raise DataError(
-            f"{folders[0]} holds no images/images_SESSION.zip, as data_V4_responses of {source.manifest.homepage} does."
-        )
+        raise DataError(f"{folders[0]} holds no images/images_SESSION.zip; see {source.manifest.homepage}.")
     there: dict[str, Path] = {}
     for folder in reversed(folders):
         names = [re.fullmatch(r"images_(.+)\.zip", p.name) for p in folder.glob("images/images_*.zip")]

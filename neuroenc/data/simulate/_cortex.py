@@ -39,9 +39,7 @@ def _check_table(stimuli: Stimuli) -> None:
     missing = [c for c in needed if c not in stimuli.table.columns]
     if missing or stimuli.images is None:
         what = f"{len(missing)} of {len(needed)} latent columns, such as {missing[0]!r}" if missing else "images"
-        raise DataError(
-            f"the stimuli (source {stimuli.source!r}) lack {what}. Next step: stimuli = simulate_world(1000)."
-        )
+        raise DataError(f"the stimuli (source {stimuli.source!r}) lack {what}: stimuli = simulate_world(1000).")
 
 
 def _spoilt(
@@ -245,7 +243,7 @@ def simulate_cortex(
         raise ConfigError(f"ncsnr={ncsnr!r} must be a range of positive numbers, low first.")
     if not (0 <= drift < 1 and 0 <= mixed_share <= 1 and individual >= 0):
         raise ConfigError(
-            f"drift={drift} must be in [0, 1), mixed_share={mixed_share} in [0, 1], individual={individual} >= 0."
+            f"legal: drift={drift} in [0, 1), mixed_share={mixed_share} to 1, individual={individual} >= 0."
         )
     counts = _counts(n_voxels)
     _check_table(stimuli)

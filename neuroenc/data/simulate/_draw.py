@@ -302,9 +302,7 @@ TITLES = ("SALE", "OPEN", "CAFE", "SHOW", "ROCK", "DAY", "ART", "GO")
 
 def _sign(p: Pen, colour: RGB, variant: int) -> None:
     p.rect(-0.07, 0.5, 0.07, 1.0, (120, 122, 126))
-    points = [
-        (0.82 * math.cos(math.pi * (k + 0.5) / 4), -0.16 + 0.82 * math.sin(math.pi * (k + 0.5) / 4)) for k in range(8)
-    ]
+    points = [(0.82 * math.cos(a), -0.16 + 0.82 * math.sin(a)) for a in [math.pi * (k + 0.5) / 4 for k in range(8)]]
     p.poly(points, colour, _BRIGHT, 0.09)
     p.text("STOP", 0, -0.16, 1.24, 0.46, _BRIGHT)
 
@@ -357,9 +355,7 @@ def _pizza(p: Pen, colour: RGB, variant: int) -> None:
         p.oval(u, v, 0.07, 0.07, (60, 124, 50))
     for k in range(3):
         a = math.pi * (k / 3 + 0.1 * (variant % 4))
-        p.line(
-            [(-0.9 * math.cos(a), -0.9 * math.sin(a)), (0.9 * math.cos(a), 0.9 * math.sin(a))], (168, 106, 48), 0.035
-        )
+        p.line([(s * math.cos(a), s * math.sin(a)) for s in (-0.9, 0.9)], (168, 106, 48), 0.035)
 
 
 def _apple(p: Pen, colour: RGB, variant: int) -> None:
@@ -374,16 +370,13 @@ def _apple(p: Pen, colour: RGB, variant: int) -> None:
 
 
 def _banana(p: Pen, colour: RGB, variant: int) -> None:
-    outer = [
-        (0.98 * math.cos(a), -0.5 + 1.22 * math.sin(a)) for a in [math.pi * (0.04 + 0.92 * k / 24) for k in range(25)]
-    ]
-    inner = [
-        (0.8 * math.cos(a), -0.5 + 0.62 * math.sin(a)) for a in [math.pi * (0.96 - 0.92 * k / 24) for k in range(25)]
-    ]
+    bow = [math.pi * (0.04 + 0.92 * k / 24) for k in range(25)]
+    back = [math.pi * (0.96 - 0.92 * k / 24) for k in range(25)]
+    outer = [(0.98 * math.cos(a), -0.5 + 1.22 * math.sin(a)) for a in bow]
+    inner = [(0.8 * math.cos(a), -0.5 + 0.62 * math.sin(a)) for a in back]
     p.poly([*outer, *inner], (250, 218, 62), (160, 122, 20), 0.05)
-    middle = [
-        (0.89 * math.cos(a), -0.5 + 0.9 * math.sin(a)) for a in [math.pi * (0.12 + 0.76 * k / 20) for k in range(21)]
-    ]
+    short = [math.pi * (0.12 + 0.76 * k / 20) for k in range(21)]
+    middle = [(0.89 * math.cos(a), -0.5 + 0.9 * math.sin(a)) for a in short]
     p.line(middle, (206, 164, 40), 0.05)
     p.limb([(0.9, -0.42), (0.92, -0.66)], (110, 82, 34), 0.16)
     p.oval(-0.9, -0.38, 0.1, 0.08, (70, 52, 28))

@@ -318,9 +318,8 @@ class _Writer:
             source="miniature NSD tree",
             licence="BSD-3-Clause",
         )
-        truth = xr.Dataset(
-            {"ncsnr": ("voxel", self.ncsnr / np.float32(last)), "region": ("voxel", self.roi)}, {"voxel": brain}
-        )
+        known = {"ncsnr": self.ncsnr / np.float32(last), "region": self.roi}
+        truth = xr.Dataset({k: ("voxel", v) for k, v in known.items()}, {"voxel": brain})
         extra: dict[str, Any] = {
             "labels": self.subject.labels,
             "tables": self.subject.tables,

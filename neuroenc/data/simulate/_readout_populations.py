@@ -116,8 +116,8 @@ def simulate_readout_population(
     one_of("kind of population", kind, KINDS)
     if min(n_voxels, height - 3, width - 3) < 1 or n_stimuli < 2 or channels < len(OBJECTS) + 2:
         raise ConfigError(
-            f"{n_voxels} voxels, {n_stimuli} stimuli, maps of {channels} x {height} x {width}: legal from 1 voxel, 2 "
-            f"stimuli, {len(OBJECTS) + 2} channels and 4 x 4 pixels on."
+            f"{n_voxels} voxels, {n_stimuli} stimuli, maps of {channels} x {height} x {width}; legal: at least 1 "
+            f"voxel, 2 stimuli, {len(OBJECTS) + 2} channels and 4 x 4 pixels."
         )
     if not 0 <= noise < np.inf:
         raise ConfigError(f"noise={noise} must be 0 or more and finite.")
@@ -144,9 +144,8 @@ def simulate_readout_population(
             warp[:, :n_textures, :, 2] = shift
             warps["feature_warp"] = (("stimulus", "channel", "row", "column"), warp.astype(np.float32))
             seen = _shifted(textures, shift)
-        signal = np.einsum(
-            "ncv,vc->nv", seen.reshape(n_stimuli, n_textures, -1) @ masks.reshape(n_voxels, -1).T, weights
-        )
+        pooled = seen.reshape(n_stimuli, n_textures, -1) @ masks.reshape(n_voxels, -1).T
+        signal = np.einsum("ncv,vc->nv", pooled, weights)
 
     mean, spread = signal.mean(axis=0), signal.std(axis=0)
     signal = (signal - mean) / spread
@@ -178,11 +177,8 @@ def simulate_readout_population(
         coords={**place, **voxel, "channel": names, "latent": list(LATENTS), "row": list("xy"), "column": list("xy1")},
         attrs={"kind": kind, "seed": seed, "noise": float(noise)},
     )
-    measured: dict[str, Any] = {
-        "dims": ("stimulus", "voxel"),
-        "coords": {"stimulus": stimulus, **voxel},
-        "name": "responses",
-    }
+    rows = ("stimulus", "voxel")
+    measured: dict[str, Any] = {"dims": rows, "coords": {"stimulus": stimulus, **voxel}, "name": "responses"}
 
     def maps(channels: slice, name: str) -> xr.DataArray:
         return xr.DataArray(full[:, channels], {**place, "channel": names[channels]}, dims, name)

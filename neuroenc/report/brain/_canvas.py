@@ -246,10 +246,8 @@ def _volume_map(ijk: np.ndarray, affine: Any, shape: Sequence[int]) -> dict[str,
     ratio = float(found.step[upward] / found.step[across])
     wide, tall = int(high[across] - low[across]), float((high[upward] - low[upward]) * ratio)
     # As few columns as keep the map about as high as wide: cells stay large enough to click.
-    columns = next(
-        (c for c in range(1, 9) if -(-len(cuts) // c) * (tall * _WIDTH / (c * wide) + 22) < 0.75 * _WIDTH), 8
-    )
-    columns = min(columns, len(cuts))
+    fits = [c for c in range(1, 9) if -(-len(cuts) // c) * (tall * _WIDTH / (c * wide) + 22) < 0.75 * _WIDTH]
+    columns = min(*fits, 8, len(cuts))
     cell = (_WIDTH - 10 * (columns - 1)) / columns / wide
     row_height = tall * cell + 26
     corner = [(n % columns * (wide * cell + 10), n // columns * row_height + 22) for n in range(len(cuts))]

@@ -81,9 +81,8 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
     rgba = over(colours, bare)
 
     plane: Any = np.stack([corners[shown] @ right, corners[shown] @ up], axis=2)
-    axes.add_collection(
-        PolyCollection(plane, facecolors=rgba[shown], edgecolors=rgba[shown], linewidths=0.25, rasterized=True)
-    )
+    look: dict[str, Any] = {"facecolors": rgba[shown], "edgecolors": rgba[shown], "linewidths": 0.25}
+    axes.add_collection(PolyCollection(plane, **look, rasterized=True))
     centre = (plane.reshape(-1, 2).max(axis=0) + plane.reshape(-1, 2).min(axis=0)) / 2
     axes.set_xlim(centre[0] - PANEL[0], centre[0] + PANEL[0])
     axes.set_ylim(centre[1] - PANEL[1] + 6, centre[1] + PANEL[1] + 6)
@@ -200,9 +199,8 @@ def draw_lines(axes: Any, lines: list[np.ndarray], width: float = 1.1) -> None:
     from matplotlib.collections import LineCollection
 
     for colour, thick in (((1, 1, 1, 0.85), width + 1.5), (INK, width)):
-        axes.add_collection(
-            LineCollection(lines, colors=[colour], linewidths=thick, capstyle="round", joinstyle="round", zorder=3)
-        )
+        ends = {"capstyle": "round", "joinstyle": "round"}
+        axes.add_collection(LineCollection(lines, colors=[colour], linewidths=thick, zorder=3, **ends))
 
 
 def place_labels(axes: Any, anchors: list[tuple[str, np.ndarray]], inches: float, fontsize: float = 7.5) -> None:

@@ -310,9 +310,7 @@ def region_masks(rois: Any, values: Any, n: int) -> dict[str, np.ndarray]:
                 raise DataError(f"region {name!r} has shape {mask.shape} ({mask.dtype}); legal: bool ({n},).")
         return masks
     if not isinstance(values, (xr.DataArray, xr.Dataset)) or "roi" not in values.coords:
-        raise DataError(
-            "values carry no coordinate 'roi' to outline. Next step: rois={'FFA': mask}, a mask over the voxels."
-        )
+        raise DataError("values carry no coordinate 'roi' to outline. Next step: rois={'FFA': mask over the voxels}.")
     wanted = roi_names(values) if rois is True else [rois] if isinstance(rois, str) else list(rois)
     for name in wanted:
         one_of("roi", name, roi_names(values))

@@ -172,9 +172,8 @@ def plot_mosaic(
     volume, mask = placed(painter.numbers), placed(True, False)
     other = None if painter.other is None else placed(painter.other)
     inside = {name: placed(own, False) for name, own in regions.items()}
-    under = (
-        None if background is None else apply_orientation(_underlay(background, shape, matrix), io_orientation(matrix))
-    )
+    below = None if background is None else _underlay(background, shape, matrix)
+    under = None if below is None else apply_orientation(below, io_orientation(matrix))
     window = []
     for a in plane:
         filled = np.unique(found.place[:, a])
@@ -228,6 +227,5 @@ def _laid(rgba: np.ndarray, mask: np.ndarray, under: np.ndarray | None) -> np.nd
     else:
         bare[..., :3], bare[..., 3] = under[..., None], 1
     opacity = rgba[..., 3:]
-    return np.concatenate(
-        [rgba[..., :3] * opacity + bare[..., :3] * (1 - opacity), np.maximum(opacity, bare[..., 3:])], axis=-1
-    )
+    laid = rgba[..., :3] * opacity + bare[..., :3] * (1 - opacity)
+    return np.concatenate([laid, np.maximum(opacity, bare[..., 3:])], axis=-1)

@@ -266,9 +266,8 @@ class Details:
         none = np.zeros(0, int)
         for voxel in self._table.frame["voxel"].to_numpy()[rows]:
             mine = self._table.evidence.get(voxel, none)[:SHOWN]
-            evidence.append(
-                [[stimuli.setdefault(self._stimulus[k], len(stimuli)), _number(self._predicted[k])] for k in mine]
-            )
+            places = [stimuli.setdefault(self._stimulus[k], len(stimuli)) for k in mine]
+            evidence.append([[place, _number(self._predicted[k])] for place, k in zip(places, mine)])
             phrases.append([self._phrases[k] for k in self._table.phrases.get(voxel, none)])
         return {"evidence": evidence, "phrases": phrases, "stimuli": [{"id": s, **self._describe(s)} for s in stimuli]}
 

@@ -137,10 +137,8 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
         everywhere = dict(regions.frequent_words(study.captions, n=10**6))
         ranked["lift"] = [share / everywhere[word] for word, share in zip(ranked["word"], ranked["share"])]
     half = -(-len(ranked) // 2)
-    headings = ("Words of the best captions", "")
-    return [
-        {"heading": h, "words": _bars(part)} for h, part in zip(headings, (ranked[:half], ranked[half:])) if len(part)
-    ]
+    parts = {"Words of the best captions": ranked[:half], "": ranked[half:]}
+    return [{"heading": heading, "words": _bars(part)} for heading, part in parts.items() if len(part)]
 
 
 def _bars(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -290,10 +290,6 @@ def _export(
         if not volume and not surface:
             continue
         done = export_files.numeric_scores(written) if written is not None and len(subjects) == 1 else []
-        export_files.write_maps(
-            where, scores, [name for name in export_files.numeric_scores(scores) if name not in done]
-        )
-        labels = voxels.frame["label"].to_numpy(object)[rows]
-        export_files.write_label_maps(
-            where / "maps", scores, labels, voxels.labels, str(voxels.frame.attrs["label_kind"])
-        )
+        export_files.write_maps(where, scores, [n for n in export_files.numeric_scores(scores) if n not in done])
+        labels, kind = voxels.frame["label"].to_numpy(object)[rows], str(voxels.frame.attrs["label_kind"])
+        export_files.write_label_maps(where / "maps", scores, labels, voxels.labels, kind)

@@ -134,12 +134,8 @@ def description(name: str, source_datasets: Sequence[str], licence: str | None) 
         "Description": "Voxelwise encoding models of human visual cortex",
         "CodeURL": "https://github.com/neuroenc/neuroenc",
     }
-    out: dict[str, Any] = {
-        "Name": name,
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [maker],
-    }
+    out: dict[str, Any] = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative"}
+    out["GeneratedBy"] = [maker]
     more = {"License": licence, "SourceDatasets": [{"URL": url} for url in source_datasets]}
     return out | {key: value for key, value in more.items() if value}
 
@@ -401,14 +397,8 @@ def _plan(
                 if score == "roi":
                     own["desc"] = "roi"
                 stem = file_name(own, "dseg" if score == "roi" else "statmap", "")
-                plan: dict[str, Any] = {
-                    "stem": base + stem,
-                    "score": score,
-                    "kind": kind,
-                    "hemi": hemi,
-                    "scores": scores,
-                }
-                plans.append(plan | {"reference": reference, "labels": explained})
+                plan: dict[str, Any] = {"stem": base + stem, "score": score, "kind": kind, "hemi": hemi}
+                plans.append(plan | {"scores": scores, "reference": reference, "labels": explained})
     return plans
 
 
@@ -463,9 +453,7 @@ def stat_labels(names: Sequence[str]) -> dict[str, str]:
             raise DataError(f"score {name!r} holds no letter or digit to name a file by. Next step: rename it.")
         # File systems of laptops ignore case.
         if text.lower() in taken:
-            raise DataError(
-                f"scores {taken[text.lower()]!r} and {name!r} would both be stat-{text}. Next step: rename one."
-            )
+            raise DataError(f"scores {taken[text.lower()]!r} and {name!r} would both be stat-{text}: rename one.")
         taken[text.lower()] = name
     return labels
 

@@ -98,7 +98,7 @@ def _accuracy(scores: xr.Dataset, roi_table: pd.DataFrame | None, rates: dict[st
         drawn.append(f"The {MAX_ROIS} largest of {len(regions)} regions are drawn.")
     if (regions["n_voxels"] > MAX_DOTS).any():
         drawn.append(
-            f"Where a region has more than {MAX_DOTS} voxels, {MAX_DOTS} evenly spaced ones are drawn; medians use all."
+            f"Of a region of more than {MAX_DOTS} voxels, {MAX_DOTS} are drawn, evenly spaced; medians use all."
         )
     drawn.append(
         "The diamond is the median noise ceiling: the correlation that a perfect model would reach on responses this "

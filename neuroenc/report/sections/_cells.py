@@ -139,9 +139,8 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         rows[-1].insert(0, "readout", way)
     table = pd.concat(rows, ignore_index=True)
     blocks.append(Block(table=table, about="share of voxels, every readout and group"))
-    names = "; ".join(
-        f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in ("vision", "dense", "single") if s in regions.attrs
-    )
+    sides = [s for s in ("vision", "dense", "single") if s in regions.attrs]
+    names = "; ".join(f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in sides)
     remarks = []
     if len(ways) > 1 and "agreement" in regions:
         share = float(np.mean(regions["agreement"].values.astype(bool)))

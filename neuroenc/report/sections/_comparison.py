@@ -251,9 +251,8 @@ def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
     shown = dict(list(colours.items())[:12]) if len(won) > 12 else {k: v for k, v in colours.items() if k != "tie"}
     key = legend(shown, {c: shared.percent(counts[c] / max(n, 1)) for c in shown})
     if len(won) > 12:
-        key += legend(
-            {"other cells": colours[won[12]]}, {"other cells": shared.percent(sum(counts[c] for c in won[12:]) / n)}
-        )
+        rest = shared.percent(sum(counts[c] for c in won[12:]) / n)
+        key += legend({"other cells": colours[won[12]]}, {"other cells": rest})
     if counts["tie"]:
         name = "no separable winner"
         key += legend({name: colours["tie"]}, {name: shared.percent(counts["tie"] / n)})

@@ -67,9 +67,7 @@ def support_sections(
     first: dict[str, Any] = {"tiles": _tiles(curve, numbers or {}), "terms": ["support", "explained variance"]}
     made = [Section("curves", "How many trials are enough", lead, blocks, nav="Accuracy", **first)]
     if comparisons is not None and len(comparisons):
-        lead = (
-            "Differences are paired by voxel and draw of the support; relative: as a share of the second method's mean."
-        )
+        lead = "Differences are paired by voxel and draw of the support; relative: of the second method's mean."
         blocks = [Block(table=comparisons, about="differences", opened=True)]
         made.append(Section("comparisons", "Method against method", lead, blocks, nav="Comparisons"))
     if training:
@@ -148,9 +146,8 @@ def plot_support_curves(
             for method in methods:
                 part = table[(table["method"] == method) & (table["group"] == group)].sort_values("size")
                 axes.fill_between(part["size"], part["low"], part["high"], color=colours[method], alpha=0.16, lw=0)
-                axes.plot(
-                    part["size"], part["explained_variance"], "o-", color=colours[method], ms=3.4, lw=1.5, label=method
-                )
+                line = {"color": colours[method], "label": method, "ms": 3.4, "lw": 1.5}
+                axes.plot(part["size"], part["explained_variance"], "o-", **line)
             if group in reference:
                 axes.axhline(reference[group], color=MUTED, lw=1, dashes=(4, 2.5), zorder=1)
             axes.axhline(0, color=FAINT, lw=0.8, zorder=0)

@@ -89,9 +89,7 @@ def read_design(layout: Layout) -> Design:
         if not values.size:
             raise DataError(f"{path}: {name} is empty. Next step: download it again.")
         if values.min() != 1 and (name == "masterordering" or values.min() < 1):
-            raise DataError(
-                f"{path}: {name} begins at {values.min()}; the data set counts from 1: this file was changed."
-            )
+            raise DataError(f"{path}: {name} begins at {values.min()}; the data set counts from 1 (file changed).")
     per_session = pattern.reshape(len(pattern), -1).sum(axis=1)
     if order.max() > pictures.shape[1] or pattern.ndim != 3 or (per_session * len(pattern) != len(order)).any():
         raise DataError(
@@ -139,9 +137,7 @@ def _stimulus_table(path: Path) -> pd.DataFrame:
             table = table.drop(columns=column)
     twice = table["nsdId"].duplicated()
     if twice.any():
-        raise DataError(
-            f"{path}, row {int(np.argmax(twice)) + 1}: nsdId {table['nsdId'][twice].iloc[0]} stands there twice."
-        )
+        raise DataError(f"{path}, row {np.argmax(twice) + 1}: nsdId {table.nsdId[twice].iloc[0]} stands there twice.")
     return table
 
 
@@ -214,9 +210,7 @@ def read_stimuli(
     if info is not None:
         unknown = np.setdiff1d(rows, info.index.to_numpy())
         if unknown.size:
-            raise DataError(
-                f"nsd_stim_info_merged.csv has no row for {unknown.size} pictures, first nsdId {unknown[0]}."
-            )
+            raise DataError(f"nsd_stim_info_merged.csv lacks {unknown.size} pictures, first nsdId {unknown[0]}.")
         for old, new in _COLUMNS.items():
             if old in info:
                 table[new] = info.loc[rows, old].to_numpy()
@@ -376,6 +370,4 @@ def nsd_noise_ceiling(responses: xr.DataArray, n_repeats: Any = None, *, unit: s
         raise DataError("responses have no coordinate ncsnr and are averaged. Next step: nsd(..., repeats='keep').")
     values = noise_ceiling(ratio, n_repeats, unit=unit)
     coords = {k: v for k, v in responses.coords.items() if v.dims == ("voxel",)}
-    return xr.DataArray(
-        values, dims="voxel", coords=coords, name=f"noise_ceiling_{unit}", attrs={"unit": unit, "ncsnr": source}
-    )
+    return xr.DataArray(values, coords, "voxel", f"noise_ceiling_{unit}", {"unit": unit, "ncsnr": source})

@@ -143,9 +143,7 @@ class Layout:
         if path is None:
             files = sorted((folder / "roi").glob("*.nii.gz")) + sorted(self.betas_folder.glob("*.nii.gz"))
             if not files:
-                raise DataError(
-                    f"{folder} has none of {', '.join(names)}, which tell the volume's place. Next step: download one."
-                )
+                raise DataError(f"{folder} has none of {', '.join(names)}, which place the volume: download one.")
             path = files[0]
         return open_image(path, "reference volume")
 
@@ -159,9 +157,7 @@ class Layout:
         ending, files = self.sessions()
         if ending != "hdf5":
             return list(next(iter(files.values())))
-        raise DataError(
-            f"no map tells the number of vertices of {self.name} in {self.space}: download {{lh,rh}}.ncsnr.mgh."
-        )
+        raise DataError(f"no map tells how many vertices {self.name} has in {self.space}: get {{lh,rh}}.ncsnr.mgh.")
 
     def read_map(self, name: str, *, where: str = "roi") -> np.ndarray | None:
         """A map as flat array (n_places,), or None where its file is absent.
@@ -171,11 +167,8 @@ class Layout:
         nearest-vertex table ``white-to-fsaverage``.
         """
         if self.kind == "volume":
-            folder = {
-                "roi": self.ppdata / self.space / "roi",
-                "betas": self.betas_folder,
-                "func": self.ppdata / self.space,
-            }[where]
+            here = self.ppdata / self.space
+            folder = {"roi": here / "roi", "betas": self.betas_folder, "func": here}[where]
             path = folder / f"{name}.nii.gz"
             if not path.is_file():
                 return None
@@ -256,9 +249,8 @@ def read_session(layout: Layout, files: tuple[Path, ...], places: np.ndarray, bu
         start += n
         with _opened(path, budget) as values:
             _check_shape(values, path, (n,))
-            parts.append(
-                _from_hdf5_table(values, own, budget) if path.suffix == ".hdf5" else _from_frames(values, own, budget)
-            )
+            take = _from_hdf5_table if path.suffix == ".hdf5" else _from_frames
+            parts.append(take(values, own, budget))
     return np.concatenate(parts, axis=1)
 
 
@@ -298,9 +290,7 @@ def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
     found = tuple(values.shape[1:])[::-1] if hdf5 else tuple(x for x in values.shape[:-1])
     found = found[:1] if len(shape) == 1 and set(found[1:]) <= {1} else found
     if found != tuple(shape):
-        raise DataError(
-            f"{path} holds places of shape {found}, the space {tuple(shape)}: another subject or space, or turned axes."
-        )
+        raise DataError(f"{path} holds {found} places, not {tuple(shape)}: another subject or space, turned axes.")
 
 
 def _percent(block: np.ndarray) -> np.ndarray:

@@ -51,9 +51,8 @@ class NSD(Dataset):
 
     def options(self) -> dict[str, Any]:
         keywords = inspect.signature(nsd).parameters.values()
-        return {"subject": 1} | {
-            p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "progress"
-        }
+        own = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "progress"}
+        return {"subject": 1, **own}
 
     def load(self, source: Source, **options: Any) -> EncodingData:
         return nsd(self.root(source), options.pop("subject", 1), progress=source.progress, **options)
@@ -168,9 +167,7 @@ def nsd(
             stacklevel=2,
         )
     if max(numbers) > design.n_sessions:
-        raise DataError(
-            f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions} sessions."
-        )
+        raise DataError(f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions}.")
     regions = Regions(layout, food)
     places = np.flatnonzero(_mask(layout, regions, voxels))
     if not places.size:
@@ -180,9 +177,7 @@ def nsd(
     for number in numbers:
         found = n_trials(files[number])
         if found != design.per_session:
-            raise DataError(
-                f"{files[number][0]} holds {found} trials, the design shows {design.per_session} in a session."
-            )
+            raise DataError(f"{files[number][0]} holds {found} trials, the design {design.per_session} in a session.")
     settings = {
         "data": "nsd",
         "subject": layout.name,
