@@ -249,16 +249,10 @@ class Page:
             terms = [(t, TERMS[t]) for t in dict.fromkeys(t for s in sections for t in s.terms)]
             tiles = [{"value": v, "label": k, "words": len(v) > 9} for s in sections for v, k in s.tiles]
             tabs.append({"name": name, "id": slug, "sections": shown, "terms": terms, "tiles": tiles})
-        context = {
-            "title": self.title,
-            "kicker": self.kicker,
-            "home": self.home,
+        context = {name: getattr(self, name) for name in ("title", "kicker", "home", "notes")}
+        context |= {"base": "../" * path.count("/"), "version": __version__, "many": many, "tabs": tabs}
+        context |= {
             "links_below": self.links,
-            "base": "../" * path.count("/"),
-            "version": __version__,
-            "many": many,
-            "tabs": tabs,
-            "notes": self.notes,
             "summary": [(str(k), number(v, str(k))) for k, v in self.summary.items()],
             "settings": flatten(self.settings),
             "origin": _origin(self.provenance) if self.home is None else None,

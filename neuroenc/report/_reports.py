@@ -109,15 +109,8 @@ def study_page(
         made["Few trials"] = support_sections(**{"numbers": numbers, **part})
     if not made:
         raise ConfigError("a page needs a part; legal: accuracy, comparison, captions, support.")
-    page = Page(
-        title,
-        kicker=kicker or "Voxelwise encoding report",
-        summary=summary,
-        settings=settings,
-        notes=caveats,
-        provenance=provenance,
-        files=files,
-    )
+    told: dict[str, Any] = {"summary": summary, "settings": settings, "provenance": provenance, "files": files}
+    page = Page(title, kicker=kicker or "Voxelwise encoding report", notes=caveats, **told)
     for tab, sections in made.items():
         page.add(*sections, tab=tab)
     return page

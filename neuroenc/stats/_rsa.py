@@ -20,16 +20,8 @@ from neuroenc.stats._rdm import as_pairs, n_conditions, square_rdm
 from neuroenc.stats._resampling import Summary, check_over
 
 COMPARISONS = ("spearman", "pearson", "cosine", "kendall_tau_a", "kendall_tau_b", "rho_a")
-_ALIASES = {
-    "corr": "pearson",
-    "tau-a": "kendall_tau_a",
-    "tau_a": "kendall_tau_a",
-    "tau-b": "kendall_tau_b",
-    "tau_b": "kendall_tau_b",
-    "kendall": "kendall_tau_b",
-    "rho-a": "rho_a",
-    "spearmanr": "spearman",
-}
+_ALIASES = {"corr": "pearson", "spearmanr": "spearman", "rho-a": "rho_a", "kendall": "kendall_tau_b"}
+_ALIASES |= {f"tau{dash}{kind}": f"kendall_tau_{kind}" for dash in "-_" for kind in "ab"}
 
 
 def _method(method: str) -> str:

@@ -132,27 +132,11 @@ def read_bids(
     session = np.repeat([r.session for r in runs], counts)
     number = np.repeat([r.number for r in runs], counts)
     roi = {n: roi_flags(n, item, reference, "BOLD").reshape(-1)[voxel] for n, item in (rois or {}).items()} or None
-    options = {
-        "data": "bids",
-        "subject": runs[0].subject,
-        "task": runs[0].task,
-        **glm.settings(),
-        "files": [r.bold.name for r in runs],
-        "tr": [r.tr for r in runs],
-        "start": [r.start for r in runs],
-    }
-    labels = {
-        "stimulus": ids,
-        "subject": runs[0].subject,
-        "session": session,
-        "run": number,
-        **placed(voxel, shape, reference.affine),
-        "roi": roi,
-        "space": runs[0].space or "native",
-        "units": "% signal change",
-        "source": "bids",
-        "licence": licence,
-    }
+    options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings()}
+    options |= {"files": [r.bold.name for r in runs], "tr": [r.tr for r in runs], "start": [r.start for r in runs]}
+    labels = {"stimulus": ids, "subject": runs[0].subject, "session": session, "run": number}
+    labels |= {**placed(voxel, shape, reference.affine), "roi": roi, "space": runs[0].space or "native"}
+    labels |= {"units": "% signal change", "source": "bids", "licence": licence}
     edges = np.concatenate([[0], np.cumsum(counts)])
     held: dict[int, np.ndarray] = {}
 

@@ -28,17 +28,8 @@ _BOLD = "*_bold.nii*"
 #: Entities that tell versions of one recording apart, not recordings.
 _VERSION = ("space", "res", "den", "desc")
 #: Entities of which one label must be chosen, by their long names in BIDS too.
-_CHOSEN = {
-    "acq": "acquisition",
-    "ce": "ceagent",
-    "rec": "reconstruction",
-    "echo": "echo",
-    "part": "part",
-    "chunk": "chunk",
-    "mod": "modality",
-    "res": "resolution",
-    "den": "density",
-}
+_CHOSEN = {"acq": "acquisition", "ce": "ceagent", "rec": "reconstruction", "echo": "echo", "part": "part"}
+_CHOSEN |= {"chunk": "chunk", "mod": "modality", "res": "resolution", "den": "density"}
 _STIMULUS = ("stim_file", "stimulus", "trial_type")
 _MISSING = ("n/a", "N/A")
 

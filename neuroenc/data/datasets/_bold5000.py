@@ -145,12 +145,10 @@ class Bold5000(Dataset):
         labels = {
             "stimulus": table["stimulus"].to_numpy(dtype=str),
             "subject": name,
-            "session": table["session"].to_numpy(np.int64) if known else None,
-            "run": None if table["run"].isna().any() else table["run"].to_numpy(np.int64),
             "repeat": table["repeat"].to_numpy(),
-            "units": "a.u." if form == "release1" else "% signal change",
-            **reader.labels(),
         }
+        labels |= {k: None if table[k].isna().any() else table[k].to_numpy(np.int64) for k in ("session", "run")}
+        labels |= {"units": "a.u." if form == "release1" else "% signal change", **reader.labels()}
 
         def read(rows: slice, block: slice, budget: int) -> np.ndarray:
             session = int(table["session"].iloc[rows.start]) if known else 0
@@ -294,16 +292,9 @@ def _stimuli(source: Source, root: Path, table: pd.DataFrame) -> Stimuli:
     coco = [re.fullmatch(r"COCO_(?:train|val)2014_0*(\d+)", s) for s in ids]
     wnid = [re.fullmatch(r"(n\d{8})_\d+", s) for s in ids]
     kinds = ["coco" if c else "imagenet" if w else "scene" for c, w in zip(coco, wnid, strict=True)]
-    info = pd.DataFrame(
-        {
-            "file": first["file"].to_numpy(),
-            "collection": kinds,
-            "coco_id": [int(c[1]) if c else -1 for c in coco],
-            "wnid": [w[1] if w else "" for w in wnid],
-            "n_shown": table["stimulus"].value_counts().loc[ids].to_numpy(),
-        },
-        index=ids,
-    )
+    info = pd.DataFrame({"file": first["file"].to_numpy(), "collection": kinds}, index=ids)
+    info["coco_id"], info["wnid"] = [int(c[1]) if c else -1 for c in coco], [w[1] if w else "" for w in wnid]
+    info["n_shown"] = table["stimulus"].value_counts().loc[ids].to_numpy()
     return Stimuli(ids, images, None, info, "bold5000", source.manifest.licence)
 
 
@@ -345,16 +336,10 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
         lists = []
     n = len(names)
     lengths = [len(files) for _, _, files in lists]
-    table = pd.DataFrame(
-        {
-            "stimulus": ids,
-            "file": [x.removeprefix("rep_") for x in names],
-            "session": np.repeat([float(s) for s, _, _ in lists], lengths) if lists else np.nan,
-            "run": np.repeat([float(r) for _, r, _ in lists], lengths) if lists else np.nan,
-            "repeat": repeat_numbers(ids, None),
-            "at": np.arange(n),
-        }
-    )
+    table = pd.DataFrame({"stimulus": ids, "file": [x.removeprefix("rep_") for x in names]})
+    table["session"] = np.repeat([float(s) for s, _, _ in lists], lengths) if lists else np.nan
+    table["run"] = np.repeat([float(r) for _, r, _ in lists], lengths) if lists else np.nan
+    table["repeat"], table["at"] = repeat_numbers(ids, None), np.arange(n)
     if counts is None:
         if total != n:
             raise DataError(f"{name} has {total} trials of responses but {n} names of pictures.")

@@ -114,16 +114,10 @@ def read_glmsingle(
     place, places = _place(betas, mask, rois, reference)
     known = "session" in table
     ids = table["stimulus"].to_numpy(dtype=str)
-    labels = {
-        "stimulus": ids,
-        "subject": subject or None,
-        "session": table["session"].to_numpy() if known else np.ones(len(table), dtype=np.int64),
-        "run": table["run"].to_numpy() if "run" in table else None,
-        "units": "% signal change",
-        "source": "glmsingle",
-        "licence": licence,
-        **places,
-    }
+    labels = {"stimulus": ids, "subject": subject or None, **places}
+    labels["session"] = table["session"].to_numpy() if known else np.ones(len(table), dtype=np.int64)
+    labels["run"] = table["run"].to_numpy() if "run" in table else None
+    labels |= {"units": "% signal change", "source": "glmsingle", "licence": licence}
     edges = np.cumsum([0, *(b.n_trials for b in betas)])
 
     def read(rows: slice, block: slice, budget: int) -> np.ndarray:

@@ -107,15 +107,8 @@ class GenericObjectDecoding(Dataset):
         everything = {"all": np.ones(len(whole), dtype=bool)}
         inside = np.flatnonzero(select_voxels(voxels, everything | regions, self.title))
         chosen, mm = whole[inside], table.millimetres(whole)
-        labels = {
-            "stimulus": ids,
-            "subject": name,
-            "run": frame["run"].to_numpy(),
-            "voxel": chosen,
-            "roi": {n: m[inside] for n, m in regions.items()},
-            "units": "a.u.",
-            "space": "native, 3 mm",
-        }
+        labels = {"stimulus": ids, "subject": name, "run": frame["run"].to_numpy(), "voxel": chosen}
+        labels |= {"roi": {n: m[inside] for n, m in regions.items()}, "units": "a.u.", "space": "native, 3 mm"}
         # Numbers of the whole set, so that a choice of regions keeps its places.
         if (places := grid(mm)) is not None:
             ijk, affine, shape = places
@@ -236,15 +229,8 @@ def _stimuli(source: Source, root: Path, ids: np.ndarray, number: np.ndarray, pa
     files = [listed.get(s, f"{s}.JPEG") for s in own]
     folder = root / "images" if (root / "images").is_dir() else root
     pictures = all_pictures(folder, [Path(f).stem for f in files])
-    table = pd.DataFrame(
-        {
-            "stimulus_id": first["number"].to_numpy(),
-            "wnid": [s.split("_")[0] for s in own],
-            "image": [int(s.split("_")[1]) for s in own],
-            # Imagined pictures are those of the test.
-            "split": np.where(first["part"] == "training", "training", "test"),
-            "file": files,
-        },
-        index=own,
-    )
+    table = pd.DataFrame({"stimulus_id": first["number"].to_numpy(), "wnid": [s.split("_")[0] for s in own]}, index=own)
+    table["image"] = [int(s.split("_")[1]) for s in own]
+    # Imagined pictures are those of the test.
+    table["split"], table["file"] = np.where(first["part"] == "training", "training", "test"), files
     return Stimuli(own, pictures, None, table, "god", source.manifest.licence)

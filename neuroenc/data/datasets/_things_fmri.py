@@ -111,17 +111,10 @@ class ThingsFMRI(Dataset):
         if not ((nc >= 0) & (nc < 100)).all():
             raise DataError(f"nc_singletrial of {name} spans {nc.min():.3g} to {nc.max():.3g} (legal: 0 to below 100).")
         columns = trials["column"].to_numpy()
-        labels = {
-            "stimulus": trials["stimulus"].map(_id).to_numpy(dtype=str),
-            "subject": name,
-            **{k: trials[k].to_numpy() for k in ("session", "run", "repeat")},
-            "voxel": own["voxel_id"].to_numpy(),
-            "ncsnr": np.sqrt(nc / (100 - nc)),
-            "roi": {n: m[chosen] for n, m in regions.items()},
-            "units": "a.u. (beta)",
-            "space": "T1w",
-            **_places(root, folder, name, own),
-        }
+        labels = {k: trials[k].to_numpy() for k in ("session", "run", "repeat")} | _places(root, folder, name, own)
+        labels |= {"stimulus": trials["stimulus"].map(_id).to_numpy(dtype=str), "subject": name}
+        labels |= {"voxel": own["voxel_id"].to_numpy(), "ncsnr": np.sqrt(nc / (100 - nc))}
+        labels |= {"roi": {n: m[chosen] for n, m in regions.items()}, "units": "a.u. (beta)", "space": "T1w"}
         return Recording(
             labels,
             lambda rows, block, budget: values.read(chosen[block], columns[rows]),

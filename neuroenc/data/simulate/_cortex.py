@@ -106,20 +106,11 @@ def _truth(
     numbers |= {"ncsnr": ncsnr, "noise_ceiling_r2": ncsnr**2 / (ncsnr**2 + 1.0 / n_averaged)}
     names = {"family": voxels.family, "second_family": voxels.second_family, "members": members}
     per_voxel = names | {"mixed": voxels.second_family != ""} | {k: x.astype(np.float32) for k, x in numbers.items()}
-    truth = xr.Dataset(
-        {
-            **{k: ("voxel", v) for k, v in per_voxel.items()},
-            "signal": (("stimulus", "voxel"), signal),
-            "session_gain": (("session", "voxel"), gain),
-            "session_offset": (("session", "voxel"), offset),
-        },
-        {
-            "voxel": np.arange(len(ncsnr)),
-            "stimulus": ids,
-            "session": np.arange(1, len(gain) + 1),
-            **{name: ("voxel", getattr(voxels, name)) for name in ("roi", "hemi", "vertex")},
-        },
-    )
+    known: dict[str, tuple] = {name: ("voxel", value) for name, value in per_voxel.items()}
+    known["signal"] = (("stimulus", "voxel"), signal)
+    known |= {f"session_{k}": (("session", "voxel"), v) for k, v in (("gain", gain), ("offset", offset))}
+    places = {"voxel": np.arange(len(ncsnr)), "stimulus": ids, "session": np.arange(1, len(gain) + 1)}
+    truth = xr.Dataset(known, places | {k: ("voxel", getattr(voxels, k)) for k in ("roi", "hemi", "vertex")})
     for name in ("rf_x", "rf_y", "rf_size"):
         truth[name].attrs["units"] = "fraction of the picture's width, origin at its centre, y up"
     truth["ncsnr"].attrs["definition"] = "signal sd / noise sd of one presentation, after z-scoring by session"
@@ -255,19 +246,10 @@ def simulate_cortex(
         raise ConfigError(f"{np.count_nonzero(~is_test)} training stimuli cannot be dealt to {n_subjects} subjects.")
     maps = energy_maps(stimuli)
     deal = np.random.default_rng([seed, 1_000_003]).permutation(np.flatnonzero(~is_test))
-    settings = {
-        "simulation": "cortex",
-        "world": stimuli.source,
-        "n_voxels": counts,
-        **numbers,
-        "ncsnr": list(ncsnr),
-        "mixed_share": mixed_share,
-        "drift": drift,
-        "individual": individual,
-        "unique": unique,
-        **({"nuisances": nuisances.record} if nuisances is not None else {}),
-        "seed": seed,
-    }
+    settings = {"simulation": "cortex", "world": stimuli.source, "n_voxels": counts, **numbers, "ncsnr": list(ncsnr)}
+    settings |= {"mixed_share": mixed_share, "drift": drift, "individual": individual, "unique": unique, "seed": seed}
+    if nuisances is not None:
+        settings["nuisances"] = nuisances.record
     subjects = []
     for s in range(n_subjects):
         rows = np.arange(len(stimuli))

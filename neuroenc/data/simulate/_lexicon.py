@@ -9,19 +9,9 @@ from dataclasses import dataclass
 FAMILIES: tuple[str, ...] = ("face", "body", "place", "word", "food")
 
 #: Named colours, sRGB 0-255.
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (208, 42, 40),
-    "orange": (240, 140, 40),
-    "yellow": (245, 212, 60),
-    "green": (64, 156, 70),
-    "blue": (52, 98, 200),
-    "purple": (128, 66, 166),
-    "pink": (244, 150, 180),
-    "brown": (122, 78, 44),
-    "black": (34, 32, 36),
-    "white": (244, 243, 238),
-    "grey": (140, 142, 146),
-}
+COLOURS: dict[str, tuple[int, int, int]] = {"red": (208, 42, 40), "orange": (240, 140, 40), "yellow": (245, 212, 60)}
+COLOURS |= {"green": (64, 156, 70), "blue": (52, 98, 200), "purple": (128, 66, 166), "pink": (244, 150, 180)}
+COLOURS |= {"brown": (122, 78, 44), "black": (34, 32, 36), "white": (244, 243, 238), "grey": (140, 142, 146)}
 
 _PAINT = "red yellow green blue purple orange white"
 _POSTER, _BOOK = "yellow blue green purple orange", "red blue green purple brown"
@@ -106,17 +96,8 @@ _FAMILY_WORDS = {
 }
 _FAMILY_OF = {w: f for f, words in _FAMILY_WORDS.items() for w in words}
 _FAMILY_OF.update({w: m.family for m in _ALL if m.family != "neutral" for w in (m.name, *m.words)})
-_IRREGULAR = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "ladies": "lady",
-    "churches": "church",
-    "beaches": "beach",
-    "bodies": "body",
-    "cherries": "cherry",
-    "dresses": "dress",
-}
+_PLURALS = "men=man women=woman children=child ladies=lady churches=church beaches=beach bodies=body cherries=cherry"
+_IRREGULAR = dict(pair.split("=") for pair in f"{_PLURALS} dresses=dress".split())
 
 
 def member(name: str) -> Member:

@@ -320,16 +320,9 @@ class _Writer:
         )
         known = {"ncsnr": self.ncsnr / np.float32(last), "region": self.roi}
         truth = xr.Dataset({k: ("voxel", v) for k, v in known.items()}, {"voxel": brain})
-        extra: dict[str, Any] = {
-            "labels": self.subject.labels,
-            "tables": self.subject.tables,
-            "tvalues": self.subject.tvalues,
-            "nsd_id": rows,
-            "coco_id": self.experiment.coco_id,
-            "invalid": np.sort(invalid),
-            "vertices": self.vertices,
-            "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices},
-        }
+        extra: dict[str, Any] = {k: getattr(self.subject, k) for k in ("labels", "tables", "tvalues")}
+        extra |= {"nsd_id": rows, "coco_id": self.experiment.coco_id, "invalid": np.sort(invalid)}
+        extra |= {"vertices": self.vertices, "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices}}
         return EncodingData(responses, None, truth, extra)
 
 
@@ -388,18 +381,10 @@ def _write_experiment(root: Path, experiment: Experiment, n_completed: dict[int,
     }
     savemat(_ready(folder / "nsd_expdesign.mat"), content)
     n = len(experiment.coco_id)
-    table = pd.DataFrame(
-        {
-            "cocoId": experiment.coco_id,
-            "cocoSplit": np.where(np.arange(n) % 5 == 0, "val2017", "train2017"),
-            "cropBox": "(0.0, 0.0, 0.1, 0.1)",
-            "loss": 0.0,
-            "nsdId": np.arange(n),
-            "flagged": False,
-            "BOLD5000": False,
-            "shared1000": np.isin(np.arange(n), experiment.shared),
-        }
-    )
+    split = np.where(np.arange(n) % 5 == 0, "val2017", "train2017")
+    table = pd.DataFrame({"cocoId": experiment.coco_id, "cocoSplit": split, "cropBox": "(0.0, 0.0, 0.1, 0.1)"})
+    table = table.assign(loss=0.0, nsdId=np.arange(n), flagged=False, BOLD5000=False)
+    table["shared1000"] = np.isin(np.arange(n), experiment.shared)
     trials = [np.flatnonzero(experiment.order == x) + 1 for x in range(experiment.pictures.shape[1])]
     for s in range(8):
         table[f"subject{s + 1}"] = np.isin(np.arange(n), experiment.pictures[s]).astype(int)
@@ -414,16 +399,10 @@ def _write_experiment(root: Path, experiment: Experiment, n_completed: dict[int,
 
 def _write_table_of_responses(root: Path, subject: int, experiment: Experiment, n_sessions: int) -> None:
     rows = np.arange(n_sessions * experiment.per_session)
-    table = pd.DataFrame(
-        {
-            "SUBJECT": subject,
-            "SESSION": rows // experiment.per_session + 1,
-            "RUN": experiment.run[rows],
-            "TRIAL": pd.Series(rows).groupby([rows // experiment.per_session, experiment.run[rows]]).cumcount() + 1,
-            "73KID": experiment.pictures[subject - 1][experiment.order[rows]] + 1,
-            "10KID": experiment.order[rows] + 1,
-        }
-    )
+    session, run, shown = rows // experiment.per_session, experiment.run[rows], experiment.order[rows]
+    table = pd.DataFrame({"SUBJECT": subject, "SESSION": session + 1, "RUN": run})
+    table["TRIAL"] = pd.Series(rows).groupby([session, run]).cumcount() + 1
+    table["73KID"], table["10KID"] = experiment.pictures[subject - 1][shown] + 1, shown + 1
     path = root / "nsddata" / "ppdata" / f"subj{subject:02d}" / "behav" / "responses.tsv"
     table.to_csv(_ready(path), sep="\t", index=False)
 

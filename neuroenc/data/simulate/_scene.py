@@ -20,20 +20,9 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "plain": ("white", "grey", "blue", "pink", "black"),
 }
 _SKY: dict[str, RGB] = {"blue": (120, 180, 236), "grey": (176, 182, 190), "pink": (244, 188, 186)}
-_FLAT: dict[str, RGB] = {
-    "white": (232, 232, 228),
-    "grey": (150, 152, 156),
-    "blue": (138, 170, 212),
-    "pink": (238, 190, 202),
-    "black": (52, 52, 58),
-    "yellow": (238, 222, 160),
-    "green": (168, 206, 160),
-}
-_CASTS: dict[str, tuple[float, float, float]] = {
-    "neutral": (1.0, 1.0, 1.0),
-    "warm": (1.08, 1.0, 0.84),
-    "cool": (0.86, 0.98, 1.1),
-}
+_FLAT: dict[str, RGB] = {"white": (232, 232, 228), "grey": (150, 152, 156), "blue": (138, 170, 212)}
+_FLAT |= {"pink": (238, 190, 202), "black": (52, 52, 58), "yellow": (238, 222, 160), "green": (168, 206, 160)}
+_CASTS = {"neutral": (1.0, 1.0, 1.0), "warm": (1.08, 1.0, 0.84), "cool": (0.86, 0.98, 1.1)}
 
 
 @dataclass(frozen=True)

@@ -123,15 +123,8 @@ def god_tree(
         out[: len(flags)] = flags
         return out
 
-    keys = {
-        "VoxelData": row(np.ones(12)),
-        "ROI_V1": row(np.arange(12) < 5),
-        "ROI_VC": row(np.ones(12)),
-        "ROI_FFA": row(np.arange(12) > 9),
-        "voxel_x": row(xyz[:, 0]),
-        "voxel_y": row(xyz[:, 1]),
-        "voxel_z": row(xyz[:, 2]),
-    }
+    keys = {"VoxelData": row(np.ones(12)), "ROI_V1": row(np.arange(12) < 5), "ROI_VC": row(np.ones(12))}
+    keys |= {"ROI_FFA": row(np.arange(12) > 9)} | {f"voxel_{a}": row(xyz[:, k]) for k, a in enumerate("xyz")}
     for n, name in enumerate(("DataType", "Run", "stimulus_id")):
         keys[name] = empty.copy()
         keys[name][12 + n] = 1

@@ -25,13 +25,8 @@ _GROUND = {
     "wood": ("on a wooden surface", "on brown wood"),
     "plain": ("on a {c} background", "on a plain {c} background"),
 }
-_SIDES = {
-    "left": ("to the left of", "on the left of"),
-    "right": ("to the right of", "on the right of"),
-    "above": ("above", "over"),
-    "below": ("below", "under"),
-    "near": ("next to", "beside"),
-}
+_SIDES = {side: (f"to the {side} of", f"on the {side} of") for side in ("left", "right")}
+_SIDES |= {"above": ("above", "over"), "below": ("below", "under"), "near": ("next to", "beside")}
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
 _WHERE = dict(zip(_SIDES, _PLACES, strict=True))
 # Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with

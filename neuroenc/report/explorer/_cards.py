@@ -208,44 +208,27 @@ def voxel_cards(
         if "rho" in table.frame and np.isfinite(line["rho"]):
             facts.append(("sentence-level ρ", number(line["rho"], digits=2) + beside(line["shuffled"])))
         where = (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v)))
-        bounded = np.isfinite(line["ceiling"])
-        cards.append(
-            {
-                "voxel": str(voxel),
-                "link": voxel_link(voxel),
-                "where": " · ".join(x for x in where if x),
-                "r": number(line["r"], digits=2),
-                "r_bar": bar(line["r"], 1.0) or "0.0",
-                "ceiling": number(line["ceiling"], digits=2) if bounded else None,
-                "ceiling_bar": bar(line["ceiling"], 1.0) if bounded else None,
-                "captions": [
-                    {
-                        "rank": int(rank),
-                        "score": number(float(score), digits=2),
-                        "parts": segments(
-                            str(text),
-                            [(int(p["start"]), int(p["end"]), p["verdict"]) for p in told if p["rank"] == rank],
-                        ),
-                    }
-                    for rank, text, score in zip(captions["rank"], captions["caption"], captions["score"])
-                ],
-                "phrases": [
-                    {
-                        "phrase": str(p["phrase"]),
-                        "verdict": p["verdict"],
-                        "in_images": number(p.get("in_images"), "share"),
-                        "predicted": number(p.get("predicted"), digits=2),
-                        "percentile": _percentile(p.get("percentile")),
-                    }
-                    for p in told
-                    if len(captions) and p["rank"] == captions["rank"].iloc[0]
-                ],
-                "images": [
-                    images.describe(s) | {"id": s, "predicted": number(float(p), digits=2)}
-                    for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
-                ],
-                "facts": facts,
-                "fails": line["fails"],
+        card: dict[str, Any] = {"voxel": str(voxel), "link": voxel_link(voxel)}
+        card |= {"where": " · ".join(x for x in where if x), "ceiling": None, "ceiling_bar": None}
+        card |= {"r": number(line["r"], digits=2), "r_bar": bar(line["r"], 1.0) or "0.0", "facts": facts}
+        if np.isfinite(line["ceiling"]):
+            card |= {"ceiling": number(line["ceiling"], digits=2), "ceiling_bar": bar(line["ceiling"], 1.0)}
+        said = []
+        for rank, text, score in zip(captions["rank"], captions["caption"], captions["score"]):
+            spans = [(int(p["start"]), int(p["end"]), p["verdict"]) for p in told if p["rank"] == rank]
+            parts = segments(str(text), spans)
+            said.append({"rank": int(rank), "score": number(float(score), digits=2), "parts": parts})
+        phrases = []
+        for p in (p for p in told if len(captions) and p["rank"] == captions["rank"].iloc[0]):
+            numbers = {"in_images": number(p.get("in_images"), "share")}
+            numbers |= {
+                "predicted": number(p.get("predicted"), digits=2),
+                "percentile": _percentile(p.get("percentile")),
             }
-        )
+            phrases.append({"phrase": str(p["phrase"]), "verdict": p["verdict"], **numbers})
+        pictures = [
+            images.describe(s) | {"id": s, "predicted": number(float(p), digits=2)}
+            for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
+        ]
+        cards.append(card | {"captions": said, "phrases": phrases, "images": pictures, "fails": line["fails"]})
     return cards

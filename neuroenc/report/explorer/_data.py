@@ -214,24 +214,12 @@ def subject_data(
         if name in scores.coords
     }
     at = {label: k for k, label in enumerate(table.labels)}
-    return {
-        "voxel": [_plain(v) for v in frame["voxel"]],
-        "roi": _index(frame["roi"], regions),
-        "rois": regions,
-        "place": place,
-        "numbers": {c: [_number(x) for x in frame[c]] for c in numbers},
-        "label": [at.get(x, -1) for x in frame["label"]],
-        "captioned": [int(x) for x in frame["captioned"]],
-        "reason": _index(frame["reason"], reasons),
-        "reasons": reasons,
-        "fail": _index(frame["fails"], fails),
-        "fails": fails,
-        "texts": list(texts),
-        "captions": captions,
-        "scores": scored,
-        "ranks": ranks,
-        "maps": maps,
-    }
+    data: dict[str, Any] = {"voxel": [_plain(v) for v in frame["voxel"]]}
+    for name, column, known in (("roi", "roi", regions), ("reason", "reason", reasons), ("fail", "fails", fails)):
+        data |= {name: _index(frame[column], known), f"{name}s": known}
+    data |= {"place": place, "numbers": {c: [_number(x) for x in frame[c]] for c in numbers}}
+    data |= {"label": [at.get(x, -1) for x in frame["label"]], "captioned": [int(x) for x in frame["captioned"]]}
+    return data | {"texts": list(texts), "captions": captions, "scores": scored, "ranks": ranks, "maps": maps}
 
 
 def _index(values: Any, names: list[str]) -> list[int]:

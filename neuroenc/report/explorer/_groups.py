@@ -144,15 +144,11 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
 def _bars(found: pd.DataFrame) -> list[dict[str, Any]]:
     top = float(found["share"].max()) or 1.0
     lift = found["lift"] if "lift" in found.columns else [float("nan")] * len(found)
-    return [
-        {
-            "word": str(word),
-            "share": number(float(share), "share"),
-            "bar": f"{100 * float(share) / top:.1f}",
-            "lift": f"×{float(x):.1f}" if np.isfinite(float(x)) else "",
-        }
-        for word, share, x in zip(found["word"], found["share"], lift)
-    ]
+    rows = []
+    for word, share, x in zip(found["word"], found["share"].astype(float), lift):
+        told = {"share": number(share, "share"), "lift": f"×{float(x):.1f}" if np.isfinite(float(x)) else ""}
+        rows.append({"word": str(word), "bar": f"{100 * share / top:.1f}", **told})
+    return rows
 
 
 def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject: str | None) -> list[Section]:

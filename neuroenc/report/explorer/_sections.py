@@ -220,17 +220,10 @@ def _assets(
         chunks = [kept(details.of(rows[k : k + CHUNK])) for k in range(0, len(rows), CHUNK)]
         core = kept(subject_data(study, voxels, rows, maps))
         listed.append({"name": name, "n": len(rows), "core": core, "chunks": chunks})
-    meta = {
-        "title": study.title,
-        "subjects": listed,
-        "chunk": CHUNK,
-        "labels": list(voxels.labels),
-        "labelKind": voxels.frame.attrs["label_kind"],
-        "labelColours": hex_colours(min(len(voxels.labels), 12)),
-        "numbers": _numbers(voxels),
-        "stability": list(voxels.stability),
-        "phrases": study.phrases is not None,
-    }
+    meta = {"title": study.title, "subjects": listed, "chunk": CHUNK, "labels": list(voxels.labels)}
+    meta["labelKind"] = voxels.frame.attrs["label_kind"]
+    meta |= {"labelColours": hex_colours(min(len(voxels.labels), 12)), "numbers": _numbers(voxels)}
+    meta |= {"stability": list(voxels.stability), "phrases": study.phrases is not None}
     return meta, beside, remarks
 
 

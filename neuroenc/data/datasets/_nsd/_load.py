@@ -178,16 +178,9 @@ def nsd(
         found = n_trials(files[number])
         if found != design.per_session:
             raise DataError(f"{files[number][0]} holds {found} trials, the design {design.per_session} in a session.")
-    settings = {
-        "data": "nsd",
-        "subject": layout.name,
-        "space": space,
-        "betas": layout.betas,
-        "sessions": numbers,
-        "voxels": voxels if isinstance(voxels, (str, list, tuple)) else "mask " + hash_array(places)[:12],
-        "format": ending,
-        "food": food_path(food),
-    }
+    chosen = voxels if isinstance(voxels, (str, list, tuple)) else "mask " + hash_array(places)[:12]
+    settings = {"data": "nsd", "subject": layout.name, "space": space, "betas": layout.betas, "sessions": numbers}
+    settings |= {"voxels": chosen, "format": ending, "food": food_path(food)}
     counts: dict[int, int] | None
     try:
         counts = session_counts(layout, design)
@@ -208,26 +201,14 @@ def nsd(
         return np.array(held[number][:, block])
 
     ncsnr = layout.read_map("ncsnr", where="betas")
-    labels: dict[str, Any] = {
-        "stimulus": stimulus_name(trials["nsd_id"].to_numpy()),
-        "subject": layout.name,
-        **{k: trials[k].to_numpy() for k in ("session", "run", "repeat")},
-        "voxel": places,
-        "roi": _roi(regions, rois, places),
-        "ncsnr": None if ncsnr is None else ncsnr[places],
-        "space": layout.space,
-        "units": "% signal change",
-        "source": "nsd",
-        "licence": LICENCE,
-        **layout.coordinates(places),
-    }
+    labels: dict[str, Any] = {k: trials[k].to_numpy() for k in ("session", "run", "repeat")}
+    labels |= {"stimulus": stimulus_name(trials["nsd_id"].to_numpy()), "subject": layout.name, "voxel": places}
+    labels |= {"roi": _roi(regions, rois, places), "ncsnr": None if ncsnr is None else ncsnr[places]}
+    labels |= {"space": layout.space, "units": "% signal change", "source": "nsd", "licence": LICENCE}
+    labels |= layout.coordinates(places)
     stimuli = read_stimuli(layout, trials, read_stimulus_table(layout, design), shared, captions, LICENCE)
-    extra = {
-        "splits": {name: stimulus_name(rows) for name, rows in shared.items()},
-        "n_sessions": counts,
-        "missing_sessions": gaps,
-        "notes": regions.notes,
-    }
+    extra: dict[str, Any] = {"splits": {name: stimulus_name(rows) for name, rows in shared.items()}}
+    extra |= {"n_sessions": counts, "missing_sessions": gaps, "notes": regions.notes}
     used = [p for n in numbers for p in files[n]]
     recording = Recording(labels, read, stimuli, used, settings, extra=extra, keep=True)
     return collect(recording, zscore=zscore, repeats=repeats, cache=cache, max_memory=max_memory, progress=progress)

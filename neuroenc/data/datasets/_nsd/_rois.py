@@ -29,23 +29,14 @@ FILES: dict[str, tuple[str, ...]] = {
 }
 _PREFIXED = ("Kastner2015", "HCP_MMP1")
 #: Names for several labels together.
-UNIONS: dict[str, tuple[str, ...]] = {
-    "V1": ("V1v", "V1d"),
-    "V2": ("V2v", "V2d"),
-    "V3": ("V3v", "V3d"),
-    "FFA": ("FFA-1", "FFA-2"),
-    "FBA": ("FBA-1", "FBA-2"),
-    "VWFA": ("VWFA-1", "VWFA-2"),
-}
+UNIONS: dict[str, tuple[str, ...]] = {name: (f"{name}v", f"{name}d") for name in ("V1", "V2", "V3")}
+UNIONS |= {name: (f"{name}-1", f"{name}-2") for name in ("FFA", "FBA", "VWFA")}
 _TVALUES = {"faces": "facestval", "bodies": "bodiestval", "places": "placestval", "words": "wordtval"}
 _CORTEX = [f for f in FILES if f != "streams"]
 _TOP_PARCELS = 45
 #: Voxel sets that papers define.
 RECIPES = {
-    "faces": "floc-faces > 0 and t > 2 for faces",
-    "bodies": "floc-bodies > 0 and t > 2 for bodies",
-    "places": "floc-places > 0 and t > 2 for places",
-    "words": "floc-words > 0 and t > 2 for words",
+    **{name: f"floc-{name} > 0 and t > 2 for {name}" for name in _TVALUES},
     "food": "the food mask that the caller gives (no part of the data set)",
     "retinotopic": "prf-visualrois > 0",
     "cortex": "any label image >= 0 (-1 is outside cortex, 0 is cortex without a label)",
