@@ -109,7 +109,7 @@ def match(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
     if (rows < 0).any():
         missing = list(dict.fromkeys(want[rows < 0].tolist()))
         raise DataError(
-            f"{len(missing)} of {len(set(want))} stimuli of the responses have no features, first {missing[:1]}."
+            f"{len(missing)} of {len(set(want))} stimuli of the responses have no features, first {missing[:5]}."
         )
     return features.isel(stimulus=rows)
 

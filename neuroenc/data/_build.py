@@ -298,7 +298,7 @@ def _check_composition(ids: np.ndarray, what: str) -> None:
     for text in dict.fromkeys(ids.tolist()):
         other = seen.setdefault(unicodedata.normalize("NFC", text), text)
         if other != text:
-            raise DataError(f"{what} ids {other!a} and {text!a} look the same, their accents composed otherwise.")
+            raise DataError(f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed.")
 
 
 def stimulus_names(values: Any, where: str) -> np.ndarray:
@@ -369,9 +369,9 @@ def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
 def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
     """ROI names of each voxel joined by ';'."""
     if isinstance(roi, Mapping):
-        for name, mask in roi.items():
-            if np.shape(mask) != (n_voxels,) or np.asarray(mask).dtype != bool:
-                raise DataError(f"roi[{name!r}] is {np.asarray(mask).dtype} {np.shape(mask)} no bool ({n_voxels},).")
+        for name, m in roi.items():
+            if np.shape(m) != (n_voxels,) or np.asarray(m).dtype != bool:
+                raise DataError(f"roi[{name!r}] is {np.asarray(m).dtype} {np.shape(m)}, expected bool ({n_voxels},).")
         if not roi:
             return np.full(n_voxels, "", dtype="<U1")
         # Every combination is written once, however many voxels share it.
@@ -414,7 +414,7 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
     if ijk is not None:
         index = np.asarray(ijk)
         if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
-            raise DataError(f"ijk is {index.dtype} of shape {index.shape} (expected integers ({n_voxels}, 3)).")
+            raise DataError(f"ijk has shape {index.shape} ({index.dtype}; expected integers ({n_voxels}, 3)).")
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
             raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")

@@ -175,7 +175,7 @@ def check_affine(a: Any, b: Any, *, names: tuple[str, str] = ("first", "second")
     for matrix, name in zip(matrices, names, strict=True):
         if not np.isfinite(matrix).all():
             raise DataError(f"the affine of {name} holds values that are not finite: it has no place in space.")
-    step = f"Next step: nilearn.image.resample_to_img({names[0]}, {names[1]}, interpolation='nearest')."
+    step = f"Next step: resample {names[0]}, as nilearn.image.resample_to_img(..., interpolation='nearest')."
     if len(set(shapes)) > 1:
         raise DataError(f"volume shapes differ: {names[0]} {shapes[0]}, {names[1]} {shapes[1]}. {step}")
     difference = np.abs(matrices[0] - matrices[1])

@@ -322,9 +322,9 @@ def _check_chunks(path: Path) -> None:
     """A chunk that was lost would be read as zeros."""
     import zarr
 
-    for name, array in zarr.open_group(str(path), mode="r").arrays():
-        if array.size and array.nchunks_initialized < array.nchunks:
-            raise DataError(f"{path}: {name!r} has {array.nchunks_initialized} of {array.nchunks} chunks (incomplete).")
+    for name, a in zarr.open_group(str(path), mode="r").arrays():
+        if a.size and a.nchunks_initialized < a.nchunks:
+            raise DataError(f"{path}: array {name!r} has {a.nchunks_initialized} of {a.nchunks} chunks (incomplete).")
 
 
 def read_mat(

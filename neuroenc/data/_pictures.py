@@ -165,7 +165,7 @@ def _from_array(values: np.ndarray, name: str) -> tuple[Image.Image, tuple[str, 
         else:
             wide = values.dtype.itemsize > 2
             if low < 0 or high > 65535 or (wide and 0 < high <= 255):
-                raise DataError(f"{found}; legal: 8 bits, and 16 bits from 0 to 65535. Next step: save it as 8 bits.")
+                raise DataError(f"{found}; legal are 8 bits, and 16 bits from 0 to 65535. Next step: save as 8 bits.")
             scaled = np.rint(values.astype(np.float64) / 257).astype(np.uint8)
             changes = ("16-bit greys divided by 257",)
     if scaled.ndim == 3 and scaled.shape[2] == 1:

@@ -58,7 +58,9 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
     groups = group_rows(responses, by)
     small = [name for name, rows in groups if n_rows(responses, rows) < 2 + ddof]
     if small:
-        raise DataError(f"{len(small)} of {len(groups)} {by} groups have under {2 + ddof} trials, first {small[:3]}.")
+        raise DataError(
+            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first {small[:3]}."
+        )
     data = _columnwise(responses.data, partial(_zscored, groups=groups, by=by, ddof=ddof), responses.shape[0])
     scaled = responses.copy(deep=False, data=data)
     done = provenance_step(responses.attrs, "zscore", by=by, ddof=ddof)

@@ -280,7 +280,7 @@ def to_gifti(
         raise DataError("values carry no vertex and hemi: to_gifti(values, vertex, hemi), or unmask for a volume.")
     vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
     if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
-        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}), hemi {hemis.shape}; legal: integers, texts.")
+        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text.")
     check_hemi(hemis)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]

@@ -113,10 +113,10 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
         if coord.dims not in legal:
             raise DataError(f"coordinate {name!r} has dims {coord.dims} (expected ({dim!r},)).")
         if name in _INTEGER and coord.dtype.kind not in "iu":
-            raise DataError(f"coordinate {name!r} is {coord.dtype}, no int64: assign_coords({name}=({dim!r}, whole)).")
+            raise DataError(f"coordinate {name!r} is {coord.dtype} (expected int64 along {dim!r}).")
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
-            raise DataError(f"coordinate {name!r} is {coord.dtype} ({first}): assign_coords({name}=({dim!r}, texts)).")
+            raise DataError(f"coordinate {name!r} is {coord.dtype}, first value {first} (legal: text along {dim!r}).")
 
 
 def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:

@@ -356,16 +356,10 @@ def resample_subjects(
     else:
         scale = expansion(np.full(own.shape[1], sizes[over]))
     shape = () if statistic else (own.shape[1],)
-    return Summary(
-        own.mean(axis=0).reshape(shape),
-        drawn[over],
-        scale,
-        sizes.get(over, n),
-        metric,
-        error=np.sqrt(variance["corrected" if over == "both" else over]),
-        variance={k: v.reshape(shape) for k, v in variance.items()},
-        subjects=own.reshape(n, *shape),
-    )
+    error = np.sqrt(variance["corrected" if over == "both" else over])
+    spread: dict[str, Any] = {"error": error, "variance": {k: v.reshape(shape) for k, v in variance.items()}}
+    estimate, subjects = own.mean(axis=0).reshape(shape), own.reshape(n, *shape)
+    return Summary(estimate, drawn[over], scale, sizes.get(over, n), metric, **spread, subjects=subjects)
 
 
 def _stimuli_of(data: Mapping[str, Any], stimulus: Any) -> tuple[dict[str, Indices], int]:

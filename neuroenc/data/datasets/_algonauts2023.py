@@ -101,22 +101,13 @@ class Algonauts2023(Dataset):
             dask = require("dask.array", "big")
             lazy = [dask.from_array(a, chunks=(len(a), 1024))[:, np.flatnonzero(k)] for a, k in parts]
             values = dask.concatenate([a.astype(np.float32) for a in lazy], axis=1)
-        responses = make_responses(
-            values,
-            stimulus=train.index.to_numpy(dtype=str),
-            dim="stimulus",
-            subject=name,
-            voxel=np.flatnonzero(keep),
-            vertex=np.concatenate(list(vertices.values()))[keep],
-            hemi=np.array([_SIDES[s] for s in of[keep].tolist()], dtype=str),
-            roi={n: m[keep] for n, m in regions.items() if n != "all" and n not in LABELS},
-            space="fsaverage",
-            units="z",
-            zscored="session",
-            source=self.name,
-            licence=source.manifest.licence,
-            provenance={"data": self.name, "subject": name, "voxels": str(voxels)},
-        )
+        labels: dict[str, Any] = {"stimulus": train.index.to_numpy(dtype=str), "dim": "stimulus", "subject": name}
+        labels |= {"voxel": np.flatnonzero(keep), "vertex": np.concatenate(list(vertices.values()))[keep]}
+        labels["hemi"] = np.array([_SIDES[s] for s in of[keep].tolist()], dtype=str)
+        labels["roi"] = {n: m[keep] for n, m in regions.items() if n != "all" and n not in LABELS}
+        labels |= {"space": "fsaverage", "units": "z", "zscored": "session", "source": self.name}
+        labels["provenance"] = {"data": self.name, "subject": name, "voxels": str(voxels)}
+        responses = make_responses(values, **labels, licence=source.manifest.licence)
         ids, paths = pictures.index.to_numpy(dtype=str), pictures["path"].tolist()
         table = pictures.drop(columns="path")
         stimuli = Stimuli(ids, paths, None, table, self.name, source.manifest.licence)

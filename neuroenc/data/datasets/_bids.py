@@ -151,15 +151,10 @@ def read_bids(
         return np.concatenate(parts)
 
     table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
-    recording = Recording(
-        labels,
-        read,
-        _stimuli(Path(root), ids, images, licence),
-        [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))],
-        options,
-        extra={"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()},
-        by="run" if zscore == "run" else "session",
-    )
+    files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
+    extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
+    stimuli, by = _stimuli(Path(root), ids, images, licence), "run" if zscore == "run" else "session"
+    recording = Recording(labels, read, stimuli, files, options, extra=extra, by=by)
     return collect(
         recording, zscore=bool(zscore), repeats=repeats, cache=cache, max_memory=max_memory, progress=progress
     )

@@ -156,15 +156,10 @@ class Bold5000(Dataset):
 
         stimuli = _stimuli(source, root, table)
         repeated = stimuli.table.index[stimuli.table["n_shown"] > 1].to_numpy(dtype=str)
-        return Recording(
-            labels,
-            read,
-            stimuli,
-            list(files[form].values()),
-            {"form": form, "betas": f"TR{tr}" if form == "release1" else betas},
-            extra={"form": form, "splits": {"repeated": repeated}, "missing_sessions": missing},
-            telling="put the folder Stimuli_Presentation_Lists into the root",
-        )
+        settings = {"form": form, "betas": f"TR{tr}" if form == "release1" else betas}
+        extra = {"form": form, "splits": {"repeated": repeated}, "missing_sessions": missing}
+        telling, used = "put the folder Stimuli_Presentation_Lists into the root", list(files[form].values())
+        return Recording(labels, read, stimuli, used, settings, extra=extra, telling=telling)
 
 
 def _paths(folder: Path, form: str) -> list[tuple[Path, str]]:

@@ -124,14 +124,11 @@ def read_glmsingle(
         n = int(np.searchsorted(edges, rows.start, side="right")) - 1
         return betas[n].read(slice(rows.start - int(edges[n]), rows.stop - int(edges[n])), place[block])
 
-    recording = Recording(
-        labels,
-        read,
-        stimuli_of(ids, images, "glmsingle", licence),
-        [b.path for b in betas],
-        {"data": "glmsingle", "model": MODELS[model], "file": betas[0].path.name, "sessions": len(roots)},
-        extra={"sessions": table.attrs["sessions"]} if known else {},
-    )
+    stimuli, extra = stimuli_of(ids, images, "glmsingle", licence), {}
+    if known:
+        extra["sessions"] = table.attrs["sessions"]
+    settings = {"data": "glmsingle", "model": MODELS[model], "file": betas[0].path.name, "sessions": len(roots)}
+    recording = Recording(labels, read, stimuli, [b.path for b in betas], settings, extra=extra)
     return collect(recording, zscore=zscore, repeats=repeats, cache=cache, max_memory=max_memory, progress=progress)
 
 

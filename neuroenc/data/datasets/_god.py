@@ -114,16 +114,12 @@ class GenericObjectDecoding(Dataset):
             ijk, affine, shape = places
             labels |= {"ijk": ijk[inside], "affine": affine, "volume_shape": shape}
         names = np.array(list(_TYPES))[frame["kind"].to_numpy(np.int64) - 1].astype(str)
-        return Recording(
-            labels,
-            lambda rows, block, budget: table.read(at[rows], chosen[block]),
-            _stimuli(source, root, ids, number, names),
-            [path],
-            {"parts": wanted},
-            splits=("training", "test"),
-            extra={"part": names, "mm": mm[inside]},
-            by="run",
-        )
+
+        def read(rows: slice, block: slice, budget: int) -> np.ndarray:
+            return table.read(at[rows], chosen[block])
+
+        stimuli, extra = _stimuli(source, root, ids, number, names), {"part": names, "mm": mm[inside]}
+        return Recording(labels, read, stimuli, [path], {"parts": wanted}, ("training", "test"), extra, by="run")
 
 
 def grid(mm: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]] | None:

@@ -131,20 +131,14 @@ class Haxby2001(Dataset):
         used = [*bold, *events, *masks]
         run, options = table["run"].to_numpy(), {"image": image, "mask": mask, "delay": float(delay)}
         place = {"ijk": ijk, "roi": roi, "space": f"native {image}", "affine": affine, "volume_shape": shape}
-        responses = make_responses(
-            values.astype(np.float32),
-            stimulus=table["trial_type"].to_numpy(dtype=str),
-            subject="sub001",
-            session=1,
-            run=run,
-            repeat=run - 1,
-            **place,
-            units="s.d.",
-            zscored="run",
-            source=self.name,
-            licence=source.manifest.licence,
-            provenance={"data": self.name, "options": options, "sha256": source.checksums(used)},
-        )
+        labels: dict[str, Any] = {
+            "stimulus": table["trial_type"].to_numpy(dtype=str),
+            "subject": "sub001",
+            "session": 1,
+        }
+        labels |= {"run": run, "repeat": run - 1, **place, "units": "s.d.", "zscored": "run", "source": self.name}
+        labels["provenance"] = {"data": self.name, "options": options, "sha256": source.checksums(used)}
+        responses = make_responses(values.astype(np.float32), **labels, licence=source.manifest.licence)
         maps = {"mask": inside.astype(np.uint8), "mean": mean.astype(np.float32)}
         images = {name: nib.Nifti1Image(x, affine) for name, x in maps.items()}
         extra = images | {"masks": regions, "events": table, "tr": TR}

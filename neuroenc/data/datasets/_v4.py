@@ -88,15 +88,9 @@ class V4(Dataset):
                 "neurons or images."
             )
         hashes = {name: sha256_file(root / name) for name in files.values()}
-        common: dict[str, Any] = {
-            "subject": f"{animal}-{session}",
-            "space": "electrode array",
-            "units": "spike count",
-            "roi": ["V4"] * len(values),
-            "source": self.name,
-            "licence": source.manifest.licence,
-            "provenance": {"data": self.name, "options": {"session": session}, "sha256": hashes},
-        }
+        common: dict[str, Any] = {"subject": f"{animal}-{session}", "space": "electrode array", "units": "spike count"}
+        common |= {"roi": ["V4"] * len(values), "source": self.name, "licence": source.manifest.licence}
+        common["provenance"] = {"data": self.name, "options": {"session": session}, "sha256": hashes}
         extra: dict[str, Any] = {"animal": animal, "session": session}
         n_repeats: int | np.ndarray | None = nominal
         if raw is not None:

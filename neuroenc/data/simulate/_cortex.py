@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -106,7 +107,7 @@ def _truth(
     numbers |= {"ncsnr": ncsnr, "noise_ceiling_r2": ncsnr**2 / (ncsnr**2 + 1.0 / n_averaged)}
     names = {"family": voxels.family, "second_family": voxels.second_family, "members": members}
     per_voxel = names | {"mixed": voxels.second_family != ""} | {k: x.astype(np.float32) for k, x in numbers.items()}
-    known: dict[str, tuple] = {name: ("voxel", value) for name, value in per_voxel.items()}
+    known: dict[str, Any] = {name: ("voxel", value) for name, value in per_voxel.items()}
     known["signal"] = (("stimulus", "voxel"), signal)
     known |= {f"session_{k}": (("session", "voxel"), v) for k, v in (("gain", gain), ("offset", offset))}
     places = {"voxel": np.arange(len(ncsnr)), "stimulus": ids, "session": np.arange(1, len(gain) + 1)}
@@ -263,20 +264,12 @@ def simulate_cortex(
         planted = low + (high - low) * rng_noise.beta(2.0, 3.0, len(voxels.roi))
         design = make_design(shown[rows], n_sessions, runs_per_session, rng_design)
         values, gain, offset, spoilt = _respond(signal, planted, design, drift, rng_noise, nuisances or Nuisances())
-        responses = make_responses(
-            values,
-            stimulus=own_stimuli.ids[design.stimulus],
-            subject=f"sub-{s + 1:02d}",
-            **{name: getattr(design, name) for name in ("session", "run", "repeat")},
-            **{name: getattr(voxels, name) for name in ("ijk", "vertex", "hemi", "roi")},
-            space="fsaverage5",
-            affine=AFFINE,
-            volume_shape=VOLUME_SHAPE,
-            units="% signal change",
-            source=f"simulated cortex, seed {seed}, subject {s + 1}",
-            licence="BSD-3-Clause",
-            provenance=provenance(**settings, subject=s + 1),
-        )
+        labels: dict[str, Any] = {name: getattr(design, name) for name in ("session", "run", "repeat")}
+        labels |= {name: getattr(voxels, name) for name in ("ijk", "vertex", "hemi", "roi")}
+        labels |= {"stimulus": own_stimuli.ids[design.stimulus], "subject": f"sub-{s + 1:02d}", "space": "fsaverage5"}
+        labels |= {"affine": AFFINE, "volume_shape": VOLUME_SHAPE, "units": "% signal change"}
+        labels |= {"source": f"simulated cortex, seed {seed}, subject {s + 1}", "licence": "BSD-3-Clause"}
+        responses = make_responses(values, **labels, provenance=provenance(**settings, subject=s + 1))
         averaged = test_repeats if is_test.any() else n_repeats
         truth = _truth(voxels, members, signal, own_stimuli.ids, planted, averaged, gain, offset)
         for name, value in spoilt.items():

@@ -305,19 +305,11 @@ class _Writer:
         rows = self.experiment.pictures[self.number - 1][self.experiment.order[:trials]]
         brain = self.subject.brain
         last = _NOISE[sorted(betas)[-1]]
-        responses = make_responses(
-            values,
-            stimulus=stimulus_name(rows),
-            subject=self.name,
-            session=np.arange(trials) // self.experiment.per_session + 1,
-            run=self.experiment.run[:trials],
-            **placed(brain, self.subject.shape, self.affine),
-            roi=self.roi.tolist(),
-            space="func1pt8mm",
-            units="% signal change",
-            source="miniature NSD tree",
-            licence="BSD-3-Clause",
-        )
+        labels: dict[str, Any] = placed(brain, self.subject.shape, self.affine) | {"roi": self.roi.tolist()}
+        labels |= {"stimulus": stimulus_name(rows), "subject": self.name, "run": self.experiment.run[:trials]}
+        labels |= {"space": "func1pt8mm", "units": "% signal change", "source": "miniature NSD tree"}
+        session = np.arange(trials) // self.experiment.per_session + 1
+        responses = make_responses(values, session=session, **labels, licence="BSD-3-Clause")
         known = {"ncsnr": self.ncsnr / np.float32(last), "region": self.roi}
         truth = xr.Dataset({k: ("voxel", v) for k, v in known.items()}, {"voxel": brain})
         extra: dict[str, Any] = {k: getattr(self.subject, k) for k in ("labels", "tables", "tvalues")}

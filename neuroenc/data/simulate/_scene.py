@@ -122,17 +122,12 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     background = str(rng.choice(list(BACKGROUNDS)))
     if "place" in families:
         background = "wall" if names[families.index("place")] == "corridor" else "sky"
-    return Scene(
-        objects=tuple(objects),
-        background=background,
-        background_colour=str(rng.choice(BACKGROUNDS[background])),
-        contrast=float(rng.uniform(0.6, 1.1)),
-        brightness=float(rng.uniform(-18, 18)),
-        orientation=float(rng.uniform(0, 180)),
-        frequency=float(rng.uniform(3, 9)),
-        grating=float(rng.uniform(0, 0.3)) if rng.random() < 0.7 else 0.0,
-        colour_cast=str(rng.choice(list(_CASTS), p=(0.5, 0.25, 0.25))),
-    )
+    shade = str(rng.choice(BACKGROUNDS[background]))
+    ranges = {"contrast": (0.6, 1.1), "brightness": (-18, 18), "orientation": (0, 180), "frequency": (3, 9)}
+    numbers = {name: float(rng.uniform(*ends)) for name, ends in ranges.items()}
+    grating = float(rng.uniform(0, 0.3)) if rng.random() < 0.7 else 0.0
+    cast = str(rng.choice(list(_CASTS), p=(0.5, 0.25, 0.25)))
+    return Scene(tuple(objects), background, shade, **numbers, grating=grating, colour_cast=cast)
 
 
 def _backdrop(scene: Scene, px: int, look: int) -> Image.Image:

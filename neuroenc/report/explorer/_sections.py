@@ -112,22 +112,13 @@ def explorer_sections(
         bar.update(1)
     sizes = [len(rows) for _, rows in subjects.values()]
     listed = pd.DataFrame({"subject": [n or "all voxels" for n in subjects], "n_voxels": sizes})
-    explore = Section(
-        "explore",
-        "Explore voxels",
-        nav="Explore",
-        tiles=group_pages.tiles(study, voxels, everything),
-        terms=group_pages.terms_of(study, voxels),
-        template="explorer.html.j2",
-        context={"phrases": study.phrases is not None, "remarks": list(dict.fromkeys(remarks))},
-        style="explore",
-        scripts=["explorer_map.js", "explorer_search.js", "explorer.js"],
-        data={"meta": meta},
-        beside=beside | shown.files,
-        pages=pages,
-        export=lambda folder: _export(study, voxels, subjects, folder, written),
-        files=_names(study, voxels, subjects),
-    )
+    context = {"phrases": study.phrases is not None, "remarks": list(dict.fromkeys(remarks))}
+    told = {"tiles": group_pages.tiles(study, voxels, everything), "terms": group_pages.terms_of(study, voxels)}
+    look: dict[str, Any] = {"template": "explorer.html.j2", "context": context, "style": "explore", **told}
+    look |= {"scripts": ["explorer_map.js", "explorer_search.js", "explorer.js"], "beside": beside | shown.files}
+    look |= {"files": _names(study, voxels, subjects), "data": {"meta": meta}, "pages": pages}
+    look["export"] = lambda folder: _export(study, voxels, subjects, folder, written)
+    explore = Section("explore", "Explore voxels", nav="Explore", **look)
     quality = [Block(table=frame.head(60), heading=name) for name, frame in study.verdicts().items() if len(frame)]
     lead = (
         "A voxel of several regions counts in each. Each region has a page with a summary of its captions, its words, "

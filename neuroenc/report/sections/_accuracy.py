@@ -115,22 +115,13 @@ def _accuracy(scores: xr.Dataset, roi_table: pd.DataFrame | None, rates: dict[st
         write_scores(folder, scores)
         write_maps(folder, scores, numeric_scores(scores))
 
-    return Section(
-        "accuracy",
-        "Accuracy against the noise ceiling" if bounded else "Accuracy",
-        "",
-        [
-            Block(
-                plot_accuracy(scores), f"Accuracy against noise ceiling. {alt}", " ".join(drawn), facts=_measure(scores)
-            ),
-            Block(table=roi_table if roi_table is not None else regions.dropna(axis="columns", how="all")),
-        ],
-        nav="Accuracy",
-        tiles=_tiles(scores, rates),
-        terms=["r", *(["noise ceiling"] if bounded else []), *(["q"] if "q_value" in scores else [])],
-        export=export,
-        files=["scores.nc", *map_files(scores)],
-    )
+    alt = f"Accuracy against noise ceiling. {alt}"
+    blocks = [Block(plot_accuracy(scores), alt, " ".join(drawn), facts=_measure(scores))]
+    blocks.append(Block(table=roi_table if roi_table is not None else regions.dropna(axis="columns", how="all")))
+    title = "Accuracy against the noise ceiling" if bounded else "Accuracy"
+    terms = ["r", *(["noise ceiling"] if bounded else []), *(["q"] if "q_value" in scores else [])]
+    more: dict[str, Any] = {"tiles": _tiles(scores, rates), "terms": terms, "files": ["scores.nc", *map_files(scores)]}
+    return Section("accuracy", title, "", blocks, nav="Accuracy", export=export, **more)
 
 
 def _tiles(scores: xr.Dataset, rates: dict[str, float]) -> list[tuple[str, str]]:
