@@ -347,9 +347,7 @@ def as_float32(values: Any) -> Any:
 
 def along(name: str, values: Any, n: int, dtype: Any, per: str) -> np.ndarray:
     """One value per item, or one for all; length and integer values are checked."""
-    array = np.asarray(values)
-    if array.ndim == 0:
-        array = np.full(n, array)
+    array = np.asarray(values) if np.ndim(values) else np.full(n, values)
     if array.shape != (n,):
         raise DataError(f"{name} has shape {array.shape} (expected ({n},): one value per {per}).")
     if dtype is str:

@@ -149,12 +149,8 @@ class Section:
 
     def context_at(self, anchor: str) -> dict[str, Any]:
         """What the template shows."""
-        return vars(self) | {
-            "id": anchor,
-            "paragraphs": [p for p in self.lead.split("\n\n") if p],
-            "remarks": [x for x in self.remarks if x],
-            "blocks": [block.context() for block in self.blocks],
-        }
+        texts = {"paragraphs": [p for p in self.lead.split("\n\n") if p], "remarks": [x for x in self.remarks if x]}
+        return vars(self) | texts | {"id": anchor, "blocks": [block.context() for block in self.blocks]}
 
 
 def make_sections(makers: Sequence[Callable[[], Section | None]], progress: bool) -> list[Section]:

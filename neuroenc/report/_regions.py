@@ -178,9 +178,7 @@ def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]
     """
     check_whole("n", n, least=0)
     best = captions[has_caption(captions)]
-    if "rank" in best.columns:
-        best = best.sort_values("rank", kind="stable")
-    best = best.drop_duplicates("voxel")
+    best = (best.sort_values("rank", kind="stable") if "rank" in best.columns else best).drop_duplicates("voxel")
     counts: Counter[str] = Counter()
     for text in best["caption"].astype(str):
         counts.update({word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS and len(word) > 1})

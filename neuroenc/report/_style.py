@@ -191,14 +191,10 @@ def number(value: Any, column: str = "", digits: int = 3) -> str:
 def table(frame: pd.DataFrame, links: Sequence[str] = ()) -> dict[str, Any]:
     """Headings, text cells and which columns are numeric, for the template; ``links`` are those of the first column."""
     numeric = [bool(pd.api.types.is_numeric_dtype(frame[c]) and frame[c].dtype != bool) for c in frame.columns]
-    return {
-        "columns": [
-            {"name": _HEADINGS.get(str(c), str(c).replace("_", " ")), "numeric": is_number}
-            for c, is_number in zip(frame.columns, numeric)
-        ],
-        "rows": [[number(v, str(c)) for c, v in zip(frame.columns, row)] for row in frame.itertuples(index=False)],
-        "links": list(links),
-    }
+    names = [_HEADINGS.get(str(c), str(c).replace("_", " ")) for c in frame.columns]
+    columns = [{"name": name, "numeric": is_number} for name, is_number in zip(names, numeric)]
+    rows = [[number(v, str(c)) for c, v in zip(frame.columns, row)] for row in frame.itertuples(index=False)]
+    return {"columns": columns, "rows": rows, "links": list(links)}
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -230,9 +226,7 @@ def joined(items: Iterable[str], limit: int = 8) -> str:
 
 def bar(value: float, top: float) -> str | None:
     """Width in percent of a bar that starts at zero; None where there is no value."""
-    if not np.isfinite(value) or not top > 0:
-        return None
-    return f"{100 * min(max(value / top, 0.0), 1.0):.1f}"
+    return f"{100 * min(max(value / top, 0.0), 1.0):.1f}" if np.isfinite(value) and top > 0 else None
 
 
 def place_of(scores: xr.Dataset, v: int) -> str:

@@ -100,15 +100,9 @@ def sign_flip_test(
         raise DataError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
     x = x.reshape(len(x), -1)
     count, exhaustive, signs = _signs(len(x), n_permutations, seed)
-    statistic_of, p, p_fwe, top, _ = against_null(
-        lambda at: _Flips(x[:, at], statistic),
-        in_chunks(signs, max(1, 2**22 // max(1, x.shape[1]))),
-        count,
-        [slice(0, x.shape[1])],
-        two_sided=alternative == "two-sided",
-        n_jobs=n_jobs,
-        progress=progress,
-    )
+    nulls, chunks = (lambda at: _Flips(x[:, at], statistic)), in_chunks(signs, max(1, 2**22 // max(1, x.shape[1])))
+    how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": n_jobs, "progress": progress}
+    statistic_of, p, p_fwe, top, _ = against_null(nulls, chunks, count, [slice(0, x.shape[1])], **how)
     found, chance, family = (v.reshape(shape) for v in (statistic_of, p, p_fwe))
     return PermutationResult(found, chance, family, top, count, exhaustive, statistic, alternative)
 
@@ -262,16 +256,10 @@ def paired_permutation_test(
     step = int(max(1, min(n_permutations, max_memory // 8 // (8 * (n + 4 * len(members))), 1024)))
     count, exhaustive, signs = _signs(n_units, n_permutations, seed)
     held = 12 * n + 10 * step
-    statistic, p, p_fwe, top, sums = against_null(
-        lambda at: _Exchange(y2, a2, b2, at, metric),
-        (some[:, unit] for some in in_chunks(signs, step)),
-        count,
-        voxel_blocks(v, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 16)),
-        two_sided=two_sided,
-        n_jobs=jobs,
-        progress=progress,
-        members=list(members.values()),
-    )
+    columns = voxel_blocks(v, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 16))
+    nulls, chunks = (lambda at: _Exchange(y2, a2, b2, at, metric)), (some[:, unit] for some in in_chunks(signs, step))
+    how: dict[str, Any] = {"two_sided": two_sided, "n_jobs": jobs, "progress": progress}
+    statistic, p, p_fwe, top, sums = against_null(nulls, chunks, count, columns, members=list(members.values()), **how)
     found: dict[str, tuple[float, ...]] = {}
     if members:
         inside = [statistic[m] for m in members.values()]

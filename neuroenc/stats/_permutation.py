@@ -233,8 +233,7 @@ def _block_rows(blocks: Any, n: int) -> list[Indices]:
     if blocks is None:
         return [np.arange(n)]
     unit, n_units = unit_of(n, blocks, "blocks", least=1)
-    rows = [np.flatnonzero(unit == k) for k in range(n_units)]
-    return sorted(rows, key=lambda x: int(x[0]))
+    return sorted((np.flatnonzero(unit == k) for k in range(n_units)), key=lambda x: int(x[0]))
 
 
 def _check_mode(mode: object, blocks: Any, n: int) -> tuple[str, list[Indices]]:
@@ -259,9 +258,7 @@ def _check_mode(mode: object, blocks: Any, n: int) -> tuple[str, list[Indices]]:
 def _log_arrangements(mode: str, rows: list[Indices]) -> float:
     if mode == "whole":
         return math.lgamma(len(rows) + 1)
-    if mode == "shift":
-        return sum(math.log(len(x)) for x in rows)
-    return sum(math.lgamma(len(x) + 1) for x in rows)
+    return sum(math.log(len(x)) if mode == "shift" else math.lgamma(len(x) + 1) for x in rows)
 
 
 def _all_orders(mode: str, rows: list[Indices]) -> Iterator[Indices]:
@@ -413,15 +410,9 @@ def permutation_test(
     step = max(1, min(n_permutations, max_memory // 4 // (8 * width), 2**23 // width))
     held = max(n * ROWS_HELD, 3 * step + (len(rows) ** 2 if mode == "whole" else 0))
     columns = voxel_blocks(n_voxels, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 8))
-    statistic, p, p_fwe, top, _ = against_null(
-        lambda at: Null(y2, p2, at, metric, whole),
-        in_chunks(orders, step),
-        n_permutations,
-        columns,
-        two_sided=alternative == "two-sided",
-        n_jobs=jobs,
-        progress=progress,
-    )
+    how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": jobs, "progress": progress}
+    nulls, chunks = (lambda at: Null(y2, p2, at, metric, whole)), in_chunks(orders, step)
+    statistic, p, p_fwe, top, _ = against_null(nulls, chunks, n_permutations, columns, **how)
     value, chance, family = (x.reshape(shape) for x in (statistic, p, p_fwe))
     return PermutationResult(value, chance, family, top, n_permutations, exhaustive, metric, alternative, mode)
 

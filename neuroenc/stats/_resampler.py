@@ -193,18 +193,9 @@ class Resampler:
         y2, p2, _ = as_pair(y, yhat)
         members = draws.region_members(rois, y2.shape[1], y)
         counts, unit, n_units = self._draw(y, y2)
-        estimate, samples = draws.resample_summaries(
-            [(y2, p2)],
-            list(members.values()),
-            counts,
-            unit,
-            metric=metric,
-            statistic=statistic,
-            transform=transform,
-            max_memory=self._budget,
-            jobs=check_jobs(self.n_jobs),
-            progress=self.progress,
-        )
+        how: dict[str, Any] = {"metric": metric, "statistic": statistic, "transform": transform}
+        how |= {"max_memory": self._budget, "jobs": check_jobs(self.n_jobs), "progress": self.progress}
+        estimate, samples = draws.resample_summaries([(y2, p2)], list(members.values()), counts, unit, **how)
         scale, columns = expansion(n_units), samples.T[..., None]
         found = [Summary(x, drawn, scale, n_units, name) for x, drawn in zip(estimate, columns, strict=True)]
         return {roi: self._result(x) for roi, x in zip(members, found, strict=True)}

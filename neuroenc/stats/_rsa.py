@@ -68,8 +68,7 @@ def _tau(a: Floats, b: Floats, method: str) -> Floats:
 def _compare(a: Floats, b: Floats, method: str) -> Floats:
     if method.startswith("kendall"):
         return _tau(a, b, method)
-    out = _ready(a, method) @ _ready(b, method).T
-    return np.clip(out, -1.0, 1.0)
+    return np.clip(_ready(a, method) @ _ready(b, method).T, -1.0, 1.0)
 
 
 def _both(a: Any, b: Any, names: tuple[str, str] = ("a", "b")) -> tuple[Floats, Floats]:

@@ -115,14 +115,12 @@ class ThingsFMRI(Dataset):
         labels |= {"stimulus": trials["stimulus"].map(_id).to_numpy(dtype=str), "subject": name}
         labels |= {"voxel": own["voxel_id"].to_numpy(), "ncsnr": np.sqrt(nc / (100 - nc))}
         labels |= {"roi": {n: m[chosen] for n, m in regions.items()}, "units": "a.u. (beta)", "space": "T1w"}
-        return Recording(
-            labels,
-            lambda rows, block, budget: values.read(chosen[block], columns[rows]),
-            _stimuli(source, root, trials),
-            [responses],
-            splits=("train", "test"),
-            extra={"voxels": own.set_index("voxel_id")},
-        )
+
+        def read(rows: slice, block: slice, budget: int) -> np.ndarray:
+            return values.read(chosen[block], columns[rows])
+
+        stimuli, extra = _stimuli(source, root, trials), {"voxels": own.set_index("voxel_id")}
+        return Recording(labels, read, stimuli, [responses], splits=("train", "test"), extra=extra)
 
 
 def _tables(folder: Path) -> Path:

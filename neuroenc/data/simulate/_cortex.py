@@ -222,13 +222,8 @@ def simulate_cortex(
     >>> data.responses.sizes["presentation"], sorted(set(data.truth.family.values.tolist()))
     (32, ['face'])
     """
-    numbers = {
-        "n_subjects": n_subjects,
-        "n_sessions": n_sessions,
-        "n_repeats": n_repeats,
-        "test_repeats": test_repeats,
-        "runs_per_session": runs_per_session,
-    }
+    numbers = {"n_subjects": n_subjects, "n_sessions": n_sessions, "n_repeats": n_repeats}
+    numbers |= {"test_repeats": test_repeats, "runs_per_session": runs_per_session}
     for name, value in numbers.items():
         check_whole(name, value)
     if not 0 < ncsnr[0] <= ncsnr[1]:

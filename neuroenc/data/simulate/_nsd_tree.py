@@ -405,10 +405,8 @@ def _write_pictures(root: Path, images: np.ndarray, captions: list[tuple[str, ..
     with h5py.File(_ready(folder / "nsd_stimuli.hdf5"), "w") as handle:
         handle.create_dataset("imgBrick", data=images, chunks=(1, *images.shape[1:]))
     for number, split in enumerate(("train2017", "val2017")):
-        rows = [
-            {"image_id": int(experiment.coco_id[n]), "id": 10 * n + c, "caption": text}
-            for n, texts in enumerate(captions)
-            if (n % 5 == 0) == bool(number)
-            for c, text in enumerate(texts)
+        own = [
+            (n, c, text) for n, texts in enumerate(captions) if (n % 5 == 0) == number for c, text in enumerate(texts)
         ]
+        rows = [{"image_id": int(experiment.coco_id[n]), "id": 10 * n + c, "caption": text} for n, c, text in own]
         write_json(_ready(folder / "annotations" / f"captions_{split}.json"), {"annotations": rows})

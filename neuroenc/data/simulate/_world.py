@@ -61,10 +61,8 @@ def _noun_phrase(o: SceneObject, rng: np.random.Generator) -> str:
         for word, (low, high) in _SIZES.items():
             if low <= o.size < high:
                 phrase = f"{word} {phrase}"
-    phrase = f"a {phrase}"
-    if o.family == "face":
-        phrase = str(rng.choice(_FACE_FORMS)).format(a=phrase)
-    return phrase
+    form = str(rng.choice(_FACE_FORMS)) if o.family == "face" else "{a}"
+    return form.format(a=f"a {phrase}")
 
 
 def _side(dx: float, dy: float, margin: float) -> str:

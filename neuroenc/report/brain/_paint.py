@@ -160,8 +160,7 @@ class Painter:
     def corner(self, numbers: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Category of a triangle: its first labelled corner (names have no mean)."""
         corners = numbers[faces]
-        first = np.argmax(np.isfinite(corners), axis=1)
-        return corners[np.arange(len(faces)), first]
+        return corners[np.arange(len(faces)), np.argmax(np.isfinite(corners), axis=1)]
 
     def key(self, figure: Any, label: str, bottom: float) -> None:
         """Colour bar (``bottom`` inches above the edge), legend, square or fading bar below the panels."""

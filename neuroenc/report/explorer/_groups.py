@@ -276,12 +276,7 @@ def _word_section(name: str, title: str, lead: str, nav: str, columns: list[dict
 
 def terms_of(study: CaptionStudy, voxels: VoxelTable) -> list[str]:
     """Words of these pages that need a meaning."""
-    used = {
-        "r": True,
-        "noise ceiling": voxels.frame["ceiling"].notna().any(),
-        "score": True,
-        "supported": study.phrases is not None,
-        "stability": bool(voxels.stability),
-        "sentence-level ρ": "rho" in voxels.frame,
-    }
+    used = {"r": True, "noise ceiling": voxels.frame["ceiling"].notna().any(), "score": True}
+    used |= {"supported": study.phrases is not None, "stability": bool(voxels.stability)}
+    used["sentence-level ρ"] = "rho" in voxels.frame
     return [term for term, shown in used.items() if shown]

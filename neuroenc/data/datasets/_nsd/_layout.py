@@ -295,9 +295,7 @@ def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
 
 def _percent(block: np.ndarray) -> np.ndarray:
     """Integers are scaled; decimal files are in percent already."""
-    if block.dtype.kind in "iu":
-        return block.astype(np.float32) / np.float32(SCALE)
-    return block.astype(np.float32)
+    return block.astype(np.float32) / np.float32(SCALE if block.dtype.kind in "iu" else 1)
 
 
 def _from_frames(values: Any, index: np.ndarray, budget: int) -> np.ndarray:
