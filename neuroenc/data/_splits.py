@@ -256,7 +256,9 @@ def folds(
         groups, names = group_ids(responses, kind)
     wanted = len(names) if n_splits is None else check_whole("n_splits", n_splits, least=0)
     if not 2 <= wanted <= len(names):
-        raise DataError(f"{wanted} folds by {kind} need as many groups; found {len(names)} ({', '.join(names[:5])}).")
+        raise DataError(
+            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} ({', '.join(names[:3])})."
+        )
     rows = np.arange(len(ids))
     if kind == "stimulus":
         splitter = KFold(n_splits, shuffle=True, random_state=seed)

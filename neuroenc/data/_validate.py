@@ -131,7 +131,9 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
         check_hemi(obj["hemi"].values)
     affine, shape = obj.attrs.get("affine"), obj.attrs.get("volume_shape")
     if affine is not None and np.shape(affine) != (16,):
-        raise DataError(f"attribute affine has shape {np.shape(affine)} (legal: 16 numbers, affine.ravel().tolist()).")
+        raise DataError(
+            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers: affine.ravel().tolist())."
+        )
     if shape is not None and np.shape(shape) != (3,):
         raise DataError(f"attribute volume_shape is {shape} (expected 3 integers).")
     if have and isinstance(obj, xr.DataArray):

@@ -230,7 +230,7 @@ def simulate_cortex(
         raise ConfigError(f"ncsnr={ncsnr!r} must be a range of positive numbers, low first.")
     if not (0 <= drift < 1 and 0 <= mixed_share <= 1 and individual >= 0):
         raise ConfigError(
-            f"legal: drift={drift} in [0, 1), mixed_share={mixed_share} to 1, individual={individual} >= 0."
+            f"drift={drift} must be in [0, 1), mixed_share={mixed_share} to 1, individual={individual} >= 0."
         )
     counts = _counts(n_voxels)
     _check_table(stimuli)
