@@ -230,7 +230,7 @@ def simulate_cortex(
         raise ConfigError(f"ncsnr={ncsnr!r} must be a range of positive numbers, low first.")
     if not (0 <= drift < 1 and 0 <= mixed_share <= 1 and individual >= 0):
         raise ConfigError(
-            f"drift={drift} must be in [0, 1), mixed_share={mixed_share} to 1, individual={individual} >= 0."
+            f"drift={drift} must be in [0, 1), mixed_share={mixed_share} in [0, 1], individual={individual} >= 0."
         )
     counts = _counts(n_voxels)
     _check_table(stimuli)
@@ -267,8 +267,8 @@ def simulate_cortex(
         responses = make_responses(values, **labels, provenance=provenance(**settings, subject=s + 1))
         averaged = test_repeats if is_test.any() else n_repeats
         truth = _truth(voxels, members, signal, own_stimuli.ids, planted, averaged, gain, offset)
-        for name, value in spoilt.items():
-            truth[f"nuisance_{name}"] = (("presentation", "voxel")[: value.ndim], value)
+        for key, x in spoilt.items():
+            truth[f"nuisance_{key}"] = (("presentation", "voxel")[: x.ndim], x)
         subjects.append(EncodingData(responses, own_stimuli, truth))
     return subjects
 

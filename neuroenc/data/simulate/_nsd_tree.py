@@ -24,6 +24,7 @@ from neuroenc.data.datasets._nsd._design import stimulus_name
 from neuroenc.data.datasets._nsd._layout import BETAS, SCALE, SPACES
 from neuroenc.data.simulate._cortex import Design, _respond, simulate_cortex
 from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
+from neuroenc.data.simulate._nuisances import Nuisances
 from neuroenc.data.simulate._world import simulate_world
 
 #: Sessions that the eight subjects of a miniature complete, as far as the design has them.
@@ -205,7 +206,7 @@ class _Writer:
             time[rows] = np.linspace(-1, 1, len(rows))
         design = Design(order, session, run, np.zeros(trials, dtype=np.int64), time)
         ratio = np.where(self.ncsnr > 0, self.ncsnr, 1.0) / noise
-        return _respond(self.signal, ratio, design, 0.05, self.rng)[0]
+        return _respond(self.signal, ratio, design, 0.05, self.rng, Nuisances())[0]
 
     def _grid(self, space: str) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
         """Shape, affine and, for each place of the space, the place of func1pt8mm that it shows (flat numbers)."""
