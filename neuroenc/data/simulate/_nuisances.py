@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuroenc._core.errors import ConfigError
 
-Floats = NDArray[np.floating[Any]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,13 @@ class Nuisances:
         return {k: str(v) if v == np.inf else v for k, v in asdict(self).items() if v != plain[k]}
 
     def signal(
-        self, signal: Floats, other: Floats, alike: Floats, time: Floats, rng: np.random.Generator
-    ) -> tuple[Floats, dict[str, Floats]]:
+        self,
+        signal: NDArray[Any],
+        other: NDArray[Any],
+        alike: NDArray[Any],
+        time: NDArray[Any],
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[Any], Arrays]:
         """Noiseless responses (trial, voxel) once tuning turns, saturates, is suppressed, and its gain drifts.
 
         Parameters
@@ -112,7 +117,7 @@ class Nuisances:
         gain = gain * (1 - self.suppression * np.clip(alike, 0, 1))[:, None]
         return turned * gain, {"gain": gain, "angle": angle[:, 0]}
 
-    def noise(self, sd: Floats, n: int, rng: np.random.Generator) -> tuple[Floats, dict[str, Floats]]:
+    def noise(self, sd: NDArray[Any], n: int, rng: np.random.Generator) -> tuple[NDArray[Any], Arrays]:
         """Noise (trial, voxel) of ``n`` trials.
 
         Parameters

@@ -240,8 +240,9 @@ class AnatomicalTransfer(SupportBased):
         if (self.target_hemisphere is None) != (self.hemispheres is None):
             raise ConfigError("hemispheres and target_hemisphere are given together or not at all.")
         side = np.zeros(n_voxels) if self.target_hemisphere is None else np.asarray(self.target_hemisphere)
-        settings = {"k": self.k, "bandwidth": self.bandwidth, "max_distance": self.max_distance}
-        found, self.n_neighbours_ = others.at(target, side, **settings)
+        found, self.n_neighbours_ = others.at(
+            target, side, k=self.k, bandwidth=self.bandwidth, max_distance=self.max_distance
+        )
         return found[:-1], found[-1]
 
     def _others(self) -> PlacedWeights:
