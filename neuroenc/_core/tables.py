@@ -108,8 +108,8 @@ def read_table(
     return pd.DataFrame(rows, columns=pd.Index(names, dtype=object), dtype=object)
 
 
-def check_columns(frame: Any, needed: Iterable[str], what: str) -> pd.DataFrame:
-    """``frame`` if it is a table that has the columns.
+def check_columns(frame: Any, needed: Iterable[str], what: str, step: str = "") -> pd.DataFrame:
+    """``frame`` if it is a table that has the columns; ``step`` ends the error with what to do next.
 
     >>> import pandas as pd
     >>> check_columns(pd.DataFrame({"voxels": [1]}), ["voxel"], "captions")
@@ -121,12 +121,15 @@ def check_columns(frame: Any, needed: Iterable[str], what: str) -> pd.DataFrame:
 
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{what} is a {type(frame).__name__}; legal: pandas.DataFrame.")
+    needed = tuple(needed)
     for column in needed:
         if column not in frame.columns:
             near = nearest_names(column, map(str, frame.columns))
             hint = f"; nearest is {near[0]!r}" if near else ""
             found = ", ".join(map(str, frame.columns)) or "none"
-            raise DataError(f"{what} has no column {column!r}{hint} (found: {found}).")
+            also = f"; needed: {', '.join(needed)}" if len(needed) > 1 else ""
+            end = f" {step}" if step else ""
+            raise DataError(f"{what} has no column {column!r}{hint} (found: {found}{also}).{end}")
     return frame
 
 

@@ -57,7 +57,10 @@ def _gate(mask: Any, voxels: xr.DataArray) -> np.ndarray:
         return np.ones(voxels.size, dtype=bool)
     values = np.asarray(mask)
     if values.dtype != bool or values.shape != voxels.shape:
-        raise DataError(f"mask has dtype {values.dtype} and shape {values.shape}; legal: bool of {voxels.shape}.")
+        raise DataError(
+            f"mask has dtype {values.dtype} and shape {values.shape}; legal: bool of shape {voxels.shape}, True "
+            "where a voxel is to be captioned."
+        )
     if isinstance(mask, xr.DataArray) and "voxel" in mask.coords and not np.array_equal(mask["voxel"], voxels):
         raise DataError("mask and weights name different voxels or another order. Next step: align them by voxel.")
     return values
@@ -124,7 +127,10 @@ def caption_voxels(
     ([[0, 'a face', '0;1']], 1)
     """
     if not callable(getattr(decoder, "decode", None)):
-        raise ConfigError(f"decoder is a {type(decoder).__name__}, without decode() such as RetrievalDecoder has.")
+        raise ConfigError(
+            f"decoder is a {type(decoder).__name__}, which has no decode(). "
+            "Next step: RetrievalDecoder(captions, vectors), or load_captioner('photo')."
+        )
     weights = as_weights(encoder_or_coef, intercept)
     images = as_bank(bank).again("images are looked up in the bank")
     n_evidence = check_whole("n_evidence", n_evidence, 0)
@@ -453,7 +459,10 @@ def _check_bank(bank: EmbeddingBank, stimuli: Stimuli | None) -> None:
             "Next step: as_bank(array, ids=stimuli.ids), or embeddings as ImageEmbedder gives them."
         )
     if len(names) and not names.isin(np.asarray(stimuli.ids).astype(str)).any():
-        raise DataError(f"none of the bank's names ({names[0]!r}, ...) is a stimulus' ({stimuli.ids[0]!r}, ...).")
+        raise DataError(
+            f"none of the bank's names (first: {names[0]!r}) is among the stimuli's (first: {stimuli.ids[0]!r}). "
+            "Next step: pass the stimuli that were embedded."
+        )
 
 
 def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
@@ -485,7 +494,10 @@ def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
         return gate
     at = rows.get_indexer(wanted) if rows.is_unique else np.full(len(wanted), -1)
     if (at < 0).any():
-        raise DataError(f"the gate lacks {int((at < 0).sum())} of {len(wanted)} voxels. Call gate_voxels(scores).")
+        raise DataError(
+            f"the gate has no row of its own for {int((at < 0).sum())} of {len(wanted)} voxels of scores (first: "
+            f"{wanted[at < 0][0]!r}). Next step: gate_voxels(scores)."
+        )
     return gate.iloc[at].reset_index(drop=True)
 
 

@@ -63,7 +63,10 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
             raise ConfigError("intercept was given and the encoder has its own; pass the coef array or drop it.")
         encoder, intercept = encoder.to_linear() if hasattr(encoder, "to_linear") else encoder
     elif not isinstance(encoder, xr.DataArray) and not hasattr(encoder, "__array__"):
-        raise DataError(f"{type(encoder).__name__} is neither weights (feature, voxel) nor has it to_linear().")
+        raise DataError(
+            f"{type(encoder).__name__} is neither weights (feature, voxel) nor an encoder with to_linear(). "
+            "Next step: an encoder that is linear in its features, such as RidgeEncoder."
+        )
     if isinstance(encoder, xr.DataArray):
         coef = encoder
         if coef.ndim != 2 or "voxel" not in coef.dims:
@@ -84,7 +87,10 @@ def as_weights(encoder: Any, intercept: Any = None) -> Weights:
     n = coef.sizes["voxel"]
     different = len(np.unique(coef["voxel"].values))
     if different < n:
-        raise DataError(f"weights have {n} voxels and {different} ids. Next step: coef.assign_coords(voxel=...).")
+        raise DataError(
+            f"weights have {n} voxels and {different} different ids, and captions go by id. "
+            "Next step: coef.assign_coords(voxel=...) with a number for each."
+        )
     if intercept is None:
         return Weights(coef, np.zeros(n), False)
     b = as_numpy(intercept, "intercepts").astype(np.float64).reshape(-1)

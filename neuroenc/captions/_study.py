@@ -311,14 +311,22 @@ class CaptionStudy:
         folder = Path(folder)
         if not (folder / "study.json").is_file():
             found = sorted(x.name for x in folder.iterdir())[:8] if folder.is_dir() else []
-            raise DataError(f"{folder} holds no caption study (study.json), but {', '.join(found) or 'nothing'}.")
+            raise DataError(
+                f"{folder} holds no caption study: no study.json (found: {', '.join(found) or 'nothing'}). "
+                "Next step: CaptionStudy.save(folder), or finish the run that writes it."
+            )
         # Studies from before there were seals are read as they are.
         about = read_sealed_json(folder / "study.json", unsealed=True)
         if about.get("format") != _MARK or about.get("version") != 1:
-            raise DataError(f"{folder / 'study.json'} is no caption study of version 1 of CaptionStudy.save.")
+            raise DataError(
+                f"{folder / 'study.json'} is not a caption study of version 1. "
+                "Next step: the folder that CaptionStudy.save wrote."
+            )
         with reading(folder, "caption study"):
             if not (folder / "scores.nc").is_file() or sha256_file(folder / "scores.nc") != about["scores"]:
-                raise DataError(f"{folder / 'scores.nc'} is not the one written with study.json. Save again.")
+                raise DataError(
+                    f"{folder / 'scores.nc'} is not the one written with study.json. Next step: save again."
+                )
             scores = load(folder / "scores.nc")
             if not isinstance(scores, xr.Dataset):
                 raise DataError(f"{folder / 'scores.nc'} holds no table of scores. Next step: save again.")
@@ -331,7 +339,8 @@ class CaptionStudy:
 def _check_gate(gate: pd.DataFrame, captions: pd.DataFrame, voxels: np.ndarray) -> None:
     if len(gate) != len(voxels) or gate["voxel"].duplicated().any():
         raise DataError(
-            f"gate has {gate['voxel'].nunique()} voxels in {len(gate)} rows for {len(voxels)}; legal: one each."
+            f"gate has {len(gate)} rows ({gate['voxel'].nunique()} voxels) for {len(voxels)} voxels of scores; "
+            "legal: one row each."
         )
     if gate["captioned"].dtype != bool:
         raise DataError(f"gate['captioned'] has dtype {gate['captioned'].dtype}; legal: bool.")

@@ -93,7 +93,10 @@ def _as_array(picture: Any, caption: str) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f" or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise DataError(f"the pipeline gave {values.dtype} for {caption[:60]!r}; legal: uint8, floats in [0, 1], PIL.")
+        raise DataError(
+            f"the pipeline gave an image of dtype {values.dtype} for {caption[:60]!r}; legal: uint8, floats from 0 "
+            "to 1, PIL images."
+        )
     return np.rint(255 * values).astype(np.uint8)
 
 
@@ -166,7 +169,8 @@ def synthesise(
     """
     if pipeline is None or not callable(pipeline):
         raise ConfigError(
-            f"pipeline is {type(pipeline).__name__}. Give diffusion_pipeline(folder), or retrieve_images."
+            f"pipeline is {type(pipeline).__name__}; legal: a text-to-image callable. "
+            "Next step: diffusion_pipeline(folder), or retrieve_images(captions, bank, embed_text)."
         )
     check_whole("n", n)
     check_whole("batch_size", batch_size)

@@ -207,7 +207,8 @@ def concept_maps(
     captions = check_captions(captions, max_rank)
     if "subject" in captions and captions["subject"].nunique() > 1:
         raise DataError(
-            f"captions are of {captions['subject'].nunique()} subjects. Take captions[captions.subject == ...]."
+            f"captions are of {captions['subject'].nunique()} subjects, a map is of one. "
+            "Next step: captions[captions.subject == ...]."
         )
     voxel, first = voxel_keys(captions)
     texts, codes = unique_texts(captions["caption"])

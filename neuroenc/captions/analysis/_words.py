@@ -82,7 +82,8 @@ def permutation_enrichment(
 
 def check_captions(captions: pd.DataFrame, max_rank: int | None = None, columns: Sequence[str] = ()) -> pd.DataFrame:
     """The rows up to ``max_rank``; an error where needed columns are absent or nothing is left."""
-    check_columns(captions, ["voxel", "caption", *columns, *(["rank"] if max_rank is not None else [])], "captions")
+    needed = ["voxel", "caption", *columns, *(["rank"] if max_rank is not None else [])]
+    check_columns(captions, needed, "captions", "Next step: pass the table of a decoder (one row per voxel and rank).")
     if max_rank is not None:
         captions = captions[captions["rank"] <= max_rank]
     if len(captions) == 0:

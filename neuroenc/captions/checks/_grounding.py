@@ -97,7 +97,8 @@ class WeightVerifier:
             found = unit_rows(found - self.bank.text_direction + self._image)
         if found.shape[1] != self.weights.shape[1]:
             raise DataError(
-                f"phrases are embedded in {found.shape[1]} dimensions, weights have {len(self.weights[0])}."
+                f"phrases are embedded in {found.shape[1]} dimensions, weights have {self.weights.shape[1]}. "
+                "Next step: embed_text with the text side of the encoder's backbone."
             )
         return found
 
@@ -167,8 +168,8 @@ class ImageVerifier:
         if lost:
             what = {"captions": "captions", "embeddings": "embeddings in bank"}.get(mode, "captions nor embeddings")
             raise DataError(
-                f"{len(lost)} of the {len(best)} best images of voxels have no {what}; the first is {lost[0]!r}. Next "
-                "step: give them, or take evidence from images that have them."
+                f"{len(lost)} of the {len(best)} best images of voxels have no {what}; the first is {lost[0]!r}. "
+                "Next step: give them, or take evidence from images that have them."
             )
         self._centred = np.zeros((0, 0))
         if by_vector:

@@ -137,7 +137,10 @@ class PhraseBank:
             if len(found) >= least:
                 break
         if not len(found):
-            raise DataError(f"captions name nothing but {phrase.text!r}. Next step: captions of more images.")
+            raise DataError(
+                f"no phrase with another main noun than {phrase.text!r} was found in the captions of images. "
+                "Next step: give captions of more images."
+            )
         return found
 
     def comparison(self, table: Sequence[Phrase]) -> tuple[list[str], list[np.ndarray]]:
@@ -212,7 +215,9 @@ class ImageSums:
 
     def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
         if n is None:
-            raise DataError("random images are drawn from the bank, and a stream has no length. Pass a list.")
+            raise DataError(
+                "random images are drawn from the bank, and a stream has no length. Next step: pass a list."
+            )
         self._n, self._wanted = n, set(wanted)
         self._drawn = np.sort(np.random.default_rng([seed, 1]).permutation(n)[:n_images])
         self._total: Any = 0.0
@@ -343,7 +348,8 @@ def hallucination_rate(
 
 def _by_voxel(phrases: pd.DataFrame, by: str | None, max_rank: int | None) -> dict[str, np.ndarray]:
     """Numbers of phrases, of unsupported and of supported ones (3, voxel), of each group; "all" first."""
-    check_columns(phrases, ("voxel", "rank", "verdict"), "phrases")
+    step = "Next step: take the table that GroundingChecker.check gives."
+    check_columns(phrases, ("voxel", "rank", "verdict"), "phrases", step)
     if max_rank is not None:
         phrases = phrases[phrases["rank"] <= max_rank]
     if not len(phrases):

@@ -113,7 +113,10 @@ def sentence_scores(
     c, s = _unit(captions, "captions"), _unit(stimuli, "stimulus captions")
     y = np.asarray(responses, dtype=np.float64)
     if y.shape != (len(s), len(c)) or c.shape[1] != s.shape[1]:
-        raise DataError(f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit (stimulus, voxel).")
+        raise DataError(
+            f"captions {c.shape}, stimuli {s.shape} and responses {y.shape} do not fit: expected (voxel, feature), "
+            "(stimulus, feature) and (stimulus, voxel)."
+        )
     if np.isnan(y).any():
         raise DataError("responses hold NaN. Next step: leave those stimuli or voxels out.")
     if roi is None and isinstance(responses, xr.DataArray) and "roi" in responses.coords:

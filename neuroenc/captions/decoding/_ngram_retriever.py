@@ -473,7 +473,7 @@ def train_retriever(
     >>> NGramRetriever(corpus, decoder, level="category").search(np.eye(2), top=1)["id"].tolist()
     ['cat', 'dog']
     """
-    if not len(check_columns(pairs, ("level", "query", "target"), "pairs")):
+    if not len(check_columns(pairs, ("level", "query", "target"), "pairs", "Next step: pseudo_queries(corpus).")):
         raise DataError("there are 0 pairs. Next step: pseudo_queries(corpus).")
     check_whole("ngrams", ngrams)
     check_whole("longest", longest)

@@ -524,7 +524,10 @@ class PrefixDecoder:
         gpt = {k[4:]: v for k, v in state.items() if k.startswith("gpt.")}
         project = {k[13:]: v for k, v in state.items() if k.startswith("clip_project.")}
         if "transformer.wte.weight" not in gpt or not project:
-            raise DataError(f"{path} has {len(gpt)} tensors under gpt. and {len(project)} under clip_project.")
+            raise DataError(
+                f"{path} has {len(gpt)} tensors under gpt. and {len(project)} under clip_project.; both are needed, as "
+                "in the published coco_weights.pt."
+            )
         vocabulary, width = gpt["transformer.wte.weight"].shape
         blocks = 1 + max(int(k.split(".")[2]) for k in gpt if k.startswith("transformer.h."))
         config = GPT2Config(
@@ -549,7 +552,9 @@ class PrefixDecoder:
             out, hidden = project["model.2.weight"].shape
             kind, length, dim, settings = "mlp", out // width, project["model.0.weight"].shape[1], {"hidden": hidden}
         else:
-            raise DataError(f"{path}: clip_project.* is no MLP or transformer of ClipCap: {sorted(project)[:4]}.")
+            raise DataError(
+                f"{path}: clip_project.* is neither ClipCap's MLP nor its transformer: {sorted(project)[:4]}."
+            )
         if prefix_length is not None and prefix_length != length:
             raise DataError(f"{path} holds a prefix of {length} tokens, not {prefix_length}.")
         lm = GPT2LMHeadModel(config)

@@ -235,7 +235,8 @@ class RetrievalDecoder:
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if len(bad):
             raise DataError(
-                f"{len(bad)} of {len(texts)} caption embeddings are NaN, inf or 0: {texts[bad[0]][:60]!r}, ..."
+                f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero; the first is caption "
+                f"{bad[0]} ({texts[bad[0]][:60]!r})."
             )
         vectors /= norms[:, None]
         first: dict[str, int] = {}
@@ -252,7 +253,10 @@ class RetrievalDecoder:
             raise ConfigError("centre=True needs at least two different captions. Next step: centre=False.")
         self._image = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
         if self._image is not None and not (self._image.shape == vectors.shape[1:] and np.isfinite(self._image).all()):
-            raise DataError(f"image_direction has shape {self._image.shape}; legal: {vectors.shape[1]} finite numbers.")
+            raise DataError(
+                f"image_direction has shape {self._image.shape}; legal: {vectors.shape[1]} finite numbers, the width "
+                "of a caption's embedding."
+            )
         self._searched = self.directions - self._mean if self.centre else self.directions
         self._live = np.flatnonzero(np.linalg.norm(self._searched, axis=1) > 1e-9)
         if len(self._live) == 0:
@@ -297,7 +301,8 @@ class RetrievalDecoder:
         width = self.directions.shape[1]
         if embedding.shape[1] != width:
             raise DataError(
-                f"projected embeddings have width {embedding.shape[1]}, captions {width}: not of one backbone."
+                f"projected embeddings have width {embedding.shape[1]}, captions {width}; they must share one space. "
+                "Next step: embed the captions with the text side of the encoder's backbone."
             )
         weights = weights_of(projection, coef, intercept)
         image = self._image_direction(projection)
@@ -331,5 +336,8 @@ class RetrievalDecoder:
         if self._image is not None:
             return self._image
         if "bank_direction" not in projection:
-            raise ConfigError("the projection lacks the mean image direction. Give image_direction=, or centre=False.")
+            raise ConfigError(
+                "centre=True needs the mean image direction, which this projection does not hold. "
+                "Next step: RetrievalDecoder(..., image_direction=...), or centre=False."
+            )
         return np.asarray(projection["bank_direction"].values, dtype=np.float64)

@@ -248,7 +248,10 @@ class ConceptDenoiser:
         found = as_weights(coef)
         matrix = found.matrix()
         if matrix.shape[1] != self.n_features:
-            raise DataError(f"weights have width {matrix.shape[1]}, this denoiser's images {self.n_features}.")
+            raise DataError(
+                f"weights have width {matrix.shape[1]}, the images of this denoiser {self.n_features}; both must come "
+                "from one backbone."
+            )
         unit = np.full(matrix.shape, np.nan, np.float32)
         valid = found.valid()
         unit[valid] = unit_rows(matrix[valid])

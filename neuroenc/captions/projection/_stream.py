@@ -79,7 +79,10 @@ def as_folds(folds: Any, n: int | None, seed: int) -> np.ndarray:
         return bank_folds(n, int(folds), seed=seed)
     masks = np.asarray(folds)
     if masks.dtype != bool or masks.ndim != 2 or masks.shape[1] != n or len(masks) == 0:
-        raise DataError(f"folds are {masks.dtype} of shape {masks.shape}; legal: a number, or bool (folds, {n}).")
+        raise DataError(
+            f"folds have dtype {masks.dtype} and shape {masks.shape}; legal: a number, or bool (folds, {n}) as of "
+            "bank_folds()."
+        )
     empty = np.flatnonzero(~masks.any(axis=1))
     if len(empty):
         raise DataError(f"{len(empty)} of {len(masks)} folds have no image; the first is fold {empty[0]}.")
@@ -177,7 +180,9 @@ class Plan(NamedTuple):
         """A state without rows for unit-norm weights (v, d)."""
         if self.top_k is None:
             if self.weighting != "softmax":
-                raise ConfigError(f"weighting={self.weighting!r} is of the nearest: give their number, top_k=.")
+                raise ConfigError(
+                    f"weighting={self.weighting!r} is of the nearest images. Next step: give their number, top_k=."
+                )
             return ProjectionState(unit, self.temperature, self.decouple, self.dtype, self.device)
         return TruncatedState(
             unit, self.top_k, self.temperature, self.decouple, self.dtype, self.device, self.weighting

@@ -177,7 +177,10 @@ def _by_function(function: PhraseFinder, texts: list[str]) -> Iterator[list[Phra
         for place in several:
             start, end = (place.start, place.end) if isinstance(place, Phrase) else (int(k) for k in place)
             if not 0 <= start < end <= len(text) or not text[start:end].strip():
-                raise DataError(f"engine gave the phrase ({start}, {end}) of {text[:40]!r}; legal: around a word.")
+                raise DataError(
+                    f"engine gave the phrase ({start}, {end}) in {text[:40]!r} of {len(text)} characters; legal: "
+                    "(start, end) with 0 <= start < end, around at least one word."
+                )
             head = place.head if isinstance(place, Phrase) else text[start:end].split()[-1].casefold()
             out.append(Phrase(text[start:end], start, end, head))
         yield out

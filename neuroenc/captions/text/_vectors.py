@@ -42,7 +42,8 @@ def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None)
     call = getattr(embed_text, "embed", embed_text)
     if not callable(call):
         raise ConfigError(
-            f"embed_text is {type(embed_text).__name__}; legal: a function of texts, or what has embed()."
+            f"embed_text is {type(embed_text).__name__}; legal: a function of a list of texts, or what has "
+            "embed(). Next step: TextEmbedder(model) of the encoder's backbone."
         )
     values = np.asarray(call(list(place)), dtype=np.float64)
     if values.ndim != 2 or len(values) != len(place):
@@ -50,7 +51,10 @@ def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None)
     if not np.isfinite(values).all():
         raise DataError("embed_text gave NaN or infinite values.")
     if width is not None and values.shape[1] != width:
-        raise DataError(f"texts have width {values.shape[1]}, voxels or images {width}: they are not of one backbone.")
+        raise DataError(
+            f"texts have width {values.shape[1]}, voxels or images {width}; they must share one space. "
+            "Next step: embed texts with the text side of the encoder's backbone."
+        )
     return unit_rows(values)[[place[t] for t in texts]]
 
 

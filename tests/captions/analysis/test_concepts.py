@@ -161,5 +161,5 @@ def test_categories_of_evidence_images(space, world):
         categorise(space.coef, space.text, MEMBERS, templates=["a photo"])
     with pytest.raises(ConfigError, match="at least two"):
         categorise(space.coef, space.text, {"face": ["man"]})
-    with pytest.raises(DataError, match="not of one backbone"):
+    with pytest.raises(DataError, match="share one space"):
         categorise(np.ones((3, 2)), space.text, MEMBERS)
