@@ -74,7 +74,10 @@ def caption_grid(
     unknown = ~stimulus.isin(place)
     if unknown.any():
         first = stimulus[unknown].iloc[0]
-        raise DataError(f"{int(unknown.sum())} captions are of stimuli that are not in ids (first: {first!r}).")
+        raise DataError(
+            f"{int(unknown.sum())} captions are of stimuli that are not in ids (first: {first!r}). "
+            "Next step: table[table.stimulus.isin(ids)]."
+        )
     where = _whole_numbers(table, "row", grid[0]) * grid[1] + _whole_numbers(table, "column", grid[1])
     texts = _texts(table)
     unique, which = np.unique(np.array(texts, dtype=str), return_inverse=True)

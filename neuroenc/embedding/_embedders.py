@@ -193,7 +193,10 @@ class ImageEmbedder(_Embedder):
             There are no images, one cannot be read, or features are not finite.
         """
         if not isinstance(stimuli, Stimuli):
-            raise DataError(f"embed() takes Stimuli, and got {type(stimuli).__name__}. Give Stimuli(ids, images).")
+            raise DataError(
+                f"embed() takes Stimuli, and got {type(stimuli).__name__}. "
+                "Next step: neuroenc.data.Stimuli(ids, images)."
+            )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
         return features_of(self, "image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))
@@ -291,9 +294,12 @@ class TextEmbedder(_Embedder):
         """
         listed = check_texts(texts, "texts")
         # Halves of characters come out of broken files, and no tokenizer takes them.
-        wrong = [t for t in listed if not t.strip() or t != t.encode("utf-8", "replace").decode()]
+        wrong = [n for n, t in enumerate(listed) if not t.strip() or t != t.encode("utf-8", "replace").decode()]
         if wrong:
-            raise DataError(f"{len(wrong)} of {len(listed)} texts are empty or no UTF-8; the first is {wrong[0]!r}.")
+            raise DataError(
+                f"{len(wrong)} of {len(listed)} texts are empty or not UTF-8; the first is number {wrong[0]}: "
+                f"{listed[wrong[0]]!r}."
+            )
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
         return features_of(self, "text", content, names, partial(self._encode, listed), look=cut)

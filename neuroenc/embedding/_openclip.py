@@ -199,7 +199,10 @@ def _own_preprocessing(open_clip: Any, arch: str) -> tuple[dict[str, Any], tuple
 
 def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path) -> Source:
     if path.suffix not in _ENDINGS:
-        raise DataError(f"checkpoint {path} ends in {path.suffix!r}; legal: {', '.join(_ENDINGS)}.")
+        raise DataError(
+            f"checkpoint {path} ends in {path.suffix!r} (legal: {', '.join(_ENDINGS)}). "
+            "Next step: save the weights as safetensors."
+        )
     preprocessing, notes = _own_preprocessing(open_clip, arch)
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
@@ -353,8 +356,8 @@ class _OpenClip(Described):
                 model = open_clip.create_model(self.source.create, device="cpu", **bare, **sized)
             except Exception as error:
                 raise DataError(
-                    f"the network {self.source.name!r} cannot be built: {' '.join(str(error).split())[:300]}. Next "
-                    "step: look at its open_clip_config.json, and at preprocessing size=."
+                    f"the network {self.source.name!r} cannot be built: {' '.join(str(error).split())[:300]}. "
+                    "Next step: look at its open_clip_config.json, and at preprocessing size=."
                 ) from error
         if self._checkpoint is not None:
             try:

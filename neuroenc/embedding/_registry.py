@@ -67,7 +67,10 @@ def pool(output: Output, pooling: str | int | None) -> Any:
     values = output.values
     if values.ndim == 2:
         if pooling is not None:
-            raise ConfigError(f"pooling={pooling!r} needs a layer with places, and this is a vector. Give layer=.")
+            raise ConfigError(
+                f"pooling={pooling!r} needs a layer with places; this output is one vector a stimulus. "
+                "Next step: name a layer (see .layers()) or leave pooling=None."
+            )
         return values
     if pooling is None:
         return values
@@ -253,8 +256,8 @@ def _factory(entry: str | Factory) -> Factory:
         made: Factory = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{entry!r} gives no backbone: {error}. Legal is 'module:function' of something that can be imported. Next "
-            f"step: python -c 'import {module}'."
+            f"{entry!r} gives no backbone: {error}. Legal is 'module:function' of something that can be imported. "
+            f"Next step: python -c 'import {module}'."
         ) from error
     return made
 
@@ -266,7 +269,10 @@ def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretr
             raise ConfigError(unknown_name(f"{kind} model", model, table, f"{model!r} embeds no {kind}s."))
         return None
     if pretrained is not None:
-        raise ConfigError(f"model {model!r} brings its own weights. Next step: leave pretrained={pretrained!r} out.")
+        raise ConfigError(
+            f"model {model!r} brings its own weights. "
+            f"Next step: leave pretrained={pretrained!r} out, or name an open_clip architecture."
+        )
     return _factory(table[model])
 
 

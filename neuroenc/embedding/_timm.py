@@ -79,7 +79,9 @@ class TimmImage(Described):
         if not timm.is_model(self._arch):
             raise ConfigError(unknown_name("timm model", self._arch, timm.list_models()))
         if tag and pretrained is not None and pretrained != tag:
-            raise ConfigError(f"model {model!r} and pretrained={pretrained!r} both name weights. Leave one out.")
+            raise ConfigError(
+                f"model {model!r} names weights, and pretrained={pretrained!r} was given too. Next step: leave one out."
+            )
         self._file, self._tag = self._sort_out(timm, tag or None if pretrained is None else pretrained)
         cfg = timm.get_pretrained_cfg(f"{self._arch}.{self._tag}" if self._tag else self._arch)
         self._cfg: dict[str, Any] = asdict(cfg) if cfg is not None else {}

@@ -237,7 +237,10 @@ class EmbeddingBank:
         position = 0
         for shard in self._each():
             if width is not None and shard.width != width:
-                raise DataError(f"bank embeddings have width {shard.width}, the weights or queries {width}.")
+                raise DataError(
+                    f"bank embeddings have width {shard.width}, the weights or queries {width}; they must come from "
+                    "one embedding space. Next step: embed the bank with the encoder's backbone."
+                )
             for start in range(0, shard.n, rows):
                 stop = min(start + rows, shard.n)
                 ids = None if shard.ids is None else shard.ids[start:stop]

@@ -434,7 +434,10 @@ def build_bank(
     before = read_sealed_json(folder / "build.json", unsealed=True)
     differ = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in settings.items() if before.get(k) != v]
     if differ:
-        raise ConfigError(f"{folder} was begun with other images or settings: {', '.join(differ)}. Give another --out.")
+        raise ConfigError(
+            f"{folder} was begun with other images or settings: {', '.join(differ)}. "
+            "Next step: another --out, or remove the folder."
+        )
     place = resolve_device(device)
     work = _Builder(folder, root, _Encoder(backbone, place, batch), dtype, near_duplicates)
     records: list[dict[str, Any]] = []

@@ -57,7 +57,9 @@ class CaptionCorpus:
         phrases: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         if len(captions) == 0 or len(captions) != len(images):
-            raise DataError(f"{len(captions)} captions and {len(images)} images; legal: one id a caption, not 0.")
+            raise DataError(
+                f"{len(captions)} captions and {len(images)} images; legal: one image id a caption, at least one."
+            )
         self.captions = [plain_text(c) for c in check_texts(captions, "captions")]
         empty = [i for i, c in enumerate(self.captions) if not c]
         if empty:
@@ -124,7 +126,10 @@ class CaptionCorpus:
     def phrases_of(self, row: int) -> list[str]:
         """Phrases of one caption, plain."""
         if self._phrases is None:
-            raise ConfigError("the corpus cannot tell phrases. Give CaptionCorpus(..., phrases=function of a text).")
+            raise ConfigError(
+                "the corpus cannot tell phrases. Next step: CaptionCorpus(..., phrases=...), a function that gives a "
+                "text's phrases."
+            )
         if self._found is None:
             known = {c: [plain_text(p) for p in self._phrases(c)] for c in dict.fromkeys(self.captions)}
             self._found = [list(dict.fromkeys(p for p in known[c] if p)) for c in self.captions]

@@ -76,7 +76,10 @@ class NGramIndex:
         given = [np.asarray(c).reshape(-1) for c in captions]
         wrong = [(n, row) for n, row in enumerate(given) if row.size and row.dtype.kind not in "iu"]
         if wrong:
-            raise DataError(f"{len(wrong)} captions are no whole numbers; {wrong[0][0]} is of {wrong[0][1].dtype}.")
+            raise DataError(
+                f"{len(wrong)} of {len(given)} captions are not whole-number tokens; the first is number "
+                f"{wrong[0][0]}, of {wrong[0][1].dtype}. Next step: NGramIndex.from_texts for texts."
+            )
         rows = [row.astype(np.int64) for row in given]
         if not rows:
             raise DataError("the corpus holds 0 captions; at least one is needed.")

@@ -59,7 +59,10 @@ def ngram_weight(logp: Any, counts: Any, n_tokens: int, *, alpha: float = 2.0, s
     if np.isnan(log_query).any() or (log_query > 1e-6).any():
         raise DataError("log-probabilities of n-grams hold NaN or numbers above 0. Next step: give log P(n | q).")
     if not ((n >= 0) & (n <= n_tokens)).all():
-        raise DataError(f"counts of n-grams run from {n.min():g} to {n.max():g}; legal are 0 to n_tokens={n_tokens}.")
+        raise DataError(
+            f"counts of n-grams run from {n.min():g} to {n.max():g}; legal: 0 to n_tokens={n_tokens}. "
+            "Next step: count them in the corpus whose tokens were counted."
+        )
     # n-grams of count 0 without smoothing have no odds, and weigh 0.
     with np.errstate(divide="ignore", invalid="ignore"):
         log_corpus = np.log((n + smoothing) / (n_tokens + smoothing))

@@ -140,7 +140,10 @@ class StoredBank(EmbeddingBank):
             raise DataError(f"{self.path} holds no bank (no bank.json). Next step: `neuroenc bank build`, or check it.")
         self.info: dict[str, Any] = read_sealed_json(self.path / "bank.json", needed=("version",), unsealed=True)
         if self.info["version"] not in _LEGAL:
-            raise DataError(f"{self.path} has version {self.info['version']}; this neuroenc reads {_VERSION}.")
+            raise DataError(
+                f"{self.path} is a bank of version {self.info['version']}; this neuroenc reads {_VERSION}. "
+                "Next step: build it again."
+            )
         missing = [name for name in ("n", "width", "dtype", "shards") if name not in self.info]
         if missing:
             raise DataError(f"{self.path / 'bank.json'} lacks {', '.join(missing)}. Next step: copy or build it again.")

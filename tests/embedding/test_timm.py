@@ -246,7 +246,7 @@ def test_preprocessing_is_the_weights_own():
         (lambda: ImageEmbedder("timm:resnet81"), "did you mean 'resnet18'"),
         (lambda: ImageEmbedder("timm:resnet18.a1_in1"), "a1_in1k"),
         (lambda: ImageEmbedder("timm:resnet18", "a9_in1k"), "a1_in1k"),
-        (lambda: ImageEmbedder("timm:resnet18.a1_in1k", "a2_in1k"), "Leave one out"),
+        (lambda: ImageEmbedder("timm:resnet18.a1_in1k", "a2_in1k"), "leave one out"),
         (lambda: ImageEmbedder("timm:resnet18", layer="layer5"), "did you mean 'layer"),
         (lambda: ImageEmbedder("timm:resnet18", preprocessing={"crop": 1}), "crop"),
         (lambda: ImageEmbedder("timm:resnet18", preprocessing={"crop_pct": 1.5}), "crop_pct"),
