@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -148,6 +149,9 @@ def load(
             require(package, "big")
     try:
         engine = "zarr" if kind == "zarr" else "h5netcdf"
+        if kind == "nc":
+            # First without h5netcdf, whose half-opened files complain on stderr when they are collected.
+            h5py.File(path, "r").close()
         dataset = xr.open_dataset(path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False)
         if kind == "zarr" and _MARK in dataset.attrs:
             _check_chunks(path)
