@@ -214,7 +214,8 @@ def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -
         inner = w[..., offset:]
         if match.shape[-1] != inner.shape[-1] or match.shape[0] != len(inner):
             raise ValueError(
-                f"match is {tuple(match.shape)}; legal: ({len(inner)}, {inner.shape[-1]}). Mind the registers."
+                f"match {tuple(match.shape)} for weights {tuple(w.shape)} less {offset} keys; legal: ({len(inner)}, "
+                f"{inner.shape[-1]}). Next step: set offset to the number of registers."
             )
         top = inner.argmax(-1, keepdim=True)
         hit = wanted.to(w.device).expand(inner.shape).gather(-1, top) & (inner.gather(-1, top) > 0)

@@ -22,7 +22,10 @@ class Context(nn.Module):
     def check(self, normaliser: Normaliser) -> None:
         """Refuse a normaliser that weights of a selection mean nothing to."""
         if normaliser.all_rows:
-            raise ValueError(f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} at some.")
+            raise ValueError(
+                f"{type(normaliser).__name__} looks at all weights, {type(self).__name__} computes only some. "
+                "Next step: drop the normaliser, or context=None."
+            )
 
     def fits(self, total: int) -> bool:
         """Whether all keys are seen anyway."""

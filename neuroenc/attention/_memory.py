@@ -96,7 +96,8 @@ class StreamingAttention:
     def merge(self, a: StreamState, b: StreamState) -> StreamState:
         if a.query is not b.query and not torch.equal(a.query, b.query):
             raise ValueError(
-                f"states of queries {tuple(a.query.shape)} and {tuple(b.query.shape)}: not of one init(query)."
+                f"states of other queries, {tuple(a.query.shape)} and {tuple(b.query.shape)}. "
+                "Next step: start both from the same init(query)."
             )
         m = torch.maximum(a.m, b.m)
         top = _finite(m)
@@ -121,7 +122,10 @@ def _finite(m: Tensor) -> Tensor:
 def kept_trials(key: Tensor, value: Tensor, log_weight: Tensor | None) -> Tensor | None:
     """Which trials (batch, token) a memory that learns in order takes; None for all."""
     if key.ndim != 3 or key.shape[:-1] != value.shape[:-1]:
-        raise ValueError(f"keys {tuple(key.shape)}, values {tuple(value.shape)}; legal: (batch, token, d or e).")
+        raise ValueError(
+            f"keys {tuple(key.shape)}, values {tuple(value.shape)}; legal: (batch, token, d) and "
+            "(batch, token, e). Next step: fold heads into the batch."
+        )
     if log_weight is None:
         return None
     kept = log_weight == 0

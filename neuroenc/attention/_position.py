@@ -105,7 +105,10 @@ class AbsolutePosition(Position):
         at = torch.arange(x.shape[-2], device=x.device) if at is None else at.to(x.device)
         if self.kind == "learned":
             if at.numel() and int(at.max()) >= self.length:
-                raise ValueError(f"position {int(at.max())} of a table of {self.length}; legal: below that.")
+                raise ValueError(
+                    f"position {int(at.max())} of a table of length {self.length}; legal: 0 to {self.length - 1}. "
+                    "Next step: a longer table, or a position without one (sinusoidal, T5Bias, ALiBi, Rotary)."
+                )
             vectors = self.table[at.clamp_min(0)]
         else:
             angle = _angles(at, self.dim, 1e4, x.dtype)

@@ -36,7 +36,9 @@ def attentions(model: nn.Module) -> list[Attention]:
     """
     layers = [m for m in model.modules() if isinstance(m, Attention)]
     if not layers:
-        raise ValueError(f"no Attention in {type(model).__name__}; legal: a module with at least one.")
+        raise ValueError(
+            f"no Attention in {type(model).__name__}; legal: a module with at least one. Next step: give the network."
+        )
     return layers
 
 
@@ -202,7 +204,10 @@ class HeadTap:
         known = set(self.heads)
         for layer, head in heads:
             if (layer, head) not in known:
-                raise ValueError(f"no head {(layer, head)}; legal: layers of {[a.heads for a in self.layers]} heads.")
+                raise ValueError(
+                    f"no head {(layer, head)}; legal: {len(self.layers)} layers of {[a.heads for a in self.layers]} "
+                    "heads, counted from 0."
+                )
             chosen[layer][head] = True
         return chosen
 

@@ -260,7 +260,11 @@ class Study:
         """
         found = getattr(self.config, name)
         if found is None:
-            raise ConfigError(f"the config has no [{name}]. Next step: a table [{name}] (docs: reference of settings).")
+            first = {"captions": '[captions.space] model = "..."', "compare": "[compare] readouts = { linear = {} }"}
+            raise ConfigError(
+                f"the config has no [{name}]. Next step: {first.get(name, f'a table [{name}]')} "
+                "(docs: reference of settings)."
+            )
         return found
 
     def has(self, *parts: str) -> bool:

@@ -246,7 +246,7 @@ def test_bad_settings(run, words):
 def test_streams_of_other_queries_are_refused():
     q, k, v, _ = trials(3)
     stream = StreamingAttention()
-    with pytest.raises(ValueError, match="one init"):
+    with pytest.raises(ValueError, match="same init"):
         stream.merge(stream.init(q), stream.init(q + 1))
     with pytest.raises(ValueError, match="Leave query out"):
         stream.read(stream.init(q), q + 1)
