@@ -223,6 +223,7 @@ def test_equal_inputs_give_equal_bytes(parts, page, tmp_path):
     assert write(tmp_path, **changed).source != page.source
 
 
+@pytest.mark.slow
 def test_what_is_not_given_is_left_out(parts, tmp_path):
     page = write(tmp_path, title="bare", scores=parts["scores"], progress=False)
     assert page.sections == ["accuracy", "origin"]

@@ -157,6 +157,7 @@ def test_everything_from_data_is_escaped(analysis, tmp_path):
         assert b"<script>" not in base64.b64decode(svg)
 
 
+@pytest.mark.slow
 def test_equal_input_gives_equal_bytes(analysis, tmp_path):
     few = vars(analysis) | {"scores": analysis.scores.isel(voxel=slice(0, None, 5)), "maps": ["roi"]}
     for table in ("captions", "evidence"):

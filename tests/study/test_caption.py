@@ -231,6 +231,7 @@ def test_a_second_call_takes_what_is_there_and_gives_the_same(done):
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_the_reading_does_not_read_again(done, tmp_path, monkeypatch):
     out, summary, _ = done
     shutil.copytree(out / ".steps", tmp_path / ".steps")

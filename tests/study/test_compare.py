@@ -147,6 +147,7 @@ def test_tables_and_maps_of_a_new_process_hold_what_the_comparison_found(folder,
     assert len(found["winner"]) == 10
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_files(folder):
     script = folder / "go.py"
     script.write_text(
@@ -287,6 +288,7 @@ def test_examples_name_cells_that_exist():
             assert "images/equivariant/factorized" in names
 
 
+@pytest.mark.slow
 def test_two_sessions_of_v4_side_by_side(mirror, tmp_path):
     """Real data: sessions that share 600 pictures, ridge, as if each were alone."""
     pytest.importorskip("torch")

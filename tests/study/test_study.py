@@ -123,6 +123,7 @@ def _pid(number, wait):
     return number, os.getpid()
 
 
+@pytest.mark.slow
 def test_tasks_of_a_killed_dask_worker_run_on_another():
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)

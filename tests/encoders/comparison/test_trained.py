@@ -73,6 +73,7 @@ def test_test_rows_decide_nothing_in_training_either():
     )
 
 
+@pytest.mark.slow
 def test_processes_and_resuming_give_the_same_bytes(tmp_path):
     features, responses = placed()
     one = compare(features, ["factorized", "semantic"], responses, out=tmp_path / "one", **QUICK)
