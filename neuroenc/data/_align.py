@@ -23,7 +23,10 @@ def stimulus_ids(array: xr.DataArray) -> np.ndarray:
     """
     check_labelled(array, "array")
     if "stimulus" not in array.coords:
-        raise DataError(f"array of dims {array.dims} has no 'stimulus' coordinate: make_responses or make_features.")
+        raise DataError(
+            f"array with dims {array.dims} has no 'stimulus' coordinate. "
+            "Next step: build it with neuroenc.data.make_responses or make_features."
+        )
     return np.asarray(array["stimulus"].values).astype(str)
 
 
@@ -109,7 +112,8 @@ def match(features: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
     if (rows < 0).any():
         missing = list(dict.fromkeys(want[rows < 0].tolist()))
         raise DataError(
-            f"{len(missing)} of {len(set(want))} stimuli of the responses have no features, first {missing[:5]}."
+            f"{len(missing)} of {len(set(want))} stimuli of the responses have no features, first {missing[:5]}. "
+            "Next step: embed them, or keep only the responses whose stimuli have features."
         )
     return features.isel(stimulus=rows)
 

@@ -120,7 +120,9 @@ def make_responses(
 
     coords: dict[str, Any] = {}
     if dim == "stimulus":
-        require_unique(ids, "stimulus ids", "neuroenc.data.average_repeats, or dim='presentation'")
+        require_unique(
+            ids, "stimulus ids", "average the repeats (neuroenc.data.average_repeats), or dim='presentation'"
+        )
         coords["stimulus"] = ids
         if subject is not None and np.ndim(subject) == 0:
             coords["subject"] = str(subject)
@@ -213,8 +215,8 @@ def make_features(
     if dims is None:
         if data.ndim not in FEATURE_DIMS:
             raise DataError(
-                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature), "
-                "(stimulus, channel, y, x), or dims=(...)."
+                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature) and "
+                "(stimulus, channel, y, x). Next step: reshape, or name the dimensions with dims=(...)."
             )
         dims = FEATURE_DIMS[data.ndim]
     dims = tuple(dims)
@@ -252,14 +254,20 @@ def _hash_rows(data: Any, ids: np.ndarray, block_bytes: int = 2**26) -> str:
 def check_labelled(array: Any, what: str) -> None:
     """Refuse what is no labelled array (numpy, None) where labels are needed."""
     if not isinstance(array, (xr.DataArray, xr.Dataset)):
-        raise DataError(f"{what} is a {type(array).__name__}, no xarray.DataArray: make_responses or make_features.")
+        raise DataError(
+            f"{what} is a {type(array).__name__}, and labels are needed (an xarray.DataArray). "
+            "Next step: neuroenc.data.make_responses(values, stimulus=ids) or make_features."
+        )
 
 
 def refuse_multiindex(obj: xr.DataArray | xr.Dataset) -> None:
     """Refuse an index of several levels, which neither netCDF nor zarr keeps."""
     for name, index in obj.indexes.items():
         if index.nlevels > 1:
-            raise DataError(f"{name!r} is a MultiIndex of {list(index.names)}. Next step: .reset_index({str(name)!r}).")
+            raise DataError(
+                f"{name!r} is a MultiIndex of {list(index.names)}, which no file format keeps. "
+                f"Next step: .reset_index({str(name)!r})."
+            )
 
 
 def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
@@ -277,8 +285,8 @@ def string_ids(values: Any, what: str = "stimulus") -> np.ndarray:
     bad = [] if array.dtype.kind == "U" else [x for x in array.tolist() if not isinstance(x, str)]
     if bad:
         raise DataError(
-            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}). Next step: "
-            f"{what}=[str(x) for x in ids]."
+            f"{what} ids must be text, found {bad[0]!r} ({type(bad[0]).__name__}); numbers lose leading zeros in "
+            f"files. Next step: {what}=[str(x) for x in ids]."
         )
     array = array.astype(str)
     broken = [x for x in array.tolist() if not x.isprintable()]
@@ -298,7 +306,10 @@ def _check_composition(ids: np.ndarray, what: str) -> None:
     for text in dict.fromkeys(ids.tolist()):
         other = seen.setdefault(unicodedata.normalize("NFC", text), text)
         if other != text:
-            raise DataError(f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed.")
+            raise DataError(
+                f"{what} ids {other!a} and {text!a} look the same and differ in how accents are composed. "
+                "Next step: unicodedata.normalize('NFC', id) for all of them."
+            )
 
 
 def stimulus_names(values: Any, where: str) -> np.ndarray:
@@ -320,7 +331,10 @@ def stimulus_names(values: Any, where: str) -> np.ndarray:
             if not float(cell).is_integer():
                 raise DataError(f"{at} is {cell!r}; picture numbers must be whole. Next step: name stimuli by text.")
             if abs(float(cell)) >= (2**24 if array.dtype.itemsize < 8 and array.dtype.kind == "f" else 2**53):
-                raise DataError(f"{at} is {cell!r}: {array.dtype} cannot tell it from its neighbours: read it as text.")
+                raise DataError(
+                    f"{at} is {cell!r} in {array.dtype}, which cannot tell it from its neighbours. "
+                    "Next step: read the column as text or integers."
+                )
             cell = int(cell)
         if isinstance(cell, bool) or not isinstance(cell, (str, int, np.integer)):
             raise DataError(f"{at} is {cell!r} ({type(cell).__name__}); expected text or a whole number.")
@@ -369,7 +383,10 @@ def roi_strings(roi: Any, n_voxels: int) -> np.ndarray:
     if isinstance(roi, Mapping):
         for name, m in roi.items():
             if np.shape(m) != (n_voxels,) or np.asarray(m).dtype != bool:
-                raise DataError(f"roi[{name!r}] is {np.asarray(m).dtype} {np.shape(m)}, expected bool ({n_voxels},).")
+                raise DataError(
+                    f"roi[{name!r}] has shape {np.shape(m)} and dtype {np.asarray(m).dtype} (expected ({n_voxels},) "
+                    "and bool: one flag per voxel)."
+                )
         if not roi:
             return np.full(n_voxels, "", dtype="<U1")
         # Every combination is written once, however many voxels share it.
@@ -412,7 +429,10 @@ def place(ijk: Any, affine: Any, volume_shape: Any, n_voxels: int) -> tuple[dict
     if ijk is not None:
         index = np.asarray(ijk)
         if index.shape != (n_voxels, 3) or index.dtype.kind not in "iu":
-            raise DataError(f"ijk has shape {index.shape} ({index.dtype}; expected integers ({n_voxels}, 3)).")
+            raise DataError(
+                f"ijk has shape {index.shape} and dtype {index.dtype} (expected ({n_voxels}, 3) integers: the voxel's "
+                "indices into the volume)."
+            )
         if len(attrs) < 2:
             missing = " and ".join(x for x in ("affine", "volume_shape") if x not in attrs)
             raise DataError(f"ijk given without {missing}: voxel indices have no place in space without them.")
@@ -436,7 +456,10 @@ def check_place(affine: Any, shape: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         raise DataError(f"affine is {str(affine)[:60]!r}; expected 16 numbers, the rows of a 4 x 4 matrix.") from error
     flat = not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12
     if flat or not np.allclose(matrix[3], (0, 0, 0, 1)):
-        raise DataError(f"affine {matrix.round(3).tolist()} places no volume: finite, spanning, last row 0, 0, 0, 1.")
+        raise DataError(
+            f"affine {matrix.round(3).tolist()} places no volume: it needs finite numbers, axes that span a "
+            "volume, and the last row 0, 0, 0, 1."
+        )
     sizes = np.asarray(shape)
     if sizes.shape != (3,) or sizes.dtype.kind not in "iuf" or (sizes != np.round(sizes)).any() or (sizes < 1).any():
         raise DataError(f"volume_shape is {str(shape)[:60]!r}; expected three whole numbers of at least 1.")

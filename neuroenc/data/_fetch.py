@@ -95,7 +95,10 @@ def fetch(
     """
     manifest = name if isinstance(name, Manifest) else load_manifest(name)
     if not manifest.files:
-        raise DataError(f"{manifest.name} cannot be fetched: {manifest.access} Then load_dataset(..., root='FOLDER').")
+        raise DataError(
+            f"{manifest.name} cannot be fetched: {manifest.access} "
+            f"Next step: tell the loader where it is, load_dataset({manifest.name!r}, root='FOLDER')."
+        )
     root, source = data_dir(dest) / manifest.name, mirror_dir(mirror)
     missing = [f for f in manifest.select(files) if _problem(root, f)]
     if missing:
@@ -183,7 +186,10 @@ def resolve(
             if problem != "missing" and (n or root is not None):
                 raise _mismatch(manifest, str(folder) if root else f"the mirror {folder}", file, problem)
         if root is not None:
-            raise DataError(f"{folder} lacks {len(problems)} of {len(wanted)} files, {next(iter(problems)).path}.")
+            raise DataError(
+                f"{folder} lacks {len(problems)} of {len(wanted)} files of {manifest.name}, first "
+                f"{next(iter(problems)).path}. Next step: leave root out, or `neuroenc data fetch {manifest.name}`."
+            )
     return fetch(manifest, mirror=mirror, files=[f.path for f in wanted], progress=progress)
 
 

@@ -46,7 +46,10 @@ def open_image(image: Any, what: str, *, surface: bool = False) -> Any:
     try:
         found = nib.load(path)
     except DAMAGE as error:
-        raise DataError(f"{what}: {path} ({path.stat().st_size:,} bytes) is not a readable image: {error}.") from error
+        raise DataError(
+            f"{what}: {path} ({path.stat().st_size:,} bytes) is not a readable image: {error}. "
+            "Next step: copy it again."
+        ) from error
     if not surface:
         _check_volume(found, f"{what}: {path}")
         _check_header(found, path)
@@ -55,12 +58,18 @@ def open_image(image: Any, what: str, *, surface: bool = False) -> Any:
 
 def _check_volume(image: Any, what: str) -> None:
     if not hasattr(image, "affine"):
-        raise DataError(f"{what} holds {type(image).__name__}; expected a volume (NIfTI, MGH); surfaces: read_surface.")
+        raise DataError(
+            f"{what} holds {type(image).__name__} (grayordinates or a surface); expected a volume (NIfTI, MGH). "
+            "Next step: give the volume, or neuroenc.data.read_surface for surface files."
+        )
     if image.affine is None:
         raise DataError(f"{what} has no affine, hence no place in space. Next step: nibabel.Nifti1Image(data, affine).")
     matrix = np.asarray(image.affine, dtype=float)
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-        raise DataError(f"{what} has an affine that is no place in space: {matrix.round(4).tolist()}: mend its header.")
+        raise DataError(
+            f"{what} has an affine that is no place in space: {matrix.round(4).tolist()}. "
+            "Next step: write its header again (sform, or qform and voxel sizes)."
+        )
     kind = np.dtype(image.get_data_dtype()) if hasattr(image, "get_data_dtype") else np.dtype(float)
     if kind.kind not in "fiub":
         raise DataError(f"{what} holds {kind} values (complex numbers or colours); expected real numbers.")
@@ -111,7 +120,8 @@ def _told(name: str, what: str) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise DataError(
-            f"{what}: voxel values of {name or what} cannot be read ({error}): the file is cut short or damaged."
+            f"{what}: voxel values of {name or what} cannot be read ({error}): the file is cut short or damaged. "
+            "Next step: copy it again."
         ) from error
 
 
@@ -175,7 +185,10 @@ def check_affine(a: Any, b: Any, *, names: tuple[str, str] = ("first", "second")
     for matrix, name in zip(matrices, names, strict=True):
         if not np.isfinite(matrix).all():
             raise DataError(f"the affine of {name} holds values that are not finite: it has no place in space.")
-    step = f"Next step: resample {names[0]}, as nilearn.image.resample_to_img(..., interpolation='nearest')."
+    step = (
+        f"Next step: resample {names[0]} to {names[1]}, e.g. nilearn.image.resample_to_img(..., "
+        "interpolation='nearest')."
+    )
     if len(set(shapes)) > 1:
         raise DataError(f"volume shapes differ: {names[0]} {shapes[0]}, {names[1]} {shapes[1]}. {step}")
     difference = np.abs(matrices[0] - matrices[1])
@@ -253,8 +266,9 @@ def label_values(image: Any, what: str) -> np.ndarray:
     whole = np.round(finite)
     if np.abs(finite - whole).max(initial=0) > 1e-4:
         raise DataError(
-            f"{what} holds values between whole numbers, first {finite[finite != whole][0]:g}: labels are resampled "
-            "with nearest-neighbour interpolation only."
+            f"{what} holds values between whole numbers, first {finite[finite != whole][0]:g}: it is no label "
+            "image, or was resampled with interpolation. "
+            "Next step: resample labels with nearest-neighbour interpolation."
         )
     return whole.astype(np.int64)
 

@@ -228,7 +228,10 @@ def _plain(value: Any, where: str) -> Any:
         items = [_plain(x, where) for x in value]
         if not any(isinstance(x, list) for x in items):
             return items
-    raise DataError(f"attribute {where} is {type(value).__name__} ({str(value)[:40]!r}). Next step: json.dumps(value).")
+    raise DataError(
+        f"attribute {where} is {type(value).__name__} ({str(value)[:40]!r}); legal: text, numbers, booleans, "
+        "None and lists of them. Next step: json.dumps(value)."
+    )
 
 
 def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
@@ -248,7 +251,10 @@ def _encode(obj: xr.DataArray | xr.Dataset) -> xr.Dataset:
     refuse_multiindex(dataset)
     for name in (*dataset.variables, *dataset.dims):
         if not _usable(name):
-            raise DataError(f"{name!r} cannot be the name of an array or dimension: printable, no '/', no '.' first.")
+            raise DataError(
+                f"{name!r} cannot be the name of a variable or dimension in a file; legal: printable text without '/' "
+                "that does not begin with '.' or a blank. Next step: .rename."
+            )
     dataset = dataset.drop_encoding()
     # Files keep neither a coordinate whose name has a blank as such, nor that labels of a dimension are not its index.
     mark["coords"] = [str(name) for name in dataset.coords if " " in str(name)]
@@ -281,7 +287,10 @@ def _check_values(dataset: xr.Dataset, name: str, variable: Any) -> xr.Dataset:
     listed = values.ravel().tolist()
     bad = [x for x in listed if not isinstance(x, str)]
     if bad:
-        raise DataError(f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}): .astype(str) or .astype(float).")
+        raise DataError(
+            f"{name!r} holds {bad[0]!r} ({type(bad[0]).__name__}) among objects; legal: numbers, booleans and "
+            "text. Next step: .astype(str) or .astype(float)."
+        )
     if any("\0" in x for x in listed):
         raise DataError(f"{name!r} holds text with a NUL character, which netCDF cuts there.")
     if not all(map(_unicode, listed)):
@@ -328,7 +337,10 @@ def _check_chunks(path: Path) -> None:
 
     for name, a in zarr.open_group(str(path), mode="r").arrays():
         if a.size and a.nchunks_initialized < a.nchunks:
-            raise DataError(f"{path}: array {name!r} has {a.nchunks_initialized} of {a.nchunks} chunks (incomplete).")
+            raise DataError(
+                f"{path}: array {name!r} has {a.nchunks_initialized} of {a.nchunks} chunks; the store is incomplete. "
+                "Next step: copy it again with all its files, or compute it again."
+            )
 
 
 def read_mat(
@@ -349,10 +361,14 @@ def read_mat(
     except MemoryError:
         raise
     except NotImplementedError as error:
-        raise DataError(f"{path} is of MATLAB 7.3 (HDF5). Next step: load it there and save(..., '-v7').") from error
+        raise DataError(
+            f"{path} is of MATLAB 7.3 (HDF5), which is not read here. "
+            "Next step: download it as published, or in MATLAB load it and save(..., '-v7')."
+        ) from error
     except Exception as error:  # whatever scipy says of damaged files
         raise DataError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): cut short or damaged."
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a MATLAB file ({error}): it is cut short or "
+            "damaged. Next step: download it again."
         ) from error
     missing = [k for k in needed if k not in content]
     if missing:

@@ -102,7 +102,10 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
     except _DAMAGE as error:
         # Pillow's own text names the object in memory, another one in each run.
         why = "no picture of a kind that is read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}.") from error
+        raise DataError(
+            f"{name} cannot be read{place} ({size} bytes): {why or type(error).__name__}. "
+            "Next step: fetch or copy the file again."
+        ) from error
 
 
 def _as_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
@@ -241,7 +244,9 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
     ['faces/01.png', 'houses/01.png']
     """
     if not isinstance(folder, (str, os.PathLike)) or isinstance(ids, str):
-        raise DataError(f"folder is a {type(folder).__name__}, ids a {type(ids).__name__}; legal: a path, a list.")
+        raise DataError(
+            f"folder is a {type(folder).__name__}, ids a {type(ids).__name__}; legal: a path and a list of ids."
+        )
     root, wanted = Path(folder), [str(i) for i in ids]
     files = list_pictures(root)
     # From the whole path to the bare name: the first that answers counts, and it must be one file.
@@ -258,7 +263,10 @@ def find_pictures(folder: str | os.PathLike[str], ids: Iterable[str], *, partial
         key = _composed(name)
         candidates = next((table[key] for table in answers if key in table), [])
         if len(candidates) > 1:
-            raise DataError(f"stimulus {name!r} has {len(candidates)} pictures, {candidates}. Next step: keep one.")
+            raise DataError(
+                f"stimulus {name!r} has {len(candidates)} pictures in {root}: {', '.join(candidates[:4])}. "
+                "Next step: keep one, or name stimuli by their path below the folder, with its ending."
+            )
         if not candidates:
             lost.append(name)
         found.append(root / candidates[0] if candidates else None)

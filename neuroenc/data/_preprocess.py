@@ -59,7 +59,8 @@ def zscore(responses: xr.DataArray, by: str = "session", ddof: int = 0) -> xr.Da
     small = [name for name, rows in groups if n_rows(responses, rows) < 2 + ddof]
     if small:
         raise DataError(
-            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first {small[:3]}."
+            f"{len(small)} of {len(groups)} {by} groups have fewer than {2 + ddof} presentations, first "
+            f"{small[:3]}. Next step: z-score before taking subsets, or drop these rows."
         )
     data = _columnwise(responses.data, partial(_zscored, groups=groups, by=by, ddof=ddof), responses.shape[0])
     scaled = responses.copy(deep=False, data=data)
@@ -84,7 +85,10 @@ def _zscored(values: np.ndarray, groups: list[tuple[str, Rows]], by: str, ddof: 
             part = values[rows, block]
             mean, sd = column_moments(part, ddof)
             if (np.isinf(sd) | np.isinf(mean)).any():
-                raise DataError(f"responses hold infinity, or values too large ({np.nanmax(np.abs(part)):.3g}).")
+                raise DataError(
+                    f"responses hold infinity, or values too large to square (largest {np.nanmax(np.abs(part)):.3g}). "
+                    "Next step: NaN where a response is missing."
+                )
             flat = sd <= _CONSTANT * np.abs(mean)
             constant[block] += flat
             scaled = (part - mean) / np.where(flat, np.inf, sd)
@@ -155,7 +159,10 @@ def average_repeats(responses: xr.DataArray) -> xr.DataArray:
     if "subject" in responses.coords:
         subjects = np.unique(responses["subject"].values)
         if subjects.size > 1:
-            raise DataError(f"{subjects.size} subjects ({', '.join(subjects)}): responses[responses.subject == name].")
+            raise DataError(
+                f"responses hold {subjects.size} subjects ({', '.join(map(str, subjects[:4]))}); repeats are averaged "
+                "within one. Next step: responses[responses.subject == name]."
+            )
         if subjects.size:
             coords["subject"] = str(subjects[0])
     several = "session" in responses.coords and len(np.unique(responses["session"].values)) > 1
@@ -205,7 +212,11 @@ def group_ids(responses: xr.DataArray, by: str) -> tuple[np.ndarray, list[str]]:
     sample = responses.dims[0]
     if by not in responses.coords:
         averaged = " (they are averaged over repeats, so do this before averaging)" if sample == "stimulus" else ""
-        raise DataError(f"responses{averaged} have no {by!r} coordinate: assign_coords({by}=({sample!r}, numbers)).")
+        raise DataError(
+            f"responses have no {by!r} coordinate{averaged}; found {sorted(map(str, responses.coords))}. "
+            f"Next step: responses.assign_coords({by}=({sample!r}, numbers)); one number for all rows if there is "
+            f"one {by}."
+        )
     keys = [x for x in _KEYS[by] if x in responses.coords and responses[x].dims == (sample,)]
     frame = pd.DataFrame({x: responses[x].values for x in keys})
     grouped = frame.groupby(keys, sort=False, dropna=False)

@@ -42,8 +42,10 @@ def check_disjoint(train: Any, test: Any) -> None:
     shared = np.intersect1d(left, right)
     if shared.size:
         raise DataError(
-            f"{shared.size} of {np.unique(right).size} test stimuli are also in training, first {shared[:5].tolist()}. "
-            "Next step: neuroenc.data.split_by_stimulus, or shared='drop' where you split by session or run."
+            f"{shared.size} of {np.unique(right).size} test stimuli are also in training, first "
+            f"{shared[:5].tolist()}: scores would count memory as prediction. "
+            "Next step: neuroenc.data.split_by_stimulus(responses, test=...), or shared='drop' where you split by "
+            "session or run."
         )
 
 
@@ -57,7 +59,10 @@ def _take(responses: xr.DataArray, rows: np.ndarray) -> xr.DataArray:
 def _two_sides(responses: xr.DataArray, in_test: np.ndarray, what: str) -> tuple[xr.DataArray, xr.DataArray]:
     train, test = np.flatnonzero(~in_test), np.flatnonzero(in_test)
     if not train.size or not test.size:
-        raise DataError(f"{what} puts {train.size} rows into training and {test.size} into test; both need one.")
+        raise DataError(
+            f"{what} puts {train.size} rows into training and {test.size} into test of {in_test.size}; both sides "
+            "need at least one."
+        )
     return _take(responses, train), _take(responses, test)
 
 
@@ -147,7 +152,7 @@ def shared_test(responses: xr.DataArray, ids: Iterable[str]) -> tuple[xr.DataArr
     if not found.any():
         raise DataError(
             f"none of {wanted.size} shared ids (first {wanted[:3].tolist()}) occurs among {np.unique(have).size} "
-            f"stimuli (first {have[:3].tolist()})."
+            f"stimuli (first {have[:3].tolist()}). Next step: write both in one form."
         )
     return _two_sides(responses, found, f"a list of {wanted.size} shared ids")
 
@@ -275,6 +280,8 @@ def folds(
         in_test[test] = True
         train = np.flatnonzero(_allowed(responses, in_test, shared))
         if not train.size:
-            raise DataError(f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli shared.")
+            raise DataError(
+                f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli are shared."
+            )
         result.append((train, np.flatnonzero(in_test)))
     return result

@@ -74,7 +74,10 @@ class Stimuli:
             for name, texts in zip(ids.tolist(), captions):
                 listed = isinstance(texts, Iterable) and not isinstance(texts, str)
                 if not listed or not all(isinstance(x, str) for x in texts):
-                    raise DataError(f"captions of stimulus {name!r} are not a list of texts: {texts!r}.")
+                    raise DataError(
+                        f"captions of stimulus {name!r} are not a list of texts: {texts!r}. "
+                        "Next step: give each stimulus a list, [caption] if there is one."
+                    )
             captions = tuple(tuple(c) for c in captions)
         index = pd.Index(ids, name="stimulus")
         if table is None:
@@ -112,7 +115,10 @@ class Stimuli:
             twins = {unicodedata.normalize("NFC", str(i)): str(i) for i in self.ids}
             twin = twins.get(unicodedata.normalize("NFC", str(missing[0])))
             if twin is not None:
-                raise DataError(f"stimulus {str(missing[0])!r} is known as {twin!r}: accents are composed otherwise.")
+                raise DataError(
+                    f"stimulus {str(missing[0])!r} is known as {twin!r}: the accents are composed in one and not in "
+                    "the other. Next step: unicodedata.normalize('NFC', id) for all ids."
+                )
             more = f" {missing.size} of {wanted.size} ids are unknown." if missing.size > 1 else ""
             raise DataError(unknown_name("stimulus", missing[0], self.ids.tolist()) + more)
         return np.asarray(found, dtype=np.int64)
@@ -226,11 +232,14 @@ def _check_images(images: Any) -> np.ndarray | list[Path] | PixelBank:
     try:
         array = np.asarray(images)
     except ValueError as error:
-        raise DataError("images are of several sizes or kinds. Next step: one path each, or one size.") from error
+        raise DataError(
+            "images are of several sizes or kinds. Next step: give one path for each stimulus, or bring them to "
+            "one size."
+        ) from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise DataError(
-            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8, (n, y, x, 3)). Next step: "
-            f"{_way_out(array)}."
+            f"images have shape {array.shape} and dtype {array.dtype} (expected uint8 of shape (n, y, x, 3), or "
+            f"one path per stimulus). Next step: {_way_out(array)}."
         )
     return array
 

@@ -213,7 +213,10 @@ def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str
         names = own["roi"].values
         several = [x for x in names.tolist() if ";" in x]
         if several:
-            raise DataError(f"{len(several)} vertices lie in several regions, first {several[0]!r}; .annot holds one.")
+            raise DataError(
+                f"{len(several)} vertices lie in several regions, first {several[0]!r}; .annot holds one. "
+                "Next step: keep one name each with assign_coords(roi=...)."
+            )
         unique = ["unknown", *sorted(set(names.tolist()) - {""})]
         labels = np.zeros(n, dtype=np.int64)
         labels[vertex] = [unique.index(x) if x else 0 for x in names.tolist()]
@@ -273,11 +276,17 @@ def to_gifti(
             for label, given in (("vertex", vertex), ("hemi", hemi)):
                 own = array[label].values if label in array.coords else None
                 if own is not None and given is not None and not np.array_equal(own, np.asarray(given)):
-                    raise DataError(f"map {title!r} has another {label} than the maps before it (legal: the same).")
+                    raise DataError(
+                        f"map {title!r} has another {label} than the maps before it. "
+                        "Next step: maps of the same vertices, in one order."
+                    )
             vertex = array["vertex"].values if vertex is None and "vertex" in array.coords else vertex
             hemi = array["hemi"].values if hemi is None and "hemi" in array.coords else hemi
     if vertex is None or hemi is None:
-        raise DataError("values carry no vertex and hemi: to_gifti(values, vertex, hemi), or unmask for a volume.")
+        raise DataError(
+            "values carry no vertex and hemi. Next step: to_gifti(values, vertex, hemi), or unmask for voxels of "
+            "a volume."
+        )
     vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
     if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
         raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text.")
@@ -285,8 +294,9 @@ def to_gifti(
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
         raise DataError(
-            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. Next "
-            f"step: n_vertices={' or '.join(fits[:2]) or 'that of the surface'}."
+            f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. "
+            f"Next step: n_vertices={' or '.join(fits[:2]) or 'that of the surface'}; vertices count from 0 in "
+            "each hemisphere."
         )
     images: dict[str, GiftiImage] = {}
     for side in (x for x in _STRUCTURE if (hemis == x).any()):

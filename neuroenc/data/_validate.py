@@ -56,7 +56,10 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
     neuroenc._core.errors.DataError: responses are not z-scored within session: ...
     """
     if not isinstance(responses, xr.DataArray):
-        raise DataError(f"responses are {type(responses).__name__}. Next step: make_responses(values, stimulus=ids).")
+        raise DataError(
+            f"responses are {type(responses).__name__} (expected xarray.DataArray). "
+            "Next step: neuroenc.data.make_responses(values, stimulus=ids)."
+        )
     dims = tuple(map(str, responses.dims))
     if dims not in (("presentation", "voxel"), ("stimulus", "voxel")):
         step = (
@@ -72,7 +75,10 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
         raise DataError(f"responses are {responses.dtype} (expected float32). Next step: responses.astype('float32').")
     _check_labels(responses, dims[0])
     if "stimulus" not in responses.coords:
-        raise DataError("responses have no 'stimulus' coordinate: assign_coords(stimulus=('presentation', ids)).")
+        raise DataError(
+            f"responses have no 'stimulus' coordinate; found {sorted(map(str, responses.coords))}. "
+            "Next step: responses.assign_coords(stimulus=('presentation', ids))."
+        )
     if "stimulus" in responses.dims:
         step = "neuroenc.data.average_repeats on the presentation form"
         require_unique(responses["stimulus"].values, "stimulus ids", step)
@@ -94,8 +100,8 @@ def _check_repeats(responses: xr.DataArray, sample: str) -> None:
         row = frame.iloc[int(np.argmax(twice))]
         raise DataError(
             f"{int(twice.sum())} presentations have a repeat that their stimulus had before, first "
-            f"{row['stimulus']!r} repeat {row['repeat']}: joined sessions? Next step: responses.drop_vars('repeat'), "
-            "or make_responses to count anew."
+            f"{row['stimulus']!r} repeat {row['repeat']}: were sessions joined that each count from 0? "
+            "Next step: responses.drop_vars('repeat'), or make_responses to count anew."
         )
 
 
@@ -113,10 +119,16 @@ def _check_labels(obj: xr.DataArray | xr.Dataset, sample: str | None) -> None:
         if coord.dims not in legal:
             raise DataError(f"coordinate {name!r} has dims {coord.dims} (expected ({dim!r},)).")
         if name in _INTEGER and coord.dtype.kind not in "iu":
-            raise DataError(f"coordinate {name!r} is {coord.dtype} (expected int64 along {dim!r}).")
+            raise DataError(
+                f"coordinate {name!r} is {coord.dtype} (expected int64). "
+                f"Next step: assign_coords({name}=({dim!r}, values.astype('int64')))."
+            )
         if name in _TEXT and coord.dtype.kind != "U":
             first = coord.values.ravel()[:1].tolist()
-            raise DataError(f"coordinate {name!r} is {coord.dtype}, first value {first} (legal: text along {dim!r}).")
+            raise DataError(
+                f"coordinate {name!r} is {coord.dtype}, first value {first} (expected text). "
+                f"Next step: assign_coords({name}=({dim!r}, [str(x) for x in values]))."
+            )
 
 
 def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
@@ -132,13 +144,18 @@ def _check_voxels(obj: xr.DataArray | xr.Dataset) -> None:
     affine, shape = obj.attrs.get("affine"), obj.attrs.get("volume_shape")
     if affine is not None and np.shape(affine) != (16,):
         raise DataError(
-            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers: affine.ravel().tolist())."
+            f"attribute affine has shape {np.shape(affine)} (expected 16 numbers, row by row). "
+            "Next step: responses.attrs['affine'] = img.affine.ravel().tolist()."
         )
     if shape is not None and np.shape(shape) != (3,):
         raise DataError(f"attribute volume_shape is {shape} (expected 3 integers).")
     if have and isinstance(obj, xr.DataArray):
         if affine is None or shape is None:
-            raise DataError("voxels have i, j, k but no affine or volume_shape (img.shape[:3]) among the attributes.")
+            raise DataError(
+                "voxels have i, j, k but the attributes lack affine or volume_shape. "
+                "Next step: attrs['affine'] = img.affine.ravel().tolist(); attrs['volume_shape'] = "
+                "list(img.shape[:3])."
+            )
         inside_volume(np.stack([obj[x].values for x in "ijk"], axis=1), shape)
 
 
@@ -199,7 +216,10 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
     neuroenc._core.errors.DataError: features are not unit norm: norms range 5..5 (expected 1)...
     """
     if not isinstance(features, xr.DataArray):
-        raise DataError(f"features are {type(features).__name__}. Next step: make_features(values, stimulus=ids).")
+        raise DataError(
+            f"features are {type(features).__name__} (expected xarray.DataArray). "
+            "Next step: neuroenc.data.make_features(values, stimulus=ids)."
+        )
     dims = tuple(map(str, features.dims))
     if dims not in FEATURE_DIMS.values():
         raise DataError(f"features have dims {dims}; legal are {', '.join(str(x) for x in FEATURE_DIMS.values())}.")
@@ -223,7 +243,11 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
         raise DataError(f"{bad_rows} of {features.shape[0]} stimuli have NaN or infinite features.")
     if need and features.size and not (abs(low - 1) < 1e-3 and abs(high - 1) < 1e-3):
         declared = "" if not features.attrs.get("normalised", 0) else ", although declared normalised"
-        raise DataError(f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}.")
+        raise DataError(
+            f"features are not unit norm: norms range {low:.4g}..{high:.4g} (expected 1){declared}. "
+            f"Next step: features / np.sqrt((features**2).sum({features.dims[axis]!r})), or an embedder with "
+            "normalise=True."
+        )
     return features
 
 
@@ -329,7 +353,7 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
         claim = f", although the attributes declare zscored={declared!r}" if sufficient else ""
         raise DataError(
             f"responses are not z-scored within {by}{claim}: voxel means range {low_mean:.3g}..{high_mean:.3g} and "
-            f"standard deviations {low_sd:.3g}..{high_sd:.3g} in {wrong} of {len(groups)} groups. Next step: "
-            f"neuroenc.data.zscore(responses, by={by!r})"
+            f"standard deviations {low_sd:.3g}..{high_sd:.3g} (expected 0 and 1) in {wrong} of {len(groups)} "
+            f"groups. Next step: neuroenc.data.zscore(responses, by={by!r})"
             + ("." if sufficient else f"; if these are part of a z-scored set, declare it: attrs['zscored'] = {by!r}.")
         )

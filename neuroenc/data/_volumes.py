@@ -53,7 +53,10 @@ def label_rois(image: Any, table: Mapping[Any, Any] | str | os.PathLike[str]) ->
     found = np.unique(values)
     unknown = sorted({int(x) for x in found if x > 0} - set(names))
     if unknown:
-        raise DataError(f"{len(unknown)} labels have no name, first {unknown[:3]}; the table names {sorted(names)}.")
+        raise DataError(
+            f"{len(unknown)} labels have no name, first {unknown[:5]}; the table names {sorted(names)[:20]}. "
+            "Next step: add them to the table."
+        )
     rois: dict[str, Nifti1Image] = {}
     for name in dict.fromkeys(v for k, v in names.items() if k > 0):
         labels = [k for k, v in names.items() if v == name and k > 0]
@@ -81,7 +84,10 @@ def _label_names(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[int, str]
     for n, (label, name) in enumerate(rows):
         number = _whole(label)
         if number is None or not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}, row {n + 1}: {label!r} -> {name!r} is no label and its name, as in 1 -> 'V1'.")
+            raise DataError(
+                f"{where}, row {n + 1}: {label!r} -> {name!r} is no label and its name; expected a whole number and a "
+                "text, as in 1 -> 'V1'."
+            )
         name = name.strip()
         if names.setdefault(number, name) != name:
             raise DataError(f"{where}, row {n + 1}: label {number} is {name!r} here and {names[number]!r} before.")
@@ -104,7 +110,10 @@ def read_labels(path: Path) -> dict[int, str]:
         split = [line.split(None if sep == "\t" else sep) for line in lines]
         short = next((n for n, row in enumerate(split) if len(row) < 2 or _whole(row[0]) is None), None)
         if short is not None:
-            raise DataError(f"{path} is not a table of labels: its line {lines[short]!r} has no whole number and name.")
+            raise DataError(
+                f"{path} is not a table of labels: its line {lines[short]!r} has no whole number and name. "
+                "Next step: lines 'label name ...', or columns index and name."
+            )
         rows = [(row[0], row[1]) for row in split]
     if not rows:
         raise DataError(f"{path} is not a table of labels: it is empty.")
@@ -240,12 +249,18 @@ def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[n
             if source is like and isinstance(values, xr.DataArray) and {"voxel"} <= {*values.coords} & {*source.coords}:
                 here, there = values["voxel"].values, source["voxel"].values
                 if not np.array_equal(here, there):
-                    raise DataError(f"values have {here.size} voxels and 'like' has {there.size}, with other ids.")
+                    raise DataError(
+                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids. "
+                        "Next step: like.sel(voxel=values.voxel)."
+                    )
             own_affine, own_shape = source.attrs.get("affine"), source.attrs.get("volume_shape")
             if all(x in source.coords for x in "ijk"):
                 own = np.stack([source[x].values for x in "ijk"], axis=1)
                 if ijk is not None and not np.array_equal(own, np.asarray(ijk)):
-                    raise DataError("values and 'like' have other i, j, k: leave like out, or drop the values' own.")
+                    raise DataError(
+                        "values and 'like' have other i, j, k. "
+                        "Next step: leave like out, or drop i, j, k of the values."
+                    )
                 ijk = own
         elif source is like and source is not None:
             image = open_image(source, "like")
@@ -261,7 +276,11 @@ def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[n
         shape = own_shape if shape is None else shape
     missing = [n for n, x in (("i, j, k", ijk), ("affine", affine), ("volume_shape", shape)) if x is None]
     if missing:
-        raise DataError(f"cannot place the voxels: no {' and no '.join(missing)}: unmask(values, like=responses).")
+        raise DataError(
+            f"cannot place the voxels: no {' and no '.join(missing)}. "
+            "Next step: unmask(values, like=responses), where responses carry i, j, k, attrs['affine'] and "
+            "attrs['volume_shape']."
+        )
     return np.asarray(ijk), *check_place(affine, shape)
 
 
@@ -327,7 +346,10 @@ def unmask(
     inside_volume(index, shape)
     flat = np.ravel_multi_index(tuple(index.T), shape)
     if np.unique(flat).size < flat.size:
-        raise DataError(f"{flat.size - np.unique(flat).size} voxels share a place: unmask one subject at a time.")
+        raise DataError(
+            f"{flat.size - np.unique(flat).size} voxels share a place with another (several subjects in one "
+            "array?). Next step: unmask one subject at a time."
+        )
     kind = np.dtype(dtype)
     if kind.kind in "iu":
         fill = 0 if np.isnan(fill) else fill

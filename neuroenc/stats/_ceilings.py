@@ -105,7 +105,7 @@ def _mean_inverse(n_repeats: Any) -> float:
             "or a mapping {repeats: number of stimuli}."
         )
     if not (np.all(counts >= 1) and np.all(counts == np.floor(counts))):
-        raise DataError(f"n_repeats has values from {counts.min()} to {counts.max()}, not integers at least 1.")
+        raise DataError(f"n_repeats has values from {counts.min()} to {counts.max()}; legal: integers of at least 1.")
     if not (np.all(stimuli >= 0) and stimuli.sum() > 0):
         raise DataError("n_repeats as a mapping needs numbers of stimuli that are not negative, at least one.")
     return float((stimuli / counts).sum() / stimuli.sum())

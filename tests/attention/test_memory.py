@@ -180,7 +180,7 @@ def test_trials_without_weight_leave_no_trace(memory):
         memory.update(memory.init(q), k, v, log_weight + 0.5)
     with pytest.raises(ValueError, match="cannot be merged"):
         memory.merge(memory.init(q), memory.init(q))
-    with pytest.raises(ValueError, match="batch, token, d"):
+    with pytest.raises(ValueError, match="fold heads"):
         memory.update(memory.init(q), k, v[:, :3])
 
 

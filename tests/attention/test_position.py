@@ -195,7 +195,7 @@ def test_registers_have_no_position_but_tokens_are_in_order(kind):
 def test_no_position_is_refused_beyond_the_table():
     position = AbsolutePosition(4, "learned", length=3)
     position.add(torch.zeros(1, 5, 4), torch.arange(5) - 2)
-    with pytest.raises(ValueError, match="position 4 of a table of 3"):
+    with pytest.raises(ValueError, match="position 4 of a table of length 3"):
         position.add(torch.zeros(1, 5, 4))
 
 

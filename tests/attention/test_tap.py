@@ -306,7 +306,7 @@ def test_retrieval_score_by_loops():
             assert found[layer, h] == sum(hits) / 8
     assert found.attrs["chance"] == pytest.approx(match.double().mean().item())
     assert (retrieval_score([torch.zeros(4, 1, 2, 5)], match) == 0).all()
-    with pytest.raises(ValueError, match="registers"):
+    with pytest.raises(ValueError, match="number of registers"):
         retrieval_score(weights, match)
     with pytest.raises(ValueError, match="list over layers"):
         retrieval_score([weights[0][0]], match)

@@ -86,7 +86,7 @@ UNLABELLED = {
 @pytest.mark.parametrize("values", [Y, None])
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_arrays_without_labels_are_refused(name, values):
-    with pytest.raises(DataError, match="DataArray"):
+    with pytest.raises(DataError, match="labels are needed"):
         UNLABELLED[name](values)
 
 

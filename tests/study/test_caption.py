@@ -355,7 +355,7 @@ def test_captioner_without_scores_says_that_nothing_was_gated():
     assert captioner.caption(coef, scores.isel(voxel=[0])).captions["caption"].iloc[0] == "a"
     with pytest.raises(DataError, match=r"1 of 2 voxels that the encoder does not have \(first: 6"):
         captioner.caption(coef, scores.assign_coords(voxel=[5, 6]))
-    with pytest.raises(DataError, match="1 of 2 voxels"):
+    with pytest.raises(DataError, match="no row of its own for 1 of 2"):
         captioner.caption(coef, scores, gate=gated.gate.iloc[:1])
     # A bank of another backbone, and a decoder whose repr holds an address.
     labelled = xr.DataArray(bank, dims=("stimulus", "feature"), attrs={"backbone": "other"})
@@ -389,7 +389,7 @@ def test_a_captioner_refuses_before_it_reads():
     pictures = Stimuli(list("vwxyz"), np.zeros((5, 4, 4, 3), dtype=np.uint8))
     with pytest.raises(DataError, match="have no names"):
         Captioner(bank, decoder, stimuli=pictures)
-    with pytest.raises(DataError, match="bank's names"):
+    with pytest.raises(DataError, match="none of the bank's names"):
         Captioner((bank, list("abcde")), decoder, stimuli=pictures)
     captioner = Captioner((bank, list("vwxyz")), decoder, stimuli=pictures, progress=False)
     for weights in (np.full((3, 2), 1j), np.full((3, 2), "x"), np.full((3, 2), None)):

@@ -88,7 +88,10 @@ class Algonauts2023(Dataset):
         train = pictures[pictures["split"] == "train"]
         for side, array in arrays.items():
             if array.ndim != 2 or len(array) != len(train) or array.dtype.kind not in "fiu":
-                raise DataError(f"{side}_training_fmri.npy of {name} is {array.shape} for {len(train)} pictures.")
+                raise DataError(
+                    f"{side}_training_fmri.npy of {name} has shape {array.shape}, there are {len(train)} training "
+                    "pictures (expected one row each). Next step: unpack training_images again."
+                )
         sizes = {s: a.shape[1] for s, a in arrays.items()}
         vertices = {s: _vertices(folder / "roi_masks", s, n) for s, n in sizes.items()}
         regions = _regions(folder / "roi_masks", sizes)
@@ -165,7 +168,9 @@ def _regions(folder: Path, sizes: dict[str, int]) -> dict[str, np.ndarray]:
             parts.append(_labels(path) if path.is_file() else np.zeros(n, dtype=np.int64))
             top, low = parts[-1].max(initial=0), parts[-1].min(initial=0)
             if parts[-1].shape != (n,) or top > len(names) or low < 0:
-                raise DataError(f"{path} has {parts[-1].shape} labels to {top} (expected ({n},), to {len(names)}).")
+                raise DataError(
+                    f"{path} has shape {parts[-1].shape} and labels to {top} (expected ({n},), 0 to {len(names)})."
+                )
         labels = np.concatenate(parts)
         found |= {group: labels > 0, **{name: labels == k for k, name in enumerate(names, start=1)}}
     return found

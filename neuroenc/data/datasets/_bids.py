@@ -178,7 +178,10 @@ def _check_files(runs: list[Run], events: list[pd.DataFrame]) -> None:
             # As the file is called, however its folder is written.
             file = PurePosixPath(path.replace("\\", "/")).name
             if name and known.setdefault(name, file) != file:
-                raise DataError(f"{run.events}: {path!r} and {known[name]!r} are both the stimulus {name!r}.")
+                raise DataError(
+                    f"{run.events}: {path!r} and {known[name]!r} are both the stimulus {name!r}. "
+                    "Next step: name the files so that they differ in more than their ending, or stimulus=COLUMN."
+                )
 
 
 def _stimuli(root: Path, ids: np.ndarray, images: Any, licence: str) -> Any:
@@ -283,12 +286,15 @@ def fit_run(run: Run, events: pd.DataFrame, values: np.ndarray, glm: Glm) -> np.
         onset = named["onset"][named["trial_type"] == names[empty[0]]].iloc[0]
         raise DataError(
             f"{run.events.name}: {rows[empty[0]]!r} at {onset:g} s has no volume in {run.bold.name}, which ends at "
-            f"{times[-1]:g} s ({len(empty)} such rows)."
+            f"{times[-1]:g} s ({len(empty)} such rows). Next step: check that both are of one run, and in seconds."
         )
     # A fit for each trial has two regressors for all of them.
     width = design.shape[1] if glm.method == "lsa" else design.shape[1] - len(names) + 2
     if width >= n:
-        raise DataError(f"{run.bold.name} has {n} volumes for {width} regressors: model='condition' or method='lss'.")
+        raise DataError(
+            f"{run.bold.name} has {n} volumes for {width} regressors. "
+            "Next step: model='condition', method='lss', or fewer confounds."
+        )
     late = peak < 0.1 * np.median(peak)
     if late.any():
         first = rows[int(np.argmax(late))]
@@ -352,8 +358,8 @@ def check_baseline(run: Run, values: np.ndarray, width: int) -> None:
     if lost > n / 2:
         raise DataError(
             f"{run.bold.name} has no baseline: {lost} of {n} voxels have a mean that is not above their standard "
-            f"deviation (first: {examples}), so percent signal change has no scale. Next "
-            "step: BOLD with its mean (fMRIPrep's desc-preproc)."
+            f"deviation (first: {examples}), so percent signal change has no scale. "
+            "Next step: BOLD with its mean (fMRIPrep's desc-preproc)."
         )
     if lost or missing:
         warnings.warn(
@@ -408,7 +414,10 @@ def _confounds(run: Run, glm: Glm, n: int) -> tuple[np.ndarray | None, list[str]
     holes = np.argwhere(np.isnan(values[1:]))
     if len(holes):
         row, column = holes[0]
-        raise DataError(f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} cells): choose others.")
+        raise DataError(
+            f"{run.confounds}, row {row + 2}: {wanted[column]} is n/a ({len(holes)} such cells); only the first "
+            "row may lack a value. Next step: other confounds, or confounds='none'."
+        )
     values = np.where(np.isfinite(values), values, 0.0)
     values = values - values.mean(axis=0)
     scale = values.std(axis=0)

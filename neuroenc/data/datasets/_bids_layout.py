@@ -57,13 +57,19 @@ class Run:
         chosen = column or next((c for c in _STIMULUS if c in table), None)
         if chosen is None or chosen not in table:
             want = chosen or f"one of {', '.join(_STIMULUS)}"
-            raise DataError(f"{self.events} has columns {list(table.columns)} (expected {want}): stimulus=COLUMN.")
+            raise DataError(
+                f"{self.events} has columns {list(table.columns)} (expected onset, duration and {want}). "
+                "Next step: stimulus=COLUMN."
+            )
         if not len(table):
             raise DataError(f"{self.events} has column names and no events.")
         cells = table[chosen].to_numpy(dtype=str)
         empty = np.flatnonzero(cells == "")
         if len(empty):
-            raise DataError(f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows): name or n/a.")
+            raise DataError(
+                f"{self.events}, row {empty[0] + 1}: {chosen} is empty ({len(empty)} rows). "
+                "Next step: write its name, or n/a where nothing was shown."
+            )
         shown = ~np.isin(cells, _MISSING)
         onset = numbers(table, "onset", self.events)
         # What a button press lasts is often not told, and is no matter.
@@ -124,8 +130,9 @@ def find_runs(
         surface = next((p.name for x in kinds for p in prepared.glob(f"sub-*/**/*_bold.{x}")), "")
         found = f"only grayordinates or surfaces such as {surface}, which have no voxels. " if surface else ""
         raise DataError(
-            f"{prepared} has no preprocessed BOLD (*_desc-{desc}_bold.nii.gz): {found}{like(prepared)} Next step: "
-            "derivatives=FOLDER of fMRIPrep's output."
+            f"{prepared} has no preprocessed BOLD (sub-*/[ses-*/]func/*_desc-{desc}_bold.nii.gz): "
+            f"{found}{like(prepared)} Next step: derivatives=FOLDER of fMRIPrep's output, or `neuroenc data "
+            "describe`."
         )
     label = _label("subject", label, subjects)
     files = [p for p in there if entities(p).get("sub") == label]
@@ -254,11 +261,16 @@ def _timing(root: Path, prepared: Path, path: Path) -> tuple[float, float]:
     if not told and "VolumeTiming" in own:
         raise DataError(f"{sidecar} has VolumeTiming: volumes at uneven times are not modelled.")
     if not told and header is None:
-        raise DataError(f"{path.name}: no header tells the repetition time: write RepetitionTime into {sidecar.name}.")
+        raise DataError(
+            f"{path.name}: neither a sidecar nor its header tells the repetition time. "
+            f"Next step: write RepetitionTime in seconds into {sidecar.name}."
+        )
     tr, source = told.get("derivative") or told.get("raw") or (float(header or 0), path)
     for other, where in [*told.values(), *([(header, path)] if header is not None else [])]:
         if abs(other - tr) > 1e-3 * tr:
-            warnings.warn(f"RepetitionTime is {tr:g} s in {source} and {other:g} s in {where}.", stacklevel=4)
+            warnings.warn(
+                f"RepetitionTime is {tr:g} s in {source} and {other:g} s in {where}; the first is taken.", stacklevel=4
+            )
     start = own.get("StartTime")
     if start is None and own.get("SliceTimingCorrected"):
         warnings.warn(

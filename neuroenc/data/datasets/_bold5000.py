@@ -315,7 +315,8 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
     if names is None:
         if not lists:
             raise DataError(
-                f"{root} does not tell which pictures {name} saw. Expected {name}_imgnames.txt (release 2) or "
+                f"{root} does not tell which pictures {name} saw. "
+                f"Next step: download {name}_imgnames.txt (release 2) or "
                 f"stim_lists/{name[:-1]}0{name[-1]}_stim_lists.txt (release 1)."
             )
         names = listed
@@ -324,8 +325,8 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
         wrong = np.flatnonzero(ids != [_id(x) for x in listed])
         if wrong.size:
             raise DataError(
-                f"trial {wrong[0] + 1} of {name} is {names[wrong[0]]!r} in the list of names and "
-                f"{listed[wrong[0]]!r} in Stimuli_Presentation_Lists."
+                f"trial {wrong[0] + 1} of {name} is {names[wrong[0]]!r} in the list of names and {listed[wrong[0]]!r} "
+                "in Stimuli_Presentation_Lists. Next step: check that both are this subject's."
             )
     else:
         lists = []
@@ -346,7 +347,9 @@ def _trials(root: Path, name: str, counts: dict[int, int] | None, total: int | N
     for s, count in sorted(counts.items()):
         own = table[table["session"] == s]
         if len(own) != count:
-            raise DataError(f"session {s} of {name} holds {count} trials, its lists {len(own)}: download again.")
+            raise DataError(
+                f"session {s} of {name} holds {count} trials, its lists {len(own)}. Next step: download again."
+            )
         parts.append(own.assign(at=np.arange(count)))
     return pd.concat(parts, ignore_index=True), [s for s in range(1, max(counts) + 1) if s not in counts]
 

@@ -170,7 +170,9 @@ def read_trials(trials: Any) -> pd.DataFrame:
         trials = read_table(Path(trials).expanduser(), optional=("stimulus", "session", "run"), what="table of trials")
     table = pd.DataFrame(trials).reset_index(drop=True)
     if "stimulus" not in table:
-        raise DataError(f"{where} has columns {list(table.columns)} (expected stimulus; of several session, run).")
+        raise DataError(
+            f"{where} has columns {list(table.columns)} (expected stimulus, and session and run if there are several)."
+        )
     if not len(table):
         raise DataError(f"{where} has no rows; expected one for every trial.")
     table["stimulus"] = stimulus_names(table["stimulus"].to_numpy(), where)
@@ -238,11 +240,14 @@ def _check(betas: list[_Betas], table: pd.DataFrame) -> None:
     wanted = [len(table)] if len(betas) == 1 else table.groupby("session", sort=False).size().tolist()
     for part, n in zip(betas, wanted, strict=True):
         if part.space != betas[0].space:
-            raise DataError(f"{part.path} holds voxels of shape {part.space}, {betas[0].path} of {betas[0].space}.")
+            raise DataError(
+                f"{part.path} holds voxels of shape {part.space}, {betas[0].path} of {betas[0].space}: they are of "
+                "different spaces."
+            )
         if part.n_trials != n:
             raise DataError(
-                f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}. Next "
-                "step: one row for every trial, in the order of acquisition."
+                f"{part.path} holds {part.n_trials} trials, the table {n} rows{' of it' * (len(wanted) > 1)}. "
+                "Next step: one row for every trial, in the order of acquisition."
             )
 
 
@@ -315,8 +320,8 @@ def _place(parts: list[_Betas], mask: Any, rois: Any, reference: Any) -> tuple[n
         n, held = int(np.sum(inside)), f"a table of {betas.n_places} voxels" if betas.flat else f"shape {betas.space}"
         if inside.dtype != bool or (n != betas.n_places if betas.flat else inside.shape != betas.space):
             raise DataError(
-                f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels, {betas.path} holds {held}. Next "
-                "step: the bool mask whose voxels GLMsingle was given."
+                f"mask is {inside.dtype} of shape {inside.shape} with {n} voxels (expected bool), {betas.path} holds "
+                f"{held}. Next step: give the mask whose voxels GLMsingle was given."
             )
     voxel = np.flatnonzero(np.all([p.finite() for p in parts], axis=0) if inside is None else inside)
     place = np.arange(betas.n_places) if betas.flat and inside is not None else voxel

@@ -187,7 +187,10 @@ def block_responses(signal: np.ndarray, events: pd.DataFrame, *, tr: float, dela
         start, stop = onset + delay - tr / 1000, onset + duration + delay - tr / 1000
         inside = (time >= start) & (time < stop)
         if not inside.any():
-            raise DataError(f"the block at {onset} s (delay {delay} s) holds no volume of a run to {time[-1]} s.")
+            raise DataError(
+                f"the block at {onset} s (delay {delay} s) holds no volume of a run that ends at {time[-1]} s. "
+                "Next step: check onsets (seconds, not volumes), tr and delay."
+            )
         rows.append(series[inside].mean(axis=0))
     return _zscore(np.stack(rows), np.ones(series.shape[1]))
 

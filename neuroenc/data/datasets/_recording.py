@@ -115,7 +115,9 @@ def collect(
             )
         small = [last - first for first, last in bounds if last - first < 2]
         if small:
-            raise DataError(f"{len(small)} of {len(bounds)} {by}s have one trial; z-scores need two: zscore=False.")
+            raise DataError(
+                f"{len(small)} of {len(bounds)} {by}s have one trial; z-scores need two. Next step: zscore=False."
+            )
         template.attrs.update(units="z", zscored=by, zscored_n=n)
         template.attrs["provenance"] = provenance_step(template.attrs, "zscore", by=by, ddof=0)
     constant = np.zeros((len(bounds), n_voxels), dtype=bool)

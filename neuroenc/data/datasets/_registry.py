@@ -176,8 +176,9 @@ class Dataset(Protocol):
                 if found := self.recognise(candidate):
                     return found.root
         raise DataError(
-            f"{self.name} is not in {' nor '.join(map(str, folders))}: {like(folders[0])} Expected: {self.expected}. "
-            f"{source.manifest.access} Next step: load_dataset({self.name!r}, root='FOLDER')."
+            f"{self.name} is not in {' nor '.join(map(str, folders))}: {like(folders[0])} Expected: "
+            f"{self.expected}. {source.manifest.access} "
+            f"Next step: load_dataset({self.name!r}, root='FOLDER'), or `neuroenc data describe FOLDER`."
         )
 
     def lacks(self, folder: Path, what: str) -> DataError:

@@ -93,7 +93,10 @@ class ThingsFMRI(Dataset):
         empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
         if len(empty):
             row = trials.iloc[empty[0]]
-            raise DataError(f"{shown}, row {empty[0] + 1}: {row['stimulus']!r} of trial_type {row['trial_type']!r}.")
+            raise DataError(
+                f"{shown}, row {empty[0] + 1}: stimulus {row['stimulus']!r} of trial_type {row['trial_type']!r} "
+                "(expected a name, and train or test)."
+            )
         info = _voxel_table(places)
         values = _Block(responses, len(info), len(trials))
         # Regions stand in columns of 0 and 1 that are no measure.
@@ -166,7 +169,7 @@ class _Block:
         if len(wide) != 1:
             raise DataError(
                 f"{path} holds {found or 'no block of decimal numbers'}; the tables name {n_voxels} voxels and "
-                f"{n_trials} trials."
+                f"{n_trials} trials (expected one block of that shape). Next step: use the three files of one subject."
             )
         self.name = next(iter(wide))
 

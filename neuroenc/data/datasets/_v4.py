@@ -84,8 +84,8 @@ class V4(Dataset):
             values = np.nanmean(raw, axis=2)
         if raw is not None and raw.shape[:2] != values.shape:
             raise DataError(
-                f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: of other "
-                "neurons or images."
+                f"{root / files['raw']} has shape {raw.shape} and {files['average']} {values.shape}: other neurons or "
+                "images. Next step: take both files of one session from one release."
             )
         hashes = {name: sha256_file(root / name) for name in files.values()}
         common: dict[str, Any] = {"subject": f"{animal}-{session}", "space": "electrode array", "units": "spike count"}
@@ -167,7 +167,10 @@ def _locate(source: Source, session: str) -> tuple[Path, dict[str, str]]:
         files = {k: v for k, v in known.items() if v in listed}
         return source.folder(list(files.values())), files
     if source.root is not None and not any(folders[0].glob("images/images_*.zip")):
-        raise DataError(f"{folders[0]} holds no images/images_SESSION.zip; see {source.manifest.homepage}.")
+        raise DataError(
+            f"{folders[0]} holds no images/images_SESSION.zip. "
+            f"Next step: the folder data_V4_responses of {source.manifest.homepage}, or leave root out."
+        )
     there: dict[str, Path] = {}
     for folder in reversed(folders):
         names = [re.fullmatch(r"images_(.+)\.zip", p.name) for p in folder.glob("images/images_*.zip")]
@@ -237,7 +240,10 @@ def _read_array(path: Path, ndim: int, n_images: int, archive: str) -> np.ndarra
         raise DataError(f"{path} holds {values.dtype}; expected numbers.")
     if values.ndim != ndim or values.shape[1] != n_images or values.shape[0] == 0:
         what = "(neuron, image)" if ndim == 2 else "(neuron, image, repeat)"
-        raise DataError(f"{path} has shape {values.shape}, expected {what} for the {n_images} images of {archive}.")
+        raise DataError(
+            f"{path} has shape {values.shape}, expected {what} for the {n_images} images of {archive}. "
+            "Next step: `neuroenc data verify v4-cowley2023`, or both files of one session."
+        )
     values = values.astype(np.float64)
     bad = np.isinf(values) if ndim == 3 else ~np.isfinite(values)
     if bad.any():

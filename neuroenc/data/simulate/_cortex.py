@@ -40,7 +40,10 @@ def _check_table(stimuli: Stimuli) -> None:
     missing = [c for c in needed if c not in stimuli.table.columns]
     if missing or stimuli.images is None:
         what = f"{len(missing)} of {len(needed)} latent columns, such as {missing[0]!r}" if missing else "images"
-        raise DataError(f"the stimuli (source {stimuli.source!r}) lack {what}: stimuli = simulate_world(1000).")
+        raise DataError(
+            f"the stimuli (source {stimuli.source!r}) lack {what}. The simulated cortex sees only the simulated "
+            "world. Next step: stimuli = simulate_world(1000)."
+        )
 
 
 def _spoilt(

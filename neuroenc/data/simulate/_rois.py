@@ -121,7 +121,10 @@ def grow(hemi: str, centres: np.ndarray, counts: np.ndarray) -> list[np.ndarray]
     """
     xyz, neighbours = fsaverage5()[hemi]
     if counts.sum() > len(xyz):
-        raise DataError(f"{int(counts.sum())} vertices asked for in hemisphere {hemi} of {len(xyz)}. Next step: fewer.")
+        raise DataError(
+            f"{int(counts.sum())} vertices asked for in hemisphere {hemi}; fsaverage5 has {len(xyz)}. "
+            "Next step: ask for fewer voxels (n_voxels)."
+        )
     free = np.ones(len(xyz), dtype=bool)
     patches: list[list[int]] = [[] for _ in counts]
     # Distances are divided by each patch's radius, so that small and large patches meet fairly.

@@ -453,7 +453,9 @@ def stat_labels(names: Sequence[str]) -> dict[str, str]:
             raise DataError(f"score {name!r} holds no letter or digit to name a file by. Next step: rename it.")
         # File systems of laptops ignore case.
         if text.lower() in taken:
-            raise DataError(f"scores {taken[text.lower()]!r} and {name!r} would both be stat-{text}: rename one.")
+            raise DataError(
+                f"scores {taken[text.lower()]!r} and {name!r} would both be stat-{text}. Next step: rename one."
+            )
         taken[text.lower()] = name
     return labels
 

@@ -89,7 +89,10 @@ def read_design(layout: Layout) -> Design:
         if not values.size:
             raise DataError(f"{path}: {name} is empty. Next step: download it again.")
         if values.min() != 1 and (name == "masterordering" or values.min() < 1):
-            raise DataError(f"{path}: {name} begins at {values.min()}; the data set counts from 1 (file changed).")
+            raise DataError(
+                f"{path}: {name} begins at {values.min()}; the data set counts from 1, so this file was changed. "
+                "Next step: download it again."
+            )
     per_session = pattern.reshape(len(pattern), -1).sum(axis=1)
     if order.max() > pictures.shape[1] or pattern.ndim != 3 or (per_session * len(pattern) != len(order)).any():
         raise DataError(
@@ -210,7 +213,10 @@ def read_stimuli(
     if info is not None:
         unknown = np.setdiff1d(rows, info.index.to_numpy())
         if unknown.size:
-            raise DataError(f"nsd_stim_info_merged.csv lacks {unknown.size} pictures, first nsdId {unknown[0]}.")
+            raise DataError(
+                f"nsd_stim_info_merged.csv has no row for {unknown.size} pictures, first nsdId {unknown[0]}. "
+                "Next step: download it again."
+            )
         for old, new in _COLUMNS.items():
             if old in info:
                 table[new] = info.loc[rows, old].to_numpy()
@@ -302,8 +308,9 @@ def nsd_split(found: EncodingData, split: str = "shared1000", *, rest: str = "tr
     splits = found.extra.get("splits", {})
     if split not in splits or found.responses is None:
         raise DataError(
-            f"these data do not know the split {split!r}; they know {sorted(splits)}. Next step: download "
-            "nsddata/ppdata/subj*/behav/responses.tsv, or split='shared1000'."
+            f"these data do not know the split {split!r}; they know {sorted(splits)}. "
+            "Next step: download nsddata/ppdata/subj*/behav/responses.tsv (which pictures others saw), or "
+            "split='shared1000'."
         )
     responses = found.responses
     ids = responses["stimulus"].values
@@ -367,7 +374,10 @@ def nsd_noise_ceiling(responses: xr.DataArray, n_repeats: Any = None, *, unit: s
     elif responses.dims[0] == "presentation":
         ratio, source = estimate_ncsnr(responses.values, responses["stimulus"].values), "estimated from these rows"
     else:
-        raise DataError("responses have no coordinate ncsnr and are averaged. Next step: nsd(..., repeats='keep').")
+        raise DataError(
+            "responses have no coordinate ncsnr and are averaged, so it cannot be estimated. "
+            "Next step: nsd(..., repeats='keep'), or download ncsnr beside the betas."
+        )
     values = noise_ceiling(ratio, n_repeats, unit=unit)
     coords = {k: v for k, v in responses.coords.items() if v.dims == ("voxel",)}
     return xr.DataArray(values, coords, "voxel", f"noise_ceiling_{unit}", {"unit": unit, "ncsnr": source})

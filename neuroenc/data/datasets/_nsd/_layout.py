@@ -64,7 +64,11 @@ class Layout:
         if missing:
             held = sorted(x.name for x in folder.iterdir())[:8] if folder.is_dir() else []
             found = f"it holds {held}" if folder.is_dir() else "it does not exist"
-            raise DataError(f"{folder} lacks {' and '.join(missing)}: {found}. Next step: the folder that holds them.")
+            raise DataError(
+                f"{folder} lacks {' and '.join(missing)}: {found}. "
+                "Next step: give the folder that holds nsddata, nsddata_betas and nsddata_stimuli, as downloaded from "
+                "the data set's bucket."
+            )
         layout = cls(folder, number, space, BETAS.get(betas, betas))
         if not layout.betas_folder.is_dir():
             place = folder / "nsddata_betas" / "ppdata"
@@ -116,8 +120,8 @@ class Layout:
         names = sorted(x.name for x in self.betas_folder.iterdir())[:6]
         wanted = "{lh,rh}.betas_sessionNN" if self.kind == "surface" else "betas_sessionNN"
         raise DataError(
-            f"{self.betas_folder} has no {wanted}.{{{','.join(legal if ending == 'auto' else (ending,))}}}; it holds "
-            f"{names}."
+            f"{self.betas_folder} has no {wanted}.{{{','.join(legal if ending == 'auto' else (ending,))}}}; it "
+            f"holds {names}. Next step: download the sessions, or choose another space, version or format."
         )
 
     @cached_property
@@ -143,7 +147,10 @@ class Layout:
         if path is None:
             files = sorted((folder / "roi").glob("*.nii.gz")) + sorted(self.betas_folder.glob("*.nii.gz"))
             if not files:
-                raise DataError(f"{folder} has none of {', '.join(names)}, which place the volume: download one.")
+                raise DataError(
+                    f"{folder} has none of {', '.join(names)}, which tell the volume's place. "
+                    f"Next step: download nsddata/ppdata/{self.name}/{self.space}/brainmask.nii.gz."
+                )
             path = files[0]
         return open_image(path, "reference volume")
 
@@ -157,7 +164,11 @@ class Layout:
         ending, files = self.sessions()
         if ending != "hdf5":
             return list(next(iter(files.values())))
-        raise DataError(f"no map tells how many vertices {self.name} has in {self.space}: get {{lh,rh}}.ncsnr.mgh.")
+        raise DataError(
+            f"no map tells the number of vertices of {self.name} in {self.space}. "
+            f"Next step: download {self.betas_folder.name}/{{lh,rh}}.ncsnr.mgh or the labels of "
+            "nsddata/freesurfer."
+        )
 
     def read_map(self, name: str, *, where: str = "roi") -> np.ndarray | None:
         """A map as flat array (n_places,), or None where its file is absent.
@@ -290,7 +301,10 @@ def _check_shape(values: Any, path: Path, shape: tuple[int, ...]) -> None:
     found = tuple(values.shape[1:])[::-1] if hdf5 else tuple(x for x in values.shape[:-1])
     found = found[:1] if len(shape) == 1 and set(found[1:]) <= {1} else found
     if found != tuple(shape):
-        raise DataError(f"{path} holds {found} places, not {tuple(shape)}: another subject or space, turned axes.")
+        raise DataError(
+            f"{path} holds places of shape {found}, not {tuple(shape)}: another subject or space, or turned axes. "
+            "Next step: check subject and space."
+        )
 
 
 def _percent(block: np.ndarray) -> np.ndarray:

@@ -167,7 +167,9 @@ def nsd(
             stacklevel=2,
         )
     if max(numbers) > design.n_sessions:
-        raise DataError(f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions}.")
+        raise DataError(
+            f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions} sessions."
+        )
     regions = Regions(layout, food)
     places = np.flatnonzero(_mask(layout, regions, voxels))
     if not places.size:
@@ -177,7 +179,10 @@ def nsd(
     for number in numbers:
         found = n_trials(files[number])
         if found != design.per_session:
-            raise DataError(f"{files[number][0]} holds {found} trials, the design {design.per_session} in a session.")
+            raise DataError(
+                f"{files[number][0]} holds {found} trials, the design shows {design.per_session} in a session. "
+                "Next step: download it again."
+            )
     chosen = voxels if isinstance(voxels, (str, list, tuple)) else "mask " + hash_array(places)[:12]
     settings = {"data": "nsd", "subject": layout.name, "space": space, "betas": layout.betas, "sessions": numbers}
     settings |= {"voxels": chosen, "format": ending, "food": food_path(food)}

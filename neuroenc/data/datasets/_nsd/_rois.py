@@ -64,7 +64,10 @@ class Regions:
             if values is not None:
                 values = np.nan_to_num(values.astype(np.float64), nan=-1.0)
                 if (values != np.round(values)).any():
-                    raise DataError(f"{file} of {self.layout.name} was resampled with interpolation: labels not whole.")
+                    raise DataError(
+                        f"{file} of {self.layout.name} has values between whole numbers: it was resampled with "
+                        "interpolation. Next step: use the data set's own file."
+                    )
                 values = values.astype(np.int32)
             self._labels[file] = values
         return self._labels[file]
