@@ -26,8 +26,6 @@ WAITING: dict[str, set[str]] = {
         "TaskEmbedding",
         "insert_landmarks",
         "mask_curve",
-        "path_patch",
-        "repeat_probe",
         "retrieval_score",
         "select_calibration_heads",
     },

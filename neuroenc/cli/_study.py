@@ -79,6 +79,13 @@ icl.command("evaluate")(
         "incontext_evaluate",
     )
 )
+icl.command("inspect")(
+    _command(
+        "icl",
+        "Heads that matter, circuits, attention sinks and leaks of in-context models on a new subject; a report.",
+        "incontext_inspect",
+    )
+)
 
 
 @icl.command()

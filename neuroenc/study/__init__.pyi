@@ -6,6 +6,7 @@ from .commands import (
     caption as caption,
     compare as compare,
     incontext_evaluate as incontext_evaluate,
+    incontext_inspect as incontext_inspect,
     incontext_predict as incontext_predict,
     incontext_train as incontext_train,
     run as run,

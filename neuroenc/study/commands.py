@@ -13,6 +13,7 @@ from neuroenc._core.files import write_json
 from neuroenc._core.optional import require
 from neuroenc.study.config import StudyConfig
 from neuroenc.study.incontext.evaluate import check_models, curve
+from neuroenc.study.incontext.inspect import inspect, inspection_lines, inspection_summary, write_inspection
 from neuroenc.study.incontext.predict import predict
 from neuroenc.study.incontext.subjects import learners, subjects
 from neuroenc.study.incontext.train import TRAINING, check_start
@@ -43,6 +44,7 @@ PIPELINES.update(
         "compare": COMPARE,
         "icl evaluate": CURVE,
         **{f"icl {name}": (learners, stage) for name, stage in TRAINING.items()},
+        "icl inspect": (subjects, inspect),
         "icl predict": (predict,),
     }
 )
@@ -260,6 +262,31 @@ def incontext_evaluate(config: StudyConfig, out: str | os.PathLike[str], **optio
     study = _study("icl evaluate", config, out, options)
     check_models(study)
     return perform(study, CURVE)
+
+
+def incontext_inspect(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Look into the networks of in-context models: heads that matter, shared circuits, attention sinks, leaks.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        Its models and groups are those of ``[incontext.evaluate]``, the support has ``[incontext.predict] n_support``
+        trials of the first new subject.
+    out : path
+        The study's folder. Receives heads.csv (importance, path effect and attention of every head), overlap.csv
+        (circuits of two groups of voxels), repeats.csv, summary.json and ``report/``.
+    **options
+        See `run`.
+
+    Returns
+    -------
+    dict
+        What summary.json holds: by model ``clean_error``, ``corrupt_error`` (responses permuted within the support),
+        ``leaks`` (queries that stand in the support), ``silent``; ``seconds``.
+    """
+    study = _study("icl inspect", config, out, options)
+    check_models(study)
+    return perform(study, (subjects, inspect), inspection_summary, write_inspection, inspection_lines)
 
 
 def incontext_predict(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
     Parameters
     ----------
     config : StudyConfig
-    command : {"run", "caption", "compare", "icl", "icl evaluate", "icl predict"}
+    command : {"run", "caption", "compare", "icl", "icl evaluate", "icl inspect", "icl predict"}
         Only what it reads is looked at.
     mirror : path, optional
         Folder with data sets, tried before any download.
@@ -323,8 +323,10 @@ def _check_incontext(config: IncontextConfig, command: str) -> None:
     if config.task.kind == "v4":
         _check_animals(config.task.held_out, config.task.options.get("sessions"))
     new = {"world": config.task.test_seeds, "v4": config.task.held_out, "arrays": config.task.test}[config.task.kind]
-    if command == "icl evaluate" and not new:
-        raise ConfigError("evaluate needs new subjects: [[incontext.task.test]] tables, test_seeds or held_out.")
+    if command in ("icl evaluate", "icl inspect") and not new:
+        raise ConfigError(
+            f"{command.split()[-1]} needs new subjects: [[incontext.task.test]] tables, test_seeds or held_out."
+        )
     if command == "icl predict":
         _check_predict(config, bool(new))
         return

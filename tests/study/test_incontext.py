@@ -29,6 +29,7 @@ from neuroenc.study import (
     Study,
     example_config,
     incontext_evaluate,
+    incontext_inspect,
     incontext_predict,
     incontext_train,
     list_examples,
@@ -36,7 +37,7 @@ from neuroenc.study import (
 )
 from neuroenc.study._demo import few_trials, few_trials_section
 from neuroenc.study.config import IncontextConfig
-from neuroenc.study.incontext import subjects as inputs
+from neuroenc.study.incontext import inspect as inspect_work, subjects as inputs
 from neuroenc.study.incontext.subjects import make_mixture
 from neuroenc.study.incontext.train import BEFORE, stage_of
 
@@ -721,3 +722,37 @@ def test_supports_of_training_are_spoilt_as_the_config_says(study, tmp_path):
     for wrong, said in (("{ outlying = 0.2 }", "outlying_trials"), ("{ missing = 2.0 }", "share")):
         with pytest.raises(ConfigError, match=said):
             read(study[0] / "icl.toml", [f"pretrain.nuisances={wrong}"])
+
+
+def test_heads_of_the_models_of_a_study_are_looked_into(study, tmp_path):
+    """Of both forms: tables, circuits of the two regions, a page; permuted responses are worse, nothing leaks."""
+    folder, out, _ = study
+    for name in ("pretrain", "finetune"):
+        shutil.copytree(out / name, tmp_path / name)
+    found = incontext_inspect(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet)
+    assert json.loads((tmp_path / "summary.json").read_text()) == found
+    assert found["leaks:in-context"] == 0
+    assert found["corrupt_error:in-context"] > found["clean_error:in-context"]
+    heads = pd.read_csv(tmp_path / "heads.csv")
+    assert set(heads["model"]) == {"in-context", "in-context (published form)"}
+    assert len(heads) == 2 * 2  # one layer of two heads each
+    assert np.isfinite(heads[["importance", "path_effect", "registers"]]).all(axis=None)
+    published = heads[heads["model"].str.contains("published")]
+    assert published["path_effect"].sum() == pytest.approx(1.0, abs=0.5)
+    assert set(pd.read_csv(tmp_path / "overlap.csv")["a"]) == {"V4", "IT"}
+    page = (tmp_path / "report" / "index.html").read_text()
+    for title in ("Which heads matter", "Circuits shared by regions", "Attention sinks", "Repeats and leaks"):
+        assert title in page
+
+
+def test_a_query_that_stands_in_the_support_is_counted(study, tmp_path):
+    folder, out, _ = study
+    shutil.copytree(out / "pretrain", tmp_path / "pretrain")
+    (part,) = Study(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet).until("subjects").parts
+    subject = part.tasks.test[0]
+    support, queries = inspect_work._support(subject, 40, 20, 0)
+    model = load_model(tmp_path / "pretrain" / "anchored")
+    asked = Study(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet)
+    clean = inspect_work._inspected(asked, model, support, queries, "")["summary"]["leaks"]
+    leaked = inspect_work._inspected(asked, model, support, support, "")["summary"]["leaks"]
+    assert (clean, leaked) == (0, 40)

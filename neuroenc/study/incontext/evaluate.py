@@ -81,7 +81,7 @@ def curve(study: Study) -> dict[str, Any]:
             held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
             if wanted.groups not in ("", *held):
                 raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", wanted.groups, held))
-        models = _models(study, part)
+        models = named_models(study, part)
         for subject in part.tasks.test:
             found, full = _subject(study, part, subject, models)
             curves.append(found)
@@ -103,7 +103,7 @@ def curve(study: Study) -> dict[str, Any]:
     return {"curve": whole, "curve_parts": parts}
 
 
-def _models(study: Study, part: Part) -> dict[str, Any]:
+def named_models(study: Study, part: Part) -> dict[str, Any]:
     """Models by the name of their method: of each form the last stage that is done, and those of the config."""
     found: dict[str, Any] = {}
     for form, name in _FORMS.items():

@@ -1,0 +1,216 @@
+"""``neuroenc icl inspect``: heads of in-context models, circuits of regions, attention sinks, leaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import atomic_path
+from neuroenc._core.provenance import provenance
+from neuroenc.attention import path_patch, repeat_probe
+from neuroenc.encoders.incontext import InContextModel, circuit_overlap, head_importance, sink_report
+from neuroenc.report import Block, Page, Section, plot_heads
+from neuroenc.study.incontext.evaluate import named_models
+from neuroenc.study.incontext.tasks import TaskSubject
+from neuroenc.study.study import Study, stage
+
+_MOST = 200  # voxels that are looked at
+
+
+@stage("inspect", reads=("parts", "config.incontext", "config.seed"), writes=("inspection",))
+def inspect(study: Study) -> dict[str, Any]:
+    """Heads, circuits, sinks and repeats of the models that ``icl evaluate`` compares, on the first new subject."""
+    wanted, found = study.table("incontext"), {}
+    for part in study.parts:
+        if not part.tasks.test:
+            raise ConfigError(
+                "inspect needs a new subject. Next step: [[incontext.task.test]], test_seeds or held_out."
+            )
+        subject = part.tasks.test[0]
+        support, queries = _support(subject, wanted.predict.n_support, wanted.evaluate.n_query, study.config.seed)
+        for name, model in named_models(study, part).items():
+            label = f"{part.name}: {name}" if part.name else name
+            study.say(f"  {label}: {len(support[0])} support trials, {len(queries[0])} queries of {subject.name}")
+            found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups)
+    if not found:
+        raise ConfigError("no in-context model to inspect. Next step: neuroenc icl pretrain, or [evaluate] models.")
+    return {"inspection": found}
+
+
+def _support(subject: TaskSubject, n: int, n_query: int, seed: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Support and queries of the new subject, of at most `_MOST` voxels without missing responses."""
+    assert subject.X_query is not None
+    assert subject.Y_query is not None
+    rows = np.sort(np.random.default_rng(seed).permutation(len(subject.X))[:n])
+    X, Y, Xq, Yq = subject.X[rows], subject.Y[rows], subject.X_query[:n_query], subject.Y_query[:n_query]
+    whole = np.flatnonzero(np.isfinite(Y.values).all(axis=0) & np.isfinite(Yq.values).all(axis=0))
+    if not len(whole):
+        raise DataError(f"every voxel of {subject.name} misses responses. Next step: a smaller [predict] n_support.")
+    kept = whole[np.unique(np.linspace(0, len(whole) - 1, min(_MOST, len(whole))).astype(int))]
+    return (X, Y[:, kept]), (Xq, Yq[:, kept])
+
+
+def _inspected(
+    study: Study, model: InContextModel, support: tuple[Any, Any], queries: tuple[Any, Any], groups: str
+) -> dict[str, Any]:
+    """Tables of one model; a silent network is let speak for it."""
+    silent = model.config.silent
+    model = model.silence(False).eval()
+    importance = head_importance(model, *support, *queries, progress=study.progress)
+    sinks = sink_report(model, *support)
+    x, y, xq, yq = (torch.as_tensor(np.asarray(a.values), dtype=torch.float32) for a in (*support, *queries))
+    mixed = y.T[:, torch.randperm(len(x), generator=torch.Generator().manual_seed(study.config.seed))]
+
+    def error(responses: torch.Tensor) -> Any:
+        return lambda net: float((net(x, responses).predict(xq) - yq.T).square().mean())
+
+    with torch.no_grad():
+        effect = path_patch(model, error(y.T), error(mixed))
+        repeats = _repeats(model, x, y, xq, yq)
+    clean = float(importance["clean"].mean())
+    heads = xr.Dataset(
+        {
+            "importance": importance.mean("voxel").drop_vars("clean", errors="ignore"),
+            "path_effect": (("layer", "head"), effect.values),
+            **{k: sinks[k] for k in ("registers", "largest", "sinks", "effective", "common")},
+        }
+    )
+    overlap = None
+    if groups and groups in importance.coords and len(np.unique(importance[groups].values)) > 1:
+        overlap = circuit_overlap(importance, groups, top=min(4, importance.sizes["layer"] * importance.sizes["head"]))
+    rounded = {tuple(row) for row in np.round(x.double().numpy(), 6).tolist()}
+    leaks = sum(tuple(row) in rounded for row in np.round(xq.double().numpy(), 6).tolist())
+    summary = {"silent": silent, "clean_error": clean, "corrupt_error": float(effect.attrs["corrupt"]), "leaks": leaks}
+    return {"heads": heads, "overlap": overlap, "repeats": repeats, "summary": summary}
+
+
+def _repeats(model: InContextModel, x: Any, y: Any, xq: Any, yq: Any) -> pd.DataFrame:
+    """Errors on trials that stand in the support, by how far back, over those on new ones."""
+    n = len(x)
+    lags = sorted({1, max(1, n // 4), max(1, n // 2), n})
+    turned = torch.arange(n).flip(0)
+    new = (model(x, y.T).predict(xq) - yq.T).square().mean(1)
+
+    def run(condition: str, lag: int) -> Any:
+        if condition == "novel":
+            return new
+        order = turned if condition == "permuted" else torch.arange(n)
+        seen = slice(n - lag, n - lag + 1)
+        return (model(x[order], y[order].T).predict(x[seen]) - y[seen].T).square().mean(1)
+
+    probe = repeat_probe(run, lags)
+    return probe.to_dataframe().reset_index()
+
+
+def write_inspection(study: Study) -> Path:
+    """heads.csv, overlap.csv, repeats.csv and the page of what `inspect` found."""
+    assert study.out is not None
+    page = Page(
+        study.config.title,
+        kicker="In-context encoders: heads",
+        summary=inspection_summary(study),
+        notes=[
+            "A head's importance is by how much the squared error on new stimuli grows when its output is set to 0; "
+            "its path effect is the share of the error with permuted responses that its output alone brings about.",
+        ],
+        provenance=provenance(inspect=study.config.seed, subjects=[p.digest for p in study.parts]),
+        files=["../heads.csv", "../repeats.csv", "../summary.json"],
+    )
+    many = len(study.inspection) > 1
+    for name, found in study.inspection.items():
+        page.add(*_sections(found), tab=name if many else "")
+    tables = {
+        "heads": {n: f["heads"].to_dataframe().reset_index() for n, f in study.inspection.items()},
+        "repeats": {n: f["repeats"] for n, f in study.inspection.items()},
+        "overlap": {
+            n: f["overlap"]["overlap"].to_dataframe().reset_index()
+            for n, f in study.inspection.items()
+            if f["overlap"] is not None
+        },
+    }
+    for file, parts in tables.items():
+        if parts:
+            with atomic_path(study.out / f"{file}.csv") as path:
+                pd.concat(parts, names=["model"]).reset_index("model").to_csv(path, index=False)
+    return page.write(study.out / "report")
+
+
+def _sections(found: dict[str, Any]) -> list[Section | None]:
+    heads, overlap, said = found["heads"], found["overlap"], found["summary"]
+    state = (
+        "The network is silent in use: these are the heads of a network that did not help." if said["silent"] else ""
+    )
+    best = heads["importance"].argmax(...)
+    layer, head = (int(best[d]) for d in ("layer", "head"))
+    most = float(heads["importance"].max())
+    first = Section(
+        "heads",
+        "Which heads matter",
+        f"Squared error on new stimuli: {said['clean_error']:.3f} with all heads, {said['corrupt_error']:.3f} with "
+        f"permuted responses. Head {head} of layer {layer} matters most: without it {most:+.4f}.",
+        [
+            Block(plot_heads(heads[name], label=label), f"{label} of every head", table=None, heading=label)
+            for name, label in (("importance", "Rise of the error without the head"), ("path_effect", "Path effect"))
+        ]
+        + [Block(table=heads.to_dataframe().reset_index(), about="heads")],
+        nav="Heads",
+        remarks=[state],
+    )
+    circuits = None
+    if overlap is not None:
+        table = overlap["overlap"].to_pandas().reset_index(names="group")
+        circuits = Section(
+            "circuits",
+            "Circuits shared by regions",
+            f"Overlap of the {overlap.attrs['top']} most important heads of two groups; two random choices share "
+            f"{float(overlap['chance']):.2f}.",
+            [
+                Block(plot_heads(overlap["importance"], label="importance"), "Importance of every head by group"),
+                Block(table=table, about="overlap"),
+            ],
+            nav="Circuits",
+        )
+    sinks = Section(
+        "sinks",
+        "Attention sinks",
+        "Share of the output register's attention on registers, and on the one image that draws most of it.",
+        [
+            Block(plot_heads(heads[name], label=label), label, heading=label)
+            for name, label in (("registers", "Share on registers"), ("largest", "Largest share on an image"))
+        ],
+        nav="Sinks",
+    )
+    leaks = "No query stands in the support." if not said["leaks"] else f"{said['leaks']} queries stand in the support."
+    repeats = Section(
+        "repeats",
+        "Repeats and leaks",
+        f"{leaks} A ratio far below 1 for repeats is memory of the very trial, which any fit has of its support; "
+        "other orders of the trials (permuted) change it only where the model knows their order.",
+        [Block(table=found["repeats"], about="repeat probe", opened=True)],
+        nav="Repeats",
+    )
+    return [first, circuits, sinks, repeats]
+
+
+def inspection_summary(study: Study) -> dict[str, Any]:
+    """Figures of every model, by its name."""
+    return {f"{key}:{name}": v for name, found in study.inspection.items() for key, v in found["summary"].items()}
+
+
+def inspection_lines(study: Study) -> list[str]:
+    """A line a model."""
+    lines = []
+    for name, found in study.inspection.items():
+        said, heads = found["summary"], found["heads"]["importance"]
+        lines.append(
+            f"{name}: error {said['clean_error']:.3f}, with permuted responses {said['corrupt_error']:.3f}; the most "
+            f"important head adds {float(heads.max()):.4f}; {said['leaks']} queries in the support"
+            + ("; its network is silent in use" if said["silent"] else "")
+        )
+    return lines
