@@ -29,8 +29,8 @@ def check_whole(name: str, value: Any, least: int = 1, also: str = "") -> int:
     return whole
 
 
-def check_fraction(name: str, value: Any) -> float:
-    """``value`` as a float above 0 and below 1: a level, a confidence.
+def check_fraction(name: str, value: Any, also: str = "") -> float:
+    """``value`` as a float above 0 and below 1: a level, a confidence; ``also`` ends the error.
 
     >>> check_fraction("confidence", 0.95)
     0.95
@@ -42,7 +42,9 @@ def check_fraction(name: str, value: Any) -> float:
     number = _number(value)
     if not 0 < number < 1:
         like = "0.95" if name == "confidence" else "0.05"
-        raise ConfigError(f"{name}={value!r} is not legal; it must be a fraction between 0 and 1, such as {like}.")
+        raise ConfigError(
+            f"{name}={value!r} is not legal; it must be a fraction between 0 and 1, such as {like}{also}."
+        )
     return number
 
 
@@ -54,8 +56,8 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def at_least(name: str, value: Any, least: float = 0, *, above: bool = False) -> float:
-    """``value`` as a finite float of at least ``least``, or above it.
+def at_least(name: str, value: Any, least: float = 0, *, above: bool = False, also: str = "") -> float:
+    """``value`` as a finite float of at least ``least``, or above it; ``also`` ends the error.
 
     >>> at_least("penalty", 0)
     0.0
@@ -67,7 +69,7 @@ def at_least(name: str, value: Any, least: float = 0, *, above: bool = False) ->
     number = _number(value)
     if not np.isfinite(number) or number < least or (above and number == least):
         kind = "above" if above else "of at least"
-        raise ConfigError(f"{name}={value!r} is not legal; it must be a number {kind} {least:g}.")
+        raise ConfigError(f"{name}={value!r} is not legal; it must be a number {kind} {least:g}{also}.")
     return number
 
 

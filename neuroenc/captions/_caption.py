@@ -262,7 +262,7 @@ class Captioner:
         self.embed_text = embed_text
         self.method, self.top = method, check_whole("top", top)
         self.n_evidence = check_whole("n_evidence", n_evidence, 0)
-        self.temperature = at_least("temperature", temperature, above=True)
+        self.temperature = at_least("temperature", temperature, above=True, also=" (1/150 is usual)")
         self.renormalise, self.decouple = bool(renormalise), bool(decouple)
         self.features_normalised, self.max_memory = bool(features_normalised), max_memory
         self.progress = progress

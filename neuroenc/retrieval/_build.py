@@ -399,7 +399,7 @@ def build_bank(
     folder, batch = output_folder(out), check_whole("batch_size", batch_size)
     one_of("dtype", dtype, ("float16", "float32"))
     shard_rows = check_whole("shard_rows", shard_rows)
-    check_fraction("near_duplicates", 0.5 if near_duplicates is None else near_duplicates)
+    check_fraction("near_duplicates", 0.5 if near_duplicates is None else near_duplicates, also=", or None")
     rows = batch * -(-shard_rows // batch)
     table, root = _read_images(source)
     unknown = int((table["licence"] == _UNKNOWN).sum())

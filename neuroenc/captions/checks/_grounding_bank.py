@@ -161,7 +161,7 @@ class PhraseBank:
 
     def _similar(self, usable: np.ndarray, similar: float) -> float:
         """Cosine over which a share of the pairs of phrases with different main nouns lie."""
-        share = check_fraction("similar", similar)
+        share = check_fraction("similar", similar, also=", or None")
         rng = np.random.default_rng([self.seed, 0, 1])
         some = np.sort(rng.permutation(usable)[:800])
         vectors = self.centred([self.keys[k] for k in some])
