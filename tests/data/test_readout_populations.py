@@ -179,6 +179,7 @@ def best_static(kind, n_voxels=12, n=2400):
     return best
 
 
+@pytest.mark.slow
 def test_no_static_readout_explains_content_dependent_voxels():
     # The true mechanism explains the noiseless responses wholly (r = 1). Measured over 12 voxels at 2400 stimuli:
     # median 0.45 for moving, 0.83 for scaling, 0.69 for gated; at 4000 stimuli 0.50, 0.86 and 0.71.

@@ -45,6 +45,7 @@ def test_nothing_is_done_on_a_gpu_build_or_after_import(broken):
     assert (done.returncode != 0) == broken
 
 
+@pytest.mark.slow
 def test_transformers_and_timm_import_too():
     done = run(
         "from neuroenc.embedding import prepare; prepare()\n"

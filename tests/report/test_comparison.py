@@ -284,6 +284,7 @@ def test_names_cannot_become_markup(parts, tmp_path):
             assert "<img" not in svg
 
 
+@pytest.mark.slow
 def test_one_cell_and_thirty(tmp_path):
     one = comparisons.build(place="none", n_voxels=30, layers=("late",), readouts=("semantic",))
     one["winner"] = None

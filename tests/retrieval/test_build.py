@@ -188,6 +188,7 @@ def start(scenes, out):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_as_if_uninterrupted(scenes, tmp_path):
     first, whole = (start(scenes, tmp_path / name) for name in ("killed", "whole"))
     deadline = time.monotonic() + 120

@@ -209,6 +209,7 @@ def test_done_stages_are_not_repeated_and_changed_ones_are(study, tmp_path):
     assert incontext_train(config, tmp_path, "extend", progress=False, say=quiet)["steps"] == 10
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_files(study, tmp_path):
     folder, _, _ = study
     script = tmp_path / "go.py"

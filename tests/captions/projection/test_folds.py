@@ -79,6 +79,7 @@ def test_folds_of_a_clear_preference_agree_and_of_noise_do_not(rng):
     np.testing.assert_array_equal(hits, np.tile(np.arange(6), (5, 1)))
 
 
+@pytest.mark.slow
 def test_memory_of_folds_is_bounded(rng, tmp_path, tracked):
     n, d, v = 100_000, 64, 200
     bank = np.lib.format.open_memmap(tmp_path / "bank.npy", "w+", np.float16, (n, d))

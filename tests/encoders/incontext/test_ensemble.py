@@ -71,6 +71,7 @@ def test_planted_voxels_calibrate_what_has_no_posterior(source):
     assert 0.4 < coverage(ensemble.predict(q, 0.5), clean) < 0.6
 
 
+@pytest.mark.slow
 def test_spread_is_the_jackknife_of_least_squares():
     # For ordinary least squares the corrected variance must agree with sigma^2 x'(X'X)^-1 x.
     rng = np.random.default_rng(3)

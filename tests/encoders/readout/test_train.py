@@ -392,6 +392,7 @@ PROCESSES = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """Rows are shared out, an odd one included, and gradients are those of all rows together."""
     pytest.importorskip("accelerate")
