@@ -127,18 +127,13 @@ def content_key(*things: Any) -> str:
 
     Takes labelled arrays and tables, arrays, settings, what JSON can hold, and objects with a method
     ``content_hash()`` (stimuli, banks); a ``Path`` counts by the content of the file or folder. Provenance does not
-    count, because it names versions and places that results do not depend on, nor does what took how many ``seconds``.
+    count, because it names versions and places that results do not depend on.
 
     >>> a = xr.DataArray([1.0, 2.0], dims="voxel", coords={"roi": ("voxel", ["V1", "V4"])})
     >>> content_key(a) == content_key(a.copy()) != content_key(a.assign_coords(roi=("voxel", ["V1", "V2"])))
     True
     """
     return hash_json([_content(thing) for thing in things])
-
-
-def _counts(name: Any) -> bool:
-    """Whether a column or an entry of this name is content."""
-    return name != "provenance" and not str(name).startswith("seconds")
 
 
 def _content(thing: Any) -> Any:
@@ -151,7 +146,7 @@ def _content(thing: Any) -> Any:
     if isinstance(thing, np.ndarray):
         return hash_array(thing)
     if isinstance(thing, pd.DataFrame):
-        return [[str(c), hash_array(thing[c].to_numpy())] for c in thing.columns if _counts(c)]
+        return [[str(c), hash_array(thing[c].to_numpy())] for c in thing.columns]
     if isinstance(thing, Path):
         return hash_path(thing)
     if hasattr(thing, "content_hash") and not isinstance(thing, type):
@@ -162,7 +157,7 @@ def _content(thing: Any) -> Any:
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return {f.name: _content(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
     if isinstance(thing, Mapping):
-        return {str(k): _content(v) for k, v in thing.items() if _counts(k)}
+        return {str(k): _content(v) for k, v in thing.items() if k != "provenance"}
     if isinstance(thing, (list, tuple)):
         return [_content(x) for x in thing]
     return thing

@@ -12,14 +12,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from neuroenc._core import store as module
 from neuroenc._core.cache import cache_list
 from neuroenc._core.errors import StorageError
 from neuroenc._core.executor import Executor
-from neuroenc._core.store import Blocks, Store, Tensors, content_key
+from neuroenc._core.store import Blocks, Store, Tensors
 
 
 def test_pieces_are_one_array(tmp_path, monkeypatch):
@@ -82,7 +81,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from neuroenc._core.errors import StorageError
-from neuroenc._core.store import Blocks, Store, Tensors, content_key
+from neuroenc._core.store import Blocks, Store, Tensors
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 rows = np.ones((10, 1000))
 for value in (rows, Blocks(10, iter([rows])), Tensors(a=rows), rows.tolist()):
@@ -186,10 +185,3 @@ def test_shared_arrays_go_with_the_executor_and_are_its_own(tmp_path):
     assert two.map(square, [(s,) for s in shared[1:]]) == [30.0, 30.0]
     two.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_times_are_no_content():
-    tables = [pd.DataFrame({"cell": ["a", "b"], "r": [0.1, 0.2], "seconds_per_fit": [t, t]}) for t in (1.0, 2.0)]
-    assert content_key(tables[0]) == content_key(tables[1])
-    assert content_key({"table": tables[0], "seconds": 3}) == content_key({"table": tables[1], "seconds": 4})
-    assert content_key(tables[0]) != content_key(tables[0].assign(r=0.3))
