@@ -57,8 +57,9 @@ def perform(
     summarise: Callable[[Study], dict[str, Any]] = summarise,
     write: Callable[[Study], Path] = write_study,
     closing: Callable[[Study], list[str]] = closing_lines,
+    folder: str = "",
 ) -> dict[str, Any]:
-    """Run stages one after another, write report and ``summary.json``; what that holds."""
+    """Run stages one after another, write report and ``summary.json`` (into ``folder`` below OUT); what that holds."""
     start, n, out = time.perf_counter(), len(stages) + 1, study.out
     assert out is not None
     try:
@@ -72,7 +73,7 @@ def perform(
     page = write(study)
     # Times come after the page: the same run gives the same page.
     summary = {**study.summary, "seconds": round(time.perf_counter() - start, 1)}
-    write_json(out / "summary.json", summary)
+    write_json(out / folder / "summary.json", summary)
     for line in closing(study):
         study.say(line)
     study.say(f"report: {page}   ({summary['seconds']:.0f} s)")
@@ -273,8 +274,8 @@ def incontext_inspect(config: StudyConfig, out: str | os.PathLike[str], **option
         Its models and groups are those of ``[incontext.evaluate]``, the support has ``[incontext.predict] n_support``
         trials of the first new subject.
     out : path
-        The study's folder. Receives heads.csv (importance, path effect and attention of every head), overlap.csv
-        (circuits of two groups of voxels), repeats.csv, summary.json and ``report/``.
+        The study's folder. Its ``inspect/`` receives heads.csv (importance, path effect and attention of every head),
+        overlap.csv (circuits of two groups of voxels), repeats.csv, summary.json and ``report/``.
     **options
         See `run`.
 
@@ -286,7 +287,7 @@ def incontext_inspect(config: StudyConfig, out: str | os.PathLike[str], **option
     """
     study = _study("icl inspect", config, out, options)
     check_models(study)
-    return perform(study, (subjects, inspect), inspection_summary, write_inspection, inspection_lines)
+    return perform(study, (subjects, inspect), inspection_summary, write_inspection, inspection_lines, "inspect")
 
 
 def incontext_predict(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:

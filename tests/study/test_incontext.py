@@ -731,17 +731,19 @@ def test_heads_of_the_models_of_a_study_are_looked_into(study, tmp_path):
     for name in ("pretrain", "finetune"):
         shutil.copytree(out / name, tmp_path / name)
     found = incontext_inspect(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet)
-    assert json.loads((tmp_path / "summary.json").read_text()) == found
+    assert not (tmp_path / "summary.json").exists()  # that of icl evaluate
+    place = tmp_path / "inspect"
+    assert json.loads((place / "summary.json").read_text()) == found
     assert found["leaks:in-context"] == 0
     assert found["corrupt_error:in-context"] > found["clean_error:in-context"]
-    heads = pd.read_csv(tmp_path / "heads.csv")
+    heads = pd.read_csv(place / "heads.csv")
     assert set(heads["model"]) == {"in-context", "in-context (published form)"}
     assert len(heads) == 2 * 2  # one layer of two heads each
     assert np.isfinite(heads[["importance", "path_effect", "registers"]]).all(axis=None)
     published = heads[heads["model"].str.contains("published")]
     assert published["path_effect"].sum() == pytest.approx(1.0, abs=0.5)
-    assert set(pd.read_csv(tmp_path / "overlap.csv")["a"]) == {"V4", "IT"}
-    page = (tmp_path / "report" / "index.html").read_text()
+    assert set(pd.read_csv(place / "overlap.csv")["a"]) == {"V4", "IT"}
+    page = (place / "report" / "index.html").read_text()
     for title in ("Which heads matter", "Circuits shared by regions", "Attention sinks", "Repeats and leaks"):
         assert title in page
 

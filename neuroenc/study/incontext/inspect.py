@@ -111,6 +111,9 @@ def _repeats(model: InContextModel, x: Any, y: Any, xq: Any, yq: Any) -> pd.Data
 def write_inspection(study: Study) -> Path:
     """heads.csv, overlap.csv, repeats.csv and the page of what `inspect` found."""
     assert study.out is not None
+    # Beside summary and report of ``icl evaluate``, not in their place.
+    folder = study.out / "inspect"
+    folder.mkdir(parents=True, exist_ok=True)
     page = Page(
         study.config.title,
         kicker="In-context encoders: heads",
@@ -136,9 +139,9 @@ def write_inspection(study: Study) -> Path:
     }
     for file, parts in tables.items():
         if parts:
-            with atomic_path(study.out / f"{file}.csv") as path:
+            with atomic_path(folder / f"{file}.csv") as path:
                 pd.concat(parts, names=["model"]).reset_index("model").to_csv(path, index=False)
-    return page.write(study.out / "report")
+    return page.write(folder / "report")
 
 
 def _sections(found: dict[str, Any]) -> list[Section | None]:
