@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError
-from neuroenc._core.files import read_json, remove_leftovers
+from neuroenc._core.files import everything_below, read_json, remove_leftovers
 from neuroenc._core.hashes import _table, table_path
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.paths import cache_dir
@@ -34,7 +34,7 @@ _COLUMNS = ["kind", "what", "bytes", "created", "used", "complete", "path"]
 
 def _bytes(path: Path) -> int:
     total = 0
-    for file in [path, *path.rglob("*")]:
+    for file in [path, *everything_below(path)]:
         with suppress(OSError):  # removed by another process
             total += file.stat().st_size if file.is_file() else 0
     return total
@@ -97,7 +97,8 @@ def cache_list(out: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     True
     """
     root = Path(out) if out is not None else None
-    entries = _of_cache() if root is None else _entries([root, *root.rglob(".steps"), *root.rglob(".training")])
+    kept = [p for p in everything_below(root) if p.name in (".steps", ".training")] if root is not None else []
+    entries = _of_cache() if root is None else _entries([root, *kept])
     table = pd.DataFrame(entries, columns=_COLUMNS).sort_values("used", ascending=False, kind="stable")
     for name in ("created", "used"):
         table[name] = pd.to_datetime(table[name], unit="s").dt.floor("s")

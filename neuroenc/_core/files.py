@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +179,22 @@ def _leftover_mark() -> str:
     return f".{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}.tmp"
 
 
+def everything_below(folder: str | os.PathLike[str]) -> list[Path]:
+    """List files and folders at every depth, while other processes may be adding and removing some.
+
+    `pathlib.Path.rglob` raises where a folder goes between being listed and being entered.
+    """
+    return [Path(place, name) for place, inner, names in os.walk(folder) for name in (*inner, *names)]
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     """Remove what killed processes of this machine left half-written in and below ``folder``; how many there were.
 
     Temporary folders of processes that still run, and of other machines, stay.
     """
     removed = 0
-    for path in list(Path(folder).rglob(".*.tmp")):
-        if _abandoned(path.name):
+    for path in everything_below(folder):
+        if fnmatch(path.name, ".*.tmp") and _abandoned(path.name):
             # One that was to be replaced is not thrown away with its replacement.
             for old in path.glob("*" + _OLD) if path.is_dir() else ():
                 _put_back(path, path.parent / old.name.removesuffix(_OLD))
@@ -483,7 +492,7 @@ def paired_file(folder: str | os.PathLike[str], arrays: str, digest: str) -> Pat
 def seal_folder(folder: str | os.PathLike[str], name: str, record: dict[str, Any]) -> None:
     """Write ``record`` as JSON ``name`` with the SHA-256 of every other file below a folder that `atomic_path` gave."""
     root = Path(folder)
-    files = {p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(root.rglob("*")) if p.is_file()}
+    files = {p.relative_to(root).as_posix(): sha256_file(p) for p in sorted(everything_below(root)) if p.is_file()}
     (root / name).write_text(_sealed_text({**record, "files": files}))
 
 
@@ -520,7 +529,7 @@ def hash_path(path: str | os.PathLike[str]) -> str:
     if not path.is_dir():
         return sha256_file(check_readable_file(path))
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in everything_below(path) if p.is_file()):
         name = file.relative_to(path)
         if not any(part.startswith(".") for part in name.parts):
             digest.update(f"{name.as_posix()}\0{sha256_file(file)}\0".encode())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from neuroenc._core.errors import ChecksumError, DataError
+from neuroenc._core.files import everything_below
 from neuroenc.data import fetch, presence, verify
 from neuroenc.data._fetch import resolve
 from neuroenc.data._manifest import Manifest, ManifestFile
@@ -70,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
         if how == "stall":
-            self.owner.release.wait(20)
+            self.owner.release.wait(150)
 
 
 @pytest.fixture
@@ -110,7 +111,8 @@ def manifest(url="", files=None):
 
 def left(folder):
     """Every file and temporary folder below a folder."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() or p.name.endswith(".tmp"))
+    found = everything_below(folder)
+    return sorted(str(p.relative_to(folder)) for p in found if p.is_file() or p.name.endswith(".tmp"))
 
 
 def test_download_then_nothing_is_asked_again(server, tmp_path):
@@ -289,30 +291,39 @@ def _fetch_in_process(url, dest, cache):
     fetch(manifest(url), dest=dest)
 
 
+def size(path):
+    """Bytes of a file that another process may be moving."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
 def test_processes_at_once_leave_the_same_files(server, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     args = (server.url, str(tmp_path / "d"), str(tmp_path / "cache"))
     workers = [context.Process(target=_fetch_in_process, args=args) for _ in range(3)]
     for w in workers:
         w.start()
     for w in workers:
-        w.join(30)
+        w.join(120)
     assert [w.exitcode for w in workers] == [0, 0, 0]
     assert left(tmp_path / "d") == ["tiny/small.txt", "tiny/sub/big.bin"]
 
 
 def test_a_killed_download_given_again_leaves_the_same_files(server, tmp_path):
     server.plan = ["stall"]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     args = (server.url, str(tmp_path / "d"), str(tmp_path / "cache"))
     worker = context.Process(target=_fetch_in_process, args=args)
     worker.start()
-    deadline = time.time() + 20
-    while not any(p.stat().st_size > 80_000 for p in (tmp_path / "d").rglob("*") if p.is_file()):
-        assert time.time() < deadline
+    deadline = time.monotonic() + 120
+    while not any(size(p) > 80_000 for p in everything_below(tmp_path / "d")):
+        assert worker.is_alive()
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     worker.kill()
-    worker.join(10)
+    worker.join()
     assert "tiny/sub/big.bin" not in left(tmp_path / "d")
     assert left(tmp_path / "d")
     fetch(manifest(server.url), dest=tmp_path / "d")
