@@ -16,15 +16,7 @@ PACKAGE = ROOT / "neuroenc"
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
     "attention options, memories and head analyses": {
-        "AarenStack",
-        "NeuralMemory",
-        "NeuralState",
-        "RecurrentMemory",
-        "RecurrentState",
-        "StreamState",
-        "StreamingAttention",
         "TaskEmbedding",
-        "insert_landmarks",
         "mask_curve",
         "retrieval_score",
         "select_calibration_heads",
@@ -63,7 +55,6 @@ WAITING: dict[str, set[str]] = {
         "hybrid_search",
         "train_retriever",
     },
-    "in-context sessions trial by trial": {"StreamingSession"},
     "released checkpoints, written": {"published_state_dict"},
 }
 

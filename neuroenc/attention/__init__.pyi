@@ -13,6 +13,7 @@ from ._blocks import (
     FEED_FORWARDS as FEED_FORWARDS,
     Block as Block,
     GELUFeedForward as GELUFeedForward,
+    Past as Past,
     ResidualMLP as ResidualMLP,
     Stack as Stack,
     SwiGLU as SwiGLU,
@@ -25,12 +26,9 @@ from ._context import (
 )
 from ._memory import (
     AarenStack as AarenStack,
+    Memory as Memory,
     NeuralMemory as NeuralMemory,
-    NeuralState as NeuralState,
     RecurrentMemory as RecurrentMemory,
-    RecurrentState as RecurrentState,
-    StreamingAttention as StreamingAttention,
-    StreamState as StreamState,
 )
 from ._position import (
     AbsolutePosition as AbsolutePosition,
@@ -56,6 +54,5 @@ from ._weights import (
     Sigmoid as Sigmoid,
     Softmax as Softmax,
     grouped_softmax as grouped_softmax,
-    insert_landmarks as insert_landmarks,
     landmark_layout as landmark_layout,
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroenc.attention._attention import Attention
-from neuroenc.attention._weights import legal
+from neuroenc.attention._weights import GroupedSoftmax, count_keys, insert_landmarks, landmark_layout, legal
 
 
 class SwiGLU(nn.Module):
@@ -141,6 +141,14 @@ class Block(nn.Module):
         return z + self.feed_forward(self.norm2(z)), weights
 
 
+class Past(NamedTuple):
+    """What a block attended to: normed tokens (batch, key, dim), their log weights, and how many count."""
+
+    keys: Tensor
+    log_weight: Tensor | None
+    n: Tensor | None
+
+
 class Stack(nn.Module):
     """Transformer blocks over a set of tokens, with register tokens in front.
 
@@ -149,6 +157,9 @@ class Stack(nn.Module):
     blocks : list of Block
     registers : int
         Learned tokens, N(0, 1) / sqrt(dim + 1) at first; they stand before the tokens and have no position.
+    block_size : int
+        Tokens behind which a learned landmark token is inserted, for `GroupedSoftmax` of this size and of as many
+        tokens in front as there are registers; 0 inserts none.
 
     Examples
     --------
@@ -159,11 +170,22 @@ class Stack(nn.Module):
     torch.Size([3, 1, 16])
     """
 
-    def __init__(self, blocks: list[Block], registers: int = 0) -> None:
+    def __init__(self, blocks: list[Block], registers: int = 0, block_size: int = 0) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         dim = blocks[0].attention.dim
         self.registers = nn.Parameter(torch.randn(1, registers, dim) / (dim + 1) ** 0.5)
+        self.block_size = block_size
+        self.landmark = nn.Parameter(torch.randn(dim) / (dim + 1) ** 0.5) if block_size else None
+        for number, block in enumerate(blocks):
+            normaliser = block.attention.normaliser
+            asked = getattr(normaliser, "inner", normaliser)
+            found = (asked.block_size, asked.lead) if isinstance(asked, GroupedSoftmax) else (0, registers)
+            if found != (block_size, registers):
+                raise ValueError(
+                    f"block {number} reads landmarks of (block_size, lead)={found}, the stack has {registers} "
+                    f"registers and inserts a landmark every {block_size} tokens (0: none). Make both the same."
+                )
 
     def forward(
         self,
@@ -172,6 +194,7 @@ class Stack(nn.Module):
         log_weight: Tensor | None = None,
         keep: slice | None = None,
         weights_of: slice | None = None,
+        past: list[Past] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
 
@@ -184,19 +207,31 @@ class Stack(nn.Module):
             Tokens (registers first) whose output is wanted: the last block computes no others.
         weights_of : slice, optional
             Rows whose weights are wanted from every block.
+        past : list, optional
+            Gets what every block attends to, for `ask`.
 
         Returns
         -------
         z : Tensor (batch, keep, dim)
         weights : list of Tensor (batch, heads, rows, registers + token)
-            One a block; empty unless ``weights_of`` is given.
+            One a block, without landmarks; empty unless ``weights_of`` is given.
         """
         count = self.registers.shape[1]
-        z = torch.cat([self.registers.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
         n = None
         if log_weight is not None:
-            log_weight = F.pad(log_weight, (count, 0))
-            n = log_weight.exp().sum(-1)
+            n = count + log_weight.exp().sum(-1)
+        shown: slice | Tensor = slice(None)
+        if self.landmark is not None:
+            # Landmarks are no trials: what queries are scaled by does not count them.
+            n = count_keys(tokens) + count if n is None else n
+            tokens = insert_landmarks(tokens, self.landmark, self.block_size)
+            if log_weight is not None:
+                log_weight = insert_landmarks(log_weight[..., None], log_weight.new_zeros(1), self.block_size)[..., 0]
+            total = count + tokens.shape[1]
+            place = torch.arange(total, device=tokens.device)
+            shown = torch.where(~landmark_layout(place, total, self.block_size, count)[1])[0]
+        z = torch.cat([self.registers.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        log_weight = None if log_weight is None else F.pad(log_weight, (count, 0))
         kept: list[Tensor] = []
         last = len(self.blocks) - 1
         for number, layer in enumerate(self.blocks):
@@ -209,6 +244,34 @@ class Stack(nn.Module):
                     h, log_weight=log_weight, n=n, rows=weights_of, need_weights=True, offset=count
                 )[1]
                 assert found is not None
-                kept.append(found)
+                kept.append(found[..., shown])
+            if past is not None:
+                past.append(Past(block.norm1(z), log_weight, n))
             z = block(z, log_weight=log_weight, n=n, rows=rows, offset=count)[0]
         return z, kept
+
+    def ask(self, queries: Tensor, past: list[Past]) -> Tensor:
+        """Queries (batch, query, dim) that attend to the tokens of a run, and to which nothing attends.
+
+        They have no position, so that one's answer does not depend on which others are asked beside it.
+
+        Parameters
+        ----------
+        queries : Tensor (batch, query, dim)
+        past : list of Past
+            Of `forward`.
+        """
+        count, lead = queries.shape[1], self.registers.shape[1]
+        for layer, seen in zip(self.blocks, past):
+            block = cast(Block, layer)
+            added = block.attention(
+                block.norm1(queries),
+                seen.keys,
+                log_weight=seen.log_weight,
+                n=seen.n,
+                offset=count,
+                memory_offset=lead,
+            )[0]
+            queries = queries + block.dropout(added)
+            queries = queries + block.feed_forward(block.norm2(queries))
+        return queries

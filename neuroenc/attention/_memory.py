@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from neuroenc.attention._attention import Attention, attend
 from neuroenc.attention._blocks import SwiGLU
+from neuroenc.attention._position import ALiBi
 from neuroenc.attention._weights import Softmax, legal
+
+
+class Memory(nn.Module):
+    """Base class of memories: trials go in, answers come out, and the state keeps its size.
+
+    ``forward(tokens)`` is ``read(update(init(batch), tokens))``: all trials at once are the trials in parts.
+    """
+
+    def init(self, batch: int) -> Any:
+        """State of ``batch`` cases before any trial."""
+        raise NotImplementedError
+
+    def update(self, state: Any, tokens: Tensor, log_weight: Tensor | None = None) -> Any:
+        """State after trials (batch, token, dim), in this order; a log weight of -inf leaves its trial out."""
+        raise NotImplementedError
+
+    def merge(self, a: Any, b: Any) -> Any:
+        """State of the trials of both, where their order does not matter.
+
+        Raises
+        ------
+        ValueError
+            It matters.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} of these settings reads trials in their order, so its states cannot be merged; "
+            "legal: update(a, trials of b). Do that."
+        )
+
+    def read(self, state: Any) -> Tensor:
+        """Answers (batch, row, width)."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        return self.read(self.update(self.init(len(tokens)), tokens, log_weight))
 
 
 class StreamState(NamedTuple):
     """Partial sums of a streaming attention; states of two sites merge without exchanging trials."""
 
     query: Tensor  # (..., query, d)
-    m: Tensor  # (..., query) largest score so far, -inf without a trial; 0 for sigmoid
+    m: Tensor  # (..., query) largest score so far, -inf without a trial
     u: Tensor  # (..., query, e) sum of weighted values, relative to exp(m)
     w: Tensor  # (..., query) sum of weights, relative to exp(m)
 
@@ -32,15 +64,7 @@ class StreamingAttention:
     .. math:: m = \max_j s_j, \quad u = \sum_j e^{s_j - m} v_j, \quad w = \sum_j e^{s_j - m}, \quad o = u / w
 
     and two states merge to :math:`(\max, \text{rescaled } u_a + u_b, \text{rescaled } w_a + w_b)`, in any order and
-    any tree. The sigmoid form has no maximum and just adds: :math:`u = \sum_j \sigma(s_j + b) v_j`.
-
-    Parameters
-    ----------
-    kind : {"softmax", "sigmoid"}
-    bias : float
-        :math:`b` of the sigmoid. A fixed number: :math:`-\ln n` would change with every trial.
-    scale : float, optional
-        Of query . key; default :math:`1 / \sqrt d`.
+    any tree.
 
     Notes
     -----
@@ -62,15 +86,10 @@ class StreamingAttention:
     True
     """
 
-    def __init__(self, kind: str = "softmax", bias: float = 0.0, scale: float | None = None) -> None:
-        legal("kind", kind, ("softmax", "sigmoid"))
-        self.kind, self.bias, self.scale = kind, bias, scale
-
     def init(self, query: Tensor) -> StreamState:
         """State without a trial; its sum is 1 wide until values come."""
-        start = 0.0 if self.kind == "sigmoid" else -torch.inf
         nothing = query.new_zeros(query.shape[:-1])
-        return StreamState(query, nothing + start, nothing[..., None], nothing)
+        return StreamState(query, nothing - torch.inf, nothing[..., None], nothing)
 
     def update(self, state: StreamState, key: Tensor, value: Tensor, log_weight: Tensor | None = None) -> StreamState:
         """Trials of any number at once; log weights as in `Attention`, -inf for a trial that is none."""
@@ -80,17 +99,10 @@ class StreamingAttention:
                 f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, values {tuple(value.shape)}; legal: keys as "
                 "wide as queries, one value a key. Bring keys to (..., token, d) and values to (..., token, e)."
             )
-        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        scores = query @ key.transpose(-1, -2) * scale
-        extra = None if log_weight is None else log_weight[..., None, :]
-        if self.kind == "sigmoid":
-            weights = torch.sigmoid(scores + self.bias)
-            weights = weights if extra is None else weights * extra.exp()
-            m = torch.zeros_like(state.m)
-        else:
-            scores = scores if extra is None else scores + extra
-            m = scores.amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -torch.inf)
-            weights = (scores - _finite(m)[..., None]).exp()
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        scores = scores if log_weight is None else scores + log_weight[..., None, :]
+        m = scores.amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -torch.inf)
+        weights = (scores - _finite(m)[..., None]).exp()
         return self.merge(state, StreamState(query, m, weights @ value, weights.sum(-1)))
 
     def merge(self, a: StreamState, b: StreamState) -> StreamState:
@@ -105,12 +117,8 @@ class StreamingAttention:
         u = left[..., None] * a.u + right[..., None] * b.u
         return StreamState(a.query, m, u, left * a.w + right * b.w)
 
-    def read(self, state: StreamState, query: Tensor | None = None) -> Tensor:
+    def read(self, state: StreamState) -> Tensor:
         """Head outputs (..., query, e); zeros without a trial."""
-        if query is not None and query is not state.query and not torch.equal(query, state.query):
-            raise ValueError("these queries were not there when trials came; legal: those of init. Leave query out.")
-        if self.kind == "sigmoid":
-            return state.u
         # A sum is at least 1 (the largest trial's weight), or 0 without a trial.
         return state.u / torch.where(state.w > 0, state.w, torch.ones_like(state.w))[..., None]
 
@@ -119,13 +127,8 @@ def _finite(m: Tensor) -> Tensor:
     return m.masked_fill(m == -torch.inf, 0.0)
 
 
-def kept_trials(key: Tensor, value: Tensor, log_weight: Tensor | None) -> Tensor | None:
+def kept_trials(log_weight: Tensor | None) -> Tensor | None:
     """Which trials (batch, token) a memory that learns in order takes; None for all."""
-    if key.ndim != 3 or key.shape[:-1] != value.shape[:-1]:
-        raise ValueError(
-            f"keys {tuple(key.shape)}, values {tuple(value.shape)}; legal: (batch, token, d) and "
-            "(batch, token, e). Next step: fold heads into the batch."
-        )
     if log_weight is None:
         return None
     kept = log_weight == 0
@@ -158,7 +161,14 @@ class _Layer(nn.Module):
         return z + self.feed_forward(self.norm2(z))
 
 
-class AarenStack(nn.Module):
+class AarenState(NamedTuple):
+    """Partial sums of every layer, and how many trials came."""
+
+    layers: tuple[StreamState, ...]
+    seen: int
+
+
+class AarenStack(Memory):
     """Aaren layers: attention as an RNN, with learned queries that do not depend on the trials.
 
     Inner layers have one query; trial t gets what this query finds in trials 1 to t, beside itself. The last layer's
@@ -168,12 +178,15 @@ class AarenStack(nn.Module):
     ----------
     dim, heads : int
     depth : int
-        Layers, the reading one included. With 1, trials are a set: their order does not matter and the states of
-        two sessions merge exactly. With more, order matters.
+        Layers, the reading one included. With 1 and no position, trials are a set: their order does not matter and
+        the states of two sessions merge exactly. Otherwise order matters.
     queries : int
         Answers to read out.
     hidden : int, optional
         Width inside the feed-forward layers; default 2 dim.
+    position : ALiBi, optional
+        Trials fade with their age, by each head's slope. Of a query that does not move, that is exponential
+        forgetting; other positions turn keys anew with every trial and cannot be streamed.
 
     Notes
     -----
@@ -192,66 +205,90 @@ class AarenStack(nn.Module):
     True
     """
 
-    def __init__(self, dim: int, heads: int, depth: int = 1, queries: int = 1, hidden: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        depth: int = 1,
+        queries: int = 1,
+        hidden: int | None = None,
+        position: ALiBi | None = None,
+    ) -> None:
         super().__init__()
         if depth < 1 or queries < 1:
             raise ValueError(f"depth={depth}, queries={queries}; legal: at least 1. Raise what is lower.")
+        if position is not None and (not isinstance(position, ALiBi) or position.heads != heads):
+            raise ValueError(f"{type(position).__name__} of a memory of {heads} heads; legal: None, ALiBi({heads}).")
         asked = [1] * (depth - 1) + [queries]
         self.layers = nn.ModuleList(_Layer(dim, heads, q, hidden or 2 * dim) for q in asked)
+        self.position = position
         self._stream = StreamingAttention()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the order of trials cannot matter."""
+        return len(self.layers) == 1 and self.position is None
 
     def forward(self, tokens: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Trials (batch, token, dim) at once -> answers (batch, queries, dim); log weights as in `Attention`."""
-        last = len(self.layers) - 1
-        if log_weight is not None:
-            log_weight = log_weight[:, None, None, :].to(tokens.dtype)
+        last, count = len(self.layers) - 1, tokens.shape[1]
+        weight = self._weights(tokens, log_weight, 0)
+        weight = None if weight is None else weight[:, :, None, :]
         for number in range(last):
             layer = self._layer(number)
-            count = tokens.shape[1]
             mask = tokens.new_full((count, count), -torch.inf).triu(1)
-            mask = mask if log_weight is None else mask + log_weight
+            mask = mask if weight is None else mask + weight
             q = layer.queries(len(tokens)).expand(-1, -1, count, -1)
             tokens = layer.finish(tokens, _attend(q, *layer.keys_values(tokens), mask))
         layer = self._layer(last)
         q = layer.queries(len(tokens))
-        return layer.finish(layer.query, _attend(q, *layer.keys_values(tokens), log_weight))
+        return layer.finish(layer.query, _attend(q, *layer.keys_values(tokens), weight))
 
-    def init(self, batch: int) -> list[StreamState]:
-        """State before any trial, one a layer."""
-        return [self._stream.init(self._layer(i).queries(batch)) for i in range(len(self.layers))]
+    def init(self, batch: int) -> AarenState:
+        layers = (self._layer(i) for i in range(len(self.layers)))
+        return AarenState(tuple(self._stream.init(layer.queries(batch)) for layer in layers), 0)
 
-    def update(self, state: list[StreamState], tokens: Tensor, log_weight: Tensor | None = None) -> list[StreamState]:
-        """State after trials (batch, token, dim), in this order."""
-        if len(state) == 1:
-            return self._told(state, tokens, log_weight)
-        for t in range(tokens.shape[1]):
-            now = slice(t, t + 1)
+    def update(self, state: AarenState, tokens: Tensor, log_weight: Tensor | None = None) -> AarenState:
+        step = tokens.shape[1] if len(self.layers) == 1 else 1
+        for t in range(0, tokens.shape[1], max(1, step)):
+            now = slice(t, t + step)
             state = self._told(state, tokens[:, now], None if log_weight is None else log_weight[:, now])
         return state
 
-    def _told(self, state: list[StreamState], tokens: Tensor, log_weight: Tensor | None) -> list[StreamState]:
+    def _told(self, state: AarenState, tokens: Tensor, log_weight: Tensor | None) -> AarenState:
         told = []
-        weight = None if log_weight is None else log_weight[:, None].to(tokens.dtype)
-        for number, before in enumerate(state):
+        weight, count = self._weights(tokens, log_weight, state.seen), tokens.shape[1]
+        for number, before in enumerate(state.layers):
             layer = self._layer(number)
             after = self._stream.update(before, *layer.keys_values(tokens), weight)
             told.append(after)
-            if number < len(state) - 1:
+            if number < len(self.layers) - 1:
                 tokens = layer.finish(tokens, self._stream.read(after))
-        return told
+        return AarenState(tuple(told), state.seen + count)
 
-    def merge(self, a: list[StreamState], b: list[StreamState]) -> list[StreamState]:
-        """State of both sessions; with one layer only."""
-        if len(self.layers) > 1:
-            raise ValueError(f"depth={len(self.layers)}: order matters; legal: depth=1. Update one with b's trials.")
-        return [self._stream.merge(a[0], b[0])]
+    def _weights(self, tokens: Tensor, log_weight: Tensor | None, start: int) -> Tensor | None:
+        """Log weights (batch or 1, heads or 1, token): those given, and by slope and place those of age.
 
-    def read(self, state: list[StreamState]) -> Tensor:
+        A query's softmax is the same whether old trials weigh less or new ones more.
+        """
+        found = None if log_weight is None else log_weight[:, None].to(tokens.dtype)
+        if self.position is None:
+            return found
+        at = torch.arange(start, start + tokens.shape[1], device=tokens.device, dtype=tokens.dtype)
+        fresh = self.position.slopes.to(tokens)[None, :, None] * at
+        return fresh if found is None else found + fresh
+
+    def merge(self, a: AarenState, b: AarenState) -> AarenState:
+        if not self.is_set:
+            return super().merge(a, b)
+        return AarenState((self._stream.merge(a.layers[0], b.layers[0]),), a.seen + b.seen)
+
+    def read(self, state: AarenState) -> Tensor:
         """Answers (batch, queries, dim)."""
-        layer = self._layer(len(self.layers) - 1)
-        heads = self._stream.read(state[-1])
-        if heads.shape[-1] != state[-1].query.shape[-1]:  # No trial yet.
-            heads = heads.expand(*heads.shape[:-1], state[-1].query.shape[-1])
+        layer, last = self._layer(len(self.layers) - 1), state.layers[-1]
+        heads = self._stream.read(last)
+        if heads.shape[-1] != last.query.shape[-1]:  # No trial yet.
+            heads = heads.expand(*heads.shape[:-1], last.query.shape[-1])
         return layer.finish(layer.query, heads)
 
     def _layer(self, number: int) -> _Layer:
@@ -265,26 +302,25 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 class RecurrentState(NamedTuple):
     """Hidden state of a recurrent memory."""
 
-    query: Tensor  # (batch, query, d)
     h: Tensor  # (batch, hidden)
     c: Tensor  # (batch, hidden) of LSTM; empty of GRU
 
 
-class RecurrentMemory(nn.Module):
-    r"""Gated recurrent memory; a linear map of its state and the query gives the output.
+class RecurrentMemory(Memory):
+    r"""Gated recurrent memory, whose hidden state is its answer.
 
     LSTM: :math:`c \leftarrow f c + i g`, :math:`h = o \tanh c`. GRU: :math:`h \leftarrow (1 - z) n + z h`,
-    :math:`n = \tanh(W_n x + r (U_n h))`. Gates are sigmoids of linear maps of the trial ``[key; value]`` and h.
+    :math:`n = \tanh(W_n x + r (U_n h))`. Gates are sigmoids of linear maps of the trial and h.
 
     Parameters
     ----------
-    key_dim, value_dim, hidden : int
+    dim, hidden : int
+        Widths of trials and of the state.
     kind : {"gru", "lstm"}
 
     Notes
     -----
-    Parameters of the cell are named and ordered as in `torch.nn.GRU` and `torch.nn.LSTM`. The order of trials
-    matters, so states of two streams cannot be merged.
+    Parameters of the cell are named and ordered as in `torch.nn.GRU` and `torch.nn.LSTM`.
 
     References
     ----------
@@ -293,90 +329,80 @@ class RecurrentMemory(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> memory = RecurrentMemory(4, 1, hidden=8, kind="lstm")
-    >>> state = memory.update(memory.init(torch.randn(2, 3, 4)), torch.randn(2, 50, 4), torch.randn(2, 50, 1))
-    >>> memory.read(state).shape
-    torch.Size([2, 3, 1])
+    >>> memory = RecurrentMemory(4, hidden=8, kind="lstm")
+    >>> memory(torch.randn(2, 50, 4)).shape
+    torch.Size([2, 1, 8])
     """
 
-    def __init__(self, key_dim: int, value_dim: int, hidden: int = 64, kind: str = "gru") -> None:
+    def __init__(self, dim: int, hidden: int = 64, kind: str = "gru") -> None:
         super().__init__()
         legal("kind", kind, ("gru", "lstm"))
         self.kind, self.hidden = kind, hidden
         rows = hidden * (3 if kind == "gru" else 4)
         bound = hidden**-0.5
-        self.weight_ih_l0 = nn.Parameter(torch.empty(rows, key_dim + value_dim).uniform_(-bound, bound))
+        self.weight_ih_l0 = nn.Parameter(torch.empty(rows, dim).uniform_(-bound, bound))
         self.weight_hh_l0 = nn.Parameter(torch.empty(rows, hidden).uniform_(-bound, bound))
         self.bias_ih_l0 = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
         self.bias_hh_l0 = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
-        self.readout = nn.Linear(hidden + key_dim, value_dim)
 
-    def init(self, query: Tensor) -> RecurrentState:
-        h = query.new_zeros(len(query), self.hidden)
-        return RecurrentState(query, h, torch.zeros_like(h) if self.kind == "lstm" else h[:, :0])
+    def init(self, batch: int) -> RecurrentState:
+        h = self.bias_ih_l0.new_zeros(batch, self.hidden)
+        return RecurrentState(h, torch.zeros_like(h) if self.kind == "lstm" else h[:, :0])
 
-    def update(
-        self, state: RecurrentState, key: Tensor, value: Tensor, log_weight: Tensor | None = None
-    ) -> RecurrentState:
-        """Trials (batch, token, d), in this order; a log weight of -inf leaves its trial out, others must be 0."""
-        kept = kept_trials(key, value, log_weight)
-        inputs, h, c = torch.cat([key, value], dim=-1), state.h, state.c
+    def update(self, state: RecurrentState, tokens: Tensor, log_weight: Tensor | None = None) -> RecurrentState:
+        """Trials (batch, token, dim), in this order; a log weight of -inf leaves its trial out, others must be 0."""
+        kept, (h, c) = kept_trials(log_weight), state
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
-        for t in range(key.shape[1]):
+        for t in range(tokens.shape[1]):
             if self.kind == "lstm":
-                new = torch.lstm_cell(inputs[:, t], (h, c), *weights)
+                new = torch.lstm_cell(tokens[:, t], (h, c), *weights)
             else:
-                new = torch.gru_cell(inputs[:, t], h, *weights), c
+                new = torch.gru_cell(tokens[:, t], h, *weights), c
             if kept is not None:
                 new = (torch.where(kept[:, t, None], new[0], h), torch.where(kept[:, t, None], new[1], c))
             h, c = new
-        return RecurrentState(state.query, h, c)
+        return RecurrentState(h, c)
 
-    def merge(self, a: RecurrentState, b: RecurrentState) -> RecurrentState:
-        """Refused: what a recurrent network becomes depends on the order of its trials."""
-        raise ValueError("memories that read in order cannot be merged; legal: update(a, trials of b). Do that.")
-
-    def read(self, state: RecurrentState, query: Tensor | None = None) -> Tensor:
-        """Answers (batch, query, e), to the queries of ``init`` or any others."""
-        query = state.query if query is None else query
-        return self.readout(torch.cat([state.h[:, None].expand(-1, query.shape[1], -1), query], dim=-1))
+    def read(self, state: RecurrentState) -> Tensor:
+        """Hidden states (batch, 1, hidden)."""
+        return state.h[:, None]
 
 
 class NeuralState(NamedTuple):
-    """Weights and momentum of each case's neural memory."""
+    """Weights and momentum (batch, value, key) of each case's neural memory, and how many trials came."""
 
-    query: Tensor  # (batch, query, d)
-    weights: tuple[Tensor, ...]  # (batch, out, in) a layer
-    momentum: tuple[Tensor, ...]
+    weights: Tensor
+    momentum: Tensor
+    seen: int
 
 
-class NeuralMemory(nn.Module):
-    r"""Neural long-term memory: a small network per case, updated at test time by each trial (Titans).
+class NeuralMemory(Memory):
+    r"""Neural long-term memory: a linear map per case, learned at test time trial by trial (Titans).
 
-    .. math:: S_t = \eta_t S_{t-1} - \theta_t \nabla \lVert M_{t-1}(k_t) - v_t \rVert^2, \qquad
+    A trial is a key k and a value v side by side. With :math:`\kappa = W k`,
+
+    .. math:: S_t = \eta_t S_{t-1} + \theta_t \frac{(v_t - M_{t-1} \kappa_t) \kappa_t^\top}{1 + |\kappa_t|^2}, \qquad
               M_t = (1 - \alpha_t) M_{t-1} + S_t
 
-    With one linear layer and :math:`\alpha = \eta = 0` this is least mean squares,
-    :math:`M \leftarrow M + 2 \theta (v - M k) k^\top`; :math:`\alpha > 0` forgets, which follows drift.
+    and :math:`M W` is read. Momentum :math:`\eta`, step :math:`\theta` and forgetting :math:`\alpha` are gates: a
+    network of the trial, of its surprise :math:`|v - M \kappa|^2` and of how many trials came before. With
+    :math:`\alpha = \eta = 0` this is normalised least mean squares.
 
     Parameters
     ----------
-    key_dim, value_dim : int
-    depth : int
-        Layers, with SiLU between them.
-    hidden : int, optional
-        Width between layers; default ``key_dim``.
-    gates : {"fixed", "data"}
-        ``"data"``: :math:`\theta, \eta, \alpha` are sigmoids of a learned linear map of the key, which starts at the
-        given numbers.
+    n_key, n_value : int
+        Widths of keys and values.
+    hidden : int
+        Width of the network that sets the gates.
+    persistent : int
+        Learned trials that stand before all others.
     theta, eta, alpha : float
-        Step, momentum and forgetting; in [0, 1).
+        Of the gates before training; in (0, 1).
 
     Notes
     -----
-    Trials are taken one after the other, so their order matters and states of two streams cannot be merged. The first
-    weights are parameters (0 for one layer) and, like the gates, can be trained through ``update``. Under a stationary
-    world a ridge regression of all trials is better; with fixed gates, momentum is no better than none.
+    Only a linear memory: what is read is then the weights of a linear encoder. Steps are normalised, so that no gate
+    makes it diverge.
 
     References
     ----------
@@ -385,90 +411,62 @@ class NeuralMemory(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> memory = NeuralMemory(4, 1, theta=0.05)
-    >>> k = torch.randn(1, 300, 4)
-    >>> state = memory.update(memory.init(k[:, :5]), k, k @ torch.ones(4, 1))
-    >>> torch.allclose(state.weights[0], torch.ones(1, 1, 4), atol=0.02)
+    >>> memory, k = NeuralMemory(4, theta=0.3), torch.randn(1, 300, 4)
+    >>> weights = memory(torch.cat([k, k @ torch.ones(4, 1)], dim=-1))
+    >>> torch.allclose(weights, torch.ones(1, 1, 4), atol=0.02)
     True
     """
 
     def __init__(
         self,
-        key_dim: int,
-        value_dim: int,
-        depth: int = 1,
-        hidden: int | None = None,
-        gates: str = "fixed",
-        theta: float = 0.01,
-        eta: float = 0.0,
-        alpha: float = 0.0,
+        n_key: int,
+        n_value: int = 1,
+        hidden: int = 32,
+        persistent: int = 0,
+        theta: float = 0.1,
+        eta: float = 1e-4,
+        alpha: float = 1e-4,
     ) -> None:
         super().__init__()
-        legal("gates", gates, ("fixed", "data"))
-        start = (theta, eta, alpha)
-        if depth < 1 or not all(0 <= g < 1 for g in start):
-            raise ValueError(
-                f"depth={depth}, theta={theta}, eta={eta}, alpha={alpha}; legal: depth of at least 1, all others in "
-                "[0, 1). Scale keys and values where a larger step is wanted."
+        if not all(0 < g < 1 for g in (theta, eta, alpha)):
+            raise ValueError(f"theta={theta}, eta={eta}, alpha={alpha}; legal: in (0, 1). 1e-4 is nearly none.")
+        self.n_key, self.n_value = n_key, n_value
+        self.key = nn.Linear(n_key, n_key, bias=False)
+        nn.init.eye_(self.key.weight)
+        self.persistent = nn.Parameter(0.1 * torch.randn(persistent, n_key + n_value))
+        self.gate_in = nn.Linear(n_key + n_value, hidden)
+        self.gate_state = nn.Linear(2, hidden, bias=False)
+        self.gate_out = nn.Linear(hidden, 3)
+        nn.init.zeros_(self.gate_out.weight)
+        with torch.no_grad():
+            self.gate_out.bias.copy_(torch.tensor((theta, eta, alpha)).logit())
+
+    def init(self, batch: int) -> NeuralState:
+        nothing = self.key.weight.new_zeros(batch, self.n_value, self.n_key)
+        state = NeuralState(nothing, nothing, 0)
+        return self.update(state, self.persistent.expand(batch, -1, -1)) if len(self.persistent) else state
+
+    def update(self, state: NeuralState, tokens: Tensor, log_weight: Tensor | None = None) -> NeuralState:
+        """Trials (batch, token, key + value), in order; a log weight of -inf leaves its trial out, others must be 0."""
+        kept, (weights, momentum, seen) = kept_trials(log_weight), state
+        key, value = self.key(tokens[..., : self.n_key]), tokens[..., self.n_key :]
+        unit = key / (1 + key.square().sum(-1, keepdim=True))
+        told = self.gate_in(tokens)
+        for t in range(tokens.shape[1]):
+            miss = value[:, t] - (weights @ key[:, t, :, None])[..., 0]
+            known = torch.stack(
+                [miss.square().sum(-1).log1p(), miss[:, 0].new_full((len(miss),), seen + t).log1p() / 5], 1
             )
-        sizes = [key_dim, *[hidden or key_dim] * (depth - 1), value_dim]
-        self.gates, self.start = gates, start
-        first = [torch.empty(b, a) for a, b in pairwise(sizes)]
-        for w in first:
-            nn.init.zeros_(w) if depth == 1 else nn.init.kaiming_uniform_(w, a=math.sqrt(5))
-        self.first = nn.ParameterList(nn.Parameter(w) for w in first)
-        if gates == "data":
-            self.gate = nn.Linear(key_dim, 3)
-            nn.init.zeros_(self.gate.weight)
-            with torch.no_grad():
-                self.gate.bias.copy_(torch.tensor(start).clamp(1e-4, 1 - 1e-4).logit())
-
-    def init(self, query: Tensor) -> NeuralState:
-        weights = tuple(w.expand(len(query), -1, -1) for w in self.first)
-        return NeuralState(query, weights, tuple(torch.zeros_like(w) for w in weights))
-
-    def update(self, state: NeuralState, key: Tensor, value: Tensor, log_weight: Tensor | None = None) -> NeuralState:
-        """Trials (batch, token, d), in this order; a log weight of -inf leaves its trial out, others must be 0."""
-        kept = kept_trials(key, value, log_weight)
-        weights, momentum = state.weights, state.momentum
-        gates = (
-            torch.sigmoid(self.gate(key))
-            if self.gates == "data"
-            else key.new_tensor(self.start).expand(*key.shape[:2], 3)
-        )
-        for t in range(key.shape[1]):
-            slope = self._gradient(weights, key[:, t], value[:, t])
-            theta, eta, alpha = gates[:, t, :, None, None].unbind(1)
-            moved = tuple(eta * s - theta * g for s, g in zip(momentum, slope))
-            new = tuple((1 - alpha) * w + s for w, s in zip(weights, moved))
+            gates = torch.sigmoid(self.gate_out(F.silu(told[:, t] + self.gate_state(known))))
+            theta, eta, alpha = gates[:, :, None, None].unbind(1)
+            moved = eta * momentum + theta * miss[:, :, None] * unit[:, t, None, :]
+            new = (1 - alpha) * weights + moved
             if kept is not None:
                 take = kept[:, t, None, None]
-                moved = tuple(torch.where(take, a, b) for a, b in zip(moved, momentum))
-                new = tuple(torch.where(take, a, b) for a, b in zip(new, weights))
+                moved, new = torch.where(take, moved, momentum), torch.where(take, new, weights)
             weights, momentum = new, moved
-        return NeuralState(state.query, weights, momentum)
+        return NeuralState(weights, momentum, seen + tokens.shape[1])
 
-    def _gradient(self, weights: tuple[Tensor, ...], key: Tensor, value: Tensor) -> Sequence[Tensor]:
-        if len(weights) == 1:
-            miss = torch.einsum("boi,bi->bo", weights[0], key) - value
-            return (2 * miss[:, :, None] * key[:, None, :],)
-        found = vmap(grad(_surprise))(weights, key, value)
-        return tuple(found)
-
-    def merge(self, a: NeuralState, b: NeuralState) -> NeuralState:
-        """Refused: what a memory becomes depends on the order of its trials."""
-        raise ValueError("memories that learn in order cannot be merged; legal: update(a, trials of b). Do that.")
-
-    def read(self, state: NeuralState, query: Tensor | None = None) -> Tensor:
-        """M(query) (batch, query, e), for the queries of ``init`` or any others."""
-        return _apply(state.weights, state.query if query is None else query)
-
-
-def _apply(weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
-    for number, w in enumerate(weights):
-        x = (F.silu(x) if number else x) @ w.transpose(-1, -2)
-    return x
-
-
-def _surprise(weights: tuple[Tensor, ...], key: Tensor, value: Tensor) -> Tensor:
-    return (_apply(weights, key[None])[0] - value).square().sum()
+    def read(self, state: NeuralState) -> Tensor:
+        """Linear maps (batch, value, key) from keys to values."""
+        return state.weights @ self.key.weight

@@ -21,9 +21,9 @@ from neuroenc.attention import (
     T5Bias,
     _attention,
     grouped_softmax,
-    insert_landmarks,
     landmark_layout,
 )
+from neuroenc.attention._weights import insert_landmarks
 
 _spec = importlib.util.spec_from_file_location("attention_reference", Path(__file__).with_name("reference.py"))
 _reference = importlib.util.module_from_spec(_spec)

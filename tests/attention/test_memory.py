@@ -1,4 +1,4 @@
-"""Memories: streaming is attention in any order, a linear neural memory is least mean squares, cells are torch's."""
+"""Memories: streaming is attention in any order, a neural memory is least mean squares, cells are torch's."""
 
 import math
 
@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from neuroenc.attention import AarenStack, Attention, NeuralMemory, RecurrentMemory, StreamingAttention
+from neuroenc.attention import AarenStack, ALiBi, Attention, Memory, NeuralMemory, RecurrentMemory
+from neuroenc.attention._memory import StreamingAttention
 
 TIGHT = {"atol": 1e-12, "rtol": 1e-10}
 
@@ -20,27 +21,24 @@ def trials(count, seed=0, dtype=torch.float64, scale=1.0):
     return q * scale, k, v, log_weight
 
 
-def full(q, k, v, log_weight=None, kind="softmax", bias=0.0):
+def full(q, k, v, log_weight=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     lw = torch.zeros_like(scores) if log_weight is None else log_weight[:, None]
-    if kind == "sigmoid":
-        return (torch.sigmoid(scores + bias) * lw.exp()) @ v
     return torch.softmax(scores + lw, -1).nan_to_num(0.0) @ v
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 12),
-    kind=st.sampled_from(["softmax", "sigmoid"]),
     weighed=st.booleans(),
     seed=st.integers(0, 10**6),
     scale=st.sampled_from([1.0, 30.0]),
     data=st.data(),
 )
-def test_any_order_and_any_tree_is_full_attention(count, kind, weighed, seed, scale, data):
+def test_any_order_and_any_tree_is_full_attention(count, weighed, seed, scale, data):
     q, k, v, lw = trials(count, seed, torch.float32, scale)
     lw = lw if weighed else None
-    stream = StreamingAttention(kind, bias=-1.0)
+    stream = StreamingAttention()
     order = data.draw(st.permutations(range(count)))
     states = []
     while order:
@@ -52,7 +50,7 @@ def test_any_order_and_any_tree_is_full_attention(count, kind, weighed, seed, sc
         a = states.pop(data.draw(st.integers(0, len(states) - 1)))
         b = states.pop(data.draw(st.integers(0, len(states) - 1)))
         states.append(stream.merge(a, b))
-    torch.testing.assert_close(stream.read(states[0]), full(q, k, v, lw, kind, -1.0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stream.read(states[0]), full(q, k, v, lw), atol=1e-5, rtol=1e-5)
 
 
 def test_merge_is_associative_and_has_a_neutral_state():
@@ -67,16 +65,15 @@ def test_merge_is_associative_and_has_a_neutral_state():
     assert (stream.read(stream.init(q)) == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_one_by_one_is_at_once_and_the_state_stays_small(kind):
+def test_one_by_one_is_at_once_and_the_state_stays_small():
     q, k, v, lw = trials(50)
-    stream = StreamingAttention(kind)
+    stream = StreamingAttention()
     state = stream.init(q)
     sizes = set()
     for t in range(50):
         state = stream.update(state, k[:, t : t + 1], v[:, t : t + 1], lw[:, t : t + 1])
         sizes.add(sum(x.numel() for x in state))
-        now = full(q, k[:, : t + 1], v[:, : t + 1], lw[:, : t + 1], kind)
+        now = full(q, k[:, : t + 1], v[:, : t + 1], lw[:, : t + 1])
         torch.testing.assert_close(stream.read(state), now, atol=1e-10, rtol=1e-10)
     assert len(sizes) == 1
 
@@ -94,11 +91,10 @@ def test_streaming_is_attention_with_register_queries():
     torch.testing.assert_close(stream.read(state), attention.head_outputs(registers, x)[0], **TIGHT)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_streaming_gradient(kind):
+def test_streaming_gradient():
     q, k, v, lw = trials(5)
     q, k, v = (t[:1].requires_grad_() for t in (q, k, v))
-    stream = StreamingAttention(kind)
+    stream = StreamingAttention()
 
     def run(q, k, v):
         a = stream.update(stream.init(q), k[:, :2], v[:, :2], lw[:1, :2])
@@ -107,135 +103,105 @@ def test_streaming_gradient(kind):
     assert torch.autograd.gradcheck(run, (q, k, v))
 
 
-def test_linear_neural_memory_is_least_mean_squares():
+def gated(memory, theta, eta, alpha):
+    """Gates that are these numbers at every trial."""
+    with torch.no_grad():
+        memory.gate_out.weight.zero_()
+        memory.gate_out.bias.copy_(torch.tensor([theta, eta, alpha]).logit())
+    return memory
+
+
+def test_linear_neural_memory_is_normalised_least_mean_squares():
     _, k, v, _ = trials(40)
-    memory = NeuralMemory(4, 5, theta=0.03).double()
-    state = memory.update(memory.init(k), k, v)
+    memory = gated(NeuralMemory(4, 5).double(), 0.3, 0.0, 0.0)
+    found = memory(torch.cat([k, v], -1))
     for b in range(2):
         W = torch.zeros(5, 4, dtype=torch.float64)
         for t in range(40):
-            W = W + 2 * 0.03 * torch.outer(v[b, t] - W @ k[b, t], k[b, t])
-        torch.testing.assert_close(state.weights[0][b], W, **TIGHT)
-        torch.testing.assert_close(memory.read(state)[b], k[b] @ W.T, **TIGHT)
+            W = W + 0.3 * torch.outer(v[b, t] - W @ k[b, t], k[b, t]) / (1 + k[b, t].square().sum())
+        torch.testing.assert_close(found[b], W, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("gates", ["fixed", "data"])
-def test_neural_memory_by_autograd(depth, gates):
-    torch.manual_seed(depth)
+@pytest.mark.parametrize("persistent", [0, 3])
+def test_neural_memory_by_autograd(persistent):
+    torch.manual_seed(0)
     _, k, v, _ = trials(8)
-    memory = NeuralMemory(4, 5, depth, hidden=6, gates=gates, theta=0.05, eta=0.6, alpha=0.1).double()
-    if gates == "data":
-        nn.init.normal_(memory.gate.weight)
-    state = memory.update(memory.update(memory.init(k), k[:, :3], v[:, :3]), k[:, 3:], v[:, 3:])
+    memory = NeuralMemory(4, 5, hidden=6, persistent=persistent, theta=0.2, eta=0.6, alpha=0.1).double()
+    for p in memory.parameters():
+        nn.init.normal_(p, std=0.5)
+    tokens = torch.cat([k, v], -1)
+    state = memory.update(memory.update(memory.init(2), tokens[:, :3]), tokens[:, 3:])
     for b in range(2):
-        weights = [w.detach().clone() for w in memory.first]
-        momentum = [torch.zeros_like(w) for w in weights]
-        for t in range(8):
-            leaves = [w.clone().requires_grad_() for w in weights]
-            x = k[b, t]
-            for number, w in enumerate(leaves):
-                x = w @ (x * torch.sigmoid(x) if number else x)
-            slopes = torch.autograd.grad((x - v[b, t]).pow(2).sum(), leaves)
-            theta, eta, alpha = (0.05, 0.6, 0.1)
-            if gates == "data":
-                theta, eta, alpha = torch.sigmoid(memory.gate.weight @ k[b, t] + memory.gate.bias).detach()
-            momentum = [eta * s - theta * g for s, g in zip(momentum, slopes)]
-            weights = [(1 - alpha) * w + s for w, s in zip(weights, momentum)]
-        for found, right in zip(state.weights, weights):
-            torch.testing.assert_close(found[b], right, **TIGHT)
+        M, S = torch.zeros(5, 4).double(), torch.zeros(5, 4).double()
+        for t, trial in enumerate([*memory.persistent, *tokens[b]]):
+            key, value = memory.key.weight @ trial[:4], trial[4:]
+            leaf = M.detach().requires_grad_()
+            surprise = (leaf @ key - value).pow(2).sum()
+            slope = torch.autograd.grad(surprise, leaf, retain_graph=True)[0]
+            known = torch.stack([surprise.detach().log1p(), torch.tensor(math.log1p(t) / 5, dtype=surprise.dtype)])
+            theta, eta, alpha = torch.sigmoid(
+                memory.gate_out(nn.functional.silu(memory.gate_in(trial) + memory.gate_state(known)))
+            )
+            S = eta * S - theta * slope / (2 * (1 + key.square().sum()))
+            M = (1 - alpha) * M + S
+        torch.testing.assert_close(memory.read(state)[b], M @ memory.key.weight, **TIGHT)
 
 
-def test_data_gates_start_at_the_fixed_ones_and_learn():
+def test_gates_persistent_trials_and_keys_learn():
     _, k, v, _ = trials(8)
-    given_ = {"theta": 0.05, "eta": 0.6, "alpha": 0.1}
-    fixed, data = (NeuralMemory(4, 5, gates=g, **given_).double() for g in ("fixed", "data"))
-    a, b = (m.read(m.update(m.init(k), k, v)) for m in (fixed, data))
-    torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
-    (b - v).pow(2).mean().backward()
-    assert data.gate.weight.grad.abs().max() > 0
-    deep = NeuralMemory(4, 5, depth=2, gates="data", **given_).double()
-    deep.read(deep.update(deep.init(k), k, v)).sum().backward()
-    assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in deep.parameters())
+    memory = NeuralMemory(4, 5, persistent=2).double()
+    nn.init.normal_(memory.gate_out.weight)
+    weights = memory(torch.cat([k, v], -1))
+    (weights @ k.mT - v.mT).square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in memory.parameters())
+
+
+def test_no_gate_makes_a_neural_memory_diverge():
+    memory = gated(NeuralMemory(4, 1), 0.999, 1e-6, 1e-6)
+    _, k, v, _ = trials(300, dtype=torch.float32)
+    assert memory(torch.cat([100 * k, v[..., :1]], -1)).abs().max() < 10
 
 
 @pytest.mark.parametrize(
     "memory",
-    [
-        NeuralMemory(4, 5, depth=2, theta=0.1, eta=0.5, alpha=0.1),
-        RecurrentMemory(4, 5),
-        RecurrentMemory(4, 5, kind="lstm"),
-    ],
+    [NeuralMemory(5, 4, theta=0.1, eta=0.5, alpha=0.1), RecurrentMemory(9), RecurrentMemory(9, kind="lstm")],
     ids=["neural", "gru", "lstm"],
 )
 def test_trials_without_weight_leave_no_trace(memory):
     memory = memory.double()
-    q, k, v, _ = trials(9)
-    log_weight = torch.zeros(2, 9).double()
+    _, k, v, _ = trials(9)
+    tokens, log_weight = torch.cat([v, k], -1), torch.zeros(2, 9).double()
     log_weight[:, [1, 4, 5]] = -math.inf
     kept = [0, 2, 3, 6, 7, 8]
-    some = memory.read(memory.update(memory.init(q), k, v, log_weight))
-    torch.testing.assert_close(some, memory.read(memory.update(memory.init(q), k[:, kept], v[:, kept])), **TIGHT)
+    torch.testing.assert_close(memory(tokens, log_weight), memory(tokens[:, kept]), **TIGHT)
     with pytest.raises(ValueError, match="Repeat the trials"):
-        memory.update(memory.init(q), k, v, log_weight + 0.5)
+        memory(tokens, log_weight + 0.5)
     with pytest.raises(ValueError, match="cannot be merged"):
-        memory.merge(memory.init(q), memory.init(q))
-    with pytest.raises(ValueError, match="fold heads"):
-        memory.update(memory.init(q), k, v[:, :3])
+        memory.merge(memory.init(2), memory.init(2))
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_cells_are_torchs(kind):
     torch.manual_seed(0)
-    q, k, v, _ = trials(11)
-    memory = RecurrentMemory(4, 5, hidden=7, kind=kind).double()
+    _, k, v, _ = trials(11)
+    memory = RecurrentMemory(9, hidden=7, kind=kind).double()
     peer = {"gru": nn.GRU, "lstm": nn.LSTM}[kind](9, 7, batch_first=True).double()
-    peer.load_state_dict({name: p for name, p in memory.state_dict().items() if "readout" not in name})
-    state = memory.update(memory.update(memory.init(q), k[:, :4], v[:, :4]), k[:, 4:], v[:, 4:])
-    _, last = peer(torch.cat([k, v], -1))
+    peer.load_state_dict(memory.state_dict())
+    tokens = torch.cat([k, v], -1)
+    state = memory.update(memory.update(memory.init(2), tokens[:, :4]), tokens[:, 4:])
+    _, last = peer(tokens)
     if kind == "lstm":
         torch.testing.assert_close(state.c, last[1][0], **TIGHT)
     torch.testing.assert_close(state.h, last[0][0] if kind == "lstm" else last[0], **TIGHT)
-    assert memory.read(state).shape == (2, 3, 5)
-    assert memory.read(state, k).shape == (2, 11, 5)
-
-
-def test_forgetting_follows_drift_and_costs_in_a_still_world():
-    """Planted: weights that walk; the same trials through both memories, prequential correlation."""
-    g = torch.Generator().manual_seed(0)
-    scores = {}
-    for drift in (0.0, 0.05):
-        w = torch.randn(20, 16, generator=g)
-        right = {"keeps": [], "ridge": []}
-        memory = NeuralMemory(16, 1, theta=0.02)
-        state = memory.init(torch.zeros(20, 1, 16))
-        xx, xy, truth = 10 * torch.eye(16).expand(20, 16, 16).clone(), torch.zeros(20, 16, 1), []
-        for t in range(600):
-            k = torch.randn(20, 1, 16, generator=g)
-            y = (k * w[:, None]).sum(-1, keepdim=True) + torch.randn(20, 1, 1, generator=g)
-            if t >= 100:
-                right["keeps"].append(memory.read(state, k).detach())
-                right["ridge"].append(k @ torch.linalg.solve(xx, xy))
-                truth.append(y)
-            with torch.no_grad():
-                state = memory.update(state, k, y)
-            xx, xy = xx + k.mT @ k, xy + k.mT @ y
-            w = w + drift * torch.randn(20, 16, generator=g)
-        truth = torch.cat(truth).flatten()
-        scores[drift] = {
-            n: torch.corrcoef(torch.stack([torch.cat(p).flatten(), truth]))[0, 1] for n, p in right.items()
-        }
-    assert scores[0.05]["keeps"] > scores[0.05]["ridge"] + 0.05
-    assert scores[0.0]["ridge"] > scores[0.0]["keeps"]
 
 
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda: StreamingAttention("linear"), "softmax, sigmoid"),
-        (lambda: NeuralMemory(4, 1, gates="learned"), "fixed, data"),
-        (lambda: NeuralMemory(4, 1, theta=1.5), "theta=1.5"),
-        (lambda: RecurrentMemory(4, 1, kind="rnn"), "gru, lstm"),
+        (lambda: NeuralMemory(4, theta=1.5), "theta=1.5"),
+        (lambda: RecurrentMemory(4, kind="rnn"), "gru, lstm"),
+        (lambda: AarenStack(8, 2, depth=0), "depth=0"),
+        (lambda: AarenStack(8, 2, position=ALiBi(4)), r"ALiBi\(2\)"),
     ],
 )
 def test_bad_settings(run, words):
@@ -248,16 +214,16 @@ def test_streams_of_other_queries_are_refused():
     stream = StreamingAttention()
     with pytest.raises(ValueError, match="same init"):
         stream.merge(stream.init(q), stream.init(q + 1))
-    with pytest.raises(ValueError, match="Leave query out"):
-        stream.read(stream.init(q), q + 1)
     with pytest.raises(ValueError, match="one value a key"):
         stream.update(stream.init(q), k, v[:, :2])
 
 
+@pytest.mark.parametrize("fades", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_aaren_streamed_is_aaren_at_once(depth):
+def test_aaren_streamed_is_aaren_at_once(depth, fades):
     torch.manual_seed(0)
-    model = AarenStack(8, 2, depth=depth, queries=3).double()
+    model = AarenStack(8, 2, depth=depth, queries=3, position=ALiBi(2) if fades else None).double()
+    assert isinstance(model, Memory)
     x = torch.randn(2, 17, 8).double()
     log_weight = torch.zeros(2, 17).double()
     log_weight[0, 3:6], log_weight[1, 0], log_weight[:, 9] = -math.inf, -math.inf, math.log(3)
@@ -268,15 +234,31 @@ def test_aaren_streamed_is_aaren_at_once(depth):
         torch.testing.assert_close(model.read(state), so_far, **TIGHT)
     order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
     same = torch.allclose(model(x[:, order]), model(x))
-    assert same == (depth == 1)
+    assert same == model.is_set == (depth == 1 and not fades)
     half = [model.update(model.init(2), x[:, piece]) for piece in (slice(0, 9), slice(9, 17))]
-    if depth == 1:
+    if model.is_set:
         torch.testing.assert_close(model.read(model.merge(*half)), model(x), **TIGHT)
     else:
-        with pytest.raises(ValueError, match="order matters"):
+        with pytest.raises(ValueError, match="cannot be merged"):
             model.merge(*half)
     assert model.read(model.init(2)).isfinite().all()
     torch.testing.assert_close(model.read(model.init(2)), model(x[:, :1], torch.full((2, 1), -math.inf)))
+
+
+def test_trials_of_a_fading_memory_weigh_by_their_age():
+    torch.manual_seed(0)
+    position = ALiBi(2)
+    model, plain = (AarenStack(8, 2, position=p).double() for p in (position, None))
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(1, 12, 8).double()
+    heads = []
+    for slope in position.slopes.double():
+        heads.append(plain(x, -slope * torch.arange(11, -1, -1.0).double()[None]))
+    # With one slope for both heads, all is known of a memory of one head; here each slope moves its own head.
+    assert not torch.allclose(model(x), heads[0])
+    assert not torch.allclose(model(x), heads[1])
+    position.slopes[:] = position.slopes[0]
+    torch.testing.assert_close(model(x), heads[0], **TIGHT)
 
 
 def test_aaren_by_loops():

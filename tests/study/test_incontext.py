@@ -675,6 +675,7 @@ def test_no_setting_ends_in_a_traceback():
         ["length_scale=learned"],
         *([f"position={name}"] for name in ("sinusoidal", "learned", "rotary", "t5", "alibi")),
         ["context=chunks", "chunk_size=5", "max_tokens=10"],
+        ["context=landmarks", "chunk_size=5", "max_tokens=10"],
     ],
 )
 def test_options_of_attention_are_trained_saved_and_loaded(study, tmp_path, attention):
@@ -709,9 +710,30 @@ def test_impossible_attention_is_refused(study):
         (["normaliser=sigmoid", "length_scale=log_n"], "twice"),
         (["context=chunks", "max_tokens=60"], "two chunks"),
         (["position=rotery"], "rotary"),
+        (["context=landmarks", "normaliser=sigmoid"], "share of a softmax"),
+        (["context=landmarks", "position=alibi"], "like stimuli"),
     ):
         with pytest.raises(ConfigError, match=said):
             read(study[0] / "icl.toml", [f"model.attention.{a}" for a in wrong])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"form": "query"},
+        {"form": "published", "memory": "titans"},
+        {"form": "anchored", "memory": "attention", "attention.position": "alibi"},
+    ],
+)
+def test_forms_and_memories_are_trained_and_loaded(study, tmp_path, model):
+    given = [f"model.{k}={v}" for k, v in model.items()]
+    steps = ["pretrain.max_steps=4", "pretrain.evaluate_every=2"]
+    config = read(study[0] / "icl.toml", [*given, *steps])
+    incontext_train(config, tmp_path, "pretrain", progress=False, say=quiet)
+    found = load_model(tmp_path / "pretrain" / model["form"]).config
+    assert (found.form, found.memory) == (model["form"], model.get("memory"))
+    with pytest.raises(ConfigError, match="Next step"):
+        read(study[0] / "icl.toml", ["model.memory=titans"])
 
 
 def test_supports_of_training_are_spoilt_as_the_config_says(study, tmp_path):

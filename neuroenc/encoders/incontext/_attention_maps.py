@@ -53,6 +53,10 @@ def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
             "the network of this model is silent: its predictions are the closed form's, and no head takes part. "
             "Next step: load_model(...).silence(False), to look at a network that did not help."
         )
+    if model.stack is None:
+        raise ConfigError(
+            f"{model!r} has no heads whose attention to trials could be looked at. Next step: a model without memory."
+        )
     if X is None or Y is None:
         raise ConfigError("X and Y are needed. Next step: the support set, or an encoder in the process that fitted.")
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuroenc._core.progress import progress as bar
-from neuroenc.attention import Attention, Block, Softmax, SwiGLU
+from neuroenc.attention import Attention, Block, Past, Softmax, SwiGLU
 from neuroenc.encoders._labels import column_block
 from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, complete
@@ -57,8 +57,9 @@ class FastReader:
     def __init__(self, model: InContextModel, half: bool = False) -> None:
         self.model, self.half = model, half
         self.dtype = torch.bfloat16 if half else torch.float32
-        self.blocks = [cast(Block, block) for block in model.stack.blocks]
-        self._able = all(_is_plain(block) for block in self.blocks)
+        stack = model.stack
+        self.blocks = [] if stack is None else [cast(Block, block) for block in stack.blocks]
+        self._able = stack is not None and not stack.block_size and all(_is_plain(block) for block in self.blocks)
         self._weights: list[_Weights] = []
         self._tokens = -1  # That the queries of _weights are scaled for.
 
@@ -99,6 +100,7 @@ class FastReader:
 
     def _first_register(self, tokens: Tensor) -> Tensor:
         """(voxel, dim) after the last block."""
+        assert self.model.stack is not None
         registers = self.model.stack.registers
         z = torch.cat([registers.expand(len(tokens), -1, -1), tokens.to(registers.dtype)], dim=1)
         self._prepare(z.shape[1])
@@ -184,7 +186,8 @@ def voxels_at_once(
     """Voxels whose tokens fit in ``max_bytes`` of working memory."""
     c = model.config
     per_token = 3 * c.hidden + 8 * c.dim + 3 * (c.n_features + 1) + 2 * c.dim
-    own = c.components * (9 * 12 + 4 * (c.n_features + 1)) * 8 if c.form == "anchored" else 0
+    own = c.components * (9 * 12 + 4 * (c.n_features + 1)) * 8 if c.form != "published" else 0
+    own += (c.n_features + 1) * 12 if c.memory == "titans" else 0
     if covariance:
         own += (3 * 9 * 12 + 6 * (c.n_features + 1)) * (c.n_features + 1) * 8
     each = (support + c.registers) * per_token * (2 if half else 4) + own
@@ -254,6 +257,43 @@ def conditioned_blocks(
                     found = read.write(z, few, y, less, pooled=pooled, covariance=covariance)
                     line.update(len(part))
                     yield start + part, found
+
+
+def asked_blocks(
+    model: InContextModel,
+    x: np.ndarray,
+    Y: Any,
+    queries: np.ndarray,
+    *,
+    log_weight: np.ndarray | None,
+    scale: Any,
+    device: torch.device,
+    half: bool,
+    max_bytes: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Columns of voxels, and what queries (query, feature) find in their supports (query, voxel), block by block.
+
+    Model of the query form; arguments as in `conditioned_blocks`, answers in the units of ``Y``.
+    """
+    model = model.to(device).eval()
+    images = torch.as_tensor(x, dtype=torch.float32, device=device)
+    asked = torch.as_tensor(queries, dtype=torch.float32, device=device)
+    weight = None if log_weight is None else torch.as_tensor(log_weight, dtype=torch.float32, device=device)
+    few = 512  # queries at once
+    held = len(x) * (1 + model.config.depth) + min(few, len(queries))
+    step = voxels_at_once(model, held, max_bytes, half=half)
+    n_voxels = Y.shape[1]
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        for start in range(0, n_voxels, step):
+            columns = np.arange(start, min(n_voxels, start + step))
+            block = np.asarray(column_block(Y, slice(start, start + step)), dtype=np.float32)
+            if scale is not None:
+                block = ((block - scale[0][columns]) / scale[1][columns]).astype(np.float32)
+            y, less = complete(images, torch.as_tensor(block.T.copy(), device=device), weight)
+            past: list[Past] = []
+            model.read(images, y, less, past=past)
+            answer = _numpy(torch.cat([model.ask(part, past) for part in asked.split(few)], dim=1)).T
+            yield columns, answer if scale is None else answer * scale[1][columns]
 
 
 def condition(model: InContextModel, x: np.ndarray, Y: Any, **settings: Any) -> dict[str, np.ndarray]:

@@ -95,7 +95,9 @@ def _arguments(kind: type[nn.Module]) -> list[str]:
     return [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "args", "kwargs")]
 
 
-_FORMS, _SCALES = ("anchored", "published"), ("none", "log_n", "learned")
+_FORMS, _SCALES = ("anchored", "published", "query"), ("none", "log_n", "learned")
+#: Memories that may stand in the place of the blocks.
+MEMORIES = ("attention", "titans", "gru", "lstm")
 PLUGS = ("normaliser", "position", "context")
 
 
@@ -112,17 +114,25 @@ class InContextConfig:
     components : int
         Of the anchor's mixture of priors.
     length_scale : {"log_n", "none", "learned"}
-    form : {"anchored", "published"}
+    form : {"anchored", "published", "query"}
         ``"published"`` spells weights out from the first register; ``"anchored"`` solves for them in closed form, with
         a prior and a noise level that the first register sets for each voxel. It was the better one wherever it was
-        measured here, and is the default; presets of released models are published.
+        measured here, and is the default; presets of released models are published. ``"query"`` adds to the anchored
+        form's prediction what a query finds that attends to the support, for voxels that are not linear in the
+        features.
+    memory : {"attention", "titans", "gru", "lstm"}, optional
+        In the place of the blocks, a memory that reads trials one after the other and keeps its size, so that a
+        `StreamingSession` goes on with it exactly: registers that ask all trials (`neuroenc.attention.AarenStack` of
+        ``depth`` layers; a set with one layer and no position), a linear map that learns as it reads
+        (`neuroenc.attention.NeuralMemory`, whose map is the voxel's weights, so published form only; ``registers`` are
+        its persistent trials), or a recurrent cell. Positions: `ALiBi` with attention, so that trials fade with age.
     dropout : float
         In training.
     normaliser, position, context : mapping, optional
         Plug points of every block's `neuroenc.attention.Attention`: the name of a class and its arguments, such as
         ``{"class": "Sigmoid", "bias": "neg_log_n"}``; None is softmax, no positions, all keys. Positions make the
-        output depend on the order of trials. Classes that read landmarks are not legal: a model inserts none, and
-        trials in their places would be dropped.
+        output depend on the order of trials. `GroupedSoftmax` and `LandmarkPolicy` have ``lead`` = ``registers``; the
+        model puts like trials into one block and inserts the landmarks.
     feed_forward : {"swiglu", "gelu"}
     silent : bool
         The anchored form's closed form alone, the network not asked: what training leaves where the network did not
@@ -140,6 +150,7 @@ class InContextConfig:
     components: int = 1
     length_scale: str = "log_n"
     form: str = "anchored"
+    memory: str | None = None
     dropout: float = 0.0
     normaliser: Mapping[str, Any] | None = None
     position: Mapping[str, Any] | None = None
@@ -160,22 +171,57 @@ class InContextConfig:
                 f"dropout={self.dropout!r} must be from 0 to below 1, scale_before_projection="
                 f"{self.scale_before_projection!r} true or false."
             )
-        if not isinstance(self.silent, bool) or (self.silent and self.form != "anchored"):
+        if not isinstance(self.silent, bool) or (self.silent and self.form == "published"):
             raise ConfigError(
-                f"silent={self.silent!r}: true or false, and only the anchored form does without a network."
+                f"silent={self.silent!r}: only the anchored form and the query form do without a network."
             )
         if self.dim % self.heads:
             raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
         self._check_parts()
+        if self.memory is not None:
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        if self.memory not in MEMORIES:
+            raise ConfigError(unknown_name("memory", self.memory, MEMORIES))
+        if self.form == "query" or (self.memory == "titans" and self.form != "published"):
+            why = "its map is the weights" if self.form != "query" else "a query attends to trials, and it keeps none"
+            raise ConfigError(f"form={self.form!r} beside memory={self.memory!r}: {why}. Next step: form='published'.")
+        if self.length_scale != "none":
+            raise ConfigError(
+                f"length_scale={self.length_scale!r} beside memory={self.memory!r}: what was summed over trials cannot "
+                "be scaled anew with their number. Next step: length_scale='none'."
+            )
+        faded = self.memory == "attention" and (self.position or {}).get("class") == "ALiBi"
+        for name in PLUGS:
+            if getattr(self, name) is not None and not (name == "position" and faded):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} beside memory={self.memory!r}, which cannot be streamed with it. "
+                    "Legal: memory='attention' with position ALiBi. Next step: leave it out."
+                )
 
     def parts(self) -> dict[str, Any]:
         """Fresh parts for the plug points of one block's attention; None where nothing is set."""
         settings = {name: getattr(self, name) for name in PLUGS}
         return {k: None if v is None else part_from_settings(k, v) for k, v in settings.items()}
 
+    @property
+    def block_size(self) -> int:
+        """Trials for which a landmark stands; 0 without landmarks."""
+        normaliser = self.normaliser or {}
+        return int((normaliser.get("inner") or normaliser).get("block_size", 0))
+
     def _check_parts(self) -> None:
         parts = self.parts()
-        refuse_landmarks(parts["normaliser"])
+        for name, part in parts.items():
+            lead = getattr(getattr(part, "inner", part), "lead", self.registers)
+            if lead != self.registers:
+                raise ConfigError(f"{name} has lead={lead}, the model {self.registers} registers. Make both the same.")
+        if self.block_size and self.position is not None:
+            raise ConfigError(
+                "positions beside landmarks: a landmark stands for a block of like stimuli, not of trials that came "
+                "one after the other. Next step: leave one of them out."
+            )
         for name, wanted in (("heads", self.heads), ("dim", self.dim)):
             found = getattr(parts["position"], name, wanted)
             if found != wanted:
@@ -191,15 +237,6 @@ class InContextConfig:
                 parts["context"].check(parts["normaliser"] or Softmax())
             except ValueError as error:
                 raise ConfigError(f"context and normaliser: {error}") from error
-
-
-def refuse_landmarks(normaliser: Any) -> None:
-    """An error for a normaliser that takes some tokens for landmarks, which a model of trials has none of."""
-    if getattr(normaliser, "needs_layout", False):
-        raise ConfigError(
-            f"normaliser {type(normaliser).__name__} takes every so-manieth token for a landmark; an in-context model "
-            "inserts none, and would drop the trials that stand there. Next step: another normaliser."
-        )
 
 
 # The published form, as released: 97.1, 156.0 and 277.0 million parameters.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils.validation import validate_data
 
 from neuroenc._core.checks import one_of
@@ -122,6 +124,7 @@ class SupportPosterior:
 
 _BLOCK = 512
 _SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
+_RATES = (1.0, 0.995, 0.99, 0.98, 0.96, 0.92)
 # Voxels that a given distribution of scales and noise variances counts as, and passes of EM that adapt it.
 _PSEUDO, _PASSES = 10, 3
 # Passes of EM over the precisions of trials, and of single responses.
@@ -162,6 +165,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         Heavy-tailed noise, by expectation maximisation. ``"shared"``: a trial has one precision for all voxels of the
         fit (motion), Student's t with degrees of freedom of its own finding; costs about ten fits. ``"private"``:
         each response of each voxel may be an outlier, a contaminated normal whose share and variance all voxels share.
+    forget : float or "auto"
+        Trials in the order of time, each as precise as ``forget`` times the next one, so that weights that drift are
+        those of the last trials; 1 forgets nothing, 0.99 looks back about 100 trials. ``"auto"``: the one of 1, .995,
+        .99, .98, .96, .92 that predicts the second half of the trials best, each from those before.
     positions : array (voxel, 3), optional
         Where the voxels lie, in the space of a `PlacePrior`.
     hemispheres : array (voxel,), optional
@@ -184,7 +191,10 @@ class EmpiricalBayesRidge(LinearEncoder):
     gain_ : float
         Of the weights at the voxels' places, that the evidence chose; 0 without a `PlacePrior`.
     trial_precision_ : ndarray (n,)
-        Relative precisions of the trials; the mean of their inverses is 1. Ones unless ``robust`` shares them.
+        Relative precisions of the trials; the mean of their inverses is 1. Ones unless ``robust`` shares them, and
+        falling with age by ``forget``.
+    forget_ : float
+        That was used.
     outlier_share_, outlier_variance_ : float
         Share of outlying responses, and their noise variance over the others'; 0 and 1 unless ``robust`` is private.
 
@@ -223,6 +233,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         adapt: str = "population",
         intercept: str = "flat",
         robust: str = "none",
+        forget: float | str = 1.0,
         positions: Any = None,
         hemispheres: Any = None,
     ) -> None:
@@ -232,6 +243,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.adapt = adapt
         self.intercept = intercept
         self.robust = robust
+        self.forget = forget
         self.positions = positions
         self.hemispheres = hemispheres
 
@@ -258,6 +270,11 @@ class EmpiricalBayesRidge(LinearEncoder):
         one_of("adapt", self.adapt, ("population", "none"))
         one_of("intercept", self.intercept, ("flat", "prior", "none"))
         one_of("robust", self.robust, ROBUST)
+        number = isinstance(self.forget, (int, float)) and 0 < self.forget <= 1
+        if not number and self.forget != "auto":
+            raise ConfigError(f"forget={self.forget!r}: above 0 and at most 1, or 'auto'.")
+        if self.forget != 1 and self.robust != "none":
+            raise ConfigError(f"forget={self.forget!r} beside robust={self.robust!r}: one of them sets the precisions.")
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=0)
         if len(values) < 3 and (len(values) or self.prior is None):
             raise DataError(
@@ -272,11 +289,18 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.n_seen_ = (~np.isnan(responses)).sum(axis=0)
         self.spread_, self.trial_precision_ = np.zeros((0, responses.shape[1])), np.ones(len(values))
         self.outlier_share_, self.outlier_variance_ = 0.0, 1.0
-        self.isotropic_share_, self.gain_, self.place_mean_ = 0.0, 0.0, np.zeros((values.shape[1], 0))
+        self.forget_, self.isotropic_share_, self.gain_, self.place_mean_ = (
+            1.0,
+            0.0,
+            0.0,
+            np.zeros((values.shape[1], 0)),
+        )
         if isinstance(self.prior, PlacePrior):
             self.gain_, self.place_mean_ = self.prior.gain, self._place_mean(self.prior, responses.shape[1])
         if len(values):
             _check_finite(responses)
+            self.forget_ = self._rate()
+            self.trial_precision_ = self.forget_ ** np.arange(len(values) - 1, -1, -1.0)
             coef, offset, rest, hyper = self._choose()
             if self.robust in ("shared", "both"):
                 coef, offset, rest, hyper = self._share_noise(hyper)
@@ -317,6 +341,28 @@ class EmpiricalBayesRidge(LinearEncoder):
         if not self.gain_:
             return prior.mean[:, None]
         return prior.mean[:, None] + (1 - self.isotropic_share_) * self.gain_ * self.place_mean_
+
+    def _rate(self) -> float:
+        """The rate of forgetting; of several, the one whose fits to the trials before predict trials best."""
+        if self.forget != "auto":
+            return float(self.forget)
+        X, Y = self.support_, self.responses_
+        cuts = np.linspace(len(X) // 2, len(X), 6).astype(int)
+        known = (~np.isnan(Y[: cuts[0]])).sum(axis=0) >= 3
+        if not known.any() or len(np.unique(cuts)) < len(cuts):
+            return 1.0
+        rows: dict[str, Any] = {
+            k: None if (v := getattr(self, k)) is None else np.asarray(v)[known] for k in ("positions", "hemispheres")
+        }
+
+        def miss(rate: float) -> float:
+            ahead, total = clone(self).set_params(forget=rate, adapt="none", **rows), 0.0
+            for now, later in pairwise(cuts):
+                found = ahead.fit(X[:now], Y[:now, known]).predict(X[now:later])
+                total += float(np.nansum((found - Y[now:later, known]) ** 2))
+            return total
+
+        return min(_RATES, key=miss)
 
     def _choose(self) -> _Fitted:
         """Fit under the gain of places, and the share of an isotropic covariance, that make the responses likeliest."""

@@ -21,6 +21,7 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import (
+    asked_blocks,
     condition,
     conditioned_blocks,
     pooled_prior,
@@ -62,6 +63,7 @@ class InContextEncoder(LinearEncoder):
     Attributes
     ----------
     coef_ : ndarray (feature, voxel)
+        Of a model of the query form, its linear part: `predict` adds what queries find in the support.
     intercept_ : ndarray (voxel,)
     noise_variance_ : ndarray (voxel,)
         Of a response around its prediction (anchored models, else NaN).
@@ -91,6 +93,9 @@ class InContextEncoder(LinearEncoder):
     >>> bool(encoder.score(X[100:], Y[100:]) > 0.7)
     True
     """
+
+    # Whether predictions ask the support anew; see the query form of `InContextConfig`.
+    _asks_ = False
 
     def __init__(
         self,
@@ -155,6 +160,7 @@ class InContextEncoder(LinearEncoder):
         silent = self.silent_voxels_
         self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
         self._support_ = (values, Y, log_weight, scale)
+        self._asks_ = model.query is not None and not model.config.silent
         return self
 
     def _weigh(
@@ -189,14 +195,29 @@ class InContextEncoder(LinearEncoder):
         -------
         array (n, voxel), or two of them
         """
-        predicted = super().predict(X)
-        if not return_std:
-            return predicted
+        if not self._asks_ and not return_std:
+            return super().predict(X)
         values = self._check_predict(X).astype(np.float32)
         if getattr(self, "_support_", None) is None:
-            raise ConfigError("the support set is not kept in files. Next step: fit again, then return_std=True.")
+            what = "return_std=True" if return_std else "predict: queries of this model attend to the support"
+            raise ConfigError(f"the support set is not kept in files. Next step: fit again, then {what}.")
         support, Y, log_weight, scale = self._support_
         model = self._conditioned()
+        if self._asks_:
+            if return_std:
+                raise ConfigError(
+                    "what a query finds in the support has no posterior variance. Next step: a model with "
+                    "form='anchored', or neuroenc.encoders.incontext.support_ensemble."
+                )
+            answered = self._predict_block(values).reshape(len(values), -1)
+            place = self._place()
+            for columns, answer in asked_blocks(
+                model, support.astype(np.float32), Y, values, log_weight=log_weight, scale=scale, **place
+            ):
+                answered[:, columns] += answer
+            answered[:, self.silent_voxels_] = self.intercept_[self.silent_voxels_]
+            return wrap(answered[:, 0] if self._single_voxel_ else answered, X, self._voxels_, name="predicted")
+        predicted = super().predict(X)
         if model.anchor is None:
             raise ConfigError(
                 "a model of the published form has no posterior variance. Next step: a model with form='anchored', or "

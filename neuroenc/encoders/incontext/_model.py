@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,17 +21,22 @@ from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, write_folder
 from neuroenc.attention import (
     FEED_FORWARDS,
+    AarenStack,
     Attention,
     Block,
     FullContext,
     LengthScale,
+    Memory,
+    NeuralMemory,
     NoPosition,
+    Past,
+    RecurrentMemory,
     ResidualMLP,
     Softmax,
     Stack,
 )
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
-from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig, part_settings, refuse_landmarks
+from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig, part_settings
 from neuroenc.encoders.incontext._mixture import PriorMixture
 
 
@@ -38,7 +45,7 @@ class VoxelWeights(NamedTuple):
 
     In response units per feature unit, and in response units. An anchored model also gives ``noise`` (voxel,), the
     variance of a response around its prediction, and, if asked, ``covariance`` (voxel, feature + 1, feature + 1), the
-    posterior's of (weights, intercept).
+    posterior's of (weights, intercept). ``ask`` answers (voxel, query) what is not linear, in the query form.
 
     Examples
     --------
@@ -51,10 +58,12 @@ class VoxelWeights(NamedTuple):
     intercept: Tensor
     noise: Tensor | None = None
     covariance: Tensor | None = None
+    ask: Callable[[Tensor], Tensor] | None = None
 
     def predict(self, x: Tensor) -> Tensor:
         """Responses (voxel, query) to features (query, feature) or (voxel, query, feature)."""
-        return torch.einsum("qe,ve->vq" if x.ndim == 2 else "vqe,ve->vq", x, self.coef) + self.intercept[:, None]
+        linear = torch.einsum("qe,ve->vq" if x.ndim == 2 else "vqe,ve->vq", x, self.coef) + self.intercept[:, None]
+        return linear if self.ask is None else linear + self.ask(x)
 
     def variance(self, x: Tensor) -> Tensor:
         """Variance (voxel, query) of a new response, noise included."""
@@ -95,6 +104,8 @@ def make_model(
         if changes.setdefault("n_features", prior.n_features) != prior.n_features:
             raise ConfigError(f"n_features={changes['n_features']}, but the prior has {prior.n_features}.")
         changes["components"] = prior.n_components
+    if changes.get("memory") is not None:
+        changes.setdefault("length_scale", "none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = InContextModel(replace(preset, **changes))
@@ -106,6 +117,15 @@ def make_model(
         if prior.level_mean is not None and prior.level_cov is not None:
             level = (torch.as_tensor(prior.level_mean), torch.as_tensor(prior.level_cov))
         model.anchor.set_prior(means, covs, share, center, level)
+    elif prior is not None and isinstance(model.memory, NeuralMemory):
+        # Weights of unit variance in each direction: one step is as good for all of them.
+        whole = ClosedFormAnchor(prior.n_features, 1, prior.n_components)
+        means, covs, center = (torch.as_tensor(p) for p in (prior.means, prior.covs, prior.center))
+        whole.set_prior(means, covs, torch.as_tensor(np.log(prior.share)), center)
+        with torch.no_grad():
+            key = whole.root.T.clone()
+            key[:, -1] -= key[:, :-1] @ whole.center
+            model.memory.key.weight.copy_(key)
     return model
 
 
@@ -142,33 +162,27 @@ class InContextModel(nn.Module):
         # What its features were made by, as far as it is known; see `feature_space`.
         self.features: dict[str, Any] = {}
         e, d = config.n_features, config.dim
-        self.early = ResidualMLP(e + 1, d, 2 * d, config.dropout)
-        self.stack = Stack(
-            [
-                Block(
-                    Attention(
-                        d,
-                        config.heads,
-                        dropout=config.dropout,
-                        **config.parts(),
-                        scale=LengthScale(config.length_scale, config.heads, config.scale_before_projection),
-                    ),
-                    hidden=config.hidden,
-                    dropout=config.dropout,
-                    feed_forward=config.feed_forward,
-                )
-                for _ in range(config.depth)
-            ],
-            config.registers,
-        )
+        titans = config.memory == "titans"
+        self.early = None if titans else ResidualMLP(e + 1, d, 2 * d, config.dropout)
+        self.memory: Memory | None = None if config.memory is None else _make_memory(config)
+        self.stack: Stack | None = _make_stack(config) if config.memory is None else None
         self.dropout = nn.Dropout(config.dropout)
         self.head: ResidualMLP | None = None
         self.anchor: ClosedFormAnchor | None = None
-        if config.form == "published":
-            self.head = ResidualMLP(d, e + 1, 2 * d, config.dropout)
-        else:
-            self.anchor = ClosedFormAnchor(e, d, config.components)
+        self.query: nn.ModuleDict | None = None
+        width = d * config.registers if config.memory == "attention" else d
+        if config.form != "published":
+            self.anchor = ClosedFormAnchor(e, width, config.components)
             self.anchor.silent = config.silent
+        elif not titans:
+            self.head = ResidualMLP(width, e + 1, 2 * d, config.dropout)
+        if config.form == "query":
+            # Nothing is added before training.
+            out = nn.Linear(d, 1)
+            nn.init.zeros_(out.weight)
+            nn.init.zeros_(out.bias)
+            early = ResidualMLP(e, d, 2 * d, config.dropout)
+            self.query = nn.ModuleDict({"early": early, "norm": nn.LayerNorm(d), "out": out})
 
     def silence(self, silent: bool = True) -> InContextModel:
         """Leave the network out, or let it speak again; an anchored model is then its closed form. In place.
@@ -202,21 +216,50 @@ class InContextModel(nn.Module):
         VoxelWeights
         """
         y, log_weight = complete(x, y, log_weight)
-        z, _ = self.read(x, y, log_weight)
-        return self.write(z[:, 0], x, y, log_weight, covariance=covariance)
+        past: list[Past] | None = None if self.query is None or self.config.silent else []
+        z, _ = self.read(x, y, log_weight, past=past)
+        found = self.write(z[:, 0], x, y, log_weight, covariance=covariance)
+        return found if past is None else found._replace(ask=partial(self.ask, past=past))
 
     def read(
-        self, x: Tensor, y: Tensor, log_weight: Tensor | None, weights_of: slice | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        log_weight: Tensor | None,
+        weights_of: slice | None = None,
+        past: list[Past] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """First register (voxel, 1, dim) after the last block, and attention weights if asked for."""
-        for block in self.stack.blocks:
-            refuse_landmarks(cast(Block, block).attention.normaliser)
+        """First register (voxel, 1, dim) after the last block, and attention weights if asked for.
+
+        A memory's answer where the model has one. ``past`` gets what `ask` needs.
+        """
         if self.config.silent and weights_of is None:
             return torch.zeros(len(y), 1, self.config.dim, device=y.device), []
-        tokens = self.embed(x, y)
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)
-        return self.stack(tokens, log_weight=log_weight, keep=slice(0, 1), weights_of=weights_of)
+        if self.stack is None:
+            assert self.memory is not None
+            return self.memory(self.embed(x, y), log_weight).flatten(1)[:, None], []
+        _check_landmarks(self.stack)
+        order = None
+        if self.stack.block_size:
+            order = block_order(x if x.ndim == 2 else x[0], self.stack.block_size)
+            x, y = x[..., order, :], y[:, order]
+            log_weight = None if log_weight is None else log_weight[:, order]
+        tokens = self.embed(x, y)
+        z, weights = self.stack(tokens, log_weight=log_weight, keep=slice(0, 1), weights_of=weights_of, past=past)
+        if order is not None and weights:
+            count = self.stack.registers.shape[1]
+            back = torch.cat([torch.arange(count, device=order.device), order.argsort() + count])
+            weights = [w[..., back] for w in weights]
+        return z, weights
+
+    def ask(self, x: Tensor, past: list[Past]) -> Tensor:
+        """What queries (query, feature) or (voxel, query, feature) find in a support that was read: (voxel, query)."""
+        assert self.query is not None
+        assert self.stack is not None
+        asked = self.dropout(self.query["early"](x)).expand(len(past[0].keys), -1, -1)
+        return self.query["out"](self.query["norm"](self.stack.ask(asked, past))).squeeze(-1).float()
 
     def embed(self, x: Tensor, y: Tensor) -> Tensor:
         """Tokens (voxel, support, dim) of images and responses without NaN."""
@@ -224,6 +267,8 @@ class InContextModel(nn.Module):
             raise DataError(f"features have {x.shape[-1]} dimensions; this model takes {self.config.n_features}.")
         # A view: the images are not copied for each voxel.
         wide = x.expand(len(y), *x.shape[-2:])
+        if self.early is None:
+            return torch.cat([wide, torch.ones_like(y)[..., None], y[..., None]], dim=-1)
         return self.dropout(self.early(torch.cat([wide, y[..., None]], dim=-1)))
 
     def write(
@@ -239,14 +284,14 @@ class InContextModel(nn.Module):
         """Weights from the first register (voxel, dim); ``pooled`` as in `ClosedFormAnchor.solve`."""
         if self.anchor is not None:
             return VoxelWeights(*self.anchor(z, x, y, log_weight, pooled=pooled, covariance=covariance))
-        assert self.head is not None
-        omega = self.head(z).float()
+        omega = (z if self.head is None else self.head(z)).float()
         return VoxelWeights(omega[:, :-1], omega[:, -1])
 
     def __repr__(self) -> str:
         c = self.config
         count = sum(p.numel() for p in self.parameters()) / 1e6
-        return f"InContextModel({c.form}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
+        kind = c.form if c.memory is None else f"{c.form}, memory {c.memory}"
+        return f"InContextModel({kind}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
 
     def content_hash(self) -> str:
         """Hash of settings and weights."""
@@ -264,18 +309,90 @@ class InContextModel(nn.Module):
 
     @property
     def is_set(self) -> bool:
-        """Whether the order of trials cannot matter: no positions, and every trial is looked at."""
+        """Whether the order of trials cannot matter, nor those that are masked: no positions, all trials looked at."""
+        if self.stack is None:
+            return isinstance(self.memory, AarenStack) and self.memory.is_set
         usual = (type(None), NoPosition, FullContext)
         attentions = [cast(Block, block).attention for block in self.stack.blocks]
-        return all(type(a.position) in usual and type(a.context) in usual for a in attentions)
+        whole = all(type(a.position) in usual and type(a.context) in usual for a in attentions)
+        return whole and not self.stack.block_size
+
+
+def _make_stack(config: InContextConfig) -> Stack:
+    blocks = [
+        Block(
+            Attention(
+                config.dim,
+                config.heads,
+                dropout=config.dropout,
+                **config.parts(),
+                scale=LengthScale(config.length_scale, config.heads, config.scale_before_projection),
+            ),
+            hidden=config.hidden,
+            dropout=config.dropout,
+            feed_forward=config.feed_forward,
+        )
+        for _ in range(config.depth)
+    ]
+    return Stack(blocks, config.registers, config.block_size)
+
+
+def _make_memory(config: InContextConfig) -> Memory:
+    c = config
+    if c.memory == "titans":
+        return NeuralMemory(c.n_features + 1, hidden=c.dim, persistent=c.registers)
+    if c.memory == "attention":
+        position = cast(Any, c.parts()["position"])
+        return AarenStack(c.dim, c.heads, c.depth, c.registers, c.hidden, position)
+    return RecurrentMemory(c.dim, c.dim, str(c.memory))
+
+
+def _check_landmarks(stack: Stack) -> None:
+    """An error for a normaliser, exchanged by hand, that takes trials for landmarks."""
+    for number, block in enumerate(stack.blocks):
+        normaliser = cast(Block, block).attention.normaliser
+        if normaliser.needs_layout and not stack.block_size:
+            raise ConfigError(
+                f"{type(normaliser).__name__} of block {number} takes every so-manieth token for a landmark, "
+                "and this model inserts none: it would drop the trials that stand there. Next step: "
+                "make_model(..., normaliser={'class': 'GroupedSoftmax', 'block_size': ..., 'lead': registers})."
+            )
+
+
+def block_order(x: Tensor, size: int) -> Tensor:
+    """An order of stimuli (n, feature) in which blocks of ``size`` hold like ones, the same whatever order they had.
+
+    Halves along the leading principal axis, and each half again.
+
+    >>> x = torch.tensor([[0.0, 5.0], [1.0, 0.0], [0.1, 5.0], [1.0, 0.1]])
+    >>> sorted(sorted(pair) for pair in block_order(x, 2).view(2, 2).tolist())
+    [[0, 2], [1, 3]]
+    """
+
+    def halved(rows: Tensor) -> list[Tensor]:
+        if len(rows) <= size:
+            return [rows]
+        part = x[rows].double()
+        part = part - part.mean(0)
+        axis = torch.linalg.eigh(part.T @ part)[1][:, -1]
+        axis = axis * axis[axis.abs().argmax()].sign()
+        rows = rows[(part @ axis).argsort(stable=True)]
+        left = (-(-len(rows) // size) // 2) * size
+        return halved(rows[:left]) + halved(rows[left:])
+
+    with torch.no_grad():
+        return torch.cat(halved(torch.arange(len(x), device=x.device)))
 
 
 def described(model: InContextModel) -> InContextConfig:
     """The config that makes a model of the same parts; see `InContextModel.describe`."""
-    blocks = [cast(Block, block) for block in model.stack.blocks]
-    first = blocks[0]
-    changes: dict[str, Any] = {"depth": len(blocks), "registers": model.stack.registers.shape[1]}
-    if type(first.attention) is Attention:
+    blocks = [] if model.stack is None else [cast(Block, block) for block in model.stack.blocks]
+    changes: dict[str, Any] = {}
+    if model.stack is not None:
+        changes = {"depth": len(blocks), "registers": model.stack.registers.shape[1]}
+    for first in blocks[:1]:
+        if type(first.attention) is not Attention:
+            continue
         for name in PLUGS:
             part = getattr(first.attention, name)
             changes[name] = None if part is None or type(part) is Softmax else part_settings(name, part)
@@ -284,9 +401,10 @@ def described(model: InContextModel) -> InContextConfig:
         changes |= {"heads": first.attention.heads, "dim": first.attention.dim}
         changes |= {"dropout": model.dropout.p}
     for name, kind in FEED_FORWARDS.items():
-        if type(first.feed_forward) is kind:
-            inner = cast(Any, first.feed_forward).linear2.in_features
-            changes |= {"feed_forward": name, "hidden": inner}
+        for first in blocks[:1]:
+            if type(first.feed_forward) is kind:
+                inner = cast(Any, first.feed_forward).linear2.in_features
+                changes |= {"feed_forward": name, "hidden": inner}
     config = replace(model.config, **changes)
     # What the config makes, without memory for its weights.
     with torch.device("meta"), warnings.catch_warnings():

@@ -19,6 +19,7 @@ from neuroenc.data import align
 from neuroenc.encoders._labels import check_space, features_matrix, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
 from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxels_at_once
+from neuroenc.encoders.incontext._config import MEMORIES
 from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder, WeightSums
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
@@ -113,8 +114,56 @@ def _ages(forget: float, n: int) -> np.ndarray:
     return np.asarray(forget ** np.arange(n - 1, -1, -1, dtype=np.float64))
 
 
+class MemoryState:
+    """What a model's memory holds of all trials; weights by the head, of the published form."""
+
+    def __init__(self, model: InContextModel, n_voxels: int, device: torch.device) -> None:
+        self.model, self.device = model.to(device).eval(), device
+        assert model.memory is not None
+        self.memory = model.memory
+        with torch.no_grad():
+            self.state = self.memory.init(n_voxels)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in _tensors(self.state))
+
+    @torch.no_grad()
+    def add(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Take in trials (n, feature), (n, voxel); always something new."""
+        step = max(1, _BYTES // (16 * self.model.config.dim * y.shape[1]))
+        for start in range(0, len(x), step):
+            images, responses = (torch.as_tensor(a[start : start + step], device=self.device) for a in (x, y))
+            self.state = self.memory.update(self.state, self.model.embed(images, responses.T))
+        return True
+
+    def merge(self, other: MemoryState) -> None:
+        self.state = self.memory.merge(self.state, other.state)
+
+    @torch.no_grad()
+    def answer(self) -> Tensor:
+        """(voxel, width)."""
+        return self.memory.read(self.state).flatten(1)
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, np.ndarray]:
+        nothing = torch.empty(0, device=self.device)
+        found = self.model.write(self.answer(), nothing, nothing)
+        coef, intercept = found.coef.T.contiguous().cpu().numpy(), found.intercept.cpu().numpy()
+        return {"coef": coef, "intercept": intercept, "noise": np.full(len(intercept), np.nan, dtype=np.float32)}
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [t for part in state for t in _tensors(part)] if isinstance(state, tuple) else []
+
+
 class AnchoredState:
-    """Moments of all trials for the closed form, and a sample for the transformer; arrays (n, feature), (n, voxel)."""
+    """Moments of all trials for the closed form, and for the network a sample of them or what its memory holds.
+
+    Arrays (n, feature), (n, voxel).
+    """
 
     def __init__(
         self,
@@ -127,7 +176,11 @@ class AnchoredState:
         device: torch.device,
     ) -> None:
         self.model, self.forget, self.pool, self.device = model, forget, pool, device
-        self.coreset = Coreset(keep, model.config.n_features, n_voxels, forget, seed)
+        self.coreset: Coreset | MemoryState = (
+            Coreset(keep, model.config.n_features, n_voxels, forget, seed)
+            if model.memory is None
+            else MemoryState(model, n_voxels, device)
+        )
         self.moments: Moments | None = None
         self._register: Tensor | None = None
 
@@ -149,16 +202,17 @@ class AnchoredState:
             self._register = None
 
     def merge(self, other: AnchoredState) -> None:
-        self.coreset.merge(other.coreset)
+        self.coreset.merge(cast(Any, other.coreset))
         self.moments, self._register = _plus(self.moments, other.moments), None
 
     @torch.no_grad()
     def weights(self) -> dict[str, np.ndarray]:
         """``coef`` (feature, voxel), ``intercept`` and ``noise`` (voxel,)."""
         anchor = self._anchor()
-        step = voxels_at_once(self.model, len(self.coreset.key), _BYTES)
+        held = len(self.coreset.key) if isinstance(self.coreset, Coreset) else 1
+        step = voxels_at_once(self.model, held, _BYTES)
         if self._register is None:
-            self._register = self._read(step)
+            self._register = self._read(self.coreset, step)
         register, n = self._register, len(self._register)
         parts: list[VoxelWeights] = []
         assert self.moments is not None
@@ -185,9 +239,11 @@ class AnchoredState:
         assert anchor is not None
         return anchor
 
-    def _read(self, step: int) -> Tensor:
-        """First register (voxel, dim) after the sample."""
-        x, y, weight = (torch.as_tensor(a, dtype=torch.float32, device=self.device) for a in self.coreset.trials())
+    def _read(self, sample: Coreset | MemoryState, step: int) -> Tensor:
+        """First register (voxel, dim) after the sample, or the memory's answer."""
+        if isinstance(sample, MemoryState):
+            return sample.answer()
+        x, y, weight = (torch.as_tensor(a, dtype=torch.float32, device=self.device) for a in sample.trials())
         plain = bool((weight == 0).all())
         columns = y.T.contiguous()
         found = [
@@ -256,11 +312,16 @@ class StreamingSession:
     Parameters
     ----------
     model : InContextModel
+    memory : {"moments", "chunks", "attention", "titans", "gru", "lstm"}, optional
+        What is held of past trials; default what the model has. ``"moments"``: sums for the closed form of an anchored
+        model; ``"chunks"``: weights of a published one; the others: the learned memory of a model made with
+        ``memory=`` (see `InContextConfig`). Another than the model's is refused.
     keep : int
         Trials held: the sample that an anchored model's transformer reads, or the chunk of a model of the published
         form. Within what the model was trained on.
     forget : float
-        Weight of a trial relative to the next one; 1 forgets nothing, 0.99 looks back about 100 trials.
+        Weight of a trial relative to the next one in moments and chunks; 1 forgets nothing, 0.99 looks back about 100
+        trials.
     pool : {"voxels", "none"}
         As in `InContextEncoder` (anchored models).
     seed : int
@@ -282,6 +343,10 @@ class StreamingSession:
     matters. Merging adds the sums of complete chunks and then the other session's open trials. With forgetting, trials
     are weighted by their age at the end of their chunk, and chunks by their own.
 
+    Learned memories: the result is the model's on all trials at once (`InContextEncoder`), exactly. Where weights
+    drift, they are better than a closed form that forgets nothing, and without drift they are worse; a closed form
+    whose ``forget`` suits the drift is as good as any of them (see the measurements in tests/claims).
+
     All of it is up to rounding. A trial that was missed altogether (NaN in every voxel) is skipped; one that is missing
     in some voxels is refused, because each voxel would need a Gram matrix of its own.
 
@@ -302,6 +367,7 @@ class StreamingSession:
         self,
         model: InContextModel,
         *,
+        memory: str | None = None,
         keep: int = 256,
         forget: float = 1.0,
         pool: str = "voxels",
@@ -313,12 +379,28 @@ class StreamingSession:
         if keep < 1 or not 0 < forget <= 1:
             raise ConfigError(f"keep={keep} must be at least 1, forget={forget} above 0 and at most 1.")
         one_of("pool", pool, ("voxels", "none"))
+        if model.config.form == "query":
+            raise ConfigError(
+                "queries of this model attend to all trials, which a session does not keep. Next step: a model of the "
+                "anchored form, or one with memory='attention'."
+            )
+        found = model.config.memory or ("chunks" if model.anchor is None else "moments")
+        if memory is not None:
+            one_of("memory", memory, ("moments", "chunks", *MEMORIES))
+            if memory != found:
+                raise ConfigError(
+                    f"memory={memory!r}, and this model ({model!r}) has {found!r}. Next step: memory={found!r}, or a "
+                    "model trained with the other one: make_model(..., memory=...), [incontext.model] memory."
+                )
+        if forget != 1 and model.config.memory is not None and model.anchor is None:
+            raise ConfigError(f"forget={forget}: a learned memory forgets as it was trained to. Next step: forget=1.")
+        self.memory = found
         self.model, self.keep, self.forget, self.pool = model, int(keep), float(forget), pool
         self.seed, self.device = seed, device
         self.n_trials, self.n_voxels = 0, 0
         self._voxels: dict[str, Any] | None = None
         self._space: dict[str, Any] = {}
-        self._state: AnchoredState | ChunkState | None = None
+        self._state: AnchoredState | ChunkState | MemoryState | None = None
 
     @property
     def nbytes(self) -> int:
@@ -389,7 +471,12 @@ class StreamingSession:
         encoder._single_voxel_, encoder._voxels_, encoder._space_ = False, self._voxels, self._space
         encoder._units_, encoder._features_hash_ = "", ""
         encoder.provenance_ = provenance(
-            encoder="StreamingSession", n_trials=self.n_trials, keep=self.keep, forget=self.forget, seed=self.seed
+            encoder="StreamingSession",
+            n_trials=self.n_trials,
+            memory=self.memory,
+            keep=self.keep,
+            forget=self.forget,
+            seed=self.seed,
         )
         return encoder
 
@@ -409,12 +496,16 @@ class StreamingSession:
             )
         return values, responses
 
-    def _begun(self, n_voxels: int, voxels: dict[str, Any] | None, space: dict[str, Any]) -> AnchoredState | ChunkState:
+    def _begun(
+        self, n_voxels: int, voxels: dict[str, Any] | None, space: dict[str, Any]
+    ) -> AnchoredState | ChunkState | MemoryState:
         """The state, made at the first trial."""
         if self._state is None:
             self.n_voxels, self._voxels, self._space = n_voxels, voxels, space
             device = torch.device(resolve_device(self.device, needs_float64=True))
-            if self.model.anchor is None:
+            if self.model.anchor is None and self.model.memory is not None:
+                self._state = MemoryState(self.model, n_voxels, device)
+            elif self.model.anchor is None:
                 self._state = ChunkState(self.model, n_voxels, self.keep, self.forget, device)
             else:
                 pool = self.pool == "voxels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -142,9 +143,10 @@ class AttentionConfig(Table):
     length
         Trials that "learned" positions reach to, registers not counted.
     context
-        Which trials a token sees: all, or chunks of them whose summaries match.
+        Which trials a token sees: all; chunks of them whose summaries match; or blocks of like stimuli behind
+        landmarks that the model learns to look for.
     chunk_size
-        Trials of a chunk.
+        Trials of a chunk, or of a landmark's block.
     max_tokens
         Tokens that a token sees at most.
     """
@@ -153,7 +155,7 @@ class AttentionConfig(Table):
     length_scale: Literal["log_n", "learned", "none"] | None = None
     position: Literal["none", "sinusoidal", "learned", "rotary", "t5", "alibi"] = "none"
     length: Count = 1000
-    context: Literal["full", "chunks"] = "full"
+    context: Literal["full", "chunks", "landmarks"] = "full"
     chunk_size: Count = 50
     max_tokens: Count = 500
 
@@ -164,11 +166,21 @@ class AttentionConfig(Table):
                 f"length_scale = {self.length_scale!r} beside normaliser = 'sigmoid', whose bias of -ln n knows the "
                 "length already: together they would count it twice. Next step: length_scale = 'none'."
             )
-        if self.context == "chunks" and self.max_tokens < 2 * self.chunk_size:
+        if self.context != "full" and self.max_tokens < 2 * self.chunk_size:
             raise ConfigError(f"max_tokens = {self.max_tokens} must hold two chunks of {self.chunk_size}.")
+        if self.context == "landmarks" and self.normaliser != "softmax":
+            raise ConfigError(
+                f"context = 'landmarks' beside normaliser = {self.normaliser!r}: a landmark opens its block by a share "
+                "of a softmax. Next step: normaliser = 'softmax', or context = 'chunks'."
+            )
+        if self.context == "landmarks" and self.position != "none":
+            raise ConfigError(
+                f"context = 'landmarks' beside position = {self.position!r}: a block holds like stimuli, not trials "
+                "that came one after the other. Next step: position = 'none', or context = 'chunks'."
+            )
         return self
 
-    def changes(self, dim: int, heads: int) -> dict[str, Any]:
+    def changes(self, dim: int, heads: int, registers: int) -> dict[str, Any]:
         """Fields of `InContextConfig`."""
         sigmoid = self.normaliser == "sigmoid"
         found: dict[str, Any] = {"length_scale": self.length_scale or ("none" if sigmoid else "log_n")}
@@ -177,6 +189,10 @@ class AttentionConfig(Table):
         if self.context == "chunks":
             limits = {"chunk_size": self.chunk_size, "max_tokens": self.max_tokens}
             found["context"] = {"class": "ChunkSelectPolicy", **limits}
+        if self.context == "landmarks":
+            layout = {"block_size": self.chunk_size, "lead": registers}
+            found["normaliser"] = {"class": "GroupedSoftmax", **layout}
+            found["context"] = {"class": "LandmarkPolicy", **layout, "top_k": self.max_tokens // self.chunk_size}
         absolute = {"class": "AbsolutePosition", "dim": dim, "kind": self.position}
         places = {
             "sinusoidal": absolute,
@@ -197,7 +213,10 @@ class ModelConfig(Table):
         "small" trains on a laptop; "clip", "dino" and "siglip" have the published sizes, "clip-3" three layers.
     form
         "anchored": attention corrects the posterior mean under a prior fitted to the training voxels. "published": as
-        BraInCoRL was released.
+        BraInCoRL was released. "query": as "anchored", and queries attend to the support for what is not linear.
+    memory
+        In the place of the layers, a memory that reads trials one after the other, for sessions that go on: registers
+        that ask all trials, a linear map that learns as it reads ("titans", published form only), a recurrent cell.
     dim
         Width of a token.
     depth
@@ -219,7 +238,8 @@ class ModelConfig(Table):
     """
 
     preset: Literal["small", "clip", "dino", "siglip", "clip-3"] = "small"
-    form: Literal["anchored", "published"] = "anchored"
+    form: Literal["anchored", "published", "query"] = "anchored"
+    memory: Literal["none", "attention", "titans", "gru", "lstm"] = "none"
     dim: Count | None = None
     depth: Count | None = None
     heads: Count | None = None
@@ -236,8 +256,21 @@ class ModelConfig(Table):
         found = {k: getattr(self, k) for k in names if getattr(self, k) is not None}
         from neuroenc.encoders.incontext import PRESETS
 
-        preset = PRESETS[self.preset]
-        return found | self.attention.changes(found.get("dim", preset.dim), found.get("heads", preset.heads))
+        preset, scale = PRESETS[self.preset], self.attention.length_scale
+        sizes = (found.get(k, getattr(preset, k)) for k in ("dim", "heads", "registers"))
+        found |= self.attention.changes(*sizes)
+        if self.memory != "none":
+            found |= {"memory": self.memory, "length_scale": "none" if scale is None else scale}
+        return found
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        # What the model refuses is refused before subjects are read; torch is loaded for unusual ones only.
+        if self.memory != "none" or self.attention != AttentionConfig():
+            from neuroenc.encoders.incontext import PRESETS
+
+            dataclasses.replace(PRESETS[self.preset], **self.changes())
+        return self
 
 
 class StageConfig(Table):

@@ -46,7 +46,9 @@ NOTES = (
 _RIDGE = METHODS["ridge"]
 #: What in-context models are compared with at every size.
 BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))
-_FORMS = {"anchored": METHODS["in-context"], "published": f"{METHODS['in-context']} (published form)"}
+_FORMS = {"anchored": METHODS["in-context"]} | {
+    form: f"{METHODS['in-context']} ({form} form)" for form in ("published", "query")
+}
 
 
 def check_models(study: Study) -> None:

@@ -437,3 +437,45 @@ def test_what_places_need():
         EmpiricalBayesRidge(prior, positions=places).fit(X[:2], Y[:2])
     with pytest.raises(DataError, match="at least 3"):
         EmpiricalBayesRidge().fit(X[:0], Y[:0])
+
+
+def drifting(rng, turn, n=240, e=6, voxels=40):
+    """Trials of voxels whose weights turn by so many radians, and noiseless queries at their end."""
+    X = rng.standard_normal((n + 50, e))
+    a, b = rng.standard_normal((2, e, voxels))
+    angle = turn * np.append(np.linspace(0, 1, n), np.ones(50))[:, None]
+    clean = np.cos(angle) * (X @ a) + np.sin(angle) * (X @ b)
+    return X[:n], clean[:n] + 1.5 * rng.standard_normal((n, voxels)), X[n:], clean[n:]
+
+
+def test_forgetting_follows_weights_that_turn_and_is_left_where_they_do_not():
+    found = {}
+    for turn in (0.0, 2.5):
+        X, Y, queries, clean = drifting(np.random.default_rng(1), turn)
+        for forget in (1.0, 0.96, "auto"):
+            encoder = EmpiricalBayesRidge(forget=forget).fit(X, Y)
+            found[turn, forget] = float(((encoder.predict(queries) - clean) ** 2).mean())
+        assert (encoder.forget_ == 1) == (turn == 0)
+        assert encoder.trial_precision_[-1] == 1
+    assert found[2.5, "auto"] < 0.5 * found[2.5, 1.0]
+    assert found[0.0, "auto"] == found[0.0, 1.0] < found[0.0, 0.96]
+
+
+def test_forgetting_is_weighted_ridge():
+    X, Y, *_ = drifting(np.random.default_rng(0), 1.0, voxels=1)
+    prior = WeightPrior(np.zeros(6), np.eye(6))
+    encoder = EmpiricalBayesRidge(prior, estimate="max", forget=0.97, use_hyper=False, adapt="none").fit(X, Y)
+    weight = 0.97 ** np.arange(239, -1, -1.0)
+    wide = np.column_stack([X, np.ones(240)])
+    penalty = np.diag([1.0] * 6 + [0.0]) * encoder.noise_variance_ / encoder.prior_scale_
+    wanted = np.linalg.solve((wide.T * weight) @ wide + penalty, (wide.T * weight) @ Y)
+    np.testing.assert_allclose(encoder.coef_, wanted[:-1], atol=1e-6)
+    np.testing.assert_allclose(encoder.intercept_, wanted[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"forget": 0}, "at most 1"), ({"forget": "aut"}, "'auto'")])
+def test_rates_of_forgetting_that_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        EmpiricalBayesRidge(**settings).fit(np.eye(5), np.eye(5))
+    with pytest.raises(ConfigError, match="sets the precisions"):
+        EmpiricalBayesRidge(forget=0.9, robust="shared").fit(np.eye(5), np.eye(5))

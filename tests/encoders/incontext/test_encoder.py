@@ -13,7 +13,7 @@ from neuroenc.captions import RetrievalDecoder, caption_voxels
 from neuroenc.data import make_features, make_responses, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import InContextEncoder, RidgeEncoder, load_encoder
-from neuroenc.encoders.incontext import PriorMixture, make_model, save_model
+from neuroenc.encoders.incontext import PriorMixture, make_model, save_model, support_attention
 from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL
 from neuroenc.encoders.incontext._condition import missing_groups, voxels_at_once
 
@@ -332,3 +332,65 @@ def test_missing_responses_of_others_do_not_matter_where_order_does():
     all_of_them = InContextEncoder(model, response_scale="as-is").fit(X, Y).coef_
     alone = [InContextEncoder(model, response_scale="as-is").fit(X, Y[:, [v]]).coef_[:, 0] for v in (0, 7)]
     np.testing.assert_allclose(all_of_them[:, [0, 7]].T, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_queries_ask_the_support():
+    asking = model("query", stir=0.2)
+    rng = np.random.default_rng(0)
+    X, Y, queries = rng.standard_normal((30, 8)), rng.standard_normal((30, 5)), rng.standard_normal((600, 8))
+    X, Y, queries = (a.astype(np.float32) for a in (X, Y, queries))
+    Y[3:6, 1] = np.nan
+    encoder = InContextEncoder(asking, device="cpu", pool="none", response_scale="as-is").fit(X, Y)
+    found = encoder.predict(queries)
+    with torch.no_grad():
+        wanted = asking(torch.as_tensor(X), torch.as_tensor(Y.T.copy())).predict(torch.as_tensor(queries))
+    np.testing.assert_allclose(found, wanted.T, atol=1e-4)
+    linear = queries @ encoder.coef_ + encoder.intercept_
+    assert np.abs(found - linear).max() > 0.01
+    # A query's answer depends neither on other queries, nor on the order of trials, nor on blocks of voxels.
+    order = rng.permutation(30)
+    again = InContextEncoder(asking, device="cpu", pool="none", response_scale="as-is", max_memory=10**5)
+    np.testing.assert_allclose(again.fit(X[order], Y[order]).predict(queries[7:8]), found[7:8], atol=1e-4)
+    scaled = InContextEncoder(asking, device="cpu", pool="none", response_scale="support").fit(X, 7 * Y + 3)
+    unit = (Y - np.nanmean(Y, axis=0)) / np.nanstd(Y, axis=0)
+    plain = InContextEncoder(asking, device="cpu", pool="none", response_scale="as-is").fit(X, unit)
+    again = plain.predict(queries) * 7 * np.nanstd(Y, axis=0) + 7 * np.nanmean(Y, axis=0) + 3
+    np.testing.assert_allclose(scaled.predict(queries), again, atol=1e-2)
+    with pytest.raises(ConfigError, match="no posterior variance"):
+        encoder.predict(queries, return_std=True)
+    silent = InContextEncoder(model("query", stir=0.2).silence(), device="cpu", pool="none").fit(X, Y)
+    np.testing.assert_allclose(silent.predict(queries), queries @ silent.coef_ + silent.intercept_, atol=1e-4)
+
+
+def test_an_encoder_whose_queries_ask_is_not_linear_in_files(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = save_model(model("query"), tmp_path / "model")
+    X, Y = rng.standard_normal((30, 8)), rng.standard_normal((30, 5))
+    encoder = InContextEncoder(str(folder), device="cpu").fit(X, Y)
+    encoder.save(tmp_path / "encoder")
+    with pytest.raises(ConfigError, match="not kept in files"):
+        load_encoder(tmp_path / "encoder").predict(rng.standard_normal((3, 8)))
+
+
+def test_landmarks_stand_for_blocks_of_like_trials_in_any_order():
+    layout = {"block_size": 4, "lead": 4}
+    grouped = {"class": "GroupedSoftmax", **layout}
+    some = model("published", 0.2, normaliser=grouped, context={"class": "LandmarkPolicy", **layout, "top_k": 2})
+    every = model("published", 0.2, normaliser=grouped, context={"class": "LandmarkPolicy", **layout, "top_k": 99})
+    whole = model("published", 0.2, normaliser=grouped)
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((43, 8)), rng.standard_normal((43, 5))
+    coef = {
+        name: InContextEncoder(one, device="cpu").fit(X, Y).coef_
+        for name, one in {"some": some, "every": every, "whole": whole}.items()
+    }
+    np.testing.assert_allclose(coef["every"], coef["whole"], atol=1e-5)
+    assert np.abs(coef["some"] - coef["whole"]).max() > 1e-4
+    order = rng.permutation(43)
+    turned = InContextEncoder(some, device="cpu").fit(X[order], Y[order])
+    np.testing.assert_allclose(turned.coef_, coef["some"], atol=1e-5)
+    attention = support_attention(whole, X, Y)
+    assert attention.sizes["support"] == 43
+    np.testing.assert_allclose(attention.sum("support") + attention["registers"], 1, atol=1e-5)
+    turned = support_attention(whole, X[order], Y[order])
+    np.testing.assert_allclose(turned.values, attention.values[..., order], atol=1e-5)

@@ -9,7 +9,16 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import InContextEncoder
-from neuroenc.encoders.incontext import ChunkAveraged, StreamingSession, SyntheticEpisodes, make_model, train_stage
+from neuroenc.encoders.incontext import (
+    ChunkAveraged,
+    PriorMixture,
+    StreamingSession,
+    SyntheticEpisodes,
+    load_model,
+    make_model,
+    save_model,
+    train_stage,
+)
 from neuroenc.encoders.incontext._streaming import Coreset
 
 E = 10
@@ -200,3 +209,73 @@ def test_labels_missed_trials_and_refusals(anchored, source):
         StreamingSession(anchored).encoder()
     with pytest.raises(ConfigError, match="forget"):
         session.merge(StreamingSession(anchored, forget=0.9))
+
+
+MEMORIES = {
+    "attention": {"form": "published", "depth": 1},
+    "deep attention": {"form": "published"},
+    "fading attention": {"form": "anchored", "position": {"class": "ALiBi", "heads": 4}},
+    "titans": {"form": "published"},
+    "gru": {"form": "anchored"},
+    "lstm": {"form": "published"},
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_learned_memory_streamed_is_the_model_at_once(source, name, tmp_path):
+    kind = name.split()[-1]
+    model = make_model(
+        "small", **{"n_features": E, "dim": 24, "depth": 2, "hidden": 48, "memory": kind, **MEMORIES[name]}
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.manual_seed(len(p.shape)))
+    model = load_model(save_model(model, tmp_path / "model"))
+    x, y, _ = trials(source, 90, voxels=30)
+    session = StreamingSession(model, memory=kind, device="cpu")
+    sizes = []
+    for k in (*range(7), slice(7, 8), slice(8, 50), slice(50, 90)):
+        session.update(x[k], y[k])
+        session.encoder()
+        sizes.append(session.nbytes)
+    whole = batch(model, x, y)
+    same(session.encoder(), whole, 1e-5)
+    assert np.abs(whole.coef_).max() > 1e-3
+    assert len(set(sizes)) == 1
+    # A voxel that misses trials is as one that never had them, where they are not counted and voxels are on their own.
+    y[3:9, 0] = np.nan
+    if name in ("attention", "lstm"):
+        kept = np.r_[:3, 9:90]
+        gone, left = (batch(model, a, b).coef_[:, 0] for a, b in ((x, y), (x[kept], y[kept])))
+        np.testing.assert_allclose(gone, left, atol=1e-5)
+    parts = [StreamingSession(model, device="cpu").update(x[k], y[k, 1:]) for k in (slice(0, 50), slice(50, 90))]
+    if name == "attention":
+        np.testing.assert_allclose(parts[1].merge(parts[0]).encoder().coef_, whole.coef_[:, 1:], atol=1e-5)
+    else:
+        with pytest.raises(ValueError, match="cannot be merged"):
+            parts[0].merge(parts[1])
+
+
+def test_a_session_has_the_memory_of_its_model(anchored, published):
+    assert StreamingSession(anchored, memory="moments").memory == "moments"
+    assert StreamingSession(published).memory == "chunks"
+    with pytest.raises(ConfigError, match="has 'moments'"):
+        StreamingSession(anchored, memory="titans")
+    with pytest.raises(ConfigError, match="did you mean 'titans'"):
+        StreamingSession(anchored, memory="titan")
+    titans = make_model("small", n_features=E, dim=16, form="published", memory="titans")
+    with pytest.raises(ConfigError, match="forget=1"):
+        StreamingSession(titans, forget=0.9)
+    with pytest.raises(ConfigError, match="does not keep"):
+        StreamingSession(make_model("small", n_features=E, dim=16, depth=1, form="query"))
+
+
+def test_a_neural_memory_starts_in_the_axes_of_its_prior():
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((300, E)) * np.linspace(1.5, 0.3, E) + 2.0
+    prior = PriorMixture.build(images, [np.diag(np.linspace(2, 0.1, E))])
+    model = make_model("small", prior=prior, dim=16, form="published", memory="titans")
+    x = torch.as_tensor(np.column_stack([images, np.ones(300)]), dtype=torch.float32)
+    key = x @ model.memory.key.weight.T
+    np.testing.assert_allclose(key[:, :-1].mean(0).detach(), 0, atol=1e-4)
+    assert float(key[:, :-1].detach().square().sum(1).mean()) == pytest.approx(1, rel=0.02)

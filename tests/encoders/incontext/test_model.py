@@ -311,6 +311,8 @@ def test_damaged_models_are_named(tmp_path, kind, message):
         load_model(folder)
 
 
+LAYOUT = {"block_size": 4, "lead": 4}
+GROUPED = {"class": "GroupedSoftmax", **LAYOUT}
 PLUGS = {
     "sigmoid": {"normaliser": {"class": "Sigmoid", "bias": 0.4}},
     "sigmoid of n": {"normaliser": {"class": "Sigmoid"}},
@@ -321,6 +323,14 @@ PLUGS = {
     "buckets": {"position": {"class": "T5Bias", "heads": 4, "buckets": 8, "max_distance": 20}},
     "alibi": {"position": {"class": "ALiBi", "heads": 4, "symmetric": False}},
     "chunks": {"context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12}},
+    "landmarks": {"normaliser": GROUPED, "context": {"class": "LandmarkPolicy", **LAYOUT, "top_k": 3}},
+    "all landmarks": {"normaliser": GROUPED},
+    "queries": {"form": "query"},
+    "streamed attention": {"memory": "attention"},
+    "fading attention": {"memory": "attention", "position": {"class": "ALiBi", "heads": 4}, "form": "anchored"},
+    "titans": {"memory": "titans"},
+    "gru": {"memory": "gru", "form": "anchored"},
+    "lstm": {"memory": "lstm"},
     "gelu": {"feed_forward": "gelu"},
     "learned scale": {"length_scale": "learned", "scale_before_projection": False},
     "several": {"normaliser": {"class": "Sigmoid", "bias": -1.0}, "position": {"class": "Rotary"}, "dropout": 0.2},
@@ -341,9 +351,10 @@ def test_every_option_comes_back_in_a_new_process(tmp_path):
     x, y = torch.randn(30, 8), torch.randn(5, 30)
     usual = None
     for number, (name, changes) in enumerate({"usual": {}, **PLUGS}.items()):
-        model = _stirred(make_model("small", n_features=8, dim=16, depth=2, hidden=32, form="published", **changes))
+        sizes = {"n_features": 8, "dim": 16, "depth": 2, "hidden": 32, "form": "published"}
+        model = _stirred(make_model("small", **sizes | changes))
         with torch.no_grad():
-            coef = model(x, y).coef.numpy()
+            coef = model(x, y).predict(x).numpy()
         usual = coef if usual is None else usual
         assert name in ("usual", "sigmoid of n") or np.abs(coef - usual).max() > 1e-4, name
         np.save(save_model(model, tmp_path / str(number)) / "coef.npy", coef)
@@ -356,7 +367,7 @@ def test_every_option_comes_back_in_a_new_process(tmp_path):
         "x, y = torch.as_tensor(given['x']), torch.as_tensor(given['y'])\n"
         "for folder in sorted(Path(sys.argv[1]).glob('*/')):\n"
         "    with torch.no_grad():\n"
-        "        found = load_model(folder)(x, y).coef.numpy()\n"
+        "        found = load_model(folder)(x, y).predict(x).numpy()\n"
         "    print(folder.name, np.abs(found - np.load(folder / 'coef.npy')).max())\n"
     )
     done = subprocess.run(
@@ -406,7 +417,8 @@ def test_what_settings_cannot_say_is_not_saved(tmp_path):
         r"attention\.causal is True": everywhere("causal", True),
         r"early\.norm1": lambda m: setattr(m.early, "norm1", torch.nn.Identity()),
         r"attention\.dropout is 0\.3": lambda m: setattr(m.stack.blocks[0].attention, "dropout", 0.3),
-        "GroupedSoftmax takes": everywhere("normaliser", GroupedSoftmax(3)),
+        "normaliser has lead=0, the model 4 registers": everywhere("normaliser", GroupedSoftmax(3)),
+        r"stack\.block_size is 0": everywhere("normaliser", GroupedSoftmax(3, lead=4)),
         r"weights are torch\.bfloat16": lambda m: m.bfloat16(),
         "NaN or infinity": lambda m: m.early.bypass.weight.data.fill_(torch.nan),
     }
@@ -429,8 +441,16 @@ def test_landmarks_that_are_not_there_drop_no_trial():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normaliser": {"class": "GroupedSoftmax", "block_size": 4}}, "would drop the trials"),
-        ({"context": {"class": "LandmarkPolicy", "block_size": 4, "top_k": 2}}, "legal: GroupedSoftmax"),
+        ({"normaliser": {"class": "GroupedSoftmax", "block_size": 4}}, "lead=0, the model 4 registers"),
+        ({"context": {"class": "LandmarkPolicy", "block_size": 4, "top_k": 2, "lead": 4}}, "legal: GroupedSoftmax"),
+        ({"normaliser": GROUPED, "position": {"class": "Rotary"}}, "block of like stimuli"),
+        ({"memory": "titan"}, "did you mean 'titans'"),
+        ({"memory": "titans"}, "its map is the weights"),
+        ({"memory": "attention", "form": "query"}, "it keeps none"),
+        ({"memory": "attention", "length_scale": "log_n"}, "scaled anew"),
+        ({"memory": "attention", "position": {"class": "Rotary"}}, "cannot be streamed"),
+        ({"memory": "gru", "position": {"class": "ALiBi", "heads": 4}}, "cannot be streamed"),
+        ({"memory": "gru", "normaliser": {"class": "Sigmoid"}}, "cannot be streamed"),
         (
             {
                 "context": {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 12},
