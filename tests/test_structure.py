@@ -15,12 +15,6 @@ PACKAGE = ROOT / "neuroenc"
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
-    "attention options, memories and head analyses": {
-        "TaskEmbedding",
-        "mask_curve",
-        "retrieval_score",
-        "select_calibration_heads",
-    },
     "denoiser, and images made or found for captions": {
         "contrastive_accuracy",
         "copying",

@@ -761,7 +761,11 @@ def test_heads_of_the_models_of_a_study_are_looked_into(study, tmp_path):
     heads = pd.read_csv(place / "heads.csv")
     assert set(heads["model"]) == {"in-context", "in-context (published form)"}
     assert len(heads) == 2 * 2  # one layer of two heads each
-    assert np.isfinite(heads[["importance", "path_effect", "registers"]]).all(axis=None)
+    columns = ["importance", "path_effect", "registers", "retrieval", "calibration_gain"]
+    assert np.isfinite(heads[columns]).all(axis=None)
+    assert heads["retrieval"].between(0, 1).all()
+    assert found["masked_heads:in-context"] == 1
+    assert found["retrieval_masked_error:in-context"] > 0
     published = heads[heads["model"].str.contains("published")]
     assert published["path_effect"].sum() == pytest.approx(1.0, abs=0.5)
     assert set(pd.read_csv(place / "overlap.csv")["a"]) == {"V4", "IT"}

@@ -49,6 +49,7 @@ from ._official import load_braincorl as load_braincorl, published_state_dict as
 from ._place_prior import PlacePrior as PlacePrior
 from ._prior import WeightPrior as WeightPrior
 from ._streaming import StreamingSession as StreamingSession
+from ._task import region_embedding as region_embedding
 from ._training import (
     STAGES as STAGES,
     Stage as Stage,

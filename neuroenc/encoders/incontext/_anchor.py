@@ -228,7 +228,7 @@ class ClosedFormAnchor(nn.Module):
     def _describe(self, score: Tensor, n: Tensor) -> Tensor:
         """What the network is told of the evidence: its posterior over components, signal and noise, and ln n."""
         p = score.flatten(1).softmax(1).view_as(score)
-        parts = [p.sum((2, 3)), p.sum((1, 3)), p.sum((1, 2)), n.log()[:, None] / 5]
+        parts = [p.sum((2, 3)), p.sum((1, 3)), p.sum((1, 2)), n.clamp_min(1).log()[:, None] / 5]
         return torch.cat(parts, dim=1).float()
 
     def _solve(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import sha256_file
 from neuroenc._core.memory import parse_memory
+from neuroenc.attention import Block, Context, SinkCalibration, TaskEmbedding
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import (
@@ -28,7 +31,9 @@ from neuroenc.encoders.incontext._condition import (
     voxel_posteriors,
     voxels_at_once,
 )
-from neuroenc.encoders.incontext._model import InContextModel, load_model
+from neuroenc.encoders.incontext._config import part_from_settings
+from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, load_model
+from neuroenc.encoders.incontext._task import check_heads
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
 _FEWEST, _MOST = 20, 1000
@@ -53,6 +58,15 @@ class InContextEncoder(LinearEncoder):
     response_scale : {"check", "support", "as-is"}
         Models expect responses that are z-scored within session. ``"check"`` warns where the support looks otherwise;
         ``"support"`` takes off mean and standard deviation of the support, and puts them back into the weights.
+    context : mapping, optional
+        Which trials a token sees, in the place of the model's own: settings of a context of `InContextConfig`, such as
+        ``{"class": "ChunkSelectPolicy", "chunk_size": 50, "max_tokens": 500}`` for supports much longer than those
+        trained on.
+    calibrate : sequence of (layer, head), optional
+        Heads whose attention sinks are down-weighted (`neuroenc.attention.SinkCalibration`), such as those to which
+        ``neuroenc icl inspect`` gives a positive ``calibration_gain``.
+    task : TaskEmbedding, optional
+        Of the region that the voxels are in, from `region_embedding`; with one, the support may be empty.
     device : str
     precision : {"auto", "32", "bf16"}
         Of the transformer; ``"auto"`` is bf16 on a GPU.
@@ -103,6 +117,9 @@ class InContextEncoder(LinearEncoder):
         *,
         pool: str = "voxels",
         response_scale: str = "check",
+        context: Any = None,
+        calibrate: Any = None,
+        task: TaskEmbedding | None = None,
         device: str = "auto",
         precision: str = "auto",
         max_memory: str | int | None = None,
@@ -111,6 +128,9 @@ class InContextEncoder(LinearEncoder):
         self.model = model
         self.pool = pool
         self.response_scale = response_scale
+        self.context = context
+        self.calibrate = calibrate
+        self.task = task
         self.device = device
         self.precision = precision
         self.max_memory = max_memory
@@ -134,7 +154,8 @@ class InContextEncoder(LinearEncoder):
         """
         one_of("pool", self.pool, ("voxels", "none"))
         one_of("response_scale", self.response_scale, ("check", "support", "as-is"))
-        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=1)
+        least = 1 if self.task is None else 0
+        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=least)
         model = self._model()
         if values.shape[1] != model.config.n_features:
             raise DataError(
@@ -150,7 +171,8 @@ class InContextEncoder(LinearEncoder):
         mean, sd = self._examine(Y)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
         self._pooled_: torch.Tensor | None = None
-        found = self._weigh(model, values.astype(np.float32), Y, log_weight, scale)
+        with self._changed(model):
+            found = self._weigh(model, values.astype(np.float32), Y, log_weight, scale)
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -211,10 +233,11 @@ class InContextEncoder(LinearEncoder):
                 )
             answered = self._predict_block(values).reshape(len(values), -1)
             place = self._place()
-            for columns, answer in asked_blocks(
-                model, support.astype(np.float32), Y, values, log_weight=log_weight, scale=scale, **place
-            ):
-                answered[:, columns] += answer
+            with self._changed(model):
+                for columns, answer in asked_blocks(
+                    model, support.astype(np.float32), Y, values, log_weight=log_weight, scale=scale, **place
+                ):
+                    answered[:, columns] += answer
             answered[:, self.silent_voxels_] = self.intercept_[self.silent_voxels_]
             return wrap(answered[:, 0] if self._single_voxel_ else answered, X, self._voxels_, name="predicted")
         predicted = super().predict(X)
@@ -226,16 +249,7 @@ class InContextEncoder(LinearEncoder):
         place = self._place()
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
-        for columns, found in conditioned_blocks(
-            model,
-            support.astype(np.float32),
-            Y,
-            log_weight=log_weight,
-            scale=scale,
-            pooled=self._pooled_,
-            covariance=True,
-            **place,
-        ):
+        for columns, found in self._posteriors(model):
             std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
@@ -246,7 +260,7 @@ class InContextEncoder(LinearEncoder):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Prior over components, signal and noise of these voxels, and all voxels' registers; None where not wanted."""
         n = Y.shape[1]
-        if self.pool == "none" or model.anchor is None or n < _FEWEST:
+        if self.pool == "none" or model.anchor is None or n < _FEWEST or not len(x):
             return None, None
         columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
         # Stores are read in blocks: a column of a chunked array costs as much as its chunk.
@@ -265,6 +279,45 @@ class InContextEncoder(LinearEncoder):
         assert model.anchor is not None
         # Where all voxels were read, they need not be read again.
         return pooled_prior(scores, model.anchor.prior().detach()), registers if len(columns) == n else None
+
+    def _posteriors(self, model: InContextModel) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
+        """Weights with their covariance, block by block of voxels."""
+        support, Y, log_weight, scale = self._support_
+        settings = {"log_weight": log_weight, "scale": scale, "pooled": self._pooled_, "covariance": True}
+        with self._changed(model):
+            yield from conditioned_blocks(model, support.astype(np.float32), Y, **settings, **self._place())
+
+    @contextmanager
+    def _changed(self, model: InContextModel) -> Iterator[None]:
+        """Inside, the model's heads are as ``context``, ``calibrate`` and ``task`` say."""
+        if self.context is None and self.calibrate is None and self.task is None:
+            yield
+            return
+        for name in ("context", "calibrate", "task"):
+            if getattr(self, name) is not None:
+                check_heads(model, f"{name}=", queries=name == "context")
+        assert model.stack is not None
+        layers = [cast(Block, block).attention for block in model.stack.blocks]
+        before = [(a.context, a.normaliser) for a in layers]
+        try:
+            for number, attention in enumerate(layers):
+                heads = [int(head) for layer, head in self.calibrate or () if int(layer) == number]
+                if heads:
+                    sinks = SinkCalibration(attention.normaliser, heads=heads, keep_first=model.config.registers)
+                    attention.normaliser = sinks
+                if self.context is not None:
+                    attention.context = cast(Context, part_from_settings("context", self.context))
+                if attention.context is not None:
+                    attention.context.check(attention.normaliser)
+            known = {(layer, head) for layer, a in enumerate(layers) for head in range(a.heads)}
+            lost = [tuple(pair) for pair in self.calibrate or () if tuple(pair) not in known]
+            if lost:
+                raise ConfigError(f"calibrate names {lost}; the model has {len(layers)} x {layers[0].heads} heads.")
+            with nullcontext() if self.task is None else self.task.inject(model):
+                yield
+        finally:
+            for attention, (context, normaliser) in zip(layers, before):
+                attention.context, attention.normaliser = context, normaliser
 
     def _model(self) -> InContextModel:
         if isinstance(self.model, InContextModel):
@@ -307,7 +360,7 @@ class InContextEncoder(LinearEncoder):
             known = np.maximum(seen[part], 1)
             mean[part] = np.nansum(block, axis=0) / known
             sd[part] = np.sqrt(np.nansum((block - mean[part]) ** 2, axis=0) / known)
-        if (seen == 0).any():
+        if Y.shape[0] and (seen == 0).any():
             first = np.flatnonzero(seen == 0)[:5].tolist()
             raise DataError(
                 f"{int((seen == 0).sum())} of {n} voxels have no response in the support (first: {first}). "
@@ -508,21 +561,10 @@ def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     """Variance of noiseless responses (n, voxel), or of weights (feature, voxel); None where there is none."""
     if not isinstance(encoder, InContextEncoder) or encoder._conditioned().anchor is None:
         return None
-    support, Y, log_weight, scale = encoder._support_
-    place = encoder._place()
+    support, Y, _, scale = encoder._support_
     out = np.empty((support.shape[1] if query is None else len(query), Y.shape[1]))
-    images = None if query is None else torch.as_tensor(query, device=place["device"])
-    x = support.astype(np.float32)
-    for columns, found in conditioned_blocks(
-        encoder._conditioned(),
-        x,
-        Y,
-        log_weight=log_weight,
-        scale=scale,
-        pooled=encoder._pooled_,
-        covariance=True,
-        **place,
-    ):
+    images = None if query is None else torch.as_tensor(query, device=encoder._place()["device"])
+    for columns, found in encoder._posteriors(encoder._conditioned()):
         assert found.covariance is not None
         assert found.noise is not None
         if images is None:

@@ -13,8 +13,14 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path
 from neuroenc._core.provenance import provenance
-from neuroenc.attention import path_patch, repeat_probe
-from neuroenc.encoders.incontext import InContextModel, circuit_overlap, head_importance, sink_report
+from neuroenc.attention import mask_curve, path_patch, repeat_probe, retrieval_score, select_calibration_heads
+from neuroenc.encoders.incontext import (
+    InContextModel,
+    circuit_overlap,
+    head_importance,
+    sink_report,
+    support_attention,
+)
 from neuroenc.report import Block, Page, Section, plot_heads
 from neuroenc.study.incontext.evaluate import named_models
 from neuroenc.study.incontext.tasks import TaskSubject
@@ -36,6 +42,9 @@ def inspect(study: Study) -> dict[str, Any]:
         support, queries = _support(subject, wanted.predict.n_support, wanted.evaluate.n_query, study.config.seed)
         for name, model in named_models(study, part).items():
             label = f"{part.name}: {name}" if part.name else name
+            if model.stack is None:
+                study.say(f"  {label}: no heads, it reads trials into a memory")
+                continue
             study.say(f"  {label}: {len(support[0])} support trials, {len(queries[0])} queries of {subject.name}")
             found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups)
     if not found:
@@ -73,11 +82,20 @@ def _inspected(
     with torch.no_grad():
         effect = path_patch(model, error(y.T), error(mixed))
         repeats = _repeats(model, x, y, xq, yq)
+        retrieval = _retrieval(model, support, model(x, y.T).predict(x))
+        few = max(1, min(2, retrieval.size // 2))
+        masked = mask_curve(model, error(y.T), retrieval, [few], draws=10, seed=study.config.seed)
+        selects = any(block.attention.context is not None for block in model.stack.blocks)
+        gain = xr.full_like(retrieval, np.nan)
+        if not selects:
+            gain = select_calibration_heads(model, error(y.T), keep_first=model.config.registers)
     clean = float(importance["clean"].mean())
     heads = xr.Dataset(
         {
             "importance": importance.mean("voxel").drop_vars("clean", errors="ignore"),
             "path_effect": (("layer", "head"), effect.values),
+            "retrieval": (("layer", "head"), retrieval.values),
+            "calibration_gain": (("layer", "head"), gain.values),
             **{k: sinks[k] for k in ("registers", "largest", "sinks", "effective", "common")},
         }
     )
@@ -86,8 +104,24 @@ def _inspected(
         overlap = circuit_overlap(importance, groups, top=min(4, importance.sizes["layer"] * importance.sizes["head"]))
     rounded = {tuple(row) for row in np.round(x.double().numpy(), 6).tolist()}
     leaks = sum(tuple(row) in rounded for row in np.round(xq.double().numpy(), 6).tolist())
-    summary = {"silent": silent, "clean_error": clean, "corrupt_error": float(effect.attrs["corrupt"]), "leaks": leaks}
+    summary = {
+        "silent": silent,
+        "clean_error": clean,
+        "corrupt_error": float(effect.attrs["corrupt"]),
+        "masked_heads": few,
+        "retrieval_masked_error": float(masked["top"][0]),
+        "random_masked_error": float(masked["random"].mean()),
+        "leaks": leaks,
+    }
     return {"heads": heads, "overlap": overlap, "repeats": repeats, "summary": summary}
+
+
+def _retrieval(model: InContextModel, support: tuple[Any, Any], predicted: torch.Tensor) -> xr.DataArray:
+    """Share of voxels whose most attended trial is of the tenth with the largest predicted responses."""
+    attention = support_attention(model, *support, per_head=True).transpose("layer", "voxel", "head", "support").values
+    few = max(1, predicted.shape[1] // 10)
+    preferred = torch.zeros_like(predicted, dtype=torch.bool).scatter_(1, predicted.topk(few, dim=1).indices, True)
+    return retrieval_score([torch.as_tensor(a)[:, :, None] for a in attention], preferred)
 
 
 def _repeats(model: InContextModel, x: Any, y: Any, xq: Any, yq: Any) -> pd.DataFrame:
@@ -120,7 +154,10 @@ def write_inspection(study: Study) -> Path:
         summary=inspection_summary(study),
         notes=[
             "A head's importance is by how much the squared error on new stimuli grows when its output is set to 0; "
-            "its path effect is the share of the error with permuted responses that its output alone brings about.",
+            "its path effect is the share of the error with permuted responses that its output alone brings about; its "
+            "retrieval score the share of voxels whose most attended trial is of the tenth with the largest predicted "
+            "responses (.1 by chance); its calibration gain by how much the error falls when its attention sinks are "
+            "down-weighted, for InContextEncoder(calibrate=).",
         ],
         provenance=provenance(inspect=study.config.seed, subjects=[p.digest for p in study.parts]),
         files=["../heads.csv", "../repeats.csv", "../summary.json"],
@@ -156,10 +193,16 @@ def _sections(found: dict[str, Any]) -> list[Section | None]:
         "heads",
         "Which heads matter",
         f"Squared error on new stimuli: {said['clean_error']:.3f} with all heads, {said['corrupt_error']:.3f} with "
-        f"permuted responses. Head {head} of layer {layer} matters most: without it {most:+.4f}.",
+        f"permuted responses. Head {head} of layer {layer} matters most: without it {most:+.4f}. Without the "
+        f"{said['masked_heads']} heads of highest retrieval score the error is {said['retrieval_masked_error']:.3f}, "
+        f"without as many random ones {said['random_masked_error']:.3f}.",
         [
             Block(plot_heads(heads[name], label=label), f"{label} of every head", table=None, heading=label)
-            for name, label in (("importance", "Rise of the error without the head"), ("path_effect", "Path effect"))
+            for name, label in (
+                ("importance", "Rise of the error without the head"),
+                ("path_effect", "Path effect"),
+                ("retrieval", "Share of voxels whose most attended trial is a preferred one"),
+            )
         ]
         + [Block(table=heads.to_dataframe().reset_index(), about="heads")],
         nav="Heads",

@@ -13,7 +13,15 @@ from neuroenc.captions import RetrievalDecoder, caption_voxels
 from neuroenc.data import make_features, make_responses, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import InContextEncoder, RidgeEncoder, load_encoder
-from neuroenc.encoders.incontext import PriorMixture, make_model, save_model, support_attention
+from neuroenc.encoders.incontext import (
+    PriorMixture,
+    SyntheticEpisodes,
+    make_model,
+    region_embedding,
+    save_model,
+    support_attention,
+    train_stage,
+)
 from neuroenc.encoders.incontext._anchor import _NOISE, _SIGNAL
 from neuroenc.encoders.incontext._condition import missing_groups, voxels_at_once
 
@@ -394,3 +402,66 @@ def test_landmarks_stand_for_blocks_of_like_trials_in_any_order():
     np.testing.assert_allclose(attention.sum("support") + attention["registers"], 1, atol=1e-5)
     turned = support_attention(whole, X[order], Y[order])
     np.testing.assert_allclose(turned.values, attention.values[..., order], atol=1e-5)
+
+
+def test_context_and_sinks_are_changed_for_one_encoder_only():
+    X, Y, _ = data(60)
+    own = model("published", 0.3)
+    chunks = {"class": "ChunkSelectPolicy", "chunk_size": 4, "max_tokens": 16}
+    plain = InContextEncoder(own, device="cpu", response_scale="as-is").fit(X, Y).coef_
+    for changes, twin in (
+        ({"context": chunks}, {"context": chunks}),
+        (
+            {"calibrate": [(0, 1), (1, 1), (0, 2), (1, 2)]},
+            {"normaliser": {"class": "SinkCalibration", "heads": [1, 2], "keep_first": 4}},
+        ),
+    ):
+        found = InContextEncoder(own, device="cpu", response_scale="as-is", **changes).fit(X, Y).coef_
+        wanted = InContextEncoder(model("published", 0.3, **twin), device="cpu", response_scale="as-is").fit(X, Y).coef_
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert np.abs(found - plain).max() > 1e-4
+        again = InContextEncoder(own, device="cpu", response_scale="as-is").fit(X, Y).coef_
+        np.testing.assert_array_equal(again, plain)
+    for wrong, said in (
+        ({"calibrate": [(0, 9)]}, r"\(0, 9\)"),
+        ({"context": {"class": "Chunks"}}, "class of context"),
+        ({"context": chunks, "calibrate": [(0, 0)]}, "looks at all weights"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            InContextEncoder(own, device="cpu", **wrong).fit(X, Y)
+    with pytest.raises(ConfigError, match=r"silence\(False\)"):
+        InContextEncoder(model().silence(), device="cpu", context=chunks).fit(X, Y)
+    with pytest.raises(ConfigError, match="no such heads"):
+        InContextEncoder(model("query"), device="cpu", calibrate=[(0, 0)]).fit(X, Y)
+
+
+@pytest.mark.parametrize("form", ["published", "anchored"])
+def test_a_region_is_laid_into_the_heads_from_no_trial_on(form):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((1500, E)).astype(np.float32)
+    own = make_model("small", n_features=E, dim=24, depth=2, hidden=48, form=form)
+    train_stage(
+        own, SyntheticEpisodes(images, isotropic_share=1.0), "extend", support=(4, 60), voxels=16, query=50,
+        max_steps=150, evaluate_every=150, lr=3e-3,
+    )  # fmt: skip
+    common = rng.standard_normal((E, 1))
+    weights = 0.3 * common + 0.1 * rng.standard_normal((E, 90))
+    Y = images[:300] @ weights + 0.5 * rng.standard_normal((300, 90))
+    task = region_embedding(own, images[:200], Y[:200, :60], steps=60)
+    error = {}
+    for n in (0, 5):
+        for name, given in (("plain", None), ("task", task)):
+            if n == 0 and given is None:
+                continue
+            encoder = InContextEncoder(own, task=given, device="cpu", response_scale="as-is")
+            found = encoder.fit(images[200 : 200 + n], Y[200 : 200 + n, 60:]).predict(images[300:500])
+            clean = images[300:500] @ weights[:, 60:]
+            error[n, name] = float(((found - clean) ** 2).mean() / (clean**2).mean())
+    assert error[5, "task"] < error[5, "plain"]
+    assert np.isfinite(error[0, "task"])
+    if form == "published":
+        assert error[0, "task"] < 1
+    with pytest.raises(DataError, match="at least"):
+        region_embedding(own, images[:40], Y[:40])
+    with pytest.raises(ConfigError, match="no such heads"):
+        region_embedding(model("query"), images, images)

@@ -1,0 +1,281 @@
+"""Small in-context models, each trained with one option of attention, on worlds made for that option.
+
+What tests/claims/test_attention_options.py claims and tests/benchmarks/bench_attention_options.py prints: everything is
+planted, so that accuracy is R2 of noiseless responses to new stimuli.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import torch
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV
+
+from neuroenc.attention import ChunkSelectPolicy
+from neuroenc.data.simulate import Nuisances
+from neuroenc.encoders.incontext import (
+    EmpiricalBayesRidge,
+    Episode,
+    MixedEpisodes,
+    PriorMixture,
+    SyntheticEpisodes,
+    make_model,
+    train_stage,
+    validation_episodes,
+)
+
+E = 8
+SIZES = {"dim": 32, "depth": 2, "heads": 4, "hidden": 64}
+RECIPE = {"voxels": 32, "query": 32, "lr": 2e-3, "warmup": 50, "evaluate_every": 200, "patience": 1, "factor": 0.3}
+
+
+@cache
+def images():
+    """Stimuli (n, feature) whose variance falls."""
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal((4000, E)) * np.linspace(1.4, 0.4, E)).astype(np.float32)
+
+
+def linear(**nuisances):
+    """Voxels that are linear in the features, their supports spoilt."""
+    return SyntheticEpisodes(images(), ceiling=(0.3, 0.8), nuisances=Nuisances(**nuisances))
+
+
+class Exemplars:
+    """Voxels that answer to stimuli near a few that they prefer."""
+
+    n_features = E
+
+    def __init__(self, n_preferred=3, width=1.2, noise=0.5):
+        self.n_preferred, self.width, self.noise = n_preferred, width, noise
+
+    def draw(self, rng, n_voxels, support, query):
+        x = images()[rng.choice(len(images()), support + query, replace=False)]
+        preferred = images()[rng.choice(len(images()), (n_voxels, self.n_preferred))]
+        far = ((x[None, :, None] - preferred[:, None]) ** 2).sum(-1)
+        clean = np.exp(-far / (2 * self.width**2)).max(axis=2)
+        # In the units of all stimuli, not of those of the support.
+        clean = (clean - clean.mean(1, keepdims=True)) / np.maximum(clean.std(1, keepdims=True), 1e-3)
+        noisy = (clean + self.noise * rng.standard_normal(clean.shape)) / np.sqrt(1 + self.noise**2)
+        clean = clean / np.sqrt(1 + self.noise**2)
+        y = np.concatenate([noisy[:, :support], clean[:, support:]], axis=1).astype(np.float32)
+        return _episode(x, y, support)
+
+
+class Repeats:
+    """Linear voxels; half of the stimuli are shown twice in a row, and the second time the response is suppressed."""
+
+    n_features = E
+
+    def __init__(self, suppression=0.9, noise=1.0):
+        self.suppression, self.noise = suppression, noise
+
+    def draw(self, rng, n_voxels, support, query):
+        rows = rng.choice(len(images()), support + query, replace=False)
+        again = np.zeros(support + query, dtype=bool)
+        again[1:support] = rng.random(support - 1) < 0.5
+        again[2:support] &= ~again[1 : support - 1]
+        rows[np.flatnonzero(again)] = rows[np.flatnonzero(again) - 1]
+        x, w = images()[rows], rng.standard_normal((n_voxels, E))
+        clean = w @ x.T
+        clean /= np.sqrt(np.einsum("ve,ef,vf->v", w, np.cov(images().T), w))[:, None]
+        seen = clean * np.where(again, 1 - self.suppression, 1.0)
+        scale = np.sqrt(1 + self.noise**2)
+        noisy = (seen + self.noise * rng.standard_normal(seen.shape)) / scale
+        y = np.concatenate([noisy[:, :support], clean[:, support:] / scale], axis=1).astype(np.float32)
+        return _episode(x, y, support)
+
+
+def _episode(x, y, support):
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    return Episode(x[:support], y[:, :support], x[support:], y[:, support:])
+
+
+def trained(source, *, seed=0, steps=800, support=(8, 64), make=make_model, **changes):
+    """A model of these options trained on a source; ``seed`` is that of weights and episodes."""
+    prior = PriorMixture.build(images(), [np.eye(E)])
+    model = make("small", prior=prior, seed=seed, **SIZES | {"form": "published"} | changes)
+    held = validation_episodes(source, sorted({support[0], support[1]}), n_voxels=64, repeats=3, query=32, seed=99)
+    train_stage(
+        model, source, "extend", support=support, sizes="log", validation=held, seed=seed, max_steps=steps, **RECIPE
+    )
+    return model.eval()
+
+
+def r2(predict, source, n, *, draws=6, voxels=100, seed=7):
+    """Mean over draws of R2 over voxels and queries; ``predict(episode)`` gives (voxel, query)."""
+    found = []
+    for k in range(draws):
+        episode = source.draw(np.random.default_rng([seed, n, k]), voxels, n, 100)
+        clean = noiseless(episode)
+        with torch.no_grad():
+            miss = torch.as_tensor(predict(episode)) - clean
+        found.append(float(1 - miss.square().sum() / (clean - clean.mean(1, keepdim=True)).square().sum()))
+    return float(np.mean(found))
+
+
+def noiseless(episode):
+    """Responses (voxel, query) without noise."""
+    if episode.weights is None:
+        return episode.yq
+    return episode.weights[:, :-1] @ episode.xq.T + episode.weights[:, -1:]
+
+
+def by(model):
+    """A model as a function of an episode."""
+    return lambda e: model(e.x, e.y).predict(e.xq)
+
+
+def fitted(make):
+    """An estimator as a function of an episode."""
+    return lambda e: torch.as_tensor(make().fit(e.x.numpy(), e.y.T.numpy()).predict(e.xq.numpy()).T)
+
+
+SEEDS = (0, 1, 2)
+LENGTHS = (8, 16, 32, 64)
+
+
+def _means(rows):
+    """Mean of figures over seeds."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+@cache
+def plain(seed=0):
+    """The published form with softmax and the whole support, on clean linear voxels."""
+    return trained(linear(), seed=seed)
+
+
+@cache
+def normalisers():
+    """R2 by normaliser, mean over seeds and over lengths seen in training."""
+    rows = []
+    for seed in SEEDS:
+        models = {"softmax": plain(seed)}
+        models["sigmoid"] = trained(linear(), seed=seed, normaliser={"class": "Sigmoid"}, length_scale="none")
+        rows.append({k: np.mean([r2(by(m), linear(), n) for n in LENGTHS]) for k, m in models.items()})
+    closed = fitted(lambda: EmpiricalBayesRidge())
+    return _means(rows) | {"closed form": float(np.mean([r2(closed, linear(), n) for n in LENGTHS]))}
+
+
+POSITIONS = {
+    "none": None,
+    "t5": {"class": "T5Bias", "heads": 4},
+    "alibi": {"class": "ALiBi", "heads": 4},
+    "rotary": {"class": "Rotary"},
+    "sinusoidal": {"class": "AbsolutePosition", "dim": 32},
+    "learned": {"class": "AbsolutePosition", "dim": 32, "kind": "learned", "length": 64},
+}
+
+
+@cache
+def positions():
+    """R2 by position where stimuli repeat and their second response is suppressed, at 64 trials, mean over seeds."""
+    rows = [
+        {name: r2(by(trained(Repeats(), seed=seed, position=p)), Repeats(), 64) for name, p in POSITIONS.items()}
+        for seed in SEEDS
+    ]
+    return _means(rows) | {"closed form": r2(fitted(lambda: EmpiricalBayesRidge()), Repeats(), 64)}
+
+
+TRAINED, LONG = 32, 512
+LAYOUT = {"block_size": 8, "lead": 4}
+LANDMARKS = {
+    "normaliser": {"class": "GroupedSoftmax", **LAYOUT},
+    "context": {"class": "LandmarkPolicy", **LAYOUT, "top_k": 4},
+}
+
+
+def averaged(model, size=TRAINED):
+    """Mean of predictions from chunks of ``size`` trials."""
+
+    def predict(e):
+        parts = [slice(k, k + size) for k in range(0, len(e.x), size)]
+        return torch.stack([model(e.x[p], e.y[:, p]).predict(e.xq) for p in parts]).mean(0)
+
+    return predict
+
+
+def chunked(model):
+    """The same model, whose tokens see 64 tokens in the chunks that match."""
+    other = copy.deepcopy(model)
+    for block in other.stack.blocks:
+        block.attention.context = ChunkSelectPolicy(8, 2 * TRAINED)
+    return other
+
+
+def kernel_ridge():
+    """Kernel ridge, its width and penalty chosen by cross-validation for all voxels together."""
+    grid = {"gamma": [0.03, 0.1, 0.3, 1.0], "alpha": [0.1, 0.3, 1.0, 3.0]}
+    return GridSearchCV(KernelRidge(kernel="rbf"), grid, cv=4)
+
+
+@cache
+def contexts():
+    """R2 of exemplar voxels (query form) and of linear ones (published form) at 16 times the trained length."""
+    rows = {}
+    for kind, source, form in (("exemplar", Exemplars(), "query"), ("linear", linear(), "published")):
+        full = trained(source, support=(8, TRAINED), form=form)
+        grouped = trained(source, support=(8, TRAINED), form=form, **LANDMARKS)
+        predictors = {
+            "full": by(full),
+            "averaged": averaged(full),
+            "chunks": by(chunked(full)),
+            "landmarks": by(grouped),
+            "closed form": fitted(lambda: EmpiricalBayesRidge()),
+            "kernel ridge": fitted(kernel_ridge),
+        }
+        for n in (TRAINED, LONG):
+            rows[kind, n] = {name: r2(p, source, n, draws=2, voxels=50) for name, p in predictors.items()}
+    return rows
+
+
+MEMORIES = {
+    "titans": {"memory": "titans"},
+    "gru": {"memory": "gru"},
+    "attention": {"memory": "attention", "position": {"class": "ALiBi", "heads": 4}},
+    "blocks, alibi": {"position": {"class": "ALiBi", "heads": 4}},
+}
+WORLDS = {"still": {}, "drift": {"turning": 2.0}, "drift and outliers": {"turning": 2.0, "outlying_trials": 0.15}}
+SESSION = 128
+
+
+def fixed_gates(seed):
+    """Titans whose gates are learned numbers, the same at every trial."""
+
+    def without(*args, **changes):
+        model = make_model(*args, **changes)
+        model.memory.gate_out.weight.requires_grad_(False)
+        return model
+
+    return trained(mixed_worlds(), seed=seed, support=(8, SESSION), memory="titans", make=without)
+
+
+def mixed_worlds():
+    """The three worlds of sessions, of which a model is not told."""
+    return MixedEpisodes([linear(**w) for w in WORLDS.values()], [1.0] * len(WORLDS))
+
+
+@cache
+def memories():
+    """R2 at the end of sessions of 128 trials by world: closed forms, and memories trained on all worlds together."""
+    closed = {
+        "closed form": lambda: EmpiricalBayesRidge(),
+        "closed form, forgets": lambda: EmpiricalBayesRidge(forget="auto"),
+        "closed form, robust": lambda: EmpiricalBayesRidge(robust="shared"),
+    }
+    found = {
+        world: {name: r2(fitted(make), linear(**w), SESSION) for name, make in closed.items()}
+        for world, w in WORLDS.items()
+    }
+    for name, changes in MEMORIES.items():
+        models = [trained(mixed_worlds(), seed=s, support=(8, SESSION), **changes) for s in SEEDS]
+        for world, w in WORLDS.items():
+            found[world][name] = float(np.mean([r2(by(m), linear(**w), SESSION) for m in models]))
+    models = [fixed_gates(s) for s in SEEDS]
+    for world, w in WORLDS.items():
+        found[world]["titans, fixed gates"] = float(np.mean([r2(by(m), linear(**w), SESSION) for m in models]))
+    return found
