@@ -720,7 +720,7 @@ def test_impossible_attention_is_refused(study):
 @pytest.mark.parametrize(
     "model",
     [
-        {"form": "query"},
+        {"form": "query", "hint": "nearest"},
         {"form": "published", "memory": "titans"},
         {"form": "anchored", "memory": "attention", "attention.position": "alibi"},
     ],
@@ -731,7 +731,7 @@ def test_forms_and_memories_are_trained_and_loaded(study, tmp_path, model):
     config = read(study[0] / "icl.toml", [*given, *steps])
     incontext_train(config, tmp_path, "pretrain", progress=False, say=quiet)
     found = load_model(tmp_path / "pretrain" / model["form"]).config
-    assert (found.form, found.memory) == (model["form"], model.get("memory"))
+    assert (found.form, found.memory, found.hint) == tuple(map(model.get, ("form", "memory", "hint")))
     with pytest.raises(ConfigError, match="Next step"):
         read(study[0] / "icl.toml", ["model.memory=titans"])
 

@@ -95,6 +95,8 @@ def _arguments(kind: type[nn.Module]) -> list[str]:
     return [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "args", "kwargs")]
 
 
+#: What a head beside may be trained to give.
+HINTS = ("weights", "nearest", "statistics")
 _FORMS, _SCALES = ("anchored", "published", "query"), ("none", "log_n", "learned")
 #: Memories that may stand in the place of the blocks.
 MEMORIES = ("attention", "titans", "gru", "lstm")
@@ -126,6 +128,9 @@ class InContextConfig:
         ``depth`` layers; a set with one layer and no position), a linear map that learns as it reads
         (`neuroenc.attention.NeuralMemory`, whose map is the voxel's weights, so published form only; ``registers`` are
         its persistent trials), or a recurrent cell. Positions: `ALiBi` with attention, so that trials fade with age.
+    hint : {"weights", "nearest", "statistics"}, optional
+        What a head beside also predicts in training (`Stage`, ``hint_weight``): the ridge weights of the support, the
+        response to the nearest of its stimuli, or mean and variance of its responses.
     dropout : float
         In training.
     normaliser, position, context : mapping, optional
@@ -151,6 +156,7 @@ class InContextConfig:
     length_scale: str = "log_n"
     form: str = "anchored"
     memory: str | None = None
+    hint: str | None = None
     dropout: float = 0.0
     normaliser: Mapping[str, Any] | None = None
     position: Mapping[str, Any] | None = None
@@ -177,6 +183,8 @@ class InContextConfig:
             )
         if self.dim % self.heads:
             raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
+        if self.hint is not None and self.hint not in HINTS:
+            raise ConfigError(unknown_name("hint", self.hint, HINTS))
         self._check_parts()
         if self.memory is not None:
             self._check_memory()

@@ -59,6 +59,7 @@ class VoxelWeights(NamedTuple):
     noise: Tensor | None = None
     covariance: Tensor | None = None
     ask: Callable[[Tensor], Tensor] | None = None
+    hint: Tensor | None = None  # (voxel, size), in training
 
     def predict(self, x: Tensor) -> Tensor:
         """Responses (voxel, query) to features (query, feature) or (voxel, query, feature)."""
@@ -176,6 +177,9 @@ class InContextModel(nn.Module):
             self.anchor.silent = config.silent
         elif not titans:
             self.head = ResidualMLP(width, e + 1, 2 * d, config.dropout)
+        self.hint: nn.Linear | None = None
+        if config.hint is not None:
+            self.hint = nn.Linear(e + 1 if titans else width, 2 if config.hint == "statistics" else e + 1)
         if config.form == "query":
             # Nothing is added before training.
             out = nn.Linear(d, 1)
@@ -219,6 +223,8 @@ class InContextModel(nn.Module):
         past: list[Past] | None = None if self.query is None or self.config.silent else []
         z, _ = self.read(x, y, log_weight, past=past)
         found = self.write(z[:, 0], x, y, log_weight, covariance=covariance)
+        if self.hint is not None and self.training:
+            found = found._replace(hint=self.hint(z[:, 0]).float())
         return found if past is None else found._replace(ask=partial(self.ask, past=past))
 
     def read(

@@ -22,6 +22,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
+from neuroenc.encoders.incontext._hint import hint_error
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
 LOSSES = ("response", "weights", "likelihood")
@@ -46,6 +47,8 @@ class Stage:
         ``response_weight`` times the squared error. ``"likelihood"``: negative log predictive density of query
         responses (anchored models only); it also teaches the noise level.
     response_weight : float
+    hint_weight : float
+        Of a hint's error beside the loss, in models that have one (`InContextConfig`).
     lr, min_lr, weight_decay : float
         Of AdamW.
     max_steps, evaluate_every : int
@@ -65,6 +68,7 @@ class Stage:
     episodes: int = 1
     loss: str = "response"
     response_weight: float = 1.0
+    hint_weight: float = 0.3
     lr: float = 1e-3
     min_lr: float = 1e-5
     weight_decay: float = 0.1
@@ -86,7 +90,7 @@ class Stage:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
             raise ConfigError(f"lr={self.lr} and min_lr={self.min_lr}: expected 0 <= min_lr <= lr.")
-        for name in ("response_weight", "weight_decay", "threshold", "patience", "cooldown", "warmup"):
+        for name in ("response_weight", "hint_weight", "weight_decay", "threshold", "patience", "cooldown", "warmup"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
         if not 0 < self.factor < 1 or not self.clip > 0:
@@ -144,6 +148,15 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
     """
     likely = stage.loss == "likelihood"
     found = model(episode.x, episode.y, covariance=likely)
+    if found.hint is not None:
+        kind = getattr(model, "module", model).config.hint  # Behind an accelerator's wrapper.
+        beside = hint_error(str(kind), found.hint, episode)
+        return stage.hint_weight * beside + _loss(found, episode, stage)
+    return _loss(found, episode, stage)
+
+
+def _loss(found: VoxelWeights, episode: Episode, stage: Stage) -> Tensor:
+    likely = stage.loss == "likelihood"
     seen = ~episode.yq.isnan()
     target = episode.yq.nan_to_num(0.0)
     error = (found.predict(episode.xq) - target).square()[seen]

@@ -217,6 +217,9 @@ class ModelConfig(Table):
     memory
         In the place of the layers, a memory that reads trials one after the other, for sessions that go on: registers
         that ask all trials, a linear map that learns as it reads ("titans", published form only), a recurrent cell.
+    hint
+        What training also asks for: ridge weights, the response to the nearest stimulus of the support, or mean and
+        variance of its responses.
     dim
         Width of a token.
     depth
@@ -240,6 +243,7 @@ class ModelConfig(Table):
     preset: Literal["small", "clip", "dino", "siglip", "clip-3"] = "small"
     form: Literal["anchored", "published", "query"] = "anchored"
     memory: Literal["none", "attention", "titans", "gru", "lstm"] = "none"
+    hint: Literal["none", "weights", "nearest", "statistics"] = "none"
     dim: Count | None = None
     depth: Count | None = None
     heads: Count | None = None
@@ -259,6 +263,8 @@ class ModelConfig(Table):
         preset, scale = PRESETS[self.preset], self.attention.length_scale
         sizes = (found.get(k, getattr(preset, k)) for k in ("dim", "heads", "registers"))
         found |= self.attention.changes(*sizes)
+        if self.hint != "none":
+            found["hint"] = self.hint
         if self.memory != "none":
             found |= {"memory": self.memory, "length_scale": "none" if scale is None else scale}
         return found
@@ -293,6 +299,8 @@ class StageConfig(Table):
         times the squared error. "likelihood": negative log predictive density (anchored models only).
     response_weight
         Weight of the squared error in "weights".
+    hint_weight
+        Weight of the error of a hint, of a model that has one.
     lr
         Learning rate of AdamW.
     min_lr
@@ -350,6 +358,7 @@ class StageConfig(Table):
     episodes: Count | None = None
     loss: Literal["response", "weights", "likelihood"] | None = None
     response_weight: Annotated[float, Field(ge=0)] | None = None
+    hint_weight: Annotated[float, Field(ge=0)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
     min_lr: Annotated[float, Field(ge=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None

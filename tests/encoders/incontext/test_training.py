@@ -19,11 +19,14 @@ from neuroenc.encoders.incontext import (
     ResponseEpisodes,
     SyntheticEpisodes,
     WeightPrior,
+    load_model,
     make_model,
     make_stage,
+    save_model,
     train_stage,
     validation_episodes,
 )
+from neuroenc.encoders.incontext._hint import hint_error
 from neuroenc.encoders.incontext._training import episode_loss, explained_variance
 
 IMAGES = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
@@ -358,3 +361,42 @@ def test_nuisances_spoil_the_support_and_leave_queries_of_its_end():
     assert episode.y.isnan().float().mean() == pytest.approx(0.1, abs=0.04)
     assert not episode.yq.isnan().any()
     assert source.digest() != SyntheticEpisodes(images, ceiling=(0.9, 0.9), isotropic_share=0.0, offset=0.0).digest()
+
+
+@pytest.mark.parametrize("hint", ["weights", "nearest", "statistics"])
+def test_hints_are_learned_beside_the_loss_and_left_out_in_use(tmp_path, hint):
+    model = make_model("small", n_features=6, form="published", hint=hint, **SMALL)
+    source = SyntheticEpisodes(IMAGES)
+    episode = source.draw(np.random.default_rng(5), 40, 60, 30)
+
+    def missed():
+        model.train()
+        with torch.no_grad():
+            return float(hint_error(hint, model(episode.x, episode.y).hint, episode))
+
+    before = missed()
+    done = train_stage(
+        model, source, "extend", support=(40, 60), voxels=16, query=20, max_steps=80, evaluate_every=40, lr=5e-3
+    )
+    assert missed() < 0.9 * before
+    again = load_model(save_model(model.eval(), tmp_path / "model"))
+    with torch.no_grad():
+        found = again(episode.x, episode.y)
+        assert found.hint is None
+        assert torch.equal(found.coef, model(episode.x, episode.y).coef)
+    # What training reports and keeps is judged without the hint.
+    held = validation_episodes(source, (40, 50, 60), query=20, seed=1)
+    with torch.no_grad():
+        again_loss = np.mean([float((again(e.x, e.y).predict(e.xq) - e.yq).square().mean()) for e in held])
+    assert done.best_loss == pytest.approx(again_loss, rel=1e-5)
+
+
+def test_the_ridge_hint_is_ridge():
+    rng = np.random.default_rng(0)
+    x, y, xq = rng.standard_normal((30, 4)), rng.standard_normal((3, 30)), rng.standard_normal((7, 4))
+    wide = np.column_stack([x, np.ones(30)])
+    right = np.linalg.solve(wide.T @ wide + np.eye(5), wide.T @ y.T).T
+    episode = Episode(*(torch.as_tensor(a, dtype=torch.float32) for a in (x, y, xq, rng.standard_normal((3, 7)))))
+    assert float(hint_error("weights", torch.as_tensor(right, dtype=torch.float32), episode)) < 1e-9
+    with pytest.raises(ConfigError, match="did you mean 'weights'"):
+        make_model("small", n_features=6, hint="weight")
