@@ -154,7 +154,8 @@ def _content(thing: Any) -> Any:
         return [type(thing).__name__, thing.content_hash(), getattr(thing, "captions", None)]
     if hasattr(thing, "model_dump") and not isinstance(thing, type):  # settings
         return _content(thing.model_dump())
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+    # Estimators may be dataclasses of their settings; what they learned is in no field.
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type) and not hasattr(thing, "get_params"):
         return {f.name: _content(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
     if isinstance(thing, Mapping):
         return {str(k): _content(v) for k, v in thing.items() if k != "provenance"}

@@ -5,8 +5,14 @@ from ._labels import align_voxels as align_voxels, check_space as check_space, f
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
 from .linear._null import cross_validated_p as cross_validated_p
-from .linear._partition import nested_gammas as nested_gammas, variance_partition as variance_partition
-from .linear._resampled import resampled_rows as resampled_rows, ridge_weights as ridge_weights
-from .linear._ridge import RidgeEncoder as RidgeEncoder
-from .linear._selection import select_features as select_features
+from .linear._ridge import (
+    RidgeEncoder as RidgeEncoder,
+    resampled_rows as resampled_rows,
+    ridge_weights as ridge_weights,
+)
+from .linear._spaces import (
+    nested_gammas as nested_gammas,
+    select_features as select_features,
+    variance_partition as variance_partition,
+)
 from .readout import ReadoutEncoder as ReadoutEncoder

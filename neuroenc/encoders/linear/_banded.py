@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,27 +12,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc._core.arrays import as_numbers
 from neuroenc._core.checks import check_whole, make_rng, one_of
-from neuroenc._core.device import array_module
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc._core.progress import progress
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import (
     check_responses,
     column_block,
-    count_workers,
     describe_features,
     feature_scaling,
     features_matrix,
     match_features,
     measured_responses,
-    raise_nan,
     sample_coords,
-    to_device,
 )
 from neuroenc.encoders.linear import _solvers
-from neuroenc.encoders.linear._blocks import run_blocks
+from neuroenc.encoders.linear._blocks import Search
 from neuroenc.encoders.linear._solvers import SCORINGS, row_gram, warn_at_edges
 
 
@@ -61,6 +57,7 @@ def simplex_candidates(
     return np.array(rows[:n_candidates])
 
 
+@dataclass(eq=False, repr=False)
 class BandedRidgeEncoder(LinearEncoder):
     r"""Banded (group) ridge regression: a penalty for each feature space ("band") and voxel.
 
@@ -115,40 +112,22 @@ class BandedRidgeEncoder(LinearEncoder):
     (('band', 'voxel'), True)
     """
 
-    def __init__(
-        self,
-        alphas: Any = None,
-        *,
-        bands: Any = None,
-        n_candidates: int = 50,
-        gammas: Any = None,
-        cv: Any = 5,
-        scoring: str = "r2",
-        fit_intercept: bool = True,
-        standardise: bool = False,
-        solver: str = "auto",
-        nan_voxels: str = "raise",
-        max_memory: str | int | None = None,
-        n_jobs: int | None = None,
-        device: str = "cpu",
-        progress: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.alphas = alphas
-        self.bands = bands
-        self.n_candidates = n_candidates
-        self.gammas = gammas
-        self.cv = cv
-        self.scoring = scoring
-        self.fit_intercept = fit_intercept
-        self.standardise = standardise
-        self.solver = solver
-        self.nan_voxels = nan_voxels
-        self.max_memory = max_memory
-        self.n_jobs = n_jobs
-        self.device = device
-        self.progress = progress
-        self.seed = seed
+    alphas: Any = None
+    _: KW_ONLY
+    bands: Any = None
+    n_candidates: int = 50
+    gammas: Any = None
+    cv: Any = 5
+    scoring: str = "r2"
+    fit_intercept: bool = True
+    standardise: bool = False
+    solver: str = "auto"
+    nan_voxels: str = "raise"
+    max_memory: str | int | None = None
+    n_jobs: int | None = None
+    device: str = "cpu"
+    progress: bool = False
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Search band weights and penalties, then solve.
@@ -187,17 +166,12 @@ class BandedRidgeEncoder(LinearEncoder):
             raise ConfigError(f"bands has shape {self.bands_.shape}; expected one name for each of X's {p} columns.")
         self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
         folds = resolve_folds(self.cv, n, sample_coords(y, first), groups, self.scoring)
-        primal = n >= p if self.solver == "auto" else self.solver == "primal"
         scaling = self._scaling(values, X if parts is None else parts) if self.standardise else None
-        design = _solvers.make_design(
-            values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling
-        )
-        if self.alphas is None:
-            # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
-            scale = np.trace(design.gram) / min(n, p) / len(self.band_names_)
-            self.alphas_ = default_alphas(scale)
-        else:
-            self.alphas_ = check_alphas(self.alphas)
+        how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
+        design = _solvers.make_design(values, folds, **how)
+        # gamma sums to one over bands, so penalties are smaller by their number than those of plain ridge.
+        scale = np.trace(design.gram) / min(n, p) / len(self.band_names_)
+        self.alphas_ = default_alphas(scale) if self.alphas is None else check_alphas(self.alphas)
         self._search(design, Y)
         return self
 
@@ -285,88 +259,55 @@ class BandedRidgeEncoder(LinearEncoder):
             )
         return gammas / gammas.sum(1, keepdims=True)
 
-    def _prior(self, design: _solvers.Design, gamma: np.ndarray, kernels: list[np.ndarray]) -> dict[str, Any]:
-        if design.primal:
-            index = np.searchsorted(self._sorted, self.bands_)
-            return {"scale": np.sqrt(gamma[self._order][index])}
-        return {"kernel": sum(g * K for g, K in zip(gamma, kernels))}
-
     def _search(self, design: _solvers.Design, Y: Any) -> None:
-        v = Y.shape[1]
-        names = self.band_names_.astype(str)
-        self._order = np.argsort(names)
-        self._sorted = names[self._order]
-        kernels = [] if design.primal else [row_gram(design.X[:, self.bands_ == name]) for name in names]
+        search = Search(self, design, Y)
+        v, n_bands = Y.shape[1], len(self.band_names_)
+        band = (self.bands_[:, None] == self.band_names_.astype(str)).argmax(axis=1)
+        kernels = [] if design.primal else [row_gram(design.X[:, band == k]) for k in range(n_bands)]
         gammas = self._candidates()
-        xp, device = array_module(self.device)
-        budget = parse_memory(self.max_memory)
-        workers = count_workers(self.n_jobs) if device is None else 1
-        blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)
-        workers = min(workers, len(blocks))
-        Xd = to_device(design.X, device, xp)
+
+        def prior(gamma: np.ndarray) -> dict[str, Any]:
+            if design.primal:
+                return {"scale": np.sqrt(gamma[band])}
+            return {"kernel": sum(g * K for g, K in zip(gamma, kernels))}
+
         best = np.full(v, -np.inf)
         chosen, seen = np.zeros((2, v), dtype=int), np.zeros((len(self.alphas_), v))
-
-        def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray]:
-            centred, mean, exponent = _solvers.center_block(raw, self.fit_intercept, design.dtype)
-            if not np.isfinite(mean).all():
-                raise_nan(Y, self._voxels_)
-            return to_device(centred, device, xp), exponent
-
         for number, gamma in enumerate(progress(gammas, desc="banded ridge", show=self.progress, unit="candidate")):
-            prior = self._prior(design, gamma, kernels)
-            bases = design.fold_bases(range(len(design.folds)), workers, **prior)
-            if device is not None:
-                bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
+            bases = search.bases(range(len(design.folds)), **prior(gamma))
 
-            def search(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
-                centred, exponent = prepare(raw)
-                found, _ = _solvers.score_block(design, centred, bases, self.alphas_, self.scoring, X=Xd, xp=xp)
-                if self.scoring == "neg_mse":
-                    found = np.ldexp(found, 2 * exponent)
-                return {"scores": found}
+            def score(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
+                return {"scores": search.scores(search.centred(raw), bases)[0]}
 
-            for block, result in run_blocks(search, Y, blocks, workers=workers):
+            for block, result in search.run(score):
                 scores = result["scores"] / len(design.folds)
-                index = _solvers.best_alpha(scores)
-                score = scores[index, np.arange(scores.shape[1])]
-                better = score > best[block]
+                index = np.argmax(scores, axis=0)
+                reached = scores[index, np.arange(scores.shape[1])]
+                better = reached > best[block]
                 seen[:, block] = np.where(better, scores, seen[:, block])
-                best[block] = np.where(better, score, best[block])
+                best[block] = np.where(better, reached, best[block])
                 chosen[:, block] = np.where(better, np.stack([np.full_like(index, number), index]), chosen[:, block])
         self.best_score_ = best
         self.gamma_ = gammas[chosen[0]].T
         self.alpha_ = self.alphas_[chosen[1]]
         with np.errstate(divide="ignore"):
             self.band_alpha_ = self.alpha_ / self.gamma_
-        self._refit(design, Y, gammas, chosen[0], kernels)
-        del self._order, self._sorted
-        values = design.full_basis().values / len(names)
-        warn_at_edges(seen, chosen[1], self.alphas_, values, self.scoring, self.alphas is not None)
-
-    def _refit(self, design: _solvers.Design, Y: Any, gammas: np.ndarray, chosen: np.ndarray, kernels: Any) -> None:
-        p = design.X.shape[1]
-        self.coef_ = np.empty((p, len(chosen)), dtype=design.dtype)
-        self.intercept_ = np.empty(len(chosen), dtype=design.dtype)
-        for number in np.unique(chosen):
-            basis = design.full_basis(**self._prior(design, gammas[number], kernels))
-            voxels = np.flatnonzero(chosen == number)
+        self.coef_ = np.empty((len(band), v), dtype=design.dtype)
+        self.intercept_ = np.empty(v, dtype=design.dtype)
+        for number in np.unique(chosen[0]):
+            basis = design.full_basis(**prior(gammas[number]))
+            voxels = np.flatnonzero(chosen[0] == number)
             for start in range(0, len(voxels), 1024):
                 part = voxels[start : start + 1024]
                 # Voxels of one candidate are scattered; a slice that spans them keeps lazy responses readable.
                 span = column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
                 centred, mean, exponent = _solvers.center_block(span, self.fit_intercept, design.dtype)
-                coef = self._weights(design, basis, centred, self.alpha_[part], gammas[number])
+                coef = _solvers.solve_block(design, basis, centred, self.alpha_[part])
+                if not design.primal:
+                    coef = coef * gammas[number][band][:, None].astype(coef.dtype)
                 self.coef_[:, part], self.intercept_[part] = design.raw_weights(coef, mean, exponent)
-
-    def _weights(
-        self, design: _solvers.Design, basis: Any, Y: np.ndarray, alpha: np.ndarray, gamma: np.ndarray
-    ) -> np.ndarray:
-        coef = _solvers.solve_block(design, basis, Y, alpha)
-        if not design.primal:
-            index = {name: k for k, name in enumerate(self.band_names_)}
-            coef = coef * gamma[[index[b] for b in self.bands_]][:, None].astype(coef.dtype)
-        return coef
+        values = design.full_basis().values / n_bands
+        warn_at_edges(seen, chosen[1], self.alphas_, values, self.scoring, self.alphas is not None)
 
     def explained_by_band(self, X: Any, y: Any) -> xr.DataArray:
         r"""Product-measure split of explained variance.

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc._core.progress import progress
 from neuroenc.encoders._labels import feature_scaling
 from neuroenc.encoders.linear._solvers import dual_fold, gram, is_partition, primal_fold, row_gram
@@ -118,24 +119,20 @@ def _correlation(sums: np.ndarray, square: np.ndarray | float, n: int) -> np.nda
     return np.where(known, np.clip(cross / scale, -1.0, 1.0), -1.0)
 
 
-def _orders(groups: np.ndarray | None, n: int, n_permutations: int, seed: int) -> Iterator[np.ndarray]:
+def _orders(groups: np.ndarray, n_permutations: int, seed: int) -> Iterator[np.ndarray]:
+    """Orders of the rows in which every group keeps its own."""
     rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)] if groups is not None else []
+    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     for _ in range(n_permutations):
-        if groups is None:
-            yield rng.permutation(n)
-            continue
-        order = np.arange(n)
+        order = np.empty(len(groups), dtype=np.intp)
         for inside in rows:
             order[inside] = rng.permutation(inside)
         yield order
 
 
-def _standardised(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Mean 0 and variance 1 over all rows, or inside every group; constant ones become 0."""
-    y = y - y.mean(axis=0)
-    if groups is None:
-        return y * _one_over(y.std(axis=0))
+def _standardised(y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mean 0 and variance 1 inside every group; constant ones become 0."""
+    y = y.copy()
     for group in np.unique(groups):
         inside = groups == group
         part = y[inside] - y[inside].mean(axis=0)
@@ -143,11 +140,11 @@ def _standardised(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return y
 
 
-def _normal_scores(groups: np.ndarray | None, n: int) -> np.ndarray:
+def _normal_scores(groups: np.ndarray) -> np.ndarray:
     """(n,): quantiles of the normal distribution, those of its size in every group."""
-    scores = np.empty(n)
-    for group in np.unique(groups) if groups is not None else [None]:
-        inside = np.flatnonzero(groups == group) if groups is not None else np.arange(n)
+    scores = np.empty(len(groups))
+    for group in np.unique(groups):
+        inside = np.flatnonzero(groups == group)
         scores[inside] = ndtri((np.arange(len(inside)) + 0.5) / len(inside))
     return _standardised(scores[:, None], groups)[:, 0]
 
@@ -218,9 +215,9 @@ def cross_validated_p(
     >>> bool(p[0] < 0.05 < p[1])
     True
     """
-    if null not in _NULLS:
-        raise ConfigError(unknown_name("null", null, _NULLS))
+    one_of("null", null, _NULLS)
     n, v = responses.shape
+    groups = np.zeros(n) if groups is None else groups
     design = _Folds(features, folds, scale)
     alphas = np.asarray(alphas, dtype=np.float64)
     width = max(1, _BLOCK_BYTES // (8 * n))
@@ -244,7 +241,7 @@ def cross_validated_p(
             y -= y.mean(axis=0)
             seen = design.accuracy(y, alphas[:, some])
             at_least = np.zeros(len(some))
-            for order in _orders(groups, n, n_permutations, seed):
+            for order in _orders(groups, n_permutations, seed):
                 at_least += design.accuracy(y[order], alphas[:, some]) >= seen - 1e-12
                 bar.update(len(some))
             out[some] = (1 + at_least) / (1 + n_permutations)
@@ -255,7 +252,7 @@ def _shared_p(
     design: _Folds,
     measured: np.ndarray,
     alphas: np.ndarray,
-    groups: np.ndarray | None,
+    groups: np.ndarray,
     n_permutations: int,
     seed: int,
     width: int,
@@ -264,8 +261,7 @@ def _shared_p(
     """P-values (v,) from permutations of normal scores: sums of every fold and penalty, put together by voxel."""
     grids = [np.unique(row, return_inverse=True) for row in alphas]
     tables = [np.empty((len(grid), 3, n_permutations)) for grid, _ in grids]
-    scores = _normal_scores(groups, design.n)
-    orders = _orders(groups, design.n, n_permutations, seed)
+    scores, orders = _normal_scores(groups), _orders(groups, n_permutations, seed)
     with progress(total=n_permutations, desc="permutations", show=show) as bar:
         for start in range(0, n_permutations, width):
             stop = min(start + width, n_permutations)

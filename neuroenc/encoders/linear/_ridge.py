@@ -1,35 +1,38 @@
-"""Ridge regression with one penalty per voxel."""
+"""Ridge regression with one penalty per voxel, and its weights on resampled rows."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
+import xarray as xr
 from sklearn.utils.validation import validate_data
 
-from neuroenc._core.checks import one_of
-from neuroenc._core.device import array_module
+from neuroenc._core.arrays import as_numpy
+from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
-from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc._core.store import Store, content_key
+from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
-from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders._labels import (
+    align_voxels,
     check_responses,
-    count_workers,
     feature_scaling,
     features_matrix,
-    raise_nan,
     release_mapped,
     sample_coords,
-    to_device,
 )
 from neuroenc.encoders.linear import _solvers
-from neuroenc.encoders.linear._blocks import run_blocks
+from neuroenc.encoders.linear._blocks import Held, Search
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
 
 
+@dataclass(eq=False, repr=False)
 class RidgeEncoder(LinearEncoder):
     r"""Voxelwise ridge regression with one cross-validated penalty per voxel.
 
@@ -108,36 +111,20 @@ class RidgeEncoder(LinearEncoder):
     ((10, 3), True)
     """
 
-    def __init__(
-        self,
-        alphas: Any = None,
-        *,
-        cv: Any = 5,
-        scoring: str = "r2",
-        fit_intercept: bool = True,
-        standardise: bool = False,
-        alpha_per_voxel: bool = True,
-        solver: str = "auto",
-        nan_voxels: str = "raise",
-        max_memory: str | int | None = None,
-        n_jobs: int | None = None,
-        device: str = "cpu",
-        checkpoint: str | os.PathLike[str] | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.alphas = alphas
-        self.cv = cv
-        self.scoring = scoring
-        self.fit_intercept = fit_intercept
-        self.standardise = standardise
-        self.alpha_per_voxel = alpha_per_voxel
-        self.solver = solver
-        self.nan_voxels = nan_voxels
-        self.max_memory = max_memory
-        self.n_jobs = n_jobs
-        self.device = device
-        self.checkpoint = checkpoint
-        self.progress = progress
+    alphas: Any = None
+    _: KW_ONLY
+    cv: Any = 5
+    scoring: str = "r2"
+    fit_intercept: bool = True
+    standardise: bool = False
+    alpha_per_voxel: bool = True
+    solver: str = "auto"
+    nan_voxels: str = "raise"
+    max_memory: str | int | None = None
+    n_jobs: int | None = None
+    device: str = "cpu"
+    checkpoint: str | os.PathLike[str] | None = None
+    progress: bool = False
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Choose penalties and solve.
@@ -163,77 +150,48 @@ class RidgeEncoder(LinearEncoder):
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=2)
         Y, dtype = check_responses(X, y, values)
         self._remember(X, y)
-        n, p = values.shape
-        self.n_samples_fit_ = n
-        coords = sample_coords(y, X)
-        folds = resolve_folds(self.cv, n, coords, groups, self.scoring)
-        primal = n >= p if self.solver == "auto" else self.solver == "primal"
+        self.n_samples_fit_ = len(values)
+        folds = resolve_folds(self.cv, len(values), sample_coords(y, X), groups, self.scoring)
         scaling = feature_scaling(values, X) if self.standardise else None
-        design = _solvers.make_design(
-            values, folds, center=self.fit_intercept, primal=primal, dtype=dtype, scaling=scaling
-        )
+        how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
+        design = _solvers.make_design(values, folds, **how)
         release_mapped(X)
-        self.alphas_ = self._grid(design)
+        scale = np.trace(design.gram) / min(values.shape)
+        self.alphas_ = default_alphas(scale) if self.alphas is None else check_alphas(self.alphas)
         self._solve(design, Y)
         return self
 
-    def _grid(self, design: _solvers.Design) -> np.ndarray:
-        if self.alphas is not None:
-            return check_alphas(self.alphas)
-        return default_alphas(np.trace(design.gram) / min(design.X.shape))
-
     def _solve(self, design: _solvers.Design, Y: Any) -> None:
+        search = Search(self, design, Y)
         p, v = design.X.shape[1], Y.shape[1]
-        xp, device = array_module(self.device)
-        budget = parse_memory(self.max_memory)
-        workers = count_workers(self.n_jobs) if device is None else 1
-        groups = _fold_groups(len(design.folds), design.basis_bytes(), budget // 2)
-        blocks = voxel_blocks(v, design.block_bytes(), budget // 2, workers, most=1024 if device is None else 8192)
-        workers = min(workers, len(blocks))
-        store = self._store(design)
-        Xd = to_device(design.X, device, xp)
+        groups = _fold_groups(len(design.folds), design.basis_bytes(), search.budget)
         self.coef_ = np.empty((p, v), dtype=design.dtype)
         self.intercept_ = np.empty(v, dtype=design.dtype)
         self.alpha_ = np.empty(v)
         scores = np.zeros((len(self.alphas_), v))
         fused = len(groups) == 1 and self.alpha_per_voxel
         full = design.full_basis()
+        how: dict[str, Any] = {"store": self._store(design), "show": self.progress}
         bad: list[np.ndarray] = []
 
-        def solve(
-            centred: Any, mean: np.ndarray, exponent: np.ndarray, alpha: np.ndarray, total: Any
-        ) -> dict[str, np.ndarray]:
-            coef = _solvers.solve_block(design, full, centred, alpha, total=total, X=Xd, xp=xp)
+        def solve(held: Held, alpha: np.ndarray, total: Any = None) -> dict[str, np.ndarray]:
+            centred, mean, exponent, _ = held
+            coef = _solvers.solve_block(design, full, centred, alpha, total=total, X=search.X, xp=search.xp)
             coef, intercept = design.raw_weights(coef, mean, exponent)
             return {"coef": coef, "intercept": intercept, "alpha": alpha}
 
-        def prepare(raw: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
-            centred, mean, exponent, broken = _center_checked(raw, self.fit_intercept, design.dtype)
-            if len(broken) and self.nan_voxels == "raise":
-                raise_nan(Y, self._voxels_)
-            return to_device(centred, device, xp), mean, exponent, broken
-
         for number, group in enumerate(groups):
-            bases = design.fold_bases(group, workers)
-            if device is not None:
-                bases = [b.to(lambda a: None if a is None else to_device(a, device, xp)) for b in bases]
+            bases = search.bases(group)
 
-            def search(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
-                centred, mean, exponent, broken = prepare(raw)
-                found, total = _solvers.score_block(design, centred, bases, self.alphas_, self.scoring, X=Xd, xp=xp)
-                if self.scoring == "neg_mse":
-                    found = np.ldexp(found, 2 * exponent)
-                result = {"scores": found, "broken": broken}
-                if fused:
-                    alpha = self.alphas_[_solvers.best_alpha(found)]
-                    result.update(solve(centred, mean, exponent, alpha, total))
-                return result
+            def score(raw: np.ndarray, block: slice, bases: Any = bases) -> dict[str, np.ndarray]:
+                held = search.centred(raw)
+                found, total = search.scores(held, bases)
+                solved = solve(held, self.alphas_[np.argmax(found, axis=0)], total) if fused else {}
+                return {"scores": found, "broken": held[3], **solved}
 
             # The folds that are held together depend on max_memory; a block of scores is theirs alone.
             phase = "fit" if fused else f"search{group.start}to{group.stop}"
-            for block, result in run_blocks(
-                search, Y, blocks, workers=workers, phase=phase, store=store, show=self.progress, desc="ridge"
-            ):
+            for block, result in search.run(score, phase=phase, desc="ridge", **how):
                 scores[:, block] += result["scores"]
                 if number == 0:
                     bad.append(result["broken"] + block.start)
@@ -242,35 +200,23 @@ class RidgeEncoder(LinearEncoder):
         scores /= len(design.folds)
         self.nan_voxels_ = np.concatenate(bad)
         if not fused:
-            self._refit(scores, Y, blocks, workers, store, prepare, solve)
+            chosen = self._chosen(scores)
+
+            def work(raw: np.ndarray, block: slice) -> dict[str, np.ndarray]:
+                return solve(search.centred(raw), chosen[block])
+
+            how |= {"phase": "solve", "desc": "ridge, solving", "also": lambda block: chosen[block]}
+            for block, result in search.run(work, **how):
+                self._take(block, result)
         self._finish(scores, full.values)
 
-    def _refit(
-        self, scores: np.ndarray, Y: Any, blocks: Any, workers: int, store: Any, prepare: Any, solve: Any
-    ) -> None:
+    def _chosen(self, scores: np.ndarray) -> np.ndarray:
+        """The best penalty of every voxel (the smallest of equals), or of their mean."""
         if self.alpha_per_voxel:
-            chosen = self.alphas_[_solvers.best_alpha(scores)]
-        else:
-            usable = np.setdiff1d(np.arange(scores.shape[1]), self.nan_voxels_)
-            mean = scores[:, usable].mean(axis=1) if len(usable) else scores.mean(axis=1)
-            chosen = np.full(scores.shape[1], self.alphas_[np.argmax(mean)])
-
-        def work(raw: np.ndarray, block: slice) -> dict[str, np.ndarray]:
-            centred, mean, exponent, _ = prepare(raw)
-            return solve(centred, mean, exponent, chosen[block], None)
-
-        for block, result in run_blocks(
-            work,
-            Y,
-            blocks,
-            workers=workers,
-            phase="solve",
-            also=lambda block: chosen[block],
-            store=store,
-            show=self.progress,
-            desc="ridge, solving",
-        ):
-            self._take(block, result)
+            return self.alphas_[np.argmax(scores, axis=0)]
+        usable = np.setdiff1d(np.arange(scores.shape[1]), self.nan_voxels_)
+        mean = scores[:, usable].mean(axis=1) if len(usable) else scores.mean(axis=1)
+        return np.full(scores.shape[1], self.alphas_[np.argmax(mean)])
 
     def _take(self, block: slice, result: dict[str, np.ndarray]) -> None:
         self.coef_[:, block] = result["coef"]
@@ -287,8 +233,6 @@ class RidgeEncoder(LinearEncoder):
         usable = np.setdiff1d(np.arange(shown.shape[1]), self.nan_voxels_)
         warn_at_edges(shown[:, usable], at[usable], self.alphas_, values, self.scoring, self.alphas is not None)
         if len(self.nan_voxels_):
-            import warnings
-
             for array in (self.coef_, self.intercept_, self.alpha_, self.best_score_, self.cv_scores_):
                 array[..., self.nan_voxels_] = np.nan
             warnings.warn(
@@ -311,13 +255,89 @@ def _fold_groups(n_folds: int, bytes_each: int, budget: int) -> list[range]:
     return [range(i, min(i + size, n_folds)) for i in range(0, n_folds, size)]
 
 
-def _center_checked(values: np.ndarray, center: bool, dtype: Any) -> tuple[np.ndarray, ...]:
-    """Centred block, means, exponents, and positions of voxels that are not finite (set to zero)."""
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"responses have dtype {values.dtype}; expected numbers. Next step: convert them to float32.")
-    # A sum is finite unless a member is not (or the voxel overflows, which is no better).
-    broken = np.flatnonzero(~np.isfinite(values.sum(axis=0, dtype=np.float64)))
-    if len(broken):
-        values = values.copy()
-        values[:, broken] = 0
-    return *_solvers.center_block(values, center, dtype), broken
+def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
+    r"""Ridge weights of all voxels for given penalties.
+
+    .. math:: \min_{w_v, b_v} \|y_v - X w_v - b_v\|^2 + \alpha_v \|w_v\|^2
+
+    Parameters
+    ----------
+    X : array (n, feature)
+    Y : array (n, voxel)
+    alpha : float or array (voxel,)
+
+    Returns
+    -------
+    coef : ndarray (feature, voxel)
+    intercept : ndarray (voxel,)
+
+    Raises
+    ------
+    DataError
+        Shapes that do not fit, values that are not finite, negative penalties.
+
+    Examples
+    --------
+    >>> coef, intercept = ridge_weights([[0.0], [1.0], [2.0]], [[1.0], [3.0], [5.0]], 0.0)
+    >>> coef.round(6).tolist(), intercept.round(6).tolist()
+    ([[2.0]], [1.0])
+    """
+    if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
+        align(X, Y)
+    if isinstance(alpha, xr.DataArray) and alpha.dims == ("voxel",):
+        alpha = align_voxels(alpha.expand_dims("row"), Y, "penalties")[0]
+    x, y = (as_numpy(a, what).astype(np.float64) for a, what in ((X, "features"), (Y, "responses")))
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise DataError(f"X {x.shape} and Y {y.shape} do not fit; legal is (n, feature) and (n, voxel).")
+    penalty = np.asarray(alpha, dtype=np.float64)
+    if penalty.shape not in ((), y.shape[1:]):
+        raise DataError(f"alpha has shape {penalty.shape}; legal is one, or one for each of {y.shape[1]} voxels.")
+    penalty = np.broadcast_to(penalty, y.shape[1:])
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and (penalty >= 0).all()):
+        raise DataError("X and Y must be finite and penalties not negative.")
+    design = _solvers.make_design(x, (), center=True, dtype=np.float64)
+    mean = y.mean(axis=0)
+    coef = _solvers.solve_block(design, design.full_basis(), y - mean, penalty)
+    return coef, mean - x.mean(axis=0) @ coef
+
+
+def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, seed: int = 0) -> Iterator[np.ndarray]:
+    """Resample rows by groups (stimuli, runs or sessions): bootstrap samples, or disjoint halves.
+
+    Parameters
+    ----------
+    groups : array (n,)
+        Rows of equal value stay together, so that repeats of a stimulus never stand on both sides.
+    kind : {"bootstrap", "halves"}
+    n_draws : int
+        Bootstraps; of halves, pairs of halves (each gives two).
+    seed : int
+
+    Yields
+    ------
+    ndarray of int
+
+    Examples
+    --------
+    >>> a, b = resampled_rows(["x", "x", "y", "z"], "halves", 1)
+    >>> sorted([*a.tolist(), *b.tolist()])
+    [0, 1, 2, 3]
+    """
+    one_of("kind", kind, ("bootstrap", "halves"))
+    check_whole("n_draws", n_draws)
+    member = check_groups(groups, np.size(groups), {})
+    if member is None:
+        raise DataError("groups=None; expected the group of each row, such as its stimulus.")
+    labels = np.unique(member)
+    if len(labels) < 2:
+        raise DataError(f"{len(labels)} group of rows; at least two are needed to resample.")
+    rng = make_rng(seed)
+    order = np.argsort(member, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(member))[:-1])
+    for _ in range(n_draws):
+        if kind == "bootstrap":
+            yield np.concatenate([rows[g] for g in rng.integers(0, len(rows), len(rows))])
+        else:
+            mixed = rng.permutation(len(rows))
+            for part in (mixed[: len(rows) // 2], mixed[len(rows) // 2 :]):
+                yield np.sort(np.concatenate([rows[g] for g in part]))

@@ -14,9 +14,10 @@ small product. Decompositions are float64; the large products use the precision 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,12 @@ from threadpoolctl import threadpool_limits
 _ROWS = 4096
 
 
-def gram(X: np.ndarray, rows: np.ndarray | None = None, mean: np.ndarray | None = None) -> np.ndarray:
-    """``(X - mean)'(X - mean)`` over chosen rows, accumulated in float64 without a float64 copy of X."""
+def gram(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """``X'X`` over chosen rows, accumulated in float64 without a float64 copy of X."""
     total = np.zeros((X.shape[1], X.shape[1]))
     rows = np.arange(len(X)) if rows is None else rows
     for start in range(0, len(rows), _ROWS):
         part = X[rows[start : start + _ROWS]].astype(np.float64)
-        if mean is not None:
-            part -= mean
         total += part.T @ part
     return total
 
@@ -70,15 +69,15 @@ class FoldBasis:
     vectors: Any
     test: Any
     test_mean: Any
-    triangular: bool
-    primal: bool
-    train_mean: Any
-    test_offset: Any
+    triangular: bool = False
+    primal: bool = False
+    train_mean: Any = None
+    test_offset: Any = None
 
     def to(self, convert: Any) -> FoldBasis:
         """The same fold with its arrays on another device."""
-        arrays = {k: convert(getattr(self, k)) for k in ("vectors", "test", "test_mean", "train_mean", "test_offset")}
-        return FoldBasis(**{**self.__dict__, **arrays})
+        names = ("vectors", "test", "test_mean", "train_mean", "test_offset")
+        return replace(self, **{k: convert(a) for k in names if (a := getattr(self, k)) is not None})
 
 
 def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,16 +93,6 @@ def shrinkage(values: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     would multiply."""
     with np.errstate(divide="ignore"):
         return np.where(values > 0, 1.0 / (values + np.asarray(alphas)[:, None]), 0.0)
-
-
-def primal_basis(covariance: np.ndarray) -> Basis:
-    """Basis from a centred Gram matrix ``X'X`` (p, p)."""
-    return Basis(*_eigh(covariance), primal=True)
-
-
-def dual_basis(kernel: np.ndarray) -> Basis:
-    """Basis from a centred kernel ``XX'`` (n, n)."""
-    return Basis(*_eigh(kernel), primal=False)
 
 
 def primal_fold(
@@ -132,18 +121,9 @@ def primal_fold(
         projected = np.linalg.qr(projected, mode="r")
     if scale is not None:
         vectors = vectors * scale[:, None]
-    return FoldBasis(
-        train,
-        test,
-        values,
-        vectors.astype(dtype),
-        projected.astype(dtype),
-        mean_row.astype(dtype),
-        triangular,
-        True,
-        mean.astype(dtype),
-        offset.astype(dtype),
-    )
+    parts = (vectors, projected, mean_row, mean, offset)
+    vectors, projected, mean_row, mean, offset = (part.astype(dtype) for part in parts)
+    return FoldBasis(train, test, values, vectors, projected, mean_row, triangular, True, mean, offset)
 
 
 def dual_fold(kernel: np.ndarray, train: np.ndarray, test: np.ndarray, center: bool, dtype: Any) -> FoldBasis:
@@ -157,18 +137,8 @@ def dual_fold(kernel: np.ndarray, train: np.ndarray, test: np.ndarray, center: b
         inner = inner - row - row[:, None] + grand
     values, vectors = _eigh(inner)
     projected = cross @ vectors
-    return FoldBasis(
-        train,
-        test,
-        values,
-        vectors.astype(dtype),
-        projected.astype(dtype),
-        projected.mean(axis=0).astype(dtype),
-        False,
-        False,
-        None,
-        None,
-    )
+    parts = (vectors, projected, projected.mean(axis=0))
+    return FoldBasis(train, test, values, *(part.astype(dtype) for part in parts))
 
 
 def is_partition(folds: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> bool:
@@ -179,77 +149,6 @@ def is_partition(folds: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> bool
 SCORINGS = ("r2", "neg_mse", "r")
 # Rows of a triangular factor handled together: skips the zero half and keeps the product in cache.
 _STRIP = 64
-
-
-def block_products(X: Any, Y: Any, folds: Sequence[FoldBasis]) -> list[Any]:
-    """``Y_test' X_test`` (v, p) of every fold, so that Y is read once."""
-    return [Y[f.held_out].T @ X[f.held_out] for f in folds]
-
-
-def search_block(
-    X: Any,
-    Y: Any,
-    folds: Sequence[FoldBasis],
-    alphas: np.ndarray,
-    *,
-    scoring: str,
-    center: bool,
-    xp: Any = np,
-    products: list[Any] | None = None,
-    total: Any = None,
-) -> np.ndarray:
-    """Score of every penalty, summed over folds.
-
-    Parameters
-    ----------
-    X : array (n, p)
-        Globally centred features (used by primal folds only).
-    Y : array (n, v)
-        Globally centred responses of one block of voxels, same precision and device as X.
-    folds : sequence of FoldBasis
-        Decompositions, on the same device.
-    alphas : ndarray (a,)
-        Penalties.
-    scoring : {"r2", "neg_mse", "r"}
-        Score on the rows left out.
-    center : bool
-        Whether an intercept is fitted (training means are then removed from the test rows too).
-    xp : module
-        numpy or torch.
-    products, total : list of arrays (v, p), array (v, p), optional
-        ``Y_test'X_test`` per fold and ``Y'X`` over all rows, where folds partition the rows.
-
-    Returns
-    -------
-    ndarray (a, v), float64
-    """
-    scores = np.zeros((len(alphas), Y.shape[1]))
-    for number, fold in enumerate(folds):
-        held = Y[fold.held_out]
-        n_test, n_train = len(fold.held_out), len(fold.train)
-        inner: Any = None if fold.primal and total is not None else Y[fold.train]
-        sum_test = held.sum(0)
-        mean_train = _mean_train(Y, inner, sum_test, n_train, center, xp)
-        if fold.primal:
-            outer = held.T @ X[fold.held_out] if products is None else products[number]
-            trained = inner.T @ X[fold.train] if total is None else total - outer
-            trained = trained - n_train * mean_train[:, None] * fold.train_mean
-            # X_test is centred by the training mean, and so are the responses left out.
-            outer = outer - sum_test[:, None] * fold.train_mean - mean_train[:, None] * fold.test_offset
-            z, c = trained @ fold.vectors, outer @ fold.vectors
-        else:
-            z = (inner - mean_train).T @ fold.vectors
-            c = (held - mean_train).T @ fold.test
-        held = held - mean_train
-        cross, square, mean = _moments(z, c, fold, alphas, xp)
-        scores += _score(scoring, _numpy(held), cross, square, mean, n_test)
-    return scores
-
-
-def _mean_train(Y: Any, inner: Any, sum_test: Any, n_train: int, center: bool, xp: Any) -> Any:
-    if not center:
-        return 0 * sum_test
-    return (Y.sum(0) - sum_test) / n_train if inner is None else inner.mean(0)
 
 
 def _moments(z: Any, c: Any, fold: FoldBasis, alphas: np.ndarray, xp: Any) -> tuple[np.ndarray, ...]:
@@ -316,8 +215,6 @@ def warn_at_edges(
         if at.mean() > 0.05
     ]
     if parts:
-        import warnings
-
         span = "alphas that reach further" if given else "alphas= that reach further than the default grid"
         warnings.warn(
             f"of {len(chosen)} voxels, {' and '.join(parts)} of {len(alphas)} penalties was the best: the optimum lies "
@@ -332,7 +229,7 @@ def _numpy(x: Any) -> np.ndarray:
 
 def _like(array: np.ndarray, other: Any, xp: Any) -> Any:
     if xp is np:
-        return array.astype(other.dtype)
+        return array.astype(other.dtype, copy=False)
     return xp.as_tensor(array, dtype=other.dtype, device=other.device)
 
 
@@ -372,10 +269,12 @@ class Design:
 
     def full_basis(self, scale: np.ndarray | None = None, kernel: np.ndarray | None = None) -> Basis:
         """Decomposition over all rows."""
-        if self.primal:
-            basis = primal_basis(self.gram if scale is None else self.gram * (scale[:, None] * scale))
-            return basis if scale is None else Basis(basis.values, basis.vectors * scale[:, None], True)
-        return dual_basis(self.gram if kernel is None else kernel)
+        if not self.primal:
+            return Basis(*_eigh(self.gram if kernel is None else kernel), primal=False)
+        if scale is None:
+            return Basis(*_eigh(self.gram), primal=True)
+        values, vectors = _eigh(self.gram * (scale[:, None] * scale))
+        return Basis(values, vectors * scale[:, None], primal=True)
 
     def raw_weights(self, coef: np.ndarray, mean: np.ndarray, exponent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (p, v) and intercepts (v,) in units of features and responses as they came.
@@ -403,14 +302,16 @@ def make_design(
     folds: Sequence[Fold],
     *,
     center: bool,
-    primal: bool,
     dtype: Any,
+    solver: str = "auto",
     scaling: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Design:
     """Centre (and scale) the features once and form their Gram matrix in float64.
 
-    ``scaling`` are mean and s.d. (p,) of `feature_scaling`; scaled features are centred with or without intercept.
+    ``solver`` "auto" is "primal" with at least as many samples as features, else "dual". ``scaling`` are mean and s.d.
+    (p,) of `feature_scaling`; scaled features are centred with or without intercept.
     """
+    primal = X.shape[0] >= X.shape[1] if solver == "auto" else solver == "primal"
     if scaling is None:
         mean, scale = X.mean(axis=0, dtype=np.float64) if center else np.zeros(X.shape[1]), None
     else:
@@ -449,25 +350,40 @@ def score_block(
     Y (n, v) is centred; X is the design's features, on Y's device.
     """
     X = design.X if X is None else X
-    products = total = None
-    if design.primal and design.partition and len(bases) == len(design.folds) and _covers(design):
-        products = block_products(X, Y, bases)
-        total = sum(products[1:], start=products[0])
-    elif design.primal and design.partition:
-        total = Y.T @ X
-    scores = search_block(
-        X, Y, bases, alphas, scoring=scoring, center=design.center, xp=xp, products=products, total=total
-    )
+    products: list[Any] = [None] * len(bases)
+    total: Any = None
+    if design.primal and design.partition:
+        tested = sum(len(fold.held_out) for fold in bases)
+        if len(bases) == len(design.folds) and tested == len(design.X):
+            # Y is read once: the products of the rows left out add up to that of all rows.
+            products = [Y[fold.held_out].T @ X[fold.held_out] for fold in bases]
+            total = sum(products[1:], start=products[0])
+        else:
+            total = Y.T @ X
+    scores = np.zeros((len(alphas), Y.shape[1]))
+    for fold, outer in zip(bases, products):
+        held = Y[fold.held_out]
+        n_test, n_train = len(fold.held_out), len(fold.train)
+        inner: Any = Y[fold.train] if total is None else None
+        sum_test = held.sum(0)
+        if not design.center:
+            mean_train = 0 * sum_test
+        else:
+            mean_train = (Y.sum(0) - sum_test) / n_train if inner is None else inner.mean(0)
+        if fold.primal:
+            outer = held.T @ X[fold.held_out] if outer is None else outer
+            trained = inner.T @ X[fold.train] if total is None else total - outer
+            trained = trained - n_train * mean_train[:, None] * fold.train_mean
+            # X_test is centred by the training mean, and so are the responses left out.
+            outer = outer - sum_test[:, None] * fold.train_mean - mean_train[:, None] * fold.test_offset
+            z, c = trained @ fold.vectors, outer @ fold.vectors
+        else:
+            z = (inner - mean_train).T @ fold.vectors
+            c = (held - mean_train).T @ fold.test
+        held = held - mean_train
+        cross, square, mean = _moments(z, c, fold, alphas, xp)
+        scores += _score(scoring, _numpy(held), cross, square, mean, n_test)
     return scores, total
-
-
-def _covers(design: Design) -> bool:
-    return sum(len(test) for _, test in design.folds) == len(design.X)
-
-
-def best_alpha(scores: np.ndarray) -> np.ndarray:
-    """Index of the best penalty per voxel; the smallest of equals."""
-    return np.argmax(scores, axis=0)
 
 
 def solve_block(
@@ -475,15 +391,8 @@ def solve_block(
 ) -> np.ndarray:
     """Weights (p, v) for penalties ``alpha`` (v,), from centred responses Y (n, v)."""
     X = design.X if X is None else X
-    if xp is np:
-        vectors: Any = basis.vectors.astype(design.dtype, copy=False)
-        shrink: Any = shrinkage(basis.values, alpha).astype(design.dtype)
-    else:
-        vectors = xp.as_tensor(basis.vectors, dtype=Y.dtype, device=Y.device)
-        shrink = xp.as_tensor(shrinkage(basis.values, alpha), dtype=Y.dtype, device=Y.device)
+    vectors, shrink = (_like(a, Y, xp) for a in (basis.vectors, shrinkage(basis.values, alpha)))
     if basis.primal:
         total = Y.T @ X if total is None else total
-        coef = vectors @ ((total @ vectors) * shrink).T
-    else:
-        coef = X.T @ (vectors @ ((Y.T @ vectors) * shrink).T)
-    return coef if xp is np else coef.cpu().numpy()
+        return _numpy(vectors @ ((total @ vectors) * shrink).T)
+    return _numpy(X.T @ (vectors @ ((Y.T @ vectors) * shrink).T))
