@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -98,6 +99,16 @@ def make_rng(seed: Any) -> np.random.Generator:
     neuroenc._core.errors.ConfigError: seed=-1 is not legal; it must be an integer of at least 0.
     """
     return np.random.default_rng(check_whole("seed", seed, least=0))
+
+
+def keywords(function: Any) -> dict[str, Any]:
+    """Keyword-only parameters of a function or class, and their defaults.
+
+    >>> keywords(share), keywords(at_least)
+    ({}, {'above': False, 'also': ''})
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def check_texts(texts: Any, what: str) -> list[str]:

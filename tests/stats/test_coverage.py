@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc.encoders.comparison._layers import layer_table
+from neuroenc.encoders.comparison._profiles import layer_table
 from neuroenc.encoders.comparison._statistics import Group, draw_samples, group_medians, pair_table
 from neuroenc.stats import Resampler, compare_rdms, crossed_interval, partition_variance, rdm, sample_interval, score
 

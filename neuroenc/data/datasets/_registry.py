@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc.data._fetch import places, resolve
@@ -154,8 +153,7 @@ class Dataset(Protocol):
 
     def options(self) -> dict[str, Any]:
         """Legal options with their defaults: the keywords of `read`, and ``common``."""
-        keywords = inspect.signature(self.read).parameters.values()
-        return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY} | dict(self.common)
+        return keywords(self.read) | dict(self.common)
 
     def load(self, source: Source, **options: Any) -> EncodingData:
         """`read` with options, and the values of a `Recording` collected."""

@@ -18,7 +18,7 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
-from neuroenc._core.checks import check_whole
+from neuroenc._core.checks import check_whole, keywords
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.executor import Executor
 from neuroenc._core.store import Store, Tensors
@@ -71,17 +71,9 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
         import torch  # noqa: F401  (so that its threads are limited too)
     with _threads(threads):
         fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
-    rows = job.rows
-    fitted.record.update(
-        cell=job.cell.name,
-        fold=job.fold,
-        group=job.group,
-        n_voxels=len(job.voxels),
-        n_train=len(rows.train),
-        n_validation=len(rows.validation),
-        n_test=len(rows.test),
-        seconds=time.perf_counter() - start,
-    )
+    fitted.record |= {"cell": job.cell.name, "fold": job.fold, "group": job.group, "n_voxels": len(job.voxels)}
+    fitted.record |= {f"n_{part}": len(rows) for part, rows in vars(job.rows).items()}
+    fitted.record["seconds"] = time.perf_counter() - start
     return fitted
 
 
@@ -131,21 +123,14 @@ def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
 
     cell = job.cell
     drawn = candidate["options"]
-    trains = {k: v for k, v in drawn.items() if k in ReadoutEncoder().get_params(deep=False)}
+    trains = {k: v for k, v in drawn.items() if k in keywords(ReadoutEncoder)}
     if cell.kind in CLOSED_FORM:
         arguments["solver"] = "gradient"
-    options = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
+    arguments["readout_options"] = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
     # Candidates share first weights unless the start is what they differ in; folds differ.
     seed = int(np.random.SeedSequence([job.seed, job.fold, candidate["start"]]).generate_state(1)[0] % 2**31)
-    return ReadoutEncoder(
-        cell.kind,
-        readout_options=options,
-        core=cell.core_kind or None,
-        core_options=cell.core_options or None,
-        seed=seed,
-        progress=False,
-        **{**cell.training, **trains, **arguments},
-    )
+    arguments |= {"core": cell.core_kind or None, "core_options": cell.core_options or None}
+    return ReadoutEncoder(cell.kind, seed=seed, progress=False, **{**cell.training, **trains, **arguments})
 
 
 def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import keywords, one_of
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_json
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import sample_coords
@@ -22,20 +21,7 @@ from neuroenc.encoders._labels import sample_coords
 CLOSED_FORM = ("linear", "pooled")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv")
 # Arguments of ReadoutEncoder that the comparison itself decides.
-_DECIDED = (
-    "self",
-    "readout",
-    "readout_options",
-    "core",
-    "core_options",
-    "subjects",
-    "validation",
-    "seed",
-    "checkpoint",
-    "progress",
-    "alphas",
-    "cv",
-)
+_DECIDED = ("readout_options", "core", "core_options", "subjects", "validation", "seed", "checkpoint", "progress")
 
 
 @dataclass(frozen=True)
@@ -87,12 +73,7 @@ def _named(what: str, given: Mapping[str, Any] | Sequence[str] | None) -> dict[s
 def _training_names() -> list[str]:
     from neuroenc.encoders.readout import ReadoutEncoder
 
-    return [name for name in inspect.signature(ReadoutEncoder.__init__).parameters if name not in _DECIDED]
-
-
-def _keywords(function: Any) -> list[str]:
-    kinds = inspect.Parameter.KEYWORD_ONLY
-    return [p.name for p in inspect.signature(function).parameters.values() if p.kind is kinds]
+    return [name for name in keywords(ReadoutEncoder) if name not in (*_DECIDED, *_RIDGE_OPTIONS)]
 
 
 def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], core: bool) -> dict[str, Any]:
@@ -106,8 +87,7 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         if kind not in CLOSED_FORM:
             raise ConfigError(f"readout {label!r} has no closed form; only {' and '.join(CLOSED_FORM)} have.")
         for name in given:
-            if name not in _RIDGE_OPTIONS:
-                raise ConfigError(unknown_name(where, name, (*_RIDGE_OPTIONS, "readout", "closed_form")))
+            one_of(where, name, (*_RIDGE_OPTIONS, "readout", "closed_form"))
         if kind == "pooled":
             given.setdefault("pool", 1)
         return {"kind": kind, "options": given, "closed_form": True}
@@ -118,19 +98,16 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         # The same label is ridge on frozen features, and is trained by gradients through a core.
         given = {k: v for k, v in given.items() if k not in ("alphas", "cv")}
     search = given.pop("search", None)
+    names = _training_names()
     for name in training:
-        if name not in _training_names():
-            raise ConfigError(unknown_name("training setting", name, _training_names()))
-    names, legal = _training_names(), _keywords(READOUTS[kind].__init__)
-    legal = [name for name in legal if name not in ("max_memory", "context_shape")]
+        one_of("training setting", name, names)
+    legal = [name for name in keywords(READOUTS[kind]) if name not in ("max_memory", "context_shape")]
     for name in given:
-        if name not in names and name not in legal:
-            raise ConfigError(unknown_name(where, name, [*legal, *names, "readout", "context", "search"]))
+        one_of(where, name, [*legal, *names, "readout", "context", "search"])
     chosen = {k: v for k, v in given.items() if k in legal}
     space = READOUTS[kind].search_space() if search is None else {str(k): list(v) for k, v in search.items()}
     for name, values in space.items():
-        if name not in legal and name not in names:
-            raise ConfigError(unknown_name(f"search of readout {label!r}:", name, [*legal, *names]))
+        one_of(f"search of readout {label!r}:", name, [*legal, *names])
         if not values:
             raise ConfigError(f"search of readout {label!r}: {name} has no values to choose from.")
     return {
@@ -213,17 +190,15 @@ def build_cells(
 
 def _check(cells: list[Cell], spaces: list[str], keep: Sequence[str] | None, through: Mapping[str, Any]) -> None:
     for cell in cells:
-        if cell.context and cell.context not in spaces:
-            raise ConfigError(unknown_name(f"context of readout {cell.readout!r}:", cell.context, spaces))
+        if cell.context:
+            one_of(f"context of readout {cell.readout!r}:", cell.context, spaces)
         if cell.core:
             from neuroenc.encoders.readout.cores import CORES
 
             one_of("core", cell.core_kind, CORES)
-            legal = _keywords(CORES[cell.core_kind].__init__)
+            legal = keywords(CORES[cell.core_kind])
             for name in cell.core_options:
-                if name not in legal:
-                    what = f"setting of core {cell.core!r}"
-                    raise ConfigError(unknown_name(what, name, [*legal, *_training_names(), "core", "features"]))
+                one_of(f"setting of core {cell.core!r}", name, [*legal, *_training_names(), "core", "features"])
     for pattern in keep or ():
         if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
             raise ConfigError(

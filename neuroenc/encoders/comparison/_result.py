@@ -20,8 +20,7 @@ from neuroenc._core.files import write_json
 from neuroenc._core.store import Store
 from neuroenc.data import save
 from neuroenc.encoders.comparison._grid import Cell, Job
-from neuroenc.encoders.comparison._layers import layer_positions, layer_table
-from neuroenc.encoders.comparison._regions import REGIONS, classify, region_shares
+from neuroenc.encoders.comparison._profiles import REGIONS, classify, layer_positions, layer_table, region_shares
 from neuroenc.encoders.comparison._source import Fitted
 from neuroenc.encoders.comparison._statistics import (
     Samples,
@@ -362,16 +361,10 @@ class Comparison:
             summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
         if len(cells) > 1:
             found = closest_rival(best, self.pairwise(q), q)
-            summary.update(
-                rival=found["rival"],
-                rival_median_r=medians[found["rival"]],
-                best_difference=found["difference"],
-                best_difference_low=found["low"],
-                best_difference_high=found["high"],
-                best_difference_p=found["p"],
-                best_difference_q=found["q"],
-                best_verdict=found["verdict"],
-            )
+            summary |= {"rival": found["rival"], "rival_median_r": medians[found["rival"]]}
+            summary["best_difference"] = found["difference"]
+            summary |= {f"best_difference_{k}": found[k] for k in ("low", "high", "p", "q")}
+            summary["best_verdict"] = found["verdict"]
             winner = self.winner(q)["winner"].values
             summary["share_tie"] = float((winner == "tie").mean())
             summary.update({f"share_winner:{c}": float((winner == c).mean()) for c in cells})

@@ -102,21 +102,14 @@ def median_or_low(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else -np.inf
 
 
-def _interval(
-    samples: np.ndarray, estimate: np.ndarray, n_stimuli: int, confidence: float
-) -> tuple[float, float, float]:
-    """Low, high and p of the median over voxels; ``samples`` (resample, voxel), ``estimate`` (voxel,)."""
-    low, high, p = map(
-        float,
-        stats.sample_interval(
-            stats.median_samples(samples, estimate), float(_median(estimate)), n_units=n_stimuli, confidence=confidence
-        ),
-    )
-    return low, high, p
+def limits(samples: np.ndarray, estimate: Any, n_stimuli: int) -> tuple[float, float, float]:
+    """Ends of the 95 % interval and p of one statistic with its resamples."""
+    low, high, p = stats.sample_interval(samples, estimate, n_units=n_stimuli)
+    return float(low), float(high), float(p)
 
 
 def group_medians(
-    names: Sequence[str], drawn: Samples, groups: Sequence[Group], ceiling: np.ndarray | None, confidence: float = 0.95
+    names: Sequence[str], drawn: Samples, groups: Sequence[Group], ceiling: np.ndarray | None
 ) -> pd.DataFrame:
     """Median correlation over the voxels of each group, with the interval over resampled stimuli."""
     rows: list[dict[str, Any]] = []
@@ -124,16 +117,10 @@ def group_medians(
     for k, name in enumerate(names):
         for group in groups:
             r = drawn.estimate[k, group.voxels]
-            low, high, _ = _interval(drawn.samples[k][:, group.voxels], r, drawn.n_stimuli, confidence)
-            row: dict[str, Any] = {
-                "cell": name,
-                "kind": group.kind,
-                "group": group.name,
-                "n_voxels": int(np.isfinite(r).sum()),
-                "median_r": float(_median(r)),
-                "low": low,
-                "high": high,
-            }
+            middle, medians = float(_median(r)), stats.median_samples(drawn.samples[k][:, group.voxels], r)
+            low, high, _ = limits(medians, middle, drawn.n_stimuli)
+            row: dict[str, Any] = {"cell": name, "kind": group.kind, "group": group.name}
+            row |= {"n_voxels": int(np.isfinite(r).sum()), "median_r": middle, "low": low, "high": high}
             if share is not None:
                 part = share[group.voxels]
                 row["median_r_normalised"] = float(_median(stats.normalise(r, part, score_unit="r", ceiling_unit="r")))
@@ -141,9 +128,7 @@ def group_medians(
     return pd.DataFrame(rows)
 
 
-def pair_table(
-    names: Sequence[str], drawn: Samples, groups: Sequence[Group], q: float = 0.05, confidence: float = 0.95
-) -> pd.DataFrame:
+def pair_table(names: Sequence[str], drawn: Samples, groups: Sequence[Group], q: float = 0.05) -> pd.DataFrame:
     """Any two cells, voxel by voxel and for the median of each group.
 
     ``median_difference`` is the median over voxels of ``r_a - r_b`` with interval and two-sided p-value over the
@@ -151,50 +136,23 @@ def pair_table(
     ``share_b`` are the shares of voxels where a or b is better after FDR over the voxels of the pair.
     """
     q = check_fraction("q", q)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for a, b in itertools.combinations(range(len(names)), 2):
         difference = drawn.estimate[a] - drawn.estimate[b]
         samples = np.subtract(drawn.samples[a], drawn.samples[b])
         passed = stats.fdr(stats.sample_interval(samples, difference, n_units=drawn.n_units)[2]) < q
         for group in groups:
             inside = difference[group.voxels]
-            known = np.isfinite(inside)
-            n = int(known.sum())
-            low, high, p = _interval(samples[:, group.voxels], inside, drawn.n_stimuli, confidence)
-            sure = passed[group.voxels]
-            rows.append(
-                {
-                    "a": names[a],
-                    "b": names[b],
-                    "kind": group.kind,
-                    "group": group.name,
-                    "n_voxels": n,
-                    "median_r_a": float(_median(drawn.estimate[a, group.voxels])),
-                    "median_r_b": float(_median(drawn.estimate[b, group.voxels])),
-                    "median_difference": float(_median(inside)),
-                    "low": low,
-                    "high": high,
-                    "p": p,
-                    "share_a": float((sure & (inside > 0)).sum() / n) if n else np.nan,
-                    "share_b": float((sure & (inside < 0)).sum() / n) if n else np.nan,
-                }
-            )
-    columns = [
-        "a",
-        "b",
-        "kind",
-        "group",
-        "n_voxels",
-        "median_r_a",
-        "median_r_b",
-        "median_difference",
-        "low",
-        "high",
-        "p",
-        "share_a",
-        "share_b",
-    ]
-    table = pd.DataFrame(rows, columns=columns)
+            n = int(np.isfinite(inside).sum())
+            medians = [float(_median(x[group.voxels])) for x in (drawn.estimate[a], drawn.estimate[b], difference)]
+            middle = stats.median_samples(samples[:, group.voxels], inside)
+            interval = limits(middle, medians[-1], drawn.n_stimuli)
+            sides = (passed[group.voxels] & side for side in (inside > 0, inside < 0))
+            shares = (float(side.sum() / n) if n else np.nan for side in sides)
+            rows.append((names[a], names[b], group.kind, group.name, n, *medians, *interval, *shares))
+    who = ["a", "b", "kind", "group", "n_voxels"]
+    found = ["median_r_a", "median_r_b", "median_difference", "low", "high", "p", "share_a", "share_b"]
+    table = pd.DataFrame(rows, columns=[*who, *found])
     table["q"] = np.nan
     for kind in table["kind"].unique():
         members = (table["kind"] == kind).to_numpy()
@@ -225,15 +183,8 @@ def closest_rival(cell: str, pairs: pd.DataFrame, level: float = 0.05) -> dict[s
         verdict = "ahead of every other cell"
     else:
         verdict = f"not separable from {rival}"
-    return {
-        "rival": rival,
-        "difference": float(difference[at]),
-        "low": low,
-        "high": high,
-        "p": float(row["p"]),
-        "q": float(row["q"]),
-        "verdict": verdict,
-    }
+    found = {"difference": float(difference[at]), "low": low, "high": high, "p": float(row["p"]), "q": float(row["q"])}
+    return {"rival": rival, **found, "verdict": verdict}
 
 
 def best_against_others(drawn: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -12,8 +11,9 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders.readout._geometry import check_shape
 
 #: Readouts by name; see `register_readout`.
 READOUTS: dict[str, type[Readout]] = {}
@@ -40,12 +40,9 @@ class Readout(nn.Module, ABC):
 
     def __init__(self, in_shape: Sequence[int], n_voxels: int, *, max_memory: int = 2**28) -> None:
         super().__init__()
-        shape = tuple(int(n) for n in in_shape)
-        if len(shape) != 3 or min(shape) < 1:
-            raise ConfigError(f"in_shape {tuple(in_shape)} must be (channels, height, width), all positive.")
+        self.in_shape = check_shape(in_shape)
         if n_voxels < 1:
             raise ConfigError(f"n_voxels={n_voxels} must be at least 1.")
-        self.in_shape: tuple[int, int, int] = shape  # type: ignore[assignment]
         self.n_voxels = int(n_voxels)
         self.max_memory = int(max_memory)
 
@@ -127,8 +124,10 @@ class Readout(nn.Module, ABC):
     def _initial(self, *shape: int, scale: float = 1e-3) -> nn.Parameter:
         return nn.Parameter(torch.randn(*shape) * scale)
 
-    def _fan_in(self) -> float:
-        return 1.0 / math.sqrt(math.prod(self.in_shape))
+    def _labelled(self, **parts: tuple[tuple[str, ...], Tensor]) -> xr.Dataset:
+        """Tensors over voxel and the dimensions that are named with them, and the intercept."""
+        arrays = {k: (("voxel", *dims), v.detach().cpu().numpy()) for k, (dims, v) in parts.items()}
+        return xr.Dataset({**arrays, "intercept": ("voxel", self.bias.detach().cpu().numpy())})
 
 
 def register_readout(cls: type[Readout]) -> type[Readout]:
@@ -169,15 +168,8 @@ def make_readout(name: str, in_shape: Sequence[int], n_voxels: int, **options: A
     >>> make_readout("pooled", (8, 7, 7), 3).n_parameters
     27
     """
-    import inspect
-
     one_of("readout", name, READOUTS)
     build: Callable[..., Readout] = READOUTS[name]
-    legal = [
-        p.name
-        for p in inspect.signature(READOUTS[name].__init__).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
     for option in options:
-        one_of(f"option of readout {name!r}", option, legal)
+        one_of(f"option of readout {name!r}", option, keywords(build))
     return build(in_shape, n_voxels, **options)

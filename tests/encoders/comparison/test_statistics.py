@@ -7,7 +7,7 @@ import pytest
 from neuroenc import stats
 from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.comparison import compare
-from neuroenc.encoders.comparison._regions import classify
+from neuroenc.encoders.comparison._profiles import classify
 from neuroenc.encoders.comparison._statistics import (
     Group,
     closest_rival,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -10,19 +9,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import keywords, one_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders.readout._geometry import check_shape
 
 #: Cores by name; see `register_core`.
 CORES: dict[str, type[Core]] = {}
-
-
-def check_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
-    """``in_shape`` as three positive integers."""
-    shape = tuple(int(n) for n in in_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"in_shape {tuple(in_shape)} must be (channels, height, width), all positive.")
-    return shape  # type: ignore[return-value]
 
 
 class Core(nn.Module, ABC):
@@ -135,11 +127,8 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
     """
     one_of("core", name, CORES)
     build: Any = CORES[name]
-    parameters = inspect.signature(build.__init__).parameters.values()
-    legal = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
-        if option not in legal:
-            raise ConfigError(unknown_name(f"option of core {name!r}", option, [*legal, "frozen"]))
+        one_of(f"option of core {name!r}", option, [*keywords(build), "frozen"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         core: Core = build(in_shape, **options)
