@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -56,24 +57,14 @@ class FittedReadout(LinearEncoder):
     map_scale_: np.ndarray | None
 
     def _build(self, core: Any) -> EncoderModule:
-        return build_module(
-            self.readout,
-            self.readout_options,
-            core,
-            self.core_options,
-            self.in_shape_,
-            self.sizes_,
-            context_shape=self.context_shape_,
-            seed=self.seed,
-            max_memory=2**28 if self.max_memory is None else parse_memory(self.max_memory),
-        )
+        memory = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
+        how: dict[str, Any] = {"context_shape": self.context_shape_, "seed": self.seed, "max_memory": memory}
+        parts = self.readout, self.readout_options, core, self.core_options
+        return build_module(*parts, self.in_shape_, self.sizes_, **how)
 
     def _maps(self, array: MapArray, which: str = "map") -> Maps:
-        device = (
-            self.accelerator.device
-            if hasattr(self.accelerator, "device")
-            else torch.device(resolve_device(self.device, needs_float64=True))
-        )
+        given = getattr(self.accelerator, "device", None)
+        device = torch.device(resolve_device(self.device, needs_float64=True)) if given is None else given
         mean, scale = getattr(self, f"{which}_mean_"), getattr(self, f"{which}_scale_")
         return Maps(array, device, mean=mean, scale=scale, max_memory=self.max_memory)
 
@@ -219,8 +210,14 @@ class FittedReadout(LinearEncoder):
 
 
 _CURVES = ("epoch", "loss", "penalty", "validation_r", "lr", "seconds")
+# Settings that are handed on as they are: to `RidgeEncoder`, and to `train`.
+_OF_RIDGE = ("alphas", "max_memory", "device", "checkpoint", "progress")
+_OF_DESCENT = ("optimiser", "lr", "weight_decay", "batch_size", "accumulate", "precision")
+_OF_STOPPING = ("max_epochs", "patience", "lr_cuts")
+_OF_RUN = ("seed", "device", "checkpoint", "accelerator", "progress")
 
 
+@dataclass(eq=False, repr=False)
 class ReadoutEncoder(FittedReadout):
     r"""Voxelwise encoder on feature maps: a readout on frozen features or behind a trained core.
 
@@ -308,62 +305,33 @@ class ReadoutEncoder(FittedReadout):
     True
     """
 
-    def __init__(
-        self,
-        readout: str = "factorized",
-        *,
-        readout_options: dict[str, Any] | None = None,
-        core: Any = None,
-        core_options: dict[str, Any] | None = None,
-        subjects: str | None = "subject",
-        loss: str = "mse",
-        solver: str = "auto",
-        optimiser: str = "adam",
-        lr: float = 3e-3,
-        weight_decay: float = 0.0,
-        batch_size: int = 64,
-        accumulate: int = 1,
-        max_epochs: int = 100,
-        patience: int = 5,
-        lr_cuts: int = 1,
-        validation: Any = 0.1,
-        standardise: bool = True,
-        alphas: Any = None,
-        cv: Any = 5,
-        device: str = "auto",
-        precision: str = "32",
-        accelerator: Any = None,
-        seed: int = 0,
-        max_memory: str | int | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.readout = readout
-        self.readout_options = readout_options
-        self.core = core
-        self.core_options = core_options
-        self.subjects = subjects
-        self.loss = loss
-        self.solver = solver
-        self.optimiser = optimiser
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.lr_cuts = lr_cuts
-        self.validation = validation
-        self.standardise = standardise
-        self.alphas = alphas
-        self.cv = cv
-        self.device = device
-        self.precision = precision
-        self.accelerator = accelerator
-        self.seed = seed
-        self.max_memory = max_memory
-        self.checkpoint = checkpoint
-        self.progress = progress
+    readout: str = "factorized"
+    _: KW_ONLY
+    readout_options: dict[str, Any] | None = None
+    core: Any = None
+    core_options: dict[str, Any] | None = None
+    subjects: str | None = "subject"
+    loss: str = "mse"
+    solver: str = "auto"
+    optimiser: str = "adam"
+    lr: float = 3e-3
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    accumulate: int = 1
+    max_epochs: int = 100
+    patience: int = 5
+    lr_cuts: int = 1
+    validation: Any = 0.1
+    standardise: bool = True
+    alphas: Any = None
+    cv: Any = 5
+    device: str = "auto"
+    precision: str = "32"
+    accelerator: Any = None
+    seed: int = 0
+    max_memory: str | int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    progress: bool = False
 
     def fit(self, X: Any, y: Any, context: Any = None, *, fixed_epochs: Any = None) -> Self:
         """Fit all voxels.
@@ -386,7 +354,7 @@ class ReadoutEncoder(FittedReadout):
         """
         begin = time.perf_counter()
         one_of("solver", self.solver, ("auto", "closed", "gradient"))
-        one_of("readout", self.readout, tuple(READOUTS))
+        one_of("readout", self.readout, READOUTS)
         check_whole("seed", self.seed, least=0)
         loss = make_loss(self.loss)
         maps = as_maps(X)
@@ -430,23 +398,15 @@ class ReadoutEncoder(FittedReadout):
             )
         return able and self.solver != "gradient"
 
+    def _settings(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
+
     def _moments(self, maps: MapArray) -> tuple[np.ndarray | None, np.ndarray | None]:
         mean, scale = map_moments(maps)  # checks that all are finite, too
         return (mean, scale) if self.standardise else (None, None)
 
     def _solve(self, maps: MapArray, Y: np.ndarray, coords: dict[str, np.ndarray]) -> None:
-        found = solve_ridge(
-            self.model_.each[0],
-            self._maps(maps),
-            Y,
-            coords,
-            self.cv,
-            alphas=self.alphas,
-            max_memory=self.max_memory,
-            device=self.device,
-            checkpoint=self.checkpoint,
-            progress=self.progress,
-        )
+        found = solve_ridge(self.model_.each[0], self._maps(maps), Y, coords, self.cv, **self._settings(*_OF_RIDGE))
         self.alpha_, self.best_score_ = found["alpha"], found["best_score"]
         self.curves_ = pd.DataFrame(columns=list(_CURVES), dtype=np.float64)
         self.best_epoch_, self.schedule_, self.validation_rows_ = 0, np.zeros(0), np.zeros(0, dtype=np.int64)
@@ -475,29 +435,9 @@ class ReadoutEncoder(FittedReadout):
             )
         mean = torch.as_tensor(np.nanmean(taught, axis=0, dtype=np.float64), dtype=torch.float32)
         self.model_.start(loss.start(mean))
-        result = train(
-            self.model_,
-            self._maps(maps),
-            Y,
-            held,
-            loss=loss,
-            context=None if second is None else self._maps(second, "context"),
-            optimiser=self.optimiser,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            max_epochs=self.max_epochs,
-            patience=self.patience,
-            lr_cuts=self.lr_cuts,
-            fixed_epochs=fixed,
-            precision=self.precision,
-            seed=self.seed,
-            device=self.device,
-            checkpoint=self.checkpoint,
-            accelerator=self.accelerator,
-            evaluation_batch=self._evaluation_batch,
-            progress=self.progress,
-        )
+        how = self._settings(*_OF_DESCENT, *_OF_STOPPING, *_OF_RUN)
+        how |= {"loss": loss, "fixed_epochs": fixed, "evaluation_batch": self._evaluation_batch}
+        how["context"] = None if second is None else self._maps(second, "context")
+        result = train(self.model_, self._maps(maps), Y, held, **how)
         self.curves_, self.best_epoch_, self.schedule_ = result.curves, result.best_epoch, result.schedule
         self.validation_rows_ = np.zeros(0, dtype=np.int64) if held is None else held

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
+
+
+def check_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
+    """``in_shape`` as three positive integers."""
+    shape = tuple(int(n) for n in in_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError(f"in_shape {tuple(in_shape)} must be (channels, height, width), all positive.")
+    return shape  # type: ignore[return-value]
 
 
 def pixel_centres(n: int, like: Tensor) -> Tensor:
@@ -47,19 +55,9 @@ def mask_moments(energy: Tensor) -> dict[str, Tensor]:
     return {"x": x, "y": y, "size": (2 * variance.clamp(min=0)).sqrt()}
 
 
-_PARTS = {"rotation": 1, "translation": 2, "scale": 2, "shear": 2}
+_PARTS = {"translation": 2, "rotation": 1, "scale": 2, "shear": 2}
 #: What a warp may do; "affine" is all six entries of the matrix at once.
-MODES = (
-    "affine",
-    "translation",
-    "rotation",
-    "scale",
-    "shear",
-    "rotation_scale",
-    "translation_scale",
-    "rotation_translation",
-    "rotation_translation_scale",
-)
+MODES = ("affine", *_PARTS, "rotation_scale", "translation_scale", "rotation_translation", "rotation_translation_scale")
 
 
 def n_warp_parameters(mode: str) -> int:

@@ -117,13 +117,7 @@ class LinearReadout(Readout):
 
     def weights(self) -> xr.Dataset:
         """``weight`` (voxel, channel, y, x) and ``intercept`` (voxel)."""
-        weight = self.weight.detach().cpu().view(self.n_voxels, *self.map_shape).numpy()
-        return xr.Dataset(
-            {
-                "weight": (("voxel", "channel", "y", "x"), weight),
-                "intercept": ("voxel", self.bias.detach().cpu().numpy()),
-            }
-        )
+        return self._labelled(weight=(("channel", "y", "x"), self.weight.view(self.n_voxels, *self.map_shape)))
 
     @classmethod
     def search_space(cls) -> dict[str, list[Any]]:

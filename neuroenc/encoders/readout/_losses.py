@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.checks import one_of
+from neuroenc._core.errors import DataError
 
 #: Below this, log(softplus(x)) is x to float64 precision, while softplus itself would underflow in float32.
 _LINEAR_BELOW = -40.0
@@ -186,6 +187,4 @@ def make_loss(name: str | Loss) -> Loss:
     """
     if isinstance(name, Loss):
         return name
-    if name not in _TERMS:
-        raise ConfigError(unknown_name("loss", name, LOSSES))
-    return Loss(name, _TERMS[name])
+    return Loss(name, _TERMS[one_of("loss", name, LOSSES)])

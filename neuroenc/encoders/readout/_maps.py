@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -51,28 +52,26 @@ class MapArray:
             raise DataError(f"features have dtype {self.dtype}; expected numbers. Next step: convert them to float32.")
         n, *rest = (int(k) for k in array.shape)
         self.layout = {3: "maps", 2: "tokens"}.get(len(rest), "vectors")
-        if len(rest) == 3:
-            self.shape = (n, rest[0], rest[1], rest[2])
-        elif len(rest) == 2:
+        if self.layout == "tokens":
             tokens, channels = rest
-            side = round(tokens**0.5)
-            if side * side != tokens:
-                side = round((tokens - 1) ** 0.5)
-                if side < 1 or side * side != tokens - 1:
-                    raise DataError(
-                        f"features have {tokens} tokens, which is no square of places, with or without a class token. "
-                        "Next step: pass maps (stimulus, channel, y, x)."
-                    )
-                self.dropped = 1
+            self.dropped = int(math.isqrt(tokens) ** 2 != tokens)
+            side = math.isqrt(tokens - self.dropped)
+            if side**2 != tokens - self.dropped or side < self.dropped:
+                raise DataError(
+                    f"features have {tokens} tokens, which is no square of places, with or without a class token. "
+                    "Next step: pass maps (stimulus, channel, y, x)."
+                )
+            if self.dropped:
                 self.note = f"the first of {tokens} tokens (class token) was dropped; {side} x {side} places remain"
-            self.shape = (n, channels, side, side)
+            rest = [channels, side, side]
         elif len(rest) == 1:
-            self.shape = (n, rest[0], 1, 1)
-        else:
+            rest = [*rest, 1, 1]
+        if len(rest) != 3:
             raise DataError(
                 f"features have {1 + len(rest)} dimensions, shape {tuple(array.shape)}. Expected maps "
                 "(stimulus, channel, y, x), tokens (stimulus, token, feature) or vectors (stimulus, feature)."
             )
+        self.shape = (n, rest[0], rest[1], rest[2])
         if min(self.shape) < 1:
             raise DataError(f"features are empty: shape {tuple(array.shape)}.")
 

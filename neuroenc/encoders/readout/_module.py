@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc._core.errors import ConfigError, unknown_name
+from neuroenc._core.checks import keywords, one_of
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout._protocol import READOUTS, Readout, make_readout
 
 Shape = tuple[int, int, int]
@@ -139,11 +139,8 @@ def build_module(
     max_memory: int = 2**28,
 ) -> EncoderModule:
     """Core and one readout for each number of voxels in ``sizes``; first weights follow from ``seed``."""
-    if not isinstance(readout, str) or readout not in READOUTS:
-        raise ConfigError(unknown_name("readout", readout, READOUTS))
     given = dict(options or {})
-    init: Callable[..., Any] = READOUTS[readout].__init__
-    if context_shape is not None and "context_shape" in inspect.signature(init).parameters:
+    if context_shape is not None and "context_shape" in keywords(READOUTS[one_of("readout", readout, READOUTS)]):
         given.setdefault("context_shape", context_shape)
     network, shape, extent = _make_core(core, core_options, in_shape, seed)
     with torch.random.fork_rng(devices=[]):

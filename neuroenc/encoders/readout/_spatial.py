@@ -170,16 +170,11 @@ class GaussianReadout(Readout):
 
     def weights(self) -> xr.Dataset:
         """``feature`` (voxel, channel), ``centre`` (voxel, axis), ``covariance`` and ``intercept``."""
-        root = self.factor().detach().cpu()
-        return xr.Dataset(
-            {
-                "feature": (("voxel", "channel"), self.feature.detach().cpu().numpy()),
-                "centre": (("voxel", "axis"), self.centre.detach().cpu().numpy()),
-                "covariance": (("voxel", "axis", "axis_2"), (root @ root.transpose(1, 2)).numpy()),
-                "intercept": ("voxel", self.bias.detach().cpu().numpy()),
-            },
-            coords={"axis": ["x", "y"], "axis_2": ["x", "y"]},
-        )
+        root = self.factor()
+        covariance = (("axis", "axis_2"), root @ root.transpose(1, 2))
+        feature, centre = (("channel",), self.feature), (("axis",), self.centre)
+        found = self._labelled(feature=feature, centre=centre, covariance=covariance)
+        return found.assign_coords(axis=["x", "y"], axis_2=["x", "y"])
 
     @classmethod
     def search_space(cls) -> dict[str, list[Any]]:
@@ -318,13 +313,7 @@ class FactorizedReadout(Readout):
 
     def weights(self) -> xr.Dataset:
         """``mask`` (voxel, y, x), ``feature`` (voxel, channel) and ``intercept`` (voxel)."""
-        return xr.Dataset(
-            {
-                "mask": (("voxel", "y", "x"), self.masks().detach().cpu().numpy()),
-                "feature": (("voxel", "channel"), self.feature.detach().cpu().numpy()),
-                "intercept": ("voxel", self.bias.detach().cpu().numpy()),
-            }
-        )
+        return self._labelled(mask=(("y", "x"), self.masks()), feature=(("channel",), self.feature))
 
     @classmethod
     def search_space(cls) -> dict[str, list[Any]]:
@@ -459,16 +448,9 @@ class AttentionReadout(Readout):
 
     def weights(self) -> xr.Dataset:
         """``feature`` (voxel, head, channel), ``attention`` to places (voxel, head, y, x) and ``intercept``."""
-        _, height, width = self.in_shape
-        with torch.no_grad():
-            attention = self.attend(self.position[None], self.query)[0].view(self.n_queries, self.heads, height, width)
-        return xr.Dataset(
-            {
-                "feature": (("voxel", "head", "channel"), self.feature.detach().cpu().numpy()),
-                "attention": (("voxel", "head", "y", "x"), attention[self.group].cpu().numpy()),
-                "intercept": ("voxel", self.bias.detach().cpu().numpy()),
-            }
-        )
+        flat = self.attend(self.position[None], self.query)[0]
+        attention = flat.view(self.n_queries, self.heads, *self.in_shape[1:])[self.group]
+        return self._labelled(feature=(("head", "channel"), self.feature), attention=(("head", "y", "x"), attention))
 
     @classmethod
     def search_space(cls) -> dict[str, list[Any]]:

@@ -112,7 +112,7 @@ class Engine:
 
     def step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One step on ``rows``; returns this process' loss and the penalty, both summed over voxels."""
-        y = self._target(rows)
+        y = self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)
         parts = list(zip(rows.split(self.batch_size), y.split(self.batch_size)))
         count = (~torch.isnan(y)).sum(dim=0) if len(parts) * self.world > 1 else None
         self.optimiser.zero_grad(set_to_none=True)
@@ -156,9 +156,6 @@ class Engine:
         """Which subjects saw which rows (B, subject)."""
         mask = ~torch.isnan(target)
         return torch.stack([part.any(dim=1) for part in mask.split(self._subjects, dim=1)], dim=1)
-
-    def _target(self, rows: Tensor) -> Tensor:
-        return self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)
 
     def _backward(self, value: Tensor) -> None:
         if self.accelerator is not None:
@@ -277,7 +274,7 @@ class Run:
                 line.update()
                 line.set_postfix(r=state.best_r, refresh=False)
         if schedule is None:
-            self._restore(self.best)
+            self.engine.bare.load_state_dict(self.best, strict=False)
         self.engine.bare.eval()
         r = float("nan") if state.best_r is None else state.best_r
         epoch, path = (state.best_epoch, state.best_path) if schedule is None else (state.epoch, state.path)
@@ -347,10 +344,7 @@ class Run:
             state.done = True
             return
         state.cuts, state.wait, state.path = state.cuts + 1, 0, list(state.best_path)
-        self._restore(self.best)
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.engine.bare.load_state_dict(tensors, strict=False)
+        self.engine.bare.load_state_dict(self.best, strict=False)
 
     def _resume(self) -> _State:
         engine = self.engine
@@ -491,37 +485,15 @@ def train(
             raise DataError(f"inputs have {len(x)} rows, {what} {found}.")
     loss.check(y)
     held, taught = _split(y, validation, rows)
-    settings: dict[str, Any] = {
-        "loss": loss.name,
-        "optimiser": optimiser,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "precision": precision,
-    }
+    descent: dict[str, Any] = {"optimiser": optimiser, "lr": lr, "weight_decay": weight_decay, "precision": precision}
+    descent |= {"batch_size": batch_size, "accumulate": accumulate}
     stop = {"max_epochs": max_epochs, "patience": patience, "lr_cuts": lr_cuts, "schedule": schedule, "seed": seed}
     store = None
     if checkpoint is not None:
-        key = {
-            **settings,
-            **stop,
-            "inputs": x.hash(),
-            "context": second.hash() if second else "",
-            "data": hash_array(y, held, taught),
-            "start": _hash_model(model),
-        }
-        store = Checkpoint(checkpoint, key)
-    engine = Engine(
-        model,
-        x,
-        y,
-        second,
-        **{**settings, "loss": loss},
-        device=place,
-        accelerator=accelerator,
-        evaluation_batch=evaluation_batch or batch_size,
-    )
+        key = {"loss": loss.name, **descent, **stop, "inputs": x.hash(), "context": second.hash() if second else ""}
+        store = Checkpoint(checkpoint, {**key, "data": hash_array(y, held, taught), "start": _hash_model(model)})
+    where = {"device": place, "accelerator": accelerator, "evaluation_batch": evaluation_batch or batch_size}
+    engine = Engine(model, x, y, second, loss=loss, **descent, **where)
     run = Run(engine, store, y[held] if len(held) else None, torch.as_tensor(held), taught, seed)
     return run.run(lr, max_epochs, patience, lr_cuts, schedule, progress)
 

@@ -316,6 +316,29 @@ def planned_shape(in_shape: tuple[int, int, int], plan: Plan) -> tuple[tuple[int
     return (sizes[0], sizes[1]), (extents[0], extents[1])
 
 
+def equivariant_layers(channels: int, fields: int, plan: Plan) -> nn.Sequential:
+    """Blocks of a lifting or group convolution, field normalisation, ReLU and pooling."""
+    layers: list[nn.Module] = []
+    for number, (kernel, padding, stride) in enumerate(plan):
+        turned = (fields, kernel, padding)
+        layers.append(GroupConv(fields, *turned) if number else LiftConv(channels, *turned))
+        layers += [FieldNorm(fields), nn.ReLU(inplace=True), *([GaussianPool(stride)] if stride else [])]
+    return nn.Sequential(*layers)
+
+
+def plain_layers(channels: int, widths: Sequence[int], plan: Plan) -> nn.Sequential:
+    """Blocks of a convolution, batch normalisation, ReLU and pooling, as the equivariant ones."""
+    layers: list[nn.Module] = []
+    for width, (kernel, padding, stride) in zip(widths, plan, strict=True):
+        around = kernel // 2 if padding is None else padding
+        convolution = nn.Conv2d(channels, width, kernel, padding=around, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        layers += [GaussianPool(stride)] if stride else []
+        channels = width
+    return nn.Sequential(*layers)
+
+
 @register_core
 class EquivariantCore(Core):
     """Rotation-equivariant core: C8 convolutions, field normalisation, ReLU and Gaussian pooling.
@@ -375,16 +398,7 @@ class EquivariantCore(Core):
         size, self.extent = planned_shape(self.in_shape, plan)
         self.out_shape = (ORIENTATIONS * self.fields, *size)
         self.options: dict[str, Any] = {"preset": preset, "fields": self.fields, "blocks": [list(b) for b in plan]}
-        layers: list[nn.Module] = []
-        for number, (kernel, padding, stride) in enumerate(plan):
-            if number == 0:
-                layers.append(LiftConv(self.in_shape[0], self.fields, kernel, padding))
-            else:
-                layers.append(GroupConv(self.fields, self.fields, kernel, padding))
-            layers.extend((FieldNorm(self.fields), nn.ReLU(inplace=True)))
-            if stride:
-                layers.append(GaussianPool(stride))
-        self.layers = nn.Sequential(*layers)
+        self.layers = equivariant_layers(self.in_shape[0], self.fields, plan)
 
     def run(self, x: Tensor) -> Tensor:
         """Maps (B, 8 * fields, y, x)."""
@@ -392,14 +406,6 @@ class EquivariantCore(Core):
 
 
 _TOLERANCE = 0.02
-
-
-def conv_block(channels: int, width: int, kernel: int, padding: int | None, stride: int) -> list[nn.Module]:
-    """Convolution, batch normalisation, ReLU and pooling, as in a block of the equivariant core."""
-    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2 if padding is None else padding, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    pool = [GaussianPool(stride)] if stride else []
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *pool]
 
 
 def _equivariant_parameters(channels: int, fields: int, plan: Plan) -> int:
@@ -494,10 +500,7 @@ class PlainCore(Core):
             "blocks": [list(b) for b in plan],
             "widths": list(self.widths),
         }
-        layers: list[nn.Module] = []
-        for channels, width, block in zip((self.in_shape[0], *self.widths[:-1]), self.widths, plan, strict=True):
-            layers.extend(conv_block(channels, width, *block))
-        self.layers = nn.Sequential(*layers)
+        self.layers = plain_layers(self.in_shape[0], self.widths, plan)
 
     def run(self, x: Tensor) -> Tensor:
         """Maps (B, channels, y, x)."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._core import Core, register_core
 from neuroenc.encoders.readout.cores._equivariant import (
     ORIENTATIONS,
-    FieldNorm,
-    GaussianPool,
-    GroupConv,
-    LiftConv,
     Plan,
-    conv_block,
+    equivariant_layers,
+    plain_layers,
     planned_shape,
 )
 
@@ -84,19 +81,10 @@ class GridCore(Core):
         size, self.extent = planned_shape(self.in_shape, plan)
         self.out_shape = (width, *size)
         self.options: dict[str, Any] = {"preset": preset, "channels": width, "equivariant": turning}
-        layers: list[nn.Module] = []
-        fields = width // ORIENTATIONS
-        for number, block in enumerate(plan):
-            kernel, padding, stride = block
-            if not turning:
-                layers.extend(conv_block(width if number else self.in_shape[0], width, *block))
-                continue
-            convolution = GroupConv(fields, fields, kernel, padding) if number else None
-            layers.append(convolution or LiftConv(self.in_shape[0], fields, kernel, padding))
-            layers.extend((FieldNorm(fields), nn.ReLU(inplace=True)))
-            if stride:
-                layers.append(GaussianPool(stride))
-        self.layers = nn.Sequential(*layers)
+        if turning:
+            self.layers = equivariant_layers(self.in_shape[0], width // ORIENTATIONS, plan)
+        else:
+            self.layers = plain_layers(self.in_shape[0], [width] * len(plan), plan)
 
     def run(self, x: Tensor) -> Tensor:
         """Maps (B, channels, y, x)."""
