@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,9 @@ _MASKS = ("brain", "gray", "hoc", "vt", "white")
 # A voxel of the automatic mask has at least this share of the image's 98th percentile.
 _MASK_SHARE = 0.25
 
-# category: kind, then descriptions. The photographs are not distributed, so these texts are ours.
-_CATEGORIES = """
-house: place: a photograph of a house; a house with windows, a door and a roof; the front of a building
-scrambledpix: texture: a scrambled picture without any object; a meaningless texture of random patches; visual noise
-cat: animal: a photograph of a cat; the face of a cat with whiskers and ears; a furry animal
-shoe: object: a photograph of a shoe; a single shoe with laces and a sole; footwear
-bottle: object: a photograph of a bottle; a bottle with a narrow neck and a label; a container for liquid
-scissors: object: a photograph of a pair of scissors; scissors with two blades and handles; a tool for cutting paper
-chair: object: a photograph of a chair; a chair with four legs and a back; a piece of furniture to sit on
-face: face: a photograph of a human face; a portrait of a person looking at the camera; the face of a man
-"""
-_ROWS = (line.split(": ") for line in _CATEGORIES.strip().splitlines())
-CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {n: (kind, tuple(t.split("; "))) for n, kind, t in _ROWS}
+_WRITTEN = tomllib.loads(Path(__file__).with_name("haxby2001.toml").read_text(encoding="utf-8"))
+#: Category -> kind, and descriptions.
+CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {n: (c["kind"], tuple(c["texts"])) for n, c in _WRITTEN.items()}
 
 
 class Haxby2001(Dataset):
@@ -131,12 +122,9 @@ class Haxby2001(Dataset):
         used = [*bold, *events, *masks]
         run, options = table["run"].to_numpy(), {"image": image, "mask": mask, "delay": float(delay)}
         place = {"ijk": ijk, "roi": roi, "space": f"native {image}", "affine": affine, "volume_shape": shape}
-        labels: dict[str, Any] = {
-            "stimulus": table["trial_type"].to_numpy(dtype=str),
-            "subject": "sub001",
-            "session": 1,
-        }
-        labels |= {"run": run, "repeat": run - 1, **place, "units": "s.d.", "zscored": "run", "source": self.name}
+        labels: dict[str, Any] = {"stimulus": table["trial_type"].to_numpy(dtype=str), "subject": "sub001"}
+        labels |= {"session": 1, "run": run, "repeat": run - 1, **place}
+        labels |= {"units": "s.d.", "zscored": "run", "source": self.name}
         labels["provenance"] = {"data": self.name, "options": options, "sha256": source.checksums(used)}
         responses = make_responses(values.astype(np.float32), **labels, licence=source.manifest.licence)
         maps = {"mask": inside.astype(np.uint8), "mean": mean.astype(np.float32)}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from PIL import ImageDraw
 
+from neuroenc.data.simulate._lexicon import WORLD
+
 RGB = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
@@ -18,22 +20,6 @@ def shade(colour: RGB, factor: float) -> RGB:
     else:
         r, g, b = (round(c + (255 - c) * (factor - 1)) for c in colour)
     return min(r, 255), min(g, 255), min(b, 255)
-
-
-# 5 x 7 dot letters: drawn here so that a scene is the same wherever fonts differ.
-_DOTS = """
-A 01110 10001 10001 11111 10001 10001 10001|B 11110 10001 10001 11110 10001 10001 11110|
-C 01111 10000 10000 10000 10000 10000 01111|D 11110 10001 10001 10001 10001 10001 11110|
-E 11111 10000 10000 11110 10000 10000 11111|F 11111 10000 10000 11110 10000 10000 10000|
-G 01111 10000 10000 10111 10001 10001 01111|H 10001 10001 10001 11111 10001 10001 10001|
-K 10001 10010 10100 11000 10100 10010 10001|L 10000 10000 10000 10000 10000 10000 11111|
-M 10001 11011 10101 10101 10001 10001 10001|N 10001 11001 10101 10101 10011 10001 10001|
-O 01110 10001 10001 10001 10001 10001 01110|P 11110 10001 10001 11110 10000 10000 10000|
-R 11110 10001 10001 11110 10100 10010 10001|S 01111 10000 10000 01110 00001 00001 11110|
-T 11111 00100 00100 00100 00100 00100 00100|W 10001 10001 10001 10101 10101 11011 10001|
-Y 10001 10001 01010 00100 00100 00100 00100
-"""
-_GLYPHS = {one[0]: one[2:] for one in _DOTS.replace("\n", "").split("|")}
 
 
 class Pen:
@@ -99,7 +85,7 @@ class Pen:
         cx, cy = self.at(u, v)
         left, top = cx - width * self.h / 2, cy - height * self.h / 2
         for k, letter in enumerate(word):
-            for row, bits in enumerate(_GLYPHS[letter].split()):
+            for row, bits in enumerate(WORLD["letters"][letter]):
                 for col, bit in enumerate(bits):
                     if bit == "1":
                         a = left + (6 * k + col) * du * self.h

@@ -15,7 +15,7 @@ from scipy import fft
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc.data._stimuli import Stimuli
-from neuroenc.data.simulate._lexicon import MEMBERS
+from neuroenc.data.simulate._lexicon import MEMBERS, WORLD
 
 #: Voxel indices to millimetres: 2 mm isotropic, wide enough for the whole surface.
 AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -44,38 +44,8 @@ class Roi:
     clusters: tuple[tuple[str, ...], ...] = ()
 
 
-def _responsive(
-    name: str, count: int, centre: Centre, family: str, second: str, *clusters: str, hemispheres: str = "LR"
-) -> Roi:
-    """A region of one family, in clusters of voxels that prefer some of its members."""
-    liked = tuple(tuple(members.split()) for members in clusters)
-    return Roi(name, count, (centre,), hemispheres, family=family, second=second, clusters=liked)
-
-
-_SELECTIVE = (
-    _responsive("OFA", 40, (42, -79, -10), "face", "body", "man woman", "child cat dog"),
-    _responsive("FFA", 60, (40, -54, -19), "face", "body", "man woman child", "cat dog"),
-    _responsive("EBA", 80, (47, -70, 4), "body", "face", "person runner dancer surfer", "hand"),
-    _responsive("FBA", 40, (43, -42, -21), "body", "face", "person dancer", "runner surfer hand"),
-    _responsive("PPA", 70, (26, -44, -10), "place", "food", "house church", "mountain beach", "corridor"),
-    _responsive("OPA", 50, (33, -82, 20), "place", "body", "house corridor", "church mountain beach"),
-    _responsive("RSC", 40, (16, -54, 10), "place", "word", "mountain beach", "house church corridor"),
-    _responsive("VWFA", 40, (46, -58, -13), "word", "face", "sign poster", "letter book newspaper", hemispheres="L"),
-    _responsive("food", 50, (32, -60, -12), "food", "place", "pizza cake burger", "apple banana"),
-)
-_QUARTERS = ("lower", "upper")
-
 #: The simulated regions: four retinotopic areas, then nine regions selective for a family of objects.
-ROIS: dict[str, Roi] = {
-    r.name: r
-    for r in (
-        Roi("V1", 100, ((10, -86, 3),), rf=(0.03, 0.08, 0.8)),
-        Roi("V2", 90, ((13, -94, 17), (13, -76, -7)), parts=_QUARTERS, rf=(0.04, 0.12, 0.7)),
-        Roi("V3", 80, ((22, -93, 19), (21, -74, -10)), parts=_QUARTERS, rf=(0.05, 0.17, 0.6)),
-        Roi("hV4", 60, ((29, -77, -13),), rf=(0.07, 0.25, 0.5)),
-        *_SELECTIVE,
-    )
-}
+ROIS: dict[str, Roi] = {name: Roi(name, **region) for name, region in WORLD["regions"].items()}
 
 
 @lru_cache(maxsize=1)

@@ -8,17 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from neuroenc.data.simulate._draw import LIVING, PLACES, RGB, SKINS, THINGS, Pen
-from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, member
+from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, WORLD, member
 
 #: Backgrounds and the colours that they come in.
-BACKGROUNDS: dict[str, tuple[str, ...]] = {
-    "sky": ("blue", "grey", "pink"),
-    "grass": ("green",),
-    "wall": ("blue", "yellow", "green", "grey", "white"),
-    "road": ("grey",),
-    "wood": ("brown",),
-    "plain": ("white", "grey", "blue", "pink", "black"),
-}
+BACKGROUNDS: dict[str, tuple[str, ...]] = WORLD["backgrounds"]
 _SKY: dict[str, RGB] = {"blue": (120, 180, 236), "grey": (176, 182, 190), "pink": (244, 188, 186)}
 _FLAT: dict[str, RGB] = {"white": (232, 232, 228), "grey": (150, 152, 156), "blue": (138, 170, 212)}
 _FLAT |= {"pink": (238, 190, 202), "black": (52, 52, 58), "yellow": (238, 222, 160), "green": (168, 206, 160)}

@@ -11,40 +11,13 @@ import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data._stimuli import Stimuli
-from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, all_members, member
+from neuroenc.data.simulate._lexicon import FAMILIES, MEMBERS, WORLD, all_members, member
 from neuroenc.data.simulate._scene import BACKGROUNDS, Scene, SceneObject, render, sample_scene
 
 _SIZES = {"small": (0.0, 0.4), "large": (0.66, 9.0)}
 _FACE_FORMS = ("{a}", "{a}", "the face of {a}", "a portrait of {a}")
 _SMILING = "smiling"
-_GROUND = {
-    "sky": ("under a {c} sky", "against a {c} sky"),
-    "grass": ("on the grass", "on green grass"),
-    "wall": ("in front of a {c} wall", "by a {c} wall"),
-    "road": ("on a grey road", "on the road"),
-    "wood": ("on a wooden surface", "on brown wood"),
-    "plain": ("on a {c} background", "on a plain {c} background"),
-}
-_SIDES = {side: (f"to the {side} of", f"on the {side} of") for side in ("left", "right")}
-_SIDES |= {"above": ("above", "over"), "below": ("below", "under"), "near": ("next to", "beside")}
-_PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
-_WHERE = dict(zip(_SIDES, _PLACES, strict=True))
-# Keys: number of objects beside the place, and whether there is a place. {a} {b} {c} are the objects with
-# their articles, {p} the place, {at} "in front of a house", {ab} the relation of a to b, {ga} a background.
-_TEMPLATES: dict[tuple[int, bool], str] = {
-    (1, False): "{a} {g}.|There is {a} {g}.|A picture of {a} {g}.|We see {a} {wa}.|{a} is shown {g}.|This is {a}.",
-    (2, False): "{a} {ab} {b}.|There is {a} {ab} {b} {g}.|{a} is {ab} {b}.|{a} and {b} {g}.|A picture of {a} and {b}."
-    "|{a} with {b} {wb}.",
-    (3, False): "{a}, {b} and {c} {g}.|{a} {ab} {b}, with {c} {wc}.|A picture of {a}, {b} and {c}."
-    "|There is {a} {ab} {b}, and {c} is {wc}.|We see {a} with {b} and {c}.",
-    (0, True): "{p} {g}.|There is {p}.|A picture of {p}.|A view of {p} {g}.|This is {p}.",
-    (
-        1,
-        True,
-    ): "{a} {at}.|There is {a} {at}.|{a} is {at}.|A picture of {a} {at}.|{p} with {a} {wa}.|We see {p} behind {a}.",
-    (2, True): "{a} and {b} {at}.|{a} and {b} are {at}.|{a} {ab} {b} {at}.|{p} with {a} and {b}."
-    "|There is {a} {ab} {b}, and {p} is behind them.",
-}
+_GROUNDS, _SIDES, _PLACES, _TEMPLATES = (WORLD[k] for k in ("grounds", "sides", "places", "templates"))
 
 
 def _agree(text: str) -> str:
@@ -77,13 +50,13 @@ def captions(scene: Scene, rng: np.random.Generator, n: int = 4) -> tuple[str, .
     """``n`` different sentences; each names every object of the scene that belongs to a family."""
     place = scene.of("place")
     things = [o for o in scene.objects if o is not place]
-    templates = _TEMPLATES[len(things), place is not None].split("|")
+    templates = _TEMPLATES[f"{len(things)} and a place" if place is not None else f"{len(things)}"]
     found: list[str] = []
     for template in rng.permutation(templates):
-        parts = {"g": str(rng.choice(_GROUND[scene.background])).format(c=scene.background_colour)}
+        parts = {"g": str(rng.choice(_GROUNDS[scene.background])).format(c=scene.background_colour)}
         for key, o in zip("abc", things):
             parts[key] = _noun_phrase(o, rng)
-            parts["w" + key] = _WHERE[_side(o.x, o.y, 0.1)]
+            parts["w" + key] = _PLACES[_side(o.x, o.y, 0.1)]
         if len(things) > 1:
             a, b = things[:2]
             side = _side(a.x - b.x, a.y - b.y, 0.1)
@@ -110,8 +83,8 @@ def vocabulary() -> tuple[str, ...]:
     >>> "banana" in vocabulary(), len(vocabulary()) < 250
     (True, True)
     """
-    texts = ["a an", _SMILING, *_FACE_FORMS, *_SIZES, *_WHERE.values()]
-    for group in (*_GROUND.values(), *_SIDES.values(), _TEMPLATES.values(), *BACKGROUNDS.values()):
+    texts = ["a an", _SMILING, *_FACE_FORMS, *_SIZES, *_PLACES.values()]
+    for group in (*_GROUNDS.values(), *_SIDES.values(), *_TEMPLATES.values(), *BACKGROUNDS.values()):
         texts.extend(group)
     for kind in all_members():
         texts.extend((*kind.phrases, *kind.colours, *kind.where))
