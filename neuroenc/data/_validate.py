@@ -328,8 +328,7 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
         groups = group_rows(responses, by)
     complete = responses.attrs.get("zscored_n") == responses.shape[0]
     strict = not averaged and (complete or not sufficient)
-    low_mean = low_sd = np.inf
-    high_mean = high_sd = -np.inf
+    ranges: list[tuple[float, ...]] = []
     wrong = 0
     for _, rows in groups:
         n, mean, sd = moments(responses.data, rows)
@@ -338,8 +337,7 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
         if not alive.any() or (not strict and n < _SUBSET_MIN):
             continue
         mean, sd = mean[alive], sd[alive]
-        low_mean, high_mean = min(low_mean, mean.min()), max(high_mean, mean.max())
-        low_sd, high_sd = min(low_sd, sd.min()), max(high_sd, sd.max())
+        ranges.append((mean.min(), mean.max(), sd.min(), sd.max()))
         if strict:
             off = np.abs(sd - 1) > _STRICT
             if n > 1:
@@ -350,6 +348,8 @@ def check_zscored(responses: xr.DataArray, required: str | None) -> None:
             off_sd = not (0 if averaged else _SUBSET_SD[0]) <= np.median(sd) <= _SUBSET_SD[1]
             wrong += int(off_mean or off_sd)
     if wrong:
+        low_mean, _, low_sd, _ = np.min(ranges, axis=0)
+        _, high_mean, _, high_sd = np.max(ranges, axis=0)
         claim = f", although the attributes declare zscored={declared!r}" if sufficient else ""
         raise DataError(
             f"responses are not z-scored within {by}{claim}: voxel means range {low_mean:.3g}..{high_mean:.3g} and "

@@ -102,8 +102,13 @@ def _labels_alike(key: str, a: str | None, b: str | None) -> bool:
     return key in ("run", "echo") and bool(a and b and a.isdigit() and b.isdigit() and int(a) == int(b))
 
 
-def _bold(folder: Path, pattern: str, desc: str = _PREPROC) -> list[Path]:
-    found = (p for p in folder.glob(f"{pattern}/**/func/{_BOLD}") if re.search(r"_bold\.nii(\.gz)?$", p.name))
+def _applies(path: Path, own: Mapping[str, str], but: tuple[str, ...] = ()) -> bool:
+    """Whether all that a file's name says, ``but`` of some entities, is said of a recording too."""
+    return all(_labels_alike(k, own.get(k), v) for k, v in entities(path).items() if k not in but)
+
+
+def _bold(folder: Path, desc: str = _PREPROC) -> list[Path]:
+    found = (p for p in folder.glob(f"sub-*/**/func/{_BOLD}") if re.search(r"_bold\.nii(\.gz)?$", p.name))
     return sorted((p for p in found if entities(p).get("desc") == desc), key=natural)
 
 
@@ -123,7 +128,7 @@ def find_runs(
     label = str(subject).removeprefix("sub-")
     wanted_labels = _selection(select)
     desc = wanted_labels.pop("desc", _PREPROC)
-    there = _bold(prepared, "sub-*", desc)
+    there = _bold(prepared, desc)
     subjects = sorted({entities(p)["sub"] for p in there if "sub" in entities(p)})
     if not subjects:
         kinds = ("dtseries.nii", "func.gii")
@@ -194,7 +199,7 @@ def _selection(select: Mapping[str, Any] | None) -> dict[str, str]:
 def describe_bids(folder: Path) -> tuple[dict[str, str], tuple[str, ...], str] | None:
     """What a BIDS data set with fMRIPrep's output, or one of both, has and lacks, and the call that reads it."""
     prepared = _derivatives(folder)
-    bold = _bold(prepared, "sub-*")
+    bold = _bold(prepared)
     events = list(folder.glob("sub-*/**/*_events.tsv")) + list(folder.glob("*_events.tsv"))
     raw = [] if bold else list(folder.glob("sub-*/**/*_bold.nii*"))
     if not bold and not (events and raw):
@@ -237,12 +242,8 @@ def _inherited(base: Path, own: Mapping[str, str], ending: str) -> list[Path]:
     parts = [f"sub-{own['sub']}"] + ([f"ses-{own['ses']}"] if "ses" in own else [])
     found: list[Path] = []
     for place in dict.fromkeys((Path(), Path(parts[0]), Path(*parts), Path(*parts, "func"))):
-        files = [
-            p
-            for p in sorted((base / place).glob(f"*_{ending}")) + sorted((base / place).glob(ending))
-            if all(_labels_alike(k, keep.get(k), v) for k, v in entities(p).items())
-        ]
-        found += sorted(files, key=lambda p: len(entities(p)))
+        there = sorted((base / place).glob(f"*_{ending}")) + sorted((base / place).glob(ending))
+        found += sorted((p for p in there if _applies(p, keep)), key=lambda p: len(entities(p)))
     return found
 
 
@@ -315,13 +316,9 @@ def _events(root: Path, prepared: Path, own: dict[str, str]) -> Path:
 
 
 def _confounds(path: Path) -> Path | None:
-    own = entities(path)
     for kind in ("timeseries", "regressors"):
-        there = {p: entities(p) for p in path.parent.glob(f"*_desc-confounds_{kind}.tsv")}
-        alike = {
-            p: [_labels_alike(k, own.get(k), v) for k, v in e.items() if k not in _VERSION] for p, e in there.items()
-        }
-        found = [p for p, labels in alike.items() if all(labels)]
+        there = path.parent.glob(f"*_desc-confounds_{kind}.tsv")
+        found = [p for p in there if _applies(p, entities(path), but=_VERSION)]
         if found:
             return max(found, key=lambda p: len(entities(p)))
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,19 +136,15 @@ class Bold5000(Dataset):
             what = f"{'data' if form == 'auto' else form} of {name} (betas={betas!r}; there are {list(files)})"
             raise self.lacks(root, what)
         form = next(iter(files)) if form == "auto" else form
-        reader: _Volumes | _Regions = (
-            _Volumes(root, name, files[form], voxels) if form == "volumes" else _Regions(name, files[form], voxels)
-        )
+        kind: type[_Volumes | _Regions] = _Volumes if form == "volumes" else _Regions
+        reader = kind(root, name, files[form], voxels)
         table, missing = _trials(root, name, reader.counts, reader.total)
         known = not table["session"].isna().any()
         if sessions is not None:
             table = table[table["session"].isin(sessions_of(table["session"].dropna(), sessions, name))]
         at = table["at"].to_numpy()
-        labels = {
-            "stimulus": table["stimulus"].to_numpy(dtype=str),
-            "subject": name,
-            "repeat": table["repeat"].to_numpy(),
-        }
+        labels = {"stimulus": table["stimulus"].to_numpy(dtype=str), "subject": name}
+        labels["repeat"] = table["repeat"].to_numpy()
         labels |= {k: None if table[k].isna().any() else table[k].to_numpy(np.int64) for k in ("session", "run")}
         labels |= {"units": "a.u." if form == "release1" else "% signal change", **reader.labels()}
 
@@ -230,9 +228,11 @@ class _Regions:
 
     counts = None
 
-    def __init__(self, name: str, files: dict[Any, Path], voxels: Any) -> None:
+    def __init__(self, root: Path, name: str, files: dict[Any, Path], voxels: Any) -> None:
         self.files = files
-        found = self._shapes()
+        with self._open() as arrays:
+            known = {str(n): a for n, a in arrays.items() if getattr(a, "ndim", 0) == 2 and a.dtype.kind in "fiu"}
+            found = {n: a.shape for n, a in known.items()}
         shapes = {n: found[n] for n in (*ROIS, *sorted(set(found) - set(ROIS))) if n in found}
         lengths = {n: s[0] for n, s in shapes.items()}
         if len(set(lengths.values())) != 1:
@@ -246,29 +246,24 @@ class _Regions:
         self.roi = roi[self.voxel]
         self._held: tuple[str, np.ndarray] | None = None
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @contextmanager
+    def _open(self, *needed: str) -> Iterator[Mapping[Any, Any]]:
+        """Arrays by the name of their region, mapped where their file allows it; of MATLAB's files only the needed."""
         path = next(iter(self.files.values()))
-        if path.suffix == ".mat":
-            found = {n: v for n, v in read_mat(path).items() if isinstance(v, np.ndarray)}
-            return {n: v.shape for n, v in found.items() if v.ndim == 2 and v.dtype.kind in "fiu"}
         if path.suffix == ".h5":
             with open_hdf5(path, "regions") as handle:
-                return {n: d.shape for n, d in handle.items() if d.ndim == 2 and d.dtype.kind in "fiu"}
-        arrays = {str(n): read_npy(p, "region") for n, p in self.files.items()}
-        return {n: a.shape for n, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "fiu"}
+                yield handle
+        elif path.suffix == ".mat":
+            yield read_mat(path, needed, only=bool(needed))
+        else:
+            yield {n: read_npy(self.files[n], "region") for n in needed or self.files}
 
     def _array(self, region: str) -> np.ndarray:
-        """A region's array, mapped where its file allows it; the last one is kept."""
+        """A region's array; the last one is kept."""
         if self._held is None or self._held[0] != region:
             self._held = None
-            path = self.files.get(region) or self.files["all"]
-            if path.suffix == ".h5":
-                with open_hdf5(path, "regions") as handle:
-                    array = handle[region][:]
-            else:
-                npy = path.suffix == ".npy"
-                array = read_npy(path, "region") if npy else read_mat(path, (region,), only=True)[region]
-            self._held = (region, array)
+            with self._open(region) as arrays:
+                self._held = (region, arrays[region][:])
         return self._held[1]
 
     def labels(self) -> dict[str, Any]:

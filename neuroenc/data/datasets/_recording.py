@@ -292,15 +292,8 @@ def select_voxels(
         A mask has another shape or place, or nothing is selected.
     """
     image = hasattr(voxels, "dataobj") or (isinstance(voxels, (str, os.PathLike)) and ".nii" in str(voxels))
-    if image and reference is not None:
-        mask = open_mask(voxels, "voxels")
-        check_affine(mask, reference, names=("voxels", what))
-        voxels = binary_mask(mask, "voxels")
-    if isinstance(voxels, np.ndarray):
-        legal = tuple(shape or regions[everything].shape)
-        if voxels.dtype != bool or voxels.shape != legal:
-            raise DataError(f"voxels is {voxels.dtype} of shape {voxels.shape} (expected bool of shape {legal}).")
-        keep = voxels.reshape(-1)
+    if isinstance(voxels, np.ndarray) or (image and reference is not None):
+        keep = flat_mask(voxels, shape or regions[everything].shape, what, reference)
     else:
         chosen: list[str] = []
         for name in [voxels] if isinstance(voxels, str) else list(voxels):
@@ -312,6 +305,19 @@ def select_voxels(
     if not keep.any():
         raise DataError(f"voxels={voxels!r} selects none of {keep.size} voxels of {what}.")
     return np.asarray(keep)
+
+
+def flat_mask(voxels: Any, shape: Sequence[int], what: str, reference: Any = None) -> np.ndarray:
+    """A NIfTI mask that lies where ``reference`` does, or a bool array, of ``shape``: flat, in C order."""
+    if hasattr(voxels, "dataobj") or isinstance(voxels, (str, os.PathLike)):
+        image = open_mask(voxels, "voxels")
+        if reference is not None:
+            check_affine(image, reference, names=("voxels", what))
+        voxels = binary_mask(image, "voxels")
+    mask = np.asarray(voxels)
+    if mask.dtype != bool or mask.shape != tuple(shape):
+        raise DataError(f"voxels is {mask.dtype} of shape {mask.shape} (expected bool of shape {tuple(shape)}).")
+    return mask.reshape(-1)
 
 
 def sessions_of(there: Iterable[int], wanted: Any, what: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from neuroenc._core.files import write_json, write_text
 from neuroenc.data._build import make_responses
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data._volumes import placed
-from neuroenc.data.datasets._nsd._design import stimulus_name
-from neuroenc.data.datasets._nsd._layout import BETAS, SCALE, SPACES
-from neuroenc.data.simulate._cortex import Design, _respond, simulate_cortex
-from neuroenc.data.simulate._nsd_plan import Experiment, Subject, make_experiment, make_subject
+from neuroenc.data.datasets._nsd._design import Design, runs_of, stimulus_name
+from neuroenc.data.datasets._nsd._layout import BETAS, SCALE, SPACES, Layout
+from neuroenc.data.datasets._nsd._rois import FILES, TVALUES, UNIONS
+from neuroenc.data.simulate._cortex import Design as Shown, _respond, simulate_cortex
 from neuroenc.data.simulate._nuisances import Nuisances
 from neuroenc.data.simulate._world import simulate_world
 
@@ -31,8 +32,126 @@ from neuroenc.data.simulate._world import simulate_world
 _COMPLETED = (4, 4, 3, 3, 4, 3, 4, 3)
 #: Noise of the older versions of the betas relative to the last.
 _NOISE = {"b1": 1.6, "b2": 1.25, "b3": 1.0}
-_FSAVERAGE_VERTICES = 162
+_FSAVERAGE_VERTICES, _REPEATS = 162, 3
 _ENDINGS = ("nii.gz", "hdf5")
+_STREAMS = {
+    "early": ("V1", "V2", "V3"),
+    "midventral": ("hV4",),
+    "lateral": ("OFA", "EBA"),
+    "ventral": ("FFA", "FBA", "PPA", "VWFA", "food"),
+    "parietal": ("OPA", "RSC"),
+}
+_STREAM_OF = {region: stream for stream, regions in _STREAMS.items() for region in regions}
+_CATEGORY = {"face": "faces", "body": "bodies", "place": "places", "word": "words"}
+_N_PARCELS = 180
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment(Design):
+    """Ids from 0, with the ``pattern`` (session, run, slot) of 0/1 that ``run`` follows from, and COCO's ids."""
+
+    pattern: np.ndarray
+    coco_id: np.ndarray
+
+
+def make_experiment(n_shared: int, n_unique: int, n_sessions: int, rng: np.random.Generator) -> Experiment:
+    """The same order for all eight subjects; the first pictures of everyone's list are the shared ones."""
+    n_bank, n_own = n_shared + 8 * n_unique, n_shared + n_unique
+    bank = rng.permutation(n_bank)
+    shared = np.sort(bank[:n_shared])
+    own = bank[n_shared:].reshape(8, n_unique)
+    pictures = np.concatenate([np.tile(shared, (8, 1)), own], axis=1)
+    per_session = n_own * _REPEATS // n_sessions
+    order = rng.permutation(np.repeat(np.arange(n_own), _REPEATS))
+    n_runs = 3
+    sizes = [len(x) for x in np.array_split(np.arange(per_session), n_runs)]
+    pattern = np.zeros((n_sessions, n_runs, max(sizes) + 2), dtype=np.uint8)
+    for s in range(n_sessions):
+        for r, size in enumerate(sizes):
+            # Blank trials lie between the others.
+            pattern[s, r, rng.permutation(pattern.shape[2])[:size]] = 1
+    coco = rng.choice(np.arange(1, 581_929), n_bank, replace=False)
+    return Experiment(order, pictures, shared, runs_of(pattern), n_sessions, pattern, coco)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One subject's volume. Flat numbers are in C order.
+
+    ``brain``, ``cortex`` flat numbers; ``visual`` flat numbers of the simulated voxels, in their order; ``labels``
+    file -> whole numbers (x, y, z), -1 outside cortex; ``tvalues`` category -> t (x, y, z).
+    """
+
+    shape: tuple[int, int, int]
+    brain: np.ndarray
+    cortex: np.ndarray
+    visual: np.ndarray
+    labels: dict[str, np.ndarray]
+    tables: dict[str, dict[int, str]]
+    tvalues: dict[str, np.ndarray]
+
+
+def make_subject(number: int, truth: xr.Dataset, rng: np.random.Generator) -> Subject:
+    """Place the simulated voxels in a small volume of this subject's own shape, with cortex and brain around them."""
+    n = truth.sizes["voxel"]
+    left = truth["hemi"].values == "L"
+    side = int(np.ceil((2.6 * n) ** (1 / 3)))
+    shape = (2 * ((side + 1) // 2) + 2 * (number % 2), side + 3 + number % 3, side + 1)
+    flat = np.arange(np.prod(shape))
+    i, j, k = np.unravel_index(flat, shape)
+    centre = [(s - 1) / 2 for s in shape]
+    distance = np.sum([((x - c) / s) ** 2 for x, c, s in zip((i, j, k), centre, shape)], axis=0)
+    visual = np.empty(n, dtype=np.int64)
+    cortex, brain = [], []
+    for hemi, here in (("L", left), ("R", ~left)):
+        half = flat[(i < shape[0] / 2) == (hemi == "L")]
+        inner = half[np.argsort(distance[half], kind="stable")][: int(len(half) * 0.85)]
+        # From the back of the head forwards: visual voxels, other cortex, other brain.
+        inner = inner[np.lexsort((rng.random(len(inner)), j[inner]))]
+        count = int(here.sum())
+        visual[here] = inner[:count]
+        cortex.append(inner[: count + count // 2])
+        brain.append(inner[: 2 * count + 10])
+    subject = Subject(shape, np.sort(np.concatenate(brain)), np.sort(np.concatenate(cortex)), visual, {}, {}, {})
+    _add_labels(subject, truth, rng)
+    return subject
+
+
+def _add_labels(subject: Subject, truth: xr.Dataset, rng: np.random.Generator) -> None:
+    roi, rf_y = truth["roi"].values, truth["rf_y"].values
+    # Upper field lies in the ventral part; regions without receptive fields are halved by position.
+    second = np.where(np.isfinite(rf_y), rf_y < 0, np.arange(len(roi)) % 2 == 1)
+    fine = np.array([UNIONS.get(r, (r, r))[int(h)] for r, h in zip(roi.tolist(), second.tolist())])
+    for file, names in FILES.items():
+        table = dict(enumerate(names, start=1))
+        wanted = fine
+        if file == "streams":
+            wanted = np.array([_STREAM_OF[r] for r in roi.tolist()])
+        elif file == "nsdgeneral":
+            wanted = np.full(len(roi), "nsdgeneral")
+        elif file == "Kastner2015":
+            table = dict(enumerate(FILES["prf-visualrois"], start=1))
+        elif file == "HCP_MMP1":
+            table = {n: f"parcel{n}" for n in range(1, _N_PARCELS + 1)}
+        labels = np.full(subject.shape, -1, dtype=np.int16)
+        flat = labels.reshape(-1)
+        flat[subject.cortex] = 0
+        if file == "HCP_MMP1":
+            flat[subject.cortex] = 1 + np.sort(rng.permutation(len(subject.cortex)) % _N_PARCELS)
+        else:
+            numbers = {v: k for k, v in table.items()}
+            flat[subject.visual] = [numbers.get(str(w), 0) for w in wanted]
+        subject.labels[file] = labels
+        subject.tables[file] = table
+    family = truth["family"].values
+    for name, category in _CATEGORY.items():
+        t = np.full(subject.shape, np.nan, dtype=np.float32)
+        everywhere = t.reshape(-1)
+        everywhere[subject.brain] = rng.uniform(-4, 3, len(subject.brain))
+        own = subject.visual[family == name]
+        # Manual regions were drawn liberally, at t > 0: a part of each does not reach 2.
+        everywhere[own] = rng.uniform(0.1, 8, len(own))
+        subject.tvalues[category] = t
 
 
 def nsd_tree(
@@ -123,11 +242,11 @@ def nsd_tree(
             f"{3 * (n_shared + n_unique)} trials in {planned} sessions (must divide)."
         )
     root = Path(path)
-    experiment = make_experiment(n_shared, n_unique, planned, 3, np.random.default_rng([seed, 7]))
+    experiment = make_experiment(n_shared, n_unique, planned, np.random.default_rng([seed, 7]))
     world = simulate_world(len(experiment.coco_id), seed=seed)
     completed = {s + 1: int(n) for s, n in enumerate(n_sessions)}
     _write_experiment(root, experiment, completed)
-    _write_pictures(root, np.asarray(world.images), list(world.captions or ()), experiment)
+    _write_pictures(Layout(root, 1).stimuli, np.asarray(world.images), list(world.captions or ()), experiment)
     cortices = simulate_cortex(world, n_subjects=n_subjects, n_voxels=n_voxels, n_sessions=1, ncsnr=ncsnr, seed=seed)
     found = []
     for number, cortex in enumerate(cortices, start=1):
@@ -154,10 +273,9 @@ class _Writer:
         n_sessions: int,
         rng: np.random.Generator,
     ) -> None:
-        self.root, self.name, self.subject, self.experiment = root, f"subj{number:02d}", subject, experiment
-        self.number, self.n_sessions, self.rng = number, n_sessions, rng
-        self.ppdata = root / "nsddata" / "ppdata" / self.name
-        self.label = root / "nsddata" / "freesurfer" / self.name / "label"
+        self.layout, self.subject, self.experiment, self.rng = Layout(root, number), subject, experiment, rng
+        self.n_sessions = n_sessions
+        self.trials = experiment.trials(number).head(n_sessions * experiment.per_session)
         self.affine = np.diag([1.8, 1.8, 1.8, 1.0])
         self.affine[:3, 3] = [-1.8 * (s - 1) / 2 for s in subject.shape]
         # Signal over this subject's own pictures has unit variance; other brain voxels have none.
@@ -176,18 +294,17 @@ class _Writer:
     def write(
         self, spaces: tuple[str, ...], betas: tuple[str, ...], formats: tuple[str, ...], n_invalid: int
     ) -> EncodingData:
-        trials = self.n_sessions * self.experiment.per_session
         invalid = self.rng.choice(self.subject.visual, n_invalid, replace=False)
         state = self.rng.bit_generator.state
         values = np.empty(0)
         for file, table in self.subject.tables.items():
-            _write_labels(self.label, file, table)
-        self._surface_maps(with_fsaverage="fsaverage" in spaces)
+            _write_labels(self.layout.label_folder(), file, table)
+        self._surface_maps(group="fsaverage" in spaces and self.layout.subject == 1)
         self._transforms()
         for version in sorted(betas):
             # The same session effects and trial noise in every version, only more of it.
             self.rng.bit_generator.state = state
-            values = self._betas(trials, _NOISE[version])
+            values = self._betas(_NOISE[version])
             values[-self.experiment.per_session :, np.isin(self.subject.brain, invalid)] = 0
             for space in spaces:
                 self._write_betas(space, version, values, formats)
@@ -196,15 +313,12 @@ class _Writer:
                 self._volume_maps(space)
         return self._result(values, betas, invalid)
 
-    def _betas(self, trials: int, noise: float) -> np.ndarray:
-        order = self.experiment.order[:trials]
-        session = np.arange(trials) // self.experiment.per_session + 1
-        run = self.experiment.run[:trials]
-        time = np.zeros(trials)
-        for key in np.unique(session * 100 + run):
-            rows = np.flatnonzero(session * 100 + run == key)
+    def _betas(self, noise: float) -> np.ndarray:
+        time = np.zeros(len(self.trials))
+        for rows in self.trials.groupby(["session", "run"]).indices.values():
             time[rows] = np.linspace(-1, 1, len(rows))
-        design = Design(order, session, run, np.zeros(trials, dtype=np.int64), time)
+        shown, session, run = (self.trials[k].to_numpy() for k in ("id_10k", "session", "run"))
+        design = Shown(shown, session, run, np.zeros(len(shown), dtype=np.int64), time)
         ratio = np.where(self.ncsnr > 0, self.ncsnr, 1.0) / noise
         return _respond(self.signal, ratio, design, 0.05, self.rng, Nuisances())[0]
 
@@ -226,7 +340,7 @@ class _Writer:
         return flat
 
     def _write_betas(self, space: str, version: str, values: np.ndarray, formats: tuple[str, ...]) -> None:
-        folder = self.root / "nsddata_betas" / "ppdata" / self.name / space / BETAS[version]
+        folder = Layout(self.layout.root, self.layout.subject, space, BETAS[version]).betas_folder
         ncsnr = self._volume(self.ncsnr / np.float32(_NOISE[version]))
         per_session = self.experiment.per_session
         for n in range(self.n_sessions):
@@ -261,39 +375,37 @@ class _Writer:
         return native[..., self._to_fsaverage(hemi)] if space == "fsaverage" else native
 
     def _to_fsaverage(self, hemi: str) -> np.ndarray:
-        rng = np.random.default_rng([self.number, hemi == "rh"])
+        rng = np.random.default_rng([self.layout.subject, hemi == "rh"])
         return rng.integers(0, len(self.vertices[hemi]), _FSAVERAGE_VERTICES)
 
     def _volume_maps(self, space: str) -> None:
         _, affine, index = self._grid(space)
-        folder = self.ppdata / space
+        folder = self.layout.ppdata / space
         brain = self._volume(np.ones(len(self.subject.brain)))
         _write_volume(folder / "brainmask.nii.gz", brain[index].astype(np.uint8), affine)
         _write_volume(folder / "mean.nii.gz", 1000 * brain[index], affine)
         for file, labels in self.subject.labels.items():
             _write_volume(folder / "roi" / f"{file}.nii.gz", labels.reshape(-1)[index], affine)
         for category, t in self.subject.tvalues.items():
-            name = "word" if category == "words" else category
-            _write_volume(folder / f"floc_{name}tval.nii.gz", t.reshape(-1)[index], affine)
+            _write_volume(folder / f"floc_{TVALUES[category]}.nii.gz", t.reshape(-1)[index], affine)
 
-    def _surface_maps(self, with_fsaverage: bool) -> None:
-        group = self.root / "nsddata" / "freesurfer" / "fsaverage" / "label"
+    def _surface_maps(self, group: bool) -> None:
+        own, shared = self.layout.label_folder(), self.layout.label_folder("fsaverage")
         for hemi in self.vertices:
             for file, labels in self.subject.labels.items():
-                _write_overlay(self.label / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
-                if with_fsaverage and self.number == 1 and file in ("nsdgeneral", "streams", "HCP_MMP1", "Kastner2015"):
+                _write_overlay(own / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
+                if group and file in ("nsdgeneral", "streams", "HCP_MMP1", "Kastner2015"):
                     # Atlases stand on the group's surface once; regions of one person stand on that person's.
                     values = self._on_surface(labels.reshape(-1), hemi, "fsaverage")
-                    _write_overlay(group / f"{hemi}.{file}.mgz", values)
-                    _write_labels(group, file, self.subject.tables[file])
+                    _write_overlay(shared / f"{hemi}.{file}.mgz", values)
+                    _write_labels(shared, file, self.subject.tables[file])
             for category, t in self.subject.tvalues.items():
-                name = "word" if category == "words" else category
                 values = self._on_surface(t.reshape(-1), hemi, "white")
-                _write_overlay(self.label / f"{hemi}.floc{name}tval.mgz", values)
+                _write_overlay(own / f"{hemi}.floc{TVALUES[category]}.mgz", values)
 
     def _transforms(self) -> None:
         """Voxel coordinates of each vertex, counted from 1 (9999: no data), and nearest vertices."""
-        folder = self.ppdata / "transforms"
+        folder = self.layout.ppdata / "transforms"
         for hemi, flat in self.vertices.items():
             coords = np.stack(np.unravel_index(np.maximum(flat, 0), self.subject.shape), axis=1) + 1.0
             coords[flat < 0] = 9999
@@ -302,15 +414,12 @@ class _Writer:
             _write_overlay(folder / f"{hemi}.white-to-fsaverage.mgz", self._to_fsaverage(hemi) + 1.0)
 
     def _result(self, values: np.ndarray, betas: Sequence[str], invalid: np.ndarray) -> EncodingData:
-        trials = len(values)
-        rows = self.experiment.pictures[self.number - 1][self.experiment.order[:trials]]
-        brain = self.subject.brain
-        last = _NOISE[sorted(betas)[-1]]
+        rows, session, run = (self.trials[k].to_numpy() for k in ("nsd_id", "session", "run"))
+        brain, last = self.subject.brain, _NOISE[sorted(betas)[-1]]
         labels: dict[str, Any] = placed(brain, self.subject.shape, self.affine) | {"roi": self.roi.tolist()}
-        labels |= {"stimulus": stimulus_name(rows), "subject": self.name, "run": self.experiment.run[:trials]}
+        labels |= {"stimulus": stimulus_name(rows), "subject": self.layout.name, "session": session, "run": run}
         labels |= {"space": "func1pt8mm", "units": "% signal change", "source": "miniature NSD tree"}
-        session = np.arange(trials) // self.experiment.per_session + 1
-        responses = make_responses(values, session=session, **labels, licence="BSD-3-Clause")
+        responses = make_responses(values, **labels, licence="BSD-3-Clause")
         known = {"ncsnr": self.ncsnr / np.float32(last), "region": self.roi}
         truth = xr.Dataset({k: ("voxel", v) for k, v in known.items()}, {"voxel": brain})
         extra: dict[str, Any] = {k: getattr(self.subject, k) for k in ("labels", "tables", "tvalues")}
@@ -364,14 +473,10 @@ def _write_experiment(root: Path, experiment: Experiment, n_completed: dict[int,
     """Design, table of stimuli, and every subject's behaviour; ids count from 1 but for ``nsdId``."""
     from scipy.io import savemat
 
-    folder = root / "nsddata" / "experiments" / "nsd"
-    content = {
-        "masterordering": experiment.order[None] + 1,
-        "basiccnt": np.zeros((1, len(experiment.pattern))),
-        "sharedix": experiment.shared[None] + 1,
-        "subjectim": experiment.pictures + 1,
-        "stimpattern": experiment.pattern,
-    }
+    folder = Layout(root, 1).experiment
+    content = {"masterordering": experiment.order[None] + 1, "basiccnt": np.zeros((1, len(experiment.pattern)))}
+    content |= {"sharedix": experiment.shared[None] + 1, "subjectim": experiment.pictures + 1}
+    content["stimpattern"] = experiment.pattern
     savemat(_ready(folder / "nsd_expdesign.mat"), content)
     n = len(experiment.coco_id)
     split = np.where(np.arange(n) % 5 == 0, "val2017", "train2017")
@@ -387,22 +492,15 @@ def _write_experiment(root: Path, experiment: Experiment, n_completed: dict[int,
             table[f"subject{s + 1}_rep{r}"] = column
     table.to_csv(_ready(folder / "nsd_stim_info_merged.csv"))
     for s, sessions in n_completed.items():
-        _write_table_of_responses(root, s, experiment, sessions)
+        shown = experiment.trials(s).head(sessions * experiment.per_session)
+        table = pd.DataFrame({"SUBJECT": s, "SESSION": shown["session"], "RUN": shown["run"]})
+        table["TRIAL"] = shown.groupby(["session", "run"]).cumcount() + 1
+        table["73KID"], table["10KID"] = shown["nsd_id"] + 1, shown["id_10k"] + 1
+        table.to_csv(_ready(Layout(root, s).ppdata / "behav" / "responses.tsv"), sep="\t", index=False)
 
 
-def _write_table_of_responses(root: Path, subject: int, experiment: Experiment, n_sessions: int) -> None:
-    rows = np.arange(n_sessions * experiment.per_session)
-    session, run, shown = rows // experiment.per_session, experiment.run[rows], experiment.order[rows]
-    table = pd.DataFrame({"SUBJECT": subject, "SESSION": session + 1, "RUN": run})
-    table["TRIAL"] = pd.Series(rows).groupby([session, run]).cumcount() + 1
-    table["73KID"], table["10KID"] = experiment.pictures[subject - 1][shown] + 1, shown + 1
-    path = root / "nsddata" / "ppdata" / f"subj{subject:02d}" / "behav" / "responses.tsv"
-    table.to_csv(_ready(path), sep="\t", index=False)
-
-
-def _write_pictures(root: Path, images: np.ndarray, captions: list[tuple[str, ...]], experiment: Experiment) -> None:
+def _write_pictures(folder: Path, images: np.ndarray, captions: list[tuple[str, ...]], experiment: Experiment) -> None:
     """The bank of pictures, and COCO's captions of them in COCO's two files."""
-    folder = root / "nsddata_stimuli" / "stimuli" / "nsd"
     with h5py.File(_ready(folder / "nsd_stimuli.hdf5"), "w") as handle:
         handle.create_dataset("imgBrick", data=images, chunks=(1, *images.shape[1:]))
     for number, split in enumerate(("train2017", "val2017")):

@@ -75,6 +75,12 @@ class Design:
         return np.array([np.count_nonzero(seen == s) for s in self.shared])
 
 
+def runs_of(pattern: np.ndarray) -> np.ndarray:
+    """Run of every trial, from 1; ``pattern`` (session, run, slot) is 1 where a slot shows a picture."""
+    counts = pattern.sum(axis=2, dtype=np.int64)
+    return np.repeat(np.tile(np.arange(1, counts.shape[1] + 1), len(counts)), counts.ravel())
+
+
 def read_design(layout: Layout) -> Design:
     """``nsd_expdesign.mat``, checked."""
     path = layout.experiment / "nsd_expdesign.mat"
@@ -99,9 +105,7 @@ def read_design(layout: Layout) -> Design:
             f"{path}: {len(order)} trials of {order.max()} pictures do not fit subjectim {pictures.shape} and "
             f"stimpattern {pattern.shape}."
         )
-    counts = pattern.sum(axis=2).astype(np.int64)
-    run = np.repeat(np.tile(np.arange(1, counts.shape[1] + 1), len(counts)), counts.ravel())
-    return Design(order - 1, pictures - 1, np.sort(shared - 1), run, len(pattern))
+    return Design(order - 1, pictures - 1, np.sort(shared - 1), runs_of(pattern), len(pattern))
 
 
 def read_stimulus_table(layout: Layout, design: Design) -> pd.DataFrame | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.checks import keywords
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
-from neuroenc.data._images import binary_mask, check_affine, open_mask
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd._design import (
     SPLITS,
@@ -26,7 +25,7 @@ from neuroenc.data.datasets._nsd._design import (
 )
 from neuroenc.data.datasets._nsd._layout import Layout, n_trials, read_session, unpacked_session
 from neuroenc.data.datasets._nsd._rois import Regions, food_path
-from neuroenc.data.datasets._recording import Recording, collect, sessions_of
+from neuroenc.data.datasets._recording import Recording, collect, flat_mask, sessions_of
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
 LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
@@ -50,9 +49,7 @@ class NSD(Dataset):
         return Found(self.name, self.title, folder, has, missing, call)
 
     def options(self) -> dict[str, Any]:
-        keywords = inspect.signature(nsd).parameters.values()
-        own = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "progress"}
-        return {"subject": 1, **own}
+        return {"subject": 1, **{k: v for k, v in keywords(nsd).items() if k != "progress"}}
 
     def load(self, source: Source, **options: Any) -> EncodingData:
         return nsd(self.root(source), options.pop("subject", 1), progress=source.progress, **options)
@@ -223,16 +220,8 @@ def _mask(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
     names = [voxels] if isinstance(voxels, str) and ".nii" not in voxels else voxels
     if isinstance(names, (list, tuple)) and all(isinstance(v, str) for v in names):
         return regions.union(names)
-    if isinstance(voxels, (str, os.PathLike)) or hasattr(voxels, "dataobj"):
-        image = open_mask(voxels, "voxels")
-        if layout.affine is not None:
-            check_affine(image, layout.affine, names=("voxels", f"{layout.name} in {layout.space}"))
-        voxels = binary_mask(image, "voxels")
-    mask = np.asarray(voxels)
-    expected = layout.shape if layout.kind == "volume" else (layout.n_places,)
-    if mask.dtype != bool or mask.shape != tuple(expected):
-        raise DataError(f"voxels is {mask.dtype} of shape {mask.shape} (expected bool of shape {tuple(expected)}).")
-    return mask.reshape(-1)
+    shape = layout.shape if layout.kind == "volume" else (layout.n_places,)
+    return flat_mask(voxels, shape, f"{layout.name} in {layout.space}", layout.affine)
 
 
 def _roi(regions: Regions, rois: Any, places: np.ndarray) -> Any:

@@ -31,20 +31,15 @@ _PREFIXED = ("Kastner2015", "HCP_MMP1")
 #: Names for several labels together.
 UNIONS: dict[str, tuple[str, ...]] = {name: (f"{name}v", f"{name}d") for name in ("V1", "V2", "V3")}
 UNIONS |= {name: (f"{name}-1", f"{name}-2") for name in ("FFA", "FBA", "VWFA")}
-_TVALUES = {"faces": "facestval", "bodies": "bodiestval", "places": "placestval", "words": "wordtval"}
+#: Localiser maps of t values by category.
+TVALUES = {"faces": "facestval", "bodies": "bodiestval", "places": "placestval", "words": "wordtval"}
 _CORTEX = [f for f in FILES if f != "streams"]
 _TOP_PARCELS = 45
-#: Voxel sets that papers define.
-RECIPES = {
-    **{name: f"floc-{name} > 0 and t > 2 for {name}" for name in _TVALUES},
-    "food": "the food mask that the caller gives (no part of the data set)",
-    "retinotopic": "prf-visualrois > 0",
-    "cortex": "any label image >= 0 (-1 is outside cortex, 0 is cortex without a label)",
-    "visual": "prf-visualrois > 0, any floc-* > 0, the food mask if given, or one of the 45 HCP_MMP1 parcels whose mean"
-    " ncsnr ranks highest over subjects",
-    "higher-visual": "visual and not retinotopic",
-    "brain": "brainmask > 0 (volumes), every vertex (surfaces)",
-}
+#: Voxel sets that papers define: by category, label > 0 and t > 2; the food mask that the caller gives (no part of the
+#: data set); prf-visualrois > 0; any label image >= 0 (-1 is outside cortex, 0 is cortex without a label);
+#: prf-visualrois > 0, any floc-* > 0, the food mask if given, or one of the 45 HCP_MMP1 parcels whose mean ncsnr ranks
+#: highest over subjects; of these all that is not retinotopic; brainmask > 0 (volumes), or every vertex (surfaces).
+RECIPES = (*TVALUES, "food", "retinotopic", "cortex", "visual", "higher-visual", "brain")
 
 
 class Regions:
@@ -73,11 +68,12 @@ class Regions:
         return self._labels[file]
 
     def table(self, file: str) -> dict[int, str]:
-        """Label numbers and names, from the colour table or as documented."""
+        """Label numbers and public names, from the colour table or as documented."""
         if file not in self._tables:
             path = self.layout.colour_table(file)
             names = read_labels(path) if path else dict(enumerate(FILES[file], start=1))
-            self._tables[file] = {k: v.rstrip("\\") for k, v in names.items() if k > 0}
+            prefix = f"{file}:" if file in _PREFIXED else ""
+            self._tables[file] = {k: prefix + v.rstrip("\\") for k, v in names.items() if k > 0}
         return self._tables[file]
 
     def files(self) -> list[str]:
@@ -88,9 +84,8 @@ class Regions:
         values = self.labels(file)
         if values is None:
             return {}
-        found, table = np.unique(values), self.table(file)
-        prefix = f"{file}:" if file in _PREFIXED else ""
-        return {f"{prefix}{table.get(int(n), f'{file}-{n}')}": values == n for n in found if n > 0}
+        unnamed = f"{file}:{file}" if file in _PREFIXED else file
+        return {self.table(file).get(int(n), f"{unnamed}-{n}"): values == n for n in np.unique(values) if n > 0}
 
     def all_masks(self) -> dict[str, np.ndarray]:
         """Every label, union and category recipe that the files give (without empty ones)."""
@@ -99,7 +94,7 @@ class Regions:
             have = [masks[p] for p in parts if p in masks]
             if have:
                 masks[name] = np.any(have, axis=0)
-        for name in _TVALUES:
+        for name in TVALUES:
             if self.labels(f"floc-{name}") is not None and self._tvalues(name) is not None:
                 masks[name] = self.mask(name)
         return {name: mask for name, mask in masks.items() if mask.any()}
@@ -134,37 +129,33 @@ class Regions:
 
     def _label(self, name: str) -> np.ndarray:
         for file in FILES:
-            prefix = f"{file}:"
-            plain = name.removeprefix(prefix)
-            if file in _PREFIXED and not name.startswith(prefix):
-                continue
-            if plain in self.table(file).values():
-                # A label of the table that no voxel has (aTL-faces in some subjects) is an empty region.
-                numbers = [k for k, v in self.table(file).items() if v == plain]
+            plain = name if file in _PREFIXED else name.removeprefix(f"{file}:")
+            # A label of the table that no voxel has (aTL-faces in some subjects) is an empty region.
+            if numbers := [k for k, v in self.table(file).items() if v == plain]:
                 return np.isin(self._need(file), numbers)
         raise ConfigError(unknown_name(f"region of {self.layout.name} in {self.layout.space}:", name, self.names()))
 
     def _tvalues(self, category: str) -> np.ndarray | None:
-        return self.layout.read_map(f"floc_{_TVALUES[category]}", where="func")
+        return self.layout.read_map(f"floc_{TVALUES[category]}", where="func")
 
     def _above(self, name: str) -> np.ndarray:
-        tables = {c: set(self.table(f"floc-{c}").values()) | {c} for c in _TVALUES}
+        tables = {c: set(self.table(f"floc-{c}").values()) | {c} for c in TVALUES}
         category = next((c for c, known in tables.items() if set(UNIONS.get(name, (name,))) <= known), None)
         if category is None:
-            legal = [v for c in _TVALUES for v in self.table(f"floc-{c}").values()]
+            legal = [v for c in TVALUES for v in self.table(f"floc-{c}").values()]
             raise ConfigError(unknown_name("localiser region (NAME-t2):", name, [*legal, "FFA", "FBA", "VWFA"]))
         t = self._tvalues(category)
         if t is None:
             raise DataError(
-                f"{self.layout.name} has no t values floc_{_TVALUES[category]} in {self.layout.space}. Next step: "
+                f"{self.layout.name} has no t values floc_{TVALUES[category]} in {self.layout.space}. Next step: "
                 f"download them, or take the whole label with voxels='floc-{category}'."
             )
-        labelled = self._need(f"floc-{category}") > 0 if name in _TVALUES else self.mask(name)
+        labelled = self._need(f"floc-{category}") > 0 if name in TVALUES else self.mask(name)
         with np.errstate(invalid="ignore"):
             return np.asarray(labelled & (t > 2))
 
     def _recipe(self, name: str) -> np.ndarray:
-        if name in _TVALUES:
+        if name in TVALUES:
             return self._above(name)
         if name == "retinotopic":
             return self._need("prf-visualrois") > 0
@@ -181,7 +172,7 @@ class Regions:
                 raise DataError(f"{self.layout.name} has no brainmask in {self.layout.space}.")
             return np.ones(self.layout.n_places, dtype=bool) if mask is None else mask > 0
         early = self._need("prf-visualrois") > 0
-        parts = [early, *(self._need(f"floc-{c}") > 0 for c in _TVALUES), self._top_parcels()]
+        parts = [early, *(self._need(f"floc-{c}") > 0 for c in TVALUES), self._top_parcels()]
         if self.food is not None:
             parts.append(self._food())
         self.notes["food mask"] = self.food is not None
@@ -311,10 +302,7 @@ def nsd_rois(
     rows = []
     for file in regions.files():
         values = regions.labels(file)
-        assert values is not None
-        prefix = f"{file}:" if file in _PREFIXED else ""
-        for number, name in regions.table(file).items():
-            rows.append((prefix + name, file, number, int((values == number).sum())))
+        rows += [(name, file, n, int(np.sum(values == n))) for n, name in regions.table(file).items()]
     known = {r[0] for r in rows}
     rows += [(n, "union or recipe", 0, int(m.sum())) for n, m in regions.all_masks().items() if n not in known]
     return pd.DataFrame(rows, columns=["name", "file", "label", "n_voxels"])
