@@ -85,6 +85,13 @@ def load(a: Any, columns: slice | NDArray[np.intp], name: str = "array") -> tupl
     return np.array(block, dtype=np.float64, order="C"), eps
 
 
+def known_mean(values: Floats, axis: int = -1, keepdims: bool = False) -> Floats:
+    """Mean over an axis of what is not NaN; NaN where there is none."""
+    known = ~np.isnan(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=axis, keepdims=keepdims) / known.sum(axis=axis, keepdims=keepdims)
+
+
 def scale_of(a: Floats) -> Floats:
     """For every column the power of two that brings its largest value near 1, so that squares keep all digits."""
     largest = np.fmax.reduce(np.abs(a), axis=0, initial=0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, load, load_pair
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, known_mean, load, load_pair
 from neuroenc.stats._repeats import (
     Halves,
     RepeatSums,
@@ -402,8 +402,8 @@ def subject_ceiling(responses: Any, *, unit: str, max_memory: int | str = MAX_ME
         block = np.array(values[:, :, at], dtype=np.float64)
         block[:, np.isnan(block).any(axis=0)] = np.nan
         with np.errstate(divide="ignore", invalid="ignore"):
-            z = block - _nanmean(block)
-            z /= np.sqrt(_nanmean(z**2))
+            z = block - known_mean(block, 1, keepdims=True)
+            z /= np.sqrt(known_mean(z**2, 1, keepdims=True))
         total = z.sum(axis=0)
         for k in range(s):
             low[k, at] = load_pair(block[k], (total - z[k]) / (s - 1), slice(None)).score("r")
@@ -411,9 +411,3 @@ def subject_ceiling(responses: Any, *, unit: str, max_memory: int | str = MAX_ME
     if unit == "r2":
         low, high = np.maximum(low, 0.0) ** 2, np.maximum(high, 0.0) ** 2
     return SubjectCeiling(low.mean(axis=0), high.mean(axis=0), low, high, unit)
-
-
-def _nanmean(block: Floats) -> Floats:
-    known = ~np.isnan(block)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(known, block, 0.0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True))

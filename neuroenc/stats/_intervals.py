@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from neuroenc._core.checks import check_fraction, one_of
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.stats._blocks import Floats, as_floats, as_real
+from neuroenc.stats._blocks import Floats, as_floats, as_real, known_mean
 
 INTERVALS = ("expanded", "percentile")
 # The mean of fewer units than this takes so few values (n = 5: 126) that no quantile of them is a 2.5 % tail.
@@ -53,10 +53,8 @@ def _of_ordered(ordered: Floats, probabilities: list[float]) -> Floats:
 
 def standard_deviation(samples: Floats) -> Floats:
     known = ~np.isnan(samples)
-    n = known.sum(axis=0)
+    n, ss = known.sum(axis=0), np.where(known, (samples - known_mean(samples, 0)) ** 2, 0.0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, samples, 0.0).sum(axis=0) / n
-        ss = np.where(known, (samples - mean) ** 2, 0.0).sum(axis=0)
         return np.sqrt(np.where(n > 1, ss / (n - 1), np.nan))
 
 
@@ -401,10 +399,9 @@ def voxel_scatter(samples: Floats, estimate: Floats) -> Floats:
     """Variance over voxels (last axis) of what each resample adds to the estimates; (n_resamples,)."""
     around = samples - estimate
     seen = ~np.isnan(around)
+    spread = np.where(seen, (around - known_mean(around, 1, keepdims=True)) ** 2, 0.0).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        n = seen.sum(axis=1)
-        mean = np.where(seen, around, 0.0).sum(axis=1) / n
-        return np.asarray(np.where(seen, (around - mean[:, None]) ** 2, 0.0).sum(axis=1) / (n - 1))
+        return np.asarray(spread / (seen.sum(axis=1) - 1))
 
 
 def median_shift(estimate: Floats, scatter: Floats) -> Floats:

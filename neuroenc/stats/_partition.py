@@ -169,15 +169,9 @@ def partition_variance(
     values[()] = np.zeros(shapes.pop())
     parts = {part: _part(part, names, values) for part in subsets(names)}
     total = values[names]
-    overfitted = np.zeros(total.shape, dtype=bool)
-    for joint in subsets(names):
-        for member in joint if len(joint) > 1 else ():
-            without = tuple(s for s in joint if s != member)
-            overfitted |= values[joint] < values[without] - tolerance
-    suppressed = np.zeros(total.shape, dtype=bool)
-    for part, value in parts.items():
-        if len(part) > 1:
-            suppressed |= value < -tolerance
+    joint = [(s, tuple(x for x in s if x != member)) for s in subsets(names) if len(s) > 1 for member in s]
+    overfitted = np.any([values[whole] < values[without] - tolerance for whole, without in joint], axis=0)
+    suppressed = np.any([value < -tolerance for part, value in parts.items() if len(part) > 1], axis=0)
     return Partition(names, parts, total, overfitted, suppressed)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
-from neuroenc.stats._blocks import Floats, Pair, as_pair, load, load_pair, score_from_sums
+from neuroenc.stats._blocks import Floats, Pair, as_pair, known_mean, load, load_pair, score_from_sums
 from neuroenc.stats._intervals import (
     PILOT,
     Expansion,
@@ -215,7 +215,7 @@ def resample_summaries(
         if statistic is None:
             return scores
         parts = [scores[:, index] - shift for index, shift in zip(members, shifts, strict=True)]
-        return np.stack([medians(x) if statistic == "median" else means(x) for x in parts], axis=1)
+        return np.stack([medians(x) if statistic == "median" else known_mean(x) for x in parts], axis=1)
 
     own = scored(np.ones((1, n)))[0]
     shifts: list[Any] = [0.0] * len(members)
@@ -231,13 +231,6 @@ def resample_summaries(
     bar: dict[str, Any] = {"progress": progress, "total": total, "desc": "bootstrap"}
     found = run(lambda part: summarise(scored(part[1])[1]), chunks, n_jobs=jobs, **bar)
     return estimate, np.concatenate(list(found))
-
-
-def means(scores: Floats) -> Floats:
-    """Mean over the last axis of what is not NaN."""
-    known = ~np.isnan(scores)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(known, scores, 0.0).sum(axis=-1) / known.sum(axis=-1))
 
 
 def seen_patterns(y: Any, width: int) -> list[tuple[Indices, Indices]]:

@@ -128,14 +128,12 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman") -> Floats:
 
 def _pool(rdms: Floats, method: str) -> Floats:
     """The RDM that fits the given ones best on average, under the comparison that is used."""
-    if method == "mean":
-        pass
-    elif method == "cosine":
+    if method == "cosine":
         rdms = rdms / np.sqrt((rdms**2).mean(axis=1, keepdims=True))
     elif method == "pearson":
         rdms = rdms - rdms.mean(axis=1, keepdims=True)
         rdms = rdms / rdms.std(axis=1, keepdims=True)
-    else:
+    elif method != "mean":
         rdms = rankdata(rdms, axis=1)
     return np.asarray(rdms.mean(axis=0))
 
