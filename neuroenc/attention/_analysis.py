@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from neuroenc.attention._tap import Head, HeadTap, Recording, SinkCalibration, attentions, find_sinks
+from neuroenc.attention._tap import Head, HeadTap, Recording, SinkCalibration, attentions
 
 Metric = Callable[[Any], Any]
 
@@ -26,44 +26,6 @@ def head_table(model: nn.Module, name: str) -> xr.DataArray:
     return _over_layers([torch.full((layer.heads,), torch.nan) for layer in attentions(model)], name)
 
 
-def head_importance(
-    model: nn.Module, loss_fn: Metric, heads: Iterable[Head] | None = None, value: str = "zero"
-) -> xr.DataArray:
-    """Importance of each attention head: increase of a loss when the head is masked.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    loss_fn : callable
-        ``loss_fn(model)`` -> number; the same at every call (no dropout, fixed cases).
-    heads : list of (layer, head), optional
-        Default all; others are NaN.
-    value : {"zero", "mean"}
-        What a head is replaced by.
-
-    Returns
-    -------
-    xarray.DataArray (layer, head)
-        ``attrs["clean"]`` is the loss of the whole model.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from neuroenc.attention import Attention
-    >>> model, x = Attention(8, 4).eval(), torch.randn(2, 5, 8)
-    >>> head_importance(model, lambda m: m(x)[0].square().mean()).shape
-    (1, 4)
-    """
-    found = head_table(model, "importance")
-    with HeadTap(model) as tap:
-        clean = number(loss_fn, model)
-        for layer, head in tap.heads if heads is None else heads:
-            tap.mask([(layer, head)], value)
-            found[layer, head] = number(loss_fn, model) - clean
-            tap.clear()
-    return found.assign_attrs(clean=clean, value=value)
-
-
 def mask_curve(
     model: nn.Module,
     loss_fn: Metric,
@@ -77,8 +39,11 @@ def mask_curve(
 
     Parameters
     ----------
-    model, loss_fn, value
-        See `head_importance`.
+    model : torch.nn.Module
+    loss_fn : callable
+        ``loss_fn(model)`` -> number; the same at every call (no dropout, fixed cases).
+    value : {"zero", "mean"}
+        What a head is replaced by.
     scores : xarray.DataArray (layer, head)
         NaN for heads that are never masked.
     counts : list of int
@@ -135,7 +100,7 @@ def select_calibration_heads(
     Parameters
     ----------
     model, loss_fn
-        See `head_importance`.
+        See `mask_curve`.
     threshold, beta, keep_first
         See `SinkCalibration`.
 
@@ -221,41 +186,6 @@ def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -
         hit = wanted.to(w.device).expand(inner.shape).gather(-1, top) & (inner.gather(-1, top) > 0)
         scores.append(hit.double().mean((0, 2, 3)))
     return _over_layers(scores, "retrieval").assign_attrs(chance=float(match.double().mean()))
-
-
-def sink_report(weights: Sequence[Tensor], threshold: float = 0.1, keep_first: int = 1) -> xr.Dataset:
-    """Count attention sinks of every head and the attention mass that they receive.
-
-    Parameters
-    ----------
-    weights : list over layers of Tensor (batch, heads, rows, key)
-        Of all rows: sinks are means over queries.
-    threshold, keep_first
-        See `find_sinks`.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``sinks`` per case, ``share`` of weight on sinks, ``share_first`` on the first keys; all (layer, head).
-
-    Examples
-    --------
-    >>> w = torch.tensor([0.1, 0.6, 0.3]).expand(1, 1, 4, 3)
-    >>> report = sink_report([w], threshold=0.4)
-    >>> report["sinks"].item(), round(report["share"].item(), 3)
-    (1.0, 0.6)
-    """
-    _check(weights)
-    counts, shares, first = [], [], []
-    for w in weights:
-        sinks = find_sinks(w, threshold, keep_first)
-        total = w.sum((0, 2, 3)).clamp_min(torch.finfo(w.dtype).tiny)
-        counts.append(sinks.double().sum(-1).mean(0))
-        shares.append((w * sinks[:, :, None]).sum((0, 2, 3)) / total)
-        first.append(w[..., :keep_first].sum((0, 2, 3)) / total)
-    named = {"sinks": counts, "share": shares, "share_first": first}
-    report = xr.Dataset({name: _over_layers(values, name) for name, values in named.items()})
-    return report.assign_attrs(threshold=threshold, keep_first=keep_first)
 
 
 def repeat_probe(
@@ -392,7 +322,7 @@ def circuit_overlap(
     Parameters
     ----------
     imp_a, imp_b : xarray.DataArray (layer, head)
-        From `head_importance`, or absolute values of `path_patch`.
+        How much each head matters, such as absolute values of `path_patch`.
     threshold : float, optional
         A circuit is the heads over it.
     top : int, optional

@@ -20,10 +20,8 @@ from neuroenc.attention import (
     SinkCalibration,
     T5Bias,
     _attention,
-    grouped_softmax,
-    landmark_layout,
 )
-from neuroenc.attention._weights import insert_landmarks
+from neuroenc.attention._weights import grouped_softmax, insert_landmarks, landmark_layout
 
 _spec = importlib.util.spec_from_file_location("attention_reference", Path(__file__).with_name("reference.py"))
 _reference = importlib.util.module_from_spec(_spec)

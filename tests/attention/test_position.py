@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from neuroenc.attention import AbsolutePosition, ALiBi, Attention, Block, Rotary, Stack, T5Bias, t5_buckets
+from neuroenc.attention import AbsolutePosition, ALiBi, Attention, Block, Rotary, Stack, T5Bias
+from neuroenc.attention._position import t5_buckets
 
 _spec = importlib.util.spec_from_file_location("attention_reference", Path(__file__).with_name("reference.py"))
 _reference = importlib.util.module_from_spec(_spec)

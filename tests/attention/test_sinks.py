@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from neuroenc.attention import Attention, Sigmoid, SinkCalibration, Softmax, find_sinks
+from neuroenc.attention import Attention, Sigmoid, SinkCalibration, Softmax
+from neuroenc.attention._tap import find_sinks
 
 
 def planted(seed=0, sink=(3,), queries=40):

@@ -399,10 +399,6 @@ def sink_report(
         ``common``: share on the image that all voxels together attend to most, with its number ``common_image``; a sink
         that has nothing to do with the voxel, if it is close to ``largest``.
 
-    Notes
-    -----
-    For columns of all rows, not only the one that is read out, see `neuroenc.attention.sink_report`.
-
     Examples
     --------
     >>> import numpy as np
