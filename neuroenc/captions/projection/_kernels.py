@@ -34,50 +34,56 @@ class NumpyKernel:
 
     norms: np.ndarray
     directions: np.ndarray
+    #: The module whose functions compute.
+    xp: Any = np
 
     def __init__(self, scaled: np.ndarray, dtype: np.dtype) -> None:
         self.dtype = dtype
-        self._scaled = scaled.astype(dtype)
-        self._work = np.empty((2, 0, 0), dtype)
+        self._scaled = self.put(scaled.astype(dtype))
+        self._work = self._empty(2, 0, 0)
+
+    def _empty(self, *shape: int) -> Any:
+        return np.empty(shape, self.dtype)
+
+    def put(self, array: np.ndarray) -> Any:
+        """A copy of an array where the backend computes, such as the sums of another state."""
+        return array.copy()
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """An array of the backend as a numpy array (without a copy where it is one)."""
+        return np.asarray(array)
 
     def zeros(self) -> Any:
         """Sums (v, d) in float64."""
-        return np.zeros(self._scaled.shape)
-
-    def put(self, sums: np.ndarray) -> Any:
-        """Sums of another state."""
-        return sums.copy()
-
-    def to_numpy(self, sums: Any) -> np.ndarray:
-        """Sums as a numpy array (without a copy where they are one)."""
-        return np.asarray(sums)
+        return self.put(np.zeros(tuple(self._scaled.shape)))
 
     def exact(self) -> AbstractContextManager[Any]:
         """Context in which the products have all digits of their type."""
         return nullcontext()
 
+    def _read(self, chunk: Chunk) -> tuple[Any, Any]:
+        """Rows (m, d) and their norms (m,) in float64; what has no direction is refused."""
+        return np.asarray(chunk.rows), row_norms(chunk, need_positive=True)
+
     def load(self, chunk: Chunk, decouple: bool, block: int) -> None:
         """Take a chunk; sets ``norms`` (m,) and ``directions`` (d,), the sum of its unit rows, in float64."""
-        self.norms = row_norms(chunk, need_positive=True)
-        raw = np.asarray(chunk.rows)
+        raw, norms = self._read(chunk)
         m, d = raw.shape
-        values = np.empty((m, d + 2), self.dtype)
-        np.divide(raw, self.norms[:, None], out=values[:, :d], casting="unsafe")
-        values[:, d], values[:, d + 1] = self.norms, 1
-        unit = values[:, :d]
-        self.directions = unit.sum(axis=0, dtype=np.float64)
+        self._values = values = self._empty(m, d + 2)
+        self._unit = unit = values[:, :d] if decouple else self._empty(m, d)
+        self.xp.divide(raw, norms[:, None], out=unit)
         if not decouple:
-            unit = unit.copy()
             values[:, :d] = raw
-        self._unit, self._values = unit, values
+        values[:, d], values[:, d + 1] = norms, 1
+        self.norms, self.directions = map(self.to_numpy, (norms, unit.sum(axis=0, dtype=self.xp.float64)))
         if self._work.shape[1] < block or self._work.shape[2] != m:
-            self._work = np.empty((2, block, m), self.dtype)
+            self._work = self._empty(2, block, m)
 
     def logits(self, part: slice) -> np.ndarray:
         """Compute the logits of a tile and return the largest of each voxel (b,)."""
         self._tile = self._work[0, : part.stop - part.start]
-        np.matmul(self._scaled[part], self._unit.T, out=self._tile)
-        return self._tile.max(axis=1)
+        self.xp.matmul(self._scaled[part], self._unit.T, out=self._tile)
+        return self.to_numpy(self.xp.amax(self._tile, 1))
 
     def near(
         self, rows: np.ndarray, floor: np.ndarray, most: int | None = None, slack: float = 0.0
@@ -86,20 +92,24 @@ class NumpyKernel:
 
         With ``most``, where there are many: those only that are within ``slack`` of the ``most`` largest.
         """
-        found = self._tile[rows]
+        found, limit = self._tile[self.put(rows)], self.put(floor)
         m = found.shape[1]
-        hits = found >= floor[:, None]
-        if most is not None and m > most and np.count_nonzero(hits) > 4 * most * len(rows):
-            own = np.partition(found, m - most, axis=1)[:, m - most]
-            hits = found >= np.maximum(floor, own - self.dtype.type(slack))[:, None]
-        i, j = np.divmod(np.flatnonzero(hits), m)
+        hits = found >= limit[:, None]
+        if most is not None and m > most and int(hits.sum()) > 4 * most * len(rows):
+            hits = found >= self.xp.maximum(limit, self._largest(found, most) - slack)[:, None]
+        i, j = np.divmod(self.to_numpy(self.xp.argwhere(hits.reshape(-1))).ravel(), m)
         return rows[i], j
 
-    def _exp(self, reference: np.ndarray) -> np.ndarray:
+    def _largest(self, found: Any, k: int) -> Any:
+        """The k-th largest entry of each row."""
+        m = found.shape[1]
+        return np.partition(found, m - k, axis=1)[:, m - k]
+
+    def _exp(self, reference: np.ndarray) -> Any:
         tile = self._tile
-        tile -= reference[:, None].astype(self.dtype)
-        np.maximum(tile, LOWEST, out=tile)
-        return np.exp(tile, out=self._work[1, : len(tile)])
+        tile -= self.put(reference.astype(self.dtype))[:, None]
+        self.xp.clip(tile, LOWEST, None, out=tile)
+        return self.xp.exp(tile, out=self._work[1, : len(tile)])
 
     def add(self, part: slice, reference: np.ndarray, keep: np.ndarray, sums: Any) -> tuple[np.ndarray, ...]:
         """``sums[part] = keep sums[part] + exp(logits - reference) values``; the same sums of 1, norms, -logits."""
@@ -107,111 +117,60 @@ class NumpyKernel:
         found = weight @ self._values
         mine, d = sums[part], sums.shape[1]
         if (keep != 1).any():
-            mine *= keep[:, None]
+            mine *= self.put(keep)[:, None]
         mine += found[:, :d]
-        return found[:, d + 1], found[:, d], -np.einsum("vk,vk->v", weight, self._tile)
+        norms, ones = self.to_numpy(found[:, d:]).T
+        return ones, norms, -self._spread(weight)
+
+    def _spread(self, weight: Any) -> np.ndarray:
+        return np.einsum("vk,vk->v", self.to_numpy(weight), self.to_numpy(self._tile))
 
     def mass(self, reference: np.ndarray) -> np.ndarray:
         """Sums of ``exp(logits - reference)`` of the tile, float64 (b,)."""
-        return self._exp(reference).sum(axis=1).astype(np.float64)
+        return self.to_numpy(self._exp(reference).sum(axis=1)).astype(np.float64)
 
 
-class TorchKernel:
+class TorchKernel(NumpyKernel):
     """torch's, on the CPU's threads or a GPU; sums stay on the device."""
 
     def __init__(self, scaled: np.ndarray, dtype: np.dtype, device: str) -> None:
-        torch = require("torch", "clip")
-        self._torch, self.device, self.dtype = torch, torch.device(device), dtype
-        self._type = torch.float64 if dtype == np.float64 else torch.float32
-        self._scaled = torch.from_numpy(scaled).to(self.device, self._type)
-        self._work = torch.empty((2, 0, 0), dtype=self._type, device=self.device)
+        self.xp = torch = require("torch", "clip")
+        self.device, self._type = torch.device(device), torch.float64 if dtype == np.float64 else torch.float32
+        super().__init__(scaled, dtype)
+
+    def _empty(self, *shape: int) -> Any:
+        return self.xp.empty(shape, dtype=self._type, device=self.device)
+
+    def put(self, array: np.ndarray) -> Any:
+        # Memory-mapped rows are read only, and torch warns of what it could write to.
+        return self.xp.from_numpy(np.array(array)).to(self.device)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return np.asarray(array.cpu().numpy())
 
     def exact(self) -> AbstractContextManager[Any]:
         from neuroenc._core.device import exact_arithmetic
 
         return exact_arithmetic()
 
-    def zeros(self) -> Any:
-        return self._torch.zeros(self._scaled.shape, dtype=self._torch.float64, device=self.device)
-
-    def to_numpy(self, sums: Any) -> np.ndarray:
-        return np.asarray(sums.cpu().numpy())
-
-    def load(self, chunk: Chunk, decouple: bool, block: int) -> None:
-        torch = self._torch
+    def _read(self, chunk: Chunk) -> tuple[Any, Any]:
         rows = np.asarray(chunk.rows)
-        if rows.dtype not in (np.float16, np.float32, np.float64):
-            rows = rows.astype(np.float64)
-        # Memory-mapped rows are read only, and torch warns of what it could write to.
-        raw = torch.from_numpy(np.array(rows)).to(self.device)
-        wide = raw.to(torch.float64)
-        norms = torch.linalg.vector_norm(wide, dim=1)
-        self.norms = norms.cpu().numpy()
-        if not (np.isfinite(self.norms).all() and (self.norms > 0).all()):
+        raw = self.put(rows if rows.dtype in (np.float16, np.float32, np.float64) else rows.astype(np.float64))
+        norms = self.xp.linalg.vector_norm(raw, dim=1, dtype=self.xp.float64)
+        if not bool((self.xp.isfinite(norms) & (norms > 0)).all()):
             row_norms(chunk, need_positive=True)
-        m, d = raw.shape
-        values = torch.empty((m, d + 2), dtype=self._type, device=self.device)
-        values[:, :d] = wide / norms[:, None]
-        values[:, d], values[:, d + 1] = norms, 1
-        unit = values[:, :d]
-        self.directions = unit.sum(dim=0, dtype=torch.float64).cpu().numpy()
-        if not decouple:
-            unit = unit.clone()
-            values[:, :d] = raw
-        self._unit, self._values = unit, values
-        if self._work.shape[1] < block or self._work.shape[2] != m:
-            self._work = torch.empty((2, block, m), dtype=self._type, device=self.device)
+        return raw, norms
 
-    def put(self, sums: np.ndarray) -> Any:
-        return self._torch.from_numpy(np.array(sums)).to(self.device)
+    def _largest(self, found: Any, k: int) -> Any:
+        return found.topk(k, dim=1).values[:, -1]
 
-    def logits(self, part: slice) -> np.ndarray:
-        self._tile = self._work[0, : part.stop - part.start]
-        self._torch.mm(self._scaled[part], self._unit.T, out=self._tile)
-        return np.asarray(self._tile.amax(dim=1).cpu().numpy())
-
-    def near(
-        self, rows: np.ndarray, floor: np.ndarray, most: int | None = None, slack: float = 0.0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        found = self._tile[self.put(rows)]
-        m = found.shape[1]
-        limit = self.put(floor)
-        hits = found >= limit[:, None]
-        if most is not None and m > most and int(hits.sum()) > 4 * most * len(rows):
-            own = found.topk(most, dim=1).values[:, -1] - slack
-            hits = found >= self._torch.maximum(limit, own)[:, None]
-        i, j = hits.nonzero(as_tuple=True)
-        return rows[i.cpu().numpy()], j.cpu().numpy()
-
-    def _exp(self, reference: np.ndarray) -> Any:
-        tile = self._tile
-        tile -= self.put(reference.astype(self.dtype))[:, None]
-        tile.clamp_(min=LOWEST)
-        return self._torch.exp(tile, out=self._work[1, : len(tile)])
-
-    def add(self, part: slice, reference: np.ndarray, keep: np.ndarray, sums: Any) -> tuple[np.ndarray, ...]:
-        weight = self._exp(reference)
-        found = weight @ self._values
-        mine, d = sums[part], sums.shape[1]
-        if (keep != 1).any():
-            mine *= self.put(keep)[:, None]
-        mine += found[:, :d]
+    def _spread(self, weight: Any) -> np.ndarray:
         if self.device.type == "cpu":  # torch's row-wise products are slow there
-            spread = np.einsum("vk,vk->v", weight.numpy(), self._tile.numpy())
-        else:
-            spread = (weight * self._tile).sum(dim=1).cpu().numpy()
-        tail = found[:, d:].cpu().numpy()
-        return tail[:, 1], tail[:, 0], -spread
-
-    def mass(self, reference: np.ndarray) -> np.ndarray:
-        return np.asarray(self._exp(reference).sum(dim=1, dtype=self._torch.float64).cpu().numpy())
+            return super()._spread(weight)
+        return self.to_numpy((weight * self._tile).sum(dim=1))
 
 
-#: What computes tiles; both have the same methods.
-Kernel = NumpyKernel | TorchKernel
-
-
-def make_kernel(scaled: np.ndarray, dtype: np.dtype, device: str | None) -> Kernel:
+def make_kernel(scaled: np.ndarray, dtype: np.dtype, device: str | None) -> NumpyKernel:
     """numpy without a device, else torch there; "auto" is a CUDA GPU, or torch on the CPU.
 
     Raises

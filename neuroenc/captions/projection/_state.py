@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.topk import exact_scores, merge_best
-from neuroenc.captions.projection._kernels import Kernel, make_kernel
+from neuroenc.captions.projection._kernels import NumpyKernel, make_kernel
 from neuroenc.retrieval import Chunk, EmbeddingBank
 
 
 class _State:
     """Weights, settings and kernel of both states, which take rows in tile by tile."""
+
+    #: What states that merge must have in common, and the attributes that hold it.
+    _settings: ClassVar = {"temperature": "temperature", "decouple": "decouple"}
 
     def __init__(
         self,
@@ -26,16 +29,15 @@ class _State:
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        if not (isinstance(temperature, (int, float)) and 0 < temperature < np.inf):
-            raise ConfigError(f"temperature={temperature!r} is not legal; it must be positive (1/150 is usual).")
         if dtype not in (None, "float32", "float64"):
             raise ConfigError(f"dtype={dtype!r} is not legal; legal: 'float32', 'float64', None.")
         w = np.ascontiguousarray(weights, dtype=np.float64)
         if w.ndim != 2 or (len(w) and np.abs(np.linalg.norm(w, axis=1) - 1).max() > 1e-5):
             raise DataError(f"weights of shape {w.shape} must be (v, d) with unit-norm rows.")
-        self.weights, self.temperature, self.decouple, self.device = w, float(temperature), bool(decouple), device
+        self.temperature = at_least("temperature", temperature, above=True, also=" (1/150 is usual)")
+        self.weights, self.decouple, self.device = w, bool(decouple), device
         self.dtype = np.dtype(dtype or ("float64" if temperature < 1e-3 else "float32"))
-        self._kernel: Kernel | None = make_kernel(w / self.temperature, self.dtype, device)
+        self._kernel: NumpyKernel | None = make_kernel(w / self.temperature, self.dtype, device)
         self._clear()
 
     def fresh(self) -> Self:
@@ -53,7 +55,7 @@ class _State:
         # Between processes only sums travel; a state that arrives is merged or finished.
         return {**self.__dict__, "_kernel": None}
 
-    def kernel(self) -> Kernel:
+    def kernel(self) -> NumpyKernel:
         """What computes; made anew where the state came from a merge or another process."""
         if self._kernel is None:
             self._kernel = make_kernel(self.weights / self.temperature, self.dtype, self.device)
@@ -72,15 +74,25 @@ class _State:
             for a in range(0, v, block):
                 self._update_block(slice(a, min(a + block, v)), chunk, kernel)
 
+    def _joined(self, other: Self) -> Self:
+        """A state without sums that counts both parts' rows, if the two differ in nothing but these."""
+        same = all(getattr(self, name) == getattr(other, name) for name in self._settings.values())
+        if not same or not np.array_equal(self.weights, other.weights):
+            named = ", ".join(self._settings)
+            raise DataError(f"{type(self).__name__}s merge only with equal weights, {named}.")
+        out = self.fresh()
+        out.count, out.directions = self.count + other.count, self.directions + other.directions
+        return out
+
     def info(self) -> dict[str, Any]:
         """What the rows say of the bank."""
         direction = self.directions / max(self.count, 1)
         return {"n_images": self.count, "bank_direction": direction, "dtype": self.dtype.name}
 
-    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+    def _load(self, chunk: Chunk, kernel: NumpyKernel, block: int) -> None:
         raise NotImplementedError
 
-    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+    def _update_block(self, part: slice, chunk: Chunk, kernel: NumpyKernel) -> None:
         raise NotImplementedError
 
 
@@ -134,18 +146,18 @@ class ProjectionState(_State):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_sums": self.vectors}
 
-    def kernel(self) -> Kernel:
+    def kernel(self) -> NumpyKernel:
         """What computes; sums that came from elsewhere are put where it wants them."""
         anew, kernel = self._kernel is None, super().kernel()
         if anew and self._sums is not None:
             self._sums = kernel.put(self._sums)
         return kernel
 
-    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+    def _load(self, chunk: Chunk, kernel: NumpyKernel, block: int) -> None:
         self._sums = kernel.zeros() if self._sums is None else self._sums
         kernel.load(chunk, self.decouple, block)
 
-    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+    def _update_block(self, part: slice, chunk: Chunk, kernel: NumpyKernel) -> None:
         largest = kernel.logits(part)
         old = self.nearest_cosine[part].copy()
         self._update_nearest(part, chunk, kernel, largest)
@@ -157,7 +169,7 @@ class ProjectionState(_State):
         self.z[part] = keep * self.z[part] + z
         self.norms[part] = keep * self.norms[part] + norms
 
-    def _update_nearest(self, part: slice, chunk: Chunk, kernel: Kernel, largest: np.ndarray) -> None:
+    def _update_nearest(self, part: slice, chunk: Chunk, kernel: NumpyKernel, largest: np.ndarray) -> None:
         # Rows within the rounding error of the best are compared again in float64, so that the nearest
         # row (the lowest of equal ones) does not depend on how the bank was cut.
         slack = self.weights.shape[1] * np.finfo(self.dtype).eps / self.temperature
@@ -186,16 +198,8 @@ class ProjectionState(_State):
         DataError
             The states belong to other weights, temperature, or kind of average.
         """
-        if (
-            self.temperature != other.temperature
-            or self.decouple != other.decouple
-            or not np.array_equal(self.weights, other.weights)
-        ):
-            raise DataError("projection states merge only with equal weights, temperature and decouple.")
-        out = self.fresh()
+        out = self._joined(other)
         out._kernel, sums = None, np.zeros(self.weights.shape)
-        out.count = self.count + other.count
-        out.directions = self.directions + other.directions
         theirs = (other.nearest_cosine > self.nearest_cosine) | (
             (other.nearest_cosine == self.nearest_cosine)
             & (other.nearest >= 0)
@@ -273,6 +277,8 @@ class TruncatedState(_State):
     ([[1.0, 0.0]], True)
     """
 
+    _settings: ClassVar = {**_State._settings, "top_k": "k", "weighting": "weighting"}
+
     def __init__(
         self,
         weights: Any,
@@ -299,12 +305,12 @@ class TruncatedState(_State):
         """Nearest row of each voxel (v,)."""
         return self.rows[:, 0]
 
-    def _load(self, chunk: Chunk, kernel: Kernel, block: int) -> None:
+    def _load(self, chunk: Chunk, kernel: NumpyKernel, block: int) -> None:
         kernel.load(chunk, True, block)
         self.lowest = min(self.lowest, float(kernel.norms.min()))
         self.highest = max(self.highest, float(kernel.norms.max()))
 
-    def _update_block(self, part: slice, chunk: Chunk, kernel: Kernel) -> None:
+    def _update_block(self, part: slice, chunk: Chunk, kernel: NumpyKernel) -> None:
         largest = kernel.logits(part)
         slack = self.weights.shape[1] * float(np.finfo(self.dtype).eps) / self.temperature
         old = self.scores[part, 0].astype(np.float64)
@@ -326,12 +332,7 @@ class TruncatedState(_State):
         DataError
             The states belong to other weights or settings.
         """
-        mine, theirs = ((s.temperature, s.decouple, s.k, s.weighting) for s in (self, other))
-        if mine != theirs or not np.array_equal(self.weights, other.weights):
-            raise DataError("truncated states merge only with equal weights, temperature, decouple, top_k, weighting.")
-        out = self.fresh()
-        out.count = self.count + other.count
-        out.directions = self.directions + other.directions
+        out = self._joined(other)
         out.lowest, out.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         score = np.concatenate([self.scores, other.scores], axis=1)
         row = np.concatenate([self.rows, other.rows], axis=1)
@@ -367,16 +368,13 @@ class TruncatedState(_State):
             raise DataError(f"top_k={self.k} of a bank (or fold) of {self.count} images; legal is up to {self.count}.")
         v, d = self.weights.shape
         flat = self.rows.ravel()
-        order = np.argsort(flat, kind="stable")
-        ordered = flat[order]
         cosine, size = np.zeros(v * self.k), np.zeros(v * self.k)
         best = self.scores[:, 0].astype(np.float64)
         mean = np.zeros((v, d))
         for chunk in bank.take(np.unique(flat)):
-            low, high = np.searchsorted(ordered, [chunk.at(np.array([0]))[0], chunk.at(np.array([-1]))[0]])
-            high = int(np.searchsorted(ordered, ordered[high], side="right"))
-            entry = order[low:high]
-            i, j = entry // self.k, np.searchsorted(chunk.at(np.arange(len(chunk.rows))), flat[entry])
+            at = chunk.at(np.arange(len(chunk.rows)))
+            entry = np.flatnonzero((flat >= at[0]) & (flat <= at[-1]))
+            i, j = entry // self.k, np.searchsorted(at, flat[entry])
             rows = np.asarray(chunk.rows, dtype=np.float64)
             norm = np.linalg.norm(rows, axis=1)
             size[entry] = norm[j]
