@@ -84,11 +84,14 @@ from .decoding._sampling import (
     sample as sample,
 )
 from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
-from .projection._alternatives import project_weights as project_weights
 from .projection._denoiser import ConceptDenoiser as ConceptDenoiser
 from .projection._denoiser_model import contrastive_accuracy as contrastive_accuracy, copying as copying
 from .projection._manifold import on_manifold as on_manifold
-from .projection._project import project as project, project_folds as project_folds
+from .projection._project import (
+    project as project,
+    project_folds as project_folds,
+    project_weights as project_weights,
+)
 from .projection._state import ProjectionState as ProjectionState, TruncatedState as TruncatedState
 from .projection._stream import bank_folds as bank_folds, bank_hash as bank_hash
 from .text._parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser

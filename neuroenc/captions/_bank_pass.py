@@ -10,16 +10,14 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.checks import check_whole
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import hash_array
-from neuroenc._core.memory import parse_memory
-from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.topk import BestRows, plan_blocks
-from neuroenc.captions._linear import Weights, as_weights, check_space, voxel_labels
+from neuroenc.captions._linear import Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, ImageSums
-from neuroenc.captions.projection._project import _Job
-from neuroenc.captions.projection._stream import BankHash, IdCollector, Plan, as_folds, is_lazy, stream
-from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
+from neuroenc.captions.projection._project import Job
+from neuroenc.captions.projection._stream import IdCollector, Plan, Projections, Reader, as_folds, read_bank
+from neuroenc.retrieval import Chunk, as_bank
 
 
 def evidence(
@@ -76,59 +74,6 @@ class Found(NamedTuple):
     rows: dict[str, np.ndarray]
 
 
-class _Projections:
-    """Weights of several jobs under one plan on the same images: one state, one set of products."""
-
-    def __init__(self, plan: Plan, mask: np.ndarray | None, bank: EmbeddingBank) -> None:
-        self.plan, self.mask, self._bank = plan, mask, bank
-        self.jobs: list[_Job] = []
-        self._parts: list[dict[str, np.ndarray]] = []
-        self._info: dict[str, Any] = {}
-
-    @property
-    def n(self) -> int:
-        return sum(len(job.unit) for job in self.jobs)
-
-    @property
-    def cost(self) -> int:
-        return self.plan.bytes_per_voxel(self.jobs[0].unit.shape[1], 1)
-
-    def unit(self) -> np.ndarray:
-        return np.concatenate([job.unit for job in self.jobs])
-
-    def open(self, a: int, b: int, budget: int, width: int) -> int:
-        self._state, self._ids = self.plan.state(self.unit()[a:b]), IdCollector()
-        rows, self._block = plan_blocks(budget // 2, width, b - a, self._state.dtype.itemsize)
-        return rows
-
-    def update(self, chunk: Chunk) -> None:
-        rest = chunk if self.mask is None else chunk.take(self.mask[chunk.start : chunk.start + len(chunk.rows)])
-        if len(rest.rows):
-            self._state.update(rest, self._block)
-            self._ids(chunk, self._state.nearest)
-
-    def close(self) -> None:
-        state = self._state
-        self._parts.append({**state.finish(self._bank), "nearest_image": self._ids.names(state.nearest)})
-        self._info = state.info()
-        del self._state
-
-    def dataset(self, number: int, digest: str) -> xr.Dataset:
-        """The projection of one job."""
-        start = sum(len(job.unit) for job in self.jobs[:number])
-        job = self.jobs[number]
-        mine = slice(start, start + len(job.unit))
-        found = {name: np.concatenate([p[name] for p in self._parts])[mine] for name in self._parts[0]}
-        return job.dataset(found, {**self._info, "bank_hash": digest}, self.plan)
-
-    def alone(self, budget: int) -> str:
-        """As reading it, but by dask, which computes its arrays where it sees fit; the bank's hash."""
-        masks = None if self.mask is None else self.mask[None]
-        found, info = stream(self.unit(), self._bank, self.plan, budget, folds=masks, show=False)[0]
-        self._parts, self._info = [found], info
-        return str(info["bank_hash"])
-
-
 class _Best:
     """Best images of one job's voxels; embeddings of those that are best so far are kept where asked."""
 
@@ -139,9 +84,8 @@ class _Best:
         #: Weights (voxel, feature) of voxels that have some.
         self.matrix = weights.matrix()[self._at]
         self.k, self.features_normalised, self.keep, self._n_images = k, features_normalised, keep_rows, n_images
-        self.n, self.cost = len(self.matrix), 12 * (self.matrix.shape[1] + k)
-        if keep_rows:
-            self.cost += 2 * 8 * self.matrix.shape[1] * k
+        self.n, self.width = self.matrix.shape
+        self.cost = 12 * (self.width + k) + (2 * 8 * self.width * k if keep_rows else 0)
         self._ids = IdCollector()
         self._kept: dict[int, np.ndarray] = {}
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -196,12 +140,6 @@ class _Best:
         return Found(pd.concat([frame, voxel_labels(self._weights.coef, voxel)], axis=1), rows)
 
 
-#: What is found of a bank, for rows ``a:b`` of its ``n`` at a time where memory is short. ``cost`` is the bytes for
-#: each of the ``n`` while the bank is read; ``open(a, b, budget, width)`` begins and gives the largest chunk (rows)
-#: that is welcome, ``update(chunk)`` takes rows in, ``close()`` ends.
-_Reader = _Projections | _Best | ImageSums
-
-
 class BankPass:
     """What several stages need of a bank, found while it is read once.
 
@@ -234,8 +172,8 @@ class BankPass:
     def __init__(self, bank: Any, *, max_memory: str | int | None = None, progress: bool = False) -> None:
         self.bank, self.max_memory, self.progress = as_bank(bank), max_memory, progress
         self.n_passes, self._done = 0, False
-        self._groups: dict[Any, _Projections] = {}
-        self._others: list[_Reader] = []
+        self._groups: dict[Any, Projections] = {}
+        self._others: list[Reader] = []
         self._digest = ""
 
     def project(
@@ -260,14 +198,11 @@ class BankPass:
             As in :func:`neuroenc.captions.project`.
         """
         self._still_open()
-        mask = None if part is None else as_folds(np.asarray(part)[None], self.bank.n, 0)[0]
+        mask = None if part is None else as_folds(np.asarray(part)[None], self.bank.n, 0)
         plan = Plan(temperature, decouple, None, None, None, "softmax")
         key = (plan, None if mask is None else hash_array(mask))
-        group = self._groups.setdefault(key, _Projections(plan, mask, self.bank))
-        number = len(group.jobs)
-        job = _Job(coef, intercept, renormalise, features_normalised, None)
-        check_space(job.weights.coef, self.bank)
-        group.jobs.append(job)
+        group = self._groups.setdefault(key, Projections(plan, mask, self.bank))
+        number = group.add(Job(coef, intercept, renormalise, features_normalised, None))
         return lambda: group.dataset(number, self._read())
 
     def evidence(
@@ -292,7 +227,7 @@ class BankPass:
         sums = ImageSums(self.bank.n, n_random, seed)
         return self._ask(sums, sums.result)
 
-    def _ask(self, reader: _Reader | None, result: Callable[[], Any]) -> Callable[[], Any]:
+    def _ask(self, reader: Reader | None, result: Callable[[], Any]) -> Callable[[], Any]:
         """``result``, once the bank was read by ``reader``."""
         self._others += [] if reader is None else [reader]
 
@@ -322,67 +257,6 @@ class BankPass:
         """
         self._still_open()
         self._done = True
-        budget = parse_memory(self.max_memory)
-        readers: list[_Reader] = list(self._others)
-        if is_lazy(self.bank):
-            for group in self._groups.values():
-                self._digest = group.alone(budget)
-                self.n_passes += 1
-        else:
-            groups: list[_Reader] = list(self._groups.values())
-            readers = groups + readers
-        passes = _passes(readers, budget // 2)
-        if len(passes) > 1 and not self.bank.reusable:
-            need = 2 * sum(r.n * r.cost for r in readers)
-            raise DataError(
-                f"{need:,} bytes of max_memory are needed to read a stream once; it is {budget:,}. Next step: raise "
-                "max_memory, or pass a bank that can be read again (memmap, list)."
-            )
-        total = None if self.bank.n is None else self.bank.n * len(passes)
-        with progress_bar(desc="bank", total=total, show=self.progress, unit="image") as bar:
-            for several in passes:
-                self._once(several, budget, bar)
-
-    def _once(self, several: list[tuple[_Reader, int, int]], budget: int, bar: Any) -> None:
-        width = self._width()
-        rows = min(reader.open(a, b, budget, width) for reader, a, b in several)
-        digest = None if self._digest or not self._groups else BankHash()
-        for chunk in self.bank.chunks(rows, width):
-            for reader, _, _ in several:
-                reader.update(chunk)
-            if digest is not None:
-                digest.update(chunk)
-            bar.update(len(chunk.rows))
-        self._digest = digest.hexdigest() if digest is not None else self._digest
-        for reader, _, _ in several:
-            reader.close()
-        self.n_passes += 1
-
-    def _width(self) -> int:
-        """Width of the weights, which the bank is checked against; of the bank where no weights are."""
-        for group in self._groups.values():
-            return int(group.jobs[0].unit.shape[1])
-        for reader in self._others:
-            if isinstance(reader, _Best):
-                return int(reader.matrix.shape[1])
-        return int(self.bank.width or 512)
-
-
-def _passes(readers: list[_Reader], capacity: int) -> list[list[tuple[_Reader, int, int]]]:
-    """Readers, or parts of them, by the reading of the bank in which they fit ``capacity`` bytes."""
-    out: list[list[tuple[_Reader, int, int]]] = [[]]
-    left = capacity
-    for reader in readers:
-        done = 0
-        while True:
-            fit = reader.n - done if not reader.cost else left // reader.cost
-            if fit < 1 and reader.n and out[-1]:
-                out.append([])
-                left = capacity
-                continue
-            n = min(max(1, fit), reader.n - done)
-            out[-1].append((reader, done, done + n))
-            done, left = done + n, left - n * reader.cost
-            if done >= reader.n:
-                break
-    return [several for several in out if several]
+        readers = [*self._groups.values(), *self._others]
+        if readers:
+            self._digest, self.n_passes = read_bank(self.bank, readers, self.max_memory, show=self.progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,7 @@ from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions._study import CaptionStudy
 from neuroenc.captions.checks._gate import gate_voxels
 from neuroenc.captions.decoding._retrieval import Decoder
-from neuroenc.captions.projection._alternatives import METHODS, project_weights
-from neuroenc.captions.projection._project import project, project_folds
+from neuroenc.captions.projection._project import METHODS, project, project_folds, project_weights
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank, as_bank
 
@@ -144,14 +144,12 @@ def caption_voxels(
     best = reading.evidence(kept, k=k, features_normalised=features_normalised)
     if projector is project:
         projected = reading.project(kept, **softmax)
-        reading.read()
-        projection = projected()
     else:
-        reading.read()
         softmax |= {"max_memory": max_memory, "progress": progress}
-        projection = projector(kept.coef, images, intercept=kept.bias, **softmax)
+        projected = partial(projector, kept.coef, images, intercept=kept.bias, **softmax)
+    reading.read()
     found = best().table
-    return decoded(kept, decoder, projection, found if n_evidence else found.iloc[:0], top, gated)
+    return decoded(kept, decoder, projected(), found if n_evidence else found.iloc[:0], top, gated)
 
 
 def decoded(
@@ -312,9 +310,6 @@ class Captioner:
             self._direction = self.project(np.eye(width, 1))["bank_direction"].values
         return self._direction
 
-    def _projector(self, coef: Any, bank: Any, **settings: Any) -> xr.Dataset:
-        return self.project(coef, **settings)
-
     def best(self, coef: Any, part: np.ndarray | None = None) -> list[str]:
         """The best caption of each voxel; "" where it has none (zero weights).
 
@@ -400,8 +395,9 @@ class Captioner:
                 found = decoded(select_voxels(weights, passed), self.decoder, *projected, top=self.top)
             else:
                 options = {name: getattr(self, name) for name in ("top", "n_evidence", "max_memory", "progress")}
-                options |= {**self._softmax(), "projector": project if self.method == "softmax" else self._projector}
-                found = caption_voxels(weights, self.bank, self.decoder, mask=passed, **options)
+                if self.method != "softmax":
+                    options["projector"] = lambda coef, bank, **settings: self.project(coef, **settings)
+                found = caption_voxels(weights, self.bank, self.decoder, mask=passed, **options, **self._softmax())
             captions, evidence = found.captions, found.evidence
             projection = found.projection
             self._direction = projection["bank_direction"].values
@@ -474,8 +470,6 @@ def _of_voxels(weights: Weights, scores: xr.Dataset) -> Weights:
         return weights
     if not wanted.is_unique:
         raise DataError(f"{len(wanted) - wanted.nunique()} voxels of scores share a name with another.")
-    if not have.is_unique:
-        raise DataError(f"{len(have) - have.nunique()} voxels of the encoder share a name; scores cannot be matched.")
     at = have.get_indexer(wanted)
     if (at < 0).any():
         lost = wanted[at < 0]

@@ -20,6 +20,7 @@ from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance
 from neuroenc.captions.analysis._words import region_masks
+from neuroenc.captions.checks._grounding_bank import read_images
 from neuroenc.captions.projection._stream import IdCollector
 from neuroenc.captions.text._vectors import embed
 from neuroenc.data import Stimuli, read_picture
@@ -272,7 +273,9 @@ def retrieve_images(
         if text_direction is None and len(names) < 2:
             raise DataError("one caption has no mean to be centred on. Next step: text_direction=, or centre=False.")
         query = unit_rows(query - (query.mean(axis=0) if text_direction is None else np.asarray(text_direction)))
-        mean = _mean_direction(images, query.shape[1]) if image_direction is None else np.asarray(image_direction)
+        mean = (
+            read_images(images, (), 0, 0, max_memory).mean if image_direction is None else np.asarray(image_direction)
+        )
     ids = IdCollector()
     moved = as_bank(_centred(images, query.shape[1], mean))
     score, at = top_k(query, moved, k, normalise=False, max_memory=max_memory, seen=ids)
@@ -291,14 +294,6 @@ def _centred(bank: Any, width: int, mean: np.ndarray) -> Iterator[tuple[np.ndarr
     for chunk in bank.chunks(16384, width):
         names = chunk.names(np.arange(chunk.start, chunk.start + len(chunk.rows)))
         yield unit_rows(unit_rows(np.asarray(chunk.rows, dtype=np.float64)) - mean), names
-
-
-def _mean_direction(bank: Any, width: int) -> np.ndarray:
-    total, n = np.zeros(width), 0
-    for chunk in bank.chunks(65536, width):
-        total += unit_rows(np.asarray(chunk.rows, dtype=np.float64)).sum(axis=0)
-        n += len(chunk.rows)
-    return total / n
 
 
 def _roi_masks(rois: Any, n: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from neuroenc._core.memory import parse_memory
 from neuroenc._core.schema import VERDICTS
 from neuroenc._core.tables import check_columns
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
-from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, as_captions, read_images
+from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, TextVectors, as_captions, read_images
 from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
 
 
@@ -134,9 +134,7 @@ class ImageVerifier:
         voxels: Sequence[Any],
         bank: PhraseBank,
         *,
-        images: Mapping[str, np.ndarray] | None = None,
-        random_images: Sequence[str] = (),
-        image_direction: np.ndarray | None = None,
+        images: BankImages,
         mode: str = "auto",
         alpha: float = 0.05,
         threshold: float = 0.9,
@@ -144,7 +142,7 @@ class ImageVerifier:
     ) -> None:
         self.bank, self.threshold, self.max_memory = bank, float(threshold), max_memory
         self.alpha = check_fraction("alpha", alpha)
-        self._vectors, self.mode = images or {}, mode
+        self.mode = mode
         rows = {v: k for k, v in enumerate(voxels)}
         top: list[list[str]] = [[] for _ in voxels]
         for voxel, name in zip(evidence["voxel"], evidence["stimulus"].astype(str)):
@@ -153,15 +151,15 @@ class ImageVerifier:
         best = dict.fromkeys(n for several in top for n in several)
         told = set() if mode == "embeddings" else set(bank.ids)
         self._told = [n for n in dict.fromkeys([*bank.ids[: bank.n_images], *best]) if n in told]
-        by_vector = [n for n in best if n in self._vectors and (mode != "auto" or n not in told)]
-        if by_vector and mode != "captions":
+        by_vector = [
+            n for n in best if n in images.vectors and (mode == "both" or n not in told) and mode != "captions"
+        ]
+        if by_vector:
             # They need random images that are known in the same way.
-            by_vector = list(dict.fromkeys([*(n for n in random_images if n in self._vectors), *by_vector]))
-            if image_direction is None:
+            by_vector = list(dict.fromkeys([*(n for n in images.random if n in images.vectors), *by_vector]))
+            if images.mean is None:
                 raise ConfigError("images are compared by embeddings, centred on their mean. Next step: give bank.")
-        else:
-            by_vector = []
-        self._seen, self._random = by_vector, set(random_images)
+        self._seen, self._random = by_vector, set(images.random)
         self._names = list(dict.fromkeys([*self._told, *self._seen]))
         self._place = place = {name: k for k, name in enumerate(self._names)}
         lost = [n for n in best if n not in place]
@@ -173,8 +171,8 @@ class ImageVerifier:
             )
         self._centred = np.zeros((0, 0))
         if by_vector:
-            raw = np.stack([np.asarray(self._vectors[n], np.float64) for n in by_vector])
-            self._centred = unit_rows(unit_rows(raw) - image_direction)
+            raw = np.stack([np.asarray(images.vectors[n], np.float64) for n in by_vector])
+            self._centred = unit_rows(unit_rows(raw) - images.mean)
         #: Rows of ``_names`` of each voxel's best images; -1 where a voxel has fewer.
         self._top = np.full((len(top), max((len(t) for t in top), default=0)), -1)
         for k, several in enumerate(top):
@@ -372,35 +370,26 @@ class GroundingChecker:
         rng = np.random.default_rng([seed, 0])
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
         others = [b for b in best if told.get(b)]
-        reading: dict[str, Any] = {"engine": self.engine, "stop": stop, "template": template}
-        drawing: dict[str, Any] = {
-            "n_random": n_random,
-            "similar": similar,
-            "text_direction": text_direction,
-            "seed": seed,
-        }
-        self.bank = PhraseBank(told, embed_text, random_ids, other_ids=others, **reading, **drawing)
+        vectors = TextVectors(embed_text, template)
+        drawing: dict[str, Any] = {"n_random": n_random, "similar": similar, "text_direction": text_direction}
+        self.bank = PhraseBank(told, vectors, random_ids, others, self.engine, stop, **drawing, seed=seed)
         by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
-        direction = None if image_direction is None else np.asarray(image_direction, dtype=np.float64)
-        vectors: dict[str, np.ndarray] = {}
-        random_images: list[str] = []
-        scale = 1.0
-        if bank is not None and (by_vector or direction is None or not features_normalised):
+        seen = BankImages(None, 1.0, {}, [])
+        if bank is not None and (by_vector or image_direction is None or not features_normalised):
             seen = bank if isinstance(bank, BankImages) else read_images(bank, best, int(n_images), seed, max_memory)
-            direction, vectors, random_images = seen.mean if direction is None else direction, seen.vectors, seen.random
-            scale = 1.0 if features_normalised else seen.norm
-        if centre and direction is None:
+        if image_direction is not None:
+            seen = seen._replace(mean=np.asarray(image_direction, dtype=np.float64))
+        if centre and seen.mean is None:
             raise ConfigError(
                 "texts are moved to where images are, and the mean of images is not known. Next step: give bank, or "
                 "image_direction (the projection's bank_direction), or centre=False."
             )
         if verifiers is None:
             shared: dict[str, Any] = {"threshold": threshold, "max_memory": max_memory}
-            known: dict[str, Any] = {"images": vectors, "random_images": random_images, "image_direction": direction}
-            moved = direction if centre else None
+            scale, moved = 1.0 if features_normalised else seen.norm, seen.mean if centre else None
             verifiers = {
                 "images": ImageVerifier(
-                    evidence, self.voxels.tolist(), self.bank, mode=images, alpha=alpha, **known, **shared
+                    evidence, self.voxels.tolist(), self.bank, images=seen, mode=images, alpha=alpha, **shared
                 ),
                 "weights": WeightVerifier(weights, self.bank, image_direction=moved, scale=scale, **shared),
             }
@@ -436,13 +425,11 @@ class GroundingChecker:
 
     def verify(self, rows: np.ndarray, phrases: Sequence[Phrase]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Verdicts (k,) as positions in ``VERDICTS``, and the verifiers' numbers, of phrase k for voxel ``rows[k]``."""
-        number: dict[tuple[str, str], int] = {}
-        table: list[Phrase] = []
-        which = np.zeros(len(phrases), dtype=np.int64)
-        for k, p in enumerate(phrases):
-            which[k] = number.setdefault((p.key, p.head), len(number))
-            if which[k] == len(table):
-                table.append(p)
+        different: dict[tuple[str, str], Phrase] = {}
+        for p in phrases:
+            different.setdefault((p.key, p.head), p)
+        table, number = list(different.values()), {key: k for k, key in enumerate(different)}
+        which = np.array([number[p.key, p.head] for p in phrases], dtype=np.int64)
         # Columns that there are also where no phrase was found.
         names = [name for verifier in self.verifiers.values() for name in getattr(verifier, "numbers", ())]
         numbers: dict[str, np.ndarray] = {name: np.zeros(0) for name in names} if not table else {}

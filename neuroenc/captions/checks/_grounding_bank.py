@@ -15,7 +15,8 @@ from neuroenc._core.checks import check_fraction, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import check_columns
-from neuroenc.captions.text._phrases import NO_THINGS, Phrase, phrases_of
+from neuroenc.captions.projection._stream import read_bank
+from neuroenc.captions.text._phrases import Phrase, phrases_of
 from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import Chunk, as_bank
 
@@ -37,7 +38,7 @@ def as_captions(captions: Any) -> dict[str, list[str]]:
 class TextVectors:
     """Unit-norm embeddings of texts, each embedded once."""
 
-    def __init__(self, embed_text: Callable[[list[str]], Any], template: str = "{}") -> None:
+    def __init__(self, embed_text: Callable[[list[str]], Any], template: str) -> None:
         if "{}" not in template:
             raise ConfigError(f"template={template!r} has no place for a phrase. Next step: 'a photo of a {{}}'.")
         self.embed_text, self.template = embed_text, template
@@ -59,10 +60,11 @@ class PhraseBank:
     Parameters
     ----------
     captions : mapping of id to captions
-    embed_text : callable
-        ``embed_text(list of str) -> (n, feature)``.
-    random_ids : sequence of str
-        Images drawn at random: comparison phrases come from their captions.
+    vectors : TextVectors
+    random_ids, other_ids : sequence of str
+        Images drawn at random, from whose captions comparison phrases come, and others.
+    engine, stop
+        As in :func:`find_phrases`.
     n_random : int
         Comparison phrases of each length, at most.
     """
@@ -70,20 +72,18 @@ class PhraseBank:
     def __init__(
         self,
         captions: Mapping[str, Sequence[str]],
-        embed_text: Callable[[list[str]], Any],
+        vectors: TextVectors,
         random_ids: Sequence[str],
+        other_ids: Sequence[str],
+        engine: Any,
+        stop: Iterable[str],
         *,
-        other_ids: Iterable[str] = (),
-        engine: str = "auto",
-        stop: Iterable[str] = NO_THINGS,
-        template: str = "{}",
-        n_random: int = 500,
-        similar: float | None = 0.002,
-        text_direction: Any = None,
-        seed: int = 0,
+        n_random: int,
+        similar: float | None,
+        text_direction: Any,
+        seed: int,
     ) -> None:
-        self.engine, self.stop, self.seed = engine, frozenset(stop), seed
-        self.vectors = TextVectors(embed_text, template)
+        self.engine, self.stop, self.seed, self.vectors = engine, frozenset(stop), seed, vectors
         self.ids = list(dict.fromkeys([*random_ids, *other_ids]))
         self.place = {name: k for k, name in enumerate(self.ids)}
         self.n_images = len(random_ids)
@@ -191,8 +191,8 @@ class BankImages(NamedTuple):
 
     Attributes
     ----------
-    mean : ndarray (feature,)
-        Mean unit-norm embedding.
+    mean : ndarray (feature,) or None
+        Mean unit-norm embedding, where it is known.
     norm : float
         Mean norm.
     vectors : dict of id to ndarray (feature,)
@@ -201,7 +201,7 @@ class BankImages(NamedTuple):
         Ids of the random images.
     """
 
-    mean: np.ndarray
+    mean: Any
     norm: float
     vectors: dict[str, np.ndarray]
     random: list[str]
@@ -211,7 +211,7 @@ class ImageSums:
     """`BankImages` of a bank of ``n`` images that is handed in chunk by chunk."""
 
     # As a part of a pass over a bank it counts for one, and needs no memory but its chunks'.
-    n, cost = 1, 0
+    n, cost, width = 1, 0, None
 
     def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
         if n is None:
@@ -256,8 +256,7 @@ def read_images(bank: Any, wanted: Iterable[str], n_images: int, seed: int, max_
     """Mean direction and mean norm of a bank, embeddings of wanted and of random images, in one pass."""
     images = as_bank(bank)
     found = ImageSums(images.n, n_images, seed, wanted)
-    for chunk in images.chunks(found.open(0, 1, parse_memory(max_memory), images.width or 512)):
-        found.update(chunk)
+    read_bank(images, [found], max_memory)
     return found.result()
 
 

@@ -1,9 +1,10 @@
-"""One pass over an image bank: folds, states, hash, and partitions on Dask workers."""
+"""Passes over an image bank: folds, states, hash, what reads along, and partitions on Dask workers."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
@@ -11,9 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.memory import parse_memory
 from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.topk import plan_blocks
+from neuroenc.captions._linear import check_space
 from neuroenc.captions.projection._state import ProjectionState, TruncatedState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 
@@ -202,6 +205,27 @@ class Scan(NamedTuple):
     ids: IdCollector
     digest: BankHash
 
+    @classmethod
+    def begin(cls, unit: np.ndarray, plan: Plan, folds: np.ndarray | None) -> Scan:
+        """No rows yet, for unit-norm weights (v, d)."""
+        state = plan.state(unit)
+        return cls([state, *(state.fresh() for _ in (() if folds is None else folds[1:]))], IdCollector(), BankHash())
+
+    def blocks(self, folds: np.ndarray | None, budget: int) -> tuple[int, int]:
+        """Rows of a chunk and voxels of a block whose temporaries stay within ``budget`` bytes."""
+        v, d = self.states[0].weights.shape
+        # Where folds share out the rows, a fold's share of a chunk should still make a large matrix product.
+        wanted = 4096 if folds is None else int(min(4096 * len(folds), 4096 / max(folds.mean(), 1 / len(folds))))
+        return plan_blocks(budget, d, v, self.states[0].dtype.itemsize, rows=wanted)
+
+    def update(self, chunk: Chunk, masks: np.ndarray | None, block: int) -> None:
+        """Take rows in; ``masks`` (fold, m) say which of them are in each fold."""
+        for n, mine in enumerate(self.states):
+            rest = chunk if masks is None else chunk.take(masks[n])
+            if len(rest.rows):
+                mine.update(rest, block)
+                self.ids(chunk, mine.nearest)
+
     def merge(self, other: Scan) -> Scan:
         """Both parts' rows together."""
         states = [a.merge(b) for a, b in zip(self.states, other.states, strict=True)]  # type: ignore[arg-type]
@@ -212,87 +236,170 @@ class Scan(NamedTuple):
         return Scan(states, ids, digest)
 
 
-def scan(
-    unit: np.ndarray,
-    plan: Plan,
-    bank: EmbeddingBank,
-    folds: np.ndarray | None,
-    budget: int,
-    *,
-    first: int = 0,
-    hashed: bool = True,
-    bar: Any = None,
-) -> Scan:
-    """Stream a bank, whose first row is row ``first`` of the whole, through one state a fold."""
-    n_folds = 1 if folds is None else len(folds)
-    state = plan.state(unit)
-    states = [state, *(state.fresh() for _ in range(n_folds - 1))]
-    out = Scan(states, IdCollector(), BankHash())
-    # Where folds share out the rows, a fold's share of a chunk should still make a large matrix product.
-    wanted = 4096 if folds is None else int(min(4096 * n_folds, 4096 / max(folds.mean(), 1 / n_folds)))
-    rows, block = plan_blocks(budget, unit.shape[1], len(unit), state.dtype.itemsize, rows=wanted)
-    for chunk in bank.chunks(rows, unit.shape[1]):
-        chunk = chunk._replace(start=chunk.start + first)
-        start = chunk.start - first
-        for n, mine in enumerate(states):
-            rest = chunk if folds is None else chunk.take(folds[n, start : start + len(chunk.rows)])
-            if len(rest.rows):
-                mine.update(rest, block)
-                out.ids(chunk, mine.nearest)
-        if hashed:
-            out.digest.update(chunk)
-        if bar is not None:
-            bar.update(len(chunk.rows))
-    return out
+class Reader(Protocol):
+    """What is found of a bank while it is read, for things ``a:b`` of ``n`` at a time where memory is short."""
+
+    n: int
+    #: Bytes for each of the ``n`` while the bank is read.
+    cost: int
+    #: Width that embeddings must have; None where any will do.
+    width: int | None
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        """Begin; the largest chunk (rows) that is welcome."""
+
+    def update(self, chunk: Chunk) -> None:
+        """Take rows in."""
+
+    def close(self) -> None:
+        """End."""
 
 
-def _groups(n: int, per_voxel: int, budget: int, reusable: bool) -> list[np.ndarray]:
-    """Voxels of each pass over the bank: their sums must fit half the budget."""
-    fit = max(1, budget // 2 // per_voxel)
-    passes = max(1, -(-n // fit))
-    if passes > 1 and not reusable:
-        raise DataError(
-            f"{n} voxels need max_memory of {2 * n * per_voxel:,} bytes to read a stream once; it is {budget:,}. "
-            "Next step: raise max_memory, or pass a bank that can be read again (memmap, list)."
+class Projections:
+    """Weights of several jobs under one plan on the same images, or folds of them: one state, one set of products.
+
+    Parameters
+    ----------
+    plan : Plan
+    folds : bool array (fold, n) or None
+    bank : EmbeddingBank
+    """
+
+    def __init__(self, plan: Plan, folds: np.ndarray | None, bank: EmbeddingBank) -> None:
+        self.plan, self.folds, self.bank = plan, folds, bank
+        if plan.top_k is not None:
+            bank.again("top_k reads the nearest images again")
+        self.jobs: list[Any] = []
+        self._parts: list[list[dict[str, np.ndarray]]] = [[] for _ in (folds if folds is not None else (None,))]
+        self._info: list[dict[str, Any]] = []
+
+    def add(self, job: Any) -> int:
+        """Take in the weights of a job; its number."""
+        check_space(job.weights.coef, self.bank)
+        self.jobs.append(job)
+        return len(self.jobs) - 1
+
+    @property
+    def n(self) -> int:
+        return sum(len(job.unit) for job in self.jobs)
+
+    @property
+    def width(self) -> int:
+        return int(self.jobs[0].unit.shape[1])
+
+    @property
+    def cost(self) -> int:
+        return self.plan.bytes_per_voxel(self.width, len(self._parts))
+
+    def _unit(self, a: int, b: int) -> np.ndarray:
+        return np.concatenate([job.unit for job in self.jobs])[a:b]
+
+    def open(self, a: int, b: int, budget: int, width: int) -> int:
+        self._scan = Scan.begin(self._unit(a, b), self.plan, self.folds)
+        rows, self._block = self._scan.blocks(self.folds, budget // 2)
+        return rows
+
+    def update(self, chunk: Chunk) -> None:
+        masks = None if self.folds is None else self.folds[:, chunk.start : chunk.start + len(chunk.rows)]
+        self._scan.update(chunk, masks, self._block)
+
+    def by_dask(self, a: int, b: int, budget: int, client: Any, hashed: bool) -> str:
+        """As reading the bank, but by tasks of dask, which computes its arrays where it sees fit; the bank's hash."""
+        self._scan = scan_dask(
+            self._unit(a, b), self.plan, self.bank, self.folds, budget // 2, client=client, hashed=hashed
         )
-    return np.array_split(np.arange(n), passes)
+        digest = self._scan.digest.hexdigest()
+        self.close()
+        return digest
+
+    def close(self) -> None:
+        states, ids = self._scan.states, self._scan.ids
+        for mine, state in zip(self._parts, states, strict=True):
+            mine.append({**state.finish(self.bank), "nearest_image": ids.names(state.nearest)})
+        self._info = [state.info() for state in states]
+        del self._scan
+
+    def dataset(self, number: int, digest: str, fold: int = 0) -> xr.Dataset:
+        """The projection of one job (in one fold)."""
+        job, parts = self.jobs[number], self._parts[fold]
+        start = sum(len(other.unit) for other in self.jobs[:number])
+        mine = slice(start, start + len(job.unit))
+        found = {name: np.concatenate([p[name] for p in parts])[mine] for name in parts[0]}
+        projection: xr.Dataset = job.dataset(found, {**self._info[fold], "bank_hash": digest}, self.plan)
+        return projection
 
 
-def stream(
-    unit: np.ndarray,
+def read_bank(
     bank: EmbeddingBank,
-    plan: Plan,
-    budget: int,
+    readers: Sequence[Reader],
+    max_memory: str | int | None,
     *,
-    folds: np.ndarray | None = None,
     client: Any = None,
-    show: bool = True,
-) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Averages of all voxels for each fold, with what is known of the bank; blocks of voxels where memory is short."""
+    desc: str = "bank",
+    show: bool = False,
+) -> tuple[str, int]:
+    """Hand all rows of a bank to ``readers``, again only for as many voxels as do not fit half of ``max_memory``.
 
-    n_folds = 1 if folds is None else len(folds)
-    if plan.top_k is not None:
-        bank.again("top_k reads the nearest images again")
-    groups = _groups(len(unit), plan.bytes_per_voxel(unit.shape[1], n_folds), budget, bank.reusable)
-    parallel = client is not None or is_lazy(bank)
-    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(n_folds)]
-    info: list[dict[str, Any]] = []
-    digest = ""
-    total = None if bank.n is None else bank.n * len(groups)
-    with progress_bar(desc="project", total=total, show=show, unit="image") as bar:
-        for group in groups:
-            hashed = not digest
-            if parallel:
-                found = scan_dask(unit[group], plan, bank, folds, budget // 2, client=client, hashed=hashed)
+    Returns
+    -------
+    str, int
+        The bank's hash ("" where nothing is projected), and how often it was read.
+    """
+    budget = parse_memory(max_memory)
+    passes = _passes(readers, budget // 2)
+    if len(passes) > 1 and not bank.reusable:
+        need = 2 * sum(r.n * r.cost for r in readers)
+        raise DataError(
+            f"{need:,} bytes of max_memory are needed to read a stream once; it is {budget:,}. Next step: raise "
+            "max_memory, or pass a bank that can be read again (memmap, list)."
+        )
+    # The bank is checked against the width of the weights, where there are any.
+    width = next((r.width for r in readers if r.width), None) or bank.width or 512
+    digest, n_passes, parallel = "", 0, client is not None or is_lazy(bank)
+    total = None if bank.n is None else bank.n * len(passes)
+    with progress_bar(desc=desc, total=total, show=show, unit="image") as bar:
+        for several in passes:
+            chunked = []
+            for reader, a, b in several:
+                if not (parallel and isinstance(reader, Projections)):
+                    chunked.append((reader, reader.open(a, b, budget, width)))
+                    continue
+                found = reader.by_dask(a, b, budget, client, hashed=not digest)
+                digest, n_passes = digest or found, n_passes + 1
                 bar.update(bank.n or 0)
-            else:
-                found = scan(unit[group], plan, bank, folds, budget // 2, hashed=hashed, bar=bar)
-            digest = digest or found.digest.hexdigest()
-            for mine, state in zip(parts, found.states, strict=True):
-                mine.append({**state.finish(bank), "nearest_image": found.ids.names(state.nearest)})
-            info = [state.info() for state in found.states]
-    merged = [{name: np.concatenate([p[name] for p in mine]) for name in mine[0]} for mine in parts]
-    return [(a, {**b, "bank_hash": digest}) for a, b in zip(merged, info, strict=True)]
+            if not chunked:
+                continue
+            hashed = BankHash() if not digest and any(isinstance(r, Projections) for r, _ in chunked) else None
+            for chunk in bank.chunks(min(rows for _, rows in chunked), width):
+                for reader, _ in chunked:
+                    reader.update(chunk)
+                if hashed is not None:
+                    hashed.update(chunk)
+                bar.update(len(chunk.rows))
+            digest, n_passes = digest if hashed is None else hashed.hexdigest(), n_passes + 1
+            for reader, _ in chunked:
+                reader.close()
+    return digest, n_passes
+
+
+def _passes(readers: Sequence[Reader], capacity: int) -> list[list[tuple[Reader, int, int]]]:
+    """Readers, or parts of them, by the reading of the bank in which they fit ``capacity`` bytes."""
+    out: list[list[tuple[Reader, int, int]]] = [[]]
+    left = capacity
+    for reader in readers:
+        done = 0
+        while True:
+            fit = reader.n - done if not reader.cost else left // reader.cost
+            if fit < 1 and reader.n and out[-1]:
+                out.append([])
+                left = capacity
+                continue
+            n = min(max(1, fit), reader.n - done)
+            out[-1].append((reader, done, done + n))
+            done, left = done + n, left - n * reader.cost
+            if done >= reader.n:
+                break
+    return [several for several in out if several]
 
 
 def is_lazy(bank: EmbeddingBank) -> bool:
@@ -305,11 +412,22 @@ def _blocks(array: Any) -> Any:
     return data if hasattr(data, "dask") else None
 
 
-def _scan_part(unit: np.ndarray, plan: Plan, source: Any, ids: Any, folds: Any, budget: int, **kwargs: Any) -> Scan:
+def _scan_part(
+    unit: np.ndarray, plan: Plan, source: Any, ids: Any, folds: Any, budget: int, *, first: int, hashed: bool
+) -> Scan:
+    """Scan of a part of a bank that begins at row ``first`` of the whole; ``folds`` are of the part."""
     # Tasks run side by side, each with its own products.
     with threadpool_limits(1, user_api="blas"):
         bank = source if isinstance(source, EmbeddingBank) else as_bank(source, ids)
-        return scan(unit, plan, bank, folds, budget, **kwargs)
+        found = Scan.begin(unit, plan, folds)
+        rows, block = found.blocks(folds, budget)
+        for chunk in bank.chunks(rows, unit.shape[1]):
+            masks = None if folds is None else folds[:, chunk.start : chunk.start + len(chunk.rows)]
+            moved = chunk._replace(start=chunk.start + first)
+            found.update(moved, masks, block)
+            if hashed:
+                found.digest.update(moved)
+        return found
 
 
 def _pieces(bank: EmbeddingBank, rows: int) -> list[tuple[int, int, Any, Any]]:
@@ -342,7 +460,7 @@ def scan_dask(
     client: Any = None,
     hashed: bool = True,
 ) -> Scan:
-    """As :func:`scan`, a task for each part of the bank; with ``client`` on its workers, which see the bank's files.
+    """Scan of a bank by a task for each part of it; with ``client`` on its workers, which see the bank's files.
 
     Nothing is approximate: merged states are those of one pass, up to the order of float64 additions.
     """
