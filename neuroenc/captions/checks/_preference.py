@@ -13,9 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from neuroenc._core.checks import at_least, check_whole, make_rng
 from neuroenc._core.errors import DataError
+from neuroenc.captions._descent import take_step
 from neuroenc.captions.checks._intervention import GroundedCaptions
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
+from neuroenc.captions.decoding._sampling import token_logits
 from neuroenc.captions.text._phrases import phrases_of
 
 
@@ -136,10 +138,7 @@ def segment_logp(
     whole = [[*c, *s] for c, s in zip(contexts, segments, strict=True)]
     said = [[0.0] * len(c) + [1.0] * len(s) for c, s in zip(contexts, segments, strict=True)]
     tokens, counted = _padded(whole, inputs, 0), _padded(said, inputs, 0)
-    prefix = decoder.mapping(inputs)
-    embedded = decoder.lm.get_input_embeddings()(tokens[:, :-1])
-    logits = decoder.lm(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False).logits
-    logp = torch.log_softmax(logits[:, prefix.shape[1] - 1 :].float(), dim=-1)
+    logp = torch.log_softmax(token_logits(decoder.lm, decoder.mapping(inputs), tokens).float(), dim=-1)
     return (logp.gather(2, tokens[:, :, None])[:, :, 0] * counted).sum(dim=1)
 
 
@@ -251,8 +250,7 @@ def train_preferences(
 
     plus, minus = all_of_them()
     modules = [decoder.lm, *([decoder.mapping] if train_mapping else [])]
-    parameters = [p for m in modules for p in m.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    optimiser = torch.optim.AdamW([p for m in modules for p in m.parameters()], lr=lr, weight_decay=0.0)
     losses: list[float] = []
     # Dropout stays off: the reference is the model as it decodes.
     with torch.enable_grad():
@@ -267,14 +265,7 @@ def train_preferences(
                     rows = rng.integers(0, len(old), batch_size).tolist()
                     said = _padded([written[k] for k in rows], x)
                     loss = loss + replay_weight * prefix_loss(decoder, old[rows], said)
-                if not torch.isfinite(loss):
-                    raise DataError(f"the loss is {float(loss)} at step {len(losses)}. Next step: a lower lr.")
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                if clip is not None:
-                    torch.nn.utils.clip_grad_norm_(parameters, clip)
-                optimiser.step()
-                losses.append(float(loss.detach()))
+                losses.append(take_step(loss, optimiser, len(losses), clip))
     decoder.mapping.zero_grad(set_to_none=True)
     decoder.lm.zero_grad(set_to_none=True)
     later_plus, later_minus = all_of_them()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
 from neuroenc.captions.checks._gate import sample_voxels
+from neuroenc.captions.text._vectors import embed
 
 Floats = np.ndarray
 
@@ -482,7 +484,12 @@ def caption_stability(
         known = _same_voxels(kind, [w for w, _ in several], known)
     if known is None:
         raise DataError("there are no variants; agreement needs at least two of a kind.")
-    labels = _strata(next(iter(kinds.values()))[0][0].coef) if strata is None else [str(s) for s in strata]
+    if strata is None:
+        coef = next(iter(kinds.values()))[0][0].coef
+        strata = (
+            [str(names).split(";")[0] for names in coef["roi"].values] if "roi" in coef.coords else [""] * len(known)
+        )
+    labels = [str(s) for s in strata]
     if len(labels) != len(known):
         raise DataError(f"strata name the region of {len(labels)} voxels, the weights are of {len(known)}.")
     chosen = sample_voxels(labels, max_voxels, seed)
@@ -491,16 +498,13 @@ def caption_stability(
     told = []
     with progress_bar(desc="stability", total=len(jobs), show=progress) as bar:
         for job in jobs:
-            told.append((job.kind, job.null, _captions(decode, job.weights, job.bank)))
+            found, n = [str(t) for t in decode(job.weights, job.bank)], job.weights.sizes["voxel"]
+            if len(found) != n:
+                raise DataError(f"decode gave {len(found)} captions for {n} voxels; legal is one a voxel.")
+            told.append((job.kind, job.null, found))
             bar.update(1)
     settings: dict[str, Any] = {"text_direction": text_direction, "n_shuffles": n_shuffles, "seed": seed}
     return score_stability(known[chosen], told, embed_text, of_voxels=len(known), **settings)
-
-
-def _strata(coef: xr.DataArray) -> list[str]:
-    if "roi" not in coef.coords:
-        return [""] * coef.sizes["voxel"]
-    return [str(names).split(";")[0] for names in coef["roi"].values]
 
 
 def _same_voxels(kind: str, several: Sequence[Weights], known: Any) -> np.ndarray:
@@ -513,25 +517,11 @@ def _same_voxels(kind: str, several: Sequence[Weights], known: Any) -> np.ndarra
     return names
 
 
-def _captions(decode: Callable[[Any, Any], Sequence[str]], coef: Any, bank: Any) -> list[str]:
-    found = [str(t) for t in decode(coef, bank)]
-    n = coef.sizes["voxel"]
-    if len(found) != n:
-        raise DataError(f"decode gave {len(found)} captions for {n} voxels; legal is one a voxel.")
-    return found
-
-
 def _vectors(texts: Sequence[Sequence[str]], embed_text: Callable[[list[str]], Any], text_direction: Any) -> np.ndarray:
-    different = list(dict.fromkeys(t for several in texts for t in several))
-    vectors = np.asarray(embed_text(different), dtype=np.float64)
-    if text_direction is not None:
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) - np.asarray(text_direction)
-    number = {t: k for k, t in enumerate(different)}
-    return vectors[np.array([[number[t] for t in several] for several in texts])]
+    vectors = embed(embed_text, [t for several in texts for t in several])
+    vectors -= 0.0 if text_direction is None else np.asarray(text_direction)
+    return vectors.reshape(len(texts), -1, vectors.shape[1])
 
 
 def _same(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    values = np.array(texts, dtype=object)
-    n = len(values)
-    pairs = [values[a] == values[b] for a in range(n) for b in range(a + 1, n)]
-    return np.mean(np.array(pairs, dtype=float), axis=0)
+    return np.mean([a == b for a, b in combinations(np.array(texts, dtype=object), 2)], axis=0, dtype=float)

@@ -32,6 +32,12 @@ def token_number(token: str | int, tokenizer: Any, size: int) -> int:
     return int(token)
 
 
+def until(tokens: Iterable[int], stop: int) -> list[int]:
+    """Tokens in front of the first ``stop``; what stands behind an end (-1) is left out."""
+    y = [int(t) for t in tokens if t >= 0]
+    return y[: y.index(stop)] if stop in y else y
+
+
 def content_weights(tokenizer: Any, size: int, free: Set[str]) -> Tensor:
     """1 for tokens of words that another caption should not say again, 0 for others (size,)."""
     texts = (tokenizer.decode([k]).strip().lower() for k in range(min(size, len(tokenizer))))
@@ -152,10 +158,7 @@ class CorpusConstraint:
         ids : sequence of str, optional
             Id of the image, or of the caption.
         """
-        rows = []
-        for text in captions:
-            row = [int(t) for t in tokenise(text)]
-            rows.append(row[: row.index(stop)] if stop in row else row)
+        rows = [until(tokenise(text), stop) for text in captions]
         return cls(NGramIndex(rows, ids), stop=stop, vocabulary=vocabulary, n=n, anchored=anchored)
 
     def __repr__(self) -> str:
@@ -187,7 +190,7 @@ class CorpusConstraint:
 
     def occurs(self, tokens: Sequence[int]) -> bool:
         """Whether a written caption keeps the rule; the stop token may be left out."""
-        y = self._without_stop(tokens)
+        y = until(tokens, self.stop)
         legal = all(y[t] in self.allowed(y[:t]) for t in range(len(y)))
         return legal and self.stop in self.allowed(y)
 
@@ -196,7 +199,7 @@ class CorpusConstraint:
 
         For whole captions of the corpus the ids are those of equal captions, not of longer ones that hold them.
         """
-        y = self._without_stop(tokens)
+        y = until(tokens, self.stop)
         if self.n is None and self.anchored and self.index.count(y, start=True, end=True):
             ids, _ = self.index.locate(y, start=True, end=True)
             named = ";".join(list(dict.fromkeys(ids.tolist()))[:limit])
@@ -228,15 +231,11 @@ class CorpusConstraint:
         """
         rows = []
         for row in captions.itertuples():
-            y = self._without_stop(encode(str(row.caption)))
+            y = until(encode(str(row.caption)), self.stop)
             found = self.provenance(y, limit)
             for a, b, count, ids in found[["start", "end", "count", "ids"]].itertuples(index=False, name=None):
                 rows.append((row.voxel, row.rank, text(y[a:b]), count, ids))
         return pd.DataFrame(rows, columns=["voxel", "rank", "phrase", "count", "ids"])
-
-    def _without_stop(self, tokens: Sequence[int]) -> list[int]:
-        y = [int(t) for t in tokens if t >= 0]
-        return y[: y.index(self.stop)] if self.stop in y else y
 
 
 class TrieConstraint(CorpusConstraint):
@@ -283,10 +282,8 @@ class TrieConstraint(CorpusConstraint):
         vocabulary: int,
         ids: Sequence[str] | None = None,
     ) -> None:
-        labels = [str(n) for n in (names if ids is None else ids)]
-        made = CorpusConstraint.from_captions(names, tokenise, stop=stop, vocabulary=vocabulary, ids=labels)
-        super().__init__(made.index, stop=stop, vocabulary=vocabulary)
-        rows = [self._without_stop(tokenise(n)) for n in names]
+        labels, rows = [str(n) for n in (names if ids is None else ids)], [until(tokenise(n), stop) for n in names]
+        super().__init__(NGramIndex(rows, labels), stop=stop, vocabulary=vocabulary)
         self._of: dict[tuple[int, ...], str] = {}
         for row, label, text in zip(rows, labels, names):
             if not row or tuple(row) in self._of:
@@ -301,7 +298,7 @@ class TrieConstraint(CorpusConstraint):
 
     def name(self, tokens: Sequence[int]) -> str | None:
         """Id of the name that tokens write, with or without the stop token; None if they write none."""
-        return self._of.get(tuple(self._without_stop(tokens)))
+        return self._of.get(tuple(until(tokens, self.stop)))
 
 
 class WordBan:

@@ -20,10 +20,10 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import check_columns
 from neuroenc.captions._linear import voxel_labels
-from neuroenc.captions.decoding._constraints import CorpusConstraint, TrieConstraint
+from neuroenc.captions.decoding._constraints import CorpusConstraint, TrieConstraint, until
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
-from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Hypotheses
+from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Hypotheses, token_logits
 from neuroenc.captions.decoding._search import beam_search
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.retrieval import LEVELS, CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument, plain_text
@@ -110,15 +110,13 @@ def ngram_log_probabilities(
     # Logits in float32, their log-softmax, and what the layers hold.
     each = 4 * (prefix.shape[1] + longest) * (3 * decoder.vocabulary + 16 * prefix.shape[2])
     step = int(max(1, min(1024, parse_memory(max_memory) // each)))
-    embed = decoder.lm.get_input_embeddings()
     for a in range(0, len(rows), step):
         part = rows[a : a + step]
         tokens = pad_sequence([torch.tensor(y) for _, y in part], batch_first=True).to(prefix.device)
         with torch.inference_mode():
             front = prefix[torch.tensor([item for item, _ in part], device=prefix.device)]
             # What is read behind a shorter n-gram cannot be seen by what stands in front of it.
-            logits = decoder.lm(inputs_embeds=torch.cat([front, embed(tokens[:, :-1])], dim=1), use_cache=False).logits
-            logp = torch.log_softmax(logits[:, prefix.shape[1] - 1 :].float(), dim=-1)
+            logp = torch.log_softmax(token_logits(decoder.lm, front, tokens).float(), dim=-1)
             sums = logp.gather(2, tokens[:, :, None])[:, :, 0].double().cumsum(dim=1).cpu().numpy()
         for (item, y), total in zip(part, sums):
             for k in range(len(y)):
@@ -243,8 +241,7 @@ class NGramRetriever:
 
     def _encode(self, text: str) -> list[int]:
         # A space in front, so that a word has the same tokens wherever it stands.
-        y = self.decoder.encode(" " + text)
-        return y[: y.index(self.decoder.stop)] if self.decoder.stop in y else y
+        return until(self.decoder.encode(" " + text), self.decoder.stop)
 
     def _text(self, tokens: Sequence[int]) -> str:
         if isinstance(self._tokenise, _Words):

@@ -24,7 +24,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
-from neuroenc.captions.decoding._constraints import content_weights, token_number
+from neuroenc.captions.decoding._constraints import WordBan, content_weights, token_number
 from neuroenc.captions.decoding._mapping import make_mapping
 from neuroenc.captions.decoding._retrieval import as_embeddings, caption_frame, rerank
 from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Rescore
@@ -32,18 +32,10 @@ from neuroenc.captions.decoding._search import Generated, SearchSettings, genera
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.embedding import prepare
 
+_DECODING = ("normalise", "centre", "rerank", "batch_size")
+_SETTINGS = ("source", "stop", *_DECODING)
+_OPTIONS = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", *_DECODING)
 # A decoder's files, those of any tokenizer, and what training puts beside them.
-_SETTINGS = ("normalise", "centre", "source", "stop", "rerank", "batch_size")
-_OPTIONS = (
-    *_SETTINGS[:2],
-    "search",
-    "constraint",
-    "rescore",
-    "free_words",
-    "embed_text",
-    "text_direction",
-    *_SETTINGS[4:],
-)
 _KIND = Kind(
     "prefix decoder",
     "decoder.json",
@@ -233,8 +225,6 @@ class PrefixDecoder:
         if "search" not in options:
             out.search = SearchSettings(**fields)
         if without is not None:
-            from neuroenc.captions.decoding._constraints import WordBan
-
             out.constraint = WordBan(without, self.tokenizer, self.vocabulary, within=out.constraint)
         return out
 
@@ -458,16 +448,15 @@ class PrefixDecoder:
                 prefix_length=mapping.pop("prefix_length"),
                 mapping_settings={k: v for k, v in mapping.items() if k != "width"},
                 search=SearchSettings(**record["search"]),
+                free_words=record.get("free_words", STOP_WORDS),
                 device=device,
-                **{k: record[k] for k in ("normalise", "centre", "source", "stop")},
+                # Decoders of before have no rerank and no batch_size.
+                **{k: record[k] for k in _SETTINGS if k in record},
             )
             mapped = {k[8:]: v for k, v in state.items() if k.startswith("mapping.")}
             _fill(decoder.mapping, mapped, f"mapping of {folder}")
             for name in ("mean", "text_direction"):
                 setattr(decoder, name, state[name].numpy().astype(np.float64) if name in state else None)
-            decoder.rerank = float(record.get("rerank", 0.0))
-            decoder.batch_size = int(record.get("batch_size", decoder.batch_size))
-            decoder.free_words = frozenset(record.get("free_words", decoder.free_words))
         return decoder.with_options(**options)
 
     @classmethod
@@ -539,7 +528,7 @@ class PrefixDecoder:
             # The same function as GPT-2's own "gelu_new", in one kernel.
             activation_function="gelu_pytorch_tanh",
         )
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any]
         if "prefix_const" in project:
             kind, length, dim = "transformer", len(project["prefix_const"]), project["linear.weight"].shape[1]
             settings = {

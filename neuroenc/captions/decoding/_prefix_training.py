@@ -20,8 +20,10 @@ from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
+from neuroenc.captions._descent import take_step
 from neuroenc.captions.decoding._constraints import caption_pairs
 from neuroenc.captions.decoding._prefix import PrefixDecoder
+from neuroenc.captions.decoding._sampling import token_logits
 
 _IGNORED = -100
 
@@ -48,11 +50,8 @@ class PrefixTraining:
 
 def prefix_loss(decoder: PrefixDecoder, inputs: Tensor, tokens: Tensor) -> Tensor:
     """Mean cross-entropy of captions (n, t), -100 behind their end, after the prefixes of prepared inputs."""
-    prefix = decoder.mapping(inputs)
-    embedded = decoder.lm.get_input_embeddings()(tokens[:, :-1].clamp(min=0))
     # Captions are of different lengths, prefixes are not: what stands behind an end is hidden by causality.
-    logits = decoder.lm(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False).logits
-    logits = logits[:, prefix.shape[1] - 1 :]
+    logits = token_logits(decoder.lm, decoder.mapping(inputs), tokens)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), ignore_index=_IGNORED)
 
 
@@ -272,12 +271,5 @@ class _Run:
             group["lr"] = self._rate()
         torch.manual_seed(self._seed(1))
         loss = prefix_loss(self.decoder, x.to(self.decoder.device), y.to(self.decoder.device))
-        if not torch.isfinite(loss):
-            raise DataError(f"the loss is {float(loss)} at step {self.step}. Next step: a lower lr, or clip=1.")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimiser.step()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(take_step(loss, self.optimiser, self.step, self.clip))
         self.step += 1

@@ -49,12 +49,18 @@ def _predicted(
     weights = weights_of(projection, coef, intercept)
     if weights is None or decoder.embed_text is None or not texts:
         return np.full(len(at), np.nan)
-    chosen = embed(decoder.embed_text, texts)
+    vectors = embed(decoder.embed_text, texts)
     if decoder.text_direction is not None:
-        chosen = unit_rows(chosen - decoder.text_direction + projection["bank_direction"].values)
+        vectors = unit_rows(vectors - decoder.text_direction + projection["bank_direction"].values)
+    return _responses(weights, projection, at, vectors)
+
+
+def _responses(weights: Weights, projection: xr.Dataset, at: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Response of voxel ``at[k]`` to the unit vector ``vectors[k]``, at its projected norm for raw features."""
+    cosine = np.einsum("vd,vd->v", weights.matrix()[at], vectors)
     if not projection.attrs.get("features_normalised", 1):
-        chosen = chosen * np.linalg.norm(projection["embedding"].values[at], axis=1, keepdims=True)
-    return np.einsum("vd,vd->v", weights.matrix()[at], chosen) + weights.intercept[at]
+        cosine *= np.linalg.norm(projection["embedding"].values[at], axis=1)
+    return cosine + weights.intercept[at]
 
 
 def caption_frame(
@@ -315,20 +321,13 @@ class RetrievalDecoder:
         score, at = np.zeros((0, k)), np.zeros((0, k), np.int64)
         if len(rows):
             score, at = self._index.search(target[rows], k, max_memory=self._max_memory)
-        at, voxel, predicted = self._live[at], np.repeat(rows, k), np.full(len(rows) * k, np.nan)
+        at, ranks, predicted = self._live[at], np.tile(np.arange(1, k + 1), len(rows)), np.full(len(rows) * k, np.nan)
         if weights is not None:
             moved = unit_rows(self.directions - self._mean + image) if self.centre else self.directions
-            size = np.ones(len(embedding))
-            if not projection.attrs.get("features_normalised", 1):
-                size = np.linalg.norm(projection["embedding"].values, axis=1)
             for rank in range(k):
-                cosine = np.einsum("vd,vd->v", weights.matrix()[rows], moved[at[:, rank]])
-                predicted[rank::k] = cosine * size[rows]
-            predicted += weights.intercept[voxel]
+                predicted[rank::k] = _responses(weights, projection, rows, moved[at[:, rank]])
         captions, ids = ([names[x] for x in at.ravel()] for names in (self.captions, self.ids))
-        return _frame(
-            projection, voxel, np.tile(np.arange(1, k + 1), len(rows)), captions, score.ravel(), ids, predicted
-        )
+        return _frame(projection, np.repeat(rows, k), ranks, captions, score.ravel(), ids, predicted)
 
     def _image_direction(self, projection: xr.Dataset) -> np.ndarray:
         if not self.centre:

@@ -119,6 +119,13 @@ class CausalStep:
         return found.logits[:, -1], getattr(found, self._past) if self.cache else embedded
 
 
+def token_logits(model: Any, prefix: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (n, t, V) of tokens (n, t), each after the prefix (n, length, width) and the tokens before it."""
+    embedded = model.get_input_embeddings()(tokens[:, :-1].clamp(min=0))
+    logits: Tensor = model(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False).logits
+    return logits[:, prefix.shape[1] - 1 :]
+
+
 #: Stands behind the end of a hypothesis.
 PAD = -1
 _REST = ("lengths", "logp", "scores", "finished", "group")
@@ -202,12 +209,16 @@ def sort(found: Hypotheses) -> Hypotheses:
     return Hypotheses(tokens, *rest)
 
 
+def equal_length(parts: list[Any]) -> list[Tensor]:
+    """Tokens (n, k, t) of each part, all of the largest t."""
+    longest = max(p.tokens.shape[2] for p in parts)
+    return [torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD) for p in parts]
+
+
 def join(parts: list[Hypotheses]) -> Hypotheses:
     """The hypotheses of several searches of the same items as one."""
-    longest = max(p.tokens.shape[2] for p in parts)
-    tokens = [torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD) for p in parts]
     rest = (torch.cat([getattr(p, x) for p in parts], 1) for x in _REST)
-    return sort(Hypotheses(torch.cat(tokens, 1), *rest))
+    return sort(Hypotheses(torch.cat(equal_length(parts), 1), *rest))
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float, top_k: int | None) -> Tensor:

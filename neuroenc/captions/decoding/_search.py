@@ -19,6 +19,7 @@ from neuroenc.captions.decoding._sampling import (
     Hypotheses,
     Rescore,
     StepModel,
+    equal_length,
     fill,
     join,
     sample,
@@ -258,11 +259,7 @@ class _Search:
         return torch.as_tensor(found, dtype=torch.float32, device=beams.logp.device).reshape(beams.logp.shape)
 
     def _finish(self, parts: list[Beams], width: int, groups: int) -> Hypotheses:
-        longest = max(p.tokens.shape[2] for p in parts)
-        padded = [
-            replace(p, tokens=torch.nn.functional.pad(p.tokens, (0, longest - p.tokens.shape[2]), value=PAD))
-            for p in parts
-        ]
+        padded = [replace(p, tokens=tokens) for p, tokens in zip(parts, equal_length(parts))]
         names = ("items", "tokens", "logp", "lengths", "done")
         whole = Beams(*(torch.cat([getattr(p, x) for p in padded]) for x in names))
         whole = whole.take(whole.items.argsort())

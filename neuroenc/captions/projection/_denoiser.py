@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,16 @@ from neuroenc._core.progress import progress as bar_of
 from neuroenc._core.provenance import provenance
 from neuroenc._core.topk import row_norms
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
+from neuroenc.captions._descent import descend
 from neuroenc.captions._linear import as_weights
-from neuroenc.captions.projection._denoiser_model import DenoiserNet, ExactDenoiser, ddim, train_denoiser
+from neuroenc.captions.projection._denoiser_model import (
+    DenoiserNet,
+    ExactDenoiser,
+    WeightPrior,
+    alpha_sigma,
+    ddim,
+    draw_images,
+)
 from neuroenc.retrieval import as_bank
 
 _KIND = Kind("denoiser", "denoiser.json", "denoiser.safetensors", ("settings", "n_features", "n_images", "training"))
@@ -215,13 +224,54 @@ class ConceptDenoiser:
         if weights is not None:
             w, _ = self._conditions(weights)
             own = torch.from_numpy(w[np.isfinite(w).all(axis=1)]).to(self.device)
-        self._net = self._start(dim)
-        descent: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "minutes": minutes}
-        draws: dict[str, Any] = {"drop": drop, "ema": ema, "pool": pool, "seed": self.seed}
-        kind: dict[str, Any] = {"temperatures": self.temperatures, "regression": self.kind == "regression"}
-        settings: dict[str, Any] = {**kind, **descent, **draws, "show": progress}
-        self.training_ = train_denoiser(self._net, rows, self._to_scaled(rows), weights=own, **settings)
+        self._net = net = self._start(dim)
+        average = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+        def averaged(step: int) -> None:
+            # The average begins short, so that the first weights are soon forgotten.
+            keep = min(ema, (step + 1) / (step + 10))
+            for name, value in net.state_dict().items():
+                average[name].lerp_(value, 1 - keep)
+
+        generator = torch.Generator().manual_seed(self.seed)
+        self.training_ = descend(
+            net,
+            torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99)),
+            partial(self._loss, WeightPrior(rows, own), self._to_scaled(rows), generator, batch_size, drop, pool),
+            lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+            steps=steps,
+            minutes=minutes,
+            desc="denoiser",
+            show=progress,
+            after=averaged,
+        )
+        net.load_state_dict(average)
         return self
+
+    def _loss(
+        self, prior: WeightPrior, scaled: Tensor, generator: torch.Generator, batch_size: int, drop: float, pool: int
+    ) -> Tensor:
+        """Squared error of v, or of a regression of the image itself, on a batch that is drawn."""
+        assert self._net is not None
+        net, images, device = self._net, prior.directions, scaled.device
+        low, high = (math.log(x) for x in self.temperatures)
+        with torch.no_grad():
+            w = prior.draw(batch_size, generator)
+            tau = torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator)).to(device)
+            some = torch.arange(len(images), device=device)
+            if len(some) > pool:
+                some = torch.randperm(len(some), generator=generator)[:pool].to(device)
+            target = scaled[some[draw_images(w, images[some], tau, generator)]]
+            noise = torch.randn(target.shape, generator=generator).to(device)
+            t = torch.rand(batch_size, generator=generator).to(device)
+            dropped = (torch.rand(batch_size, 1, generator=generator) < drop).to(device)
+        context = net.read(w, tau)
+        if self.kind == "regression":
+            return (-net(torch.zeros_like(target), torch.ones_like(t), context) - target).square().mean()
+        context = torch.where(dropped, net.nothing, context)
+        alpha, sigma = (a[:, None] for a in alpha_sigma(t))
+        v = net(alpha * target + sigma * noise, t, context)
+        return (v - (alpha * noise - sigma * target)).square().mean()
 
     def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
         """Unit-norm rows of a bank, or of a sample of it, float32."""

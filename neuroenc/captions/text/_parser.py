@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
-from neuroenc.captions.text._parser_model import StructuredLM, masked_perplexity, padded, train_masked
+from neuroenc.captions._descent import descend
+from neuroenc.captions.text._parser_model import StructuredLM, masked_loss, masked_perplexity, padded
 from neuroenc.captions.text._trees import (
     Phrase,
     Tree,
@@ -221,10 +223,6 @@ class SyntacticDistanceParser:
             shape: dict[str, Any] = {name: getattr(self, name) for name in names}
             return StructuredLM(len(self._vocabulary), **shape, structured=structured).to(self.device)
 
-    def _rows(self, captions: Sequence[str]) -> list[list[int]]:
-        texts = [words_of(t, self._pattern) for t in captions]
-        return [self._vocabulary.encode(w.text for w in t[: self.max_length]) for t in texts]
-
     def fit(
         self,
         captions: Sequence[str],
@@ -287,10 +285,21 @@ class SyntacticDistanceParser:
                 f"{max(map(len, texts))}); what stands behind is not learned from. Next step: a larger max_length.",
                 stacklevel=2,
             )
-        rows = [self._vocabulary.encode(t[: self.max_length]) for t in texts if len(t) > 1]
-        net = self._start(structured)
-        settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "mask_share": mask_share}
-        told = train_masked(net, rows, **settings, minutes=minutes, seed=self.seed, show=progress)
+        tokens = padded([self._vocabulary.encode(t[: self.max_length]) for t in texts if len(t) > 1])
+        net, generator = self._start(structured), torch.Generator().manual_seed(self.seed)
+        # Dropout draws from torch's own generator: the caller's state is left as it was.
+        with torch.random.fork_rng(devices=[self.device] if self.device.startswith("cuda") else []):
+            torch.manual_seed(self.seed)
+            told = descend(
+                net,
+                torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+                partial(masked_loss, net, tokens, batch_size, mask_share, generator),
+                lambda done: max(0.02, 1 - done),
+                steps=steps,
+                minutes=minutes,
+                desc="masked words",
+                show=progress,
+            )
         self._net = net
         counts = {"n_captions": len(texts), "n_words": len(self._vocabulary.words)}
         self.training_ = {**told, **counts, "mask_share": mask_share}
@@ -355,12 +364,10 @@ class SyntacticDistanceParser:
             ``text, start, end`` (characters: ``caption[start:end]`` is the phrase) and ``head``, the main word in
             folded case.
         """
-        return [self._phrases_of(b) for b in self.parse(captions)]
+        return [self._phrases_of(b) if b.words else [] for b in self.parse(captions)]
 
     def _phrases_of(self, found: Bracketing) -> list[Phrase]:
         words, out = found.words, []
-        if not words:
-            return []
         for a, b in chunks(found.tree, words, found.text, set(self.function_words_), self.max_words):
             at = {"first": a, "last": b - 1}.get(self.head, a + int(np.argmax(found.heights[a:b])))
             start, end = words[a].start, words[b - 1].end
@@ -383,7 +390,8 @@ class SyntacticDistanceParser:
         float
         """
         net = self._fitted(parses=False)
-        rows = [r for r in self._rows(check_texts(captions, "captions")) if r]
+        words = [words_of(t, self._pattern)[: self.max_length] for t in check_texts(captions, "captions")]
+        rows = [self._vocabulary.encode(w.text for w in several) for several in words if several]
         if not rows:
             raise DataError("no caption holds a word.")
         share = self.training_.get("mask_share", 0.3) if mask_share is None else mask_share

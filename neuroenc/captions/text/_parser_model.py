@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from neuroenc._core.progress import progress as bar_of
 from neuroenc.attention import AbsolutePosition, Attention, GELUFeedForward, Sigmoid, attend
 from neuroenc.captions.text._trees import MASK, PADDING
 
@@ -278,9 +276,6 @@ class StructuredLM(nn.Module):
         return F.linear(self.dropout(self.norm(z)), self.embedding.weight, self.bias)
 
 
-_WARMUP = 100
-
-
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of token numbers as one (row, longest) tensor.
 
@@ -317,62 +312,11 @@ def masked_perplexity(net: StructuredLM, rows: Sequence[Sequence[int]], *, share
     return math.exp(total / count)
 
 
-def train_masked(
-    net: StructuredLM,
-    rows: Sequence[Sequence[int]],
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    mask_share: float,
-    minutes: float | None,
-    seed: int,
-    show: bool,
-    desc: str = "masked words",
-) -> dict[str, Any]:
-    """Train ``net`` in place with AdamW, a short warm-up and a linear decay.
-
-    Parameters
-    ----------
-    net : StructuredLM
-    rows : sequence of token numbers
-    steps, batch_size, lr, mask_share, minutes, seed, show
-        As in :meth:`SyntacticDistanceParser.fit`.
-    desc : str
-        Of the progress bar.
-
-    Returns
-    -------
-    dict
-        ``losses`` (nats a hidden word, of each step), ``steps``, ``ended_by``, ``seconds``.
-    """
-    generator = torch.Generator().manual_seed(seed)
+def masked_loss(net: StructuredLM, tokens: Tensor, batch_size: int, share: float, generator: torch.Generator) -> Tensor:
+    """Cross-entropy (nats a hidden word) of a batch that is drawn from texts (text, word), padded with 0."""
     device = net.bias.device
-    tokens = padded(rows)
-    lengths = (tokens != PADDING).sum(dim=1)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
-    losses: list[float] = []
-    began, ended_by = time.monotonic(), "steps"
-    net.train()
-    # Dropout draws from torch's own generator: the caller's state is left as it was.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for step in bar_of(range(steps), desc=desc, show=show):
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
-                ended_by = "minutes"
-                break
-            rate = lr * min(1.0, (step + 1) / _WARMUP) * max(0.02, 1 - step / steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            drawn = torch.randint(0, len(tokens), (batch_size,), generator=generator)
-            batch = tokens[drawn, : int(lengths[drawn].max())]
-            shown, hidden = hide(batch, mask_share, generator)
-            at = hidden.to(device)
-            loss = F.cross_entropy(net(shown.to(device), at), batch.to(device)[at])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            losses.append(float(loss.detach()))
-    net.eval()
-    return {"losses": losses, "steps": len(losses), "ended_by": ended_by, "seconds": time.monotonic() - began}
+    batch = tokens[torch.randint(0, len(tokens), (batch_size,), generator=generator)]
+    batch = batch[:, : int((batch != PADDING).sum(dim=1).max())]
+    shown, hidden = hide(batch, share, generator)
+    at = hidden.to(device)
+    return F.cross_entropy(net(shown.to(device), at), batch.to(device)[at])

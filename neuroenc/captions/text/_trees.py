@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import DataError
 
 
 class Phrase(NamedTuple):
@@ -176,8 +176,6 @@ def frequent(texts: Sequence[Sequence[str]], share: float) -> list[str]:
     >>> frequent([["a", "dog"], ["a", "cat"]], 0.6)
     ['a']
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"function_words={share} is a share of captions; legal: over 0, to 1.")
     count = Counter(w for t in texts for w in set(t))
     return sorted((w for w, c in count.items() if c >= share * len(texts)), key=lambda w: (-count[w], w))
 
