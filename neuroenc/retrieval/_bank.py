@@ -118,6 +118,8 @@ def _open(path: Path) -> Any:
 
 
 def _shard(source: Any, ids: Any = None) -> _Shard:
+    if isinstance(source, _Shard):
+        return source
     if isinstance(source, tuple) and len(source) == 2 and ids is None:
         source, ids = source
     if isinstance(source, (str, os.PathLike)):
@@ -152,8 +154,7 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
 def _read(array: Any, start: int, stop: int) -> np.ndarray:
     if isinstance(array, xr.DataArray):
         return np.asarray(array[start:stop].values)
-    rows = array[start:stop]
-    return rows if isinstance(array, MappedRows) else np.asarray(rows)
+    return np.asarray(array[start:stop])
 
 
 class LazyIds:
@@ -257,24 +258,19 @@ class EmbeddingBank:
     def part(self, start: int, stop: int) -> EmbeddingBank:
         """Rows ``start:stop`` as a bank of their own (nothing is read); its positions count from 0."""
         found: list[Any] = []
-        first = 0
-        for shard in self._need_shards("parts"):
+        for first, shard in self._placed("parts"):
             a, b = max(start - first, 0), min(stop - first, shard.n)
             if a < b:
-                found.append(_cut(shard, a, b))
-            first += shard.n
-        bank = EmbeddingBank.__new__(EmbeddingBank)
-        bank._shards, bank._stream, bank.reusable = found, None, True
-        bank.n = sum(x.n for x in found)
-        return bank
+                found.append(shard if (a, b) == (0, shard.n) else _cut(shard, a, b))
+        return EmbeddingBank(found)
 
     def shards(self) -> list[_Shard]:
         """Arrays with their ids, in order."""
-        return list(self._need_shards("shards"))
+        return list(self.again("shards of embeddings are asked for")._shards or [])
 
     def edges(self) -> list[int]:
         """Positions where shards begin, and the end."""
-        return np.cumsum([0, *(x.n for x in self._need_shards("edges"))]).tolist()
+        return np.cumsum([0, *(x.n for x in self.shards())]).tolist()
 
     def take(self, positions: np.ndarray, rows: int = 16384) -> Iterator[Chunk]:
         """The rows at ``positions`` (ascending, different), some at a time.
@@ -283,8 +279,7 @@ class EmbeddingBank:
         at all.
         """
         positions = np.asarray(positions, dtype=np.int64)
-        first = 0
-        for shard in self._need_shards("single rows"):
+        for first, shard in self._placed("single rows"):
             low, high = np.searchsorted(positions, [first, first + shard.n])
             mine = positions[low:high] - first
             while len(mine):
@@ -294,26 +289,25 @@ class EmbeddingBank:
                 ids = None if shard.ids is None else shard.ids[here]
                 yield Chunk(first + a, np.array(_read(shard.array, a, b)[here - a]), ids, here + first)
                 mine = mine[len(here) :]
-            first += shard.n
 
-    def _need_shards(self, what: str) -> list[_Shard]:
-        return self.again(f"{what} of embeddings are asked for")._shards or []
+    def _placed(self, what: str) -> list[tuple[int, _Shard]]:
+        """Shards and where they begin."""
+        bank = self.again(f"{what} of embeddings are asked for")
+        return list(zip(bank.edges(), bank.shards()))
 
     def names(self, positions: np.ndarray) -> np.ndarray:
         """Ids of rows by position; the position itself, as text, where a shard has no ids."""
-        shards, positions = self._need_shards("ids"), np.asarray(positions, dtype=np.int64)
+        positions = np.asarray(positions, dtype=np.int64)
         names = positions.astype(str).astype(object)
-        start = 0
-        for shard in shards:
-            here = (positions >= start) & (positions < start + shard.n)
+        for first, shard in self._placed("ids"):
+            here = (positions >= first) & (positions < first + shard.n)
             if shard.ids is not None and here.any():
-                names[here] = shard.ids[positions[here] - start]
-            start += shard.n
+                names[here] = shard.ids[positions[here] - first]
         return names.astype(str)
 
 
 class _Span:
-    """Rows a:b of an array whose slices would be read at once (zarr, HDF5)."""
+    """Rows a:b of an array whose slices would be read at once (a file's, zarr, HDF5)."""
 
     def __init__(self, array: Any, a: int, b: int) -> None:
         self._array, self._a, self.dtype, self.shape = array, a, array.dtype, (b - a, array.shape[1])
@@ -324,20 +318,12 @@ class _Span:
 
 
 def _cut(shard: _Shard, a: int, b: int) -> _Shard:
-    if (a, b) == (0, shard.n):
-        return shard
     array, ids = shard.array, None if shard.ids is None else shard.ids[a:b]
-    if isinstance(array, MappedRows):
-        offset = array.offset + a * array.shape[1] * array.dtype.itemsize
-        cut: Any = MappedRows(array.file, array.dtype, offset, (b - a, array.shape[1]))
-    elif isinstance(array, (np.ndarray, xr.DataArray)):
-        cut = array[a:b]
-    else:
-        cut = _Span(array, a, b)
+    cut = array[a:b] if isinstance(array, (np.ndarray, xr.DataArray)) else _Span(array, a, b)
     return _Shard(cut, ids, b - a, shard.width)
 
 
 def _is_shard(item: Any) -> bool:
     if isinstance(item, tuple):
-        return len(item) == 2 and _is_shard(item[0])
+        return isinstance(item, _Shard) or (len(item) == 2 and _is_shard(item[0]))
     return isinstance(item, (str, os.PathLike)) or getattr(item, "ndim", 0) == 2

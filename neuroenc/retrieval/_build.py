@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from neuroenc._core import tables
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_fraction, check_whole, one_of
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, nearest_names
@@ -85,34 +87,17 @@ def _entry(row: dict[str, Any], number: int, manifest: Path) -> dict[str, str]:
     return out
 
 
-def _from_manifest(path: Path) -> tuple[pd.DataFrame, Path]:
-    if path.suffix.lower() == ".json":
-        found = read_json(path)
-        if isinstance(found, dict):
-            lists = [v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-            found = found["images"] if "images" in found else (lists[0] if len(lists) == 1 else found)
-        if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
-            raise DataError(f"{path.name} is not a list of images. Legal: [{{'id': ..., 'file': ..., ...}}, ...].")
-        rows = found
-    else:
-        rows = tables.read_table(path, what="manifest").to_dict("records")
-    entries = [_entry(row, n, path) for n, row in enumerate(rows)]
-    _check_text([cell for entry in entries for cell in entry.values()], path)
-    return pd.DataFrame(entries, columns=list(_COLUMNS)), path.parent
-
-
-def _check_text(cells: list[str], path: Path) -> None:
-    """Names that a table can hold: Linux has file names that are no text."""
-    for cell in cells:
-        if "\0" in cell or cell != cell.encode("utf-8", "replace").decode():
-            raise DataError(f"{path}: {cell!r} is not UTF-8 text, which tables of a bank are. Next step: rename it.")
-
-
-def _from_folder(path: Path) -> tuple[pd.DataFrame, Path]:
-    files = list_pictures(path)
-    _check_text(files, path)
-    table = pd.DataFrame({"id": files, "file": files})
-    return table.reindex(columns=list(_COLUMNS), fill_value=""), path
+def _manifest_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix.lower() != ".json":
+        rows: list[dict[str, Any]] = tables.read_table(path, what="manifest").to_dict("records")
+        return rows
+    found = read_json(path)
+    if isinstance(found, dict):
+        lists = [v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        found = found["images"] if "images" in found else (lists[0] if len(lists) == 1 else found)
+    if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
+        raise DataError(f"{path.name} is not a list of images. Legal: [{{'id': ..., 'file': ..., ...}}, ...].")
+    return found
 
 
 def _read_images(source: str | os.PathLike[str]) -> tuple[pd.DataFrame, Path]:
@@ -142,7 +127,15 @@ def _read_images(source: str | os.PathLike[str]) -> tuple[pd.DataFrame, Path]:
         raise DataError(f"{path} does not exist. Next step: give a folder of images, or a manifest (.json, .csv).")
     if not path.is_dir() and path.suffix.lower() not in (".json", ".csv"):
         raise DataError(f"{path.name} is neither a folder nor a manifest. Legal endings: .json, .csv.")
-    table, root = _from_folder(path) if path.is_dir() else _from_manifest(path)
+    if path.is_dir():
+        root, entries = path, [{**dict.fromkeys(_COLUMNS, ""), "id": f, "file": f} for f in list_pictures(path)]
+    else:
+        root, entries = path.parent, [_entry(row, n, path) for n, row in enumerate(_manifest_rows(path))]
+    for cell in (cell for entry in entries for cell in entry.values()):
+        # Linux has file names that are no text.
+        if "\0" in cell or cell != cell.encode("utf-8", "replace").decode():
+            raise DataError(f"{path}: {cell!r} is not UTF-8 text, which tables of a bank are. Next step: rename it.")
+    table = pd.DataFrame(entries, columns=list(_COLUMNS))
     if len(table) == 0:
         legal = ", ".join(sorted(picture_endings()))
         raise DataError(f"{path} holds no images. Next step: check the path; these endings count: {legal}.")
@@ -158,13 +151,14 @@ class _Encoder:
 
     def __init__(self, backbone: Backbone, device: str, batch_size: int) -> None:
         self.backbone, self.device, self.batch_size = backbone, device, batch_size
-        self._model: Any = None
+
+    @cached_property
+    def _model(self) -> Any:
+        return self.backbone.load(self.device)
 
     def __call__(self, images: list[Image.Image], pool: ThreadPoolExecutor) -> np.ndarray:
         import torch
 
-        if self._model is None:
-            self._model = self.backbone.load(self.device)
         parts = []
         for a in range(0, len(images), self.batch_size):
             tensors = list(pool.map(self._model.preprocess, images[a : a + self.batch_size]))
@@ -200,17 +194,14 @@ class _Builder:
             if before.get(name) != now[name]:
                 return False, str(file)
         kinds = dict(zip(left["id"], left["reason"], strict=True))
-        twins = dict(zip(left["id"], left["of"], strict=True))
-        near = [name for name, why in kinds.items() if why.startswith("near duplicate")]
+        twins = {name: of for name, of in zip(left["id"], left["of"]) if kinds[name] == "duplicate"}
         seen: dict[str, str] = {}
         for name in part["id"]:
             if kinds.get(name, "").startswith("unreadable"):
                 continue
             known = seen.get(now[name], self.seen.get(now[name]))
             # Which images are copies, and of what, depends on the blocks before this one.
-            if (known is not None) != (kinds.get(name) == "duplicate") or (known or "") != (
-                twins.get(name, "") if name not in near else ""
-            ):
+            if known != twins.get(name):
                 return False, ""
             if known is None:
                 seen[now[name]] = name
@@ -299,16 +290,14 @@ class _Builder:
     ) -> tuple[np.ndarray, list[dict[str, str]], list[dict[str, str]]]:
         """Drop images whose cosine with an earlier kept one is over the threshold; that one is named."""
         assert self.near is not None
-        unit = values.astype(np.float32)
-        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        unit = unit_rows(values.astype(np.float32))
         best, of = np.full(len(unit), -np.inf, np.float32), np.full(len(unit), "", dtype=object)
         for earlier in range(number):
             folder = shard_folder(self.out, earlier)
             other = np.load(folder / "embeddings.npy", allow_pickle=False).astype(np.float32)
             if len(other) == 0:
                 continue
-            other /= np.linalg.norm(other, axis=1, keepdims=True)
-            cosine = unit @ other.T
+            cosine = unit @ unit_rows(other).T
             at = cosine.argmax(axis=1)
             top = cosine[np.arange(len(unit)), at]
             better = np.flatnonzero((top > best) & (top > self.near))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 
 from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
@@ -261,55 +262,32 @@ def _fused(
     weight: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, ids and ranks of a block of queries."""
-    n = len(rankings[0][0])
-    found = []
-    for index, (scores, rows) in zip(indexes, rankings):
-        match = scores > getattr(index, "no_match", -np.inf)
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        found.append((np.asarray(scores, np.float64), match, index.names(distinct), inverse.reshape(rows.shape)))
-    # Numbers of ids in alphabetical order: ties are the same in whatever company a query is asked.
-    names, number = np.unique(np.concatenate([f[2] for f in found]), return_inverse=True)
-    where, place, value = [], [], []
-    start = 0
-    for scores, match, own, inverse in found:
-        codes = number[start : start + len(own)][inverse]
-        start += len(own)
-        query, column = np.nonzero(match)
-        key = query * len(names) + codes[query, column]
-        # An id counts where it first stands, and its rank is that among ids.
-        first = np.sort(np.unique(key, return_index=True)[1])
-        query, key, score = query[first], key[first], scores[query, column][first]
-        rank = np.arange(len(query)) - np.searchsorted(query, np.arange(n))[query] + 1
-        where.append(key)
-        place.append(rank)
-        value.append(1 / (rrf_k + rank) if method == "rrf" else _scaled(score, query, n))
-    keys, at = np.unique(np.concatenate(where), return_inverse=True)
-    total, ranks = np.zeros(len(keys)), np.zeros((len(keys), len(indexes)), np.int64)
-    share = weight if method == "rrf" else weight / weight.sum()
-    start = 0
-    for r, (rank, points) in enumerate(zip(place, value)):
-        here = at[start : start + len(rank)]
-        start += len(rank)
+    n, share, found = len(rankings[0][0]), weight if method == "rrf" else weight / weight.sum(), []
+    for r, (index, (scores, rows)) in enumerate(zip(indexes, rankings)):
         # A ranking of no weight finds nothing either, so that what only it knows is left out.
-        if share[r] > 0:
-            total[here] += share[r] * points
-            ranks[here, r] = rank
-    kept = ranks.any(axis=1)
-    keys, total, ranks = keys[kept], total[kept], ranks[kept]
-    query, code = np.divmod(keys, max(len(names), 1))
-    last = np.where(ranks == 0, np.iinfo(np.int64).max, ranks)
-    order = np.lexsort((code, *last.T[::-1], -np.round(total, 12), query))
-    column = np.arange(len(order)) - np.searchsorted(query, np.arange(n))[query[order]]
-    order, column = order[column < k], column[column < k]
-    best = np.full((n, k), -np.inf), np.full((n, k), "", names.dtype), np.zeros((n, k, len(indexes)), np.int64)
-    for out, values in zip(best, (total, names[code], ranks)):
-        out[query[order], column] = values[order]
-    return best
-
-
-def _scaled(scores: np.ndarray, query: np.ndarray, n: int) -> np.ndarray:
-    """Scores from 0 to 1 within each query; they stand in descending order."""
-    start = np.searchsorted(query, np.arange(n))[query]
-    stop = np.searchsorted(query, np.arange(n), side="right")[query] - 1
-    high, low = scores[start], scores[stop]
-    return np.where(high > low, (scores - low) / np.where(high > low, high - low, 1.0), 1.0)
+        match = (scores > getattr(index, "no_match", -np.inf)) & (share[r] > 0)
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        names = index.names(distinct)[inverse.reshape(rows.shape)]
+        table = pd.DataFrame({"query": np.nonzero(match)[0], "id": names[match].astype(object)})
+        # An id counts where it first stands, and its rank is that among ids.
+        table = table.assign(score=np.asarray(scores, np.float64)[match]).drop_duplicates(["query", "id"])
+        each = table.groupby("query")["score"]
+        rank = each.cumcount() + 1
+        points = 1 / (rrf_k + rank)
+        if method == "convex":
+            low, high = each.transform("min"), each.transform("max")
+            points = ((table["score"] - low) / (high - low)).where(high > low, 1.0)
+        found.append(table.assign(index=r, rank=rank, points=share[r] * points))
+    table = pd.concat(found)
+    total = table.groupby(["query", "id"])["points"].sum()
+    ranks = table.pivot(index=["query", "id"], columns="index", values="rank").reindex(columns=range(len(indexes)))
+    # Equal scores by the places in the first index, the second, ..., where absent ids come last; then by id.
+    best = ranks.assign(total=total, place=-total.round(12)).reset_index()
+    best = best.sort_values(["query", "place", *range(len(indexes)), "id"], na_position="last", kind="stable")
+    column = best.groupby("query").cumcount().to_numpy()
+    best, at = best[column < k], column[column < k]
+    query = best["query"].to_numpy(np.int64)
+    out = np.full((n, k), -np.inf), np.full((n, k), "", object), np.zeros((n, k, len(indexes)), np.int64)
+    out[0][query, at], out[1][query, at] = best["total"], best["id"]
+    out[2][query, at] = best[list(range(len(indexes)))].fillna(0)
+    return out[0], out[1].astype(str), out[2]

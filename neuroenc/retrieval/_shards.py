@@ -75,11 +75,6 @@ def _shard_ids(path: Path, rows: int, version: int) -> np.ndarray:
     return _ids(path, rows, version, (now.st_ino, now.st_mtime_ns, now.st_size))
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as handle:
-        os.fsync(handle.fileno())
-
-
 def read_shard_record(bank: Path, number: int) -> dict[str, Any] | None:
     """Entry of a block that is on disk and whole; None for one that is missing, damaged or edited."""
     folder = shard_folder(bank, number)
@@ -105,7 +100,8 @@ def write_shard(
         record = {"rows": len(table), "left_out": len(left_out), "sha256": embedded, "tables": tables, **more}
         write_sealed_json(temporary / "shard.json", record)
         for path in temporary.iterdir():
-            _sync(path)
+            with open(path, "rb+") as handle:
+                os.fsync(handle.fileno())
     return record
 
 
@@ -160,8 +156,8 @@ class StoredBank(EmbeddingBank):
                 f"{folder / 'embeddings.npy'} has shape {rows.shape}, bank.json promises "
                 f"({record['rows']}, {self.info['width']}). Next step: build it again."
             )
-        n, version = int(record["rows"]), self.info["version"]
-        return rows, LazyIds(n, partial(_shard_ids, folder / "table.csv", n, version))
+        n = int(record["rows"])
+        return rows, LazyIds(n, partial(_shard_ids, folder / "table.csv", n, self.info["version"]))
 
     def __repr__(self) -> str:
         return f"StoredBank({str(self.path)!r}, n={self.n}, width={self.width}, model={self.info.get('model')!r})"
@@ -198,8 +194,7 @@ class StoredBank(EmbeddingBank):
         return self._column("source")
 
     def _column(self, name: str) -> np.ndarray:
-        parts = [t[name].to_numpy().astype(str) for t in self.tables()]
-        return np.concatenate(parts)
+        return np.concatenate([t[name].to_numpy().astype(str) for t in self.tables()])
 
     def trace(self, ids: Any) -> pd.DataFrame:
         """File, licence and source of images.
