@@ -41,6 +41,10 @@ class _Embedder:
 
     backbone: Backbone
     normalise: bool
+    device: str
+    batch_size: int
+    cache: bool | str | os.PathLike[str]
+    progress: bool
     layer: str | None = None
     pooling: str | int | None = None
     _loaded: tuple[str, Any] | None = None
@@ -63,6 +67,75 @@ class _Embedder:
     def __getstate__(self) -> dict[str, Any]:
         # Copies and other processes load their own.
         return {**self.__dict__, "_loaded": None}
+
+    def _features(
+        self,
+        kind: str,
+        content: str,
+        ids: np.ndarray,
+        encode: Callable[[str, int, int], np.ndarray],
+        look: Callable[[str], dict[str, Any]] = lambda device: {},
+    ) -> xr.DataArray:
+        """Features of ``len(ids)`` inputs whose content has hash ``content``, from the cache or computed.
+
+        ``encode(device, start, stop)`` gives the values of one batch. Nothing of torch is touched unless something has
+        to be computed; ``look(device)`` then says what shall be told of the inputs and kept in the provenance.
+        """
+        backbone, cache = self.backbone, self.cache
+        if len(ids) == 0:
+            raise DataError("there is nothing to embed (0 inputs).")
+        if not isinstance(cache, (bool, str, os.PathLike)):
+            raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
+        if not isinstance(self.normalise, bool):
+            raise ConfigError(f"normalise={self.normalise!r} is not legal; use True or False.")
+        settings = {
+            "kind": kind,
+            "content": content,
+            "backbone": backbone.name,
+            "weights": backbone.weights,
+            "weights_hash": backbone.weights_hash(),
+            "layer": self.layer or "",
+            "pooling": "" if self.pooling is None else str(self.pooling),
+            "normalised": int(self.normalise or backbone.unit_norm),
+            "preprocessing": backbone.preprocessing,
+            "neuroenc": __version__,
+        }
+        store = None if cache is False else FeatureCache(None if cache is True else cache)
+        found = None if store is None else store.load(settings)
+        if found is not None:
+            values, record = found
+        else:
+            place = resolve_device(self.device)
+            record = provenance(step="embed", device=place, **settings, **look(place))
+            n, desc = len(ids), f"{backbone.name} {self.layer or ''}".strip()
+            bar = progress(desc=desc, total=n, show=self.progress, unit=kind)
+
+            def extract(start: int, stop: int) -> np.ndarray:
+                parts = []
+                bar.update(start - bar.n)
+                for first in range(start, stop, self.batch_size):
+                    last = min(first + self.batch_size, stop)
+                    parts.append(_checked(encode(place, first, last), ids, first))
+                    bar.update(last - first)
+                return np.concatenate(parts)
+
+            rows = block_rows(self.batch_size)
+            with bar:
+                if store is not None:
+                    values = store.compute(settings, n, rows, extract, record)
+                else:
+                    values = np.concatenate([extract(start, min(start + rows, n)) for start in range(0, n, rows)])
+                bar.update(n - bar.n)
+        cut = json.loads(record).get("cut")
+        if cut:
+            warnings.warn(
+                f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} tokens that {backbone.name!r} "
+                f"reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']} tokens). What stands behind "
+                "the cut does not enter the features. Next step: shorten or split them.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return self._labelled(values, ids, settings["pooling"], self.normalise or backbone.unit_norm, record)
 
 
 class ImageEmbedder(_Embedder):
@@ -199,7 +272,7 @@ class ImageEmbedder(_Embedder):
             )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
-        return features_of(self, "image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))
+        return self._features("image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))
 
     def _encode(self, stimuli: Stimuli, device: str, start: int, stop: int) -> np.ndarray:
         import torch
@@ -302,7 +375,7 @@ class TextEmbedder(_Embedder):
             )
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
-        return features_of(self, "text", content, names, partial(self._encode, listed), look=cut)
+        return self._features("text", content, names, partial(self._encode, listed), look=cut)
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
         """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
@@ -379,74 +452,3 @@ def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
             "stimulus, and at the weights (a float16 checkpoint may have overflowed)."
         )
     return block
-
-
-def features_of(
-    embedder: Any,
-    kind: str,
-    content: str,
-    ids: np.ndarray,
-    encode: Callable[[str, int, int], np.ndarray],
-    look: Callable[[str], dict[str, Any]] | None = None,
-) -> Any:
-    """Features DataArray of ``len(ids)`` inputs whose content has hash ``content``, by the settings of an embedder.
-
-    ``encode(device, start, stop)`` gives the values of one batch. Nothing of torch is touched unless something has to
-    be computed; ``look(device)`` then says what shall be told of the inputs and kept in the provenance.
-    """
-    backbone, layer, pooling = embedder.backbone, embedder.layer, embedder.pooling
-    normalise, cache, batch_size = embedder.normalise, embedder.cache, embedder.batch_size
-    if len(ids) == 0:
-        raise DataError("there is nothing to embed (0 inputs).")
-    if not isinstance(cache, (bool, str, os.PathLike)):
-        raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
-    if not isinstance(normalise, bool):
-        raise ConfigError(f"normalise={normalise!r} is not legal; use True or False.")
-    settings = {
-        "kind": kind,
-        "content": content,
-        "backbone": backbone.name,
-        "weights": backbone.weights,
-        "weights_hash": backbone.weights_hash(),
-        "layer": layer or "",
-        "pooling": "" if pooling is None else str(pooling),
-        "normalised": int(normalise or backbone.unit_norm),
-        "preprocessing": backbone.preprocessing,
-        "neuroenc": __version__,
-    }
-    store = None if cache is False else FeatureCache(None if cache is True else cache)
-    found = None if store is None else store.load(settings)
-    if found is not None:
-        values, record = found
-    else:
-        place = resolve_device(embedder.device)
-        record = provenance(step="embed", device=place, **settings, **({} if look is None else look(place)))
-        n = len(ids)
-        bar = progress(desc=f"{backbone.name} {layer or ''}".strip(), total=n, show=embedder.progress, unit=kind)
-
-        def extract(start: int, stop: int) -> np.ndarray:
-            parts = []
-            bar.update(start - bar.n)
-            for first in range(start, stop, batch_size):
-                last = min(first + batch_size, stop)
-                parts.append(_checked(encode(place, first, last), ids, first))
-                bar.update(last - first)
-            return np.concatenate(parts)
-
-        rows = block_rows(batch_size)
-        with bar:
-            if store is not None:
-                values = store.compute(settings, n, rows, extract, record)
-            else:
-                values = np.concatenate([extract(start, min(start + rows, n)) for start in range(0, n, rows)])
-            bar.update(n - bar.n)
-    cut = json.loads(record).get("cut")
-    if cut:
-        warnings.warn(
-            f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} tokens that {backbone.name!r} "
-            f"reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']} tokens). What stands behind the "
-            "cut does not enter the features. Next step: shorten or split them.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return embedder._labelled(values, ids, settings["pooling"], normalise or backbone.unit_norm, record)

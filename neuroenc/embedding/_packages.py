@@ -27,8 +27,8 @@ _CUDA_LIBRARIES = ("torch_cuda", "c10_cuda", "cudart", "cublas", "cudnn", "nvjpe
 _state: dict[str, Any] = {}
 
 
-def _missing_cuda_library(folder: Path) -> str:
-    """Why torchvision's operators cannot load, if that is an absent CUDA library; else an empty string."""
+def _lacks_cuda(folder: Path) -> bool:
+    """Whether torchvision's operators cannot load because of an absent CUDA library."""
     import torch
 
     for library in sorted([*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]):
@@ -36,11 +36,10 @@ def _missing_cuda_library(folder: Path) -> str:
             torch.ops.load_library(str(library))
         except OSError as error:
             # Newer torch wraps the loader's own message.
-            messages = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
-            for message in messages:
-                if any(f"lib{name}" in message for name in _CUDA_LIBRARIES):
-                    return message
-    return ""
+            said = f"{error} {error.__cause__} {error.__context__}"
+            if any(f"lib{name}" in said for name in _CUDA_LIBRARIES):
+                return True
+    return False
 
 
 def prepare() -> bool:
@@ -73,15 +72,14 @@ def prepare() -> bool:
 
     if torch.version.cuda is not None or torch.version.hip is not None:
         return False
-    reason = _missing_cuda_library(Path(next(iter(spec.submodule_search_locations))))
-    if not reason:
+    if not _lacks_cuda(Path(next(iter(spec.submodule_search_locations)))):
         return False
     # The library object owns the declarations: they vanish with it.
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
         if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}{_SCHEMA}")
-    _state.update(library=library, reason=reason, declared=True)
+    _state.update(library=library, declared=True)
     return True
 
 

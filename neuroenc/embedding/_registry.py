@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from neuroenc._core.checkpoints import why_unreadable
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import hash_json
+from neuroenc._core.files import hash_json, sha256_file
 
 _NAMED = ("tokens", "map", "mean", "cls")
 
@@ -144,6 +145,13 @@ class Described:
         """All that the model's values depend on."""
         raise NotImplementedError
 
+    @staticmethod
+    def _values(checkpoint: Path | None, seed: int) -> dict[str, Any]:
+        """What decides the numbers of a network: its checkpoint, or how random ones are drawn."""
+        if checkpoint is None:
+            return {"seed": seed, "torch": metadata.version("torch")}
+        return {"file": sha256_file(checkpoint)}
+
     @cached_property
     def _hash(self) -> str:
         return hash_json(self._content())
@@ -165,13 +173,26 @@ class Described:
         )
 
 
-def unfit_checkpoint(checkpoint: Path, network: str, error: Exception) -> DataError:
-    """The error of a checkpoint that does not load into a network."""
-    return DataError(
-        f"checkpoint {checkpoint} does not load into {network}: {why_unreadable(error)}. Only tensors are read "
-        "(weights_only), and all names and shapes must fit. Next step: check the architecture, or save the state_dict "
-        "as safetensors."
-    )
+@contextmanager
+def fitting(checkpoint: Path, network: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a checkpoint is loaded into a network into one DataError."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(
+            f"checkpoint {checkpoint} does not load into {network}: {why_unreadable(error)}. Only tensors are read "
+            "(weights_only), and all names and shapes must fit. Next step: check the architecture, or save the "
+            "state_dict as safetensors."
+        ) from None
+
+
+@contextmanager
+def making(problem: str, step: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a part of a model is made into one DataError: the ``problem``, why, what next."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{problem}: {' '.join(str(error).split())[:300]}. Next step: {step}.") from error
 
 
 Factory = Callable[..., Backbone]

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing
 from neuroenc.embedding._packages import from_hub, prepare
-from neuroenc.embedding._registry import Described, Output, unfit_checkpoint
+from neuroenc.embedding._registry import Described, Output, fitting
 
 #: What a model's name begins with.
 TIMM = "timm:"
@@ -83,7 +82,9 @@ class TimmImage(Described):
                 f"model {model!r} names weights, and pretrained={pretrained!r} was given too. Next step: leave one out."
             )
         self._file, self._tag = self._sort_out(timm, tag or None if pretrained is None else pretrained)
-        cfg = timm.get_pretrained_cfg(f"{self._arch}.{self._tag}" if self._tag else self._arch)
+        #: timm's own name of the architecture with its weights.
+        self._full = f"{self._arch}.{self._tag}" if self._tag else self._arch
+        cfg = timm.get_pretrained_cfg(self._full)
         self._cfg: dict[str, Any] = asdict(cfg) if cfg is not None else {}
         self.weights = self._tag or (self._file.name if self._file else f"random(seed={seed})")
         override = dict(preprocessing or {})
@@ -146,12 +147,8 @@ class TimmImage(Described):
         return Path(download_cached_file(self._cfg["url"], check_hash=False))
 
     def _content(self) -> dict[str, Any]:
-        record: dict[str, Any] = {"timm": metadata.version("timm"), "arch": self._arch}
-        if self._checkpoint is None:
-            record.update(seed=self.seed, torch=metadata.version("torch"))
-        else:
-            record["file"] = sha256_file(self._checkpoint)
-        return record
+        known = {"timm": metadata.version("timm"), "arch": self._arch}
+        return {**known, **self._values(self._checkpoint, self.seed)}
 
     def layers(self) -> tuple[str, ...]:
         """Modules of timm's ``feature_info``."""
@@ -181,8 +178,7 @@ class TimmImage(Described):
         return option
 
     def _create(self, options: Mapping[str, Any]) -> Any:
-        name = f"{self._arch}.{self._tag}" if self._tag else self._arch
-        return _timm().create_model(name, pretrained=False, **options)
+        return _timm().create_model(self._full, pretrained=False, **options)
 
     def load(self, device: str) -> TimmModel:
         """The network on ``device``, in evaluation mode."""
@@ -216,16 +212,13 @@ class TimmImage(Described):
 
         overlay: dict[str, Any] = {"file": str(checkpoint), "hf_hub_id": None, "url": "", "source": None}
         overlay["custom_load"] = checkpoint.suffix == ".npz" or self._cfg.get("custom_load") == "hf"
-        name = f"{self._arch}.{self._tag}" if self._tag else self._arch
         options, head = dict(options), self._cfg.get("classifier")
-        try:
+        with fitting(checkpoint, f"timm's {self._arch!r}"):
             if self._file is not None and not overlay["custom_load"] and isinstance(head, str):
                 # timm would load a file with another number of classes loosely: fit the network to the file.
                 weight = load_state_dict(str(checkpoint)).get(f"{head}.weight")
                 overlay["num_classes"] = options["num_classes"] = 0 if weight is None else len(weight)
-            return _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-        except Exception as error:
-            raise unfit_checkpoint(checkpoint, f"timm's {self._arch!r}", error) from None
+            return _timm().create_model(self._full, pretrained=True, pretrained_cfg_overlay=overlay, **options)
 
 
 class TimmModel:
