@@ -381,17 +381,6 @@ def _check_phrases(phrases: pd.DataFrame, captions: pd.DataFrame) -> None:
             )
 
 
-_REFERENCES = {
-    "brainscuba": "Luo, Henderson, Tarr & Wehbe (2024) BrainSCUBA, ICLR",
-    "clip": "Radford et al. (2021) CLIP, ICML",
-    "clipcap": "Mokady, Hertz & Bermano (2021) ClipCap, arXiv:2111.09734",
-    "lavca": "Matsuyama, Nishimoto & Takagi (2026) LaVCa, ICLR",
-    "fdr": "Benjamini & Hochberg (1995) J R Stat Soc B 57:289-300",
-    "ncsnr": "Allen et al. (2022) Nat Neurosci 25:116-126",
-    "ridge": "Hoerl & Kennard (1970) Technometrics 12:55-67",
-}
-
-
 def _said(value: Any) -> str:
     if isinstance(value, float):
         near = Fraction(value).limit_denominator(1000) if 0.001 <= value < 0.1 else Fraction(0)
@@ -439,10 +428,10 @@ def methods_text(study: Any) -> str:
     """See `CaptionStudy.methods`."""
     from jinja2 import Template
 
-    settings, scores, stability, cited = study.settings, study.scores, study.stability, set[str]()
+    settings, scores, stability, cited = study.settings, study.scores, study.stability, dict[str, str]()
 
-    def cite(name: str) -> str:
-        cited.add(name)
+    def cite(name: str, reference: str) -> str:
+        cited[name] = reference
         return ""
 
     names = ("features", "encoder", "folds", "gate", "bank", "projection", "decoder", "captions")
@@ -466,5 +455,5 @@ def methods_text(study: Any) -> str:
     software = "Software: " + ", ".join(f"{k} {v}" for k, v in found.items()) + "."
     text = " ".join([*(line for line in told.splitlines() if line.strip()), software])
     if cited:
-        text += "\n\nReferences: " + "; ".join(_REFERENCES[k] for k in sorted(cited)) + "."
+        text += "\n\nReferences: " + "; ".join(cited[k] for k in sorted(cited)) + "."
     return text + "\n"
