@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import dropwhile
 from typing import Any
 
 import pandas as pd
@@ -25,20 +28,18 @@ def has_spacy() -> bool:
     >>> isinstance(has_spacy(), bool)
     True
     """
-    from importlib.util import find_spec
+    return find_spec("spacy") is not None and _installed() is not None
 
-    return find_spec("spacy") is not None and any(find_spec(name) is not None for name in _MODELS)
+
+def _installed() -> str | None:
+    """Name of the English model, if there is one."""
+    return next((name for name in _MODELS if find_spec(name) is not None), None)
 
 
 def spacy_version() -> str:
     """Versions of spaCy and of the English model that is used; "" where one is missing."""
-    from importlib import metadata
-    from importlib.util import find_spec
-
-    if not has_spacy():
-        return ""
-    model = next(name for name in _MODELS if find_spec(name) is not None)
-    return f"spacy {metadata.version('spacy')}, {model} {metadata.version(model)}"
+    model = _installed() if has_spacy() else None
+    return f"spacy {metadata.version('spacy')}, {model} {metadata.version(model)}" if model else ""
 
 
 @lru_cache(maxsize=4)
@@ -83,14 +84,14 @@ def load_spacy(model: str | None = None) -> Any:
                 f"spaCy model {model!r} cannot be loaded: {error} Next step: install it, or leave model out for "
                 f"the small English one ({_PACKAGES})."
             ) from error
-    for name in _MODELS:
-        if spacy.util.is_package(name):
-            nlp = spacy.load(name, exclude=skipped)
-            ruler: Any = nlp.get_pipe("attribute_ruler")
-            for word, lemma in LISTS["spacy_lemmas"].items():
-                ruler.add(patterns=[[{"LOWER": word}]], attrs={"LEMMA": lemma})
-            return nlp
-    raise ModuleNotFoundError(_missing("its English model"), name=_MODELS[0])
+    name = _installed()
+    if name is None:
+        raise ModuleNotFoundError(_missing("its English model"), name=_MODELS[0])
+    nlp = spacy.load(name, exclude=skipped)
+    ruler: Any = nlp.get_pipe("attribute_ruler")
+    for word, lemma in LISTS["spacy_lemmas"].items():
+        ruler.add(patterns=[[{"LOWER": word}]], attrs={"LEMMA": lemma})
+    return nlp
 
 
 def _missing(what: str) -> str:
@@ -109,6 +110,8 @@ _ING_NOUNS, _ED_NOUNS = word_set("ing_nouns"), word_set("ed_nouns")
 NO_THINGS = (STOP_WORDS | {"right", "kind", "type", "sort", "way", "day", "time", "end"}) - {"lot", "lots"}
 # "a lot of dogs", but "a parking lot".
 _ALONE = {"lot", "lots"}
+# Kinds of words in front of a noun phrase that are no part of it.
+_LEADING = ("DET", "PRON", "NUM", "PUNCT", "SPACE")
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 
 
@@ -157,9 +160,7 @@ def _by_spacy(texts: Sequence[str]) -> Iterator[list[Phrase]]:
     for doc in load_spacy().pipe(texts, batch_size=256):
         found = []
         for chunk in doc.noun_chunks:
-            kept = list(chunk)
-            while kept and (kept[0].pos_ in ("DET", "PRON", "NUM", "PUNCT", "SPACE") or kept[0].lower_ in _DETERMINERS):
-                kept = kept[1:]
+            kept = list(dropwhile(lambda t: t.pos_ in _LEADING or t.lower_ in _DETERMINERS, chunk))
             if not kept or chunk.root not in kept or chunk.root.pos_ == "PRON":
                 continue
             start, end = kept[0].idx, kept[-1].idx + len(kept[-1])

@@ -208,7 +208,6 @@ def chunks(
     >>> chunks(((0, (1, 2)), (3, (4, 5))), words, "a red cat on the mat", {"a", "the", "on"}, 4)
     [(1, 3), (5, 6)]
     """
-    empty = [w.text in function_words for w in words]
     # Spans of a tree come in order, the larger first; single words are parts, too.
     spans = [*tree_spans(tree), *((k, k + 1) for k in range(len(words)))]
     spans.sort(key=lambda s: (s[0], -s[1]))
@@ -217,16 +216,13 @@ def chunks(
     for start, end in spans:
         if start < done:
             continue
-        a, b = start, end
-        while a < b and empty[a]:
-            a += 1
-        while a < b and empty[b - 1]:
-            b -= 1
-        if a == b:
+        said = [k for k in range(start, end) if words[k].text not in function_words]
+        if not said:
             done = end
             continue
+        a, b = said[0], said[-1] + 1
         joined = all(not text[words[k].end : words[k + 1].start].strip() for k in range(a, b - 1))
-        if b - a <= max_words and joined and not any(empty[a:b]):
+        if b - a == len(said) <= max_words and joined:
             found.append((a, b))
             done = end
     return found

@@ -92,15 +92,6 @@ FUNCTION_WORDS = word_set("function_words")
 _WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
 
-def _pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
-    found = sorted({" ".join(p.lower().split()) for p in phrases} - {""}, key=lambda p: (-len(p), p))
-    if not found:
-        return None
-    each = "|".join(r"[\s-]+".join(map(re.escape, re.split(r"[\s-]+", p))) for p in found)
-    # Only as "a close up of": "the view" at the end of a caption is what is shown.
-    return re.compile(rf"\b(?:(?:an?|the|this|some|two)\s+)?(?:{each})\s+of\s+", re.IGNORECASE)
-
-
 def strip_phrases(texts: Iterable[str], phrases: Iterable[str] = STOP_PHRASES) -> list[str]:
     """Texts in lower case without "a close up of" and the like; what such a phrase introduces stays.
 
@@ -109,9 +100,14 @@ def strip_phrases(texts: Iterable[str], phrases: Iterable[str] = STOP_PHRASES) -
     >>> strip_phrases(["A close up of a dog.", "a close-up picture of a cat by the photo"])
     ['a dog.', 'a cat by the photo']
     """
-    pattern = _pattern(phrases)
     lowered = [" ".join(str(t).lower().split()) for t in texts]
-    return lowered if pattern is None else [pattern.sub("", t) for t in lowered]
+    found = sorted({" ".join(p.lower().split()) for p in phrases} - {""}, key=lambda p: (-len(p), p))
+    if not found:
+        return lowered
+    each = "|".join(r"[\s-]+".join(map(re.escape, re.split(r"[\s-]+", p))) for p in found)
+    # Only as "a close up of": "the view" at the end of a caption is what is shown.
+    pattern = re.compile(rf"\b(?:(?:an?|the|this|some|two)\s+)?(?:{each})\s+of\s+", re.IGNORECASE)
+    return [pattern.sub("", t) for t in lowered]
 
 
 def tokens(text: str) -> list[str]:
