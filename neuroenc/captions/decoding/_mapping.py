@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -60,30 +61,18 @@ class _Attention(nn.Module):
         return self.project(out.transpose(1, 2).reshape(n, length, width))
 
 
-class _MLP(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(x)))
-
-
 class _Layer(nn.Module):
     def __init__(self, width: int, heads: int, ratio: float) -> None:
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width), _Attention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width), _MLP(width, int(width * ratio))
+        hidden = int(width * ratio)
+        self.norm1, self.attn, self.norm2 = nn.LayerNorm(width), _Attention(width, heads), nn.LayerNorm(width)
+        # Under the names of the released checkpoints.
+        parts = {"fc1": nn.Linear(width, hidden), "relu": nn.ReLU(), "fc2": nn.Linear(hidden, width)}
+        self.mlp = nn.Sequential(OrderedDict(parts))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
-
-
-class _Layers(nn.Module):
-    def __init__(self, layers: list[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
 
 
 class TransformerMapping(nn.Module):
@@ -126,7 +115,7 @@ class TransformerMapping(nn.Module):
         own = {"clip_length": self.clip_length, "layers": layers, "heads": heads, "ratio": ratio}
         self.settings = {**shape, **own}
         self.prefix_length = prefix_length
-        self.transformer = _Layers([_Layer(width, heads, ratio) for _ in range(layers)])
+        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(_Layer(width, heads, ratio) for _ in range(layers))})
         self.linear = nn.Linear(embedding_dim, self.clip_length * width)
         self.prefix_const = nn.Parameter(torch.randn(prefix_length, width))
 
@@ -134,15 +123,12 @@ class TransformerMapping(nn.Module):
         """Prefixes (n, prefix_length, width) of embeddings (n, embedding_dim)."""
         tokens = self.linear(x).reshape(len(x), self.clip_length, -1)
         both = torch.cat([tokens, self.prefix_const.expand(len(x), -1, -1)], dim=1)
-        for layer in self.transformer.layers:
+        for layer in self.transformer["layers"]:
             both = layer(both)
         return both[:, self.clip_length :]
 
 
-MAPPINGS: dict[str, type[MLPMapping] | type[TransformerMapping]] = {
-    "mlp": MLPMapping,
-    "transformer": TransformerMapping,
-}
+MAPPINGS: dict[str, Any] = {kind.kind: kind for kind in (MLPMapping, TransformerMapping)}
 
 
 def make_mapping(kind: str, **settings: Any) -> MLPMapping | TransformerMapping:

@@ -26,7 +26,7 @@ from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.decoding._constraints import WordBan, content_weights, token_number
 from neuroenc.captions.decoding._mapping import make_mapping
-from neuroenc.captions.decoding._retrieval import as_embeddings, caption_frame, rerank
+from neuroenc.captions.decoding._retrieval import caption_frame, rerank
 from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Rescore
 from neuroenc.captions.decoding._search import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions.text._words import STOP_WORDS
@@ -50,14 +50,10 @@ _MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
 
 def _own(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Parameters and buffers, those that share memory (tied embeddings) once."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    found: dict[int | str, tuple[str, Tensor]] = {}
     for name, value in module.state_dict().items():
-        if value.data_ptr() in seen and value.numel():
-            continue
-        seen.add(value.data_ptr())
-        found[f"{prefix}.{name}"] = value
-    return found
+        found.setdefault(value.data_ptr() if value.numel() else name, (f"{prefix}.{name}", value))
+    return dict(found.values())
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -256,7 +252,13 @@ class PrefixDecoder:
         mean : array (embedding_dim,), optional
             Direction to subtract with ``centre``; default that of the training embeddings.
         """
-        x = as_embeddings(embeddings, self.embedding_dim)
+        x = np.asarray(embeddings, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != self.embedding_dim:
+            raise DataError(f"embeddings have shape {x.shape}; legal is (n, {self.embedding_dim}).")
+        # Here, because the unit vector of NaN is 0.
+        bad = int((~np.isfinite(x).all(axis=1)).sum())
+        if bad:
+            raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
         if self.normalise:
             x = unit_rows(x)
         if self.centre:

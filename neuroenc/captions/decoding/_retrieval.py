@@ -18,18 +18,6 @@ from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import DenseIndex
 
 
-def as_embeddings(embeddings: Any, dim: int) -> np.ndarray:
-    """Finite embeddings, float64 (n, dim)."""
-    x = np.asarray(embeddings, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] != dim:
-        raise DataError(f"embeddings have shape {x.shape}; legal is (n, {dim}).")
-    # Here, because the unit vector of NaN is 0.
-    bad = int((~np.isfinite(x).all(axis=1)).sum())
-    if bad:
-        raise DataError(f"{bad} of {len(x)} embeddings are not finite. Next step: leave those out.")
-    return x
-
-
 def weights_of(projection: xr.Dataset, coef: Any, intercept: Any) -> Weights | None:
     """Weights of the voxels of a projection, which must name the same; None without ``coef``."""
     weights = None if coef is None else as_weights(coef, intercept)
