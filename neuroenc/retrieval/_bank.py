@@ -151,12 +151,6 @@ def _shard(source: Any, ids: Any = None) -> _Shard:
     return _Shard(source, ids, int(shape[0]), int(shape[1]))
 
 
-def _read(array: Any, start: int, stop: int) -> np.ndarray:
-    if isinstance(array, xr.DataArray):
-        return np.asarray(array[start:stop].values)
-    return np.asarray(array[start:stop])
-
-
 class LazyIds:
     """Ids of a shard that are read when they are asked for.
 
@@ -245,7 +239,7 @@ class EmbeddingBank:
             for start in range(0, shard.n, rows):
                 stop = min(start + rows, shard.n)
                 ids = None if shard.ids is None else shard.ids[start:stop]
-                yield Chunk(position + start, _read(shard.array, start, stop), ids)
+                yield Chunk(position + start, np.asarray(shard.array[start:stop]), ids)
             position += shard.n
         if position == 0:
             raise DataError("the embedding bank has 0 rows; at least one is needed.")
@@ -287,7 +281,7 @@ class EmbeddingBank:
                 here = mine[: int(np.searchsorted(mine, a + rows))]
                 b = int(here[-1]) + 1
                 ids = None if shard.ids is None else shard.ids[here]
-                yield Chunk(first + a, np.array(_read(shard.array, a, b)[here - a]), ids, here + first)
+                yield Chunk(first + a, np.array(np.asarray(shard.array[a:b])[here - a]), ids, here + first)
                 mine = mine[len(here) :]
 
     def _placed(self, what: str) -> list[tuple[int, _Shard]]:

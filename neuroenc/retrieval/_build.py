@@ -62,9 +62,7 @@ _LARGEST_FILE = 2**30
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    return str(value).strip()
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _entry(row: dict[str, Any], number: int, manifest: Path) -> dict[str, str]:

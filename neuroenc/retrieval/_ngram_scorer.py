@@ -168,10 +168,10 @@ class NGramScorer:
         #: Ids of the documents, in the order of the corpus.
         self.documents: np.ndarray = names[order]
         self._of = np.argsort(order)[of]
-        by_document = np.argsort(self._of, kind="stable")
-        self._captions = np.split(by_document, np.searchsorted(self._of[by_document], np.arange(1, len(names))))
-        lengths = np.diff(index._starts) - 2
-        self._length = np.maximum(1, np.bincount(self._of, lengths, minlength=len(names)))
+        lengths = np.diff(index._starts)
+        self._length = np.maximum(1, np.bincount(self._of, lengths - 2, minlength=len(names)))
+        #: Document of each place in the text.
+        self._document = np.repeat(self._of, lengths)
         # Frequent n-grams are the same for many queries.
         self._kept = lru_cache(256)(self._locate)
 
@@ -273,13 +273,18 @@ class NGramScorer:
         caption, offset = self.index._places(key, None, False, False)
         return self._of[caption], self.index._starts[caption] + 1 + offset
 
+    def _local(self, rows: np.ndarray) -> np.ndarray:
+        """Place of each document among ``rows``; -1 for others."""
+        local = np.full(len(self.documents), -1)
+        local[rows] = np.arange(len(rows))
+        return local
+
     def _pass(self, keys: list[tuple[int, ...]], weights: np.ndarray, places: list, rows: np.ndarray | None) -> Any:
         """Documents (given, or those that hold an n-gram), scores, what each n-gram adds, words and tokens taken."""
         whole = rows is None
         if rows is None:
             rows = np.unique(np.concatenate([d for d, _ in places])) if places else np.zeros(0, dtype=np.int64)
-        local = np.full(len(self.documents), -1)
-        local[rows] = np.arange(len(rows))
+        local = self._local(rows)
         number = {t: i for i, t in enumerate(sorted({t for k in keys for t in k}))}
         cover = np.zeros((len(rows), len(number)), dtype=bool)
         occupied = np.zeros(len(self.index._text), dtype=bool)
@@ -317,21 +322,15 @@ class NGramScorer:
         counts = np.array([self.index.count([t]) for t in chosen], dtype=np.int64)
         weight = np.zeros(size)
         weight[chosen] = ngram_weight(scores[chosen], counts, self.index.n_tokens, alpha=1.0, smoothing=self.smoothing)
-        captions = np.concatenate([self._captions[d] for d in rows])
-        owner = np.repeat(np.arange(len(rows)), [len(self._captions[d]) for d in rows])
-        start, end = self.index._starts[captions] + 1, self.index._starts[captions + 1] - 1
-        lengths = end - start
-        at = np.repeat(start - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
-        owner = np.repeat(owner, lengths)
-        at, owner = at[~occupied[at]], owner[~occupied[at]]
-        token = self.index._text[at].astype(np.int64) - 2
+        local = self._local(rows)
+        # Numbers below 2 are borders of captions.
+        at = np.flatnonzero(~occupied & (local[self._document] >= 0) & (self.index._text >= 2))
+        owner, token = local[self._document[at]], self.index._text[at].astype(np.int64) - 2
         pair, times = np.unique(np.stack([owner, token]), axis=1, return_counts=True)
         owner, token = pair[:, weight[pair[1]] > 0]
         times = times[weight[pair[1]] > 0]
         column = np.array([number.get(t, -1) for t in token.tolist()], dtype=np.int64)
-        taken = np.zeros(len(token), dtype=bool)
-        inside = column >= 0
-        taken[inside] = cover[owner[inside], column[inside]]
+        taken = (column >= 0) & cover[owner, column]
         gain = weight[token] * np.where(taken, 1.0 - self.beta, 1.0)
         if self.relative and len(token):
             share = times / self._length[rows[owner]]
