@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
@@ -16,8 +14,8 @@ from weakref import WeakValueDictionary
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json, sha256_file
-from neuroenc.embedding._packages import from_hub, prepare
-from neuroenc.embedding._registry import Described, Output, fitting, list_backbones, making
+from neuroenc.embedding._packages import from_hub, prepare, quiet
+from neuroenc.embedding._registry import Described, LayeredModel, Output, fitting, list_backbones, making
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 #: Settings of the preprocessing that may be overridden; open_clip's names and defaults.
@@ -271,21 +269,6 @@ def image_transform(preprocessing: Mapping[str, Any]) -> Any:
     return image_transform_v2(cfg, is_train=False)
 
 
-@contextmanager
-def _without_alarm() -> Iterator[None]:
-    """Mute open_clip's "initialized randomly" line: the weights are read in the next step."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "No pretrained weights loaded" not in record.getMessage()
-
-    root = logging.getLogger()
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
-
-
 class _OpenClip(Described):
     """What image and text towers share: the source, the weights' hash, the loaded model."""
 
@@ -333,7 +316,8 @@ class _OpenClip(Described):
 
         if self._checkpoint is None:
             self._warn_random(self.seed, stacklevel=6)
-        with _without_alarm(), torch.random.fork_rng(devices=[]):
+        # open_clip says that there are no weights, which are read in the next step.
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             step = "look at its open_clip_config.json, and at preprocessing size="
             with making(f"the network {self.source.name!r} cannot be built", step):
@@ -383,35 +367,22 @@ class OpenClipImage(_OpenClip):
         return OpenClipImageModel(self._model(device), image_transform(self._preprocessing), self.layers())
 
 
-class OpenClipImageModel:
+class OpenClipImageModel(LayeredModel):
     """A loaded image tower."""
-
-    def __init__(self, model: Any, transform: Any, layers: tuple[str, ...]) -> None:
-        self._model, self.preprocess, self._layers = model, transform, layers
 
     def encode(self, batch: Any, layer: str | None) -> Output:
         """Final vector (layer None) or a layer's tokens or channel map."""
         if layer is None:
             return Output(self._model.encode_image(batch))
-        if layer not in self._layers:
-            raise DataError(unknown_name("layer", layer, self._layers))
         visual = self._model.visual
-        index = self._layers.index(layer)
-        options: dict[str, Any] = {"indices": [index], "stop_early": True, "intermediates_only": True}
+        options: dict[str, Any] = {"indices": [self._number(layer)], "stop_early": True, "intermediates_only": True}
         transformer = hasattr(visual, "transformer") or hasattr(getattr(visual, "trunk", None), "pos_embed")
         if not transformer:
             return Output(visual.forward_intermediates(batch, **options)["image_intermediates"][0])
         options.update(output_fmt="NCHW", output_extra_tokens=True)
         found = visual.forward_intermediates(batch, **options)
-        plane = found["image_intermediates"][0]
-        tokens, prefix = plane.flatten(2).transpose(1, 2), 0
-        if found.get("image_intermediates_prefix"):
-            import torch
-
-            extra = found["image_intermediates_prefix"][0]
-            prefix = extra.shape[1]
-            tokens = torch.cat([extra, tokens], dim=1)
-        return Output(tokens, prefix=prefix, grid=(plane.shape[2], plane.shape[3]))
+        extra = found.get("image_intermediates_prefix") or (None,)
+        return self._tokens(found["image_intermediates"][0], extra[0])
 
 
 class OpenClipText(_OpenClip):

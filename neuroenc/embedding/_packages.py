@@ -84,23 +84,19 @@ def prepare() -> bool:
 
 
 T = TypeVar("T")
-_LOGGERS = ("huggingface_hub", "httpx", "httpcore", "urllib3", "root")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the lines and progress of each retry: what matters is said in one error."""
-    loggers = [logging.getLogger(None if name == "root" else name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
+def quiet() -> Iterator[None]:
+    """Without what other packages log and warn of on the way: what matters is said in one error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @contextmanager
@@ -135,14 +131,14 @@ def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
     from huggingface_hub import constants, get_session
 
     try:
-        with _quiet(), _offline():
+        with quiet(), _offline():
             return fetch()
     except Exception as error:
         if constants.HF_HUB_OFFLINE:
             raise DataError(f"{what} is not on this machine, and HF_HUB_OFFLINE is set. Next step: {step}.") from error
     try:
         # One request, through whatever proxy is set; the hub's own client would try six times.
-        with _quiet():
+        with quiet():
             get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:
         raise DataError(

@@ -36,6 +36,28 @@ class Output:
     grid: tuple[int, int] | None = None
 
 
+class LayeredModel:
+    """A loaded image network: its preprocessing, and layers by name."""
+
+    def __init__(self, model: Any, transform: Any, layers: tuple[str, ...]) -> None:
+        self._model, self.preprocess, self._layers = model, transform, layers
+
+    def _number(self, layer: str) -> int:
+        if layer not in self._layers:
+            raise DataError(unknown_name("layer", layer, self._layers))
+        return self._layers.index(layer)
+
+    @staticmethod
+    def _tokens(plane: Any, extra: Any) -> Output:
+        """Tokens of a transformer: ``extra`` ones (class token, registers; or None), then the places of its map."""
+        import torch
+
+        tokens, grid = plane.flatten(2).transpose(1, 2), (plane.shape[2], plane.shape[3])
+        if extra is None or not extra.shape[1]:
+            return Output(tokens, grid=grid)
+        return Output(torch.cat([extra, tokens], dim=1), prefix=extra.shape[1], grid=grid)
+
+
 def check_pooling(pooling: str | int | None) -> str | int | None:
     """``pooling`` if it is legal.
 

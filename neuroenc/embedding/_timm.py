@@ -23,7 +23,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing
 from neuroenc.embedding._packages import from_hub, prepare
-from neuroenc.embedding._registry import Described, Output, fitting
+from neuroenc.embedding._registry import Described, LayeredModel, Output, fitting
 
 #: What a model's name begins with.
 TIMM = "timm:"
@@ -221,14 +221,14 @@ class TimmImage(Described):
             return _timm().create_model(self._full, pretrained=True, pretrained_cfg_overlay=overlay, **options)
 
 
-class TimmModel:
+class TimmModel(LayeredModel):
     """A loaded network."""
 
     def __init__(self, model: Any, transform: Any, layers: tuple[str, ...]) -> None:
-        self._model, self.preprocess, self._layers = model, transform, layers
+        super().__init__(model, transform, layers)
         legal = inspect.signature(model.forward_intermediates).parameters
         #: Only transformers with tokens of their own hand them out.
-        self._tokens = "return_prefix_tokens" in legal
+        self._has_tokens = "return_prefix_tokens" in legal
         self._options = {"norm": False, "stop_early": True, "output_fmt": "NCHW", "intermediates_only": True}
         self._options = {k: v for k, v in self._options.items() if k in legal}
 
@@ -241,16 +241,9 @@ class TimmModel:
         model = self._model
         if layer is None:
             return Output(model.forward_head(model.forward_features(batch), pre_logits=True).flatten(1))
-        if layer not in self._layers:
-            raise DataError(unknown_name("layer", layer, self._layers))
-        options = {**self._options, "indices": [self._layers.index(layer)]}
-        if not self._tokens:
+        options = {**self._options, "indices": [self._number(layer)]}
+        if not self._has_tokens:
             return Output(model.forward_intermediates(batch, **options)[0])
-        import torch
-
         found = model.forward_intermediates(batch, **options, return_prefix_tokens=True)[0]
         plane, extra = found if isinstance(found, tuple) else (found, None)
-        tokens, grid = plane.flatten(2).transpose(1, 2), (plane.shape[2], plane.shape[3])
-        if extra is None or not extra.shape[1] or getattr(model, "has_class_token", True) is False:
-            return Output(tokens, grid=grid)
-        return Output(torch.cat([extra, tokens], dim=1), prefix=extra.shape[1], grid=grid)
+        return self._tokens(plane, None if getattr(model, "has_class_token", True) is False else extra)
