@@ -15,10 +15,19 @@ import torch
 
 import attention_options as options
 
-CASES = ("normalisers", "positions", "contexts", "memories")
+CASES = ("normalisers", "positions", "contexts", "memories", "sinks", "retrieval", "regions", "hints")
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    train = options.trained
+
+    def timed(*args, **settings):
+        begin = time.perf_counter()
+        model = train(*args, **settings)
+        print(f"  trained in {time.perf_counter() - begin:.0f} s: {model!r}", file=sys.stderr, flush=True)
+        return model
+
+    options.trained = timed
     for name in sys.argv[1:] or CASES:
         begin = time.perf_counter()
         found = getattr(options, name)()

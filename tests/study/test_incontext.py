@@ -732,6 +732,9 @@ def test_forms_and_memories_are_trained_and_loaded(study, tmp_path, model):
     incontext_train(config, tmp_path, "pretrain", progress=False, say=quiet)
     found = load_model(tmp_path / "pretrain" / model["form"]).config
     assert (found.form, found.memory, found.hint) == tuple(map(model.get, ("form", "memory", "hint")))
+    where = f'predict.model="{tmp_path / "pretrain" / model["form"]}"'
+    asked = read(study[0] / "icl.toml", [where, "predict.n_support=30"])
+    assert np.isfinite(incontext_predict(asked, tmp_path / "new", progress=False, say=quiet)["mean_explained_variance"])
     with pytest.raises(ConfigError, match="Next step"):
         read(study[0] / "icl.toml", ["model.memory=titans"])
 

@@ -559,7 +559,7 @@ class ChunkAveraged(InContextEncoder):
 
 def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     """Variance of noiseless responses (n, voxel), or of weights (feature, voxel); None where there is none."""
-    if not isinstance(encoder, InContextEncoder) or encoder._conditioned().anchor is None:
+    if not isinstance(encoder, InContextEncoder) or encoder._asks_ or encoder._conditioned().anchor is None:
         return None
     support, Y, _, scale = encoder._support_
     out = np.empty((support.shape[1] if query is None else len(query), Y.shape[1]))

@@ -60,7 +60,8 @@ def predict(study: Study) -> dict[str, Any]:
     ).fit(X, Y)
     study.say(f"  {model!r}: {len(X)} support trials, {Y.shape[1]} voxels, {len(query)} queries")
     found: dict[str, Any] = {}
-    if model.anchor is not None:
+    # What queries find in the support has no variance.
+    if model.anchor is not None and (model.query is None or model.config.silent):
         found["predicted"], found["std"] = encoder.predict(query, return_std=True)
     else:
         found["predicted"] = encoder.predict(query)
