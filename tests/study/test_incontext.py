@@ -783,8 +783,9 @@ def test_a_query_that_stands_in_the_support_is_counted(study, tmp_path):
     (part,) = Study(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet).until("subjects").parts
     subject = part.tasks.test[0]
     support, queries = inspect_work._support(subject, 40, 20, 0)
+    known = inspect_work._support(part.tasks.train[-1], 40, 20, 0)
     model = load_model(tmp_path / "pretrain" / "anchored")
     asked = Study(read(folder / "icl.toml"), tmp_path, progress=False, say=quiet)
-    clean = inspect_work._inspected(asked, model, support, queries, "")["summary"]["leaks"]
-    leaked = inspect_work._inspected(asked, model, support, support, "")["summary"]["leaks"]
+    clean = inspect_work._inspected(asked, model, support, queries, "", known)["summary"]["leaks"]
+    leaked = inspect_work._inspected(asked, model, support, support, "", known)["summary"]["leaks"]
     assert (clean, leaked) == (0, 40)

@@ -39,25 +39,36 @@ def inspect(study: Study) -> dict[str, Any]:
                 "inspect needs a new subject. Next step: [[incontext.task.test]], test_seeds or held_out."
             )
         subject = part.tasks.test[0]
-        support, queries = _support(subject, wanted.predict.n_support, wanted.evaluate.n_query, study.config.seed)
+        sizes = (wanted.predict.n_support, wanted.evaluate.n_query, study.config.seed)
+        support, queries = _support(subject, *sizes)
+        # What is to be chosen for new subjects is not chosen on them.
+        try:
+            known = _support(part.tasks.train[-1], *sizes)
+        except DataError:  # Every one of its voxels misses responses.
+            known = None
         for name, model in named_models(study, part).items():
             label = f"{part.name}: {name}" if part.name else name
             if model.stack is None:
                 study.say(f"  {label}: no heads, it reads trials into a memory")
                 continue
             study.say(f"  {label}: {len(support[0])} support trials, {len(queries[0])} queries of {subject.name}")
-            found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups)
+            found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups, known)
     if not found:
         raise ConfigError("no in-context model to inspect. Next step: neuroenc icl pretrain, or [evaluate] models.")
     return {"inspection": found}
 
 
 def _support(subject: TaskSubject, n: int, n_query: int, seed: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Support and queries of the new subject, of at most `_MOST` voxels without missing responses."""
-    assert subject.X_query is not None
-    assert subject.Y_query is not None
-    rows = np.sort(np.random.default_rng(seed).permutation(len(subject.X))[:n])
-    X, Y, Xq, Yq = subject.X[rows], subject.Y[rows], subject.X_query[:n_query], subject.Y_query[:n_query]
+    """Support and queries of a subject, of at most `_MOST` voxels without missing responses."""
+    order = np.random.default_rng(seed).permutation(len(subject.X))
+    if subject.X_query is not None and subject.Y_query is not None:
+        Xq, Yq = subject.X_query[:n_query], subject.Y_query[:n_query]
+    else:
+        n = min(n, len(order) // 2)
+        asked = np.sort(order[n : n + n_query])
+        Xq, Yq = subject.X[asked], subject.Y[asked]
+    rows = np.sort(order[:n])
+    X, Y = subject.X[rows], subject.Y[rows]
     whole = np.flatnonzero(np.isfinite(Y.values).all(axis=0) & np.isfinite(Yq.values).all(axis=0))
     if not len(whole):
         raise DataError(f"every voxel of {subject.name} misses responses. Next step: a smaller [predict] n_support.")
@@ -66,18 +77,26 @@ def _support(subject: TaskSubject, n: int, n_query: int, seed: int) -> tuple[tup
 
 
 def _inspected(
-    study: Study, model: InContextModel, support: tuple[Any, Any], queries: tuple[Any, Any], groups: str
+    study: Study,
+    model: InContextModel,
+    support: tuple[Any, Any],
+    queries: tuple[Any, Any],
+    groups: str,
+    known: tuple[tuple[Any, Any], tuple[Any, Any]] | None,
 ) -> dict[str, Any]:
-    """Tables of one model; a silent network is let speak for it."""
+    """Tables of one model, calibration by support and queries of a ``known`` subject; a silent network speaks."""
     silent = model.config.silent
     model = model.silence(False).eval()
     importance = head_importance(model, *support, *queries, progress=study.progress)
     sinks = sink_report(model, *support)
-    x, y, xq, yq = (torch.as_tensor(np.asarray(a.values), dtype=torch.float32) for a in (*support, *queries))
+    x, y, xq, yq, *held = (
+        torch.as_tensor(np.asarray(a.values), dtype=torch.float32)
+        for a in (*support, *queries, *(a for pair in known or () for a in pair))
+    )
     mixed = y.T[:, torch.randperm(len(x), generator=torch.Generator().manual_seed(study.config.seed))]
 
     def error(responses: torch.Tensor) -> Any:
-        return lambda net: float((net(x, responses).predict(xq) - yq.T).square().mean())
+        return lambda net: _error(net, x, responses.T, xq, yq)
 
     with torch.no_grad():
         effect = path_patch(model, error(y.T), error(mixed))
@@ -87,8 +106,8 @@ def _inspected(
         masked = mask_curve(model, error(y.T), retrieval, [few], draws=10, seed=study.config.seed)
         selects = any(block.attention.context is not None for block in model.stack.blocks)
         gain = xr.full_like(retrieval, np.nan)
-        if not selects:
-            gain = select_calibration_heads(model, error(y.T), keep_first=model.config.registers)
+        if held and not selects:
+            gain = select_calibration_heads(model, lambda net: _error(net, *held), keep_first=model.config.registers)
     clean = float(importance["clean"].mean())
     heads = xr.Dataset(
         {
@@ -114,6 +133,10 @@ def _inspected(
         "leaks": leaks,
     }
     return {"heads": heads, "overlap": overlap, "repeats": repeats, "summary": summary}
+
+
+def _error(model: InContextModel, x: Any, y: Any, xq: Any, yq: Any) -> float:
+    return float((model(x, y.T).predict(xq) - yq.T).square().mean())
 
 
 def _retrieval(model: InContextModel, support: tuple[Any, Any], predicted: torch.Tensor) -> xr.DataArray:
@@ -156,8 +179,8 @@ def write_inspection(study: Study) -> Path:
             "A head's importance is by how much the squared error on new stimuli grows when its output is set to 0; "
             "its path effect is the share of the error with permuted responses that its output alone brings about; its "
             "retrieval score the share of voxels whose most attended trial is of the tenth with the largest predicted "
-            "responses (.1 by chance); its calibration gain by how much the error falls when its attention sinks are "
-            "down-weighted, for InContextEncoder(calibrate=).",
+            "responses (.1 by chance); its calibration gain by how much a training subject's error falls when its "
+            "attention sinks are down-weighted, for InContextEncoder(calibrate=).",
         ],
         provenance=provenance(inspect=study.config.seed, subjects=[p.digest for p in study.parts]),
         files=["../heads.csv", "../repeats.csv", "../summary.json"],
