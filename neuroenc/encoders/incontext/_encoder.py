@@ -283,7 +283,12 @@ class InContextEncoder(LinearEncoder):
     def _posteriors(self, model: InContextModel) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
         """Weights with their covariance, block by block of voxels."""
         support, Y, log_weight, scale = self._support_
-        settings = {"log_weight": log_weight, "scale": scale, "pooled": self._pooled_, "covariance": True}
+        settings: dict[str, Any] = {
+            "log_weight": log_weight,
+            "scale": scale,
+            "pooled": self._pooled_,
+            "covariance": True,
+        }
         with self._changed(model):
             yield from conditioned_blocks(model, support.astype(np.float32), Y, **settings, **self._place())
 

@@ -104,9 +104,9 @@ def _inspected(
         retrieval = _retrieval(model, support, model(x, y.T).predict(x))
         few = max(1, min(2, retrieval.size // 2))
         masked = mask_curve(model, error(y.T), retrieval, [few], draws=10, seed=study.config.seed)
-        selects = any(block.attention.context is not None for block in model.stack.blocks)
+        # Sinks are those of all weights.
         gain = xr.full_like(retrieval, np.nan)
-        if held and not selects:
+        if held and model.config.context is None:
             gain = select_calibration_heads(model, lambda net: _error(net, *held), keep_first=model.config.registers)
     clean = float(importance["clean"].mean())
     heads = xr.Dataset(
