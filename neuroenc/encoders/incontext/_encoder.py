@@ -228,8 +228,7 @@ class InContextEncoder(LinearEncoder):
         if self._asks_:
             if return_std:
                 raise ConfigError(
-                    "what a query finds in the support has no posterior variance. Next step: a model with "
-                    "form='anchored', or neuroenc.encoders.incontext.support_ensemble."
+                    "what queries find in the support has no variance. Next step: a model with form='anchored'."
                 )
             answered = self._predict_block(values).reshape(len(values), -1)
             place = self._place()
@@ -279,6 +278,15 @@ class InContextEncoder(LinearEncoder):
         assert model.anchor is not None
         # Where all voxels were read, they need not be read again.
         return pooled_prior(scores, model.anchor.prior().detach()), registers if len(columns) == n else None
+
+    def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
+        """Weights (feature, voxel) and intercepts (voxel,); refused for a model whose queries ask the support."""
+        if self._asks_:
+            raise ConfigError(
+                "this model's queries attend to the support, so its predictions are not linear in the features; coef_ "
+                "is their linear part. Next step: a model with form='anchored', or model.silence()."
+            )
+        return super().to_linear()
 
     def _posteriors(self, model: InContextModel) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
         """Weights with their covariance, block by block of voxels."""
@@ -529,6 +537,8 @@ class ChunkAveraged(InContextEncoder):
     ) -> dict[str, np.ndarray]:
         if int(self.chunk) < 1:
             raise ConfigError(f"chunk={self.chunk} must be at least 1.")
+        if model.query is not None and not model.config.silent:
+            raise ConfigError("queries of this model ask one support, not its chunks. Next step: InContextEncoder.")
         n, size = len(x), int(self.chunk)
         order = np.arange(n) if self.shuffle is None else np.random.default_rng(self.shuffle).permutation(n)
         chunks = [np.sort(order[start : start + size]) for start in range(0, n, size)]

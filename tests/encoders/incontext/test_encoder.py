@@ -14,6 +14,7 @@ from neuroenc.data import make_features, make_responses, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.encoders import InContextEncoder, RidgeEncoder, load_encoder
 from neuroenc.encoders.incontext import (
+    ChunkAveraged,
     PriorMixture,
     SyntheticEpisodes,
     make_model,
@@ -364,8 +365,12 @@ def test_queries_ask_the_support():
     plain = InContextEncoder(asking, device="cpu", pool="none", response_scale="as-is").fit(X, unit)
     again = plain.predict(queries) * 7 * np.nanstd(Y, axis=0) + 7 * np.nanmean(Y, axis=0) + 3
     np.testing.assert_allclose(scaled.predict(queries), again, atol=1e-2)
-    with pytest.raises(ConfigError, match="no posterior variance"):
+    with pytest.raises(ConfigError, match="has no variance"):
         encoder.predict(queries, return_std=True)
+    with pytest.raises(ConfigError, match="not linear in the features"):
+        encoder.to_linear()
+    with pytest.raises(ConfigError, match="not its chunks"):
+        ChunkAveraged(asking, chunk=10, device="cpu").fit(X, Y)
     silent = InContextEncoder(model("query", stir=0.2).silence(), device="cpu", pool="none").fit(X, Y)
     np.testing.assert_allclose(silent.predict(queries), queries @ silent.coef_ + silent.intercept_, atol=1e-4)
 
