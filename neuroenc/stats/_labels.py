@@ -37,25 +37,19 @@ def match_labels(a: Any, b: Any, names: tuple[str, str]) -> Any:
         return b
     if hasattr(a, "dims") and hasattr(b, "dims") and a.dims != b.dims and set(a.dims) == set(b.dims):
         b = b.transpose(*a.dims)
-    for axis in range(min(np.ndim(a), 2)):
-        kind, legal = ("stimulus", _ROWS) if axis == 0 else ("voxel", _VOXELS)
-        b = _reorder(b, axis, labels_of(a, axis, legal), labels_of(b, axis, legal), kind, names)
+    for axis, kind in enumerate(("stimulus", "voxel")[: np.ndim(a)]):
+        b = _reorder(a, b, axis, kind, names)
     return b
 
 
 def match_voxels(a: Any, b: Any, names: tuple[str, str]) -> Any:
     """``b`` with its last axis, the voxels, in the order of those of ``a`` where both are labelled."""
-    if not (_labelled(a) and _labelled(b)) or not np.ndim(a) or not np.ndim(b):
-        return b
-    mine, theirs = labels_of(a, -1, _VOXELS), labels_of(b, -1, _VOXELS)
-    return _reorder(b, np.ndim(b) - 1, mine, theirs, "voxel", names)
+    return _reorder(a, b, -1, "voxel", names) if np.ndim(a) and np.ndim(b) else b
 
 
 def match_rows(a: Any, b: Any, names: tuple[str, str]) -> Any:
     """``b``, one value a sample, in the order of the samples of ``a`` where both are labelled."""
-    if not (_labelled(a) and _labelled(b)) or np.ndim(b) != 1:
-        return b
-    return _reorder(b, 0, labels_of(a, 0, _ROWS), labels_of(b, 0, _ROWS), "stimulus", names)
+    return _reorder(a, b, 0, "stimulus", names) if np.ndim(b) == 1 else b
 
 
 def positions_of(mine: Any, theirs: Any, kind: str, names: tuple[str, str]) -> NDArray[np.intp]:
@@ -64,7 +58,11 @@ def positions_of(mine: Any, theirs: Any, kind: str, names: tuple[str, str]) -> N
     return np.arange(len(b)) if _equal(a, b) else np.asarray(_order([a], [b], kind, names, [kind]), dtype=np.intp)
 
 
-def _reorder(b: Any, axis: int, mine: Any, theirs: Any, kind: str, names: tuple[str, str]) -> Any:
+def _reorder(a: Any, b: Any, axis: int, kind: str, names: tuple[str, str]) -> Any:
+    """``b`` with an axis in the order of that of ``a`` by the labels that both have."""
+    if not (_labelled(a) and _labelled(b)):
+        return b
+    mine, theirs = (labels_of(x, axis, _ROWS if kind == "stimulus" else _VOXELS) for x in (a, b))
     common = [k for k in mine if k in theirs]
     if not common or all(_equal(mine[k], theirs[k]) for k in common):
         return b

@@ -11,18 +11,8 @@ import numpy as np
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
-from neuroenc.stats._blocks import (
-    MAX_MEMORY,
-    Floats,
-    as_floats,
-    as_pair,
-    cached,
-    centre,
-    check_metric,
-    load,
-    scale_of,
-    score_from_sums,
-)
+from neuroenc.stats import _blocks
+from neuroenc.stats._blocks import MAX_MEMORY, Floats
 from neuroenc.stats._labels import match_rows
 from neuroenc.stats._parallel import Progress, check_jobs
 from neuroenc.stats._permutation import PermutationResult, against_null, family_wise_p, in_chunks, larger
@@ -94,7 +84,7 @@ def sign_flip_test(
     statistic = one_of("statistic", statistic, ("t", "mean"))
     alternative = one_of("alternative", alternative, ("two-sided", "greater"))
     n_permutations = check_whole("n_permutations", n_permutations)
-    x = as_floats(values, "values")
+    x = _blocks.as_floats(values, "values")
     shape = x.shape[1:]
     if x.ndim not in (1, 2) or len(x) < 2:
         raise DataError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
@@ -134,15 +124,15 @@ class _Exchange:
     """
 
     def __init__(self, y: Any, a: Any, b: Any, columns: slice, metric: str) -> None:
-        parts = [load(x, columns, name)[0] for x, name in ((y, "y"), (a, "yhat_a"), (b, "yhat_b"))]
-        scale = scale_of(parts[0])
+        parts = [_blocks.load(x, columns, name)[0] for x, name in ((y, "y"), (a, "yhat_a"), (b, "yhat_b"))]
+        scale = _blocks.scale_of(parts[0])
         for x in parts:
-            x *= scale_of(x) if metric == "r" else scale
+            x *= _blocks.scale_of(x) if metric == "r" else scale
         missing = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
         for x in parts:
             x[missing] = np.nan
         self.metric = metric
-        (y0, valid, self.n, mean_y), (a0, _, _, mean_a), (b0, _, _, mean_b) = (centre(x) for x in parts)
+        (y0, valid, self.n, mean_y), (a0, _, _, mean_a), (b0, _, _, mean_b) = (_blocks.centre(x) for x in parts)
         if metric == "r":
             # r is blind to gain and offset: only standardised predictions may be exchanged.
             for x in (a0, b0):
@@ -168,7 +158,7 @@ class _Exchange:
             syy, scores = np.broadcast_to(self.syy, sd.shape), []
             for k in (1.0, -1.0):
                 sums = self.sum_m + k * sd, syy, self.square + 2.0 * k * smd, self.sum_ym + k * syd
-                scores.append(score_from_sums(self.metric, self.n, self.zero, *sums, self.zero))
+                scores.append(_blocks.score_from_sums(self.metric, self.n, self.zero, *sums, self.zero))
             return scores[0] - scores[1]
 
 
@@ -242,13 +232,13 @@ def paired_permutation_test(
     >>> result.p.tolist(), result.rois["V1"][2]
     ([0.005, 0.005, 0.005, 0.005], 0.005)
     """
-    metric = check_metric(metric)
+    metric = _blocks.check_metric(metric)
     alternative = one_of("alternative", alternative, ("two-sided", "greater"))
     n_permutations = check_whole("n_permutations", n_permutations)
     max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
-    y2, a2, shape = as_pair(y, yhat_a)
-    _, b2, _ = as_pair(y, yhat_b, ("y", "yhat_b"))
+    y2, a2, shape = _blocks.as_pair(y, yhat_a)
+    _, b2, _ = _blocks.as_pair(y, yhat_b, ("y", "yhat_b"))
     n, v = y2.shape
     unit, n_units = unit_of(n, match_rows(y, blocks, ("y", "blocks")), "blocks")
     members = {} if rois is None else region_members(rois, v, y)
@@ -256,7 +246,7 @@ def paired_permutation_test(
     step = int(max(1, min(n_permutations, max_memory // 8 // (8 * (n + 4 * len(members))), 1024)))
     count, exhaustive, signs = _signs(n_units, n_permutations, seed)
     held = 12 * n + 10 * step
-    columns = voxel_blocks(v, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 16))
+    columns = voxel_blocks(v, 8 * held, max_memory // 2 + 1, jobs, most=_blocks.cached(held, 16))
     nulls, chunks = (lambda at: _Exchange(y2, a2, b2, at, metric)), (some[:, unit] for some in in_chunks(signs, step))
     how: dict[str, Any] = {"two_sided": two_sided, "n_jobs": jobs, "progress": progress}
     statistic, p, p_fwe, top, sums = against_null(nulls, chunks, count, columns, members=list(members.values()), **how)

@@ -16,19 +16,8 @@ from scipy.stats import false_discovery_control
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
-from neuroenc.stats._blocks import (
-    MAX_MEMORY,
-    Floats,
-    as_floats,
-    as_pair,
-    cached,
-    centre,
-    check_metric,
-    load,
-    load_pair,
-    scale_of,
-    score_from_sums,
-)
+from neuroenc.stats import _blocks
+from neuroenc.stats._blocks import MAX_MEMORY, Floats
 from neuroenc.stats._labels import match_rows
 from neuroenc.stats._parallel import Progress, check_jobs, run, ticking
 from neuroenc.stats._resampling import unit_of
@@ -49,7 +38,7 @@ class Null:
 
     def __init__(self, y: Any, yhat: Any, columns: slice, metric: str, whole: Indices | None) -> None:
         self.metric, self.whole = metric, whole
-        self.pair = pair = load_pair(y, yhat, columns, metric)
+        self.pair = pair = _blocks.load_pair(y, yhat, columns, metric)
         self.observed = pair.score(metric)
         self.usable = pair.usable_y & pair.usable_p if metric == "r" else pair.usable_y
         self.syy = np.einsum("nv,nv->v", pair.y, pair.y)
@@ -64,11 +53,11 @@ class Null:
             self._keep_holed(y, yhat, self.holed + columns.start)
 
     def _keep_holed(self, y: Any, yhat: Any, columns: Indices) -> None:
-        a, b = load(y, columns, "y")[0], load(yhat, columns, "yhat")[0]
-        scale = scale_of(a)
+        a, b = _blocks.load(y, columns, "y")[0], _blocks.load(yhat, columns, "yhat")[0]
+        scale = _blocks.scale_of(a)
         a *= scale
-        b *= scale_of(b) if self.metric == "r" else scale
-        (a, valid_a, _, mean_a), (b, valid_b, _, mean_b) = centre(a), centre(b)
+        b *= _blocks.scale_of(b) if self.metric == "r" else scale
+        (a, valid_a, _, mean_a), (b, valid_b, _, mean_b) = _blocks.centre(a), _blocks.centre(b)
         self.a, self.b, self.b2, self.shift = a, b, b * b, mean_b - mean_a
         self.has_a = np.ones_like(a) if valid_a is None else valid_a.astype(np.float64)
         self.has_b = np.ones_like(b) if valid_b is None else valid_b.astype(np.float64)
@@ -122,7 +111,7 @@ class Null:
         n, sa, sb = total(has_a, self.has_b), total(a, self.has_b), total(has_a, self.b)
         sab, sbb = total(a, self.b), total(has_a, self.b2)
         saa = total(np.square(a, out=a), self.has_b)
-        return score_from_sums(self.metric, n, sa, sb, saa, sbb, sab, self.shift)
+        return _blocks.score_from_sums(self.metric, n, sa, sb, saa, sbb, sab, self.shift)
 
 
 def larger(null: Floats, seen: Floats, two_sided: bool) -> tuple[Floats, NDArray[np.bool_]]:
@@ -383,14 +372,14 @@ def permutation_test(
     >>> result.p[0], bool(result.p[1] > 0.05)
     (np.float64(0.005), True)
     """
-    metric = check_metric(metric)
+    metric = _blocks.check_metric(metric)
     alternative = one_of("alternative", alternative, ("greater", "two-sided"))
     if alternative == "two-sided" and metric != "r":
         raise DataError(f"alternative='two-sided' is for metric='r' only; {metric!r} has no meaning below 0.")
     n_permutations = check_whole("n_permutations", n_permutations)
     max_memory = parse_memory(max_memory)
     jobs = check_jobs(n_jobs)
-    y2, p2, shape = as_pair(y, yhat)
+    y2, p2, shape = _blocks.as_pair(y, yhat)
     n, n_voxels = y2.shape
     mode, rows = _check_mode(mode, match_rows(y, blocks, ("y", "blocks")), n)
     log_total = _log_arrangements(mode, rows)
@@ -409,7 +398,7 @@ def permutation_test(
     width = len(rows) if mode == "whole" else n
     step = max(1, min(n_permutations, max_memory // 4 // (8 * width), 2**23 // width))
     held = max(n * ROWS_HELD, 3 * step + (len(rows) ** 2 if mode == "whole" else 0))
-    columns = voxel_blocks(n_voxels, 8 * held, max_memory // 2 + 1, jobs, most=cached(held, 8))
+    columns = voxel_blocks(n_voxels, 8 * held, max_memory // 2 + 1, jobs, most=_blocks.cached(held, 8))
     how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": jobs, "progress": progress}
     nulls, chunks = (lambda at: Null(y2, p2, at, metric, whole)), in_chunks(orders, step)
     statistic, p, p_fwe, top, _ = against_null(nulls, chunks, n_permutations, columns, **how)
@@ -459,7 +448,7 @@ def fdr(p: Any, *, method: str = "bh") -> Floats:
     array([0.04      ,        nan, 0.05333333, 0.05333333, 0.5       ])
     """
     method = one_of("method", method, ("bh", "by"), aliases={"benjamini-hochberg": "bh", "benjamini-yekutieli": "by"})
-    values = as_floats(p, "p")
+    values = _blocks.as_floats(p, "p")
     keep = ~np.isnan(values)
     family = values[keep]
     outside = (family < 0) | (family > 1)

@@ -11,17 +11,10 @@ import numpy as np
 from neuroenc._core.checks import check_fraction, check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
-from neuroenc.stats import _resampling as draws
+from neuroenc.stats import _intervals as intervals, _resampling as draws
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_metric
 from neuroenc.stats._ceilings import CeilingSampler
-from neuroenc.stats._intervals import (
-    BootstrapResult,
-    Expansion,
-    check_interval,
-    expansion,
-    interval_and_p,
-    standard_deviation,
-)
+from neuroenc.stats._intervals import BootstrapResult, Expansion
 from neuroenc.stats._labels import match_rows, match_voxels
 from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._resampling import UNBOUNDED, Bounds, Counts, Indices, Metric, Sampler, Summary
@@ -93,7 +86,7 @@ class Resampler:
     def __post_init__(self) -> None:
         check_whole("n_bootstraps", self.n_bootstraps, 2)
         check_fraction("confidence", self.confidence)
-        check_interval(self.interval)
+        intervals.check_interval(self.interval)
         make_rng(self.seed)
         check_jobs(self.n_jobs)
         object.__setattr__(self, "max_memory", parse_memory(self.max_memory))
@@ -196,7 +189,7 @@ class Resampler:
         how: dict[str, Any] = {"metric": metric, "statistic": statistic, "transform": transform}
         how |= {"max_memory": self._budget, "jobs": check_jobs(self.n_jobs), "progress": self.progress}
         estimate, samples = draws.resample_summaries([(y2, p2)], list(members.values()), counts, unit, **how)
-        scale, columns = expansion(n_units), samples.T[..., None]
+        scale, columns = intervals.expansion(n_units), samples.T[..., None]
         found = [Summary(x, drawn, scale, n_units, name) for x, drawn in zip(estimate, columns, strict=True)]
         return {roi: self._result(x) for roi, x in zip(members, found, strict=True)}
 
@@ -540,7 +533,7 @@ class Resampler:
 
         def work(columns: slice) -> None:
             own, samples, units = draw(columns)
-            out[:, columns] = self._limits(own, samples, expansion(units), bounds)
+            out[:, columns] = self._limits(own, samples, intervals.expansion(units), bounds)
 
         jobs = check_jobs(self.n_jobs)
         blocks = voxel_blocks(out.shape[1], 8 * held, self._budget // 2 + 1, jobs)
@@ -559,8 +552,8 @@ class Resampler:
 
     def _limits(self, estimate: Floats, samples: Floats, scale: Expansion, bounds: Bounds) -> tuple[Floats, ...]:
         """Estimate, standard error, limits and p-value of every column."""
-        error, used = standard_deviation(samples), scale if self.interval == "expanded" else None
-        low, high, p = interval_and_p(samples, estimate, error, self.confidence, used)
+        error, used = intervals.standard_deviation(samples), scale if self.interval == "expanded" else None
+        low, high, p = intervals.interval_and_p(samples, estimate, error, self.confidence, used)
         return estimate, error, np.clip(low, *bounds), np.clip(high, *bounds), p
 
     def _told(self, limits: Any, shape: tuple[int, ...], n_units: int, name: str, *more: Any) -> BootstrapResult:

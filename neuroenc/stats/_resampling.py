@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
+from neuroenc.stats import _intervals as intervals
 from neuroenc.stats._blocks import Floats, Pair, as_pair, known_mean, load, load_pair, score_from_sums
-from neuroenc.stats._intervals import (
-    PILOT,
-    Expansion,
-    corrected_variance,
-    expansion,
-    median_shift,
-    medians,
-    pooled_expansion,
-    voxel_scatter,
-)
+from neuroenc.stats._intervals import Expansion
 from neuroenc.stats._labels import labels_of, match_voxels
 from neuroenc.stats._parallel import Progress, run
 
@@ -215,16 +207,16 @@ def resample_summaries(
         if statistic is None:
             return scores
         parts = [scores[:, index] - shift for index, shift in zip(members, shifts, strict=True)]
-        return np.stack([medians(x) if statistic == "median" else known_mean(x) for x in parts], axis=1)
+        return np.stack([intervals.medians(x) if statistic == "median" else known_mean(x) for x in parts], axis=1)
 
     own = scored(np.ones((1, n)))[0]
     shifts: list[Any] = [0.0] * len(members)
     estimate = summarise(own)[0]
     if statistic == "median":
-        drawn = (scored(weights)[1] for _, weights in weight_chunks(counts[:PILOT], unit, step))
-        scatter = [[voxel_scatter(x[:, index], own[0, index]) for index in members] for x in drawn]
+        drawn = (scored(weights)[1] for _, weights in weight_chunks(counts[: intervals.PILOT], unit, step))
+        scatter = [[intervals.voxel_scatter(x[:, index], own[0, index]) for index in members] for x in drawn]
         shifts = [
-            median_shift(own[0, index], np.concatenate(parts))
+            intervals.median_shift(own[0, index], np.concatenate(parts))
             for index, parts in zip(members, zip(*scatter, strict=True), strict=True)
         ]
     chunks, total = weight_chunks(counts, unit, step), -(-len(counts) // step)
@@ -340,14 +332,14 @@ def resample_subjects(
     both = np.einsum("bs,sbo->bo", weight, samples)
     drawn = {"stimuli": samples.mean(axis=0), "subjects": weight @ own, "both": both}
     variance = {k: np.nanvar(v, axis=0, ddof=1) for k, v in drawn.items()}
-    variance["corrected"] = corrected_variance(variance["stimuli"], variance["subjects"], variance["both"])
+    variance["corrected"] = intervals.corrected_variance(variance["stimuli"], variance["subjects"], variance["both"])
     sizes = {"stimuli": n_units, "subjects": n}
     if over == "both":
         # The variance of a mean over resampled subjects is known without resamples.
         parts = [(variance["stimuli"], n_units), (own.var(axis=0) / n, n)]
-        scale = pooled_expansion(parts, variance["both"], variance["corrected"])
+        scale = intervals.pooled_expansion(parts, variance["both"], variance["corrected"])
     else:
-        scale = expansion(np.full(own.shape[1], sizes[over]))
+        scale = intervals.expansion(np.full(own.shape[1], sizes[over]))
     shape = () if statistic else (own.shape[1],)
     error = np.sqrt(variance["corrected" if over == "both" else over])
     spread: dict[str, Any] = {"error": error, "variance": {k: v.reshape(shape) for k, v in variance.items()}}

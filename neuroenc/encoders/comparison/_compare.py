@@ -25,9 +25,9 @@ from neuroenc._core.store import Store, Tensors
 from neuroenc.data import match
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
-from neuroenc.encoders.comparison._grid import CLOSED_FORM, Job, build_cells, make_folds, make_jobs
+from neuroenc.encoders.comparison import _grid as grid
+from neuroenc.encoders.comparison._grid import Fitted, Job, Source
 from neuroenc.encoders.comparison._result import Comparison
-from neuroenc.encoders.comparison._source import Fitted, Source, make_source
 
 
 def pool_cells(maps: np.ndarray, cells: int | None) -> np.ndarray:
@@ -124,7 +124,7 @@ def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
     cell = job.cell
     drawn = candidate["options"]
     trains = {k: v for k, v in drawn.items() if k in keywords(ReadoutEncoder)}
-    if cell.kind in CLOSED_FORM:
+    if cell.kind in grid.CLOSED_FORM:
         arguments["solver"] = "gradient"
     arguments["readout_options"] = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
     # Candidates share first weights unless the start is what they differ in; folds differ.
@@ -303,18 +303,18 @@ def compare(
         check_whole(name, value)
     _check_responses(responses)
     spaces = dict(features)
-    chosen = build_cells(list(spaces), readouts, cores, cells, training)
+    chosen = grid.build_cells(list(spaces), readouts, cores, cells, training)
     used = {name for cell in chosen for name in (cell.features, cell.context) if name}
     spaces = {name: space for name, space in spaces.items() if name in used}
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
     ceiling = check_ceiling(noise_ceiling, responses)
-    folds = make_folds(responses, cv, validation, seed)
-    jobs = make_jobs(chosen, folds, responses, n_candidates, seed)
+    folds = grid.make_folds(responses, cv, validation, seed)
+    jobs = grid.make_jobs(chosen, folds, responses, n_candidates, seed)
     # Gone with the last reference to the comparison.
     kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None
     store, executor = Store(kept.name if kept else os.fspath(out or "")), Executor(workers, client, progress)
     try:
-        source = make_source(spaces, indices, responses, partial(executor.share, folder=store.folder))
+        source = grid.make_source(spaces, indices, responses, partial(executor.share, folder=store.folder))
         jobs = [replace(job, key=source.key(job)) for job in jobs]
         waiting = [job for job in jobs if store.read(job.name, job.key) is None]
         if len(waiting) < len(jobs) and say is not None:

@@ -19,19 +19,9 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import write_json
 from neuroenc._core.store import Store
 from neuroenc.data import save
-from neuroenc.encoders.comparison._grid import Cell, Job
+from neuroenc.encoders.comparison import _statistics as statistics
+from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
 from neuroenc.encoders.comparison._profiles import REGIONS, classify, layer_positions, layer_table, region_shares
-from neuroenc.encoders.comparison._source import Fitted
-from neuroenc.encoders.comparison._statistics import (
-    Samples,
-    closest_rival,
-    draw_samples,
-    find_groups,
-    group_medians,
-    median_or_low,
-    pair_table,
-    voxel_winner,
-)
 
 
 class Comparison:
@@ -70,7 +60,7 @@ class Comparison:
         self.responses = responses
         self.noise_ceiling = noise_ceiling
         self.n_bootstraps, self.seed = n_bootstraps, seed
-        self.groups = find_groups(responses)
+        self.groups = statistics.find_groups(responses)
         self._pairs: dict[float, pd.DataFrame] = {}
 
     def __repr__(self) -> str:
@@ -105,13 +95,13 @@ class Comparison:
         return np.flatnonzero(rows)
 
     @cached_property
-    def _drawn(self) -> Samples:
+    def _drawn(self) -> statistics.Samples:
         y = self.responses.values[self._tested]
         stimuli = self.responses["stimulus"].values[self._tested]
         predicted = [self.predictions(cell).values[self._tested] for cell in self.cells]
-        return draw_samples(y, predicted, n_bootstraps=self.n_bootstraps, groups=stimuli, seed=self.seed)
+        return statistics.draw_samples(y, predicted, n_bootstraps=self.n_bootstraps, groups=stimuli, seed=self.seed)
 
-    def _part(self, cells: Sequence[str]) -> Samples:
+    def _part(self, cells: Sequence[str]) -> statistics.Samples:
         for cell in cells:
             one_of("cell", cell, self.cells)
         at = [self.cells.index(cell) for cell in cells]
@@ -184,7 +174,7 @@ class Comparison:
         ``n_train``, ``n_validation`` (part of it) and ``n_test`` are medians over voxels and folds of the rows that
         the voxel saw; parameters, candidates and seconds are the cell's.
         """
-        medians = group_medians(self.cells, self._drawn, self.groups, self.noise_ceiling)
+        medians = statistics.group_medians(self.cells, self._drawn, self.groups, self.noise_ceiling)
         return medians.merge(self._costs(), on=["cell", "kind", "group"], how="left", validate="one_to_one")
 
     def _costs(self) -> pd.DataFrame:
@@ -218,7 +208,7 @@ class Comparison:
     def pairwise(self, q: float = 0.05) -> pd.DataFrame:
         """Any two cells in each group: difference of r with interval and p, and shares of voxels after FDR."""
         if q not in self._pairs:
-            self._pairs[q] = pair_table(self.cells, self._drawn, self.groups, q)
+            self._pairs[q] = statistics.pair_table(self.cells, self._drawn, self.groups, q)
         return self._pairs[q].copy()
 
     def winner(self, q: float = 0.05, cells: Sequence[str] | None = None) -> xr.Dataset:
@@ -226,12 +216,12 @@ class Comparison:
         names = list(cells) if cells is not None else self.cells
         if len(names) < 2:
             raise ConfigError(f"a winner needs at least two cells; found {names}.")
-        return voxel_winner(names, self._part(names), q).assign_coords(self._voxels())
+        return statistics.voxel_winner(names, self._part(names), q).assign_coords(self._voxels())
 
     def best_cell(self) -> str:
         """The cell with the highest median validation r: chosen without looking at test rows."""
         inner = self.scores["validation_r"].values
-        return self.cells[int(np.argmax([median_or_low(row) for row in inner]))]
+        return self.cells[int(np.argmax([statistics.median_or_low(row) for row in inner]))]
 
     def selected(self) -> xr.Dataset:
         """Scores of the nested choice: in each fold the cell that was best on its validation rows.
@@ -240,7 +230,7 @@ class Comparison:
         test score of many cells has. ``cell`` (fold) names the choices.
         """
         folds = np.stack([self.validation_r(cell) for cell in self.cells])
-        medians = np.array([[median_or_low(row) for row in cell] for cell in folds])
+        medians = np.array([[statistics.median_or_low(row) for row in cell] for cell in folds])
         chosen = medians.argmax(axis=0)
         total = np.full(self.responses.shape, np.nan, dtype=np.float32)
         for fold, k in enumerate(chosen):
@@ -360,7 +350,7 @@ class Comparison:
         if "median_r_normalised" in table:
             summary["best_median_r_normalised"] = float(table["median_r_normalised"][best])
         if len(cells) > 1:
-            found = closest_rival(best, self.pairwise(q), q)
+            found = statistics.closest_rival(best, self.pairwise(q), q)
             summary |= {"rival": found["rival"], "rival_median_r": medians[found["rival"]]}
             summary["best_difference"] = found["difference"]
             summary |= {f"best_difference_{k}": found[k] for k in ("low", "high", "p", "q")}

@@ -14,18 +14,9 @@ from neuroenc._core.arrays import as_numbers
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.progress import progress
+from neuroenc.encoders import _labels
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import resolve_folds
-from neuroenc.encoders._labels import (
-    check_responses,
-    column_block,
-    describe_features,
-    feature_scaling,
-    features_matrix,
-    match_features,
-    measured_responses,
-    sample_coords,
-)
 from neuroenc.encoders.linear import _solvers
 from neuroenc.encoders.linear._blocks import Search
 from neuroenc.encoders.linear._solvers import SCORINGS, row_gram, warn_at_edges
@@ -149,23 +140,24 @@ class BandedRidgeEncoder(LinearEncoder):
         one_of("nan_voxels", self.nan_voxels, ("raise",))
         parts, first = self._parts(X), self._label_source(X)
         if parts is None:
-            joined, bands = features_matrix(X), None if self.bands is None else np.asarray(self.bands).astype(str)
+            joined = _labels.features_matrix(X)
+            bands = None if self.bands is None else np.asarray(self.bands).astype(str)
         elif self.bands is not None:
             raise ConfigError("bands= names the columns of one array; X already comes as bands. Next step: bands=None.")
         else:
             joined, bands = self._join(parts)
         values = validate_data(self, joined, dtype=[np.float32, np.float64], ensure_min_samples=2)
-        Y, dtype = check_responses(first, y, values)
+        Y, dtype = _labels.check_responses(first, y, values)
         self._remember(first, y)
         if parts is not None:
-            self._features_ = {name: describe_features(part) for name, part in parts.items()}
+            self._features_ = {name: _labels.describe_features(part) for name, part in parts.items()}
         n, p = values.shape
         self.n_samples_fit_ = n
         self.bands_ = np.zeros(p, dtype=int).astype(str) if bands is None else bands
         if self.bands_.shape != (p,):
             raise ConfigError(f"bands has shape {self.bands_.shape}; expected one name for each of X's {p} columns.")
         self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
-        folds = resolve_folds(self.cv, n, sample_coords(y, first), groups, self.scoring)
+        folds = resolve_folds(self.cv, n, _labels.sample_coords(y, first), groups, self.scoring)
         scaling = self._scaling(values, X if parts is None else parts) if self.standardise else None
         how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
         design = _solvers.make_design(values, folds, **how)
@@ -178,8 +170,8 @@ class BandedRidgeEncoder(LinearEncoder):
     @staticmethod
     def _scaling(values: np.ndarray, X: Any) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(X, dict):
-            return feature_scaling(values, X)
-        found = [feature_scaling(np.asarray(features_matrix(part)), part) for part in X.values()]
+            return _labels.feature_scaling(values, X)
+        found = [_labels.feature_scaling(np.asarray(_labels.features_matrix(part)), part) for part in X.values()]
         return np.concatenate([m for m, _ in found]), np.concatenate([s for _, s in found])
 
     def _parts(self, X: Any) -> dict[str, Any] | None:
@@ -195,7 +187,7 @@ class BandedRidgeEncoder(LinearEncoder):
 
     def _join(self, parts: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """One array of all bands, and the band of each column."""
-        arrays = [as_numbers(features_matrix(part), f"features {name!r}") for name, part in parts.items()]
+        arrays = [as_numbers(_labels.features_matrix(part), f"features {name!r}") for name, part in parts.items()]
         rows = {name: len(a) for name, a in zip(parts, arrays)}
         if len(set(rows.values())) > 1:
             raise DataError(f"bands have different numbers of samples: {rows}.")
@@ -236,7 +228,7 @@ class BandedRidgeEncoder(LinearEncoder):
                 + "."
             )
         values, bands = self._join(
-            {k: match_features(self._features_.get(k, {}), parts[k], f"band {k!r}") for k in known}
+            {k: _labels.match_features(self._features_.get(k, {}), parts[k], f"band {k!r}") for k in known}
         )
         for name in known:
             if (bands == name).sum() != (self.bands_ == name).sum():
@@ -300,7 +292,7 @@ class BandedRidgeEncoder(LinearEncoder):
             for start in range(0, len(voxels), 1024):
                 part = voxels[start : start + 1024]
                 # Voxels of one candidate are scattered; a slice that spans them keeps lazy responses readable.
-                span = column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
+                span = _labels.column_block(Y, slice(int(part[0]), int(part[-1]) + 1))[:, part - part[0]]
                 centred, mean, exponent = _solvers.center_block(span, self.fit_intercept, design.dtype)
                 coef = _solvers.solve_block(design, basis, centred, self.alpha_[part])
                 if not design.primal:
@@ -334,7 +326,7 @@ class BandedRidgeEncoder(LinearEncoder):
         values = self._check_predict(X).astype(np.float64)
         shape = (len(values), self.coef_.shape[1])
         source = self._label_source(X)
-        measured = measured_responses(source, y, shape, self._voxels_, self._space_).astype(np.float64)
+        measured = _labels.measured_responses(source, y, shape, self._voxels_, self._space_).astype(np.float64)
         centred = measured - measured.mean(axis=0)
         parts = []
         for name in self.band_names_:

@@ -17,16 +17,9 @@ from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.store import Store, content_key
 from neuroenc.data import align
+from neuroenc.encoders import _labels
 from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import check_groups, resolve_folds
-from neuroenc.encoders._labels import (
-    align_voxels,
-    check_responses,
-    feature_scaling,
-    features_matrix,
-    release_mapped,
-    sample_coords,
-)
 from neuroenc.encoders.linear import _solvers
 from neuroenc.encoders.linear._blocks import Held, Search
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
@@ -147,15 +140,15 @@ class RidgeEncoder(LinearEncoder):
         one_of("scoring", self.scoring, SCORINGS)
         one_of("solver", self.solver, ("auto", "primal", "dual"))
         one_of("nan_voxels", self.nan_voxels, ("raise", "skip"))
-        values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=2)
-        Y, dtype = check_responses(X, y, values)
+        values = validate_data(self, _labels.features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=2)
+        Y, dtype = _labels.check_responses(X, y, values)
         self._remember(X, y)
         self.n_samples_fit_ = len(values)
-        folds = resolve_folds(self.cv, len(values), sample_coords(y, X), groups, self.scoring)
-        scaling = feature_scaling(values, X) if self.standardise else None
+        folds = resolve_folds(self.cv, len(values), _labels.sample_coords(y, X), groups, self.scoring)
+        scaling = _labels.feature_scaling(values, X) if self.standardise else None
         how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
         design = _solvers.make_design(values, folds, **how)
-        release_mapped(X)
+        _labels.release_mapped(X)
         scale = np.trace(design.gram) / min(values.shape)
         self.alphas_ = default_alphas(scale) if self.alphas is None else check_alphas(self.alphas)
         self._solve(design, Y)
@@ -285,7 +278,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
         align(X, Y)
     if isinstance(alpha, xr.DataArray) and alpha.dims == ("voxel",):
-        alpha = align_voxels(alpha.expand_dims("row"), Y, "penalties")[0]
+        alpha = _labels.align_voxels(alpha.expand_dims("row"), Y, "penalties")[0]
     x, y = (as_numpy(a, what).astype(np.float64) for a, what in ((X, "features"), (Y, "responses")))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise DataError(f"X {x.shape} and Y {y.shape} do not fit; legal is (n, feature) and (n, voxel).")

@@ -11,15 +11,7 @@ from torch import Tensor
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
-from neuroenc.encoders.readout._geometry import (
-    MODES,
-    Localization,
-    identity_grid,
-    n_warp_parameters,
-    sample_stack,
-    warp_matrices,
-    warp_parts,
-)
+from neuroenc.encoders.readout import _geometry as geometry
 from neuroenc.encoders.readout._protocol import register_readout
 from neuroenc.encoders.readout._spatial import FactorizedReadout
 
@@ -100,15 +92,15 @@ class SemanticSpatialReadout(FactorizedReadout):
             init=init,
             max_memory=max_memory,
         )
-        one_of("feature_mode", feature_mode, ("same", "none", *MODES))
+        one_of("feature_mode", feature_mode, ("same", "none", *geometry.MODES))
         self.mode = mode
         self.feature_mode = mode if feature_mode == "same" else feature_mode
         self.warp_l2 = float(warp_l2)
-        k_map = 0 if self.feature_mode == "none" else n_warp_parameters(self.feature_mode)
-        self.localization = Localization(
+        k_map = 0 if self.feature_mode == "none" else geometry.n_warp_parameters(self.feature_mode)
+        self.localization = geometry.Localization(
             self.in_shape if context_shape is None else context_shape,
             n_voxels,
-            n_warp_parameters(mode),
+            geometry.n_warp_parameters(mode),
             self.in_shape[0],
             k_map,
             channels=warp_channels,
@@ -126,18 +118,18 @@ class SemanticSpatialReadout(FactorizedReadout):
         net = self.localization
         u = net(x if context is None else context)
         _, height, width = self.in_shape
-        base = identity_grid(height, width, x)
+        base = geometry.identity_grid(height, width, x)
         maps = x.flatten(2)
         if net.maps is not None:
-            matrices = warp_matrices(net.maps.last(net.maps.hidden(u)), self.feature_mode)
-            maps = sample_stack(x.flatten(0, 1), matrices.flatten(0, 1)[:, None], base).view_as(maps)
+            matrices = geometry.warp_matrices(net.maps.last(net.maps.hidden(u)), self.feature_mode)
+            maps = geometry.sample_stack(x.flatten(0, 1), matrices.flatten(0, 1)[:, None], base).view_as(maps)
         return maps, net.masks.hidden(u), base
 
     def read(self, x: Tensor, voxels: slice, shared: Any) -> Tensor:
         """Features of the warped maps under the warped masks."""
         maps, hidden, base = shared
-        matrices = warp_matrices(self.localization.masks.last(hidden, voxels), self.mode)
-        masks = sample_stack(self.masks(voxels), matrices.transpose(0, 1), base)
+        matrices = geometry.warp_matrices(self.localization.masks.last(hidden, voxels), self.mode)
+        masks = geometry.sample_stack(self.masks(voxels), matrices.transpose(0, 1), base)
         feature = self.feature[voxels]
         if maps.shape[1] <= maps.shape[2]:
             under = torch.bmm(maps, masks.permute(1, 2, 0))
@@ -160,7 +152,7 @@ class SemanticSpatialReadout(FactorizedReadout):
         """Matrices (B, V, 2, 3) by which the masks are sampled for each stimulus."""
         net = self.localization
         hidden = net.masks.hidden(net(x if context is None else context))
-        return warp_matrices(net.masks.last(hidden), self.mode)
+        return geometry.warp_matrices(net.masks.last(hidden), self.mode)
 
     @torch.no_grad()
     def warp_spread(self, x: Tensor, context: Tensor | None = None, batch_size: int = 64) -> dict[str, Tensor]:
@@ -180,7 +172,7 @@ class SemanticSpatialReadout(FactorizedReadout):
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)
             matrices = self.warps(x[rows], None if context is None else context[rows])
-            for name, value in warp_parts(matrices, centre.expand(len(matrices), -1, -1)).items():
+            for name, value in geometry.warp_parts(matrices, centre.expand(len(matrices), -1, -1)).items():
                 found.setdefault(name, []).append(value)
         parts = {name: torch.cat(values) for name, values in found.items()}
         spread = {name: parts[name].std(0, correction=0) for name in ("scale", "rotation")}

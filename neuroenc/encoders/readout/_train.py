@@ -240,21 +240,18 @@ class _State:
     done: bool = False
 
 
+@dataclass
 class Run:
     """Epochs until nothing is gained any more, or a fixed number of them."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        store: Checkpoint | None,
-        seen: np.ndarray | None,
-        held: Tensor,
-        taught: np.ndarray,
-        seed: int,
-    ) -> None:
-        self.engine, self.store, self.seen, self.held, self.taught, self.seed = engine, store, seen, held, taught, seed
-        self.state = _State()
-        self.best: dict[str, Tensor] = {}
+    engine: Engine
+    store: Checkpoint | None
+    seen: np.ndarray | None
+    held: Tensor
+    taught: np.ndarray
+    seed: int
+    state: _State = field(default_factory=_State)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     def run(
         self, lr: float, max_epochs: int, patience: int, lr_cuts: int, schedule: list[float] | None, show: bool

@@ -14,15 +14,7 @@ from neuroenc._core.checks import keywords
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc.data._stimuli import EncodingData
-from neuroenc.data.datasets._nsd._design import (
-    SPLITS,
-    read_design,
-    read_stimuli,
-    read_stimulus_table,
-    session_counts,
-    shared_ids,
-    stimulus_name,
-)
+from neuroenc.data.datasets._nsd import _design
 from neuroenc.data.datasets._nsd._layout import Layout, n_trials, read_session, unpacked_session
 from neuroenc.data.datasets._nsd._rois import Regions, food_path
 from neuroenc.data.datasets._recording import Recording, collect, flat_mask, sessions_of
@@ -154,7 +146,7 @@ def nsd(
     (('stimulus', 'voxel'), 'session', ['all8', 'shared1000', 'special515'])
     """
     layout = Layout.open(root, subject, space, betas)
-    design = read_design(layout)
+    design = _design.read_design(layout)
     ending, files = layout.sessions(file_format)
     numbers = sessions_of(files, sessions, f"{layout.name} in {layout.betas_folder}")
     gaps = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
@@ -185,11 +177,11 @@ def nsd(
     settings |= {"voxels": chosen, "format": ending, "food": food_path(food)}
     counts: dict[int, int] | None
     try:
-        counts = session_counts(layout, design)
+        counts = _design.session_counts(layout, design)
     except DataError:
         # A tree with some subjects only still has the shared pictures.
         counts = None
-    shared = {s: shared_ids(design, s, counts) for s in SPLITS if counts or s == "shared1000"}
+    shared = {s: _design.shared_ids(design, s, counts) for s in _design.SPLITS if counts or s == "shared1000"}
     packed = layout.kind == "volume" and ending != "hdf5" and cache is not False
     held: dict[int, np.ndarray] = {}
 
@@ -204,12 +196,13 @@ def nsd(
 
     ncsnr = layout.read_map("ncsnr", where="betas")
     labels: dict[str, Any] = {k: trials[k].to_numpy() for k in ("session", "run", "repeat")}
-    labels |= {"stimulus": stimulus_name(trials["nsd_id"].to_numpy()), "subject": layout.name, "voxel": places}
+    labels |= {"stimulus": _design.stimulus_name(trials["nsd_id"].to_numpy()), "subject": layout.name, "voxel": places}
     labels |= {"roi": _roi(regions, rois, places), "ncsnr": None if ncsnr is None else ncsnr[places]}
     labels |= {"space": layout.space, "units": "% signal change", "source": "nsd", "licence": LICENCE}
     labels |= layout.coordinates(places)
-    stimuli = read_stimuli(layout, trials, read_stimulus_table(layout, design), shared, captions, LICENCE)
-    extra: dict[str, Any] = {"splits": {name: stimulus_name(rows) for name, rows in shared.items()}}
+    info = _design.read_stimulus_table(layout, design)
+    stimuli = _design.read_stimuli(layout, trials, info, shared, captions, LICENCE)
+    extra: dict[str, Any] = {"splits": {name: _design.stimulus_name(rows) for name, rows in shared.items()}}
     extra |= {"n_sessions": counts, "missing_sessions": gaps, "notes": regions.notes}
     used = [p for n in numbers for p in files[n]]
     recording = Recording(labels, read, stimuli, used, settings, extra=extra, keep=True)
