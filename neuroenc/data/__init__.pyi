@@ -5,9 +5,13 @@ from ._build import (
     make_features as make_features,
     make_responses as make_responses,
 )
-from ._fetch import (
+from ._files import (
+    Manifest as Manifest,
+    ManifestFile as ManifestFile,
     data_dir as data_dir,
     fetch as fetch,
+    list_manifests as list_manifests,
+    load_manifest as load_manifest,
     mirror_dir as mirror_dir,
     presence as presence,
     verify as verify,
@@ -19,12 +23,6 @@ from ._images import (
     region_mask as region_mask,
 )
 from ._io import load as load, save as save
-from ._manifest import (
-    Manifest as Manifest,
-    ManifestFile as ManifestFile,
-    list_manifests as list_manifests,
-    load_manifest as load_manifest,
-)
 from ._pictures import (
     READER as READER,
     find_pictures as find_pictures,

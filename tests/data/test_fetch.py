@@ -14,8 +14,7 @@ import pytest
 from neuroenc._core.errors import ChecksumError, DataError
 from neuroenc._core.files import everything_below
 from neuroenc.data import fetch, presence, verify
-from neuroenc.data._fetch import resolve
-from neuroenc.data._manifest import Manifest, ManifestFile
+from neuroenc.data._files import Manifest, ManifestFile, resolve
 
 BODY = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 SMALL = b"second file"

@@ -2,7 +2,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import list_manifests, load_manifest
-from neuroenc.data._manifest import manifest_dir
+from neuroenc.data._files import manifest_dir
 
 NAMES = [
     "algonauts2023",

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Protocol
 from neuroenc._core.checks import keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import check_readable_file, read_npy
-from neuroenc.data._fetch import places, resolve
+from neuroenc.data._files import GROUP, Manifest, load_manifest, manifest_dir, others, places, resolve
 from neuroenc.data._io import load
-from neuroenc.data._manifest import GROUP, Manifest, load_manifest, manifest_dir, others
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._recording import Recording, collect
 

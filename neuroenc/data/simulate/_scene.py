@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neuroenc.data.simulate._draw import LIVING, PLACES, RGB, SKINS, THINGS, Pen
+from neuroenc.data.simulate._draw import LIVING, PLACES, SKINS, THINGS, Pen
 from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, WORLD, member
 
 #: Backgrounds and the colours that they come in.
 BACKGROUNDS: dict[str, tuple[str, ...]] = WORLD["backgrounds"]
-_SKY: dict[str, RGB] = {"blue": (120, 180, 236), "grey": (176, 182, 190), "pink": (244, 188, 186)}
-_FLAT: dict[str, RGB] = {"white": (232, 232, 228), "grey": (150, 152, 156), "blue": (138, 170, 212)}
-_FLAT |= {"pink": (238, 190, 202), "black": (52, 52, 58), "yellow": (238, 222, 160), "green": (168, 206, 160)}
-_CASTS = {"neutral": (1.0, 1.0, 1.0), "warm": (1.08, 1.0, 0.84), "cool": (0.86, 0.98, 1.1)}
+_SKIES, _FLATS, _CASTS = (WORLD[k] for k in ("skies", "flats", "casts"))
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def _backdrop(scene: Scene, px: int, look: int) -> Image.Image:
     y = (np.arange(px, dtype=np.float32)[:, None] + 0.5) / px - 0.5
     x = y.T
     kind, name = scene.background, scene.background_colour
-    base = np.array(_SKY[name] if kind == "sky" else _FLAT.get(name, COLOURS[name]), dtype=np.float32)
+    base = np.array(_SKIES[name] if kind == "sky" else _FLATS.get(name, COLOURS[name]), dtype=np.float32)
     picture = np.broadcast_to(base, (px, px, 3)).copy()
     if kind == "sky":
         picture += (45 * y + 12)[..., None]

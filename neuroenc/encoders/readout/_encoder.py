@@ -23,8 +23,7 @@ from neuroenc.encoders._labels import describe_features, match_features, sample_
 from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_ridge
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
-from neuroenc.encoders.readout._module import EncoderModule, build_module
-from neuroenc.encoders.readout._protocol import READOUTS
+from neuroenc.encoders.readout._protocol import READOUTS, EncoderModule, build_module
 from neuroenc.encoders.readout._targets import masked_responses, subject_columns, validation_rows
 from neuroenc.encoders.readout._train import predict_maps, train
 

@@ -17,7 +17,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
 from neuroenc.encoders import ReadoutEncoder, RidgeEncoder, load_encoder
 from neuroenc.encoders.readout import READOUTS, train
-from neuroenc.encoders.readout._module import EncoderModule, build_module
+from neuroenc.encoders.readout._protocol import EncoderModule, build_module
 
 QUICK = {"max_epochs": 3, "lr": 0.02}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,11 @@ from neuroenc.data._images import check_affine, image_values, open_image, open_m
 from neuroenc.data._volumes import read_labels
 from neuroenc.data.datasets._nsd._layout import Layout
 
-#: Label images, and the labels that the data set gives them (read from the .ctab file where it is there).
-FILES: dict[str, tuple[str, ...]] = {
-    "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
-    "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
-    "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
-    "floc-places": ("OPA", "PPA", "RSC"),
-    "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
-    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
-    "nsdgeneral": ("nsdgeneral",),
-    "Kastner2015": (),
-    "HCP_MMP1": (),
-}
+_WRITTEN = tomllib.loads(Path(__file__).with_name("regions.toml").read_text(encoding="utf-8"))
+#: Label images and their labels; names for several labels together; localiser maps of t values by category.
+FILES, UNIONS = ({name: tuple(labels) for name, labels in _WRITTEN[k].items()} for k in ("files", "unions"))
+TVALUES: dict[str, str] = _WRITTEN["tvalues"]
 _PREFIXED = ("Kastner2015", "HCP_MMP1")
-#: Names for several labels together.
-UNIONS: dict[str, tuple[str, ...]] = {name: (f"{name}v", f"{name}d") for name in ("V1", "V2", "V3")}
-UNIONS |= {name: (f"{name}-1", f"{name}-2") for name in ("FFA", "FBA", "VWFA")}
-#: Localiser maps of t values by category.
-TVALUES = {"faces": "facestval", "bodies": "bodiestval", "places": "placestval", "words": "wordtval"}
 _CORTEX = [f for f in FILES if f != "streams"]
 _TOP_PARCELS = 45
 #: Voxel sets that papers define: by category, label > 0 and t > 2; the food mask that the caller gives (no part of the
