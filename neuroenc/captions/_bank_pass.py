@@ -257,6 +257,6 @@ class BankPass:
         """
         self._still_open()
         self._done = True
-        readers = [*self._groups.values(), *self._others]
+        readers: list[Reader] = [*self._groups.values(), *self._others]
         if readers:
             self._digest, self.n_passes = read_bank(self.bank, readers, self.max_memory, show=self.progress)

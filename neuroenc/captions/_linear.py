@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.arrays import as_numpy
+from neuroenc._core.arrays import as_numpy, unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.retrieval import EmbeddingBank
 
@@ -52,6 +52,17 @@ class Weights(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             length = np.linalg.norm(self.coef.values.astype(np.float64), axis=0)
         return np.isfinite(length) & (length > 0) & np.isfinite(self.intercept)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of the valid voxels among all of them, NaN for the others."""
+        valid = self.valid()
+        out = np.full((len(valid), *values.shape[1:]), np.nan, values.dtype)
+        out[valid] = values
+        return out
+
+    def directions(self) -> np.ndarray:
+        """Unit-norm weights (voxel, feature), NaN where there are none."""
+        return self.spread(unit_rows(self.matrix()[self.valid()]))
 
 
 def as_weights(encoder: Any, intercept: Any = None) -> Weights:

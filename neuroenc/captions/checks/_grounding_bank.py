@@ -211,7 +211,8 @@ class ImageSums:
     """`BankImages` of a bank of ``n`` images that is handed in chunk by chunk."""
 
     # As a part of a pass over a bank it counts for one, and needs no memory but its chunks'.
-    n, cost, width = 1, 0, None
+    n, cost = 1, 0
+    width: int | None = None
 
     def __init__(self, n: int | None, n_images: int, seed: int, wanted: Iterable[str] = ()) -> None:
         if n is None:
@@ -327,19 +328,16 @@ def hallucination_rate(
         parts["chance"] = _by_voxel(chance, by, max_rank)
     rows: list[dict[str, object]] = []
     for name in parts[""]:
-        row: dict[str, object] = {by or "group": name}
+        n, _, supported = parts[""][name]
+        row: dict[str, object] = {by or "group": name, "n_voxels": len(n), "n_phrases": int(n.sum())}
         for kind, groups in parts.items():
-            n, found, supported = groups.get(name, np.zeros((3, 0)))
-            row |= {} if kind else {"n_voxels": len(n), "n_phrases": int(n.sum())}
-            rng = np.random.default_rng([seed, len(rows), len(kind)])
+            n, found, _ = groups.get(name, np.zeros((3, 0)))
             rate = low = high = np.nan
             if len(n):
                 rate = float(found.sum() / n.sum())
-                drawn = _ratios(found, n, n_bootstraps, rng)
-                limits = stats.sample_interval(drawn, rate, n_units=len(n), bounds=(0.0, 1.0))
-                low, high = float(limits[0]), float(limits[1])
-            names = ("chance", "chance_low", "chance_high") if kind else ("rate", "low", "high")
-            row |= dict(zip(names, (rate, low, high), strict=True))
+                drawn = _ratios(found, n, n_bootstraps, np.random.default_rng([seed, len(rows), len(kind)]))
+                low, high, _ = map(float, stats.sample_interval(drawn, rate, n_units=len(n), bounds=(0.0, 1.0)))
+            row |= {kind or "rate": rate, f"{kind}_low".strip("_"): low, f"{kind}_high".strip("_"): high}
             row |= {} if kind else {"supported": float(supported.sum() / n.sum())}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -14,7 +14,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import at_least, check_whole, one_of, share
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
@@ -296,16 +295,12 @@ class ConceptDenoiser:
         if not self.n_images_:
             raise ConfigError("this denoiser was not fitted. Next step: fit(bank), or ConceptDenoiser.load(folder).")
         found = as_weights(coef)
-        matrix = found.matrix()
-        if matrix.shape[1] != self.n_features:
+        if found.coef.sizes["feature"] != self.n_features:
             raise DataError(
-                f"weights have width {matrix.shape[1]}, the images of this denoiser {self.n_features}; both must come "
-                "from one backbone."
+                f"weights have width {found.coef.sizes['feature']}, the images of this denoiser {self.n_features}; "
+                "both must come from one backbone."
             )
-        unit = np.full(matrix.shape, np.nan, np.float32)
-        valid = found.valid()
-        unit[valid] = unit_rows(matrix[valid])
-        return unit, found.coef
+        return found.directions().astype(np.float32), found.coef
 
     def sample(
         self,

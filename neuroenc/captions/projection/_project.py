@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import hash_array
@@ -20,15 +19,6 @@ from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
 
 if TYPE_CHECKING:
     from neuroenc.captions.projection._denoiser import ConceptDenoiser
-
-
-def _warn_invalid(weights: Weights, valid: np.ndarray) -> None:
-    if not valid.all():
-        names = weights.coef["voxel"].values[~valid]
-        shown = ", ".join(str(x) for x in names[:10]) + (", ..." if len(names) > 10 else "")
-        warnings.warn(
-            f"{len(names)} of {len(valid)} voxels have zero or NaN weights and are not projected: {shown}", stacklevel=3
-        )
 
 
 def project(
@@ -220,7 +210,11 @@ class Job:
     ) -> None:
         self.weights = as_weights(coef, intercept)
         matrix, self.valid = self.weights.matrix(), self.weights.valid()
-        _warn_invalid(self.weights, self.valid)
+        if not self.valid.all():
+            names = self.weights.coef["voxel"].values[~self.valid]
+            shown = ", ".join(str(x) for x in names[:10]) + (", ..." if len(names) > 10 else "")
+            told = f"{len(names)} of {len(self.valid)} voxels have zero or NaN weights and are not projected: {shown}"
+            warnings.warn(told, stacklevel=3)
         self.length = np.linalg.norm(np.where(self.valid[:, None], matrix, 0.0), axis=1)
         self.unit = matrix[self.valid] / self.length[self.valid, None]
         self.renormalise, self.features_normalised = renormalise, features_normalised
@@ -397,7 +391,7 @@ def project_weights(
     if method == "nearest":
         _nearest(out, weights, images, max_memory)
     elif method == "none":
-        _set(out, weights, _directions(weights), out["norm"].values)
+        _set(out, weights, weights.directions(), out["norm"].values)
     elif method == "denoiser":
         drawn: dict[str, Any] = {"n_samples": int(n_samples), "guidance": float(guidance), "n_steps": int(n_steps)}
         if denoiser is None:
@@ -422,20 +416,12 @@ def project_weights(
     return out
 
 
-def _directions(weights: Weights) -> np.ndarray:
-    """Unit-norm weights (voxel, feature), NaN where there are none."""
-    matrix, valid = weights.matrix(), weights.valid()
-    out = np.full(matrix.shape, np.nan)
-    out[valid] = unit_rows(matrix[valid])
-    return out
-
-
 def _set(out: xr.Dataset, weights: Weights, direction: np.ndarray, norm: np.ndarray, images: float = np.nan) -> None:
     """Put other embeddings in the place of the softmax average, with all that follows from them."""
     embedding = direction * np.asarray(norm, dtype=np.float64)[:, None]
     values = {
         "norm": norm,
-        "cosine_before_after": np.einsum("vd,vd->v", _directions(weights), direction),
+        "cosine_before_after": np.einsum("vd,vd->v", weights.directions(), direction),
         "effective_images": np.where(np.isfinite(norm), images, np.nan),
         "projected_predicted": _predicted(out, weights, direction, norm),
     }
@@ -451,15 +437,12 @@ def _predicted(out: xr.Dataset, weights: Weights, direction: np.ndarray, norm: n
 
 
 def _nearest(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memory: str | int | None) -> None:
-    unit = _directions(weights)
-    rows = np.flatnonzero(weights.valid())
-    direction, norm = np.full(unit.shape, np.nan), np.full(len(unit), np.nan)
-    if len(rows):
-        _, at = top_k(unit[rows], images, 1, max_memory=max_memory)
+    found = weights.directions()[weights.valid()]
+    if len(found):
+        _, at = top_k(found, images, 1, max_memory=max_memory)
         found = gather_rows(images, at[:, 0], max_memory)
-        norm[rows] = np.linalg.norm(found, axis=1)
-        direction[rows] = found / norm[rows, None]
-    _set(out, weights, direction, norm, images=1.0)
+    norm = np.linalg.norm(found, axis=1)
+    _set(out, weights, weights.spread(found / norm[:, None]), weights.spread(norm), images=1.0)
 
 
 def _pick(
@@ -483,9 +466,8 @@ def _natural_max(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_m
     """Highest predicted response of any image, (voxel,)."""
     if out.attrs["features_normalised"]:
         return np.asarray(out["nearest_predicted"].values, dtype=np.float64)
-    rows = np.flatnonzero(weights.valid())
-    found = np.full(len(weights.intercept), np.nan)
-    if len(rows):
-        score, _ = top_k(weights.matrix()[rows], images, 1, normalise=False, max_memory=max_memory)
-        found[rows] = score[:, 0] + weights.intercept[rows]
-    return found
+    valid = weights.valid()
+    score = np.zeros((0, 1))
+    if valid.any():
+        score, _ = top_k(weights.matrix()[valid], images, 1, normalise=False, max_memory=max_memory)
+    return weights.spread(score[:, 0] + weights.intercept[valid])

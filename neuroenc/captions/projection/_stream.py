@@ -208,8 +208,8 @@ class Scan(NamedTuple):
     @classmethod
     def begin(cls, unit: np.ndarray, plan: Plan, folds: np.ndarray | None) -> Scan:
         """No rows yet, for unit-norm weights (v, d)."""
-        state = plan.state(unit)
-        return cls([state, *(state.fresh() for _ in (() if folds is None else folds[1:]))], IdCollector(), BankHash())
+        state, n_folds = plan.state(unit), 1 if folds is None else len(folds)
+        return cls([state, *(state.fresh() for _ in range(n_folds - 1))], IdCollector(), BankHash())
 
     def blocks(self, folds: np.ndarray | None, budget: int) -> tuple[int, int]:
         """Rows of a chunk and voxels of a block whose temporaries stay within ``budget`` bytes."""
@@ -237,13 +237,17 @@ class Scan(NamedTuple):
 
 
 class Reader(Protocol):
-    """What is found of a bank while it is read, for things ``a:b`` of ``n`` at a time where memory is short."""
+    """What is found of a bank while it is read, for things ``a:b`` of ``n`` at a time where memory is short.
 
-    n: int
-    #: Bytes for each of the ``n`` while the bank is read.
-    cost: int
-    #: Width that embeddings must have; None where any will do.
-    width: int | None
+    ``cost`` is the bytes for each of the ``n`` while the bank is read, ``width`` that which embeddings must have.
+    """
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def cost(self) -> int: ...
+    @property
+    def width(self) -> int | None: ...
 
     def open(self, a: int, b: int, budget: int, width: int) -> int:
         """Begin; the largest chunk (rows) that is welcome."""
@@ -270,7 +274,7 @@ class Projections:
         if plan.top_k is not None:
             bank.again("top_k reads the nearest images again")
         self.jobs: list[Any] = []
-        self._parts: list[list[dict[str, np.ndarray]]] = [[] for _ in (folds if folds is not None else (None,))]
+        self._parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(1 if folds is None else len(folds))]
         self._info: list[dict[str, Any]] = []
 
     def add(self, job: Any) -> int:
