@@ -143,12 +143,9 @@ class ImageVerifier:
         self.bank, self.threshold, self.max_memory = bank, float(threshold), max_memory
         self.alpha = check_fraction("alpha", alpha)
         self.mode = mode
-        rows = {v: k for k, v in enumerate(voxels)}
-        top: list[list[str]] = [[] for _ in voxels]
-        for voxel, name in zip(evidence["voxel"], evidence["stimulus"].astype(str)):
-            if voxel in rows:
-                top[rows[voxel]].append(name)
-        best = dict.fromkeys(n for several in top for n in several)
+        evidence = evidence[evidence["voxel"].isin(voxels)]
+        names = evidence["stimulus"].astype(str).tolist()
+        best = dict.fromkeys(names)
         told = set() if mode == "embeddings" else set(bank.ids)
         self._told = [n for n in dict.fromkeys([*bank.ids[: bank.n_images], *best]) if n in told]
         by_vector = [
@@ -173,10 +170,10 @@ class ImageVerifier:
         if by_vector:
             raw = np.stack([np.asarray(images.vectors[n], np.float64) for n in by_vector])
             self._centred = unit_rows(unit_rows(raw) - images.mean)
+        rank = evidence.groupby("voxel").cumcount().to_numpy()
         #: Rows of ``_names`` of each voxel's best images; -1 where a voxel has fewer.
-        self._top = np.full((len(top), max((len(t) for t in top), default=0)), -1)
-        for k, several in enumerate(top):
-            self._top[k, : len(several)] = [place[n] for n in several]
+        self._top = np.full((len(voxels), max(rank, default=-1) + 1), -1)
+        self._top[pd.Index(voxels).get_indexer(evidence["voxel"]), rank] = [place[n] for n in names]
 
     def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
         """See `Verifier`."""

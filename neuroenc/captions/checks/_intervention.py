@@ -60,12 +60,8 @@ class _Reader:
         """Unsupported phrases of whole texts."""
         several = self.phrases(texts, engine)
         at = [(k, p) for k, found in enumerate(several) for p in found]
-        bad = self.bad([items[k] for k, _ in at], [p for _, p in at])
-        out: list[list[Phrase]] = [[] for _ in texts]
-        for (k, p), wrong in zip(at, bad, strict=True):
-            if wrong:
-                out[k].append(p)
-        return out
+        bad = iter(self.bad([items[k] for k, _ in at], [p for _, p in at]))
+        return [[p for p in found if next(bad)] for found in several]
 
     def span(self, tokens: Sequence[int], start: int, end: int) -> tuple[int, int]:
         """Tokens ``tokens[a:b]`` that write the characters ``start:end`` of their text."""
