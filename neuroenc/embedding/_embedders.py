@@ -88,7 +88,7 @@ class _Embedder:
             raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
         if not isinstance(self.normalise, bool):
             raise ConfigError(f"normalise={self.normalise!r} is not legal; use True or False.")
-        settings = {
+        settings: dict[str, Any] = {
             "kind": kind,
             "content": content,
             "backbone": backbone.name,

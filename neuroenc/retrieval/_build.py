@@ -87,7 +87,7 @@ def _entry(row: dict[str, Any], number: int, manifest: Path) -> dict[str, str]:
 
 def _manifest_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() != ".json":
-        rows: list[dict[str, Any]] = tables.read_table(path, what="manifest").to_dict("records")
+        rows: list[Any] = tables.read_table(path, what="manifest").to_dict("records")
         return rows
     found = read_json(path)
     if isinstance(found, dict):

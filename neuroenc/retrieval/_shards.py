@@ -44,11 +44,6 @@ def shard_folder(bank: Path, number: int) -> Path:
     return bank / "shards" / f"{number:08d}"
 
 
-def is_bank_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a bank on disk, finished or not."""
-    return any((Path(path) / name).is_file() for name in ("bank.json", "build.json"))
-
-
 def read_table(path: Path, columns: list[str] | None = None, version: int = _VERSION) -> pd.DataFrame:
     """A table of a shard; every cell is text."""
     try:
@@ -300,6 +295,8 @@ def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> Embed
     """
     if isinstance(source, EmbeddingBank):
         return source
-    if ids is None and isinstance(source, (str, os.PathLike)) and is_bank_folder(source):
+    # A bank that is not finished is opened, too, because that error says how to go on.
+    marks = ("bank.json", "build.json") if ids is None and isinstance(source, (str, os.PathLike)) else ()
+    if any((Path(source) / name).is_file() for name in marks):
         return load_bank(source)
     return EmbeddingBank(source, ids)

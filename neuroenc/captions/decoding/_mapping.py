@@ -123,7 +123,7 @@ class TransformerMapping(nn.Module):
         """Prefixes (n, prefix_length, width) of embeddings (n, embedding_dim)."""
         tokens = self.linear(x).reshape(len(x), self.clip_length, -1)
         both = torch.cat([tokens, self.prefix_const.expand(len(x), -1, -1)], dim=1)
-        for layer in self.transformer["layers"]:
+        for layer in self.transformer["layers"].children():
             both = layer(both)
         return both[:, self.clip_length :]
 
