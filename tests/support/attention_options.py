@@ -279,6 +279,7 @@ def memories():
         "closed form": lambda: EmpiricalBayesRidge(),
         "closed form, forgets": lambda: EmpiricalBayesRidge(forget="auto"),
         "closed form, robust": lambda: EmpiricalBayesRidge(robust="shared"),
+        "closed form, robust, forgets": lambda: EmpiricalBayesRidge(robust="shared", forget="auto"),
     }
     found = {
         world: {name: r2(fitted(make), linear(**w), SESSION) for name, make in closed.items()}

@@ -461,6 +461,21 @@ def test_forgetting_follows_weights_that_turn_and_is_left_where_they_do_not():
     assert found[0.0, "auto"] == found[0.0, 1.0] < found[0.0, 0.96]
 
 
+def test_forgetting_and_outlying_trials_meet():
+    X, Y, queries, clean = drifting(np.random.default_rng(2), 2.5)
+    rng = np.random.default_rng(3)
+    spoilt = rng.choice(240, 30, replace=False)
+    Y[spoilt] += 8 * rng.standard_normal((30, 40))
+    found = {}
+    for robust in ("none", "shared"):
+        for forget in (1.0, "auto"):
+            encoder = EmpiricalBayesRidge(robust=robust, forget=forget).fit(X, Y)
+            found[robust, forget] = float(((encoder.predict(queries) - clean) ** 2).mean())
+    assert found["shared", "auto"] < 0.8 * min(v for k, v in found.items() if k != ("shared", "auto"))
+    recent = encoder.trial_precision_ / encoder.forget_ ** np.arange(239, -1, -1.0)
+    assert recent[spoilt].max() < np.median(np.delete(recent, spoilt))
+
+
 def test_forgetting_is_weighted_ridge():
     X, Y, *_ = drifting(np.random.default_rng(0), 1.0, voxels=1)
     prior = WeightPrior(np.zeros(6), np.eye(6))
@@ -477,5 +492,3 @@ def test_forgetting_is_weighted_ridge():
 def test_rates_of_forgetting_that_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         EmpiricalBayesRidge(**settings).fit(np.eye(5), np.eye(5))
-    with pytest.raises(ConfigError, match="sets the precisions"):
-        EmpiricalBayesRidge(forget=0.9, robust="shared").fit(np.eye(5), np.eye(5))
