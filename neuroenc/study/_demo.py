@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,37 +19,17 @@ from neuroenc._core.provenance import provenance
 from neuroenc.captions import nouns
 from neuroenc.data.simulate import families_in_caption, family_of_word
 from neuroenc.encoders import RidgeEncoder
+from neuroenc.report import Block, Section, plot_support_curves, study_page
 from neuroenc.study.commands import perform
-from neuroenc.study.config import (
-    BankConfig,
-    CaptionsConfig,
-    DataConfig,
-    DecoderConfig,
-    EvaluationConfig,
-    GroundingConfig,
-    SpaceConfig,
-    StabilityConfig,
-    StudyConfig,
-)
+from neuroenc.study.config import StudyConfig
 from neuroenc.study.stages.bank import bank, space
 from neuroenc.study.stages.caption import caption, read, weights
 from neuroenc.study.stages.check import shuffled_captions
 from neuroenc.study.stages.fit import make_ridge, split
 from neuroenc.study.stages.load import load
 from neuroenc.study.study import Study, stage
+from neuroenc.study.text import NOTES, rendered
 
-if TYPE_CHECKING:
-    from neuroenc.report import Section
-
-_NOTES = (
-    "Everything here is simulated: rendered scenes, and a cortex whose selectivity is known. It shows that the path "
-    "works, not how real voxels behave.",
-    "V1 to hV4 answer to local contrast, orientation and colour, which an embedding of objects knows little about: "
-    "their low accuracy is expected, and only captions of category-selective regions are held against a planted "
-    "family.",
-    "Voxels that are not predicted above chance (q < 0.05) get no caption.",
-    "Captions are retrieved from captions of scenes that no subject saw.",
-)
 # Few trials take a few seconds: every third voxel of the demo's subject.
 _SIZES, _DRAWS, _VOXELS = (20, 50, 100), 2, 300
 _METHODS = {
@@ -129,20 +109,23 @@ def demo_config(seed: int = 0, n_train: int = 1400, n_test: int = 200, n_bank: i
     >>> demo_config().captions.decoder.kind
     'retrieval'
     """
-    world = {"n_train": n_train, "n_test": n_test, "n_bank": n_bank, "world_seed": 70_000 + 2 * seed}
-    return StudyConfig(
-        title="neuroenc demo: a simulated subject",
-        seed=seed,
-        data=DataConfig(name="world", options=world),
-        evaluation=EvaluationConfig(scheme="test"),
-        captions=CaptionsConfig(
-            space=SpaceConfig(model="world"),
-            bank=BankConfig(source="unseen"),
-            decoder=DecoderConfig(kind="retrieval", caption_bank="unseen", captions_per_stimulus=2, top=5),
-            grounding=GroundingConfig(enabled=False, images=6),
-            stability=StabilityConfig(folds=0, bootstraps=0, halves=0),
-        ),
-    )
+    table: dict[str, Any] = {
+        "title": "neuroenc demo: a simulated subject",
+        "seed": seed,
+        "data": {
+            "name": "world",
+            "options": {"n_train": n_train, "n_test": n_test, "n_bank": n_bank, "world_seed": 70_000 + 2 * seed},
+        },
+        "evaluation": {"scheme": "test"},
+        "captions": {
+            "space": {"model": "world"},
+            "bank": {"source": "unseen"},
+            "decoder": {"kind": "retrieval", "caption_bank": "unseen", "captions_per_stimulus": 2, "top": 5},
+            "grounding": {"enabled": False, "images": 6},
+            "stability": {"folds": 0, "bootstraps": 0, "halves": 0},
+        },
+    }
+    return StudyConfig(**table)
 
 
 @stage("encode", reads=("fitted", "config.encoder"), writes=("encoder",))
@@ -242,11 +225,10 @@ def judge(study: Study) -> dict[str, Any]:
         "n_captioned": int(captioned.sum()),
         "n_significant": int((scores["q_value"] < 0.05).sum()),
     }
+    names = {"r": "median_r", "ceiling": "median_noise_ceiling_r", "normalised": "median_r_normalised"}
     for prefix, some in (("", slice(None)), ("selective_", selective)):
-        inside = frame.loc[some]
-        summary[f"{prefix}median_r"] = float(inside["r"].median())
-        summary[f"{prefix}median_noise_ceiling_r"] = float(inside["ceiling"].median())
-        summary[f"{prefix}median_r_normalised"] = float(inside["normalised"].median())
+        medians = frame.loc[some, list(names)].median()
+        summary |= {f"{prefix}{name}": float(medians[column]) for column, name in names.items()}
     real, mixed = (_hits(judged, found) for found in (captions, shuffled_captions(study)))
     rows = []
     labels = (
@@ -273,42 +255,28 @@ def judge(study: Study) -> dict[str, Any]:
 
 
 def _hits(judged: pd.DataFrame, captions: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Whether the captions' family, and the families of the best caption, hold a planted family."""
+    """Whether the captions' family, and a family of the best caption, is a planted one."""
     found = caption_family(captions).reindex(judged.index).fillna("")
+    hit = (found != "") & ((found == judged["family"]) | (found == judged["second"]))
     best = captions[captions["rank"] == 1].set_index("voxel")["caption"].reindex(judged.index).fillna("")
-    planted = [{a, b} - {""} for a, b in zip(judged["family"], judged["second"])]
-    hit = pd.Series([f in p for f, p in zip(found, planted)], index=judged.index)
-    named = pd.Series([bool(families_in_caption(c) & p) for c, p in zip(best, planted)], index=judged.index)
-    return hit, named
+    said = [families_in_caption(c) & {a, b} for c, a, b in zip(best, judged["family"], judged["second"])]
+    return hit, pd.Series(list(map(bool, said)), index=judged.index)
 
 
 def _roi_table(frame: pd.DataFrame, captions: pd.DataFrame, hit: pd.Series) -> pd.DataFrame:
-    words = nouns(captions, family_of_word, max_rank=1)
-    rows = []
-    for roi in dict.fromkeys(frame["roi"]):
-        inside = frame["roi"] == roi
-        own = hit[hit.index.isin(frame.index[inside])]
-        top = words[words["roi"] == roi].head(3)["word"].tolist()
-        rows.append(
-            {
-                "roi": roi,
-                "n_voxels": int(inside.sum()),
-                "median_r": frame.loc[inside, "r"].median(),
-                "ceiling": frame.loc[inside, "ceiling"].median(),
-                "normalised": frame.loc[inside, "normalised"].median(),
-                "nouns": ", ".join(top),
-                "family_accuracy": own.mean() if len(own) else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+    words = nouns(captions, family_of_word, max_rank=1).groupby("roi", sort=False)["word"]
+    columns = {"median_r": "r", "ceiling": "ceiling", "normalised": "normalised"}
+    regions = frame.groupby("roi", sort=False)
+    table = regions.agg(n_voxels=("r", "size"), **{name: (column, "median") for name, column in columns.items()})
+    table["nouns"] = words.agg(lambda found: ", ".join(found.head(3))).reindex(table.index, fill_value="")
+    table["family_accuracy"] = hit.groupby(frame["roi"].reindex(hit.index)).mean().reindex(table.index)
+    return table.reset_index()
 
 
 _STAGES = (load, split, space, weights, bank, read, caption, encode, few_trials, judge)
 
 
 def _write(study: Study) -> Path:
-    from neuroenc.report import study_page
-
     judged, scores, shots = study.judged, study.fitted.scores, study.few_trials
     options = study.config.data.options
     settings = {"seed": study.config.seed, **{k: options[k] for k in ("n_train", "n_test", "n_bank")}}
@@ -321,7 +289,7 @@ def _write(study: Study) -> Path:
         captions={"study": captions, "stimuli": study.unseen},
         summary=study.summary,
         settings=settings,
-        notes=_NOTES,
+        notes=NOTES["demo"],
         provenance=provenance(
             demo=settings,
             responses=hash_array(study.fitted.rows[0].Y.values),
@@ -336,8 +304,6 @@ def _write(study: Study) -> Path:
 
 def few_trials_section(table: pd.DataFrame) -> Section:
     """Figure and table as a section of the report."""
-    from neuroenc.report import Block, Section, plot_support_curves
-
     shown = table.drop(columns=["group"]).rename(columns={"size": "support trials"})
     words = "; ".join(
         f"{r['method']}, {r['size']} trials: {r['explained_variance']:.3f}" for r in table.to_dict("records")
@@ -364,21 +330,6 @@ def few_trials_section(table: pd.DataFrame) -> Section:
 
 def _closing(study: Study) -> list[str]:
     """What the command prints at its end."""
-    summary, judged = study.summary, study.judged
-    lines = [
-        "",
-        judged["roi_table"].to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-"),
-        "",
-        f"{summary['n_voxels_selective']} voxels of selective regions: median r {summary['selective_median_r']:.3f}, "
-        f"{summary['selective_median_r_normalised']:.3f} of the ceiling; planted family named for "
-        f"{summary['judged_caption_family_accuracy']:.0%} of the {summary['n_voxels_judged']} with ncsnr > 0.5 "
-        f"(shuffled weights {summary['judged_shuffled_caption_family_accuracy']:.0%}, chance 20%): "
-        f"{judged['controls']['verdict'][0]}",
-    ]
-    if study.few_trials is not None:
-        parts = []
-        for size in _SIZES:
-            ours, *ridges = (summary[f"few_shot_ev:{name}:{size}"] for name in _METHODS)
-            parts.append(f"{size} trials {ours:.3f} (better ridge {max(ridges):.3f})")
-        lines.append("few-shot explained variance, in context, mean over voxels: " + ", ".join(parts))
-    return lines
+    regions = study.judged["roi_table"].to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="-")
+    verdict, sizes = study.judged["controls"]["verdict"][0], () if study.few_trials is None else _SIZES
+    return rendered("demo.txt.j2", s=study.summary, regions=regions, verdict=verdict, sizes=sizes).splitlines()

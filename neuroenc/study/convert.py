@@ -12,6 +12,12 @@ from neuroenc._core.errors import ConfigError
 _CAPTIONS = ("space", "gate", "bank", "projection", "decoder", "grounding", "stability", "analysis")
 _COMPARE = ("readouts", "cores", "training", "regions", "layers")
 _INCONTEXT = ("task", "model", "pretrain", "extend", "finetune", "evaluate", "predict")
+# What reports were called where nothing was said, by the tables of the config.
+_TITLES = {
+    "Voxel captions": ("space",),
+    "Readouts compared": ("readouts", "grid"),
+    "In-context encoders": _INCONTEXT,
+}
 # Keys of a flat [captions], and where they stand now.
 _FLAT = {
     "model": ("space", "model"),
@@ -55,18 +61,7 @@ def convert(table: Mapping_, new: Callable[[], Mapping_] = dict) -> list[str]:
     >>> table
     {'evaluation': {'share': 0.25, 'n_splits': 1}, 'captions': {'space': {'model': 'world'}}, 'title': 'Voxel captions'}
     """
-    title = next(
-        (
-            text
-            for keys, text in (
-                (("space",), "Voxel captions"),
-                (("readouts", "grid"), "Readouts compared"),
-                (_INCONTEXT, "In-context encoders"),
-            )
-            if any(key in table for key in keys)
-        ),
-        None,
-    )
+    title = next((text for text, keys in _TITLES.items() if any(key in table for key in keys)), None)
     moves: list[str] = []
     if isinstance(table.get("captions"), MutableMapping):
         moves += _flat_captions(table["captions"], table, new)

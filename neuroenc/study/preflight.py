@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,7 +27,7 @@ from neuroenc.study.config import (
     IncontextConfig,
     StudyConfig,
 )
-from neuroenc.study.stages.load import image_embedder, sample_labels
+from neuroenc.study.stages.load import check_array, feature_rows, image_embedder, sample_labels
 
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
@@ -92,23 +92,13 @@ def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> No
                 "--set data.options.root=FOLDER."
             )
         return
-    _check_array("[data] responses", config.responses)
+    check_array(config.responses, "[data] responses")
     # A region may be one label of an image: "areas.nii.gz:3".
     for key, name in (("mask", config.mask), *((f"rois.{k}", str(v)) for k, v in config.rois.items())):
         if name:
             check_readable_file(re.sub(r":[^/:]*$", "", name) if not Path(name).exists() else name, f"[data] {key}")
     if config.images and not os.path.isdir(config.images):
         raise DataError(f"[data] images: {config.images} is no folder. Next step: check the path.")
-
-
-def _check_array(where: str, name: str) -> None:
-    path = Path(name)
-    if not os.path.exists(path):
-        raise DataError(f"{where}: no file {path}.")
-    if path.suffix == ".zarr":
-        require("zarr", "big")
-    else:
-        check_readable_file(path, where)
 
 
 def _check_responses(config: StudyConfig) -> np.ndarray | None:
@@ -185,14 +175,11 @@ def _n_rows(source: DataConfig) -> int | None:
 
 def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels: np.ndarray | None) -> None:
     if config.kind == "file":
-        _check_array(f"[{where}] file", config.file)
+        check_array(config.file, f"[{where}] file")
         columns = _coordinates(config.file)
         ids = columns["stimulus"] if columns else None
         if config.samples:
-            ids = read_table(config.samples, ["stimulus"], what=f"[{where}] samples")["stimulus"].to_numpy(dtype=str)
-            n = len(read_npy(config.file, f"[{where}] file"))
-            if n != len(ids):
-                raise DataError(f"{config.file} has {n} rows, {config.samples} {len(ids)}; they must agree.")
+            ids = feature_rows(config, f"[{where}]")[1]
         missing = sorted(set(labels.tolist()) - set(ids)) if labels is not None and ids is not None else []
         if missing:
             raise DataError(
@@ -200,10 +187,11 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
             )
         return
     _needs(where, f'kind = "{config.kind}"', source, config.kind in ("image", "pixels"), config.kind == "captions")
-    if config.kind == "image":
-        _named(f"{where}.model", lambda: image_embedder(config))
-    elif config.kind in ("captions", "dense"):
-        _named(f"{where}.model", lambda: TextEmbedder(config.model, config.pretrained or None))
+    with _named(f"{where}.model"):
+        if config.kind == "image":
+            image_embedder(config)
+        elif config.kind in ("captions", "dense"):
+            TextEmbedder(config.model, config.pretrained or None)
     if config.kind == "dense" and config.table:
         read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
 
@@ -215,10 +203,11 @@ def _needs(where: str, what: str, source: DataConfig, images: bool, captions: bo
             raise ConfigError(f"[{where}] {what} needs [data] {name}.")
 
 
-def _named(where: str, make: Callable[[], Any]) -> None:
-    """Errors of ``make`` say which setting asked for it."""
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors say which setting asked for what failed."""
     try:
-        make()
+        yield
     except NeuroencError as error:
         raise type(error)(f"{where}: {error}") from error
 
@@ -247,8 +236,6 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
     texts = bank if decoder.caption_bank == "bank" else decoder.caption_bank
     if decoder.kind != "prefix" and texts == "stimuli":
         _needs("captions.decoder", f'kind = "{decoder.kind}"', config.data, False, True)
-    if captions.grounding.intervene and decoder.kind == "retrieval":
-        raise ConfigError('[captions.grounding] intervene = true needs decoder.kind = "prefix" or "corpus".')
     if not os.path.isdir(bank):
         _check_set("captions.bank.source", bank, ("stimuli", "unseen", "captions"), "the folder of a bank")
     elif decoder.kind != "prefix" and decoder.caption_bank == "bank":
@@ -256,8 +243,9 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
             f'[captions.decoder] kind = "{decoder.kind}" needs captions, and the folder {bank} has none. Next step: '
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
-    if os.path.isdir(bank):
-        _named("captions.bank.source", lambda: as_bank(bank))
+    else:
+        with _named("captions.bank.source"):
+            as_bank(bank)
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
     shipped = ("world", "photo")
     if decoder.kind != "retrieval" and decoder.captioner not in shipped:
@@ -266,9 +254,10 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
             raise ConfigError(unknown_name("value of captions.decoder.captioner:", decoder.captioner, legal))
         check_readable_file(Path(decoder.captioner) / "decoder.json", "captioner")
     _check_regions(captions, config.data)
-    if space.stimuli == "image":
-        _named("captions.space.model", lambda: ImageEmbedder(space.model, space.pretrained or None))
-    _named("captions.space.model", lambda: TextEmbedder(space.model, space.pretrained or None))
+    with _named("captions.space.model"):
+        if space.stimuli == "image":
+            ImageEmbedder(space.model, space.pretrained or None)
+        TextEmbedder(space.model, space.pretrained or None)
 
 
 def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:
@@ -283,12 +272,10 @@ def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:
 
 
 def _check_compare(compare: CompareConfig, features: Mapping[str, FeaturesConfig]) -> None:
-    from neuroenc.encoders.comparison import build_cells
+    from neuroenc.study.stages.compare import cells_of
 
-    built = build_cells(
-        list(features), compare.readouts, compare.cores or None, compare.cells or None, compare.training
-    )
-    cells, step = {cell.name for cell in built}, "Next step: more compare.cells, or leave the table out."
+    cells = {cell.name for cell in cells_of(compare, features)}
+    step = "Next step: more compare.cells, or leave the table out."
     for name in compare.layers.order if compare.layers else ():
         cell = f"{name}/{compare.layers.readout}" if compare.layers else ""
         if cell not in cells:
@@ -304,60 +291,37 @@ def _check_compare(compare: CompareConfig, features: Mapping[str, FeaturesConfig
 
 
 def _check_incontext(config: IncontextConfig, command: str) -> None:
-    from neuroenc.encoders.incontext import PRESETS, STAGES, make_stage
+    from neuroenc.encoders.incontext import PRESETS
+    from neuroenc.study.incontext.tasks import check_v4_sessions
+    from neuroenc.study.incontext.train import BEFORE, check_episodes, training_stage
 
-    _named("incontext.model", lambda: dataclasses.replace(PRESETS[config.model.preset], **config.model.changes()))
-    fields = {f.name for f in dataclasses.fields(STAGES["pretrain"])}
-    stages = {}
-    for name in STAGES:
-        given = getattr(config, name).model_dump(exclude_none=True)
-        try:
-            stages[name] = make_stage(name, **{k: v for k, v in given.items() if k in fields})
-        except NeuroencError as error:
-            raise ConfigError(f"[incontext.{name}] {error}") from error
+    task = config.task
+    with _named("incontext.model"):
+        dataclasses.replace(PRESETS[config.model.preset], **config.model.changes())
+    for name in BEFORE:
+        training_stage(config, name)
     for part in ("train", "test"):
-        for n, files in enumerate(getattr(config.task, part)):
+        for n, files in enumerate(getattr(task, part)):
             for key in ("features", "responses", "query_features", "query_responses"):
                 if getattr(files, key):
-                    _check_array(f"[[incontext.task.{part}]] {n + 1} {key}", getattr(files, key))
-    if config.task.kind == "v4":
-        _check_animals(config.task.held_out, config.task.options.get("sessions"))
-    new = {"world": config.task.test_seeds, "v4": config.task.held_out, "arrays": config.task.test}[config.task.kind]
+                    check_array(getattr(files, key), f"[[incontext.task.{part}]] {n + 1} {key}")
+    for animal in task.held_out if task.kind == "v4" else ():
+        with _named("incontext.task.held_out"):
+            check_v4_sessions(animal, task.options.get("sessions"))
+    new = {"world": task.test_seeds, "v4": task.held_out, "arrays": task.test}[task.kind]
     if command in ("icl evaluate", "icl inspect") and not new:
         raise ConfigError(
             f"{command.split()[-1]} needs new subjects: [[incontext.task.test]] tables, test_seeds or held_out."
         )
     if command == "icl predict":
         _check_predict(config, bool(new))
-        return
-    if config.task.kind == "world":
-        options = {"n_train_subjects": 3, "n_train": 1000} | config.task.options
-        n = options["n_train_subjects"] * options["n_train"] * len(config.task.seeds)
-        for name, stage in stages.items():
-            # Without a command, the stages that the config speaks of.
-            if command != f"icl {name}" and not (command == "icl" and name in config.model_fields_set):
-                continue
-            largest = max(stage.support[1], *getattr(config, name).validation_sizes)
-            if largest + stage.query > n:
-                raise ConfigError(
-                    f"[incontext.{name}] wants episodes of {largest} support and {stage.query} query stimuli; the "
-                    f"training subjects have {n}. Next step: a smaller support, validation_sizes or query."
-                )
-
-
-def _check_animals(held_out: list[str], sessions: list[Any] | None) -> None:
-    """Animals of the sessions, where the day of each tells it."""
-    chosen = None if sessions is None else [str(s) for s in sessions]
-    animals = set(data.v4_sessions(chosen)["animal"])
-    if "" in animals:
-        return
-    for name in held_out:
-        if name not in animals:
-            raise ConfigError(unknown_name("animal in incontext.task.held_out:", name, sorted(animals)))
-    if len(animals) < 2:
-        raise ConfigError(
-            f"incontext.task.options.sessions = {chosen} are all of {held_out[0]}: none is left to train on."
-        )
+    elif task.kind == "world":
+        options = {"n_train_subjects": 3, "n_train": 1000} | task.options
+        n = options["n_train_subjects"] * options["n_train"] * len(task.seeds)
+        # Without a command, the stages that the config speaks of.
+        spoken = config.model_fields_set if command == "icl" else {command.removeprefix("icl ")}
+        for name in (name for name in BEFORE if name in spoken):
+            check_episodes(config, name, n)
 
 
 def _check_predict(config: IncontextConfig, new: bool) -> None:
@@ -371,4 +335,4 @@ def _check_predict(config: IncontextConfig, new: bool) -> None:
         raise ConfigError("predict needs files (features, responses, query), or a task with a new subject.")
     for key, name in given.items():
         if name:
-            _check_array(f"[incontext.predict] {key}", name)
+            check_array(name, f"[incontext.predict] {key}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
 import tomllib
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,13 @@ def parse_config(
     >>> config.features["features"].kind
     'image'
     """
-    plain: dict[str, Any] = _copied(table)
+    plain: dict[str, Any] = copy.deepcopy(dict(table))
     _override(plain, overrides or [])
     moves = convert(plain)
     if moves:
         step = "Next step: neuroenc config convert OLD.toml > new.toml rewrites a file."
         warnings.warn(f"settings in an old spelling: {'; '.join(moves)}. {step}", UserWarning, stacklevel=3)
-    for where, text in _texts(plain, ""):
-        if "\0" in text:
-            raise ConfigError(f"{where} = {text!r} holds a null character.")
+    plain = _plain(plain)
     for keys in OPTIONAL:
         _leave_out(plain, keys)
     if "features" in plain:
@@ -105,23 +104,17 @@ def parse_config(
     return config
 
 
-def _copied(value: Any) -> Any:
+def _plain(value: Any, where: str = "") -> Any:
+    """Tables and lists as dicts and lists with text for keys; a text that holds a null character is refused."""
     if isinstance(value, Mapping):
-        return {str(k): _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every text of a table with its place, keys too."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield where or "a key", str(key)
-            yield from _texts(inner, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for n, inner in enumerate(value):
-            yield from _texts(inner, f"{where}[{n}]")
+        return {
+            _plain(str(k), where or "a key"): _plain(v, f"{where}.{k}" if where else str(k)) for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, f"{where}[{n}]") for n, inner in enumerate(value)]
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where} = {value!r} holds a null character.")
+    return value
 
 
 def _leave_out(table: dict[str, Any], keys: tuple[str, ...]) -> None:

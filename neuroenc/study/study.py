@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +80,6 @@ def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool 
     return lambda work: Stage(name, work, tuple(reads), tuple(writes), kept)
 
 
-@dataclass
-class Runtime:
-    """Where and how a study is worked out; nothing that its numbers depend on."""
-
-    store: Store
-    say: Callable[[str], None]
-    progress: bool
-    mirror: str | None
-    executor: Executor
-    known: dict[int, tuple[Any, str]] = field(default_factory=dict)
-
-    def content(self, value: Any) -> str:
-        """`content_key` of a value, computed once for each object."""
-        found = self.known.get(id(value))
-        if found is None or found[0] is not value:
-            found = self.known[id(value)] = (value, content_key(value))
-        return found[1]
-
-
 class Study:
     """An analysis: its config, and every part that its stages have found so far.
 
@@ -143,6 +124,10 @@ class Study:
     summary : dict
     seconds : dict
         Of each stage.
+    store : Store
+        Where results are kept.
+    executor : Executor
+        Where independent tasks run.
 
     Examples
     --------
@@ -163,6 +148,12 @@ class Study:
     config: StudyConfig
     out: Path | None
     seconds: Mapping[str, float]
+    given: Mapping[str, Any]
+    # Where and how it is worked out; its numbers depend on nothing of this.
+    store: Store
+    executor: Executor
+    mirror: str | None
+    progress: bool
 
     def __init__(
         self,
@@ -184,32 +175,33 @@ class Study:
             from neuroenc.study.read import read_config
 
             config = read_config(config)
-        given: dict[str, Any] = {}
-        if responses is not None:
-            given["responses"] = responses
-        if features is not None:
-            given["features"] = features if isinstance(features, Mapping) else {"features": features}
-        if stimuli is not None:
-            given["stimuli"] = stimuli
+        spaces = features if features is None or isinstance(features, Mapping) else {"features": features}
+        given = {"responses": responses, "features": spaces, "stimuli": stimuli}
         told = say or (lambda _: None)
         folder = None if out is None else output_folder(out)
         # Kept as long as the study is.
         temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="neuroenc-study-")
-        store = Store((folder or Path(temporary.name if temporary else ".")) / ".steps", told)
         compute = config.compute
-        executor = Executor(workers or compute.workers, client or compute.client or None, progress)
-        runtime = Runtime(store, told, progress, None if mirror is None else os.fspath(mirror), executor)
-        for name, value in (
-            ("config", config),
-            ("out", folder),
-            ("given", given),
-            ("seconds", {}),
-            ("_parts", {}),
-            ("_replaced", {}),
-            ("_runtime", runtime),
-            ("_temporary", temporary),
-        ):
-            object.__setattr__(self, name, value)
+        self._become(
+            config=config,
+            out=folder,
+            given={k: v for k, v in given.items() if v is not None},
+            seconds={},
+            store=Store((folder or Path(temporary.name if temporary else ".")) / ".steps", told),
+            executor=Executor(workers or compute.workers, client or compute.client or None, progress),
+            mirror=None if mirror is None else os.fspath(mirror),
+            progress=progress,
+            _say=told,
+            _temporary=temporary,
+            _parts={},
+            _replaced={},
+            _known={},
+        )
+
+    def _become(self, **values: Any) -> Study:
+        """Set attributes, of a study that no one else has yet."""
+        self.__dict__.update(values)
+        return self
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a study does not change; study.with_parts({{{name!r}: ...}}) gives a new one.")
@@ -221,34 +213,15 @@ class Study:
             return self._parts[name]
         maker = next((s.name for s in _all_stages() if name in s.writes), None)
         if maker is None:
-            raise AttributeError(unknown_name("part of a study:", name, sorted(_part_names())))
+            legal = sorted({part for s in _all_stages() for part in s.writes})
+            raise AttributeError(unknown_name("part of a study:", name, legal))
         raise AttributeError(f'study.{name} is not there yet. Next step: study = study.until("{maker}").')
 
     # What stages use.
 
-    @property
-    def store(self) -> Store:
-        """Where results are kept."""
-        return self._runtime.store
-
-    @property
-    def executor(self) -> Executor:
-        """Where independent tasks run."""
-        return self._runtime.executor
-
-    @property
-    def mirror(self) -> str | None:
-        """Folder with data sets, tried before any download."""
-        return self._runtime.mirror
-
-    @property
-    def progress(self) -> bool:
-        """Whether bars are drawn."""
-        return self._runtime.progress
-
     def say(self, text: str) -> None:
         """Pass a progress message on."""
-        self._runtime.say(text)
+        self._say(text)
 
     def table(self, name: str) -> Any:
         """The config's ``[name]``.
@@ -282,14 +255,15 @@ class Study:
 
     def content_of(self, value: Any) -> str:
         """Hash of a value, computed once for each object."""
-        return self._runtime.content(value)
+        found = self._known.get(id(value))
+        if found is None or found[0] is not value:
+            found = self._known[id(value)] = (value, content_key(value))
+        key: str = found[1]
+        return key
 
     def with_parts(self, parts: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Study:
         """The same study with more parts."""
-        new = copy.copy(self)
-        object.__setattr__(new, "_parts", {**self._parts, **parts})
-        object.__setattr__(new, "seconds", {**self.seconds, **(seconds or {})})
-        return new
+        return copy.copy(self)._become(_parts={**self._parts, **parts}, seconds={**self.seconds, **(seconds or {})})
 
     # What users call.
 
@@ -309,15 +283,15 @@ class Study:
             if name not in known:
                 raise ConfigError(unknown_name("stage", name, known))
             replaced[name] = replace(known[name], work=work, kept=False)
-        new = copy.copy(self)
         # What was found by a stage that is replaced, and by those behind it, is found anew.
         names = [[s.name for s in pipeline] for pipeline in PIPELINES.values()]
         stale = {n for row in names for at, n in enumerate(row) if set(row[: at + 1]) & set(stages)}
         gone = {part for n in stale for part in known[n].writes}
-        object.__setattr__(new, "seconds", {k: v for k, v in self.seconds.items() if k not in stale})
-        object.__setattr__(new, "_parts", {k: v for k, v in self._parts.items() if k not in gone})
-        object.__setattr__(new, "_replaced", replaced)
-        return new
+        return copy.copy(self)._become(
+            seconds={k: v for k, v in self.seconds.items() if k not in stale},
+            _parts={k: v for k, v in self._parts.items() if k not in gone},
+            _replaced=replaced,
+        )
 
     def through(self, stages: Iterable[Stage]) -> Study:
         """Run stages in their order; those that have run are left out."""
@@ -382,7 +356,3 @@ HOOKS: dict[str, Callable[..., Any]] = {}
 
 def _all_stages() -> list[Stage]:
     return list({s.name: s for stages in PIPELINES.values() for s in stages}.values())
-
-
-def _part_names() -> set[str]:
-    return {name for s in _all_stages() for name in s.writes}

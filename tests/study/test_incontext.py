@@ -343,7 +343,7 @@ def test_missing_parts_are_named(study, tmp_path):
             progress=False,
             say=quiet,
         )
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="does not exist"):
         incontext_train(other_config(folder, "nothing.nc"), tmp_path, "pretrain", progress=False, say=quiet)
     said = CliRunner().invoke(app, ["icl", "evaluate"])
     assert said.exit_code == 2
@@ -576,7 +576,7 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
     assert len(made) == 1
     assert first.digest == again.digest
     (folder,) = (tmp_path / ".steps").glob("subjects-world-*")
-    array = folder / "tasks" / "train-0-Y.nc"
+    array = folder / "train-0-Y.nc"
     for damage in ("edited", "truncated", "record"):
         if damage == "edited":
             values = data.load(array)
@@ -584,8 +584,7 @@ def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
         elif damage == "truncated":
             array.write_bytes(array.read_bytes()[:500])
         else:
-            record = folder / "tasks" / "subjects.json"
-            record.write_text(json.dumps({**json.loads(record.read_text()), "info": {"seed": 5}}))
+            (folder / "info.json").write_text(json.dumps({"value": {"seed": 5}}))
         (mended,) = Study(config, tmp_path, progress=False, say=said.append).until("learners").parts
         assert mended.digest == first.digest
         assert any("damaged; computed again" in line for line in said[-2:])

@@ -296,6 +296,8 @@ class CaptionsConfig(Table):
             )
         if self.space.stimuli == "captions" and self.bank.source == "stimuli":
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
+        if self.grounding.intervene and self.decoder.kind == "retrieval":
+            raise ConfigError('grounding.intervene = true needs decoder.kind = "prefix" or "corpus".')
         if self.bank.source == "captions" and self.decoder.caption_bank == "bank":
             raise ConfigError('decoder.caption_bank = "bank" and bank.source = "captions" name each other.')
         return self

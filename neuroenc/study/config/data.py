@@ -45,6 +45,10 @@ class RegionConfig(Table):
     file: str
     label: int | list[int]
 
+    def __str__(self) -> str:
+        labels = self.label if isinstance(self.label, list) else [self.label]
+        return f"{self.file}:{','.join(map(str, labels))}"
+
 
 class DataConfig(Table):
     """Responses and stimuli: a named data set, the simulated world, or your own files.
@@ -97,13 +101,7 @@ class DataConfig(Table):
     @field_validator("rois")
     @classmethod
     def _spell_regions(cls, rois: dict[str, str | RegionConfig]) -> dict[str, str]:
-        def spelled(region: str | RegionConfig) -> str:
-            if isinstance(region, str):
-                return region
-            labels = region.label if isinstance(region.label, list) else [region.label]
-            return f"{region.file}:{','.join(map(str, labels))}"
-
-        return {name: spelled(region) for name, region in rois.items()}
+        return {name: str(region) for name, region in rois.items()}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from neuroenc.encoders.incontext import (
     AnatomicalTransfer,
     EmpiricalBayesRidge,
     InContextEncoder,
+    InContextModel,
     MeanResponse,
     NearestStimuli,
     PaperRidge,
@@ -37,12 +39,6 @@ from neuroenc.study.incontext.tasks import TaskSubject
 from neuroenc.study.incontext.train import BEFORE
 from neuroenc.study.study import Study, stage
 
-NOTES = (
-    "All methods saw the same support trials of a draw; a draw's smaller supports are the first trials of its larger "
-    "ones. Queries are never in a support.",
-    "Intervals resample voxels and draws of the support, queries fixed: they are about voxels and supports like these.",
-    "Explained variance is 1 - Var(error) / Var(response) of single queries; below 0 is worse than the mean.",
-)
 _RIDGE = METHODS["ridge"]
 #: What in-context models are compared with at every size.
 BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))
@@ -57,14 +53,7 @@ def check_models(study: Study) -> None:
     resolve_device(wanted.device)
     if "in-context" not in wanted.methods:
         return
-    named = 0
-    for where in wanted.models.values():
-        try:
-            load_model(where)
-            named += 1
-        except DataError:
-            if where not in list_models():
-                raise
+    named = [where for where in wanted.models.values() if _model(where) is not None]
     for folder in part_folders(study):
         made = [p for p in folder.glob("*/*/summary.json") if p.parts[-3] in BEFORE]
         if not made and not named:
@@ -74,10 +63,20 @@ def check_models(study: Study) -> None:
             )
 
 
+def _model(where: str) -> InContextModel | None:
+    """A model by folder or name; a shipped one may have been left out of an installation, a folder must be there."""
+    try:
+        return load_model(where)
+    except DataError:
+        if where not in list_models():
+            raise
+        return None
+
+
 @stage("curve", reads=("parts", "config.incontext"), writes=("curve", "curve_parts"))
 def curve(study: Study) -> dict[str, Any]:
     """Accuracy on new subjects over the size of the support, of in-context models and baselines; kept by subject."""
-    wanted, curves, fulls = study.table("incontext").evaluate, [], []
+    wanted, curves = study.table("incontext").evaluate, []
     for part in study.parts:
         for subject in part.tasks.test:
             held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
@@ -85,11 +84,11 @@ def curve(study: Study) -> dict[str, Any]:
                 raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", wanted.groups, held))
         models = named_models(study, part)
         for subject in part.tasks.test:
-            found, full = _subject(study, part, subject, models)
-            curves.append(found)
-            fulls.append(full)
+            curves.append(_subject(study, part, subject, models))
     whole = joined(curves, wanted.groups)
-    table, pairs = curve_table(whole, fulls, wanted), comparison_table(whole, wanted)
+    table = curve_table(whole, wanted)
+    whole = whole.drop_vars(["full", "n_pool"], errors="ignore")
+    pairs = comparison_table(whole, wanted)
     training = {}
     for part in study.parts:
         for name in BEFORE:
@@ -117,12 +116,8 @@ def named_models(study: Study, part: Part) -> dict[str, Any]:
                 break
     X = part.tasks.train[0].X
     for name, where in study.table("incontext").evaluate.models.items():
-        try:
-            model = load_model(where)
-        except DataError:
-            # A folder that the user names must be there; shipped weights may have been left out of an installation.
-            if where not in list_models():
-                raise
+        model = _model(where)
+        if model is None:
             study.say(f"  {name}: left out, this installation has no weights of {where!r}")
             continue
         check_space(model.features, X, f"the model {name!r}")
@@ -136,10 +131,8 @@ def named_models(study: Study, part: Part) -> dict[str, Any]:
     return found
 
 
-def _subject(
-    study: Study, part: Part, subject: TaskSubject, models: dict[str, Any]
-) -> tuple[xr.Dataset, xr.DataArray | None]:
-    """Support curve of one new subject, and the explained variance (voxel,) of the fully trained encoder."""
+def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, Any]) -> xr.Dataset:
+    """Support curve of one new subject, and the explained variance ``full`` of the fully trained encoder."""
     assert subject.X_query is not None
     assert subject.Y_query is not None
     X, Y, X_query, Y_query = subject.X, subject.Y, subject.X_query, subject.Y_query
@@ -185,65 +178,65 @@ def _subject(
     found = found.assign_coords(subject=("voxel", np.full(n, subject.name)), voxel=np.arange(n))
     if part.name:
         found = found.assign_coords(direction=("voxel", np.full(n, part.name)))
-    if "full" not in found:
-        return found, None
-    return found.drop_vars("full"), found["full"].assign_attrs(n_pool=len(X))
+    return found.assign_coords(n_pool=("voxel", np.full(n, len(X))))
 
 
 def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, Any]) -> dict[str, Any]:
-    wanted, found = study.table("incontext").evaluate, dict[str, Any]()
+    """Estimators by the name of their method; those that the subjects do not allow are left out, which is said."""
+    wanted = study.table("incontext").evaluate
+    make: dict[str, Callable[[], Any]] = {
+        "ridge": lambda: RidgeEncoder(cv=5, progress=False),
+        # With folds of a few trials, a penalty for each voxel follows noise that a common one averages out.
+        "ridge-shared": lambda: RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False),
+        "paper-ridge": PaperRidge,
+        "empirical-bayes": lambda: EmpiricalBayesRidge(make_prior(study, part)),
+        "robust": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared"),
+        "place": lambda: _by_place(study, part, subject),
+        "nearest": NearestStimuli,
+        "mean": MeanResponse,
+        "anatomical": lambda: _anatomical([*part.tasks.train, subject]),
+    }
+    needed = {
+        "place": "it takes two training subjects whose voxels have vertex and hemi",
+        "anatomical": "voxels have no vertex and hemi",
+    }
+    found: dict[str, Any] = {}
     for name in wanted.methods:
-        label = METHODS[name]
         if name == "in-context":
             for title, model in models.items():
                 found[title] = InContextEncoder(model, device=wanted.device, response_scale="as-is")
-        elif name == "ridge":
-            found[label] = RidgeEncoder(cv=5, progress=False)
-        elif name == "ridge-shared":
-            # With folds of a few trials, a penalty for each voxel follows noise that a common one averages out.
-            found[label] = RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False)
-        elif name == "paper-ridge":
-            found[label] = PaperRidge()
-        elif name == "empirical-bayes":
-            found[label] = EmpiricalBayesRidge(make_prior(study, part))
-        elif name == "robust":
-            found[label] = EmpiricalBayesRidge(make_prior(study, part), robust="shared")
-        elif name == "place":
-            prior = make_place_prior(study, part) if has_places(subject) else None
-            if prior is None:
-                study.say(f"  {label}: left out, it takes two training subjects whose voxels have vertex and hemi")
-                continue
-            where, side = surface_positions(subject.Y)
-            found[label] = EmpiricalBayesRidge(prior, positions=where, hemispheres=side)
-        elif name == "nearest":
-            found[label] = NearestStimuli()
-        elif name == "mean":
-            found[label] = MeanResponse()
-        elif name == "anatomical":
-            people = [*part.tasks.train, subject]
-            if all(has_places(p) for p in people):
-                found[label] = _anatomical(people)
+        elif name in make:
+            made = make[name]()
+            if made is None:
+                study.say(f"  {METHODS[name]}: left out, {needed[name]}")
             else:
-                study.say(f"  {label}: left out, voxels have no vertex and hemi")
+                found[METHODS[name]] = made
     return found
 
 
-def _anatomical(people: list[TaskSubject]) -> AnatomicalTransfer:
+def _by_place(study: Study, part: Part, subject: TaskSubject) -> EmpiricalBayesRidge | None:
+    prior = make_place_prior(study, part) if has_places(subject) else None
+    if prior is None:
+        return None
+    where, side = surface_positions(subject.Y)
+    return EmpiricalBayesRidge(prior, positions=where, hemispheres=side)
+
+
+def _anatomical(people: list[TaskSubject]) -> AnatomicalTransfer | None:
     """Encoders of all but the last subject, carried over to its vertices."""
-    places = [surface_positions(p.Y) for p in people]
+    if not all(has_places(p) for p in people):
+        return None
+    places, sides = zip(*(surface_positions(p.Y) for p in people))
+    encoders = [RidgeEncoder(cv=5, progress=False).fit(p.X, p.Y) for p in people[:-1]]
     return AnatomicalTransfer(
-        [RidgeEncoder(cv=5, progress=False).fit(p.X, p.Y) for p in people[:-1]],
-        [p for p, _ in places[:-1]],
-        places[-1][0],
-        hemispheres=[h for _, h in places[:-1]],
-        target_hemisphere=places[-1][1],
+        encoders, list(places[:-1]), places[-1], hemispheres=list(sides[:-1]), target_hemisphere=sides[-1]
     )
 
 
 def joined(curves: Sequence[xr.Dataset], groups: str) -> xr.Dataset:
     """Subjects side by side, with the coordinates that all have."""
     shared = set.intersection(*(set(map(str, c.coords)) for c in curves))
-    kept = {"method", "size", "draw", "voxel", "subject", "direction", groups} & shared
+    kept = {"method", "size", "draw", "voxel", "subject", "direction", "n_pool", groups} & shared
     some = any("noise_ceiling" in c for c in curves)
     parts = []
     for curve in curves:
@@ -266,31 +259,38 @@ def kinds(curve: xr.Dataset, groups: str) -> list[str]:
     return found + ([groups] if groups and groups not in found else [])
 
 
-def curve_table(curve: xr.Dataset, fulls: Sequence[xr.DataArray | None], wanted: EvaluateConfig) -> pd.DataFrame:
+def curve_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     """Rows of all voxels, then of each kind of group; the fully trained encoder at the size of its pool."""
     settings: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
     pieces = [curve]
-    if fulls and all(f is not None for f in fulls):
-        pool = int(np.median([f.attrs["n_pool"] for f in fulls if f is not None]))
-        values = np.concatenate([f.values for f in fulls if f is not None])[None, None, None]
-        dims = ("method", "size", "draw", "voxel")
-        held = {k: v for k, v in curve.coords.items() if v.dims == ("voxel",)}
-        whole = xr.Dataset(
-            {"explained_variance": (dims, values)},
-            coords={**held, "method": [METHODS["full"]], "size": [pool], "draw": [0]},
-        )
-        if "noise_ceiling" in curve:
-            whole["noise_ceiling"] = curve["noise_ceiling"]
+    if "full" in curve:
+        pools = dict(zip(curve["subject"].values.tolist(), curve["n_pool"].values.tolist()))
+        dims, values = ("method", "size", "draw", "voxel"), curve["full"].values[None, None, None]
+        whole = curve.drop_dims(dims[:3]).assign(explained_variance=(dims, values))
+        whole = whole.assign_coords(method=[METHODS["full"]], size=[int(np.median(list(pools.values())))], draw=[0])
         pieces.append(whole)
+
+    def summarised(piece: xr.Dataset, groups: str | None) -> pd.DataFrame:
+        frame = summarise_curve(piece, groups=groups, **settings)
+        if "noise_ceiling" in piece:
+            scaled = summarise_curve(piece, groups=groups, normalise=True, **settings)
+            frame["normalised"] = scaled["explained_variance"]
+        return frame
+
+    every = ["all", *kinds(curve, wanted.groups)]
+    return _grouped((kind, partial(summarised, piece)) for kind in every for piece in pieces)
+
+
+def _grouped(tables: Iterable[tuple[str, Callable[[str | None], pd.DataFrame]]]) -> pd.DataFrame:
+    """Rows of all voxels, and of each kind of group, behind one another; groups without voxels are left out.
+
+    ``tables`` are pairs of a kind and of a function that gives the rows of its groups.
+    """
     frames = []
-    for n, kind in enumerate(["all", *kinds(curve, wanted.groups)]):
-        for piece in pieces:
-            frame = summarise_curve(piece, groups=None if kind == "all" else kind, **settings)
-            if "noise_ceiling" in piece:
-                scaled = summarise_curve(piece, groups=None if kind == "all" else kind, normalise=True, **settings)
-                frame["normalised"] = scaled["explained_variance"]
-            frame.insert(1, "kind", kind)
-            frames.append(frame if n == 0 else frame[frame["group"] != "all"])
+    for kind, make in tables:
+        frame = make(None if kind == "all" else kind)
+        frame.insert(list(frame.columns).index("group"), "kind", kind)
+        frames.append(frame if kind == "all" else frame[frame["group"] != "all"])
     table = pd.concat(frames, ignore_index=True)
     return table[table["n_voxels"] > 0].reset_index(drop=True)
 
@@ -302,26 +302,17 @@ def comparison_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     baselines = [name for name in names if name in BASELINES]
     pairs = [(name, other) for name in names if name not in BASELINES for other in baselines]
     pairs += [(name, _RIDGE) for name in baselines if _RIDGE in baselines and name != _RIDGE]
-    best = best_baselines(curve)
-    frames = []
-    for first, second in pairs:
-        for n, kind in enumerate(["all", *kinds(curve, wanted.groups)]):
-            frame = compare_methods(
-                curve,
-                first,
-                second,
-                groups=None if kind == "all" else kind,
-                n_bootstraps=wanted.n_bootstraps,
-                seed=wanted.seed,
-            )
-            frame.insert(2, "kind", kind)
-            frame["best"] = frame["size"].map(best) == second
-            frames.append(frame if n == 0 else frame[frame["group"] != "all"])
-    if not frames:
+    if not pairs:
         columns = ["a", "b", "kind", "group", "size", "difference", "low", "high", "p", "relative", "best"]
         return pd.DataFrame(columns=columns)
-    table = pd.concat(frames, ignore_index=True)
-    return table[table["n_voxels"] > 0].reset_index(drop=True)
+    best, settings = best_baselines(curve), {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
+
+    def compared(first: str, second: str, groups: str | None) -> pd.DataFrame:
+        frame = compare_methods(curve, first, second, groups=groups, **settings)
+        return frame.assign(best=frame["size"].map(best) == second)
+
+    every = ["all", *kinds(curve, wanted.groups)]
+    return _grouped((kind, partial(compared, *pair)) for pair in pairs for kind in every)
 
 
 def best_baselines(curve: xr.Dataset) -> dict[int, str]:
@@ -376,9 +367,8 @@ def write_curve(study: Study, folder: Path) -> list[str]:
     return ["../curve.csv", "../comparisons.csv", "../summary.json"]
 
 
-def curve_lines(study: Study) -> list[str]:
-    """What a command prints at its end."""
+def curve_text(study: Study) -> str:
+    """Methods by size of the support, as a command prints them."""
     table = study.curve_parts["page"]["curve"]
     shown = table[table["kind"] == "all"].pivot_table("explained_variance", "method", "size", sort=False)
-    said = shown.to_string(float_format=lambda x: f"{x:.3f}", na_rep="")
-    return ["", "explained variance, mean over voxels, by support size", said]
+    return shown.to_string(float_format=lambda x: f"{x:.3f}", na_rep="")

@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import atomic_path
 from neuroenc._core.provenance import provenance
+from neuroenc._core.tables import write_table
 from neuroenc.attention import mask_curve, path_patch, repeat_probe, retrieval_score, select_calibration_heads
 from neuroenc.encoders.incontext import (
     InContextModel,
@@ -25,6 +25,7 @@ from neuroenc.report import Block, Page, Section, plot_heads
 from neuroenc.study.incontext.evaluate import named_models
 from neuroenc.study.incontext.tasks import TaskSubject
 from neuroenc.study.study import Study, stage
+from neuroenc.study.text import rendered
 
 _MOST = 200  # voxels that are looked at
 
@@ -199,8 +200,7 @@ def write_inspection(study: Study) -> Path:
     }
     for file, parts in tables.items():
         if parts:
-            with atomic_path(folder / f"{file}.csv") as path:
-                pd.concat(parts, names=["model"]).reset_index("model").to_csv(path, index=False)
+            write_table(pd.concat(parts, names=["model"]).reset_index("model"), folder / f"{file}.csv")
     return page.write(folder / "report")
 
 
@@ -274,12 +274,4 @@ def inspection_summary(study: Study) -> dict[str, Any]:
 
 def inspection_lines(study: Study) -> list[str]:
     """A line a model."""
-    lines = []
-    for name, found in study.inspection.items():
-        said, heads = found["summary"], found["heads"]["importance"]
-        lines.append(
-            f"{name}: error {said['clean_error']:.3f}, with permuted responses {said['corrupt_error']:.3f}; the most "
-            f"important head adds {float(heads.max()):.4f}; {said['leaks']} queries in the support"
-            + ("; its network is silent in use" if said["silent"] else "")
-        )
-    return lines
+    return rendered("inspect.txt.j2", found=study.inspection).splitlines()

@@ -15,8 +15,7 @@ import numpy as np
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.errors import ConfigError, DataError, NeuroencError
-from neuroenc._core.files import check_readable_file, read_json, write_json
+from neuroenc._core.errors import DataError, NeuroencError
 from neuroenc._core.store import Codec, content_key, register
 from neuroenc.encoders import align_voxels, check_space, feature_space
 from neuroenc.encoders.incontext import PlacePrior, PriorMixture, WeightPrior, surface_positions
@@ -28,8 +27,10 @@ from neuroenc.study.incontext.tasks import (
     check_v4_sessions,
     v4_content,
     v4_tasks,
+    with_queries,
     world_tasks,
 )
+from neuroenc.study.stages.load import check_array, flatten, load_labelled
 from neuroenc.study.study import Study, stage
 
 
@@ -88,14 +89,13 @@ def _load(study: Study, test: bool = True) -> list[Part]:
             study.say(f"  {folder.name}: subjects")
             parts.append(Part(folder.name, folder, _kept(study, "v4", [options, content], make)))
         return parts
-    learned = [_world(study, seed, False) for seed in task.seeds]
-    train = [_named(s, seed) for seed, found in zip(task.seeds, learned) for s in (*found.train, *found.test)]
-    strangers = [_world(study, seed, True) for seed in task.test_seeds] if test else []
-    new = [_named(s, seed) for seed, found in zip(task.test_seeds, strangers) for s in found.test]
+    train = [subject for seed in task.seeds for subject in _world(study, seed, False)]
+    new = [subject for seed in task.test_seeds for subject in _world(study, seed, True)] if test else []
     return [_checked(study, Part("", folders[0], TransferTasks(train, new)))]
 
 
-def _world(study: Study, seed: int, new: bool) -> TransferTasks:
+def _world(study: Study, seed: int, new: bool) -> list[TaskSubject]:
+    """Everyone of a simulated world, or its new subject alone; subjects of different worlds have the same names."""
     settings = study.table("incontext")
     options = {"n_query": settings.evaluate.n_query, **settings.task.options, "seed": seed}
     if not new:
@@ -106,23 +106,18 @@ def _world(study: Study, seed: int, new: bool) -> TransferTasks:
         found = world_tasks(progress=study.progress, **options)
         return dataclasses.replace(found, train=[]) if new else found
 
-    return _kept(study, "world-new" if new else "world", [options, None], make)
-
-
-def _named(subject: TaskSubject, seed: int) -> TaskSubject:
-    """Subjects of different worlds have the same names."""
-    return dataclasses.replace(subject, name=f"world-{seed}-{subject.name}")
+    found = _kept(study, "world-new" if new else "world", [options, None], make)
+    return [dataclasses.replace(s, name=f"world-{seed}-{s.name}") for s in (*found.train, *found.test)]
 
 
 def _checked(study: Study, part: Part) -> Part:
     """Subjects that may stand in one study: one embedding, no responses missing to learn from, nobody twice."""
     tasks = part.tasks
-    widths = {s.X.shape[1] for s in (*tasks.train, *tasks.test)}
-    if len(widths) != 1:
-        shown = {s.name: int(s.X.shape[1]) for s in (*tasks.train, *tasks.test)}
-        raise DataError(f"subjects have features of different widths: {shown}. Next step: one embedding for all.")
-    first = tasks.train[0]
-    for subject in (*tasks.train, *tasks.test):
+    everyone, first = [*tasks.train, *tasks.test], tasks.train[0]
+    widths = {s.name: int(s.X.shape[1]) for s in everyone}
+    if len(set(widths.values())) != 1:
+        raise DataError(f"subjects have features of different widths: {widths}. Next step: one embedding for all.")
+    for subject in everyone:
         for X in (subject.X, subject.X_query):
             if X is None:
                 continue
@@ -140,22 +135,19 @@ def _checked(study: Study, part: Part) -> Part:
             )
     # A subject is known by its responses: a copy of a training subject is not new.
     known: dict[str, set[bytes]] = {}
-    for subject in tasks.train:
-        rows = _row_hashes(subject.Y)
+    for n, subject in enumerate(everyone):
+        rows = _row_hashes(subject.Y) | (set() if subject.Y_query is None else _row_hashes(subject.Y_query))
         for name, others in known.items():
             if 2 * len(rows & others) > len(rows):
-                raise DataError(f"training subjects {name} and {subject.name} have the same responses.")
-        known[subject.name] = rows
+                of = "not new" if n >= len(tasks.train) else "each training subject may stand here once"
+                raise DataError(f"{subject.name} has the responses of {name}: {of}.")
+        if n < len(tasks.train):
+            known[subject.name] = rows
     learned = {i for s in tasks.train for i in s.Y["stimulus"].values.astype(str).tolist()}
     for subject in tasks.test:
-        whole = [subject.Y] if subject.Y_query is None else [subject.Y, subject.Y_query]
-        rows = set().union(*map(_row_hashes, whole))
-        for name, others in known.items():
-            if 2 * len(rows & others) > len(rows):
-                raise DataError(f"{subject.name} has the responses of {name}: not new.")
         if subject.Y_query is None:
             continue
-        pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in whole)
+        pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in (subject.Y, subject.Y_query))
         if pool & query:
             raise DataError(
                 f"{subject.name}: {len(pool & query)} stimuli are in the pool and among the queries (first: "
@@ -174,42 +166,28 @@ def _row_hashes(responses: xr.DataArray) -> set[bytes]:
 
 def _kept(study: Study, kind: str, inputs: list[Any], make: Callable[[], TransferTasks]) -> TransferTasks:
     """Subjects by their settings and the content of what they are made from."""
-    return study.store.keep(f"subjects-{kind}", inputs, lambda: {"tasks": make()})["tasks"]
+    parts = study.store.keep(f"subjects-{kind}", inputs, lambda: _packed(make()))
+    sides: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "test": {}}
+    for name, value in parts.items():
+        side, *field = name.split("-")
+        if side in sides:
+            sides[side].setdefault(int(field[0]), {})[field[1]] = value
+    train, test = ([TaskSubject(**held) for _, held in sorted(side.items())] for side in sides.values())
+    shape: Any = parts["map_shape"] and tuple(parts["map_shape"])
+    return TransferTasks(train, test, parts["info"], parts.get("projection"), shape)
 
 
-_FIELDS = ("X", "Y", "X_query", "Y_query")
-
-
-def _write(folder: Path, tasks: TransferTasks) -> None:
-    folder.mkdir()
-    record: dict[str, Any] = {"train": [], "test": [], "info": tasks.info, "map_shape": tasks.map_shape}
+def _packed(tasks: TransferTasks) -> dict[str, Any]:
+    """Subjects as values that the store keeps, ``SIDE-NUMBER-FIELD``; what is None is left out."""
+    parts: dict[str, Any] = {"info": tasks.info, "map_shape": tasks.map_shape}
+    if tasks.projection is not None:
+        parts["projection"] = tasks.projection
     for side in ("train", "test"):
         for n, subject in enumerate(getattr(tasks, side)):
-            held = [name for name in _FIELDS if getattr(subject, name) is not None]
-            for name in held:
-                data.save(getattr(subject, name), folder / f"{side}-{n}-{name}.nc")
-            ceiling = None if subject.noise_ceiling is None else np.asarray(subject.noise_ceiling).tolist()
-            record[side].append({"name": subject.name, "held": held, "noise_ceiling": ceiling})
-    if tasks.projection is not None:
-        data.save(xr.DataArray(tasks.projection, dims=("value", "feature"), name="projection"), folder / "maps.nc")
-    write_json(folder / "subjects.json", record)
+            parts |= {f"{side}-{n}-{name}": value for name, value in vars(subject).items() if value is not None}
+    return parts
 
 
-def _read(folder: Path) -> TransferTasks:
-    record = read_json(folder / "subjects.json")
-    sides: dict[str, list[TaskSubject]] = {"train": [], "test": []}
-    for side, found in sides.items():
-        for n, entry in enumerate(record[side]):
-            arrays: dict[str, Any] = {name: data.load(folder / f"{side}-{n}-{name}.nc") for name in entry["held"]}
-            limit = entry["noise_ceiling"]
-            ceiling = None if limit is None else np.array([np.nan if v is None else v for v in limit], dtype=float)
-            found.append(TaskSubject(entry["name"], **arrays, noise_ceiling=ceiling))
-    maps: Any = data.load(folder / "maps.nc").values if (folder / "maps.nc").is_file() else None
-    shape: Any = None if record["map_shape"] is None else tuple(record["map_shape"])
-    return TransferTasks(sides["train"], sides["test"], record["info"], maps, shape)
-
-
-register(Codec("subjects", TransferTasks, "", _write, _read))
 register(Codec("place-prior", PlacePrior, "", lambda p, x: x.save(p), PlacePrior.load))
 register(Codec("prior", WeightPrior, "", lambda p, x: x.save(p), WeightPrior.load))
 
@@ -222,15 +200,8 @@ def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
     DataError
         There is no such file, or it holds something else.
     """
-    from neuroenc.study.stages.load import flatten
-
-    if not Path(path).exists():
-        raise DataError(f"{what}: no file {path}.")
-    if Path(path).suffix != ".zarr":
-        check_readable_file(path, what)
-    found = data.load(path)
-    if not isinstance(found, xr.DataArray):
-        raise DataError(f"{what}: {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
+    check_array(path, what)
+    found = load_labelled(path, what)
     try:
         if what.endswith("responses"):
             return data.validate_responses(found, allow_nan=True)
@@ -254,15 +225,7 @@ def read_subject(
         Y_query = align_voxels(Y_query, Y, f"query responses of {files.name}")
         source = read_matrix(files.query_features, "query_features") if files.query_features else features
         return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
-    n = len(Y)
-    if not 2 <= n_query <= n - 20:
-        raise ConfigError(
-            f"evaluate.n_query = {n_query} of {n} stimuli of {files.name} leaves fewer than 20 to learn from. "
-            "Next step: a smaller n_query, or query_features and query_responses."
-        )
-    order = np.random.default_rng([seed, n]).permutation(n)
-    query, pool = np.sort(order[:n_query]), np.sort(order[n_query:])
-    return TaskSubject(files.name, X[pool], Y[pool], X[query], Y[query])
+    return with_queries(TaskSubject(files.name, X, Y), n_query, seed)
 
 
 def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:

@@ -110,18 +110,17 @@ def v4_tasks(
         raise ConfigError(f"n_features={n_features} must be from 1 to 256.")
     chosen = check_v4_sessions(held_out_animal, sessions)
     embedder = ImageEmbedder("efficientnet-lite0", **V4_FEATURES, progress=progress)
-    parts: dict[str, list[_V4Session]] = {"train": [], "test": []}
     found = [_v4_session(session, mirror, embedder, progress) for session in chosen]
     _check_animals(held_out_animal, chosen, {part.animal for part in found})
-    for part in found:
-        parts["test" if part.animal == held_out_animal else "train"].append(part)
-    unseen = {key for part in parts["test"] for key in part.keys}
-    kept = [part.without(unseen) for part in parts["train"]]
-    n_removed = sum(len(a.keys) - len(b.keys) for a, b in zip(parts["train"], kept))
+    own = [part for part in found if part.animal == held_out_animal]
+    others = [part for part in found if part.animal != held_out_animal]
+    seen = {key for part in own for key in part.keys}
+    kept = [part.without(seen) for part in others]
+    n_removed = sum(len(a.keys) - len(b.keys) for a, b in zip(others, kept))
     pooling = f"4x4, {n_features} principal components without {held_out_animal}"
     reduce = _Reduction(np.concatenate([part.maps for part in kept]), n_features, pooling)
     train = [TaskSubject(p.name, reduce(p), scale_voxels(p.responses)) for p in kept]
-    test = [_split(p, reduce(p), n_query, seed) for p in parts["test"]]
+    new = [TaskSubject(p.name, reduce(p), scale_voxels(p.responses), noise_ceiling=p.noise_ceiling) for p in own]
     info = {
         "held_out_animal": held_out_animal,
         "n_removed": n_removed,
@@ -130,6 +129,7 @@ def v4_tasks(
         "variance_kept": reduce.share,
         "n_query": n_query,
     }
+    test = [with_queries(subject, n_query, seed) for subject in new]
     return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
 
 
@@ -231,14 +231,24 @@ class _Reduction:
         )
 
 
-def _split(part: _V4Session, X: xr.DataArray, n_query: int, seed: int) -> TaskSubject:
-    n = len(part.keys)
+def with_queries(subject: TaskSubject, n_query: int, seed: int) -> TaskSubject:
+    """The subject with some of its stimuli, drawn at random, as queries.
+
+    Raises
+    ------
+    ConfigError
+        Too few would be left.
+    """
+    n = len(subject.Y)
     if not 2 <= n_query <= n - 20:
-        raise ConfigError(f"n_query={n_query} of {n} pictures of {part.name} leaves fewer than 20 to learn from.")
+        raise ConfigError(
+            f"evaluate.n_query = {n_query} of {n} stimuli of {subject.name} leaves fewer than 20 to learn from. Next "
+            "step: a smaller n_query (or query_features and query_responses of files of your own)."
+        )
     order = np.random.default_rng([seed, n]).permutation(n)
     query, pool = np.sort(order[:n_query]), np.sort(order[n_query:])
-    Y = scale_voxels(part.responses)
-    return TaskSubject(part.name, X[pool], Y[pool], X[query], Y[query], part.noise_ceiling)
+    X, Y = subject.X, subject.Y
+    return replace(subject, X=X[pool], Y=Y[pool], X_query=X[query], Y_query=Y[query])
 
 
 def world_tasks(

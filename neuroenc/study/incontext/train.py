@@ -12,8 +12,9 @@ import numpy as np
 
 from neuroenc import stats
 from neuroenc._core.device import resolve_device
-from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import atomic_path, hash_json, read_json, sha256_file, write_json, write_text
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError
+from neuroenc._core.files import hash_json, read_json, sha256_file, write_json, write_text
+from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
 from neuroenc.data.simulate import Nuisances
 from neuroenc.encoders import check_space, feature_space
@@ -29,6 +30,7 @@ from neuroenc.encoders.incontext import (
     SyntheticEpisodes,
     load_model,
     make_model,
+    make_stage,
     save_model,
     train_stage,
     validation_episodes,
@@ -46,6 +48,32 @@ def stage_of(config: IncontextConfig, name: str) -> Any:
     given = getattr(config, name)
     published = {**dataclasses.asdict(STAGES[name]), "real": 0.5 if name == "finetune" else 0.0}
     return given.model_copy(update={k: v for k, v in published.items() if getattr(given, k) is None})
+
+
+def training_stage(config: IncontextConfig, name: str) -> TrainingStage:
+    """A stage as training takes it.
+
+    Raises
+    ------
+    ConfigError
+        Settings that do not fit together.
+    """
+    known = {f.name for f in dataclasses.fields(TrainingStage)}
+    try:
+        return make_stage(name, **stage_of(config, name).model_dump(include=known))
+    except NeuroencError as error:
+        raise ConfigError(f"[incontext.{name}] {error}") from error
+
+
+def check_episodes(config: IncontextConfig, name: str, n: int) -> None:
+    """Refuse a stage whose episodes want more stimuli than the training subjects have, ``n`` in all."""
+    stage = stage_of(config, name)
+    largest = max(stage.support[1], *stage.validation_sizes)
+    if largest + stage.query > n:
+        raise ConfigError(
+            f"[incontext.{name}] wants episodes of {largest} support and {stage.query} query stimuli; the training "
+            f"subjects have {n}. Next step: a smaller support, validation_sizes or query."
+        )
 
 
 def check_start(study: Study, name: str) -> None:
@@ -82,8 +110,8 @@ TRAINING = {name: Stage(name, partial(_train_all, name=name), _READS, ("training
 def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
     from neuroenc.report import figure_svg, plot_training_curves
 
-    begin, config, seed = time.perf_counter(), study.table("incontext"), study.config.seed
-    wanted, stage = config.model, stage_of(config, name)
+    begin, config, seed, train = time.perf_counter(), study.table("incontext"), study.config.seed, part.tasks.train
+    wanted, stage, told = config.model, stage_of(config, name), "/".join(x for x in (part.name, name) if x)
     folder, start = part.folder / name / wanted.form, _start(name, wanted.form, part.folder)
     # The path of a folder is no setting: a study may be moved.
     key = hash_json(
@@ -96,39 +124,27 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
             "version": __version__,
         }
     )
-    where = f"{part.name}/" if part.name else ""
     if (done := _finished(folder, key)) is not None:
-        study.say(f"  {where}{name}/{wanted.form}: done before")
+        study.say(f"  {told}/{wanted.form}: done before")
         return done
-    # Episodes that the training subjects have enough stimuli for.
-    n = sum(len(s.X) for s in part.tasks.train)
-    largest = max(stage.support[1], *stage.validation_sizes)
-    if largest + stage.query > n:
-        raise ConfigError(
-            f"[{name}] wants episodes of {largest} support and {stage.query} query stimuli; the training subjects have "
-            f"{n}. Next step: a smaller {name}.support, validation_sizes or query."
-        )
+    check_episodes(config, name, sum(len(s.X) for s in train))
     mixture = make_mixture(study, part)
     source, held = _sources(stage, part, mixture)
-    space = feature_space(part.tasks.train[0].X)
+    space = feature_space(train[0].X)
     if start is None:
         model = make_model(wanted.preset, prior=mixture, seed=wanted.seed, **wanted.changes())
         model.features = space
     else:
         model = load_model(start)
-        check_space(model.features, part.tasks.train[0].X, f"the model of {start.parent.name}")
+        check_space(model.features, train[0].X, f"the model of {start.parent.name}")
         model.features = model.features or space
-    study.say(f"  {where}{name}: {model!r}, {len(part.tasks.train)} training subjects")
-    given = {f.name: getattr(stage, f.name) for f in dataclasses.fields(TrainingStage)}
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    study.say(f"  {told}: {model!r}, {len(train)} training subjects")
     found = train_stage(
         model,
         source,
-        TrainingStage(**options),
+        training_stage(config, name),
         validation=held,
-        seed=stage.seed,
-        device=stage.device,
-        precision=stage.precision,
+        **stage.model_dump(include={"seed", "device", "precision"}),
         checkpoint=folder / ".training",
         progress=study.progress,
         max_seconds=60 * stage.minutes if stage.minutes else None,
@@ -143,8 +159,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         "seed": seed,
     }
     save_model(model, folder, stage=name, settings=settings, training_data=part.digest)
-    with atomic_path(folder / "curves.csv") as path:
-        found.curves.to_csv(path, index=False)
+    write_table(found.curves, folder / "curves.csv")
     write_text(folder / "curves.svg", figure_svg(plot_training_curves({name: found.curves})).decode())
     best = found.curves.loc[found.curves["step"] == found.best_step, "validation_ev"]
     summary = {
@@ -156,15 +171,15 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         "validation_ev": float(best.iloc[0]),
         **judged,
         "n_parameters": sum(p.numel() for p in model.parameters()),
-        "n_train_subjects": len(part.tasks.train),
-        "n_train_voxels": sum(int(s.Y.shape[1]) for s in part.tasks.train),
+        "n_train_subjects": len(train),
+        "n_train_voxels": sum(int(s.Y.shape[1]) for s in train),
         "key": key,
         "seconds": round(time.perf_counter() - begin, 1),
     }
     # Last: where it stands, the stage is done.
     write_json(folder / "summary.json", summary)
     study.say(
-        f"  {where}{name}/{wanted.form}: validation explained variance {summary['validation_ev']:.4f} at step "
+        f"  {told}/{wanted.form}: validation explained variance {summary['validation_ev']:.4f} at step "
         f"{summary['best_step']} of {summary['steps']} ({summary['seconds']:.0f} s)"
     )
     if model.config.silent:

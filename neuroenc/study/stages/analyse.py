@@ -3,85 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.captions import CaptionStudy, categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
+from neuroenc.captions import categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
+from neuroenc.data import in_roi
 from neuroenc.study.config import AnalysisConfig
 from neuroenc.study.stages.bank import text_direction
-from neuroenc.study.stages.caption import captioned_weights
+from neuroenc.study.stages.caption import READS, captioned_weights
 from neuroenc.study.study import Study, stage
 
 
-@stage(
-    "analyse",
-    reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
-    writes=("captions",),
-)
+@stage("analyse", reads=READS, writes=("captions",))
 def analyse(study: Study) -> dict[str, Any]:
     """The captions with what they say of regions."""
     config, found, seed = study.table("captions"), study.captions, study.config.seed
     if not len(found.captions):
         return {"captions": found}
-    coef, _ = captioned_weights(found, study.fitted)
     inputs = [study.contents, study.readings.key, found.captions, config.analysis, seed]
-
-    def work() -> dict[str, pd.DataFrame]:
-        labels = {k: c for k, c in study.fitted.scores.coords.items() if c.dims == ("voxel",)}
-        projection = study.readings.fitted.sel(voxel=coef["voxel"])
-        projection = projection.assign_coords({k: c.sel(voxel=coef["voxel"]) for k, c in labels.items()})
-        return analyses(
-            found,
-            projection,
-            config.analysis,
-            study.captioner.embed_text,
-            text_direction(study.texts, study.captioner.decoder),
-            config.space.stimuli == "image",
-            seed,
-            study.say,
-        )
-
-    tables: dict[str, Any] = study.store.keep("analyses", inputs, work)
+    tables: dict[str, Any] = study.store.keep("analyses", inputs, lambda: _analyses(study))
     return {"captions": dataclasses.replace(found, **tables)}
 
 
-def analyses(
-    study: CaptionStudy,
-    projection: xr.Dataset,
-    config: AnalysisConfig,
-    embed_text: Callable[[list[str]], Any] | None,
-    direction: np.ndarray | None,
-    joint: bool,
-    seed: int,
-    say: Callable[[str], None],
-) -> dict[str, pd.DataFrame]:
-    """Words, concepts, categories, clusters and contrasts of the regions.
-
-    Parameters
-    ----------
-    projection : Dataset
-        Of the captioned voxels.
-    """
+def _analyses(study: Study) -> dict[str, pd.DataFrame]:
+    """Words, concepts, categories, clusters and contrasts of the regions."""
+    config, seed = study.table("captions"), study.config.seed
+    scores, captions, captioner = study.captions.scores, study.captions.captions, study.captioner
+    voxels = captioned_weights(study.captions, study.fitted)[0]["voxel"]
+    labels = {k: c.sel(voxel=voxels) for k, c in study.fitted.scores.coords.items() if c.dims == ("voxel",)}
+    projection = study.readings.fitted.sel(voxel=voxels).assign_coords(labels)
     out: dict[str, pd.DataFrame] = {}
-    captions = study.captions
-    if config.words != "none":
-        out["words"] = words(captions, parser=config.words, seed=seed)
-    out["concepts"] = _concepts(captions, study.scores, seed)
-    if embed_text is not None:
-        found = categorise(projection, embed_text, centre=joint, text_direction=direction if joint else None)
+    if config.analysis.words != "none":
+        out["words"] = words(captions, parser=config.analysis.words, seed=seed)
+    out["concepts"] = _concepts(captions, scores, seed)
+    if captioner.embed_text is not None:
+        joint = config.space.stimuli == "image"
+        direction = text_direction(study.texts, captioner.decoder) if joint else None
+        found = categorise(projection, captioner.embed_text, centre=joint, text_direction=direction)
         table = pd.DataFrame({name: found[name].values for name in ("voxel", "category", "margin")})
         out["categories"] = table[table["category"] != ""]
-    clusters = _clusters(captions, projection, config, seed, say)
-    if len(clusters):
-        out["clusters"] = clusters
-    contrasts = _contrasts(captions, study.scores, config, seed)
-    if len(contrasts):
-        out["contrasts"] = contrasts
-    return out
+    more = {
+        "clusters": _clusters(captions, projection, config.analysis, seed, study.say),
+        "contrasts": _contrasts(captions, scores, config.analysis, seed),
+    }
+    return out | {name: table for name, table in more.items() if len(table)}
 
 
 def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataFrame:
@@ -96,22 +65,13 @@ def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataF
     return pd.concat(tables, ignore_index=True)
 
 
-def _members(projection: xr.Dataset) -> Mapping[str, np.ndarray]:
-    """Voxels (positions) of each region; overlapping regions each have theirs."""
-    if "roi" not in projection.coords:
-        return {}
-    found: dict[str, list[int]] = {}
-    for v, names in enumerate(projection["roi"].values):
-        for name in str(names).split(";"):
-            if name:
-                found.setdefault(name, []).append(v)
-    return {k: np.array(v) for k, v in found.items()}
-
-
 def _clusters(
     captions: pd.DataFrame, projection: xr.Dataset, config: AnalysisConfig, seed: int, say: Callable[[str], None]
 ) -> pd.DataFrame:
-    members = _members(projection)
+    regions = projection["roi"].values if "roi" in projection.coords else ()
+    names = dict.fromkeys(name for several in regions for name in str(several).split(";") if name)
+    # A voxel of overlapping regions counts in each.
+    members = {name: np.flatnonzero(in_roi(projection, name)) for name in names}
     wanted = config.clusters or [k for k, v in members.items() if len(v) >= config.min_voxels]
     if not config.clusters and len(wanted) > config.max_rois:
         wanted = sorted(wanted, key=lambda k: -len(members[k]))[: config.max_rois]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,11 +62,11 @@ def space(study: Study) -> dict[str, Any]:
     config, stimuli = study.table("captions").space, study.stimuli
     if stimuli is None:
         raise ConfigError("captions need stimuli. Next step: [data] images, or captions.")
-    options: dict[str, Any] = {"progress": study.progress}
+    weights = config.pretrained or None
     if config.stimuli == "captions":
-        raw = TextEmbedder(config.model, config.pretrained or None, **options).embed_captions(stimuli)
+        raw = TextEmbedder(config.model, weights, progress=study.progress).embed_captions(stimuli)
     else:
-        raw = ImageEmbedder(config.model, config.pretrained or None, **options).embed(stimuli)
+        raw = ImageEmbedder(config.model, weights, progress=study.progress).embed(stimuli)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     unit.attrs.update(raw.attrs, normalised=1)
     return {"caption_space": unit}
@@ -119,12 +118,8 @@ def training_texts(study: Study) -> Texts | None:
 
 def unique_ids(ids: list[str]) -> list[str]:
     """Ids with a number where an image has several captions."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in ids:
-        seen[name] = seen.get(name, -1) + 1
-        out.append(f"{name}#{seen[name]}")
-    return out
+    number = pd.Series(ids, dtype=object).groupby(ids).cumcount()
+    return [f"{name}#{n}" for name, n in zip(ids, number)]
 
 
 @stage(
@@ -137,31 +132,31 @@ def bank(study: Study) -> dict[str, Any]:
     config = study.table("captions")
     texts = training_texts(study)
     chosen = _bank(study, texts)
-    embed_text = make_text_embedder(config.space)
+    embed_text = _Vectors(config.space)
     decoder = make_decoder(config, texts, embed_text, study.config.seed)
-    p = config.projection
     captioner = Captioner(
         chosen.embeddings,
         decoder,
         stimuli=chosen.stimuli,
         embed_text=embed_text,
-        method=p.method,
         top=config.decoder.top,
         n_evidence=config.grounding.images,
-        temperature=p.temperature,
-        renormalise=p.renormalise,
-        decouple=p.decouple,
         progress=study.progress,
+        **vars(config.projection),
     )
-    contents = contents_of(study, captioner, texts, embed_text)
+    contents = contents_of(study, captioner, texts, embed_text.weights_hash)
     return {"texts": texts, "captioner": captioner, "bank_name": chosen.name, "contents": contents}
 
 
 class _Vectors:
-    """Vectors of texts. Variants of captions repeat each other: each text is embedded once."""
+    """``embed_text(texts) -> (n, feature)`` in the space of the weights.
 
-    def __init__(self, embedder: TextEmbedder) -> None:
-        self._embedder, self._known = embedder, dict[str, np.ndarray]()
+    Variants of captions repeat each other: each text is embedded once.
+    """
+
+    def __init__(self, config: SpaceConfig) -> None:
+        self._embedder = TextEmbedder(config.model, config.pretrained or None, cache=False, progress=False)
+        self._known = dict[str, np.ndarray]()
 
     @property
     def weights_hash(self) -> str:
@@ -173,11 +168,6 @@ class _Vectors:
         if new:
             self._known.update(zip(new, np.asarray(self._embedder.embed(new).values), strict=True))
         return np.stack([self._known[t] for t in texts])
-
-
-def make_text_embedder(config: SpaceConfig) -> Callable[[list[str]], np.ndarray]:
-    """``embed_text(texts) -> (n, feature)`` in the space of the weights."""
-    return _Vectors(TextEmbedder(config.model, config.pretrained or None, cache=False, progress=False))
 
 
 def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | None:
@@ -232,19 +222,9 @@ def make_decoder(
             f'captioner "{d.captioner}" reads embeddings of {found.embedding_dim}; space "{config.space.model}" has '
             f'{width}. Next step: captioner = "world" with model = "world", "photo" with "conse".'
         )
-    search = dataclasses.replace(
-        found.search,
-        method=d.method,
-        beams=d.beams,
-        groups=d.groups,
-        diversity=d.diversity,
-        diversity_penalty=d.diversity_penalty,
-        temperature=d.temperature,
-        top_p=d.top_p,
-        max_length=d.max_length,
-        seed=seed,
-    )
-    options: dict[str, Any] = {"search": search, "embed_text": embed_text}
+    # Settings of the search have the same names in the config.
+    options: dict[str, Any] = {k: getattr(d, k) for k in found.search.as_dict() if k in type(d).model_fields}
+    options |= {"seed": seed, "embed_text": embed_text, "without": without or None}
     if direction is not None:
         options["text_direction"] = direction
     if d.kind == "corpus":
@@ -256,7 +236,7 @@ def make_decoder(
         )
     if d.rerank is not None:
         options["rerank"] = d.rerank
-    return found.with_options(**options, **({"without": without} if without else {}))
+    return found.with_options(**options)
 
 
 @dataclass(frozen=True)
@@ -302,8 +282,8 @@ def _words() -> str:
     return hash_json([*({k: list(v) for k, v in found.items()} for found in lists), spacy_version()])
 
 
-def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embed_text: Any) -> Contents:
-    """Contents of a captioning's inputs."""
+def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embedder: str) -> Contents:
+    """Contents of a captioning's inputs; ``embedder`` is the hash of the model that embeds captions."""
     config, fitted, shown = study.table("captions"), study.fitted, captioner.stimuli
     d = config.decoder
     return Contents(
@@ -318,7 +298,7 @@ def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embed_t
             captioner_content("" if d.kind == "retrieval" else d.captioner),
             texts,
             config.space,
-            getattr(embed_text, "weights_hash", ""),
+            embedder,
             _words() if d.without else "",
             study.config.seed,
         ),

@@ -28,18 +28,12 @@ from neuroenc.captions import (
 )
 from neuroenc.encoders import resampled_rows, ridge_weights
 from neuroenc.study.config import CaptionsConfig, StabilityConfig
-from neuroenc.study.stages.fit import fit_folds
+from neuroenc.study.stages.fit import fit_folds, held_out
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
+from neuroenc.study.text import NOTES
 
 register(Codec("captions", CaptionStudy, "", lambda p, x: x.save(p), CaptionStudy.load))
-
-NOTES = {
-    "conse": "Captions go through ConSE (class names of an ImageNet classifier), not CLIP: it has hardly any class for "
-    "people, so captions say nothing reliable about faces or bodies.",
-    "retrieval": "Captions are retrieved from a caption bank, not written: a preference that no caption of the bank "
-    "describes cannot be named.",
-}
 
 
 @dataclass(frozen=True)
@@ -75,48 +69,45 @@ def weights(study: Study) -> dict[str, Any]:
     """Ridge on the training rows of the first fold, scored on its held-out rows, and who is captioned."""
     gate = study.table("captions").gate
     vectors = study.caption_space
-    firsts = [folds[:1] for folds in study.splits]
-    jobs = [(one, vectors, folds, False) for one, folds in zip(study.subjects, firsts)]
-    rows, coefs, intercepts, alphas, voxels, scores, truths, offset = [], [], [], [], [], [], [], 0
-    for one, folds, (result,) in zip(study.subjects, firsts, fit_folds(study, jobs, weights=True)):
-        ((train, test),) = folds
+    jobs = [(one, vectors, folds[:1], False) for one, folds in zip(study.subjects, study.splits)]
+    sizes = [one.responses.shape[1] for one in study.subjects]
+    voxels = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    rows, coefs, intercepts, alphas, scores, truths = [], [], [], [], [], []
+    for (one, _, folds, _), results, numbers in zip(jobs, fit_folds(study, jobs, weights=True), voxels):
+        ((train, test),), (result,) = folds, results
         Y, Y_test = one.responses[train], one.responses[test]
         rows.append(Rows(one.name, data.match(vectors, Y), Y, data.match(vectors, Y_test), Y_test))
-        total = np.full(one.responses.shape, np.nan, dtype=np.float32)
-        total[test] = result["predicted"]
-        predicted = one.responses.copy(data=total)
-        scores.append(score_subject(study, one, folds, vectors, predicted, result["alpha"][None], False))
-        numbers = np.arange(offset, offset + one.responses.shape[1])
+        alphas.append(result["alpha"])
+        predicted = held_out(one, folds, results)
+        scores.append(score_subject(study, one, folds, vectors, predicted, alphas[-1][None], False))
         coefs.append(result["coef"].assign_coords(voxel=numbers))
         intercepts.append(result["intercept"].assign_coords(voxel=numbers))
-        alphas.append(result["alpha"])
-        voxels.append(numbers)
         if one.truth is not None:
             names = ("family", "second_family", "members", "mixed", "ncsnr")
             planted = {name: ("voxel", one.truth[name].values) for name in names}
             truths.append(xr.Dataset(planted, coords={"voxel": numbers}))
-        offset += len(numbers)
     options: dict[str, Any] = {"dim": "voxel", "combine_attrs": "override", "coords": "different", "compat": "equals"}
-    found = Fitted(
-        tuple(rows),
-        xr.concat(coefs, **options),
-        xr.concat(intercepts, **options),
-        merge_subjects(study, scores, number=True),
-        alphas,
-        voxels,
-        xr.concat(truths, **options) if truths else None,
-    )
+    coef, intercept = xr.concat(coefs, **options), xr.concat(intercepts, **options)
+    truth = xr.concat(truths, **options) if truths else None
+    merged = merge_subjects(study, scores, number=True)
+    found = Fitted(tuple(rows), coef, intercept, merged, alphas, voxels, truth)
     table = gate_voxels(found.scores, gate.kind, q=gate.q, rois=gate.rois, min_ceiling_r=gate.min_ceiling_r)
     study.say(f"    {int(table['captioned'].sum())} of {len(table)} voxels pass the gate")
     return {"fitted": found, "gate": table}
 
 
+def first_roi(scores: xr.Dataset) -> list[str]:
+    """Region of each voxel, the first of several; "" where none is known."""
+    if "roi" not in scores.coords:
+        return [""] * scores.sizes["voxel"]
+    return [str(names).split(";")[0] for names in scores["roi"].values]
+
+
 def sampled_voxels(config: StabilityConfig, scores: xr.Dataset, passed: np.ndarray, seed: int) -> np.ndarray:
     """Voxels (bool) on which stability is measured, a stratified sample of those that passed the gate."""
-    at = np.flatnonzero(passed)
-    rois = scores["roi"].values[at] if "roi" in scores.coords else np.full(len(at), "")
-    names = scores["subject"].values[at] if "subject" in scores.coords else np.full(len(at), "")
-    strata = [f"{subject} {str(roi).split(';')[0]}" for subject, roi in zip(names, rois)]
+    at, rois = np.flatnonzero(passed), first_roi(scores)
+    names = scores["subject"].values if "subject" in scores.coords else np.full(len(passed), "")
+    strata = [f"{names[k]} {rois[k]}" for k in at]
     out = np.zeros(len(passed), dtype=bool)
     out[at[sample_voxels(strata, config.max_voxels or None, seed)]] = True
     return out
@@ -202,10 +193,9 @@ def read(study: Study) -> dict[str, Any]:
         images = BankImages(seen["mean"].values, float(seen["norm"]), vectors, parts["random"])
     stability = [(kind, null, parts[f"stability-{n:03d}"]) for n, (kind, null) in enumerate(parts["kinds"])]
     key = study.store.path("bank", inputs).name
-    found = Readings(
-        key, parts["fitted"], parts["shuffled"], parts["evidence"], stability, images, sampled, int(passed.sum())
-    )
-    return {"readings": found}
+    projected, shuffled, evidence = (parts[name] for name in ("fitted", "shuffled", "evidence"))
+    n = int(passed.sum())
+    return {"readings": Readings(key, projected, shuffled, evidence, stability, images, sampled, n)}
 
 
 def _jobs(study: Study, sampled: np.ndarray) -> list[Any]:
@@ -265,6 +255,10 @@ def _read(study: Study, passed: np.ndarray, sampled: np.ndarray) -> dict[str, An
     return parts
 
 
+#: What the stages behind the captions read.
+READS = ("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed")
+
+
 def captioned_weights(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray, np.ndarray]:
     """Weights and intercepts of the captioned voxels."""
     at = np.flatnonzero(study.gate["captioned"].to_numpy(dtype=bool))
@@ -314,9 +308,9 @@ def _caption(study: Study) -> CaptionStudy:
 def _caveats(config: CaptionsConfig) -> list[str]:
     notes = []
     if config.space.model == "conse":
-        notes.append(NOTES["conse"])
+        notes.append(NOTES["captions"]["conse"])
     if config.decoder.kind == "retrieval":
-        notes.append(NOTES["retrieval"])
+        notes.append(NOTES["captions"]["retrieval"])
     if config.gate.kind != "q":
         notes.append("Voxels are captioned whether or not they are predicted above chance.")
     return notes

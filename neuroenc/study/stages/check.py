@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions import (
     Captioner,
@@ -24,19 +23,15 @@ from neuroenc.captions import (
     shuffled_control,
 )
 from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
-from neuroenc.study.stages.caption import captioned_weights
+from neuroenc.study.stages.caption import READS, captioned_weights, first_roi
 from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
 
-@stage(
-    "ground",
-    reads=("captions", "fitted", "captioner", "texts", "contents", "readings", "config.captions", "config.seed"),
-    writes=("captions",),
-)
+@stage("ground", reads=READS, writes=("captions",))
 def ground(study: Study) -> dict[str, Any]:
     """The verdict on each phrase, and captions written under the checker's eyes where asked."""
-    config, found, captioner, seed = study.table("captions"), study.captions, study.captioner, study.config.seed
+    config, found, seed = study.table("captions"), study.captions, study.config.seed
     if not config.grounding.enabled or not len(found.captions):
         return {"captions": found}
     coef, intercept = captioned_weights(found, study.fitted)
@@ -46,11 +41,13 @@ def ground(study: Study) -> dict[str, Any]:
         checker = make_checker(study, coef, intercept)
         if checker is None:
             return {}
-        captions = found.captions
-        if config.grounding.intervene:
-            projection = study.readings.fitted.sel(voxel=coef["voxel"])
-            captions = _intervened(captioner, checker, projection, coef, intercept, captions)
-        return ground_captions(checker, captions, seed)
+        captions = _intervened(study, checker, coef, intercept) if config.grounding.intervene else found.captions
+        checked = checker.check(captions)
+        rates = pd.DataFrame()
+        if len(checked.phrases):
+            chance = checker.shuffled(seed).check(captions).phrases
+            rates = hallucination_rate(checked.phrases, "roi", chance=chance, seed=seed)
+        return {"captions": checked.captions, "phrases": checked.phrases, "rates": rates}
 
     tables = study.store.keep("grounding", inputs, work)
     if not tables:
@@ -66,52 +63,40 @@ def ground(study: Study) -> dict[str, Any]:
     return {"captions": new}
 
 
-def _intervened(
-    captioner: Captioner,
-    checker: Any,
-    projection: xr.Dataset,
-    coef: xr.DataArray,
-    intercept: np.ndarray,
-    captions: pd.DataFrame,
-) -> pd.DataFrame:
-    from neuroenc.captions import PrefixDecoder, grounded_decode
+def _intervened(study: Study, checker: GroundingChecker, coef: xr.DataArray, intercept: np.ndarray) -> pd.DataFrame:
+    """Captions written under the checker's eyes, with the evidence that they had."""
+    from neuroenc.captions import grounded_decode
 
-    if not isinstance(captioner.decoder, PrefixDecoder):
-        raise ConfigError('[captions.grounding] intervene = true needs [captions.decoder] kind = "prefix" or "corpus".')
-    found = grounded_decode(
-        captioner.decoder, projection, checker, captioner.top, coef=coef, intercept=intercept
-    ).captions
-    evidence = captions.drop_duplicates("voxel").set_index("voxel")["evidence"]
+    decoder, top = study.captioner.decoder, study.captioner.top
+    projection = study.readings.fitted.sel(voxel=coef["voxel"])
+    found = grounded_decode(decoder, projection, checker, top, coef=coef, intercept=intercept).captions
+    evidence = study.captions.captions.drop_duplicates("voxel").set_index("voxel")["evidence"]
     return found.assign(evidence=found["voxel"].map(evidence))
 
 
-def evidence_captions(captioner: Captioner, texts: Texts | None) -> tuple[dict[str, list[str]], bool] | None:
-    """Captions by id, and whether those of the bank's own images are among them; None where there are no captions."""
+def evidence_captions(captioner: Captioner, texts: Texts | None) -> dict[str, list[str]]:
+    """Captions by id: of the bank's own images, else of the caption bank; none where neither has any."""
     stimuli = captioner.stimuli
-    told: dict[str, list[str]] = {}
-    own = stimuli is not None and stimuli.captions is not None
-    if own:
-        assert stimuli is not None
-        assert stimuli.captions is not None
-        told = {str(i): [str(c) for c in several] for i, several in zip(stimuli.ids, stimuli.captions)}
-    elif texts is not None:
+    if stimuli is not None and stimuli.captions is not None:
+        return {str(i): [str(c) for c in several] for i, several in zip(stimuli.ids, stimuli.captions)}
+    if texts is not None:
         # A bank of captions is its own evidence; one of images without captions learns from these what is common.
-        told = {name: [text] for name, text in zip(unique_ids(texts.ids), texts.captions)}
-    return (told, own) if told else None
+        return {name: [text] for name, text in zip(unique_ids(texts.ids), texts.captions)}
+    return {}
 
 
 def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingChecker | None:
     """Two witnesses for the phrases of captions; None where no human captions are known at all."""
     captioner, seed = study.captioner, study.config.seed
-    found = evidence_captions(captioner, study.texts)
-    if found is None or captioner.embed_text is None:
+    told = evidence_captions(captioner, study.texts)
+    if not told or captioner.embed_text is None:
         return None
     # Texts and images of a joint space lie around two means, not in one cloud.
     joint = study.table("captions").space.stimuli == "image"
     return GroundingChecker(
         coef,
         study.captions.evidence,
-        found[0],
+        told,
         captioner.embed_text,
         bank=study.readings.images,
         intercept=intercept,
@@ -124,31 +109,7 @@ def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingC
     )
 
 
-def ground_captions(checker: GroundingChecker, captions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    """Captions with counts of phrases, the phrases, and hallucination rates of regions beside chance."""
-    found = checker.check(captions)
-    if not len(found.phrases):
-        return {"captions": found.captions, "phrases": found.phrases, "rates": pd.DataFrame()}
-    chance = checker.shuffled(seed).check(captions).phrases
-    rates = hallucination_rate(found.phrases, "roi", chance=chance, seed=seed)
-    return {"captions": found.captions, "phrases": found.phrases, "rates": rates}
-
-
-@stage(
-    "check",
-    reads=(
-        "captions",
-        "fitted",
-        "captioner",
-        "texts",
-        "contents",
-        "readings",
-        "stimuli",
-        "config.captions",
-        "config.seed",
-    ),
-    writes=("captions",),
-)
+@stage("check", reads=(*READS, "stimuli"), writes=("captions",))
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
     config, fitted, found, readings = study.table("captions"), study.fitted, study.captions, study.readings
@@ -170,7 +131,7 @@ def check(study: Study) -> dict[str, Any]:
     vectors, kind = _stimulus_vectors(study)
     sentence = None
     if vectors is not None:
-        regions = dict(zip(fitted.scores["voxel"].values.tolist(), _first_roi(fitted.scores)))
+        regions = dict(zip(fitted.scores["voxel"].values.tolist(), first_roi(fitted.scores)))
         inputs = [*base, kind, vectors, regions]
         told = study.store.keep("sentence", inputs, lambda: held_out_scores(study, regions, vectors))
         sentence, quality["sentence-level scores"] = told["voxels"], told["summary"]
@@ -225,12 +186,6 @@ def shuffled_captions(study: Study) -> pd.DataFrame:
         mixed, fitted.scores, gate=gate, projected=(projection, nothing)
     ).captions
     return found
-
-
-def _first_roi(scores: xr.Dataset) -> list[str]:
-    if "roi" not in scores.coords:
-        return [""] * scores.sizes["voxel"]
-    return [str(x).split(";")[0] for x in scores["roi"].values]
 
 
 def _stimulus_vectors(study: Study) -> tuple[xr.DataArray | None, str]:

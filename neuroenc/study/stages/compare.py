@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,14 @@ from neuroenc import data
 from neuroenc._core.errors import DataError
 from neuroenc._core.tables import write_table
 from neuroenc.data import EncodingData, Stimuli
-from neuroenc.encoders.comparison import Comparison, build_cells, compare as compare_cells, make_folds
+from neuroenc.encoders.comparison import Cell, Comparison, build_cells, compare as compare_cells, make_folds
+from neuroenc.study.config import CompareConfig
 from neuroenc.study.stages.load import make_features
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
-NOTES = (
-    "Every cell saw the same rows, folds and validation split and tried the same number of settings; ridge tries all "
-    "its penalties as one.",
-    "Intervals and p-values resample stimuli, predictions fixed: they are about these fits, not about training anew.",
-    "The best cell is the one that was best on validation rows; the largest test score of many would be too high.",
-    "How long fits took is in comparison.csv and fits.csv; this page holds no times, so that the same run gives the "
-    "same page.",
-)
+# Settings of ``[compare]`` that the comparison takes by the same name.
+_PASSED = ("cores", "cv", "validation", "n_candidates", "training", "n_bootstraps")
 
 
 @stage(
@@ -35,9 +30,7 @@ NOTES = (
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
     config, whole = study.table("compare"), study.config
-    cells = build_cells(
-        list(whole.features), config.readouts, config.cores or None, config.cells or None, config.training
-    )
+    cells = cells_of(config, whole.features)
     used = {name for cell in cells for name in (cell.features, cell.context) if name}
     responses, stimuli, ceiling = _responses(study)
     missing = float(np.isnan(responses.values).mean())
@@ -59,14 +52,9 @@ def compare(study: Study) -> dict[str, Any]:
         spaces,
         config.readouts,
         responses,
-        cores=config.cores or None,
         cells=config.cells or None,
-        cv=config.cv,
-        validation=config.validation,
-        n_candidates=config.n_candidates,
-        training=config.training or None,
+        **{name: getattr(config, name) for name in _PASSED},
         noise_ceiling=ceiling,
-        n_bootstraps=config.n_bootstraps,
         seed=whole.seed,
         out=study.store.folder,
         client=study.executor.client,
@@ -76,6 +64,11 @@ def compare(study: Study) -> dict[str, Any]:
         say=study.say,
     )
     return {"comparison": found}
+
+
+def cells_of(config: CompareConfig, features: Iterable[str]) -> list[Cell]:
+    """Cells of ``[compare]`` over these feature spaces."""
+    return build_cells(list(features), config.readouts, config.cores, config.cells or None, config.training)
 
 
 def _responses(study: Study) -> tuple[xr.DataArray, Stimuli | None, np.ndarray | None]:
@@ -140,58 +133,47 @@ def join_subjects(parts: Sequence[EncodingData]) -> EncodingData:
         ``subject``, ``unit`` (the voxel's number within its subject), ``roi`` and ``animal`` if known.
     """
     ids: dict[str, str] = {}
-    kept: list[tuple[Stimuli, str]] = []
-    names: list[np.ndarray] = []
+    chosen: list[Stimuli] = []
+    columns: list[pd.DataFrame] = []
+    labels: list[pd.DataFrame] = []
     for part in parts:
-        assert part.responses is not None
-        if part.stimuli is None or part.responses.dims[0] != "stimulus":
+        responses = part.responses
+        if part.stimuli is None or responses is None or responses.dims[0] != "stimulus":
             raise DataError("joining is by pictures: each subject needs stimuli and responses (stimulus, voxel).")
-        lookup: dict[str, str] = {}
-        for key, name in zip(_pictures(part.stimuli), part.stimuli.ids.tolist()):
+        pictures = dict(zip(part.stimuli.ids.tolist(), _pictures(part.stimuli)))
+        new = []
+        for name, key in pictures.items():
             if key not in ids:
                 ids[key] = name
-                kept.append((part.stimuli, name))
-            lookup[name] = ids[key]
-        names.append(np.array([lookup[s] for s in part.responses["stimulus"].values.tolist()]))
-    order = [name for _, name in kept]
+                new.append(name)
+        chosen += [part.stimuli.sel(new)] if new else []
+        seen = np.array([ids[pictures[name]] for name in responses["stimulus"].values.tolist()])
+        columns.append(pd.DataFrame(responses.values.astype(np.float64)).groupby(seen, sort=False).mean())
+        of_voxels = {
+            "subject": str(responses["subject"].values.flat[0]) if "subject" in responses.coords else str(len(labels)),
+            "unit": responses["voxel"].values,
+            "roi": responses["roi"].values.astype(str) if "roi" in responses.coords else "",
+            "animal": str(part.extra.get("animal", "")),
+        }
+        labels.append(pd.DataFrame(of_voxels, index=range(responses.shape[1])))
+    order = [name for part in chosen for name in part.ids.tolist()]
     if len(set(order)) < len(order):
         raise DataError("different pictures have the same stimulus id in different subjects. Next step: rename them.")
-    place = {name: n for n, name in enumerate(order)}
-    total = np.full((len(order), sum(p.responses.shape[1] for p in parts if p.responses is not None)), np.nan)
-    coords: dict[str, list[Any]] = {"subject": [], "unit": [], "roi": [], "animal": []}
-    start = 0
-    for part, seen in zip(parts, names):
-        assert part.responses is not None
-        values = pd.DataFrame(part.responses.values.astype(np.float64)).groupby(seen, sort=False).mean()
-        n = part.responses.shape[1]
-        total[np.ix_([place[s] for s in values.index], range(start, start + n))] = values.to_numpy()
-        subject = str(part.responses["subject"].values.flat[0]) if "subject" in part.responses.coords else str(start)
-        roi = part.responses["roi"].values.tolist() if "roi" in part.responses.coords else [""] * n
-        found = {"subject": subject, "animal": part.extra.get("animal", "")}
-        for name, value in found.items():
-            coords[name].extend([str(value)] * n)
-        coords["unit"].extend(part.responses["voxel"].values.tolist())
-        coords["roi"].extend(roi)
-        start += n
+    table = pd.concat(labels, ignore_index=True)
+    named = {k: table[k].tolist() for k in table if k == "unit" or any(table[k])}
     first = parts[0].responses
-    assert first is not None
-    labels = {k: ("voxel", v) for k, v in coords.items() if any(v) or k == "unit"}
-    responses = xr.DataArray(
-        total.astype(np.float32),
+    joined = xr.DataArray(
+        pd.concat(columns, axis=1).reindex(order).to_numpy(np.float32),
         dims=("stimulus", "voxel"),
         name="responses",
-        attrs=dict(first.attrs),
-        coords={"stimulus": order, "voxel": np.arange(start), **labels},
+        attrs={} if first is None else dict(first.attrs),
+        coords={"stimulus": order, "voxel": np.arange(len(table)), **{k: ("voxel", v) for k, v in named.items()}},
     )
-    return EncodingData(responses, _concatenate(kept))
+    return EncodingData(joined, _concatenate(chosen))
 
 
-def _concatenate(kept: Sequence[tuple[Stimuli, str]]) -> Stimuli:
-    """Chosen stimuli of several sets as one."""
-    groups: dict[int, tuple[Stimuli, list[str]]] = {}
-    for source, name in kept:
-        groups.setdefault(id(source), (source, []))[1].append(name)
-    parts = [source.sel(names) for source, names in groups.values()]
+def _concatenate(parts: Sequence[Stimuli]) -> Stimuli:
+    """Stimuli of several sets as one."""
     images: Any = None
     if all(p.images is not None for p in parts):
         arrays = [p.images for p in parts if isinstance(p.images, np.ndarray)]
@@ -253,20 +235,8 @@ def tabulate(study: Study) -> dict[str, Any]:
     return {"comparison_parts": parts}
 
 
-def comparison_lines(found: Comparison, summary: dict[str, Any]) -> list[str]:
-    """What a command prints at its end."""
-    table = found.table().query("kind == 'all'")
+def comparison_text(found: Comparison) -> str:
+    """Cells, the best first, as a command prints them."""
+    table = found.table().query("kind == 'all'").sort_values("median_r", ascending=False)
     shown = table[["cell", "median_r", "low", "high", "n_parameters", "seconds"]]
-    shown = shown.sort_values("median_r", ascending=False)
-    lines = ["", shown.to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
-    lines.append(
-        f"best on validation rows: {summary['best_cell']}, median r {summary['best_median_r']:.4f} over "
-        f"{summary['n_voxels']} voxels (choice nested in folds: {summary['selected_median_r']:.4f})"
-    )
-    if "rival" in summary:
-        lines.append(
-            f"{summary['best_verdict']}; against {summary['rival']}: {summary['best_difference']:+.4f} "
-            f"[{summary['best_difference_low']:+.4f}, {summary['best_difference_high']:+.4f}], "
-            f"q = {summary['best_difference_q']:.3g}; {summary['share_tie']:.0%} of voxels without a separable winner"
-        )
-    return lines
+    return shown.to_string(index=False, float_format=lambda x: f"{x:.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from neuroenc._core.files import hash_path, output_folder
 from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
-from neuroenc.study.stages.load import Subject
+from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -133,67 +134,50 @@ def fit_folds(
         For each fold of each job ``predicted`` (test row, voxel) and ``alpha`` (voxel,); with ``weights`` also ``coef``
         and ``intercept``.
     """
-    executor, shared = study.executor, study.store.folder
-    tasks, where = [], []
-    for number, (one, space, folds, scale) in enumerate(jobs):
+    executor, store, config = study.executor, study.store, study.config.encoder
+    tasks = []
+    for one, space, folds, scale in jobs:
         X = data.match(space, one.responses).values
-        content = content_key(X, study.content_of(one.responses), study.config.encoder, scale)
-        labels = one.responses.coords.to_dataset()
-        handles = executor.share(X, shared), executor.share(one.responses.values, shared)
-        for train, test in folds:
-            tasks.append(
-                (
-                    study.store,
-                    content,
-                    *handles,
-                    labels,
-                    one.responses.dims[0],
-                    train,
-                    test,
-                    study.config.encoder,
-                    scale,
-                    weights,
-                )
-            )
-            where.append(number)
-    found: list[list[dict[str, Any]]] = [[] for _ in jobs]
-    for number, result in zip(where, executor.map(_fit_fold, tasks, desc="fits")):
-        found[number].append(result)
-    return found
+        content = content_key(X, study.content_of(one.responses), config, scale)
+        x, y = (executor.share(array, store.folder) for array in (X, one.responses.values))
+        job = _Job(store, content, x, y, one.responses.coords.to_dataset(), config, scale, weights)
+        tasks += [(job, train, test) for train, test in folds]
+    results = iter(executor.map(_fit_fold, tasks, desc="fits"))
+    return [[next(results) for _ in folds] for _, _, folds, _ in jobs]
 
 
-def _fit_fold(
-    store: Store,
-    content: str,
-    X: Shared,
-    Y: Shared,
-    labels: xr.Dataset,
-    dim: str,
-    train: np.ndarray,
-    test: np.ndarray,
-    config: EncoderConfig,
-    scale: bool,
-    weights: bool,
-) -> dict[str, Any]:
-    x, y = X.load(), Y.load()
+@dataclass(frozen=True)
+class _Job:
+    """What all folds of one subject and feature space share, as other processes can read it."""
+
+    store: Store
+    content: str
+    X: Shared
+    Y: Shared
+    labels: xr.Dataset
+    config: EncoderConfig
+    standardise: bool
+    weights: bool
+
+
+def _fit_fold(job: _Job, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    x, y = job.X.load(), job.Y.load()
     # Another command may ask for the weights: they are kept where they are small.
-    weights = weights or x.shape[1] * y.shape[1] <= _SMALL
-    inputs = [content, train, test, weights]
+    weights = job.weights or x.shape[1] * y.shape[1] <= _SMALL
+    inputs = [job.content, train, test, weights]
 
     def work() -> dict[str, Any]:
-        coords = {str(k): c for k, c in labels.isel({dim: train}).coords.items()}
-        part = xr.DataArray(np.asarray(y[train]), dims=(dim, "voxel"), coords=coords)
-        ridge = make_ridge(config, store.part("fit", inputs).folder, standardise=scale)
+        dim = str(job.labels["stimulus"].dims[0])
+        part = xr.DataArray(np.asarray(y[train]), dims=(dim, "voxel"), coords=job.labels.isel({dim: train}).coords)
+        ridge = make_ridge(job.config, job.store.part("fit", inputs).folder, standardise=job.standardise)
         ridge.fit(row_features(np.asarray(x[train]), part), part)
-        found: dict[str, Any] = {
-            "predicted": np.asarray(ridge.predict(np.asarray(x[test]))),
-            "alpha": np.asarray(ridge.alpha_),
-        }
+        predicted, alpha = ridge.predict(np.asarray(x[test])), ridge.alpha_
+        found: dict[str, Any] = {"predicted": np.asarray(predicted), "alpha": np.asarray(alpha)}
         if weights:
             found["coef"], found["intercept"] = ridge.to_linear()
         return found
 
-    return store.keep("fit", inputs, work)
+    return job.store.keep("fit", inputs, work)
 
 
 @stage(
@@ -201,21 +185,26 @@ def _fit_fold(
 )
 def fit(study: Study) -> dict[str, Any]:
     """Held-out predictions of every subject from every feature space, by ridge tuned within the training rows."""
-    jobs, names = [], []
-    for name, space in study.spaces.items():
-        settings = study.config.features.get(name)
-        for one, folds in zip(study.subjects, study.splits):
-            jobs.append((one, space, folds, settings.standardise if settings is not None else True))
-            names.append(name)
+    names = [name for name in study.spaces for _ in study.subjects]
+    jobs = [
+        (one, space, folds, standardised(study, name))
+        for name, space in study.spaces.items()
+        for one, folds in zip(study.subjects, study.splits)
+    ]
     predictions: dict[str, list[xr.DataArray]] = {name: [] for name in study.spaces}
     alphas: dict[str, list[np.ndarray]] = {name: [] for name in study.spaces}
     for name, (one, _, folds, _), results in zip(names, jobs, fit_folds(study, jobs)):
-        total = np.full(one.responses.shape, np.nan, dtype=np.float32)
-        for (_, test), result in zip(folds, results):
-            total[test] = result["predicted"]
-        predictions[name].append(one.responses.copy(data=total).rename("predicted"))
+        predictions[name].append(held_out(one, folds, results))
         alphas[name].append(np.array([r["alpha"] for r in results]))
     return {"predictions": predictions, "alphas": alphas}
+
+
+def held_out(one: Subject, folds: list[Fold], results: list[dict[str, Any]]) -> xr.DataArray:
+    """Predictions (row, voxel) of the folds' test rows; NaN in rows that none of them tests."""
+    total = np.full(one.responses.shape, np.nan, dtype=np.float32)
+    for (_, test), result in zip(folds, results):
+        total[test] = result["predicted"]
+    return one.responses.copy(data=total).rename("predicted")
 
 
 @stage("encode", reads=("subjects", "spaces", "config.encoder"), writes=("encoders",))
@@ -224,33 +213,24 @@ def encode(study: Study) -> dict[str, Any]:
     encoders: dict[str, Path | RidgeEncoder] = {}
     several = len(study.subjects) * len(study.spaces) > 1
     for name, space in study.spaces.items():
-        settings = study.config.features.get(name)
-        scale = settings.standardise if settings is not None else True
+        scale = standardised(study, name)
         for one in study.subjects:
-            label = "-".join([name, one.name][: 1 + (len(study.subjects) > 1)])
-            X = data.match(space, one.responses)
-            encoder = make_ridge(study.config.encoder, standardise=scale)
+            label = f"{name}-{one.name}" if len(study.subjects) > 1 else name
+            X = data.match(space, one.responses).values
+            rows, encoder = row_features(X, one.responses), make_ridge(study.config.encoder, standardise=scale)
             if study.out is None:
-                encoders[label] = encoder.fit(row_features(X.values, one.responses), one.responses)
+                encoders[label] = encoder.fit(rows, one.responses)
                 continue
-            folder = study.out / "encoder" / label if several else study.out / "encoder"
-            encoders[label] = folder
-            _save_encoder(study, encoder, X, one.responses, scale, folder)
+            encoders[label] = folder = study.out / "encoder" / (label if several else "")
+            inputs = [X, study.content_of(one.responses), study.config.encoder, scale, folder.name]
+            saved = study.store.read("encoder", inputs)
+            # The folder may by now hold the encoder of another config.
+            if saved is None or not folder.is_dir() or saved["content"] != hash_path(folder):
+                encoder.fit(rows, one.responses)
+                output_folder(folder.parent)
+                encoder.save(folder)
+                study.store.write("encoder", inputs, {"content": hash_path(folder)})
     return {"encoders": encoders}
-
-
-def _save_encoder(
-    study: Study, encoder: RidgeEncoder, X: xr.DataArray, responses: xr.DataArray, scale: bool, folder: Path
-) -> None:
-    inputs = [X.values, study.content_of(responses), study.config.encoder, scale, folder.name]
-    saved = study.store.read("encoder", inputs)
-    # The folder may by now hold the encoder of another config.
-    if saved is not None and folder.is_dir() and saved["content"] == hash_path(folder):
-        return
-    encoder.fit(row_features(X.values, responses), responses)
-    output_folder(folder.parent)
-    encoder.save(folder)
-    study.store.write("encoder", inputs, {"content": hash_path(folder)})
 
 
 def row_features(values: np.ndarray, responses: xr.DataArray) -> xr.DataArray:

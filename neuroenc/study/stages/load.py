@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from PIL import Image
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import read_npy
+from neuroenc._core.files import check_readable_file, read_npy
+from neuroenc._core.optional import require
 from neuroenc._core.store import content_key
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
@@ -66,31 +69,17 @@ def load(study: Study) -> dict[str, Any]:
         parts = [EncodingData(data.validate_responses(study.given["responses"]), study.given.get("stimuli"))]
     elif config.data.name == "world":
         parts, unseen = _world(config)
-    elif config.data.join:
-        ((option, values),) = config.data.join.items()
-        parts = [
-            data.load_dataset(
-                config.data.name,
-                mirror=study.mirror,
-                progress=study.progress,
-                **{option: str(v)},
-                **config.data.options,
-            )
-            for v in values
-        ]
     else:
-        parts = [load_data(config.data, study.mirror, study.progress)]
+        joined = [{option: str(v)} for option, values in config.data.join.items() for v in values]
+        parts = [load_data(config.data, study.mirror, study.progress, **one) for one in joined or [{}]]
     by_row = config.evaluation.scheme in ("run", "session")
     subjects = []
     for number, part in enumerate(parts):
-        if part.responses is None:
-            raise ConfigError(f"data set {config.data.name!r} has stimuli but no responses to fit.")
         single = prepare_responses(part, config.data, keep_presentations=True)
         responses = single if by_row else prepare_responses(part, config.data, keep_presentations=False)
-        known = "subject" in responses.coords
-        name = (
-            str(responses.coords["subject"].values.flat[0]) if known else "subject" if len(parts) == 1 else str(number)
-        )
+        name = "subject" if len(parts) == 1 else str(number)
+        if "subject" in responses.coords:
+            name = str(responses.coords["subject"].values.flat[0])
         animal = str(part.extra.get("animal", ""))
         subjects.append(Subject(name, responses, single, part.extra.get("repeats"), part.truth, part.stimuli, animal))
         unit = "stimuli" if responses.dims[0] == "stimulus" else "presentations"
@@ -137,8 +126,8 @@ def embed(study: Study) -> dict[str, Any]:
     return {"spaces": spaces}
 
 
-def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True) -> EncodingData:
-    """Responses and stimuli that ``[data]`` names.
+def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True, **options: Any) -> EncodingData:
+    """Responses and stimuli that ``[data]`` names; ``options`` of a data set are beside those of the config.
 
     Raises
     ------
@@ -146,7 +135,7 @@ def load_data(config: DataConfig, mirror: str | None = None, progress: bool = Tr
         Files are missing or are not what they should be.
     """
     if config.name:
-        found = data.load_dataset(config.name, mirror=mirror, progress=progress, **config.options)
+        found = data.load_dataset(config.name, mirror=mirror, progress=progress, **config.options, **options)
         if found.responses is None:
             raise ConfigError(f"data set {config.name!r} has stimuli but no responses to fit.")
         return found
@@ -157,18 +146,10 @@ def load_data(config: DataConfig, mirror: str | None = None, progress: bool = Tr
 def _own_responses(config: DataConfig) -> xr.DataArray:
     path = Path(config.responses)
     if path.suffix in (".nc", ".zarr"):
-        found = data.load(path)
-        if not isinstance(found, xr.DataArray):
-            raise DataError(f"{path} holds a {type(found).__name__}; expected one DataArray of responses.")
-        return data.validate_responses(found, allow_nan=True)
+        return data.validate_responses(load_labelled(path, "[data] responses"), allow_nan=True)
     labels = sample_labels(config)
     if path.suffix == ".npy":
-        values = read_npy(path, "[data] responses")
-        if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
-            raise DataError(
-                f"[data] responses {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row "
-                "a sample and one column a voxel."
-            )
+        values = _load_numbers(path, "[data] responses", (2,), "one row a sample and one column a voxel")
         return data.make_responses(values, **labels)
     return data.load_masked(path, config.mask, config.rois or None).responses(**labels)
 
@@ -187,12 +168,7 @@ def sample_labels(config: DataConfig) -> dict[str, Any]:
         if name not in table:
             continue
         if name in ("stimulus", "subject"):
-            empty = np.flatnonzero(table[name] == "")
-            if len(empty):
-                raise DataError(
-                    f"[data] samples {config.samples}, row {empty[0] + 1}: {name} is empty ({len(empty)} of "
-                    f"{len(table)} rows). Next step: fill it, or leave that row out of table and responses."
-                )
+            _refuse_empty(table, name, f"[data] samples {config.samples}")
             labels[name] = table[name].to_numpy().astype(str)
         else:
             values = numbers(table, name, config.samples)
@@ -208,26 +184,27 @@ def sample_labels(config: DataConfig) -> dict[str, Any]:
     return labels
 
 
+def _refuse_empty(table: pd.DataFrame, name: str, where: str) -> None:
+    empty = np.flatnonzero(table[name] == "")
+    if len(empty):
+        raise DataError(
+            f"{where}, row {empty[0] + 1}: {name} is empty ({len(empty)} of {len(table)} rows). Next step: fill it, or "
+            "leave that row out (of samples: of the responses too)."
+        )
+
+
 def _own_stimuli(config: DataConfig, responses: xr.DataArray) -> Stimuli | None:
-    ids = pd.unique(responses.coords["stimulus"].values)
-    images: list[Path] | None = None
-    captions: tuple[tuple[str, ...], ...] | None = None
-    if config.images:
-        images = find_pictures(config.images, ids)
-    if config.captions:
-        captions = _captions(config.captions, ids)
-    if images is None and captions is None:
-        return None
-    return Stimuli(ids, images, captions=captions, source=config.images or config.captions)
+    source, ids = config.images or config.captions, pd.unique(responses.coords["stimulus"].values)
+    images = find_pictures(config.images, ids) if config.images else None
+    captions = _captions(config.captions, ids) if config.captions else None
+    return Stimuli(ids, images, captions=captions, source=source) if source else None
 
 
 def _captions(path: str, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
     """Captions of each stimulus, as the table has them; ids meet in composed form, as those of pictures do."""
     table = read_table(path, ["stimulus", "caption"], what="[data] captions")
     for name in ("stimulus", "caption"):
-        empty = np.flatnonzero(table[name] == "")
-        if len(empty):
-            raise DataError(f"[data] captions {path}, row {empty[0] + 1}: {name} is empty.")
+        _refuse_empty(table, name, f"[data] captions {path}")
     grouped: dict[str, list[str]] = {}
     for stimulus, caption in zip(table["stimulus"], table["caption"]):
         grouped.setdefault(unicodedata.normalize("NFC", stimulus), []).append(caption)
@@ -263,6 +240,12 @@ def prepare_responses(found: EncodingData, config: DataConfig, keep_presentation
     if config.average and not keep_presentations and responses.dims[0] == "presentation":
         responses = data.average_repeats(responses)
     return responses
+
+
+def standardised(study: Study, space: str) -> bool:
+    """Whether encoders standardise a feature space; one that was given in memory is."""
+    settings = study.config.features.get(space)
+    return settings is None or settings.standardise
 
 
 def image_embedder(config: FeaturesConfig, progress: bool = False) -> ImageEmbedder:
@@ -321,19 +304,8 @@ def load_features(config: FeaturesConfig) -> xr.DataArray:
     """
     path = Path(config.file)
     if path.suffix != ".npy":
-        found = data.load(path)
-        if not isinstance(found, xr.DataArray):
-            raise DataError(f"{path} holds no single DataArray of features.")
-        return data.validate_features(found)
-    values = read_npy(path, "[features] file")
-    if values.ndim < 2 or 0 in values.shape or values.dtype.kind not in "fiub":
-        raise DataError(
-            f"[features] file {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, one row a "
-            "stimulus."
-        )
-    ids = read_table(config.samples, ["stimulus"], what="[features] samples")["stimulus"].to_numpy(dtype=str)
-    if len(ids) != len(values):
-        raise DataError(f"{path} has {len(values)} rows, {config.samples} {len(ids)}; they must agree.")
+        return data.validate_features(load_labelled(path, "[features] file"))
+    values, ids = feature_rows(config)
     _, first, of = np.unique(ids, return_index=True, return_inverse=True)
     for at in np.flatnonzero(first[of] != np.arange(len(ids))):
         before = first[of[at]]
@@ -344,6 +316,50 @@ def load_features(config: FeaturesConfig) -> xr.DataArray:
             )
     rows = np.sort(first)
     return data.make_features(values[rows], stimulus=ids[rows])
+
+
+def load_labelled(path: str | os.PathLike[str], what: str) -> xr.DataArray:
+    """The one labelled array of a file.
+
+    Raises
+    ------
+    DataError
+        It holds something else.
+    """
+    found = data.load(path)
+    if not isinstance(found, xr.DataArray):
+        raise DataError(f"{what} {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
+    return found
+
+
+def _load_numbers(path: str | os.PathLike[str], what: str, dims: Container[int], rows: str) -> np.ndarray:
+    values = read_npy(path, what)
+    if values.ndim not in dims or 0 in values.shape or values.dtype.kind not in "fiub":
+        raise DataError(f"{what} {path} has shape {values.shape} and dtype {values.dtype}; expected numbers, {rows}.")
+    return values
+
+
+def check_array(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a file of an array that is not there or may not be read, and a .zarr without the package for it."""
+    if Path(path).suffix == ".zarr" and Path(path).is_dir():
+        require("zarr", "big")
+    else:
+        check_readable_file(path, what)
+
+
+def feature_rows(config: FeaturesConfig, where: str = "[features]") -> tuple[np.ndarray, np.ndarray]:
+    """Values of a .npy, mapped into memory, and the stimulus of each row.
+
+    Raises
+    ------
+    DataError
+        No numbers, or a table of another length.
+    """
+    values = _load_numbers(config.file, f"{where} file", range(2, 33), "one row a stimulus")
+    ids = read_table(config.samples, ["stimulus"], what=f"{where} samples")["stimulus"].to_numpy(dtype=str)
+    if len(ids) != len(values):
+        raise DataError(f"{config.file} has {len(values)} rows, {config.samples} {len(ids)}; they must agree.")
+    return values, ids
 
 
 def flatten(features: xr.DataArray) -> xr.DataArray:

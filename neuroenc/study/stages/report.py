@@ -18,10 +18,11 @@ from neuroenc._core.provenance import provenance
 from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
 from neuroenc.report import roi_summary, study_page
-from neuroenc.study.incontext.evaluate import NOTES as CURVE_NOTES, curve_lines, write_curve
+from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
-from neuroenc.study.stages.compare import NOTES, comparison_lines
+from neuroenc.study.stages.compare import comparison_text
 from neuroenc.study.study import Study
+from neuroenc.study.text import NOTES, rendered
 
 
 def _plain(value: Any) -> Any:
@@ -68,28 +69,23 @@ def caption_summary(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
     # Without a prefix over all voxels, as n_voxels is; those of captioned ones say so.
     for name in ("r", "noise_ceiling_r"):
         if name in scores:
-            values = scores[name].values
-            for prefix, known in (("", values[~np.isnan(values)]), ("captioned_", values[passed & ~np.isnan(values)])):
-                out[f"{prefix}median_{name}"] = float(np.median(known)) if len(known) else None
-    quality = study.quality
-    if "stability" in quality:
-        for row in quality["stability"].to_dict("records"):
-            out |= {"stability_n_voxels": int(row["n_voxels"]), "stability_of_voxels": int(row["of_voxels"])}
-            out[f"agreement:{row['kind']}"] = row["mean"]
-            out[f"agreement_low:{row['kind']}"], out[f"agreement_high:{row['kind']}"] = row["low"], row["high"]
-            out[f"agreement_shuffled_weights:{row['kind']}"] = row["shuffled_weights"]
-    if "sentence-level scores" in quality and len(quality["sentence-level scores"]):
-        table = quality["sentence-level scores"]
+            out |= {f"median_{name}": _median(scores, name), f"captioned_median_{name}": _median(scores, name, passed)}
+    quality = {name: table.to_dict("records") for name, table in study.quality.items()}
+    for row in quality.get("stability", []):
+        kind = row["kind"]
+        out |= {"stability_n_voxels": int(row["n_voxels"]), "stability_of_voxels": int(row["of_voxels"])}
+        out |= {f"agreement:{kind}": row["mean"], f"agreement_low:{kind}": row["low"]}
+        out |= {f"agreement_high:{kind}": row["high"], f"agreement_shuffled_weights:{kind}": row["shuffled_weights"]}
+    if quality.get("sentence-level scores"):
+        table = study.quality["sentence-level scores"]
         weight = table["n_voxels"] / table["n_voxels"].sum()
         for name in ("mean", "low", "high", "mean_shuffled", "mean_shuffled_within_roi"):
             out[f"sentence_{name}"] = float((table[name] * weight).sum())
-    if "round trip" in quality:
-        trip = quality["round trip"].iloc[0]
+    for trip in quality.get("round trip", []):
         out |= {"round_trip": float(trip["mean percentile"]), "round_trip_p": float(trip["p"])}
-    if "planted selectivity" in quality:
-        for row in quality["planted selectivity"].to_dict("records"):
-            prefix = "planted_" if row["weights"] == "fitted weights" else "shuffled_planted_"
-            out |= {f"{prefix}{k}": v for k, v in row.items() if k != "weights"}
+    for row in quality.get("planted selectivity", []):
+        prefix = "planted_" if row["weights"] == "fitted weights" else "shuffled_planted_"
+        out |= {f"{prefix}{k}": v for k, v in row.items() if k != "weights"}
     out |= {f"verdict:{name}": said for name, said in verdicts(study).items()}
     if "fails" in study.captions:
         best = study.captions[study.captions["rank"] == 1]
@@ -115,23 +111,21 @@ def verdicts(study: CaptionStudy) -> dict[str, str]:
     return out
 
 
-def _median(scores: xr.Dataset, name: str) -> float | None:
-    return float(np.nanmedian(scores[name].values)) if name in scores else None
+def _median(scores: xr.Dataset, name: str, rows: Any = slice(None)) -> float | None:
+    """Median over voxels; None where no voxel has a value."""
+    values = scores[name].values[rows] if name in scores else np.zeros(0)
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _score_summary(study: Study) -> dict[str, Any]:
     scores, q = study.scores, study.config.evaluation.q
-    whole = roi_table(scores).iloc[-1]
     ids = np.concatenate([s.responses.coords["stimulus"].values for s in study.subjects])
     summary: dict[str, Any] = {
         "n_voxels": scores.sizes["voxel"],
         "n_stimuli": len(np.unique(ids)),
         "n_samples": study.subjects[0].responses.shape[0],
-        "median_r": float(whole["median_r"]),
-        "median_r2": _median(scores, "r2"),
-        "median_ev": _median(scores, "ev"),
-        "median_noise_ceiling_r": float(whole["median_ceiling_r"]) if "median_ceiling_r" in whole else None,
-        "median_r_normalised": float(whole["median_r_normalised"]) if "median_r_normalised" in whole else None,
+        **{f"median_{k}": _median(scores, k) for k in ("r", "r2", "ev", "noise_ceiling_r", "r_normalised")},
     }
     if "q_value" in scores:
         passed = (scores["q_value"].values < q) & (scores["r"].values > 0)
@@ -142,7 +136,7 @@ def _score_summary(study: Study) -> dict[str, Any]:
 
 
 def roi_table(scores: xr.Dataset) -> pd.DataFrame:
-    """Regions, and all voxels in the last row where there are several: the headline is read from it."""
+    """Regions, and all voxels in the last row where there are several."""
     table = roi_summary(scores)
     if len(table) > 1:
         table = pd.concat([table, roi_summary(scores.drop_vars("roi"))], ignore_index=True)
@@ -157,7 +151,7 @@ def _notes(study: Study) -> list[str]:
         if len(study.scores_of) > 1:
             notes.append(f"Accuracies are those of the feature space {next(iter(study.scores_of))!r}, the first.")
     if study.has("comparison"):
-        notes = [*NOTES, *notes]
+        notes = [*NOTES["comparison"], *notes]
         if study.comparison.noise_ceiling is None:
             notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
     for one in study.subjects if study.has("scores") else ():
@@ -165,7 +159,7 @@ def _notes(study: Study) -> list[str]:
             source = one.responses.attrs.get("source", "")
             notes.append(f"Responses: {source}; licence {one.responses.attrs['licence']}.")
     if study.has("curve"):
-        notes = [*CURVE_NOTES, *notes, *study.curve_parts["notes"]]
+        notes = [*NOTES["curve"], *notes, *study.curve_parts["notes"]]
     return list(dict.fromkeys(notes))
 
 
@@ -286,58 +280,11 @@ def write_study(study: Study) -> Path:
 
 def closing_lines(study: Study) -> list[str]:
     """What a command prints at its end."""
-    summary, lines = study.summary, curve_lines(study) if study.has("curve") else []
+    tables: dict[str, str] = {"curve": curve_text(study)} if study.has("curve") else {}
     if study.has("scores"):
-        lines += ["", roi_table(study.scores).to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
-        parts = [f"median r {summary['median_r']:.4f} over {summary['n_voxels']} voxels"]
-        if summary.get("median_r_normalised") is not None:
-            parts.append(f"{summary['median_r_normalised']:.3f} of the ceiling")
-        if "n_significant" in summary:
-            parts.append(f"{summary['n_significant']} voxels above chance (q < {summary['q_level']})")
-        lines.append(", ".join(parts))
-    if study.has("captions"):
-        lines += caption_lines(summary)
+        tables["regions"] = roi_table(study.scores).to_string(index=False, float_format=lambda x: f"{x:.3f}")
     if study.has("comparison"):
-        lines += comparison_lines(study.comparison, summary)
-    return lines
-
-
-def caption_lines(summary: dict[str, Any]) -> list[str]:
-    """The figures in words."""
-    lines = ["", f"{summary['n_captioned']} of {summary['n_voxels']} voxels captioned"]
-    if summary.get("captioned_median_r") is not None:
-        lines[-1] += f" (their median held-out r {summary['captioned_median_r']:.2f})"
-    if "sentence_mean" in summary:
-        lines.append(
-            f"sentence-level score {summary['sentence_mean']:.3f} [{summary['sentence_low']:.3f} "
-            f"{summary['sentence_high']:.3f}]; other voxels' captions {summary['sentence_mean_shuffled']:.3f}"
-        )
-    kinds = [k.split(":")[1] for k in summary if k.startswith("agreement:")]
-    if kinds:
-        said = [
-            f"{k} {summary['agreement:' + k]:.2f} (shuffled weights {summary['agreement_shuffled_weights:' + k]:.2f})"
-            for k in kinds
-        ]
-        n, of = summary["stability_n_voxels"], summary["stability_of_voxels"]
-        on = f"; measured on {n:,} of {of:,} captioned voxels" if n < of else ""
-        lines.append("agreement of captions: " + ", ".join(said) + on)
-    if "hallucination_rate" in summary:
-        lines.append(f"phrases without support: {summary['hallucination_rate']:.0%}")
-    lines += [f"{k.removeprefix('verdict:')}: {said}" for k, said in summary.items() if k.startswith("verdict:")]
-    if summary.get("n_failing_a_control") is not None:
-        lines.append(
-            f"captions that do not exceed one of their controls: {summary['n_failing_a_control']} of "
-            f"{summary['n_captioned']} (marked in the report, column fails of captions.csv)"
-        )
-    if summary.get("planted_family_named") is not None:
-        lines.append(
-            f"planted family named for {summary['planted_family_named']:.0%} of captioned voxels (shuffled weights "
-            f"{summary['shuffled_planted_family_named']:.0%}), planted member for "
-            f"{summary['planted_member_named']:.0%}"
-        )
-        if summary.get("planted_both_named") is not None:
-            lines.append(
-                f"both families of {summary['planted_n_mixed']} mixed voxels named for "
-                f"{summary['planted_both_named']:.0%}"
-            )
-    return lines
+        tables["cells"] = comparison_text(study.comparison)
+    kinds = [k.split(":")[1] for k in study.summary if k.startswith("agreement:")]
+    told = rendered("closing.txt.j2", s=study.summary, captions=study.has("captions"), kinds=kinds, **tables)
+    return told.splitlines()

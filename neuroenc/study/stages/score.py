@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc.data import group_ids
 from neuroenc.encoders import cross_validated_p
 from neuroenc.study.config import EvaluationConfig
-from neuroenc.study.stages.load import Subject
+from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
 
 
@@ -23,18 +25,13 @@ from neuroenc.study.study import Study, stage
 )
 def score(study: Study) -> dict[str, Any]:
     """Scores of every voxel from every feature space; ``scores`` are those of the first space."""
-    found = {}
+    scores = {}
     for name, space in study.spaces.items():
-        settings = study.config.features.get(name)
-        scale = settings.standardise if settings is not None else True
-        parts = [
-            score_subject(study, one, folds, space, predicted, alphas, scale)
-            for one, folds, predicted, alphas in zip(
-                study.subjects, study.splits, study.predictions[name], study.alphas[name]
-            )
-        ]
-        found[name] = merge_subjects(study, parts)
-    return {"scores": next(iter(found.values())), "scores_of": found}
+        each = zip(study.subjects, study.splits, study.predictions[name], study.alphas[name])
+        scale = standardised(study, name)
+        parts = [score_subject(study, one, folds, space, found, a, scale) for one, folds, found, a in each]
+        scores[name] = merge_subjects(study, parts)
+    return {"scores": next(iter(scores.values())), "scores_of": scores}
 
 
 def score_subject(
@@ -50,53 +47,32 @@ def score_subject(
     config, responses = study.config.evaluation, one.responses
     tested = np.isfinite(predicted.values).any(axis=1)
     ceilings = noise_ceilings(one.repeats, one.single, responses[tested])
-    X = data.match(space, responses).values
-    p_values = None
-    if len(folds) > 1:
-
-        def p_values(groups: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
-            return cross_validated_p(
-                X,
-                responses.values,
-                folds,
-                alphas,
-                scale=scale,
-                groups=groups,
-                n_permutations=config.permutations,
-                null=config.permutation_null,
-                seed=study.config.seed,
-                show=study.progress,
-            )
-
-    content = study.content_of(responses)
-    inputs = [X, content, predicted.values, alphas, folds, ceilings, config, scale, study.config.seed]
-    return study.store.keep(
-        "scores",
-        inputs,
-        lambda: {
-            "scores": score_table(
-                responses, predicted, config, ceilings=ceilings, seed=study.config.seed, p_values=p_values
-            )
-        },
-    )["scores"]
+    X, seed = data.match(space, responses).values, study.config.seed
+    refit: dict[str, Any] = {
+        "n_permutations": config.permutations,
+        "null": config.permutation_null,
+        "scale": scale,
+        "seed": seed,
+    }
+    p_values = partial(cross_validated_p, X, responses.values, folds, alphas, show=study.progress, **refit)
+    table = partial(score_table, responses, predicted, config, ceilings=ceilings, seed=seed)
+    inputs = [X, study.content_of(responses), predicted.values, alphas, folds, ceilings, config, scale, seed]
+    found = study.store.keep("scores", inputs, lambda: {"scores": table(p_values=p_values if len(folds) > 1 else None)})
+    return found["scores"]
 
 
 def merge_subjects(study: Study, parts: list[xr.Dataset], number: bool = False) -> xr.Dataset:
     """Voxels of all subjects in one row, numbered anew where there are several (or with ``number``)."""
     if len(parts) == 1 and not number:
         return parts[0]
-    offset, numbered = 0, []
-    for one, part in zip(study.subjects, parts):
-        n = part.sizes["voxel"]
-        numbered.append(
-            part.assign_coords(
-                subject=("voxel", np.full(n, one.name)),
-                voxel_of_subject=("voxel", part["voxel"].values),
-                voxel=np.arange(offset, offset + n),
-            )
+    named = [
+        part.assign_coords(
+            subject=("voxel", np.full(part.sizes["voxel"], one.name)), voxel_of_subject=("voxel", part["voxel"].values)
         )
-        offset += n
-    return xr.concat(numbered, dim="voxel", combine_attrs="override", coords="different", compat="equals")
+        for one, part in zip(study.subjects, parts)
+    ]
+    whole = xr.concat(named, dim="voxel", combine_attrs="override", coords="different", compat="equals")
+    return whole.assign_coords(voxel=np.arange(whole.sizes["voxel"]))
 
 
 def noise_ceilings(repeats: xr.DataArray | None, prepared: xr.DataArray, scored: xr.DataArray) -> dict[str, np.ndarray]:
@@ -111,12 +87,10 @@ def noise_ceilings(repeats: xr.DataArray | None, prepared: xr.DataArray, scored:
     total = "unit" if repeats.attrs.get("zscored", "none") != "none" else "empirical"
     weighting = "max_repeats" if total == "unit" else "df"
     ncsnr = stats.ncsnr(repeats.values, repeats.coords["stimulus"].values, total=total, weighting=weighting)
-    if scored.dims[0] == "presentation":
-        counts: Any = 1
-    else:
-        ids, number = np.unique(repeats.coords["stimulus"].values, return_counts=True)
-        lookup = dict(zip(ids.tolist(), number.tolist()))
-        counts = np.array([lookup.get(s, 1) for s in scored.coords["stimulus"].values.tolist()])
+    counts: Any = 1
+    if scored.dims[0] != "presentation":
+        number = pd.Series(repeats.coords["stimulus"].values).value_counts()
+        counts = number.reindex(scored.coords["stimulus"].values, fill_value=1).to_numpy()
     return {
         "ncsnr": ncsnr,
         "noise_ceiling_r": stats.noise_ceiling(ncsnr, counts, unit="r"),
@@ -131,7 +105,7 @@ def score_table(
     *,
     ceilings: dict[str, np.ndarray],
     seed: int,
-    p_values: Callable[[np.ndarray | None], tuple[np.ndarray, dict[str, Any]]] | None = None,
+    p_values: Callable[..., tuple[np.ndarray, dict[str, Any]]] | None = None,
 ) -> xr.Dataset:
     """Scores of every voxel with ceilings, permutation p-values and FDR q-values, labels kept.
 
@@ -140,9 +114,8 @@ def score_table(
     measured, predicted : DataArray (row, voxel)
         Rows with NaN predictions are left out.
     p_values : callable, optional
-        Gives p-values and their facts from the groups to shuffle within (or None), for cross-validated predictions;
-        without it,
-        responses are shuffled against the predictions, which is right for a test set apart.
+        Gives p-values and their facts for ``groups`` to shuffle within (or None), for cross-validated predictions;
+        without it, responses are shuffled against the predictions, which is right for a test set apart.
     """
     tested = np.isfinite(predicted.values).any(axis=1)
     y, p = measured.values[tested], predicted.values[tested]
@@ -165,7 +138,7 @@ def score_table(
             blocks = None if kind is None else group_ids(measured, kind)[0][tested]
         facts: dict[str, Any] = {"mode": config.permutation_mode}
         if p_values is not None:
-            chance, found = p_values(blocks)
+            chance, found = p_values(groups=blocks)
             facts.update(found)
         else:
             test = stats.permutation_test(
