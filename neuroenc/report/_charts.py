@@ -21,9 +21,9 @@ def _axes(figure: Any, left: float, bottom: float, wide: float, tall: float) -> 
     return figure.add_axes((left / WIDTH, bottom / height, wide / WIDTH, tall / height))
 
 
-def _gutter(names: Sequence[str], size: float = 0.078, least: float = 0.6) -> float:
+def _gutter(names: Sequence[str]) -> float:
     """Inches that names beside an axis need."""
-    return max([least, *(0.2 + size * len(name) for name in names)])
+    return max([0.6, *(0.2 + 0.078 * len(name) for name in names)])
 
 
 def draw_matrix(
@@ -194,13 +194,7 @@ def draw_gains(panels: Mapping[str, pd.DataFrame], groups: Sequence[str], colour
     return figure
 
 
-def draw_shares(
-    shares: np.ndarray,
-    classes: Sequence[str],
-    groups: Sequence[Group],
-    counts: Sequence[int],
-    colours: Mapping[str, Any],
-) -> Any:
+def draw_shares(shares: np.ndarray, groups: Sequence[Group], counts: Sequence[int], colours: Mapping[str, Any]) -> Any:
     """Stacked bars: the share of every class (class, group) in each group of so many voxels."""
     from matplotlib.colors import to_rgb
 
@@ -211,7 +205,7 @@ def draw_shares(
         axes = _axes(figure, left, 0.25, WIDTH - left - 0.25, height - 0.3)
         for g in range(len(groups)):
             start = 0.0
-            for name, share in zip(classes, shares[:, g]):
+            for name, share in zip(colours, shares[:, g]):
                 if not share > 0:
                     continue
                 axes.barh(g, share, 0.78, left=start, color=colours[name], ec="white", lw=0.7)

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError
@@ -21,30 +22,10 @@ from neuroenc._core.files import atomic_path, write_text
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
-from neuroenc.report._style import WIDTH, data_uri, figure_svg, flatten, number, table
+from neuroenc.report._style import WIDTH, bar, beside, data_uri, figure_svg, flatten, number, shipped, table, voxel_link
 
-#: Words of the pages that not every reader has met; a section names those that it uses.
-TERMS: Mapping[str, str] = {
-    "cell": "one encoder of the comparison: a feature space (of a backbone, layer or text) read by one readout.",
-    "readout": "how responses are predicted from features: linear (ridge), pooled, Gaussian, factorised, semantic, ...",
-    "r": "Pearson correlation of predicted and measured responses to stimuli that the encoder has not seen.",
-    "noise ceiling": "the highest r that the noise of the responses allows, estimated from repeated stimuli.",
-    "separable winner": "a cell that beats each of the others over resampled stimuli, after correction for the number "
-    "of voxels. Without one, the data cannot tell the best cells of a voxel apart.",
-    "q": "p-value adjusted for the false discovery rate over all tests of its kind.",
-    "family accuracy": "share of voxels whose best caption names the category (family) that was planted in them.",
-    "score": "cosine of the caption's embedding and the voxel's projected weights, unless the decoder says otherwise; "
-    "to be compared within a voxel.",
-    "supported": "a phrase that the voxel's own images show and its weights answer to. Uncertain: only one of both. "
-    "Unsupported: neither, so the phrase may come from the language model alone.",
-    "stability": "likeness of the captions of one voxel from separate halves or folds of the data; shuffled: of two "
-    "different voxels.",
-    "sentence-level ρ": "Spearman correlation of measured responses and the likeness of the caption to the captions of "
-    "the stimuli; shuffled: with another voxel's caption.",
-    "support": "the stimuli and responses of a new voxel that a model may see.",
-    "explained variance": "share of the variance of responses to unseen stimuli that predictions explain; below 0 "
-    "where they are worse than the mean.",
-}
+#: What words of the pages mean; a section names those that it uses.
+TERMS: Mapping[str, str] = tomllib.loads(shipped("terms.toml"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +144,7 @@ def make_sections(makers: Sequence[Callable[[], Section | None]], progress: bool
     return [section for section in made if section is not None]
 
 
+@dataclass(eq=False, repr=False)
 class Page:
     """One HTML page of sections, in one tab or several.
 
@@ -200,22 +182,18 @@ class Page:
     'index.html'
     """
 
-    def __init__(
-        self,
-        title: str,
-        *,
-        kicker: str = "",
-        summary: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        notes: Sequence[str] = (),
-        provenance: str | None = None,
-        files: Sequence[str] = (),
-        home: tuple[str, str] | None = None,
-        links: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        self.title, self.kicker, self.home, self.links = title, kicker, home, list(links)
-        self.summary, self.settings = dict(summary or {}), dict(settings or {})
-        self.notes, self.files, self.provenance = [str(n) for n in notes], [str(f) for f in files], provenance
+    title: str
+    _: KW_ONLY
+    kicker: str = ""
+    summary: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+    provenance: str | None = None
+    files: Sequence[str] = ()
+    home: tuple[str, str] | None = None
+    links: Sequence[tuple[str, str]] = ()
+
+    def __post_init__(self) -> None:
         self._sections: dict[str, list[Section]] = {}
 
     @property
@@ -245,14 +223,15 @@ class Page:
             terms = [(t, TERMS[t]) for t in dict.fromkeys(t for s in sections for t in s.terms)]
             tiles = [{"value": v, "label": k, "words": len(v) > 9} for s in sections for v, k in s.tiles]
             tabs.append({"name": name, "id": slug, "sections": shown, "terms": terms, "tiles": tiles})
-        context = {name: getattr(self, name) for name in ("title", "kicker", "home", "notes")}
+        context = {name: getattr(self, name) for name in ("title", "kicker", "home")}
         context |= {"base": "../" * path.count("/"), "version": __version__, "many": many, "tabs": tabs}
         context |= {
-            "links_below": self.links,
-            "summary": [(str(k), number(v, str(k))) for k, v in self.summary.items()],
-            "settings": flatten(self.settings),
+            "links_below": list(self.links),
+            "notes": [str(note) for note in self.notes],
+            "summary": [(str(k), number(v, str(k))) for k, v in (self.summary or {}).items()],
+            "settings": flatten(self.settings or {}),
             "origin": _origin(self.provenance) if self.home is None else None,
-            "files": list(dict.fromkeys([*(f for s in every for f in s.files), *self.files])),
+            "files": list(dict.fromkeys([*(f for s in every for f in s.files), *map(str, self.files)])),
             "data": {name: _embedded(value) for s in every for name, value in s.data.items()},
         }
         scripts = ["page.js", *dict.fromkeys(x for s in every for x in s.scripts)]
@@ -347,17 +326,17 @@ def _embedded(value: Any) -> Any:
     return Markup(text)
 
 
-def _asset(name: str) -> str:
-    return (files("neuroenc.report") / "templates" / name).read_text(encoding="utf-8")
-
-
 @lru_cache(maxsize=1)
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("neuroenc.report", "templates")
     # Escaping is always on, not by file ending: captions, file names and settings are other people's text.
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    made = Environment(loader=loader, autoescape=True, **options)
+    made.filters |= {"number": number, "bar": bar, "beside": beside, "voxel_link": voxel_link}
+    made.tests["finite"] = lambda value: isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
+    return made
 
 
 def _render(context: Mapping[str, Any], scripts: Sequence[str], beside: bool) -> str:
@@ -365,10 +344,10 @@ def _render(context: Mapping[str, Any], scripts: Sequence[str], beside: bool) ->
     ``beside`` it, those."""
     from markupsafe import Markup
 
-    script = "".join(map(_asset, scripts))
+    script = "".join(map(shipped, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = " 'self' file:" if beside else ""
     policy = f"default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'{own}"
-    style = _asset("page.css") + (_asset("explorer.css") if beside else "")
+    style = shipped("page.css") + (shipped("explorer.css") if beside else "")
     page = _environment().get_template("page.html.j2")
     return page.render(policy=policy, style=Markup(style), script=Markup(script), **context)

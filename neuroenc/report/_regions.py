@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ import xarray as xr
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.schema import check_scores, check_voxel_table
+from neuroenc.captions import nouns
 from neuroenc.data import in_roi, roi_names
 from neuroenc.encoders.comparison import Group, find_groups
 
@@ -29,8 +29,6 @@ a above an and are as at be behind below beside between by for from front has ha
 near next of off on one or over some that the their there these they this to two under up very was were which
 while who with
 """
-_STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
-_WORD = re.compile(r"[^\W\d_]+")
 
 
 def has_caption(captions: pd.DataFrame) -> pd.Series:
@@ -179,11 +177,8 @@ def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]
     check_whole("n", n, least=0)
     best = captions[has_caption(captions)]
     best = (best.sort_values("rank", kind="stable") if "rank" in best.columns else best).drop_duplicates("voxel")
-    counts: Counter[str] = Counter()
-    for text in best["caption"].astype(str):
-        counts.update({word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS and len(word) > 1})
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
-    return [(word, count / len(best)) for word, count in ranked]
+    found = nouns(best[["caption"]], stop=_FUNCTION_WORDS.split()).head(n)
+    return list(zip(found["word"], found["share"]))
 
 
 def groups_of(scores: xr.Dataset) -> list[Group]:

@@ -6,23 +6,21 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.optional import require
-from neuroenc.report._page import Page
+from neuroenc.captions import CaptionStudy
+from neuroenc.data import Stimuli
+from neuroenc.report._page import Page, Section
 from neuroenc.report.explorer._data import study_of
 from neuroenc.report.explorer._sections import explorer_sections
 from neuroenc.report.sections._accuracy import accuracy_sections
 from neuroenc.report.sections._comparison import comparison_sections
 from neuroenc.report.sections._support import support_sections
-
-if TYPE_CHECKING:
-    from neuroenc.captions import CaptionStudy
-    from neuroenc.data import Stimuli
 
 Part = Mapping[str, Any]
 
@@ -92,23 +90,21 @@ def study_page(
     'index.html'
     """
     require("matplotlib", "brain")
-    numbers, caveats, made = dict(summary or {}), list(notes), {}
-    if accuracy is not None:
-        part = _part(accuracy, "scores")
-        made["Accuracy"] = accuracy_sections(**{"rates": numbers, "progress": progress, **part})
-    if comparison is not None:
-        part = _part(comparison, "scores")
-        made["Comparison"] = comparison_sections(**{"numbers": numbers, "progress": progress, **part})
-    if captions is not None:
-        part = _part(captions, "study")
-        written = _part(accuracy, "scores")["scores"] if accuracy is not None else None
-        made["Captions"] = explorer_sections(**{"written": written, "progress": progress, **part})
-        caveats += part["study"].caveats
-    if support is not None:
-        part = _part(support, "curve")
-        made["Few trials"] = support_sections(**{"numbers": numbers, **part})
+    numbers, written = dict(summary or {}), None if accuracy is None else _part(accuracy, "scores")["scores"]
+    parts: dict[str, tuple[Any, str, Callable[..., list[Section]], dict[str, Any]]] = {
+        "Accuracy": (accuracy, "scores", accuracy_sections, {"rates": numbers, "progress": progress}),
+        "Comparison": (comparison, "scores", comparison_sections, {"numbers": numbers, "progress": progress}),
+        "Captions": (captions, "study", explorer_sections, {"written": written, "progress": progress}),
+        "Few trials": (support, "curve", support_sections, {"numbers": numbers}),
+    }
+    made = {
+        tab: make(**{**options, **_part(given, name)})
+        for tab, (given, name, make, options) in parts.items()
+        if given is not None
+    }
     if not made:
         raise ConfigError("a page needs a part; legal: accuracy, comparison, captions, support.")
+    caveats = [*notes, *(_part(captions, "study")["study"].caveats if captions is not None else ())]
     told: dict[str, Any] = {"summary": summary, "settings": settings, "provenance": provenance, "files": files}
     page = Page(title, kicker=kicker or "Voxelwise encoding report", notes=caveats, **told)
     for tab, sections in made.items():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from importlib.resources import as_file, files
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -20,24 +24,27 @@ BLUE, ORANGE = "#2b6ca3", "#b8480b"  # told apart by all common forms of colour 
 TIE, OTHER = "#f2d9d0", "#5c6670"
 WIDTH = 10.6  # inches; pages show it at 1056 CSS pixels
 
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.edgecolor": "#9aa4ad",
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": "#9aa4ad",
-    "ytick.color": "#9aa4ad",
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "figure.facecolor": "white",
-    "text.parse_math": False,  # "$" in a name from a file is a dollar
-    "svg.fonttype": "none",
-    "svg.hashsalt": "neuroenc",
-}
+
+def shipped(name: str) -> str:
+    """Text of a file in ``templates``."""
+    return (files("neuroenc.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+_TABLES: dict[str, Any] = tomllib.loads(shipped("scores.toml"))
+#: Headings of columns, conventions of ceilings, and of each score ``name, meaning, heading, map, cmap, low, high``.
+COLUMNS, CEILINGS, SCORES = _TABLES["columns"], _TABLES["ceilings"], _TABLES["scores"]
+#: What maps of the explorer can be coloured by: ``heading, low, high``.
+EXPLORER: dict[str, dict[str, Any]] = _TABLES["explorer"]
+
+
+@lru_cache(maxsize=1)
+def style() -> Any:
+    """Settings of matplotlib for all figures."""
+    from matplotlib import rc_params_from_file
+
+    with as_file(files("neuroenc.report") / "templates" / "figures.mplstyle") as path:
+        return rc_params_from_file(path, use_default_template=False)
+
 
 # Tol's muted scheme, extended by darker and lighter steps that stay apart for colour-blind readers.
 _MUTED_SCHEME = """
@@ -58,7 +65,7 @@ def drawing(width: float, height: float, layout: Any = "none") -> Iterator[Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context(style()):
         yield Figure(figsize=(width, height), layout=layout)
 
 
@@ -96,7 +103,7 @@ def figure_png(figure: Any, dpi: int = 150, *, tight: bool = False) -> bytes:
 
     edges = {"bbox_inches": "tight", "pad_inches": 0.05} if tight else {}
     buffer = io.BytesIO()
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **edges)
     return buffer.getvalue()
 
@@ -106,7 +113,7 @@ def figure_svg(figure: Any) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode().replace("'DejaVu Sans'", _FONTS).encode()
 
@@ -140,19 +147,6 @@ def short(name: Any, limit: int = 30) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-_HEADINGS = {
-    "roi": "ROI",
-    "n_voxels": "voxels",
-    "median_r": "median r",
-    "median_ceiling_r": "median ceiling",
-    "median_r_normalised": "median r / ceiling",
-    "n_captioned": "with caption",
-    "n_without_caption": "without caption",
-    "r": "r",
-    "r2": "R²",
-    "p_value": "p",
-    "q_value": "q (FDR)",
-}
 _SHARES = ("accuracy", "share", "fraction", "rate")
 
 
@@ -191,7 +185,7 @@ def number(value: Any, column: str = "", digits: int = 3) -> str:
 def table(frame: pd.DataFrame, links: Sequence[str] = ()) -> dict[str, Any]:
     """Headings, text cells and which columns are numeric, for the template; ``links`` are those of the first column."""
     numeric = [bool(pd.api.types.is_numeric_dtype(frame[c]) and frame[c].dtype != bool) for c in frame.columns]
-    names = [_HEADINGS.get(str(c), str(c).replace("_", " ")) for c in frame.columns]
+    names = [COLUMNS.get(str(c), str(c).replace("_", " ")) for c in frame.columns]
     columns = [{"name": name, "numeric": is_number} for name, is_number in zip(names, numeric)]
     rows = [[number(v, str(c)) for c, v in zip(frame.columns, row)] for row in frame.itertuples(index=False)]
     return {"columns": columns, "rows": rows, "links": list(links)}
@@ -224,9 +218,19 @@ def joined(items: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def bar(value: float, top: float) -> str | None:
-    """Width in percent of a bar that starts at zero; None where there is no value."""
-    return f"{100 * min(max(value / top, 0.0), 1.0):.1f}" if np.isfinite(value) and top > 0 else None
+def bar(value: float) -> str:
+    """A share as the width of a bar in percent; 0 where there is no value."""
+    return f"{100 * min(max(value, 0.0), 1.0):.1f}" if np.isfinite(value) else "0.0"
+
+
+def beside(null: float) -> str:
+    """A shuffled control, where it is known, beside its number."""
+    return f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+
+
+def voxel_link(voxel: Any) -> str:
+    """Fragment of the page that opens a voxel."""
+    return "#voxel=" + quote(str(voxel), safe="")
 
 
 def place_of(scores: xr.Dataset, v: int) -> str:

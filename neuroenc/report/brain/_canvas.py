@@ -14,8 +14,9 @@ from neuroenc.report._charts import draw_strip
 from neuroenc.report._regions import NO_ROI, memberships
 from neuroenc.report._style import TIE, data_uri, figure_png
 from neuroenc.report.brain import _mesh as meshes
+from neuroenc.report.brain._paint import Painter
 from neuroenc.report.brain._slices import plot_mosaic, slices_of
-from neuroenc.report.brain._surface import plot_surface
+from neuroenc.report.brain._surface import draw_flat, flat_windows, plot_surface, seen
 from neuroenc.report.export._files import places
 
 MOST_OUTLINES, MOST_STRIPS = 24, 24
@@ -100,8 +101,10 @@ class Canvas:
         if not (known & self._kept).any() or (self.kind == "strip" and heights is None):
             return []
         if self.kind == "strip":
+            tones = {str(x): (colours or {}).get(str(x), TIE) for x in values} if named else None
+            painter = Painter(values, None, limits or (None, None), tones)
             shown = np.where(known, np.asarray(heights), np.nan)
-            return [draw_strip(shown, self._tones(values, colours, limits), self._groups, height_label)]
+            return [draw_strip(shown, painter.colours(painter.numbers), self._groups, height_label)]
         options: dict[str, Any] = {"label": label, "colours": colours, "cmap": cmap}
         if limits and not named:
             options |= {"vmin": limits[0], "vmax": limits[1]}
@@ -119,16 +122,6 @@ class Canvas:
         kinds = ("flat", "inflated") if both or hidden else ("flat",)
         return [_png(plot_surface(shown, *place, mesh=kind, **options)) for kind in kinds]
 
-    def _tones(self, values: np.ndarray, colours: Mapping[str, Any] | None, limits: Any) -> np.ndarray:
-        import matplotlib
-        from matplotlib.colors import Normalize, to_rgba
-
-        if values.dtype.kind in "OUS":
-            return np.array([to_rgba((colours or {}).get(str(x), TIE)) for x in values])
-        known = values[np.isfinite(values)]
-        low, high = limits or (float(known.min()), float(known.max()))
-        return matplotlib.colormaps["viridis"](Normalize(low, high, clip=True)(values))
-
 
 def _png(figure: Any) -> str:
     return data_uri(figure_png(figure, tight=True), "image/png")
@@ -141,52 +134,38 @@ _INFLATED = (
 )
 _WIDTH = 1000.0  # units of a map's width; the page scales them
 _FLAT_HEIGHT, _HEAD, _GAP = 470.0, 28.0, 14.0
-_SIDES = {"L": "left", "R": "right"}
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(height: float) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 100, height / 100))
+    return Figure(figsize=(_WIDTH / 100, height / 100))
 
 
 def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     """Both hemispheres side by side, cropped to the voxels; every voxel is seen once."""
-    from matplotlib.collections import PolyCollection
 
-    sides = [h for h in "LR" if (hemi == h).any()]
-    flat = {h: meshes.flat_mesh(h) for h in sides}
-    windows = {}
-    for h in sides:
-        xy, _, on = flat[h]
-        here = vertex[hemi == h]
-        box = xy[here[on[here]]] if on[here].any() else xy[on]
-        windows[h] = (box.min(axis=0) - 9, box.max(axis=0) + 9)
-    tall = max(float(high[1] - low[1]) for low, high in windows.values())
-    room = (_WIDTH - _GAP * (len(sides) - 1)) / len(sides)
-    scale = min(room / max(float(high[0] - low[0]) for low, high in windows.values()), (_FLAT_HEIGHT - _HEAD) / tall)
-    height = tall * scale + _HEAD
-    figure = _figure(_WIDTH, height)
+    windows = flat_windows(vertex, hemi, 9.0)
+    (left_edge, low), (right_edge, high) = next(iter(windows.values()))
+    tall, room = float(high - low), (_WIDTH - _GAP * (len(windows) - 1)) / len(windows)
+    scale = min(room / float(right_edge - left_edge), (_FLAT_HEIGHT - _HEAD) / tall)
+    height, wide = tall * scale + _HEAD, room / scale
+    figure = _figure(height)
     x, y = np.full(len(vertex), np.nan), np.full(len(vertex), np.nan)
     labels = []
-    for panel, h in enumerate(sides):
-        xy, faces, on = flat[h]
-        (low, high), left, wide = windows[h], panel * (room + _GAP), room / scale
+    for panel, (h, (low, high)) in enumerate(windows.items()):
+        xy, faces, on = meshes.flat_mesh(h)
+        left = panel * (room + _GAP)
         # The panel is filled with more of the cortex around the voxels, as far as there is some.
         edge = xy[on].min(axis=0)[0] - 4, xy[on].max(axis=0)[0] + 4
         x0 = (low[0] + high[0] - wide) / 2
         x0 = max(min(x0, edge[1] - wide), edge[0]) if edge[1] - edge[0] > wide else (edge[0] + edge[1] - wide) / 2
-        middle = (low[1] + high[1]) / 2
         axes = figure.add_axes((left / _WIDTH, 0, room / _WIDTH, (height - _HEAD) / height))
-        axes.set_xlim(x0, x0 + wide)
-        axes.set_ylim(middle - tall / 2, middle + tall / 2)
-        axes.axis("off")
-        colours = meshes.flat_shade(meshes.inflated_mesh(h)[2], faces)
-        axes.add_collection(PolyCollection(xy[faces], facecolors=colours, edgecolors=colours, linewidths=0.3))
+        draw_flat(axes, h, np.zeros((len(faces), 4)), ((x0, low[1]), (x0 + wide, high[1])))
         mine = np.flatnonzero((hemi == h) & on[vertex])
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
-        y[mine] = _HEAD + (middle + tall / 2 - xy[vertex[mine], 1]) * scale
-        labels.append({"text": f"{_SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
+        y[mine] = _HEAD + (high[1] - xy[vertex[mine], 1]) * scale
+        labels.append({"text": f"{meshes.SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
     return _map("flat", "Flat", figure, height, x, y, labels, spacing=1.5 * scale)
 
 
@@ -195,22 +174,17 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     cell = _WIDTH / 4
     tall = cell * meshes.PANEL[1] / meshes.PANEL[0]
     scale = cell / (2 * meshes.PANEL[0])
-    figure = _figure(_WIDTH, 2 * tall)
+    figure = _figure(2 * tall)
     at: list[np.ndarray] = []
     who: list[np.ndarray] = []
     labels = []
     views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
-    directions = {h: np.array([meshes.VIEWS[view][h][0] for view in views[h]], float).T for h in "LR"}
-    normals = {h: meshes.vertex_normals(*meshes.inflated_mesh(h)[:2]) for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
-            xyz, faces, _ = meshes.inflated_mesh(h)
             axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
-            meshes.draw_hemisphere(axes, h, view, np.zeros((len(faces), 4)))
-            forward, up = (np.array(a, float) for a in meshes.VIEWS[view][h])
-            plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
-            mine = np.flatnonzero(hemi == h)
-            facing = -normals[h][vertex[mine]] @ directions[h]
+            meshes.draw_hemisphere(axes, h, view, np.zeros((len(meshes.inflated_mesh(h)[1]), 4)))
+            mine, (plane, *_) = np.flatnonzero(hemi == h), seen(h, view)
+            facing = np.stack([seen(h, other)[1][vertex[mine]] for other in views[h]], axis=1)
             # What no view faces, such as the top of the brain, stands in the one that comes closest.
             own = views[h].index(view)
             mine = mine[(facing[:, own] > 0.12) | (facing.argmax(axis=1) == own)]
@@ -227,10 +201,10 @@ def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
 
 def _map(kind: str, name: str, figure: Any, height: float, x: Any, y: Any, labels: Any, **more: Any) -> dict[str, Any]:
     """What the page needs of a map; voxels without a place are left out."""
-    seen = np.flatnonzero(np.isfinite(x))
+    placed = np.flatnonzero(np.isfinite(x))
     size = round(float(np.clip(more.pop("spacing", 0), 2.2, 9)), 2)
     about = {"kind": kind, "name": name, "width": _WIDTH, "height": round(height, 1), "shape": "dot", "size": size}
-    about |= {"x": _round(x[seen]), "y": _round(y[seen]), "voxel": seen.tolist(), "labels": labels}
+    about |= {"x": _round(x[placed]), "y": _round(y[placed]), "voxel": placed.tolist(), "labels": labels}
     return about | {"background": None if figure is None else figure_png(figure, dpi=160)} | more
 
 

@@ -13,6 +13,7 @@ from neuroenc.report._style import INK, write
 
 N_VERTICES = 10242  # of fsaverage5, per hemisphere
 
+SIDES = {"L": "left", "R": "right"}
 PANEL = (114.0, 84.0)  # half width and height of a panel in mm: the inflated mesh with its label above
 
 # Direction in which the camera looks, and what is up on the page (x right, y anterior, z superior).
@@ -27,18 +28,29 @@ VIEWS: Mapping[str, Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int
 }
 
 
+def _file(part: str, hemi: str) -> str:
+    """A file of fsaverage5 as nilearn ships it."""
+    require("nilearn", "brain")
+    from nilearn.datasets import fetch_surf_fsaverage
+
+    found: str = fetch_surf_fsaverage("fsaverage5")[f"{part}_{SIDES[hemi]}"]
+    return found
+
+
 @lru_cache(maxsize=2)
 def inflated_mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inflated fsaverage5 of one hemisphere, from nilearn's own files: coordinates (mm), faces, sulcal depth."""
-    require("nilearn", "brain")
-    from nilearn.datasets import fetch_surf_fsaverage
     from nilearn.surface import load_surf_data, load_surf_mesh
 
-    side = {"L": "left", "R": "right"}[hemi]
-    files = fetch_surf_fsaverage("fsaverage5")
-    mesh = load_surf_mesh(files[f"infl_{side}"])
+    mesh = load_surf_mesh(_file("infl", hemi))
     coordinates = np.asarray(mesh.coordinates, float)
-    return coordinates - coordinates.mean(axis=0), np.asarray(mesh.faces), load_surf_data(files[f"sulc_{side}"])
+    return coordinates - coordinates.mean(axis=0), np.asarray(mesh.faces), load_surf_data(_file("sulc", hemi))
+
+
+def camera(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directions forward, right and up of a view."""
+    forward, up = (np.array(a, float) for a in VIEWS[view][hemi])
+    return forward, np.cross(forward, up), up
 
 
 def face_values(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -65,8 +77,7 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
     from matplotlib.collections import PolyCollection
 
     coordinates, faces, sulc = inflated_mesh(hemi)
-    forward, up = (np.array(a, float) for a in VIEWS[view][hemi])
-    right = np.cross(forward, up)
+    forward, right, up = camera(hemi, view)
     corners = coordinates[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
@@ -93,10 +104,9 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
 @lru_cache(maxsize=2)
 def flat_mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flattened fsaverage5: coordinates (vertex, 2) in mm, faces, and whether a vertex is on the patch."""
-    from nilearn.datasets import fetch_surf_fsaverage
     from nilearn.surface import load_surf_mesh
 
-    mesh = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")[f"flat_{ {'L': 'left', 'R': 'right'}[hemi] }"])
+    mesh = load_surf_mesh(_file("flat", hemi))
     faces = np.asarray(mesh.faces)
     on = np.zeros(len(mesh.coordinates), bool)
     on[faces.ravel()] = True

@@ -11,7 +11,7 @@ import xarray as xr
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import in_roi, roi_names
-from neuroenc.report._style import INK, MUTED, bare, category_colours, write_inside
+from neuroenc.report._style import INK, MUTED, SCORES, bare, category_colours, write_inside
 
 # Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
 COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
@@ -20,18 +20,6 @@ COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
     "blue-orange": ("#26292d", "#2583e0", "#ef7d11", "#fbf6ee"),
 }
 CORTEX = 0.82  # grey under a transparent colour, in legends
-
-# Headings of scores, shared by figures, the report and the interactive view.
-HEADINGS = {
-    "r": "Prediction accuracy, Pearson r",
-    "r2": "Coefficient of determination, R²",
-    "ev": "Explained variance",
-    "noise_ceiling_r": "Noise ceiling, correlation",
-    "noise_ceiling_r2": "Noise ceiling, share of variance",
-    "r_normalised": "Accuracy over noise ceiling",
-    "ncsnr": "Noise ceiling signal-to-noise ratio",
-}
-
 
 Limits = tuple[float | None, float | None]
 # Values of a second number or an opacity, their range and their label.
@@ -247,7 +235,7 @@ def label_for(values: Any, given: str = "") -> str:
     if given or not isinstance(values, xr.DataArray) or values.name is None:
         return given
     unit = str(values.attrs.get("units", "") or "")
-    heading = str(values.attrs.get("long_name", "") or HEADINGS.get(str(values.name), str(values.name)))
+    heading = str(values.attrs.get("long_name", "") or SCORES.get(str(values.name), {}).get("heading", values.name))
     return f"{heading.replace('_', ' ')} ({unit})" if unit and unit not in ("1", heading) else heading.replace("_", " ")
 
 

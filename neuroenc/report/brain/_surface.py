@@ -151,7 +151,7 @@ def plot_surface(
         painter.key(figure, label_for(values, label), 0.34)
 
     if mesh == "flat":
-        return _flat_figure(_flat_windows(index, side, crop), painter.room, painted, regions, key)
+        return _flat_figure(flat_windows(index, side, 12.0 if crop else None), painter.room, painted, regions, key)
     return _inflated_figure(views, painter.room, painted, regions, key)
 
 
@@ -182,9 +182,9 @@ def _flat_figure(windows: Windows, room: float, painted: Any, regions: Any, key:
         for n, (h, window) in enumerate(windows.items()):
             left = (WIDTH - inches * len(windows) * 1.03) / 2 + n * inches * 1.03 + 0.015 * inches
             axes = figure.add_axes((left / WIDTH, room / height, inches / WIDTH, inches * tall / wide / height))
-            _draw_flat(axes, h, painted(h), window, inches, regions(h))
-            title = {"L": "Left", "R": "Right"}[h] + " hemisphere"
-            write_inside(axes, 0.5, 1.01, title, "center bottom", color=MUTED)
+            draw_flat(axes, h, painted(h), window)
+            _outline(axes, h, regions(h), inches)
+            write_inside(axes, 0.5, 1.01, f"{meshes.SIDES[h].title()} hemisphere", "center bottom", color=MUTED)
             if n == 0:
                 (x0, y0), (x1, _) = window
                 start = x0 + 0.03 * (x1 - x0)
@@ -194,39 +194,43 @@ def _flat_figure(windows: Windows, room: float, painted: Any, regions: Any, key:
     return figure
 
 
-def _flat_windows(vertex: np.ndarray, hemi: np.ndarray, crop: bool) -> Windows:
-    """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size."""
+def flat_windows(vertex: np.ndarray, hemi: np.ndarray, margin: float | None) -> Windows:
+    """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size.
+
+    Panels hold the voxels and ``margin`` mm around them, or without one the whole patch.
+    """
     boxes = {}
     for h in [h for h in "LR" if (hemi == h).any()] or ["L", "R"]:
         xy, _, on = meshes.flat_mesh(h)
         here = vertex[hemi == h]
         here = here[on[here]]
-        box = xy[here] if crop and len(here) else xy[on]
-        margin = 12.0 if crop and len(here) else 4.0
-        boxes[h] = (box.min(axis=0) - margin, box.max(axis=0) + margin)
+        box, around = (xy[here], margin) if margin is not None and len(here) else (xy[on], 4.0)
+        boxes[h] = (box.min(axis=0) - around, box.max(axis=0) + around)
     size = np.max([high - low for low, high in boxes.values()], axis=0)
     return {h: ((low + high - size) / 2, (low + high + size) / 2) for h, (low, high) in boxes.items()}
 
 
-def _runs(seen: np.ndarray) -> list[slice]:
+def _runs(inside: np.ndarray) -> list[slice]:
     """Stretches of True that have at least two points."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
     return [slice(a, b) for a, b in zip(edges[::2], edges[1::2]) if b - a > 1]
 
 
-def _draw_flat(
-    axes: Any, hemi: str, colours: np.ndarray, window: Any, inches: float, regions: Mapping[str, np.ndarray]
-) -> None:
-    """Paint the flat patch; ``colours`` (face, 4); ``regions`` are bool (vertex,)."""
+def draw_flat(axes: Any, hemi: str, colours: np.ndarray, window: Any) -> None:
+    """Paint the flat patch; ``colours`` (face, 4), alpha 0 = bare."""
     from matplotlib.collections import PolyCollection
 
-    xy, faces, on = meshes.flat_mesh(hemi)
+    xy, faces, _ = meshes.flat_mesh(hemi)
     rgba = meshes.over(colours, meshes.flat_shade(meshes.inflated_mesh(hemi)[2], faces))
     axes.add_collection(PolyCollection(xy[faces], facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True))
     (x0, y0), (x1, y1) = window
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
     axes.axis("off")
-    anchors = []
+
+
+def _outline(axes: Any, hemi: str, regions: Mapping[str, np.ndarray], inches: float) -> None:
+    """Outline regions, bool (vertex,), on the flat patch, and name their parts."""
+    (xy, faces, on), anchors = meshes.flat_mesh(hemi), []
     for name, inside in regions.items():
         meshes.draw_lines(axes, [meshes.smooth(xy[chain].mean(axis=1)) for chain in meshes.loops(inside & on, faces)])
         anchors += [(name, _middle(xy[part])) for part in _parts(inside & on, faces)]
@@ -263,27 +267,27 @@ def _draw_inflated(
     if not regions:
         return
     faces = meshes.inflated_mesh(hemi)[1]
-    plane, facing, seen = _seen(hemi, view)
+    plane, facing, visible = seen(hemi, view)
     anchors = []
     for name, inside in regions.items():
         lines = []
         for chain in meshes.loops(inside, faces):
             points = meshes.smooth(plane[chain].mean(axis=1))
-            lines += [points[run] for run in _runs(seen[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
+            lines += [points[run] for run in _runs(visible[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
         meshes.draw_lines(axes, lines)
         for part in _parts(inside, faces):
-            shares = {v: float((_seen(hemi, v)[1][part] * _seen(hemi, v)[2][part]).sum()) for v in views}
+            shares = {v: float((seen(hemi, v)[1][part] * seen(hemi, v)[2][part]).sum()) for v in views}
             if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
-                anchors.append((name, _middle(plane[part[seen[part]]])))
+                anchors.append((name, _middle(plane[part[visible[part]]])))
     meshes.place_labels(axes, anchors, WIDTH / 4, fontsize=6.5)
 
 
 @lru_cache(maxsize=12)
-def _seen(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def seen(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices on the page (vertex, 2), cosine of the angle to the camera, and whether the camera sees them."""
     xyz, faces, _ = meshes.inflated_mesh(hemi)
-    forward, up = (np.array(a, float) for a in meshes.VIEWS[view][hemi])
-    plane = np.stack([xyz @ np.cross(forward, up), xyz @ up], axis=1)
+    forward, right, up = meshes.camera(hemi, view)
+    plane = np.stack([xyz @ right, xyz @ up], axis=1)
     facing = -meshes.vertex_normals(xyz, faces) @ forward
     return plane, facing, (facing > 0) & ~_hidden(plane, xyz @ forward, faces, facing)
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data import read_picture
-from neuroenc.report._style import bar, joined, number, place_of
+from neuroenc.captions import CaptionStudy
+from neuroenc.data import Stimuli, read_picture
+from neuroenc.report._style import joined, place_of
 from neuroenc.report.explorer._data import VoxelTable
-
-if TYPE_CHECKING:
-    from neuroenc.captions import CaptionStudy
-    from neuroenc.data import Stimuli
 
 SIDE = 96  # pixels, shown at 64 CSS pixels
 
@@ -132,11 +128,6 @@ class Pictures:
         return self._stimuli.image(self._place[stimulus])
 
 
-def voxel_link(voxel: Any) -> str:
-    """Fragment of the page that opens a voxel."""
-    return "#voxel=" + quote(str(voxel), safe="")
-
-
 def segments(text: str, phrases: Iterable[tuple[int, int, str]]) -> list[dict[str, str]]:
     """The caption in pieces, each with its verdict ("" outside phrases); an overlapping phrase is cut short.
 
@@ -166,69 +157,29 @@ def best_rows(table: VoxelTable, rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.argsort(-np.where(np.isfinite(r), r, -np.inf), kind="stable")][:n]
 
 
-def beside(null: float) -> str:
-    """A shuffled control, where it is known, beside its number."""
-    return f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
-
-
-def _percentile(share: float | None) -> str:
-    return "–" if share is None or not np.isfinite(share) else f"{100 * share:.0f}"
-
-
-def _phrases(study: CaptionStudy, table: VoxelTable, voxel: Any) -> list[Any]:
-    if study.phrases is None or voxel not in table.phrases:
-        return []
-    return study.phrases.iloc[table.phrases[voxel]].to_dict("records")
-
-
-def voxel_cards(
-    study: CaptionStudy,
-    table: VoxelTable,
-    rows: Iterable[int],
-    images: Pictures,
-    *,
-    lines: int = 3,
-    thumbs: int = 6,
-) -> list[dict[str, Any]]:
-    """What the template shows of each voxel in ``rows`` of the table."""
-    cards = []
+def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], images: Pictures) -> list[dict[str, Any]]:
+    """What the template shows of each voxel in ``rows`` of the table: three captions, and six images."""
+    scored = [(f"stability, {kind}", f"stability:{kind}", f"stability:{kind}_null") for kind in table.stability]
+    scored.append(("sentence-level ρ", "rho", "shuffled"))
+    cards: list[dict[str, Any]] = []
+    none = np.zeros(0, int)
     for v in rows:
-        line = table.frame.iloc[int(v)]
+        line: dict[Any, Any] = table.frame.iloc[int(v)].to_dict()
         voxel = line["voxel"]
-        told = _phrases(study, table, voxel)
-        captions = study.captions.iloc[table.captions.get(voxel, np.zeros(0, int))[:lines]]
-        shown = study.evidence.iloc[table.evidence.get(voxel, np.zeros(0, int))[:thumbs]]
-        facts = []
-        if np.isfinite(line["unsupported"]):
-            facts.append(("unsupported phrases", number(line["unsupported"], "share")))
-        for kind in table.stability:
-            value = line[f"stability:{kind}"]
-            if np.isfinite(value):
-                facts.append((f"stability, {kind}", number(value, digits=2) + beside(line[f"stability:{kind}_null"])))
-        if "rho" in table.frame and np.isfinite(line["rho"]):
-            facts.append(("sentence-level ρ", number(line["rho"], digits=2) + beside(line["shuffled"])))
+        told = [] if study.phrases is None else study.phrases.iloc[table.phrases.get(voxel, none)].to_dict("records")
+        captions = study.captions.iloc[table.captions.get(voxel, none)[:3]].to_dict("records")
+        for one in captions:
+            spans = [(int(p["start"]), int(p["end"]), p["verdict"]) for p in told if p["rank"] == one["rank"]]
+            one["parts"] = segments(str(one["caption"]), spans)
+        shown = study.evidence.iloc[table.evidence.get(voxel, none)[:6]]
         where = (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v)))
-        card: dict[str, Any] = {"voxel": str(voxel), "link": voxel_link(voxel)}
-        card |= {"where": " · ".join(x for x in where if x), "ceiling": None, "ceiling_bar": None}
-        card |= {"r": number(line["r"], digits=2), "r_bar": bar(line["r"], 1.0) or "0.0", "facts": facts}
-        if np.isfinite(line["ceiling"]):
-            card |= {"ceiling": number(line["ceiling"], digits=2), "ceiling_bar": bar(line["ceiling"], 1.0)}
-        said = []
-        for rank, text, score in zip(captions["rank"], captions["caption"], captions["score"]):
-            spans = [(int(p["start"]), int(p["end"]), p["verdict"]) for p in told if p["rank"] == rank]
-            parts = segments(str(text), spans)
-            said.append({"rank": int(rank), "score": number(float(score), digits=2), "parts": parts})
-        phrases = []
-        for p in (p for p in told if len(captions) and p["rank"] == captions["rank"].iloc[0]):
-            numbers = {"in_images": number(p.get("in_images"), "share")}
-            numbers |= {
-                "predicted": number(p.get("predicted"), digits=2),
-                "percentile": _percentile(p.get("percentile")),
-            }
-            phrases.append({"phrase": str(p["phrase"]), "verdict": p["verdict"], **numbers})
-        pictures = [
-            images.describe(s) | {"id": s, "predicted": number(float(p), digits=2)}
+        card: dict[str, Any] = {"where": " · ".join(x for x in where if x), "captions": captions}
+        card["scored"] = [(name, line[c], line[null]) for name, c, null in scored if np.isfinite(line.get(c, np.nan))]
+        # Of the best caption.
+        card["phrases"] = [p for p in told if captions and p["rank"] == captions[0]["rank"]]
+        card["images"] = [
+            images.describe(s) | {"id": s, "predicted": float(p)}
             for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
         ]
-        cards.append(card | {"captions": said, "phrases": phrases, "images": pictures, "fails": line["fails"]})
+        cards.append(line | card)
     return cards

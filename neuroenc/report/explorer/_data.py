@@ -9,28 +9,16 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from neuroenc._core.schema import VERDICTS, check_scores, check_voxel_table
+from neuroenc.captions import CaptionStudy
 from neuroenc.report._regions import ceiling_r, frequent_words, has_caption, normalised_r
 
-if TYPE_CHECKING:
-    from neuroenc.captions import CaptionStudy
-
-# What a map can be coloured by: heading, and the range (None = from the data).
-NUMBERS: dict[str, tuple[str, float | None, float | None]] = {
-    "r": ("Accuracy, Pearson r", 0.0, None),
-    "r_normalised": ("Accuracy / noise ceiling", 0.0, 1.0),
-    "ceiling": ("Noise ceiling, correlation", 0.0, None),
-    "unsupported": ("Unsupported phrases, share", 0.0, None),
-    "stability": ("Caption stability over {kind}", 0.0, 1.0),
-    "rho": ("Sentence-level score, Spearman ρ", 0.0, None),
-    "q_value": ("q (FDR)", None, None),
-}
 SHOWN = 8  # images of a voxel in its panel; all of them are in evidence.csv
 
 
@@ -112,8 +100,6 @@ def study_of(
 
     A voxel without a row, or with an empty caption, was held back.
     """
-    from neuroenc.captions import CaptionStudy
-
     scores = check_scores(scores)
     voxels = scores["voxel"].values
     captions = check_voxel_table(captions, "captions", voxels, ("voxel", "caption"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -12,15 +12,12 @@ import pandas as pd
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.schema import VERDICTS
+from neuroenc.captions import CaptionStudy, structurize
 from neuroenc.report import _regions as regions
 from neuroenc.report._page import Block, Page, Section
-from neuroenc.report._style import number
-from neuroenc.report.explorer._cards import beside, best_rows, voxel_cards, voxel_link
+from neuroenc.report._style import beside, number
+from neuroenc.report.explorer._cards import Pictures, best_rows, voxel_cards
 from neuroenc.report.explorer._data import VoxelTable
-
-if TYPE_CHECKING:
-    from neuroenc.captions import CaptionStudy
-    from neuroenc.report.explorer._cards import Pictures
 
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
 MAX_ROWS = 30
@@ -126,7 +123,7 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
         for part, heading in PARTS:
             found = mine[mine["part"] == part].sort_values("share", ascending=False, kind="stable").head(14)
             if len(found):
-                columns.append({"heading": heading, "words": _bars(found)})
+                columns.append({"heading": heading, "words": found.to_dict("records")})
         if columns:
             return columns
     own = study.captions[study.captions["voxel"].isin(voxels.frame["voxel"].iloc[rows])]
@@ -138,17 +135,7 @@ def _words(study: CaptionStudy, name: str | None, rows: np.ndarray, voxels: Voxe
         ranked["lift"] = [share / everywhere[word] for word, share in zip(ranked["word"], ranked["share"])]
     half = -(-len(ranked) // 2)
     parts = {"Words of the best captions": ranked[:half], "": ranked[half:]}
-    return [{"heading": heading, "words": _bars(part)} for heading, part in parts.items() if len(part)]
-
-
-def _bars(found: pd.DataFrame) -> list[dict[str, Any]]:
-    top = float(found["share"].max()) or 1.0
-    lift = found["lift"] if "lift" in found.columns else [float("nan")] * len(found)
-    rows = []
-    for word, share, x in zip(found["word"], found["share"].astype(float), lift):
-        told = {"share": number(share, "share"), "lift": f"×{float(x):.1f}" if np.isfinite(float(x)) else ""}
-        rows.append({"word": str(word), "bar": f"{100 * share / top:.1f}", **told})
-    return rows
+    return [{"heading": heading, "words": part.to_dict("records")} for heading, part in parts.items() if len(part)]
 
 
 def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject: str | None) -> list[Section]:
@@ -187,8 +174,6 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
 
 def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: str) -> Section | None:
     """Captions of a region as one sentence of scope, a few aspects, and verbatim captions with their voxels."""
-    from neuroenc.captions import structurize
-
     best = best_rows(voxels, rows, MOST_CAPTIONS)
     order = {voxel: k for k, voxel in enumerate(voxels.frame["voxel"].iloc[best])}
     own = study.captions[study.captions["voxel"].isin(list(order))].drop_duplicates("voxel")
@@ -203,19 +188,11 @@ def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: 
     scope = found.scope.replace("These voxels", name, 1)
     if len(order) == MOST_CAPTIONS:
         scope += f" Made from the {MOST_CAPTIONS} best predicted voxels."
-    aspects = []
-    for aspect in found.aspects:
-        said = f"{number(aspect.share, 'share')} of captions, {len(aspect.voxels)} voxels"
-        lines = [
-            {"text": x.caption, "voxels": [(str(v), voxel_link(v)) for v in x.voxels[:6]], "more": len(x.voxels[6:])}
-            for x in aspect.descriptions
-        ]
-        aspects.append({"title": aspect.title, "said": said, "lines": lines})
     about = (
         "Aspects are clusters of the best captions, named by the phrases that separate them; below each, captions word "
         "for word, the most typical first, with the voxels that have them."
     )
-    shown: dict[str, Any] = {"template": "structure.html.j2", "context": {"aspects": aspects}}
+    shown: dict[str, Any] = {"template": "structure.html.j2", "context": {"aspects": found.aspects}}
     return Section("structure", "In short", f"{scope}\n\n{about}", **shown)
 
 
@@ -263,7 +240,7 @@ def group_page(
         page.add(_word_section("words", "Words of the captions", lead, "Words", columns))
     if len(labels):
         lead = f"Share of captioned voxels by their {voxels.frame.attrs['label_kind']}, as in the label maps."
-        columns = [{"heading": "", "words": _bars(labels)}]
+        columns = [{"heading": "", "words": labels.to_dict("records")}]
         page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,18 +18,16 @@ from neuroenc._core.files import atomic_path, write_json, write_text
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.schema import COLUMNS
 from neuroenc._core.tables import write_table
+from neuroenc.captions import CaptionStudy
+from neuroenc.data import Stimuli
 from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import NO_ROI, memberships
-from neuroenc.report._style import hex_colours
+from neuroenc.report._style import EXPLORER, hex_colours
 from neuroenc.report.brain._canvas import layouts
 from neuroenc.report.explorer import _groups as group_pages
 from neuroenc.report.explorer._cards import Pictures, best_rows
-from neuroenc.report.explorer._data import NUMBERS, SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
+from neuroenc.report.explorer._data import SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
 from neuroenc.report.export import _files as export_files
-
-if TYPE_CHECKING:
-    from neuroenc.captions import CaptionStudy
-    from neuroenc.data import Stimuli
 
 CHUNK = 400  # voxels whose evidence and phrases lie in one file
 BUDGET = 24_000_000  # characters of thumbnails
@@ -77,8 +75,6 @@ def explorer_sections(
     DataError
         ``study`` is not a CaptionStudy.
     """
-    from neuroenc.captions import CaptionStudy
-
     if not isinstance(study, CaptionStudy):
         raise DataError(
             f"study is a {type(study).__name__}; a CaptionStudy is needed. Next step: CaptionStudy.load(folder), or "
@@ -177,11 +173,11 @@ def _range(values: np.ndarray, low: float | None, high: float | None) -> list[fl
 def _numbers(voxels: VoxelTable) -> list[dict[str, Any]]:
     """What the map can be coloured by, with one range for all subjects."""
     out = []
-    for key, (heading, low, high) in NUMBERS.items():
-        columns = [(f"stability:{k}", heading.format(kind=k)) for k in voxels.stability]
-        for column, name in columns if key == "stability" else [(key, heading)]:
+    for key, about in EXPLORER.items():
+        columns = [(f"stability:{k}", about["heading"].format(kind=k)) for k in voxels.stability]
+        for column, name in columns if key == "stability" else [(key, about["heading"])]:
             if column in voxels.frame and voxels.frame[column].notna().any():
-                span = _range(voxels.frame[column].to_numpy(float), low, high)
+                span = _range(voxels.frame[column].to_numpy(float), about.get("low"), about.get("high"))
                 out.append({"key": column, "name": name, "low": span[0], "high": span[1]})
     return out
 

@@ -20,29 +20,10 @@ from neuroenc._core.files import hash_array, hash_json, read_json, read_text, wr
 from neuroenc._core.provenance import versions
 from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
+from neuroenc.report._style import CEILINGS, SCORES, shipped
 from neuroenc.report.export._files import MESHES, label_image, numeric_scores, places, save_image, vertices_of
 
 BIDS_VERSION = "1.10.0"
-
-# Name, unit and meaning. Attributes of a score ("long_name", "units", "description") stand above these.
-_KNOWN: dict[str, tuple[str, str, str]] = {
-    "r": ("Pearson r", "1", "correlation of measured and predicted responses over held-out stimuli"),
-    "r2": ("coefficient of determination", "1", "1 - residual / total sum of squares over held-out stimuli"),
-    "ev": ("explained variance", "1", "1 - variance of residuals / variance of responses over held-out stimuli"),
-    "r_captions": ("Pearson r of captions", "1", "correlation predicted from the embedded captions of the voxel"),
-    "ncsnr": ("noise ceiling signal-to-noise ratio", "1", "standard deviation of the signal over that of the noise"),
-    "noise_ceiling_r": ("noise ceiling", "1", "highest correlation that the noise allows"),
-    "noise_ceiling_r2": ("noise ceiling", "1", "share of variance that the signal causes"),
-    "r_normalised": ("normalised Pearson r", "1", "Pearson r over the noise ceiling in units of correlation"),
-    "alpha": ("ridge penalty", "1", "penalty chosen by cross-validation"),
-    "p_value": ("p", "1", "p-value of a permutation test of the correlation, uncorrected"),
-    "q_value": ("q", "1", "p-value adjusted for the false discovery rate over voxels"),
-}
-_CEILINGS = {
-    "ncsnr": "ncsnr = sd(signal) / sd(noise) from repeated stimuli; noise_ceiling_r2 = ncsnr^2 / (ncsnr^2 + "
-    "mean over stimuli of 1 / repeats), noise_ceiling_r its square root (Allen et al. 2022)",
-    "split_half": "split-half reliability, corrected by Spearman-Brown",
-}
 
 
 def ceiling_convention(name: str, scores: xr.Dataset) -> str:
@@ -53,25 +34,12 @@ def ceiling_convention(name: str, scores: xr.Dataset) -> str:
         if divisor not in scores:
             return f"divided by a noise ceiling; {own or 'convention not recorded'}"
         base = str(scores[divisor].attrs.get("ceiling", "")) or own
-        return f"divided by {divisor}; {_CEILINGS.get(base, base or 'convention not recorded')}"
+        return f"divided by {divisor}; {CEILINGS.get(base, base or 'convention not recorded')}"
     if name == "ncsnr":
-        return _CEILINGS["ncsnr"]
+        return CEILINGS["ncsnr"]
     if own or name.startswith("noise_ceiling"):
-        return _CEILINGS.get(own, own or "convention not recorded")
+        return CEILINGS.get(own, own or "convention not recorded")
     return "none: not divided by a noise ceiling"
-
-
-def _plain_attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Attributes as JSON holds them; what it does not hold is written as text."""
-    found = {}
-    for name, value in attrs.items():
-        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError):
-            value = str(value)
-        found[str(name)] = value
-    return found
 
 
 def parsed(provenance: str | Mapping[str, Any] | None) -> Any:
@@ -95,13 +63,16 @@ def sidecar(
 
 
 def _of_score(name: str, scores: xr.Dataset) -> dict[str, Any]:
-    attrs = _plain_attributes(scores[name].attrs)
-    long, unit, meaning = _KNOWN.get(name, (name.replace("_", " "), "arbitrary", ""))
+    # What JSON does not hold is written as text.
+    text = json.dumps(scores[name].attrs, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))
+    attrs: dict[str, Any] = json.loads(text)
+    # Attributes of a score ("long_name", "units", "description") stand above what is known of it.
+    known, plain = SCORES.get(name, {}), name.replace("_", " ")
     values = np.asarray(scores[name].values, float)
     out = {
-        "LongName": attrs.get("long_name", long),
-        "Description": attrs.get("description", meaning or f"{name.replace('_', ' ')} of each voxel"),
-        "Units": attrs.get("units") or (unit if name in _KNOWN else attrs.get("unit") or unit),
+        "LongName": attrs.get("long_name", known.get("name", plain)),
+        "Description": attrs.get("description", known.get("meaning", f"{plain} of each voxel")),
+        "Units": attrs.get("units") or ("1" if known else attrs.get("unit") or "arbitrary"),
         "Statistic": attrs.get("metric", name),
         "CeilingConvention": ceiling_convention(name, scores),
         "NumberOfVoxels": int(values.size),
@@ -148,13 +119,6 @@ _LABEL = re.compile(r"[0-9A-Za-z+]+")
 STANDARD_SPACES = re.compile(r"fsaverage[3456]?|fsaverageSym|fsLR|MNI[0-9A-Za-z]+|T1w|ICBM[0-9A-Za-z]+|Talairach")
 
 
-_README = """Maps of voxelwise encoding models, written by neuroenc.
-
-sub-*/func/*_statmap.* hold one score each: NIfTI for voxels of a volume, GIFTI (one file for each hemisphere) for
-vertices of a surface. Voxels outside the analysis are NaN. The .json file beside a map says what the score is, its
-unit, how many held-out stimuli it rests on, the convention of the noise ceiling, and where it came from.
-*_dseg.* hold regions of interest; the .tsv file beside them names the numbers.
-"""
 # The suffix statmap, the entity stat and maps of single regions of a run are not in the validator's schema yet.
 _NOTE = ".unfinished-export"
 _IGNORE = "*_statmap.*\n*_dseg.*\n"
@@ -281,7 +245,7 @@ def export_bids(
         raise DataError(f"{len(existing)} maps exist in {folder}, first {first}. Next step: overwrite=True.")
     written = [folder / "dataset_description.json"]
     write_json(written[0], description(name, source_datasets, licence))
-    for file, text in (("README", _README), (".bidsignore", _IGNORE)):
+    for file, text in (("README", shipped("bids_readme.txt")), (".bidsignore", _IGNORE)):
         if not (folder / file).exists():
             written.append(write_text(folder / file, text))
     write_text(note, key + "\n")

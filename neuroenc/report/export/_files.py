@@ -59,10 +59,6 @@ def vertices_of(scores: xr.Dataset) -> int:
     return named if named >= highest else (fitting[0] if fitting else highest)
 
 
-def _record(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): None if value is pd.NA or value is pd.NaT else value for key, value in row.items()}
-
-
 def map_files(scores: xr.Dataset) -> list[str]:
     """Patterns of the files that `write_maps` writes."""
     volume, surface, _ = places(scores)
@@ -72,7 +68,7 @@ def map_files(scores: xr.Dataset) -> list[str]:
 def write_captions(folder: Path, captions: pd.DataFrame) -> list[Path]:
     """``captions.csv`` and ``captions.json`` (a list of records; a missing number is null)."""
     write_table(captions, folder / "captions.csv")
-    write_json(folder / "captions.json", [_record(row) for row in captions.to_dict("records")])
+    write_json(folder / "captions.json", captions.astype(object).where(captions.notna(), None).to_dict("records"))
     return [folder / "captions.csv", folder / "captions.json"]
 
 

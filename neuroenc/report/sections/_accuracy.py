@@ -14,22 +14,11 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.schema import check_scores
 from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import NO_ROI, ceiling_r, median, memberships, normalised_r, roi_summary
-from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, number, short, write
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, SCORES, WIDTH, drawing, number, short, write
 from neuroenc.report.brain._canvas import Canvas
-from neuroenc.report.brain._paint import HEADINGS
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
 
 MAX_ROIS, MAX_DOTS = 24, 300
-
-# What a map shows: heading, colour map, lowest and highest value (None = from the data).
-MAPS: dict[str, tuple[str, str, float | None, float | None]] = {
-    **{name: (heading, "viridis", 0.0, None) for name, heading in HEADINGS.items()},
-    "r_normalised": (HEADINGS["r_normalised"], "plasma", 0.0, 1.0),
-    "alpha": ("Ridge penalty, log10 alpha", "cividis", None, None),
-    "p_value": ("−log10 p", "viridis", 0.0, None),
-    "q_value": ("−log10 q (FDR)", "viridis", 0.0, None),
-    "roi": ("Regions of interest", "", None, None),
-}
 
 
 def accuracy_sections(
@@ -329,12 +318,14 @@ def _maps(scores: xr.Dataset, names: Sequence[str]) -> Section | None:
     canvas = Canvas(scores)
     blocks: list[Block] = []
     for name in names if canvas.kind != "strip" else ():
-        heading, cmap, low, high = MAPS.get(name, (name.replace("_", " "), "viridis", None, None))
+        known: dict[str, Any] = SCORES.get(name, {})
+        heading = known.get("map", known.get("heading", name.replace("_", " ")))
+        low, high = known.get("low"), known.get("high")
         values = _values(scores, name)
         finite = values[np.isfinite(values)] if name != "roi" else values
         if name != "roi" and (not finite.size or (low is not None and finite.max() <= low)):
             low = high = None
-        figures = canvas.draw(values, label=heading, cmap=cmap or None, limits=(low, high), both=not blocks)
+        figures = canvas.draw(values, label=heading, cmap=known.get("cmap"), limits=(low, high), both=not blocks)
         said = "" if name == "roi" else f"{finite.size} voxels, median {median(values):z.2f}."
         nothing = Block(heading=heading, caption="No voxel has a value.")
         blocks.append(Block(figures, f"{heading}. {said}", heading=heading) if figures else nothing)

@@ -36,6 +36,19 @@ class Cells:
         return np.asarray(self.scores["r"].values, float)
 
     @property
+    def drawn(self) -> tuple[list[Group], str]:
+        """Groups that figures show, and what was left out."""
+        return by_kind(self.groups, MAX_GROUPS)
+
+    def shares(self, labels: np.ndarray, colours: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Any, ...]:
+        """Shares (class, group) among the labelled voxels, their stacked bars, and their table under ``names``."""
+        groups = self.drawn[0]
+        values = shares_of(labels, list(colours), groups)
+        held = [int((labels[g.voxels] != "").sum()) for g in groups]
+        columns = {names.get(c, c): list(map(percent, row)) for c, row in zip(colours, values)}
+        return values, draw_shares(values, groups, held, colours), group_table(groups, n_voxels=held, **columns)
+
+    @property
     def readout_colours(self) -> dict[str, Any]:
         """One colour a readout, the same in every figure."""
         return colours_of(self.parts["readout"])
@@ -115,14 +128,12 @@ _CLASS_WORDS = {"vision": "vision", "dense": "dense captions", "single": "single
 def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
     """Vision, dense captions or single captions, through one readout at a time."""
     ways = [str(x) for x in regions["readout"].values] if "readout" in regions.dims else [""]
-    groups, said = by_kind(cells.groups, MAX_GROUPS)
-    classes, blocks, rows = list(CLASSES), [], []
+    said, blocks, rows = cells.drawn[1], [], []
     for k, way in enumerate(ways):
         own = regions.isel(readout=k) if "readout" in regions.dims else regions
         labels = own["region"].values.astype(str)
-        shares = shares_of(labels, classes, groups)
-        held = [int((labels[g.voxels] != "").sum()) for g in groups]
-        key = legend(CLASSES, {c: percent(shares[j, 0]) for j, c in enumerate(classes)})
+        shares, bars, table = cells.shares(labels, CLASSES, _CLASS_WORDS)
+        key = legend(CLASSES, dict(zip(CLASSES, map(percent, shares[:, 0]))))
         for item in key:
             item["name"] = _CLASS_WORDS.get(item["name"], item["name"])
         words = ", ".join(f"{item['name']} {item['said']}" for item in key)
@@ -131,14 +142,12 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         heights = best_of(r)
         figures = cells.canvas.draw(labels, label="", heights=heights, colours=CLASSES)
         blocks.append(Block(figures, f"{through}: {words}.", cells.canvas.how, heading=through, legend=key))
-        bars = draw_shares(shares, classes, groups, held, CLASSES)
         alt = f"{through}, share of voxels in each group: {words}."
         blocks.append(Block(bars, alt, "Percent of the voxels of each group. " + said))
-        columns = {_CLASS_WORDS.get(c, c): list(map(percent, row)) for c, row in zip(classes, shares)}
-        rows.append(group_table(groups, n_voxels=held, **columns))
-        rows[-1].insert(0, "readout", way)
-    table = pd.concat(rows, ignore_index=True)
-    blocks.append(Block(table=table, about="share of voxels, every readout and group"))
+        table.insert(0, "readout", way)
+        rows.append(table)
+    every = pd.concat(rows, ignore_index=True)
+    blocks.append(Block(table=every, about="share of voxels, every readout and group"))
     sides = [s for s in ("vision", "dense", "single") if s in regions.attrs]
     names = "; ".join(f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in sides)
     remarks = []
@@ -158,7 +167,7 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
 
 def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame | None]]) -> Section:
     """Best layer of every group and voxel."""
-    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    groups, said = cells.drawn
     blocks = []
     for way, (found, given) in layers.items():
         names = [str(x) for x in found["layers"].values]
@@ -191,7 +200,7 @@ def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataF
 
 def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
     """How far content moves, turns and scales receptive fields."""
-    groups, said = by_kind(cells.groups, MAX_GROUPS)
+    groups, said = cells.drawn
     blocks, rows = [], []
     for key, values in warp.data_vars.items():
         numbers = np.asarray(values.transpose("cell", "voxel").values, float)

@@ -11,9 +11,9 @@ import xarray as xr
 
 from neuroenc._core.schema import check_names, check_same_voxels, check_scores
 from neuroenc.encoders.comparison import closest_rival
-from neuroenc.report._charts import draw_gains, draw_matrix, draw_shares
+from neuroenc.report._charts import draw_gains, draw_matrix
 from neuroenc.report._page import Block, Section, make_sections
-from neuroenc.report._regions import by_kind, group_medians, groups_of, shares_of
+from neuroenc.report._regions import by_kind, group_medians, groups_of
 from neuroenc.report._style import colours_of, legend, number, short
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
@@ -162,7 +162,7 @@ def _tiles(
 
 def _accuracy(cells: shared.Cells, medians: pd.DataFrame, tiles: Sequence[tuple[str, str]]) -> Section:
     """Cells by groups."""
-    groups, said = by_kind(cells.groups, shared.MAX_GROUPS)
+    groups, said = cells.drawn
     values = group_medians(cells.r, groups)
     rings = shared.rings_of(values) if len(cells.names) > 1 else None
     figure = shared.draw_groups(values, cells.names, groups, rings=rings)
@@ -257,13 +257,8 @@ def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
         name = "no separable winner"
         key += legend({name: colours["tie"]}, {name: shared.percent(counts["tie"] / n)})
     words = "; ".join(f"{k['name']} {k['said']}" for k in key)
-    groups, said = by_kind(cells.groups, shared.MAX_GROUPS)
-    classes = [*won, "tie"]
-    shares = shares_of(labels, classes, groups)
-    held = [int((labels[g.voxels] != "").sum()) for g in groups]
-    frame = shared.group_table(groups, n_voxels=held)
-    for name, row in zip(classes, shares):
-        frame[f"{name} share" if name != "tie" else "no separable winner share"] = list(map(shared.percent, row))
+    columns = {**{c: f"{c} share" for c in won}, "tie": "no separable winner share"}
+    _, bars, table = cells.shares(labels, {c: colours[c] for c in columns}, columns)
     lead = (
         "A voxel has a winner where one cell beats each of the others over resampled stimuli, after correction for the "
         "number of voxels. Elsewhere the data cannot tell, and the map says so."
@@ -280,15 +275,14 @@ def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
         known = lead_of[np.isfinite(lead_of)]
         alt = f"Lead of the best cell over the next; median {number(float(np.median(known)))}." if known.size else ""
         drawn = f"What the cell of highest r is ahead of the next, without a test. {cells.canvas.how}"
-        blocks = [Block(figures, alt, drawn), Block(table=frame, about="share of voxels")]
+        blocks = [Block(figures, alt, drawn), Block(table=table, about="share of voxels")]
     else:
         figures = cells.canvas.draw(labels, label="", heights=best, colours=colours, both=True)
-        bars = draw_shares(shares, classes, groups, held, colours)
         alt = f"Share of voxels won in each group. Overall: {words}"
-        drawn = "Percent of the voxels of each group, their number in brackets. " + said
+        drawn = "Percent of the voxels of each group, their number in brackets. " + cells.drawn[1]
         blocks = [
             Block(figures, f"Best cell of every voxel. {words}", cells.canvas.how, legend=key),
-            Block(bars, alt, drawn, frame, about="share of voxels"),
+            Block(bars, alt, drawn, table, about="share of voxels"),
         ]
     title = "Which cell predicts which voxel best"
     return Section("winner", title, lead, blocks, nav="Winners", remarks=remarks, terms=["separable winner"])

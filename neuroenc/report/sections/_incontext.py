@@ -148,7 +148,25 @@ def plot_confusion(table: pd.DataFrame, *, label: str = "share of voxels") -> An
     categories = [c for c in table.columns if c not in extra]
     rows = [f"{name}  ({int(n)})" for name, n in zip(table.index, table["n_voxels"])]
     notes = [f"{a:.0%} (shuffled {b:.0%})" for a, b in zip(table["accuracy"], table["null_accuracy"])]
-    return _matrix(table[categories].to_numpy(float), rows, categories, notes=notes, label=label)
+    values = table[categories].to_numpy(float)
+    with drawing(2.9 + 0.72 * len(categories) + 0.9, 0.33 * len(rows) + 1.0, "constrained") as figure:
+        axes = figure.subplots()
+        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            if value >= 0.005:
+                text = f"{value:z.2f}".lstrip("0") if value < 1 else "1"
+                write(axes, j, i, text, color="white" if value > 0.55 else INK)
+        axes.set_xticks(range(len(categories)), categories)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+        axes.xaxis.tick_top()
+        for i, note in enumerate(notes):
+            write(axes, len(categories) - 0.4, i, note, "left center", color=MUTED)
+        bare(axes)
+        bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=40, label=label)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=2, labelsize=8)
+    return figure
 
 
 def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] | None = None) -> Any:
@@ -208,27 +226,4 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
         shown = list(grid.ravel()[: len(panels)])
         bar = figure.colorbar(image, ax=shown, fraction=0.03, pad=0.02, label=label or str(values.name or ""))
         bar.outline.set_visible(False)
-    return figure
-
-
-def _matrix(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, notes: Sequence[str], label: str
-) -> Any:
-    with drawing(2.9 + 0.72 * len(columns) + 0.9, 0.33 * len(rows) + 1.0, "constrained") as figure:
-        axes = figure.subplots()
-        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (i, j), value in np.ndenumerate(values):
-            if value >= 0.005:
-                text = f"{value:z.2f}".lstrip("0") if value < 1 else "1"
-                write(axes, j, i, text, color="white" if value > 0.55 else INK)
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(length=0)
-        axes.xaxis.tick_top()
-        for i, note in enumerate(notes):
-            axes.text(len(columns) - 0.4, i, note, va="center", fontsize=8, color=MUTED)
-        bare(axes)
-        bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=40, label=label)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=2, labelsize=8)
     return figure
