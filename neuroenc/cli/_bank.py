@@ -30,21 +30,10 @@ def build(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Embed images once, without duplicates, each with its file, licence and source."""
+    options = {name: value for name, value in locals().items() if name != "quiet"}
     from neuroenc.retrieval import build_bank
 
-    build_bank(
-        source,
-        out,
-        model=model,
-        pretrained=pretrained,
-        dtype=dtype,
-        shard_rows=shard_rows,
-        batch_size=batch_size,
-        near_duplicates=near_duplicates,
-        device=device,
-        progress=not quiet,
-        say=typer.echo,
-    )
+    build_bank(**options, progress=not quiet, say=typer.echo)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from neuroenc.cli._errors import clean_errors
 app = typer.Typer(no_args_is_help=True, help="What is kept to be used again: list it, clear it.")
 
 
-def _size(n: float) -> str:
+def size_text(n: float) -> str:
+    """A number of bytes as text."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
@@ -37,11 +38,11 @@ def list_(
     from neuroenc.embedding import cache_dir, cache_list
 
     table = cache_list(out)
-    typer.echo(f"{out or cache_dir()}: {len(table)} entries, {_size(float(table['bytes'].sum()))}")
+    typer.echo(f"{out or cache_dir()}: {len(table)} entries, {size_text(float(table['bytes'].sum()))}")
     for row in table.to_dict("records"):
         state = "" if row["complete"] else "  (not complete)"
         age = _age(time.time() - row["used"].timestamp())
-        typer.echo(f"{row['kind']:24} {_size(row['bytes']):>9}  used {age:>5} ago  {row['what']}{state}".rstrip())
+        typer.echo(f"{row['kind']:24} {size_text(row['bytes']):>9}  used {age:>5} ago  {row['what']}{state}".rstrip())
 
 
 @app.command()
@@ -61,4 +62,4 @@ def clear(
     if not yes:
         what = "everything" if older_than is None else f"what was not used for {older_than}"
         typer.confirm(f"Remove {what}{'' if size is None else f' beyond {size}'} from {cache_dir()}?", abort=True)
-    typer.echo(f"freed {_size(cache_clear(older_than, size))}")
+    typer.echo(f"freed {size_text(cache_clear(older_than, size))}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from neuroenc._core.errors import DataError
+from neuroenc.cli._cache import size_text
 from neuroenc.cli._errors import clean_errors
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe.")
@@ -32,7 +33,7 @@ def list_(mirror: Mirror = None) -> None:
     from neuroenc.data import list_manifests, presence
 
     header = ("name", "size", "present", "licence", "title")
-    rows = [(m.name, _size(m.size), presence(m, mirror), m.licence, m.title) for m in list_manifests()]
+    rows = [(m.name, size_text(m.size), presence(m, mirror), m.licence, m.title) for m in list_manifests()]
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
     for row in (header, *rows):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -47,32 +48,17 @@ def show(name: Name, files: Annotated[bool, typer.Option(help="List the files to
 
     manifest = load_manifest(name)
     options = ", ".join(f"{k}={v!r}" for k, v in loader_options(manifest).items()) or "none"
-    lines = {
-        "title": manifest.title,
-        "description": manifest.description,
-        "licence": manifest.licence,
-        "redistribution": manifest.redistribution,
-        "access": manifest.access,
-        "citation": manifest.citation,
-        "doi": manifest.doi,
-        "homepage": manifest.homepage,
+    told = ("title", "description", "licence", "redistribution", "access", "citation", "doi", "homepage")
+    lines = {name: getattr(manifest, name) for name in told} | {
         "load with": f'neuroenc.data.load_dataset("{manifest.name}")',
         "options": options,
-        "files": f"{len(manifest.files)} ({_size(manifest.size)})",
+        "files": f"{len(manifest.files)} ({size_text(manifest.size)})",
     }
     typer.echo(manifest.name)
+    wrap = textwrap.TextWrapper(100, subsequent_indent=" " * 18, break_long_words=False, break_on_hyphens=False)
     for key, text in lines.items():
         if text:
-            typer.echo(
-                textwrap.fill(
-                    text,
-                    100,
-                    initial_indent=f"  {key:<15} ",
-                    subsequent_indent=" " * 18,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+            typer.echo(wrap.fill(f"  {key:<15} {text}"))
     for f in manifest.files if files else ():
         typer.echo(f"    {f.sha256[:12]}  {f.size:>10}  {f.path}{'' if f.url else '  (mirror only)'}")
 
@@ -92,7 +78,7 @@ def fetch(
     manifest = load_manifest(name)
     folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None, progress=not quiet)
     chosen = manifest.select(file or None)
-    typer.echo(f"{len(chosen)} files ({_size(sum(f.size for f in chosen))}) verified in {folder}")
+    typer.echo(f"{len(chosen)} files ({size_text(sum(f.size for f in chosen))}) verified in {folder}")
 
 
 @app.command()
@@ -128,7 +114,3 @@ def describe(path: Annotated[Path, typer.Argument(help="Folder or file.")]) -> N
         typer.echo(f"{path}: no known layout; {'it holds ' + ', '.join(held) if held else 'nothing that is read'}.")
         typer.echo(f"Known: {', '.join(known_layouts())}, NIfTI, .npy, .nc. For your own arrays see the README.")
         raise typer.Exit(1)
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

@@ -124,9 +124,7 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings as sentences, without the line of source that raised them."""
     before = warnings.formatwarning
 
-    def sentence(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
+    def sentence(message: Warning | str, *_: Any) -> str:
         return f"warning: {' '.join(str(message).split())}\n"
 
     if os.environ.get("NEUROENC_TRACEBACK", "0") in ("", "0"):

@@ -33,24 +33,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace maps that exist.")] = False,
 ) -> None:
     """Write the maps of a finished run as a BIDS derivative: NIfTI or GIFTI, each with a sidecar."""
+    options = {name: value for name, value in locals().items() if name != "source"}
     from neuroenc.study import export as work
 
     if bids is None:
         raise ConfigError("give --bids FOLDER, where the BIDS derivative is written.")
-    work(
-        run,
-        bids=bids,
-        maps=maps,
-        subject=subject,
-        session=session,
-        task=task,
-        space=space,
-        volume_space=volume_space,
-        resolution=resolution,
-        density=density,
-        desc=desc,
-        source_datasets=source or (),
-        licence=licence,
-        overwrite=overwrite,
-        say=typer.echo,
-    )
+    work(**options, source_datasets=source or (), say=typer.echo)
