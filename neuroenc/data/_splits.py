@@ -269,13 +269,9 @@ def folds(
         splitter = KFold(n_splits, shuffle=True, random_state=seed)
         pairs = [(np.isin(groups, a), np.isin(groups, b)) for a, b in splitter.split(np.arange(len(names)))]
         return [(rows[a], rows[b]) for a, b in pairs]
-    split = (
-        LeaveOneGroupOut().split(rows, groups=groups)
-        if n_splits is None
-        else GroupKFold(n_splits, shuffle=True, random_state=seed).split(rows, groups=groups)
-    )
+    grouped: Any = LeaveOneGroupOut() if n_splits is None else GroupKFold(n_splits, shuffle=True, random_state=seed)
     result = []
-    for _, test in split:
+    for _, test in grouped.split(rows, groups=groups):
         in_test = np.zeros(len(rows), dtype=bool)
         in_test[test] = True
         train = np.flatnonzero(_allowed(responses, in_test, shared))

@@ -61,12 +61,9 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
             "Next step: neuroenc.data.make_responses(values, stimulus=ids)."
         )
     dims = tuple(map(str, responses.dims))
-    if dims not in (("presentation", "voxel"), ("stimulus", "voxel")):
-        step = (
-            "responses.transpose(..., 'voxel')"
-            if sorted(dims) in (["presentation", "voxel"], ["stimulus", "voxel"])
-            else "make_responses"
-        )
+    legal = (("presentation", "voxel"), ("stimulus", "voxel"))
+    if dims not in legal:
+        step = "responses.transpose(..., 'voxel')" if dims[::-1] in legal else "make_responses"
         raise DataError(
             f"responses have dims {dims} and shape {responses.shape}; legal are ('presentation', 'voxel') and "
             f"('stimulus', 'voxel'). Next step: {step}."

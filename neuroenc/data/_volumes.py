@@ -15,7 +15,7 @@ from nibabel.nifti1 import Nifti1Image
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import check_readable_file
 from neuroenc._core.tables import decode_text, raw_cells, read_table
-from neuroenc.data._build import check_place, inside_volume, make_responses
+from neuroenc.data._build import check_place, inside_volume, make_responses, roi_strings
 from neuroenc.data._images import binary_mask, check_affine, image_values, label_values, mask_on, open_image, open_mask
 
 
@@ -185,12 +185,11 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
     if not inside.any():
         raise DataError(f"the mask is empty: 0 of {inside.size} voxels.")
     ijk = np.argwhere(inside).astype(np.int64)
-    names = np.full(len(ijk), "", dtype=object)
-    for name, item in (rois or {}).items():
-        flags = roi_flags(name, item, mask, "mask")
-        if not flags[inside].any():
-            raise DataError(f"roi {name!r} has {int(flags.sum())} voxels, none of them in the mask of {len(ijk)}.")
-        names[flags[inside]] += name + ";"
+    flags = {name: roi_flags(name, item, mask, "mask") for name, item in (rois or {}).items()}
+    for name, here in flags.items():
+        if not here[inside].any():
+            raise DataError(f"roi {name!r} has {int(here.sum())} voxels, none of them in the mask of {len(ijk)}.")
+    roi = roi_strings({name: here[inside] for name, here in flags.items()}, len(ijk))
     parts, tr = [], None
     for n, item in enumerate(items):
         what = "data" if len(items) == 1 else f"image {n}"
@@ -203,8 +202,8 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
         if values.ndim == 4:
             tr = seconds(image) or tr
     values = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
-    roi, affine = np.array([x[:-1] for x in names], dtype=str), np.asarray(mask.affine, dtype=np.float64)
     a, b, c = inside.shape
+    affine = np.asarray(mask.affine, dtype=np.float64)
     return Masked(values, ijk, roi, affine, (a, b, c), tuple(len(x) for x in parts), tr)
 
 

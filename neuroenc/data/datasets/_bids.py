@@ -110,7 +110,6 @@ def read_bids(
     Mumford et al. (2012), Deconvolving BOLD activation in event-related designs for multivoxel pattern classification
     analyses, NeuroImage 59:2636 (lsa and lss). Esteban et al. (2019), fMRIPrep, Nature Methods 16:111.
     """
-    one_of("model", model, ("trial", "condition"))
     if not isinstance(zscore, bool):
         one_of("value of zscore:", zscore, ("session", "run"))
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
@@ -217,7 +216,7 @@ _CONFOUNDS = {
     "motion24": [m + x for m in _MOTION for x in ("", "_derivative1", "_power2", "_derivative1_power2")],
     "acompcor": [*_MOTION, *(f"a_comp_cor_{n:02d}" for n in range(5))],
 }
-_LEGAL = {"method": ("lsa", "lss"), "hrf": ("spm", "glover"), "noise": ("ols", "ar1")}
+_LEGAL = {"model": ("trial", "condition"), "method": ("lsa", "lss"), "hrf": ("spm", "glover"), "noise": ("ols", "ar1")}
 
 
 @dataclass(frozen=True)

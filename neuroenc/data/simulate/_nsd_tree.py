@@ -74,86 +74,6 @@ def make_experiment(n_shared: int, n_unique: int, n_sessions: int, rng: np.rando
     return Experiment(order, pictures, shared, runs_of(pattern), n_sessions, pattern, coco)
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """One subject's volume. Flat numbers are in C order.
-
-    ``brain``, ``cortex`` flat numbers; ``visual`` flat numbers of the simulated voxels, in their order; ``labels``
-    file -> whole numbers (x, y, z), -1 outside cortex; ``tvalues`` category -> t (x, y, z).
-    """
-
-    shape: tuple[int, int, int]
-    brain: np.ndarray
-    cortex: np.ndarray
-    visual: np.ndarray
-    labels: dict[str, np.ndarray]
-    tables: dict[str, dict[int, str]]
-    tvalues: dict[str, np.ndarray]
-
-
-def make_subject(number: int, truth: xr.Dataset, rng: np.random.Generator) -> Subject:
-    """Place the simulated voxels in a small volume of this subject's own shape, with cortex and brain around them."""
-    n = truth.sizes["voxel"]
-    left = truth["hemi"].values == "L"
-    side = int(np.ceil((2.6 * n) ** (1 / 3)))
-    shape = (2 * ((side + 1) // 2) + 2 * (number % 2), side + 3 + number % 3, side + 1)
-    flat = np.arange(np.prod(shape))
-    i, j, k = np.unravel_index(flat, shape)
-    centre = [(s - 1) / 2 for s in shape]
-    distance = np.sum([((x - c) / s) ** 2 for x, c, s in zip((i, j, k), centre, shape)], axis=0)
-    visual = np.empty(n, dtype=np.int64)
-    cortex, brain = [], []
-    for hemi, here in (("L", left), ("R", ~left)):
-        half = flat[(i < shape[0] / 2) == (hemi == "L")]
-        inner = half[np.argsort(distance[half], kind="stable")][: int(len(half) * 0.85)]
-        # From the back of the head forwards: visual voxels, other cortex, other brain.
-        inner = inner[np.lexsort((rng.random(len(inner)), j[inner]))]
-        count = int(here.sum())
-        visual[here] = inner[:count]
-        cortex.append(inner[: count + count // 2])
-        brain.append(inner[: 2 * count + 10])
-    subject = Subject(shape, np.sort(np.concatenate(brain)), np.sort(np.concatenate(cortex)), visual, {}, {}, {})
-    _add_labels(subject, truth, rng)
-    return subject
-
-
-def _add_labels(subject: Subject, truth: xr.Dataset, rng: np.random.Generator) -> None:
-    roi, rf_y = truth["roi"].values, truth["rf_y"].values
-    # Upper field lies in the ventral part; regions without receptive fields are halved by position.
-    second = np.where(np.isfinite(rf_y), rf_y < 0, np.arange(len(roi)) % 2 == 1)
-    fine = np.array([UNIONS.get(r, (r, r))[int(h)] for r, h in zip(roi.tolist(), second.tolist())])
-    for file, names in FILES.items():
-        table = dict(enumerate(names, start=1))
-        wanted = fine
-        if file == "streams":
-            wanted = np.array([_STREAM_OF[r] for r in roi.tolist()])
-        elif file == "nsdgeneral":
-            wanted = np.full(len(roi), "nsdgeneral")
-        elif file == "Kastner2015":
-            table = dict(enumerate(FILES["prf-visualrois"], start=1))
-        elif file == "HCP_MMP1":
-            table = {n: f"parcel{n}" for n in range(1, _N_PARCELS + 1)}
-        labels = np.full(subject.shape, -1, dtype=np.int16)
-        flat = labels.reshape(-1)
-        flat[subject.cortex] = 0
-        if file == "HCP_MMP1":
-            flat[subject.cortex] = 1 + np.sort(rng.permutation(len(subject.cortex)) % _N_PARCELS)
-        else:
-            numbers = {v: k for k, v in table.items()}
-            flat[subject.visual] = [numbers.get(str(w), 0) for w in wanted]
-        subject.labels[file] = labels
-        subject.tables[file] = table
-    family = truth["family"].values
-    for name, category in _CATEGORY.items():
-        t = np.full(subject.shape, np.nan, dtype=np.float32)
-        everywhere = t.reshape(-1)
-        everywhere[subject.brain] = rng.uniform(-4, 3, len(subject.brain))
-        own = subject.visual[family == name]
-        # Manual regions were drawn liberally, at t > 0: a part of each does not reach 2.
-        everywhere[own] = rng.uniform(0.1, 8, len(own))
-        subject.tvalues[category] = t
-
-
 def nsd_tree(
     path: str | os.PathLike[str],
     *,
@@ -228,11 +148,8 @@ def nsd_tree(
     ...     sorted(p.name for p in Path(folder).iterdir())
     ['nsddata', 'nsddata_betas', 'nsddata_stimuli']
     """
-    for kind, values, legal in (
-        ("space", spaces, SPACES),
-        ("version of betas", betas, BETAS),
-        ("format", formats, _ENDINGS),
-    ):
+    asked = ("space", spaces, SPACES), ("version of betas", betas, BETAS), ("format", formats, _ENDINGS)
+    for kind, values, legal in asked:
         for value in values:
             one_of(kind, value, legal)
     planned = max(n_sessions)
@@ -252,8 +169,7 @@ def nsd_tree(
     for number, cortex in enumerate(cortices, start=1):
         assert cortex.truth is not None
         rng = np.random.default_rng([seed, 11, number])
-        subject = make_subject(number, cortex.truth, rng)
-        writer = _Writer(root, number, subject, cortex.truth, experiment, completed[number], rng)
+        writer = _Writer(Layout(root, number), cortex.truth, experiment, completed[number], rng)
         written = writer.write(tuple(dict.fromkeys(("func1pt8mm", *spaces))), tuple(betas), tuple(formats), n_invalid)
         written.extra["n_sessions"] = completed
         found.append(written)
@@ -261,28 +177,29 @@ def nsd_tree(
 
 
 class _Writer:
-    """One subject's files."""
+    """One subject's volume, and its files. Flat numbers are in C order.
+
+    ``brain``, ``cortex`` flat numbers; ``visual`` flat numbers of the simulated voxels, in their order; ``labels``
+    file -> whole numbers (x, y, z), -1 outside cortex; ``tvalues`` category -> t (x, y, z).
+    """
 
     def __init__(
-        self,
-        root: Path,
-        number: int,
-        subject: Subject,
-        truth: xr.Dataset,
-        experiment: Experiment,
-        n_sessions: int,
-        rng: np.random.Generator,
+        self, layout: Layout, truth: xr.Dataset, experiment: Experiment, n_sessions: int, rng: np.random.Generator
     ) -> None:
-        self.layout, self.subject, self.experiment, self.rng = Layout(root, number), subject, experiment, rng
-        self.n_sessions = n_sessions
-        self.trials = experiment.trials(number).head(n_sessions * experiment.per_session)
+        self.layout, self.experiment, self.rng, self.n_sessions = layout, experiment, rng, n_sessions
+        self.trials = experiment.trials(layout.subject).head(n_sessions * experiment.per_session)
+        self.labels: dict[str, np.ndarray] = {}
+        self.tables: dict[str, dict[int, str]] = {}
+        self.tvalues: dict[str, np.ndarray] = {}
+        self._place(truth)
+        self._add_labels(truth)
         self.affine = np.diag([1.8, 1.8, 1.8, 1.0])
-        self.affine[:3, 3] = [-1.8 * (s - 1) / 2 for s in subject.shape]
+        self.affine[:3, 3] = [-1.8 * (s - 1) / 2 for s in self.shape]
         # Signal over this subject's own pictures has unit variance; other brain voxels have none.
-        signal = truth["signal"].values[experiment.pictures[number - 1]]
+        signal = truth["signal"].values[experiment.pictures[layout.subject - 1]]
         signal = (signal - signal.mean(axis=0)) / signal.std(axis=0)
-        brain = subject.brain
-        at = np.searchsorted(brain, subject.visual)
+        brain = self.brain
+        at = np.searchsorted(brain, self.visual)
         self.signal = np.zeros((len(signal), len(brain)), dtype=np.float32)
         self.signal[:, at] = signal
         self.ncsnr = np.zeros(len(brain), dtype=np.float32)
@@ -291,13 +208,73 @@ class _Writer:
         self.roi[at] = truth["roi"].values
         self.vertices = self._vertices()
 
+    def _place(self, truth: xr.Dataset) -> None:
+        """Put the simulated voxels into a small volume of an own shape, with cortex and brain around them."""
+        n, number = truth.sizes["voxel"], self.layout.subject
+        left = truth["hemi"].values == "L"
+        side = int(np.ceil((2.6 * n) ** (1 / 3)))
+        shape = (2 * ((side + 1) // 2) + 2 * (number % 2), side + 3 + number % 3, side + 1)
+        flat = np.arange(np.prod(shape))
+        i, j, k = np.unravel_index(flat, shape)
+        centre = [(s - 1) / 2 for s in shape]
+        distance = np.sum([((x - c) / s) ** 2 for x, c, s in zip((i, j, k), centre, shape)], axis=0)
+        visual = np.empty(n, dtype=np.int64)
+        cortex, brain = [], []
+        for hemi, here in (("L", left), ("R", ~left)):
+            half = flat[(i < shape[0] / 2) == (hemi == "L")]
+            inner = half[np.argsort(distance[half], kind="stable")][: int(len(half) * 0.85)]
+            # From the back of the head forwards: visual voxels, other cortex, other brain.
+            inner = inner[np.lexsort((self.rng.random(len(inner)), j[inner]))]
+            count = int(here.sum())
+            visual[here] = inner[:count]
+            cortex.append(inner[: count + count // 2])
+            brain.append(inner[: 2 * count + 10])
+        self.shape, self.visual = shape, visual
+        self.brain, self.cortex = (np.sort(np.concatenate(x)) for x in (brain, cortex))
+
+    def _add_labels(self, truth: xr.Dataset) -> None:
+        roi, rf_y = truth["roi"].values, truth["rf_y"].values
+        # Upper field lies in the ventral part; regions without receptive fields are halved by position.
+        second = np.where(np.isfinite(rf_y), rf_y < 0, np.arange(len(roi)) % 2 == 1)
+        fine = np.array([UNIONS.get(r, (r, r))[int(h)] for r, h in zip(roi.tolist(), second.tolist())])
+        for file, names in FILES.items():
+            table = dict(enumerate(names, start=1))
+            wanted = fine
+            if file == "streams":
+                wanted = np.array([_STREAM_OF[r] for r in roi.tolist()])
+            elif file == "nsdgeneral":
+                wanted = np.full(len(roi), "nsdgeneral")
+            elif file == "Kastner2015":
+                table = dict(enumerate(FILES["prf-visualrois"], start=1))
+            elif file == "HCP_MMP1":
+                table = {n: f"parcel{n}" for n in range(1, _N_PARCELS + 1)}
+            labels = np.full(self.shape, -1, dtype=np.int16)
+            flat = labels.reshape(-1)
+            flat[self.cortex] = 0
+            if file == "HCP_MMP1":
+                flat[self.cortex] = 1 + np.sort(self.rng.permutation(len(self.cortex)) % _N_PARCELS)
+            else:
+                numbers = {v: k for k, v in table.items()}
+                flat[self.visual] = [numbers.get(str(w), 0) for w in wanted]
+            self.labels[file] = labels
+            self.tables[file] = table
+        family = truth["family"].values
+        for name, category in _CATEGORY.items():
+            t = np.full(self.shape, np.nan, dtype=np.float32)
+            everywhere = t.reshape(-1)
+            everywhere[self.brain] = self.rng.uniform(-4, 3, len(self.brain))
+            own = self.visual[family == name]
+            # Manual regions were drawn liberally, at t > 0: a part of each does not reach 2.
+            everywhere[own] = self.rng.uniform(0.1, 8, len(own))
+            self.tvalues[category] = t
+
     def write(
         self, spaces: tuple[str, ...], betas: tuple[str, ...], formats: tuple[str, ...], n_invalid: int
     ) -> EncodingData:
-        invalid = self.rng.choice(self.subject.visual, n_invalid, replace=False)
+        invalid = self.rng.choice(self.visual, n_invalid, replace=False)
         state = self.rng.bit_generator.state
         values = np.empty(0)
-        for file, table in self.subject.tables.items():
+        for file, table in self.tables.items():
             _write_labels(self.layout.label_folder(), file, table)
         self._surface_maps(group="fsaverage" in spaces and self.layout.subject == 1)
         self._transforms()
@@ -305,7 +282,7 @@ class _Writer:
             # The same session effects and trial noise in every version, only more of it.
             self.rng.bit_generator.state = state
             values = self._betas(_NOISE[version])
-            values[-self.experiment.per_session :, np.isin(self.subject.brain, invalid)] = 0
+            values[-self.experiment.per_session :, np.isin(self.brain, invalid)] = 0
             for space in spaces:
                 self._write_betas(space, version, values, formats)
         for space in ("func1pt8mm", "func1mm"):
@@ -322,21 +299,21 @@ class _Writer:
         ratio = np.where(self.ncsnr > 0, self.ncsnr, 1.0) / noise
         return _respond(self.signal, ratio, design, 0.05, self.rng, Nuisances())[0]
 
-    def _grid(self, space: str) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-        """Shape, affine and, for each place of the space, the place of func1pt8mm that it shows (flat numbers)."""
-        shape = self.subject.shape
+    def _grid(self, space: str) -> tuple[np.ndarray, np.ndarray]:
+        """Affine and, for each place of the space, the place of func1pt8mm that it shows (flat numbers)."""
+        shape = self.shape
         if space == "func1pt8mm":
-            return shape, self.affine, np.arange(np.prod(shape)).reshape(shape)
+            return self.affine, np.arange(np.prod(shape)).reshape(shape)
         fine = tuple(int(s * 1.4) for s in shape)
         index = [np.minimum(np.arange(f) * s // f, s - 1) for f, s in zip(fine, shape)]
         affine = self.affine.copy()
         affine[:3, :3] = np.diag([1.8 * s / f for s, f in zip(shape, fine)])
-        return fine, affine, np.ravel_multi_index(np.ix_(*index), shape)
+        return affine, np.ravel_multi_index(np.ix_(*index), shape)
 
-    def _volume(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+    def _volume(self, values: np.ndarray) -> np.ndarray:
         """Values of the brain voxels, (..., brain), as flat volume (..., place)."""
-        flat = np.full((*values.shape[:-1], int(np.prod(self.subject.shape))), fill, dtype=np.float32)
-        flat[..., self.subject.brain] = values
+        flat = np.zeros((*values.shape[:-1], int(np.prod(self.shape))), dtype=np.float32)
+        flat[..., self.brain] = values
         return flat
 
     def _write_betas(self, space: str, version: str, values: np.ndarray, formats: tuple[str, ...]) -> None:
@@ -347,14 +324,14 @@ class _Writer:
             flat = self._volume(values[n * per_session : (n + 1) * per_session])
             stem = f"betas_session{n + 1:02d}"
             if space.startswith("func"):
-                _, affine, index = self._grid(space)
+                affine, index = self._grid(space)
                 _write_frames(folder, stem, np.moveaxis(flat[:, index], 0, -1), formats, affine)
                 continue
             for hemi in self.vertices:
                 ending = "mgh" if space == "fsaverage" else "hdf5"
                 _write_frames(folder, f"{hemi}.{stem}", self._on_surface(flat, hemi, space).T, (ending,), self.affine)
         if space.startswith("func"):
-            _, affine, index = self._grid(space)
+            affine, index = self._grid(space)
             _write_volume(folder / "ncsnr.nii.gz", ncsnr[index], affine)
             return
         for hemi in self.vertices:
@@ -362,10 +339,10 @@ class _Writer:
 
     def _vertices(self) -> dict[str, np.ndarray]:
         """Each hemisphere's vertices: every cortical voxel at least once, and two without data."""
-        left = np.unravel_index(self.subject.cortex, self.subject.shape)[0] < self.subject.shape[0] / 2
+        left = np.unravel_index(self.cortex, self.shape)[0] < self.shape[0] / 2
         found = {}
         for hemi, here in (("lh", left), ("rh", ~left)):
-            own = self.subject.cortex[here]
+            own = self.cortex[here]
             more = self.rng.choice(own, len(own) // 4)
             found[hemi] = self.rng.permutation(np.concatenate([own, more, [-1, -1]]))
         return found
@@ -379,27 +356,27 @@ class _Writer:
         return rng.integers(0, len(self.vertices[hemi]), _FSAVERAGE_VERTICES)
 
     def _volume_maps(self, space: str) -> None:
-        _, affine, index = self._grid(space)
+        affine, index = self._grid(space)
         folder = self.layout.ppdata / space
-        brain = self._volume(np.ones(len(self.subject.brain)))
+        brain = self._volume(np.ones(len(self.brain)))
         _write_volume(folder / "brainmask.nii.gz", brain[index].astype(np.uint8), affine)
         _write_volume(folder / "mean.nii.gz", 1000 * brain[index], affine)
-        for file, labels in self.subject.labels.items():
+        for file, labels in self.labels.items():
             _write_volume(folder / "roi" / f"{file}.nii.gz", labels.reshape(-1)[index], affine)
-        for category, t in self.subject.tvalues.items():
+        for category, t in self.tvalues.items():
             _write_volume(folder / f"floc_{TVALUES[category]}.nii.gz", t.reshape(-1)[index], affine)
 
     def _surface_maps(self, group: bool) -> None:
         own, shared = self.layout.label_folder(), self.layout.label_folder("fsaverage")
         for hemi in self.vertices:
-            for file, labels in self.subject.labels.items():
+            for file, labels in self.labels.items():
                 _write_overlay(own / f"{hemi}.{file}.mgz", self._on_surface(labels.reshape(-1), hemi, "white"))
                 if group and file in ("nsdgeneral", "streams", "HCP_MMP1", "Kastner2015"):
                     # Atlases stand on the group's surface once; regions of one person stand on that person's.
                     values = self._on_surface(labels.reshape(-1), hemi, "fsaverage")
                     _write_overlay(shared / f"{hemi}.{file}.mgz", values)
-                    _write_labels(shared, file, self.subject.tables[file])
-            for category, t in self.subject.tvalues.items():
+                    _write_labels(shared, file, self.tables[file])
+            for category, t in self.tvalues.items():
                 values = self._on_surface(t.reshape(-1), hemi, "white")
                 _write_overlay(own / f"{hemi}.floc{TVALUES[category]}.mgz", values)
 
@@ -407,7 +384,7 @@ class _Writer:
         """Voxel coordinates of each vertex, counted from 1 (9999: no data), and nearest vertices."""
         folder = self.layout.ppdata / "transforms"
         for hemi, flat in self.vertices.items():
-            coords = np.stack(np.unravel_index(np.maximum(flat, 0), self.subject.shape), axis=1) + 1.0
+            coords = np.stack(np.unravel_index(np.maximum(flat, 0), self.shape), axis=1) + 1.0
             coords[flat < 0] = 9999
             for layer in ("white", "layerB1", "layerB2", "layerB3"):
                 _write_overlay(folder / f"{hemi}.func1pt8-to-{layer}.mgz", coords)
@@ -415,14 +392,14 @@ class _Writer:
 
     def _result(self, values: np.ndarray, betas: Sequence[str], invalid: np.ndarray) -> EncodingData:
         rows, session, run = (self.trials[k].to_numpy() for k in ("nsd_id", "session", "run"))
-        brain, last = self.subject.brain, _NOISE[sorted(betas)[-1]]
-        labels: dict[str, Any] = placed(brain, self.subject.shape, self.affine) | {"roi": self.roi.tolist()}
+        brain, last = self.brain, _NOISE[sorted(betas)[-1]]
+        labels: dict[str, Any] = placed(brain, self.shape, self.affine) | {"roi": self.roi.tolist()}
         labels |= {"stimulus": stimulus_name(rows), "subject": self.layout.name, "session": session, "run": run}
         labels |= {"space": "func1pt8mm", "units": "% signal change", "source": "miniature NSD tree"}
         responses = make_responses(values, **labels, licence="BSD-3-Clause")
         known = {"ncsnr": self.ncsnr / np.float32(last), "region": self.roi}
         truth = xr.Dataset({k: ("voxel", v) for k, v in known.items()}, {"voxel": brain})
-        extra: dict[str, Any] = {k: getattr(self.subject, k) for k in ("labels", "tables", "tvalues")}
+        extra: dict[str, Any] = {k: getattr(self, k) for k in ("labels", "tables", "tvalues")}
         extra |= {"nsd_id": rows, "coco_id": self.experiment.coco_id, "invalid": np.sort(invalid)}
         extra |= {"vertices": self.vertices, "to_fsaverage": {h: self._to_fsaverage(h) for h in self.vertices}}
         return EncodingData(responses, None, truth, extra)

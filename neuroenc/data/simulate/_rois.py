@@ -195,9 +195,8 @@ def make_voxels(counts: Mapping[str, int], mixed_share: float, individual: float
                 wanted.append(max(2, round(share)))
         if not keys:
             continue
-        xyz = fsaverage5()[hemi][0]
         for (roi, part), vertices in zip(keys, grow(hemi, np.array(centres), np.array(wanted))):
-            pieces.append(_patch(roi, part, hemi, vertices, xyz[vertices], mixed_share, individual, rng))
+            pieces.append(_patch(roi, part, hemi, vertices, mixed_share, individual, rng))
     order = {name: k for k, name in enumerate(ROIS)}
     table = pd.concat(pieces, ignore_index=True)
     table = table.iloc[np.argsort(table["roi"].map(order).to_numpy(), kind="stable")]
@@ -214,19 +213,12 @@ def _rank(values: np.ndarray) -> np.ndarray:
 
 
 def _patch(
-    roi: Roi,
-    part: int,
-    hemi: str,
-    vertices: np.ndarray,
-    xyz: np.ndarray,
-    mixed_share: float,
-    individual: float,
-    rng: np.random.Generator,
+    roi: Roi, part: int, hemi: str, vertex: np.ndarray, mixed_share: float, individual: float, rng: np.random.Generator
 ) -> pd.DataFrame:
-    n = len(vertices)
+    n, xyz = len(vertex), fsaverage5()[hemi][0][vertex]
     side = 1.0 if hemi == "L" else -1.0
     place = _rank(xyz[:, 1])
-    table = pd.DataFrame({"roi": roi.name, "hemi": hemi, "vertex": vertices, "part": part, "place": place})
+    table = pd.DataFrame({"roi": roi.name, "hemi": hemi, "vertex": vertex, "part": part, "place": place})
     # The draws are the same for every kind of region, so that one region's size does not move another's.
     noise = rng.normal(size=(n, 3))
     mixed = rng.random(n) < mixed_share

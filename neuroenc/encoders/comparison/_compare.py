@@ -80,10 +80,8 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
 def _ridge(job: Job, source: Source) -> Fitted:
     options, rows = job.cell.options, job.rows
     pool = options.get("pool")
-    X, T = (
-        _labelled(pool_cells(source.features(job.cell.features, r).astype(np.float32, copy=False), pool))
-        for r in (rows.train, rows.test)
-    )
+    read = (source.features(job.cell.features, r).astype(np.float32, copy=False) for r in (rows.train, rows.test))
+    X, T = (_labelled(pool_cells(maps, pool)) for maps in read)
     Y = source.responses(rows.train, job.voxels).values
     validation = np.isin(rows.train, rows.validation)
     split = [(np.flatnonzero(~validation), np.flatnonzero(validation))]
@@ -297,7 +295,8 @@ def compare(
     >>> found.best_cell(), set(found.winner()["winner"].values.tolist())
     ('right/linear', {'right/linear'})
     """
-    check_out(out, client)
+    if client is not None and out is None:
+        raise ConfigError("a client's workers write into out; give out= a folder that all of them see.")
     budget = {"n_candidates": n_candidates, "workers": workers, "threads": threads, "n_bootstraps": n_bootstraps}
     for name, value in budget.items():
         check_whole(name, value)
@@ -362,12 +361,6 @@ def _rows_of(name: str, space: xr.DataArray, responses: xr.DataArray) -> np.ndar
         return np.asarray(match(number, responses).values)
     except DataError as error:
         raise DataError(f"feature space {name!r}: {error}") from None
-
-
-def check_out(out: str | os.PathLike[str] | None, client: Any) -> None:
-    """A cluster needs a folder that its workers see."""
-    if client is not None and out is None:
-        raise ConfigError("a client's workers write into out; give out= a folder that all of them see.")
 
 
 def check_ceiling(noise_ceiling: Any, responses: xr.DataArray) -> np.ndarray | None:

@@ -137,8 +137,8 @@ def dual_fold(kernel: np.ndarray, train: np.ndarray, test: np.ndarray, center: b
         inner = inner - row - row[:, None] + grand
     values, vectors = _eigh(inner)
     projected = cross @ vectors
-    parts = (vectors, projected, projected.mean(axis=0))
-    return FoldBasis(train, test, values, *(part.astype(dtype) for part in parts))
+    vectors, projected, mean_row = (part.astype(dtype) for part in (vectors, projected, projected.mean(axis=0)))
+    return FoldBasis(train, test, values, vectors, projected, mean_row)
 
 
 def is_partition(folds: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> bool:

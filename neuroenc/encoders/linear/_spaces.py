@@ -220,14 +220,8 @@ def variance_partition(
         )
         _add_intervals(out, measured, predictions, metric, resampler, budget)
     settings = {"spaces": list(spaces), "metric": metric, "seed": seed, "n_bootstraps": n_bootstraps}
-    out.attrs |= {
-        "metric": metric,
-        "n_stimuli": len(measured),
-        "split": "out of fold",
-        "confidence": confidence,
-        "provenance": provenance(method="variance_partition", **settings),
-    }
-    return out
+    out.attrs |= {"metric": metric, "n_stimuli": len(measured), "split": "out of fold", "confidence": confidence}
+    return out.assign_attrs(provenance=provenance(method="variance_partition", **settings))
 
 
 def left_out_rows(folds: Any, n: int) -> np.ndarray:
@@ -475,7 +469,8 @@ def select_features(
     # Of candidates with equally many folds, the one that the training rows scored higher.
     modal = np.lexsort((inner, votes), axis=0)[-1]
     labels = np.array(names, dtype=object).astype(str)
-    by_what = per if isinstance(per, str) else "labels"
+    made = {"metric": metric, "candidates": names, "per": per if isinstance(per, str) else "labels"}
+    attrs = {"metric": metric, "split": "nested cross-validation", "n_stimuli": n, "n_folds": len(folds)}
     row = str(Y.dims[0]) if isinstance(Y, xr.DataArray) else "presentation"
     rows = {k: (row, c.values) for k, c in Y.coords.items() if c.dims == (row,)} if isinstance(Y, xr.DataArray) else {}
     return xr.Dataset(
@@ -490,11 +485,5 @@ def select_features(
             "predicted": ((row, "voxel"), predicted),
         },
         coords={"candidate": labels, **rows, **(voxel_coords(Y) or {"voxel": np.arange(v)})},
-        attrs={
-            "metric": metric,
-            "split": "nested cross-validation",
-            "n_stimuli": n,
-            "n_folds": len(folds),
-            "provenance": provenance(method="select_features", metric=metric, candidates=names, per=by_what),
-        },
+        attrs={**attrs, "provenance": provenance(method="select_features", **made)},
     )

@@ -81,32 +81,18 @@ class SemanticSpatialReadout(FactorizedReadout):
         init: str = "flat",
         max_memory: int = 2**28,
     ) -> None:
-        super().__init__(
-            in_shape,
-            n_voxels,
-            nonnegative=nonnegative,
-            mask_l1=mask_l1,
-            smoothness=smoothness,
-            feature_l1=feature_l1,
-            feature_l2=feature_l2,
-            init=init,
-            max_memory=max_memory,
-        )
+        masks: dict[str, Any] = {"nonnegative": nonnegative, "mask_l1": mask_l1, "smoothness": smoothness, "init": init}
+        masks |= {"feature_l1": feature_l1, "feature_l2": feature_l2, "max_memory": max_memory}
+        super().__init__(in_shape, n_voxels, **masks)
         one_of("feature_mode", feature_mode, ("same", "none", *geometry.MODES))
         self.mode = mode
         self.feature_mode = mode if feature_mode == "same" else feature_mode
         self.warp_l2 = float(warp_l2)
         k_map = 0 if self.feature_mode == "none" else geometry.n_warp_parameters(self.feature_mode)
-        self.localization = geometry.Localization(
-            self.in_shape if context_shape is None else context_shape,
-            n_voxels,
-            geometry.n_warp_parameters(mode),
-            self.in_shape[0],
-            k_map,
-            channels=warp_channels,
-            hidden=warp_hidden,
-            cells=warp_cells,
-        )
+        seen = self.in_shape if context_shape is None else context_shape
+        warped = (n_voxels, geometry.n_warp_parameters(mode), self.in_shape[0], k_map)
+        sizes = {"channels": warp_channels, "hidden": warp_hidden, "cells": warp_cells}
+        self.localization = geometry.Localization(seen, *warped, **sizes)
 
     def chunk_bytes(self, batch: int) -> float:
         """Grid, warped masks, what lies under them, and their gradients."""

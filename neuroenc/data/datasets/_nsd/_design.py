@@ -23,6 +23,7 @@ from neuroenc.data._stimuli import EncodingData, PixelBank, Stimuli
 from neuroenc.data.datasets._nsd._layout import Layout
 from neuroenc.stats import ncsnr as estimate_ncsnr, noise_ceiling
 
+LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
 _CAPTION_FILES = ("captions_train2017.json", "captions_val2017.json")
 _COLUMNS = {"cocoId": "coco_id", "cocoSplit": "coco_split", "cropBox": "crop_box"}
 #: Sessions that subjects 1 to 8 completed.
@@ -201,12 +202,7 @@ def read_captions(layout: Layout, files: Iterable[str | os.PathLike[str]] | None
 
 
 def read_stimuli(
-    layout: Layout,
-    trials: pd.DataFrame,
-    info: pd.DataFrame | None,
-    splits: dict[str, np.ndarray],
-    captions: Any,
-    licence: str,
+    layout: Layout, trials: pd.DataFrame, info: pd.DataFrame | None, splits: dict[str, np.ndarray], captions: Any
 ) -> Stimuli:
     """The pictures of the given trials in the order of their ids, with every id that the data set gives them."""
     rows = np.unique(trials["nsd_id"].to_numpy())
@@ -233,7 +229,7 @@ def read_stimuli(
             texts = tuple(found.get(int(c), ()) for c in table["coco_id"])
     bank = layout.stimuli / "nsd_stimuli.hdf5"
     images = PixelBank(bank, "imgBrick", rows) if bank.is_file() else None
-    return Stimuli(table.index.to_numpy(dtype=str), images, texts, table, "nsd", licence)
+    return Stimuli(table.index.to_numpy(dtype=str), images, texts, table, "nsd", LICENCE)
 
 
 _REST = ("train", "drop")

@@ -20,8 +20,6 @@ from neuroenc.data.datasets._nsd._rois import Regions, food_path
 from neuroenc.data.datasets._recording import Recording, collect, flat_mask, sessions_of
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
-LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
-
 
 class NSD(Dataset):
     """The Natural Scenes Dataset (Allen et al. 2022) in its official folders."""
@@ -198,10 +196,10 @@ def nsd(
     labels: dict[str, Any] = {k: trials[k].to_numpy() for k in ("session", "run", "repeat")}
     labels |= {"stimulus": _design.stimulus_name(trials["nsd_id"].to_numpy()), "subject": layout.name, "voxel": places}
     labels |= {"roi": _roi(regions, rois, places), "ncsnr": None if ncsnr is None else ncsnr[places]}
-    labels |= {"space": layout.space, "units": "% signal change", "source": "nsd", "licence": LICENCE}
+    labels |= {"space": layout.space, "units": "% signal change", "source": "nsd", "licence": _design.LICENCE}
     labels |= layout.coordinates(places)
     info = _design.read_stimulus_table(layout, design)
-    stimuli = _design.read_stimuli(layout, trials, info, shared, captions, LICENCE)
+    stimuli = _design.read_stimuli(layout, trials, info, shared, captions)
     extra: dict[str, Any] = {"splits": {name: _design.stimulus_name(rows) for name, rows in shared.items()}}
     extra |= {"n_sessions": counts, "missing_sessions": gaps, "notes": regions.notes}
     used = [p for n in numbers for p in files[n]]

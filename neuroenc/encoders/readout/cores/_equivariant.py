@@ -494,12 +494,8 @@ class PlainCore(Core):
         if len(self.widths) != len(plan) or min(self.widths) < 1:
             raise ConfigError(f"widths {self.widths} must be {len(plan)} positive numbers, one a block.")
         self.out_shape = (self.widths[-1], *size)
-        self.options: dict[str, Any] = {
-            "preset": preset,
-            "fields": n_fields,
-            "blocks": [list(b) for b in plan],
-            "widths": list(self.widths),
-        }
+        self.options: dict[str, Any] = {"preset": preset, "fields": n_fields, "blocks": [list(b) for b in plan]}
+        self.options["widths"] = list(self.widths)
         self.layers = plain_layers(self.in_shape[0], self.widths, plan)
 
     def run(self, x: Tensor) -> Tensor:
