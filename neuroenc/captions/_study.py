@@ -36,14 +36,10 @@ def _kind(column: pd.Series) -> str:
 def _typed(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table with plain dtypes (text as object, a missing one as ""), and the kind of each column."""
     kinds = {str(name): _kind(frame[name]) for name in frame.columns}
-    out: dict[str, Any] = {}
-    for name in frame.columns:
-        kind = kinds[str(name)]
-        if kind == "text":
-            out[str(name)] = ["" if not isinstance(x, str) and pd.isna(x) else str(x) for x in frame[name]]
-        else:
-            out[str(name)] = frame[name].to_numpy(_DTYPES[kind])
-    return pd.DataFrame(out, columns=list(kinds)).astype({k: object for k, v in kinds.items() if v == "text"}), kinds
+    out: dict[str, Any] = {str(name): frame[name].tolist() for name in frame.columns}
+    for name in (name for name, kind in kinds.items() if kind == "text"):
+        out[name] = ["" if not isinstance(x, str) and pd.isna(x) else str(x) for x in out[name]]
+    return pd.DataFrame(out, columns=list(kinds)).astype({name: _DTYPES[kind] for name, kind in kinds.items()}), kinds
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -69,19 +65,17 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
     if not file.is_file() or sha256_file(file) != kept["sha256"]:
         state = "is missing" if not file.is_file() else "is not the one written with study.json"
         raise DataError(f"{file} {state}. Next step: save the study again, or copy the whole folder.")
-    kinds = kept["columns"]
+    dtypes = {name: _DTYPES[kind] for name, kind in kept["columns"].items()}
     if file.suffix == ".parquet":
         require("pyarrow", "report")
-        frame = pd.read_parquet(file)
-    else:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8") if kinds else pd.DataFrame()
-        for name, kind in kinds.items():
-            if kind == "bool":
-                frame[name] = frame[name] == "True"
-            elif kind == "float":
-                # pandas' own conversion is off in the last place now and then.
-                frame[name] = np.array([float(x or "nan") for x in frame[name]], dtype=np.float64)
-    return frame.astype({name: _DTYPES[kind] for name, kind in kinds.items()})
+        return pd.read_parquet(file).astype(dtypes)
+    if not dtypes:
+        return pd.DataFrame()
+    # pandas' own conversion of numbers is off in the last place now and then.
+    convert: Any = {name: lambda cell: float(cell or "nan") for name, dtype in dtypes.items() if dtype is np.float64}
+    others = {name: dtype for name, dtype in dtypes.items() if name not in convert}
+    frame = pd.read_csv(file, dtype=others, converters=convert, keep_default_na=False, encoding="utf-8")
+    return frame.astype(dtypes)
 
 
 _MARK = "neuroenc caption study"
