@@ -53,16 +53,17 @@ class Weights(NamedTuple):
             length = np.linalg.norm(self.coef.values.astype(np.float64), axis=0)
         return np.isfinite(length) & (length > 0) & np.isfinite(self.intercept)
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """Values of the valid voxels among all of them, NaN for the others."""
-        valid = self.valid()
-        out = np.full((len(valid), *values.shape[1:]), np.nan, values.dtype)
-        out[valid] = values
-        return out
-
     def directions(self) -> np.ndarray:
         """Unit-norm weights (voxel, feature), NaN where there are none."""
-        return self.spread(unit_rows(self.matrix()[self.valid()]))
+        valid = self.valid()
+        return spread(unit_rows(self.matrix()[valid]), valid)
+
+
+def spread(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Values of the ``valid`` voxels (bool) among all of them, NaN for the others."""
+    out = np.full((len(valid), *values.shape[1:]), np.nan, values.dtype)
+    out[valid] = values
+    return out
 
 
 def as_weights(encoder: Any, intercept: Any = None) -> Weights:

@@ -284,11 +284,8 @@ class ConceptDenoiser:
         at = np.arange(total)
         if n < total:
             at = np.sort(np.random.default_rng(self.seed).choice(total, n, replace=False))
-        out, done = np.empty((n, width), np.float32), 0
-        for chunk in images.take(at, 4096):
-            here = slice(done, done + len(chunk.rows))
-            out[here], done = np.asarray(chunk.rows) / row_norms(chunk, need_positive=True)[:, None], here.stop
-        return out
+        chunks = images.take(at, 4096)
+        return np.concatenate([(c.rows / row_norms(c, need_positive=True)[:, None]).astype(np.float32) for c in chunks])
 
     def _conditions(self, coef: Any) -> tuple[np.ndarray, xr.DataArray]:
         """Unit-norm weights (voxel, feature) float32, NaN where there is no direction, and the labelled weights."""

@@ -12,7 +12,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
-from neuroenc.captions._linear import Weights, as_weights, check_space
+from neuroenc.captions._linear import Weights, as_weights, check_space, spread
 from neuroenc.captions.projection._manifold import gather_rows, on_manifold
 from neuroenc.captions.projection._stream import Plan, Projections, as_folds, read_bank
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
@@ -245,14 +245,10 @@ class Job:
         }
         if plan.top_k is not None:
             columns |= {name: found[name] for name in ("lost_mass", "direction_error", "norm_error")}
-        full = np.full((len(valid), mean.shape[1]), np.nan, self.real)
-        full[valid] = embedding
         out = xr.Dataset(coords=self.weights.coef.coords)
-        out["embedding"] = (("voxel", "feature"), full)
+        out["embedding"] = (("voxel", "feature"), spread(embedding.astype(self.real), valid))
         for name, value in columns.items():
-            whole = np.full(len(valid), np.nan, self.real)
-            whole[valid] = value
-            out[name] = ("voxel", whole)
+            out[name] = ("voxel", spread(value.astype(self.real), valid))
         nearest = np.full(len(valid), "", dtype=object)
         nearest[valid] = found["nearest_image"]
         out["nearest_image"] = ("voxel", nearest.astype(str))
@@ -437,12 +433,13 @@ def _predicted(out: xr.Dataset, weights: Weights, direction: np.ndarray, norm: n
 
 
 def _nearest(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memory: str | int | None) -> None:
-    found = weights.directions()[weights.valid()]
+    valid = weights.valid()
+    found = weights.directions()[valid]
     if len(found):
         _, at = top_k(found, images, 1, max_memory=max_memory)
         found = gather_rows(images, at[:, 0], max_memory)
     norm = np.linalg.norm(found, axis=1)
-    _set(out, weights, weights.spread(found / norm[:, None]), weights.spread(norm), images=1.0)
+    _set(out, weights, spread(found / norm[:, None], valid), spread(norm, valid), images=1.0)
 
 
 def _pick(
@@ -470,4 +467,4 @@ def _natural_max(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_m
     score = np.zeros((0, 1))
     if valid.any():
         score, _ = top_k(weights.matrix()[valid], images, 1, normalise=False, max_memory=max_memory)
-    return weights.spread(score[:, 0] + weights.intercept[valid])
+    return spread(score[:, 0] + weights.intercept[valid], valid)

@@ -160,17 +160,14 @@ def bank_hash(bank: EmbeddingBank, rows: int = 16384) -> str:
     >>> bank_hash(as_bank(np.eye(3))) == bank_hash(as_bank([np.eye(3)[:2], np.eye(3)[2:]]))
     True
     """
-    found, first = BankHash(), 0
-    for array, ids, n, _ in bank.shards():
-        for a in range(0, n, rows):
-            b = min(a + rows, n)
-            found.update(Chunk(first + a, np.asarray(array[a:b]), None if ids is None else ids[a:b]))
-        first += n
+    found = BankHash()
+    for chunk in bank.again("the rows of a bank are hashed before they are used").chunks(rows):
+        found.update(chunk)
     return found.hexdigest()
 
 
 class Plan(NamedTuple):
-    """How rows are weighed and where that is computed."""
+    """How rows are weighed and where that is computed; the first four are those of the states."""
 
     temperature: float
     decouple: bool
@@ -186,10 +183,8 @@ class Plan(NamedTuple):
                 raise ConfigError(
                     f"weighting={self.weighting!r} is of the nearest images. Next step: give their number, top_k=."
                 )
-            return ProjectionState(unit, self.temperature, self.decouple, self.dtype, self.device)
-        return TruncatedState(
-            unit, self.top_k, self.temperature, self.decouple, self.dtype, self.device, self.weighting
-        )
+            return ProjectionState(unit, *self[:4])
+        return TruncatedState(unit, self.top_k, *self[:4], self.weighting)
 
     def bytes_per_voxel(self, width: int, folds: int) -> int:
         """Weights in two precisions, and the sums of each fold (or its list, and the average at the end)."""
