@@ -235,9 +235,8 @@ def structurize(
     x = _vectors(texts, embed_text, engine)
     labels = _group(x, n_aspects, max_aspects, seed)
     sizes = np.bincount(labels, weights=count)
-    order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] > 0]
-    labels = np.array([int(np.flatnonzero(order == g)[0]) for g in labels])
+    # The largest is number 0.
+    labels = np.argsort(np.argsort(-sizes, kind="stable"))[labels]
     group = labels[codes]
     titles = _titles(captions, group, n_phrases, seed, engine)
     aspects = []

@@ -351,10 +351,9 @@ def _by_voxel(phrases: pd.DataFrame, by: str | None, max_rank: int | None) -> di
         phrases = phrases[phrases["rank"] <= max_rank]
     if not len(phrases):
         raise DataError("there are 0 phrases: captions that name nothing have no rate.")
-    frame = pd.DataFrame({"voxel": phrases["voxel"].to_numpy(), "n": 1})
-    frame["found"] = (phrases["verdict"] == "unsupported").to_numpy().astype(int)
-    frame["supported"] = (phrases["verdict"] == "supported").to_numpy().astype(int)
-    grouped = frame.groupby("voxel", sort=True)[["n", "found", "supported"]].sum()
+    said = phrases["verdict"]
+    counted = pd.DataFrame({"n": 1, "found": said == "unsupported", "supported": said == "supported"})
+    grouped = counted.groupby(phrases["voxel"], sort=True).sum()
     counts = grouped.to_numpy(np.float64).T
     groups = {"all": counts}
     if by is not None and by in phrases:

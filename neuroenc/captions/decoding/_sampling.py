@@ -321,13 +321,12 @@ def sample(
         own = torch.log_softmax(logits.float(), dim=-1)
         if torch.isnan(own).any():
             raise DataError("the language model gave logits that are NaN. Next step: look at the embeddings.")
+        mask = torch.ones_like(own, dtype=torch.bool)
         if constraint is not None:
             mask = constraint(tokens[live, :t], item[live]).to(device)
-            stuck = ~mask.any(dim=-1)
-            logp[live[stuck]] = -torch.inf
-            logits = logits.masked_fill(~(mask | stuck[:, None]), -torch.inf)
-        else:
-            stuck = torch.zeros(len(live), dtype=torch.bool, device=device)
+        stuck = ~mask.any(dim=-1)
+        logp[live[stuck]] = -torch.inf
+        logits = logits.masked_fill(~(mask | stuck[:, None]), -torch.inf)
         cumulative = nucleus(logits, temperature, top_p, top_k).cumsum(-1)
         # Scaled, so that rounding of the sum cannot carry a draw past the last possible token.
         aim = draws[live, t, None] * cumulative[:, -1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -379,11 +380,10 @@ def ranked(captions: list[Generated], top: int) -> list[Generated]:
     best: dict[str, Generated] = {}
     for caption in sorted(captions, key=lambda c: -c.score):
         best.setdefault(text_key(caption.text), caption)
-    place: dict[int, int] = {}
-    keyed = []
+    place, keyed = Counter[int](), []
     for caption in best.values():
-        place[caption.group] = place.get(caption.group, -1) + 1
         keyed.append((place[caption.group], -caption.score, caption))
+        place[caption.group] += 1
     return [k[-1] for k in sorted(keyed, key=lambda k: k[:2])][:top]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from neuroenc._core.errors import DataError
 
 
@@ -121,14 +123,9 @@ def default_pattern() -> str:
     >>> re.findall(default_pattern(), "A T-shirt, 2 हिन्दी!")
     ['A', 'T-shirt', '2', 'हिन्दी']
     """
-    marks = [k for k in range(sys.maxunicode + 1) if unicodedata.category(chr(k)) in ("Mn", "Mc")]
-    runs: list[list[int]] = []
-    for k in marks:
-        if runs and runs[-1][1] == k - 1:
-            runs[-1][1] = k
-        else:
-            runs.append([k, k])
-    classes = "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in runs)
+    marks = np.array([k for k in range(sys.maxunicode + 1) if unicodedata.category(chr(k)) in ("Mn", "Mc")])
+    runs = np.split(marks, np.flatnonzero(np.diff(marks) > 1) + 1)
+    classes = "".join(f"\\U{run[0]:08x}-\\U{run[-1]:08x}" for run in runs)
     letter = rf"[^\W_][{classes}]*"
     return rf"(?:{letter})+(?:['’\-](?:{letter})+)*"
 
