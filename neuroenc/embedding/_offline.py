@@ -100,28 +100,25 @@ class EfficientNetModel:
     """The loaded network."""
 
     def __init__(self, model: Any, transform: Any) -> None:
-        self._model, self.preprocess = model, transform
-        self._blocks = [block for stage in model.blocks for block in stage]
+        from torch import nn
+
+        self._classify, self.preprocess = model.classifier, transform
+        blocks = enumerate(block for stage in model.blocks for block in stage)
+        self._layers = {"stem": nn.Sequential(model.conv_stem, model.bn1), **{f"block{n}": b for n, b in blocks}}
+        self._layers["head"] = nn.Sequential(model.conv_head, model.bn2)
 
     def encode(self, batch: Any, layer: str | None) -> Output:
         """A layer's output; nothing beyond it is computed."""
-        model = self._model
-        x = model.bn1(model.conv_stem(batch))
-        if layer == "stem":
-            return Output(x)
-        for number, block in enumerate(self._blocks):
-            x = block(x)
-            if layer == f"block{number}":
-                return Output(x)
-        x = model.bn2(model.conv_head(x))
-        if layer == "head":
-            return Output(x)
-        pooled = x.mean((2, 3))
+        for name, module in self._layers.items():
+            batch = module(batch)
+            if name == layer:
+                return Output(batch)
+        pooled = batch.mean((2, 3))
         if layer is None:
             return Output(pooled)
         if layer != "logits":
-            raise DataError(unknown_name("layer", layer, ("stem", "block0 .. block15", "head", "logits")))
-        return Output(model.classifier(pooled))
+            raise DataError(unknown_name("layer", layer, (*self._layers, "logits")))
+        return Output(self._classify(pooled))
 
 
 def _package_folder(package: str) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,19 +85,21 @@ def prepare() -> bool:
 
 
 T = TypeVar("T")
+_MUTING = threading.RLock()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what other packages log and warn of on the way: what matters is said in one error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    # One thread at a time: the state that is put back is that of the whole process.
+    with _MUTING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
             yield
-    finally:
-        logging.disable(before)
+        finally:
+            logging.disable(before)
 
 
 @contextmanager

@@ -219,15 +219,17 @@ def making(problem: str, step: str) -> Iterator[None]:
 
 Factory = Callable[..., Backbone]
 # module:attribute, so that a name costs nothing until it is used.
-_IMAGE: dict[str, str | Factory] = {
-    "world": "neuroenc.embedding._openclip:world_image",
-    "efficientnet-lite0": "neuroenc.embedding._offline:EfficientNetLite0",
-    "conse": "neuroenc.embedding._offline:ConseImage",
-}
-_TEXT: dict[str, str | Factory] = {
-    "world": "neuroenc.embedding._openclip:world_text",
-    "minilm": "neuroenc.embedding._offline:MiniLM",
-    "conse": "neuroenc.embedding._offline:ConseText",
+_KNOWN: dict[str, dict[str, str | Factory]] = {
+    "image": {
+        "world": "neuroenc.embedding._openclip:world_image",
+        "efficientnet-lite0": "neuroenc.embedding._offline:EfficientNetLite0",
+        "conse": "neuroenc.embedding._offline:ConseImage",
+    },
+    "text": {
+        "world": "neuroenc.embedding._openclip:world_text",
+        "minilm": "neuroenc.embedding._offline:MiniLM",
+        "conse": "neuroenc.embedding._offline:ConseText",
+    },
 }
 
 
@@ -254,14 +256,13 @@ def register_backbone(name: str, *, image: str | Factory | None = None, text: st
     ...
     neuroenc._core.errors.ConfigError: backbone 'world' exists already; choose another name.
     """
-    if name in _IMAGE or name in _TEXT:
+    if name in list_backbones():
         raise ConfigError(f"backbone {name!r} exists already; choose another name.")
     if image is None and text is None:
         raise ConfigError(f"backbone {name!r} needs image=, text=, or both.")
-    if image is not None:
-        _IMAGE[name] = image
-    if text is not None:
-        _TEXT[name] = text
+    for kind, factory in (("image", image), ("text", text)):
+        if factory is not None:
+            _KNOWN[kind][name] = factory
 
 
 def list_backbones() -> dict[str, str]:
@@ -272,8 +273,8 @@ def list_backbones() -> dict[str, str]:
     >>> list_backbones()["minilm"]
     'text'
     """
-    names = sorted(set(_IMAGE) | set(_TEXT))
-    return {n: " + ".join(k for k, table in (("image", _IMAGE), ("text", _TEXT)) if n in table) for n in names}
+    names = sorted({name for table in _KNOWN.values() for name in table})
+    return {name: " + ".join(kind for kind, table in _KNOWN.items() if name in table) for name in names}
 
 
 def check_model(model: Any, pretrained: Any, seed: Any = 0) -> tuple[str, str | None]:
@@ -305,10 +306,10 @@ def _factory(entry: str | Factory) -> Factory:
     return made
 
 
-def _registered(kind: str, table: Mapping[str, str | Factory], model: str, pretrained: str | None) -> Factory | None:
-    other = _TEXT if kind == "image" else _IMAGE
+def _registered(kind: str, model: str, pretrained: str | None) -> Factory | None:
+    table = _KNOWN[kind]
     if model not in table:
-        if model in other:
+        if model in list_backbones():
             raise ConfigError(unknown_name(f"{kind} model", model, table, f"{model!r} embeds no {kind}s."))
         return None
     if pretrained is not None:
@@ -339,7 +340,7 @@ def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing:
     """
     if preprocessing is not None and not isinstance(preprocessing, Mapping):
         raise ConfigError(f"preprocessing is a {type(preprocessing).__name__}; legal is a mapping, {{'size': 224}}.")
-    factory = _registered("image", _IMAGE, model, pretrained)
+    factory = _registered("image", model, pretrained)
     if factory is not None:
         return factory(preprocessing=preprocessing)
     if model.startswith("timm:"):
@@ -351,9 +352,9 @@ def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing:
 
 def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
     """Description of a text model by name."""
-    factory = _registered("text", _TEXT, model, pretrained)
+    factory = _registered("text", model, pretrained)
     if factory is not None:
         return factory()
     if model.startswith("timm:"):
-        raise ConfigError(unknown_name("text model", model, _TEXT, f"{model!r} embeds no texts."))
+        raise ConfigError(unknown_name("text model", model, _KNOWN["text"], f"{model!r} embeds no texts."))
     return _factory("neuroenc.embedding._openclip:OpenClipText")(model, pretrained, seed=seed)

@@ -91,9 +91,7 @@ class TimmImage(Described):
         crop = override.pop("crop_pct", self._cfg.get("crop_pct"))
         own = {
             "size": list((self._cfg.get("input_size") or (3, 224, 224))[1:]),
-            "mean": self._cfg.get("mean"),
-            "std": self._cfg.get("std"),
-            "interpolation": self._cfg.get("interpolation"),
+            **{name: self._cfg.get(name) for name in ("mean", "std", "interpolation")},
             "resize_mode": _CROPS.get(str(self._cfg.get("crop_mode") or "center"), "shortest"),
         }
         self._resized = "size" in override
@@ -198,11 +196,8 @@ class TimmImage(Described):
         size = settings["size"] if isinstance(settings["size"], list) else [settings["size"]] * 2
         transform = create_transform(
             input_size=(3, *size),
-            interpolation=settings["interpolation"],
-            mean=settings["mean"],
-            std=settings["std"],
-            crop_pct=settings["crop_pct"],
             crop_mode=next(k for k, v in _CROPS.items() if v == settings["resize_mode"]),
+            **{name: settings[name] for name in ("interpolation", "mean", "std", "crop_pct")},
         )
         return TimmModel(model.eval().requires_grad_(False).to(device), transform, self.layers())
 
