@@ -130,15 +130,13 @@ def _from_folder(name: str, folder: Path, create: str, label: str) -> Source:
     document = _read_config(config_path)
     config = document["model_cfg"]
     found = {p.name: p for p in sorted(folder.iterdir()) if p.suffix in _ENDINGS}
-    chosen = next((found[n] for n in _PREFERRED if n in found), None)
-    if chosen is None and len(found) == 1:
-        chosen = next(iter(found.values()))
-    if chosen is None:
+    named = [n for n in _PREFERRED if n in found] or (list(found) if len(found) == 1 else [])
+    if not named:
         raise DataError(
             f"{name!r}: {len(found)} checkpoints in {folder} ({', '.join(found) or 'none'}), expected one of "
             f"{', '.join(_PREFERRED[:2])}. Next step: name the file open_clip_model.safetensors."
         )
-    return Source(name, create, config, document.get("preprocess_cfg", {}), chosen, label=label)
+    return Source(name, create, config, document.get("preprocess_cfg", {}), found[named[0]], label=label)
 
 
 def _from_hub(name: str) -> Source:
@@ -165,8 +163,8 @@ def _twin(open_clip: Any, arch: str, quick: bool) -> str | None:
     return other if config is not None and bool(config.get("quick_gelu", False)) == quick else None
 
 
-def _check_activation(open_clip: Any, arch: str, weights: str, quick: bool) -> None:
-    has = bool(open_clip.get_model_config(arch).get("quick_gelu", False))
+def _check_activation(open_clip: Any, arch: str, weights: str, trained: Mapping[str, Any]) -> None:
+    has, quick = (bool(cfg.get("quick_gelu", False)) for cfg in (open_clip.get_model_config(arch), trained))
     twin = _twin(open_clip, arch, quick)
     # Without a twin the pair is the only published one, and the architecture's own activation is the right one.
     if has != quick and twin is not None:
@@ -196,13 +194,12 @@ def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path
     beside = path.parent / "open_clip_config.json"
     if beside.is_file():
         document = _read_config(beside, needed=())
-        quick = bool(document.get("model_cfg", {}).get("quick_gelu", False))
-        _check_activation(open_clip, arch, str(path), quick)
+        _check_activation(open_clip, arch, str(path), document.get("model_cfg", {}))
         preprocessing = document.get("preprocess_cfg", {})
     for other, tag in open_clip.list_pretrained():
         cfg = open_clip.get_pretrained_cfg(other, tag)
         if os.path.basename(cfg.get("url", "")) == path.name:
-            _check_activation(open_clip, arch, str(path), bool(cfg.get("quick_gelu", False)))
+            _check_activation(open_clip, arch, str(path), cfg)
     return Source(arch, arch, config, preprocessing, path, label=path.name)
 
 
@@ -237,14 +234,15 @@ def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0
         return Source(arch, arch, config, _own_preprocessing(open_clip, arch), label=f"random(seed={seed})")
     cfg = open_clip.get_pretrained_cfg(arch, str(pretrained))
     if cfg:
-        _check_activation(open_clip, arch, str(pretrained), bool(cfg.get("quick_gelu", False)))
+        _check_activation(open_clip, arch, str(pretrained), cfg)
         return Source(arch, arch, config, cfg, tag=str(pretrained), label=str(pretrained))
     path = Path(pretrained).expanduser()
     if path.is_file():
         return _local_file(open_clip, arch, config, path)
-    twin = _twin(open_clip, arch, not bool(config.get("quick_gelu", False)))
+    other = not config.get("quick_gelu", False)
+    twin = _twin(open_clip, arch, other)
     if twin is not None and open_clip.get_pretrained_cfg(twin, str(pretrained)):
-        _check_activation(open_clip, arch, str(pretrained), not bool(config.get("quick_gelu", False)))
+        _check_activation(open_clip, arch, str(pretrained), {"quick_gelu": other})
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if os.sep in str(pretrained) or path.suffix in _ENDINGS:
         raise DataError(f"checkpoint {path} does not exist. Next step: check the path, or name a tag of {arch!r}.")

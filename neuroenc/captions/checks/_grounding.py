@@ -141,19 +141,17 @@ class ImageVerifier:
         max_memory: str | int | None = None,
     ) -> None:
         self.bank, self.threshold, self.max_memory = bank, float(threshold), max_memory
-        self.alpha = check_fraction("alpha", alpha)
-        self.mode = mode
+        self.alpha, self.mode = check_fraction("alpha", alpha), mode
         evidence = evidence[evidence["voxel"].isin(voxels)]
         names = evidence["stimulus"].astype(str).tolist()
         best = dict.fromkeys(names)
         told = set() if mode == "embeddings" else set(bank.ids)
         self._told = [n for n in dict.fromkeys([*bank.ids[: bank.n_images], *best]) if n in told]
-        by_vector = [
-            n for n in best if n in images.vectors and (mode == "both" or n not in told) and mode != "captions"
-        ]
+        vectors = {} if mode == "captions" else images.vectors
+        by_vector = [n for n in best if n in vectors and (mode == "both" or n not in told)]
         if by_vector:
             # They need random images that are known in the same way.
-            by_vector = list(dict.fromkeys([*(n for n in images.random if n in images.vectors), *by_vector]))
+            by_vector = list(dict.fromkeys([*(n for n in images.random if n in vectors), *by_vector]))
             if images.mean is None:
                 raise ConfigError("images are compared by embeddings, centred on their mean. Next step: give bank.")
         self._seen, self._random = by_vector, set(images.random)
@@ -168,7 +166,7 @@ class ImageVerifier:
             )
         self._centred = np.zeros((0, 0))
         if by_vector:
-            raw = np.stack([np.asarray(images.vectors[n], np.float64) for n in by_vector])
+            raw = np.stack([np.asarray(vectors[n], np.float64) for n in by_vector])
             self._centred = unit_rows(unit_rows(raw) - images.mean)
         rank = evidence.groupby("voxel").cumcount().to_numpy()
         #: Rows of ``_names`` of each voxel's best images; -1 where a voxel has fewer.
