@@ -312,7 +312,7 @@ def _mismatch(manifest: Manifest, where: str, file: ManifestFile, found: str) ->
 
 
 def resolve(
-    name: str | Manifest,
+    manifest: Manifest,
     *,
     root: StrPath | None = None,
     mirror: StrPath | None = None,
@@ -326,7 +326,8 @@ def resolve(
 
     Parameters
     ----------
-    name, mirror, files, progress
+    manifest
+    mirror, files, progress
         As for :func:`fetch`.
     root
         The data set's own folder (as :func:`fetch` returns it), where the caller keeps it.
@@ -336,7 +337,6 @@ def resolve(
     ChecksumError, DataError, ConfigError
         As for :func:`fetch`; also when ``root`` lacks a file.
     """
-    manifest = name if isinstance(name, Manifest) else load_manifest(name)
     wanted = manifest.select(files)
     for n, folder in enumerate(places(manifest.name, mirror, root)):
         problems = {f: p for f in wanted if (p := _problem(folder, f))}

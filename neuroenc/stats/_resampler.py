@@ -20,6 +20,9 @@ from neuroenc.stats._parallel import Progress, check_jobs, run
 from neuroenc.stats._resampling import UNBOUNDED, Bounds, Counts, Indices, Metric, Sampler, Summary
 from neuroenc.stats._rsa import resample_rdms
 
+#: Estimate, resamples and units of a block of voxels.
+Draw = Callable[[slice], tuple[Floats, Floats, Any]]
+
 
 @dataclass(frozen=True, eq=False)
 class Resampler:
@@ -520,15 +523,9 @@ class Resampler:
         return self._voxelwise(draw, shape, held, n_units, name, bounds)
 
     def _voxelwise(
-        self,
-        draw: Callable[[slice], tuple[Floats, Floats, Any]],
-        shape: tuple[int, ...],
-        held: int,
-        n_units: int,
-        name: str,
-        bounds: Bounds = UNBOUNDED,
+        self, draw: Draw, shape: tuple[int, ...], held: int, n_units: int, name: str, bounds: Bounds = UNBOUNDED
     ) -> BootstrapResult:
-        """Of every voxel, from estimate, resamples and units of blocks of voxels, for which ``held`` rows are kept."""
+        """Of every voxel, from blocks of voxels that ``draw`` gives, for which ``held`` rows are kept."""
         out = np.full((5, int(np.prod(shape))), np.nan)
 
         def work(columns: slice) -> None:

@@ -113,7 +113,7 @@ def read_bids(
     if not isinstance(zscore, bool):
         one_of("value of zscore:", zscore, ("session", "run"))
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
-    runs = find_runs(root, subject, task=task, space=space, sessions=sessions, derivatives=derivatives, select=select)
+    runs = find_runs(Path(root), subject, task, space, sessions, derivatives, select)
     reference = open_image(runs[0].bold, "BOLD")
     for run in runs[1:]:
         check_affine(reference, open_image(run.bold, run.bold.name), names=(runs[0].bold.name, run.bold.name))

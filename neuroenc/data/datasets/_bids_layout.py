@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -113,17 +112,10 @@ def _bold(folder: Path, desc: str = _PREPROC) -> list[Path]:
 
 
 def find_runs(
-    root: str | os.PathLike[str],
-    subject: str | int,
-    *,
-    task: str | None = None,
-    space: str | None = None,
-    sessions: Any = None,
-    derivatives: str | os.PathLike[str] | None = None,
-    select: Mapping[str, Any] | None = None,
+    root: Path, subject: str | int, task: str | None, space: str | None, sessions: Any, derivatives: Any, select: Any
 ) -> list[Run]:
     """All runs of a subject and task in one space, by session and run."""
-    folder = Path(root).expanduser()
+    folder = root.expanduser()
     prepared = Path(derivatives).expanduser() if derivatives else _derivatives(folder)
     label = str(subject).removeprefix("sub-")
     wanted_labels = _selection(select)
