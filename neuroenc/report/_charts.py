@@ -44,7 +44,7 @@ def draw_matrix(
     """
     import matplotlib
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_rgba
     from matplotlib.patches import Rectangle
 
     values = np.asarray(values, float)
@@ -69,11 +69,10 @@ def draw_matrix(
         for i in range(len(rows)):
             for j, x in enumerate(at):
                 value = values[i, j]
-                if not np.isfinite(value):
-                    axes.add_patch(Rectangle((x, i), 1, 1, fc="#f0f2f4", ec="white", lw=1))
-                    continue
-                rgba = colour(norm(value))
+                rgba = colour(norm(value)) if np.isfinite(value) else to_rgba("#f0f2f4")
                 axes.add_patch(Rectangle((x, i), 1, 1, fc=rgba, ec="white", lw=1))
+                if not np.isfinite(value):
+                    continue
                 light = 0.299 * rgba[0] + 0.587 * rgba[1] + 0.114 * rgba[2] > 0.55
                 text = f"{value:z.2f}".replace("-", "−").replace("0.", ".", 1) if wide < 0.5 else f"{value:z.2f}"
                 if dots is not None and dots[i, j]:
@@ -109,28 +108,20 @@ def draw_strip(heights: np.ndarray, colours: np.ndarray, groups: Sequence[Group]
     """One bar for every unit, coloured, side by side in their groups, the highest first."""
     from matplotlib.collections import PolyCollection
 
-    order, edges, ticks, names, x = [], [], [], [], 0.0
-    places: list[float] = []
-    total = sum(len(g.voxels) for g in groups)
-    gap = max(1.0, 0.012 * total)
-    for group in groups:
-        members = group.voxels
-        key = np.where(np.isfinite(heights[members]), -heights[members], np.inf)
-        members = members[np.argsort(key, kind="stable")]
-        order += members.tolist()
-        places += (x + np.arange(len(members))).tolist()
-        edges.append((x, x + len(members)))
-        ticks.append(x + len(members) / 2)
-        names.append(short(group.name, 18))
-        x += len(members) + gap
+    names, sizes = [short(g.name, 18) for g in groups], np.array([len(g.voxels) for g in groups])
+    gap = max(1.0, 0.012 * sizes.sum())
+    ends = np.cumsum(sizes + gap) - gap
+    edges, ticks, span = list(zip(ends - sizes, ends)), ends - sizes / 2, ends[-1]
+    places = np.concatenate([start + np.arange(n) for start, n in zip(ends - sizes, sizes)])
+    falling = np.where(np.isfinite(heights), -heights, np.inf)
+    order = np.concatenate([g.voxels[np.argsort(falling[g.voxels], kind="stable")] for g in groups])
     values = heights[order]
     known = np.isfinite(values)
-    span = x - gap
     turned = any(len(n) * 0.075 > (b - a) / span * 9.6 for n, (a, b) in zip(names, edges))
     bottom = 0.3 + (max(map(len, names)) * 0.056 if turned else 0)
     with drawing(WIDTH, 2.3 + bottom) as figure:
         axes = _axes(figure, 0.62, bottom, WIDTH - 0.8, 2.15)
-        bars = [[(p, 0), (p, v), (p + 1, v), (p + 1, 0)] for p, v in zip(np.array(places)[known], values[known])]
+        bars = [[(p, 0), (p, v), (p + 1, v), (p + 1, 0)] for p, v in zip(places[known], values[known])]
         shown = colours[order][known]
         axes.add_collection(PolyCollection(bars, facecolors=shown, edgecolors=shown, linewidths=0.1))
         top = float(values[known].max()) if known.any() else 1.0

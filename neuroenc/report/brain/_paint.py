@@ -256,17 +256,13 @@ def channel(other: Any, values: Any, n: int, what: str) -> np.ndarray | None:
     return data.astype(float)
 
 
-def _coordinate(values: Any, name: str, given: Any, where: str) -> Any:
+def coordinate(values: Any, name: str, given: Any, where: str) -> Any:
+    """A coordinate of the voxels, as given or as ``values`` carry it."""
     if given is not None:
         return np.asarray(given)
     if isinstance(values, (xr.DataArray, xr.Dataset)) and name in values.coords:
         return values[name].values
     raise DataError(f"values carry no coordinate {name!r}, so they have no place {where}. Next step: pass {name}=.")
-
-
-def surface_places(values: Any, vertex: Any, hemi: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and hemispheres, as given or as ``values`` carry them."""
-    return _coordinate(values, "vertex", vertex, "on a surface"), _coordinate(values, "hemi", hemi, "on a surface")
 
 
 def volume_places(
@@ -275,7 +271,7 @@ def volume_places(
     """Indices (voxel, 3), affine (4, 4) and shape, as given or as ``values`` carry them."""
     attrs: Mapping[Any, Any] = getattr(values, "attrs", {}) if isinstance(values, xr.DataArray) else {}
     if ijk is None:
-        ijk = np.stack([_coordinate(values, axis, None, "in a volume") for axis in "ijk"], axis=1)
+        ijk = np.stack([coordinate(values, axis, None, "in a volume") for axis in "ijk"], axis=1)
     affine = attrs.get("affine") if affine is None else affine
     volume_shape = attrs.get("volume_shape") if volume_shape is None else volume_shape
     if affine is None or volume_shape is None:

@@ -13,7 +13,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc.report._style import MUTED, WIDTH, drawing, write, write_inside
 from neuroenc.report.brain import _mesh as meshes
-from neuroenc.report.brain._paint import Painter, label_for, region_masks, surface_places
+from neuroenc.report.brain._paint import Painter, coordinate, label_for, region_masks
 
 # Lower left and upper right corner of each hemisphere's panel, mm.
 Windows = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -123,7 +123,8 @@ def plot_surface(
         one_of("view", view, meshes.VIEWS)
     one_of("mesh", mesh, ("inflated", "flat"))
     n = len(np.asarray(values))
-    index, side = _vertex_table(*surface_places(values, vertex, hemi), n)
+    places = (coordinate(values, name, given, "on a surface") for name, given in (("vertex", vertex), ("hemi", hemi)))
+    index, side = _vertex_table(*places, n)
     others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
     painter = Painter(values, cmap, (vmin, vmax), colours, **others)
     masks = region_masks(rois, values, n)

@@ -73,9 +73,15 @@ def accuracy_sections(
     scores = check_scores(scores)
     names = _map_names(scores, maps)
     makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
-    made = make_sections(makers, progress)
-    last = _controls(controls)
-    return [*made, *sections, *([last] if last is not None else [])]
+    made = [*make_sections(makers, progress), *sections]
+    if controls is not None and len(controls):
+        lead = (
+            "The same analysis where it should find nothing or less. A method that still succeeds here is not "
+            "measuring the voxel."
+        )
+        terms = ["family accuracy"] if "family_accuracy" in controls else []
+        made.append(Section("controls", "Controls", lead, [Block(table=controls)], terms=terms))
+    return made
 
 
 def _accuracy(scores: xr.Dataset, roi_table: pd.DataFrame | None, rates: dict[str, float]) -> Section:
@@ -141,17 +147,6 @@ def _measure(scores: xr.Dataset) -> list[tuple[str, str]]:
             said = "; ".join(f"{key.replace('_', ' ')}: {number(attrs[key])}" for key in keys)
             lines.append((name.replace("_", " "), said))
     return lines
-
-
-def _controls(controls: pd.DataFrame | None) -> Section | None:
-    if controls is None or not len(controls):
-        return None
-    lead = (
-        "The same analysis where it should find nothing or less. A method that still succeeds here is not measuring "
-        "the voxel."
-    )
-    terms = ["family accuracy"] if "family_accuracy" in controls else []
-    return Section("controls", "Controls", lead, [Block(table=controls)], terms=terms)
 
 
 def _spread(values: np.ndarray, low: float, high: float, reach: float = 0.34) -> np.ndarray:
