@@ -122,14 +122,8 @@ def _known(found: list[Any], target: Path) -> str:
     one = read[0]
     options = data.loader_options(data.load_manifest(one.kind))
     shown = [f"# {k} = {json.dumps(v)}" for k, v in options.items() if v is not None and k != "cache"]
-    source = [
-        f"name = {quoted(one.kind)}",
-        "",
-        "[data.options]",
-        f"root = {quoted(_relative(one.root, target))}",
-        *shown,
-    ]
-    return rendered("init.toml.j2", title=one.title, source=source, spaces=[_vision()], known=one.kind)
+    root = _relative(one.root, target)
+    return rendered("init.toml.j2", title=one.title, known=one.kind, root=root, options=shown, spaces=[_vision()])
 
 
 def _relative(path: Path, target: Path) -> str:
@@ -169,6 +163,10 @@ class _Folder:
     def _name(self, path: Path) -> str:
         return _relative(path, self.target)
 
+    def _line(self, key: str, path: Path, about: str = "") -> str:
+        """A setting that names a file, and what it holds."""
+        return f"{key} = {quoted(self._name(path))}{about and f' # {about}'}"
+
     def _sort(self, path: Path) -> None:
         name = path.name.lower()
         if name.endswith((".nii", ".nii.gz")):
@@ -200,7 +198,7 @@ class _Folder:
         return rendered(
             "init.toml.j2",
             title=self.root.resolve().name,
-            source=[*source, *(f"{key} = {quoted(self._name(path))}" for key, path in told if path)],
+            source=[*source, *(self._line(key, path) for key, path in told if path)],
             spaces=spaces,
             n_stimuli=n,
             by_run=n < _FEW_STIMULI and runs,
@@ -221,17 +219,11 @@ class _Folder:
                 rows = "stimulus" if "stimulus" in sizes else "presentation"
                 more = f"{sizes[rows]} {'stimuli' if rows == 'stimulus' else 'trials'}, {sizes['voxel']} voxels"
                 labels = {str(k): v.values for k, v in found.coords.items() if v.dims == (rows,)}
-                return (
-                    [f"responses = {quoted(self._name(path))} # {more}"],
-                    found["stimulus"].values.astype(str),
-                    labels,
-                )
+                return [self._line("responses", path, more)], found["stimulus"].values.astype(str), labels
         for path, shape in _by_name(self.volumes, _RESPONSES):
-            table = self._table(path, shape[3])
-            lines = [
-                f"responses = {quoted(self._name(path))} # {'x'.join(map(str, shape[:3]))} voxels, {shape[3]} trials"
-            ]
-            return [*lines, *self._samples(table), *self._masks(path, shape)], _stimuli(table[1]), table[1]
+            about = f"{'x'.join(map(str, shape[:3]))} voxels, {shape[3]} trials"
+            lines, stimuli, table = self._rows(path, shape[3], about)
+            return [*lines, *self._masks(path, shape)], stimuli, table
         arrays = [(p, s) for p, s in self.arrays if len(s) == 2 and not _called(p, _FEATURES)]
         named = [x for x in arrays if _called(x[0], _RESPONSES)]
         if len(named or arrays) > 1:
@@ -240,15 +232,23 @@ class _Folder:
                 f"{self.root} holds several arrays: {names}. Next step: call that of the responses responses.npy."
             )
         for path, shape in named or arrays:
-            table = self._table(path, shape[0])
-            lines = [f"responses = {quoted(self._name(path))} # {shape[0]} trials, {shape[1]} voxels"]
-            return [*lines, *self._samples(table)], _stimuli(table[1]), table[1]
+            return self._rows(path, shape[0], f"{shape[0]} trials, {shape[1]} voxels")
         seen = ", ".join(self._name(p) for p, *_ in [*self.images, *self.arrays, *self.tables, *self.labelled][:8])
         raise DataError(
             f"{self.root} holds no responses: neither a known data set, a 4-D NIfTI, a .npy (trial, voxel), nor a .nc "
             f"or .zarr with a dimension voxel; found {seen or 'none of these files'}. Next step: neuroenc data "
             "list shows data sets, and neuroenc run --example v4 runs one."
         )
+
+    def _rows(self, path: Path, n: int, about: str) -> tuple[list[str], np.ndarray, Any]:
+        """Lines of responses that a table names the rows of, the stimulus of each row, and that table."""
+        file, table = self._table(path, n)
+        own = [c for c in ("stimulus", "subject", "session", "run", "repeat") if c in table]
+        lines = [
+            self._line("responses", path, about),
+            self._line("samples", file, f"one row a trial: {', '.join(own)}"),
+        ]
+        return lines, table["stimulus"].to_numpy(dtype=str), table
 
     def _table(self, responses: Path, n: int) -> tuple[Path, Any]:
         """The table of the trials: one row for each of ``n`` samples, with a column ``stimulus``."""
@@ -272,10 +272,6 @@ class _Folder:
             f"(optionally subject, session, run, repeat); found {'; '.join(near[:3]) or 'no table'}. Next step: write "
             "trials.csv."
         )
-
-    def _samples(self, table: tuple[Path, Any]) -> list[str]:
-        own = [c for c in ("stimulus", "subject", "session", "run", "repeat") if c in table[1]]
-        return [f"samples = {quoted(self._name(table[0]))} # one row a trial: {', '.join(own)}"]
 
     def _masks(self, responses: Path, shape: tuple[int, ...]) -> list[str]:
         """The mask, and regions: binary images and labels on the grid of the responses."""
@@ -314,7 +310,7 @@ class _Folder:
         for path, values in labels:
             for label in np.unique(values[inside & (values > 0)]).astype(int):
                 rois[f"{_stem(path)}-{label}"] = f"{self._name(path)}:{label}"
-        lines = [f"mask = {quoted(self._name(mask))} # {int(inside.sum())} voxels"]
+        lines = [self._line("mask", mask, f"{int(inside.sum())} voxels")]
         if rois:
             lines.append("rois = { " + ", ".join(f"{_key(k)} = {quoted(v)}" for k, v in rois.items()) + " }")
         return lines
@@ -361,7 +357,7 @@ class _Folder:
         for path, sizes in self.labelled:
             if "voxel" not in sizes and "stimulus" in sizes and len(sizes) > 1:
                 width = int(np.prod([n for k, n in sizes.items() if k != "stimulus"]))
-                line = f"file = {quoted(self._name(path))} # {sizes['stimulus']} stimuli, {width} features"
+                line = self._line("file", path, f"{sizes['stimulus']} stimuli, {width} features")
                 spaces.append(_space(_stem(path), line))
         for path, shape in self.arrays:
             if len(shape) != 2 or not _called(path, _FEATURES):
@@ -372,8 +368,8 @@ class _Folder:
                 (p for p, t in tables if known <= set(t["stimulus"])), key=lambda p: _called(p, ("caption",))
             )
             if named:
-                line = f"file = {quoted(self._name(path))} # {shape[0]} rows, {shape[1]} features"
-                rows = f"samples = {quoted(self._name(named[0]))} # names the rows"
+                line = self._line("file", path, f"{shape[0]} rows, {shape[1]} features")
+                rows = self._line("samples", named[0], "names the rows")
                 spaces.append(_space(_stem(path), line, rows))
             else:
                 self.passed.append(f"{self._name(path)}: no table with {shape[0]} rows names its stimuli")
@@ -397,7 +393,3 @@ def _called(path: Path, words: tuple[str, ...]) -> bool:
 
 def _by_name(found: list[Any], words: tuple[str, ...]) -> list[Any]:
     return sorted(found, key=lambda x: not _called(x[0], words))
-
-
-def _stimuli(table: Any) -> np.ndarray:
-    return table["stimulus"].to_numpy(dtype=str)
