@@ -35,10 +35,9 @@ def find_scores(run: str | os.PathLike[str]) -> Path:
     run = Path(run)
     if run.is_file() and run.suffix == ".nc":
         return run
-    if run.exists() and not run.is_dir():
-        raise DataError(f"{run} is no scores.nc. Next step: the folder that neuroenc run, demo or caption wrote.")
     if not run.is_dir():
-        raise DataError(f"{run} does not exist. Next step: the folder that neuroenc run, demo or caption wrote.")
+        said = "is no scores.nc" if run.exists() else "does not exist"
+        raise DataError(f"{run} {said}. Next step: the folder that neuroenc run, demo or caption wrote.")
     for place in _PLACES:
         if (run / place).is_file():
             return run / place

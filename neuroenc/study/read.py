@@ -329,15 +329,10 @@ def _without_empty(table: dict[str, Any], keep: bool = False) -> dict[str, Any]:
     return kept if keep else {k: v for k, v in kept.items() if v != {}}
 
 
-def _examples() -> dict[str, Any]:
-    """Files of the shipped configs by stem."""
-    folder = resources.files("neuroenc.study") / "examples"
-    return {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
-
-
 def _of_command(command: str) -> dict[str, Any]:
     """Shipped configs of a command by name: ``COMMAND-NAME.toml``, else ``NAME.toml`` where it has what is read."""
-    files = _examples()
+    folder = resources.files("neuroenc.study") / "examples"
+    files: dict[str, Any] = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
     special = {stem.removeprefix(f"{command}-"): f for stem, f in files.items() if stem.startswith(f"{command}-")}
     general = {stem: f for stem, f in files.items() if stem.partition("-")[0] not in TABLES}
     if command in ("compare", "icl"):
