@@ -219,11 +219,8 @@ class Layout:
         return {"vertex": places - right * self.shape[0], "hemi": np.where(right, "R", "L")}
 
     def colour_table(self, name: str) -> Path | None:
-        for folder in (self.label_folder(), self.label_folder("fsaverage")):
-            path = folder / f"{name}.mgz.ctab"
-            if path.is_file():
-                return path
-        return None
+        paths = (self.label_folder(subject) / f"{name}.mgz.ctab" for subject in (None, "fsaverage"))
+        return next((path for path in paths if path.is_file()), None)
 
 
 def _subject_number(subject: int | str) -> int:

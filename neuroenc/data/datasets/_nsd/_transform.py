@@ -90,8 +90,7 @@ def nsd_to_surface(
     maps = np.asarray(image.dataobj).reshape((*layout.shape, -1))
     order = 0 if interpolation == "nearest" else 1
     parts: list[np.ndarray] = []
-    coords: dict[str, Any] = {"vertex": [], "hemi": []}
-    for hemi, side in HEMIS.items():
+    for hemi in HEMIS:
         layers = ("layerB2",) if order == 0 else _LAYERS
         points = [_table(layout, f"{hemi}.{_SPACES[space]}-to-{layer}").reshape(-1, 3) for layer in layers]
         sampled = []
@@ -111,11 +110,9 @@ def nsd_to_surface(
             nearest = _table(layout, f"{hemi}.white-to-fsaverage").reshape(-1).astype(np.int64) - 1
             vertex_values = vertex_values[:, nearest]
         parts.append(vertex_values)
-        coords["vertex"].append(np.arange(vertex_values.shape[1]))
-        coords["hemi"].append(np.full(vertex_values.shape[1], side))
-    joined = np.concatenate(parts, axis=1)
-    labels: dict[str, Any] = {k: ("voxel", np.concatenate(v)) for k, v in coords.items()}
-    labels["voxel"] = np.arange(joined.shape[1])
+    joined, sizes = np.concatenate(parts, axis=1), [part.shape[1] for part in parts]
+    labels: dict[str, Any] = {"vertex": ("voxel", np.concatenate([np.arange(n) for n in sizes]))}
+    labels |= {"hemi": ("voxel", np.repeat(list(HEMIS.values()), sizes)), "voxel": np.arange(joined.shape[1])}
     attrs = {"space": to, "from": space, "subject": layout.name, "interpolation": interpolation}
     if values.ndim == 1:
         return xr.DataArray(joined[0], dims="voxel", coords=labels, attrs=attrs, name=values.name)
