@@ -497,9 +497,10 @@ def _gate_of(gate: pd.DataFrame, scores: xr.Dataset) -> pd.DataFrame:
 
 def _per_voxel(projected: xr.Dataset, scores: xr.Dataset) -> dict[str, Any]:
     """What the projection says of each voxel, NaN for voxels that were held back."""
+    at = pd.Index(projected["voxel"].values).get_indexer(scores["voxel"].values)
     names = ("cosine_before_after", "effective_images", "nearest_cosine", "projected_predicted", "distance")
-    found = projected[[name for name in names if name in projected]].reindex(voxel=scores["voxel"].values)
-    return {str(name): ("voxel", value.values.astype(np.float32)) for name, value in found.items()}
+    values = {name: np.where(at >= 0, projected[name].values[at], np.nan) for name in names if name in projected}
+    return {name: ("voxel", value.astype(np.float32)) for name, value in values.items()}
 
 
 def _unprojected(gate: pd.DataFrame, captions: pd.DataFrame, valid: np.ndarray) -> pd.DataFrame:

@@ -76,7 +76,7 @@ class CaptionCorpus:
         if unknown:
             raise DataError(f"{len(unknown)} images with categories have no caption: {', '.join(unknown[:3])}.")
         self._phrases = phrases
-        self._found: list[list[str]] | None = None
+        self._found: dict[str, list[str]] = {}
 
     @classmethod
     def from_stimuli(
@@ -130,10 +130,10 @@ class CaptionCorpus:
                 "the corpus cannot tell phrases. Next step: CaptionCorpus(..., phrases=...), a function that gives a "
                 "text's phrases."
             )
-        if self._found is None:
-            known = {c: [plain_text(p) for p in self._phrases(c)] for c in dict.fromkeys(self.captions)}
-            self._found = [list(dict.fromkeys(p for p in known[c] if p)) for c in self.captions]
-        return self._found[row]
+        text = self.captions[row]
+        if text not in self._found:
+            self._found[text] = list(dict.fromkeys(p for p in map(plain_text, self._phrases(text)) if p))
+        return self._found[text]
 
     def documents(self, level: str) -> tuple[list[str], list[str]]:
         """Texts and the id of the document that each belongs to.

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin, silhouette_score
 
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import make_rng, one_of
@@ -101,9 +101,7 @@ def _stability(x: Floats, labels: Floats, k: int, method: str, n: int, rng: np.r
         if len(rows) <= k:
             continue
         part = _split(x[rows], k, method, int(rng.integers(2**31)))
-        centres = _centres(x[rows], part, k)
-        nearest = ((x[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
-        found.append(adjusted_rand_score(labels, nearest))
+        found.append(adjusted_rand_score(labels, pairwise_distances_argmin(x, _centres(x[rows], part, k))))
     return (float(np.mean(found)), float(np.std(found))) if found else (np.nan, np.nan)
 
 

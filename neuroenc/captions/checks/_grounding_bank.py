@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,7 +108,6 @@ class PhraseBank:
         everywhere = self.vectors([self.keys[k] for k in np.flatnonzero(common)])
         direction = everywhere.mean(axis=0) if text_direction is None else text_direction
         self.text_direction = np.asarray(direction, dtype=np.float64)
-        self._all: np.ndarray | None = None
         self.cut = np.inf if similar is None else self._similar(np.flatnonzero(common), similar)
 
     def __repr__(self) -> str:
@@ -153,11 +153,10 @@ class PhraseBank:
         """Unit vectors of texts without what all texts share."""
         return unit_rows(self.vectors(texts) - self.text_direction)
 
+    @cached_property
     def _own(self) -> np.ndarray:
         """Centred vectors of all phrases of the images' captions, made when they are first asked for."""
-        if self._all is None:
-            self._all = self.centred(self.keys)
-        return self._all
+        return self.centred(self.keys)
 
     def _similar(self, usable: np.ndarray, similar: float) -> float:
         """Cosine over which a share of the pairs of phrases with different main nouns lie."""
@@ -175,7 +174,7 @@ class PhraseBank:
         They do where they hold its main noun, or a phrase whose text embedding is as near as ``similar`` says.
         """
         out = np.zeros((len(self.ids), len(phrases)), dtype=bool)
-        own = self._own() if np.isfinite(self.cut) else None
+        own = self._own if np.isfinite(self.cut) else None
         step = max(1, int(parse_memory(max_memory) // (16 * (len(self.keys) + len(self.ids)))))
         for a in range(0, len(phrases), step):
             part = phrases[a : a + step]

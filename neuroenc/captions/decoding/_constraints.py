@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions.decoding._sampling import Constraint
 from neuroenc.captions.text._words import plurals, word_pattern
@@ -118,8 +119,6 @@ class CorpusConstraint:
     def __init__(
         self, index: NGramIndex, *, stop: int, vocabulary: int, n: int | None = None, anchored: bool = True
     ) -> None:
-        if n is not None and (isinstance(n, bool) or int(n) != n or n < 2):
-            raise ConfigError(f"n={n!r} is not legal; it must be an integer of at least 2, or None.")
         if index.count([stop]):
             raise DataError(
                 f"the corpus holds the stop token {stop} inside {len(set(index.locate([stop])[0].tolist()))} captions. "
@@ -131,7 +130,7 @@ class CorpusConstraint:
                 f"{vocabulary} tokens. Next step: tokenise the corpus with the model's own tokenizer."
             )
         self.index, self.stop, self.vocabulary = index, int(stop), int(vocabulary)
-        self.n, self.anchored = n, bool(anchored)
+        self.n, self.anchored = None if n is None else check_whole("n", n, 2, also=", or None"), bool(anchored)
         self._cached: Callable[[tuple[int, ...], bool], Tensor] = lru_cache(65_536)(self._next)
 
     @classmethod
