@@ -22,7 +22,8 @@ from neuroenc._core.files import atomic_path, write_text
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as make_provenance
 from neuroenc._version import __version__
-from neuroenc.report._style import WIDTH, bar, beside, data_uri, figure_svg, flatten, number, shipped, table, voxel_link
+from neuroenc.report import _style
+from neuroenc.report._style import WIDTH, data_uri, figure_svg, flatten, number, parsed, shipped, table
 
 #: What words of the pages mean; a section names those that it uses.
 TERMS: Mapping[str, str] = tomllib.loads(shipped("terms.toml"))
@@ -303,13 +304,9 @@ def _clear(out: Path, kept: set[str]) -> None:
 
 def _origin(provenance: str | None) -> dict[str, Any]:
     """Versions apart from the rest of the provenance."""
-    text = provenance or make_provenance()
-    try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
+    record = parsed(provenance or make_provenance())
     if not isinstance(record, dict):
-        return {"versions": [("neuroenc", __version__)], "rest": text}
+        return {"versions": [("neuroenc", __version__)], "rest": provenance}
     versions = record.pop("versions", {"neuroenc": __version__})
     shown = flatten(versions) if isinstance(versions, dict) else [("versions", str(versions))]
     rest = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) if record and provenance else ""
@@ -334,7 +331,7 @@ def _environment() -> Any:
     # Escaping is always on, not by file ending: captions, file names and settings are other people's text.
     options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=loader, autoescape=True, **options)
-    made.filters |= {"number": number, "bar": bar, "beside": beside, "voxel_link": voxel_link}
+    made.filters |= {name: getattr(_style, name) for name in ("number", "bar", "beside", "voxel_link")}
     made.tests["finite"] = lambda value: isinstance(value, (int, float, np.number)) and bool(np.isfinite(value))
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,16 @@ BLUE, ORANGE = "#2b6ca3", "#b8480b"  # told apart by all common forms of colour 
 # A pale rose: bare cortex is grey, and no category is near it.
 TIE, OTHER = "#f2d9d0", "#5c6670"
 WIDTH = 10.6  # inches; pages show it at 1056 CSS pixels
+
+
+def parsed(provenance: str | Mapping[str, Any] | None) -> Any:
+    """Provenance as JSON writes it; text that is no JSON stays text."""
+    if not isinstance(provenance, str):
+        return dict(provenance) if provenance else None
+    try:
+        return json.loads(provenance)
+    except json.JSONDecodeError:
+        return provenance
 
 
 def shipped(name: str) -> str:

@@ -20,7 +20,7 @@ from neuroenc._core.files import hash_array, hash_json, read_json, read_text, wr
 from neuroenc._core.provenance import versions
 from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
-from neuroenc.report._style import CEILINGS, SCORES, shipped
+from neuroenc.report._style import CEILINGS, SCORES, parsed, shipped
 from neuroenc.report.export._files import MESHES, label_image, numeric_scores, places, save_image, vertices_of
 
 BIDS_VERSION = "1.10.0"
@@ -40,16 +40,6 @@ def ceiling_convention(name: str, scores: xr.Dataset) -> str:
     if own or name.startswith("noise_ceiling"):
         return CEILINGS.get(own, own or "convention not recorded")
     return "none: not divided by a noise ceiling"
-
-
-def parsed(provenance: str | Mapping[str, Any] | None) -> Any:
-    """Provenance as JSON writes it; text that is no JSON stays text."""
-    if not isinstance(provenance, str):
-        return dict(provenance) if provenance else None
-    try:
-        return json.loads(provenance)
-    except json.JSONDecodeError:
-        return provenance
 
 
 def sidecar(

@@ -97,18 +97,14 @@ def percent(share: float) -> str:
 
 def parts_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
     """``features``, ``core`` and ``readout`` of every cell: from the table's columns, else from its name."""
-    parts = {}
-    known = table is not None and {"features", "readout"} <= set(table.columns)
-    for name in names:
-        row = table[table["cell"].astype(str) == name] if table is not None and known else None
-        if row is not None and len(row):
-            first = row.iloc[0]
-            core = first.get("core", "")
-            parts[name] = (str(first["features"]), "" if pd.isna(core) else str(core), str(first["readout"]))
-        else:
-            pieces = name.split("/")
-            parts[name] = (pieces[0], "/".join(pieces[1:-1]), pieces[-1] if len(pieces) > 1 else "")
-    return pd.DataFrame.from_dict(parts, orient="index", columns=["features", "core", "readout"])
+    pieces = [name.split("/") for name in names]
+    split = [(p[0], "/".join(p[1:-1]), p[-1] if len(p) > 1 else "") for p in pieces]
+    columns = ["features", "core", "readout"]
+    parts = pd.DataFrame(split, index=list(names), columns=columns)
+    if table is not None and {"features", "readout"} <= set(table.columns):
+        told = table.assign(cell=table["cell"].astype(str)).drop_duplicates("cell").set_index("cell")
+        parts.update(told.reindex(columns=columns).fillna("").astype(str))
+    return parts
 
 
 def medians_of(cells: Cells, frame: pd.DataFrame | None) -> pd.DataFrame:

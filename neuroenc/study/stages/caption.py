@@ -306,11 +306,9 @@ def _caption(study: Study) -> CaptionStudy:
 
 
 def _caveats(config: CaptionsConfig) -> list[str]:
-    notes = []
-    if config.space.model == "conse":
-        notes.append(NOTES["captions"]["conse"])
-    if config.decoder.kind == "retrieval":
-        notes.append(NOTES["captions"]["retrieval"])
-    if config.gate.kind != "q":
-        notes.append("Voxels are captioned whether or not they are predicted above chance.")
-    return notes
+    told = {
+        NOTES["captions"]["conse"]: config.space.model == "conse",
+        NOTES["captions"]["retrieval"]: config.decoder.kind == "retrieval",
+        "Voxels are captioned whether or not they are predicted above chance.": config.gate.kind != "q",
+    }
+    return [note for note, holds in told.items() if holds]
