@@ -128,7 +128,7 @@ def _plain_warnings() -> Iterator[None]:
         return f"warning: {' '.join(str(message).split())}\n"
 
     if os.environ.get("NEUROENC_TRACEBACK", "0") in ("", "0"):
-        warnings.formatwarning = sentence
+        warnings.formatwarning = sentence  # type: ignore[assignment]
     try:
         yield
     finally:

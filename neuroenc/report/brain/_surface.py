@@ -123,8 +123,9 @@ def plot_surface(
         one_of("view", view, meshes.VIEWS)
     one_of("mesh", mesh, ("inflated", "flat"))
     n = len(np.asarray(values))
-    places = (coordinate(values, name, given, "on a surface") for name, given in (("vertex", vertex), ("hemi", hemi)))
-    index, side = _vertex_table(*places, n)
+    where = "on a surface"
+    place = coordinate(values, "vertex", vertex, where), coordinate(values, "hemi", hemi, where)
+    index, side = _vertex_table(*place, n)
     others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
     painter = Painter(values, cmap, (vmin, vmax), colours, **others)
     masks = region_masks(rois, values, n)
