@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -228,21 +229,28 @@ def kernel_ridge():
 
 @cache
 def contexts():
-    """R2 of exemplar voxels (query form) and of linear ones (published form) at 16 times the trained length."""
+    """R2 of exemplar voxels (query form) and linear ones (published form), to 16 times the trained length.
+
+    Means over seeds.
+    """
     rows = {}
     for kind, source, form in (("exemplar", Exemplars(), "query"), ("linear", linear(), "published")):
-        full = queries() if kind == "exemplar" else trained(source, support=(8, TRAINED), form=form)
-        grouped = trained(source, support=(8, TRAINED), form=form, **LANDMARKS)
+        options = {"support": (8, TRAINED), "form": form}
+        full = [trained(source, seed=seed, **options) for seed in SEEDS]
+        grouped = [trained(source, seed=seed, **options, **LANDMARKS) for seed in SEEDS]
         predictors = {
-            "full": by(full),
-            "averaged": averaged(full),
-            "chunks": by(chunked(full)),
-            "landmarks": by(grouped),
-            "closed form": fitted(lambda: EmpiricalBayesRidge()),
-            "kernel ridge": fitted(kernel_ridge),
+            "full": [by(m) for m in full],
+            "averaged": [averaged(m) for m in full],
+            "chunks": [by(chunked(m)) for m in full],
+            "landmarks": [by(m) for m in grouped],
+            "closed form": [fitted(lambda: EmpiricalBayesRidge())],
+            "kernel ridge": [fitted(kernel_ridge)],
         }
         for n in (TRAINED, LONG):
-            rows[kind, n] = {name: r2(p, source, n, draws=2, voxels=50) for name, p in predictors.items()}
+            rows[kind, n] = {
+                name: float(np.mean([r2(p, source, n, draws=2, voxels=50) for p in several]))
+                for name, several in predictors.items()
+            }
     return rows
 
 
@@ -357,7 +365,7 @@ def retrieval():
     """
     found = {}
     for seed in SEEDS:
-        model = queries(seed)
+        model = trained(Exemplars(), seed=seed, support=(8, TRAINED), form="query")
         e = Exemplars().draw(np.random.default_rng([7, seed]), 60, TRAINED, 60)
         with HeadTap(model) as tap, torch.no_grad():
             tap.record(weights=slice(None))
@@ -380,16 +388,14 @@ def retrieval():
 
 
 @cache
-def queries(seed=0):
-    """The query form on exemplar voxels."""
-    return trained(Exemplars(), seed=seed, support=(8, TRAINED), form="query")
-
-
-@cache
 def regions():
-    """R2 at 0, 5 and 20 trials of new voxels of five regions: plain, with the region's task embedding, closed forms."""
-    model, found = plain(0), {}
-    for region in range(5):
+    """R2 at 0, 5 and 20 trials of new voxels of five regions: plain, with the region's task embedding, closed forms.
+
+    Means over regions and training seeds.
+    """
+    found = {}
+    for region, seed in product(range(5), SEEDS):
+        model = plain(seed)
         rng = np.random.default_rng([region, 3])
         common = rng.standard_normal((E, 1))
         weights = common + 0.5 * rng.standard_normal((E, 160))
@@ -422,9 +428,9 @@ def regions():
 
 @cache
 def hints():
-    """R2 at 32 trials (trained to 32) and at 256, without a hint and with each."""
+    """R2 at 32 trials (trained to 32) and at 256, without a hint and with each; means over seeds."""
     found = {}
     for hint in (None, "weights", "nearest", "statistics"):
-        model = trained(linear(), support=(8, TRAINED), hint=hint)
-        found[str(hint)] = {n: r2(by(model), linear(), n) for n in (TRAINED, 256)}
+        models = [trained(linear(), seed=seed, support=(8, TRAINED), hint=hint) for seed in SEEDS]
+        found[str(hint)] = {n: float(np.mean([r2(by(m), linear(), n) for m in models])) for n in (TRAINED, 256)}
     return found

@@ -343,9 +343,10 @@ class StreamingSession:
     matters. Merging adds the sums of complete chunks and then the other session's open trials. With forgetting, trials
     are weighted by their age at the end of their chunk, and chunks by their own.
 
-    Learned memories: the result is the model's on all trials at once (`InContextEncoder`), exactly. Where weights
-    drift, they are better than a closed form that forgets nothing, and without drift they are worse; a closed form
-    whose ``forget`` suits the drift is as good as any of them (see the measurements in tests/claims).
+    Learned memories: the result is the model's on all trials at once (`InContextEncoder`), exactly. Measured with small
+    models, R2 of noiseless responses after 128 trials: weights that turn by 2 radians, `EmpiricalBayesRidge` .17, with
+    ``forget="auto"`` .71, Titans .70, others .44; outlying trials beside that, ridge that forgets and is robust .64,
+    Titans .57, others .36 and less; no drift, ridge .94, Titans .74.
 
     All of it is up to rounding. A trial that was missed altogether (NaN in every voxel) is skipped; one that is missing
     in some voxels is refused, because each voxel would need a Gram matrix of its own.
