@@ -414,7 +414,7 @@ def regions():
 
             methods = {
                 "injected": InContextEncoder(model, task=task, device="cpu", response_scale="as-is"),
-                "region's prior": EmpiricalBayesRidge(prior),
+                "region's prior": EmpiricalBayesRidge(prior, intercept="prior"),
             }
             if n:
                 methods |= {

@@ -300,6 +300,11 @@ class InContextEncoder(LinearEncoder):
         with self._changed(model):
             yield from conditioned_blocks(model, support.astype(np.float32), Y, **settings, **self._place())
 
+    @property
+    def fits_without_trials(self) -> bool:
+        """Whether an empty support is fitted: with a region's task embedding."""
+        return self.task is not None
+
     @contextmanager
     def _changed(self, model: InContextModel) -> Iterator[None]:
         """Inside, the model's heads are as ``context``, ``calibrate`` and ``task`` say."""
