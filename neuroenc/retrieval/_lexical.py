@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from neuroenc._core.checks import at_least, check_texts, check_whole, flat_captions, one_of, share
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
@@ -115,8 +116,8 @@ class LexicalIndex:
         engine = require("bm25s", "language").BM25(method=method, k1=self.k1, b=self.b, delta=self.delta)
         numbered = [[vocabulary[w] for w in words] for words in found]
         engine.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
-        place = {name: row for row, name in enumerate(dict.fromkeys(names))}
-        self._set(engine, np.array(list(place), dtype=str), np.array([place[n] for n in names], dtype=np.int64))
+        owner, different = pd.factorize(np.array(names, dtype=object))
+        self._set(engine, np.asarray(different, dtype=str), owner)
 
     def _set(self, engine: Any, ids: np.ndarray, owner: np.ndarray) -> None:
         self._engine, self.ids, self._owner = engine, ids, owner

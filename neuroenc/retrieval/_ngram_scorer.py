@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from neuroenc._core.checks import at_least, check_whole, share
 from neuroenc._core.errors import DataError
@@ -163,11 +164,9 @@ class NGramScorer:
             check_whole("top_unigrams", top_unigrams),
         )
         self.overlap, self.relative, self.frequency = bool(overlap), bool(relative), bool(frequency)
-        names, first, of = np.unique(np.asarray(index.ids), return_index=True, return_inverse=True)
-        order = np.argsort(first)
+        self._of, names = pd.factorize(np.asarray(index.ids, dtype=object))
         #: Ids of the documents, in the order of the corpus.
-        self.documents: np.ndarray = names[order]
-        self._of = np.argsort(order)[of]
+        self.documents: np.ndarray = np.asarray(names, dtype=str)
         lengths = np.diff(index._starts)
         self._length = np.maximum(1, np.bincount(self._of, lengths - 2, minlength=len(names)))
         #: Document of each place in the text.

@@ -233,9 +233,8 @@ class RetrievalDecoder:
                 f"{bad[0]} ({texts[bad[0]][:60]!r})."
             )
         vectors /= norms[:, None]
-        first: dict[str, int] = {}
-        group = np.array([first.setdefault(text_key(x), len(first)) for x in texts])
-        merged = np.zeros((len(first), vectors.shape[1]))
+        group, different = pd.factorize(np.array([text_key(x) for x in texts], dtype=object))
+        merged = np.zeros((len(different), vectors.shape[1]))
         np.add.at(merged, group, vectors)
         position = np.unique(group, return_index=True)[1]
         self.captions = [texts[p] for p in position]
