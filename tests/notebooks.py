@@ -30,7 +30,7 @@ def main() -> None:
         notebook = nbformat.read(FOLDER / name, as_version=4)
         with tempfile.TemporaryDirectory() as folder:
             os.environ["NEUROENC_CACHE"] = str(Path(folder) / "cache")
-            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+            NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute()
         cells = [c for c in notebook.cells if c.cell_type == "code"]
         if save:
             for cell in cells:

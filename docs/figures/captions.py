@@ -11,7 +11,7 @@ from neuroenc.captions import load_captioner
 from neuroenc.data.simulate import simulate_cortex, simulate_world
 
 scenes = simulate_world(400, seed=41)
-subject = simulate_cortex(scenes, n_voxels=150, seed=41)[0]
+subject = simulate_cortex(scenes, n_voxels=150, own=0.0, seed=41)[0]
 Y = data.average_repeats(data.zscore(subject.responses, by="session"))
 bank = neuroenc.ImageEmbedder("world").embed(scenes)
 unit = bank / (bank**2).sum("feature") ** 0.5

@@ -44,7 +44,7 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
     scores, coefs, intercepts, told = [], [], [], []
     first = 0
     for number, subject in enumerate(
-        simulate_cortex(shown, n_subjects=n_subjects, n_voxels=n_voxels, test_ids=test_ids, seed=seed)
+        simulate_cortex(shown, n_subjects=n_subjects, n_voxels=n_voxels, test_ids=test_ids, own=0.0, seed=seed)
     ):
         scaled = data.zscore(subject.responses, by="session")
         train, single = data.shared_test(scaled, test_ids)

@@ -63,7 +63,9 @@ def hand_made(stimuli: Stimuli) -> np.ndarray:
 def second():
     """An encoder of hand-made features, fitted on half of the scenes; the others are the natural images."""
     world = simulate_world(800, seed=21)
-    subject = simulate_cortex(world, n_voxels=dict.fromkeys(ROIS, 20), n_sessions=2, ncsnr=(0.6, 1.5), seed=3)[0]
+    subject = simulate_cortex(world, n_voxels=dict.fromkeys(ROIS, 20), n_sessions=2, ncsnr=(0.6, 1.5), own=0.0, seed=3)[
+        0
+    ]
     seen, held = world.sel(world.ids[:500]), world.sel(world.ids[500:])
     y = average_repeats(zscore(subject.responses, by="session"))
     encoder = RidgeEncoder(n_jobs=1).fit(hand_made(seen), y.sel(stimulus=seen.ids).values)

@@ -23,7 +23,7 @@ COUNTS = {"FFA": 30, "EBA": 30, "PPA": 30, "VWFA": 30, "food": 30}
 def fitted():
     """Weights of selective voxels, a bank of unseen scenes, a decoder, and the planted families."""
     scenes, unseen = simulate_world(700, seed=SEED), simulate_world(600, seed=SEED + 1)
-    subject = simulate_cortex(scenes, n_voxels=COUNTS, ncsnr=(0.8, 1.5), seed=SEED)[0]
+    subject = simulate_cortex(scenes, n_voxels=COUNTS, ncsnr=(0.8, 1.5), own=0.0, seed=SEED)[0]
     Y = data.average_repeats(data.zscore(subject.responses, by="session"))
     embedder = ImageEmbedder("world", progress=False)
     features = embedder.embed(scenes)

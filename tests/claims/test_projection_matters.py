@@ -55,7 +55,7 @@ def judged(captions, voxels, truth):
 def measured(seed):
     """One row per projection, decoder and voxel."""
     scenes, unseen = simulate_world(900, seed=700 + seed), simulate_world(1500, seed=800 + seed)
-    subject = simulate_cortex(scenes, n_voxels=COUNTS, ncsnr=(0.8, 1.5), seed=seed)[0]
+    subject = simulate_cortex(scenes, n_voxels=COUNTS, ncsnr=(0.8, 1.5), own=0.0, seed=seed)[0]
     Y = data.average_repeats(data.zscore(subject.responses, by="session"))
     embedder = ImageEmbedder("world", progress=False)
     features = embedder.embed(scenes)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data import average_repeats, match, zscore
 from neuroenc.data._stimuli import Stimuli
 from neuroenc.data._validate import validate_responses
 from neuroenc.data.simulate import CHANNELS, FAMILIES, MEMBERS, ROIS, energy_maps, simulate_cortex, simulate_world
 from neuroenc.data.simulate._rois import fsaverage5
+from neuroenc.embedding import ImageEmbedder
+from neuroenc.encoders import RidgeEncoder
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +26,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def subject(world):
-    return simulate_cortex(world, test_ids=world.ids[:200], test_repeats=3, seed=3)[0]
+    return simulate_cortex(world, test_ids=world.ids[:200], test_repeats=3, own=0.0, seed=3)[0]
 
 
 def _zscored(responses):
@@ -267,6 +274,61 @@ def test_same_seed_same_subject_and_subjects_differ(world):
     assert np.abs(first.truth.ncsnr.values[:n] - second.truth.ncsnr.values[:n]).mean() > 0.05
     other = simulate_cortex(few, **{**options, "seed": 8})[0]
     assert other.responses.shape != alone.responses.shape or not np.array_equal(other.responses, alone.responses)
+
+
+def likeness(coefs, places, rng):
+    """Median cosine of a voxel's weights with the mean of ten of another subject's: the nearest, and random ones."""
+    near, far = [], []
+    for one, two in itertools.permutations(range(len(coefs)), 2):
+        nearest = cKDTree(places[two]).query(places[one], 10)[1]
+        for found, rows in ((near, nearest), (far, rng.integers(0, len(places[two]), nearest.shape))):
+            means = coefs[two][:, rows].mean(axis=2)
+            lengths = np.linalg.norm(coefs[one], axis=0) * np.linalg.norm(means, axis=0)
+            found.append(np.median((coefs[one] * means).sum(axis=0) / lengths))
+    return np.mean(near), np.mean(far)
+
+
+@pytest.mark.slow
+def test_subjects_are_as_alike_as_people():
+    """Ridge weights: BOLD5000's have .18 to .28 with the ten nearest voxels, .06 to .12 with random ones."""
+    scenes = simulate_world(1500, seed=5)
+    X = ImageEmbedder("world", progress=False).embed(scenes)
+    X = X - X.mean("stimulus")
+
+    def found(**options):
+        coefs, places = [], []
+        for one in simulate_cortex(scenes, n_subjects=3, seed=3, **options):
+            Y = average_repeats(zscore(one.responses, by="session"))
+            coefs.append(RidgeEncoder(progress=False).fit(match(X, Y), Y).coef_)
+            places.append(np.stack([fsaverage5()[h][0][v] for h, v in zip(Y.hemi.values, Y.vertex.values)]))
+        return likeness(coefs, places, np.random.default_rng(0))
+
+    near, far = found()
+    assert 0.18 <= near <= 0.28
+    assert 0.06 <= far <= 0.12
+    near, far = found(own=0.0)
+    assert near > 0.45
+    assert far > 0.18
+
+
+def test_people_whose_weights_were_published_are_as_alike():
+    folder = Path(__file__).parents[3] / "shared" / "data" / "bold5000-weights"
+    if not folder.is_dir():
+        pytest.skip("the weights of BOLD5000's subjects are not here")
+    people = [np.load(folder / f"sub-CSI{n}.npz") for n in (1, 2, 3)]
+    near, far = likeness([p["coef"] for p in people], [p["mni"] for p in people], np.random.default_rng(0))
+    assert 0.18 <= near <= 0.28
+    assert 0.06 <= far <= 0.12
+
+
+def test_directions_of_their_own_leave_what_was_planted(world):
+    few = world.sel(world.ids[:300])
+    options = {"n_voxels": {"V1": 20, "FFA": 20}, "n_sessions": 2}
+    plain, mixed = (simulate_cortex(few, own=own, **options)[0].truth for own in (0.0, 0.6))
+    assert plain.drop_vars("signal").equals(mixed.drop_vars("signal"))
+    r = (plain["signal"] * mixed["signal"]).mean("stimulus")
+    np.testing.assert_allclose(r.mean(), np.sqrt(0.4), atol=0.1)
+    np.testing.assert_allclose(mixed["signal"].std("stimulus"), 1, atol=1e-3)
 
 
 def test_unique_training_stimuli(world):

@@ -23,12 +23,12 @@ def _cache_of_the_module(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world():
-    return world_tasks(3, **SMALL)
+    return world_tasks(3, own=0.0, **SMALL)
 
 
 @pytest.fixture(scope="module")
 def strange():
-    return world_tasks(3, novel_prior=True, **SMALL)
+    return world_tasks(3, own=0.0, novel_prior=True, **SMALL)
 
 
 def test_world_subjects_share_no_scene(world):

@@ -164,7 +164,9 @@ def nsd_tree(
     completed = {s + 1: int(n) for s, n in enumerate(n_sessions)}
     _write_experiment(root, experiment, completed)
     _write_pictures(Layout(root, 1).stimuli, np.asarray(world.images), list(world.captions or ()), experiment)
-    cortices = simulate_cortex(world, n_subjects=n_subjects, n_voxels=n_voxels, n_sessions=1, ncsnr=ncsnr, seed=seed)
+    cortices = simulate_cortex(
+        world, n_subjects=n_subjects, n_voxels=n_voxels, n_sessions=1, ncsnr=ncsnr, own=0.0, seed=seed
+    )
     found = []
     for number, cortex in enumerate(cortices, start=1):
         assert cortex.truth is not None

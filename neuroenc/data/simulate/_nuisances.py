@@ -82,6 +82,36 @@ class Nuisances:
         plain = {f.name: f.default for f in fields(self)}
         return {k: str(v) if v == np.inf else v for k, v in asdict(self).items() if v != plain[k]}
 
+    def draw(self, rng: np.random.Generator, share: float = 2 / 3) -> Nuisances:
+        """Nuisances of amounts between none and these, uniformly; each is there with a probability of ``share``.
+
+        Parameters
+        ----------
+        rng : Generator
+        share : float
+
+        Returns
+        -------
+        Nuisances
+            ``outlier_sd`` stays, and ``tails`` stay or are normal.
+
+        Examples
+        --------
+        >>> drawn = Nuisances(gain_drift=0.8, saturation=0.5).draw(np.random.default_rng(0))
+        >>> 0 <= drawn.gain_drift <= 0.8, 0.5 <= drawn.saturation <= 1, drawn.suppression
+        (True, True, 0.0)
+        """
+        plain, found = {f.name: f.default for f in fields(self)}, {}
+        for name, most in asdict(self).items():
+            there, amount = rng.random() < share, rng.random()
+            if name == "outlier_sd":
+                found[name] = most
+            elif name == "tails":
+                found[name] = most if there else np.inf
+            else:
+                found[name] = plain[name] + there * amount * (most - plain[name])
+        return Nuisances(**found)
+
     def signal(
         self,
         signal: NDArray[Any],

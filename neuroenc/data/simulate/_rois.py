@@ -242,13 +242,17 @@ def _patch(
     return table
 
 
-def _retinotopic(voxels: Voxels, rows: np.ndarray, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    n = len(rows)
+def _fields(voxels: Voxels, rows: np.ndarray) -> np.ndarray:
+    """Receptive fields (place, voxel) on the grid of the energy maps, each of sum 1."""
     centre = (np.arange(GRID) + 0.5) / GRID - 0.5
     y, x = np.meshgrid(-centre, centre, indexing="ij")
     d2 = (x.ravel()[:, None] - voxels.rf_x[rows]) ** 2 + (y.ravel()[:, None] - voxels.rf_y[rows]) ** 2
     field = np.exp(-d2 / (2 * voxels.rf_size[rows] ** 2))
-    field = (field / field.sum(axis=0)).astype(np.float32)
+    return np.asarray((field / field.sum(axis=0)).astype(np.float32))
+
+
+def _retinotopic(voxels: Voxels, rows: np.ndarray, maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    n, field = len(rows), _fields(voxels, rows)
     weights = np.zeros((len(CHANNELS), n), dtype=np.float32)
     preferred, fine = rng.uniform(0, np.pi, n), rng.random(n)
     for s in range(len(SCALES)):
@@ -309,13 +313,48 @@ def _selective(
     return drive + np.outer(visual, visual_gain).astype(np.float32), preferred.astype(str)
 
 
+def _own_directions(
+    voxels: Voxels, table: pd.DataFrame, maps: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Responses (stimulus, voxel), z-scored, along a direction that each voxel draws for itself.
+
+    Retinotopic voxels weigh the energy maps inside their own field; others the objects' kinds and sides.
+    """
+    columns = [*(f"member_{m}" for members in MEMBERS.values() for m in members), *(f"{f}_x" for f in MEMBERS)]
+    objects = np.nan_to_num(table[columns].to_numpy(np.float64))
+    known = _standardised(objects)
+    found = known @ rng.standard_normal((known.shape[1], len(voxels.roi)))
+    weights = rng.standard_normal((len(CHANNELS), len(voxels.roi)))
+    rows = np.flatnonzero(voxels.family == "")
+    if rows.size and maps is not None:
+        field = _fields(voxels, rows)
+        found[:, rows] = 0.0
+        for c, channel in enumerate(maps):
+            found[:, rows] += weights[c, rows] * _standardised(channel @ field)
+    return _standardised(found)
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    spread = centred.std(axis=0)
+    return np.asarray(centred / np.where(spread > 0, spread, 1.0))
+
+
 def noiseless(
-    voxels: Voxels, table: pd.DataFrame, maps: np.ndarray | None, individual: float, rng: np.random.Generator
+    voxels: Voxels,
+    table: pd.DataFrame,
+    maps: np.ndarray | None,
+    individual: float,
+    rng: np.random.Generator,
+    own: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noiseless responses (stimulus, voxel), z-scored over stimuli, and each voxel's preferred members."""
+    """Noiseless responses (stimulus, voxel), z-scored over stimuli, and each voxel's preferred members.
+
+    ``own`` is the share of their variance that lies along a direction that each voxel draws for itself.
+    """
     signal = np.empty((len(table), len(voxels.roi)), dtype=np.float32)
     members = np.full(len(voxels.roi), "", dtype=object)
-    spatial, conceptual = rng.spawn(2)
+    spatial, conceptual, directions = rng.spawn(3)
     retinotopic = np.flatnonzero(voxels.family == "")
     if retinotopic.size and maps is not None:
         signal[:, retinotopic] = _retinotopic(voxels, retinotopic, maps, spatial)
@@ -327,6 +366,9 @@ def noiseless(
     signal -= signal.mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = signal.std(axis=0, dtype=np.float64)
     signal /= np.where(spread > 0, spread, 1.0).astype(np.float32)
+    if own:
+        both = np.sqrt(1 - own) * signal + np.sqrt(own) * _own_directions(voxels, table, maps, directions)
+        signal = _standardised(both).astype(np.float32)
     return signal, members.astype(str)
 
 

@@ -14,7 +14,7 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, Share, Table
 
 #: Options of ``[data] name = "world"``, the simulated world: what each is where nothing is said, and its least value.
-WORLD: dict[str, tuple[int | None, int]] = {
+WORLD: dict[str, tuple[float | None, int]] = {
     "n_subjects": (1, 1),
     "n_train": (1400, 1),
     "n_test": (200, 0),
@@ -22,6 +22,8 @@ WORLD: dict[str, tuple[int | None, int]] = {
     "n_bank": (2000, 0),
     "n_voxels": (None, 1),
     "world_seed": (None, 0),
+    # Captions of studies are judged by what was planted: voxels are what their region makes them.
+    "own": (0.0, 0),
 }
 
 
@@ -127,6 +129,10 @@ class DataConfig(Table):
             if name not in WORLD:
                 raise ConfigError(unknown_name("setting in data.options:", name, WORLD))
             where = f"data.options.{name}"
+            if name == "own":
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                    raise ConfigError(f"{where} = {value!r} is not legal; it must be a share, from 0 to below 1.")
+                continue
             check_whole(where, value if isinstance(value, int) else str(value), WORLD[name][1])
             if value > MOST:
                 raise ConfigError(f"{where} = {value!r} is not legal; it must be at most {MOST}.")

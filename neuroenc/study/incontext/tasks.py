@@ -260,6 +260,7 @@ def world_tasks(
     n_query: int = 300,
     n_voxels: int | None = 400,
     novel_prior: bool = False,
+    own: float = 0.6,
     progress: bool = False,
 ) -> TransferTasks:
     """Simulated subjects over scenes of the simulated world, seen by the world's CLIP.
@@ -278,6 +279,8 @@ def world_tasks(
     novel_prior : bool
         A null condition: the new subject's voxels answer along random directions of the feature space that have nothing
         to do with the training subjects' voxels, at the same ncsnr.
+    own : float
+        Share of a voxel's signal along a direction of its own; see `simulate_cortex`.
     progress : bool
 
     Returns
@@ -290,14 +293,16 @@ def world_tasks(
     # Seeds of the scenes are far from those that the world's CLIP was trained on, and from the other simulations'.
     scenes = simulate_world(subjects * each + n_query, seed=90_000 + seed)
     query_ids = scenes.ids[-n_query:]
-    people = simulate_cortex(scenes, n_subjects=subjects, n_voxels=n_voxels, test_ids=query_ids, unique=True, seed=seed)
+    people = simulate_cortex(
+        scenes, n_subjects=subjects, n_voxels=n_voxels, test_ids=query_ids, own=own, unique=True, seed=seed
+    )
     features = ImageEmbedder("world", normalise=True, progress=progress).embed(scenes)
     train = [_world_subject(p, features, query_ids, n_train, False) for p in people[:-1]]
     new = people[-1]
     if novel_prior:
         new = _random_directions(new, features, seed)
     test = _world_subject(new, features, query_ids, n_pool, True)
-    info = {"seed": seed, "novel_prior": novel_prior, "n_train_subjects": n_train_subjects}
+    info = {"seed": seed, "novel_prior": novel_prior, "own": own, "n_train_subjects": n_train_subjects}
     return TransferTasks(train, [test], info)
 
 

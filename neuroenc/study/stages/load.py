@@ -103,6 +103,7 @@ def _world(config: StudyConfig) -> tuple[list[EncodingData], Stimuli | None]:
         n_voxels=o["n_voxels"],
         n_repeats=o["n_repeats"],
         test_ids=shown.ids[o["n_train"] :] if o["n_test"] else None,
+        own=o["own"],
         seed=config.seed,
     )
     table = shown.table.assign(test=np.arange(len(shown)) >= o["n_train"])

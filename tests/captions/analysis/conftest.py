@@ -18,7 +18,9 @@ def world():
 
 @pytest.fixture(scope="session")
 def subject(world):
-    return simulate_cortex(world, n_voxels=ROI_VOXELS, n_sessions=3, ncsnr=(0.6, 1.5), mixed_share=0.0, seed=5)[0]
+    return simulate_cortex(
+        world, n_voxels=ROI_VOXELS, n_sessions=3, ncsnr=(0.6, 1.5), mixed_share=0.0, own=0.0, seed=5
+    )[0]
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,7 @@ def second(world, space):
         n_sessions=3,
         ncsnr=(0.6, 1.5),
         mixed_share=0.0,
+        own=0.0,
         seed=6,
     )[1]
     y = average_repeats(zscore(other.responses, by="session")).sel(stimulus=world.ids)

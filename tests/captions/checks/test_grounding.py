@@ -297,7 +297,7 @@ def world():
 
     stimuli = simulate.simulate_world(700, seed=21)
     rois = {"FFA": 20, "EBA": 20, "PPA": 20, "VWFA": 12, "food": 16}
-    subject = simulate.simulate_cortex(stimuli, n_voxels=rois, n_sessions=2, seed=21)[0]
+    subject = simulate.simulate_cortex(stimuli, n_voxels=rois, n_sessions=2, own=0.0, seed=21)[0]
     x = ImageEmbedder("world", normalise=True, cache=False, progress=False).embed(stimuli)
     texts = TextEmbedder("world", normalise=True, cache=False, progress=False)
     y = average_repeats(zscore(subject.responses, by="session"))

@@ -144,7 +144,7 @@ def test_confusion_counts_and_null():
 def world():
     from neuroenc.study.incontext.tasks import world_tasks
 
-    return world_tasks(n_train_subjects=1, n_train=150, n_pool=400, n_query=50, n_voxels=200)
+    return world_tasks(n_train_subjects=1, n_train=150, n_pool=400, n_query=50, n_voxels=200, own=0.0)
 
 
 def test_words_find_the_planted_category_regions(world):
