@@ -165,6 +165,7 @@ def test_evaluation_compares_all_methods(study):
         "ridge (released protocol)",
         "ridge (empirical Bayes)",
         "ridge (empirical Bayes, robust)",
+        "ridge (empirical Bayes, robust, drifting gain)",
         "nearest stimuli",
         "mean response",
     }
@@ -377,7 +378,7 @@ def test_the_demos_few_trials(study, tmp_path, monkeypatch):
 
 
 def test_examples_are_whole():
-    assert list_examples("icl") == ["v4", "world"]
+    assert list_examples("icl") == ["refined", "v4", "world"]
     for name in list_examples("icl"):
         config = example(name)
         assert stage_of(config.incontext, "finetune").real == 0.5

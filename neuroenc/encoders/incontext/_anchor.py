@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroenc.encoders.incontext._prior import WeightPrior
+
 # Variances of signal and noise at which the evidence of a voxel is looked at; responses have about unit variance.
 _SIGNAL = torch.logspace(math.log10(0.02), math.log10(2.0), 9, dtype=torch.float64)
 _NOISE = torch.logspace(math.log10(0.02), math.log10(1.5), 12, dtype=torch.float64)
@@ -158,6 +160,16 @@ class ClosedFormAnchor(nn.Module):
                 score = score + (pooled - self.prior())
             p = score.flatten(1).softmax(1).view_as(score)
             return self._solve(spectra, p, cross, moved, support, covariance)
+
+    def single_prior(self) -> WeightPrior:
+        """The Gaussian of the mixture's mean and covariance, for weights of uncentred features."""
+        with torch.no_grad():
+            share = self.component.double().softmax(0)
+            means, roots = self.means[:, :-1].double(), self.roots[:, :-1, :-1].double()
+            mean = share @ means
+            apart = means - mean
+            cov = (share[:, None, None] * (roots @ roots.mT + apart[:, :, None] * apart[:, None, :])).sum(0)
+        return WeightPrior(mean.cpu().numpy(), cov.cpu().numpy())
 
     def log_posterior(self, z: Tensor, support: Moments) -> Tensor:
         """Logarithm (voxel, component, signal, noise) of what `solve` weighs by, under the learned prior."""

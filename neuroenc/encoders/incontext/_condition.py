@@ -74,7 +74,7 @@ class FastReader:
         tapped = any(block.attention.tap is not None for block in self.blocks)
         slow = not self._able or tapped or self.model.training or torch.is_grad_enabled()
         y, log_weight = complete(x, y, log_weight)
-        if self.model.config.silent:
+        if self.model.solves_alone:
             return torch.zeros(len(y), self.model.config.dim, device=x.device)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.half):
             if slow or log_weight is not None:

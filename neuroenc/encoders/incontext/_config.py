@@ -97,7 +97,7 @@ def _arguments(kind: type[nn.Module]) -> list[str]:
 
 #: What a head beside may be trained to give.
 HINTS = ("weights", "nearest", "statistics")
-_FORMS, _SCALES = ("anchored", "published", "query"), ("none", "log_n", "learned")
+_FORMS, _SCALES = ("anchored", "published", "query", "refined"), ("none", "log_n", "learned")
 #: Memories that may stand in the place of the blocks.
 MEMORIES = ("attention", "titans", "gru", "lstm")
 PLUGS = ("normaliser", "position", "context")
@@ -116,12 +116,14 @@ class InContextConfig:
     components : int
         Of the anchor's mixture of priors.
     length_scale : {"log_n", "none", "learned"}
-    form : {"anchored", "published", "query"}
+    form : {"anchored", "published", "query", "refined"}
         ``"published"`` spells weights out from the first register; ``"anchored"`` solves for them in closed form, with
         a prior and a noise level that the first register sets for each voxel. It was the better one wherever it was
         measured here, and is the default; presets of released models are published. ``"query"`` adds to the anchored
         form's prediction what a query finds that attends to the support, for voxels that are not linear in the
-        features.
+        features. ``"refined"`` leaves weights to the closed form under robust noise, and reads in its fit of trials,
+        in the order in which they were shown, how each voxel's gain stands after the last of them (`InContextEncoder`,
+        ``queries="after"``).
     memory : {"attention", "titans", "gru", "lstm"}, optional
         In the place of the blocks, a memory that reads trials one after the other and keeps its size, so that a
         `StreamingSession` goes on with it exactly: registers that ask all trials (`neuroenc.attention.AarenStack` of
@@ -183,6 +185,8 @@ class InContextConfig:
             )
         if self.dim % self.heads:
             raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
+        if self.form == "refined" and (self.memory or self.hint or self.block_size):
+            raise ConfigError("form='refined' beside memory, hint or landmarks: it reads fits, and all of them.")
         if self.hint is not None and self.hint not in HINTS:
             raise ConfigError(unknown_name("hint", self.hint, HINTS))
         self._check_parts()

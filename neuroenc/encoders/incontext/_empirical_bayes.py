@@ -25,7 +25,7 @@ from neuroenc.encoders.incontext._evidence import (
 )
 from neuroenc.encoders.incontext._place_prior import PlacePrior
 from neuroenc.encoders.incontext._prior import WeightPrior
-from neuroenc.encoders.incontext._trial_noise import Contamination, effective_voxels, trial_precision
+from neuroenc.encoders.incontext._trial_noise import Contamination, effective_voxels, gain_drift, trial_precision
 
 
 class SupportPosterior:
@@ -130,6 +130,7 @@ _PSEUDO, _PASSES = 10, 3
 # Passes of EM over the precisions of trials, and of single responses.
 _TRIAL_PASSES, _RESPONSE_PASSES = 12, 25
 ROBUST = ("none", "shared", "private", "both")
+DRIFT = ("none", "gain")
 # Change of a log precision, or of a response in units of its noise, below which EM stops.
 _SETTLED = 0.02
 _Hyper = tuple[Floats, Floats] | None
@@ -169,6 +170,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         Trials in the order of time, each as precise as ``forget`` times the next one, so that weights that drift are
         those of the last trials; 1 forgets nothing, 0.99 looks back about 100 trials. ``"auto"``: the one of 1, .995,
         .99, .98, .96, .92 that predicts the second half of the trials best, each from those before; costs 30 fits.
+    drift : {"none", "gain"}
+        ``"gain"``: each voxel's gain drifts exponentially over the trials, which come in the order in which they were
+        measured; the weights are those at the last of them. How much gains drift is found from all voxels together:
+        where none does, nothing changes. For stimuli shown after the support, not between its trials.
     positions : array (voxel, 3), optional
         Where the voxels lie, in the space of a `PlacePrior`.
     hemispheres : array (voxel,), optional
@@ -195,6 +200,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         falling with age by ``forget``.
     forget_ : float
         That was used.
+    gain_drift_ : ndarray (voxel,)
+        Logarithm of the gain at the last trial over that at the first; 0 without ``drift``.
+    gain_drift_sd_ : float
+        Over voxels, as their common prior has it.
     outlier_share_, outlier_variance_ : float
         Share of outlying responses, and their noise variance over the others'; 0 and 1 unless ``robust`` is private.
 
@@ -234,6 +243,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         intercept: str = "flat",
         robust: str = "none",
         forget: float | str = 1.0,
+        drift: str = "none",
         positions: Any = None,
         hemispheres: Any = None,
     ) -> None:
@@ -244,6 +254,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.intercept = intercept
         self.robust = robust
         self.forget = forget
+        self.drift = drift
         self.positions = positions
         self.hemispheres = hemispheres
 
@@ -273,6 +284,9 @@ class EmpiricalBayesRidge(LinearEncoder):
         number = isinstance(self.forget, (int, float)) and 0 < self.forget <= 1
         if not number and self.forget != "auto":
             raise ConfigError(f"forget={self.forget!r}: above 0 and at most 1, or 'auto'.")
+        one_of("drift", self.drift, DRIFT)
+        if self.forget != 1 and self.drift != "none":
+            raise ConfigError(f"forget={self.forget!r} beside drift={self.drift!r}: leave one of them out.")
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=0)
         if len(values) < 3 and (len(values) or self.prior is None):
             raise DataError(
@@ -287,12 +301,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.n_seen_ = (~np.isnan(responses)).sum(axis=0)
         self.spread_, self.trial_precision_ = np.zeros((0, responses.shape[1])), np.ones(len(values))
         self.outlier_share_, self.outlier_variance_ = 0.0, 1.0
-        self.forget_, self.isotropic_share_, self.gain_, self.place_mean_ = (
-            1.0,
-            0.0,
-            0.0,
-            np.zeros((values.shape[1], 0)),
-        )
+        self.forget_ = 1.0
+        self.gain_drift_, self.gain_drift_var_ = np.zeros(responses.shape[1]), np.zeros(responses.shape[1])
+        self.gain_drift_sd_ = 0.0
+        self.isotropic_share_, self.gain_, self.place_mean_ = 0.0, 0.0, np.zeros((values.shape[1], 0))
         if isinstance(self.prior, PlacePrior):
             self.gain_, self.place_mean_ = self.prior.gain, self._place_mean(self.prior, responses.shape[1])
         if len(values):
@@ -304,6 +316,8 @@ class EmpiricalBayesRidge(LinearEncoder):
                 coef, offset, rest, hyper = self._share_noise(hyper)
             if self.robust in ("private", "both"):
                 coef, offset, rest, hyper = self._contaminate(hyper)
+            if self.drift == "gain":
+                coef, offset = self._drifted(coef, offset, hyper)
         else:
             coef, offset, rest, hyper = self._without_trials()
         self.coef_, self.intercept_ = coef.astype(dtype), offset.astype(dtype)
@@ -423,6 +437,33 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.outlier_share_, self.outlier_variance_ = noise_model.share, noise_model.inflation
         return fitted
 
+    def _drifted(self, coef: Floats, offset: Floats, hyper: _Hyper) -> tuple[Floats, Floats]:
+        """Weights and intercepts at the gain of the last trial."""
+        self.hyper_ = np.zeros((0, 2)) if hyper is None else np.vstack(hyper)
+        middle, variance, noise, precision = self.fitted_trials()
+        precision = precision / noise
+        # Around the mean of what was shown: the gain changes what varies, not the baseline.
+        centre = np.nanmean(middle, axis=0)
+        found = gain_drift(self.responses_ - centre, middle - centre, variance, precision)
+        self.gain_drift_, self.gain_drift_var_, self.gain_drift_sd_ = found
+        gain = np.exp(self.gain_drift_ / 2)
+        return coef * gain, centre + (offset - centre) * gain
+
+    def fitted_trials(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Posterior mean and variance (support, voxel) of noiseless responses, noise variances, relative precisions.
+
+        Noise variances are (voxel,); the precisions (support, voxel) are those of the trials times those of single
+        responses, which are judged by the residuals where ``robust`` did not.
+        """
+        hyper = (self.hyper_[0], self.hyper_[1:]) if len(self.hyper_) else None
+        middle, variance, noise = self._expected(hyper)
+        precision = self.trial_precision_[:, None]
+        squares = ((self.responses_ - middle) ** 2 + variance) * precision / noise
+        found = Contamination(self.outlier_share_, self.outlier_variance_) if self.outlier_share_ else Contamination()
+        if not self.outlier_share_:
+            found = found.updated(squares)
+        return middle, variance, noise, precision * np.nan_to_num(found.weights(squares), nan=1.0)
+
     def _expected(self, hyper: _Hyper) -> tuple[Floats, Floats, Floats]:
         """Posterior mean and variance (support, voxel) of noiseless responses, and noise variance (voxel,)."""
         middle, variance = np.full_like(self.responses_, np.nan), np.full_like(self.responses_, np.nan)
@@ -513,6 +554,11 @@ class EmpiricalBayesRidge(LinearEncoder):
         else:
             for part, problem, post, t in self._posteriors(hyper):
                 variance[:, part] = problem.variance(query, post, t, inflation)
+                if self.gain_drift_sd_:
+                    gain = np.exp(self.gain_drift_[part])  # squared, of half of the drift
+                    variance[:, part] += (gain - 1.0) * problem.signal_variance(query, post)
+            varies = query @ self.coef_ + self.intercept_ - np.nanmean(self.responses_, axis=0)
+            variance += varies**2 * self.gain_drift_var_ / 4
         std = np.sqrt(variance).astype(self.coef_.dtype)
         if self._single_voxel_:
             std = std[:, 0]

@@ -32,11 +32,14 @@ from neuroenc.encoders.incontext._condition import (
     voxels_at_once,
 )
 from neuroenc.encoders.incontext._config import part_from_settings
+from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+from neuroenc.encoders.incontext._gain import FitTokens, read_fit
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, load_model
 from neuroenc.encoders.incontext._task import check_heads
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
-_FEWEST, _MOST = 20, 1000
+# Voxels that say what others are like, and trials whose noise can be told apart.
+_FEWEST, _MOST, _ENOUGH, _TRIALS = 20, 1000, 256, 10
 
 
 class InContextEncoder(LinearEncoder):
@@ -55,6 +58,14 @@ class InContextEncoder(LinearEncoder):
         Anchored models: ``"voxels"`` estimates how often kinds of voxels, signal and noise levels occur from all voxels
         of the fit together (at most 1000 of them), so that a voxel's weights depend a little on the others;
         ``"none"`` takes what was learned in training. Without at least 20 voxels it is always ``"none"``.
+    robust : {"shared", "none"}
+        Anchored models: ``"shared"`` finds how noisy each trial is from at most 256 voxels of the fit, as when the head
+        moves, and trusts trials accordingly; see `EmpiricalBayesRidge`. Without at least 20 voxels and 10 trials,
+        for ``pool="none"`` and for models of the published form, it is ``"none"``.
+    queries : {"among", "after"}
+        Anchored models: when the stimuli that are to be predicted are shown. ``"after"`` the support, whose trials are
+        given in the order in which they were shown: each voxel's gain is followed to the last of them, in closed form
+        and by the network of a refined model.
     response_scale : {"check", "support", "as-is"}
         Models expect responses that are z-scored within session. ``"check"`` warns where the support looks otherwise;
         ``"support"`` takes off mean and standard deviation of the support, and puts them back into the weights.
@@ -81,6 +92,10 @@ class InContextEncoder(LinearEncoder):
     intercept_ : ndarray (voxel,)
     noise_variance_ : ndarray (voxel,)
         Of a response around its prediction (anchored models, else NaN).
+    trial_precision_ : ndarray (support,)
+        Relative precisions of the trials, of mean 1; ones unless ``robust`` finds them.
+    gain_ : ndarray (voxel,)
+        Gain after the last trial over that of the whole support; 1 for queries among the trials.
     n_seen_ : ndarray (voxel,)
         Support responses that are not NaN.
     silent_voxels_ : ndarray of int
@@ -116,6 +131,8 @@ class InContextEncoder(LinearEncoder):
         model: Any = "world",
         *,
         pool: str = "voxels",
+        robust: str = "shared",
+        queries: str = "among",
         response_scale: str = "check",
         context: Any = None,
         calibrate: Any = None,
@@ -127,6 +144,8 @@ class InContextEncoder(LinearEncoder):
     ) -> None:
         self.model = model
         self.pool = pool
+        self.robust = robust
+        self.queries = queries
         self.response_scale = response_scale
         self.context = context
         self.calibrate = calibrate
@@ -153,6 +172,8 @@ class InContextEncoder(LinearEncoder):
         self
         """
         one_of("pool", self.pool, ("voxels", "none"))
+        one_of("robust", self.robust, ("shared", "none"))
+        one_of("queries", self.queries, ("among", "after"))
         one_of("response_scale", self.response_scale, ("check", "support", "as-is"))
         least = 1 if self.task is None else 0
         values = validate_data(self, features_matrix(X), dtype=[np.float32, np.float64], ensure_min_samples=least)
@@ -171,6 +192,7 @@ class InContextEncoder(LinearEncoder):
         mean, sd = self._examine(Y)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
         self._pooled_: torch.Tensor | None = None
+        log_weight = self._weigh_trials(model, values, Y, log_weight, scale)
         with self._changed(model):
             found = self._weigh(model, values.astype(np.float32), Y, log_weight, scale)
         if scale is not None:
@@ -178,12 +200,76 @@ class InContextEncoder(LinearEncoder):
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
             found["noise"] *= scale[1] ** 2
         self.coef_, self.intercept_ = found["coef"], found["intercept"].astype(np.float32)
-        self.noise_variance_ = found["noise"]
+        if self.queries == "after" and len(values):
+            gain, centre = self.gain_.astype(np.float32), values.mean(axis=0) @ self.coef_ + self.intercept_
+            self.coef_ = self.coef_ * gain
+            self.intercept_ = (centre + (self.intercept_ - centre) * gain).astype(np.float32)
+        # Of a typical trial, precise ones and others.
+        self.noise_variance_ = found["noise"] * self._typical()
         silent = self.silent_voxels_
         self.coef_[:, silent], self.intercept_[silent] = 0.0, mean[silent]
         self._support_ = (values, Y, log_weight, scale)
         self._asks_ = model.query is not None and not model.config.silent
         return self
+
+    def _weigh_trials(
+        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
+    ) -> np.ndarray | None:
+        """Logarithm of what each trial counts, as far as all voxels say how noisy it is; and the drift of gains."""
+        n, v = Y.shape
+        self.trial_precision_, self.gain_ = np.ones(n), np.ones(v)
+        shared = self.pool == "voxels" and v >= _FEWEST and n >= _TRIALS
+        robust = self.robust if shared else "none"
+        if model.anchor is None or n < 3 or (robust == "none" and self.queries == "among"):
+            return log_weight
+        columns = np.arange(v)
+        if self.queries == "among":
+            columns = np.unique(np.linspace(0, v - 1, min(v, _ENOUGH)).astype(int))
+        some = self._columns(Y, columns, scale)
+        known = np.flatnonzero((~np.isnan(some)).sum(axis=0) >= 3)
+        rows = slice(None) if log_weight is None else np.flatnonzero(np.isfinite(log_weight))
+        drift = "gain" if self.queries == "after" else "none"
+        # Trials are told apart as well without learning levels of voxels, in a seventh of the time; a network was
+        # trained to read fits that know them.
+        adapt = "population" if self.queries == "after" else "none"
+        closed = EmpiricalBayesRidge(model.anchor.single_prior(), robust=robust, drift=drift, adapt=adapt)
+        closed.fit(x[rows], some[rows][:, known])
+        self.trial_precision_[rows] = closed.trial_precision_ / closed.trial_precision_.mean()
+        self.gain_[columns[known]] = np.exp(closed.gain_drift_ / 2)
+        if drift == "gain" and model.gain is not None and not model.config.silent:
+            self.gain_[columns[known]] *= self._refine(model, closed)
+        if robust == "none":
+            return log_weight
+        found = np.log(self.trial_precision_).astype(np.float32)
+        return found if log_weight is None else log_weight + found
+
+    def _typical(self) -> np.float32:
+        """Noise variance of a trial as they come over that of a trial of precision 1."""
+        return np.float32((1 / self.trial_precision_).mean() if len(self.trial_precision_) else 1.0)
+
+    def _refine(self, model: InContextModel, closed: EmpiricalBayesRidge) -> np.ndarray:
+        """Gain (voxel,) by which the network changes the closed form's."""
+        device = self._place()["device"]
+        tokens, network = read_fit(closed), model.to(device).eval()
+        step = max(1, 200_000 // max(1, tokens.trials.shape[1]))
+        with torch.inference_mode():
+            found = [
+                network.log_gain(FitTokens(*(t[start : start + step].to(device) for t in tokens))).exp().cpu().numpy()
+                for start in range(0, len(tokens.voxels), step)
+            ]
+        return np.concatenate(found)
+
+    def _columns(self, Y: Any, columns: np.ndarray, scale: Any) -> np.ndarray:
+        """Scaled responses (support, voxel) of some voxels.
+
+        Stores are read in blocks: a column of a chunked array costs as much as its chunk.
+        """
+        parts = []
+        for start in range(0, Y.shape[1], 4096):
+            inside = columns[(columns >= start) & (columns < start + 4096)] - start
+            parts.append(column_block(Y, slice(start, start + 4096))[:, inside])
+        some = np.concatenate(parts, axis=1)
+        return some if scale is None else (some - scale[0][columns]) / scale[1][columns]
 
     def _weigh(
         self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
@@ -249,7 +335,11 @@ class InContextEncoder(LinearEncoder):
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
         for columns, found in self._posteriors(model):
-            std[:, columns] = found.variance(queries).sqrt().T.cpu().numpy()
+            assert found.noise is not None
+            noise = found.noise[:, None]
+            gain = torch.as_tensor(self.gain_[columns] ** 2, device=noise.device, dtype=noise.dtype)[:, None]
+            spread = (found.variance(queries) - noise) * gain + noise * float(self._typical())
+            std[:, columns] = spread.sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
         return predicted, wrap(std[:, 0] if self._single_voxel_ else std, X, self._voxels_, name="std")
@@ -262,14 +352,7 @@ class InContextEncoder(LinearEncoder):
         if self.pool == "none" or model.anchor is None or n < _FEWEST or not len(x):
             return None, None
         columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
-        # Stores are read in blocks: a column of a chunked array costs as much as its chunk.
-        parts = []
-        for start in range(0, n, 4096):
-            inside = columns[(columns >= start) & (columns < start + 4096)] - start
-            parts.append(column_block(Y, slice(start, start + 4096))[:, inside])
-        some = np.concatenate(parts, axis=1)
-        if scale is not None:
-            some = (some - scale[0][columns]) / scale[1][columns]
+        some = self._columns(Y, columns, scale)
         model = model.to(place["device"]).eval()
         images = torch.as_tensor(x, device=place["device"])
         weight = None if log_weight is None else torch.as_tensor(log_weight, device=place["device"])
@@ -528,6 +611,7 @@ class ChunkAveraged(InContextEncoder):
         super().__init__(
             model,
             pool="none",
+            robust="none",
             response_scale=response_scale,
             device=device,
             precision=precision,

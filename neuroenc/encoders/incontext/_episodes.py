@@ -97,6 +97,8 @@ class SyntheticEpisodes:
     nuisances : Nuisances, optional
         What spoils the support, whose trials are then in the order of time. Queries come after it, at the gain and the
         tuning of its last trial, with ordinary noise.
+    vary : bool
+        Each episode has an amount of each nuisance of its own, between none and ``nuisances``; see `Nuisances.draw`.
 
     Examples
     --------
@@ -116,6 +118,7 @@ class SyntheticEpisodes:
         ceiling: tuple[float, float] = (0.05, 0.9),
         offset: float = 0.05,
         nuisances: Nuisances | None = None,
+        vary: bool = False,
     ) -> None:
         if len(images.shape) != 2:
             raise DataError(f"images have shape {tuple(images.shape)}; expected embeddings (n, feature).")
@@ -123,7 +126,7 @@ class SyntheticEpisodes:
             raise ConfigError(f"ceiling={ceiling} and isotropic_share={isotropic_share} must lie in [0, 1].")
         self.images, self.prior = images, prior
         self.isotropic_share, self.ceiling, self.offset = isotropic_share, ceiling, offset
-        self.nuisances = nuisances or Nuisances()
+        self.nuisances, self.vary = nuisances or Nuisances(), vary
         self.n_features, self.features = int(images.shape[1]), feature_space(images)
         width = getattr(prior, "n_features", self.n_features)
         if width != self.n_features:
@@ -142,6 +145,7 @@ class SyntheticEpisodes:
         prior = {k: hash_array(v) for k, v in held.items()}
         settings: list[Any] = [self.isotropic_share, list(self.ceiling), self.offset]
         settings += [self.nuisances.record] if self.nuisances.record else []
+        settings += ["vary"] if self.vary else []
         return hash_json(["synthetic", _content(self.images), prior, settings])
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
@@ -160,13 +164,22 @@ class SyntheticEpisodes:
         noise = np.sqrt(1 - rho)[:, None] * rng.standard_normal((n_voxels, len(rows)))
         y = torch.as_tensor(w @ x.T + b[:, None] + noise, dtype=torch.float32)
         if self.nuisances.record:
-            y, w, b = self._spoil(rng, x.astype(np.float64), w, b, rho, noise, support)
+            nuisances = self.nuisances.draw(rng) if self.vary else self.nuisances
+            y, w, b = self._spoil(nuisances, rng, x.astype(np.float64), w, b, rho, noise, support)
         images = torch.as_tensor(x)
         weights = torch.as_tensor(np.concatenate([w, b[:, None]], axis=1), dtype=torch.float32)
         return Episode(images[:support], y[:, :support], images[support:], y[:, support:], weights)
 
     def _spoil(
-        self, rng: np.random.Generator, x: Floats, w: Floats, b: Floats, rho: Floats, noise: Floats, support: int
+        self,
+        nuisances: Nuisances,
+        rng: np.random.Generator,
+        x: Floats,
+        w: Floats,
+        b: Floats,
+        rho: Floats,
+        noise: Floats,
+        support: int,
     ) -> tuple[Tensor, Floats, Floats]:
         """Responses (voxel, trial) under the nuisances; weights and intercepts of a voxel as it answers at the end."""
         centred = x - self._mean
@@ -176,14 +189,14 @@ class SyntheticEpisodes:
         alike = np.append(0.0, (unit[1:] * unit[:-1]).sum(axis=1))
         alike[support:] = 0.0
         time = np.append(np.linspace(0, 1, support), np.ones(len(x) - support))
-        signal, truth = self.nuisances.signal(centred @ w.T, centred @ other.T, alike, time, rng)
-        spoilt = self.nuisances.noise(np.sqrt(1 - rho), support, rng)[0]
+        signal, truth = nuisances.signal(centred @ w.T, centred @ other.T, alike, time, rng)
+        spoilt = nuisances.noise(np.sqrt(1 - rho), support, rng)[0]
         offset = b + w @ self._mean
         y = signal + offset + np.concatenate([spoilt, noise.T[support:]])
         # A voxel without a single response says nothing.
         silent = np.isnan(y[:support]).all(axis=0)
         y[:support, silent] = (signal + offset)[:support, silent]
-        turned = np.cos(self.nuisances.turning) * w + np.sin(self.nuisances.turning) * other
+        turned = np.cos(nuisances.turning) * w + np.sin(nuisances.turning) * other
         w = turned * truth["gain"][-1][:, None]
         return torch.as_tensor(y.T.copy(), dtype=torch.float32), w, offset - w @ self._mean
 

@@ -37,6 +37,7 @@ from neuroenc.attention import (
 )
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
 from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig, part_settings
+from neuroenc.encoders.incontext._gain import LARGEST, TRIAL, VOXEL, FitTokens, fit_trials, read_fit
 from neuroenc.encoders.incontext._mixture import PriorMixture
 
 
@@ -164,7 +165,8 @@ class InContextModel(nn.Module):
         self.features: dict[str, Any] = {}
         e, d = config.n_features, config.dim
         titans = config.memory == "titans"
-        self.early = None if titans else ResidualMLP(e + 1, d, 2 * d, config.dropout)
+        refined = config.form == "refined"
+        self.early = None if titans else ResidualMLP(TRIAL if refined else e + 1, d, 2 * d, config.dropout)
         self.memory: Memory | None = None if config.memory is None else _make_memory(config)
         self.stack: Stack | None = _make_stack(config) if config.memory is None else None
         self.dropout = nn.Dropout(config.dropout)
@@ -174,19 +176,18 @@ class InContextModel(nn.Module):
         width = d * config.registers if config.memory == "attention" else d
         if config.form != "published":
             self.anchor = ClosedFormAnchor(e, width, config.components)
-            self.anchor.silent = config.silent
+            self.anchor.silent = config.silent or refined
         elif not titans:
             self.head = ResidualMLP(width, e + 1, 2 * d, config.dropout)
+        self.gain: nn.ModuleDict | None = None
+        if refined:
+            self.gain = nn.ModuleDict({"voxel": nn.Linear(VOXEL, d), "norm": nn.LayerNorm(d), "out": _unmoved(d)})
         self.hint: nn.Linear | None = None
         if config.hint is not None:
             self.hint = nn.Linear(e + 1 if titans else width, 2 if config.hint == "statistics" else e + 1)
         if config.form == "query":
-            # Nothing is added before training.
-            out = nn.Linear(d, 1)
-            nn.init.zeros_(out.weight)
-            nn.init.zeros_(out.bias)
             early = ResidualMLP(e, d, 2 * d, config.dropout)
-            self.query = nn.ModuleDict({"early": early, "norm": nn.LayerNorm(d), "out": out})
+            self.query = nn.ModuleDict({"early": early, "norm": nn.LayerNorm(d), "out": _unmoved(d)})
 
     def silence(self, silent: bool = True) -> InContextModel:
         """Leave the network out, or let it speak again; an anchored model is then its closed form. In place.
@@ -196,8 +197,13 @@ class InContextModel(nn.Module):
         """
         self.config = replace(self.config, silent=silent)
         if self.anchor is not None:
-            self.anchor.silent = silent
+            self.anchor.silent = silent or self.gain is not None
         return self
+
+    @property
+    def solves_alone(self) -> bool:
+        """Whether weights come from the closed form alone; the network of the refined form scales them afterwards."""
+        return self.config.silent or self.gain is not None
 
     def forward(
         self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
@@ -219,6 +225,8 @@ class InContextModel(nn.Module):
         -------
         VoxelWeights
         """
+        if self.gain is not None and not self.config.silent:
+            return self._refined(x, y, log_weight, covariance)
         y, log_weight = complete(x, y, log_weight)
         past: list[Past] | None = None if self.query is None or self.config.silent else []
         z, _ = self.read(x, y, log_weight, past=past)
@@ -239,7 +247,7 @@ class InContextModel(nn.Module):
 
         A memory's answer where the model has one. ``past`` gets what `ask` needs.
         """
-        if self.config.silent and weights_of is None:
+        if self.solves_alone and weights_of is None:
             return torch.zeros(len(y), 1, self.config.dim, device=y.device), []
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)
@@ -259,6 +267,33 @@ class InContextModel(nn.Module):
             back = torch.cat([torch.arange(count, device=order.device), order.argsort() + count])
             weights = [w[..., back] for w in weights]
         return z, weights
+
+    def log_gain(self, tokens: FitTokens) -> Tensor:
+        """Logarithm (voxel,) of each voxel's gain after the last trial over that which the closed form found."""
+        assert self.gain is not None
+        assert self.stack is not None
+        assert self.early is not None
+        known = torch.cat([self.gain["voxel"](tokens.voxels)[:, None], self.early(tokens.trials)], dim=1)
+        z, _ = self.stack(self.dropout(known), keep=slice(0, 1))
+        return LARGEST * torch.tanh(self.gain["out"](self.gain["norm"](z[:, 0]))[:, 0].float())
+
+    def _refined(self, x: Tensor, y: Tensor, log_weight: Tensor | None, covariance: bool) -> VoxelWeights:
+        """Weights of the closed form under robust noise, at the gain after the last trial."""
+        assert self.anchor is not None
+        if x.ndim != 2 or log_weight is not None:
+            raise ConfigError("form='refined' reads trials that all voxels share, each once.")
+        closed = fit_trials(self.anchor.single_prior(), x.double().cpu().numpy(), y.T.double().cpu().numpy())
+        tokens = FitTokens(*(t.to(x.device) for t in read_fit(closed)))
+        precision = torch.as_tensor(closed.trial_precision_ / closed.trial_precision_.mean(), device=x.device)
+        filled, weight = complete(x, y, precision.log().float())
+        with torch.no_grad():
+            z = torch.zeros(len(y), self.config.dim, device=x.device)
+            found = self.write(z, x, filled, weight, covariance=covariance)
+        drift = torch.as_tensor(closed.gain_drift_ / 2, device=x.device, dtype=found.coef.dtype)
+        gain = (self.log_gain(tokens) + drift).exp()
+        centre = found.predict(x.mean(dim=0, keepdim=True))[:, 0]
+        cov = None if found.covariance is None else found.covariance * gain.square()[:, None, None]
+        return VoxelWeights(found.coef * gain[:, None], centre + (found.intercept - centre) * gain, found.noise, cov)
 
     def ask(self, x: Tensor, past: list[Past]) -> Tensor:
         """What queries (query, feature) or (voxel, query, feature) find in a support that was read: (voxel, query)."""
@@ -322,6 +357,14 @@ class InContextModel(nn.Module):
         attentions = [cast(Block, block).attention for block in self.stack.blocks]
         whole = all(type(a.position) in usual and type(a.context) in usual for a in attentions)
         return whole and not self.stack.block_size
+
+
+def _unmoved(dim: int) -> nn.Linear:
+    """An output that is 0 before training."""
+    out = nn.Linear(dim, 1)
+    nn.init.zeros_(out.weight)
+    nn.init.zeros_(out.bias)
+    return out
 
 
 def _make_stack(config: InContextConfig) -> Stack:

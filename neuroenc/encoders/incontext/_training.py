@@ -25,7 +25,7 @@ from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, Suppor
 from neuroenc.encoders.incontext._hint import hint_error
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
-LOSSES = ("response", "weights", "likelihood")
+LOSSES = ("response", "weights", "likelihood", "share")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Stage:
         Query images of an episode.
     voxels, episodes : int
         Voxels of an episode, which share their images, and episodes of a step.
-    loss : {"response", "weights", "likelihood"}
+    loss : {"response", "weights", "likelihood", "share"}
         ``"response"``: squared error of query responses, as released. ``"weights"``: 1 - cosine of the weights plus
         ``response_weight`` times the squared error. ``"likelihood"``: negative log predictive density of query
-        responses (anchored models only); it also teaches the noise level.
+        responses (anchored models only); it also teaches the noise level. ``"share"``: squared error of noiseless query
+        responses over their variance, voxel by voxel (at most 3), so that quiet voxels count as much as loud ones.
     response_weight : float
     hint_weight : float
         Of a hint's error beside the loss, in models that have one (`InContextConfig`).
@@ -144,7 +145,8 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
 
     .. math:: \overline{(\hat y_q - y_q)^2}, \quad\text{or}\quad
               1 - \cos(\hat w, w) + \lambda\,\overline{(\hat y_q - y_q)^2}, \quad\text{or}\quad
-              \overline{\tfrac12 \ln 2\pi v_q + (\hat y_q - y_q)^2 / 2 v_q}
+              \overline{\tfrac12 \ln 2\pi v_q + (\hat y_q - y_q)^2 / 2 v_q}, \quad\text{or}\quad
+              \overline{(\hat y_q - w \cdot x_q)^2} / \mathrm{Var}(w \cdot x_q)
     """
     likely = stage.loss == "likelihood"
     found = model(episode.x, episode.y, covariance=likely)
@@ -167,9 +169,13 @@ def _loss(found: VoxelWeights, episode: Episode, stage: Stage) -> Tensor:
         return error.mean()
     if episode.weights is None:
         raise ConfigError(
-            "loss='weights' needs the true weights of every voxel. Next step: ResponseEpisodes(..., weights=...), or "
-            "loss='response'."
+            f"loss={stage.loss!r} needs the true weights of every voxel. Next step: ResponseEpisodes(..., "
+            "weights=...), or loss='response'."
         )
+    if stage.loss == "share":
+        truth = VoxelWeights(episode.weights[:, :-1], episode.weights[:, -1]).predict(episode.xq)
+        error = (found.predict(episode.xq) - truth).square().mean(1)
+        return (error / truth.var(1, correction=0).clamp_min(1e-3)).clamp_max(3.0).mean()
     cosine = F.cosine_similarity(found.coef, episode.weights[:, :-1], dim=1)
     return (1 - cosine).mean() + stage.response_weight * error.mean()
 

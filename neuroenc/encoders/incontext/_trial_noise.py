@@ -7,7 +7,7 @@ from scipy.special import digamma, gammaln
 
 from neuroenc.encoders.incontext._evidence import Floats
 
-__all__ = ["Contamination", "effective_voxels", "trial_precision"]
+__all__ = ["Contamination", "effective_voxels", "gain_drift", "trial_precision"]
 
 _DEGREES = np.array([1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 80.0, 160.0, 1e6])
 # Rare at first, and with ten times the noise's variance; what the prior of both counts as, in trials.
@@ -80,6 +80,51 @@ def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) ->
         degrees = best
     precision = (degrees + n_voxels) / (degrees + n_voxels * squares)
     return np.asarray(precision * float((1.0 / precision).mean()))
+
+
+def gain_drift(
+    responses: Floats, middle: Floats, variance: Floats, precision: Floats, n_iterations: int = 50
+) -> tuple[Floats, Floats, float]:
+    r"""Drift of each voxel's gain over the trials, how uncertain it is, and how much voxels drift.
+
+    .. math:: y_{tv} - b_v = e^{d_v (u_t - 1/2)} f_v(x_t) + \epsilon, \qquad d_v \sim N(0, \tau^2)
+
+    to first order in :math:`d_v`, with :math:`\tau` by expectation maximisation over all voxels: where no gain drifts
+    it tends to 0, and every :math:`d_v` with it.
+
+    Parameters
+    ----------
+    responses : array (trial, voxel)
+        Without the intercept, in the order in which they were measured; :math:`u` goes from 0 to 1. NaN where missing.
+    middle, variance : array (trial, voxel)
+        Posterior mean and variance of :math:`f_v(x_t)`.
+    precision : array (trial, voxel)
+        One over the noise variance of each response.
+
+    Returns
+    -------
+    d, variance of d : array (voxel,)
+    tau : float
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> f, d = rng.standard_normal((200, 300)), 0.8 * rng.standard_normal(300)
+    >>> y = np.exp(d * np.linspace(-0.5, 0.5, 200)[:, None]) * f + 0.5 * rng.standard_normal((200, 300))
+    >>> found, _, tau = gain_drift(y, f, np.zeros_like(f), np.full_like(f, 4.0))
+    >>> bool(np.corrcoef(found, d)[0, 1] > 0.95), round(tau, 1)
+    (True, 0.8)
+    """
+    when = np.linspace(-0.5, 0.5, len(responses))[:, None]
+    square = middle**2 + variance
+    seen = np.where(np.isnan(responses), 0.0, precision)
+    information = np.nansum(seen * when**2 * square, axis=0)
+    slope = np.nansum(seen * when * (np.nan_to_num(responses) * middle - square), axis=0)
+    tau = 0.25
+    for _ in range(n_iterations):
+        spread = 1.0 / (information + 1.0 / tau)
+        tau = max(float(((slope * spread) ** 2 + spread).mean()), 1e-6)
+    return slope * spread, spread, float(np.sqrt(tau))
 
 
 class Contamination:

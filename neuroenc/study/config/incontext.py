@@ -13,7 +13,15 @@ from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, 
 
 #: Options of ``[incontext.task]`` by kind, and the least of each number.
 TASK_OPTIONS: dict[str, dict[str, int | None]] = {
-    "world": {"n_train_subjects": 1, "n_train": 1, "n_pool": 1, "n_query": 1, "n_voxels": 1, "novel_prior": None},
+    "world": {
+        "n_train_subjects": 1,
+        "n_train": 1,
+        "n_pool": 1,
+        "n_query": 1,
+        "n_voxels": 1,
+        "novel_prior": None,
+        "own": None,
+    },
     "v4": {"sessions": None, "n_features": 1, "n_query": 1, "seed": 0},
     "arrays": {},
 }
@@ -66,8 +74,8 @@ class TaskConfig(Table):
     held_out
         Of "v4": animals left out.
     options
-        Of "world": ``n_train_subjects``, ``n_train``, ``n_pool``, ``n_query``, ``n_voxels``, ``novel_prior``. Of "v4":
-        ``sessions``, ``n_features``, ``n_query``, ``seed``.
+        Of "world": ``n_train_subjects``, ``n_train``, ``n_pool``, ``n_query``, ``n_voxels``, ``novel_prior``, ``own``.
+        Of "v4": ``sessions``, ``n_features``, ``n_query``, ``seed``.
     train
         Of "arrays": training subjects.
     test
@@ -116,6 +124,8 @@ class TaskConfig(Table):
             check_whole(f"options.{name}", value, least)
         elif name == "novel_prior" and not isinstance(value, bool):
             raise ConfigError(f"options.novel_prior = {value!r}; expected true or false.")
+        elif name == "own" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1):
+            raise ConfigError(f"options.own = {value!r}; expected a share, from 0 to below 1.")
         elif name == "sessions" and not (
             isinstance(value, list) and value and all(isinstance(s, (str, int)) for s in value) and not _twice(value)
         ):
@@ -241,7 +251,7 @@ class ModelConfig(Table):
     """
 
     preset: Literal["small", "clip", "dino", "siglip", "clip-3"] = "small"
-    form: Literal["anchored", "published", "query"] = "anchored"
+    form: Literal["anchored", "published", "query", "refined"] = "anchored"
     memory: Literal["none", "attention", "titans", "gru", "lstm"] = "none"
     hint: Literal["none", "weights", "nearest", "statistics"] = "none"
     dim: Count | None = None
@@ -356,7 +366,7 @@ class StageConfig(Table):
     query: Count | None = None
     voxels: Count | None = None
     episodes: Count | None = None
-    loss: Literal["response", "weights", "likelihood"] | None = None
+    loss: Literal["response", "weights", "likelihood", "share"] | None = None
     response_weight: Annotated[float, Field(ge=0)] | None = None
     hint_weight: Annotated[float, Field(ge=0)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
@@ -409,6 +419,7 @@ METHODS = {
     "paper-ridge": "ridge (released protocol)",
     "empirical-bayes": "ridge (empirical Bayes)",
     "robust": "ridge (empirical Bayes, robust)",
+    "drift": "ridge (empirical Bayes, robust, drifting gain)",
     "place": "ridge (empirical Bayes, by place)",
     "nearest": "nearest stimuli",
     "mean": "mean response",

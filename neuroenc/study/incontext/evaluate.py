@@ -43,7 +43,7 @@ _RIDGE = METHODS["ridge"]
 #: What in-context models are compared with at every size.
 BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))
 _FORMS = {"anchored": METHODS["in-context"]} | {
-    form: f"{METHODS['in-context']} ({form} form)" for form in ("published", "query")
+    form: f"{METHODS['in-context']} ({form} form)" for form in ("published", "query", "refined")
 }
 
 
@@ -191,6 +191,7 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         "paper-ridge": PaperRidge,
         "empirical-bayes": lambda: EmpiricalBayesRidge(make_prior(study, part)),
         "robust": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared"),
+        "drift": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared", drift="gain"),
         "place": lambda: _by_place(study, part, subject),
         "nearest": NearestStimuli,
         "mean": MeanResponse,

@@ -197,7 +197,9 @@ def _judge(model: InContextModel, held: list[Episode]) -> dict[str, Any]:
     """
     found = {}
     for name, silent in (("closed_form", True), ("network", False)):
-        encoder = InContextEncoder(model.silence(silent), response_scale="as-is")
+        # What a refined model reads is for stimuli that come after the support, as an episode's do.
+        queries = "after" if model.gain is not None else "among"
+        encoder = InContextEncoder(model.silence(silent), queries=queries, response_scale="as-is")
         shares = [
             stats.explained_variance(
                 e.yq.T.double().numpy(), encoder.fit(e.x.numpy(), e.y.T.numpy()).predict(e.xq.numpy()).astype(float)
@@ -228,7 +230,7 @@ def _sources(stage: Any, part: Part, mixture: Any) -> tuple[EpisodeSource, list[
     options = {"isotropic_share": stage.isotropic_share, "ceiling": (stage.ceiling[0], stage.ceiling[1])}
     source: EpisodeSource = SyntheticEpisodes(images, mixture, **options)
     if stage.nuisances and stage.nuisance_share:
-        spoilt = SyntheticEpisodes(images, mixture, **options, nuisances=Nuisances(**stage.nuisances))
+        spoilt = SyntheticEpisodes(images, mixture, **options, nuisances=Nuisances(**stage.nuisances), vary=True)
         source = MixedEpisodes([source, spoilt], [1 - stage.nuisance_share, stage.nuisance_share])
     held = source
     if stage.real:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -19,6 +20,7 @@ from neuroenc.encoders.incontext import (
     _empirical_bayes as module,
     support_curve,
 )
+from neuroenc.encoders.incontext._trial_noise import gain_drift
 
 
 def some_prior(p=12, seed=0, steep=2.0):
@@ -320,6 +322,58 @@ def test_outliers_of_single_responses_are_found():
     assert robust[0] > plain + 0.1
     assert robust[1].outlier_share_ == pytest.approx(odd.mean(), abs=0.05)
     assert robust[1].outlier_variance_ == pytest.approx((9 + 0.36) / 0.36, rel=0.4)
+
+
+def gain_drifting(sd, n=120, v=150, p=8, seed=4):
+    """Support in the order of time, its gain e^(d (u - 1/2)), and noiseless queries at the gain of the last trial."""
+    rng = np.random.default_rng(seed)
+    W, X, Q = rng.standard_normal((p, v)) / np.sqrt(p), rng.standard_normal((n, p)), rng.standard_normal((300, p))
+    d, baseline = sd * rng.standard_normal(v), rng.standard_normal(v)
+    gain = np.exp(d * np.linspace(-0.5, 0.5, n)[:, None])
+    Y = baseline + gain * (X @ W) + 0.6 * rng.standard_normal((n, v))
+    return X, Y, Q, baseline + gain[-1] * (Q @ W), d
+
+
+def test_a_gain_that_drifts_is_followed_to_the_last_trial():
+    X, Y, Q, truth, d = gain_drifting(0.8)
+    prior = WeightPrior.isotropic(8, 1 / 8)
+    still, found = (EmpiricalBayesRidge(prior, drift=kind).fit(X, Y) for kind in ("none", "gain"))
+    assert np.corrcoef(found.gain_drift_, d)[0, 1] > 0.8
+    assert found.gain_drift_sd_ == pytest.approx(0.8, rel=0.25)
+    scores = [np.mean(stats.r2_score(truth, e.predict(Q))) for e in (still, found)]
+    assert scores[1] > scores[0] + 0.05
+    rng = np.random.default_rng(1)
+    mean, sd = found.predict(Q, return_std=True)
+    inside = np.abs(truth + 0.6 * rng.standard_normal(truth.shape) - mean) < 1.645 * sd
+    assert 0.87 < inside.mean() < 0.93
+    # Backwards, the last trial is the first: another answer.
+    assert np.corrcoef(EmpiricalBayesRidge(prior, drift="gain").fit(X[::-1], Y[::-1]).gain_drift_, d)[0, 1] < -0.8
+
+
+@pytest.mark.parametrize("n", [20, 120])
+def test_without_a_drift_nothing_changes(n):
+    X, Y, Q, truth, _ = gain_drifting(0.0, n=n)
+    prior = WeightPrior.isotropic(8, 1 / 8)
+    plain, found = (EmpiricalBayesRidge(prior, drift=kind).fit(X, Y) for kind in ("none", "gain"))
+    assert found.gain_drift_sd_ < 0.25
+    scores = [np.mean(stats.r2_score(truth, e.predict(Q))) for e in (plain, found)]
+    assert scores[1] > scores[0] - 0.005
+
+
+def test_the_drift_of_one_voxel_is_the_most_probable_one():
+    """Against a search over the exact likelihood, where the noiseless response is known."""
+    rng = np.random.default_rng(2)
+    f, when = rng.standard_normal((400, 30)), np.linspace(-0.5, 0.5, 400)[:, None]
+    d = 0.3 * rng.standard_normal(30)
+    y = np.exp(d * when) * f + 0.4 * rng.standard_normal(f.shape)
+    found, variance, tau = gain_drift(y, f, np.zeros_like(f), np.full_like(f, 1 / 0.16))
+
+    def loss(value, v):
+        return ((y[:, v] - np.exp(value * when[:, 0]) * f[:, v]) ** 2).sum() / 0.32 + value**2 / (2 * tau**2)
+
+    best = [minimize_scalar(loss, args=(v,), bounds=(-3, 3), method="bounded").x for v in range(30)]
+    np.testing.assert_allclose(found, best, atol=0.05)
+    np.testing.assert_allclose(variance, 1 / (np.sum(when**2 * f**2, axis=0) / 0.16 + 1 / tau**2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("robust", ["shared", "private", "both"])
