@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+
+# How numpy writes a scalar: np.str_('v7'), np.int64(3).
+_SCALAR = re.compile(r"\bnp\.(?:str_|u?int\d+|float\d+|bool_?)\(('[^']*'|[^()]*)\)")
 
 
 class NeuroencError(ValueError):
-    """Base of every error that neuroenc raises about its input."""
+    """Base of every error that neuroenc raises about its input.
+
+    Names and numbers that were found in arrays read as they would in a list.
+
+    >>> import numpy as np
+    >>> print(DataError(f"voxel {np.str_('v7')!r} has {np.float64(0.5)!r}"))
+    voxel 'v7' has 0.5
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_SCALAR.sub(r"\1", a) if isinstance(a, str) else a for a in args))
 
 
 class DataError(NeuroencError):
