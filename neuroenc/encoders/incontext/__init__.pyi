@@ -12,6 +12,7 @@ from ._baselines import (
     PaperRidge as PaperRidge,
     surface_positions as surface_positions,
 )
+from ._chunks import ChunkAveraged as ChunkAveraged
 from ._config import PRESETS as PRESETS, InContextConfig as InContextConfig
 from ._curve import (
     compare_methods as compare_methods,
@@ -20,7 +21,7 @@ from ._curve import (
     support_draws as support_draws,
 )
 from ._empirical_bayes import EmpiricalBayesRidge as EmpiricalBayesRidge
-from ._encoder import ChunkAveraged as ChunkAveraged, InContextEncoder as InContextEncoder
+from ._encoder import InContextEncoder as InContextEncoder
 from ._ensemble import SupportEnsemble as SupportEnsemble, support_ensemble as support_ensemble
 from ._episodes import (
     Episode as Episode,
@@ -40,14 +41,12 @@ from ._mixture import PriorMixture as PriorMixture
 from ._model import (
     InContextModel as InContextModel,
     VoxelWeights as VoxelWeights,
-    list_models as list_models,
-    load_model as load_model,
     make_model as make_model,
-    save_model as save_model,
 )
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
 from ._place_prior import PlacePrior as PlacePrior
 from ._prior import WeightPrior as WeightPrior
+from ._stored import list_models as list_models, load_model as load_model, save_model as save_model
 from ._streaming import StreamingSession as StreamingSession
 from ._task import region_embedding as region_embedding
 from ._training import (

@@ -18,9 +18,10 @@ from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._labels import check_space, features_matrix, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
+from neuroenc.encoders.incontext._chunks import WeightSums
 from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxels_at_once
 from neuroenc.encoders.incontext._config import MEMORIES
-from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder, WeightSums
+from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
 
