@@ -3,22 +3,29 @@
 Sixteen simulated subjects of four worlds (see `neuroenc.study.incontext.tasks.world_tasks`) say what voxels are like: a
 mixture of priors over weights in the feature space of the world's CLIP. An anchored model learns to read supports of
 200 trials of synthetic voxels, then of 10 to 1000, then half of its episodes are responses of fifteen of the subjects,
-the last of whom says which weights are kept. What ships is the last stage's model, in ``DIR/world``; the defaults are
-those that it was made with (half an hour on one core with AMX).
+the last of whom says which weights are kept (half an hour on one core with AMX).
+
+The network did not beat its own closed form, so it is silent in what ships, in ``DIR/world``: the closed form under a
+mixture of subjects with and without directions of their own (`world_prior`, some minutes; ``--prior-only`` makes that
+alone, around the network that is installed). The defaults are those that it was made with.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from neuroenc._core.files import atomic_path, write_json
+import numpy as np
+import torch
+
+from neuroenc._core.files import write_json
+from neuroenc.encoders.incontext import InContextModel, PriorMixture, load_model, save_model
 from neuroenc.study import StudyConfig, incontext_train
 from neuroenc.study.config.incontext import IncontextConfig, ModelConfig, StageConfig, TaskConfig
+from neuroenc.study.incontext.tasks import world_tasks
 
 __all__ = ["train_world_icl", "world_icl_config"]
 
@@ -53,7 +60,7 @@ def world_icl_config(
     }
     limit = {name: minutes * share for name, share in _SHARES.items()}
     tables = IncontextConfig(
-        task=TaskConfig(seeds=list(seeds), options={"n_voxels": n_voxels}),
+        task=TaskConfig(seeds=list(seeds), options={"n_voxels": n_voxels, "own": 0.0}),
         model=ModelConfig(dim=128, depth=4, clusters=10, seed=seed),
         pretrain=StageConfig(
             **common, support=[200, 200], lr=1e-3, max_steps=steps[0], seed=seed + 1, minutes=limit["pretrain"]
@@ -81,6 +88,30 @@ def world_icl_config(
     return StudyConfig(title="The simulated world's in-context model", seed=seed, incontext=tables)
 
 
+def world_prior(seeds: tuple[int, ...] = (100, 101), own: tuple[float, ...] = (0.6, 0.0)) -> PriorMixture:
+    """Mixture of priors from three subjects of each world, once for each share of a direction of their own."""
+    subjects = [
+        (s.X.values, s.Y.values)
+        for share in own
+        for seed in seeds
+        for s in world_tasks(seed, n_voxels=400, n_pool=100, n_query=50, own=share).train
+    ]
+    return PriorMixture.from_responses(subjects, n_clusters=10, seed=0)
+
+
+def save_silent(model: InContextModel, out: Path) -> Path:
+    """Save the model's closed form under `world_prior`, its network silent."""
+    prior = world_prior()
+    assert model.anchor is not None
+    means, covs, share, center = (
+        torch.as_tensor(part) for part in (prior.means, prior.covs, np.log(prior.share), prior.center)
+    )
+    model.anchor.set_prior(
+        means, covs, share, center, (torch.as_tensor(prior.level_mean), torch.as_tensor(prior.level_cov))
+    )
+    return save_model(model.silence(), out, stage="prior", settings={"seeds": [100, 101], "own": [0.6, 0.0]})
+
+
 def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dict[str, Any]:
     """Train, and leave the model in ``out/world``; killed, it goes on from ``out``.
 
@@ -104,11 +135,7 @@ def train_world_icl(out: Path, *, progress: bool = True, **settings: Any) -> dic
     for name in _SHARES:
         found = incontext_train(config, out, name, progress=progress)
         metrics |= {f"{name}_{k}": found[k] for k in ("validation_loss", "validation_ev", "best_step", "steps")}
-    made = out / "finetune" / config.incontext.model.form
-    for name in ("model.safetensors", "model.json"):
-        (out / "world").mkdir(exist_ok=True)
-        with atomic_path(out / "world" / name) as path:
-            shutil.copyfile(made / name, path)
+    save_silent(load_model(out / "finetune" / config.incontext.model.form), out / "world")
     metrics |= {
         "n_parameters": found["n_parameters"],
         "n_train_voxels": found["n_train_voxels"],
@@ -131,7 +158,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("bf16", "32"), default="bf16", help="of the transformer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prior-only", action="store_true", help="another prior around the network that is installed")
     found = vars(parser.parse_args(argv))
+    if found.pop("prior_only"):
+        print(save_silent(load_model("world"), found["out"] / "world"))
+        return
     settings = {**found, "steps": tuple(found["steps"]), "seeds": tuple(found["seeds"])}
     print(json.dumps(train_world_icl(**settings), indent=2))
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neuroenc._core.errors import DataError, nearest_names
-from neuroenc._core.files import check_readable_file
+from neuroenc._core.files import check_readable_file, everything_below
 
 #: Number of what `read_picture` makes of files; it goes up when that changes.
 READER = 2
@@ -284,7 +284,7 @@ def all_pictures(folder: Path | None, ids: Iterable[str]) -> list[Any] | None:
 def _missing(root: Path, lost: Sequence[str], wanted: Sequence[str], files: Sequence[str]) -> str:
     text = f"{root} has no picture of {len(lost)} of {len(wanted)} stimuli (first: {lost[0]!r})."
     key = _composed(lost[0])
-    other = [p.name for p in sorted(root.rglob("*")) if key in (_composed(p.name), _composed(p.stem))]
+    other = [p.name for p in sorted(everything_below(root)) if key in (_composed(p.name), _composed(p.stem))]
     if other:
         return f"{text} {other[0]} is none that is read. Legal endings: {', '.join(sorted(picture_endings()))}."
     near = nearest_names(key, [Path(f).stem for f in files])

@@ -162,7 +162,7 @@ class Stimuli:
             if change not in known:
                 known.add(change)
                 many = "" if len(names) == 1 else f" and {len(names) - 1} more"
-                warnings.warn(f"picture of stimulus {names[0]!r}{many}: {change}.", UserWarning, stacklevel=3)
+                warnings.warn(f"picture of stimulus {str(names[0])!r}{many}: {change}.", UserWarning, stacklevel=3)
 
     def iter_images(self, batch_size: int = 64) -> Iterator[list[Image.Image]]:
         """Lists of up to ``batch_size`` RGB images, in order; files are opened as they are needed."""

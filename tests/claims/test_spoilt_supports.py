@@ -89,7 +89,7 @@ def test_without_nuisances_it_costs_nothing(name):
     assert (clean[name].mean(axis=0) >= clean["plain"].mean(axis=0) - 0.005).all(), clean
 
 
-def test_the_order_of_trials_is_what_gains_are_read_from(several):
+def test_the_order_of_trials_is_what_gains_are_read_from():
     X, Y, Q, truth = support(SEEDS[0], 100, Nuisances(gain_drift=1.0))
     order = np.random.default_rng(0).permutation(len(X))
     right, wrong = (

@@ -720,6 +720,7 @@ def test_impossible_attention_is_refused(study):
 @pytest.mark.parametrize(
     "model",
     [
+        {"form": "refined", "attention.length_scale": "none"},
         {"form": "query", "hint": "nearest"},
         {"form": "published", "memory": "titans"},
         {"form": "anchored", "memory": "attention", "attention.position": "alibi"},

@@ -82,13 +82,12 @@ class Nuisances:
         plain = {f.name: f.default for f in fields(self)}
         return {k: str(v) if v == np.inf else v for k, v in asdict(self).items() if v != plain[k]}
 
-    def draw(self, rng: np.random.Generator, share: float = 2 / 3) -> Nuisances:
-        """Nuisances of amounts between none and these, uniformly; each is there with a probability of ``share``.
+    def draw(self, rng: np.random.Generator) -> Nuisances:
+        """Nuisances of amounts between none and these, uniformly; each is there in two cases of three.
 
         Parameters
         ----------
         rng : Generator
-        share : float
 
         Returns
         -------
@@ -103,7 +102,7 @@ class Nuisances:
         """
         plain, found = {f.name: f.default for f in fields(self)}, {}
         for name, most in asdict(self).items():
-            there, amount = rng.random() < share, rng.random()
+            there, amount = rng.random() < 2 / 3, rng.random()
             if name == "outlier_sd":
                 found[name] = most
             elif name == "tails":

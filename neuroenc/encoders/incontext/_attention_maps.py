@@ -53,9 +53,10 @@ def given_support(model: Any, X: Any, Y: Any) -> GivenSupport:
             "the network of this model is silent: its predictions are the closed form's, and no head takes part. "
             "Next step: load_model(...).silence(False), to look at a network that did not help."
         )
-    if model.stack is None:
+    if not model.has_heads:
         raise ConfigError(
-            f"{model!r} has no heads whose attention to trials could be looked at. Next step: a model without memory."
+            f"{model!r} has no heads whose attention to trials could be looked at. Next step: a model without "
+            "memory, and not of the refined form."
         )
     if X is None or Y is None:
         raise ConfigError("X and Y are needed. Next step: the support set, or an encoder in the process that fitted.")

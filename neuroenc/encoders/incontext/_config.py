@@ -229,6 +229,12 @@ class InContextConfig:
             lead = getattr(getattr(part, "inner", part), "lead", self.registers)
             if lead != self.registers:
                 raise ConfigError(f"{name} has lead={lead}, the model {self.registers} registers. Make both the same.")
+        sigmoid = getattr(parts["normaliser"], "inner", parts["normaliser"])
+        if isinstance(sigmoid, Sigmoid) and sigmoid.bias == "neg_log_n" and self.length_scale != "none":
+            raise ConfigError(
+                f"length_scale={self.length_scale!r} beside a sigmoid whose bias of -ln n knows the length already: "
+                "together they would count it twice. Next step: length_scale='none'."
+            )
         if self.block_size and self.position is not None:
             raise ConfigError(
                 "positions beside landmarks: a landmark stands for a block of like stimuli, not of trials that came "

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import validate_data
 
@@ -103,6 +104,8 @@ class EmpiricalBayesRidge(LinearEncoder):
         That was used.
     gain_drift_ : ndarray (voxel,)
         Logarithm of the gain at the last trial over that at the first; 0 without ``drift``.
+    gain_drift_var_ : ndarray (voxel,)
+        Posterior variance of ``gain_drift_``.
     gain_drift_sd_ : float
         Over voxels, as their common prior has it.
     outlier_share_, outlier_variance_ : float
@@ -302,12 +305,21 @@ class EmpiricalBayesRidge(LinearEncoder):
         return kept
 
     def _share_noise(self, hyper: _Hyper) -> _Fitted:
-        """EM over the precisions of trials, then the trust in the prior anew."""
+        """EM over the precisions of trials, then the trust in the prior anew.
+
+        A trial that no voxel answered counts for none.
+        """
+        heard = np.flatnonzero(self._heard())
+        seen = ~np.isnan(self.responses_[:, heard]).all(axis=1)
+        if not heard.size:
+            return self._choose()
+        rows = np.ix_(seen, heard)
         for _ in range(_TRIAL_PASSES):
             middle, variance, noise = self._expected(hyper)
-            squares = ((self.responses_ - middle) ** 2 + variance) / noise
-            voxels = effective_voxels((self.responses_ - middle) / np.sqrt(noise))
-            found = self._ages() * trial_precision(np.nanmean(squares, axis=1), voxels)
+            rest, noise = (self.responses_ - middle)[rows], noise[heard]
+            squares = (rest**2 + variance[rows]) / noise
+            found = self._ages()
+            found[seen] *= trial_precision(np.nanmean(squares, axis=1), effective_voxels(rest / np.sqrt(noise)))
             old, self.trial_precision_ = self.trial_precision_, found
             if float(np.abs(np.log(found / old)).max()) < _SETTLED:
                 break
@@ -342,7 +354,8 @@ class EmpiricalBayesRidge(LinearEncoder):
         """Weights and intercepts at the gain of the last trial."""
         self.hyper_ = np.zeros((0, 2)) if hyper is None else np.vstack(hyper)
         middle, variance, noise, precision = self.fitted_trials()
-        precision = precision / noise
+        # Where nothing varies there is no gain.
+        precision = precision / np.where(self._heard(), noise, np.inf)
         # Around the mean of what was shown: the gain changes what varies, not the baseline.
         centre = np.nanmean(middle, axis=0)
         found = gain_drift(self.responses_ - centre, middle - centre, variance, precision)
@@ -383,7 +396,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         EM, the distribution that was given counting as much as ``_PSEUDO`` voxels.
         """
         given = self._current_prior().hyper if self.use_hyper else None
-        hyper, v = given, self.responses_.shape[1]
+        hyper, v = given, int(self._heard().sum())
         total, fitted, moments = self._solve(hyper)
         if self.adapt == "none" or not self.use_hyper or (given is None and v < _PSEUDO):
             return total, (*fitted, hyper)
@@ -397,16 +410,21 @@ class EmpiricalBayesRidge(LinearEncoder):
             total, fitted, moments = self._solve(hyper)
         return total, (*fitted, hyper)
 
+    def _heard(self) -> NDArray[np.bool_]:
+        """Voxels whose responses vary: the others have no noise, and nothing to say of other voxels'."""
+        return np.asarray(np.nanmax(self.responses_, axis=0) > np.nanmin(self.responses_, axis=0))
+
     def _solve(self, hyper: _Hyper) -> tuple[float, tuple[Floats, Floats, Floats], tuple[Floats, Floats]]:
         """Log marginal likelihood; weights, intercepts, (noise variance, scale, evidence); moments of their logs."""
         p, v = self.support_.shape[1], self.responses_.shape[1]
         coef, offset, rest, total = np.empty((p, v)), np.empty(v), np.empty((3, v)), 0.0
-        first, second = np.zeros(2), np.zeros((2, 2))
+        first, second, heard = np.zeros(2), np.zeros((2, 2)), self._heard()
         for part, problem, post, t in self._posteriors(hyper):
             coef[:, part], offset[part] = problem.weights(post, t)
             rest[:, part] = post.noise_variance, post.scale, post.log_evidence
-            total += float(post.log_marginal.sum())
-            logs = post.log_moments()
+            counted = heard[part]
+            total += float(post.log_marginal[counted].sum())
+            logs = post.log_moments(counted)
             first, second = first + logs[0], second + logs[1]
         return total, (coef, offset, rest), (first, second)
 

@@ -165,7 +165,8 @@ class InContextEncoder(LinearEncoder):
         y : array (support, voxel) or (support,)
             Responses, z-scored within session; NaN where one is missing.
         sample_weight : array (support,), optional
-            How often each image counts: 2 is the same as giving it twice, 0 as leaving it out.
+            How often each image counts: 2 is the same as giving it twice, 0 as leaving it out. How noisy a trial is
+            (``robust``) is found from every image once.
 
         Returns
         -------
@@ -218,26 +219,31 @@ class InContextEncoder(LinearEncoder):
         """Logarithm of what each trial counts, as far as all voxels say how noisy it is; and the drift of gains."""
         n, v = Y.shape
         self.trial_precision_, self.gain_ = np.ones(n), np.ones(v)
-        shared = self.pool == "voxels" and v >= _FEWEST and n >= _TRIALS
-        robust = self.robust if shared else "none"
-        if model.anchor is None or n < 3 or (robust == "none" and self.queries == "among"):
+        shared = self.robust == "shared" and self.pool == "voxels"
+        if model.anchor is None or not (shared or self.queries == "after"):
             return log_weight
-        columns = np.arange(v)
-        if self.queries == "among":
-            columns = np.unique(np.linspace(0, v - 1, min(v, _ENOUGH)).astype(int))
-        some = self._columns(Y, columns, scale)
-        known = np.flatnonzero((~np.isnan(some)).sum(axis=0) >= 3)
-        rows = slice(None) if log_weight is None else np.flatnonzero(np.isfinite(log_weight))
+        columns = np.setdiff1d(np.arange(v), self.silent_voxels_)
+        if self.queries == "among" and columns.size:
+            columns = columns[np.unique(np.linspace(0, len(columns) - 1, min(len(columns), _ENOUGH)).astype(int))]
+        rows = np.arange(n) if log_weight is None else np.flatnonzero(np.isfinite(log_weight))
+        some = self._columns(Y, columns, scale)[rows]
+        # What is left of a voxel or a trial may be too little to say anything; the others go on without it.
+        enough = np.flatnonzero((~np.isnan(some)).sum(axis=0) >= 3)
+        columns, some = columns[enough], some[:, enough]
+        shared = shared and len(columns) >= _FEWEST and len(rows) >= _TRIALS
+        if not columns.size or not (shared or self.queries == "after"):
+            return log_weight
+        robust = "shared" if shared else "none"
         drift = "gain" if self.queries == "after" else "none"
         # Trials are told apart as well without learning levels of voxels, in a seventh of the time; a network was
         # trained to read fits that know them.
         adapt = "population" if self.queries == "after" else "none"
         closed = EmpiricalBayesRidge(model.anchor.single_prior(), robust=robust, drift=drift, adapt=adapt)
-        closed.fit(x[rows], some[rows][:, known])
+        closed.fit(x[rows], some)
         self.trial_precision_[rows] = closed.trial_precision_ / closed.trial_precision_.mean()
-        self.gain_[columns[known]] = np.exp(closed.gain_drift_ / 2)
+        self.gain_[columns] = np.exp(closed.gain_drift_ / 2)
         if drift == "gain" and model.gain is not None and not model.config.silent:
-            self.gain_[columns[known]] *= self._refine(model, closed)
+            self.gain_[columns] *= self._refine(model, closed)
         if robust == "none":
             return log_weight
         found = np.log(self.trial_precision_).astype(np.float32)
@@ -336,9 +342,7 @@ class InContextEncoder(LinearEncoder):
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
         for columns, found in self._posteriors(model):
             assert found.noise is not None
-            noise = found.noise[:, None]
-            gain = torch.as_tensor(self.gain_[columns] ** 2, device=noise.device, dtype=noise.dtype)[:, None]
-            spread = (found.variance(queries) - noise) * gain + noise * float(self._typical())
+            spread = found.variance(queries) + found.noise[:, None] * float(self._typical() - 1)
             std[:, columns] = spread.sqrt().T.cpu().numpy()
         if scale is not None:
             std *= scale[1]
@@ -380,8 +384,14 @@ class InContextEncoder(LinearEncoder):
             "pooled": self._pooled_,
             "covariance": True,
         }
+        x, place = support.astype(np.float32), self._place()
+        centre = torch.as_tensor(x, device=place["device"]).mean(dim=0) if len(x) else None
         with self._changed(model):
-            yield from conditioned_blocks(model, support.astype(np.float32), Y, **settings, **self._place())
+            for columns, found in conditioned_blocks(model, x, Y, **settings, **place):
+                if self.queries == "after" and centre is not None:
+                    gain = torch.as_tensor(self.gain_[columns], device=centre.device, dtype=centre.dtype)
+                    found = found.at_gain(gain, centre)
+                yield columns, found
 
     @property
     def fits_without_trials(self) -> bool:

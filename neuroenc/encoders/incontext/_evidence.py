@@ -97,11 +97,14 @@ class GridPosterior:
         scale = self.ratios[:, None, None] * self.noise
         return np.asarray((self.weights * scale**power).sum(axis=1))
 
-    def log_moments(self) -> tuple[Floats, Floats]:
-        """Sums over voxels of E[u] (2,) and E[u u'] (2, 2), u = (log scale, log noise variance)."""
+    def log_moments(self, counted: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
+        """Sums over voxels, or over those ``counted``, of E[u] (2,) and E[u u'] (2, 2).
+
+        u is (log scale, log noise variance).
+        """
         log_noise = np.broadcast_to(np.log(self.noise), self.weights.shape)
         log_scale = np.log(self.ratios)[:, None, None] + log_noise
-        w = self.weights
+        w = self.weights if counted is None else self.weights * counted
         mixed = (w * log_scale * log_noise).sum()
         first = np.array([(w * log_scale).sum(), (w * log_noise).sum()])
         return first, np.array([[(w * log_scale**2).sum(), mixed], [mixed, (w * log_noise**2).sum()]])

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
-from neuroenc.encoders.incontext._evidence import Floats
-from neuroenc.encoders.incontext._prior import WeightPrior
 
 #: Numbers of a trial and of a voxel; see `read_fit`. The largest logarithm of a gain.
 TRIAL, VOXEL, LARGEST = 10, 6, 1.5
@@ -22,11 +20,6 @@ class FitTokens(NamedTuple):
 
     trials: Tensor
     voxels: Tensor
-
-
-def fit_trials(prior: WeightPrior, x: Floats, y: Floats, robust: str = "shared") -> EmpiricalBayesRidge:
-    """The closed form that `read_fit` reads, of support images (support, feature) and responses (support, voxel)."""
-    return EmpiricalBayesRidge(prior, robust=robust if len(x) >= 10 else "none", drift="gain").fit(x, y)
 
 
 def read_fit(closed: EmpiricalBayesRidge) -> FitTokens:

@@ -33,7 +33,8 @@ from neuroenc.attention import (
 )
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor
 from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig, part_settings
-from neuroenc.encoders.incontext._gain import LARGEST, TRIAL, VOXEL, FitTokens, fit_trials, read_fit
+from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+from neuroenc.encoders.incontext._gain import LARGEST, TRIAL, VOXEL, FitTokens, read_fit
 from neuroenc.encoders.incontext._mixture import PriorMixture
 
 
@@ -62,6 +63,18 @@ class VoxelWeights(NamedTuple):
         """Responses (voxel, query) to features (query, feature) or (voxel, query, feature)."""
         linear = torch.einsum("qe,ve->vq" if x.ndim == 2 else "vqe,ve->vq", x, self.coef) + self.intercept[:, None]
         return linear if self.ask is None else linear + self.ask(x)
+
+    def at_gain(self, gain: Tensor, centre: Tensor) -> VoxelWeights:
+        """Weights whose responses go ``gain`` (voxel,) times as far from those at ``centre`` (feature,)."""
+        spread = gain[:, None] * self.coef
+        away = (self.coef - spread) @ centre
+        cov = self.covariance
+        if cov is not None:
+            turn = torch.diag_embed(gain[:, None].expand(-1, cov.shape[-1])).to(cov.dtype)
+            turn[:, -1, :-1] = (1 - gain)[:, None] * centre
+            turn[:, -1, -1] = 1.0
+            cov = turn @ cov @ turn.mT
+        return self._replace(coef=spread, intercept=self.intercept + away, covariance=cov)
 
     def variance(self, x: Tensor) -> Tensor:
         """Variance (voxel, query) of a new response, noise included."""
@@ -197,6 +210,11 @@ class InContextModel(nn.Module):
         return self
 
     @property
+    def has_heads(self) -> bool:
+        """Whether there are heads that attend to trials: not in memories, nor where a network reads a fit of them."""
+        return self.stack is not None and self.gain is None
+
+    @property
     def solves_alone(self) -> bool:
         """Whether weights come from the closed form alone; the network of the refined form scales them afterwards."""
         return self.config.silent or self.gain is not None
@@ -278,18 +296,23 @@ class InContextModel(nn.Module):
         assert self.anchor is not None
         if x.ndim != 2 or log_weight is not None:
             raise ConfigError("form='refined' reads trials that all voxels share, each once.")
-        closed = fit_trials(self.anchor.single_prior(), x.double().cpu().numpy(), y.T.double().cpu().numpy())
+        # Voxels with fewer responses than a fit takes stay as the closed form's prior has them.
+        known = (~y.isnan()).sum(1) >= 3
+        heard, images = y[known].T.double().cpu().numpy(), x.double().cpu().numpy()
+        robust = "shared" if len(x) >= 10 else "none"
+        closed = EmpiricalBayesRidge(self.anchor.single_prior(), robust=robust, drift="gain").fit(images, heard)
         tokens = FitTokens(*(t.to(x.device) for t in read_fit(closed)))
-        precision = torch.as_tensor(closed.trial_precision_ / closed.trial_precision_.mean(), device=x.device)
-        filled, weight = complete(x, y, precision.log().float())
+        precision = torch.as_tensor(closed.trial_precision_, device=x.device)
+        filled, weight = complete(x, y, (precision / precision.mean()).log().float())
         with torch.no_grad():
             z = torch.zeros(len(y), self.config.dim, device=x.device)
             found = self.write(z, x, filled, weight, covariance=covariance)
         drift = torch.as_tensor(closed.gain_drift_ / 2, device=x.device, dtype=found.coef.dtype)
-        gain = (self.log_gain(tokens) + drift).exp()
-        centre = found.predict(x.mean(dim=0, keepdim=True))[:, 0]
-        cov = None if found.covariance is None else found.covariance * gain.square()[:, None, None]
-        return VoxelWeights(found.coef * gain[:, None], centre + (found.intercept - centre) * gain, found.noise, cov)
+        gain = torch.ones_like(found.intercept)
+        gain[known] = (self.log_gain(tokens) + drift).exp()
+        assert found.noise is not None
+        typical = float((precision.mean() / precision).mean())
+        return found._replace(noise=found.noise * typical).at_gain(gain, x.mean(dim=0))
 
     def ask(self, x: Tensor, past: list[Past]) -> Tensor:
         """What queries (query, feature) or (voxel, query, feature) find in a support that was read: (voxel, query)."""

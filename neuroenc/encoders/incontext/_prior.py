@@ -64,6 +64,12 @@ def pairs_of(X: Any, Y: Any) -> list[tuple[Floats, Floats]]:
             raise DataError(f"features or {bad} voxels hold NaN. Next step: leave those voxels out.")
         if len(values) < 3:
             raise DataError(f"{len(values)} stimuli say nothing about weights; at least 3 a subject.")
+        still = np.flatnonzero(np.ptp(responses, axis=0) == 0)
+        if still.size:
+            raise DataError(
+                f"{still.size} of {responses.shape[1]} voxels do not vary (first: column {still[0]}), so they have no "
+                "weights to learn from. Next step: leave those voxels out."
+            )
         pairs.append((values, responses))
     if len({x.shape[1] for x, _ in pairs}) > 1:
         raise DataError(f"subjects have {[x.shape[1] for x, _ in pairs]} features; they must be the same features.")

@@ -18,7 +18,7 @@ def check_heads(model: InContextModel, what: str, *, queries: bool = False) -> N
     """An error for a model without heads that could be changed; ``queries``: heads of queries may be."""
     if model.config.silent:
         raise ConfigError(f"{what} changes heads, and the network of this model is silent. Next step: silence(False).")
-    if model.stack is None or (model.query is not None and not queries):
+    if not model.has_heads or (model.query is not None and not queries):
         raise ConfigError(f"{what} changes heads that a register reads out, and {model!r} has no such heads.")
 
 

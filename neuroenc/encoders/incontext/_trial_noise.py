@@ -82,9 +82,7 @@ def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) ->
     return np.asarray(precision * float((1.0 / precision).mean()))
 
 
-def gain_drift(
-    responses: Floats, middle: Floats, variance: Floats, precision: Floats, n_iterations: int = 50
-) -> tuple[Floats, Floats, float]:
+def gain_drift(responses: Floats, middle: Floats, variance: Floats, precision: Floats) -> tuple[Floats, Floats, float]:
     r"""Drift of each voxel's gain over the trials, how uncertain it is, and how much voxels drift.
 
     .. math:: y_{tv} - b_v = e^{d_v (u_t - 1/2)} f_v(x_t) + \epsilon, \qquad d_v \sim N(0, \tau^2)
@@ -121,7 +119,7 @@ def gain_drift(
     information = np.nansum(seen * when**2 * square, axis=0)
     slope = np.nansum(seen * when * (np.nan_to_num(responses) * middle - square), axis=0)
     tau = 0.25
-    for _ in range(n_iterations):
+    for _ in range(50):
         spread = 1.0 / (information + 1.0 / tau)
         tau = max(float(((slope * spread) ** 2 + spread).mean()), 1e-6)
     return slope * spread, spread, float(np.sqrt(tau))

@@ -49,8 +49,8 @@ def inspect(study: Study) -> dict[str, Any]:
             known = None
         for name, model in named_models(study, part).items():
             label = f"{part.name}: {name}" if part.name else name
-            if model.stack is None:
-                study.say(f"  {label}: no heads, it reads trials into a memory")
+            if not model.has_heads:
+                study.say(f"  {label}: no heads that attend to trials")
                 continue
             study.say(f"  {label}: {len(support[0])} support trials, {len(queries[0])} queries of {subject.name}")
             found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups, known)

@@ -47,7 +47,8 @@ def stage_of(config: IncontextConfig, name: str) -> Any:
     """Settings of a stage, what the config leaves out as published."""
     given = getattr(config, name)
     published = {**dataclasses.asdict(STAGES[name]), "real": 0.5 if name == "finetune" else 0.0}
-    return given.model_copy(update={k: v for k, v in published.items() if getattr(given, k) is None})
+    left = {k: list(v) if isinstance(v, tuple) else v for k, v in published.items() if getattr(given, k) is None}
+    return given.model_copy(update=left)
 
 
 def training_stage(config: IncontextConfig, name: str) -> TrainingStage:

@@ -377,6 +377,27 @@ def test_the_drift_of_one_voxel_is_the_most_probable_one():
 
 
 @pytest.mark.parametrize("robust", ["shared", "private", "both"])
+@pytest.mark.parametrize("drift", ["none", "gain"])
+def test_a_trial_without_responses_and_a_voxel_without_variance_leave_the_others(robust, drift):
+    X, Y, Q, *_ = outlying("shared")
+    options = {"robust": robust, "drift": drift}
+    prior = WeightPrior.isotropic(X.shape[1], 1 / X.shape[1])
+    Y[7] = np.nan
+    rows = np.arange(len(X)) != 7
+    found, alone = EmpiricalBayesRidge(prior, **options).fit(X, Y), EmpiricalBayesRidge(prior, **options)
+    alone.fit(X[rows], Y[rows])
+    if drift == "none":
+        np.testing.assert_allclose(found.coef_, alone.coef_, atol=1e-6)
+        np.testing.assert_allclose(found.trial_precision_[rows], alone.trial_precision_, rtol=1e-6)
+    Y[:, 3] = 2.0
+    constant = EmpiricalBayesRidge(prior, **options).fit(X, Y)
+    mean, sd = constant.predict(Q, return_std=True)
+    assert np.isfinite(mean).all()
+    assert np.isfinite(sd).all()
+    np.testing.assert_allclose(np.delete(constant.coef_, 3, 1), np.delete(found.coef_, 3, 1), atol=0.05)
+
+
+@pytest.mark.parametrize("robust", ["shared", "private", "both"])
 @pytest.mark.parametrize("n", [20, 100])
 def test_without_outliers_robust_noise_costs_nothing(robust, n):
     X, Y, Q, truth, _ = outlying("none", n=n)

@@ -471,3 +471,53 @@ def test_a_region_is_laid_into_the_heads_from_no_trial_on(form):
         region_embedding(own, images[:40], Y[:40])
     with pytest.raises(ConfigError, match="no such heads"):
         region_embedding(model("query"), images, images)
+
+
+def spoilt(kind):
+    """A support of which some trials or voxels say nothing, and which trials count."""
+    X, Y, Q = data()
+    times = np.ones(len(X))
+    if kind == "a trial that nobody answered":
+        Y[5] = np.nan
+    elif kind == "two responses of a voxel":
+        Y[:38, 3] = np.nan
+    elif kind == "a voxel whose trials do not count":
+        Y[6:, 4], times[:5] = np.nan, 0
+    elif kind == "two trials that count":
+        times[2:] = 0
+    elif kind == "two responses of every voxel":
+        Y[2:] = np.nan
+    elif kind == "a voxel that does not vary":
+        Y[:, 7] = 2.0
+    else:
+        Y[:] = 1.0
+    return X, Y, Q, times
+
+
+KINDS = [
+    "a trial that nobody answered",
+    "two responses of a voxel",
+    "a voxel whose trials do not count",
+    "two trials that count",
+    "two responses of every voxel",
+    "a voxel that does not vary",
+    "no voxel that varies",
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no signal")
+@pytest.mark.parametrize("queries", ["among", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_of_trials_is_found_from_what_there_is(kind, queries):
+    """What one trial or voxel lacks is no error, and changes the others little."""
+    X, Y, Q, times = spoilt(kind)
+    m = model(stir=0.0)
+    options = {"response_scale": "as-is", "queries": queries}
+    found = InContextEncoder(m, **options).fit(X, Y, sample_weight=times)
+    mean, sd = found.predict(Q, return_std=True)
+    assert np.isfinite(mean).all()
+    assert np.isfinite(sd).all()
+    assert np.isfinite(found.trial_precision_).all()
+    if kind in KINDS[:2] + KINDS[5:6] and queries == "among":
+        plain = InContextEncoder(m, robust="none", **options).fit(X, Y, sample_weight=times)
+        assert np.abs(found.coef_ - plain.coef_).max() < 0.05 < np.abs(plain.coef_).max()

@@ -315,8 +315,11 @@ LAYOUT = {"block_size": 4, "lead": 4}
 GROUPED = {"class": "GroupedSoftmax", **LAYOUT}
 PLUGS = {
     "sigmoid": {"normaliser": {"class": "Sigmoid", "bias": 0.4}},
-    "sigmoid of n": {"normaliser": {"class": "Sigmoid"}},
-    "sinks": {"normaliser": {"class": "SinkCalibration", "inner": {"class": "Sigmoid"}, "heads": [0, 2], "beta": 0.1}},
+    "sigmoid of n": {"normaliser": {"class": "Sigmoid"}, "length_scale": "none"},
+    "sinks": {
+        "normaliser": {"class": "SinkCalibration", "inner": {"class": "Sigmoid"}, "heads": [0, 2], "beta": 0.1},
+        "length_scale": "none",
+    },
     "sines": {"position": {"class": "AbsolutePosition", "dim": 16}},
     "learned": {"position": {"class": "AbsolutePosition", "dim": 16, "kind": "learned", "length": 64}},
     "rotary": {"position": {"class": "Rotary", "base": 50.0}},
@@ -467,6 +470,7 @@ def test_landmarks_that_are_not_there_drop_no_trial():
         ({"normaliser": {"class": "SinkCalibration", "heads": [7]}}, "the model has 4"),
         ({"heads": 3}, "heads=3 does not divide dim=16"),
         ({"length_scale": "log"}, "did you mean 'log_n'"),
+        ({"normaliser": {"class": "Sigmoid"}}, "count it twice"),
         ({"feed_forward": "glu"}, "did you mean"),
         ({"dropout": 1.5}, "dropout=1.5 must be"),
         ({"registers": True}, "registers=True is not legal"),

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders.incontext import WeightPrior
+from neuroenc.encoders.incontext import PlacePrior, PriorMixture, WeightPrior
 from neuroenc.encoders.incontext._evidence import RATIOS, fit_hierarchy, grid_posterior, spectrum, subject_gram
 
 
@@ -215,3 +215,18 @@ def test_a_density_narrower_than_a_cell_counts_once(sd):
         density = multivariate_normal.pdf(np.stack([a + b, b], axis=-1), mean, cov).sum() * steps[0] * steps[1]
         found = evidence._log_lattice_mass((mean, cov), ratios, noise)[v]
         assert found == pytest.approx(np.log(density), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["prior", "mixture", "places"])
+def test_voxels_that_do_not_vary_are_named(kind):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((2, 40, 5)), rng.standard_normal((2, 40, 12))
+    Y[1, :, 4] = 2.0
+    places = rng.standard_normal((2, 12, 3))
+    make = {
+        "prior": lambda: WeightPrior.from_responses(list(X), list(Y)),
+        "mixture": lambda: PriorMixture.from_responses(list(zip(X, Y)), n_clusters=2),
+        "places": lambda: PlacePrior.from_responses(list(X), list(Y), list(places)),
+    }
+    with pytest.raises(DataError, match=r"1 of 12 voxels do not vary \(first: column 4\)"):
+        make[kind]()

@@ -13,7 +13,9 @@ from neuroenc.encoders.incontext import (
     WeightPrior,
     load_model,
     make_model,
+    region_embedding,
     save_model,
+    support_attention,
     train_stage,
 )
 from neuroenc.encoders.incontext._gain import TRIAL, VOXEL, read_fit
@@ -69,9 +71,11 @@ def test_the_encoder_scales_around_what_was_shown():
     np.testing.assert_allclose(after.coef_, among.coef_ * after.gain_, rtol=1e-4)
     centre = e.x.numpy().mean(axis=0, keepdims=True)
     np.testing.assert_allclose(after.predict(centre), among.predict(centre), atol=1e-5)
-    sds = [f.predict(e.xq.numpy(), return_std=True)[1] for f in (after, among)]
-    noise = among.noise_variance_
-    np.testing.assert_allclose(sds[0] ** 2 - noise, (sds[1] ** 2 - noise) * after.gain_**2, atol=2e-4)
+    # A query that is g times as far away is as uncertain for queries among the trials.
+    for v in (0, 7):
+        farther = centre + after.gain_[v] * (e.xq.numpy() - centre)
+        sds = after.predict(e.xq.numpy(), return_std=True)[1], among.predict(farther, return_std=True)[1]
+        np.testing.assert_allclose(sds[0][:, v], sds[1][:, v], rtol=1e-4)
 
 
 def test_the_model_itself_says_what_the_encoder_says():
@@ -132,6 +136,17 @@ def test_it_learns_that_signals_have_shrunk(tmp_path):
         explained_variance(truth, fitted(model.silence(s), e).predict(e.xq.numpy())) for s in (False, True)
     )
     assert spoken.mean() > closed.mean() + 0.02
+
+
+def test_it_has_no_heads_to_look_at():
+    e, model = episode(), stirred()
+    for look in (
+        lambda: support_attention(model, e.x, e.y.T),
+        lambda: region_embedding(model, e.x, e.y.T, support=20),
+        lambda: fitted(model, e, calibrate=[(0, 0)]),
+    ):
+        with pytest.raises(ConfigError, match=r"refined.*no .*heads"):
+            look()
 
 
 @pytest.mark.parametrize("changes", [{"memory": "gru", "length_scale": "none"}, {"hint": "weights"}])
