@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neuroenc.data.simulate._draw import LIVING, PLACES, SKINS, THINGS, Pen
+from neuroenc.data.simulate._draw import PLACES, Pen, draw_figure
 from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, WORLD, member
 
 #: Backgrounds and the colours that they come in.
@@ -162,10 +162,7 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
         if o.family == "place":
             continue
         pen = Pen(draw, (0.5 + o.x) * px, (0.5 - o.y) * px, o.size * px / 2, o.mirror)
-        if o.member in LIVING:
-            LIVING[o.member](pen, COLOURS[o.colour], SKINS[o.look % len(SKINS)], o.smiling)
-        else:
-            THINGS[o.member](pen, COLOURS[o.colour], o.look)
+        draw_figure(pen, o.member, COLOURS[o.colour], o.look, o.smiling)
     picture = np.asarray(canvas.reduce(2), dtype=np.float32)
     mean = picture.mean()
     picture = mean + scene.contrast * (picture - mean) + scene.brightness
