@@ -15,24 +15,8 @@ PACKAGE = ROOT / "neuroenc"
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
-    "denoiser, and images made or found for captions": {
-        "contrastive_accuracy",
-        "copying",
-        "diffusion_pipeline",
-        "evaluate_images",
-        "retrieve_images",
-        "synthesise",
-    },
-    "preference training of captioners": {
-        "PreferencePair",
-        "PreferenceTraining",
-        "caption_perplexity",
-        "cdpo_loss",
-        "make_language_model",
-        "preference_pairs",
-        "train_preferences",
-    },
-    "grounding and language models of one's own while decoding": {"FunctionStep", "GroundedRescore"},
+    "denoiser": {"contrastive_accuracy", "copying"},
+    "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
     "maps and contrasts of captions": {
         "EmbeddingColours",
         "categorise_evidence",

@@ -18,12 +18,6 @@ from .analysis._contrast import (
     difference_captions as difference_captions,
     separating_phrases as separating_phrases,
 )
-from .analysis._image_evaluation import (
-    diffusion_pipeline as diffusion_pipeline,
-    evaluate_images as evaluate_images,
-    retrieve_images as retrieve_images,
-    synthesise as synthesise,
-)
 from .analysis._lexicon import (
     categorise as categorise,
     categorise_evidence as categorise_evidence,
@@ -42,16 +36,7 @@ from .checks._grounding_bank import BankImages as BankImages, hallucination_rate
 from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
     GroundedConstraint as GroundedConstraint,
-    GroundedRescore as GroundedRescore,
     grounded_decode as grounded_decode,
-)
-from .checks._preference import (
-    PreferencePair as PreferencePair,
-    PreferenceTraining as PreferenceTraining,
-    caption_perplexity as caption_perplexity,
-    cdpo_loss as cdpo_loss,
-    preference_pairs as preference_pairs,
-    train_preferences as train_preferences,
 )
 from .checks._scoring import (
     caption_agreement as caption_agreement,

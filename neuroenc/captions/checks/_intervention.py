@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.checks import check_whole
 from neuroenc.captions.checks._grounding import GroundingChecker
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._retrieval import caption_frame
@@ -23,8 +23,8 @@ from neuroenc.captions.decoding._search import Generated, ranked
 from neuroenc.captions.text._phrases import Phrase
 
 _UNSUPPORTED = 2
-# Late beams are doubled at most so many times: what 8 times as many do not hold costs more than it brings.
-_DOUBLINGS = 3
+# How phrases of unfinished captions are found: what rules find does not change while words are added.
+_ENGINE = "rules"
 
 
 class Stopped(NamedTuple):
@@ -38,27 +38,25 @@ class Stopped(NamedTuple):
 class _Reader:
     """Phrases of token sequences, and their verdicts for items."""
 
-    def __init__(self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], engine: str) -> None:
-        self.checker, self.decoder, self.engine = checker, decoder, engine
+    def __init__(self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any]) -> None:
+        self.checker, self.decoder = checker, decoder
         self.rows = checker.rows(voxels)
         self.text: Callable[[tuple[int, ...]], str] = lru_cache(65_536)(decoder.text)
         self._found: dict[str, list[Phrase]] = {}
 
-    def phrases(self, texts: Sequence[str], engine: str | None = None) -> list[list[Phrase]]:
-        """Phrases of texts, each parsed once."""
-        if engine is not None:
-            return self.checker.find(texts, engine)
+    def phrases(self, texts: Sequence[str]) -> list[list[Phrase]]:
+        """Phrases of unfinished texts, each parsed once."""
         new = [t for t in dict.fromkeys(texts) if t not in self._found]
-        self._found.update(zip(new, self.checker.find(new, self.engine), strict=True))
+        self._found.update(zip(new, self.checker.find(new, _ENGINE), strict=True))
         return [self._found[t] for t in texts]
 
     def bad(self, items: Sequence[int], phrases: Sequence[Phrase]) -> list[bool]:
         """Whether phrase k is unsupported for item k."""
         return [v == _UNSUPPORTED for v in self.checker.verdicts([int(self.rows[i]) for i in items], phrases)]
 
-    def unsupported(self, items: Sequence[int], texts: Sequence[str], engine: str | None) -> list[list[Phrase]]:
-        """Unsupported phrases of whole texts."""
-        several = self.phrases(texts, engine)
+    def unsupported(self, items: Sequence[int], texts: Sequence[str]) -> list[list[Phrase]]:
+        """Unsupported phrases of whole texts, as the checker finds them."""
+        several = self.checker.find(texts)
         at = [(k, p) for k, found in enumerate(several) for p in found]
         bad = iter(self.bad([items[k] for k, _ in at], [p for _, p in at]))
         return [[p for p in found if next(bad)] for found in several]
@@ -89,8 +87,6 @@ class GroundedConstraint:
     decoder : PrefixDecoder
     voxels : sequence
         Name of the voxel of each item number; of a projection, ``projection["voxel"].values``.
-    engine : str
-        How phrases of unfinished captions are found; "rules" is stable while words are added.
 
     Examples
     --------
@@ -101,10 +97,8 @@ class GroundedConstraint:
     ...     return decoder.with_options(constraint=constraint).decode(projection)
     """
 
-    def __init__(
-        self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any], *, engine: str = "rules"
-    ) -> None:
-        self.reader = _Reader(checker, decoder, list(voxels), engine)
+    def __init__(self, checker: GroundingChecker, decoder: PrefixDecoder, voxels: Sequence[Any]) -> None:
+        self.reader = _Reader(checker, decoder, list(voxels))
         self.inner, self.stop, self.vocabulary = decoder.constraint, decoder.stop, decoder.vocabulary
         words = [k.split() for k in checker.bank.keys]
         self._heads = {w[-1] for w in words}
@@ -113,8 +107,6 @@ class GroundedConstraint:
         self._over: set[tuple[int, tuple[int, ...]]] = set()
         #: Hypotheses that were stopped, in order.
         self.stopped: list[Stopped] = []
-        #: Tokens that a language model was asked for.
-        self.n_tokens = 0
 
     def provenance(self, tokens: Sequence[int]) -> Any:
         """Where phrases come from, if the decoder's own constraint knows."""
@@ -125,7 +117,6 @@ class GroundedConstraint:
         """Which tokens may come next, bool (rows, V)."""
         shape = (len(tokens), self.vocabulary)
         mask = torch.ones(shape, dtype=torch.bool) if self.inner is None else self.inner(tokens, items).clone()
-        self.n_tokens += len(tokens)
         sequences, numbers = [tuple(y) for y in tokens.tolist()], items.tolist()
         texts = [self.reader.text(y) for y in sequences]
         closed: list[tuple[int, Phrase]] = []
@@ -172,45 +163,6 @@ class GroundedConstraint:
         self._forbidden[item].add(tuple(tokens[a:b]))
 
 
-class GroundedRescore:
-    """Rescoring that subtracts ``penalty`` for each ungrounded phrase.
-
-    Parameters
-    ----------
-    checker, decoder, voxels
-        As in :class:`GroundedConstraint`.
-    penalty : float
-        In units of the score (nats a token, with ``length_penalty=1``).
-    engine : str, optional
-        Default that of the checker.
-
-    Examples
-    --------
-    >>> def careful(decoder, checker, projection):
-    ...     rescore = GroundedRescore(checker, decoder, projection["voxel"].values, penalty=2.0)
-    ...     return decoder.with_options(rescore=rescore).decode(projection)
-    """
-
-    def __init__(
-        self,
-        checker: GroundingChecker,
-        decoder: PrefixDecoder,
-        voxels: Sequence[Any],
-        *,
-        penalty: float = 1.0,
-        engine: str | None = None,
-    ) -> None:
-        self.penalty, self.inner = at_least("penalty", penalty), decoder.rescore
-        self.reader = _Reader(checker, decoder, list(voxels), engine or checker.engine)
-
-    def __call__(self, tokens: Tensor, items: Tensor) -> Tensor:
-        """What is added to scores (rows,)."""
-        texts = [self.reader.text(tuple(t for t in y if t >= 0)) for y in tokens.tolist()]
-        found = self.reader.unsupported(items.tolist(), texts, None)
-        bonus = -self.penalty * torch.tensor([float(len(f)) for f in found], device=tokens.device)
-        return bonus if self.inner is None else bonus + self.inner(tokens, items)
-
-
 @dataclass
 class GroundedCaptions:
     """Result of `grounded_decode`: captions checked while they were generated.
@@ -221,20 +173,14 @@ class GroundedCaptions:
         As of :meth:`GroundingChecker.check`.
     rounds : DataFrame
         ``voxel, rounds`` (searches it took), ``clean`` (whether its captions hold no unsupported phrase).
-    n_tokens : int
-        Tokens that the language model was asked for, over all rounds.
     stopped : list of Stopped
-        Hypotheses that were stopped (early), or captions that were refused (late).
-    kept : dict of item to lists of tokens
-        What was written instead.
+        Hypotheses that were stopped.
     """
 
     captions: pd.DataFrame
     phrases: pd.DataFrame
     rounds: pd.DataFrame
-    n_tokens: int
     stopped: list[Stopped] = field(repr=False)
-    kept: dict[int, list[list[int]]] = field(repr=False)
 
 
 def grounded_decode(
@@ -243,37 +189,29 @@ def grounded_decode(
     checker: GroundingChecker,
     top: int = 1,
     *,
-    when: str = "early",
     rounds: int = 8,
-    engine: str = "rules",
     coef: Any = None,
     intercept: Any = None,
 ) -> GroundedCaptions:
     """Generate captions under grounding constraints, so that no phrase is ungrounded.
 
-    "early": a hypothesis ends as soon as one of its phrases is unsupported (:class:`GroundedConstraint`); voxels that
-    have too few captions left are searched again with the offending words forbidden, which goes on from the same
-    prefixes. "late": whole captions are written and those with an unsupported phrase refused; such voxels are
-    searched again, samples with other random numbers, beams with twice as many, up to eight times. A language model
-    goes on from what it has written, so one hallucinated phrase brings others: late needs more tokens, and leaves
-    more of them. Captions that hold back name fewer things: look at ``n_phrases`` and the share of supported ones,
-    too. ``embed_text`` is called often, with few texts: it should keep its model loaded.
+    A hypothesis ends as soon as one of its phrases is unsupported (:class:`GroundedConstraint`); voxels that have too
+    few captions left are searched again with the offending words forbidden, which goes on from the same prefixes. A
+    language model goes on from what it has written, so one hallucinated phrase brings others. Captions that hold back
+    name fewer things: look at ``n_phrases`` and the share of supported ones, too. ``embed_text`` is called often, with
+    few texts: it should keep its model loaded.
 
     Parameters
     ----------
     decoder : PrefixDecoder
-        With any search settings; its own constraint and rescoring hold as well.
+        With any search settings; its own constraint holds as well.
     projection : Dataset
     checker : GroundingChecker
     top : int
         Captions a voxel, at most.
-    when : {"early", "late", "never"}
-        "never" only checks, for comparison.
     rounds : int
-        Searches of a voxel, at most; an early one ends at the first unsupported phrase and is short. A voxel without
-        a clean caption then keeps the one with the fewest unsupported phrases, which its row says.
-    engine : str
-        How phrases of unfinished captions are found. Whole captions are judged with the checker's own.
+        Searches of a voxel, at most; one ends at the first unsupported phrase and is short. A voxel without a clean
+        caption then keeps the one with the fewest unsupported phrases, which its row says.
     coef, intercept : optional
         As in :class:`Decoder`.
 
@@ -312,83 +250,55 @@ def grounded_decode(
     >>> coef = np.array([[1.0], [0.0], [0.0], [0.0], [0.8]])
     >>> checker = GroundingChecker(coef, best, told, embed_text, centre=False, threshold=0.7, engine="rules")
     >>> projection = project(coef, images, progress=False)
-    >>> for when in ("never", "early"):
-    ...     print(grounded_decode(decoder, projection, checker, when=when).captions["caption"][0])
-    a dog near a house.
-    a dog near a hand.
+    >>> decoder.decode(projection, top=1)["caption"][0]
+    'a dog near a house.'
+    >>> grounded_decode(decoder, projection, checker).captions["caption"][0]
+    'a dog near a hand.'
     """
-    one_of("when", when, ("early", "late", "never"))
     check_whole("rounds", rounds)
     embedding = np.asarray(projection["embedding"].values, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(embedding).all(axis=1)).tolist()
     mean = decoder.mean_of(projection)
-    constraint = GroundedConstraint(checker, decoder, projection["voxel"].values.tolist(), engine=engine)
-    n_tokens = 0
-
-    def counted(tokens: Tensor, items: Tensor) -> Tensor:
-        """The decoder's own constraint, counting."""
-        nonlocal n_tokens
-        n_tokens += len(tokens)
-        if decoder.constraint is not None:
-            return decoder.constraint(tokens, items)
-        return torch.ones((len(tokens), decoder.vocabulary), dtype=torch.bool)
-
+    constraint = GroundedConstraint(checker, decoder, projection["voxel"].values.tolist())
+    writer = decoder.with_options(constraint=constraint)
     clean: dict[int, list[Generated]] = {r: [] for r in rows}
     flagged: dict[int, list[tuple[int, Generated]]] = {r: [] for r in rows}
     used = dict.fromkeys(rows, 0)
     pending = list(rows)
-    for number in range(1 if when == "never" else rounds):
+    # As many as were written, so that a refused caption leaves the next one.
+    wanted = max(top, decoder.search.beams)
+    for _ in range(rounds):
         if not pending:
             break
-        options: dict[str, Any] = {"constraint": constraint if when == "early" else counted}
-        if when == "late":
-            options["seed"] = decoder.search.seed + number
-            if decoder.search.method == "beam":
-                if number > _DOUBLINGS:
-                    break
-                options["beams"] = decoder.search.beams * 2**number
-        writer = decoder.with_options(**options)
-        # As many as were written, so that a refused caption leaves the next one.
-        wanted = max(top, writer.search.beams)
         found = writer.generate(embedding[pending], wanted, mean=mean, items=pending)
         flat = [(item, c) for item, several in zip(pending, found) for c in several]
-        wrong = constraint.reader.unsupported([i for i, _ in flat], [c.text for _, c in flat], checker.engine)
+        wrong = constraint.reader.unsupported([i for i, _ in flat], [c.text for _, c in flat])
         for (item, caption), phrases in zip(flat, wrong, strict=True):
             if not phrases and caption.finished:
                 clean[item].append(caption)
             else:
                 flagged[item].append((len(phrases), caption))
-            if phrases and when == "early":
+            if phrases:
                 constraint.forbid(item, caption.tokens, phrases[0])
-            elif phrases and when == "late":
-                _, end = constraint.reader.span(caption.tokens, phrases[0].start, phrases[0].end)
-                constraint.stopped.append(Stopped(item, tuple(caption.tokens[:end]), phrases[0].text))
         for item in pending:
             used[item] += 1
         pending = [i for i in pending if len(ranked(clean[i], top)) < top]
     chosen = {i: ranked(clean[i], top) for i in rows}
-    if when == "never":
-        chosen = {i: ranked([*clean[i], *(c for _, c in flagged[i])], top) for i in rows}
     bare = [i for i in rows if not chosen[i] and not flagged[i]]
     if bare:
         # All hypotheses were stopped in every round: what the model would say is kept, and flagged below.
-        options = {"constraint": counted}
-        found = decoder.with_options(**options).generate(embedding[bare], decoder.search.beams, mean=mean, items=bare)
+        found = decoder.generate(embedding[bare], decoder.search.beams, mean=mean, items=bare)
         for item, several in zip(bare, found):
-            wrong = constraint.reader.unsupported([item] * len(several), [c.text for c in several], checker.engine)
+            wrong = constraint.reader.unsupported([item] * len(several), [c.text for c in several])
             flagged[item] = [(len(w), c) for w, c in zip(wrong, several, strict=True)]
     for item in rows:
         if not chosen[item] and flagged[item]:
             fewest = min(n for n, _ in flagged[item])
             chosen[item] = ranked([c for n, c in flagged[item] if n == fewest], 1)
-    writer = decoder.with_options(constraint=constraint)
     checked = checker.check(caption_frame(writer, projection, rows, [chosen[i] for i in rows], coef, intercept))
     wrong_voxels = set(checked.captions.loc[checked.captions["n_unsupported"] > 0, "voxel"])
     names = projection["voxel"].values[rows]
     table = pd.DataFrame(
         {"voxel": names, "rounds": [used[r] for r in rows], "clean": [v not in wrong_voxels for v in names.tolist()]}
     )
-    kept = {i: [c.tokens for c in several] for i, several in clean.items()}
-    return GroundedCaptions(
-        checked.captions, checked.phrases, table, constraint.n_tokens + n_tokens, constraint.stopped, kept
-    )
+    return GroundedCaptions(checked.captions, checked.phrases, table, constraint.stopped)

@@ -27,14 +27,14 @@ from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.decoding._constraints import WordBan, content_weights, token_number
 from neuroenc.captions.decoding._mapping import make_mapping
 from neuroenc.captions.decoding._retrieval import caption_frame, rerank
-from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Rescore
+from neuroenc.captions.decoding._sampling import CausalStep, Constraint
 from neuroenc.captions.decoding._search import Generated, SearchSettings, generated, numbered, ranked
 from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.embedding import prepare
 
 _DECODING = ("normalise", "centre", "rerank", "batch_size")
 _SETTINGS = ("source", "stop", *_DECODING)
-_OPTIONS = ("search", "constraint", "rescore", "free_words", "embed_text", "text_direction", *_DECODING)
+_OPTIONS = ("search", "constraint", "free_words", "embed_text", "text_direction", *_DECODING)
 # A decoder's files, those of any tokenizer, and what training puts beside them.
 _KIND = Kind(
     "prefix decoder",
@@ -101,7 +101,7 @@ class PrefixDecoder:
     stop : str or int
         Token that ends a caption.
     search : SearchSettings, optional
-    constraint, rescore : callable, optional
+    constraint : callable, optional
         See :func:`beam_search`.
     free_words : iterable of str
         Words that captions of several groups may share without a penalty, with ``diversity="words"``.
@@ -157,7 +157,6 @@ class PrefixDecoder:
         stop: str | int = ".",
         search: SearchSettings | None = None,
         constraint: Constraint | None = None,
-        rescore: Rescore | None = None,
         free_words: Iterable[str] = STOP_WORDS,
         embed_text: Callable[[list[str]], Any] | None = None,
         text_direction: Any = None,
@@ -182,8 +181,7 @@ class PrefixDecoder:
         self.normalise, self.centre, self.source = bool(normalise), bool(centre), source
         self.stop = token_number(stop, tokenizer, self.vocabulary)
         self.search = SearchSettings() if search is None else search
-        self.constraint, self.rescore = constraint, rescore
-        self.free_words = frozenset(free_words)
+        self.constraint, self.free_words = constraint, frozenset(free_words)
         self.embed_text = embed_text
         self.text_direction = None if text_direction is None else np.asarray(text_direction, dtype=np.float64)
         self.rerank = float(rerank)
@@ -204,9 +202,9 @@ class PrefixDecoder:
         Parameters
         ----------
         **options
-            ``search, constraint, rescore, free_words, embed_text, text_direction, rerank, batch_size, centre,
-            normalise``, a field of :class:`SearchSettings`, or ``without``: words that no caption may say
-            (:class:`WordBan`, beside the constraint).
+            ``search, constraint, free_words, embed_text, text_direction, rerank, batch_size, centre, normalise``, a
+            field of :class:`SearchSettings`, or ``without``: words that no caption may say (:class:`WordBan`, beside
+            the constraint).
         """
         fields = self.search.as_dict()
         out = copy.copy(self)
@@ -314,8 +312,8 @@ class PrefixDecoder:
         for a in progress(range(0, len(x), self.batch_size), desc="captions", show=False):
             part = numbers[a : a + self.batch_size]
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
-            only, bonus = (numbered(f, part.to(self.device)) for f in (self.constraint, self.rescore))
-            found = search.run(step, top, self.stop, part.tolist(), only, bonus, weights)
+            only = numbered(self.constraint, part.to(self.device))
+            found = search.run(step, top, self.stop, part.tolist(), only, weights)
             written = [generated(found, item, self.text) for item in range(len(part))]
             if self.rerank and self.embed_text is not None:
                 direction = self.text_direction if self.centre else None
@@ -372,15 +370,15 @@ class PrefixDecoder:
         Raises
         ------
         ConfigError
-            A constraint, rescoring or mapping of your own, which no file can hold.
+            A constraint or mapping of your own, which no file can hold.
         DataError
             The folder holds other things.
         """
-        if self.constraint is not None or self.rescore is not None:
-            named = "constraint" if self.constraint is not None else "rescore"
+        if self.constraint is not None:
             raise ConfigError(
-                f"this decoder has a {named}, which is not saved with it. Next step: decoder.with_options({named}=None)"
-                f".save(folder), and give it again to PrefixDecoder.load(folder, {named}=...)."
+                "this decoder has a constraint, which is not saved with it. Next step: "
+                "decoder.with_options(constraint=None).save(folder), and give it again to "
+                "PrefixDecoder.load(folder, constraint=...)."
             )
         one_of("dtype", dtype, _DTYPES)
         if not hasattr(self.mapping, "kind"):

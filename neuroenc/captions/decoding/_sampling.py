@@ -16,8 +16,6 @@ from neuroenc._core.errors import DataError
 
 #: ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``: tokens that may come next.
 Constraint = Callable[[Tensor, Tensor], Tensor]
-#: ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``: added to the score; tokens after the stop are -1.
-Rescore = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepModel(Protocol):
@@ -251,7 +249,6 @@ def sample(
     seed: int = 0,
     items: Sequence[int] | None = None,
     constraint: Constraint | None = None,
-    rescore: Rescore | None = None,
 ) -> Hypotheses:
     """Nucleus sampling: draw ``n_samples`` continuations of each item.
 
@@ -262,7 +259,7 @@ def sample(
     Parameters
     ----------
     step : StepModel
-    stop, max_length, length_penalty, constraint, rescore
+    stop, max_length, length_penalty, constraint
         As in :func:`beam_search`; a constraint acts before the cut.
     n_samples : int
         An item; equal ones are kept.
@@ -342,8 +339,6 @@ def sample(
     tokens = tokens[:, : max(1, int((tokens >= 0).sum(1).max()) if len(tokens) else 1)]
     lengths = (tokens >= 0).sum(1)
     scores = logp / lengths.clamp(min=1).float() ** length_penalty
-    if rescore is not None:
-        scores = scores + torch.as_tensor(rescore(tokens, item), dtype=scores.dtype, device=device)
     finished = (tokens == stop).any(dim=1)
     flat = (lengths, logp, scores, finished, torch.zeros_like(lengths))
     found = Hypotheses(tokens.reshape(n, k, -1), *(x.reshape(n, k) for x in flat))

@@ -18,7 +18,6 @@ from neuroenc.captions.decoding._sampling import (
     Beams,
     Constraint,
     Hypotheses,
-    Rescore,
     StepModel,
     equal_length,
     fill,
@@ -42,8 +41,6 @@ def beam_search(
     diversity: str = "hamming",
     token_weights: Tensor | None = None,
     constraint: Constraint | None = None,
-    rescore: Rescore | None = None,
-    rescore_steps: bool = False,
 ) -> Hypotheses:
     r"""Beam search, optionally diverse, for all items and beams in one batch.
 
@@ -84,10 +81,6 @@ def beam_search(
     constraint : callable, optional
         ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``, True where a token may come next; asked
         for growing hypotheses only. Probabilities are not normalised again. One that may go nowhere dies.
-    rescore : callable, optional
-        ``rescore(tokens (rows, t), items (rows,)) -> (rows,)``, added to the score of the last hypotheses, or with
-        ``rescore_steps`` at every step to those of twice as many candidates as are kept.
-    rescore_steps : bool
 
     Returns
     -------
@@ -123,8 +116,8 @@ def beam_search(
     at_least("diversity_penalty", diversity_penalty)
     at_least("length_penalty", length_penalty)
     one_of("diversity", diversity, ("hamming", "words"))
-    hooks = token_weights, constraint, rescore, rescore_steps
-    search = _Search(step, stop, max_length, temperature, length_penalty, diversity_penalty, *hooks)
+    settings = max_length, temperature, length_penalty, diversity_penalty
+    search = _Search(step, stop, *settings, token_weights, constraint)
     if groups == 1 or diversity == "hamming":
         return search.run(beams // groups, groups)
     found: list[Hypotheses] = []
@@ -144,8 +137,6 @@ class _Search:
     penalty: float
     token_weights: Tensor | None
     constraint: Constraint | None
-    rescore: Rescore | None
-    rescore_steps: bool
 
     def run(self, width: int, groups: int, earlier: list[Tensor] | None = None) -> Hypotheses:
         logits, state = self.step.start()
@@ -226,15 +217,8 @@ class _Search:
         penalty = self.penalty * counts * (1.0 if self.token_weights is None else self.token_weights.to(counts))
         chosen = total - penalty[:, None] * (~done)[:, :, None]
         chosen = chosen / lengths[:, :, None].float() ** self.alpha
-        pool = 2 * width if self.rescore is not None and self.rescore_steps else width
-        size = min(pool, chosen.shape[1] * vocabulary)
-        value, flat = chosen.reshape(m, -1).topk(size, dim=1)
-        if pool > width:
-            candidates = self._written(beams, part, total, lengths, flat)
-            value = value + self._bonus(candidates)
         # Fewer candidates than beams (a small vocabulary, at the first token): the others are dead.
-        value, order = value.topk(min(width, size), dim=1)
-        kept = flat.gather(1, order)
+        kept = chosen.reshape(m, -1).topk(min(width, chosen.shape[1] * vocabulary), dim=1).indices
         new = self._written(beams, part, total, lengths, kept)
         parent = kept // vocabulary
         if kept.shape[1] < width:
@@ -253,20 +237,12 @@ class _Search:
         over = done | (token == self.stop) | torch.isinf(logp)
         return Beams(beams.items, tokens, logp, lengths.gather(1, parent), over)
 
-    def _bonus(self, beams: Beams) -> Tensor:
-        assert self.rescore is not None
-        items = beams.items[:, None].expand_as(beams.done).reshape(-1)
-        found = self.rescore(beams.tokens.reshape(len(items), -1), items)
-        return torch.as_tensor(found, dtype=torch.float32, device=beams.logp.device).reshape(beams.logp.shape)
-
     def _finish(self, parts: list[Beams], width: int, groups: int) -> Hypotheses:
         padded = [replace(p, tokens=tokens) for p, tokens in zip(parts, equal_length(parts))]
         names = ("items", "tokens", "logp", "lengths", "done")
         whole = Beams(*(torch.cat([getattr(p, x) for p in padded]) for x in names))
         whole = whole.take(whole.items.argsort())
         scores = whole.logp / whole.lengths.float().clamp(min=1) ** self.alpha
-        if self.rescore is not None:
-            scores = scores + self._bonus(whole)
         finished = (whole.tokens == self.stop).any(dim=2) & torch.isfinite(whole.logp)
         group = torch.arange(groups, device=scores.device).repeat_interleave(width).expand_as(whole.lengths)
         return sort(Hypotheses(whole.tokens, whole.lengths, whole.logp, scores, finished, group))
@@ -336,7 +312,6 @@ class SearchSettings:
         stop: int,
         items: list[int],
         constraint: Constraint | None = None,
-        rescore: Rescore | None = None,
         token_weights: torch.Tensor | None = None,
     ) -> Hypotheses:
         """Search with these settings; ``items`` are the numbers of the batch's rows, for random numbers."""
@@ -345,7 +320,7 @@ class SearchSettings:
             return {name: getattr(self, name) for name in names}
 
         shared = own("max_length", "temperature", "length_penalty")
-        shared |= {"stop": stop, "constraint": constraint, "rescore": rescore}
+        shared |= {"stop": stop, "constraint": constraint}
         if self.method == "sample":
             drawn = own("top_p", "top_k", "seed")
             return sample(step, n_samples=max(self.beams, top), items=items, **drawn, **shared)

@@ -1,6 +1,5 @@
-"""A biased caption model: phrases that nothing supports are stopped early, and unlearned; margins fixed on seed 0."""
+"""A biased caption model: phrases that nothing supports are stopped early; margins fixed on seed 0."""
 
-import copy
 import re
 
 import numpy as np
@@ -12,23 +11,16 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import (
     CorpusConstraint,
     GroundedConstraint,
-    GroundedRescore,
     GroundingChecker,
-    PreferencePair,
     PrefixDecoder,
     SearchSettings,
-    caption_perplexity,
-    cdpo_loss,
     evidence,
     grounded_decode,
     hallucination_rate,
     make_language_model,
-    preference_pairs,
     project,
-    train_preferences,
     train_prefix,
 )
-from neuroenc.captions.checks._preference import segment_logp
 
 # What stands together: the first three of a place are written often, and bring one another.
 PLACES = {
@@ -119,7 +111,7 @@ def biased():
 
 @pytest.fixture(scope="module")
 def plain(biased):
-    return grounded_decode(biased.decoder, biased.projection, biased.checker, when="never")
+    return biased.checker.check(biased.decoder.decode(biased.projection, top=1))
 
 
 @pytest.fixture(scope="module")
@@ -131,46 +123,25 @@ def rate(found):
     return hallucination_rate(found.phrases)["rate"][0]
 
 
-def test_early_intervention_removes_what_the_model_adds_and_late_is_worse(biased, plain, early):
-    late = grounded_decode(biased.decoder, biased.projection, biased.checker, when="late")
-    short = grounded_decode(biased.decoder, biased.projection, biased.checker, when="late", rounds=4)
-    for name, found in (("plain", plain), ("early", early), ("late 8", late), ("late 4", short)):
-        print(name, f"rate {rate(found):.3f} false {biased.false(found.captions):.3f} tokens {found.n_tokens}")
+def test_intervention_removes_what_the_model_adds(biased, plain, early):
+    for name, found in (("plain", plain), ("early", early)):
+        print(name, f"rate {rate(found):.3f} false {biased.false(found.captions):.3f}")
     assert 0.3 <= rate(plain) <= 0.5
     # What the checker says is what was planted.
     assert abs(rate(plain) - biased.false(plain.captions)) < 0.03
     assert rate(early) < 0.1
     assert biased.false(early.captions) < 0.1
-    # With the same number of searches, and although it asks the model for more tokens.
-    assert rate(late) > rate(early)
-    assert late.n_tokens > early.n_tokens
-    assert rate(short) > rate(early) + 0.03
     assert early.rounds["clean"].mean() >= 0.9
 
 
-@pytest.fixture(scope="module")
-def beams(biased):
+def test_beams_go_on_where_one_is_stopped(biased):
     decoder = biased.decoder.with_options(method="beam", beams=5)
     part = biased.projection.isel(voxel=slice(0, 80))
-    found = {
-        when: grounded_decode(decoder, part, biased.checker, top=2, when=when, rounds=3)
-        for when in ("never", "early", "late")
-    }
-    print({when: (round(rate(f), 3), f.n_tokens) for when, f in found.items()})
-    return found
-
-
-def test_beams_go_on_where_one_is_stopped(beams):
-    assert rate(beams["never"]) > 0.3
-    assert rate(beams["early"]) < 0.1
+    assert rate(biased.checker.check(decoder.decode(part, top=2))) > 0.3
+    found = grounded_decode(decoder, part, biased.checker, top=2, rounds=3)
+    assert rate(found) < 0.1
     # Two beams of five survive for most voxels, without another search.
-    assert beams["early"].rounds["rounds"].mean() < 2.5
-    assert 2 * beams["early"].n_tokens < beams["late"].n_tokens
-
-
-@pytest.mark.xfail(reason="seed 5: early 0.000, late 0.000 as well, with 20 beams in its third search: 5 x the tokens")
-def test_late_beams_leave_more(beams):
-    assert rate(beams["early"]) < 0.1 < rate(beams["late"]) < rate(beams["never"])
+    assert found.rounds["rounds"].mean() < 2.5
 
 
 def test_tables_are_those_of_the_checker_and_runs_repeat(biased, early):
@@ -192,7 +163,7 @@ def test_tables_are_those_of_the_checker_and_runs_repeat(biased, early):
     decoder = biased.decoder.with_options(batch_size=13)
     again = grounded_decode(decoder, biased.projection, biased.checker)
     assert again.captions["caption"].tolist() == early.captions["caption"].tolist()
-    assert again.n_tokens == early.n_tokens
+    assert sorted(again.stopped) == sorted(early.stopped)
 
 
 def test_a_stopped_sample_goes_on_from_the_same_prefix(biased, plain, early):
@@ -212,11 +183,8 @@ def test_a_stopped_sample_goes_on_from_the_same_prefix(biased, plain, early):
     assert [early.captions["caption"][k] for k in untouched] == [texts[k] for k in untouched]
 
 
-def test_hooks_alone_work_in_the_decoders_own_search(biased, plain):
+def test_the_constraint_alone_works_in_the_decoders_own_search(biased):
     decoder, voxels = biased.decoder.with_options(method="beam", beams=6), biased.projection["voxel"].values
-    rescored = decoder.with_options(rescore=GroundedRescore(biased.checker, decoder, voxels, penalty=5.0))
-    raw, found = (biased.checker.check(d.decode(biased.projection, top=1)) for d in (decoder, rescored))
-    assert found.captions["n_unsupported"].mean() < raw.captions["n_unsupported"].mean()
     constraint = GroundedConstraint(biased.checker, decoder, voxels)
     out = biased.checker.check(decoder.with_options(constraint=constraint).decode(biased.projection, top=1))
     assert out.captions["n_unsupported"].mean() < 0.1
@@ -226,7 +194,9 @@ def test_hooks_alone_work_in_the_decoders_own_search(biased, plain):
         biased.taught, decoder.encode, stop=decoder.stop, vocabulary=decoder.vocabulary, n=3
     )
     both = grounded_decode(decoder.with_options(constraint=corpus), biased.projection, biased.checker, rounds=3)
-    assert all(corpus.occurs(tokens) for several in both.kept.values() for tokens in several)
+    clean = both.captions[both.captions["n_unsupported"] == 0]
+    assert len(clean)
+    assert all(corpus.occurs(decoder.encode(text)) for text in clean["caption"])
     assert (both.captions["caption_id"] != "").any()
     assert rate(both) < 0.1
 
@@ -247,91 +217,9 @@ def test_going_round_in_words_is_stopped(biased):
     assert not constraint.stopped
 
 
-def test_loss_and_segments_are_those_of_brute_force(biased):
-    decoder = biased.decoder
-    x = torch.from_numpy(decoder.inputs(biased.images[:3]))
-    whole = [decoder.encode(c) for c in biased.taught[:3]]
-    contexts, segments = [w[:k] for w, k in zip(whole, (0, 3, 5))], [w[k : k + 4] for w, k in zip(whole, (0, 3, 5))]
-    with torch.no_grad():
-        found = segment_logp(decoder, x, contexts, segments)
-        for row, (context, segment) in enumerate(zip(contexts, segments)):
-            expected, written = 0.0, list(context)
-            for token in segment:
-                before = decoder.lm.get_input_embeddings()(torch.tensor([written], dtype=torch.int64))
-                prefix = decoder.mapping(x[row : row + 1])
-                logits = decoder.lm(inputs_embeds=torch.cat([prefix, before.reshape(1, -1, 48)], 1)).logits
-                expected += float(logits[0, -1].log_softmax(-1)[token])
-                written.append(token)
-            assert float(found[row]) == pytest.approx(expected, abs=1e-4)
-    plus, minus, plus0, minus0 = torch.randn(4, 7, generator=torch.Generator().manual_seed(0)).double()
-    by_hand = np.mean([np.log1p(np.exp(-0.3 * m)) for m in ((plus - plus0) - (minus - minus0)).tolist()])
-    assert float(cdpo_loss(plus, minus, plus0, minus0, beta=0.3)) == pytest.approx(by_hand)
-
-
-@pytest.fixture(scope="module")
-def unlearned(biased):
-    """Trained on the pairs of half of the voxels; rates (plain, early) of the other half before and after."""
-    decoder = copy.copy(biased.decoder)
-    decoder.lm, decoder.mapping = copy.deepcopy(biased.decoder.lm), copy.deepcopy(biased.decoder.mapping)
-    seen, held = (biased.projection.isel(voxel=slice(*s)) for s in ((0, 100), (100, 200)))
-    written = grounded_decode(decoder.with_options(beams=4), seen, biased.checker, top=4, rounds=6)
-    pairs = preference_pairs(written, decoder, limit=150)
-    embedding, captions = held["embedding"].values, biased.true_captions[100:]
-    before = [grounded_decode(decoder, held, biased.checker, when=w) for w in ("never", "early")]
-    perplexity = caption_perplexity(decoder, embedding, captions)
-    trained = train_preferences(
-        decoder,
-        seen["embedding"].values,
-        pairs,
-        epochs=10,
-        lr=3e-4,
-        train_mapping=True,
-        replay=(biased.images, biased.taught),
-    )
-    after = [grounded_decode(decoder, held, biased.checker, when=w) for w in ("never", "early")]
-    worse = caption_perplexity(decoder, embedding, captions) / perplexity
-    # The model that was copied is as it was.
-    assert caption_perplexity(biased.decoder, embedding, captions) == pytest.approx(perplexity)
-    print(f"pairs {len(pairs)} preferred {trained.before:.2f} -> {trained.after:.2f}, perplexity x{worse:.3f}")
-    print("plain, early", [round(rate(f), 3) for f in before], "->", [round(rate(f), 3) for f in after])
-    return pairs, trained, before, after, worse
-
-
-def test_preferences_lower_the_rate_of_voxels_that_were_not_in_them(biased, unlearned):
-    pairs, trained, before, after, worse = unlearned
-    assert 50 <= len(pairs) <= 150
-    for pair in pairs[:40]:
-        assert biased.checker.find([biased.decoder.text(pair.rejected)])[0]
-        assert pair.preferred[0] != pair.rejected[0]
-        assert biased.decoder.stop not in pair.preferred
-    assert trained.after > trained.before + 0.2
-    assert rate(after[0]) < 0.85 * rate(before[0])
-    assert biased.false(after[0].captions) < 0.85 * biased.false(before[0].captions)
-    assert rate(after[1]) < 0.1
-    assert worse < 1.05
-
-
-@pytest.mark.xfail(reason="seed 5: early intervention alone leaves 0.000 and after C-DPO 0.013: no room below")
-def test_preferences_leave_early_intervention_at_least_as_good(unlearned):
-    _, _, before, after, _ = unlearned
-    assert rate(after[1]) <= rate(before[1]) + 0.01
-
-
 def test_bad_input_is_named(biased):
     decoder, projection, checker = biased.decoder, biased.projection, biased.checker
-    with pytest.raises(ConfigError, match="did you mean 'early'"):
-        grounded_decode(decoder, projection, checker, when="earl")
     with pytest.raises(ConfigError, match="rounds=0"):
         grounded_decode(decoder, projection, checker, rounds=0)
     with pytest.raises(DataError, match="not among the 200"):
         grounded_decode(decoder, projection.assign_coords(voxel=np.arange(200)), checker)
-    with pytest.raises(ConfigError, match="penalty=-1"):
-        GroundedRescore(checker, decoder, [7], penalty=-1)
-    with pytest.raises(ConfigError, match="beta=0"):
-        cdpo_loss(*torch.zeros(4, 2), beta=0)
-    with pytest.raises(DataError, match="0 pairs"):
-        train_preferences(decoder, biased.images, [])
-    with pytest.raises(DataError, match="1 pairs belong to items"):
-        train_preferences(decoder, biased.images[:2], [PreferencePair(9, (1,), (2,), (3,))])
-    with pytest.raises(DataError, match="1 captions"):
-        caption_perplexity(decoder, biased.images[:2], ["a"])

@@ -188,9 +188,9 @@ def test_hooks_see_the_numbers_of_voxels_in_every_batch(trained):
 
     def note(tokens, items):
         seen.update(items.tolist())
-        return torch.zeros(len(tokens))
+        return torch.ones((len(tokens), trained.vocabulary), dtype=torch.bool)
 
-    trained.with_options(rescore=note, batch_size=4).generate(concepts(2), items=range(50, 62))
+    trained.with_options(constraint=note, batch_size=4).generate(concepts(2), items=range(50, 62))
     assert seen == set(range(50, 62))
 
 

@@ -238,21 +238,6 @@ def test_dead_ends_end_only_the_hypotheses_that_run_into_them():
     assert drawn.texts(1) == []
 
 
-def test_rescoring_at_the_end_and_at_every_step():
-    model = Markov(seed=11, vocabulary=4)
-
-    def likes_threes(tokens, items):
-        return 10.0 * (tokens == 3).sum(dim=1)
-
-    plain = beam_search(model.step(), stop=STOP, beams=3, max_length=5)
-    last = beam_search(model.step(), stop=STOP, beams=3, max_length=5, rescore=likes_threes)
-    every = beam_search(model.step(), stop=STOP, beams=3, max_length=5, rescore=likes_threes, rescore_steps=True)
-    for item in range(model.n):
-        by_hand = [(y, s + 10.0 * y.count(3)) for y, s in plain.texts(item)]
-        same(last.texts(item), sorted(by_hand, key=lambda pair: -pair[1]))
-    assert (every.tokens == 3).sum() > (last.tokens == 3).sum()
-
-
 def test_nucleus_is_that_of_transformers():
     prepare()
     transformers = pytest.importorskip("transformers")
