@@ -1,4 +1,4 @@
-"""Maps of two numbers, opacity, outlines, the flat cortex, anatomy under slices, the interactive view."""
+"""Maps with opacity, outlines, the flat cortex, anatomy under slices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.path import Path
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import plot_mosaic, plot_surface
 from neuroenc.report._style import figure_png
-from neuroenc.report.brain._mesh import flat_mesh, inflated_mesh, loops, slice_edges, smooth
-from neuroenc.report.brain._paint import COLOUR_SQUARES, CORTEX, Painter, colour_square
+from neuroenc.report.brain._mesh import borders, flat_mesh, inflated_mesh, slice_edges
+from neuroenc.report.brain._paint import CORTEX, Painter
 from neuroenc.report.brain._surface import _parts
 
 
@@ -33,28 +34,6 @@ def _labelled(values, vertex, **more):
 
 def _colours(axes) -> np.ndarray:
     return next(c for c in axes.collections if isinstance(c, PolyCollection)).get_facecolors()
-
-
-def test_corners_of_a_square_are_the_named_colours():
-    for corners in COLOUR_SQUARES.values():
-        table = colour_square(corners)
-        for colour, at in zip(corners, ((0, 0), (-1, 0), (0, -1), (-1, -1))):
-            np.testing.assert_allclose(table[at], to_rgb(colour))
-    own = np.random.default_rng(0).random((3, 5, 3))
-    np.testing.assert_array_equal(colour_square(own), own)
-
-
-def test_two_numbers_look_up_the_square():
-    first, second = np.array([0.0, 1, 0, 1, 0.5, np.nan, 0.5]), np.array([0.0, 0, 2, 2, 1, 1, np.nan])
-    painter = Painter(first, second=(second, None, ""))
-    rgba = painter.colours(painter.numbers, painter.other)
-    table = colour_square("teal-purple")
-    for k, at in enumerate(((0, 0), (-1, 0), (0, -1), (-1, -1))):
-        np.testing.assert_allclose(rgba[k, :3], table[at])
-    # Bilinear: the middle is the mean of the corners, as near as the table is fine.
-    middle = np.mean([to_rgb(c) for c in COLOUR_SQUARES["teal-purple"]], axis=0)
-    np.testing.assert_allclose(rgba[4, :3], middle, atol=0.02)
-    assert rgba[5, 3] == rgba[6, 3] == 0
 
 
 def test_opacity_mixes_the_colour_with_the_cortex():
@@ -85,48 +64,42 @@ def test_opacity_mixes_the_colour_with_the_cortex():
 
 
 def test_the_legend_holds_the_colours_of_the_map():
-    """Every number's colour stands in the square at the number's place, read off through the axes."""
+    """Every number's colour stands in the plane at the number's place, read off through the axes."""
     rng = np.random.default_rng(1)
     first, second = rng.random(50) * 3, rng.random(50) - 0.2
     patch = _patch(4000, 4)[:50]
-    for kind in ("second", "alpha"):
-        figure = plot_surface(first, patch, ["L"] * 50, **{kind: second, f"{kind}_range": (0, 0.8)}, mesh="flat")
-        axes = figure.axes[-1]
-        image = axes.images[0].get_array()
-        (x0, x1, y0, y1), (rows, columns) = axes.images[0].get_extent(), image.shape[:2]
-        assert (x0, y0) == (0, 0)
-        assert (x1, y1) == (pytest.approx(first.max()), pytest.approx(0.8))
-        painter = Painter(first, **{kind: (second, (0, 0.8), "")})
-        rgba = painter.colours(painter.numbers, painter.other)
-        rgb = rgba[:, :3] * rgba[:, 3:] + CORTEX * (1 - rgba[:, 3:])
-        shown = image[
-            (np.clip(second, 0, 0.8) / 0.8 * (rows - 1)).round().astype(int),
-            (first / x1 * (columns - 1)).round().astype(int),
-        ]
-        np.testing.assert_allclose(np.asarray(shown), rgb, atol=0.03)
-        assert axes.get_yticklabels()[0].get_text().startswith("≤")  # some lie below the range, and it is said
+    figure = plot_surface(first, patch, ["L"] * 50, alpha=second, alpha_range=(0, 0.8), mesh="flat")
+    axes = figure.axes[-1]
+    image = axes.images[0].get_array()
+    (x0, x1, y0, y1), (rows, columns) = axes.images[0].get_extent(), image.shape[:2]
+    assert (x0, y0) == (0, 0)
+    assert (x1, y1) == (pytest.approx(first.max()), pytest.approx(0.8))
+    painter = Painter(first, opacity=(second, (0, 0.8), ""))
+    rgba = painter.colours(painter.numbers, painter.alpha)
+    rgb = rgba[:, :3] * rgba[:, 3:] + CORTEX * (1 - rgba[:, 3:])
+    shown = image[
+        (np.clip(second, 0, 0.8) / 0.8 * (rows - 1)).round().astype(int),
+        (first / x1 * (columns - 1)).round().astype(int),
+    ]
+    np.testing.assert_allclose(np.asarray(shown), rgb, atol=0.03)
+    assert axes.get_yticklabels()[0].get_text().startswith("≤")  # some lie below the range, and it is said
 
 
 def test_outlines_separate_inside_from_outside():
-    """Cutting the mesh at the crossed edges leaves no way from inside to outside, and nothing else is cut."""
-    faces = inflated_mesh("L")[1]
+    """Each border is a closed line around its part, half way between the vertices inside and those outside."""
+    xy, faces, on = flat_mesh("L")
+    far = np.linalg.norm(xy - xy[on].mean(axis=0), axis=1)
+    middle, other = np.flatnonzero(on)[[far[on].argmin(), np.abs(far[on] - 60).argmin()]]
     inside = np.zeros(10242, bool)
-    inside[_patch(4000, 5)] = True
-    inside[4000] = False  # a hole
-    inside[_patch(9000, 2)] = True
-    chains = loops(inside, faces)
-    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [0, 2]]]), axis=1), axis=0)
-    crossing = edges[inside[edges[:, 0]] != inside[edges[:, 1]]]
-    found = np.unique(np.sort(np.concatenate(chains), axis=1), axis=0)
-    np.testing.assert_array_equal(found, crossing)
-    assert len(chains) == 3  # two borders and the hole
-    assert all(np.array_equal(c[0], c[-1]) for c in chains)
+    inside[_patch(int(middle), 5)] = True
+    inside[middle] = False  # a hole
+    inside[_patch(int(other), 2)] = True
+    lines = borders(Figure().add_subplot(), xy, faces, inside)
+    assert len(lines) == 3  # two borders and the hole
+    assert all(np.array_equal(line[0], line[-1]) for line in lines)
+    around = [Path(line).contains_points(xy[on]) for line in lines]
+    np.testing.assert_array_equal(np.sum(around, axis=0) % 2 == 1, inside[on])
     assert len(_parts(inside, faces)) == 1  # the small part is less than a quarter
-    ring = np.stack([np.cos(np.linspace(0, 2 * np.pi, 41)), np.sin(np.linspace(0, 2 * np.pi, 41))], axis=1)
-    ring[-1] = ring[0]
-    rough = ring * (1 + 0.1 * (-1.0) ** np.arange(41))[:, None]
-    rough[-1] = rough[0]
-    assert np.ptp(np.linalg.norm(smooth(rough, 3), axis=1)) < 0.02
 
 
 def test_a_flat_outline_ends_at_the_cuts():
@@ -135,8 +108,8 @@ def test_a_flat_outline_ends_at_the_cuts():
     near = np.argsort(np.linalg.norm(inflated_mesh("L")[0] - inflated_mesh("L")[0][~on].mean(axis=0), axis=1))[:1500]
     inside[near] = True
     assert (~on[near]).any()
-    for chain in loops(inside & on, faces):
-        assert np.linalg.norm(np.diff(xy[chain].mean(axis=1), axis=0), axis=1).max() < 12  # mm: no line over the page
+    for line in borders(Figure().add_subplot(), xy, faces, inside & on):
+        assert np.linalg.norm(np.diff(line, axis=0), axis=1).max() < 12  # mm: no line over the page
 
 
 @pytest.mark.parametrize("mesh", ["flat", "inflated"])
@@ -161,9 +134,9 @@ def test_labels_and_units_come_from_the_arrays():
     patch = _patch(4000, 2)
     r = _labelled(np.ones(len(patch)), patch).rename("beta").assign_attrs(units="% signal change")
     other = r.rename("noise_ceiling_r").assign_attrs(units="")
-    axes = plot_surface(r, second=other, mesh="flat").axes[-1]
+    axes = plot_surface(r, alpha=other, mesh="flat").axes[-1]
     assert axes.get_xlabel() == "beta (% signal change)"
-    assert axes.texts[-1].get_text() == "Noise ceiling, correlation"
+    assert axes.texts[-1].get_text() == "Noise ceiling, correlation\n(opacity)"
 
 
 def test_bad_maps_are_refused():
@@ -171,18 +144,12 @@ def test_bad_maps_are_refused():
     r = _labelled(np.ones(len(patch)), patch)
     with pytest.raises(DataError, match="other ids or in another order"):
         plot_surface(r, alpha=r.assign_coords(voxel=np.arange(len(patch))[::-1]))
-    with pytest.raises(ConfigError, match="both given"):
-        plot_surface(r, alpha=r, second=r)
     with pytest.raises(ConfigError, match="did you mean 'flat'"):
         plot_surface(r, mesh="flt")
-    with pytest.raises(ConfigError, match="did you mean 'teal-purple'"):
-        plot_surface(r, second=r, cmap="teal-purpel")
     with pytest.raises(DataError, match="no coordinate 'roi'"):
         plot_surface(r, rois=True)
     with pytest.raises(ConfigError, match="did you mean 'FFA'"):
         plot_surface(r.assign_coords(roi=("voxel", ["FFA"] * len(patch))), rois=["FFB"])
-    with pytest.raises(DataError, match="names, which have no place"):
-        plot_surface(np.array(["a"] * len(patch)), patch, ["L"] * len(patch), second=r.values)
     with pytest.raises(DataError, match="no coordinate 'vertex'"):
         plot_surface(r.drop_vars("vertex"))
     with pytest.raises(DataError, match="affine or the shape"):
@@ -233,6 +200,6 @@ def test_figures_depend_on_the_data_alone():
     r = _labelled(np.linspace(0, 1, len(patch)), patch, roi=("voxel", ["FFA"] * len(patch)))
     order = np.random.default_rng(0).permutation(len(patch))
     options = {"rois": True, "mesh": "flat"}
-    one = figure_png(plot_surface(r, second=r[::-1].values, **options))
-    two = figure_png(plot_surface(r[order], second=r[::-1].values[order], **options))
+    one = figure_png(plot_surface(r, alpha=r[::-1].values, **options))
+    two = figure_png(plot_surface(r[order], alpha=r[::-1].values[order], **options))
     assert one == two

@@ -132,55 +132,27 @@ def vertex_normals(xyz: np.ndarray, faces: np.ndarray) -> np.ndarray:
 MOST_NAMES = 30  # in one panel: more would cover the map
 
 
-def loops(inside: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
-    """The border between vertices inside and outside, as chains of the mesh's edges that it crosses.
+def borders(axes: Any, xy: np.ndarray, faces: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
+    """Lines (point, 2) around the vertices inside, half way along the edges that leave them, smoothed.
 
     Parameters
     ----------
-    inside : bool array (vertex,)
+    axes : matplotlib.axes.Axes
+        Of the panel; nothing is drawn on it.
+    xy : array (vertex, 2)
     faces : int array (face, 3)
-
-    Returns
-    -------
-    list of int array (point, 2)
-        The two vertices of each crossed edge, in order; a closed loop repeats its first point at the end.
-
-    Examples
-    --------
-    >>> loops(np.array([True, False, False]), np.array([[0, 1, 2]]))[0].tolist()
-    [[0, 1], [0, 2]]
+        Of one orientation on the page.
+    inside : bool array (vertex,)
     """
-    state = inside[faces]
-    mixed = faces[(state.any(axis=1)) & ~state.all(axis=1)]
-    links: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for face in mixed.tolist():
-        # A triangle with both kinds of corners is crossed at exactly two of its edges.
-        ends = [(min(a, b), max(a, b)) for a, b in zip(face, face[1:] + face[:1]) if inside[a] != inside[b]]
-        for here, there in (ends, ends[::-1]):
-            links.setdefault(here, []).append(there)
-    chains = []
-    left = dict.fromkeys(sorted(links, key=lambda edge: (len(links[edge]), edge)))  # ends of open chains first
-    while left:
-        start = next(iter(left))
-        chain, previous, here = [start], None, start
-        del left[start]
-        while True:
-            onward = [edge for edge in links[here] if edge != previous and edge in left]
-            if not onward:
-                break
-            previous, here = here, onward[0]
-            chain.append(here)
-            del left[here]
-        if len(chain) > 2 and start in links[here]:
-            chain.append(start)
-        chains.append(np.array(chain))
-    return chains
+    contour = axes.tricontour(*xy.T, faces, inside.astype(float), levels=[0.5])
+    contour.remove()
+    return [_smooth(line) for line in contour.allsegs[0]]
 
 
-def smooth(points: np.ndarray, passes: int = 2) -> np.ndarray:
-    """Points (point, dimension) averaged with their neighbours; ends of an open chain stay."""
+def _smooth(points: np.ndarray) -> np.ndarray:
+    """Points (point, 2) averaged twice with their neighbours; ends of an open line stay."""
     closed = len(points) > 3 and np.array_equal(points[0], points[-1])
-    for _ in range(passes):
+    for _ in range(2):
         if closed:
             ring = points[:-1]
             ring = (np.roll(ring, 1, axis=0) + 2 * ring + np.roll(ring, -1, axis=0)) / 4

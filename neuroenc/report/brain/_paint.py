@@ -1,4 +1,4 @@
-"""What a map shows, where and in which colours: values, second values, opacities, regions, and their legends."""
+"""What a map shows, where and in which colours: values, opacities, regions, and their legends."""
 
 from __future__ import annotations
 
@@ -9,50 +9,15 @@ import numpy as np
 import xarray as xr
 
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import DataError
 from neuroenc.data import in_roi, roi_names
 from neuroenc.report._style import INK, MUTED, SCORES, bare, category_colours, write_inside
 
-# Corners: neither, first alone, second alone, both. Both axes stay apart for the common forms of colour blindness.
-COLOUR_SQUARES: Mapping[str, tuple[str, str, str, str]] = {
-    "teal-purple": ("#e8e8e8", "#3fbfbf", "#be64ac", "#2f3b8f"),
-    "gold-purple": ("#e8e8e8", "#c8a52d", "#9063b8", "#6b3a20"),
-    "blue-orange": ("#26292d", "#2583e0", "#ef7d11", "#fbf6ee"),
-}
 CORTEX = 0.82  # grey under a transparent colour, in legends
 
 Limits = tuple[float | None, float | None]
-# Values of a second number or an opacity, their range and their label.
-Channel = tuple[Any, Limits | None, str]
-
-
-def colour_square(cmap: Any, n: int = 64) -> np.ndarray:
-    """Table of colours (n, n, 3): first index follows the first number, second the second.
-
-    Parameters
-    ----------
-    cmap : str, four colours, or array (n, m, 3)
-        A name of `COLOUR_SQUARES`; or the colours of (low, low), (high, low), (low, high), (high, high), mixed
-        linearly between; or the table itself.
-
-    Examples
-    --------
-    >>> colour_square(("#000000", "#ff0000", "#0000ff", "#ff00ff"), n=3)[1, 2].tolist()
-    [0.5, 0.0, 1.0]
-    """
-    from matplotlib.colors import to_rgb
-
-    if isinstance(cmap, np.ndarray):
-        if cmap.ndim != 3 or cmap.shape[2] not in (3, 4) or min(cmap.shape[:2]) < 2:
-            raise ConfigError(f"a table of colours has shape {cmap.shape}; legal: (n, m, 3), n and m at least 2.")
-        return cmap[..., :3].astype(float)
-    if isinstance(cmap, str):
-        cmap = COLOUR_SQUARES[one_of("two-dimensional colour map", cmap, COLOUR_SQUARES)]
-    if len(cmap) != 4:
-        raise ConfigError(f"{len(cmap)} colours; legal: four, of (low, low), (high, low), (low, high), (high, high).")
-    corners = np.array([to_rgb(c) for c in cmap])
-    x, y = (a[..., None] for a in np.meshgrid(np.linspace(0, 1, n), np.linspace(0, 1, n), indexing="ij"))
-    return (1 - x) * (1 - y) * corners[0] + x * (1 - y) * corners[1] + (1 - x) * y * corners[2] + x * y * corners[3]
+# Opacities, their range and their label.
+Opacity = tuple[Any, Limits | None, str]
 
 
 def _range(values: np.ndarray, given: Limits | None) -> tuple[float, float]:
@@ -65,10 +30,9 @@ def _range(values: np.ndarray, given: Limits | None) -> tuple[float, float]:
 
 
 class Painter:
-    """Colours of one number, of two, or of one with an opacity, or of names; and what explains them.
+    """Colours of numbers or of names, with an opacity if there is one; and what explains them.
 
-    ``second`` and ``alpha`` are values, their range and their label. ``other`` is the one of them that is given, or
-    None; voxels without it are not drawn.
+    ``opacity`` is values, their range and their label; voxels without it are not drawn.
     """
 
     def __init__(
@@ -77,23 +41,16 @@ class Painter:
         cmap: Any = None,
         limits: Limits = (None, None),
         colours: Mapping[str, Any] | None = None,
-        *,
-        second: Channel = (None, None, ""),
-        alpha: Channel = (None, None, ""),
+        opacity: Opacity = (None, None, ""),
     ) -> None:
         import matplotlib
         from matplotlib.colors import Normalize, to_rgba
 
-        two, data = second[0] is not None, np.asarray(values)
-        if two and alpha[0] is not None:
-            raise ConfigError("second and alpha are both given; a figure shows two numbers. Next step: drop one.")
-        other, other_range, other_label = second if two else alpha
-        self.other = channel(other, values, len(data), "second" if two else "alpha")
-        self._other_label = label_for(other, other_label)
+        data, (alpha, alpha_range, alpha_label) = np.asarray(values), opacity
+        self.alpha = _opacity(alpha, values, len(data))
+        self._alpha_label = label_for(alpha, alpha_label) or "alpha"
         self.categories: list[str] = []
         if data.dtype.kind in "OUS":
-            if two:
-                raise DataError("values are names, which have no place in a two-dimensional colour map; legal: alpha.")
             names = [str(x) for x in data]
             self.categories = list(dict.fromkeys(x for x in names if x))
             self.numbers = np.array([self.categories.index(x) if x else np.nan for x in names], float)
@@ -106,43 +63,32 @@ class Painter:
             self.numbers = data.astype(float)
             self._low, self._high = _range(self.numbers, limits)
             self._beyond = _beyond(self.numbers, self._low, self._high)
-            self._cmap = matplotlib.colormaps["viridis" if cmap is None or two else cmap]
+            self._cmap = matplotlib.colormaps["viridis" if cmap is None else cmap]
             self._norm = Normalize(self._low, self._high, clip=True)
-        self._square = colour_square("teal-purple" if cmap is None else cmap) if two else None
-        if self.other is not None:
-            self.numbers = np.where(np.isfinite(self.other), self.numbers, np.nan)
-            self._least, self._most = _range(self.other, other_range)
-            self._outside = _beyond(self.other, self._least, self._most)
+        if self.alpha is not None:
+            self.numbers = np.where(np.isfinite(self.alpha), self.numbers, np.nan)
+            self._least, self._most = _range(self.alpha, alpha_range)
+            self._outside = _beyond(self.alpha, self._least, self._most)
 
     @property
     def room(self) -> float:
         """Inches that the colour bar or legend needs."""
-        if self.other is None:
+        if self.alpha is None:
             return 0.08 if self.categories and self._explained else 0.62
         if not self.categories:
             return 1.62
         return 0.62 if self._explained else 1.0
 
-    def share(self, other: np.ndarray) -> np.ndarray:
-        """Second number or opacity as a share of its range, 0 to 1."""
-        return np.clip((other - self._least) / (self._most - self._least), 0, 1)
-
-    def colours(self, numbers: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
-        """Colours (..., 4) of numbers and, where there are two, of the second."""
-        drawn = np.isfinite(numbers) if other is None else np.isfinite(numbers) & np.isfinite(other)
+    def colours(self, numbers: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+        """Colours (..., 4) of numbers and, where there are some, opacities."""
+        drawn = np.isfinite(numbers) if alpha is None else np.isfinite(numbers) & np.isfinite(alpha)
         rgba = np.zeros((*numbers.shape, 4))
         if self.categories:
             rgba[drawn] = self._palette[numbers[drawn].astype(int)]
-        elif self._square is not None and other is not None:
-            first = np.clip((numbers[drawn] - self._low) / (self._high - self._low), 0, 1)
-            at = [x * (n - 1) for x, n in zip((first, self.share(other[drawn])), self._square.shape)]
-            rgba[drawn, :3] = self._square[tuple(x.round().astype(int) for x in at)]
-            rgba[drawn, 3] = 1
-            return rgba
         else:
             rgba[drawn] = self._cmap(self._norm(numbers[drawn]))
-        if self.other is not None and other is not None:
-            rgba[drawn, 3] = self.share(other[drawn])
+        if alpha is not None:
+            rgba[drawn, 3] = np.clip((alpha[drawn] - self._least) / (self._most - self._least), 0, 1)
         return rgba
 
     def corner(self, numbers: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -151,22 +97,21 @@ class Painter:
         return corners[np.arange(len(faces)), np.argmax(np.isfinite(corners), axis=1)]
 
     def key(self, figure: Any, label: str, bottom: float) -> None:
-        """Colour bar (``bottom`` inches above the edge), legend, square or fading bar below the panels."""
+        """Colour bar (``bottom`` inches above the edge), legend, plane or fading bar below the panels."""
         wide, tall = figure.get_size_inches()
         if self.categories and not self._explained:
             self._legend(figure)
-        if self.categories and self.other is not None:
+        if self.categories and self.alpha is not None:
             axes = figure.add_axes((0.36, (self.room - 0.3) / tall, 0.28, 0.11 / tall))
             fade = np.linspace(0, 1, 128)[None, :, None]
             shown = fade * 0.2 + (1 - fade) * CORTEX * np.ones(3)
             axes.imshow(shown, aspect="auto", extent=(self._least, self._most, 0, 1))
             axes.set_yticks([])
             self._ticks(axes.xaxis, self._least, self._most, self._outside)
-            _beside(axes, -0.02, f"opacity: {self._other_label or 'alpha'}")
+            _beside(axes, -0.02, f"opacity: {self._alpha_label}")
             _bare(axes)
-        elif not self.categories and self.other is not None:
-            width = 0.92 if self._square is not None else 1.5
-            self._plane(figure.add_axes(((wide - width) / 2 / wide, 0.5 / tall, width / wide, 0.92 / tall)), label)
+        elif not self.categories and self.alpha is not None:
+            self._plane(figure.add_axes(((wide - 1.5) / 2 / wide, 0.5 / tall, 1.5 / wide, 0.92 / tall)), label)
         elif not self.categories:
             from matplotlib.cm import ScalarMappable
 
@@ -186,7 +131,7 @@ class Painter:
         figure.legend(handles=patches, loc="lower center", ncols=columns, frameon=False, fontsize=9, **look)
 
     def _plane(self, axes: Any, label: str) -> None:
-        """Both numbers, or number and opacity, as a square."""
+        """Numbers to the right, opacities up."""
         ends = self._low, self._high, self._least, self._most
         x, y = np.meshgrid(np.linspace(*ends[:2], 96), np.linspace(*ends[2:], 96), indexing="ij")
         rgba = self.colours(x, y)
@@ -195,10 +140,7 @@ class Painter:
         self._ticks(axes.xaxis, *ends[:2], self._beyond)
         self._ticks(axes.yaxis, *ends[2:], self._outside)
         axes.set_xlabel(label, fontsize=9, color=INK, labelpad=3)
-        if self._square is not None:
-            _beside(axes, -0.5, self._other_label)
-        else:
-            _beside(axes, -0.3, f"{self._other_label or 'alpha'}\n(opacity)")
+        _beside(axes, -0.3, f"{self._alpha_label}\n(opacity)")
         _bare(axes)
 
     @staticmethod
@@ -239,20 +181,20 @@ def label_for(values: Any, given: str = "") -> str:
     return f"{heading.replace('_', ' ')} ({unit})" if unit and unit not in ("1", heading) else heading.replace("_", " ")
 
 
-def channel(other: Any, values: Any, n: int, what: str) -> np.ndarray | None:
-    """A second number for each voxel, in the order of ``values``."""
-    if other is None:
+def _opacity(alpha: Any, values: Any, n: int) -> np.ndarray | None:
+    """Opacity of each voxel, in the order of ``values``."""
+    if alpha is None:
         return None
-    if all(isinstance(x, xr.DataArray) and "voxel" in x.coords for x in (other, values)):
-        here, there = values["voxel"].values, other["voxel"].values
+    if all(isinstance(x, xr.DataArray) and "voxel" in x.coords for x in (alpha, values)):
+        here, there = values["voxel"].values, alpha["voxel"].values
         if not np.array_equal(here, there):
             raise DataError(
-                f"{what} has {there.size} voxels, values {here.size}, with other ids or in another order. "
-                f"Next step: {what}.sel(voxel=values.voxel)."
+                f"alpha has {there.size} voxels, values {here.size}, with other ids or in another order. "
+                "Next step: alpha.sel(voxel=values.voxel)."
             )
-    data = np.asarray(other)
+    data = np.asarray(alpha)
     if data.shape != (n,) or data.dtype.kind not in "fiub":
-        raise DataError(f"{what} has shape {data.shape} ({data.dtype}); legal: one number for each of {n} values.")
+        raise DataError(f"alpha has shape {data.shape} ({data.dtype}); legal: one number for each of {n} values.")
     return data.astype(float)
 
 

@@ -13,6 +13,8 @@ from neuroenc.report._style import MUTED, WIDTH, drawing, write_inside
 from neuroenc.report.brain._mesh import draw_lines, place_labels, slice_edges
 from neuroenc.report.brain._paint import Painter, label_for, region_masks, volume_places
 
+_MOST_SLICES = 15
+
 
 @dataclass(frozen=True, eq=False)
 class Slices:
@@ -94,22 +96,20 @@ def plot_mosaic(
     *,
     affine: Any = None,
     volume_shape: Sequence[int] | None = None,
-    second: Any = None,
     alpha: Any = None,
     rois: Any = None,
     background: Any = None,
     label: str = "",
-    second_label: str = "",
     alpha_label: str = "",
     cmap: Any = None,
     vmin: float | None = None,
     vmax: float | None = None,
-    second_range: tuple[float | None, float | None] | None = None,
     alpha_range: tuple[float | None, float | None] | None = None,
     colours: Mapping[str, Any] | None = None,
-    max_slices: int = 15,
 ) -> Any:
     """Slices through a volume, in the closest RAS orientation (left of the page is left), with a colour bar.
+
+    At most 15 slices are shown, evenly spaced among those that hold voxels.
 
     Parameters
     ----------
@@ -121,13 +121,11 @@ def plot_mosaic(
     affine : array (4, 4) or (16,), float
         Indices to millimetres.
     volume_shape : three ints
-    second, alpha, rois, label, second_label, alpha_label, cmap, vmin, vmax, second_range, alpha_range, colours
+    alpha, rois, label, alpha_label, cmap, vmin, vmax, alpha_range, colours
         As in `plot_surface`; outlines follow the edges of voxels.
     background : array of ``volume_shape``, nibabel image or path, optional
         Anatomy in grey, under the voxels; an image with another grid is resampled (linearly). Slices are then shown
         whole.
-    max_slices : int
-        At most this many, evenly spaced among those that hold voxels.
 
     Returns
     -------
@@ -156,11 +154,10 @@ def plot_mosaic(
             f"voxel indices span {where.min(axis=0).tolist()}..{where.max(axis=0).tolist()}, outside a volume of "
             f"shape {shape}. Next step: pass the shape of the image that i, j, k index."
         )
-    others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
-    painter = Painter(values, cmap, (vmin, vmax), colours, **others)
+    painter = Painter(values, cmap, (vmin, vmax), colours, (alpha, alpha_range, alpha_label))
     regions = region_masks(rois, values, len(data))
     # Slices on which no voxel has a value show nothing.
-    found = slices_of(where, matrix, shape, np.isfinite(painter.numbers), max_slices)
+    found = slices_of(where, matrix, shape, np.isfinite(painter.numbers), _MOST_SLICES)
     axis, cuts, step, plane = found.axis, found.cuts, found.step, (found.across, found.upward)
 
     def placed(own: Any, fill: Any = np.nan) -> np.ndarray:
@@ -170,7 +167,7 @@ def plot_mosaic(
         return full
 
     volume, mask = placed(painter.numbers), placed(True, False)
-    other = None if painter.other is None else placed(painter.other)
+    opacity = None if painter.alpha is None else placed(painter.alpha)
     inside = {name: placed(own, False) for name, own in regions.items()}
     below = None if background is None else _underlay(background, shape, matrix)
     under = None if below is None else apply_orientation(below, io_orientation(matrix))
@@ -196,7 +193,7 @@ def plot_mosaic(
         for panel, cut in enumerate(cuts):
             axes = figure.add_subplot(grid[panel // columns, panel % columns])
             slab = tuple(cut if a == axis else window[plane.index(a)] for a in range(3))
-            rgba = painter.colours(volume[slab]) if other is None else painter.colours(volume[slab], other[slab])
+            rgba = painter.colours(volume[slab], None if opacity is None else opacity[slab])
             shown = np.swapaxes(_laid(rgba, mask[slab], None if under is None else under[slab]), 0, 1)
             axes.set_facecolor("#f6f7f8")
             axes.imshow(shown, origin="lower", interpolation="nearest", aspect=step[plane[1]] / step[plane[0]])

@@ -40,23 +40,19 @@ def plot_surface(
     vertex: Any = None,
     hemi: Any = None,
     *,
-    second: Any = None,
     alpha: Any = None,
     rois: Any = None,
     mesh: str = "inflated",
     label: str = "",
-    second_label: str = "",
     alpha_label: str = "",
     cmap: Any = None,
     vmin: float | None = None,
     vmax: float | None = None,
-    second_range: tuple[float | None, float | None] | None = None,
     alpha_range: tuple[float | None, float | None] | None = None,
     colours: Mapping[str, Any] | None = None,
     views: Sequence[str] = ("lateral", "medial", "ventral", "posterior"),
-    crop: bool = True,
 ) -> Any:
-    """Values of vertices on fsaverage5, inflated or flat, with a colour bar, a legend, or a square for two numbers.
+    """Values of vertices on fsaverage5, inflated or flat, with a colour bar or a legend.
 
     Every triangle that touches a measured vertex takes the mean of its measured corners; the rest shows
     the grey cortex, sulci darker. Panels share one scale in millimetres.
@@ -70,28 +66,23 @@ def plot_surface(
         Vertex numbers on fsaverage5, 0..10241; by default the coordinate.
     hemi : array (voxel,), str
         "L" or "R"; by default the coordinate.
-    second : DataArray or array (voxel,), float, optional
-        A second number: the colour then comes from a two-dimensional map, explained by a square.
     alpha : DataArray or array (voxel,), float, optional
         Opacity, for example accuracy: 0 at the lower end of ``alpha_range``, 1 at the upper one.
     rois : True, str, sequence of str, or mapping of str to bool array (voxel,), optional
         Regions to outline and name: all of the coordinate ``roi``, some of them, or masks.
     mesh : {"inflated", "flat"}
-    label, second_label, alpha_label : str
+    label, alpha_label : str
         Texts at the colour bar; by default names and units of DataArrays.
-    cmap : str or Colormap; with ``second`` a name, four colours or a table
-        By default viridis; with ``second`` "teal-purple" (or "gold-purple", "blue-orange", the four colours of
-        (low, low), (high, low), (low, high), (high, high), or an array (n, m, 3)).
+    cmap : str or Colormap
+        By default viridis.
     vmin, vmax : float, optional
         By default from 0 (or the minimum, if all are negative) to the maximum.
-    second_range, alpha_range : (low, high), optional
+    alpha_range : (low, high), optional
         Likewise; either end may be None.
     colours : mapping of str to colour, optional
         Colour of each category; the legend is then left to the caller.
     views : sequence of str
         Of the inflated mesh: any of ``lateral, medial, ventral, dorsal, posterior, anterior``.
-    crop : bool
-        Show the part of the flat mesh that holds voxels, not all of it.
 
     Returns
     -------
@@ -102,7 +93,7 @@ def plot_surface(
     DataError
         If vertices do not fit fsaverage5, lengths or voxel ids differ, or voxels have no vertices.
     ConfigError
-        If a view, mesh, region or colour map is unknown, or both ``second`` and ``alpha`` are given.
+        If a view, mesh or region is unknown.
     ModuleNotFoundError
         If nilearn or matplotlib is not installed.
 
@@ -112,11 +103,11 @@ def plot_surface(
     >>> len(figure.axes)  # one panel per hemisphere and the colour bar
     3
     >>> figure = plot_surface(
-    ...     [0.1, 0.5], [12, 4000], ["L", "R"], second=[0.3, 0.2], label="faces", second_label="places", mesh="flat",
+    ...     [0.1, 0.5], [12, 4000], ["L", "R"], alpha=[0.3, 0.2], label="r", alpha_label="ceiling", mesh="flat",
     ...     rois={"FFA": np.array([True, False])},
     ... )
     >>> figure.axes[-1].get_xlabel()  # of the legend
-    'faces'
+    'r'
     """
     require("matplotlib", "brain")
     for view in views:
@@ -126,15 +117,14 @@ def plot_surface(
     where = "on a surface"
     place = coordinate(values, "vertex", vertex, where), coordinate(values, "hemi", hemi, where)
     index, side = _vertex_table(*place, n)
-    others = {"second": (second, second_range, second_label), "alpha": (alpha, alpha_range, alpha_label)}
-    painter = Painter(values, cmap, (vmin, vmax), colours, **others)
+    painter = Painter(values, cmap, (vmin, vmax), colours, (alpha, alpha_range, alpha_label))
     masks = region_masks(rois, values, n)
 
     def painted(h: str) -> np.ndarray:
         """Colour of every triangle of a hemisphere."""
         faces = meshes.inflated_mesh(h)[1] if mesh == "inflated" else meshes.flat_mesh(h)[1]
         layers: list[np.ndarray] = []
-        for numbers in (painter.numbers, painter.other):
+        for numbers in (painter.numbers, painter.alpha):
             if numbers is not None:
                 on_mesh = np.full(meshes.N_VERTICES, np.nan)
                 on_mesh[index[side == h]] = np.where(np.isfinite(painter.numbers), numbers, np.nan)[side == h]
@@ -153,7 +143,7 @@ def plot_surface(
         painter.key(figure, label_for(values, label), 0.34)
 
     if mesh == "flat":
-        return _flat_figure(flat_windows(index, side, 12.0 if crop else None), painter.room, painted, regions, key)
+        return _flat_figure(flat_windows(index, side, 12.0), painter.room, painted, regions, key)
     return _inflated_figure(views, painter.room, painted, regions, key)
 
 
@@ -196,26 +186,20 @@ def _flat_figure(windows: Windows, room: float, painted: Any, regions: Any, key:
     return figure
 
 
-def flat_windows(vertex: np.ndarray, hemi: np.ndarray, margin: float | None) -> Windows:
+def flat_windows(vertex: np.ndarray, hemi: np.ndarray, margin: float) -> Windows:
     """Lower left and upper right corner (mm) of each hemisphere's panel; both panels have one size.
 
-    Panels hold the voxels and ``margin`` mm around them, or without one the whole patch.
+    Panels hold the voxels and ``margin`` mm around them, or the whole patch where it holds none.
     """
     boxes = {}
     for h in [h for h in "LR" if (hemi == h).any()] or ["L", "R"]:
         xy, _, on = meshes.flat_mesh(h)
         here = vertex[hemi == h]
         here = here[on[here]]
-        box, around = (xy[here], margin) if margin is not None and len(here) else (xy[on], 4.0)
+        box, around = (xy[here], margin) if len(here) else (xy[on], 4.0)
         boxes[h] = (box.min(axis=0) - around, box.max(axis=0) + around)
     size = np.max([high - low for low, high in boxes.values()], axis=0)
     return {h: ((low + high - size) / 2, (low + high + size) / 2) for h, (low, high) in boxes.items()}
-
-
-def _runs(inside: np.ndarray) -> list[slice]:
-    """Stretches of True that have at least two points."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
-    return [slice(a, b) for a, b in zip(edges[::2], edges[1::2]) if b - a > 1]
 
 
 def draw_flat(axes: Any, hemi: str, colours: np.ndarray, window: Any) -> None:
@@ -234,7 +218,7 @@ def _outline(axes: Any, hemi: str, regions: Mapping[str, np.ndarray], inches: fl
     """Outline regions, bool (vertex,), on the flat patch, and name their parts."""
     (xy, faces, on), anchors = meshes.flat_mesh(hemi), []
     for name, inside in regions.items():
-        meshes.draw_lines(axes, [meshes.smooth(xy[chain].mean(axis=1)) for chain in meshes.loops(inside & on, faces)])
+        meshes.draw_lines(axes, meshes.borders(axes, xy, faces, inside & on))
         anchors += [(name, _middle(xy[part])) for part in _parts(inside & on, faces)]
     meshes.place_labels(axes, anchors, inches)
 
@@ -270,13 +254,10 @@ def _draw_inflated(
         return
     faces = meshes.inflated_mesh(hemi)[1]
     plane, facing, visible = seen(hemi, view)
+    towards = faces[visible[faces].all(axis=1) & (facing[faces].mean(axis=1) > 0.08)]
     anchors = []
     for name, inside in regions.items():
-        lines = []
-        for chain in meshes.loops(inside, faces):
-            points = meshes.smooth(plane[chain].mean(axis=1))
-            lines += [points[run] for run in _runs(visible[chain].all(axis=1) & (facing[chain].mean(axis=1) > 0.08))]
-        meshes.draw_lines(axes, lines)
+        meshes.draw_lines(axes, meshes.borders(axes, plane, towards, inside))
         for part in _parts(inside, faces):
             shares = {v: float((seen(hemi, v)[1][part] * seen(hemi, v)[2][part]).sum()) for v in views}
             if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
