@@ -1,6 +1,5 @@
 from ._ceilings import (
     SubjectCeiling as SubjectCeiling,
-    ceiling_from_repeats as ceiling_from_repeats,
     ncsnr as ncsnr,
     noise_ceiling as noise_ceiling,
     split_half_reliability as split_half_reliability,
@@ -12,17 +11,19 @@ from ._intervals import (
     median_samples as median_samples,
     sample_interval as sample_interval,
 )
-from ._paired import paired_permutation_test as paired_permutation_test, sign_flip_test as sign_flip_test
 from ._partition import Partition as Partition, partition_variance as partition_variance, subsets as subsets
-from ._permutation import PermutationResult as PermutationResult, fdr as fdr, permutation_test as permutation_test
+from ._permutation import (
+    PermutationResult as PermutationResult,
+    fdr as fdr,
+    permutation_test as permutation_test,
+    sign_flip_test as sign_flip_test,
+)
 from ._rdm import rdm as rdm, square_rdm as square_rdm
 from ._repeats import variance_components as variance_components
 from ._resampler import Resampler as Resampler
 from ._rsa import (
-    RSATest as RSATest,
     compare_rdms as compare_rdms,
     rdm_ceiling as rdm_ceiling,
-    rdm_permutation_test as rdm_permutation_test,
 )
 from ._scores import (
     convert_ceiling as convert_ceiling,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, known_mean, load, load_pair
 from neuroenc.stats._repeats import (
-    Halves,
     RepeatSums,
     check_repeats,
-    half_splits,
     split_half_noise_ratio,
     variance_components,
 )
@@ -222,68 +219,8 @@ def split_half_reliability(
     return noise_ceiling(ratio, most if n_repeats is None else n_repeats, unit=unit)
 
 
-def ceiling_from_repeats(
-    responses: Any,
-    stimulus: Any,
-    *,
-    unit: str,
-    n_repeats: Any = None,
-    method: str = "ncsnr",
-    total: str = "unit",
-    weighting: str = "max_repeats",
-    n_splits: int = 20,
-    seed: int = 0,
-    max_memory: int | str = MAX_MEMORY,
-) -> Floats:
-    """Noise ceiling of the repeat-averaged responses, from the single presentations.
-
-    ``noise_ceiling(ncsnr(responses, stimulus), repeats of each stimulus, unit=unit)``, or the same from split
-    halves.
-
-    Parameters
-    ----------
-    responses : array (n_presentations, n_voxels)
-        Single-presentation responses (z-scored within session for ``total="unit"``).
-    stimulus : array (n_presentations,)
-        Stimulus id of every presentation.
-    unit : {"r2", "r"}
-        Share of variance or correlation, see `noise_ceiling`.
-    n_repeats : int, array or mapping, optional
-        Repeats averaged in the data that will be scored; default: every stimulus here, with its own count.
-    method : {"ncsnr", "split_half"}
-        `ncsnr` or `split_half_reliability`.
-    total, weighting : str
-        As in `ncsnr`.
-    n_splits, seed : int
-        As in `split_half_reliability`.
-    max_memory : int or str
-        Bytes ("1GB") that the working copies may take.
-
-    Returns
-    -------
-    array (n_voxels,), float64
-        Fraction in [0, 1]; NaN for constant voxels.
-
-    Raises
-    ------
-    ValueError
-        As `ncsnr`, `split_half_reliability` and `noise_ceiling`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> stimulus = np.repeat(np.arange(20000), 2)
-    >>> y = rng.standard_normal((20000, 1))[stimulus] + rng.standard_normal((40000, 1))
-    >>> print(ceiling_from_repeats(y, stimulus, unit="r2", total="empirical").round(1))
-    [0.7]
-    """
-    how = {"n_repeats": n_repeats, "method": method, "total": total, "weighting": weighting, "n_splits": n_splits}
-    return CeilingSampler(responses, stimulus, unit=unit, seed=seed, max_memory=max_memory, **how).estimate
-
-
 class CeilingSampler:
-    """Noise ceiling of every voxel and in resamples of the stimuli, with the arguments of `ceiling_from_repeats`."""
+    """Noise ceiling of every voxel from its ncsnr, and in resamples of the stimuli; arguments as of `ncsnr`."""
 
     def __init__(
         self,
@@ -292,34 +229,28 @@ class CeilingSampler:
         *,
         unit: str,
         n_repeats: Any = None,
-        method: str = "ncsnr",
         total: str = "unit",
         weighting: str = "max_repeats",
-        n_splits: int = 20,
-        seed: int = 0,
         max_memory: int | str = MAX_MEMORY,
     ) -> None:
-        self.unit, method = check_unit("unit", unit), one_of("method", method, ("ncsnr", "split_half"))
-        self.values, order, self.counts = check_repeats(responses, stimulus)
+        self.unit, self.total, self.weighting = check_unit("unit", unit), total, weighting
+        self.values, self.order, self.counts = check_repeats(responses, stimulus)
         self.n_repeats = self.counts if n_repeats is None else n_repeats
-        if method == "ncsnr":
-            how: dict[str, Any] = {"total": total, "weighting": weighting, "max_memory": max_memory}
-            ratio, self.rows_held = ncsnr(responses, stimulus, **how), 14 * len(self.values)
-            self._of: Callable[[Any], Any] = lambda block: RepeatSums(block, order, self.counts, total, weighting)
-        else:
-            how = {"n_splits": n_splits, "seed": seed, "max_memory": max_memory}
-            ratio, _ = split_half_noise_ratio(responses, stimulus, **how)
-            self.rows_held = (7 * n_splits + 4) * len(self.values)
-            chosen, splits = half_splits(order, self.counts, n_splits, seed)
-            self._of = lambda block: Halves(block, splits, chosen)
+        ratio = ncsnr(responses, stimulus, total=total, weighting=weighting, max_memory=max_memory)
         self.estimate = noise_ceiling(ratio, self.n_repeats, unit=unit)
+
+    @property
+    def rows_held(self) -> int:
+        """Numbers of a voxel that `ceilings` holds at once."""
+        return 14 * len(self.values)
 
     def ceilings(self, columns: slice, weights: Floats) -> Floats:
         """Of some voxels (n_resamples, n_voxels), for weights of the stimuli (n_resamples, n_stimuli)."""
         if len(self.counts) < 2:
             raise DataError(f"got {len(self.counts)} stimulus to resample; a bootstrap needs at least 2.")
-        ratios = self._of(load(self.values, columns, "responses")[0]).ratios(weights)
-        return noise_ceiling(ratios, self.n_repeats, unit=self.unit)
+        block = load(self.values, columns, "responses")[0]
+        sums = RepeatSums(block, self.order, self.counts, self.total, self.weighting)
+        return noise_ceiling(sums.ratios(weights), self.n_repeats, unit=self.unit)
 
 
 @dataclass(frozen=True)

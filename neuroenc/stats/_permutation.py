@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from scipy.stats import false_discovery_control
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc.stats import _blocks
 from neuroenc.stats._blocks import MAX_MEMORY, Floats
 from neuroenc.stats._labels import match_rows
-from neuroenc.stats._parallel import Progress, check_jobs, run, ticking
+from neuroenc.stats._parallel import check_jobs, run
 from neuroenc.stats._resampling import unit_of
 
 MODES = ("samples", "within", "whole", "shift")
@@ -114,23 +116,6 @@ class Null:
         return _blocks.score_from_sums(self.metric, n, sa, sb, saa, sbb, sab, self.shift)
 
 
-def larger(null: Floats, seen: Floats, two_sided: bool) -> tuple[Floats, NDArray[np.bool_]]:
-    """Null as compared (absolute if two-sided), and where it is at least as large as what was seen, or undefined.
-
-    Arrangements that equal the observed one must count, whatever the order of summation.
-    """
-    if two_sided:
-        null, seen = np.abs(null), np.abs(seen)
-    with np.errstate(invalid="ignore"):
-        return null, ~(null < _just_below(seen))
-
-
-def family_wise_p(top: Floats, seen: Floats, two_sided: bool) -> Floats:
-    """p-values of what was seen against the largest null statistic of every arrangement."""
-    below = np.searchsorted(np.sort(top), _just_below(np.abs(seen) if two_sided else seen), side="left")
-    return np.asarray((1.0 + len(top) - below) / (1.0 + len(top)))
-
-
 def _just_below(seen: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         return np.asarray(seen - 1e-10 * np.maximum(1.0, np.where(np.isfinite(seen), np.abs(seen), 1.0)))
@@ -156,8 +141,6 @@ class PermutationResult:
         True if these are all arrangements that exist.
     metric, alternative, mode : str
         As asked.
-    rois : dict {name: (difference, p, p_fwe)}
-        Of `paired_permutation_test`: mean difference over the voxels of a ROI; p_fwe is over ROIs.
     """
 
     statistic: Floats
@@ -169,7 +152,6 @@ class PermutationResult:
     metric: str
     alternative: str
     mode: str = ""
-    rois: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def against_null(
@@ -180,41 +162,39 @@ def against_null(
     *,
     two_sided: bool,
     n_jobs: int,
-    progress: Progress,
-    members: Sequence[Indices] = (),
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Statistic, p, family-wise p and largest null values of ``count`` arrangements, and null sums over ``members``.
+    progress: bool,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Statistic, p, family-wise p and largest null values of ``count`` arrangements, absolute if two-sided.
 
     ``make(columns)`` gives an object with ``observed`` and ``scores(chunk of arrangements)``.
     """
     n = columns[-1].stop if columns else 0
     statistic, exceed, top = np.full(n, np.nan), np.zeros(n), np.full(count, -np.inf)
-    sums, start = np.zeros((count, len(members))), 0
-    with ticking(progress, count, "permutations") as tick:
+    size, start = np.abs if two_sided else np.asarray, 0
+    with progress_bar(total=count, desc="permutations") if progress else nullcontext() as bar:
         for some in chunks:
 
-            def work(at: slice, some: Any = some, first: bool = start == 0) -> tuple[Floats, list[Floats]]:
+            def work(at: slice, some: Any = some, first: bool = start == 0) -> Floats:
                 test = make(at)
                 if first:
                     statistic[at] = test.observed
-                raw, seen = test.scores(some), statistic[at]
-                null, over = larger(raw, seen, two_sided)
-                exceed[at] += over.sum(axis=0)
-                mine = [m[(m >= at.start) & (m < at.stop)] - at.start for m in members]
-                found = [np.where(np.isnan(seen[m]), 0.0, raw[:, m]).sum(axis=1) for m in mine]
-                return np.where(np.isnan(null), -np.inf, null).max(axis=1), found
+                null = size(test.scores(some))
+                with np.errstate(invalid="ignore"):
+                    # What is undefined counts as at least as large.
+                    exceed[at] += (~(null < _just_below(size(statistic[at])))).sum(axis=0)
+                return np.where(np.isnan(null), -np.inf, null).max(axis=1)
 
             part = slice(start, start + len(some))
-            for best, found in run(work, columns, n_jobs=n_jobs):
+            for best in run(work, columns, n_jobs=n_jobs):
                 top[part] = np.maximum(top[part], best)
-                for k, x in enumerate(found):
-                    sums[part, k] += x
-            tick(len(some))
+            if bar is not None:
+                bar.update(len(some))
             start = part.stop
     known = ~np.isnan(statistic)
     p = np.where(known, (1.0 + exceed) / (1.0 + count), np.nan)
-    p_fwe = np.where(known, family_wise_p(top, statistic, two_sided), np.nan)
-    return statistic, p, p_fwe, np.where(np.isinf(top), np.nan, top), sums
+    below = np.searchsorted(np.sort(top), _just_below(size(statistic)), side="left")
+    p_fwe = np.where(known, (1.0 + count - below) / (1.0 + count), np.nan)
+    return statistic, p, p_fwe, np.where(np.isinf(top), np.nan, top)
 
 
 def _block_rows(blocks: Any, n: int) -> list[Indices]:
@@ -300,7 +280,7 @@ def permutation_test(
     seed: int = 0,
     max_memory: int | str = MAX_MEMORY,
     n_jobs: int = 1,
-    progress: Progress = False,
+    progress: bool = False,
 ) -> PermutationResult:
     r"""Permutation test of predicted against measured responses, per voxel, respecting runs and sessions.
 
@@ -337,8 +317,8 @@ def permutation_test(
         Bytes ("1GB") that the working copies may take.
     n_jobs : int
         Threads over blocks of voxels; -1 is all cores.
-    progress : bool or callable
-        True shows a bar; a callable is told (done, total) in permutations.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -401,7 +381,7 @@ def permutation_test(
     columns = voxel_blocks(n_voxels, 8 * held, max_memory // 2 + 1, jobs, most=_blocks.cached(held, 8))
     how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": jobs, "progress": progress}
     nulls, chunks = (lambda at: Null(y2, p2, at, metric, whole)), in_chunks(orders, step)
-    statistic, p, p_fwe, top, _ = against_null(nulls, chunks, n_permutations, columns, **how)
+    statistic, p, p_fwe, top = against_null(nulls, chunks, n_permutations, columns, **how)
     value, chance, family = (x.reshape(shape) for x in (statistic, p, p_fwe))
     return PermutationResult(value, chance, family, top, n_permutations, exhaustive, metric, alternative, mode)
 
@@ -410,6 +390,100 @@ def in_chunks(source: Iterator[Any], step: int) -> Iterator[Any]:
     """Arrays of ``step`` arrangements; the last one may hold fewer."""
     while some := list(itertools.islice(source, step)):
         yield np.stack(some)
+
+
+def _signs(n_units: int, n_permutations: int, seed: int) -> tuple[int, bool, Iterator[Any]]:
+    """Number of sign patterns beside the identity, whether they are all, and the patterns."""
+    if n_units < 60 and 2**n_units <= n_permutations + 1:
+        return 2**n_units - 1, True, itertools.islice(itertools.product((1.0, -1.0), repeat=n_units), 1, None)
+    rng = make_rng(seed)
+    return n_permutations, False, (1.0 - 2.0 * rng.integers(0, 2, n_units) for _ in range(n_permutations))
+
+
+def sign_flip_test(
+    values: Any,
+    *,
+    statistic: str = "t",
+    alternative: str = "two-sided",
+    n_permutations: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> PermutationResult:
+    r"""Sign-flip permutation test that the mean over subjects is 0, with maximum-statistic correction over tests.
+
+    .. math:: T = \bar x / (s_x / \sqrt n), \qquad p = \frac{1 + \#\{T^*_k \ge T\}}{1 + n_{perm}}
+
+    Exact if every subject's values are symmetric around 0 under the null hypothesis, which differences of two
+    encoders are. The largest statistic over tests controls the family-wise error. With n subjects the smallest p is
+    :math:`2^{-n}` (:math:`2^{1 - n}` two-sided): 5 subjects cannot reach 0.05 two-sided.
+
+    Parameters
+    ----------
+    values : array (n_subjects, n_tests) or (n_subjects,)
+        One number per subject for each voxel, vertex or ROI: a difference of scores, a score less its chance level.
+        A NaN makes the test NaN.
+    statistic : {"t", "mean"}
+    alternative : {"two-sided", "greater"}
+    n_permutations : int
+        All :math:`2^n` patterns are used where they are no more.
+    seed : int
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    PermutationResult
+        ``metric`` names the statistic.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two subjects, an unknown name.
+
+    References
+    ----------
+    Nichols & Holmes (2002), Human Brain Mapping 15:1. Winkler et al. (2014), NeuroImage 92:381.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((8, 3)) + [2.0, 0.0, 0.0]
+    >>> sign_flip_test(x).p[0]
+    np.float64(0.015625)
+    """
+    statistic = one_of("statistic", statistic, ("t", "mean"))
+    alternative = one_of("alternative", alternative, ("two-sided", "greater"))
+    n_permutations = check_whole("n_permutations", n_permutations)
+    x = _blocks.as_floats(values, "values")
+    shape = x.shape[1:]
+    if x.ndim not in (1, 2) or len(x) < 2:
+        raise DataError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
+    x = x.reshape(len(x), -1)
+    count, exhaustive, signs = _signs(len(x), n_permutations, seed)
+    nulls, chunks = (lambda at: _Flips(x[:, at], statistic)), in_chunks(signs, max(1, 2**22 // max(1, x.shape[1])))
+    how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": 1, "progress": progress}
+    statistic_of, p, p_fwe, top = against_null(nulls, chunks, count, [slice(0, x.shape[1])], **how)
+    found, chance, family = (v.reshape(shape) for v in (statistic_of, p, p_fwe))
+    return PermutationResult(found, chance, family, top, count, exhaustive, statistic, alternative)
+
+
+class _Flips:
+    """Means or t values over subjects of tests whose subjects' signs are flipped; NaN where one is missing."""
+
+    def __init__(self, x: Floats, statistic: str) -> None:
+        self.x = np.where(np.isfinite(x).all(axis=0) & (x != 0).any(axis=0), x, np.nan)
+        self.square, self.statistic = (self.x**2).sum(axis=0), statistic
+        self.observed = self.scores(np.ones((1, len(x))))[0]
+
+    def scores(self, signs: Floats) -> Floats:
+        n = len(self.x)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = signs @ self.x / n
+            if self.statistic == "mean":
+                return np.asarray(means)
+            # Signs leave the sum of squares alone, so that every t follows from its mean.
+            spread = np.sqrt(np.maximum(self.square / n - means**2, 0.0) / (n - 1))
+            return np.where(spread > 1e-12 * np.sqrt(self.square / n), means / spread, np.sign(means) * np.inf)
 
 
 def fdr(p: Any, *, method: str = "bh") -> Floats:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
-from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_samples, cached, centre, load
+from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_samples, cached, centre, load, load_pair
 from neuroenc.stats._labels import match_rows
-from neuroenc.stats._resampling import Sampler
 
 Indices = NDArray[np.intp]
 
@@ -124,28 +123,25 @@ def split_half_noise_ratio(
     """The ncsnr that the mean split-half correlation implies, and the largest number of repeats."""
     check_whole("n_splits", n_splits)
     values, order, counts = check_repeats(responses, stimulus)
-    chosen, splits = half_splits(order, counts, n_splits, seed)
-    most = int(counts.max())
+    most, chosen = int(counts.max()), np.flatnonzero(counts == counts.max())
     if len(chosen) < 3:
         raise DataError(
             f"only {len(chosen)} stimuli have the largest number of repeats ({most}); split halves need at "
             "least 3. Give stimuli with equal numbers of repeats."
         )
+    rng, half = make_rng(seed), most // 2
+    rows = order[(np.cumsum(counts) - counts)[chosen][:, None] + np.arange(most)]
+    splits = [np.split(rng.permuted(rows, axis=1)[:, : 2 * half], 2, axis=1) for _ in range(n_splits)]
     ratio = np.empty(values.shape[1])
-    for at in voxel_blocks(
-        len(ratio), 56 * n_splits * len(chosen) + 8 * len(values), max_memory, most=cached(len(values), 16)
-    ):
-        ratio[at] = Halves(load(values, at, "responses")[0], splits, chosen).ratio
+    held = 56 * n_splits * len(chosen) + 8 * len(values)
+    for at in voxel_blocks(len(ratio), held, max_memory, most=cached(len(values), 16)):
+        block = load(values, at, "responses")[0]
+        halves = [[block[part].mean(axis=1) for part in split] for split in splits]
+        r = sum(load_pair(first, second, slice(None)).score("r") for first, second in halves) / n_splits
+        mean = np.clip(r, 0.0, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio[at] = np.sqrt(mean / (1.0 - mean) / half)
     return ratio, most
-
-
-def half_splits(order: Indices, counts: Indices, n_splits: int, seed: int) -> tuple[Indices, list[Indices]]:
-    """Stimuli shown most often, and their presentations in random order (n_stimuli, an even number), for each split."""
-    most, chosen = int(counts.max()), np.flatnonzero(counts == counts.max())
-    starts = np.cumsum(counts) - counts
-    rows = order[starts[chosen][:, None] + np.arange(most)]
-    rng = make_rng(seed)
-    return chosen, [rng.permuted(rows, axis=1)[:, : 2 * (most // 2)] for _ in range(n_splits)]
 
 
 class RepeatSums:
@@ -183,21 +179,3 @@ class RepeatSums:
         signal, noise = self.components(weights)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(signal / noise))
-
-
-class Halves:
-    """Random halves of the repeats of one block of voxels, and the ncsnr that their mean correlation implies."""
-
-    def __init__(self, block: Floats, splits: list[Indices], chosen: Indices) -> None:
-        self.half, self.chosen = splits[0].shape[1] // 2, chosen
-        halves = ([block[rows].mean(axis=1) for rows in np.split(split, 2, axis=1)] for split in splits)
-        self.pairs = [Sampler(first, second, slice(None), "r") for first, second in halves]
-        self.ratio = self._ratio([pair.estimate for pair in self.pairs])
-
-    def ratios(self, weights: Floats) -> Floats:
-        return self._ratio([pair.scores(weights[:, self.chosen]) for pair in self.pairs])
-
-    def _ratio(self, r: list[Floats]) -> Floats:
-        mean = np.clip(sum(r) / len(r), 0.0, 1.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.sqrt(mean / (1.0 - mean) / self.half))

@@ -16,8 +16,8 @@ from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_pair, check_metric
 from neuroenc.stats._ceilings import CeilingSampler
 from neuroenc.stats._intervals import BootstrapResult, Expansion
 from neuroenc.stats._labels import match_rows, match_voxels
-from neuroenc.stats._parallel import Progress, check_jobs, run
-from neuroenc.stats._resampling import UNBOUNDED, Bounds, Counts, Indices, Metric, Sampler, Summary
+from neuroenc.stats._parallel import check_jobs, run
+from neuroenc.stats._resampling import UNBOUNDED, Bounds, Counts, Indices, Sampler, Summary
 from neuroenc.stats._rsa import resample_rdms
 
 #: Estimate, resamples and units of a block of voxels.
@@ -51,8 +51,8 @@ class Resampler:
         Bytes ("1GB") that the working copies may take, beside 4 bytes per resample and unit, and the result.
     n_jobs : int
         Threads; -1 is all cores.
-    progress : bool or callable
-        True shows a bar; a callable is told (done, total) in blocks of voxels, chunks of resamples, or subjects.
+    progress : bool
+        Show a bar.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class Resampler:
     seed: int = 0
     max_memory: int | str = MAX_MEMORY
     n_jobs: int = 1
-    progress: Progress = False
+    progress: bool = False
 
     def __post_init__(self) -> None:
         check_whole("n_bootstraps", self.n_bootstraps, 2)
@@ -94,16 +94,14 @@ class Resampler:
         check_jobs(self.n_jobs)
         object.__setattr__(self, "max_memory", parse_memory(self.max_memory))
 
-    def score(self, y: Any, yhat: Any, *, metric: Metric = "r") -> BootstrapResult:
+    def score(self, y: Any, yhat: Any, *, metric: str = "r") -> BootstrapResult:
         """Score per voxel.
 
         Parameters
         ----------
         y, yhat : array (n_samples, n_voxels) or (n_samples,)
             Measured and predicted responses; a NaN in either drops that sample for that voxel.
-        metric : {"r", "r2", "ev"} or callable
-            A callable gets float64 arrays (n_resampled, n_voxels) of y and yhat and returns (n_voxels,); it is called
-            once per resample and block of voxels, which is slow.
+        metric : {"r", "r2", "ev"}
 
         Returns
         -------
@@ -112,7 +110,7 @@ class Resampler:
         """
         return self._scores(y, [yhat], metric)
 
-    def difference(self, y: Any, yhat_a: Any, yhat_b: Any, *, metric: Metric = "r") -> BootstrapResult:
+    def difference(self, y: Any, yhat_a: Any, yhat_b: Any, *, metric: str = "r") -> BootstrapResult:
         """Paired difference ``score(y, yhat_a) - score(y, yhat_b)`` per voxel: both see the same resampled stimuli.
 
         Parameters
@@ -120,8 +118,7 @@ class Resampler:
         y, yhat_a, yhat_b : array (n_samples, n_voxels) or (n_samples,)
             Measured responses and two predictions of them. A NaN in one prediction drops that sample for that
             prediction only.
-        metric : {"r", "r2", "ev"} or callable
-            As in `score`.
+        metric : {"r", "r2", "ev"}
 
         Returns
         -------
@@ -146,9 +143,8 @@ class Resampler:
         yhat: Any,
         rois: Mapping[str, Any],
         *,
-        metric: Metric = "r",
+        metric: str = "r",
         statistic: str = "median",
-        transform: Callable[[Floats], Any] | None = None,
     ) -> dict[str, BootstrapResult]:
         """Median or mean score over the voxels of each region.
 
@@ -161,13 +157,9 @@ class Resampler:
             Measured and predicted responses.
         rois : mapping {name: bool array (n_voxels,) or voxel positions}
             Regions may overlap. Labelled masks are matched to the voxels of ``y``.
-        metric : {"r", "r2", "ev"} or callable
-            As in `score`.
+        metric : {"r", "r2", "ev"}
         statistic : {"median", "mean"}
             Over the voxels of a region whose score is not NaN; resamples of a median as in `median_samples`.
-        transform : callable, optional
-            Applied to scores (n_resamples, n_voxels) first, for all voxels of ``y``; for example
-            ``lambda r: normalise(r, ceiling, score_unit="r", ceiling_unit="r")``.
 
         Returns
         -------
@@ -185,15 +177,15 @@ class Resampler:
         True
         """
         statistic = one_of("statistic", statistic, ("median", "mean"))
-        metric, name = _named(metric)
+        metric = check_metric(metric)
         y2, p2, _ = as_pair(y, yhat)
         members = draws.region_members(rois, y2.shape[1], y)
         counts, unit, n_units = self._draw(y, y2)
-        how: dict[str, Any] = {"metric": metric, "statistic": statistic, "transform": transform}
+        how: dict[str, Any] = {"metric": metric, "statistic": statistic}
         how |= {"max_memory": self._budget, "jobs": check_jobs(self.n_jobs), "progress": self.progress}
         estimate, samples = draws.resample_summaries([(y2, p2)], list(members.values()), counts, unit, **how)
         scale, columns = intervals.expansion(n_units), samples.T[..., None]
-        found = [Summary(x, drawn, scale, n_units, name) for x, drawn in zip(estimate, columns, strict=True)]
+        found = [Summary(x, drawn, scale, n_units, metric) for x, drawn in zip(estimate, columns, strict=True)]
         return {roi: self._result(x) for roi, x in zip(members, found, strict=True)}
 
     def samples(self, y: Any, yhat: Any, *, metric: str = "r", dtype: Any = np.float64) -> tuple[Floats, Any]:
@@ -264,14 +256,16 @@ class Resampler:
         stimulus : array (n_presentations,)
         unit : {"r2", "r"}
             Share of variance or correlation.
-        n_repeats, method, total, weighting, n_splits
-            As in `ceiling_from_repeats`.
+        n_repeats : int, array or mapping, optional
+            As in `noise_ceiling`; by default the counts in ``stimulus``.
+        total, weighting : str
+            As in `ncsnr`.
 
         Returns
         -------
         BootstrapResult
-            ``estimate`` is `ceiling_from_repeats`; ``metric`` names the unit. Where the estimate is truncated at 0 the
-            interval begins at 0.
+            ``estimate`` is `noise_ceiling` of the `ncsnr`; ``metric`` names the unit. Where the estimate is cut off
+            at 0 the interval begins at 0.
 
         Examples
         --------
@@ -284,7 +278,7 @@ class Resampler:
         True
         """
         self._refuse_groups("ceiling")
-        source = CeilingSampler(responses, stimulus, unit=unit, seed=self.seed, max_memory=self._budget, **how)
+        source = CeilingSampler(responses, stimulus, unit=unit, max_memory=self._budget, **how)
         n_units, n_voxels = len(source.counts), len(source.estimate)
         drawn = draws.draw_counts(n_units, self.n_bootstraps, self.seed).astype(np.float64)
 
@@ -318,7 +312,7 @@ class Resampler:
         y, yhat : array (n_stimuli, n_voxels)
             Responses averaged over repeats, and predictions of them.
         responses, stimulus
-            Single presentations and their stimuli, as in `ceiling_from_repeats`: of the same stimuli, or of others.
+            Single presentations and their stimuli, as in `ncsnr`: of the same stimuli, or of others.
         y_stimulus : array (n_stimuli,), optional
             Stimuli of the rows of ``y``. Given, a resample holds the same stimuli in score and ceiling, whose errors
             are then correlated as they are; without, the two are resampled independently.
@@ -326,9 +320,8 @@ class Resampler:
         floor : float, optional
             Voxels whose ceiling is below it become NaN; default 0.1 in unit "r" and 0.01 in unit "r2". In a resample a
             ceiling below the floor is the floor, which keeps intervals of weak voxels wide but finite.
-        n_repeats, method, total, weighting, n_splits
-            As in `ceiling_from_repeats`. By default ``n_repeats`` is the counts in ``stimulus``, which is right where
-            ``y`` holds the means of these presentations.
+        n_repeats, total, weighting
+            As in `ceiling`. The default of ``n_repeats`` is right where ``y`` holds the means of these presentations.
 
         Returns
         -------
@@ -355,7 +348,7 @@ class Resampler:
         least = (0.1 if unit == "r" else 0.01) if floor is None else float(floor)
         if not 0 < least <= 1:
             raise ConfigError(f"floor={floor!r} is not legal; give a fraction in (0, 1].")
-        source = CeilingSampler(responses, stimulus, unit=unit, seed=self.seed, max_memory=self._budget, **how)
+        source = CeilingSampler(responses, stimulus, unit=unit, max_memory=self._budget, **how)
         ceiling, (n, n_voxels) = source.estimate, y2.shape
         if len(ceiling) != n_voxels:
             raise DataError(f"y has {n_voxels} voxels and responses {len(ceiling)}; both must hold the same ones.")
@@ -499,8 +492,8 @@ class Resampler:
         unit, n_units = draws.unit_of(len(y2), match_rows(y, self.groups, ("y", "groups")))
         return draws.draw_counts(n_units, self.n_bootstraps, self.seed), unit, n_units
 
-    def _scores(self, y: Any, predictions: list[Any], metric: Metric) -> BootstrapResult:
-        metric, name = _named(metric)
+    def _scores(self, y: Any, predictions: list[Any], metric: str) -> BootstrapResult:
+        metric = check_metric(metric)
         y2, first, shape = as_pair(y, predictions[0])
         predicted = [first, *(as_pair(y, x, ("y", "yhat_b"))[1] for x in predictions[1:])]
         n = len(y2)
@@ -513,14 +506,15 @@ class Resampler:
             samples = np.empty((self.n_bootstraps, len(own)))
             for rows, weights in draws.weight_chunks(counts, unit, step):
                 samples[rows] = draws.difference([s.scores(weights) for s in samplers])
-            return own, samples, np.max([draws.count_units(s.seen, unit, n_units, len(own)) for s in samplers], axis=0)
+            seen = [draws.count_units(s.pair.valid, unit, n_units, len(own)) for s in samplers]
+            return own, samples, np.max(seen, axis=0)
 
         # What a score cannot exceed: Student's limits, where few units need them, know nothing of it.
-        bounds = {"r": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ev": (-np.inf, 1.0)}.get(name, UNBOUNDED)
+        bounds = {"r": (-1.0, 1.0), "r2": (-np.inf, 1.0), "ev": (-np.inf, 1.0)}[metric]
         if len(predicted) == 2:
-            bounds = (-2.0, 2.0) if name == "r" else UNBOUNDED
+            bounds = (-2.0, 2.0) if metric == "r" else UNBOUNDED
         held = 9 * n * len(predicted) + 4 * self.n_bootstraps + 8 * step
-        return self._voxelwise(draw, shape, held, n_units, name, bounds)
+        return self._voxelwise(draw, shape, held, n_units, metric, bounds)
 
     def _voxelwise(
         self, draw: Draw, shape: tuple[int, ...], held: int, n_units: int, name: str, bounds: Bounds = UNBOUNDED
@@ -557,9 +551,3 @@ class Resampler:
         settings = self.confidence, self.n_bootstraps, self.interval
         estimate, error, low, high, p = (np.reshape(x, shape) for x in limits)
         return BootstrapResult(estimate, error, low, high, p, n_units, name, *settings, *more)
-
-
-def _named(metric: Metric) -> tuple[Metric, str]:
-    if callable(metric):
-        return metric, getattr(metric, "__name__", "callable")
-    return check_metric(metric), check_metric(metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +12,11 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
 from neuroenc.stats import _intervals as intervals
-from neuroenc.stats._blocks import Floats, Pair, as_pair, known_mean, load, load_pair, score_from_sums
+from neuroenc.stats._blocks import Floats, as_pair, known_mean, load, load_pair, score_from_sums
 from neuroenc.stats._intervals import Expansion
 from neuroenc.stats._labels import labels_of, match_voxels
-from neuroenc.stats._parallel import Progress, run
+from neuroenc.stats._parallel import run
 
-Metric = str | Callable[[Floats, Floats], Any]
 Counts = NDArray[np.int32]
 Indices = NDArray[np.intp]
 Bounds = tuple[float, float]
@@ -86,48 +85,23 @@ class Summary(NamedTuple):
 
 
 class Sampler:
-    """Bootstrap scores of one block of voxels through weighted sums, or one by one for a callable."""
+    """Bootstrap scores of one block of voxels through weighted sums."""
 
-    def __init__(self, y: Any, yhat: Any, columns: slice | Indices, metric: Metric) -> None:
-        self.metric = metric
-        self.raw: tuple[Floats, Floats] | None = None
-        if callable(metric):
-            self.raw = load(y, columns, "y")[0], load(yhat, columns, "yhat")[0]
-            self.estimate = self._call(*self.raw)
-            return
-        self.pair: Pair = load_pair(y, yhat, columns, str(metric))
+    def __init__(self, y: Any, yhat: Any, columns: slice | Indices, metric: str) -> None:
+        self.metric, self.pair = metric, load_pair(y, yhat, columns, metric)
         self.estimate = self.pair.score(metric)
         valid = self.pair.valid
         self.mask = None if valid is None else valid.astype(np.float64)
         self.squares = self.pair.y**2, self.pair.p**2, self.pair.y * self.pair.p
 
-    def _call(self, y: Floats, yhat: Floats) -> Floats:
-        assert callable(self.metric)
-        out = np.asarray(self.metric(y, yhat), dtype=np.float64)
-        if out.shape != (y.shape[1],):
-            raise DataError(f"metric returned shape {out.shape} for {y.shape[1]} voxels; it must be one per voxel.")
-        return out
-
     def scores(self, weights: Floats) -> Floats:
         """Scores (n_resamples, n_voxels) for sample weights (n_resamples, n_samples)."""
-        if self.raw is not None:
-            y, yhat = self.raw
-            rows = np.arange(len(y))
-            return np.stack([self._call(y[i], yhat[i]) for i in (np.repeat(rows, w.astype(int)) for w in weights)])
         n = weights.sum(axis=1)[:, None] if self.mask is None else weights @ self.mask
         with np.errstate(invalid="ignore"):
-            sums: list[Any] = [weights @ x for x in (self.pair.y, self.pair.p, *self.squares)]
-            sa, sb, saa, sbb, sab = sums
-            out = score_from_sums(str(self.metric), n, sa, sb, saa, sbb, sab, self.pair.offset)
+            sa, sb, saa, sbb, sab = (weights @ x for x in (self.pair.y, self.pair.p, *self.squares))
+            out = score_from_sums(self.metric, n, sa, sb, saa, sbb, sab, self.pair.offset)
         out[:, np.isnan(self.estimate)] = np.nan
         return out
-
-    @property
-    def seen(self) -> NDArray[np.bool_] | None:
-        """Samples that neither array misses, or None for all."""
-        if self.raw is not None:
-            return ~(np.isnan(self.raw[0]) | np.isnan(self.raw[1]))
-        return self.pair.valid
 
 
 def weight_chunks(counts: Counts, unit: Indices, step: int) -> Iterator[tuple[slice, Floats]]:
@@ -137,7 +111,7 @@ def weight_chunks(counts: Counts, unit: Indices, step: int) -> Iterator[tuple[sl
         yield rows, counts[rows][:, unit].astype(np.float64)
 
 
-def difference(parts: Sequence[Any]) -> Any:
+def difference(parts: Sequence[Any] | Floats) -> Any:
     """The only one, or the first less the second."""
     return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
@@ -171,12 +145,11 @@ def resample_summaries(
     counts: Counts,
     unit: Indices,
     *,
-    metric: Metric,
+    metric: str,
     statistic: str | None,
-    transform: Callable[[Floats], Any] | None = None,
     max_memory: int,
     jobs: int = 1,
-    progress: Progress = False,
+    progress: bool = False,
 ) -> tuple[Floats, Floats]:
     """Median or mean score over the voxels of every region, and its resamples (n_bootstraps, n_regions).
 
@@ -186,14 +159,6 @@ def resample_summaries(
     n, v = pairs[0][0].shape
     step = int(max(1, min(len(counts), max_memory // 4 // jobs // (8 * (n + 3 * v)))))
 
-    def transformed(scores: Floats) -> Floats:
-        if transform is None:
-            return scores
-        scores = np.asarray(transform(scores), dtype=np.float64)
-        if scores.shape[-1:] != (v,):
-            raise DataError(f"transform returned shape {scores.shape}; the last axis must stay {v}.")
-        return scores
-
     def scored(weights: Floats) -> tuple[Floats, Floats]:
         """Of every voxel, on the data as they are (1, v) and in resamples."""
         whole, drawn = np.empty((len(pairs), 1, v)), np.empty((len(pairs), len(weights), v))
@@ -201,7 +166,7 @@ def resample_summaries(
             for k, (y, yhat) in enumerate(pairs):
                 sampler = Sampler(y, yhat, at, metric)
                 whole[k, :, at], drawn[k, :, at] = sampler.estimate, sampler.scores(weights)
-        return difference([transformed(x) for x in whole]), difference([transformed(x) for x in drawn])
+        return difference(whole), difference(drawn)
 
     def summarise(scores: Floats) -> Floats:
         if statistic is None:
@@ -298,7 +263,7 @@ def resample_subjects(
     *,
     seed: int,
     n_jobs: int,
-    progress: Progress,
+    progress: bool,
 ) -> Summary:
     """Mean over subjects, see `Resampler.subjects`."""
     if statistic is not None:

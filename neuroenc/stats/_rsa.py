@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
-from neuroenc._core.checks import check_whole, make_rng, one_of
+from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc.stats._blocks import Floats
 from neuroenc.stats._ceilings import SubjectCeiling
 from neuroenc.stats._intervals import corrected_variance, expansion, pooled_expansion, standard_deviation
-from neuroenc.stats._parallel import Progress, run
-from neuroenc.stats._permutation import family_wise_p, larger
+from neuroenc.stats._parallel import run
 from neuroenc.stats._rdm import as_pairs, n_conditions, square_rdm
 from neuroenc.stats._resampling import Summary, check_over
 
@@ -133,16 +132,20 @@ def _pool(rdms: Floats, method: str) -> Floats:
     elif method == "pearson":
         rdms = rdms - rdms.mean(axis=1, keepdims=True)
         rdms = rdms / rdms.std(axis=1, keepdims=True)
-    elif method != "mean":
+    else:
         rdms = rankdata(rdms, axis=1)
     return np.asarray(rdms.mean(axis=0))
 
 
-def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched") -> SubjectCeiling:
+def rdm_ceiling(rdms: Any, method: str = "spearman") -> SubjectCeiling:
     """Noise ceiling of model comparisons from the RDMs of several subjects.
 
     Lower bound: every subject against the pooled RDM of the others, which is a model that is estimated and so
     falls short of the truth. Upper bound: against the pooled RDM of all, which has seen that subject.
+
+    RDMs are standardised, normalised or ranked before they are averaged, as the comparison needs, which makes the upper
+    bound the largest value that any model reaches (rsatoolbox's rule). For the Kendall correlations averaged ranks are
+    not exactly optimal: the bound is close, not strict.
 
     Parameters
     ----------
@@ -150,11 +153,6 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
         Two subjects at least; with two sessions, average a subject's RDMs first.
     method : str
         As in `compare_rdms`.
-    pooling : {"matched", "mean"}
-        ``"matched"``: RDMs are standardised, normalised or ranked before they are averaged, as the comparison
-        needs, which makes the upper bound the largest value that any model reaches (rsatoolbox's rule). For the
-        Kendall correlations averaged ranks are not exactly optimal: the bound is close, not strict. ``"mean"``:
-        the plain mean.
 
     Returns
     -------
@@ -184,118 +182,15 @@ def rdm_ceiling(rdms: Any, method: str = "spearman", *, pooling: str = "matched"
     if len(values) < 2:
         raise DataError(f"got the RDM of {len(values)} subject; a ceiling over subjects needs at least 2.")
     values, _ = _known(values, values)
-    how = method if one_of("pooling", pooling, ("matched", "mean")) == "matched" else "mean"
-    every = _pool(values, how)[None]
+    every = _pool(values, method)[None]
     upper = _compare(values, every, method)[:, 0]
-    rest = [_pool(np.delete(values, k, axis=0), how)[None] for k in range(len(values))]
+    rest = [_pool(np.delete(values, k, axis=0), method)[None] for k in range(len(values))]
     lower = np.array([_compare(values[k : k + 1], r, method)[0, 0] for k, r in enumerate(rest)])
     return SubjectCeiling(float(lower.mean()), float(upper.mean()), lower, upper, method)
 
 
-@dataclass(frozen=True)
-class RSATest:
-    """Outcome of `rdm_permutation_test`; arrays are (n_models,).
-
-    Attributes
-    ----------
-    statistic : array
-        Mean over subjects of the comparison.
-    p, p_fwe : array
-        Uncorrected, and against the largest model of every relabelling.
-    null : array (n_permutations, n_models)
-    n_permutations : int
-    method : str
-    """
-
-    statistic: Floats
-    p: Floats
-    p_fwe: Floats
-    null: Floats
-    n_permutations: int
-    method: str
-
-
-def rdm_permutation_test(
-    models: Any,
-    data: Any,
-    *,
-    method: str = "spearman",
-    n_permutations: int = 1000,
-    seed: int = 0,
-    n_jobs: int = 1,
-    progress: Progress = False,
-) -> RSATest:
-    """Mantel test of model RDMs against data: permute the labels of conditions.
-
-    Pairs are not exchangeable, conditions are: rows and columns of the model RDMs are permuted together, all
-    models alike, so that the largest over models controls the family-wise error. One-sided (similarity).
-
-    Parameters
-    ----------
-    models : array (n_models, n_pairs) or squares
-    data : array (n_subjects, n_pairs) or squares
-        One RDM or one for each subject; the statistic is their mean.
-    method : str
-        As in `compare_rdms`.
-    n_permutations : int
-    seed : int
-    n_jobs : int
-        Threads.
-    progress : bool or callable
-        As in `permutation_test`.
-
-    Returns
-    -------
-    RSATest
-
-    Raises
-    ------
-    ValueError
-        As `compare_rdms`; pairs missing (NaN).
-
-    References
-    ----------
-    Mantel (1967), Cancer Research 27:209. Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from neuroenc.stats import rdm
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.standard_normal((20, 30))
-    >>> y = x @ rng.standard_normal((30, 40)) / 5 + rng.standard_normal((20, 40))
-    >>> bool(rdm_permutation_test(rdm(x), rdm(y), n_permutations=199).p[0] < 0.05)
-    True
-    """
-    method = _method(method)
-    n_permutations = check_whole("n_permutations", n_permutations)
-    x, y = _both(models, data, ("models", "data"))
-    if np.isnan(x).any() or np.isnan(y).any():
-        raise DataError("RDMs with missing pairs cannot be relabelled; drop the conditions that are missing first.")
-    observed = _compare(x, y, method).mean(axis=1)
-    n = n_conditions(x.shape[1])
-    rng = make_rng(seed)
-    orders = [rng.permutation(n) for _ in range(n_permutations)]
-    rows, columns = np.triu_indices(n, 1)
-    fast = not method.startswith("kendall")
-    # Relabelling moves the ranks with the pairs: they are made once.
-    ready = square_rdm(_ready(x, method)) if fast else square_rdm(x)
-    target = _ready(y, method).mean(axis=0) if fast else y
-
-    def one(order: Any) -> Floats:
-        moved = ready[:, order[rows], order[columns]]
-        return np.asarray(moved @ target if fast else _tau(moved, target, method).mean(axis=1))
-
-    null = np.stack(list(run(one, orders, n_jobs=n_jobs, progress=progress, desc="relabelling")))
-    p = (1.0 + larger(null, observed, False)[1].sum(axis=0)) / (1.0 + n_permutations)
-    p_fwe = family_wise_p(null.max(axis=1), observed, False)
-    undefined = np.isnan(observed)
-    p[undefined] = p_fwe[undefined] = np.nan
-    return RSATest(observed, p, p_fwe, null, n_permutations, method)
-
-
 def resample_rdms(
-    models: Any, data: Any, over: str, method: str, n_bootstraps: int, seed: int, *, n_jobs: int, progress: Progress
+    models: Any, data: Any, over: str, method: str, n_bootstraps: int, seed: int, *, n_jobs: int, progress: bool
 ) -> Summary:
     """Mean comparison of every model over subjects, see `Resampler.rdms`."""
     method = _method(method)

@@ -2,7 +2,6 @@
 
     python tests/benchmarks/bench_stats.py permutation [--voxels 20000] [--stimuli 500] [--permutations 1000]
     python tests/benchmarks/bench_stats.py bootstrap
-    python tests/benchmarks/bench_stats.py paired
     python tests/benchmarks/bench_stats.py rsa [--conditions 92]
     python tests/benchmarks/bench_stats.py null [--voxels 20000] [--stimuli 27000] [--features 512]
 
@@ -96,33 +95,6 @@ def bootstrap(arguments):
     print(f"extra memory {peak() - before:.2f} GB; standard errors agree within {np.abs(ratio - 1).max():.3f}")
 
 
-def paired(arguments):
-    from neuroenc.stats import paired_permutation_test
-
-    y, a, b = data(arguments.stimuli, arguments.voxels)
-    before = peak()
-    settings = {"n_permutations": arguments.permutations, "n_jobs": arguments.jobs}
-    ours, _ = timed(lambda: paired_permutation_test(y, a, b, **settings))
-
-    def peer():
-        for v in range(20):
-            z = [scipy.stats.zscore(x[:, v].astype(float)) for x in (y, a, b)]
-            scipy.stats.permutation_test(
-                z[1:],
-                lambda u, w, axis=-1, z=z: (
-                    scipy.stats.pearsonr(u, z[0], axis=axis).statistic
-                    - scipy.stats.pearsonr(w, z[0], axis=axis).statistic
-                ),
-                permutation_type="samples",
-                vectorized=True,
-                n_resamples=arguments.permutations,
-            )
-
-    theirs, _ = timed(peer)
-    report("paired exchange", ours, arguments.voxels, theirs, 20)
-    print(f"extra memory {peak() - before:.2f} GB")
-
-
 def rsa(arguments):
     import rsatoolbox
 
@@ -187,7 +159,7 @@ def null(arguments):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["permutation", "bootstrap", "paired", "rsa", "null"])
+    parser.add_argument("what", choices=["permutation", "bootstrap", "rsa", "null"])
     parser.add_argument("--voxels", type=int, default=20_000)
     parser.add_argument("--stimuli", type=int, help="default 500, 27,000 for null")
     parser.add_argument("--features", type=int, default=512)
@@ -197,4 +169,4 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     given.stimuli = given.stimuli or (27_000 if given.what == "null" else 500)
-    {"permutation": permutation, "bootstrap": bootstrap, "paired": paired, "rsa": rsa, "null": null}[given.what](given)
+    {"permutation": permutation, "bootstrap": bootstrap, "rsa": rsa, "null": null}[given.what](given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc.stats import Resampler, ceiling_from_repeats, convert_ceiling, ncsnr, normalise, score, subject_ceiling
+from neuroenc.stats import Resampler, convert_ceiling, ncsnr, noise_ceiling, normalise, score, subject_ceiling
 
 
 def shown(n=80, k=3, v=4, seed=0, noise=1.0):
@@ -39,7 +39,7 @@ def test_ceiling_of_each_resample_by_a_loop(unit, total, weighting):
         picked = np.repeat(np.arange(80), c)
         rows = (3 * picked[:, None] + np.arange(3)).ravel()
         names = np.repeat(np.arange(80), 3)  # a stimulus drawn twice counts as two
-        samples.append(ceiling_from_repeats(y[rows], names, unit=unit, total=total, weighting=weighting, n_repeats=3))
+        samples.append(noise_ceiling(ncsnr(y[rows], names, total=total, weighting=weighting), 3, unit=unit))
     np.testing.assert_allclose(found.standard_error, np.std(samples, axis=0, ddof=1), atol=1e-9)
     np.testing.assert_allclose(found.low, np.quantile(samples, 0.025, axis=0), atol=1e-9)
 
@@ -55,12 +55,11 @@ def test_missing_presentations_blocks_and_threads():
     assert np.isfinite(one.low).all()
 
 
-@pytest.mark.parametrize("method", ["ncsnr", "split_half"])
-def test_planted_ceiling_is_covered(method):
+def test_planted_ceiling_is_covered():
     covered = []
     for seed in range(30):
         _, y, stimulus = shown(n=150, v=20, seed=seed)
-        found = Resampler(200, seed=seed).ceiling(y, stimulus, unit="r2", method=method, total="empirical", n_splits=4)
+        found = Resampler(200, seed=seed).ceiling(y, stimulus, unit="r2", total="empirical")
         covered.append((found.low <= 0.75) & (found.high >= 0.75))
     assert 0.9 < np.mean(covered) < 0.98
 
@@ -74,7 +73,7 @@ def test_normalised_estimate_and_spread(metric):
     found = Resampler(25, seed=2).normalised(
         y, yhat, single, stimulus, y_stimulus=np.arange(150), metric=metric, total="empirical"
     )
-    ceiling = ceiling_from_repeats(single, stimulus, unit=unit, total="empirical")
+    ceiling = noise_ceiling(ncsnr(single, stimulus, total="empirical"), 3, unit=unit)
     expected = normalise(score(y, yhat, metric), ceiling, score_unit=metric, ceiling_unit=unit)
     np.testing.assert_allclose(found.estimate, expected)
     # By a loop, the same stimuli in score and ceiling; ids are sorted as text.
@@ -85,7 +84,7 @@ def test_normalised_estimate_and_spread(metric):
     for c in counts:
         picked = np.repeat(order, c)
         rows = (3 * picked[:, None] + np.arange(3)).ravel()
-        top = ceiling_from_repeats(single[rows], np.repeat(np.arange(150), 3), unit=unit, total="empirical")
+        top = noise_ceiling(ncsnr(single[rows], np.repeat(np.arange(150), 3), total="empirical"), 3, unit=unit)
         samples.append(score(y[picked], yhat[picked], metric) / top)
     np.testing.assert_allclose(found.standard_error, np.std(samples, axis=0, ddof=1), atol=1e-9)
 
@@ -99,7 +98,7 @@ def test_the_ceilings_uncertainty_widens_the_interval_and_covers():
         found = Resampler(200, seed=seed).normalised(y, signal, other, other_stimulus, total="empirical")
         covered.append((found.low <= 1) & (found.high >= 1))
         plain = Resampler(200, seed=seed).score(y, signal)
-        ceiling = ceiling_from_repeats(other, other_stimulus, unit="r", total="empirical")
+        ceiling = noise_ceiling(ncsnr(other, other_stimulus, total="empirical"), 3, unit="r")
         naive.append((plain.low <= ceiling) & (plain.high >= ceiling))
     assert np.mean(covered) > 0.9
     assert np.mean(naive) < np.mean(covered) - 0.05  # the negative control: the ceiling taken as known

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from neuroenc.stats import (
-    ceiling_from_repeats,
     convert_ceiling,
     explained_variance,
     ncsnr,
@@ -102,8 +101,8 @@ def test_the_true_signal_attains_the_ceiling():
     np.testing.assert_allclose(
         by_planted(np.nan_to_num(pearson_r(measured, signal))), by_planted(np.where(known, r, 0.0)), atol=0.01
     )
-    for method in ("ncsnr", "split_half"):
-        estimated = ceiling_from_repeats(y, stimulus, unit="r2", total="empirical", method=method)
+    direct = noise_ceiling(ncsnr(y, stimulus, total="empirical"), repeats, unit="r2")
+    for estimated in (direct, split_half_reliability(y, stimulus, unit="r2", n_repeats=repeats)):
         np.testing.assert_allclose(by_planted(estimated)[1:], by_planted(r2)[1:], atol=0.02)
 
 

@@ -41,7 +41,6 @@ CALLS = {
     "regions": lambda y, p: stats.Resampler(50).regions(y, p, {"a": [0, 1]})["a"].low,
     "samples": lambda y, p: stats.Resampler(50).samples(y, p)[1],
     "permutation_test": lambda y, p: stats.permutation_test(y, p, n_permutations=30).statistic,
-    "paired_permutation_test": lambda y, p: stats.paired_permutation_test(y, p, y, n_permutations=30).statistic,
     "subjects": lambda y, p: stats.Resampler(50).subjects({"a": (y, p), "b": (y, p)}, statistic=None).estimate,
 }
 
@@ -111,8 +110,6 @@ def test_sizes_far_from_one_change_nothing(metric, size, pair):
     np.testing.assert_allclose(low, stats.Resampler(50).score(y, p, metric=metric).low, rtol=1e-7)
     null = stats.permutation_test(size * y, size * p, metric=metric, n_permutations=20).p
     np.testing.assert_array_equal(null, stats.permutation_test(y, p, metric=metric, n_permutations=20).p)
-    paired = stats.paired_permutation_test(size * y, size * p, size * y, metric=metric, n_permutations=20).p
-    np.testing.assert_array_equal(paired, stats.paired_permutation_test(y, p, y, metric=metric, n_permutations=20).p)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -211,7 +208,7 @@ def test_repeats_without_noise_have_an_infinite_ratio_and_a_ceiling_of_one():
     for values in (y, y.astype(np.float32), 1e-30 * y, y + 1e3):
         scale = {"total": "empirical"} if np.median(values.var(axis=0)) < 0.5 else {}
         assert np.isposinf(stats.ncsnr(values, ids, **scale)).all()
-    np.testing.assert_allclose(stats.ceiling_from_repeats(y, ids, unit="r"), 1.0)
+    np.testing.assert_allclose(stats.Resampler(2).ceiling(y, ids, unit="r").estimate, 1.0)
     noisy = y + 1e-6 * rng.standard_normal(y.shape)  # little noise is noise
     assert np.isfinite(stats.ncsnr(noisy, ids)).all()
 
@@ -257,7 +254,6 @@ def test_too_little_data_is_said(pair):
 RDMS = {
     "compare_rdms": lambda a, b: stats.compare_rdms(a, b),
     "rdms": lambda a, b: stats.Resampler(30).rdms(a, b, over="stimuli").low,
-    "rdm_permutation_test": lambda a, b: stats.rdm_permutation_test(a, b, n_permutations=30).p,
     "rdm_ceiling": lambda a, b: stats.rdm_ceiling([a, b]).lower_subject,
 }
 
@@ -293,8 +289,6 @@ def test_labelled_masks_and_labels_of_samples_are_matched(pair):
         right = p if isinstance(turned, xr.DataArray) else p.to_pandas()
         found = stats.Resampler(50).regions(left, right, {"a": turned})["a"].low
         np.testing.assert_allclose(found, plain)
-        tested = stats.paired_permutation_test(left, right, left, rois={"a": turned}, n_permutations=20).rois["a"]
-        assert tested == stats.paired_permutation_test(y, p, y, rois={"a": [0, 1]}, n_permutations=20).rois["a"]
     with pytest.raises(NeuroencError, match="voxel labels"):
         stats.Resampler(50).regions(y, p, {"a": mask.assign_coords(voxel=np.arange(V))})
     run = xr.DataArray(np.repeat(np.arange(6), N // 6), dims="stimulus", coords={"stimulus": y.stimulus})
@@ -304,7 +298,6 @@ def test_labelled_masks_and_labels_of_samples_are_matched(pair):
         "samples": lambda g: stats.Resampler(50, groups=g).samples(y, p)[1],
         "units": lambda g: stats.Resampler(groups=g).units(y, p),
         "permutation": lambda g: stats.permutation_test(y, p, blocks=g, mode="within", n_permutations=20).p,
-        "paired": lambda g: stats.paired_permutation_test(y, p, y, blocks=g, n_permutations=20).p,
     }
     for name, call in calls.items():
         np.testing.assert_allclose(call(run[order]), call(run.values), err_msg=name)
