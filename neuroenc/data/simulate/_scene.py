@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from neuroenc.data.simulate._draw import PLACES, Pen, draw_figure
+from neuroenc.data.simulate._draw import Pen, draw_figure
 from neuroenc.data.simulate._lexicon import COLOURS, FAMILIES, MEMBERS, NEUTRAL, WORLD, member
 
 #: Backgrounds and the colours that they come in.
@@ -157,7 +157,7 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
     place = scene.of("place")
     if place is not None:
         pen = Pen(draw, px / 2, px / 2, px / 2, place.mirror)
-        PLACES[place.member](pen, COLOURS[place.colour], place.size, place.x)
+        draw_figure(pen, place.member, COLOURS[place.colour], place.look, size=place.size, x=place.x)
     for o in sorted(scene.objects, key=lambda o: -o.size):
         if o.family == "place":
             continue
