@@ -39,11 +39,7 @@ from ._splits import (
     split_by_stimulus as split_by_stimulus,
 )
 from ._stimuli import EncodingData as EncodingData, PixelBank as PixelBank, Stimuli as Stimuli
-from ._surfaces import (
-    read_surface as read_surface,
-    to_gifti as to_gifti,
-    write_surface as write_surface,
-)
+from ._surfaces import read_surface as read_surface, to_gifti as to_gifti
 from ._validate import (
     validate as validate,
     validate_features as validate_features,
@@ -59,7 +55,7 @@ from .datasets._bids import read_bids as read_bids
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
 from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
 from .datasets._nsd._load import nsd as nsd
-from .datasets._nsd._rois import nsd_mask as nsd_mask, nsd_rois as nsd_rois
+from .datasets._nsd._rois import nsd_mask as nsd_mask
 from .datasets._nsd._transform import nsd_to_surface as nsd_to_surface
 from .datasets._recording import Recording as Recording
 from .datasets._registry import (

@@ -1,23 +1,20 @@
-"""Surface maps in and out: GIFTI, and FreeSurfer's .mgz, .mgh, .annot and .label."""
+"""Surface maps: read from GIFTI and FreeSurfer's .mgz, .mgh, .annot and .label, written as GIFTI."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import xarray as xr
-from nibabel.freesurfer.io import read_annot, read_label, write_annot
-from nibabel.freesurfer.mghformat import MGHImage
+from nibabel.freesurfer.io import read_annot, read_label
 from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import atomic_path
 from neuroenc.data._build import check_hemi
 from neuroenc.data._images import image_values, open_image
 
@@ -50,12 +47,11 @@ def read_surface(files: Any) -> xr.DataArray:
     Examples
     --------
     >>> import tempfile
-    >>> from neuroenc.data import make_responses
-    >>> r = make_responses([[1.0, 2.0]], stimulus=["a"], vertex=[3, 0], hemi=["L", "R"])[0]
+    >>> left = to_gifti([1.0, 2.0], [3, 0], ["L", "L"], n_vertices=4, fill=0)["L"]
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     files = write_surface(r, folder + "/beta.mgz", n_vertices=4, fill=0)
-    ...     read_surface(files).values.tolist()
-    [0.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0]
+    ...     left.to_filename(folder + "/r.func.gii")
+    ...     read_surface(folder + "/r.func.gii").values.tolist()
+    [2.0, 0.0, 0.0, 1.0]
     """
     if isinstance(files, (str, os.PathLike)):
         files = [files]
@@ -130,108 +126,6 @@ def _told(path: Path, read: Any) -> Any:
         raise DataError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: {error}.") from error
 
 
-def write_surface(
-    values: xr.DataArray,
-    path: str | os.PathLike[str],
-    *,
-    n_vertices: int | Sequence[int] = 163842,
-    fill: float = np.nan,
-) -> dict[str, Path]:
-    """Write vertices' values, one file per hemisphere: ``folder/name.mgz`` gives ``lh.name.mgz`` and ``rh.name.mgz``.
-
-    Parameters
-    ----------
-    values : DataArray (voxel,) or (map, voxel)
-        With coordinates ``vertex`` and ``hemi``. For ``.annot`` the coordinate ``roi`` is written (one name per
-        vertex); for ``.label`` the vertices whose value is not 0.
-    path : path
-        Its ending chooses the format: ``.func.gii`` or ``.gii`` (named ``name_hemi-L.func.gii``), ``.mgz``, ``.mgh``,
-        ``.annot``, ``.label``.
-    n_vertices : int or (left, right)
-        Vertices of a hemisphere; 163842 is fsaverage.
-    fill : float
-        Value of vertices that are not given.
-
-    Returns
-    -------
-    dict "L", "R" -> Path
-        Of the hemispheres that occur.
-
-    Raises
-    ------
-    DataError
-        Coordinates are absent, a vertex lies beyond the surface, or two values share one.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from neuroenc.data import make_responses
-    >>> r = make_responses([[1.0, 1.0]], stimulus=["a"], vertex=[3, 0], hemi="L", roi=["V1", "FFA"])[0]
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     files = write_surface(r, folder + "/areas.annot", n_vertices=4)
-    ...     files["L"].name, read_surface(files).roi.values.tolist()
-    ('lh.areas.annot', ['FFA', '', '', 'V1'])
-    """
-    path = Path(path)
-    kind = one_of("ending of a surface file:", path.suffix, _ENDINGS)
-    lost = [c for c in ("vertex", "hemi") if c not in values.coords]
-    if lost or values.dims[-1] != "voxel" or values.ndim > 2:
-        raise DataError(f"values have dims {values.dims} and lack {lost} (expected (voxel,) with vertex and hemi).")
-    sizes = dict(zip("LR", [n_vertices] * 2 if isinstance(n_vertices, int) else n_vertices, strict=True))
-    written: dict[str, Path] = {}
-    for hemi in (h for h in _STRUCTURE if (values["hemi"].values == h).any()):
-        own = values.isel(voxel=np.flatnonzero(values["hemi"].values == hemi))
-        vertex = own["vertex"].values
-        if vertex.min() < 0 or vertex.max() >= sizes[hemi] or np.unique(vertex).size < vertex.size:
-            raise DataError(
-                f"vertices of {hemi} range {vertex.min()}..{vertex.max()} ({np.unique(vertex).size} different of"
-                f" {vertex.size}) on a surface of {sizes[hemi]}. Next step: n_vertices as the surface has them."
-            )
-        if kind == ".gii":
-            stem, _, rest = path.name.partition(".")
-            target = path.with_name(f"{stem}_hemi-{hemi}.{rest}")
-        else:
-            target = path.with_name(f"{'lh' if hemi == 'L' else 'rh'}.{path.name}")
-        with atomic_path(target) as temporary:
-            _write(own, vertex, sizes[hemi], fill, kind, hemi, temporary)
-        written[hemi] = target
-    return written
-
-
-def _write(own: xr.DataArray, vertex: np.ndarray, n: int, fill: float, kind: str, hemi: str, target: Path) -> None:
-    data = np.asarray(own.values)
-    if kind == ".gii":
-        maps: Any = own if own.ndim == 1 else {str(k): own[i] for i, k in enumerate(own[own.dims[0]].values.tolist())}
-        nib.save(to_gifti(maps, vertex, own["hemi"].values, n, fill=fill)[hemi], target)
-    elif kind in (".mgz", ".mgh"):
-        frames = np.full((n, 1, 1, *data.shape[:-1]), fill, dtype=np.float32)
-        frames[vertex] = np.moveaxis(data, -1, 0)[:, None, None]
-        nib.save(MGHImage(frames, np.eye(4)), target)
-    elif kind == ".annot":
-        if "roi" not in own.coords:
-            raise DataError("an .annot file holds region names; values have no coordinate roi.")
-        names = own["roi"].values
-        several = [x for x in names.tolist() if ";" in x]
-        if several:
-            raise DataError(
-                f"{len(several)} vertices lie in several regions, first {several[0]!r}; .annot holds one. "
-                "Next step: keep one name each with assign_coords(roi=...)."
-            )
-        unique = ["unknown", *sorted(set(names.tolist()) - {""})]
-        labels = np.zeros(n, dtype=np.int64)
-        labels[vertex] = [unique.index(x) if x else 0 for x in names.tolist()]
-        # Colours must differ, because the file names regions by them.
-        colours = [[(37 * k) % 256, (101 * k) % 256, k % 256, 0] for k in range(1, len(unique))]
-        table = np.array([[25, 5, 25, 0], *colours], dtype=np.int64)
-        write_annot(target, labels, table, unique, fill_ctab=True)
-    else:
-        if data.ndim != 1:
-            raise DataError(f"a .label file holds one map; values have shape {data.shape}.")
-        keep = data != 0
-        rows = [f"{v} 0.000 0.000 0.000 {float(x):.9g}" for v, x in zip(vertex[keep].tolist(), data[keep].tolist())]
-        target.write_text("\n".join(["#!ascii label", str(len(rows)), *rows]) + "\n", encoding="utf-8")
-
-
 def to_gifti(
     values: Any, vertex: Any = None, hemi: Any = None, n_vertices: int = 10242, *, fill: float = np.nan, name: str = ""
 ) -> dict[str, GiftiImage]:
@@ -239,8 +133,7 @@ def to_gifti(
 
     Parameters
     ----------
-    values : DataArray (voxel,) with coordinates vertex and hemi, array (voxel,), or mapping name -> either
-        Several named maps become several data arrays of one file.
+    values : DataArray (voxel,) with coordinates vertex and hemi, or array (voxel,)
     vertex : int array (voxel,), optional
         Vertex within the hemisphere; by default the coordinate.
     hemi : sequence of {"L", "R"} (voxel,), optional
@@ -249,7 +142,7 @@ def to_gifti(
     fill : float
         Value of the other vertices.
     name : str
-        Name of a single map; by default the DataArray's.
+        By default the DataArray's.
 
     Returns
     -------
@@ -267,29 +160,19 @@ def to_gifti(
     >>> maps["L"].darrays[0].data.tolist(), maps["R"].meta["AnatomicalStructurePrimary"]
     ([0.0, 0.0, 0.0, 0.5], 'CortexRight')
     """
-    if isinstance(values, Mapping):
-        maps = {str(k): v for k, v in (values.data_vars if isinstance(values, xr.Dataset) else values).items()}
-    else:
-        maps = {name or str(getattr(values, "name", None) or "values"): values}
-    for title, array in maps.items():
-        if isinstance(array, xr.DataArray):
-            for label, given in (("vertex", vertex), ("hemi", hemi)):
-                own = array[label].values if label in array.coords else None
-                if own is not None and given is not None and not np.array_equal(own, np.asarray(given)):
-                    raise DataError(
-                        f"map {title!r} has another {label} than the maps before it. "
-                        "Next step: maps of the same vertices, in one order."
-                    )
-            vertex = array["vertex"].values if vertex is None and "vertex" in array.coords else vertex
-            hemi = array["hemi"].values if hemi is None and "hemi" in array.coords else hemi
+    if isinstance(values, xr.DataArray):
+        vertex = values["vertex"].values if vertex is None and "vertex" in values.coords else vertex
+        hemi = values["hemi"].values if hemi is None and "hemi" in values.coords else hemi
     if vertex is None or hemi is None:
         raise DataError(
             "values carry no vertex and hemi. Next step: to_gifti(values, vertex, hemi), or unmask for voxels of "
             "a volume."
         )
-    vertices, hemis = np.asarray(vertex), np.asarray(hemi).astype(str)
+    data, vertices, hemis = np.asarray(values), np.asarray(vertex), np.asarray(hemi).astype(str)
     if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
         raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text.")
+    if data.shape != vertices.shape:
+        raise DataError(f"values have shape {data.shape} (expected {vertices.shape}, one a vertex).")
     check_hemi(hemis)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
@@ -298,19 +181,15 @@ def to_gifti(
             f"Next step: n_vertices={' or '.join(fits[:2]) or 'that of the surface'}; vertices count from 0 in "
             "each hemisphere."
         )
+    about = GiftiMetaData({"Name": name or str(getattr(values, "name", None) or "values")})
+    kind: Any = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
     images: dict[str, GiftiImage] = {}
     for side in (x for x in _STRUCTURE if (hemis == x).any()):
         here = hemis == side
         if shared := int(here.sum() - np.unique(vertices[here]).size):
             raise DataError(f"{shared} values share a vertex of hemisphere {side}.")
-        image = GiftiImage(meta=GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[side]}))
-        for title, array in maps.items():
-            data = np.asarray(array)
-            if data.shape != vertices.shape:
-                raise DataError(f"map {title!r} has shape {data.shape} (expected {vertices.shape}, one a vertex).")
-            surface = np.full(n_vertices, fill, dtype=np.float32)
-            surface[vertices[here]] = data[here]
-            kind: Any = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
-            image.add_gifti_data_array(GiftiDataArray(surface, meta=GiftiMetaData({"Name": title}), **kind))
-        images[side] = image
+        surface = np.full(n_vertices, fill, dtype=np.float32)
+        surface[vertices[here]] = data[here]
+        meta = GiftiMetaData({"AnatomicalStructurePrimary": _STRUCTURE[side]})
+        images[side] = GiftiImage(meta=meta, darrays=[GiftiDataArray(surface, meta=about, **kind)])
     return images

@@ -238,77 +238,47 @@ def seconds(image: Any) -> float | None:
     return found if SHORTEST <= found <= LONGEST else None
 
 
-def _where(values: Any, like: Any, ijk: Any, affine: Any, shape: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Indices, affine and volume shape, from the values themselves, then ``like``, then the arguments."""
-    given = affine
-    for source in (values, like):
-        if isinstance(source, Masked):
-            source = source.responses(np.zeros((1, len(source.ijk))), stimulus=["-"])
-        if isinstance(source, (xr.DataArray, xr.Dataset)):
-            if source is like and isinstance(values, xr.DataArray) and {"voxel"} <= {*values.coords} & {*source.coords}:
-                here, there = values["voxel"].values, source["voxel"].values
-                if not np.array_equal(here, there):
-                    raise DataError(
-                        f"values have {here.size} voxels and 'like' has {there.size}, with other ids. "
-                        "Next step: like.sel(voxel=values.voxel)."
-                    )
-            own_affine, own_shape = source.attrs.get("affine"), source.attrs.get("volume_shape")
-            if all(x in source.coords for x in "ijk"):
-                own = np.stack([source[x].values for x in "ijk"], axis=1)
-                if ijk is not None and not np.array_equal(own, np.asarray(ijk)):
-                    raise DataError(
-                        "values and 'like' have other i, j, k. "
-                        "Next step: leave like out, or drop i, j, k of the values."
-                    )
-                ijk = own
-        elif source is like and source is not None:
-            image = open_image(source, "like")
-            own_affine, own_shape = image.affine, image.shape[:3]
-        else:
-            continue
-        if own_affine is not None and affine is not None:
-            names = ("affine=" if given is not None else "the values", "'like'" if source is like else "the values")
-            check_affine(affine, np.asarray(own_affine, dtype=float), names=names)
-        if own_shape is not None and shape is not None and tuple(shape) != tuple(own_shape):
-            raise DataError(f"values lie in a volume of {tuple(shape)}, 'like' in one of {tuple(own_shape)}.")
-        affine = own_affine if affine is None else affine
-        shape = own_shape if shape is None else shape
-    missing = [n for n, x in (("i, j, k", ijk), ("affine", affine), ("volume_shape", shape)) if x is None]
-    if missing:
-        raise DataError(
-            f"cannot place the voxels: no {' and no '.join(missing)}. "
-            "Next step: unmask(values, like=responses), where responses carry i, j, k, attrs['affine'] and "
-            "attrs['volume_shape']."
-        )
-    return np.asarray(ijk), *check_place(affine, shape)
+def _where(values: Any, like: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Indices (voxel, 3), affine and volume shape as the values carry them, and where they do not, ``like``."""
+    both = [x for x in (values, like) if isinstance(x, (xr.DataArray, xr.Dataset))]
+    if len(both) == 2 and all("voxel" in x.coords for x in both):
+        here, there = (x["voxel"].values for x in both)
+        if not np.array_equal(here, there):
+            raise DataError(
+                f"values have {here.size} voxels and 'like' has {there.size}, with other ids. "
+                "Next step: like.sel(voxel=values.voxel)."
+            )
+    known: dict[str, list[Any]] = {"i, j, k": [], "affine": [], "volume_shape": []}
+    for source in both:
+        if all(x in source.coords for x in "ijk"):
+            known["i, j, k"].append(np.stack([source[x].values for x in "ijk"], axis=1))
+        for name in ("affine", "volume_shape"):
+            known[name] += [np.asarray(source.attrs[name])] if source.attrs.get(name) is not None else []
+    for name, found in known.items():
+        if not found:
+            raise DataError(
+                f"cannot place the voxels: no {name}. Next step: unmask(values, like=responses), where responses carry "
+                "i, j, k, attrs['affine'] and attrs['volume_shape']."
+            )
+        if name == "affine":
+            check_affine(found[0], found[-1], names=("the values", "'like'"))
+        elif not np.array_equal(found[0], found[-1]):
+            raise DataError(f"values and 'like' have other {name}. Next step: leave like out, or drop the values' own.")
+    return known["i, j, k"][0], *check_place(known["affine"][0], known["volume_shape"][0])
 
 
-def unmask(
-    values: Any,
-    like: Any = None,
-    *,
-    ijk: Any = None,
-    affine: Any = None,
-    volume_shape: Sequence[int] | None = None,
-    fill: float = np.nan,
-    dtype: Any = np.float32,
-) -> Nifti1Image:
+def unmask(values: Any, like: Any = None, *, dtype: Any = np.float32) -> Nifti1Image:
     """Put values back into their volume: ``image[i_v, j_v, k_v] = values[v]``.
 
     Parameters
     ----------
     values : DataArray with dimension voxel, or array (voxel,) or (n, voxel)
         A second dimension becomes the image's fourth.
-    like : DataArray, Dataset, Masked, or nibabel image or path, optional
+    like : DataArray or Dataset, optional
         Where i, j, k, affine and shape come from when ``values`` do not carry them (scores, after
         arithmetic); voxel ids must agree.
-    ijk : int array (voxel, 3), optional
-    affine : array (4, 4), optional
-    volume_shape : three ints, optional
-    fill : float
-        Value outside (0 where ``dtype`` is an integer type and ``fill`` is NaN).
     dtype : numpy dtype
-        float32, or an integer type for label maps.
+        float32, NaN outside; or an integer type for label maps, 0 outside.
 
     Returns
     -------
@@ -324,7 +294,7 @@ def unmask(
     >>> from neuroenc.data import make_responses
     >>> import numpy as np
     >>> r = make_responses([[7.0]], stimulus=["a"], ijk=[[0, 1, 0]], affine=np.eye(4), volume_shape=(1, 2, 1))
-    >>> unmask(r[0], fill=0).get_fdata().ravel().tolist()
+    >>> unmask(r[0], dtype="int16").get_fdata().ravel().tolist()
     [0.0, 7.0]
     """
     if isinstance(values, xr.DataArray):
@@ -335,8 +305,8 @@ def unmask(
         data = np.asarray(values)
     if data.dtype.kind not in "fiub":
         raise DataError(f"values have dtype {data.dtype}; legal are real numbers.")
-    index, matrix, shape = _where(values, like, ijk, affine, volume_shape)
-    if data.ndim not in (1, 2) or data.shape[-1:] != (len(index),) or index.shape != (len(index), 3):
+    index, matrix, shape = _where(values, like)
+    if data.ndim not in (1, 2) or data.shape[-1:] != (len(index),):
         raise DataError(f"values have shape {data.shape} but there are {len(index)} voxel places.")
     if index.dtype.kind not in "iu":
         if index.dtype.kind != "f" or not np.array_equal(index, np.round(index)):
@@ -351,14 +321,13 @@ def unmask(
         )
     kind = np.dtype(dtype)
     if kind.kind in "iu":
-        fill = 0 if np.isnan(fill) else fill
         limits = np.iinfo(kind)
         if not np.isfinite(data).all() or (data != np.round(data)).any():
             raise DataError(f"values are not whole numbers, so {kind} cannot hold them. Next step: dtype='float32'.")
         # As Python integers: a float32 limit would round up and let 2**31 into int32.
         if data.size and (int(data.min()) < limits.min or int(data.max()) > limits.max):
             raise DataError(f"values {data.min()}..{data.max()} do not fit {kind} ({limits.min}..{limits.max}).")
-    volume = np.full((*shape, *data.shape[:-1]), fill, dtype=kind)
+    volume = np.full((*shape, *data.shape[:-1]), 0 if kind.kind in "iu" else np.nan, dtype=kind)
     volume[tuple(index.T)] = data.T
     image = Nifti1Image(volume, matrix, dtype=kind)
     image.header.set_xyzt_units("mm")

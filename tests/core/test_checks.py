@@ -97,7 +97,7 @@ REFUSED = {
     "folds in text": lambda: data.folds(RESPONSES, n_splits="5"),
     "ddof below 0": lambda: data.zscore(RESPONSES, ddof=-1),
     "responses too large to square": lambda: data.zscore(RESPONSES.astype("f8") * 1e300),
-    "complex maps": lambda: data.unmask(np.ones(1) * 1j, ijk=[[0, 0, 0]], affine=np.eye(4), volume_shape=(1, 1, 1)),
+    "complex maps": lambda: data.unmask(np.ones(1) * 1j),
     "voxels of one id": lambda: captions.project(
         xr.DataArray(np.eye(3), dims=("feature", "voxel"), coords={"voxel": [0, 0, 1]}), VECTORS, progress=False
     ),

@@ -26,15 +26,12 @@ def nsd(root, subject, **options):
 @pytest.mark.parametrize("subject", [1, 2, 3])
 def test_counts_are_those_planted(tree, subject):
     root, planted = tree
-    table = data.nsd_rois(root, subject)
     extra = planted[subject - 1].extra
-    for file, labels in extra["labels"].items():
-        own = table[table.file == file].set_index("label").n_voxels
-        for number in extra["tables"][file]:
-            assert own[number] == int((labels == number).sum())
     found = nsd(root, subject, voxels="brain", rois="all").responses
-    for name in ("FFA-1", "V2d", "nsdgeneral", "lateral", "HCP_MMP1:parcel7"):
-        assert int(data.in_roi(found, name).sum()) == int(table.set_index("name").n_voxels[name])
+    for file, name in (("floc-faces", "FFA-1"), ("prf-visualrois", "V2d"), ("streams", "lateral"), ("HCP_MMP1", "7")):
+        number = {v: k for k, v in extra["tables"][file].items()}[f"parcel{name}" if name == "7" else name]
+        known = f"HCP_MMP1:parcel{name}" if name == "7" else name
+        assert int(data.in_roi(found, known).sum()) == int((extra["labels"][file] == number).sum())
     assert not [n for n in data.roi_names(nsd(root, subject).responses) if n.startswith("HCP")]
 
 

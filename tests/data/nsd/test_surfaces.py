@@ -81,67 +81,63 @@ def test_transforms_refuse_what_does_not_fit(tree, own):
         data.nsd_to_surface(nsd(tree[0], 1, space="fsaverage").responses[0], tree[0], 1)
 
 
-@pytest.fixture
-def surface():
-    rng = np.random.default_rng(0)
-    hemi = np.array(["L"] * 6 + ["R"] * 5)
-    vertex = np.concatenate([rng.permutation(10)[:6], rng.permutation(12)[:5]])
-    coords = {
-        "voxel": np.arange(11),
-        "vertex": ("voxel", vertex),
-        "hemi": ("voxel", hemi),
-        "map": ["a", "b"],
-        "roi": ("voxel", rng.choice(["V1", "FFA", ""], 11)),
-    }
-    values = rng.standard_normal((2, 11)).astype("float32")
-    return xr.DataArray(values, dims=("map", "voxel"), coords=coords)
+def save(values, path, hemi):
+    """Write one hemisphere's values (map, vertex) as programs of the field do."""
+    if path.suffix == ".gii":
+        kind = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
+        arrays = [
+            nib.gifti.GiftiDataArray(v, meta=nib.gifti.GiftiMetaData({"Name": n}), **kind)
+            for v, n in zip(values, ("a", "b"))
+        ]
+        nib.save(
+            nib.gifti.GiftiImage(
+                meta=nib.gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{hemi}"}), darrays=arrays
+            ),
+            path,
+        )
+    else:
+        frames = values.T.reshape(-1, 1, 1, *[len(values)][: len(values) > 1])
+        nib.save(nib.freesurfer.MGHImage(frames, np.eye(4)), path)
 
 
 @pytest.mark.parametrize("name", ["x.mgz", "x.mgh", "x.func.gii", "x.gii"])
-def test_maps_come_back(surface, tmp_path, name):
-    files = data.write_surface(surface, tmp_path / name, n_vertices=(10, 12))
+def test_maps_come_back(tmp_path, name):
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((2, n)).astype("float32") for n in (10, 12))
+    files = [tmp_path / f"{side}.{name}" for side in ("rh", "lh")]
+    save(right, files[0], "Right")
+    save(left, files[1], "Left")
     back = data.read_surface(files)
-    assert dict(back.sizes) == {"map": 2, "voxel": 22}
-    flat = surface.vertex.values + 10 * (surface.hemi.values == "R")
-    np.testing.assert_array_equal(back.values[:, flat], surface.values)
-    rest = np.setdiff1d(np.arange(22), flat)
-    assert np.isnan(back.values[:, rest]).all()
-    assert data.read_surface(list(files.values())).equals(back)
-    one = data.read_surface(data.write_surface(surface[0], tmp_path / f"one-{name}", n_vertices=(10, 12))["R"])
+    np.testing.assert_array_equal(back.values, np.concatenate([left, right], axis=1))
+    assert back.hemi.values.tolist() == ["L"] * 10 + ["R"] * 12
+    np.testing.assert_array_equal(back.vertex.values, [*range(10), *range(12)])
+    assert data.read_surface({"R": files[0], "L": files[1]}).equals(back)
+    save(right[:1], files[0], "Right")
+    one = data.read_surface(files[0])
     assert one.dims == ("voxel",)
     assert set(one.hemi.values) == {"R"}
+    with pytest.raises(DataError, match="both need the same"):
+        data.read_surface(files)
     if name.endswith("gii"):
         assert back["map"].values.tolist() == ["a", "b"]
-        image = nib.load(files["L"])
-        np.testing.assert_array_equal(image.darrays[1].data[surface.vertex.values[:6]], surface.values[1, :6])
-    else:
-        np.testing.assert_array_equal(
-            nib.load(files["L"]).get_fdata()[surface.vertex.values[:6], 0, 0, 1].astype("float32"),
-            surface.values[1, :6],
-        )
 
 
-def test_annotations_and_labels_come_back(surface, tmp_path):
-    files = data.write_surface(surface[0], tmp_path / "areas.annot", n_vertices=(10, 12))
-    back = data.read_surface(files)
-    flat = surface.vertex.values + 10 * (surface.hemi.values == "R")
-    assert back.roi.values[flat].tolist() == surface.roi.values.tolist()
-    labels, _, names = nib.freesurfer.read_annot(files["R"])
-    assert names[labels[surface.vertex.values[6]]].decode() in (surface.roi.values[6], "unknown")
-    files = data.write_surface(surface[0], tmp_path / "part.label", n_vertices=(10, 12))
-    listed = data.read_surface(files)
-    assert listed.vertex.values.tolist() == surface.vertex.values.tolist()
-    np.testing.assert_allclose(listed.values, surface.values[0], rtol=1e-6)
-    assert nib.freesurfer.read_label(files["L"]).tolist() == surface.vertex.values[:6].tolist()
+def test_annotations_and_labels_come_back(tmp_path):
+    names, colours = ["unknown", "FFA", "V1"], np.array([[25, 5, 25, 0, 0], [9, 8, 7, 0, 0], [1, 2, 3, 0, 0]])
+    labels = np.array([0, 1, 1, 2, 0, 2])
+    nib.freesurfer.write_annot(tmp_path / "lh.areas.annot", labels, colours, names, fill_ctab=True)
+    back = data.read_surface(tmp_path / "lh.areas.annot")
+    assert back.roi.values.tolist() == ["", "FFA", "FFA", "V1", "", "V1"]
+    (tmp_path / "rh.part.label").write_text("#!ascii label\n2\n4 0.0 0.0 0.0 1.5\n1 0.0 0.0 0.0 -2\n")
+    listed = data.read_surface(tmp_path / "rh.part.label")
+    assert listed.vertex.values.tolist() == [4, 1]
+    assert listed.values.tolist() == [1.5, -2.0]
+    assert set(listed.hemi.values) == {"R"}
 
 
-def test_surface_mistakes(surface, tmp_path):
-    with pytest.raises(DataError, match=r"n_vertices as the surface has them"):
-        data.write_surface(surface[0], tmp_path / "x.mgz", n_vertices=5)
+def test_surface_mistakes(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean '.mgz' or '.mgh'"):
-        data.write_surface(surface[0], tmp_path / "x.mgx")
-    with pytest.raises(DataError, match="several regions"):
-        data.write_surface(surface[0].assign_coords(roi=("voxel", ["V1;V2"] * 11)), tmp_path / "x.annot")
+        data.read_surface(tmp_path / "lh.x.mgx")
     (tmp_path / "x.mgz").write_bytes(b"no image")
     with pytest.raises(DataError, match="does not tell its hemisphere"):
         data.read_surface(tmp_path / "x.mgz")

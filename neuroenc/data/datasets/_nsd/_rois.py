@@ -261,41 +261,6 @@ def nsd_mask(
     return flat.reshape(layout.shape) if layout.kind == "volume" else flat
 
 
-def nsd_rois(
-    root: str | os.PathLike[str], subject: int | str, *, space: str = "func1pt8mm", betas: str = "b3"
-) -> pd.DataFrame:
-    """Table of all regions of a subject with their sizes.
-
-    Parameters
-    ----------
-    root, subject, space, betas
-        As for `nsd_mask`.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``name, file, label, n_voxels``; unions and category recipes have ``label`` 0.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from neuroenc.data.simulate import nsd_tree
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = nsd_tree(folder, n_subjects=1)
-    ...     table = nsd_rois(folder, 1)
-    >>> table[table.file == "floc-places"].name.tolist()
-    ['OPA', 'PPA', 'RSC']
-    """
-    regions = Regions(Layout.open(root, subject, space, betas))
-    rows = []
-    for file in regions.files():
-        values = regions.labels(file)
-        rows += [(name, file, n, int(np.sum(values == n))) for n, name in regions.table(file).items()]
-    known = {r[0] for r in rows}
-    rows += [(n, "union or recipe", 0, int(m.sum())) for n, m in regions.all_masks().items() if n not in known]
-    return pd.DataFrame(rows, columns=["name", "file", "label", "n_voxels"])
-
-
 def food_path(food: Any) -> str:
     """What provenance says about a food mask."""
     return Path(food).name if isinstance(food, (str, os.PathLike)) else ("array" if food is not None else "")
