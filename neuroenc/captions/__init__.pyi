@@ -77,7 +77,7 @@ from .projection._project import (
     project_folds as project_folds,
     project_weights as project_weights,
 )
-from .projection._state import ProjectionState as ProjectionState, TruncatedState as TruncatedState
+from .projection._state import ProjectionState as ProjectionState
 from .projection._stream import bank_folds as bank_folds, bank_hash as bank_hash
 from .text._parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser
 from .text._phrases import find_phrases as find_phrases, load_spacy as load_spacy, spacy_version as spacy_version

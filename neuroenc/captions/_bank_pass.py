@@ -199,7 +199,7 @@ class BankPass:
         """
         self._still_open()
         mask = None if part is None else as_folds(np.asarray(part)[None], self.bank.n, 0)
-        plan = Plan(temperature, decouple, None, None, None, "softmax")
+        plan = Plan(temperature, decouple, None, None)
         key = (plan, None if mask is None else hash_array(mask))
         group = self._groups.setdefault(key, Projections(plan, mask, self.bank))
         number = group.add(Job(coef, intercept, renormalise, features_normalised, None))

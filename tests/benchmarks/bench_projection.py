@@ -118,7 +118,7 @@ def compare(args):
     )
     for backend in args.backends:
         device = None if backend == "numpy" else "cpu"
-        options = {"device": device, "top_k": args.top_k, "max_memory": args.budget, "progress": False}
+        options = {"device": device, "max_memory": args.budget, "progress": False}
         project(coef[:, :64], as_bank(path).part(0, 2000), **options)  # warm up
         ratios, busy, alone, ours = [], [], [], []
         peak_reset()
@@ -202,7 +202,6 @@ if __name__ == "__main__":
     parser.add_argument("--piece", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--top-k", type=int, default=None)
     parser.add_argument("--budget", default="1500MB")
     parser.add_argument("--folder", default="/tmp")
     parser.add_argument("--backends", nargs="+", default=["numpy", "torch"], choices=["numpy", "torch"])

@@ -85,25 +85,11 @@ class NumpyKernel:
         self.xp.matmul(self._scaled[part], self._unit.T, out=self._tile)
         return self.to_numpy(self.xp.amax(self._tile, 1))
 
-    def near(
-        self, rows: np.ndarray, floor: np.ndarray, most: int | None = None, slack: float = 0.0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Entries (i, j) of the tile's ``rows`` that are at least ``floor``.
-
-        With ``most``, where there are many: those only that are within ``slack`` of the ``most`` largest.
-        """
-        found, limit = self._tile[self.put(rows)], self.put(floor)
-        m = found.shape[1]
-        hits = found >= limit[:, None]
-        if most is not None and m > most and int(hits.sum()) > 4 * most * len(rows):
-            hits = found >= self.xp.maximum(limit, self._largest(found, most) - slack)[:, None]
-        i, j = np.divmod(self.to_numpy(self.xp.argwhere(hits.reshape(-1))).ravel(), m)
+    def near(self, rows: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Entries (i, j) of the tile's ``rows`` that are at least ``floor``."""
+        hits = self._tile[self.put(rows)] >= self.put(floor)[:, None]
+        i, j = np.divmod(self.to_numpy(self.xp.argwhere(hits.reshape(-1))).ravel(), hits.shape[1])
         return rows[i], j
-
-    def _largest(self, found: Any, k: int) -> Any:
-        """The k-th largest entry of each row."""
-        m = found.shape[1]
-        return np.partition(found, m - k, axis=1)[:, m - k]
 
     def _exp(self, reference: np.ndarray) -> Any:
         tile = self._tile
@@ -124,10 +110,6 @@ class NumpyKernel:
 
     def _spread(self, weight: Any) -> np.ndarray:
         return np.einsum("vk,vk->v", self.to_numpy(weight), self.to_numpy(self._tile))
-
-    def mass(self, reference: np.ndarray) -> np.ndarray:
-        """Sums of ``exp(logits - reference)`` of the tile, float64 (b,)."""
-        return self.to_numpy(self._exp(reference).sum(axis=1)).astype(np.float64)
 
 
 class TorchKernel(NumpyKernel):
@@ -160,9 +142,6 @@ class TorchKernel(NumpyKernel):
         if not bool((self.xp.isfinite(norms) & (norms > 0)).all()):
             row_norms(chunk, need_positive=True)
         return raw, norms
-
-    def _largest(self, found: Any, k: int) -> Any:
-        return found.topk(k, dim=1).values[:, -1]
 
     def _spread(self, weight: Any) -> np.ndarray:
         if self.device.type == "cpu":  # torch's row-wise products are slow there

@@ -30,8 +30,6 @@ def project(
     renormalise: bool = True,
     decouple: bool = True,
     features_normalised: bool = True,
-    top_k: int | None = None,
-    weighting: str = "softmax",
     max_memory: str | int | None = None,
     dtype: str | None = None,
     device: str | None = None,
@@ -70,11 +68,6 @@ def project(
     features_normalised : bool
         Whether the encoder was fitted on unit-norm features. Predicted responses are then of unit-norm
         embeddings, else of raw ones.
-    top_k : int, optional
-        Only the k nearest images of each voxel have a weight. What that leaves out is bounded in the same pass
-        (see Returns), and their embeddings are read once more at the end; not for streams.
-    weighting : "softmax" or "uniform"
-        "uniform" (ablation): the plain average of the ``top_k`` nearest images.
     max_memory : str, int or None
         Bytes ("2GB") for running sums and temporaries, beside a few arrays of the size of the weights;
         None is a quarter of the machine's memory.
@@ -97,8 +90,6 @@ def project(
         ``nearest_predicted`` and ``projected_predicted`` (predicted responses, in units of the
         responses), ``bank_direction (feature)`` (mean unit-norm embedding of the bank). attrs:
         temperature, n_images, bank_hash, renormalise, decouple, features_normalised, provenance.
-        With ``top_k`` also ``lost_mass`` (at most that share of the full softmax was left out), ``direction_error``
-        (``|d_i - d_i'|`` to the full projection is at most that; 2: nothing is promised) and ``norm_error``.
         Voxels with zero or NaN weights: NaN and "" and a warning with their number.
 
     Raises
@@ -120,7 +111,7 @@ def project(
     (['0', '1'], [2.0, 3.0])
     """
     job = Job(coef, intercept, renormalise, features_normalised, dtype)
-    group = Projections(Plan(temperature, decouple, dtype, device, top_k, weighting), None, as_bank(bank))
+    group = Projections(Plan(temperature, decouple, dtype, device), None, as_bank(bank))
     group.add(job)
     digest, _ = read_bank(group.bank, [group], max_memory, client=client, desc="project", show=progress)
     return group.dataset(0, digest)
@@ -137,8 +128,6 @@ def project_folds(
     renormalise: bool = True,
     decouple: bool = True,
     features_normalised: bool = True,
-    top_k: int | None = None,
-    weighting: str = "softmax",
     max_memory: str | int | None = None,
     dtype: str | None = None,
     device: str | None = None,
@@ -158,7 +147,7 @@ def project_folds(
         A number of disjoint parts, or which images are in each fold; see :func:`bank_folds`.
     seed : int
         Of the disjoint parts.
-    top_k, weighting, max_memory, dtype, device, client, progress
+    max_memory, dtype, device, client, progress
         As in :func:`project`; sums of all folds count towards ``max_memory``.
 
     Returns
@@ -187,7 +176,7 @@ def project_folds(
     images = as_bank(bank)
     masks = as_folds(folds, images.n, seed)
     job = Job(coef, intercept, renormalise, features_normalised, dtype)
-    group = Projections(Plan(temperature, decouple, dtype, device, top_k, weighting), masks, images)
+    group = Projections(Plan(temperature, decouple, dtype, device), masks, images)
     group.add(job)
     digest, _ = read_bank(images, [group], max_memory, client=client, desc="project", show=progress)
     parts = [group.dataset(0, digest, fold) for fold in range(len(masks))]
@@ -243,8 +232,6 @@ class Job:
             "nearest_predicted": scale * found["nearest_cosine"] * far + bias,
             "projected_predicted": scale * cosine * reach + bias,
         }
-        if plan.top_k is not None:
-            columns |= {name: found[name] for name in ("lost_mass", "direction_error", "norm_error")}
         out = xr.Dataset(coords=self.weights.coef.coords)
         out["embedding"] = (("voxel", "feature"), spread(embedding.astype(self.real), valid))
         for name, value in columns.items():
@@ -264,8 +251,6 @@ class Job:
             "dtype": info["dtype"],
             "device": plan.device or "numpy",
         }
-        if plan.top_k is not None:
-            settings |= {"top_k": int(plan.top_k), "weighting": plan.weighting}
         out.attrs.update(settings)
         out.attrs["provenance"] = provenance(method="softmax projection", **settings)
         return out

@@ -17,7 +17,7 @@ from neuroenc._core.optional import require
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.topk import plan_blocks
 from neuroenc.captions._linear import check_space
-from neuroenc.captions.projection._state import ProjectionState, TruncatedState
+from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.retrieval import Chunk, EmbeddingBank, as_bank
 
 
@@ -90,9 +90,6 @@ def as_folds(folds: Any, n: int | None, seed: int) -> np.ndarray:
     if len(empty):
         raise DataError(f"{len(empty)} of {len(masks)} folds have no image; the first is fold {empty[0]}.")
     return masks
-
-
-State = ProjectionState | TruncatedState
 
 
 class IdCollector:
@@ -170,43 +167,29 @@ def bank_hash(bank: EmbeddingBank, rows: int = 16384) -> str:
 
 
 class Plan(NamedTuple):
-    """How rows are weighed and where that is computed; the first four are those of the states."""
+    """How rows are weighed and where that is computed; the settings of a state."""
 
     temperature: float
     decouple: bool
     dtype: str | None
     device: str | None
-    top_k: int | None
-    weighting: str
-
-    def state(self, unit: np.ndarray) -> State:
-        """A state without rows for unit-norm weights (v, d)."""
-        if self.top_k is None:
-            if self.weighting != "softmax":
-                raise ConfigError(
-                    f"weighting={self.weighting!r} is of the nearest images. Next step: give their number, top_k=."
-                )
-            return ProjectionState(unit, *self[:4])
-        return TruncatedState(unit, self.top_k, *self[:4], self.weighting)
 
     def bytes_per_voxel(self, width: int, folds: int) -> int:
-        """Weights in two precisions, and the sums of each fold (or its list, and the average at the end)."""
-        if self.top_k is None:
-            return 8 * (2 * width + folds * (width + 16))
-        return 8 * (3 * width + folds * (3 * self.top_k + 16) + 6 * self.top_k)
+        """Weights in two precisions, and the sums of each fold."""
+        return 8 * (2 * width + folds * (width + 16))
 
 
 class Scan(NamedTuple):
     """What a pass (or a part of one) found: a state a fold, ids, the hash."""
 
-    states: list[State]
+    states: list[ProjectionState]
     ids: IdCollector
     digest: BankHash
 
     @classmethod
     def begin(cls, unit: np.ndarray, plan: Plan, folds: np.ndarray | None) -> Scan:
         """No rows yet, for unit-norm weights (v, d)."""
-        state, n_folds = plan.state(unit), 1 if folds is None else len(folds)
+        state, n_folds = ProjectionState(unit, *plan), 1 if folds is None else len(folds)
         return cls([state, *(state.fresh() for _ in range(n_folds - 1))], IdCollector(), BankHash())
 
     def blocks(self, folds: np.ndarray | None, budget: int) -> tuple[int, int]:
@@ -226,7 +209,7 @@ class Scan(NamedTuple):
 
     def merge(self, other: Scan) -> Scan:
         """Both parts' rows together."""
-        states = [a.merge(b) for a, b in zip(self.states, other.states, strict=True)]  # type: ignore[arg-type]
+        states = [a.merge(b) for a, b in zip(self.states, other.states, strict=True)]
         ids, digest = IdCollector(), BankHash()
         for part in (self, other):
             ids.merge(part.ids)
@@ -269,8 +252,6 @@ class Projections:
 
     def __init__(self, plan: Plan, folds: np.ndarray | None, bank: EmbeddingBank) -> None:
         self.plan, self.folds, self.bank = plan, folds, bank
-        if plan.top_k is not None:
-            bank.again("top_k reads the nearest images again")
         self.jobs: list[Any] = []
         self._parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(1 if folds is None else len(folds))]
         self._info: list[dict[str, Any]] = []
@@ -317,7 +298,7 @@ class Projections:
     def close(self) -> None:
         states, ids = self._scan.states, self._scan.ids
         for mine, state in zip(self._parts, states, strict=True):
-            mine.append({**state.finish(self.bank), "nearest_image": ids.names(state.nearest)})
+            mine.append({**state.finish(), "nearest_image": ids.names(state.nearest)})
         self._info = [state.info() for state in states]
         del self._scan
 

@@ -31,7 +31,7 @@ def test_resampled_folds_overlap_as_chance_says():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"decouple": False}, {"renormalise": False}, {"device": "cpu"}, {"top_k": 5}, {"max_memory": 40_000}],
+    [{}, {"decouple": False}, {"renormalise": False}, {"device": "cpu"}, {"max_memory": 40_000}],
 )
 def test_each_fold_is_the_projection_of_its_images(rng, drawn, options):
     coef, bank = drawn(rng)
