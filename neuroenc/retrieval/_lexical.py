@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,26 +10,20 @@ import pandas as pd
 
 from neuroenc._core.checks import at_least, check_texts, check_whole, flat_captions, one_of, share
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import atomic_path, read_sealed_folder, seal_folder
 from neuroenc._core.optional import require
 
-METHODS: tuple[str, ...] = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 _STOP_WORDS = ("en", "english", "en_plus", "english_plus")
-_PATTERN = r"(?u)\b\w\w+\b"
-_VERSION = 2
 
 
 class LexicalIndex:
     r"""BM25 index of captions, and of the stimuli that they describe.
 
-    .. math:: s(q, D) = \sum_{t \in q} \mathrm{idf}_t \bigl(\mathrm{tfc}(t, D) - \mathrm{tfc}(t, \emptyset)\bigr),
+    .. math:: s(q, D) = \sum_{t \in q} \mathrm{idf}_t\, \mathrm{tfc}(t, D),
               \qquad \mathrm{idf}_t = \log\Bigl(1 + \frac{N - n_t + 1/2}{n_t + 1/2}\Bigr), \qquad
               \mathrm{tfc} = \frac{f_{tD}}{f_{tD} + k_1 (1 - b + b\, |D| / \overline{|D|})}
 
-    for "lucene", with :math:`f_{tD}` the times word t stands in caption D and :math:`n_t` of N captions that have it; a
-    word that a query has twice counts twice. The other methods are those of Kamphuis et al. A score is relative to a
-    caption without any of the query's words: with "bm25l" and "bm25+" such a one has a score of its own, which is the
-    same for all captions and changes no ranking. So 0 always means that no word is shared that tells captions apart.
+    with :math:`f_{tD}` the times word t (two letters or digits and more) stands in caption D and :math:`n_t` of N
+    captions that have it, as Lucene has it; a word that a query has twice counts twice. 0 means that no word is shared.
 
     Parameters
     ----------
@@ -40,28 +31,21 @@ class LexicalIndex:
         One caption an id, or several (``stimuli.captions``).
     ids : sequence of str, optional
         Equal ones are legal: several captions of one stimulus. Default: the position as text.
-    method : {"lucene", "robertson", "atire", "bm25l", "bm25+"}
     k1 : float
         How soon a repeated word stops adding, above 0.
     b : float
         From 0 (length plays no part) to 1.
-    delta : float
-        Of "bm25l" and "bm25+": what one occurrence is worth in a long caption.
     aggregate : {"best", "sum"}
         The score of an id with several captions is that of its best one, or their sum.
     stop_words : "en", "en_plus", None or iterable of str
         Words that do not count; "en" and "en_plus" are lists of bm25s.
-    stemmer : callable of a word to a word, optional
-        Such as ``snowballstemmer.stemmer("english").stemWord``. It is not saved: :meth:`load` asks for it.
-    token_pattern : str
-        Regular expression of a word, in lower case; by default two letters or digits and more.
 
     Raises
     ------
     DataError
         No captions, something else than text, no word at all, or ids of another number.
     ConfigError
-        An unknown method, aggregate or list of stop words, or k1, b or delta outside their range.
+        An unknown aggregate or list of stop words, or k1 or b outside their range.
 
     References
     ----------
@@ -84,57 +68,36 @@ class LexicalIndex:
         captions: Sequence[str] | Sequence[Sequence[str]],
         ids: Sequence[str] | np.ndarray | None = None,
         *,
-        method: str = "lucene",
         k1: float = 1.5,
         b: float = 0.75,
-        delta: float = 0.5,
         aggregate: str = "best",
         stop_words: str | Iterable[str] | None = "en",
-        stemmer: Callable[[str], str] | None = None,
-        token_pattern: str = _PATTERN,
     ) -> None:
-        one_of("method", method, METHODS)
         one_of("aggregate", aggregate, ("best", "sum"))
         if isinstance(stop_words, str) and stop_words not in _STOP_WORDS:
             raise ConfigError(unknown_name("list of stop words", stop_words, _STOP_WORDS, "Or give a list of words."))
-        try:
-            groups = re.compile(token_pattern).groups
-        except (re.error, TypeError) as error:
-            raise ConfigError(f"token_pattern={token_pattern!r} is not a regular expression: {error}.") from None
-        if groups > 1:
-            raise ConfigError(f"token_pattern={token_pattern!r} has {groups} groups; legal is one at most.")
         texts, names = flat_captions(captions, ids)
-        self.method, self.aggregate, self.stemmer = method, aggregate, stemmer
-        self.k1, self.b, self.delta = at_least("k1", k1, above=True), share("b", b), at_least("delta", delta)
+        self.aggregate, self.k1, self.b = aggregate, at_least("k1", k1, above=True), share("b", b)
         self.stop_words = stop_words if stop_words is None or isinstance(stop_words, str) else sorted(set(stop_words))
-        self.token_pattern = token_pattern
         found = self._tokens(texts)
         if not any(found):
             raise DataError(f"none of {len(texts)} captions has a word that counts; the first is {texts[0]!r}.")
         # In order of appearance: bm25s would number words in the order of a set, which differs between runs.
         vocabulary = {word: i for i, word in enumerate(dict.fromkeys(w for words in found for w in words))}
-        engine = require("bm25s", "language").BM25(method=method, k1=self.k1, b=self.b, delta=self.delta)
+        engine = require("bm25s", "language").BM25(method="lucene", k1=self.k1, b=self.b)
         numbered = [[vocabulary[w] for w in words] for words in found]
         engine.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         owner, different = pd.factorize(np.array(names, dtype=object))
-        self._set(engine, np.asarray(different, dtype=str), owner)
-
-    def _set(self, engine: Any, ids: np.ndarray, owner: np.ndarray) -> None:
-        self._engine, self.ids, self._owner = engine, ids, owner
+        self._engine, self.ids, self.n_captions = engine, np.asarray(different, dtype=str), len(owner)
         # Captions of one id side by side, so that they are added up without a loop.
         self._order = np.argsort(owner, kind="stable")
-        self._first = np.searchsorted(owner[self._order], np.arange(len(ids)))
+        self._first = np.searchsorted(owner[self._order], np.arange(len(self.ids)))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"LexicalIndex(n={len(self)}, captions={self.n_captions}, method={self.method!r})"
-
-    @property
-    def n_captions(self) -> int:
-        """Captions of all ids."""
-        return len(self._owner)
+        return f"LexicalIndex(n={len(self)}, captions={self.n_captions})"
 
     def names(self, indices: Any) -> np.ndarray:
         """Ids (same shape, str) of row numbers."""
@@ -188,9 +151,6 @@ class LexicalIndex:
         if not known:
             return np.zeros(len(self), np.float32)
         each = self._engine.get_scores_from_ids(known)
-        without = self._engine.nonoccurrence_array
-        if without is not None:
-            each = each - without[np.asarray(known)].sum()
         if len(self) == self.n_captions:
             return each
         reduce = np.maximum if self.aggregate == "best" else np.add
@@ -199,53 +159,8 @@ class LexicalIndex:
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         found: list[list[str]] = require("bm25s", "language").tokenize(
             texts,
-            token_pattern=self.token_pattern,
             stopwords=[] if self.stop_words is None else self.stop_words,
             return_ids=False,
             show_progress=False,
         )
-        if self.stemmer is None:
-            return found
-        stems = {word: str(self.stemmer(word)) for word in dict.fromkeys(w for words in found for w in words)}
-        return [[stems[w] for w in words] for words in found]
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the index as a folder of arrays and JSON; bm25s itself can read what lies under ``bm25s``."""
-        with atomic_path(folder, directory=True) as temporary:
-            self._engine.save(temporary / "bm25s", show_progress=False)
-            np.save(temporary / "ids.npy", self.ids, allow_pickle=False)
-            np.save(temporary / "owner.npy", self._owner, allow_pickle=False)
-            record = {"kind": "lexical index", "version": _VERSION, "ids": len(self), "captions": self.n_captions}
-            settings = {"aggregate": self.aggregate, "stop_words": self.stop_words, "token_pattern": self.token_pattern}
-            seal_folder(temporary, "index.json", {**record, **settings, "stemmed": self.stemmer is not None})
-        return Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, stemmer: Callable[[str], str] | None = None) -> LexicalIndex:
-        """Read an index.
-
-        Parameters
-        ----------
-        folder : path
-        stemmer : callable, optional
-            The one that it was built with.
-
-        Raises
-        ------
-        DataError
-            There is no such index, or a file of it was changed.
-        ConfigError
-            It was built with a stemmer and none is given, or the other way round.
-        """
-        path = Path(folder)
-        record = read_sealed_folder(path, "index.json", "lexical index", "lexical index", _VERSION)
-        if record["stemmed"] != (stemmer is not None):
-            how = "with a stemmer: pass the same one" if record["stemmed"] else "without a stemmer: leave it out"
-            raise ConfigError(f"{path} was built {how} (stemmer=...).")
-        index = cls.__new__(cls)
-        engine = require("bm25s", "language").BM25.load(path / "bm25s", load_corpus=False)
-        index.method, index.k1, index.b, index.delta = engine.method, engine.k1, engine.b, engine.delta
-        index.aggregate, index.stop_words, index.stemmer = record["aggregate"], record["stop_words"], stemmer
-        index.token_pattern = record["token_pattern"]
-        index._set(engine, *(np.load(path / f"{name}.npy", allow_pickle=False) for name in ("ids", "owner")))
-        return index
+        return found

@@ -10,11 +10,9 @@ order; an FM-index gives it symbol by symbol, and costs a wavelet tree's worth o
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +20,9 @@ import pandas as pd
 
 from neuroenc._core.checks import check_ids
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import atomic_path, hash_array, read_sealed_folder, seal_folder
 
 # Numbers inside the index: borders of captions, then the caller's tokens.
 _END, _START, _SHIFT = 0, 1, 2
-_ARRAYS = ("text", "suffixes", "starts", "ids")
-_VERSION = 2
 
 
 class Successors(NamedTuple):
@@ -78,7 +73,7 @@ class NGramIndex:
         if wrong:
             raise DataError(
                 f"{len(wrong)} of {len(given)} captions are not whole-number tokens; the first is number "
-                f"{wrong[0][0]}, of {wrong[0][1].dtype}. Next step: NGramIndex.from_texts for texts."
+                f"{wrong[0][0]}, of {wrong[0][1].dtype}. Next step: the numbers that a tokenizer gives."
             )
         rows = [row.astype(np.int64) for row in given]
         if not rows:
@@ -93,22 +88,13 @@ class NGramIndex:
         inside = np.ones(len(text), dtype=bool)
         inside[starts[:-1]] = inside[starts[1:] - 1] = False
         text[inside] = flat + _SHIFT
-        names = np.array(check_ids(ids, len(rows), "captions"))
-        small = np.uint16 if text.max() < 2**16 else np.uint32
-        self._set(text.astype(small), _suffix_array(text, starts), starts, names)
-
-    def _set(self, text: np.ndarray, suffixes: np.ndarray, starts: np.ndarray, ids: np.ndarray) -> None:
-        self._text, self._suffixes, self._starts, self.ids = text, suffixes, starts, ids
+        #: Id of each caption.
+        self.ids = np.array(check_ids(ids, len(rows), "captions"))
+        self._text = text.astype(np.uint16 if text.max() < 2**16 else np.uint32)
+        self._suffixes, self._starts = _suffix_array(text, starts), starts
         self._first = np.concatenate([[0], np.cumsum(np.bincount(text))])
         self._lookup: Callable[[tuple[int, ...]], tuple[int, int]] = lru_cache(65_536)(self._range)
         self._following: Callable[[tuple[int, ...]], Successors] = lru_cache(65_536)(self._successors)
-
-    @classmethod
-    def from_texts(
-        cls, texts: Sequence[str], tokenise: Callable[[str], Sequence[int]], ids: Sequence[str] | None = None
-    ) -> NGramIndex:
-        """Index of ``tokenise(text)`` for each of ``texts``."""
-        return cls([tokenise(t) for t in texts], ids)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -130,11 +116,6 @@ class NGramIndex:
     def longest(self) -> int:
         """Tokens of the longest caption."""
         return int(np.diff(self._starts).max()) - 2
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the index, ids left out."""
-        return sum(a.nbytes for a in (self._text, self._suffixes, self._starts))
 
     def count(self, ngram: Sequence[int], *, start: bool = False, end: bool = False) -> int:
         """Occurrences of a phrase; with ``start`` or ``end``, those that begin or end their caption.
@@ -254,32 +235,6 @@ class NGramIndex:
         tokens, counts = column[edges].astype(np.int64), np.diff(edges, append=len(column))
         over = tokens == _END
         return Successors(tokens[~over] - _SHIFT, counts[~over], int(counts[over].sum()))
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the index as a folder of arrays."""
-        with atomic_path(folder, directory=True) as temporary:
-            arrays = dict(zip(_ARRAYS, (self._text, self._suffixes, self._starts, self.ids), strict=True))
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            record = {"kind": "n-gram index", "version": _VERSION, "captions": len(self), "tokens": self.n_tokens}
-            seal_folder(temporary, "index.json", {**record, "text_hash": hash_array(self._text)})
-        return Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, in_memory: bool = False) -> NGramIndex:
-        """Read an index; its arrays stay on disk unless ``in_memory``.
-
-        Raises
-        ------
-        DataError
-            There is no such index, or a file of it was changed.
-        """
-        path = Path(folder)
-        read_sealed_folder(path, "index.json", "n-gram index", "n-gram index", _VERSION)
-        index = cls.__new__(cls)
-        mode: Any = None if in_memory else "r"
-        index._set(*(np.load(path / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS))
-        return index
 
 
 def _suffix_array(text: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -92,15 +92,7 @@ class NGramScorer:
 
     with weights of :func:`ngram_weight`. K(d) are the n-grams that the document holds, each counted once, taken in
     descending weight (the longer first where equal); C are the tokens of those taken before. Documents are found by
-    n-grams that occur at most ``open_count`` times; the best ``candidates`` of them are then scored by all. Of unigram
-    scores, the ``top_unigrams`` best add their weight (with alpha = 1, as released) to documents that hold them in
-    words not taken yet.
-
-    With ``overlap=False``, as in the released code, an n-gram counts only where it stands in words that no n-gram
-    before it has taken. In a corpus of thousands of captions, where counts cannot tell a long n-gram from a rare word,
-    a caption then finds others before itself: among 5,000 images of COCO, 80 captions of the corpus found their image
-    first in .30 of cases, with overlap in all; 100 captions outside it found theirs among the first ten in .61, with
-    overlap in .55.
+    n-grams that occur at most ``open_count`` times; the best ``candidates`` of them are then scored by all.
 
     A document is all captions of the index with one id: captions of an image, or of a category. Long documents hold
     more n-grams; with ``relative`` what an n-gram adds is multiplied by its frequency in the document over its
@@ -117,11 +109,9 @@ class NGramScorer:
     open_count : int, optional
         None: every n-gram opens documents.
     candidates : int
-    overlap : bool
     relative : bool
     frequency : bool
         False: weights are those of the language model alone, :math:`(\log P(n \mid q) - \min \log P + 0.1)^\alpha`.
-    top_unigrams : int
 
     Raises
     ------
@@ -149,28 +139,21 @@ class NGramScorer:
         smoothing: float = 5.0,
         open_count: int | None = 1500,
         candidates: int = 500,
-        overlap: bool = True,
         relative: bool = False,
         frequency: bool = True,
-        top_unigrams: int = 1000,
     ) -> None:
         if not isinstance(index, NGramIndex):
             raise DataError(f"index is a {type(index).__name__}; legal is a neuroenc.retrieval.NGramIndex.")
         self.index, self.alpha, self.beta = index, at_least("alpha", alpha, above=True), share("beta", beta)
         self.smoothing = at_least("smoothing", smoothing)
         self.open_count = None if open_count is None else check_whole("open_count", open_count)
-        self.candidates, self.top_unigrams = (
-            check_whole("candidates", candidates),
-            check_whole("top_unigrams", top_unigrams),
-        )
-        self.overlap, self.relative, self.frequency = bool(overlap), bool(relative), bool(frequency)
+        self.candidates = check_whole("candidates", candidates)
+        self.relative, self.frequency = bool(relative), bool(frequency)
         self._of, names = pd.factorize(np.asarray(index.ids, dtype=object))
         #: Ids of the documents, in the order of the corpus.
         self.documents: np.ndarray = np.asarray(names, dtype=str)
-        lengths = np.diff(index._starts)
-        self._length = np.maximum(1, np.bincount(self._of, lengths - 2, minlength=len(names)))
-        #: Document of each place in the text.
-        self._document = np.repeat(self._of, lengths)
+        lengths = np.diff(index._starts) - 2
+        self._length = np.maximum(1, np.bincount(self._of, lengths, minlength=len(names)))
         # Frequent n-grams are the same for many queries.
         self._kept = lru_cache(256)(self._locate)
 
@@ -191,9 +174,7 @@ class NGramScorer:
                 counts[y[a:b]] = counts.get(y[a:b], 0) + 1
         return list(counts), np.log(np.array(list(counts.values()), dtype=np.float64) / max(1, len(y)))
 
-    def score(
-        self, ngrams: Sequence[Sequence[int]], logp: Any, top: int = 10, *, unigrams: Any = None
-    ) -> list[ScoredDocument]:
+    def score(self, ngrams: Sequence[Sequence[int]], logp: Any, top: int = 10) -> list[ScoredDocument]:
         r"""The best documents of one query.
 
         Parameters
@@ -204,8 +185,6 @@ class NGramScorer:
             :math:`\log P(n \mid q)`.
         top : int
             Documents at most; those without an n-gram of positive weight are never among them.
-        unigrams : array (vocabulary,), optional
-            :math:`\log P(t \mid q)` of single tokens.
 
         Returns
         -------
@@ -223,16 +202,12 @@ class NGramScorer:
         opens = counts <= frequent
         places = [self._kept(k) if n > frequent else self._locate(k) for k, n in zip(keys, counts.tolist())]
         rare = np.flatnonzero(opens).tolist()
-        found = self._pass([keys[k] for k in rare], weights[opens], [places[k] for k in rare], None)
-        rows, total = found[:2]
+        rows, total, why = self._pass([keys[k] for k in rare], weights[opens], [places[k] for k in rare], None)
         if not len(rows):
             return []
         if len(rows) > self.candidates or not opens.all():
             rows = np.sort(rows[np.argsort(-total, kind="stable")[: self.candidates]])
-            found = self._pass(keys, weights, places, rows)
-        if unigrams is not None:
-            self._add_unigrams(unigrams, {k[0] for k in keys if len(k) == 1}, found)
-        rows, total, why = found[:3]
+            rows, total, why = self._pass(keys, weights, places, rows)
         best = np.argsort(-total, kind="stable")[:top]
         best = best[total[best] > 0]
         named: dict[int, list[tuple[tuple[int, ...], float]]] = {int(row): [] for row in best}
@@ -267,86 +242,30 @@ class NGramScorer:
         table.sort()
         return [x[2] for x in table], np.array([-x[0] for x in table]), np.array([x[3] for x in table], dtype=np.int64)
 
-    def _locate(self, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Document and place in the text of each occurrence, ascending."""
-        caption, offset = self.index._places(key, None, False, False)
-        return self._of[caption], self.index._starts[caption] + 1 + offset
-
-    def _local(self, rows: np.ndarray) -> np.ndarray:
-        """Place of each document among ``rows``; -1 for others."""
-        local = np.full(len(self.documents), -1)
-        local[rows] = np.arange(len(rows))
-        return local
+    def _locate(self, key: tuple[int, ...]) -> np.ndarray:
+        """Document of each occurrence, in the order of the corpus."""
+        return self._of[self.index._places(key, None, False, False)[0]]
 
     def _pass(self, keys: list[tuple[int, ...]], weights: np.ndarray, places: list, rows: np.ndarray | None) -> Any:
-        """Documents (given, or those that hold an n-gram), scores, what each n-gram adds, words and tokens taken."""
-        whole = rows is None
+        """Documents (given, or those that hold an n-gram), their scores, and what each n-gram adds to which."""
         if rows is None:
-            rows = np.unique(np.concatenate([d for d, _ in places])) if places else np.zeros(0, dtype=np.int64)
-        local = self._local(rows)
+            rows = np.unique(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)
+        # Place of each document among the rows; -1 for others.
+        local = np.full(len(self.documents), -1)
+        local[rows] = np.arange(len(rows))
         number = {t: i for i, t in enumerate(sorted({t for k in keys for t in k}))}
         cover = np.zeros((len(rows), len(number)), dtype=bool)
-        occupied = np.zeros(len(self.index._text), dtype=bool)
         total = np.zeros(len(rows))
         why: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]] = []
-        for key, weight, (document, at) in zip(keys, weights.tolist(), places):
+        for key, weight, document in zip(keys, weights.tolist(), places):
             row = local[document]
-            if not whole:
-                at, row = at[row >= 0], row[row >= 0]
-            if not self.overlap:
-                window = at[:, None] + np.arange(len(key))
-                free = ~occupied[window].any(axis=1)
-                free[free] = _apart(at[free], len(key))
-                at, row = at[free], row[free]
-                occupied[window[free].reshape(-1)] = True
-            held, times = np.unique(row, return_counts=True)
+            held, times = np.unique(row[row >= 0], return_counts=True)
             cells = np.ix_(held, np.array([number[t] for t in sorted(set(key))]))
-            taken = cover[cells].mean(axis=1)
-            gain = weight * (1.0 - self.beta * taken)
+            gain = weight * (1.0 - self.beta * cover[cells].mean(axis=1))
             if self.relative and len(held):
                 share = times / self._length[rows[held]]
                 gain *= share / share.max()
             cover[cells] = True
             total[held] += gain
             why.append((key, held, gain))
-        return rows, total, why, occupied, (cover, number)
-
-    def _add_unigrams(self, logp: Any, known: set[int], found: Any) -> None:
-        """Add to what `_pass` found what single tokens add to documents that hold them in words not taken."""
-        rows, total, why, occupied, (cover, number) = found
-        scores = np.asarray(logp, dtype=np.float64).reshape(-1)
-        size = min(len(scores), self.index.vocabulary)
-        chosen = np.argsort(-scores[:size], kind="stable")[: self.top_unigrams]
-        chosen = np.array([t for t in chosen.tolist() if t not in known], dtype=np.int64)
-        counts = np.array([self.index.count([t]) for t in chosen], dtype=np.int64)
-        weight = np.zeros(size)
-        weight[chosen] = ngram_weight(scores[chosen], counts, self.index.n_tokens, alpha=1.0, smoothing=self.smoothing)
-        local = self._local(rows)
-        # Numbers below 2 are borders of captions.
-        at = np.flatnonzero(~occupied & (local[self._document] >= 0) & (self.index._text >= 2))
-        owner, token = local[self._document[at]], self.index._text[at].astype(np.int64) - 2
-        pair, times = np.unique(np.stack([owner, token]), axis=1, return_counts=True)
-        owner, token = pair[:, weight[pair[1]] > 0]
-        times = times[weight[pair[1]] > 0]
-        column = np.array([number.get(t, -1) for t in token.tolist()], dtype=np.int64)
-        taken = (column >= 0) & cover[owner, column]
-        gain = weight[token] * np.where(taken, 1.0 - self.beta, 1.0)
-        if self.relative and len(token):
-            share = times / self._length[rows[owner]]
-            highest = np.zeros(size)
-            np.maximum.at(highest, token, share)
-            gain = gain * share / highest[token]
-        np.add.at(total, owner, gain)
-        for t in np.unique(token).tolist():
-            why.append(((t,), owner[token == t], gain[token == t]))
-
-
-def _apart(at: np.ndarray, length: int) -> np.ndarray:
-    """Which ascending places are kept, from the left, so that n-grams of that length do not overlap themselves."""
-    keep = np.ones(len(at), dtype=bool)
-    if length > 1 and (np.diff(at) < length).any():
-        last = -length
-        for k, place in enumerate(at.tolist()):
-            keep[k] = place - last >= length
-            last = place if keep[k] else last
-    return keep
+        return rows, total, why

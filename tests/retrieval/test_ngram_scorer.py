@@ -22,10 +22,7 @@ def brute(
     smoothing=5.0,
     open_count=1500,
     candidates=500,
-    overlap=True,
     relative=False,
-    unigrams=None,
-    vocabulary=0,
 ):
     """Score of each document, by loops over documents, n-grams and places."""
     total = sum(map(len, corpus))
@@ -50,50 +47,26 @@ def brute(
     order = sorted((n for n in weights if weights[n] > 0), key=lambda n: (-weights[n], -len(n), n))
     length = {d: max(1, sum(len(corpus[c]) for c in rows)) for d, rows in documents.items()}
 
-    def scored(order, among, singles):
-        taken = {d: set() for d in among}
+    def scored(order, among):
         cover = {d: set() for d in among}
         score = dict.fromkeys(among, 0.0)
         for n in order:
-            times = {}
-            for d in among:
-                for c in documents[d]:
-                    for p in range(len(corpus[c]) - len(n) + 1):
-                        words = {(c, p + k) for k in range(len(n))}
-                        if tuple(corpus[c][p : p + len(n)]) == n and (overlap or not words & taken[d]):
-                            times[d] = times.get(d, 0) + 1
-                            taken[d] |= set() if overlap else words
+            times = {d: count(n, documents[d]) for d in among}
+            times = {d: t for d, t in times.items() if t}
             highest = max((times[d] / length[d] for d in times), default=1)
             for d, t in times.items():
                 new = len(set(n) - cover[d]) / len(set(n))
                 share = t / length[d] / highest if relative else 1.0
                 score[d] += weights[n] * (1 - beta + beta * new) * share
                 cover[d] |= set(n)
-        for t, w in singles.items():
-            free = {
-                d: sum(
-                    corpus[c][p] == t and (c, p) not in taken[d] for c in documents[d] for p in range(len(corpus[c]))
-                )
-                for d in among
-            }
-            highest = max((f / length[d] for d, f in free.items()), default=1)
-            for d, f in free.items():
-                if f:
-                    share = f / length[d] / highest if relative else 1.0
-                    score[d] += w * (1 - beta if t in cover[d] else 1.0) * share
         return score
 
     every = range(len(corpus))
     rare = [n for n in order if count(n, every) <= open_count]
     held = [d for d, rows in documents.items() if any(count(n, rows) for n in rare)]
-    first = scored(rare, held, {})
+    first = scored(rare, held)
     held = sorted(held, key=lambda d: -first[d])[:candidates]
-    singles = {}
-    if unigrams is not None:
-        known = {n[0] for n in order if len(n) == 1}
-        singles = {t: weight((t,), unigrams[t], 1.0) for t in range(vocabulary) if t not in known}
-        singles = {t: w for t, w in singles.items() if w > 0}
-    return scored(order, held, singles)
+    return scored(order, held)
 
 
 token = st.integers(0, 5)
@@ -107,21 +80,18 @@ several = st.lists(st.tuples(st.lists(token, min_size=1, max_size=3), st.floats(
     st.integers(1, 4),
     st.sampled_from([1, 3, 1500]),
     st.booleans(),
-    st.booleans(),
     st.sampled_from([0.0, 0.8, 1.0]),
-    st.booleans(),
     st.integers(0, 99),
 )
 @settings(max_examples=300, deadline=None)
-def test_scores_are_those_of_loops(corpus, ngrams, n_documents, open_count, overlap, relative, beta, single, seed):
+def test_scores_are_those_of_loops(corpus, ngrams, n_documents, open_count, relative, beta, seed):
     rng = np.random.default_rng(seed)
     ids = [f"d{k}" for k in rng.integers(0, n_documents, len(corpus))]
     keys, logp = [n for n, _ in ngrams], np.array([p for _, p in ngrams])
-    unigrams = np.log(rng.dirichlet(np.ones(8))) if single else None
     index = NGramIndex(corpus, ids)
-    options = dict(beta=beta, smoothing=0.5, open_count=open_count, overlap=overlap, relative=relative)  # noqa: C408
-    found = NGramScorer(index, **options).score(keys, logp, 100, unigrams=unigrams)
-    expected = brute(corpus, ids, keys, logp, unigrams=unigrams, vocabulary=index.vocabulary, **options)
+    options = dict(beta=beta, smoothing=0.5, open_count=open_count, relative=relative)  # noqa: C408
+    found = NGramScorer(index, **options).score(keys, logp, 100)
+    expected = brute(corpus, ids, keys, logp, **options)
     expected = {d: s for d, s in expected.items() if s > 0}
     got = {d.id: d.score for d in found}
     assert got.keys() == expected.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -63,18 +63,18 @@ class _Collected:
         return mask
 
 
-def _written(decoder: Any, prefix: Tensor, constraint: Constraint, longest: int, **search: Any) -> Hypotheses:
-    """Beams of plain log-probability, with further arguments of :func:`beam_search`."""
-    step, options = CausalStep(decoder.lm, prefix), {"max_length": longest, "length_penalty": 0.0, **search}
-    return beam_search(step, stop=decoder.stop, constraint=constraint, **options)
+def _written(decoder: Any, prefix: Tensor, constraint: Constraint, beams: int, longest: int) -> Hypotheses:
+    """Beams of plain log-probability."""
+    options: dict[str, Any] = {"beams": beams, "max_length": longest, "length_penalty": 0.0}
+    return beam_search(CausalStep(decoder.lm, prefix), stop=decoder.stop, constraint=constraint, **options)
 
 
 def write_ngrams(
-    decoder: Any, prefix: Tensor, constraint: CorpusConstraint, *, longest: int, **search: Any
+    decoder: Any, prefix: Tensor, constraint: CorpusConstraint, *, beams: int, longest: int
 ) -> list[list[Ngram]]:
     """N-grams of the corpus among the beams of each item, at any step; sorted."""
     collected = _Collected(constraint, len(prefix))
-    found = _written(decoder, prefix, collected, longest, **search)
+    found = _written(decoder, prefix, collected, beams, longest)
     for k in range(found.tokens.shape[1]):
         alive = torch.isfinite(found.logp[:, k])
         collected.keep(found.tokens[alive, k], torch.nonzero(alive)[:, 0])
@@ -85,7 +85,7 @@ def write_names(
     decoder: Any, prefix: Tensor, trie: TrieConstraint, *, beams: int, longest: int
 ) -> list[list[tuple[str, float]]]:
     r"""Ids of names and :math:`\log P(\mathrm{name} \mid q)`, the end of the name included, best first."""
-    found = _written(decoder, prefix, trie, longest, beams=beams)
+    found = _written(decoder, prefix, trie, beams, longest)
     out: list[list[tuple[str, float]]] = []
     for item in range(len(prefix)):
         done = [k for k in range(found.tokens.shape[1]) if found.finished[item, k]]
@@ -124,15 +124,10 @@ def ngram_log_probabilities(
     return [np.array([known[item][y] for y in several]) for item, several in enumerate(ngrams)]
 
 
-def first_tokens(decoder: Any, prefix: Tensor) -> np.ndarray:
-    r""":math:`\log P(t \mid q)` of every token as the first one, float64 (n, V)."""
-    with torch.inference_mode():
-        logits = decoder.lm(inputs_embeds=prefix, use_cache=False).logits[:, -1]
-        return torch.log_softmax(logits.double(), dim=-1).cpu().numpy()
-
-
 #: What is written in front of an n-gram, in training and in retrieval, so that one model knows what is asked for.
 LEVEL_PROMPTS = {"phrase": "phrase:", "caption": "caption:", "image": "image:", "category": "category:"}
+# N-grams named in a row of the result.
+_NAMED = 5
 _COLUMNS = ["query", "rank", "id", "score", "ngrams"]
 
 
@@ -160,15 +155,9 @@ class NGramRetriever:
     beams : int
     longest : int
         Most tokens of an n-gram.
-    groups, diversity_penalty
-        Of a diverse beam search; see :func:`beam_search`.
-    unigrams : bool
-        Add the scores of single tokens.
-    named : int
-        N-grams named in a row of the result.
     max_memory : str or int, optional
     **scoring
-        ``alpha, beta, smoothing, open_count, candidates, overlap, relative, top_unigrams`` of
+        ``alpha, beta, smoothing, open_count, candidates, relative, frequency`` of
         :class:`~neuroenc.retrieval.NGramScorer`.
 
     Raises
@@ -186,10 +175,10 @@ class NGramRetriever:
     >>> from neuroenc.captions import NGramRetriever
     >>> from neuroenc.retrieval import CaptionCorpus
     >>> corpus = CaptionCorpus(["A red cat by a wall.", "A cat.", "A dog by a tree.", "A red dog."], list("xxyz"))
-    >>> retriever = NGramRetriever(corpus, named=2, alpha=1.0, smoothing=0.0)
+    >>> retriever = NGramRetriever(corpus, alpha=1.0, smoothing=0.0)
     >>> found = retriever.search_texts(["a photo of a red cat"], top=2)
-    >>> found[["query", "rank", "id"]].values.tolist(), found["ngrams"][0]
-    ([[0, 1, 'x'], [0, 2, 'z']], 'a red cat (1.10); red cat (0.22)')
+    >>> found[["query", "rank", "id"]].values.tolist(), found["ngrams"][0].split("; ")[:2]
+    ([[0, 1, 'x'], [0, 2, 'z']], ['a red cat (1.10)', 'red cat (0.22)'])
     """
 
     def __init__(
@@ -201,10 +190,6 @@ class NGramRetriever:
         prompts: Mapping[str, str] | None = LEVEL_PROMPTS,
         beams: int = 15,
         longest: int = 10,
-        groups: int = 1,
-        diversity_penalty: float = 0.5,
-        unigrams: bool = False,
-        named: int = 5,
         max_memory: str | int | None = None,
         **scoring: Any,
     ) -> None:
@@ -213,10 +198,7 @@ class NGramRetriever:
         self.corpus, self.decoder, self.level = corpus, decoder, one_of("level", level, LEVELS)
         self.prompt = None if prompts is None else prompts.get(level)
         self.beams, self.longest = check_whole("beams", beams), check_whole("longest", longest)
-        self.groups, self.diversity_penalty = check_whole("groups", groups), diversity_penalty
-        if beams % groups:
-            raise ConfigError(f"groups={groups} does not divide beams={beams}; legal is a divisor of the beams.")
-        self.unigrams, self.named, self.max_memory = bool(unigrams), check_whole("named", named), max_memory
+        self.max_memory = max_memory
         texts, ids = corpus.documents(level)
         if not texts:
             raise ConfigError(f"the corpus has no {level}. Next step: captions that name some.")
@@ -355,13 +337,11 @@ class NGramRetriever:
 
     def _write(self, prefix: Any) -> list[tuple[list[tuple[int, ...]], np.ndarray]]:
         assert self.constraint is not None
-        search = {name: getattr(self, name) for name in ("beams", "longest", "groups", "diversity_penalty")}
-        several = write_ngrams(self.decoder, prefix, self.constraint, **search)
+        several = write_ngrams(self.decoder, prefix, self.constraint, beams=self.beams, longest=self.longest)
         return list(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
 
     def _documents(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
-        single: Iterable[Any] = first_tokens(self.decoder, prefix) if self.unigrams else [None] * len(prefix)
-        return [self.scorer.score(y, p, top, unigrams=u) for (y, p), u in zip(self._write(prefix), single)]
+        return [self.scorer.score(y, p, top) for y, p in self._write(prefix)]
 
     def _names(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
         assert isinstance(self.constraint, TrieConstraint)
@@ -374,7 +354,7 @@ class NGramRetriever:
 
     def _frame(self, found: Sequence[Sequence[ScoredDocument]]) -> pd.DataFrame:
         rows = [
-            (query, rank, d.id, d.score, "; ".join(f"{self._text(y)} ({g:.2f})" for y, g in d.ngrams[: self.named]))
+            (query, rank, d.id, d.score, "; ".join(f"{self._text(y)} ({g:.2f})" for y, g in d.ngrams[:_NAMED]))
             for query, several in enumerate(found)
             for rank, d in enumerate(several, 1)
         ]

@@ -1,7 +1,5 @@
 """Phrases of a corpus against brute force; captions under its constraint and where they come from."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -87,21 +85,6 @@ def test_long_captions_large_ranges_and_many_tokens():
         assert index.successors(ngram).counts.sum() == len([t for t in after if t is not None])
     assert index.successors([70_000]).tokens.tolist() == [1]
     assert index.count([70_001]) == index.count([50_000]) == index.count([10**9]) == 0
-    assert index.nbytes < 10 * (index.n_tokens + 2 * len(index))
-
-
-def test_an_index_on_disk_is_the_one_in_memory(tmp_path):
-    rng = np.random.default_rng(1)
-    corpus = [rng.integers(0, 9, rng.integers(0, 12)).tolist() for _ in range(60)]
-    index = NGramIndex(corpus, ids=[f"im{i // 3}" for i in range(60)])
-    index.save(tmp_path / "index")
-    for in_memory in (True, False):
-        read = NGramIndex.load(tmp_path / "index", in_memory=in_memory)
-        for ngram in itertools.product(range(9), repeat=2):
-            assert read.count(ngram) == index.count(ngram)
-            assert read.locate(ngram)[0].tolist() == index.locate(ngram)[0].tolist()
-    with pytest.raises(DataError, match="no n-gram index"):
-        NGramIndex.load(tmp_path)
 
 
 def test_corpora_that_cannot_be_indexed_say_why():

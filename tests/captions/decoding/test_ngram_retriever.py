@@ -22,7 +22,6 @@ from neuroenc.captions import (
     train_retriever,
 )
 from neuroenc.captions.decoding._ngram_retriever import (
-    first_tokens,
     ngram_log_probabilities,
     prompted,
     write_names,
@@ -97,27 +96,24 @@ def test_every_ngram_occurs_and_has_the_model_s_probability(corpus, decoder, que
     one_by_one = ngram_log_probabilities(decoder, prefix, several, max_memory=1)
     for a, b in zip(logp, one_by_one):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    single = first_tokens(decoder, prefix)
-    np.testing.assert_allclose(np.exp(single).sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(single[0, 40], log_probability(decoder, queries[0], "image:", [40]), atol=1e-4)
 
 
 def test_documents_are_those_of_the_scorer_whatever_the_batch(corpus, decoder, queries):
-    retriever = NGramRetriever(corpus, decoder, beams=4, longest=5, alpha=1.5, overlap=True, unigrams=True)
+    retriever = NGramRetriever(corpus, decoder, beams=4, longest=5, alpha=1.5)
     found = retriever.search(queries, top=6)
     prefix = prefix_of(decoder, queries)
     several = write_ngrams(decoder, prefix, retriever.constraint, beams=4, longest=5)
-    logp, single = ngram_log_probabilities(decoder, prefix, several), first_tokens(decoder, prefix)
-    scorer = NGramScorer(retriever.scorer.index, alpha=1.5, overlap=True)
+    logp = ngram_log_probabilities(decoder, prefix, several)
+    scorer = NGramScorer(retriever.scorer.index, alpha=1.5)
     for query in range(7):
-        expected = scorer.score(several[query], logp[query], 6, unigrams=single[query])
+        expected = scorer.score(several[query], logp[query], 6)
         mine = found[found["query"] == query]
         assert mine["id"].tolist() == [d.id for d in expected]
         np.testing.assert_allclose(mine["score"], [d.score for d in expected])
         assert mine["rank"].tolist() == list(range(1, len(expected) + 1))
-    small = NGramRetriever(
-        corpus, decoder.with_options(batch_size=2), beams=4, longest=5, alpha=1.5, overlap=True, unigrams=True
-    ).search(queries, top=6)
+    small = NGramRetriever(corpus, decoder.with_options(batch_size=2), beams=4, longest=5, alpha=1.5).search(
+        queries, top=6
+    )
     assert small.drop(columns="score").equals(found.drop(columns="score"))
     named = retriever.ngrams(queries)
     assert (named["count"] > 0).all()
@@ -265,8 +261,6 @@ def test_what_cannot_be_retrieved_or_trained_is_said(corpus, decoder):
         NGramRetriever(corpus).search(np.eye(4))
     with pytest.raises(ConfigError, match="writes names"):
         NGramRetriever(corpus, decoder, level="category").ngrams(np.eye(4))
-    with pytest.raises(ConfigError, match="does not divide"):
-        NGramRetriever(corpus, decoder, beams=5, groups=2)
     pairs = pseudo_queries(corpus, ["inner"], levels=["image"])
     with pytest.raises(DataError, match="one row a query"):
         train_retriever(decoder, pairs, np.eye(4))
