@@ -17,12 +17,6 @@ PACKAGE = ROOT / "neuroenc"
 WAITING: dict[str, set[str]] = {
     "denoiser": {"contrastive_accuracy", "copying"},
     "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
-    "maps and contrasts of captions": {
-        "EmbeddingColours",
-        "categorise_evidence",
-        "category_shares",
-        "difference_captions",
-    },
     "captions as features": {"aspect_bands", "caption_aspects", "caption_vectors"},
     "phrases of captions on their own": {"find_phrases"},
     "generative and hybrid retrieval": {

@@ -8,20 +8,10 @@ from ._caption import (
 from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
-from .analysis._clusters import (
-    EmbeddingColours as EmbeddingColours,
-    VoxelClusters as VoxelClusters,
-    cluster_voxels as cluster_voxels,
-)
-from .analysis._contrast import (
-    contrast as contrast,
-    difference_captions as difference_captions,
-    separating_phrases as separating_phrases,
-)
+from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
+from .analysis._contrast import contrast as contrast, separating_phrases as separating_phrases
 from .analysis._lexicon import (
     categorise as categorise,
-    categorise_evidence as categorise_evidence,
-    category_shares as category_shares,
     concept_maps as concept_maps,
     concept_shares as concept_shares,
     load_categories as load_categories,

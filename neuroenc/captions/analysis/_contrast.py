@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,50 +10,34 @@ import pandas as pd
 from scipy import sparse
 
 from neuroenc import stats
-from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import at_least, make_rng
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc.captions.analysis._words import check_captions, frequent_terms, indicator, unique_texts, voxel_keys
-from neuroenc.captions.text._phrases import PhraseFinder, phrases_of as found_phrases
-from neuroenc.captions.text._vectors import directions_of
-from neuroenc.captions.text._words import FUNCTION_WORDS, STOP_PHRASES, strip_phrases, tokens
+from neuroenc.captions.text._words import FUNCTION_WORDS, strip_phrases, tokens
 
 Floats = np.ndarray
+# Pseudo-counts of the prior in all, as a share of the counts of all groups.
+_PRIOR = 0.1
 
 
-def phrases_of(text: str, n: tuple[int, int] = (1, 3), stop: frozenset[str] = FUNCTION_WORDS) -> set[str]:
-    """Runs of n[0] to n[1] words that neither begin nor end with a function word.
+def phrases_of(text: str, longest: int = 3) -> set[str]:
+    """Runs of at most ``longest`` words that neither begin nor end with a function word.
 
     >>> sorted(phrases_of("a dog on a board"))
     ['board', 'dog']
-    >>> sorted(phrases_of("a brown dog", (2, 2)))
-    ['brown dog']
+    >>> sorted(phrases_of("a brown dog", 1))
+    ['brown', 'dog']
     """
     words = tokens(text)
     found = set()
     for start, first in enumerate(words):
-        if first in stop:
+        if first in FUNCTION_WORDS:
             continue
-        for size in range(n[0], n[1] + 1):
+        for size in range(1, longest + 1):
             run = words[start : start + size]
-            if len(run) == size and run[-1] not in stop:
+            if len(run) == size and run[-1] not in FUNCTION_WORDS:
                 found.add(" ".join(run))
     return found
-
-
-def phrases_in(
-    texts: Sequence[str], n: tuple[int, int], stop: frozenset[str], engine: str | PhraseFinder | None
-) -> list[set[str]]:
-    """Phrases of each text: runs of words, or with an engine what :func:`neuroenc.captions.find_phrases` finds.
-
-    >>> phrases_in(["a brown dog"], (1, 1), FUNCTION_WORDS, None) == [{"brown", "dog"}]
-    True
-    >>> phrases_in(["a brown dog"], (1, 1), FUNCTION_WORDS, "rules")
-    [{'brown dog'}]
-    """
-    if engine is None:
-        return [phrases_of(t, n, stop) for t in texts]
-    return [{p.key for p in several if p.key not in stop} for several in found_phrases(texts, engine, ())]
 
 
 def log_odds(counts: Floats, prior: Floats) -> tuple[Floats, Floats]:
@@ -100,19 +83,13 @@ def separating_phrases(
     captions: pd.DataFrame,
     groups: str | Mapping[Any, Any] | pd.Series,
     *,
-    n: tuple[int, int] = (1, 3),
-    prior_strength: float = 0.1,
-    background: Iterable[str] | None = None,
-    stop_phrases: Iterable[str] = STOP_PHRASES,
-    stop: Iterable[str] = FUNCTION_WORDS,
-    engine: str | PhraseFinder | None = None,
     min_voxels: int = 2,
     n_permutations: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
     r"""Separating phrases of groups: log-odds with an informative Dirichlet prior.
 
-    The log-odds of a phrase in a group against the other groups, shrunk to what the background corpus has
+    The log-odds of a phrase in a group against the other groups, shrunk to what all captions have
     (:func:`log_odds`), over its standard error; a phrase counts once a caption. Phrases that are common everywhere
     and phrases that are merely rare both get small z, unlike with plain ratios or differences of counts. The z score
     takes captions for independent; ``p`` permutes whole voxels among the groups instead.
@@ -123,17 +100,6 @@ def separating_phrases(
         ``voxel, caption``.
     groups : str, mapping or Series
         A column of the captions, or the group of each voxel; voxels without one are left out.
-    n : (int, int)
-        Shortest and longest phrase, in words.
-    prior_strength : float
-        Pseudo-counts in all, as a share of the counts of all groups; larger shrinks more.
-    background : iterable of str, optional
-        Texts whose frequencies are the prior, such as a caption corpus; default all captions here.
-    stop_phrases, stop : iterables of str
-        Removed phrases, and words that no phrase begins or ends with.
-    engine : str or callable, optional
-        Whole phrases instead of runs of ``n`` words, found as :func:`find_phrases` does; in languages other than
-        English by ``phrases`` of a :class:`SyntacticDistanceParser`.
     min_voxels : int
         Phrases of fewer voxels are left out.
     n_permutations, seed : int
@@ -150,8 +116,6 @@ def separating_phrases(
     ------
     DataError
         Fewer than two groups, or no phrase is left.
-    ConfigError
-        A setting is not legal.
 
     References
     ----------
@@ -165,9 +129,6 @@ def separating_phrases(
     >>> out.groupby("group").first()["phrase"].to_dict()
     {'left': 'dog', 'right': 'man'}
     """
-    if not (len(n) == 2 and 1 <= n[0] <= n[1]):
-        raise ConfigError(f"n={n!r} is not legal; it is the shortest and longest phrase in words, such as (1, 3).")
-    at_least("prior_strength", prior_strength, above=True)
     captions = check_captions(captions, columns=[groups] if isinstance(groups, str) else [])
     labels = captions[groups] if isinstance(groups, str) else captions["voxel"].map(dict(groups))
     captions = captions.assign(_label=labels)[labels.notna().to_numpy()].reset_index(drop=True)
@@ -177,20 +138,14 @@ def separating_phrases(
     voxel, first = voxel_keys(captions)
     group = np.array([names.index(x) for x in first["_label"]])
     texts, codes = unique_texts(captions["caption"])
-    stopped = frozenset(stop)
-    found = phrases_in(strip_phrases(texts, stop_phrases), n, stopped, engine)
+    found = [phrases_of(text) for text in strip_phrases(texts)]
     terms, per_voxel = frequent_terms(found, codes, voxel, len(first), min_voxels)
     if not terms.names:
         raise DataError(f"no phrase occurs in {min_voxels} voxels. Next step: min_voxels=1, or more captions.")
     counts = np.asarray((indicator(group, len(names)) @ per_voxel).todense())
-    corpus = counts.sum(axis=0)
-    if background is not None:
-        others = phrases_in(strip_phrases(list(background), stop_phrases), n, stopped, engine)
-        said = Counter(phrase for several in others for phrase in several)
-        corpus = np.array([float(said[name]) for name in terms.names])
-    # A phrase that the background lacks still needs a little mass.
-    corpus = corpus + 0.5
-    prior = prior_strength * counts.sum() * corpus / corpus.sum()
+    # A phrase of one caption needs a little more mass.
+    corpus = counts.sum(axis=0) + 0.5
+    prior = _PRIOR * counts.sum() * corpus / corpus.sum()
     delta, z = log_odds(counts, prior)
     p = p_max = np.full(z.shape, np.nan)
     if n_permutations:
@@ -229,7 +184,7 @@ def contrast(
         both tables are of one subject (equal ``subject``, or none) and the very same caption rows stand in both.
     names : (str, str)
     **options
-        Of :func:`separating_phrases`: ``n, prior_strength, background, min_voxels, n_permutations, seed``, ...
+        Of :func:`separating_phrases`: ``min_voxels, n_permutations, seed``.
 
     Returns
     -------
@@ -251,7 +206,7 @@ def contrast(
     >>> import pandas as pd
     >>> a = pd.DataFrame({"voxel": range(5), "caption": "a dog on the grass"})
     >>> b = pd.DataFrame({"voxel": range(5, 10), "caption": "a house on the grass"})
-    >>> contrast(a, b, names=("FFA", "PPA"), n=(1, 1), n_permutations=99)[["group", "phrase"]].values.tolist()
+    >>> contrast(a, b, names=("FFA", "PPA"), n_permutations=99)[["group", "phrase"]].values.tolist()
     [['FFA', 'dog'], ['PPA', 'house']]
     """
     if names[0] == names[1]:
@@ -271,92 +226,3 @@ def contrast(
     out = separating_phrases(both.drop(columns=["subject"], errors="ignore"), "_side", **options)
     at = {name: i for i, name in enumerate(names)}
     return out.sort_values("group", key=lambda g: g.map(at), kind="stable").reset_index(drop=True)
-
-
-def difference_captions(
-    a: Any,
-    b: Any,
-    captions: list[str],
-    embeddings: Any,
-    *,
-    names: tuple[str, str] = ("a", "b"),
-    n: int = 10,
-    centre: bool = True,
-    n_permutations: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    r"""Captions of a corpus along the difference direction of two sets of voxels.
-
-    .. math:: s_t = \cos\Bigl(\tfrac{1}{|A|}\sum_{v \in A} d_v - \tfrac{1}{|B|}\sum_{v \in B} d_v,\; t - \bar t\Bigr)
-
-    This needs no captions of the voxels: a difference that no caption of a single voxel names can show here.
-
-    Parameters
-    ----------
-    a, b : Dataset of :func:`neuroenc.captions.project` (or weights (feature, voxel))
-    captions : list of str (m,)
-    embeddings : array (m, feature)
-        Their text vectors in the same space.
-    names : (str, str)
-    n : int
-        Captions a side.
-    centre : bool
-    n_permutations, seed : int
-        Voxels are permuted between a and b; p compares projections on :math:`t - \bar t`, not cosines, because a
-        difference of nothing has a direction, too.
-
-    Returns
-    -------
-    DataFrame
-        ``group, rank, caption, score`` (cosine)``, z, p`` (one-sided)``, q`` (over all captions of the corpus).
-
-    Raises
-    ------
-    DataError
-        Widths or numbers do not fit, or a side has no voxel.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> a, b = np.tile([[1.0], [0.0]], 6), np.tile([[0.0], [1.0]], 6)
-    >>> out = difference_captions(a, b, ["a dog", "a house"], np.eye(2), n=1)
-    >>> out[["group", "caption"]].values.tolist()
-    [['a', 'a dog'], ['b', 'a house']]
-    """
-    sides = []
-    for side, name in ((a, names[0]), (b, names[1])):
-        target, live, _, _ = directions_of(side, centre=centre)
-        if not live.any():
-            raise DataError(f"{name!r} has no voxel with a direction.")
-        sides.append(target[live])
-    vectors = unit_rows(np.asarray(embeddings, dtype=np.float64))
-    width = sides[0].shape[1]
-    if vectors.shape != (len(captions), width) or sides[1].shape[1] != width:
-        raise DataError(f"widths do not fit: voxels {width} and {sides[1].shape[1]}, captions {vectors.shape}.")
-    text = vectors - vectors.mean(axis=0) if centre else vectors
-    text = unit_rows(text)
-    along = np.concatenate(sides) @ text.T
-    inside = np.arange(len(along)) < len(sides[0])
-    difference = sides[0].mean(axis=0) - sides[1].mean(axis=0)
-    score = text @ unit_rows(difference[None])[0]
-    real = along[inside].mean(axis=0) - along[~inside].mean(axis=0)
-    rng = make_rng(seed)
-    weight = np.empty((n_permutations, len(along)))
-    for row in weight:
-        moved = rng.permutation(inside)
-        row[:] = np.where(moved, 1 / inside.sum(), -1 / (~inside).sum())
-    total, square, more, less = (np.zeros(len(captions)) for _ in range(4))
-    for start in range(0, n_permutations, 64):
-        drawn = weight[start : start + 64] @ along
-        total, square = total + drawn.sum(axis=0), square + (drawn**2).sum(axis=0)
-        more, less = more + (drawn >= real - 1e-12).sum(axis=0), less + (drawn <= real + 1e-12).sum(axis=0)
-    spread = np.sqrt(np.maximum(square / n_permutations - (total / n_permutations) ** 2, 0))
-    z = np.divide(real - total / n_permutations, spread, out=np.zeros_like(real), where=spread > 1e-12)
-    frames = []
-    for name, sign, count in ((names[0], 1, more), (names[1], -1, less)):
-        p = (1 + count) / (1 + n_permutations)
-        q = stats.fdr(p)
-        at = np.argsort(-sign * score, kind="stable")[:n]
-        found = {"group": name, "rank": np.arange(1, len(at) + 1), "caption": [captions[i] for i in at]}
-        frames.append(pd.DataFrame({**found, "score": sign * score[at], "z": sign * z[at], "p": p[at], "q": q[at]}))
-    return pd.concat(frames, ignore_index=True)

@@ -24,7 +24,6 @@ from neuroenc.captions.analysis._words import (
     check_captions,
     count_terms,
     region_masks,
-    roi_strings,
     unique_texts,
     voxel_keys,
 )
@@ -149,8 +148,6 @@ def concept_maps(
     lexicon: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
     *,
     at_least: float = 0.5,
-    max_rank: int | None = None,
-    like: xr.DataArray | xr.Dataset | None = None,
     parser: str = "auto",
 ) -> xr.Dataset:
     r"""Concept maps: which concepts, such as "person", the captions of each voxel name.
@@ -166,10 +163,6 @@ def concept_maps(
         See :func:`load_lexicon`.
     at_least : float
         From 0 (any caption) to 1 (all).
-    max_rank : int, optional
-        1 uses the best caption only, as the paper does.
-    like : DataArray or Dataset over voxel, optional
-        All voxels of the map, with their coordinates; those without captions get NaN and False.
     parser : {"auto", "spacy", "rules"}
         How plurals are undone: nouns by spaCy's lemmas (verbs count only as written), or rules for regular plurals
         and a few others. "auto" is spaCy where it is installed; the attribute ``parser`` says which it was.
@@ -183,7 +176,7 @@ def concept_maps(
     Raises
     ------
     DataError
-        Columns are absent, captions are empty, several subjects are in one table, or ``like`` lacks a voxel.
+        Columns are absent, captions are empty, or several subjects are in one table.
     ConfigError
         The lexicon or a setting is not legal.
 
@@ -204,7 +197,7 @@ def concept_maps(
     one_of("parser", parser, ("auto", "spacy", "rules"))
     used = ("spacy" if has_spacy() else "rules") if parser == "auto" else parser
     lists = load_lexicon(lexicon)
-    captions = check_captions(captions, max_rank)
+    captions = check_captions(captions)
     if "subject" in captions and captions["subject"].nunique() > 1:
         raise DataError(
             f"captions are of {captions['subject'].nunique()} subjects, a map is of one. "
@@ -229,23 +222,11 @@ def concept_maps(
     values = xr.DataArray(
         share, dims=("concept", "voxel"), coords={"concept": names, "voxel": first["voxel"].to_numpy(), **coords}
     )
-    if like is not None:
-        values = _spread(values, like)
     named = (values >= at_least) & (values > 0)
     out = xr.Dataset({"share": values, "named": named})
     out.attrs = {"at_least": at_least, "parser": used}
     out.attrs["provenance"] = provenance(step="concept_maps", at_least=at_least, parser=used, concepts=names)
     return out
-
-
-def _spread(values: xr.DataArray, like: xr.DataArray | xr.Dataset) -> xr.DataArray:
-    everyone = like["voxel"].values
-    absent = np.setdiff1d(values["voxel"].values, everyone)
-    if len(absent):
-        raise DataError(f"{len(absent)} captioned voxels are not in like, the first is {absent[0]!r}.")
-    labels = {c: like[c] for c in VOXEL_LABELS if c in like.coords and like[c].dims == ("voxel",)}
-    bare = values.drop_vars([c for c in values.coords if c not in ("concept", "voxel")])
-    return bare.reindex(voxel=everyone).assign_coords({c: ("voxel", v.values) for c, v in labels.items()})
 
 
 def concept_shares(
@@ -347,10 +328,9 @@ def categorise(
     *,
     templates: Sequence[str] = TEMPLATES,
     centre: bool = True,
-    image_direction: Any = None,
     text_direction: Any = None,
 ) -> xr.Dataset:
-    r"""Categorise voxels (or images) by cosine to text prompts of category nouns.
+    r"""Categorise voxels by cosine to text prompts of category nouns.
 
     .. math:: s_{kv} = \frac{1}{|N_k|} \sum_{n \in N_k} \cos\bigl(d_v - \bar m,\; t_n - \bar t\bigr), \qquad
               \hat k_v = \arg\max_k s_{kv}
@@ -362,7 +342,7 @@ def categorise(
 
     Parameters
     ----------
-    source : Dataset of :func:`neuroenc.captions.project`, weights (feature, voxel), or images (stimulus, feature)
+    source : Dataset of :func:`neuroenc.captions.project`, or weights (feature, voxel)
     embed_text : callable or TextEmbedder
         Texts to vectors in the same space.
     categories : path or mapping of category to nouns, optional
@@ -371,20 +351,18 @@ def categorise(
         "{}" stands for the noun with its article.
     centre : bool
         False compares plain directions, as the paper does.
-    image_direction : array (feature,), optional
-        Mean unit-norm image; a projection has its own, images need it.
     text_direction : array (feature,), optional
         Instead of the mean over categories, for example the mean of a caption corpus.
 
     Returns
     -------
-    Dataset over voxel (or stimulus)
+    Dataset over voxel
         ``score`` (category, voxel), ``category`` ("" without a direction), ``margin`` (best score less the second).
 
     Raises
     ------
     ConfigError
-        Fewer than two categories, a template without "{}", or no image direction.
+        Fewer than two categories, or a template without "{}".
     DataError
         Widths differ.
 
@@ -406,7 +384,7 @@ def categorise(
         raise ConfigError(f"{len(lists)} category; at least two are needed to choose among.")
     if not templates or isinstance(templates, str):
         raise ConfigError('templates must be a list of texts, such as ["a photo of {}."].')
-    target, live, dim, coords = directions_of(source, image_direction=image_direction, centre=centre)
+    target, live, coords = directions_of(source, centre=centre)
     nouns = [(name, noun) for name, entries in lists.items() for noun in entries]
     prompts = [prompt(t, noun) for _, noun in nouns for t in templates]
     vectors = embed(embed_text, prompts, target.shape[1])
@@ -423,7 +401,11 @@ def categorise(
     names = np.array(list(lists))
     best = np.where(live, names[np.where(live, score, 0.0).argmax(axis=0)], "")
     out = xr.Dataset(
-        {"score": (("category_name", dim), score), "category": (dim, best), "margin": (dim, ordered[-1] - ordered[-2])},
+        {
+            "score": (("category_name", "voxel"), score),
+            "category": ("voxel", best),
+            "margin": ("voxel", ordered[-1] - ordered[-2]),
+        },
         coords={**coords, "category_name": names},
     )
     out.attrs = {"n_templates": len(templates), "centred": int(centre)}
@@ -431,104 +413,3 @@ def categorise(
         step="categorise", categories={k: list(v) for k, v in lists.items()}, templates=list(templates), centre=centre
     )
     return out
-
-
-def _shares(found: np.ndarray, names: Sequence[str], rois: Iterable[Any], unit_name: str) -> pd.DataFrame:
-    rows = []
-    for roi, mask in region_masks(rois).items():
-        inside = found[mask & (found != "")]
-        for name in names:
-            share = float((inside == name).mean()) if len(inside) else np.nan
-            rows.append((roi, str(name), int((inside == name).sum()), share, len(inside)))
-    return pd.DataFrame(rows, columns=["roi", "category", "count", "share", unit_name])
-
-
-def category_shares(found: xr.Dataset) -> pd.DataFrame:
-    """Share of the voxels of each region in each category.
-
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`categorise`, over voxel.
-
-    Returns
-    -------
-    DataFrame
-        ``roi, category, count, share, n_voxels``.
-
-    Examples
-    --------
-    >>> import numpy as np, xarray as xr
-    >>> found = xr.Dataset({"category": ("voxel", ["face", "face", "food"])},
-    ...                    coords={"roi": ("voxel", ["FFA", "FFA", "FFA"]), "category_name": ["face", "food"]})
-    >>> category_shares(found)[["category", "count"]].values.tolist()
-    [['face', 2], ['food', 1]]
-    """
-    if "voxel" not in found["category"].dims:
-        raise DataError("these categories are of images. Next step: categorise_evidence(evidence, images, ...).")
-    rois = found["roi"].values if "roi" in found.coords else ["all"] * found.sizes["voxel"]
-    return _shares(found["category"].values.astype(str), found["category_name"].values.tolist(), rois, "n_voxels")
-
-
-def categorise_evidence(
-    evidence: pd.DataFrame,
-    images: xr.DataArray,
-    embed_text: Any,
-    categories: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None = None,
-    *,
-    max_rank: int | None = None,
-    image_direction: Any = None,
-    **options: Any,
-) -> pd.DataFrame:
-    """Categories of the most activating images of each region (BrainSCUBA's table 1).
-
-    Parameters
-    ----------
-    evidence : DataFrame
-        ``voxel, rank, stimulus`` (and ``roi``), from :func:`neuroenc.captions.evidence`.
-    images : DataArray (stimulus, feature)
-        Embeddings of at least these images. All of them give the mean image direction.
-    embed_text, categories
-        As in :func:`categorise`.
-    max_rank : int, optional
-        Only images up to this rank.
-    image_direction : array (feature,), optional
-    **options
-        ``templates, centre, text_direction`` of :func:`categorise`.
-
-    Returns
-    -------
-    DataFrame
-        ``roi, category, count, share, n_images``. An image counts once for every voxel that it stands behind.
-
-    Raises
-    ------
-    DataError
-        An image of the evidence is not among ``images``.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd, xarray as xr
-    >>> images = xr.DataArray(np.array([[2.0, 0.1], [0.1, 1.0]]), dims=("stimulus", "feature"),
-    ...                       coords={"stimulus": ["a", "b"]})
-    >>> shown = pd.DataFrame({"voxel": [0, 1], "rank": 1, "stimulus": ["a", "a"], "roi": "FFA"})
-    >>> def embed_text(texts):
-    ...     return np.array([[1.0, 0.2] if "dog" in t else [0.2, 1.0] for t in texts])
-    >>> categorise_evidence(shown, images, embed_text, {"animal": ["dog"], "place": ["house"]})["share"].tolist()
-    [1.0, 0.0]
-    """
-    if max_rank is not None:
-        evidence = evidence[evidence["rank"] <= max_rank]
-    if len(evidence) == 0:
-        raise DataError("the evidence has 0 rows; there are no images to categorise.")
-    wanted = evidence["stimulus"].astype(str)
-    absent = sorted(set(wanted) - set(images["stimulus"].values.astype(str).tolist()))
-    if absent:
-        raise DataError(f"{len(absent)} images of the evidence are not among images, the first is {absent[0]!r}.")
-    if image_direction is None:
-        image_direction = unit_rows(np.asarray(images.transpose("stimulus", ...).values, dtype=np.float64)).mean(axis=0)
-    shown = images.sel(stimulus=sorted(set(wanted)))
-    found = categorise(shown, embed_text, categories, image_direction=image_direction, **options)
-    of = dict(zip(found["stimulus"].values.astype(str), found["category"].values.astype(str)))
-    labels = np.array([of[s] for s in wanted])
-    return _shares(labels, found["category_name"].values.tolist(), roi_strings(evidence), "n_images")

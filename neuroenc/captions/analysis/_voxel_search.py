@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
@@ -31,9 +31,7 @@ def search_voxels(
     intercept: Any = None,
     reference: Sequence[str] | None = None,
     image_direction: Any = None,
-    by: str = "z",
     top: int | None = None,
-    centre: bool = True,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
     r"""Search voxels by text: predicted response to a text, beside reference texts.
@@ -57,26 +55,21 @@ def search_voxels(
         Give texts of the same form as those asked for, phrases for phrases and captions for captions: weights also
         tell forms of text apart, which no image ever taught them.
     image_direction : array (feature,), optional
-        Mean unit-norm image, ``bank_direction`` of a projection.
-    by : {"z", "percentile", "predicted"}
+        Of weights: mean unit-norm image, ``bank_direction`` of a projection.
     top : int, optional
         Voxels a text; default all.
-    centre : bool
-        False uses plain directions.
     max_memory : str, int or None
 
     Returns
     -------
     DataFrame
         ``text, rank, voxel, predicted, percentile`` (share of reference texts that are predicted to drive the voxel
-        less)``, z`` and the voxel coordinates, sorted by text (as given) and ``by``.
+        less)``, z`` and the voxel coordinates, sorted by text (as given) and ``z``.
 
     Raises
     ------
     DataError
         Widths differ, or the reference is too small.
-    ConfigError
-        A setting is not legal.
 
     Examples
     --------
@@ -88,7 +81,6 @@ def search_voxels(
     >>> out["voxel"].tolist()
     [1, 0]
     """
-    one_of("by", by, ("z", "percentile", "predicted"))
     check_whole("top", 1 if top is None else top)
     asked = [texts] if isinstance(texts, str) else list(texts)
     others = default_reference() if reference is None else list(reference)
@@ -98,7 +90,7 @@ def search_voxels(
         raise DataError(f"{len(set(others))} different reference texts; at least 3 are needed, better hundreds.")
     labelled: xr.DataArray | xr.Dataset
     if isinstance(source, xr.Dataset):
-        target, live, _, _ = directions_of(source, image_direction=image_direction, centre=centre)
+        target, live, _ = directions_of(source)
         labelled, bias, moved = source, np.zeros(len(target)), None
     else:
         weights = as_weights(source, intercept)
@@ -106,8 +98,7 @@ def search_voxels(
         labelled, bias, moved = weights.coef, weights.intercept, image_direction
     vectors = embed(embed_text, [*asked, *others], target.shape[1])
     mean = vectors[len(asked) :].mean(axis=0)
-    if centre:
-        vectors = unit_rows(vectors - mean + (0.0 if moved is None else np.asarray(moved, dtype=np.float64)))
+    vectors = unit_rows(vectors - mean + (0.0 if moved is None else np.asarray(moved, dtype=np.float64)))
     query, compared = vectors[: len(asked)], vectors[len(asked) :]
     found = {name: np.full((len(asked), len(target)), np.nan) for name in ("predicted", "percentile", "z")}
     step = int(max(1, parse_memory(max_memory) // 4 // (8 * len(others))))
@@ -123,7 +114,7 @@ def search_voxels(
         found["z"][:, at], found["predicted"][:, at] = z, own + bias[at]
     frames = []
     for i, text in enumerate(asked):
-        order = rows[np.argsort(-np.nan_to_num(found[by][i, rows], nan=-np.inf), kind="stable")][:top]
+        order = rows[np.argsort(-np.nan_to_num(found["z"][i, rows], nan=-np.inf), kind="stable")][:top]
         named = {"text": text, "rank": np.arange(1, len(order) + 1), "voxel": labelled["voxel"].values[order]}
         frame = pd.DataFrame({**named, **{name: values[i, order] for name, values in found.items()}})
         frames.append(pd.concat([frame, voxel_labels(labelled, order)], axis=1))

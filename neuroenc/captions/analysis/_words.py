@@ -16,8 +16,7 @@ from scipy.stats import hypergeom
 
 from neuroenc import stats
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.memory import parse_memory
+from neuroenc._core.errors import DataError
 from neuroenc._core.tables import check_columns
 from neuroenc.captions.text._phrases import PARTS, has_spacy, parse, parts_of
 from neuroenc.captions.text._words import STOP_LEMMAS, STOP_PHRASES, STOP_WORDS, strip_phrases, tokens
@@ -43,41 +42,6 @@ def fisher_enrichment(has: sparse.csr_matrix, inside: Floats) -> Floats:
     total = np.asarray(held.sum(axis=0)).ravel()
     here = np.asarray(inside.astype(np.float64) @ held).ravel()
     return np.asarray(hypergeom.sf(here - 1, len(inside), total, inside.sum()))
-
-
-def permutation_enrichment(
-    share: sparse.csr_matrix, inside: Floats, n_permutations: int, seed: Any, max_memory: int
-) -> Floats:
-    r"""One-sided permutation p of every term: is its mean share inside that of as many random voxels?
-
-    Parameters
-    ----------
-    share : csr_matrix (voxel, term)
-        Share of the voxel's captions that hold the term.
-    inside : bool array (voxel,)
-    n_permutations : int
-    seed : int or sequence of int
-    max_memory : int
-        Bytes for a block of permutations.
-
-    Returns
-    -------
-    ndarray (term,)
-        ``(1 + #{permuted >= real}) / (1 + n_permutations)``.
-    """
-    rng = np.random.default_rng(seed)
-    n, n_terms = share.shape
-    size = int(inside.sum())
-    real = np.asarray(inside.astype(np.float64) @ share).ravel()
-    at_least = np.zeros(n_terms)
-    step = int(max(1, min(n_permutations, max_memory // (8 * (n + n_terms)))))
-    for start in range(0, n_permutations, step):
-        draws = np.zeros((min(step, n_permutations - start), n))
-        for row in draws:
-            row[rng.permutation(n)[:size]] = 1.0
-        # Sums of the same shares in another order differ in their last bits.
-        at_least += (np.asarray((share.T @ draws.T).T) >= real - 1e-9).sum(axis=0)
-    return (1.0 + at_least) / (1.0 + n_permutations)
 
 
 def check_captions(captions: pd.DataFrame, max_rank: int | None = None, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -173,16 +137,6 @@ def frequent_terms(
     return Terms([terms.names[i] for i in at], sparse.csr_matrix(terms.rows[:, at])), per_voxel[:, at]
 
 
-def select_region(captions: pd.DataFrame, roi: str | None) -> pd.DataFrame:
-    """The captions of one region, or all with None; an unknown name is an error with the nearest."""
-    if roi is None:
-        return captions
-    masks = region_masks(roi_strings(captions))
-    if roi not in masks:
-        raise DataError(unknown_name("roi", roi, masks))
-    return captions[masks[roi]].reset_index(drop=True)
-
-
 _COLUMNS = ["roi", "part", "word", "count", "share", "lift", "n_voxels", "p", "q"]
 
 
@@ -194,12 +148,8 @@ def words(
     stop: Iterable[str] = STOP_LEMMAS,
     max_rank: int | None = None,
     min_voxels: int = 2,
-    test: str = "fisher",
-    n_permutations: int = 1000,
-    seed: int = 0,
     parser: str = "auto",
     model: str | None = None,
-    max_memory: str | int | None = None,
 ) -> pd.DataFrame:
     r"""Count nouns, verbs, attributes and relations in the captions of each region, and test them.
 
@@ -225,24 +175,17 @@ def words(
         Only captions up to this rank.
     min_voxels : int
         Words of fewer voxels (in all regions) are left out, and out of the correction.
-    test : {"fisher", "permutation", "none"}
-        Fisher's exact test of "a voxel of the region has the word" against all other voxels, or a permutation of
-        voxels on the mean share of captions; both one-sided (more here). With several captions a voxel the second
-        sees more (once or always are one to Fisher), but p is at least 1 / (1 + n_permutations).
-    n_permutations, seed : int
-        Of the permutation test.
     parser : {"auto", "spacy", "none"}
         "auto" parses with spaCy where it is installed, and otherwise warns and counts words as
         :func:`neuroenc.captions.nouns` does, as part "noun".
     model : str, optional
         spaCy pipeline, the small English one by default.
-    max_memory : str, int or None
-        For permutations.
 
     Returns
     -------
     DataFrame
-        ``roi, part, word, count`` (captions)``, share, lift, n_voxels`` (of the region, with the word)``, p, q``
+        ``roi, part, word, count`` (captions)``, share, lift, n_voxels`` (of the region, with the word)``, p`` (Fisher's
+        exact test of "a voxel of the region has the word" against all other voxels, one-sided: more here) and ``q``
         (Benjamini-Hochberg over all rows' tests). Sorted by roi, part, then count. roi is "all" where captions
         have none; lift is then 1 and p is NaN.
 
@@ -251,7 +194,7 @@ def words(
     DataError
         Columns are absent, or there are no captions.
     ConfigError
-        An unknown part, test or parser.
+        An unknown part or parser.
 
     References
     ----------
@@ -268,26 +211,19 @@ def words(
     wanted = [str(p) for p in parts]
     for part in wanted:
         one_of("part", part, PARTS)
-    one_of("test", test, ("fisher", "permutation", "none"))
     one_of("parser", parser, ("auto", "spacy", "none"))
     captions = check_captions(captions, max_rank)
     voxel, first = voxel_keys(captions)
     texts, codes = unique_texts(captions["caption"])
     found = _found(strip_phrases(texts, stop_phrases), wanted, frozenset(stop), parser, model)
     terms, per_voxel = frequent_terms(found, codes, voxel, len(first), min_voxels)
-    captions_of = np.bincount(voxel, minlength=len(first))
     overall = np.asarray(terms.rows.sum(axis=0)).ravel() / len(captions)
     frames = []
-    for k, (roi, rows) in enumerate(region_masks(roi_strings(captions)).items()):
+    for roi, rows in region_masks(roi_strings(captions)).items():
         inside = np.zeros(len(first), dtype=bool)
         inside[voxel[rows]] = True
         count = np.asarray(rows.astype(np.float64) @ terms.rows).ravel()
-        p = np.full(len(terms.names), np.nan)
-        if test == "fisher" and not inside.all():
-            p = fisher_enrichment(per_voxel, inside)
-        elif test == "permutation" and not inside.all():
-            each = per_voxel.multiply(1.0 / captions_of[:, None]).tocsr()
-            p = permutation_enrichment(each, inside, n_permutations, [seed, k], parse_memory(max_memory) // 4)
+        p = np.full(len(terms.names), np.nan) if inside.all() else fisher_enrichment(per_voxel, inside)
         share = count / int(rows.sum())
         frame = pd.DataFrame(
             {
@@ -345,10 +281,9 @@ def nouns(
     lexicon: Mapping[str, str] | Callable[[str], str | None] | None = None,
     *,
     stop: Iterable[str] = STOP_WORDS,
-    by: str = "word",
     max_rank: int | None = None,
 ) -> pd.DataFrame:
-    """Count words (or word families) in the captions of each region.
+    """Count words in the captions of each region.
 
     A word counts once a caption. No part of speech is known here: without ``lexicon`` all words outside
     the stop list and of at least two letters count.
@@ -361,29 +296,23 @@ def nouns(
     lexicon : mapping or callable, word -> family, optional
         Only words that it knows count (a regular plural is looked up as its singular, too).
     stop : iterable of str
-    by : "word" or "family"
-        Count words, or families of the lexicon.
     max_rank : int, optional
         Only captions up to this rank; 1 is the best caption of each voxel.
 
     Returns
     -------
     DataFrame
-        ``roi, word, count, share`` (of the region's captions), and ``family`` with a lexicon; with
-        ``by="family"`` ``word`` is the family. Sorted by roi, then count. roi is "all" where the captions
-        have no roi column.
+        ``roi, word, count, share`` (of the region's captions), and ``family`` with a lexicon. Sorted by roi, then
+        count. roi is "all" where the captions have no roi column.
 
     Examples
     --------
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"voxel": [0, 1], "rank": 1, "caption": ["A close up of a dog.", "two dogs"],
     ...                       "roi": ["FFA;OFA", "FFA"]})
-    >>> nouns(frame, {"dog": "animal"}, by="family").values.tolist()
-    [['FFA', 'animal', 2, 1.0], ['OFA', 'animal', 1, 1.0]]
+    >>> nouns(frame, {"dog": "animal"}).values.tolist()
+    [['FFA', 'dog', 1, 0.5, 'animal'], ['FFA', 'dogs', 1, 0.5, 'animal'], ['OFA', 'dog', 1, 1.0, 'animal']]
     """
-    one_of("by", by, ("word", "family"))
-    if by == "family" and lexicon is None:
-        raise ConfigError("by='family' needs a lexicon that maps words to families.")
     check_columns(captions, ["caption"], "captions")
     if max_rank is not None:
         captions = captions[captions["rank"] <= max_rank]
@@ -393,13 +322,13 @@ def nouns(
     if lexicon is not None:
         known = {word: _family(word, lexicon) for several in found for word in several}
         families = {word: family for word, family in known.items() if family is not None}
-        found = [{families[w] if by == "family" else w for w in several if w in families} for several in found]
+        found = [{w for w in several if w in families} for several in found]
     rows: list[tuple[str, str, int, float]] = []
     for roi, mask in region_masks(roi_strings(captions)).items():
         counts = Counter(word for several, inside in zip(found, mask) if inside for word in several)
         ordered = sorted(counts.items(), key=lambda x: (-x[1], x[0]))
         rows += [(roi, word, count, count / int(mask.sum())) for word, count in ordered]
     out = pd.DataFrame(rows, columns=["roi", "word", "count", "share"])
-    if lexicon is not None and by == "word":
+    if lexicon is not None:
         out["family"] = [families[x] for x in out["word"]]
     return out

@@ -58,39 +58,28 @@ def embed(embed_text: EmbedText, texts: Sequence[str], width: int | None = None)
     return unit_rows(values)[[place[t] for t in texts]]
 
 
-def directions_of(
-    source: Any, *, image_direction: Any = None, centre: bool = True
-) -> tuple[np.ndarray, np.ndarray, str, dict[str, Any]]:
-    """Unit directions (row, feature) of voxels or images, which rows have one, their dimension and coordinates.
+def directions_of(source: Any, *, centre: bool = True) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Unit directions (voxel, feature), which voxels have one, and the voxels' coordinates.
 
-    A projection is centred on its bank's mean direction, images on ``image_direction``. Weights are differences
-    of responses already and are not moved.
+    A projection is centred on its bank's mean direction. Weights are differences of responses already and are not
+    moved.
     """
     coords: Any
+    origin = None
     if isinstance(source, xr.Dataset):
         if "embedding" not in source:
             raise DataError(f"the data set has {list(source.data_vars)}; 'embedding' of project() is needed.")
-        labelled, dim = source["embedding"].transpose("voxel", "feature"), "voxel"
-        values = labelled.values
-        if image_direction is None and centre:
+        values, coords = source["embedding"].transpose("voxel", "feature").values, source.coords
+        if centre:
             if "bank_direction" not in source:
-                raise ConfigError("projection without bank_direction. Next step: image_direction=..., or centre=False.")
-            image_direction = source["bank_direction"].values
-        coords = source.coords
-    elif isinstance(source, xr.DataArray) and "stimulus" in source.dims and "voxel" not in source.dims:
-        dim, values, coords = "stimulus", source.transpose("stimulus", ...).values, source.coords
-        if image_direction is None and centre:
-            raise ConfigError(
-                "images need image_direction, the mean unit-norm embedding of natural images (bank_direction of a "
-                "projection): the mean of these few may be what they have in common. Or centre=False."
-            )
+                raise ConfigError("projection without bank_direction. Next step: project(coef, bank), or centre=False.")
+            origin = np.asarray(source["bank_direction"].values, dtype=np.float64)
     else:
         weights = as_weights(source)
-        dim, values, coords = "voxel", weights.matrix(), weights.coef.coords
-        image_direction = None
+        values, coords = weights.matrix(), weights.coef.coords
     target = unit_rows(np.asarray(values, dtype=np.float64))
-    if centre and image_direction is not None:
-        target = unit_rows(target - np.asarray(image_direction, dtype=np.float64))
+    if origin is not None:
+        target = unit_rows(target - origin)
     live = np.isfinite(values).all(axis=1) & (np.linalg.norm(target, axis=1) > 0)
-    kept = {str(c): v for c, v in coords.items() if v.dims == (dim,)}
-    return np.where(live[:, None], target, 0.0), live, dim, kept
+    kept = {str(c): v for c, v in coords.items() if v.dims == ("voxel",)}
+    return np.where(live[:, None], target, 0.0), live, kept

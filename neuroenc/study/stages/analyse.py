@@ -38,7 +38,7 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame]:
     projection = study.readings.fitted.sel(voxel=voxels).assign_coords(labels)
     out: dict[str, pd.DataFrame] = {}
     if config.analysis.words != "none":
-        out["words"] = words(captions, parser=config.analysis.words, seed=seed)
+        out["words"] = words(captions, parser=config.analysis.words)
     out["concepts"] = _concepts(captions, scores, seed)
     if captioner.embed_text is not None:
         joint = config.space.stimuli == "image"

@@ -1,38 +1,31 @@
-"""Clusters of voxels, the phrases that separate them, contrasts and colours."""
+"""Clusters of voxels, the phrases that separate them, and contrasts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import adjusted_rand_score
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import (
-    EmbeddingColours,
-    cluster_voxels,
-    contrast,
-    difference_captions,
-    evidence,
-    project,
-    separating_phrases,
-)
+from neuroenc.captions import cluster_voxels, contrast, separating_phrases
 from neuroenc.captions.analysis._contrast import log_odds
-from neuroenc.data import average_repeats, simulate_cortex, zscore
 from neuroenc.data.simulate import family_of_word
-from neuroenc.encoders import RidgeEncoder
 
 
-@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+def of_region(projection, roi):
+    return projection.isel(voxel=projection["roi"].values == roi)
+
+
 @pytest.mark.parametrize(
     "roi",
     [
         "FFA",
-        pytest.param("EBA", marks=pytest.mark.xfail(reason="ARI .79 by k-means, .74 by Ward's method")),
+        pytest.param("EBA", marks=pytest.mark.xfail(reason="ARI .79")),
     ],
 )
-def test_planted_sub_populations_are_found(space, subject, roi, method):
-    found = cluster_voxels(space.projection, 2, roi=roi, method=method, n_bootstraps=20, n_null=0)
+def test_planted_sub_populations_are_found(space, subject, roi):
+    found = cluster_voxels(of_region(space.projection, roi), 2, n_bootstraps=20, n_null=0)
     members = subject.truth["members"].values[found.labels["voxel"].values]
     assert found.choices["stability"].iloc[0] > 0.8
     assert adjusted_rand_score(members, found.labels.values) > 0.8
@@ -40,7 +33,7 @@ def test_planted_sub_populations_are_found(space, subject, roi, method):
 
 @pytest.mark.parametrize("roi", ["FFA", "EBA"])
 def test_separating_phrases_name_the_members(space, subject, truthful, roi):
-    found = cluster_voxels(space.projection, 2, roi=roi, n_bootstraps=0, n_null=0)
+    found = cluster_voxels(of_region(space.projection, roi), 2, n_bootstraps=0, n_null=0)
     members = subject.truth["members"].values[found.labels["voxel"].values]
     phrases = found.phrases(truthful, n_permutations=200)
     words = {
@@ -74,34 +67,25 @@ def test_voxels_of_two_families_make_two_stable_clusters(space, subject):
 def test_a_cloud_without_clusters_is_not_called_clustered():
     rng = np.random.default_rng(0)
     cloud = 3 + rng.standard_normal((12, 90))
-    found = cluster_voxels(cloud, n_bootstraps=20, n_null=40, centre=False)
+    found = cluster_voxels(cloud, n_bootstraps=20, n_null=40)
     assert (found.choices["p"] > 0.05).all()
     assert found.choices["stability"].max() < 0.8
 
 
-def test_clusters_do_not_depend_on_order_and_examples_are_typical(space, truthful):
-    part = space.projection.isel(voxel=space.projection["roi"].values == "EBA")
+def test_clusters_do_not_depend_on_order(space):
+    part = of_region(space.projection, "EBA")
     order = np.random.default_rng(1).permutation(part.sizes["voxel"])
     one = cluster_voxels(part, 2, n_bootstraps=5, n_null=0)
     two = cluster_voxels(part.isel(voxel=order), 2, n_bootstraps=5, n_null=0)
     assert one.mapping() == two.mapping()
     assert (np.bincount(one.labels.values)[1:] == np.sort(np.bincount(one.labels.values)[1:])[::-1]).all()
-    shown = evidence(space.coef, space.images, k=3)
-    table = one.examples(truthful, shown, n=4)
-    assert table.groupby("cluster")["typicality"].is_monotonic_decreasing.all()
-    assert (table["images"].str.count(";") == 2).all()
-    assert (table["caption"] != "").all()
 
 
 def test_bad_clusterings_are_named(space):
-    with pytest.raises(DataError, match="did you mean 'FFA'"):
-        cluster_voxels(space.projection, roi="FFa1")
     with pytest.raises(ConfigError, match="at least 2"):
         cluster_voxels(space.projection, 1)
     with pytest.raises(DataError, match="too few"):
         cluster_voxels(space.projection.isel(voxel=slice(0, 4)))
-    with pytest.raises(ConfigError, match="method"):
-        cluster_voxels(space.projection, method="k-means")
 
 
 def test_log_odds_are_monroes_formula():
@@ -154,77 +138,3 @@ def test_contrast_of_a_side_with_itself_is_an_error(truthful):
     assert found["z"].abs().max() < 1e-6 if len(found) else True
     with pytest.raises(DataError, match="different names"):
         contrast(a, b, names=("x", "x"))
-
-
-def test_difference_of_embeddings_is_described(space, world):
-    captions = sorted({c[0] for c in world.captions[:300]})
-    vectors = space.text.embed(captions).values
-    roi = space.projection["roi"].values
-    a, b = space.projection.isel(voxel=roi == "food"), space.projection.isel(voxel=roi == "VWFA")
-    found = difference_captions(a, b, captions, vectors, names=("food", "VWFA"), n=5, n_permutations=200)
-    for name, family in (("food", "food"), ("VWFA", "word")):
-        own = found[found["group"] == name]
-        named = [family in {family_of_word(w) for w in c.replace(".", "").split()} for c in own["caption"]]
-        assert np.mean(named) >= 0.8
-        assert (own["p"] < 0.05).all()
-    halves = space.projection.isel(voxel=roi == "food")
-    even, odd = halves.isel(voxel=slice(0, None, 2)), halves.isel(voxel=slice(1, None, 2))
-    null = difference_captions(even, odd, captions, vectors, n_permutations=200)
-    assert (null["q"] > 0.05).all()
-
-
-@pytest.fixture(scope="module")
-def second(world, space):
-    """Another subject's projection, with its planted families."""
-    other = simulate_cortex(
-        world,
-        n_subjects=2,
-        n_voxels={"FFA": 20, "EBA": 20, "PPA": 20, "VWFA": 15, "food": 20},
-        n_sessions=3,
-        ncsnr=(0.6, 1.5),
-        mixed_share=0.0,
-        own=0.0,
-        seed=6,
-    )[1]
-    y = average_repeats(zscore(other.responses, by="session")).sel(stimulus=world.ids)
-    coef, bias = RidgeEncoder(n_jobs=1).fit(space.unit.values, y).to_linear()
-    return project(coef, space.images, intercept=bias, progress=False), other.truth["family"].values
-
-
-# UMAP compiles itself on first use, which takes longer than all other tests.
-@pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.slow)])
-def test_colours_carry_over_to_another_subject(space, subject, second, method):
-    if method == "umap":
-        pytest.importorskip("umap")
-    family = subject.truth["family"].values
-    colours = EmbeddingColours(method).fit(space.projection)
-    rgb = colours.transform(space.projection).values
-    assert silhouette_score(rgb, family) > 0.2
-    names = np.unique(family)
-    centres = np.stack([rgb[family == f].mean(0) for f in names])
-    other, truth = second
-    theirs = colours.transform(other).values
-    nearest = names[((theirs[:, None] - centres) ** 2).sum(2).argmin(1)]
-    assert (nearest == truth).mean() > 0.8
-
-
-def test_legend_names_the_ends_of_a_channel(space, world, subject):
-    colours = EmbeddingColours().fit(space.projection)
-    captions = sorted({c[0] for c in world.captions[:300]})
-    legend = colours.legend(captions, space.text.embed(captions).values, n=5)
-    assert len(legend) == 3 * 2 * 5
-    assert legend["explained"].iloc[0] == legend["explained"].max()
-    rgb, family = colours.transform(space.projection).values, subject.truth["family"].values
-    for end, order in (("bright", -1), ("dark", 1)):
-        extreme = pd.Series(family[np.argsort(order * rgb[:, 0])[:15]]).mode()[0]
-        said = legend[(legend["channel"] == "red") & (legend["end"] == end)]["caption"]
-        assert sum(extreme in {family_of_word(w) for w in c.replace(".", "").split()} for c in said) >= 3
-
-
-def test_colours_are_reproducible_and_unfitted_ones_say_so(space):
-    one, two = (EmbeddingColours().fit(space.projection).transform(space.projection) for _ in range(2))
-    np.testing.assert_array_equal(one, two)
-    with pytest.raises(ConfigError, match="not fitted"):
-        EmbeddingColours().transform(space.projection)
-    with pytest.raises(DataError, match="width"):
-        EmbeddingColours().fit(space.projection).transform(np.ones((5, 2)))

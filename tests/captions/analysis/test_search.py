@@ -66,8 +66,6 @@ def test_blocks_and_top_change_nothing(space):
 
 
 def test_bad_searches_are_named(space):
-    with pytest.raises(ConfigError, match="by"):
-        search_voxels("a man", space.coef, space.text, by="score")
     with pytest.raises(DataError, match="at least 3"):
         search_voxels("a man", space.coef, space.text, reference=["a", "a"])
     with pytest.raises(DataError, match="no text"):
@@ -101,10 +99,10 @@ def kitchen():
 
 def test_structure_finds_the_planted_aspects(kitchen):
     table, kinds = kitchen
-    found = structurize(table, roi="X", n_descriptions=100)
-    assert found.written_by == "rules"
+    found = structurize(table, n_descriptions=100)
     assert (found.n_captions, found.n_voxels) == (90, 90)
-    frame = found.to_frame()
+    rows = [(k, v, d.caption) for k, a in enumerate(found.aspects) for d in a.descriptions for v in d.voxels]
+    frame = pd.DataFrame(rows, columns=["aspect", "voxel", "caption"])
     labels = frame.drop_duplicates("voxel").set_index("voxel")["aspect"].reindex(range(90))
     assert adjusted_rand_score(kinds, labels) > 0.9
     # The largest first, named after its subject.
@@ -117,44 +115,24 @@ def test_structure_finds_the_planted_aspects(kitchen):
     assert len(frame) == 90
     assert "pizza" in found.scope
     text = found.to_text().splitlines()
-    assert text[0].startswith("Scope: X:")
+    assert text[0].startswith("Scope: These voxels:")
     assert text[1].startswith("1. ")
     assert text[2].startswith("  1.1 ")
 
 
-def test_structure_with_vectors_of_captions(space, truthful):
-    found = structurize(truthful, space.text, roi="FFA", seed=0)
+def test_structure_of_a_region(truthful):
+    own = truthful[truthful["roi"] == "FFA"]
+    found = structurize(own)
     faces = [family_of_word(w) for w in found.scope.replace(",", "").replace(":", "").split()]
     assert "face" in faces
     assert 2 <= len(found.aspects) <= 6
-    again = structurize(truthful, space.text, roi="FFA", seed=0)
-    assert found == again
+    assert found == structurize(own)
 
 
-def test_a_language_model_writes_titles_and_never_descriptions(kitchen):
-    table, _ = kitchen
-    asked = []
-
-    def llm(prompt: str) -> str:
-        asked.append(prompt)
-        return '"Things to eat"\nand more'
-
-    plain, written = structurize(table, n_aspects=3), structurize(table, n_aspects=3, llm=llm)
-    assert written.written_by == "llm"
-    assert {a.title for a in written.aspects} == {"Things to eat"}
-    assert [a.descriptions for a in written.aspects] == [a.descriptions for a in plain.aspects]
-    assert len(asked) == 4
-    assert all(d.caption in asked[0] for d in plain.aspects[0].descriptions)
-    with pytest.raises(DataError, match="must return text"):
-        structurize(table, llm=lambda prompt: None)
-
-
-def test_few_captions_and_unknown_regions():
+def test_few_captions_and_none_with_words():
     one = structurize(pd.DataFrame({"voxel": [3, 4], "caption": ["a dog", "a dog"]}))
     assert len(one.aspects) == 1
     assert one.aspects[0].descriptions[0].voxels == (3, 4)
     assert one.aspects[0].title == "dog"
-    with pytest.raises(DataError, match="unknown roi"):
-        structurize(pd.DataFrame({"voxel": [3], "caption": ["a dog"], "roi": ["V1"]}), roi="V2")
     with pytest.raises(DataError, match="no words"):
         structurize(pd.DataFrame({"voxel": [3, 4], "caption": ["1", "2"]}))

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from brackets import bracket_f1, distances_from_tree, left_branching, random_tree, right_branching
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
-from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases, separating_phrases, structurize
+from neuroenc.captions import GroundingChecker, SyntacticDistanceParser, find_phrases
 from neuroenc.captions.text._parser_model import (
     StructuralAttention,
     StructuredLM,
@@ -412,21 +412,6 @@ def test_planted_captions_have_binary_trees_of_both_sides(grammar, seed):
     rng = np.random.default_rng(0)
     for baseline in (right_branching, left_branching, lambda n: random_tree(n, rng)):
         assert bracket_f1([baseline(n) for n in counts], golds) < 0.6
-
-
-def test_structured_captions_take_its_phrases(parser):
-    texts = ["a red cat on the mat", "the red cat", "the dog in a house", "a dog in the house", "a dog"]
-    table = pd.DataFrame({"voxel": range(5), "caption": texts})
-    said = {p.key for several in parser.phrases(texts) for p in several}
-    found = structurize(table, n_aspects=2, engine=parser.phrases)
-    titles = {phrase for aspect in found.aspects for phrase in aspect.phrases}
-    assert titles
-    assert titles <= said
-    background = ["a red cat", "the dog", "a house"]
-    groups = {k: k < 2 for k in range(5)}
-    rows = separating_phrases(table, groups, engine=parser.phrases, background=background, min_voxels=1)
-    assert set(rows["phrase"]) <= said
-    assert "dog" in set(rows.query("group == False")["phrase"])
 
 
 @pytest.mark.slow

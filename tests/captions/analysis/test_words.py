@@ -12,7 +12,7 @@ from scipy.stats import fisher_exact
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import nouns, words
-from neuroenc.captions.analysis._words import fisher_enrichment, permutation_enrichment, region_masks
+from neuroenc.captions.analysis._words import fisher_enrichment, region_masks
 from neuroenc.captions.text._phrases import PARTS, load_spacy, parse, parts_of
 from neuroenc.captions.text._words import strip_phrases
 from neuroenc.data.simulate import family_of_word
@@ -83,7 +83,7 @@ def test_stop_phrases_go_as_phrases_and_can_be_changed():
 
 
 def test_planted_families_lead_their_regions(parser, truthful):
-    found = words(truthful, test="permutation")
+    found = words(truthful)
     assert list(found.columns) == ["roi", "part", "word", "count", "share", "lift", "n_voxels", "p", "q"]
     for roi, family in FAMILY.items():
         own = found[(found["roi"] == roi) & (found["part"] == "noun")]
@@ -103,15 +103,12 @@ def test_shuffled_captions_lead_nowhere(parser, shuffled):
     assert (found["q"] < 0.05).sum() == 0
     # p of a discrete test is conservative; far fewer than 5 % would say it does not work at all.
     assert (found["p"] < 0.05).mean() < 0.07
-    by_permutation = words(shuffled, ["noun"], test="permutation", n_permutations=200)
-    assert (by_permutation["q"] < 0.05).sum() == 0
-    assert (by_permutation["p"] < 0.05).mean() < 0.1
 
 
 def test_counts_are_those_of_a_plain_loop(parser, truthful):
     frame = truthful.copy()
     frame.loc[frame["voxel"] % 7 == 0, "roi"] += ";extra"
-    found = words(frame, test="none", min_voxels=1).set_index(["roi", "part", "word"])
+    found = words(frame, min_voxels=1).set_index(["roi", "part", "word"])
     found = found.sort_index()
     parts = parse(strip_phrases(frame["caption"]), parts_of)
     for roi in ("FFA", "extra"):
@@ -142,20 +139,10 @@ def test_fisher_is_scipys():
         assert found[k] == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
 
 
-def test_permutation_agrees_with_fisher_and_with_its_blocks():
-    rng = np.random.default_rng(1)
-    has, inside = rng.random((60, 8)) < 0.4, np.arange(60) < 20
-    has[:20, 0] = True
-    matrix = sparse.csr_matrix(has.astype(float))
-    p = permutation_enrichment(matrix, inside, 4000, 5, 10**7)
-    np.testing.assert_allclose(p, fisher_enrichment(matrix, inside), atol=0.03)
-    np.testing.assert_array_equal(p, permutation_enrichment(matrix, inside, 4000, 5, 1000))
-
-
 def test_without_a_parser_it_counts_as_nouns_does(monkeypatch, truthful):
     monkeypatch.setattr("neuroenc.captions.analysis._words.has_spacy", lambda: False)
     with pytest.warns(UserWarning, match=r"neuroenc\[language\]"):
-        found = words(truthful, test="none", min_voxels=1, stop_phrases=[], stop=[])
+        found = words(truthful, min_voxels=1, stop_phrases=[], stop=[])
     plain = nouns(truthful).set_index(["roi", "word"])["count"]
     assert found.set_index(["roi", "word"])["count"].to_dict() == plain.to_dict()
     assert set(found["part"]) == {"noun"}
@@ -185,8 +172,6 @@ def test_regions_and_subjects(truthful):
 def test_bad_input_is_named(truthful):
     with pytest.raises(ConfigError, match="did you mean 'relation'"):
         words(truthful, ["relations"])
-    with pytest.raises(ConfigError, match="test"):
-        words(truthful, test="t")
     with pytest.raises(DataError, match="no column 'caption'"):
         words(pd.DataFrame({"voxel": [1]}))
     with pytest.raises(DataError, match="0 rows"):
