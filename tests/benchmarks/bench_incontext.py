@@ -215,7 +215,6 @@ def report_anchor(options):
     import torch
 
     from neuroenc.encoders.incontext import make_model
-    from neuroenc.encoders.incontext._condition import FastReader
 
     torch.manual_seed(0)
     model = make_model("small", components=10).eval()
@@ -224,8 +223,6 @@ def report_anchor(options):
     z = torch.randn(options.voxels, 128)
     tasks = {
         "model": model,
-        "inference": FastReader(model),
-        "inference, bf16": FastReader(model, half=True),
         "closed form": lambda x, y: model.anchor(z[: len(y)], x, y),
     }
     with torch.inference_mode():
@@ -238,7 +235,7 @@ def report_anchor(options):
                 + ", ".join(f"{name} {1e3 * took / options.voxels:.2f}" for name, took in found.items())
             )
         with torch.profiler.profile() as profile:
-            tasks["inference"](x, y[:256])
+            model(x, y[:256])
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 

@@ -496,8 +496,6 @@ def test_features_far_from_unit_norm_are_told_to_a_model_of_unit_norm():
 
 
 def test_a_silent_model_is_its_closed_form_in_files_too(tmp_path):
-    from neuroenc.encoders.incontext._condition import FastReader
-
     model = make_model("small", n_features=6, dim=16, depth=1, hidden=32).eval()
     torch.nn.init.normal_(model.anchor.out.weight)
     x, y = torch.randn(20, 6), torch.randn(4, 20)
@@ -510,7 +508,6 @@ def test_a_silent_model_is_its_closed_form_in_files_too(tmp_path):
         closed = model(x, y).coef
         assert not torch.allclose(loud, closed, atol=1e-3)
         torch.testing.assert_close(silent(x, y).coef, closed)
-        torch.testing.assert_close(FastReader(silent)(x, y).coef, closed)
         # Speaking again, it is the network that was saved.
         torch.testing.assert_close(silent.silence(False)(x, y).coef, loud)
     with pytest.raises(ConfigError, match="anchored form"):
