@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import DataError
 from neuroenc._core.files import write_json
 from neuroenc._core.progress import progress
 from neuroenc.embedding import ImageEmbedder
+from neuroenc.retrieval import as_bank, top_k
 
-__all__ = ["main", "train_world_denoiser"]
+__all__ = ["copying", "main", "synthetic_weights", "train_world_denoiser"]
 
 # As for the world's CLIP: training scenes far from those of tests and demos, and the same held-out scenes.
 _TRAIN_SEED, _HELD_OUT_SEED = 10_000_000, 1_000_003
@@ -34,6 +37,93 @@ def _images(n: int, seed: int, device: str, show: bool) -> np.ndarray:
         for start in progress(range(0, n, 500), desc="scenes", show=show)
     ]
     return np.concatenate(parts)
+
+
+def synthetic_weights(bank: Any, n: int, seed: int = 0) -> np.ndarray:
+    """Unit-norm weights (n, d) of the denoiser's prior for the images of a bank in memory.
+
+    Examples
+    --------
+    >>> found = synthetic_weights(np.eye(4), 3)
+    >>> found.shape, np.linalg.norm(found, axis=1).round(3).tolist()
+    ((3, 4), [1.0, 1.0, 1.0])
+    """
+    import torch
+
+    from neuroenc.captions.projection._denoiser_model import WeightPrior
+
+    rows = torch.from_numpy(np.array(bank, dtype=np.float32))
+    prior = WeightPrior(rows / rows.norm(dim=1, keepdim=True))
+    return prior.draw(n, torch.Generator().manual_seed(seed)).numpy()
+
+
+def copying(
+    samples: Any, train: Any, held_out: Any, *, seed: int = 0, max_memory: str | int | None = None
+) -> dict[str, float]:
+    r"""Memorisation check: are samples nearer to the denoiser's training images than to others?
+
+    Distances are :math:`\min_k \|x - m_k\|` of unit vectors, to sets of equal size: as many training images, drawn at
+    random, as there are held-out ones. A denoiser that learned the distribution is as near to both; one that keeps its
+    images is at distance 0 of one of them.
+
+    Parameters
+    ----------
+    samples : array (n, d)
+    train, held_out : see :func:`neuroenc.retrieval.as_bank`
+        Images that were fitted, and images that were not.
+    seed : int
+        Of the sample of training images.
+    max_memory : str, int or None
+
+    Returns
+    -------
+    dict
+        ``to_train, to_held_out``: median distance of a draw to the sets of equal size; ``nearer_to_train``: share of
+        draws that are nearer to the training set's (0.5: no copying); ``to_all_train``: median distance to all training
+        images, beside ``held_out_to_all_train``, that of held-out images; ``copies``: share of draws within a tenth of
+        the latter.
+
+    Raises
+    ------
+    DataError
+        Fewer training images than held-out ones, streams, or what the search refuses.
+
+    References
+    ----------
+    Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in generative models. AISTATS 2020.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.standard_normal((600, 8))
+    >>> copying(images[:200], images[:400], images[400:])["copies"]
+    1.0
+    """
+    from neuroenc.captions.projection._manifold import chord, gather_rows
+
+    x = np.asarray(samples, dtype=np.float64)
+    fitted, others = (as_bank(bank).again("each bank is read several times") for bank in (train, held_out))
+    n_fitted, n_others = int(fitted.n or 0), int(others.n or 0)
+    if n_fitted < n_others:
+        raise DataError(f"{n_fitted} training and {n_others} held-out images; legal: at least as many training ones.")
+    at = np.sort(make_rng(seed).choice(n_fitted, n_others, replace=False))
+    equal = as_bank(gather_rows(fitted, at, max_memory))
+
+    def distance(rows: np.ndarray, bank: Any) -> np.ndarray:
+        return chord(top_k(rows, bank, 1, max_memory=max_memory)[0][:, 0])
+
+    to_train, to_held_out, to_all = distance(x, equal), distance(x, others), distance(x, fitted)
+    unseen = gather_rows(others, np.arange(n_others), max_memory)
+    natural = float(np.median(distance(unseen, fitted)))
+    nearer = np.mean(np.where(to_train == to_held_out, 0.5, to_train < to_held_out))
+    return {
+        "to_train": float(np.median(to_train)),
+        "to_held_out": float(np.median(to_held_out)),
+        "nearer_to_train": float(nearer),
+        "to_all_train": float(np.median(to_all)),
+        "held_out_to_all_train": natural,
+        "copies": float(np.mean(to_all < 0.1 * natural)),
+    }
 
 
 def train_world_denoiser(
@@ -71,8 +161,7 @@ def train_world_denoiser(
     dict
         The content of ``metrics.json``; see :func:`copying` for its measures.
     """
-    from neuroenc.captions.projection._denoiser import ConceptDenoiser
-    from neuroenc.captions.projection._denoiser_model import copying, synthetic_weights
+    from neuroenc.captions import ConceptDenoiser
 
     began = time.monotonic()
     train = _images(scenes, _TRAIN_SEED + 1_000 * seed, device, show)

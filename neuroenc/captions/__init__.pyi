@@ -60,7 +60,6 @@ from .decoding._sampling import (
 )
 from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
 from .projection._denoiser import ConceptDenoiser as ConceptDenoiser
-from .projection._denoiser_model import contrastive_accuracy as contrastive_accuracy, copying as copying
 from .projection._manifold import on_manifold as on_manifold
 from .projection._project import (
     project as project,

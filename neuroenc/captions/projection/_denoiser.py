@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from neuroenc._core.checks import at_least, check_whole, one_of, share
+from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.device import exact_arithmetic, resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.memory import parse_memory
@@ -42,6 +42,10 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 KINDS = ("diffusion", "empirical", "regression")
 SCALINGS = ("robust", "unit")
+# Share of examples without a condition, for guidance; decay of the average of parameters over steps.
+_DROP, _EMA = 0.1, 0.998
+# Images of one step among which the one that a condition asks for is drawn.
+_POOL = 4096
 
 
 def _noise(label: Any, sample: int, seed: int) -> np.random.Generator:
@@ -158,14 +162,9 @@ class ConceptDenoiser:
         self,
         bank: Any,
         *,
-        weights: Any = None,
         steps: int = 5000,
         batch_size: int = 256,
         lr: float = 1e-3,
-        drop: float = 0.1,
-        ema: float = 0.998,
-        pool: int = 4096,
-        max_images: int | None = None,
         minutes: float | None = None,
         max_memory: str | int | None = None,
         progress: bool = False,
@@ -176,21 +175,12 @@ class ConceptDenoiser:
         ----------
         bank : see :func:`neuroenc.retrieval.as_bank`
             Image embeddings (n, feature), any norm.
-        weights : array (feature, voxel) or encoder, optional
-            Weights of voxels whose images are to be drawn; half of the training's conditions are then these.
         steps, batch_size, lr : int, int, float
             AdamW with warm-up and a cosine to zero.
-        drop : float
-            Share of examples without a condition, for guidance.
-        ema : float
-            Of the average of parameters over steps.
-        pool : int
-            Images of one step among which ``s_i`` is drawn.
-        max_images : int, optional
-            A random sample of so many images is kept; default what half of ``max_memory`` holds.
         minutes : float, optional
             Time limit, at which the cosine ends.
         max_memory : str, int or None
+            Of a larger bank a random sample is kept, of what half of it holds.
         progress : bool
 
         Returns
@@ -201,9 +191,9 @@ class ConceptDenoiser:
         Raises
         ------
         DataError
-            Fewer than two images; NaN, infinite or zero-norm ones; weights of another width.
+            Fewer than two images; NaN, infinite or zero-norm ones.
         """
-        directions = self._read(bank, max_images, max_memory)
+        directions = self._read(bank, max_memory)
         dim = directions.shape[1]
         if self.scaling == "robust":
             from sklearn.preprocessing import RobustScaler
@@ -219,16 +209,12 @@ class ConceptDenoiser:
         if self.kind == "empirical":
             self.training_ = {"losses": [], "steps": 0, "ended_by": "steps", "seconds": 0.0}
             return self
-        own = None
-        if weights is not None:
-            w, _ = self._conditions(weights)
-            own = torch.from_numpy(w[np.isfinite(w).all(axis=1)]).to(self.device)
         self._net = net = self._start(dim)
         average = {k: v.detach().clone() for k, v in net.state_dict().items()}
 
         def averaged(step: int) -> None:
             # The average begins short, so that the first weights are soon forgotten.
-            keep = min(ema, (step + 1) / (step + 10))
+            keep = min(_EMA, (step + 1) / (step + 10))
             for name, value in net.state_dict().items():
                 average[name].lerp_(value, 1 - keep)
 
@@ -236,7 +222,7 @@ class ConceptDenoiser:
         self.training_ = descend(
             net,
             torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99)),
-            partial(self._loss, WeightPrior(rows, own), self._to_scaled(rows), generator, batch_size, drop, pool),
+            partial(self._loss, WeightPrior(rows), self._to_scaled(rows), generator, batch_size),
             lambda done: 0.5 * (1 + math.cos(math.pi * done)),
             steps=steps,
             minutes=minutes,
@@ -247,9 +233,7 @@ class ConceptDenoiser:
         net.load_state_dict(average)
         return self
 
-    def _loss(
-        self, prior: WeightPrior, scaled: Tensor, generator: torch.Generator, batch_size: int, drop: float, pool: int
-    ) -> Tensor:
+    def _loss(self, prior: WeightPrior, scaled: Tensor, generator: torch.Generator, batch_size: int) -> Tensor:
         """Squared error of v, or of a regression of the image itself, on a batch that is drawn."""
         assert self._net is not None
         net, images, device = self._net, prior.directions, scaled.device
@@ -258,12 +242,12 @@ class ConceptDenoiser:
             w = prior.draw(batch_size, generator)
             tau = torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator)).to(device)
             some = torch.arange(len(images), device=device)
-            if len(some) > pool:
-                some = torch.randperm(len(some), generator=generator)[:pool].to(device)
+            if len(some) > _POOL:
+                some = torch.randperm(len(some), generator=generator)[:_POOL].to(device)
             target = scaled[some[draw_images(w, images[some], tau, generator)]]
             noise = torch.randn(target.shape, generator=generator).to(device)
             t = torch.rand(batch_size, generator=generator).to(device)
-            dropped = (torch.rand(batch_size, 1, generator=generator) < drop).to(device)
+            dropped = (torch.rand(batch_size, 1, generator=generator) < _DROP).to(device)
         context = net.read(w, tau)
         if self.kind == "regression":
             return (-net(torch.zeros_like(target), torch.ones_like(t), context) - target).square().mean()
@@ -272,13 +256,13 @@ class ConceptDenoiser:
         v = net(alpha * target + sigma * noise, t, context)
         return (v - (alpha * noise - sigma * target)).square().mean()
 
-    def _read(self, bank: Any, max_images: int | None, max_memory: str | int | None) -> np.ndarray:
+    def _read(self, bank: Any, max_memory: str | int | None) -> np.ndarray:
         """Unit-norm rows of a bank, or of a sample of it, float32."""
         images = as_bank(bank).again("a denoiser is fitted to a bank of known length")
         total, width = int(images.n or 0), int(images.width or 0)
         # Unit norm in float64 while reading, float32 directions, and what the normaliser makes of them.
         room = parse_memory(max_memory) // 2 // (20 * width)
-        n = min(total, room if max_images is None else int(max_images))
+        n = min(total, room)
         if n < 2:
             raise DataError(f"{n} images can be fitted (bank {total}, room for {room}); at least 2 are needed.")
         at = np.arange(total)
@@ -307,7 +291,6 @@ class ConceptDenoiser:
         temperature: float = 1 / 150,
         guidance: float = 1.0,
         n_steps: int = 50,
-        eta: float = 0.0,
         seed: int = 0,
         max_memory: str | int | None = None,
         progress: bool = False,
@@ -329,8 +312,6 @@ class ConceptDenoiser:
             empirical kind it divides the temperature.
         n_steps : int
             Of DDIM.
-        eta : float
-            Noise of each step, 0 (none) to 1 (as ancestral sampling).
         seed : int
         max_memory : str, int or None
             For temporaries.
@@ -356,7 +337,6 @@ class ConceptDenoiser:
                 f"temperature={temperature!r} is outside of what this denoiser was trained for, {low:.3g} to "
                 f"{high:.3g}. Next step: a temperature within, or ConceptDenoiser(temperatures=...)."
             )
-        share("eta", eta)
         at_least("guidance", guidance)
         unit, labelled = self._conditions(coef)
         rows = np.repeat(np.flatnonzero(np.isfinite(unit).all(axis=1)), n_samples)
@@ -371,37 +351,29 @@ class ConceptDenoiser:
             for a in bar_of(starts, desc="denoise", show=progress):
                 at, which = rows[a : a + batch], number[a : a + batch]
                 draws = [_noise(labels[v], s, seed) for v, s in zip(at, which)]
-                found = self._denoise(torch.from_numpy(unit[at]), draws, temperature, guidance, n_steps, eta)
+                found = self._denoise(torch.from_numpy(unit[at]), draws, temperature, guidance, n_steps)
                 out[at * n_samples + which] = found.cpu().numpy()
         coords = {k: v for k, v in labelled.coords.items() if v.dims == ("voxel",)}
         values = out.reshape(len(unit), n_samples, self.n_features)
         return xr.DataArray(values, dims=("voxel", "sample", "feature"), coords=coords, name="samples")
 
     def _denoise(
-        self,
-        weights: Tensor,
-        draws: list[np.random.Generator],
-        temperature: float,
-        guidance: float,
-        n_steps: int,
-        eta: float,
+        self, weights: Tensor, draws: list[np.random.Generator], temperature: float, guidance: float, n_steps: int
     ) -> Tensor:
-        def normal() -> Tensor:
-            drawn = [g.standard_normal(self.n_features, dtype=np.float32) for g in draws]
-            return torch.from_numpy(np.stack(drawn)).to(self.device)
-
+        drawn = [g.standard_normal(self.n_features, dtype=np.float32) for g in draws]
+        noise = torch.from_numpy(np.stack(drawn)).to(self.device)
         w = weights.to(self.device)
         tau = torch.full((len(w),), temperature, device=self.device)
         if self._exact is not None:
             exact = self._exact
-            clean = ddim(lambda x, t: exact.clean(x, t, w, tau, guidance), normal(), n_steps, eta, normal)
+            clean = ddim(lambda x, t: exact.clean(x, t, w, tau, guidance), noise, n_steps)
         else:
             assert self._net is not None
             net, context = self._net, self._net.read(w, tau)
             if self.kind == "regression":
                 clean = -net(torch.zeros_like(w), torch.ones_like(tau), context)
             else:
-                clean = ddim(lambda x, t: net.clean(x, t, context, guidance), normal(), n_steps, eta, normal)
+                clean = ddim(lambda x, t: net.clean(x, t, context, guidance), noise, n_steps)
         direction = clean * self._scale + self._centre
         return direction / direction.norm(dim=1, keepdim=True)
 

@@ -1,20 +1,13 @@
-"""Networks, priors and checks of the diffusion prior."""
+"""Networks and priors of the diffusion prior."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-from neuroenc._core.checks import make_rng
-from neuroenc._core.errors import DataError
-from neuroenc.captions.projection._manifold import chord, gather_rows
-from neuroenc.retrieval import as_bank, top_k
 
 #: ``denoise(x, t) -> x0``: the clean embedding that is expected behind noisy rows x at time t (n,).
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -128,25 +121,8 @@ class ExactDenoiser:
         return mean / total[:, None]
 
 
-def ddim(
-    denoise: Denoise, noise: Tensor, n_steps: int, eta: float = 0.0, more: Callable[[], Tensor] | None = None
-) -> Tensor:
-    """Clean rows from noise by DDIM (Song et al., 2021), at equal steps of time from 1 to 0.
-
-    Parameters
-    ----------
-    denoise : callable
-    noise : Tensor (n, d)
-    n_steps : int
-    eta : float
-        0 is deterministic; 1 adds as much noise in each step as ancestral sampling does, from ``more``.
-    more : callable, optional
-        Gives noise like ``noise``; needed with eta.
-
-    Returns
-    -------
-    Tensor (n, d)
-    """
+def ddim(denoise: Denoise, noise: Tensor, n_steps: int) -> Tensor:
+    """Clean rows (n, d) from noise by deterministic DDIM (Song et al., 2021), at equal steps of time from 1 to 0."""
     x = noise
     # Settings of a step are numbers of double precision, whatever the device knows.
     times = torch.linspace(1.0, 0.0, n_steps + 1, dtype=torch.float64)
@@ -154,12 +130,7 @@ def ddim(
         clean = denoise(x, torch.full((len(x),), float(now), device=x.device))
         (alpha, sigma), (alpha_then, sigma_then) = alpha_sigma(now), alpha_sigma(then)
         eps = (x - float(alpha) * clean) / float(sigma)
-        extra = 0.0
-        if eta and more is not None and then > 0:
-            extra = float(eta * sigma_then / sigma * (1 - (alpha / alpha_then) ** 2).clamp(min=0).sqrt())
-        x = float(alpha_then) * clean + math.sqrt(max(float(sigma_then) ** 2 - extra**2, 0.0)) * eps
-        if extra and more is not None:
-            x = x + extra * more()
+        x = float(alpha_then) * clean + float(sigma_then) * eps
     return x
 
 
@@ -180,13 +151,10 @@ class WeightPrior:
     ----------
     directions : Tensor (n, d)
         Unit-norm images.
-    weights : Tensor (m, d), optional
-        Weights of real voxels, without labels; half of what is drawn are these, slightly changed.
     """
 
-    def __init__(self, directions: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(self, directions: Tensor) -> None:
         self.directions = directions
-        self.weights = weights
         self.mean = directions.mean(dim=0)
         centred = (directions - self.mean).double()
         values, vectors = torch.linalg.eigh((centred.T @ centred / len(directions)).cpu())
@@ -217,13 +185,7 @@ class WeightPrior:
         noise = noise * (uniform(n, 1) * target.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True))
         alpha = self.values.mean() * (10 ** (4 * uniform(n, 1) - 2))
         w = ((target + noise) / (self.values + alpha)) @ self.vectors.T
-        w = w / w.norm(dim=1, keepdim=True)
-        if self.weights is not None:
-            own = self.weights[torch.randint(len(self.weights), (n,), generator=generator).to(device)]
-            own = own + 0.1 * normal(*own.shape) / math.sqrt(own.shape[1])
-            own = own / own.norm(dim=1, keepdim=True)
-            w = torch.where(uniform(n, 1) < 0.5, own, w)
-        return w
+        return w / w.norm(dim=1, keepdim=True)
 
 
 def draw_images(weights: Tensor, images: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
@@ -232,117 +194,3 @@ def draw_images(weights: Tensor, images: Tensor, temperature: Tensor, generator:
     noise = torch.rand(len(weights), len(images), generator=generator).to(images.device)
     logits = weights @ images.T / temperature[:, None]
     return (logits - torch.log(-torch.log(noise.clamp(1e-12, 1 - 1e-7)))).argmax(dim=1)
-
-
-def synthetic_weights(bank: Any, n: int, seed: int = 0) -> np.ndarray:
-    """Unit-norm weights (n, d) of :class:`WeightPrior` for the images of a bank in memory.
-
-    Examples
-    --------
-    >>> found = synthetic_weights(np.eye(4), 3)
-    >>> found.shape, np.linalg.norm(found, axis=1).round(3).tolist()
-    ((3, 4), [1.0, 1.0, 1.0])
-    """
-    rows = torch.from_numpy(np.array(bank, dtype=np.float32))
-    prior = WeightPrior(rows / rows.norm(dim=1, keepdim=True))
-    return prior.draw(n, torch.Generator().manual_seed(seed)).numpy()
-
-
-def copying(
-    samples: Any, train: Any, held_out: Any, *, seed: int = 0, max_memory: str | int | None = None
-) -> dict[str, float]:
-    r"""Memorisation check: are samples nearer to the denoiser's training images than to others?
-
-    Distances are :math:`\min_k \|x - m_k\|` of unit vectors, to sets of equal size: as many training images, drawn at
-    random, as there are held-out ones. A denoiser that learned the distribution is as near to both; one that keeps its
-    images is at distance 0 of one of them.
-
-    Parameters
-    ----------
-    samples : array (n, d)
-    train, held_out : see :func:`neuroenc.retrieval.as_bank`
-        Images that were fitted, and images that were not.
-    seed : int
-        Of the sample of training images.
-    max_memory : str, int or None
-
-    Returns
-    -------
-    dict
-        ``to_train, to_held_out``: median distance of a draw to the sets of equal size; ``nearer_to_train``: share of
-        draws that are nearer to the training set's (0.5: no copying); ``to_all_train``: median distance to all training
-        images, beside ``held_out_to_all_train``, that of held-out images; ``copies``: share of draws within a tenth of
-        the latter.
-
-    Raises
-    ------
-    DataError
-        Fewer training images than held-out ones, streams, or what the search refuses.
-
-    References
-    ----------
-    Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in generative models. AISTATS 2020.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> images = rng.standard_normal((600, 8))
-    >>> copying(images[:200], images[:400], images[400:])["copies"]
-    1.0
-    """
-    x = np.asarray(samples, dtype=np.float64)
-    fitted, others = (as_bank(bank).again("each bank is read several times") for bank in (train, held_out))
-    n_fitted, n_others = int(fitted.n or 0), int(others.n or 0)
-    if n_fitted < n_others:
-        raise DataError(f"{n_fitted} training and {n_others} held-out images; legal: at least as many training ones.")
-    at = np.sort(make_rng(seed).choice(n_fitted, n_others, replace=False))
-    equal = as_bank(gather_rows(fitted, at, max_memory))
-
-    def distance(rows: np.ndarray, bank: Any) -> np.ndarray:
-        return chord(top_k(rows, bank, 1, max_memory=max_memory)[0][:, 0])
-
-    to_train, to_held_out, to_all = distance(x, equal), distance(x, others), distance(x, fitted)
-    unseen = gather_rows(others, np.arange(n_others), max_memory)
-    natural = float(np.median(distance(unseen, fitted)))
-    nearer = np.mean(np.where(to_train == to_held_out, 0.5, to_train < to_held_out))
-    return {
-        "to_train": float(np.median(to_train)),
-        "to_held_out": float(np.median(to_held_out)),
-        "nearer_to_train": float(nearer),
-        "to_all_train": float(np.median(to_all)),
-        "held_out_to_all_train": natural,
-        "copies": float(np.mean(to_all < 0.1 * natural)),
-    }
-
-
-def contrastive_accuracy(predicted: Any, truth: Any) -> float:
-    r"""Contrastive accuracy: share of other targets that are farther from a prediction than its own.
-
-    .. math:: \frac{1}{n (n - 1)} \sum_i \sum_{j \ne i} [\|p_i - x_j\| > \|p_i - x_i\|]
-
-    Parameters
-    ----------
-    predicted, truth : array (n, d)
-
-    Returns
-    -------
-    float
-        Chance is 0.5; equal distances count half.
-
-    References
-    ----------
-    LCM team et al. Large Concept Models: language modeling in a sentence representation space. 2024.
-
-    Examples
-    --------
-    >>> contrastive_accuracy(np.eye(3), np.eye(3)), contrastive_accuracy(np.eye(3)[[1, 2, 0]], np.eye(3))
-    (1.0, 0.25)
-    """
-    p, x = np.asarray(predicted, dtype=np.float64), np.asarray(truth, dtype=np.float64)
-    if p.ndim != 2 or p.shape != x.shape or len(p) < 2:
-        raise DataError(f"predictions of shape {p.shape} and truths of {x.shape}; legal are two of one (n, d), n > 1.")
-    squared = (x**2).sum(axis=1) - 2 * p @ x.T
-    own = np.diag(squared)[:, None]
-    wins = np.where(np.isclose(squared, own, rtol=0, atol=1e-12), 0.5, squared > own)
-    np.fill_diagonal(wins, 0.0)
-    return float(wins.sum() / (len(p) * (len(p) - 1)))

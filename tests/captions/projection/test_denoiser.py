@@ -18,7 +18,7 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import write_sealed_json
-from neuroenc.captions import ConceptDenoiser, contrastive_accuracy, copying, on_manifold, project, project_weights
+from neuroenc.captions import ConceptDenoiser, on_manifold, project, project_weights
 from neuroenc.captions.projection._denoiser_model import (
     DenoiserNet,
     ExactDenoiser,
@@ -26,8 +26,8 @@ from neuroenc.captions.projection._denoiser_model import (
     alpha_sigma,
     ddim,
     draw_images,
-    synthetic_weights,
 )
+from train_world_denoiser import copying, synthetic_weights
 
 CLUSTERS, EACH, WIDTH = 6, 200, 24
 TEMPERATURE = 0.05
@@ -161,7 +161,9 @@ def contrast(mixture, denoiser):
     tau = torch.full((400,), TEMPERATURE)
     own = draw_images(torch.from_numpy(w), torch.from_numpy(truth).float(), tau, generator(1))
     predicted = denoiser.sample(w.T, n_samples=1, temperature=TEMPERATURE).values[:, 0]
-    return contrastive_accuracy(predicted, truth[own.numpy()])
+    farther = ((predicted[:, None] - truth[own.numpy()]) ** 2).sum(axis=2)
+    wins = np.sign(farther - np.diag(farther)[:, None])
+    return 0.5 + 0.5 * wins.sum() / (400 * 399)
 
 
 @pytest.mark.slow
@@ -230,9 +232,8 @@ def test_ddim_of_a_gaussian_gives_its_moments():
         return mu + alpha * s**2 / (alpha**2 * s**2 + sigma**2) * (x - alpha * mu)
 
     g = generator(5)
-    for eta in (0.0, 1.0):
-        x = ddim(clean, torch.randn(20_000, 2, generator=g), 200, eta, lambda: torch.randn(20_000, 2, generator=g))
-        np.testing.assert_allclose([x.mean(), x.std()], [mu, s], atol=0.02, err_msg=f"eta {eta}")
+    x = ddim(clean, torch.randn(20_000, 2, generator=g), 200)
+    np.testing.assert_allclose([x.mean(), x.std()], [mu, s], atol=0.02)
 
 
 def test_images_are_drawn_with_softmax_probabilities():
@@ -245,11 +246,8 @@ def test_images_are_drawn_with_softmax_probabilities():
 
 
 def test_synthetic_weights_are_unit_norm_centred_and_about_images(mixture):
-    prior = WeightPrior(torch.from_numpy(unit(mixture.bank)).float(), torch.eye(WIDTH)[:2])
-    w = prior.draw(500, generator())
+    w = WeightPrior(torch.from_numpy(unit(mixture.bank)).float()).draw(500, generator())
     torch.testing.assert_close(w.norm(dim=1), torch.ones(500))
-    near = (w[:, :2].max(dim=1).values > 0.9).float().mean()
-    assert 0.4 < float(near) < 0.6, "half are the weights that were given"
     own = synthetic_weights(mixture.bank, 300, seed=1)
     best = (own @ unit(mixture.bank).T).max(axis=1)
     random = unit(np.random.default_rng(0).standard_normal((300, WIDTH))) @ unit(mixture.bank).T
@@ -273,13 +271,12 @@ def test_draws_do_not_depend_on_batch_order_or_company(mixture, denoisers):
     )
     order = np.random.default_rng(0).permutation(15)
     for kind in ("empirical", "diffusion"):
-        for eta in (0.0, 0.5):
-            settings = {"n_samples": 3, "n_steps": 10, "eta": eta}
-            whole = denoisers[kind].sample(coef, **settings)
-            mixed = denoisers[kind].sample(coef[:, order], max_memory=50_000, **settings)
-            np.testing.assert_allclose(mixed, whole.values[order], atol=2e-3)
-            alone = denoisers[kind].sample(coef[:, [7]], **settings)
-            np.testing.assert_allclose(alone, whole.values[[7]], atol=2e-3)
+        settings = {"n_samples": 3, "n_steps": 10}
+        whole = denoisers[kind].sample(coef, **settings)
+        mixed = denoisers[kind].sample(coef[:, order], max_memory=50_000, **settings)
+        np.testing.assert_allclose(mixed, whole.values[order], atol=2e-3)
+        alone = denoisers[kind].sample(coef[:, [7]], **settings)
+        np.testing.assert_allclose(alone, whole.values[[7]], atol=2e-3)
     assert whole["roi"].values.tolist() == ["FFA"] * 15
     assert whole.dims == ("voxel", "sample", "feature")
     other = denoisers["diffusion"].sample(coef, n_samples=3, n_steps=10, seed=1)
@@ -301,7 +298,7 @@ def test_only_the_direction_of_weights_counts_and_bad_voxels_are_nan(mixture, de
 def test_training_repeats_and_lowers_the_loss(mixture, scaling):
     fits = [
         ConceptDenoiser(scaling=scaling, width=32, depth=1, seed=4, device="cpu").fit(
-            mixture.bank, weights=mixture.coef, steps=60, batch_size=64, pool=100, max_images=500
+            mixture.bank, steps=60, batch_size=64, max_memory=2 * 500 * 20 * WIDTH
         )
         for _ in range(2)
     ]
@@ -372,8 +369,6 @@ def test_bad_settings_are_named(mixture, denoisers, tmp_path):
         denoisers["diffusion"].sample(mixture.coef, temperature=2.0)
     with pytest.raises(ConfigError, match="n_samples"):
         denoisers["diffusion"].sample(mixture.coef, n_samples=0)
-    with pytest.raises(ConfigError, match="eta"):
-        denoisers["diffusion"].sample(mixture.coef, eta=2.0)
     with pytest.raises(DataError, match="known length"):
         ConceptDenoiser("empirical").fit(iter([mixture.bank]))
     with pytest.raises(DataError, match="at least 2"):
@@ -384,5 +379,3 @@ def test_bad_settings_are_named(mixture, denoisers, tmp_path):
         ConceptDenoiser("empirical").fit(broken)
     with pytest.raises(DataError, match="training and"):
         copying(mixture.bank, mixture.bank[:5], mixture.bank)
-    with pytest.raises(DataError, match="shape"):
-        contrastive_accuracy(np.eye(2), np.eye(3))
