@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import check_fraction, one_of
+from neuroenc._core.checks import check_fraction
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.schema import VERDICTS
 from neuroenc._core.tables import check_columns
 from neuroenc.captions._linear import VOXEL_LABELS, Weights, as_weights, voxel_labels
 from neuroenc.captions.checks._grounding_bank import BankImages, PhraseBank, TextVectors, as_captions, read_images
-from neuroenc.captions.text._phrases import NO_THINGS, Phrase, PhraseFinder, phrase_engine, phrases_of
+from neuroenc.captions.text._phrases import Phrase, PhraseFinder, phrase_engine, phrases_of
 
 
 class Verification(NamedTuple):
-    """What a verifier says of k claims: ``yes`` (k,) bool, and the numbers behind it (k,) by name."""
+    """What a verifier says of k claims: ``yes`` (k,) bool, and the numbers behind it (k,) by name.
+
+    Claim k is the phrase ``table[phrases[k]]`` of the voxel ``voxels[k]`` (position among the checker's voxels).
+    """
 
     yes: np.ndarray
     numbers: dict[str, np.ndarray]
-
-
-class Verifier(Protocol):
-    """Says whether phrases fit voxels."""
-
-    def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
-        """Of claims k: phrase ``table[phrases[k]]`` of voxel ``voxels[k]`` (position among the checker's voxels)."""
 
 
 def percentiles(
@@ -82,9 +78,9 @@ class WeightVerifier:
         bank: PhraseBank,
         *,
         image_direction: np.ndarray | None,
-        threshold: float = 0.9,
-        scale: float = 1.0,
-        max_memory: str | int | None = None,
+        threshold: float,
+        scale: float,
+        max_memory: str | int | None,
     ) -> None:
         self.weights, self.bank, self.threshold = weights.matrix(), bank, check_fraction("threshold", threshold)
         self.intercept, self.scale, self.max_memory = weights.intercept, float(scale), max_memory
@@ -103,7 +99,7 @@ class WeightVerifier:
         return found
 
     def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
-        """See `Verifier`."""
+        """See `Verification`."""
         keys, matched = self.bank.comparison(table)
         pool = self.vectors(keys)
         own, share = percentiles(
@@ -121,9 +117,8 @@ class ImageVerifier:
     with k of K images showing the phrase, and :math:`p_0` the share among random images, of which one more is taken
     to show it and one not. A phrase that fits every image cannot pass.
 
-    An image shows a phrase by its captions (``mode="captions"``), or where its centred embedding is nearer to the
-    phrase's centred text embedding than to ``threshold`` of matched random phrases ("embeddings"), or by either
-    ("both"). "auto" is captions for images that have them and embeddings for others.
+    An image shows a phrase by its captions, or where it has none, if its centred embedding is nearer to the phrase's
+    centred text embedding than to ``threshold`` of matched random phrases.
     """
 
     numbers = ("in_images", "in_random_images")
@@ -135,20 +130,18 @@ class ImageVerifier:
         bank: PhraseBank,
         *,
         images: BankImages,
-        mode: str = "auto",
-        alpha: float = 0.05,
-        threshold: float = 0.9,
-        max_memory: str | int | None = None,
+        alpha: float,
+        threshold: float,
+        max_memory: str | int | None,
     ) -> None:
         self.bank, self.threshold, self.max_memory = bank, float(threshold), max_memory
-        self.alpha, self.mode = check_fraction("alpha", alpha), mode
+        self.alpha = check_fraction("alpha", alpha)
         evidence = evidence[evidence["voxel"].isin(voxels)]
         names = evidence["stimulus"].astype(str).tolist()
         best = dict.fromkeys(names)
-        told = set() if mode == "embeddings" else set(bank.ids)
+        told, vectors = set(bank.ids), images.vectors
         self._told = [n for n in dict.fromkeys([*bank.ids[: bank.n_images], *best]) if n in told]
-        vectors = {} if mode == "captions" else images.vectors
-        by_vector = [n for n in best if n in vectors and (mode == "both" or n not in told)]
+        by_vector = [n for n in best if n in vectors and n not in told]
         if by_vector:
             # They need random images that are known in the same way.
             by_vector = list(dict.fromkeys([*(n for n in images.random if n in vectors), *by_vector]))
@@ -159,10 +152,9 @@ class ImageVerifier:
         self._place = place = {name: k for k, name in enumerate(self._names)}
         lost = [n for n in best if n not in place]
         if lost:
-            what = {"captions": "captions", "embeddings": "embeddings in bank"}.get(mode, "captions nor embeddings")
             raise DataError(
-                f"{len(lost)} of the {len(best)} best images of voxels have no {what}; the first is {lost[0]!r}. "
-                "Next step: give them, or take evidence from images that have them."
+                f"{len(lost)} of the {len(best)} best images of voxels have no captions nor embeddings; the first is "
+                f"{lost[0]!r}. Next step: give them, or take evidence from images that have them."
             )
         self._centred = np.zeros((0, 0))
         if by_vector:
@@ -174,7 +166,7 @@ class ImageVerifier:
         self._top[pd.Index(voxels).get_indexer(evidence["voxel"]), rank] = [place[n] for n in names]
 
     def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
-        """See `Verifier`."""
+        """See `Verification`."""
         share, base, hits = (np.zeros(len(voxels)) for _ in range(3))
         images = (self._top[voxels] >= 0).sum(axis=1)
         step = max(1, int(parse_memory(self.max_memory) // (64 * max(1, len(self._names)))))
@@ -208,13 +200,9 @@ class ImageVerifier:
         if self._seen:
             seen, at = self._nearer(table), np.array([self._place[x] for x in self._seen])
             random = np.array([x in self._random for x in self._seen])
-            if self.mode == "both":
-                shown[at] |= seen
-                chance[:] = rate(shown[at], random)
-            else:
-                fresh = at >= n
-                shown[at[fresh]] = seen[fresh]
-                chance[at[fresh]] = rate(seen, random)
+            fresh = at >= n
+            shown[at[fresh]] = seen[fresh]
+            chance[at[fresh]] = rate(seen, random)
         return shown, chance
 
     def _nearer(self, table: Sequence[Phrase]) -> np.ndarray:
@@ -228,7 +216,6 @@ class ImageVerifier:
 
 
 _NUMBERS = ("in_images", "predicted", "percentile")
-_MODES = ("auto", "captions", "embeddings", "both")
 
 
 class Grounding(NamedTuple):
@@ -263,33 +250,26 @@ class GroundingChecker:
     embed_text : callable
         ``embed_text(list of str) -> (n, feature)``, the text side of the encoder's backbone.
     bank : see :func:`neuroenc.retrieval.as_bank`, or BankImages, optional
-        Image embeddings with ids. Needed for the mean of images unless ``image_direction`` is given, and for best
-        images without captions.
+        Image embeddings with ids. Needed for the mean of images, and for best images without captions, which are seen
+        by the cosine of their embedding with the phrase.
     intercept : array (voxel,), optional
-    image_direction, text_direction : array (feature,), optional
-        Means of unit-norm images (default: of ``bank``) and texts (default: of the random images' phrases).
+    text_direction : array (feature,), optional
+        Mean of unit-norm texts; default of the random images' phrases.
     centre : bool
         Move texts across the modality gap. False where texts and images share one cloud.
-    images : {"auto", "captions", "embeddings", "both"}
-        How it is seen what an image shows: by its captions, by the cosine of its embedding with the phrase, by
-        either; "auto" takes captions where an image has them.
     alpha, threshold : float
         False positives of the two verifiers: alpha and 1 - threshold.
     similar : float or None
         A phrase with another main noun counts as the same where the two are nearer than all but this share of random
         pairs are ("kid", "child"). None: only equal main nouns do.
-    template : str
-        Text that is embedded for a phrase, as "a photo of a {}".
     n_random, n_images : int
         Random phrases of each length, and random images.
-    engine, stop
+    engine : str or callable
         As in :func:`find_phrases`: also a callable that finds phrases, such as ``phrases`` of a
         :class:`SyntacticDistanceParser`.
     features_normalised : bool
         Whether the encoder was fitted on unit-norm features; otherwise ``predicted`` counts texts at the mean norm of
         the bank.
-    verifiers : mapping of name to Verifier, optional
-        Others than these two: any number, of which all or none must say yes.
     max_memory : str, int or None
     seed : int
         Of the random images and phrases.
@@ -329,31 +309,25 @@ class GroundingChecker:
         *,
         bank: Any = None,
         intercept: Any = None,
-        image_direction: Any = None,
         text_direction: Any = None,
         centre: bool = True,
-        images: str = "auto",
         alpha: float = 0.05,
         threshold: float = 0.9,
         similar: float | None = 0.002,
-        template: str = "{}",
         n_random: int = 500,
         n_images: int = 1000,
         engine: str | PhraseFinder = "auto",
-        stop: Iterable[str] = NO_THINGS,
         features_normalised: bool = True,
-        verifiers: Mapping[str, Verifier] | None = None,
         max_memory: str | int | None = None,
         seed: int = 0,
     ) -> None:
-        one_of("images", images, _MODES)
         check_columns(evidence, ("voxel", "stimulus"), "evidence")
         weights = as_weights(coef, intercept)
         self._weights = weights
         #: Names of the voxels.
         self.voxels = weights.coef["voxel"].values
         self._row = {v: k for k, v in enumerate(self.voxels.tolist())}
-        self.stop, self.seed = frozenset(stop), seed
+        self.seed = seed
         told = as_captions(captions)
         # A parser learns from the captions of all images, once; any other engine is handed on as it is.
         trained = engine == "syntactic"
@@ -365,30 +339,23 @@ class GroundingChecker:
         rng = np.random.default_rng([seed, 0])
         random_ids = [usable[k] for k in np.sort(rng.permutation(len(usable))[: int(n_images)])]
         others = [b for b in best if told.get(b)]
-        vectors = TextVectors(embed_text, template)
+        vectors = TextVectors(embed_text)
         drawing: dict[str, Any] = {"n_random": n_random, "similar": similar, "text_direction": text_direction}
-        self.bank = PhraseBank(told, vectors, random_ids, others, self.engine, stop, **drawing, seed=seed)
-        by_vector = images in ("embeddings", "both") or (images == "auto" and any(not told.get(b) for b in best))
+        self.bank = PhraseBank(told, vectors, random_ids, others, self.engine, **drawing, seed=seed)
         seen = BankImages(None, 1.0, {}, [])
-        if bank is not None and (by_vector or image_direction is None or not features_normalised):
+        if bank is not None:
             seen = bank if isinstance(bank, BankImages) else read_images(bank, best, int(n_images), seed, max_memory)
-        if image_direction is not None:
-            seen = seen._replace(mean=np.asarray(image_direction, dtype=np.float64))
         if centre and seen.mean is None:
             raise ConfigError(
-                "texts are moved to where images are, and the mean of images is not known. Next step: give bank, or "
-                "image_direction (the projection's bank_direction), or centre=False."
+                "texts are moved to where images are, and the mean of images is not known. Next step: give bank, "
+                "or centre=False."
             )
-        if verifiers is None:
-            shared: dict[str, Any] = {"threshold": threshold, "max_memory": max_memory}
-            scale, moved = 1.0 if features_normalised else seen.norm, seen.mean if centre else None
-            verifiers = {
-                "images": ImageVerifier(
-                    evidence, self.voxels.tolist(), self.bank, images=seen, mode=images, alpha=alpha, **shared
-                ),
-                "weights": WeightVerifier(weights, self.bank, image_direction=moved, scale=scale, **shared),
-            }
-        self.verifiers = dict(verifiers)
+        shared: dict[str, Any] = {"threshold": threshold, "max_memory": max_memory}
+        scale, moved = 1.0 if features_normalised else seen.norm, seen.mean if centre else None
+        self.verifiers: dict[str, ImageVerifier | WeightVerifier] = {
+            "images": ImageVerifier(evidence, self.voxels.tolist(), self.bank, images=seen, alpha=alpha, **shared),
+            "weights": WeightVerifier(weights, self.bank, image_direction=moved, scale=scale, **shared),
+        }
         #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.
         self._answers = np.arange(len(self.voxels))
         self._known: dict[tuple[int, str, str], int] = {}
@@ -453,7 +420,7 @@ class GroundingChecker:
         """Phrases of each text, as this checker finds them; those of the last texts are remembered."""
         asked = (list(texts), self.engine if engine is None else engine)
         if self._last is None or self._last[0] != asked:
-            self._last = (asked, phrases_of(*asked, self.stop))
+            self._last = (asked, phrases_of(*asked))
         return self._last[1]
 
     def check(self, captions: pd.DataFrame) -> Grounding:

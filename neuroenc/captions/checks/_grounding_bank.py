@@ -13,7 +13,7 @@ from scipy import sparse
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checks import check_fraction, check_whole
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc._core.tables import check_columns
 from neuroenc.captions.projection._stream import read_bank
@@ -39,10 +39,8 @@ def as_captions(captions: Any) -> dict[str, list[str]]:
 class TextVectors:
     """Unit-norm embeddings of texts, each embedded once."""
 
-    def __init__(self, embed_text: Callable[[list[str]], Any], template: str) -> None:
-        if "{}" not in template:
-            raise ConfigError(f"template={template!r} has no place for a phrase. Next step: 'a photo of a {{}}'.")
-        self.embed_text, self.template = embed_text, template
+    def __init__(self, embed_text: Callable[[list[str]], Any]) -> None:
+        self.embed_text = embed_text
         self._place: dict[str, int] = {}
         self._rows: list[np.ndarray] = []
 
@@ -51,7 +49,7 @@ class TextVectors:
         new = [t for t in dict.fromkeys(texts) if t not in self._place]
         if new:
             self._place |= {text: len(self._rows) + k for k, text in enumerate(new)}
-            self._rows += list(embed(self.embed_text, [self.template.format(t) for t in new]))
+            self._rows += list(embed(self.embed_text, new))
         return np.stack([self._rows[self._place[t]] for t in texts])
 
 
@@ -64,7 +62,7 @@ class PhraseBank:
     vectors : TextVectors
     random_ids, other_ids : sequence of str
         Images drawn at random, from whose captions comparison phrases come, and others.
-    engine, stop
+    engine
         As in :func:`find_phrases`.
     n_random : int
         Comparison phrases of each length, at most.
@@ -77,21 +75,20 @@ class PhraseBank:
         random_ids: Sequence[str],
         other_ids: Sequence[str],
         engine: Any,
-        stop: Iterable[str],
         *,
         n_random: int,
         similar: float | None,
         text_direction: Any,
         seed: int,
     ) -> None:
-        self.engine, self.stop, self.seed, self.vectors = engine, frozenset(stop), seed, vectors
+        self.engine, self.seed, self.vectors = engine, seed, vectors
         self.ids = list(dict.fromkeys([*random_ids, *other_ids]))
         self.place = {name: k for k, name in enumerate(self.ids)}
         self.n_images = len(random_ids)
         texts = [(k, c) for k, name in enumerate(self.ids) for c in captions[name]]
         number: dict[tuple[str, str], int] = {}
         rows, columns = [], []
-        for (image, _), several in zip(texts, phrases_of([c for _, c in texts], engine, stop), strict=True):
+        for (image, _), several in zip(texts, phrases_of([c for _, c in texts], engine), strict=True):
             for phrase in several:
                 rows.append(image)
                 columns.append(number.setdefault((phrase.key, phrase.head), len(number)))
