@@ -3,9 +3,7 @@ from ._regions import frequent_words as frequent_words, roi_summary as roi_summa
 from ._reports import (
     study_page as study_page,
     write_caption_report as write_caption_report,
-    write_comparison_report as write_comparison_report,
     write_report as write_report,
-    write_support_report as write_support_report,
 )
 from ._style import figure_svg as figure_svg
 from .brain._slices import plot_mosaic as plot_mosaic

@@ -258,11 +258,7 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
 
     names = [short(c, 34) for c in costs["cell"]]
     left, rows = _gutter(names), np.arange(len(names))
-    panels = [("median_r", "median r")] + [
-        (c, t)
-        for c, t in (("n_parameters", "parameters"), ("seconds_per_fit", "seconds a fit"))
-        if c in costs and np.isfinite(costs[c].to_numpy(float)).any()
-    ]
+    panels = [("median_r", "median r"), ("n_parameters", "parameters")]
     height = 0.24 * len(names) + 0.75
     wide = (WIDTH - left - 0.2 - 0.3 * (len(panels) - 1)) / len(panels)
     with drawing(WIDTH, height) as figure:
@@ -271,7 +267,7 @@ def draw_costs(costs: pd.DataFrame, colours: Sequence[Any]) -> Any:
             for y in rows:
                 axes.axhline(y, color=FAINT, lw=0.6, zorder=0)
             values, score = costs[column].to_numpy(float), column == "median_r"
-            if score and {"low", "high"} <= set(costs.columns):
+            if score:
                 axes.hlines(rows, costs["low"], costs["high"], color=colours, lw=1.6)
             shown = np.isfinite(values) if score else values > 0
             if not score and shown.any():

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.checks import check_whole
-from neuroenc._core.schema import check_scores, check_voxel_table
+from neuroenc._core.schema import check_scores
 from neuroenc.captions import nouns
 from neuroenc.data import in_roi, roi_names
 from neuroenc.encoders.comparison import Group, find_groups
@@ -93,7 +93,7 @@ def mean(values: np.ndarray) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
-def roi_summary(scores: xr.Dataset, captions: pd.DataFrame | None = None) -> pd.DataFrame:
+def roi_summary(scores: xr.Dataset) -> pd.DataFrame:
     """One row per ROI: how many voxels, and the medians of accuracy, ceiling and their ratio.
 
     Parameters
@@ -103,19 +103,16 @@ def roi_summary(scores: xr.Dataset, captions: pd.DataFrame | None = None) -> pd.
         ``noise_ceiling_r2`` (share of variance; its root is used) and ``r_normalised``. The coordinate
         ``roi`` may name several ROIs joined by ";": the voxel counts in each. Voxels outside every ROI
         form the row "no ROI"; without any ROI there is one row, "all voxels".
-    captions : pandas.DataFrame, optional
-        With columns ``voxel`` and ``caption``; adds how many voxels have a caption and how many have not.
 
     Returns
     -------
     pandas.DataFrame
-        ``roi``, ``n_voxels``, ``median_r``, ``median_ceiling_r``, ``median_r_normalised`` (NaN where
-        unknown) and, with captions, ``n_captioned``, ``n_without_caption``.
+        ``roi``, ``n_voxels``, ``median_r``, ``median_ceiling_r``, ``median_r_normalised`` (NaN where unknown).
 
     Raises
     ------
     DataError
-        If scores has no ``r`` over ``voxel``, or captions speaks of voxels that scores does not hold.
+        If scores has no ``r`` over ``voxel``.
 
     Examples
     --------
@@ -132,24 +129,11 @@ def roi_summary(scores: xr.Dataset, captions: pd.DataFrame | None = None) -> pd.
     """
     scores = check_scores(scores)
     r, ceiling, ratio = np.asarray(scores["r"].values, float), ceiling_r(scores), normalised_r(scores)
-    captioned = None
-    if captions is not None:
-        captions = check_voxel_table(captions, "captions", scores["voxel"].values, ("voxel", "caption"))
-        captioned = np.isin(scores["voxel"].values, captions.loc[has_caption(captions), "voxel"])
-    rows = []
-    for name, mask in memberships(scores).items():
-        row = {
-            "roi": name,
-            "n_voxels": int(mask.sum()),
-            "median_r": median(r, mask),
-            "median_ceiling_r": median(ceiling, mask),
-            "median_r_normalised": median(ratio, mask),
-        }
-        if captioned is not None:
-            row["n_captioned"] = int((mask & captioned).sum())
-            row["n_without_caption"] = int((mask & ~captioned).sum())
-        rows.append(row)
-    return pd.DataFrame(rows)
+    masks = memberships(scores)
+    table = pd.DataFrame({"roi": list(masks), "n_voxels": [int(mask.sum()) for mask in masks.values()]})
+    for name, values in (("median_r", r), ("median_ceiling_r", ceiling), ("median_r_normalised", ratio)):
+        table[name] = [median(values, mask) for mask in masks.values()]
+    return table
 
 
 def frequent_words(captions: pd.DataFrame, n: int = 8) -> list[tuple[str, float]]:

@@ -29,7 +29,7 @@ def study_page(
     title: str,
     *,
     accuracy: xr.Dataset | Part | None = None,
-    comparison: xr.Dataset | Part | None = None,
+    comparison: Part | None = None,
     captions: CaptionStudy | Part | None = None,
     support: pd.DataFrame | Part | None = None,
     summary: Mapping[str, Any] | None = None,
@@ -47,8 +47,8 @@ def study_page(
     title : str
     accuracy : Dataset over ``voxel``, or mapping, optional
         Scores of one encoder, or the arguments of `accuracy_sections` by name.
-    comparison : Dataset (cell, voxel), or mapping, optional
-        Scores of several encoders, or the arguments of `comparison_sections`.
+    comparison : mapping, optional
+        Arguments of `comparison_sections`.
     captions : CaptionStudy, or mapping, optional
         Captions of voxels, or the arguments of `explorer_sections` (``study, stimuli, images``).
     support : DataFrame, or mapping, optional
@@ -119,11 +119,6 @@ def _part(given: Any, name: str) -> dict[str, Any]:
 _ABOUT = ("summary", "settings", "notes", "provenance", "files")
 
 
-def _about(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what a page says of itself out of ``options``."""
-    return {name: options.pop(name) for name in _ABOUT if name in options}
-
-
 def write_report(
     out: str | os.PathLike[str],
     *,
@@ -182,54 +177,12 @@ def write_report(
     ('index.html', True)
     """
     kicker = f"Voxelwise encoding report{f' · {subject}' if subject else ''}"
-    about = _about(options)
+    about = {name: options.pop(name) for name in _ABOUT if name in options}
     told = None
     if captions is not None:
         told = {"study": study_of(title, scores, captions, evidence), "stimuli": stimuli}
     part = {"scores": scores, **options}
     return study_page(title, accuracy=part, captions=told, kicker=kicker, progress=progress, **about).write(out)
-
-
-def write_comparison_report(
-    folder: str | os.PathLike[str], *, title: str, scores: xr.Dataset, progress: bool = True, **options: Any
-) -> Path:
-    """Write the report of a comparison of encoders (cells): ``index.html``, into ``folder``.
-
-    Parameters
-    ----------
-    folder : path
-        Made if it is absent.
-    title : str
-    scores : xarray.Dataset (cell, voxel)
-    progress : bool
-    **options
-        ``table, pairs, winner, regions, layers, warp, curves, baseline`` of `comparison_sections`; ``summary,
-        settings, notes, provenance, files`` of `study_page`.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
-
-    Raises
-    ------
-    DataError
-        If a part lacks what is needed, or speaks of other cells or voxels than ``scores``.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> scores = xr.Dataset(
-    ...     {"r": (("cell", "voxel"), [[0.2, 0.4], [0.3, 0.3]])}, coords={"cell": ["conv/linear", "conv/semantic"]}
-    ... )
-    >>> page = write_comparison_report(tempfile.mkdtemp(), title="Two readouts", scores=scores, progress=False)
-    >>> page.name, "<h1>Two readouts</h1>" in page.read_text(encoding="utf-8")
-    ('index.html', True)
-    """
-    about = _about(options)
-    part = {"scores": scores, **options}
-    kicker = "Comparison of encoding models"
-    return study_page(title, comparison=part, kicker=kicker, progress=progress, **about).write(folder)
 
 
 def write_caption_report(
@@ -283,32 +236,3 @@ def write_caption_report(
     origin = json.dumps(dict(study.provenance), default=str) if study.provenance else None
     about: dict[str, Any] = {"settings": dict(study.settings), "notes": study.caveats, "provenance": origin}
     return Page(study.title, kicker="Voxel captions", **about).add(*sections).write(folder)
-
-
-def write_support_report(folder: str | os.PathLike[str], *, title: str, curve: pd.DataFrame, **options: Any) -> Path:
-    """Write the report of accuracy over the size of the support: ``index.html``, into ``folder``.
-
-    Parameters
-    ----------
-    folder : path
-    title : str
-    curve : DataFrame
-        From `neuroenc.encoders.incontext.summarise_curve`.
-    **options
-        ``comparisons, training`` of `support_sections`; ``summary, settings, notes, provenance, files`` of
-        `study_page`.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> curve = pd.DataFrame({"method": "ridge", "group": "all", "size": [20, 50], "explained_variance": [0.1, 0.2]})
-    >>> write_support_report(tempfile.mkdtemp(), title="Few trials", curve=curve).name
-    'index.html'
-    """
-    about = _about(options)
-    return study_page(title, support={"curve": curve, **options}, kicker="In-context encoding", **about).write(folder)

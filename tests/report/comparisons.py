@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc.report._regions import groups_of
 from neuroenc.stats import median_samples, sample_interval
 
 LAYERS = ("early", "middle", "late")
@@ -42,7 +43,7 @@ def interval(samples, estimate):
 
 
 def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=0, n_resamples=200):
-    """Everything that `write_comparison_report` takes, from planted scores and their resamples."""
+    """What `comparison_sections` takes and a page says of itself, from planted scores and their resamples."""
     rng = np.random.default_rng(seed)
     if place == "surface":
         coords = cortex(n_voxels, rng)
@@ -201,11 +202,36 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
         "pairs": pd.DataFrame(pairs),
         "winner": winner,
         "regions": regions,
-        "layers": {"semantic": layer_map},
+        "layers": {"semantic": (layer_map, layer_table(layer_map, scores))},
         "warp": warp,
         "curves": curves,
         "summary": {"n_cells": len(cells), "n_voxels": n_voxels, "n_stimuli": 1000, "best_cell": ranked[0]},
         "settings": {"cv": 5, "readouts": {"semantic": {"max_epochs": 40}}},
         "notes": ["The cortex is simulated.", "One seed."],
-        "progress": False,
     }
+
+
+def table_of(scores):
+    """Medians of every cell and group, as `Comparison.table` has them, without resamples."""
+    rows = []
+    for cell, r in zip(scores["cell"].values.tolist(), scores["r"].values):
+        features, *core, readout = cell.split("/")
+        for group in groups_of(scores):
+            own = r[group.voxels][np.isfinite(r[group.voxels])]
+            middle = float(np.median(own)) if len(own) else np.nan
+            about = {"cell": cell, "features": features, "core": "/".join(core), "readout": readout}
+            about |= {"kind": group.kind, "group": group.name, "n_voxels": len(own), "n_parameters": 10}
+            rows.append({**about, "median_r": middle, "low": middle, "high": middle})
+    return pd.DataFrame(rows)
+
+
+def layer_table(found, scores):
+    """Best layer of every group, as `Comparison.layer_map` has it."""
+    rows = []
+    for group in groups_of(scores):
+        own = found.isel(voxel=group.voxels)
+        rows.append({"kind": group.kind, "group": group.name, "n_voxels": int(own["position"].notnull().sum())})
+        medians = own["r"].median("voxel")
+        rows[-1]["best_layer"] = str(medians.idxmax().values) if medians.notnull().any() else "–"
+        rows[-1]["mean_position"] = float(own["position"].mean())
+    return pd.DataFrame(rows)

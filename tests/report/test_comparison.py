@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.report import write_comparison_report
+from neuroenc.report import study_page
 
 _spec = importlib.util.spec_from_file_location("report_comparisons", Path(__file__).with_name("comparisons.py"))
 comparisons = importlib.util.module_from_spec(_spec)
@@ -83,8 +83,9 @@ def texts(svg):
     return [html.unescape(re.sub("<[^>]+>", "", x)).strip() for x in re.findall(r"<text[^>]*>(.*?)</text>", svg, re.S)]
 
 
-def write(folder, **parts):
-    return Page(write_comparison_report(folder, **parts).parent)
+def write(folder, title="cells", **parts):
+    about = {k: parts.pop(k) for k in ("summary", "settings", "notes", "provenance", "files") if k in parts}
+    return Page(study_page(title, comparison=parts, **about).write(folder).parent)
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +147,6 @@ def test_gains_have_the_sign_of_readout_less_baseline(page, parts, tmp_path):
     assert other.rows("gains", "early") == page.rows("gains", "early")
     # Readouts of different features are not a gain.
     assert {cells[0] for cells in page.rows("gains")} == {"features", "early", "late"}
-    swapped = write(tmp_path, **parts, baseline="semantic")
-    assert page.rows("gains", "late", "semantic", "all")[0][4] == swapped.rows("gains", "late", "linear", "all")[0][
-        4
-    ].replace("−", "")
-    assert "gains" not in write(tmp_path, **parts, baseline="nothing").sections
 
 
 def test_pairs_are_antisymmetric_and_unsure_ones_carry_a_dot(page, parts):
@@ -211,7 +207,7 @@ def test_shared_places_of_subjects_fall_back_to_units(tmp_path):
     again = once.assign_coords(voxel=once["voxel"].values + 1000)
     scores = xr.concat([once, again], "voxel").assign_coords(subject=("voxel", ["one"] * 20 + ["two"] * 20))
     winner = xr.Dataset({"winner": ("voxel", ["late/linear", "tie"] * 20)}, coords={"voxel": scores["voxel"].values})
-    page = write(tmp_path, title="two", scores=scores, winner=winner, progress=False)
+    page = write(tmp_path, scores=scores, table=comparisons.table_of(scores), winner=winner)
     assert "units are drawn side by side" in page.words["winner"]
     assert page.rows("winner", "subject", "two", "20")
     assert not [a for a in page.images("winner") if "png" in a["src"][:20]]
@@ -225,14 +221,12 @@ def test_equal_inputs_give_equal_bytes(parts, page, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_not_given_is_left_out(parts, tmp_path):
-    page = write(tmp_path, title="bare", scores=parts["scores"], progress=False)
-    assert page.sections == ["accuracy", "origin"]
+    page = write(tmp_path, scores=parts["scores"], table=parts["table"])
+    assert page.sections == ["accuracy", "costs", "origin"]
     for name in ("pairs", "winner", "regions", "layers", "warp", "curves"):
         page = write(tmp_path, **{k: v for k, v in parts.items() if k != name})
         gone = {name, "gains"} if name == "pairs" else {name}
         assert page.sections == [s for s in [*SECTIONS, "notes", "origin"] if s not in gone]
-    cheap = parts["table"].drop(columns=["n_parameters", "seconds", "seconds_per_fit"])
-    assert "costs" not in write(tmp_path, **{**parts, "table": cheap}).sections
     quiet = {**parts, "curves": parts["curves"].iloc[:0], "warp": parts["warp"] * np.nan}
     assert not {"curves", "warp"} & set(write(tmp_path, **quiet).sections)
 
@@ -255,7 +249,9 @@ def test_names_cannot_become_markup(parts, tmp_path):
     scores = parts["scores"].assign_coords(
         cell=named(parts["scores"]["cell"].values), roi=parts["scores"]["roi"].where(lambda x: x != "V1", EVIL)
     )
-    layers = parts["layers"]["semantic"].assign_coords(layers=[EVIL, "late"])
+    layers, of_groups = parts["layers"]["semantic"]
+    layers = layers.assign_coords(layers=[EVIL, "late"])
+    of_groups = of_groups.assign(best_layer=EVIL)
     page = write(
         tmp_path,
         title=EVIL,
@@ -265,14 +261,13 @@ def test_names_cannot_become_markup(parts, tmp_path):
         curves=curves,
         winner=xr.Dataset({"winner": ("voxel", labels)}, coords={"voxel": scores["voxel"].values}),
         regions=parts["regions"].assign_attrs(vision=EVIL).assign_coords(readout=[EVIL, "b"]),
-        layers={EVIL: layers},
+        layers={EVIL: (layers, of_groups)},
         warp=parts["warp"].rename(warp_shift=f"warp_{EVIL}").assign_coords(cell=scores["cell"].values),
         summary={EVIL: EVIL, "best_cell": EVIL},
         settings={EVIL: EVIL},
         notes=[EVIL],
         provenance=EVIL,
         files=[EVIL],
-        progress=False,
     )
     assert len([1 for tag, _, _ in page.tags if tag == "script"]) == 1
     assert all(a["src"].startswith("data:") and "onerror" not in a for tag, a, _ in page.tags if tag == "img")
@@ -306,14 +301,17 @@ def test_voxels_without_scores(parts, tmp_path):
     nothing = {**parts, "scores": parts["scores"] * np.nan}
     nothing["winner"] = xr.Dataset({"winner": ("voxel", [""] * 60)}, coords={"voxel": np.arange(60)})
     nothing["regions"] = parts["regions"].assign(region=xr.full_like(parts["regions"]["region"], ""))
-    nothing["layers"] = {"": parts["layers"]["semantic"] * np.nan}
+    layers, of_groups = parts["layers"]["semantic"]
+    nothing["layers"] = {"semantic": (layers * np.nan, of_groups)}
+    nothing["table"] = comparisons.table_of(nothing["scores"])
     page = write(tmp_path, **nothing)
     assert "60 of 60 voxels have no score" in page.words["accuracy"]
     assert page.rows("winner", "all", "all", "0")
     # One cell that failed leaves the others as they are.
     r = parts["scores"]["r"].copy()
     r[0] = np.nan
-    page = write(tmp_path, title="one failed", scores=parts["scores"].assign(r=r), progress=False)
+    scores = parts["scores"].assign(r=r)
+    page = write(tmp_path, scores=scores, table=comparisons.table_of(scores))
     assert page.rows("accuracy", "early/linear", "0")[0][2] == "–"
     assert page.rows("accuracy", "early/semantic", "57")
 
@@ -322,7 +320,7 @@ def test_forty_groups_are_cut_and_said(tmp_path):
     r = np.random.default_rng(0).random((2, 400))
     roi = [f"area {1 + k % 40}" for k in range(400)]
     scores = xr.Dataset({"r": (("cell", "voxel"), r)}, coords={"cell": ["a/linear", "b/linear"], "roi": ("voxel", roi)})
-    page = write(tmp_path, title="many areas", scores=scores, progress=False)
+    page = write(tmp_path, scores=scores, table=comparisons.table_of(scores))
     assert "The 22 largest of 41 groups are drawn." in page.words["accuracy"]
     drawn = [x for x in texts(page.figures("accuracy")[0]) if x.startswith("area")]
     assert drawn == [f"area {k}" for k in range(1, 22)]
@@ -349,22 +347,22 @@ def test_curves_show_the_chosen_settings(page, parts):
     [
         ({"scores": pd.DataFrame()}, "scores is a DataFrame"),
         ({"scores": xr.Dataset({"r": ("voxel", [0.1])})}, r"needs a variable 'r' over \('cell', 'voxel'\)"),
-        ({"table": pd.DataFrame({"cell": [], "kind": [], "group": []})}, "no column 'median_r'"),
-        ({"curves": pd.DataFrame({"cell": ["x"], "epoch": [1], "validation_r": [0.0]})}, "does not hold: x"),
+        ({"table": pd.DataFrame({"cell": [], "kind": [], "group": []})}, "no column 'features'"),
+        ({"pairs": pd.DataFrame({"a": ["x"]})}, "no column 'b'"),
         ({"winner": xr.Dataset({"winner": ("voxel", ["tie"])})}, "winner has 1 voxels and scores 60"),
         ({"regions": xr.Dataset({"label": ("voxel", ["a"])})}, "no variable 'region'"),
     ],
 )
 def test_what_does_not_fit_is_said(parts, tmp_path, change, message):
     with pytest.raises(DataError, match=message):
-        write_comparison_report(tmp_path, **{**parts, **change})
+        write(tmp_path, **{**parts, **change})
     assert not (tmp_path / "index.html").exists()
 
 
 def test_cells_given_twice_are_refused(parts, tmp_path):
     scores = parts["scores"].assign_coords(cell=["a", "b", "a", "c"])
     with pytest.raises(DataError, match="cells a are there twice"):
-        write_comparison_report(tmp_path, title="t", scores=scores)
+        write(tmp_path, scores=scores, table=parts["table"])
 
 
 def test_a_comparison_can_be_shown_as_it_is(tmp_path):
@@ -390,7 +388,6 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
         warp=found.warp_spread(),
         curves=found.curves(),
         summary=found.summary(),
-        progress=False,
     )
     assert page.sections == ["accuracy", "winner", "pairs", "regions", "layers", "costs", "origin"]
     assert page.rows("winner", "roi", "A", "4")[0][3:] != ["–", "–", "–", "–"]

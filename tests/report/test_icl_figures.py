@@ -10,7 +10,6 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli
 from neuroenc.report import plot_confusion, plot_heads, plot_support_curves, plot_top_support, plot_weight_colours
-from neuroenc.report._style import figure_png
 
 
 @pytest.fixture
@@ -36,8 +35,8 @@ def test_curves_have_a_panel_a_group_and_a_line_a_method(curve):
     assert not any(np.allclose(line.get_ydata(), 0.5) for line in first.lines)
     whole = plot_support_curves(curve)
     assert len([a for a in whole.axes if a.get_visible()]) == 5
-    with pytest.raises(ConfigError, match="ridge"):
-        plot_support_curves(curve, methods=["rdge"])
+    with pytest.raises(ConfigError, match="PPA"):
+        plot_support_curves(curve, groups=["PPB"])
 
 
 def test_mosaic_shows_the_named_images():
@@ -59,11 +58,10 @@ def test_mosaic_shows_the_named_images():
     assert len(plot_top_support(table, pictures).axes) == 8
 
 
-def test_colours_reach_the_surface_and_the_slices():
+def test_colours_reach_the_surface():
     coords = {
         "vertex": ("voxel", [3, 70, 71]),
         "hemi": ("voxel", ["L", "L", "L"]),
-        **{a: ("voxel", [1, 2, 3]) for a in "ijk"},
     }
     values = np.array([[1.0, 0.0, 0.0], [0.2, 0.4, 1.0], [np.nan] * 3])
     rgb = xr.DataArray(values, dims=("voxel", "channel"), coords=coords)
@@ -72,8 +70,6 @@ def test_colours_reach_the_surface_and_the_slices():
     coloured = painted[np.ptp(painted, axis=1) > 0.1]
     assert len(coloured)
     assert all(np.abs(values[:2] - c).max(axis=1).min() < 1 / 15 for c in coloured)
-    slices = plot_weight_colours(rgb, affine=np.eye(4), volume_shape=(5, 5, 5))
-    assert len(figure_png(slices)) > 1000
     with pytest.raises(DataError, match="vertex"):
         plot_weight_colours(rgb.drop_vars("vertex"))
     with pytest.raises(DataError, match="channels"):
@@ -96,7 +92,7 @@ def test_matrices_hold_the_values():
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.9, 0.1], [0.1, 0.9]])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["FFA  (30)", "PPA  (12)"]
     heads = xr.DataArray(np.arange(24.0).reshape(2, 3, 4) - 5, dims=("a", "layer", "head"), coords={"a": ["x", "y"]})
-    figure = plot_heads(heads, groups=["y"])
+    figure = plot_heads(heads[1:])
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), heads.values[1])
     assert figure.axes[0].images[0].get_clim() == (0, 18)
     assert plot_heads(heads).axes[0].images[0].get_clim() == (-18, 18)

@@ -30,7 +30,10 @@ def parts():
     study = dataclasses.replace(studies.made_up(20, "volume", n_stimuli=6), caveats=("made up",))
     r = np.stack([study.scores.r.values, study.scores.r.values + 0.1])
     cells = xr.Dataset({"r": (("cell", "voxel"), r)}, coords={"cell": ["a/linear", "a/semantic"]})
-    return {"accuracy": study.scores, "comparison": cells, "captions": study, "support": CURVE}
+    rows = {"cell": ["a/linear", "a/semantic"], "kind": "all", "group": "all", "n_voxels": 20, "median_r": [0.4, 0.5]}
+    table = pd.DataFrame({**rows, "low": 0.3, "high": 0.6, "features": "a", "core": "", "n_parameters": [9, 90]})
+    compared = {"scores": cells, "table": table.assign(readout=["linear", "semantic"])}
+    return {"accuracy": study.scores, "comparison": compared, "captions": study, "support": CURVE}
 
 
 def ids(text):

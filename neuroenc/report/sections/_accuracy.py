@@ -171,11 +171,11 @@ def _thin(values: np.ndarray, limit: int) -> np.ndarray:
     return values if len(values) <= limit else values[np.linspace(0, len(values) - 1, limit).round().astype(int)]
 
 
-def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None:
+def _strips(axes: Any, scores: xr.Dataset) -> None:
     r, ceiling = np.asarray(scores["r"].values, float), ceiling_r(scores)
     groups = memberships(scores)
-    if len(groups) > max_rois:
-        kept = set(sorted(groups, key=lambda name: -int(groups[name].sum()))[:max_rois])
+    if len(groups) > MAX_ROIS:
+        kept = set(sorted(groups, key=lambda name: -int(groups[name].sum()))[:MAX_ROIS])
         groups = {name: mask for name, mask in groups.items() if name in kept}
     finite = r[np.isfinite(r)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -185,7 +185,7 @@ def _strips(axes: Any, scores: xr.Dataset, max_rois: int, max_dots: int) -> None
         labels = ("one voxel", "median r", "median noise ceiling") if row == 0 else (None,) * 3
         axes.axhline(row, color=FAINT, lw=0.6, zorder=0)
         if values.size:
-            dots, middle = _thin(values, max_dots), [np.median(values)] * 2
+            dots, middle = _thin(values, MAX_DOTS), [np.median(values)] * 2
             places = row + _spread(dots, low, high)
             axes.plot(dots, places, "o", ms=3.2, mew=0, color=BLUE, alpha=0.55, label=labels[0])
             line = {"lw": 2, "solid_capstyle": "butt", "zorder": 4, "label": labels[1]}
@@ -235,7 +235,7 @@ def _histogram(axes: Any, r: np.ndarray) -> None:
     axes.tick_params(axis="y", labelcolor=MUTED)
 
 
-def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int = MAX_DOTS) -> Any:
+def plot_accuracy(scores: xr.Dataset) -> Any:
     """Accuracy per ROI beside its noise ceiling, and voxel by voxel against the ceiling.
 
     Left, a strip per ROI: voxels (dots), their median, and the ROI's median ceiling. Right, each voxel's
@@ -244,11 +244,8 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int
     Parameters
     ----------
     scores : xarray.Dataset over ``voxel``
-        ``r``; optionally ``noise_ceiling_r`` or ``noise_ceiling_r2``; coordinate ``roi``.
-    max_rois : int
-        With more ROIs, the ones with most voxels are drawn.
-    max_dots : int
-        With more voxels, this many evenly spaced order statistics of an ROI are drawn; medians use all.
+        ``r``; optionally ``noise_ceiling_r`` or ``noise_ceiling_r2``; coordinate ``roi``. The 24 ROIs with most voxels
+        are drawn, and of an ROI 300 evenly spaced order statistics; medians use all.
 
     Returns
     -------
@@ -268,7 +265,7 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int
     """
     scores = check_scores(scores)
     r, ceiling = np.asarray(scores["r"].values, float), ceiling_r(scores)
-    rows = min(len(memberships(scores)), max_rois)
+    rows = min(len(memberships(scores)), MAX_ROIS)
     height = max(3.9, 0.36 * rows + 1.1)
     with drawing(WIDTH, height) as figure:
         square = min(height, 4.4) - 0.95
@@ -276,7 +273,7 @@ def plot_accuracy(scores: xr.Dataset, *, max_rois: int = MAX_ROIS, max_dots: int
         gap = 0.95
         strip = WIDTH - left - gap - square - 0.15
         axes = figure.add_axes((left / WIDTH, bottom / height, strip / WIDTH, (height - bottom - top) / height))
-        _strips(axes, scores, max_rois, max_dots)
+        _strips(axes, scores)
         # Level with the strips' top: in a tall figure the reader meets both panels at once.
         low = (height - top - square) / height
         place = ((left + strip + gap) / WIDTH, low, square / WIDTH, square / height)

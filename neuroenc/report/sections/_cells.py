@@ -55,9 +55,7 @@ class Cells:
 
     def colours(self) -> dict[str, Any]:
         """Colour of every cell: its readout's, so that panels of one readout look alike."""
-        colours = self.readout_colours
-        plain = colours_of(["cell"])["cell"]
-        return {str(c): colours[r] if r else plain for c, r in self.parts["readout"].items()}
+        return {str(c): self.readout_colours[r] for c, r in self.parts["readout"].items()}
 
 
 def best_of(r: np.ndarray) -> np.ndarray:
@@ -95,47 +93,23 @@ def percent(share: float) -> str:
     return "–" if np.isnan(share) else f"{100 * share:.0f} %"
 
 
-def parts_of(names: Sequence[str], table: pd.DataFrame | None) -> pd.DataFrame:
-    """``features``, ``core`` and ``readout`` of every cell: from the table's columns, else from its name."""
-    pieces = [name.split("/") for name in names]
-    split = [(p[0], "/".join(p[1:-1]), p[-1] if len(p) > 1 else "") for p in pieces]
-    columns = ["features", "core", "readout"]
-    parts = pd.DataFrame(split, index=list(names), columns=columns)
-    if table is not None and {"features", "readout"} <= set(table.columns):
-        told = table.assign(cell=table["cell"].astype(str)).drop_duplicates("cell").set_index("cell")
-        parts.update(told.reindex(columns=columns).fillna("").astype(str))
-    return parts
-
-
-def medians_of(cells: Cells, frame: pd.DataFrame | None) -> pd.DataFrame:
-    """The given table, or the medians alone where there is none."""
-    if frame is not None:
-        return frame.assign(cell=frame["cell"].astype(str))
-    values = group_medians(cells.r, cells.groups)
-    held = [[int(np.isfinite(r[g.voxels]).sum()) for g in cells.groups] for r in cells.r]
-    tables = [group_table(cells.groups, n_voxels=n, median_r=row) for n, row in zip(held, values)]
-    return pd.concat([table.assign(cell=cell) for cell, table in zip(cells.names, tables)], ignore_index=True)
-
-
 CLASSES = {"vision": BLUE, "dense": "#3b8f5a", "single": ORANGE, "not separable": TIE}
 _CLASS_WORDS = {"vision": "vision", "dense": "dense captions", "single": "single captions"}
 
 
 def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
     """Vision, dense captions or single captions, through one readout at a time."""
-    ways = [str(x) for x in regions["readout"].values] if "readout" in regions.dims else [""]
+    ways = [str(x) for x in regions["readout"].values]
     said, blocks, rows = cells.drawn[1], [], []
     for k, way in enumerate(ways):
-        own = regions.isel(readout=k) if "readout" in regions.dims else regions
+        own = regions.isel(readout=k)
         labels = own["region"].values.astype(str)
         shares, bars, table = cells.shares(labels, CLASSES, _CLASS_WORDS)
         key = legend(CLASSES, dict(zip(CLASSES, map(percent, shares[:, 0]))))
         for item in key:
             item["name"] = _CLASS_WORDS.get(item["name"], item["name"])
         words = ", ".join(f"{item['name']} {item['said']}" for item in key)
-        through = f"Through {way}" if way else "Regions"
-        r = np.asarray(own["r"].values, float) if "r" in own else cells.r
-        heights = best_of(r)
+        through, heights = f"Through {way}", best_of(np.asarray(own["r"].values, float))
         figures = cells.canvas.draw(labels, label="", heights=heights, colours=CLASSES)
         blocks.append(Block(figures, f"{through}: {words}.", cells.canvas.how, heading=through, legend=key))
         alt = f"{through}, share of voxels in each group: {words}."
@@ -144,10 +118,9 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         rows.append(table)
     every = pd.concat(rows, ignore_index=True)
     blocks.append(Block(table=every, about="share of voxels, every readout and group"))
-    sides = [s for s in ("vision", "dense", "single") if s in regions.attrs]
-    names = "; ".join(f"{_CLASS_WORDS[s]}: {regions.attrs[s]}" for s in sides)
+    names = "; ".join(f"{words}: {regions.attrs[s]}" for s, words in _CLASS_WORDS.items())
     remarks = []
-    if len(ways) > 1 and "agreement" in regions:
+    if len(ways) > 1:
         share = float(np.mean(regions["agreement"].values.astype(bool)))
         remarks.append(
             f"The {len(ways)} readouts put {100 * share:.0f} % of voxels in the same class. Where they do "
@@ -155,35 +128,27 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
         )
     lead = (
         "The space that predicts a voxel better than both others through one and the same readout (paired bootstrap "
-        f"over stimuli, corrected over voxels).{f' {names}.' if names else ''}"
+        f"over stimuli, corrected over voxels). {names}."
     )
     title = "Vision, dense captions or single captions"
     return Section("regions", title, lead, blocks, nav="Three regions", remarks=remarks)
 
 
-def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame | None]]) -> Section:
+def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame]]) -> Section:
     """Best layer of every group and voxel."""
     groups, said = cells.drawn
     blocks = []
-    for way, (found, given) in layers.items():
+    for way, (found, table) in layers.items():
         names = [str(x) for x in found["layers"].values]
         values = group_medians(np.asarray(found["r"].transpose("layers", "voxel").values, float), groups)
         position = np.asarray(found["position"].values, float)
         means = [mean(position[g.voxels]) for g in groups]
-        if given is None:
-            given = group_table(
-                groups,
-                n_voxels=[int(np.isfinite(position[g.voxels]).sum()) for g in groups],
-                best_layer=[names[int(np.nanargmax(v))] if np.isfinite(v).any() else "–" for v in values.T],
-                mean_position=means,
-            )
         words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], means))
         best = best_of(np.asarray(found["r"].values, float))
         figure = draw_groups(values, names, groups, rings=rings_of(values))
         alt = f"Median r of {len(names)} layers in {len(groups)} groups."
         drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
-        heading = f"Through {way}" if way else ""
-        blocks.append(Block(figure, alt, drawn, given, heading=heading, about="best layer of every group"))
+        blocks.append(Block(figure, alt, drawn, table, heading=f"Through {way}", about="best layer of every group"))
         figures = cells.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
         if figures:
             strip = " Dark is early, yellow is late." if cells.canvas.kind == "strip" else ""
@@ -232,19 +197,16 @@ def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
     """Validation r by epoch."""
     fits: dict[str, list[pd.DataFrame]] = {}
     rows = []
-    by = [c for c in ("fold", "group") if c in curves]
     for cell in cells.names:
         own = curves[curves["cell"].astype(str) == cell]
         own = own[np.isfinite(own["validation_r"].to_numpy(float))]
         if not len(own):
             continue
         chosen = []
-        for _, part in own.groupby(by, sort=True) if by else [(None, own)]:
+        for _, part in own.groupby(["fold", "group"], sort=True):
             # The settings that were chosen: those with the highest validation r at their best epoch.
-            if "candidate" in part:
-                peak = part.groupby("candidate", sort=True)["validation_r"].max()
-                part = part[part["candidate"] == peak.idxmax()]
-            chosen.append(part.sort_values("epoch", kind="stable"))
+            peak = part.groupby("candidate", sort=True)["validation_r"].max()
+            chosen.append(part[part["candidate"] == peak.idxmax()].sort_values("epoch", kind="stable"))
         fits[cell] = chosen
         at = [part.loc[part["validation_r"].idxmax()] for part in chosen]
         row = {
@@ -253,9 +215,8 @@ def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
             "median epochs": round(float(np.median([p["epoch"].max() for p in chosen]))),
             "best epoch": round(float(np.median([x["epoch"] for x in at]))),
             "best validation r": float(np.median([x["validation_r"] for x in at])),
+            "loss at best": float(np.median([x["loss"] for x in at])),
         }
-        if "loss" in own:
-            row["loss at best"] = float(np.median([x["loss"] for x in at]))
         rows.append(row)
     if not fits:
         return None
@@ -271,25 +232,18 @@ def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
     return Section("curves", "Learning curves", "", [block])
 
 
-def costs_section(cells: Cells, medians: pd.DataFrame) -> Section | None:
-    """Accuracy beside parameters, and time where it is given."""
-    known = present(medians, "n_parameters seconds_per_fit seconds n_candidates best_epoch")
-    if not {"n_parameters", "seconds_per_fit", "seconds"} & set(known):
-        return None
-    overall = medians[medians["kind"] == "all"].drop_duplicates("cell").set_index("cell").reindex(cells.names)
-    overall = overall.rename_axis("cell").reset_index()
+def costs_section(cells: Cells, medians: pd.DataFrame) -> Section:
+    """Accuracy beside the number of parameters."""
+    known = present(medians, "n_parameters n_candidates best_epoch")
+    overall = medians[medians["kind"] == "all"].set_index("cell").reindex(cells.names).reset_index()
     colours = cells.colours()
     figure = draw_costs(overall, [colours[c] for c in cells.names])
-    frame = overall[["cell", "median_r", *known]]
-    key = legend({k: v for k, v in cells.readout_colours.items() if k != "tie"}) if cells.parts["readout"].any() else []
+    key = legend({k: v for k, v in cells.readout_colours.items() if k != "tie"})
     words = "; ".join(
         f"{x['cell']}: " + ", ".join(f"{number(x[c], c)} {c.removeprefix('n_').replace('_', ' ')}" for c in known[:2])
         for x in overall.to_dict("records")[:6]
     )
     lead = "A gain may be capacity: read it beside the number of trained parameters."
     said, alt = "Parameters are on a logarithmic axis.", f"Accuracy and parameters. {words}"
-    if {"seconds_per_fit", "seconds"} & set(known):
-        said = "Parameters and seconds are on logarithmic axes; seconds a fit are means over settings and folds."
-        alt = f"Accuracy, parameters and seconds. {words}"
-    block = Block(figure, alt, said, frame, legend=key, about="cost of every cell")
+    block = Block(figure, alt, said, overall[["cell", "median_r", *known]], legend=key, about="cost of every cell")
     return Section("costs", "What each cell costs", lead, [block], nav="Costs")

@@ -14,26 +14,28 @@ from neuroenc.encoders.comparison import closest_rival
 from neuroenc.report._charts import draw_gains, draw_matrix
 from neuroenc.report._page import Block, Section, make_sections
 from neuroenc.report._regions import by_kind, group_medians, groups_of
-from neuroenc.report._style import colours_of, legend, number, short
+from neuroenc.report._style import colours_of, legend, number
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
 
 MAX_PANELS = 6
-Layers = xr.Dataset | tuple[xr.Dataset, pd.DataFrame]
+#: The readout against which gains are shown.
+_BASELINE = "linear"
+_TABLE = ("cell", "kind", "group", "features", "core", "readout", "n_voxels", "median_r", "low", "high", "n_parameters")
+_CURVES = ("cell", "fold", "group", "candidate", "epoch", "loss", "validation_r")
 
 
 def comparison_sections(
     scores: xr.Dataset,
     *,
-    table: pd.DataFrame | None = None,
+    table: pd.DataFrame,
     pairs: pd.DataFrame | None = None,
     winner: xr.Dataset | None = None,
     regions: xr.Dataset | None = None,
-    layers: Layers | Mapping[str, Layers] | None = None,
+    layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame]] | None = None,
     warp: xr.Dataset | None = None,
     curves: pd.DataFrame | None = None,
     numbers: Mapping[str, Any] | None = None,
-    baseline: str = "linear",
     progress: bool = False,
 ) -> list[Section]:
     """Sections that compare encoders (cells) over groups of voxels; what is not given is left out.
@@ -45,26 +47,24 @@ def comparison_sections(
         of ``roi`` (names joined by ";"), ``subject`` or other names of groups, ``vertex`` and ``hemi``, ``i, j, k``
         (with attributes ``affine`` and ``volume_shape``). Maps are drawn on fsaverage5 or slices where voxels have
         their own place there, else as one bar for each unit.
-    table : pandas.DataFrame, optional
-        One row for each cell and group: ``cell, kind, group, median_r``, and any of ``low, high``,
-        ``median_r_normalised, n_voxels, features, core, readout, n_parameters, seconds, seconds_per_fit,
-        n_candidates, best_epoch, n_train, n_validation, n_test``. By default medians of ``scores``.
+    table : pandas.DataFrame
+        As `neuroenc.encoders.comparison.Comparison.table` gives it, a row for each cell and group: ``cell, kind, group,
+        features, core, readout, n_voxels, median_r, low, high, n_parameters``, and any of ``median_r_normalised,
+        n_candidates, best_epoch, n_train, n_validation, n_test``.
     pairs : pandas.DataFrame, optional
         ``a, b, kind, group, median_difference, low, high, q``: any two cells in each group.
     winner : xarray.Dataset (voxel), optional
         ``winner``: name of a cell, "tie", or "" where nothing is known.
     regions : xarray.Dataset (readout, space, voxel), optional
         ``region``: "vision", "dense", "single", "not separable" or ""; ``r`` and ``agreement`` where known.
-    layers : Dataset, (Dataset, DataFrame), or mapping of readout to either, optional
+    layers : mapping of readout to (Dataset, DataFrame), optional
         ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1, and the table of groups.
     warp : xarray.Dataset (cell, voxel), optional
         Spread over stimuli of what moves receptive fields; each variable is shown.
     curves : pandas.DataFrame, optional
-        ``cell, epoch, validation_r`` and any of ``fold, group, candidate, loss``.
+        ``cell, fold, group, candidate, epoch, loss, validation_r``.
     numbers : mapping, optional
         Of the run, for the first line: ``n_stimuli``, ``best_cell`` (on validation rows), ``q_level``.
-    baseline : str
-        Readout against which gains are shown.
     progress : bool
 
     Returns
@@ -78,16 +78,18 @@ def comparison_sections(
 
     Examples
     --------
-    >>> r = (("cell", "voxel"), [[0.2, 0.4], [0.3, 0.3]])
-    >>> scores = xr.Dataset({"r": r}, coords={"cell": ["conv/linear", "conv/semantic"]})
-    >>> [section.id for section in comparison_sections(scores)]
-    ['accuracy']
+    >>> cells = {"cell": ["conv/linear", "conv/semantic"]}
+    >>> scores = xr.Dataset({"r": (("cell", "voxel"), [[0.2, 0.4], [0.3, 0.3]])}, coords=cells)
+    >>> row = {"kind": "all", "group": "all", "n_voxels": 2, "median_r": 0.3, "low": 0.2, "high": 0.4}
+    >>> table = pd.DataFrame({**cells, **row, "features": "conv", "core": "", "n_parameters": [8, 30]})
+    >>> made = comparison_sections(scores, table=table.assign(readout=["linear", "semantic"]))
+    >>> [section.id for section in made]
+    ['accuracy', 'costs']
     """
     scores = check_scores(scores, ("cell", "voxel"))
     names = [str(c) for c in scores["cell"].values]
     scores = scores.assign_coords(cell=names)
-    if table is not None:
-        table = check_names(table, ("cell", "kind", "group", "median_r"), "table", names, ["cell"])
+    table = check_names(table, _TABLE, "table", names, ["cell"]).astype({"cell": str})
     # Tables without rows may lack columns too: one cell has no pairs, ridge has no curves.
     pairs = pairs if pairs is None or len(pairs) else None
     curves = curves if curves is None or len(curves) else None
@@ -95,38 +97,28 @@ def comparison_sections(
         needed = ("a", "b", "kind", "group", "median_difference", "low", "high", "q")
         pairs = check_names(pairs, needed, "pairs", names, ["a", "b"])
     if curves is not None:
-        curves = check_names(curves, ("cell", "epoch", "validation_r"), "curves", names, ["cell"])
+        curves = check_names(curves, _CURVES, "curves", names, ["cell"])
     for found, wanted, what in ((winner, ["winner"], "winner"), (regions, ["region"], "regions"), (warp, [], "warp")):
         if found is not None:
             check_same_voxels(found, scores, wanted, what)
-    ways = _layers(layers, scores)
+    for found, _ in (layers or {}).values():
+        check_same_voxels(found, scores, ["r", "position"], "layers")
     groups = groups_of(scores)
-    cells = shared.Cells(scores, names, shared.parts_of(names, table), groups, Canvas(scores, groups))
-    medians = shared.medians_of(cells, table)
+    parts = table.drop_duplicates("cell").set_index("cell")[["features", "core", "readout"]].reindex(names).fillna("")
+    cells = shared.Cells(scores, names, parts, groups, Canvas(scores, groups))
     # In the order of a reader's questions: how good, is it the readout, where, is it sure, what else, at what price.
     makers: list[Callable[[], Section | None]] = [
-        lambda: _accuracy(cells, medians, _tiles(cells, medians, pairs, numbers or {}, winner)),
-        lambda: _gains(cells, pairs, baseline) if pairs is not None else None,
+        lambda: _accuracy(cells, table, _tiles(cells, table, pairs, numbers or {}, winner)),
+        lambda: _gains(cells, pairs) if pairs is not None else None,
         lambda: _winners(cells, winner) if winner is not None else None,
         lambda: _pairs(cells, pairs) if pairs is not None else None,
         lambda: shared.regions_section(cells, regions) if regions is not None else None,
-        lambda: shared.layers_section(cells, ways) if ways else None,
+        lambda: shared.layers_section(cells, layers) if layers else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
-        lambda: shared.costs_section(cells, medians),
+        lambda: shared.costs_section(cells, table),
     ]
     return make_sections(makers, progress)
-
-
-def _layers(layers: Any, scores: xr.Dataset) -> dict[str, tuple[xr.Dataset, pd.DataFrame | None]]:
-    if layers is None:
-        return {}
-    given = layers if isinstance(layers, Mapping) and not isinstance(layers, xr.Dataset) else {"": layers}
-    found = {}
-    for way, item in given.items():
-        data, frame = item if isinstance(item, tuple) else (item, None)
-        found[str(way)] = (check_same_voxels(data, scores, ["r", "position"], "layers"), frame)
-    return found
 
 
 def _tiles(
@@ -144,7 +136,7 @@ def _tiles(
         tiles.append((number(row["median_r"], digits=2), "its median test r"))
         if np.isfinite(row.get("median_r_normalised", np.nan)):
             tiles.append((number(row["median_r_normalised"], digits=2), "its share of the ceiling"))
-        if pairs is not None and (pairs["kind"] == "all").any():
+        if pairs is not None:
             found = closest_rival(best, pairs, float(numbers.get("q_level", 0.05)))
             way, sign = ("behind", -1.0) if found["difference"] < 0 else ("ahead of", 1.0)
             bounds = sorted(sign * found[k] for k in ("low", "high"))
@@ -184,22 +176,21 @@ def _accuracy(cells: shared.Cells, medians: pd.DataFrame, tiles: Sequence[tuple[
     lead = "A cell is one encoder: a feature space read by one readout. "
     if len(cells.names) > 1:
         lead += "Every cell was fitted and tested on the same stimuli."
-    if {"low", "high"} <= set(medians.columns):
-        lead += " Low and high bound the 95 % interval over resampled stimuli."
+    lead += " Low and high bound the 95 % interval over resampled stimuli."
     terms = ["cell", "readout", "r", *(["noise ceiling"] if "median_r_normalised" in medians else [])]
     return Section("accuracy", "Accuracy", lead.strip(), blocks, tiles=tiles, terms=terms)
 
 
-def _gains(cells: shared.Cells, pairs: pd.DataFrame, baseline: str) -> Section | None:
+def _gains(cells: shared.Cells, pairs: pd.DataFrame) -> Section | None:
     """Every readout against the baseline readout on the same features, in each region."""
     parts, rows = cells.parts, []
     for row in pairs.to_dict("records"):
         a, b = parts.loc[str(row["a"])], parts.loc[str(row["b"])]
         if (a["features"], a["core"]) != (b["features"], b["core"]) or a["readout"] == b["readout"]:
             continue
-        if baseline not in (a["readout"], b["readout"]):
+        if _BASELINE not in (a["readout"], b["readout"]):
             continue
-        sign = 1.0 if b["readout"] == baseline else -1.0
+        sign = 1.0 if b["readout"] == _BASELINE else -1.0
         space = "/".join(x for x in (a["features"], a["core"]) if x)
         readout = a["readout"] if sign > 0 else b["readout"]
         low, high = sorted((sign * row["low"], sign * row["high"]))
@@ -231,14 +222,16 @@ def _gains(cells: shared.Cells, pairs: pd.DataFrame, baseline: str) -> Section |
         for x in overall.to_dict("records")[:8]
     )
     figure = draw_gains(panels, [g.name for g in kept], colours)
-    meant = " (ridge on the flattened map, unless the settings say otherwise)" if baseline == "linear" else ""
-    lead = f"The same features, read in another way: difference of r to the readout {baseline}{meant}, as median over "
-    alt = f"Difference of r to {baseline} over all voxels. {words}"
+    lead = (
+        f"The same features, read in another way: difference of r to the readout {_BASELINE} (ridge on the flattened "
+        "map, unless the settings say otherwise), as median over voxels."
+    )
+    alt = f"Difference of r to {_BASELINE} over all voxels. {words}"
     lines = "Lines are 95 % intervals over resampled stimuli, paired. A filled dot differs from zero at q < 0.05. "
     shown: dict[str, Any] = {"legend": legend(colours), "about": "gain in every group", "opened": False}
     block = Block(figure, alt, lines + said, found, **shown)
-    title = f"Gain of each readout over {short(baseline)}"
-    return Section("gains", title, lead + "voxels.", [block], nav="Gains", terms=["readout", "q"])
+    title = f"Gain of each readout over {_BASELINE}"
+    return Section("gains", title, lead, [block], nav="Gains", terms=["readout", "q"])
 
 
 def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
@@ -290,8 +283,7 @@ def _winners(cells: shared.Cells, winner: xr.Dataset) -> Section:
 
 def _pairs(cells: shared.Cells, pairs: pd.DataFrame) -> Section:
     """Any two cells."""
-    kind = "all" if (pairs["kind"] == "all").any() else str(pairs["kind"].iloc[0])
-    overall = pairs[pairs["kind"] == kind].drop_duplicates(["a", "b"])
+    overall = pairs[pairs["kind"] == "all"]
     place = {c: k for k, c in enumerate(cells.names)}
     values, unsure = np.full((len(place),) * 2, np.nan), np.zeros((len(place),) * 2, bool)
     for row in overall.to_dict("records"):

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc._core.tables import check_columns
 from neuroenc.report._style import INK, MUTED, WIDTH, bare, drawing, write, write_inside
-from neuroenc.report.brain._slices import plot_mosaic
+from neuroenc.report.brain._paint import coordinate
 from neuroenc.report.brain._surface import plot_surface
 from neuroenc.report.sections._support import chosen
 
@@ -48,7 +48,7 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
     2
     """
 
-    groups = chosen(table, "group", groups)
+    groups = chosen(table, groups)
     k = int(table["rank"].max()) + 1
     left, gap = 0.95, 0.2
     cell = min((WIDTH - left - gap - 0.1) / (2 * k), 1.1)
@@ -71,19 +71,15 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
     return figure
 
 
-def plot_weight_colours(
-    rgb: xr.DataArray, *, affine: Any = None, volume_shape: Sequence[int] | None = None, **options: Any
-) -> Any:
-    """Colours of voxels' weights on the inflated cortex, or on slices.
+def plot_weight_colours(rgb: xr.DataArray, **options: Any) -> Any:
+    """Colours of voxels' weights on the cortex.
 
     Parameters
     ----------
     rgb : DataArray (voxel, channel)
-        From `WeightComponents.rgb`, with coordinates ``vertex`` and ``hemi``, or ``i``, ``j``, ``k``.
-    affine, volume_shape
-        For slices, as in `plot_mosaic`; without them the surface is drawn.
+        From `WeightComponents.rgb`, with coordinates ``vertex`` and ``hemi``.
     **options
-        Passed on to `plot_surface` or `plot_mosaic`.
+        Passed on to `plot_surface`.
 
     Returns
     -------
@@ -109,27 +105,17 @@ def plot_weight_colours(
     names = np.array(["#" + "".join(f"{s * 17:02x}" for s in row) for row in steps])
     names = np.where(np.isfinite(values).all(axis=1), names, "")
     colours = {name: name for name in dict.fromkeys(names.tolist()) if name}
-    needed = ("vertex", "hemi") if affine is None else ("i", "j", "k")
-    for name in needed:
-        if name not in rgb.coords:
-            raise DataError(unknown_name("voxel coordinate", name, map(str, rgb.coords)))
-    if affine is None:
-        return plot_surface(names, rgb["vertex"].values, rgb["hemi"].values, colours=colours, **options)
-    if volume_shape is None:
-        raise ConfigError("slices need volume_shape, too. Next step: the shape of the image that i, j, k index.")
-    ijk = np.stack([rgb[axis].values for axis in "ijk"], axis=1)
-    return plot_mosaic(names, ijk, affine=affine, volume_shape=volume_shape, colours=colours, **options)
+    place = (coordinate(rgb, name, None, "on a surface") for name in ("vertex", "hemi"))
+    return plot_surface(names, *place, colours=colours, **options)
 
 
-def plot_confusion(table: pd.DataFrame, *, label: str = "share of voxels") -> Any:
+def plot_confusion(table: pd.DataFrame) -> Any:
     """Preferred category of each region's voxels, with accuracy beside the shuffled labels'.
 
     Parameters
     ----------
     table : DataFrame
         From `neuroenc.encoders.incontext.confusion`.
-    label : str
-        Of the colour bar.
 
     Returns
     -------
@@ -163,13 +149,14 @@ def plot_confusion(table: pd.DataFrame, *, label: str = "share of voxels") -> An
         for i, note in enumerate(notes):
             write(axes, len(categories) - 0.4, i, note, "left center", color=MUTED)
         bare(axes)
-        bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, pad=0.03, aspect=40, label=label)
+        look = {"location": "bottom", "fraction": 0.05, "pad": 0.03, "aspect": 40}
+        bar = figure.colorbar(image, ax=axes, **look, label="share of voxels")
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=2, labelsize=8)
     return figure
 
 
-def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] | None = None) -> Any:
+def plot_heads(values: xr.DataArray, *, label: str = "") -> Any:
     """Number of every head: a matrix (layer, head), or one a group.
 
     Parameters
@@ -178,8 +165,6 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
         Such as ``sink_report(...)["registers"]``, or ``circuit_overlap(...)["importance"]``.
     label : str
         Of the colour bar; default the array's name.
-    groups : sequence of str, optional
-        Which, in this order.
 
     Returns
     -------
@@ -199,7 +184,6 @@ def plot_heads(values: xr.DataArray, *, label: str = "", groups: Sequence[str] |
     if other:
         names = [str(v) for v in values[other[0]].values]
         panels = dict(zip(names, values.transpose(other[0], "layer", "head").values))
-        panels = {name: panels[name] for name in (groups or names)}
     else:
         panels = {"": values.transpose("layer", "head").values}
     every = np.concatenate([p.ravel() for p in panels.values()])

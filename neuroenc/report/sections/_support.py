@@ -92,10 +92,8 @@ def _tiles(curve: pd.DataFrame, numbers: Mapping[str, Any]) -> list[tuple[str, s
 def plot_support_curves(
     table: pd.DataFrame,
     *,
-    methods: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     reference: Mapping[str, float] | None = None,
-    label: str = "explained variance",
 ) -> Any:
     """Score over the size of the support: a panel a group, a line a method, bands for intervals.
 
@@ -103,13 +101,11 @@ def plot_support_curves(
     ----------
     table : DataFrame
         From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance, low, high``.
-    methods, groups : sequence of str, optional
-        Which, in this order; default all methods and the first 12 groups.
+    groups : sequence of str, optional
+        Which, in this order; default the first 12.
     reference : mapping of group to number, optional
         A dashed line, such as an encoder fitted to the whole session; by default the method that has one size only,
         beyond those of the others.
-    label : str
-        Of the vertical axis.
 
     Returns
     -------
@@ -132,7 +128,7 @@ def plot_support_curves(
         table = table[~one]
     if "low" not in table or "high" not in table:
         table = table.assign(low=table["explained_variance"], high=table["explained_variance"])
-    methods, groups = chosen(table, "method", methods), chosen(table, "group", groups)[: None if groups else _PANELS]
+    methods, groups = list(dict.fromkeys(table["method"])), chosen(table, groups)[: None if groups else _PANELS]
     colours = dict(zip(methods, category_colours(len(methods))))
     sizes = sorted(int(s) for s in table["size"].unique())
     columns = min(4, len(groups))
@@ -159,7 +155,7 @@ def plot_support_curves(
             axes.set_xlabel("support images")
             axes.tick_params(labelbottom=True)
         for row in grid:
-            row[0].set_ylabel(label)
+            row[0].set_ylabel("explained variance")
         # Few stimuli can make a method far worse than the mean: what is above 0 must stay readable.
         top = max(0.02, float(np.nanmax(table["explained_variance"])))
         for axes in figure.axes:
@@ -169,11 +165,11 @@ def plot_support_curves(
     return figure
 
 
-def chosen(table: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> list[str]:
-    """Values of a column, all in their order or those wanted."""
-    check_columns(table, (column,), "table")
-    legal = [str(v) for v in dict.fromkeys(table[column])]
-    return legal if wanted is None else [one_of(column, name, legal) for name in wanted]
+def chosen(table: pd.DataFrame, wanted: Sequence[str] | None) -> list[str]:
+    """Groups of a table, all in their order or those that are wanted."""
+    check_columns(table, ("group",), "table")
+    legal = [str(v) for v in dict.fromkeys(table["group"])]
+    return legal if wanted is None else [one_of("group", name, legal) for name in wanted]
 
 
 def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:
