@@ -169,7 +169,6 @@ def make_features(
     values: Any,
     *,
     stimulus: Any,
-    dims: Sequence[str] | None = None,
     backbone: str = "unknown",
     weights: str = "",
     layer: str = "",
@@ -185,8 +184,6 @@ def make_features(
     values : array (stimulus, feature) or (stimulus, token, feature) or (stimulus, channel, y, x)
         Stored as float32, without a copy if they are float32.
     stimulus : sequence of str (stimulus,)
-    dims : sequence of str, optional
-        Names of the dimensions; by default those above, chosen by the number of dimensions.
     backbone, weights, layer, pooling : str
     normalised : bool
         Whether each feature vector has unit Euclidean norm.
@@ -212,16 +209,12 @@ def make_features(
     (('stimulus', 'feature'), 1)
     """
     data = as_float32(values)
-    if dims is None:
-        if data.ndim not in FEATURE_DIMS:
-            raise DataError(
-                f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature) and "
-                "(stimulus, channel, y, x). Next step: reshape, or name the dimensions with dims=(...)."
-            )
-        dims = FEATURE_DIMS[data.ndim]
-    dims = tuple(dims)
-    if len(dims) != data.ndim or dims[0] != "stimulus":
-        raise DataError(f"dims {dims} do not name an array of shape {data.shape} whose first dimension is stimulus.")
+    if data.ndim not in FEATURE_DIMS:
+        raise DataError(
+            f"features have shape {data.shape}; legal are (stimulus, feature), (stimulus, token, feature) and "
+            "(stimulus, channel, y, x)."
+        )
+    dims = FEATURE_DIMS[data.ndim]
     ids = string_ids(stimulus)
     if len(ids) != data.shape[0]:
         raise DataError(f"features have {data.shape[0]} rows but {len(ids)} stimulus ids were given.")

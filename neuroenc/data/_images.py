@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -236,14 +236,7 @@ def _three(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def open_mask(item: Any, what: str) -> Any:
-    """The image of a mask or region; ``"FILE.nii.gz:1"`` and ``{"file": ..., "label": 1}`` take one label of it."""
-    if isinstance(item, Mapping):
-        for key in item:
-            if key not in ("file", "label"):
-                raise ConfigError(unknown_name(f"key of {what}", key, ("file", "label")))
-        if "file" not in item:
-            raise ConfigError(f"{what} = {dict(item)!r} has no file; expected {{file = ..., label = 1}}.")
-        return region_mask(item["file"], item["label"], what=what) if "label" in item else open_mask(item["file"], what)
+    """The image of a mask or region; ``"FILE.nii.gz:1"`` takes one label of it, ``":1,2"`` several."""
     if isinstance(item, str) and not Path(item).expanduser().is_file():
         match = _LABELLED.fullmatch(item)
         if match:

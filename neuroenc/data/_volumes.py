@@ -125,8 +125,7 @@ class Masked:
     """Voxels of a mask, with what is needed to put them back.
 
     ``values`` float32 (time, voxel); ``ijk`` int64 (voxel, 3), in C order of the mask; ``roi`` (voxel,) ROI
-    names joined by ";"; ``affine`` (4, 4) mm; ``volume_shape``; ``lengths`` number of volumes of each image;
-    ``tr`` seconds between volumes, None where the header does not say.
+    names joined by ";"; ``affine`` (4, 4) mm; ``volume_shape``.
     """
 
     values: np.ndarray
@@ -134,8 +133,6 @@ class Masked:
     roi: np.ndarray
     affine: np.ndarray
     volume_shape: tuple[int, int, int]
-    lengths: tuple[int, ...]
-    tr: float | None = None
 
     def responses(self, values: Any = None, **labels: Any) -> xr.DataArray:
         """:func:`make_responses` of this mask's voxels; ``values`` (n, voxel) default to the masked."""
@@ -190,7 +187,7 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
         if not here[inside].any():
             raise DataError(f"roi {name!r} has {int(here.sum())} voxels, none of them in the mask of {len(ijk)}.")
     roi = roi_strings({name: here[inside] for name, here in flags.items()}, len(ijk))
-    parts, tr = [], None
+    parts = []
     for n, item in enumerate(items):
         what = "data" if len(items) == 1 else f"image {n}"
         image = open_image(item, what)
@@ -199,12 +196,10 @@ def load_masked(images: Any, mask: Any, rois: Mapping[str, Any] | None = None) -
         check_affine(mask, image, names=("mask", what))
         values = image_values(image, what, np.float32)
         parts.append(np.atleast_2d(values[inside].T))
-        if values.ndim == 4:
-            tr = seconds(image) or tr
     values = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
     a, b, c = inside.shape
     affine = np.asarray(mask.affine, dtype=np.float64)
-    return Masked(values, ijk, roi, affine, (a, b, c), tuple(len(x) for x in parts), tr)
+    return Masked(values, ijk, roi, affine, (a, b, c))
 
 
 def placed(voxel: np.ndarray, shape: Sequence[int], affine: Any) -> dict[str, Any]:

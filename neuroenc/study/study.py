@@ -37,36 +37,25 @@ class Stage:
     reads : tuple of str
         Parts of the study and tables of its config (``"config.encoder"``) that the result depends on.
     writes : tuple of str
-    kept : bool
-        Whether the result is kept in the store, under the content of what is read. The stages of the commands keep
-        parts of their work themselves: each fit, each subject's scores, each table.
     """
 
     name: str
     work: Callable[[Study], Mapping[str, Any]]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    kept: bool = False
 
     def __call__(self, study: Study) -> Study:
         """The study with what this stage writes."""
         begin = time.perf_counter()
         with telling(study.say):
-            if self.kept:
-                parts: Mapping[str, Any] = study.store.keep(self.name, self.inputs(study), lambda: self.work(study))
-            else:
-                parts = self.work(study)
+            parts = self.work(study)
         missing = set(self.writes) - set(parts)
         if missing:
             raise ConfigError(f"stage {self.name} writes {', '.join(sorted(missing))}, which it did not give.")
         return study.with_parts(parts, {self.name: time.perf_counter() - begin})
 
-    def inputs(self, study: Study) -> list[str]:
-        """Content of all that is read."""
-        return [study.content(name) for name in self.reads]
 
-
-def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool = False) -> Callable[[Any], Stage]:
+def stage(name: str, *, reads: Sequence[str], writes: Sequence[str]) -> Callable[[Any], Stage]:
     """Make a stage of a function ``Study -> {part: value}``.
 
     Examples
@@ -77,7 +66,7 @@ def stage(name: str, *, reads: Sequence[str], writes: Sequence[str], kept: bool 
     >>> count.reads, count.writes
     (('responses',), ('n_voxels',))
     """
-    return lambda work: Stage(name, work, tuple(reads), tuple(writes), kept)
+    return lambda work: Stage(name, work, tuple(reads), tuple(writes))
 
 
 class Study:
@@ -282,7 +271,7 @@ class Study:
         for name, work in stages.items():
             if name not in known:
                 raise ConfigError(unknown_name("stage", name, known))
-            replaced[name] = replace(known[name], work=work, kept=False)
+            replaced[name] = replace(known[name], work=work)
         # What was found by a stage that is replaced, and by those behind it, is found anew.
         names = [[s.name for s in pipeline] for pipeline in PIPELINES.values()]
         stale = {n for row in names for at, n in enumerate(row) if set(row[: at + 1]) & set(stages)}

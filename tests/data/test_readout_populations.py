@@ -231,16 +231,6 @@ def test_seeds_prefixes_and_shared_maps():
     assert set(first.responses["roi"].values) == {"gated"}
 
 
-def test_objects_can_be_given_apart():
-    whole = simulate_readout_population("moving", **SMALL, seed=1)
-    split = simulate_readout_population("moving", **SMALL, seed=1, context=True)
-    assert whole.context is None
-    np.testing.assert_array_equal(whole.maps[:, :5], split.maps)
-    np.testing.assert_array_equal(whole.maps[:, 5:], split.context)
-    assert split.truth.sizes["channel"] == split.maps.sizes["channel"] == 5
-    np.testing.assert_array_equal(whole.responses, split.responses)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

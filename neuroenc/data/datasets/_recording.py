@@ -153,7 +153,7 @@ def collect(
             )
         else:
             # Voxels are told by their numbers, however they were asked for.
-            kept = {k: v for k, v in found.settings.items() if k not in ("voxels", "food")}
+            kept = {k: v for k, v in found.settings.items() if k != "voxels"}
             rows = [template["voxel"].values, template["stimulus"].values]
             key = content_key(_FORMAT, plain_json(kept), rows, list(map(sha256_file, found.files)), zscore, by)
             store = Store(cache_dir() / "responses" if cache is True else Path(cache).expanduser(), mapped=True)

@@ -32,7 +32,6 @@ class ReadoutPopulation:
     maps: xr.DataArray
     responses: xr.DataArray
     truth: xr.Dataset
-    context: xr.DataArray | None = None
 
 
 def simulate_readout_population(
@@ -44,7 +43,6 @@ def simulate_readout_population(
     height: int = 12,
     width: int = 12,
     noise: float = 0.5,
-    context: bool = False,
     seed: int = 0,
 ) -> ReadoutPopulation:
     r"""Voxels that read feature maps by one mechanism, with noise, and everything that was planted.
@@ -78,8 +76,6 @@ def simulate_readout_population(
     noise : float
         Standard deviation of the noise in units of the signal's, for the median voxel; voxels differ by a
         factor of 1.2 (s.d. of the logarithm 0.2).
-    context : bool
-        Give the objects as ``context`` and leave them out of ``maps``, for readouts that look elsewhere.
     seed : int
         Maps depend on the seed and the shape alone, so populations of several kinds with one seed saw the same
         stimuli, and fewer stimuli are the first of more.
@@ -88,7 +84,7 @@ def simulate_readout_population(
     -------
     ReadoutPopulation
         ``maps`` float32 (stimulus, channel, y, x); ``responses`` float32 (stimulus, voxel), z-scored, one trial
-        each, with ``roi`` (the kind) and ``ncsnr`` (signal s.d. / noise s.d.); ``context`` like maps, or None;
+        each, with ``roi`` (the kind) and ``ncsnr`` (signal s.d. / noise s.d.);
         ``truth`` over the same labels:
 
         - ``signal`` (stimulus, voxel): noiseless responses, mean 0 and s.d. 1;
@@ -162,7 +158,6 @@ def simulate_readout_population(
     names = np.array([f"texture-{c + 1}" for c in range(n_textures)] + list(OBJECTS))
     dims = ("stimulus", "channel", "y", "x")
     place = {"stimulus": stimulus, "y": _centres(height), "x": _centres(width)}
-    shown = n_textures if context else channels
     full = np.concatenate([textures, objects], axis=1).astype(np.float32)
     truth = xr.Dataset(
         {
@@ -180,13 +175,9 @@ def simulate_readout_population(
     rows = ("stimulus", "voxel")
     measured: dict[str, Any] = {"dims": rows, "coords": {"stimulus": stimulus, **voxel}, "name": "responses"}
 
-    def maps(channels: slice, name: str) -> xr.DataArray:
-        return xr.DataArray(full[:, channels], {**place, "channel": names[channels]}, dims, name)
-
-    beside = maps(slice(n_textures, None), "context") if context else None
-    own = slice(0, shown)
     observed = xr.DataArray(responses.astype(np.float32), **measured)
-    return ReadoutPopulation(kind, maps(own, "maps"), observed, truth.isel(channel=own), beside)
+    maps = xr.DataArray(full, {**place, "channel": names}, dims, "maps")
+    return ReadoutPopulation(kind, maps, observed, truth)
 
 
 def _centres(n: int) -> np.ndarray:

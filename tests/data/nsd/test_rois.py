@@ -84,18 +84,13 @@ def test_visual_and_higher_visual_of_the_papers(tree):
     visual = np.any([early, *floc, np.isin(volume(root, 2, "roi/HCP_MMP1"), top)], axis=0)
     np.testing.assert_array_equal(data.nsd_mask(root, 2, "visual"), visual)
     np.testing.assert_array_equal(data.nsd_mask(root, 2, "higher-visual"), visual & ~early)
-    food = np.zeros(visual.shape, bool)
-    food[tuple(np.argwhere(~visual)[:3].T)] = True
-    assert data.nsd_mask(root, 2, "higher-visual", food=food).sum() == (visual & ~early).sum() + 3
     notes = nsd(root, 2, voxels="higher-visual").extra["notes"]
-    assert notes == {"parcels ranked over subjects": [1, 2, 3], "food mask": False}
+    assert notes == {"parcels ranked over subjects": [1, 2, 3]}
 
 
 def test_unknown_and_absent_regions(tree, own):
     with pytest.raises(ConfigError, match=r"did you mean .*'FFA'"):
         data.nsd_mask(tree[0], 1, "FAF")
-    with pytest.raises(ConfigError, match="no part of the data set"):
-        data.nsd_mask(tree[0], 1, "food")
     assert data.nsd_mask(tree[0], 1, "aTL-faces").sum() == 0
     with pytest.raises(DataError, match="selects none"):
         nsd(tree[0], 1, voxels="aTL-faces")

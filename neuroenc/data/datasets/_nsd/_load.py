@@ -16,7 +16,7 @@ from neuroenc._core.files import hash_array
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data.datasets._nsd import _design
 from neuroenc.data.datasets._nsd._layout import Layout, n_trials, read_session, unpacked_session
-from neuroenc.data.datasets._nsd._rois import Regions, food_path
+from neuroenc.data.datasets._nsd._rois import Regions
 from neuroenc.data.datasets._recording import Recording, collect, flat_mask, sessions_of
 from neuroenc.data.datasets._registry import Dataset, Found, Source
 
@@ -58,7 +58,6 @@ def nsd(
     repeats: str = "keep",
     file_format: str = "auto",
     captions: bool | str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = True,
-    food: Any = None,
     cache: bool | str | os.PathLike[str] = True,
     max_memory: str | int | None = None,
     progress: bool = True,
@@ -98,8 +97,6 @@ def nsd(
     captions : bool or path(s)
         COCO's ``captions_train2017.json`` and ``captions_val2017.json``; True looks in
         ``nsddata_stimuli/stimuli/nsd/annotations``.
-    food : path or bool array, optional
-        Mask of food voxels for the names "food", "visual" and "higher-visual"; the data set has none.
     cache : bool or path
         Folder in which prepared sessions are kept, by the content of their files and the settings; True is
         ``responses`` in neuroenc's cache folder. False reads into memory.
@@ -157,7 +154,7 @@ def nsd(
         raise DataError(
             f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions} sessions."
         )
-    regions = Regions(layout, food)
+    regions = Regions(layout)
     places = np.flatnonzero(_mask(layout, regions, voxels))
     if not places.size:
         raise DataError(f"voxels={voxels!r} selects none of {layout.n_places} places of {layout.name}.")
@@ -172,7 +169,7 @@ def nsd(
             )
     chosen = voxels if isinstance(voxels, (str, list, tuple)) else "mask " + hash_array(places)[:12]
     settings = {"data": "nsd", "subject": layout.name, "space": space, "betas": layout.betas, "sessions": numbers}
-    settings |= {"voxels": chosen, "format": ending, "food": food_path(food)}
+    settings |= {"voxels": chosen, "format": ending}
     counts: dict[int, int] | None
     try:
         counts = _design.session_counts(layout, design)

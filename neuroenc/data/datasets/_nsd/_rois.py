@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc.data._images import check_affine, image_values, open_image, open_mask
 from neuroenc.data._volumes import read_labels
 from neuroenc.data.datasets._nsd._layout import Layout
 
@@ -23,19 +22,18 @@ TVALUES: dict[str, str] = _WRITTEN["tvalues"]
 _PREFIXED = ("Kastner2015", "HCP_MMP1")
 _CORTEX = [f for f in FILES if f != "streams"]
 _TOP_PARCELS = 45
-#: Voxel sets that papers define: by category, label > 0 and t > 2; the food mask that the caller gives (no part of the
-#: data set); prf-visualrois > 0; any label image >= 0 (-1 is outside cortex, 0 is cortex without a label);
-#: prf-visualrois > 0, any floc-* > 0, the food mask if given, or one of the 45 HCP_MMP1 parcels whose mean ncsnr ranks
-#: highest over subjects; of these all that is not retinotopic; brainmask > 0 (volumes), or every vertex (surfaces).
-RECIPES = (*TVALUES, "food", "retinotopic", "cortex", "visual", "higher-visual", "brain")
+#: Voxel sets that papers define: by category, label > 0 and t > 2; prf-visualrois > 0; any label image
+#: >= 0 (-1 is outside cortex, 0 is cortex without a label); prf-visualrois > 0, any floc-* > 0, or one of the 45
+#: HCP_MMP1 parcels whose mean ncsnr ranks highest over subjects; of these all that is not retinotopic; brainmask > 0
+#: (volumes), or every vertex (surfaces).
+RECIPES = (*TVALUES, "retinotopic", "cortex", "visual", "higher-visual", "brain")
 
 
 class Regions:
     """Masks (n_places,) of one subject by name; files are read when first asked for."""
 
-    def __init__(self, layout: Layout, food: str | os.PathLike[str] | np.ndarray | None = None) -> None:
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.food = food
         self.notes: dict[str, Any] = {}
         self._labels: dict[str, np.ndarray | None] = {}
         self._tables: dict[str, dict[int, str]] = {}
@@ -152,8 +150,6 @@ class Regions:
             if not have:
                 self._need("nsdgeneral")
             return np.asarray(np.any([x >= 0 for x in have if x is not None], axis=0))
-        if name == "food":
-            return self._food()
         if name == "brain":
             mask = self.layout.read_map("brainmask", where="func") if self.layout.kind == "volume" else None
             if self.layout.kind == "volume" and mask is None:
@@ -161,26 +157,8 @@ class Regions:
             return np.ones(self.layout.n_places, dtype=bool) if mask is None else mask > 0
         early = self._need("prf-visualrois") > 0
         parts = [early, *(self._need(f"floc-{c}") > 0 for c in TVALUES), self._top_parcels()]
-        if self.food is not None:
-            parts.append(self._food())
-        self.notes["food mask"] = self.food is not None
         visual = np.any(parts, axis=0)
         return np.asarray(visual & ~early) if name == "higher-visual" else np.asarray(visual)
-
-    def _food(self) -> np.ndarray:
-        if self.food is None:
-            raise ConfigError("the region 'food' is no part of the data set. Next step: food='mask.nii.gz'.")
-        values = self.food
-        if not isinstance(values, np.ndarray):
-            surface = self.layout.kind == "surface"
-            image = open_image(values, "food mask", surface=True) if surface else open_mask(values, "food mask")
-            if self.layout.affine is not None:
-                check_affine(image, self.layout.affine, names=("food mask", f"{self.layout.name}"))
-            values = np.asarray(image_values(image, "food mask"))
-        flat = np.asarray(values).reshape(-1) > 0
-        if flat.size != self.layout.n_places:
-            raise DataError(f"food mask has {flat.size} places, {self.layout.space} has {self.layout.n_places}.")
-        return flat
 
     def _top_parcels(self) -> np.ndarray:
         """Parcels ranked by mean ncsnr in each subject; ranks are averaged over the subjects that are there."""
@@ -211,13 +189,12 @@ def nsd_mask(
     *,
     space: str = "func1pt8mm",
     betas: str = "b3",
-    food: Any = None,
 ) -> np.ndarray:
     """Boolean mask of named regions: ``mask = OR over names``.
 
     Names are those of files (``"floc-faces"``), labels (``"FFA-1"``, ``"HCP_MMP1:V1"``), unions (``"V1"``, ``"FFA"``),
     localiser regions with t > 2 (``"FFA-t2"``), and recipes of the papers: ``faces, bodies, places, words`` (label and
-    t > 2), ``food``, ``retinotopic``, ``cortex``, ``visual``, ``higher-visual``, ``brain``.
+    t > 2), ``retinotopic``, ``cortex``, ``visual``, ``higher-visual``, ``brain``.
 
     Parameters
     ----------
@@ -228,8 +205,6 @@ def nsd_mask(
     space : {"func1pt8mm", "func1mm", "fsaverage", "nativesurface"}
     betas : {"b1", "b2", "b3"}
         Version whose ncsnr ranks the parcels of ``visual``.
-    food : path or array, optional
-        Mask of food voxels, which the data set does not hold.
 
     Returns
     -------
@@ -257,10 +232,5 @@ def nsd_mask(
     (3, True)
     """
     layout = Layout.open(root, subject, space, betas)
-    flat = Regions(layout, food).union(voxels)
+    flat = Regions(layout).union(voxels)
     return flat.reshape(layout.shape) if layout.kind == "volume" else flat
-
-
-def food_path(food: Any) -> str:
-    """What provenance says about a food mask."""
-    return Path(food).name if isinstance(food, (str, os.PathLike)) else ("array" if food is not None else "")
