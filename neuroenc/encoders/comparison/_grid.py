@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,6 @@ class Cell:
     def name(self) -> str:
         """``features/readout``, or ``features/core/readout``."""
         return "/".join(part for part in (self.features, self.core, self.readout) if part)
-
-    def settings(self) -> dict[str, Any]:
-        """All of it, for hashes and records."""
-        return asdict(self)
 
 
 def _named(what: str, given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder, check_alphas
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, raise_nan, voxel_coords, wrap
@@ -73,16 +74,10 @@ class MeanResponse(SupportBased):
 class NearestStimuli(SupportBased):
     r"""Baseline: nearest neighbours, the mean response to the ``k`` most similar support stimuli.
 
-    .. math:: \hat y_v(x) = \sum_{t \in N_k(x)} \omega_t y_{tv} \Big/ \sum_{t \in N_k(x)} \omega_t
-
     Parameters
     ----------
     k : int
         Neighbours; all, if the support has fewer.
-    weights : {"uniform", "cosine"}
-        ``"cosine"``: :math:`\omega_t = \exp((\cos(x, x_t) - 1) / T)`.
-    temperature : float
-        T, of ``"cosine"``.
 
     Notes
     -----
@@ -97,25 +92,19 @@ class NearestStimuli(SupportBased):
     array([7.])
     """
 
-    def __init__(self, k: int = 5, *, weights: str = "uniform", temperature: float = 0.1) -> None:
+    def __init__(self, k: int = 5) -> None:
         self.k = k
-        self.weights = weights
-        self.temperature = temperature
 
     def fit(self, X: Any, y: Any) -> Self:
         """Keep the support, X (n, feature) and y (n, voxel)."""
-        if self.weights not in ("uniform", "cosine") or not self.k >= 1 or not self.temperature > 0:
-            raise ConfigError(
-                f"k={self.k!r}, weights={self.weights!r}, temperature={self.temperature!r}: k is at least 1, weights "
-                "'uniform' or 'cosine', the temperature positive."
-            )
+        check_whole("k", self.k)
         values, self.responses_ = self._remember_support(X, y)
         self.support_ = unit_rows(values)
         self.mean_ = np.nanmean(self.responses_, axis=0)
         return self
 
     def predict(self, X: Any) -> Any:
-        """Weighted mean response of the neighbours of every row of X (n, feature)."""
+        """Mean response of the neighbours of every row of X (n, feature)."""
         query = unit_rows(self._query(X))
         k = min(int(self.k), len(self.support_))
         known = ~np.isnan(self.responses_)
@@ -124,10 +113,8 @@ class NearestStimuli(SupportBased):
         for start in range(0, len(query), 256):
             cosine = query[start : start + 256] @ self.support_.T
             nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-            chosen = np.take_along_axis(cosine, nearest, axis=1)
             weight = np.zeros_like(cosine)
-            values = np.exp((chosen - 1) / self.temperature) if self.weights == "cosine" else np.ones_like(chosen)
-            np.put_along_axis(weight, nearest, values, axis=1)
+            np.put_along_axis(weight, nearest, 1.0, axis=1)
             total = weight @ known.astype(weight.dtype)
             with np.errstate(invalid="ignore", divide="ignore"):
                 predicted[start : start + 256] = np.where(total > 0, (weight @ filled) / total, self.mean_)
@@ -137,12 +124,12 @@ class NearestStimuli(SupportBased):
 class AnatomicalTransfer(SupportBased):
     r"""Baseline: predict a voxel by encoders of other subjects' voxels at the same cortical place.
 
-    .. math:: \hat y_v(x) = g_v \frac{1}{S} \sum_s \frac{\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)
-              \,(x \cdot w_u + b_u)} {\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)} + o_v, \qquad
+    .. math:: \hat y_v(x) = \frac{1}{S} \sum_s \frac{\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)
+              \,(x \cdot w_u + b_u)} {\sum_{u \in N_k(v, s)} \kappa(|p_u - p_v|)}, \qquad
               \kappa(d) = e^{-d^2 / 2 h^2}
 
     Neighbours are in the same hemisphere, in each of the S training subjects that has voxels there. It is the
-    anatomical baseline of BraInCoRL (fsaverage), and needs no support.
+    anatomical baseline of BraInCoRL (fsaverage); responses of the support are not looked at.
 
     Parameters
     ----------
@@ -160,10 +147,6 @@ class AnatomicalTransfer(SupportBased):
         h, in millimetres.
     max_distance : float
         A subject none of whose voxels is nearer does not count; a voxel without any predicts 0.
-    gain : {"none", "support"}
-        ``"none"``: :math:`g = 1, o = 0`, responses of the support are not looked at. ``"support"``: a gain and offset a
-        voxel by ridge regression on the support, shrunk towards 1 by ``gain_strength`` stimuli, never negative.
-    gain_strength : float
 
     Attributes
     ----------
@@ -196,8 +179,6 @@ class AnatomicalTransfer(SupportBased):
         k: int = 10,
         bandwidth: float = 5.0,
         max_distance: float = 20.0,
-        gain: str = "none",
-        gain_strength: float = 20.0,
     ) -> None:
         self.encoders = encoders
         self.positions = positions
@@ -207,24 +188,17 @@ class AnatomicalTransfer(SupportBased):
         self.k = k
         self.bandwidth = bandwidth
         self.max_distance = max_distance
-        self.gain = gain
-        self.gain_strength = gain_strength
 
     def __sklearn_clone__(self) -> Self:
         # The training subjects' encoders are data: a clone that forgot their fits would be of no use.
         return type(self)(**self.get_params(deep=False))
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Average the neighbours' weights; the responses y (n, voxel) tell gains, if asked for, and labels."""
-        if self.gain not in ("none", "support"):
-            raise ConfigError(f"gain={self.gain!r} is not legal; 'none' or 'support'.")
+        """Average the neighbours' weights; the responses y (n, voxel) give the voxels' labels."""
         values, responses = self._remember_support(X, y)
         coef, offset = self._transferred(responses.shape[1])
         if len(coef) != values.shape[1]:
             raise DataError(f"X has {values.shape[1]} features, the training subjects' encoders {len(coef)}.")
-        if self.gain == "support":
-            slope, shift = _gains(values @ coef + offset, responses.astype(np.float64), float(self.gain_strength))
-            coef, offset = coef * slope, offset * slope + shift
         self.coef_, self.intercept_ = coef.astype(responses.dtype), offset.astype(responses.dtype)
         return self
 
@@ -257,20 +231,6 @@ class AnatomicalTransfer(SupportBased):
             sides = [np.asarray(h) for h in (self.hemispheres if many else [self.hemispheres])]
         weights = [np.vstack([w.values, b.values]).astype(np.float64) for w, b in linear]
         return PlacedWeights(weights, places, sides)
-
-
-def _gains(predicted: Floats, responses: Floats, strength: float) -> tuple[Floats, Floats]:
-    """Slope (voxel,) of responses on predictions, shrunk to 1 as by ``strength`` further stimuli, and offset."""
-    seen = ~np.isnan(responses)
-    n = np.maximum(seen.sum(axis=0), 1)
-    mean_p = np.where(seen, predicted, 0).sum(axis=0) / n
-    mean_y = np.where(seen, responses, 0).sum(axis=0) / n
-    p, y = np.where(seen, predicted - mean_p, 0), np.where(seen, responses - mean_y, 0)
-    variance = (p**2).sum(axis=0) / n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slope = ((p * y).sum(axis=0) + strength * variance) / ((p**2).sum(axis=0) + strength * variance)
-    slope = np.where(variance > 0, np.maximum(slope, 0.0), 1.0)
-    return slope, mean_y - slope * mean_p
 
 
 def surface_positions(responses: xr.DataArray, vertices: Mapping[str, Any] | None = None) -> tuple[Floats, np.ndarray]:

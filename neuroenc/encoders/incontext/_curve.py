@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -238,10 +237,10 @@ def _interval(
     return float(low), float(high), float(p)
 
 
-def support_draws(
-    n: int, sizes: Sequence[int], n_draws: int, *, seed: int = 0, nested: bool = True
-) -> dict[tuple[int, int], np.ndarray]:
+def support_draws(n: int, sizes: Sequence[int], n_draws: int, *, seed: int = 0) -> dict[tuple[int, int], np.ndarray]:
     """Draw support rows (size,) for every (size, draw), without replacement.
+
+    A draw's smaller supports are the first stimuli of its larger ones, so that sizes are compared on the same stimuli.
 
     Parameters
     ----------
@@ -251,9 +250,6 @@ def support_draws(
         0, or at least 2.
     n_draws : int
     seed : int
-    nested : bool
-        A draw's smaller supports are the first stimuli of its larger ones, so that sizes are compared on the same
-        stimuli; else every size draws anew.
 
     Examples
     --------
@@ -268,12 +264,10 @@ def support_draws(
         raise ConfigError(
             f"size {max(sizes)} of a pool of {n} stimuli. Next step: sizes={tuple(s for s in sizes if s <= n)}."
         )
-    found = {}
+    found: dict[tuple[int, int], np.ndarray] = {}
     for draw in range(int(n_draws)):
         whole = np.random.default_rng([seed, draw]).permutation(n)
-        for size in sizes:
-            order = whole if nested else np.random.default_rng([seed, draw, size]).permutation(n)
-            found[size, draw] = order[:size]
+        found |= {(size, draw): whole[:size] for size in sizes}
     return found
 
 
@@ -287,7 +281,6 @@ def support_curve(
     sizes: Sequence[int] = (20, 50, 100, 200, 500),
     n_draws: int = 5,
     seed: int = 0,
-    nested: bool = True,
     groups: str | None = None,
     noise_ceiling: Any = None,
     progress: bool = True,
@@ -298,15 +291,14 @@ def support_curve(
 
     Parameters
     ----------
-    methods : mapping of name to encoder, or to callable that returns one
-        Encoders have ``fit(X, Y)`` and ``predict(X)``; those of scikit-learn are cloned for every fit. A callable may
-        take the support size.
+    methods : mapping of name to encoder
+        Estimators with ``fit(X, Y)`` and ``predict(X)``, scikit-learn's too; cloned for every fit.
     X, Y : arrays (n, feature), (n, voxel)
         Pool that supports are drawn from; NaN responses are left to the methods.
     X_query, Y_query : arrays (q, feature), (q, voxel)
         Queries; a NaN response does not count. Labelled pool and queries must not share stimuli; labelled voxels are
         put in the order of Y.
-    sizes, n_draws, seed, nested
+    sizes, n_draws, seed
         See `support_draws`. At size 0 only methods that know other subjects have a score; the others' is NaN.
     groups : str, optional
         Voxel coordinate by which `summarise_curve` groups, such as ``"roi"``.
@@ -338,13 +330,16 @@ def support_curve(
     """
     if not methods:
         raise ConfigError("methods is empty. Next step: {'ridge': RidgeEncoder()}.")
+    for name, method in methods.items():
+        if isinstance(method, type) or not hasattr(method, "get_params"):
+            raise ConfigError(f"method {name!r} is {method!r}; expected an estimator, such as RidgeEncoder().")
     X_query = match_features(describe_features(X), X_query, "query features")
     Y_query = align_voxels(Y_query, Y, "query responses")
     _check_apart(X, Y, X_query, Y_query)
     values, query = np.asarray(features_matrix(X)), np.asarray(features_matrix(X_query))
     responses, measured = as_numpy(Y, "responses"), as_numpy(Y_query, "query responses").astype(np.float64)
     _check_shapes(values, responses, query, measured)
-    draws = support_draws(len(values), sizes, n_draws, seed=seed, nested=nested)
+    draws = support_draws(len(values), sizes, n_draws, seed=seed)
     names = [str(name) for name in methods]
     scores = np.full((len(names), len(sizes), n_draws, responses.shape[1]), np.nan)
     jobs = [(m, s, d) for s in range(len(sizes)) for d in range(n_draws) for m in range(len(names))]
@@ -352,7 +347,7 @@ def support_curve(
         name, size = names[m], int(sizes[s])
         rows = draws[size, d]
         try:
-            encoder = _make(methods[name], size)
+            encoder = clone(methods[name])
             if not size and not getattr(encoder, "fits_without_trials", False):
                 continue
             predicted = encoder.fit(_rows(X, values, rows), _rows(Y, responses, rows)).predict(X_query)
@@ -386,30 +381,9 @@ def support_curve(
         "n_query": len(query),
         "n_pool": len(values),
         "seed": seed,
-        "nested": int(nested),
-        "provenance": provenance(curve="support", seed=seed, nested=nested, methods=names),
+        "provenance": provenance(curve="support", seed=seed, methods=names),
     }
     return xr.Dataset(data, coords=labels, attrs=attrs)
-
-
-def _make(method: Any, size: int) -> Any:
-    """A fresh encoder: a clone, what a callable returns, or a copy by the class's own means."""
-    if hasattr(method, "fit") and not isinstance(method, type):
-        return clone(method)
-    if not callable(method):
-        raise ConfigError(f"{method!r} is neither an encoder with fit and predict nor a callable that returns one.")
-    return method(size) if _takes_size(method) else method()
-
-
-def _takes_size(method: Callable[..., Any]) -> bool:
-    if isinstance(method, type):
-        return False
-    needed = [
-        p
-        for p in inspect.signature(method).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(needed) == 1
 
 
 def _rows(source: Any, values: np.ndarray, rows: np.ndarray) -> Any:

@@ -11,14 +11,12 @@ import xarray as xr
 from scipy.stats import norm
 from sklearn.base import clone
 
+from neuroenc._core.checks import check_fraction, check_whole
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.progress import progress as bar
 from neuroenc.encoders._labels import features_matrix, wrap
 from neuroenc.encoders.incontext._encoder import InContextEncoder, clean_variance
-from neuroenc.encoders.incontext._episodes import EpisodeSource
 from neuroenc.encoders.incontext._model import InContextModel
-
-_LEVELS = 2001  # quantiles that are kept of planted voxels' errors
 
 
 @dataclass(eq=False)
@@ -33,16 +31,12 @@ class SupportEnsemble:
     intercepts : ndarray (subset, voxel)
     factor : float
         By which the variance over subsets is multiplied to be that of the fit to the whole support.
-    ratios, weight_ratios : ndarray, optional
-        Sorted absolute errors of planted voxels (responses, weights) over the standard deviations given here.
     """
 
     encoder: Any
     coefs: np.ndarray
     intercepts: np.ndarray
     factor: float
-    ratios: np.ndarray | None = None
-    weight_ratios: np.ndarray | None = None
 
     def to_linear(self) -> tuple[xr.DataArray, xr.DataArray]:
         """Weights and intercept of the fit to the whole support."""
@@ -72,7 +66,7 @@ class SupportEnsemble:
             spread += step * (found - middle)
         sd = self._sd(spread, clean_variance(self.encoder, values))
         labels = X if isinstance(X, xr.DataArray) else xr.DataArray(values, dims=("stimulus", "feature"))
-        table = self._table(full, full + middle, sd, _multiplier(self.ratios, confidence))
+        table = self._table(full, full + middle, sd, _multiplier(confidence))
         voxels = {str(k): ("voxel", c.values) for k, c in coef.coords.items()}
         return xr.Dataset({k: wrap(v, labels, voxels, name=k) for k, v in table.items()}, attrs=self._attrs(confidence))
 
@@ -83,7 +77,7 @@ class SupportEnsemble:
         around = self.coefs - full
         spread = np.asarray(around.var(axis=0, dtype=np.float64)) * len(around)
         sd = self._sd(spread, clean_variance(self.encoder, None))
-        table = self._table(full, full + around.mean(axis=0), sd, _multiplier(self.weight_ratios, confidence))
+        table = self._table(full, full + around.mean(axis=0), sd, _multiplier(confidence))
         return xr.Dataset({k: coef.copy(data=v) for k, v in table.items()}, attrs=self._attrs(confidence))
 
     def _sd(self, squares: np.ndarray, posterior: np.ndarray | None) -> np.ndarray:
@@ -95,7 +89,7 @@ class SupportEnsemble:
         return {name: np.asarray(value, dtype=np.float32) for name, value in parts.items()}
 
     def _attrs(self, confidence: float) -> dict[str, Any]:
-        return {"confidence": confidence, "n_subsets": len(self.coefs), "calibrated": int(self.ratios is not None)}
+        return {"confidence": confidence, "n_subsets": len(self.coefs)}
 
 
 def support_ensemble(
@@ -106,8 +100,6 @@ def support_ensemble(
     n_subsets: int = 20,
     fraction: float | str = 0.8,
     seed: int = 0,
-    source: EpisodeSource | None = None,
-    n_planted: int = 128,
     progress: bool = False,
 ) -> SupportEnsemble:
     r"""Fit an encoder to the support and to resampled parts of it, for predictive intervals.
@@ -129,10 +121,6 @@ def support_ensemble(
     fraction : float or "bootstrap"
         Share of the trials in each subset, drawn without replacement; or as many trials with replacement.
     seed : int
-    source : EpisodeSource, optional
-        Voxels with known weights (`SyntheticEpisodes`), on which the interval's width is measured.
-    n_planted : int
-        How many of them.
     progress : bool
 
     Returns
@@ -148,9 +136,7 @@ def support_ensemble(
     - anchored models 90 to 92 % (posterior alone 90 to 91 %, jackknife alone 73 to 82 %). On voxels that such a prior
       hardly knows (tuned to the directions in which images vary least) it was 69 % with 25 trials, 86 % with 80.
     - the published form, and whatever else shrinks: the jackknife knows the scatter of an estimate and not its
-      shrinkage; 50 to 60 % for a model of the published form, 64 to 72 % for ridge. Give ``source``.
-    - with ``source``, 89 to 94 % for voxels like the source's, at the support's size: the width is the
-      quantile of planted voxels' errors (split-conformal). If real voxels are not like them, nothing is promised.
+      shrinkage; 50 to 60 % for a model of the published form, 64 to 72 % for ridge.
 
     The mean over subsets of 80 % is no better than the fit to all (anchored: 2 to 4 % more squared error), so intervals
     are centred on the latter. The bootstrap repeats trials, which encoders with a noise model take for certainty:
@@ -171,24 +157,25 @@ def support_ensemble(
     encoder = InContextEncoder(encoder_or_model) if isinstance(encoder_or_model, InContextModel) else encoder_or_model
     if not hasattr(encoder, "to_linear"):
         raise ConfigError(f"{type(encoder).__name__} has no to_linear(). Next step: a model, or a linear encoder.")
-    if n_subsets < 2 or n_planted < 2:
-        raise ConfigError(f"n_subsets={n_subsets} and n_planted={n_planted} must be at least 2.")
+    check_whole("n_subsets", n_subsets, 2)
     n = int(X.shape[0])
     size = _subset_size(n, fraction)
-    with bar(total=n_subsets * (1 if source is None else 2), desc="subsets", show=progress) as line:
-        found = _fit_subsets(encoder, X, Y, n_subsets, size, seed, line)
-        if source is not None:
-            query = max(20, min(100, n))
-            planted = source.draw(np.random.default_rng([seed, 2**20]), n_planted, n, query)
-            if planted.weights is None:
-                raise ConfigError("source gives no true weights. Next step: SyntheticEpisodes.")
-            truth = planted.weights.numpy().astype(np.float64)
-            there = _fit_subsets(encoder, planted.x.numpy(), planted.y.numpy().T, n_subsets, size, seed, line)
-            guess, weights = there.predict(planted.xq.numpy()), there.weights()
-            clean = planted.xq.numpy() @ truth[:, :-1].T + truth[:, -1]
-            found.ratios = _ratios(guess["mean"].values - clean, guess["sd"].values)
-            found.weight_ratios = _ratios(weights["mean"].values - truth[:, :-1].T, weights["sd"].values)
-    return found
+    whole = clone(encoder).fit(X, Y)
+    coef, intercept = whole.to_linear()
+    coefs = np.empty((n_subsets, *coef.shape), dtype=np.float32)
+    intercepts = np.empty((n_subsets, *intercept.shape), dtype=np.float32)
+    for k in bar(range(n_subsets), desc="subsets", show=progress):
+        rng = np.random.default_rng([seed, k])
+        rows = rng.integers(0, n, n) if size is None else np.sort(rng.permutation(n)[:size])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the whole support has said it already
+                part = clone(encoder).fit(X[rows], Y[rows])
+        except Exception as error:
+            error.add_note(f"while subset {k} of {len(np.unique(rows))} trials was fitted")
+            raise
+        coefs[k], intercepts[k] = (x.values for x in part.to_linear())
+    return SupportEnsemble(whole, coefs, intercepts, 1.0 if size is None else size / (n - size))
 
 
 def _subset_size(n: int, fraction: float | str) -> int | None:
@@ -202,37 +189,5 @@ def _subset_size(n: int, fraction: float | str) -> int | None:
     return int(np.clip(round(fraction * n), 2, n - 1))
 
 
-def _fit_subsets(
-    encoder: Any, X: Any, Y: Any, n_subsets: int, size: int | None, seed: int, line: Any
-) -> SupportEnsemble:
-    n = int(X.shape[0])
-    whole = clone(encoder).fit(X, Y)
-    coef, intercept = whole.to_linear()
-    coefs = np.empty((n_subsets, *coef.shape), dtype=np.float32)
-    intercepts = np.empty((n_subsets, *intercept.shape), dtype=np.float32)
-    for k in range(n_subsets):
-        rng = np.random.default_rng([seed, k])
-        rows = rng.integers(0, n, n) if size is None else np.sort(rng.permutation(n)[:size])
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the whole support has said it already
-                part = clone(encoder).fit(X[rows], Y[rows])
-        except Exception as error:
-            error.add_note(f"while subset {k} of {len(np.unique(rows))} trials was fitted")
-            raise
-        coefs[k], intercepts[k] = (x.values for x in part.to_linear())
-        line.update(1)
-    return SupportEnsemble(whole, coefs, intercepts, 1.0 if size is None else size / (n - size))
-
-
-def _ratios(error: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    ratio = np.abs(error) / np.maximum(sd, 1e-12)
-    return np.quantile(ratio, np.linspace(0, 1, _LEVELS))
-
-
-def _multiplier(ratios: np.ndarray | None, confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence={confidence} must lie between 0 and 1.")
-    if ratios is None:
-        return float(norm.ppf((1 + confidence) / 2))
-    return float(np.interp(confidence, np.linspace(0, 1, _LEVELS), ratios))
+def _multiplier(confidence: float) -> float:
+    return float(norm.ppf((1 + check_fraction("confidence", confidence)) / 2))

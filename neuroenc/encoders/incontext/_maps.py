@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -143,7 +143,6 @@ def text_selectivity(
     *,
     templates: Sequence[str] = TEMPLATES,
     centre: bool = True,
-    project: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> xr.DataArray:
     r"""Predicted selectivity of voxels to categories given as text prompts.
 
@@ -164,10 +163,6 @@ def text_selectivity(
         Subtract each voxel's mean over categories. Texts and images lie apart in such embeddings, and what all texts
         have in common says nothing about categories. Which category a voxel prefers does not change. Without it, values
         are responses in the encoder's unit.
-    project : callable, optional
-        Moves embeddings (category, feature) to where images are; they are scaled to unit norm again. For the softmax
-        projection of `neuroenc.captions`:
-        ``lambda t: neuroenc.captions.project(t.T, bank)["embedding"].values``.
 
     Returns
     -------
@@ -190,17 +185,12 @@ def text_selectivity(
             f"texts have {vectors.shape[1]} dimensions, weights {weights.shape[0]}. Next step: the text side of the "
             "embedding that the encoder was fitted to."
         )
-    if project is not None:
-        moved = np.asarray(project(vectors), dtype=np.float64)
-        if moved.shape != vectors.shape:
-            raise DataError(f"project gave shape {moved.shape} for embeddings of shape {vectors.shape}.")
-        vectors = unit_rows(moved)
     intercept = encoder.to_linear()[1].values if hasattr(encoder, "to_linear") else 0.0
     values = vectors @ weights.values.astype(np.float64) + intercept
     if centre:
         values = values - values.mean(axis=0)
     coords = {"category": [str(c) for c in prompts], **voxels_of(weights)}
-    attrs = {"centred": int(centre), "projected": int(project is not None), "templates": list(templates)}
+    attrs = {"centred": int(centre), "templates": list(templates)}
     return xr.DataArray(
         values.astype(np.float32), dims=("category", "voxel"), coords=coords, name="selectivity", attrs=attrs
     )

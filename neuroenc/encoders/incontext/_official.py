@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.errors import ConfigError, DataError, nearest_names
 from neuroenc.encoders.incontext._config import InContextConfig
 from neuroenc.encoders.incontext._model import InContextModel
@@ -83,7 +83,10 @@ def load_braincorl(path: str | os.PathLike[str], *, heads: int = 10) -> InContex
     InContextModel(published, 16 features, 3 x 20, 0.0 M parameters)
     """
     path = Path(path)
-    found = _without_prefix(_state_dict(_read(path), path), path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a checkpoint file. Next step: load_model reads folders.")
+    content = read_checkpoint(path, "BraInCoRL checkpoint", _paths_allowed())
+    found = _without_prefix(_state_dict(content, path), path)
     config = _config(found, heads, path)
     tensors: dict[str, Tensor] = {"stack.registers": found.pop("cls_token")}
     for room, ours in _ROOMS.items():
@@ -122,40 +125,10 @@ def published_state_dict(model: InContextModel) -> dict[str, Tensor]:
     return {name: value.contiguous().clone() for name, value in out.items()}
 
 
-def _read(path: Path) -> Any:
-    """What the file holds; never anything that has to be run."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a checkpoint file. Next step: load_model reads folders.")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}. Next step: the path of a released .ckpt, .pth or .safetensors.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with _paths_allowed():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named or "Unsupported class" in str(error):
-            raise DataError(
-                f"{path} holds objects that only running code could restore"
-                f"{f' ({named.group(1)})' if named else ''}; it is refused. Next step: in the environment that wrote "
-                "it, torch.save(model.state_dict(), ...), which has tensors only."
-            ) from None
-        # Torch advises here to load without its checks; that advice is not passed on.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why = "" if "weights_only" in first else f" ({first[:120]})"
-        raise DataError(
-            f"{path} is not a checkpoint that torch or safetensors can read{why}. Next step: download it again; a "
-            "page of a web site saved under this name looks the same."
-        ) from None
-
-
 def _paths_allowed() -> Any:
     """Lightning's settings of the released training hold the path of a folder; a pure path does nothing."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        return nullcontext()
+        return None
     kinds = {"PosixPath": pathlib.PurePosixPath, "WindowsPath": pathlib.PureWindowsPath}
     kinds |= {"PurePosixPath": pathlib.PurePosixPath, "PureWindowsPath": pathlib.PureWindowsPath}
     rooms = ("pathlib", "pathlib._local")

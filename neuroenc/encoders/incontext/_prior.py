@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.checks import make_rng, one_of
+from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
@@ -27,11 +27,9 @@ from neuroenc.encoders.incontext._evidence import (
     posterior_means,
     subject_gram,
 )
-from neuroenc.encoders.linear._ridge import RidgeEncoder
 
 _KIND = Kind("prior", "prior.json", "prior.safetensors", ("intercept_mean", "intercept_var", "n_voxels", "provenance"))
 
-QUANTILES = (0.05, 0.5, 0.95)
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # Choices take few folds and iterations: they compare settings, and nothing of theirs is kept.
 _FOLDS, _ITERATIONS = 4, 10
@@ -76,16 +74,6 @@ def pairs_of(X: Any, Y: Any) -> list[tuple[Floats, Floats]]:
     if sum(y.shape[1] for _, y in pairs) < 2:
         raise DataError("a prior needs at least two voxels.")
     return pairs
-
-
-def ridge_weights(pairs: list[tuple[Floats, Floats]]) -> dict[str, Floats]:
-    """Weights, intercepts and residual variances of cross-validated ridge, all subjects' voxels side by side."""
-    fits = [RidgeEncoder(n_jobs=1).fit(x, y) for x, y in pairs]
-    return {
-        "coef": np.concatenate([f.coef_ for f in fits], axis=1),
-        "intercept": np.concatenate([f.intercept_ for f in fits]),
-        "noise_variance": np.concatenate([(y - f.predict(x)).var(axis=0) for f, (x, y) in zip(fits, pairs)]),
-    }
 
 
 def fit_em(
@@ -248,9 +236,7 @@ class WeightPrior:
         coef: Any,
         intercept: Any = None,
         *,
-        noise_covariance: Any = None,
         shrinkage: str | float = "ledoit-wolf",
-        noise_variance: Any = None,
         use_mean: bool = True,
     ) -> Self:
         """Mean and covariance over voxels of weights that were fitted elsewhere.
@@ -260,12 +246,8 @@ class WeightPrior:
         coef : array (feature, voxel)
             Voxels that hold NaN are left out.
         intercept : array (voxel,), optional
-        noise_covariance : array (feature, feature), optional
-            Mean covariance of the weights' estimation errors, subtracted; eigenvalues below 0 become 0.
         shrinkage : "ledoit-wolf" or float in [0, 1]
             Share of an isotropic covariance of equal trace.
-        noise_variance : array (voxel,), optional
-            Residual variances, for the quantiles.
         use_mean : bool
             False takes the mean weight as zero, and second moments about it.
 
@@ -285,19 +267,14 @@ class WeightPrior:
         p = len(mean)
         share = ledoit_wolf(centred) if shrinkage == "ledoit-wolf" else fraction(shrinkage)
         cov = centred.T @ centred / len(centred)
-        if noise_covariance is not None:
-            values, vectors = np.linalg.eigh(cov - np.asarray(noise_covariance, dtype=np.float64))
-            cov = (vectors * np.maximum(values, 0.0)) @ vectors.T
         cov = (1 - share) * cov + share * np.trace(cov) / p * np.eye(p)
         offsets: Floats = np.zeros(1) if intercept is None else np.asarray(intercept, dtype=np.float64)[finite]
-        noise = np.full(3, np.nan) if noise_variance is None else np.quantile(np.asarray(noise_variance), QUANTILES)
         return cls(
             mean,
             cov,
             float(offsets.mean()),
             float(offsets.var()) if len(offsets) > 1 else 1.0,
-            noise,
-            len(centred),
+            n_voxels=len(centred),
             provenance=provenance(prior="from_weights", shrinkage=share, use_mean=use_mean, coef=hash_array(weights)),
         )
 
@@ -307,7 +284,6 @@ class WeightPrior:
         X: Any,
         Y: Any,
         *,
-        method: str = "em",
         shrinkage: str | float = "auto",
         use_mean: str | bool = "auto",
         n_iterations: int = 30,
@@ -322,20 +298,17 @@ class WeightPrior:
             Features of the same space as the new subject's.
         Y : array (n, voxel), or a list of one per subject
             Responses without NaN, in the units of the new subject's (z-scored).
-        method : {"em", "ridge"}
-            ``"em"`` maximises the marginal likelihood of the responses over mean, covariance and the distribution of
-            scales and noise variances (see Notes); ``"ridge"`` takes the covariance of cross-validated ridge weights.
-        shrinkage : "auto", "ledoit-wolf" (ridge only) or float in [0, 1]
-            Share of an isotropic covariance of equal trace. ``"auto"``: for ``"em"`` the share under which held-out
-            subjects (with one subject, thirds of its voxels) are most likely; for ``"ridge"`` Ledoit-Wolf.
+        shrinkage : "auto" or float in [0, 1]
+            Share of an isotropic covariance of equal trace. ``"auto"``: the share under which held-out subjects (with
+            one subject, quarters of its voxels) are most likely.
         use_mean : "auto" or bool
-            Whether the mean weight is free, or zero. ``"auto"`` decides as shrinkage does (``"ridge"``: free). The
+            Whether the mean weight is free, or zero. ``"auto"`` decides as shrinkage does. The
             scale of a voxel multiplies the covariance only, so that with a mean even a silent voxel is expected to
             answer a little.
         n_iterations : int
             Of EM, at most.
         max_voxels : int, optional
-            Voxels a subject for ``"em"``, drawn at random; the choices of ``"auto"`` take a quarter of them.
+            Voxels a subject, drawn at random; the choices of ``"auto"`` take a quarter of them.
         seed : int
             Of that draw.
 
@@ -364,16 +337,11 @@ class WeightPrior:
         >>> bool(15 < sd[0] / sd[2] < 25)
         True
         """
-        one_of("method", method, ("em", "ridge"))
         pairs = pairs_of(X, Y)
-        if method == "ridge":
-            found = ridge_weights(pairs)
-            share = "ledoit-wolf" if shrinkage == "auto" else shrinkage
-            return cls.from_weights(**found, shrinkage=share, use_mean=use_mean is not False)
         settings: dict[str, Any] = {"n_iterations": n_iterations, "max_voxels": max_voxels, "seed": seed}
         parts, chosen = fit_em(pairs, shrinkage=shrinkage, use_mean=use_mean, **settings)
         digest = hash_array(*[a for pair in pairs for a in pair])
-        record = provenance(prior="from_responses", method=method, data=digest, **chosen, **settings)
+        record = provenance(prior="from_responses", data=digest, **chosen, **settings)
         return cls(**parts, provenance=record)
 
     def toward_isotropic(self, share: float) -> Self:

@@ -60,17 +60,6 @@ def test_anchored_intervals_cover_the_truth(anchored, source, support):
     assert (wide["high"] - wide["low"] > narrow["high"] - narrow["low"]).all()
 
 
-def test_planted_voxels_calibrate_what_has_no_posterior(source):
-    x, y, q, clean, w = planted(source, 30)
-    ridge = RidgeEncoder(alphas=[30.0])
-    bare = coverage(support_ensemble(ridge, x, y, seed=1).predict(q), clean)
-    ensemble = support_ensemble(ridge, x, y, seed=1, source=source, n_planted=200)
-    assert bare < 0.78
-    assert 0.84 < coverage(ensemble.predict(q), clean) < 0.95
-    assert 0.82 < coverage(ensemble.weights(), w) < 0.96
-    assert 0.4 < coverage(ensemble.predict(q, 0.5), clean) < 0.6
-
-
 @pytest.mark.slow
 def test_spread_is_the_jackknife_of_least_squares():
     # For ordinary least squares the corrected variance must agree with sigma^2 x'(X'X)^-1 x.

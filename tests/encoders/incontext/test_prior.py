@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.incontext import PlacePrior, PriorMixture, WeightPrior
 from neuroenc.encoders.incontext._evidence import RATIOS, fit_hierarchy, grid_posterior, spectrum, subject_gram
 
@@ -30,7 +31,8 @@ def relative_error(cov, true):
 def test_em_finds_a_planted_covariance_better_than_ridge_weights_do():
     X, Y, W, cov = population(n=25)
     em = WeightPrior.from_responses(X, Y)
-    ridge = WeightPrior.from_responses(X, Y, method="ridge")
+    weights = np.concatenate([RidgeEncoder(n_jobs=1).fit(x, y).coef_ for x, y in zip(X, Y)], axis=1)
+    ridge = WeightPrior.from_weights(weights)
     oracle = WeightPrior.from_weights(np.concatenate(W, axis=1), shrinkage=0.0, use_mean=False)
     assert em.n_voxels == 300
     assert relative_error(oracle.cov, cov) < 0.2
@@ -82,10 +84,6 @@ def test_from_weights_is_the_sample_covariance_and_ledoit_wolf():
     half = WeightPrior.from_weights(W, shrinkage=0.5).cov
     sample = np.cov(W, bias=True)
     np.testing.assert_allclose(half, 0.5 * sample + 0.5 * np.trace(sample) / 5 * np.eye(5))
-    noisy = W + 3 * rng.standard_normal(W.shape)
-    corrected = WeightPrior.from_weights(noisy, noise_covariance=9 * np.eye(5), shrinkage=0).cov
-    assert np.linalg.eigvalsh(corrected).min() > -1e-10
-    assert abs(np.trace(corrected) - np.trace(sample)) < abs(np.trace(np.cov(noisy)) - np.trace(sample))
     broken = W.copy()
     broken[:, 3] = np.nan
     assert WeightPrior.from_weights(broken).n_voxels == 39
@@ -133,8 +131,6 @@ def test_errors():
         WeightPrior.from_responses([X[0], X[1][:, :3]], Y)
     with pytest.raises(DataError, match="1 voxels hold NaN"):
         WeightPrior.from_responses(X[0], np.where(np.arange(5) == 2, np.nan, Y[0]))
-    with pytest.raises(ConfigError, match="method"):
-        WeightPrior.from_responses(X, Y, method="rigde")
     with pytest.raises(ConfigError, match="shrinkage"):
         WeightPrior.from_responses(X, Y, shrinkage=1.5)
     with pytest.raises(DataError, match="needs two"):
