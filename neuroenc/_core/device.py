@@ -11,7 +11,7 @@ import numpy as np
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.optional import require
 
-_PRECISIONS = {"32": "no", "bf16": "bf16", "16": "fp16"}
+_PRECISIONS = {"32": "no", "bf16": "bf16"}
 
 
 def resolve_device(device: Any, needs_float64: bool = False) -> str:

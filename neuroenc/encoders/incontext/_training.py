@@ -349,8 +349,6 @@ def train_stage(
     place = torch.device(resolve_device(device, needs_float64=True))
     precision = ("bf16" if place.type == "cuda" else "32") if precision == "auto" else precision
     accelerator = make_accelerator(accelerator, precision)
-    if precision not in _HALF:
-        raise ConfigError(f"precision={precision!r}; legal: auto, 32, bf16.")
     if validation is None:
         validation = validation_episodes(source, _sizes(stage), query=stage.query, seed=seed + 1)
     store = None

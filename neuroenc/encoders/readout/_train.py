@@ -79,13 +79,9 @@ class Engine:
         fused = device.type in ("cpu", "cuda")
         build: Any = _OPTIMISERS[optimiser]
         self.optimiser = build(trained, lr=lr, weight_decay=weight_decay, fused=fused)
-        self.scaler: Any = None
-        self._half = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        self._half = torch.bfloat16 if precision == "bf16" else None
         if accelerator is not None:
             self.model, self.optimiser = accelerator.prepare(model, self.optimiser)
-            self.scaler = accelerator.scaler
-        elif precision == "16":
-            self.scaler = torch.amp.GradScaler(device.type)
         self.world = 1 if accelerator is None else int(accelerator.num_processes)
         self.rank = 0 if accelerator is None else int(accelerator.process_index)
         # With several subjects most stimuli were seen by one of them: the others' readouts need not be computed.
@@ -160,17 +156,11 @@ class Engine:
     def _backward(self, value: Tensor) -> None:
         if self.accelerator is not None:
             self.accelerator.backward(value)
-        elif self.scaler is not None:
-            self.scaler.scale(value).backward()
         else:
             value.backward()
 
     def _update(self) -> None:
-        if self.scaler is not None and self.accelerator is None:
-            self.scaler.step(self.optimiser)
-            self.scaler.update()
-        else:
-            self.optimiser.step()
+        self.optimiser.step()
         if hasattr(self.bare, "constrain"):
             self.bare.constrain()
 
@@ -236,7 +226,6 @@ class _State:
     path: list[float] = field(default_factory=list)
     best_path: list[float] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
-    scaler: dict[str, Any] | None = None
     done: bool = False
 
 
@@ -348,14 +337,11 @@ class Run:
         found = None if self.store is None else self.store.resume(engine.bare, engine.optimiser, engine.device)
         if found is not None:
             self.state, self.best = _State(**found[0]), found[1]
-            if engine.scaler is not None and self.state.scaler:
-                engine.scaler.load_state_dict(self.state.scaler)
         return self.state
 
     def _save(self) -> None:
         engine = self.engine
         if engine.rank == 0 and self.store is not None:
-            self.state.scaler = None if engine.scaler is None else engine.scaler.state_dict()
             self.store.save(engine.bare, engine.optimiser, asdict(self.state), self.best)
         if engine.accelerator is not None:
             engine.accelerator.wait_for_everyone()
@@ -427,7 +413,7 @@ def train(
     fixed_epochs : int or sequence of float, optional
         Train that many epochs and keep the last weights, without validation; a sequence holds the learning rate of
         each (``TrainResult.schedule``).
-    precision : {"32", "bf16", "16"}
+    precision : {"32", "bf16"}
         Of the forward pass; weights and loss stay in single precision.
     seed : int
     device : str or torch.device

@@ -294,15 +294,14 @@ def test_rows_that_nobody_saw_do_not_count():
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "16"])
-def test_half_precision_runs_and_learns(precision, tmp_path):
+def test_half_precision_runs_and_learns(tmp_path):
     x, y = data(noise=0.1)
     model = Linear()
-    result = train(model, x, y, range(40), lr=0.05, max_epochs=30, precision=precision, device="cpu")
+    result = train(model, x, y, range(40), lr=0.05, max_epochs=30, precision="bf16", device="cpu")
     assert model.weight.dtype == torch.float32
     assert result.best_r > 0.97
     resumed = Linear()
-    train(resumed, x, y, range(40), lr=0.05, max_epochs=30, precision=precision, device="cpu", checkpoint=tmp_path)
+    train(resumed, x, y, range(40), lr=0.05, max_epochs=30, precision="bf16", device="cpu", checkpoint=tmp_path)
     assert torch.equal(model.weight, resumed.weight)
     single = Linear()
     train(single, x, y, range(40), lr=0.05, max_epochs=30)

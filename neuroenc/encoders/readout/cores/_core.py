@@ -30,8 +30,6 @@ class Core(nn.Module, ABC):
         receptive field at (x, y) of the map lies at (extent[1] * x, extent[0] * y) of the input.
     frozen : bool
         Whether training leaves it as it is.
-    options : dict
-        JSON-able options; ``make_core(core.name, core.in_shape, seed, **core.options)`` builds its like.
     """
 
     name: ClassVar[str] = ""
@@ -42,7 +40,6 @@ class Core(nn.Module, ABC):
         self.in_shape = check_shape(in_shape)
         self.out_shape: tuple[int, int, int] = self.in_shape
         self.extent: tuple[float, float] = (1.0, 1.0)
-        self.options: dict[str, Any] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps of ``x``.
@@ -172,7 +169,6 @@ class FrozenCore(Core):
         self.train(False)
         if isinstance(module, Core):
             self.out_shape, self.extent = module.out_shape, module.extent
-            self.options: dict[str, Any] = {"core": module.name, **module.options}
             return
         tensor = next(iter([*module.parameters(), *module.buffers()]), torch.zeros(()))
         with torch.no_grad():

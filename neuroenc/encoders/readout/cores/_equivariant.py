@@ -26,13 +26,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.readout.cores._core import Core, register_core
 
@@ -103,29 +103,15 @@ class _RotatedConv(nn.Module):
         # He: the squared norm of what meets one output is 2 on average, for basis functions of unit norm.
         scale = math.sqrt(2.0 / (fan_in * basis.shape[1]))
         self.weight = nn.Parameter(torch.randn(*shape, basis.shape[1]) * scale)
-        self._kept: tuple[Tensor, Tensor] | None = None
 
     def _rotate(self) -> Tensor:
         raise NotImplementedError
 
     def filters(self) -> Tensor:
-        """Filters (8 * out_fields, channels, kernel, kernel); made once while the weights stay and need no gradient."""
-        live = torch.is_grad_enabled() and self.weight.requires_grad
+        """Filters (8 * out_fields, channels, kernel, kernel)."""
         # Half precision is for the convolution; turned filters stay exact.
         with torch.autocast(self.weight.device.type, enabled=False):
-            if self.training or live:
-                self._kept = None
-                return self._rotate()
-            # Compared by value: weights may be changed behind every counter of versions.
-            if self._kept is None or not (
-                self._kept[0].device == self.weight.device
-                and self._kept[0].dtype == self.weight.dtype
-                and torch.equal(self._kept[0], self.weight)
-            ):
-                # Not inference tensors, which a later backward pass to the input could not use.
-                with torch.inference_mode(False), torch.no_grad():
-                    self._kept = (self.weight.detach().clone(), self._rotate())
-            return self._kept[1]
+            return self._rotate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolution of ``x`` (B, channels, H, W)."""
@@ -270,27 +256,11 @@ PRESETS: dict[str, tuple[int, Plan]] = {
 }
 
 
-def check_plan(preset: str, fields: int | None, blocks: Sequence[Sequence[int | None]] | None) -> tuple[int, Plan]:
-    """Fields and blocks of a preset, with those given in place of its own."""
+def check_plan(preset: str, fields: int | None) -> tuple[int, Plan]:
+    """Fields and blocks of a preset, with the number of fields given in place of its own."""
     one_of("preset", preset, PRESETS)
-    own_fields, own_blocks = PRESETS[preset]
-    fields = own_fields if fields is None else int(fields)
-    if fields < 1:
-        raise ConfigError(f"fields={fields} must be at least 1.")
-    if blocks is None:
-        return fields, own_blocks
-    plan: list[Block] = []
-    for n, block in enumerate(blocks):
-        if len(block) != 3 or block[0] is None or block[2] not in (0, 1, 2):
-            raise ConfigError(
-                f"block {n} is {tuple(block)}; legal is (odd kernel, padding or None, stride of the pooling 0, 1 or 2)."
-            )
-        if block[0] < 1 or block[0] % 2 == 0:
-            raise ConfigError(f"block {n} has kernel {block[0]}; it must be odd: a filter turns about its centre.")
-        plan.append((int(block[0]), None if block[1] is None else int(block[1]), int(block[2])))
-    if not plan:
-        raise ConfigError("blocks is empty; a core needs at least one block.")
-    return fields, tuple(plan)
+    own_fields, plan = PRESETS[preset]
+    return check_whole("fields", own_fields if fields is None else fields), plan
 
 
 def planned_shape(in_shape: tuple[int, int, int], plan: Plan) -> tuple[tuple[int, int], tuple[float, float]]:
@@ -355,14 +325,11 @@ class EquivariantCore(Core):
         blocks 2, 4, 6 and 8, 384 x 28 x 28 for 224 pixels.
     fields : int, optional
         In place of the preset's.
-    blocks : sequence of (kernel, padding, pooling), optional
-        In place of the preset's: odd kernel, zeros on every side (None keeps the size), and the stride of the
-        pooling after the block, 1 or 2 (0: none).
 
     Raises
     ------
     ConfigError
-        Unknown preset, illegal block, or inputs too small.
+        Unknown preset, or inputs too small.
 
     References
     ----------
@@ -391,13 +358,11 @@ class EquivariantCore(Core):
         *,
         preset: str = "small",
         fields: int | None = None,
-        blocks: Sequence[Sequence[int | None]] | None = None,
     ) -> None:
         super().__init__(in_shape)
-        self.fields, plan = check_plan(preset, fields, blocks)
+        self.fields, plan = check_plan(preset, fields)
         size, self.extent = planned_shape(self.in_shape, plan)
         self.out_shape = (ORIENTATIONS * self.fields, *size)
-        self.options: dict[str, Any] = {"preset": preset, "fields": self.fields, "blocks": [list(b) for b in plan]}
         self.layers = equivariant_layers(self.in_shape[0], self.fields, plan)
 
     def run(self, x: Tensor) -> Tensor:
@@ -441,7 +406,7 @@ def matched_widths(channels: int, fields: int, plan: Plan) -> tuple[int, ...]:
     if abs(found - target) > _TOLERANCE * target:
         raise ConfigError(
             f"no plain core of {len(plan)} blocks with {last} channels has the {target} parameters of the equivariant "
-            f"one within 2 % (nearest {found}). Next step: other fields or blocks, or give widths=."
+            f"one within 2 % (nearest {found}). Next step: more fields."
         )
     return widths
 
@@ -450,23 +415,20 @@ def matched_widths(channels: int, fields: int, plan: Plan) -> tuple[int, ...]:
 class PlainCore(Core):
     """Convolutional core: convolutions, batch normalisation, ReLU and Gaussian pooling.
 
-    By default the control for `EquivariantCore` of the same options: as deep, with the same kernels, pooling and
+    The control for `EquivariantCore` of the same options: as deep, with the same kernels, pooling and
     map (so that a readout has as many parameters on either), and as many trained parameters within 2 percent,
     which narrows the blocks before the last.
 
     Parameters
     ----------
     in_shape : (int, int, int)
-    preset, fields, blocks
-        As in `EquivariantCore`.
-    widths : sequence of int, optional
-        Channels of every block, in place of the matched ones (the published twin had 384 in each, and with them
-        about ten times the parameters).
+    preset, fields
+        As in `EquivariantCore`. The published twin had 384 channels in each block, and about ten times the parameters.
 
     Raises
     ------
     ConfigError
-        Illegal options, inputs too small, or no widths that match.
+        Illegal options, inputs too small, or no number of channels that matches.
 
     Examples
     --------
@@ -484,18 +446,12 @@ class PlainCore(Core):
         *,
         preset: str = "small",
         fields: int | None = None,
-        blocks: Sequence[Sequence[int | None]] | None = None,
-        widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__(in_shape)
-        n_fields, plan = check_plan(preset, fields, blocks)
+        n_fields, plan = check_plan(preset, fields)
         size, self.extent = planned_shape(self.in_shape, plan)
-        self.widths = matched_widths(self.in_shape[0], n_fields, plan) if widths is None else tuple(map(int, widths))
-        if len(self.widths) != len(plan) or min(self.widths) < 1:
-            raise ConfigError(f"widths {self.widths} must be {len(plan)} positive numbers, one a block.")
+        self.widths = matched_widths(self.in_shape[0], n_fields, plan)
         self.out_shape = (self.widths[-1], *size)
-        self.options: dict[str, Any] = {"preset": preset, "fields": n_fields, "blocks": [list(b) for b in plan]}
-        self.options["widths"] = list(self.widths)
         self.layers = plain_layers(self.in_shape[0], self.widths, plan)
 
     def run(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -80,7 +80,6 @@ class GridCore(Core):
             )
         size, self.extent = planned_shape(self.in_shape, plan)
         self.out_shape = (width, *size)
-        self.options: dict[str, Any] = {"preset": preset, "channels": width, "equivariant": turning}
         if turning:
             self.layers = equivariant_layers(self.in_shape[0], width // ORIENTATIONS, plan)
         else:
