@@ -34,18 +34,6 @@ from neuroenc.encoders._labels import (
 )
 
 
-def _histogram(values: np.ndarray, width: int = 180, height: int = 36) -> str:
-    counts, edges = np.histogram(np.log10(values), bins=min(21, max(2, len(np.unique(values)))))
-    step = width / len(counts)
-    bars = "".join(
-        f'<rect x="{i * step:.1f}" y="{height - height * c / counts.max():.1f}" width="{max(step - 1, 1):.1f}" '
-        f'height="{height * c / counts.max():.1f}" fill="#33658a"/>'
-        for i, c in enumerate(counts)
-    )
-    label = f"10^{edges[0]:.1f} to 10^{edges[-1]:.1f}"
-    return f'<svg width="{width}" height="{height}" role="img" aria-label="alpha histogram">{bars}</svg> {label}'
-
-
 def summary_html(encoder: Any) -> str:
     """Shape, penalties, cross-validated score and data hash of a fitted encoder, as an HTML table."""
     p, v = encoder.coef_.shape
@@ -55,7 +43,8 @@ def summary_html(encoder: Any) -> str:
         finite = np.asarray(alpha, dtype=float).ravel()
         finite = finite[np.isfinite(finite) & (finite > 0)]
         if len(finite):
-            rows["alpha per voxel"] = _histogram(finite)
+            low, middle, high = np.quantile(finite, [0.05, 0.5, 0.95])
+            rows["alpha, median (5 to 95 %)"] = f"{middle:.3g} ({low:.3g} to {high:.3g})"
     best = getattr(encoder, "best_score_", None)
     if best is not None:
         rows[f"cross-validated {html.escape(str(encoder.scoring))}, median"] = f"{np.nanmedian(best):.3f}"

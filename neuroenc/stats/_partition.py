@@ -54,18 +54,6 @@ class Partition:
     overfitted: NDArray[np.bool_]
     suppressed: NDArray[np.bool_]
 
-    def unique(self, space: str) -> Floats:
-        """What only ``space`` explains: total less the score of all other spaces."""
-        one_of("space", space, self.spaces)
-        return self.parts[(space,)]
-
-    def shared(self, *spaces: str) -> Floats:
-        """What exactly these spaces have in common; all of them by default."""
-        wanted = set(spaces or self.spaces)
-        for space in wanted:
-            one_of("space", space, self.spaces)
-        return self.parts[tuple(s for s in self.spaces if s in wanted)]
-
 
 def _key(key: Any, spaces: tuple[str, ...]) -> tuple[str, ...]:
     members = {key} if isinstance(key, str) else {str(k) for k in key}

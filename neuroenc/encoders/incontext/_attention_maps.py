@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,11 +167,10 @@ def _as_attended(responses: Any, attention: xr.DataArray) -> Any:
 def top_support(
     attention: xr.DataArray,
     responses: Any = None,
-    stimuli: Any = None,
     *,
     by: str | None = "roi",
     k: int = 8,
-    layer: int | slice | None = -1,
+    layer: int = -1,
 ) -> pd.DataFrame:
     """Most and least attended support images of the voxels of each region.
 
@@ -181,18 +180,17 @@ def top_support(
         From `support_attention`.
     responses : array (support, voxel), optional
         Gives the column ``response``: the mean of the region's voxels.
-    stimuli : Stimuli or sequence of ids, optional
-        Default: the attention's own coordinate ``stimulus``, else numbers.
     by : str, optional
         Voxel coordinate; None takes all voxels together.
     k : int
-    layer : int, slice or None
-        None is the mean over all layers; the default is the last one.
+    layer : int
+        The default is the last one.
 
     Returns
     -------
     DataFrame
-        Columns ``group, side ("top" or "bottom"), rank, support, stimulus, attention, response, n_voxels``.
+        Columns ``group, side ("top" or "bottom"), rank, support, stimulus, attention, response, n_voxels``. Stimuli
+        are those of the attention's coordinate, else numbers.
         ``attention`` is relative to an equal share for every image: 2 is twice as much.
 
     Examples
@@ -209,20 +207,14 @@ def top_support(
     n = attention.sizes["support"]
     if not 1 <= k <= n:
         raise ConfigError(f"k={k} of {n} support images; legal: 1 to {n}.")
-    ids: Any = getattr(stimuli, "ids", stimuli)
-    if ids is None:
-        ids = attention["stimulus"].values if "stimulus" in attention.coords else np.arange(n)
+    ids = attention["stimulus"].values if "stimulus" in attention.coords else np.arange(n)
     responses = _as_attended(responses, attention)
     measured = None if responses is None else as_numpy(responses, "responses").astype(np.float64)
-    if len(ids) != n or (measured is not None and measured.shape != (n, attention.sizes["voxel"])):
-        raise DataError(f"{len(ids)} stimuli and responses of other shape than ({n}, {attention.sizes['voxel']}).")
+    if measured is not None and measured.shape != (n, attention.sizes["voxel"]):
+        raise DataError(f"responses have shape {measured.shape}; expected ({n}, {attention.sizes['voxel']}).")
     values = attention if "head" not in attention.dims else attention.mean("head")
-    if layer is None or isinstance(layer, slice):
-        values = values.isel(layer=slice(None) if layer is None else layer).mean("layer")
-    else:
-        values = values.isel(layer=layer)
     # Relative to an equal share of what images get at all.
-    share = values.transpose("voxel", "support").values.astype(np.float64)
+    share = values.isel(layer=layer).transpose("voxel", "support").values.astype(np.float64)
     share = share / np.maximum(share.mean(axis=1, keepdims=True), np.finfo(float).tiny)
     labels = np.full(len(share), "all") if by is None else attention[by].values.astype(str)
     rows = []
@@ -246,8 +238,6 @@ def head_importance(
     X_query: Any,
     Y_query: Any,
     *,
-    value: str = "zero",
-    heads: Sequence[tuple[int, int]] | None = None,
     max_bytes: int = MAX_BYTES,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -259,10 +249,6 @@ def head_importance(
     X, Y : arrays (support, feature), (support, voxel)
     X_query, Y_query : arrays (q, feature), (q, voxel)
         NaN responses do not count.
-    value : {"zero", "mean"}
-        What stands in for a head's output; the mean is that of a block of voxels.
-    heads : list of (layer, head), optional
-        Default all; others are NaN.
     max_bytes : int
         Working memory of a block.
     progress : bool
@@ -302,8 +288,8 @@ def head_importance(
     found = np.full((config.depth, config.heads, given.y.shape[1]), np.nan)
     with HeadTap(given.model) as tap:
         clean = _errors(given, query, measured, max_bytes)
-        for layer, head in bar(tap.heads if heads is None else list(heads), desc="heads", show=progress):
-            tap.mask([(layer, head)], value)
+        for layer, head in bar(tap.heads, desc="heads", show=progress):
+            tap.mask([(layer, head)], "zero")
             found[layer, head] = _errors(given, query, measured, max_bytes) - clean
             tap.clear()
     coords: dict[str, Any] = {

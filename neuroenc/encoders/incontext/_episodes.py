@@ -209,8 +209,6 @@ class ResponseEpisodes:
     subjects : sequence of (features (n, feature), responses (n, voxel))
         One pair a subject, or session: rows that belong together. numpy, memmap, zarr or labelled; responses
         z-scored, NaN where missing.
-    weights : sequence of array (voxel, feature + 1), optional
-        Of fully fitted encoders, intercept last, for the weight-matching loss.
 
     Raises
     ------
@@ -226,10 +224,10 @@ class ResponseEpisodes:
     torch.Size([2, 10])
     """
 
-    def __init__(self, subjects: Sequence[tuple[Any, Any]], weights: Sequence[Any] | None = None) -> None:
+    def __init__(self, subjects: Sequence[tuple[Any, Any]]) -> None:
         if not subjects:
             raise DataError("no subjects were given.")
-        self.subjects, self.weights = list(subjects), None if weights is None else list(weights)
+        self.subjects = list(subjects)
         widths = {int(x.shape[1]) for x, _ in self.subjects}
         if len(widths) != 1:
             raise DataError(f"subjects' features have different widths: {sorted(widths)}.")
@@ -241,15 +239,12 @@ class ResponseEpisodes:
             check_space(self.features, x, "those of another subject")
             if x.shape[0] != y.shape[0] or len(y.shape) != 2:
                 raise DataError(f"subject {number}: features {tuple(x.shape)}, responses {tuple(y.shape)}.")
-        if self.weights is not None and [len(w) for w in self.weights] != [y.shape[1] for _, y in self.subjects]:
-            raise DataError("weights need one row a voxel of each subject.")
         sizes = np.array([y.shape[1] for _, y in self.subjects], dtype=float)
         self._share = sizes / sizes.sum()
 
     def digest(self) -> str:
-        """Hash of all features, responses and weights."""
-        weights = None if self.weights is None else [hash_array(np.asarray(w)) for w in self.weights]
-        return hash_json(["responses", [[_content(x), _content(y)] for x, y in self.subjects], weights])
+        """Hash of all features and responses."""
+        return hash_json(["responses", [[_content(x), _content(y)] for x, y in self.subjects]])
 
     @property
     def n_voxels(self) -> int:
@@ -269,12 +264,8 @@ class ResponseEpisodes:
         seen = ~block[:, :support].isnan().all(1) & ~block[:, support:].isnan().all(1)
         if not seen.any():
             return self.draw(rng, n_voxels, support, query)
-        block, columns = block[seen], columns[seen.numpy()]
-        images = torch.as_tensor(_rows(x, rows))
-        weights = None
-        if self.weights is not None:
-            weights = torch.as_tensor(np.asarray(self.weights[number])[columns], dtype=torch.float32)
-        return Episode(images[:support], block[:, :support], images[support:], block[:, support:], weights)
+        block, images = block[seen], torch.as_tensor(_rows(x, rows))
+        return Episode(images[:support], block[:, :support], images[support:], block[:, support:])
 
 
 class MixedEpisodes:

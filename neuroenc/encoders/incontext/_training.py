@@ -169,8 +169,8 @@ def _loss(found: VoxelWeights, episode: Episode, stage: Stage) -> Tensor:
         return error.mean()
     if episode.weights is None:
         raise ConfigError(
-            f"loss={stage.loss!r} needs the true weights of every voxel. Next step: ResponseEpisodes(..., "
-            "weights=...), or loss='response'."
+            f"loss={stage.loss!r} needs the true weights of every voxel, which simulated episodes have. Next step: "
+            "loss='response'."
         )
     if stage.loss == "share":
         truth = VoxelWeights(episode.weights[:, :-1], episode.weights[:, -1]).predict(episode.xq)

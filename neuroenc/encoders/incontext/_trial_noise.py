@@ -153,8 +153,3 @@ class Contamination:
         share = (_PSEUDO * _SHARE + total) / (_PSEUDO + known.size)
         inflation = (_PSEUDO * _INFLATION + float((p * known).sum())) / (_PSEUDO + total)
         return Contamination(float(np.clip(share, 1e-4, 0.5)), float(np.clip(inflation, 4.0, 400.0)))
-
-    @property
-    def mean_variance(self) -> float:
-        """Of a response, over that of one without contamination."""
-        return 1.0 - self.share + self.share * self.inflation

@@ -311,21 +311,6 @@ def _inner_scores(model: Any, x: np.ndarray, Y: Any, cv: Any, groups: np.ndarray
     return total / len(folds)
 
 
-def _own_score(model: Any, metric: str) -> np.ndarray:
-    """The score by which the encoder chose its penalty: layer and penalty are then chosen together."""
-    if not hasattr(model, "best_score_"):
-        raise ConfigError(
-            f"inner_cv=None uses the encoder's own cross-validated best_score_, which {type(model).__name__} lacks. "
-            "Next step: inner_cv=5."
-        )
-    if getattr(model, "scoring", metric) != metric:
-        raise ConfigError(
-            f"inner_cv=None would choose by scoring={model.scoring!r} and score by metric={metric!r}. "
-            f"Next step: give an encoder with scoring={metric!r}, or inner_cv=5."
-        )
-    return np.nan_to_num(np.asarray(model.best_score_, dtype=np.float64), nan=0.0)
-
-
 def _over(Y: Any, per: Any) -> Callable[[np.ndarray], np.ndarray]:
     """What turns scores per voxel into the scores that the choice is made by."""
     v = Y.shape[1]
@@ -379,10 +364,10 @@ def select_features(
     encoder : encoder, optional
         Cloned for every candidate and fold; default `RidgeEncoder`, which chooses its penalty on the training
         rows that it is given.
-    cv, inner_cv : int, str, splitter or iterable
-        Outer and inner folds, as in `RidgeEncoder`; inner ones are made anew from the training rows, and cannot be
-        an iterable of splits. ``inner_cv=None`` chooses by the encoder's own cross-validated score
-        (``best_score_``), which costs one fit instead of six: every candidate then comes with its best penalty.
+    cv : int, str, splitter or iterable
+        Outer folds, as in `RidgeEncoder`.
+    inner_cv : int, str or splitter
+        Inner folds, made anew from the training rows.
     groups : array (n,), optional
         Rows of a group stay together, in outer and inner folds.
     metric : {"r", "r2", "ev"}
@@ -422,10 +407,10 @@ def select_features(
     one_of("metric", metric, ("r", "r2", "ev"))
     Y = as_responses(Y)
     spaces, first = check_spaces(candidates, Y, 1, 10_000, "candidates")
-    if not isinstance(inner_cv, (int, np.integer, str, type(None))) and not hasattr(inner_cv, "split"):
+    if not isinstance(inner_cv, (int, np.integer, str)) and not hasattr(inner_cv, "split"):
         raise ConfigError(
-            "inner_cv must be a number, a coordinate's name, a splitter or None: a list of splits cannot be reused "
-            "inside the outer folds."
+            "inner_cv must be a number, a coordinate's name or a splitter: a list of splits cannot be reused inside "
+            "the outer folds."
         )
     pool = _over(Y, per)
     n, v = Y.shape
@@ -449,10 +434,7 @@ def select_features(
             for c, name in enumerate(names):
                 x = spaces[name]
                 model = fit_inside(clone(base), x[train], trained, of_train)
-                if inner_cv is None:
-                    found = _own_score(model, metric)
-                else:
-                    found = _inner_scores(base, x[train], trained, inner_cv, of_train, metric)
+                found = _inner_scores(base, x[train], trained, inner_cv, of_train, metric)
                 guess = np.asarray(model.predict(x[test]), dtype=np.float64).reshape(len(test), -1)
                 reached = stats.score(held, guess, metric)
                 if metric == "r":

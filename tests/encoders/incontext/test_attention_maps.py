@@ -114,7 +114,8 @@ def test_top_images_are_those_that_drive_the_region():
     for roi, images in liked.items():
         y[np.ix_(images, labels == roi)] = 1.0
     attention = support_attention(planted_matcher(), x, y).assign_coords(roi=("voxel", labels))
-    table = top_support(attention, y, [f"s{k}" for k in range(S)], k=3)
+    attention = attention.assign_coords(stimulus=("support", [f"s{k}" for k in range(S)]))
+    table = top_support(attention, y, k=3)
     for roi, images in liked.items():
         top = table[(table["group"] == roi) & (table["side"] == "top")]
         assert set(top["support"]) == set(images)
@@ -123,14 +124,12 @@ def test_top_images_are_those_that_drive_the_region():
         assert (top["attention"] > 3).all()
         bottom = table[(table["group"] == roi) & (table["side"] == "bottom")]
         assert bottom["attention"].max() < 0.2
-    whole = top_support(attention, by=None, k=6, layer=None)
+    whole = top_support(attention, by=None, k=6)
     assert set(whole[whole["side"] == "top"]["support"]) == {0, 2, 3, 5, 7, 11}
     with pytest.raises(ConfigError, match="roi"):
         top_support(attention, by="rio")
     with pytest.raises(ConfigError, match="k=99"):
         top_support(attention, k=99)
-    with pytest.raises(DataError, match="stimuli"):
-        top_support(attention, stimuli=["a"])
 
 
 def test_sinks_are_found_and_registers_counted(model):
