@@ -16,7 +16,7 @@ PACKAGE = ROOT / "neuroenc"
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
     "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
-    "captions as features": {"aspect_bands", "caption_aspects", "caption_vectors"},
+    "captions as features": {"aspect_bands", "caption_aspects"},
     "phrases of captions on their own": {"find_phrases"},
     "generative and hybrid retrieval": {
         "HybridResult",

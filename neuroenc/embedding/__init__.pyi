@@ -1,9 +1,5 @@
 from ._cache import cache_clear as cache_clear, cache_dir as cache_dir, cache_list as cache_list
-from ._caption_grid import (
-    caption_grid as caption_grid,
-    caption_vectors as caption_vectors,
-    world_dense_captions as world_dense_captions,
-)
+from ._caption_grid import caption_grid as caption_grid
 from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
 from ._packages import prepare as prepare
 from ._registry import (

@@ -12,8 +12,7 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.tables import check_columns
-from neuroenc.data import Stimuli, make_features
-from neuroenc.data.simulate import describe_cells
+from neuroenc.data import make_features
 
 
 def caption_grid(
@@ -124,61 +123,3 @@ def _texts(table: pd.DataFrame) -> list[str]:
             f"{str(table['stimulus'].iloc[wrong[0]])!r}). Next step: leave those rows out; their cells become zero."
         )
     return texts
-
-
-def world_dense_captions(stimuli: Stimuli, grid: tuple[int, int] = (8, 8)) -> pd.DataFrame:
-    """Dense captions of simulated scenes, one set per grid cell.
-
-    A cell is described by the object that covers most of it ("a red apple"), and has no caption where none covers a
-    quarter of it. The words are those of the world's captions.
-
-    Parameters
-    ----------
-    stimuli : Stimuli
-        From `neuroenc.data.simulate.simulate_world`.
-    grid : (int, int)
-        Rows and columns.
-
-    Returns
-    -------
-    DataFrame
-        ``stimulus, row, column, caption``; row 0 is the top.
-
-    Examples
-    --------
-    >>> from neuroenc.data.simulate import simulate_world
-    >>> from neuroenc.embedding import world_dense_captions
-    >>> table = world_dense_captions(simulate_world(5), grid=(4, 4))
-    >>> list(table.columns), bool(table["row"].between(0, 3).all())
-    (['stimulus', 'row', 'column', 'caption'], True)
-    """
-    return describe_cells(stimuli, grid)
-
-
-def caption_vectors(stimuli: Stimuli, embedder: Any) -> xr.DataArray:
-    """Mean caption embedding per stimulus, ``X[n] = mean_k tower(caption[n][k])``.
-
-    Parameters
-    ----------
-    stimuli : Stimuli
-        With one or more captions each.
-    embedder : TextEmbedder
-
-    Returns
-    -------
-    DataArray (stimulus, feature)
-        float32, as of `TextEmbedder.embed_captions`.
-
-    Raises
-    ------
-    DataError
-        Some stimuli have no caption.
-
-    Examples
-    --------
-    >>> from neuroenc.data.simulate import simulate_world
-    >>> from neuroenc.embedding import TextEmbedder, caption_vectors
-    >>> caption_vectors(simulate_world(2), TextEmbedder("world", progress=False)).dims
-    ('stimulus', 'feature')
-    """
-    return embedder.embed_captions(stimuli)

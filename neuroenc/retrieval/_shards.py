@@ -176,20 +176,7 @@ class StoredBank(EmbeddingBank):
     @property
     def ids(self) -> np.ndarray:
         """Ids of all rows (n,)."""
-        return self._column("id")
-
-    @property
-    def licences(self) -> np.ndarray:
-        """Licence of each image (n,); "unknown" where none was given."""
-        return self._column("licence")
-
-    @property
-    def sources(self) -> np.ndarray:
-        """Where each image is from (n,)."""
-        return self._column("source")
-
-    def _column(self, name: str) -> np.ndarray:
-        return np.concatenate([t[name].to_numpy().astype(str) for t in self.tables()])
+        return np.concatenate([t["id"].to_numpy().astype(str) for t in self.tables()])
 
     def trace(self, ids: Any) -> pd.DataFrame:
         """File, licence and source of images.

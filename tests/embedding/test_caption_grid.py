@@ -11,8 +11,8 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli
-from neuroenc.data.simulate import simulate_world
-from neuroenc.embedding import TextEmbedder, caption_grid, caption_vectors, world_dense_captions
+from neuroenc.data.simulate import describe_cells, simulate_world
+from neuroenc.embedding import TextEmbedder, caption_grid
 
 
 class Letters:
@@ -75,13 +75,13 @@ def test_a_missing_column_is_named():
 
 def test_an_object_is_named_in_the_cells_that_it_covers():
     """Upper left quarter of the picture: rows 0 and 1, columns 0 and 1 of four; y points up in the latents."""
-    found = world_dense_captions(scene(thing("banana", -0.25, 0.25, 0.5, "yellow")), (4, 4))
+    found = describe_cells(scene(thing("banana", -0.25, 0.25, 0.5, "yellow")), (4, 4))
     assert sorted(zip(found["row"], found["column"])) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert found["caption"].str.contains("banana").all()
 
 
 def test_the_smaller_object_stands_in_front():
-    found = world_dense_captions(scene(thing("banana", 0, 0, 1.0), thing("apple", 0.375, -0.375, 0.25)), (4, 4))
+    found = describe_cells(scene(thing("banana", 0, 0, 1.0), thing("apple", 0.375, -0.375, 0.25)), (4, 4))
     cells = {(r, c): t for r, c, t in zip(found["row"], found["column"], found["caption"])}
     assert len(cells) == 16
     assert "apple" in cells[3, 3]
@@ -91,9 +91,9 @@ def test_the_smaller_object_stands_in_front():
 def test_a_place_stands_behind_everything():
     """Also behind an object larger than itself, as the pictures are drawn."""
     objects = thing("house", 0, 0, 0.6, "white", "place"), thing("banana", 0, 0, 0.8, "yellow")
-    found = world_dense_captions(scene(*objects), (4, 4))
+    found = describe_cells(scene(*objects), (4, 4))
     assert found["caption"].str.contains("banana").all()
-    small = world_dense_captions(scene(objects[0], thing("banana", 0.125, 0.125, 0.25, "yellow")), (4, 4))
+    small = describe_cells(scene(objects[0], thing("banana", 0.125, 0.125, 0.25, "yellow")), (4, 4))
     cells = dict(zip(zip(small["row"], small["column"]), small["caption"]))
     assert "banana" in cells[1, 2]
     assert "house" in cells[2, 1]
@@ -105,7 +105,7 @@ def test_cells_lie_where_the_picture_shows_them():
     flat = world.table["background"].eq("plain") & (world.table["grating"] == 0)
     chosen = world.sel(world.table.index[flat & (world.table["n_objects"] == 1) & (world.table["place"] == 0)])
     assert len(chosen) >= 5
-    found = world_dense_captions(chosen, (8, 8))
+    found = describe_cells(chosen, (8, 8))
     for name, image in zip(chosen.ids, chosen.images):
         named = np.zeros((8, 8), bool)
         rows = found[found["stimulus"] == name]
@@ -117,7 +117,7 @@ def test_cells_lie_where_the_picture_shows_them():
 
 def test_grid_of_the_world_through_its_own_text_tower():
     world = simulate_world(12, seed=2)
-    found = world_dense_captions(world)
+    found = describe_cells(world)
     embedder = TextEmbedder("world", cache=False, progress=False, device="cpu")
     maps = caption_grid(found, world.ids, embedder)
     assert maps.dims == ("stimulus", "channel", "y", "x")
@@ -132,7 +132,7 @@ def test_grid_of_the_world_through_its_own_text_tower():
     np.testing.assert_allclose(at, vector, rtol=1e-4, atol=1e-5)
     assert maps.attrs["backbone"] == "world"
     assert len(maps.attrs["content_hash"]) == 64
-    means = caption_vectors(world, embedder)
+    means = embedder.embed_captions(world)
     np.testing.assert_allclose(means[3], embedder.embed(list(world.captions[3])).values.mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -140,12 +140,12 @@ def test_grids_without_cells():
     with pytest.raises(ConfigError, match="positive number of rows"):
         caption_grid(table(("s", 0, 0, "a")), ["s"], Letters(), grid=(0, 8))
     with pytest.raises(ConfigError, match="positive number of rows"):
-        world_dense_captions(simulate_world(1), (8, 0))
+        describe_cells(simulate_world(1), (8, 0))
 
 
 def test_dense_captions_agree_with_the_latents_of_the_world():
     world = simulate_world(60, seed=3)
-    found = world_dense_captions(world, (8, 8))
+    found = describe_cells(world, (8, 8))
     assert set(found["stimulus"]) <= set(world.ids)
     for family in ("food", "face"):
         rows = world.table[world.table[family] > 0]
@@ -159,4 +159,4 @@ def test_dense_captions_agree_with_the_latents_of_the_world():
 def test_photographs_cannot_be_described():
     bare = Stimuli(np.array(["s"]), np.zeros((1, 32, 32, 3), np.uint8), None, None)
     with pytest.raises(DataError, match="captions of your own"):
-        world_dense_captions(bare)
+        describe_cells(bare)

@@ -43,8 +43,8 @@ def test_opens_by_its_path(stored):
     assert names == ["NA", *(f"id{n}" for n in range(1, 6)), "007", "id7", "id8", "id9"]
     assert bank.ids.tolist() == names
     assert bank.names(np.array([0, 6, 9])).tolist() == ["NA", "007", "id9"]
-    assert bank.licences[3] == "licence3"
-    assert bank.sources[9] == "source9"
+    assert bank.table()["licence"][3] == "licence3"
+    assert bank.table()["source"][9] == "source9"
     bank.verify()
 
 

@@ -50,7 +50,7 @@ def test_rows_are_the_embeddings_of_the_files(scenes, tmp_path):
     assert got.dtype == np.float16
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
     assert bank.ids.tolist() == [f.name for f in files]
-    assert set(bank.licences) == {"unknown"}
+    assert set(bank.table()["licence"]) == {"unknown"}
     assert [s["rows"] for s in bank.info["shards"]] == [16, 16, 8]
     record = json.loads(bank.info["provenance"])
     assert record["weights_hash"] == bank.info["weights_hash"] == ImageEmbedder("world").backbone.weights_hash()
@@ -162,7 +162,7 @@ def test_csv_manifest(scenes, tmp_path):
     with pytest.warns(UserWarning, match="1 of 3 images have no licence"):
         bank = build_bank(tmp_path / "list.csv", tmp_path / "bank", progress=False)
     assert bank.ids.tolist() == ["007", "NA", "c"]
-    assert bank.licences.tolist() == ["CC BY 4.0", "unknown", "CC0"]
+    assert bank.table()["licence"].tolist() == ["CC BY 4.0", "unknown", "CC0"]
     assert bank.info["licences"] == {"CC BY 4.0": 1, "CC0": 1, "unknown": 1}
 
 

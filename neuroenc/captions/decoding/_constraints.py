@@ -187,12 +187,6 @@ class CorpusConstraint:
         after = torch.from_numpy(found.tokens)
         return torch.cat([after, torch.tensor([self.stop])]).sort().values if ends else after
 
-    def occurs(self, tokens: Sequence[int]) -> bool:
-        """Whether a written caption keeps the rule; the stop token may be left out."""
-        y = until(tokens, self.stop)
-        legal = all(y[t] in self.allowed(y[:t]) for t in range(len(y)))
-        return legal and self.stop in self.allowed(y)
-
     def provenance(self, tokens: Sequence[int], limit: int = 5) -> pd.DataFrame:
         """Where a caption's phrases come from: see :meth:`NGramIndex.phrases`.
 
@@ -204,37 +198,6 @@ class CorpusConstraint:
             named = ";".join(list(dict.fromkeys(ids.tolist()))[:limit])
             return pd.DataFrame({"start": [0], "end": [len(y)], "count": [len(ids)], "ids": [named]})
         return self.index.phrases(y, limit)
-
-    def trace(
-        self,
-        captions: pd.DataFrame,
-        encode: Callable[[str], Sequence[int]],
-        text: Callable[[list[int]], str],
-        limit: int = 5,
-    ) -> pd.DataFrame:
-        """Where the phrases of a table of captions come from.
-
-        Parameters
-        ----------
-        captions : DataFrame
-            From a decoder: columns ``voxel, rank, caption``.
-        encode, text : callable
-            The language model's: ``PrefixDecoder.encode`` and ``PrefixDecoder.text``.
-        limit : int
-            Most ids named for a phrase.
-
-        Returns
-        -------
-        DataFrame
-            One row for each phrase: ``voxel, rank, phrase, count`` in the corpus, ``ids`` joined by ";".
-        """
-        rows = []
-        for row in captions.itertuples():
-            y = until(encode(str(row.caption)), self.stop)
-            found = self.provenance(y, limit)
-            for a, b, count, ids in found[["start", "end", "count", "ids"]].itertuples(index=False, name=None):
-                rows.append((row.voxel, row.rank, text(y[a:b]), count, ids))
-        return pd.DataFrame(rows, columns=["voxel", "rank", "phrase", "count", "ids"])
 
 
 class TrieConstraint(CorpusConstraint):

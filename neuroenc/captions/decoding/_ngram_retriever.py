@@ -300,29 +300,6 @@ class NGramRetriever:
         frame.insert(0, "voxel", projection["voxel"].values[at])
         return pd.concat([frame.drop(columns="query"), voxel_labels(projection, at)], axis=1)
 
-    def ngrams(self, embeddings: Any, *, mean: Any = None) -> pd.DataFrame:
-        """What the decoder writes for embeddings: ``query, ngram, logp, count`` in the corpus``, weight``.
-
-        Parameters
-        ----------
-        embeddings, mean
-            As in :meth:`search`; images and captions only.
-
-        Returns
-        -------
-        DataFrame
-            The heaviest n-grams first.
-        """
-        if self._closed:
-            raise ConfigError(f"level={self.level!r} writes names, not n-grams. Next step: search.")
-        rows: list[tuple[Any, ...]] = []
-        for a, prefix in self._prefixes(embeddings, mean):
-            for item, (several, logp) in enumerate(self._write(prefix)):
-                keys, weights, counts = self.scorer._weighed(several, logp)
-                known = dict(zip(several, logp.tolist()))
-                rows.extend((a + item, self._text(k), known[k], c, w) for k, w, c in zip(keys, weights, counts))
-        return pd.DataFrame(rows, columns=["query", "ngram", "logp", "count", "weight"])
-
     def _need_decoder(self) -> Any:
         if self.decoder is None:
             raise ConfigError("embeddings need a decoder. Next step: NGramRetriever(corpus, decoder, ...).")

@@ -21,8 +21,8 @@ from neuroenc._core.optional import require
 from neuroenc._core.store import content_key
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data import EncodingData, Stimuli, find_pictures
-from neuroenc.data.simulate import simulate_cortex, simulate_world
-from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid, world_dense_captions
+from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_world
+from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid
 from neuroenc.study.config import WORLD, DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
@@ -279,7 +279,7 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
     if config.table:
         table = read_table(config.table, ("stimulus", "row", "column", "caption"), what="[features] table")
     else:
-        table = world_dense_captions(stimuli, cells)
+        table = describe_cells(stimuli, cells)
     return caption_grid(table, stimuli.ids, text, grid=cells)
 
 

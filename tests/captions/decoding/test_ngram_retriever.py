@@ -115,9 +115,6 @@ def test_documents_are_those_of_the_scorer_whatever_the_batch(corpus, decoder, q
         queries, top=6
     )
     assert small.drop(columns="score").equals(found.drop(columns="score"))
-    named = retriever.ngrams(queries)
-    assert (named["count"] > 0).all()
-    assert named.groupby("query")["weight"].apply(lambda w: w.is_monotonic_decreasing).all()
 
 
 def test_names_of_a_closed_set_are_all_written_with_their_probability(corpus, decoder, queries):
@@ -259,8 +256,6 @@ def test_what_cannot_be_retrieved_or_trained_is_said(corpus, decoder):
         NGramRetriever(corpus, level="images")
     with pytest.raises(ConfigError, match="need a decoder"):
         NGramRetriever(corpus).search(np.eye(4))
-    with pytest.raises(ConfigError, match="writes names"):
-        NGramRetriever(corpus, decoder, level="category").ngrams(np.eye(4))
     pairs = pseudo_queries(corpus, ["inner"], levels=["image"])
     with pytest.raises(DataError, match="one row a query"):
         train_retriever(decoder, pairs, np.eye(4))
