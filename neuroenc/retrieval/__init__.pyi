@@ -7,8 +7,13 @@ from ._corpus import (
     pseudo_queries as pseudo_queries,
 )
 from ._lexical import LexicalIndex as LexicalIndex
-from ._ngram_index import NGramIndex as NGramIndex, Successors as Successors
-from ._ngram_scorer import NGramScorer as NGramScorer, ScoredDocument as ScoredDocument, ngram_weight as ngram_weight
+from ._ngrams import (
+    NGramIndex as NGramIndex,
+    NGramScorer as NGramScorer,
+    ScoredDocument as ScoredDocument,
+    Successors as Successors,
+    ngram_weight as ngram_weight,
+)
 from ._search import (
     DenseIndex as DenseIndex,
     HybridResult as HybridResult,
