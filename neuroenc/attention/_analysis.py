@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ def mask_curve(
     counts: Sequence[int],
     draws: int = 20,
     seed: int = 0,
-    value: str = "zero",
 ) -> xr.Dataset:
     """Ablation curve: loss with the top-scoring heads masked, against as many random heads.
 
@@ -42,8 +41,6 @@ def mask_curve(
     model : torch.nn.Module
     loss_fn : callable
         ``loss_fn(model)`` -> number; the same at every call (no dropout, fixed cases).
-    value : {"zero", "mean"}
-        What a head is replaced by.
     scores : xarray.DataArray (layer, head)
         NaN for heads that are never masked.
     counts : list of int
@@ -80,7 +77,7 @@ def mask_curve(
 
         def loss(chosen: list[Head]) -> float:
             tap.clear()
-            tap.mask(chosen, value)
+            tap.mask(chosen)
             return number(loss_fn, model)
 
         clean = loss([])
@@ -89,7 +86,7 @@ def mask_curve(
             for j in range(draws):
                 random[i, j] = loss([heads[k] for k in rng.choice(len(heads), count, replace=False)])
     data = {"top": ("count", top), "random": (("count", "draw"), random)}
-    return xr.Dataset(data, {"count": list(counts)}, {"clean": clean, "seed": seed, "value": value})
+    return xr.Dataset(data, {"count": list(counts)}, {"clean": clean, "seed": seed})
 
 
 def select_calibration_heads(
@@ -188,9 +185,7 @@ def retrieval_score(weights: Sequence[Tensor], match: Tensor, offset: int = 0) -
     return _over_layers(scores, "retrieval").assign_attrs(chance=float(match.double().mean()))
 
 
-def repeat_probe(
-    run: Callable[[str, int], Any], lags: Sequence[int], conditions: Sequence[str] = ("repeat", "permuted", "novel")
-) -> xr.Dataset:
+def repeat_probe(run: Callable[[str, int], Any], lags: Sequence[int]) -> xr.Dataset:
     """Probe verbatim memory: errors on repeated, novel and permuted items by lag.
 
     Parameters
@@ -199,8 +194,6 @@ def repeat_probe(
         ``run(condition, lag)`` -> errors (case,) for queries that stood ``lag`` trials back (``"repeat"``), that stood
         there with the trials in another order (``"permuted"``), or that never stood there (``"novel"``).
     lags : list of int
-    conditions : list of str
-        With ``"novel"``, the reference.
 
     Returns
     -------
@@ -219,8 +212,7 @@ def repeat_probe(
     >>> probe["ratio"].sel(condition="repeat").values
     array([0.1, 0.5])
     """
-    if "novel" not in conditions:
-        raise ValueError(f"conditions {list(conditions)} have no 'novel'; legal: any with it. Add the reference.")
+    conditions = ["repeat", "permuted", "novel"]
     error = np.zeros((len(conditions), len(lags)))
     for i, condition in enumerate(conditions):
         for j, lag in enumerate(lags):
@@ -232,20 +224,16 @@ def repeat_probe(
                 )
             error[i, j] = np.median(found)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = error / error[list(conditions).index("novel")]
+        ratio = error / error[conditions.index("novel")]
     dims = ("condition", "lag")
-    return xr.Dataset(
-        {"error": (dims, error), "ratio": (dims, ratio)}, {"condition": list(conditions), "lag": list(lags)}
-    )
+    return xr.Dataset({"error": (dims, error), "ratio": (dims, ratio)}, {"condition": conditions, "lag": list(lags)})
 
 
 def path_patch(
     model: nn.Module,
     run_clean: Metric,
     run_corrupt: Metric,
-    heads: Iterable[Head] | None = None,
-    receivers: Sequence[Head] | None = None,
-    freeze: bool = True,
+    receivers: Sequence[Head] = (),
 ) -> xr.DataArray:
     r"""Path patching: share of the corrupted result that one head's corrupted output explains.
 
@@ -256,14 +244,10 @@ def path_patch(
     model : torch.nn.Module
     run_clean, run_corrupt : callable
         ``run(model)`` -> number, on inputs of the same shape.
-    heads : list of (layer, head), optional
-        Senders; default all, others are NaN.
     receivers : list of (layer, head), optional
         Count only what reaches the result through these heads: they answer to a run in which the sender is corrupted
         and every other head is as in the clean run, and their answers go into a run that is free otherwise. Default:
         the direct path to the result.
-    freeze : bool
-        Without ``receivers``: False lets later heads answer to the corruption (the total effect).
 
     Returns
     -------
@@ -289,18 +273,15 @@ def path_patch(
         corrupt, after = _recorded(tap, model, run_corrupt)
         if clean == corrupt:
             raise ValueError(f"clean and corrupted runs both give {clean}; they must differ. Corrupt what matters.")
-        for sender in tap.heads if heads is None else heads:
-            open_heads = {sender, *(receivers or ())}
-            if freeze or receivers is not None:
-                tap.patch(before, [h for h in tap.heads if h not in open_heads])
+        for sender in tap.heads:
+            open_heads = {sender, *receivers}
+            tap.patch(before, [h for h in tap.heads if h not in open_heads])
             tap.patch(after, [sender])
-            if receivers is None:
-                result = number(run_clean, model)
-            else:
+            if receivers:
                 answers = _recorded(tap, model, run_clean, clear=False)[1]
                 tap.clear()
                 tap.patch(answers, receivers)
-                result = number(run_clean, model)
+            result = number(run_clean, model)
             tap.clear()
             found[sender] = (result - clean) / (corrupt - clean)
     return found.assign_attrs(clean=clean, corrupt=corrupt)
@@ -314,19 +295,15 @@ def _recorded(tap: HeadTap, model: nn.Module, run: Metric, clear: bool = True) -
     return result, tap.recorded()
 
 
-def circuit_overlap(
-    imp_a: xr.DataArray, imp_b: xr.DataArray, threshold: float | None = None, top: int | None = None
-) -> xr.Dataset:
+def circuit_overlap(imp_a: xr.DataArray, imp_b: xr.DataArray, top: int) -> xr.Dataset:
     """Overlap of the circuits of two tasks: shared heads and correlation of importances.
 
     Parameters
     ----------
     imp_a, imp_b : xarray.DataArray (layer, head)
         How much each head matters, such as absolute values of `path_patch`.
-    threshold : float, optional
-        A circuit is the heads over it.
-    top : int, optional
-        A circuit is so many of the largest heads. Give this or ``threshold``.
+    top : int
+        A circuit is so many of the largest heads.
 
     Returns
     -------
@@ -342,14 +319,8 @@ def circuit_overlap(
     """
     if imp_a.shape != imp_b.shape:
         raise ValueError(f"importances {imp_a.shape} and {imp_b.shape}; legal: heads of one model. Give both of it.")
-    if (threshold is None) == (top is None):
-        raise ValueError(f"threshold={threshold}, top={top}; legal: one of the two. Give top=4, say.")
     a, b = (np.nan_to_num(np.asarray(x, dtype=float), nan=-np.inf) for x in (imp_a, imp_b))
-    if threshold is not None:
-        in_a, in_b = a > threshold, b > threshold
-    else:
-        assert top is not None
-        in_a, in_b = (_largest(x, top) for x in (a, b))
+    in_a, in_b = (_largest(x, top) for x in (a, b))
     shared, union, smaller = (in_a & in_b).sum(), (in_a | in_b).sum(), min(in_a.sum(), in_b.sum())
     known = np.isfinite(a) & np.isfinite(b)
     varied = known.sum() > 1 and np.ptp(a[known]) > 0 and np.ptp(b[known]) > 0

@@ -278,9 +278,8 @@ class Attention(nn.Module):
         found = getattr(position, "heads", heads)
         if found != heads:
             raise ValueError(f"{type(position).__name__} has heads={found}; legal: {heads}. Give it heads={heads}.")
-        # Called with head outputs (batch, heads, query, dim / heads) and the weights or None; see HeadTap.
-        self.tap: Callable[[Tensor, Tensor | None], Tensor] | None = None
-        self.tap_weights = False
+        # Called with head outputs (batch, heads, query, dim / heads); see HeadTap.
+        self.tap: Callable[[Tensor], Tensor] | None = None
 
     def forward(
         self,
@@ -321,10 +320,9 @@ class Attention(nn.Module):
         weights : Tensor (batch, heads, rows, key) or None
         """
         asked: dict[str, Any] = {"log_weight": log_weight, "n": n, "rows": rows, "offset": offset}
-        need = need_weights or self.tap_weights
-        heads, weights = self.head_outputs(x, memory, need_weights=need, memory_offset=memory_offset, **asked)
+        heads, weights = self.head_outputs(x, memory, need_weights=need_weights, memory_offset=memory_offset, **asked)
         if self.tap is not None:
-            heads = self.tap(heads, weights)
+            heads = self.tap(heads)
         out = self.out_proj(heads.transpose(1, 2).reshape(len(x), -1, self.dim))
         return out, weights if need_weights else None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,8 @@ from neuroenc.attention._weights import Layout, Normaliser, Softmax, legal
 Head = tuple[int, int]
 
 
-class Recording(NamedTuple):
-    """Recorded head outputs: a list over layers of a list over calls."""
-
-    outputs: list[list[Tensor]]  # (batch, heads, query, dim / heads)
-    weights: list[list[Tensor]]  # (batch, heads, rows, key); empty where not asked for
+#: Head outputs (batch, heads, query, dim / heads): a list over layers of a list over calls.
+Recording = list[list[Tensor]]
 
 
 def attentions(model: nn.Module) -> list[Attention]:
@@ -66,7 +63,7 @@ class HeadTap:
     ...     recording = tap.recorded()
     ...     tap.patch(recording, heads=[(0, 1)])
     ...     patched = stack(a)[0]
-    >>> recording.outputs[0][0].shape, bool((patched == stack(a)[0]).all())
+    >>> recording[0][0].shape, bool((patched == stack(a)[0]).all())
     (torch.Size([1, 2, 5, 4]), False)
     """
 
@@ -74,7 +71,6 @@ class HeadTap:
         self.layers = attentions(model)
         self._effects: list[Callable[[int, Tensor], Tensor]] = []
         self._recording: Recording | None = None
-        self._rows: slice | None = None
         self._open = False
 
     @property
@@ -86,7 +82,6 @@ class HeadTap:
         taken = [n for n, layer in enumerate(self.layers) if layer.tap is not None]
         if taken:
             raise ValueError(f"layers {taken} are tapped already; legal: one tap at a time. Leave the other one first.")
-        self._before = [layer.tap_weights for layer in self.layers]
         for n, layer in enumerate(self.layers):
             layer.tap = partial(self._pass, n)
         self._open = True
@@ -95,18 +90,15 @@ class HeadTap:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for layer, before in zip(self.layers, self._before):
-            layer.tap, layer.tap_weights = None, before
+        for layer in self.layers:
+            layer.tap = None
         self._open = False
         self.clear()
 
-    def record(self, weights: slice | None = None) -> None:
-        """Start a recording; with ``weights``, also of the weights of these rows (slower: nothing is fused then)."""
+    def record(self) -> None:
+        """Start a recording."""
         self._check_open()
-        self._rows = weights
-        self._recording = Recording([[] for _ in self.layers], [[] for _ in self.layers])
-        for layer in self.layers:
-            layer.tap_weights = weights is not None
+        self._recording = [[] for _ in self.layers]
 
     def recorded(self) -> Recording:
         """Stop the recording and return it."""
@@ -114,16 +106,11 @@ class HeadTap:
         if found is None:
             raise ValueError("nothing is being recorded; legal: record(), then runs of the model, then recorded().")
         self._recording = None
-        for layer, before in zip(self.layers, self._before):
-            layer.tap_weights = before
         return found
 
     def clear(self) -> None:
         """Forget all masks, patches, mixes and recordings."""
         self._effects, self._recording = [], None
-        if self._open:
-            for layer, before in zip(self.layers, self._before):
-                layer.tap_weights = before
 
     def mask(self, heads: Iterable[Head], value: str = "zero") -> None:
         """Replace heads by zero, or by their mean over cases and queries of the same call."""
@@ -150,7 +137,7 @@ class HeadTap:
             calls[layer] += 1
             if not chosen[layer].any():
                 return z
-            there = recording.outputs[layer]
+            there = recording[layer]
             found = tuple(there[call].shape) if call < len(there) else None
             if found != tuple(z.shape):
                 raise ValueError(
@@ -190,13 +177,11 @@ class HeadTap:
 
         self._effects.append(effect)
 
-    def _pass(self, layer: int, z: Tensor, weights: Tensor | None) -> Tensor:
+    def _pass(self, layer: int, z: Tensor) -> Tensor:
         for effect in self._effects:
             z = effect(layer, z)
         if self._recording is not None:
-            self._recording.outputs[layer].append(z.detach())
-            if self._rows is not None and weights is not None:
-                self._recording.weights[layer].append(weights[:, :, self._rows].detach())
+            self._recording[layer].append(z.detach())
         return z
 
     def _chosen(self, heads: Iterable[Head]) -> list[Tensor]:
@@ -270,7 +255,7 @@ class TaskEmbedding:
             for run in runs:
                 tap.record()
                 run(model)
-                for layer, calls in enumerate(tap.recorded().outputs):
+                for layer, calls in enumerate(tap.recorded()):
                     for z in calls:
                         part = z[:, :, rows]
                         total = part.double().sum((0, 2))

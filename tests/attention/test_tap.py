@@ -47,9 +47,9 @@ def model():
     return Read(stack())
 
 
-def recorded(model, x, weights=None):
+def recorded(model, x):
     with HeadTap(model) as tap:
-        tap.record(weights)
+        tap.record()
         out = model(x)
         return out, tap.recorded()
 
@@ -59,19 +59,11 @@ def test_a_tap_that_does_nothing_changes_nothing(model):
     plain = model(x)
     out, recording = recorded(model, x)
     assert torch.equal(out, plain)
-    assert [len(calls) for calls in recording.outputs] == [1, 1, 1]
-    assert recording.outputs[1][0].shape == (3, 2, 8, 4)
+    assert [len(calls) for calls in recording] == [1, 1, 1]
+    assert recording[1][0].shape == (3, 2, 8, 4)
     layer = model.inner.blocks[0].attention
     h = model.inner.blocks[0].norm1(torch.cat([model.inner.registers.expand(3, -1, -1), x], 1))
-    assert torch.equal(recording.outputs[0][0], layer.head_outputs(h)[0])
-
-
-def test_weights_of_rows(model):
-    x = tokens()
-    _, recording = recorded(model, x, weights=slice(0, 2))
-    right = model.inner(x, weights_of=slice(0, 2))[1]
-    for calls, w in zip(recording.weights, right):
-        torch.testing.assert_close(calls[0], w, atol=1e-6, rtol=1e-5)
+    assert torch.equal(recording[0][0], layer.head_outputs(h)[0])
 
 
 def test_patching_all_is_the_other_run_and_none_is_this_one(model):
@@ -106,12 +98,12 @@ def test_masks_by_hand(model):
         model.inner.blocks[1].attention.out_proj.weight[:, :4] = 0
     torch.testing.assert_close(masked, model(x), atol=1e-6, rtol=1e-5)
     model.load_state_dict(weights)
-    z = recorded(model, x)[1].outputs[1][0]
+    z = recorded(model, x)[1][1][0]
     with HeadTap(model) as tap:
         tap.mask([(1, 0)], value="mean")
         tap.record()
         model(x)
-        found = tap.recorded().outputs[1][0]
+        found = tap.recorded()[1][0]
     torch.testing.assert_close(found[:, 0], z[:, 0].mean((0, 1)).expand(3, 8, 4))
     assert torch.equal(found[:, 1], z[:, 1])
 
@@ -120,33 +112,31 @@ def test_mix_ends_and_gradient(model):
     x = tokens()
     target = [torch.randn(2, 4) for _ in range(3)]
     alpha = torch.tensor([[0.0, 0.0], [1.0, 0.25], [0.0, 0.0]], requires_grad=True)
-    z = recorded(model, x)[1].outputs[1][0]
+    z = recorded(model, x)[1][1][0]
     with HeadTap(model) as tap:
         tap.mix(alpha, target, rows=slice(0, 1))
         tap.record()
         model(x).square().sum().backward()
-        found = tap.recorded().outputs
+        found = tap.recorded()
     assert torch.equal(found[1][0][:, 0, 0], target[1][0].expand(3, 4))
     torch.testing.assert_close(found[1][0][:, 1, 0], 0.75 * z[:, 1, 0] + 0.25 * target[1][1])
     assert torch.equal(found[1][0][:, :, 1:], z[:, :, 1:])
-    assert torch.equal(found[0][0], recorded(model, x)[1].outputs[0][0])
+    assert torch.equal(found[0][0], recorded(model, x)[1][0][0])
     assert (alpha.grad != 0).all()
 
 
 def test_all_is_restored_after_an_error(model):
     attention = model.inner.blocks[0].attention
-    attention.tap_weights = True
 
     def failing():
         with HeadTap(model) as tap:
-            tap.record(weights=slice(0, 1))
+            tap.record()
             tap.mask([(0, 0)])
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         failing()
     assert attention.tap is None
-    assert [b.attention.tap_weights for b in model.inner.blocks] == [True, False, False]
 
 
 def test_nested_taps_are_refused(model):
@@ -155,7 +145,7 @@ def test_nested_taps_are_refused(model):
             pass
         tap.record()
         model(tokens())
-        assert len(tap.recorded().outputs[0]) == 1
+        assert len(tap.recorded()[0]) == 1
     assert all(b.attention.tap is None for b in model.inner.blocks)
 
 
@@ -229,17 +219,15 @@ def test_importance_and_disjoint_circuits():
     found = circuit_overlap(*maps, top=2)
     assert found["overlap"] == 0
     assert found["correlation"] < 0
-    assert circuit_overlap(maps[0], maps[0], threshold=1e-9)["overlap"] == 1
+    assert circuit_overlap(maps[0], maps[0], top=2)["overlap"] == 1
 
 
 def test_overlap_by_hand():
     a = xr.DataArray([[3.0, 2.0, 1.0], [0.0, np.nan, 0.5]], dims=("layer", "head"))
     b = xr.DataArray([[3.0, 0.0, 1.0], [2.0, np.nan, 0.5]], dims=("layer", "head"))
-    found = circuit_overlap(a, b, threshold=0.9)
+    found = circuit_overlap(a, b, top=3)
     assert (found["overlap"].item(), found["of_smaller"].item()) == (2 / 4, 2 / 3)
-    assert np.isnan(circuit_overlap(a, b, threshold=9)["overlap"])
-    with pytest.raises(ValueError, match="one of the two"):
-        circuit_overlap(a, b)
+    assert np.isnan(circuit_overlap(a * np.nan, b * np.nan, top=1)["overlap"])
     with pytest.raises(ValueError, match="heads of one model"):
         circuit_overlap(a, b[:1], top=1)
 
@@ -248,9 +236,7 @@ def test_paths_of_parallel_heads_add_up():
     wired = Wired([(5.0, 0.0), (0.0, 3.0)])
     clean, corrupt = tokens(1), tokens(2)
     effect = path_patch(wired, lambda m: m(clean).sum(), lambda m: m(corrupt).sum())
-    total = path_patch(wired, lambda m: m(clean).sum(), lambda m: m(corrupt).sum(), freeze=False)
     np.testing.assert_allclose(effect.sum(), 1, atol=1e-4)
-    np.testing.assert_allclose(effect, total, atol=1e-5)
     assert (effect.values[0, 1], effect.values[1, 0]) == (0, 0)
 
 
@@ -259,9 +245,7 @@ def test_paths_through_receivers(model):
     clean, corrupt = tokens(1), tokens(2)
     score = lambda m, x: m(x)[:, 0].square().sum()  # noqa: E731
     sender, receivers = (0, 1), [(2, 0)]
-    found = path_patch(
-        model, lambda m: score(m, clean), lambda m: score(m, corrupt), heads=[sender], receivers=receivers
-    )
+    found = path_patch(model, lambda m: score(m, clean), lambda m: score(m, corrupt), receivers=receivers)
     m0, before = float(score(model, clean).detach()), recorded(model, clean)[1]
     m1, after = float(score(model, corrupt).detach()), recorded(model, corrupt)[1]
     others = [(i, j) for i in range(3) for j in range(2) if (i, j) not in {sender, *receivers}]
@@ -276,7 +260,7 @@ def test_paths_through_receivers(model):
         result = float(score(model, clean).detach())
     np.testing.assert_allclose(found[sender], (result - m0) / (m1 - m0), rtol=1e-5)
     assert found[sender] != 0
-    late = path_patch(model, lambda m: score(m, clean), lambda m: score(m, corrupt), heads=[(2, 1)], receivers=[(0, 0)])
+    late = path_patch(model, lambda m: score(m, clean), lambda m: score(m, corrupt), receivers=[(0, 0)])
     np.testing.assert_allclose(late[2, 1], 0, atol=1e-6)
     with pytest.raises(ValueError, match="must differ"):
         path_patch(model, lambda m: score(m, clean), lambda m: score(m, clean))
@@ -338,7 +322,7 @@ def test_task_embedding():
     x = tokens(count=6, batch=64) + torch.linspace(0, 1, 8)
     right = model(x).mean(0).detach()
     task = TaskEmbedding.collect(model, [lambda m: m(x[:40]), lambda m: m(x[40:])], rows=slice(0, 2))
-    z = recorded(model, x)[1].outputs
+    z = recorded(model, x)[1]
     for vector, calls in zip(task.vectors, z):
         torch.testing.assert_close(vector, calls[0][:, :, :2].mean((0, 2)), atol=1e-5, rtol=1e-4)
     few = tokens(seed=5, count=1, batch=16)
@@ -364,8 +348,6 @@ def test_repeat_probe():
     probe = repeat_probe(run, lags=[1, 10])
     np.testing.assert_allclose(probe["ratio"].sel(condition="repeat"), [0.05, 0.5])
     np.testing.assert_allclose(probe["ratio"].sel(condition="novel"), 1)
-    with pytest.raises(ValueError, match="no 'novel'"):
-        repeat_probe(run, [1], conditions=("repeat",))
     with pytest.raises(ValueError, match="0 values"):
         repeat_probe(lambda condition, lag: [], [1])
 
