@@ -98,7 +98,7 @@ def support_ensemble(
     Y: Any,
     *,
     n_subsets: int = 20,
-    fraction: float | str = 0.8,
+    fraction: float = 0.8,
     seed: int = 0,
     progress: bool = False,
 ) -> SupportEnsemble:
@@ -118,8 +118,8 @@ def support_ensemble(
     Y : array (support, voxel)
         As for ``fit``.
     n_subsets : int
-    fraction : float or "bootstrap"
-        Share of the trials in each subset, drawn without replacement; or as many trials with replacement.
+    fraction : float
+        Share of the trials in each subset, drawn without replacement.
     seed : int
     progress : bool
 
@@ -139,8 +139,7 @@ def support_ensemble(
       shrinkage; 50 to 60 % for a model of the published form, 64 to 72 % for ridge.
 
     The mean over subsets of 80 % is no better than the fit to all (anchored: 2 to 4 % more squared error), so intervals
-    are centred on the latter. The bootstrap repeats trials, which encoders with a noise model take for certainty:
-    prefer subsets.
+    are centred on the latter. Trials are not repeated: encoders with a noise model take that for certainty.
 
     Examples
     --------
@@ -159,14 +158,16 @@ def support_ensemble(
         raise ConfigError(f"{type(encoder).__name__} has no to_linear(). Next step: a model, or a linear encoder.")
     check_whole("n_subsets", n_subsets, 2)
     n = int(X.shape[0])
-    size = _subset_size(n, fraction)
+    check_fraction("fraction", fraction)
+    if n < 4:
+        raise DataError(f"a support of {n} trials has no subsets to speak of. Next step: at least 4.")
+    size = int(np.clip(round(fraction * n), 2, n - 1))
     whole = clone(encoder).fit(X, Y)
     coef, intercept = whole.to_linear()
     coefs = np.empty((n_subsets, *coef.shape), dtype=np.float32)
     intercepts = np.empty((n_subsets, *intercept.shape), dtype=np.float32)
     for k in bar(range(n_subsets), desc="subsets", show=progress):
-        rng = np.random.default_rng([seed, k])
-        rows = rng.integers(0, n, n) if size is None else np.sort(rng.permutation(n)[:size])
+        rows = np.sort(np.random.default_rng([seed, k]).permutation(n)[:size])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the whole support has said it already
@@ -175,18 +176,7 @@ def support_ensemble(
             error.add_note(f"while subset {k} of {len(np.unique(rows))} trials was fitted")
             raise
         coefs[k], intercepts[k] = (x.values for x in part.to_linear())
-    return SupportEnsemble(whole, coefs, intercepts, 1.0 if size is None else size / (n - size))
-
-
-def _subset_size(n: int, fraction: float | str) -> int | None:
-    """Trials of a subset, None for the bootstrap."""
-    if fraction == "bootstrap":
-        return None
-    if isinstance(fraction, str) or not 0 < fraction < 1:
-        raise ConfigError(f"fraction={fraction!r}; legal: between 0 and 1, or 'bootstrap'.")
-    if n < 4:
-        raise DataError(f"a support of {n} trials has no subsets to speak of. Next step: at least 4.")
-    return int(np.clip(round(fraction * n), 2, n - 1))
+    return SupportEnsemble(whole, coefs, intercepts, size / (n - size))
 
 
 def _multiplier(confidence: float) -> float:

@@ -16,7 +16,6 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc.attention import (
-    FEED_FORWARDS,
     AarenStack,
     Attention,
     Block,
@@ -454,25 +453,12 @@ def block_order(x: Tensor, size: int) -> Tensor:
 
 def described(model: InContextModel) -> InContextConfig:
     """The config that makes a model of the same parts; see `InContextModel.describe`."""
-    blocks = [] if model.stack is None else [cast(Block, block) for block in model.stack.blocks]
     changes: dict[str, Any] = {}
-    if model.stack is not None:
-        changes = {"depth": len(blocks), "registers": model.stack.registers.shape[1]}
-    for first in blocks[:1]:
-        if type(first.attention) is not Attention:
-            continue
+    attention = None if model.stack is None else cast(Block, model.stack.blocks[0]).attention
+    if type(attention) is Attention:
         for name in PLUGS:
-            part = getattr(first.attention, name)
+            part = getattr(attention, name)
             changes[name] = None if part is None or type(part) is Softmax else part_settings(name, part)
-        scale = first.attention.scale
-        changes |= {"length_scale": scale.kind, "scale_before_projection": scale.before_projection}
-        changes |= {"heads": first.attention.heads, "dim": first.attention.dim}
-        changes |= {"dropout": model.dropout.p}
-    for name, kind in FEED_FORWARDS.items():
-        for first in blocks[:1]:
-            if type(first.feed_forward) is kind:
-                inner = cast(Any, first.feed_forward).linear2.in_features
-                changes |= {"feed_forward": name, "hidden": inner}
     config = replace(model.config, **changes)
     # What the config makes, without memory for its weights.
     with torch.device("meta"), warnings.catch_warnings():
