@@ -62,8 +62,9 @@ class EmpiricalBayesRidge(LinearEncoder):
         (`WeightPrior.toward_isotropic`) under which they are most likely, out of 0, 0.1, 0.3, 0.6 and 1, and the
         distribution of scales and noise variances, the prior's counting as 10 voxels (without one: 10 voxels or more
         are needed). Queries are not looked at. A voxel that is fitted alone gets another result than among others.
-    intercept : {"flat", "prior", "none"}
-        Not penalised; with the prior's mean and variance; or zero.
+    intercept : {"auto", "flat", "prior", "none"}
+        Not penalised; with the prior's mean and variance; or zero. ``"auto"``: the prior's, where it was made of other
+        subjects' voxels, else flat.
     robust : {"none", "shared", "private", "both"}
         Heavy-tailed noise, by expectation maximisation. ``"shared"``: a trial has one precision for all voxels of the
         fit (motion), Student's t with degrees of freedom of its own finding; costs about ten fits. ``"private"``:
@@ -86,7 +87,8 @@ class EmpiricalBayesRidge(LinearEncoder):
     coef_ : ndarray (feature, voxel)
     intercept_ : ndarray (voxel,)
     noise_variance_, prior_scale_ : ndarray (voxel,)
-        Most probable noise variance (response units squared) and scale of the prior covariance.
+        Most probable noise variance (response units squared) of a trial of precision 1, and scale of the prior's
+        covariance.
     evidence_ : ndarray (voxel,)
         Log likelihood there, the weights integrated out, in nats; restricted likelihood where the intercept is flat.
     isotropic_share_ : float
@@ -98,7 +100,7 @@ class EmpiricalBayesRidge(LinearEncoder):
     gain_ : float
         Of the weights at the voxels' places, that the evidence chose; 0 without a `PlacePrior`.
     trial_precision_ : ndarray (n,)
-        Relative precisions of the trials; the mean of their inverses is 1. Ones unless ``robust`` shares them, and
+        Relative precisions of the trials; that of the median trial is 1. Ones unless ``robust`` shares them, and
         falling with age by ``forget``.
     forget_ : float
         That was used.
@@ -144,7 +146,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         estimate: str = "average",
         use_hyper: bool = True,
         adapt: str = "population",
-        intercept: str = "flat",
+        intercept: str = "auto",
         robust: str = "none",
         forget: float | str = 1.0,
         drift: str = "none",
@@ -183,7 +185,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         """
         one_of("estimate", self.estimate, ("average", "max"))
         one_of("adapt", self.adapt, ("population", "none"))
-        one_of("intercept", self.intercept, ("flat", "prior", "none"))
+        one_of("intercept", self.intercept, ("auto", "flat", "prior", "none"))
         one_of("robust", self.robust, ROBUST)
         number = isinstance(self.forget, (int, float)) and 0 < self.forget <= 1
         if not number and self.forget != "auto":
@@ -261,6 +263,10 @@ class EmpiricalBayesRidge(LinearEncoder):
     def _ages(self) -> Floats:
         """Precisions of trials by their age, relative to the last."""
         return np.asarray(self.forget_ ** np.arange(len(self.support_) - 1, -1, -1.0))
+
+    def _typical(self) -> float:
+        """Noise variance of trials as they come, precise ones and others, over that of a trial of precision 1."""
+        return float((self._ages() / self.trial_precision_).mean()) if len(self.support_) else 1.0
 
     def _rate(self) -> float:
         """The rate of forgetting; of several, the one whose fits to the trials before predict trials best."""
@@ -433,7 +439,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         prior = self._current_prior()
         mean = self._means(prior)
         patterns, which = np.unique(~np.isnan(self.responses_), axis=1, return_inverse=True)
-        settings: dict[str, Any] = {"intercept": self.intercept, "maximise": self.estimate == "max"}
+        kind = self.intercept
+        if kind == "auto":
+            kind = "prior" if prior.n_voxels and prior.intercept_var > 0 else "flat"
+        settings: dict[str, Any] = {"intercept": kind, "maximise": self.estimate == "max"}
         for g in range(patterns.shape[1]):
             rows, columns = np.flatnonzero(patterns[:, g]), np.flatnonzero(which.ravel() == g)
             precision = self.trial_precision_[rows]
@@ -465,7 +474,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         query = self._check_predict(X).astype(np.float64)
         variance = np.empty((len(query), self.responses_.shape[1]))
         hyper = (self.hyper_[0], self.hyper_[1:]) if len(self.hyper_) else None
-        inflation = 1.0 + self.outlier_share_ * (self.outlier_variance_ - 1.0)
+        inflation = (1.0 + self.outlier_share_ * (self.outlier_variance_ - 1.0)) * self._typical()
         if not len(self.support_):
             prior = self._current_prior()
             spread = np.einsum("qe,ef,qf->q", query, prior.cov, query)[:, None] * self.prior_scale_

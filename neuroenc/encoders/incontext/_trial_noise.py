@@ -62,10 +62,11 @@ def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) ->
     Returns
     -------
     array (trial,)
-        Scaled so that the mean of :math:`1 / \lambda` is 1: noise variances stay those of a typical trial.
+        Scaled so that the median trial has 1: noise variances are those of a typical trial, not of outliers, and what
+        a prior says of noise holds for them.
 
     >>> trial_precision(np.array([1.0, 1.0, 1.0, 1.0, 16.0]), 50.0).round(2)
-    array([3.83, 3.83, 3.83, 3.83, 0.25])
+    array([1.  , 1.  , 1.  , 1.  , 0.07])
     """
     squares = squares / np.median(squares)
     degrees = 8.0
@@ -79,7 +80,7 @@ def trial_precision(squares: Floats, n_voxels: float, n_iterations: int = 20) ->
             break
         degrees = best
     precision = (degrees + n_voxels) / (degrees + n_voxels * squares)
-    return np.asarray(precision * float((1.0 / precision).mean()))
+    return np.asarray(precision / np.median(precision))
 
 
 def gain_drift(responses: Floats, middle: Floats, variance: Floats, precision: Floats) -> tuple[Floats, Floats, float]:
