@@ -168,6 +168,8 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 _ITERATIONS = 3
 # The learned prior counts as much as this many voxels.
 _STRENGTH = 5.0
+#: Voxels that say what others are like, and trials whose noise can be told apart.
+FEWEST_VOXELS, FEWEST_TRIALS = 20, 10
 _NARROWEST = 0.05  # standard deviation of a logarithm
 
 

@@ -23,6 +23,8 @@ from neuroenc.attention import Block, Context, SinkCalibration, TaskEmbedding
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import (
+    FEWEST_TRIALS,
+    FEWEST_VOXELS,
     asked_blocks,
     condition,
     conditioned_blocks,
@@ -38,8 +40,8 @@ from neuroenc.encoders.incontext._stored import load_model
 from neuroenc.encoders.incontext._task import check_heads
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
-# Voxels that say what others are like, and trials whose noise can be told apart.
-_FEWEST, _MOST, _ENOUGH, _TRIALS = 20, 1000, 256, 10
+# Voxels at most that levels, and precisions of trials, are found from.
+_MOST, _ENOUGH = 1000, 256
 
 
 class InContextEncoder(LinearEncoder):
@@ -93,7 +95,7 @@ class InContextEncoder(LinearEncoder):
     noise_variance_ : ndarray (voxel,)
         Of a response around its prediction (anchored models, else NaN).
     trial_precision_ : ndarray (support,)
-        Relative precisions of the trials, of mean 1; ones unless ``robust`` finds them.
+        Relative precisions of the trials, 1 for the median trial; ones unless ``robust`` finds them.
     gain_ : ndarray (voxel,)
         Gain after the last trial over that of the whole support; 1 for queries among the trials.
     n_seen_ : ndarray (voxel,)
@@ -230,7 +232,7 @@ class InContextEncoder(LinearEncoder):
         # What is left of a voxel or a trial may be too little to say anything; the others go on without it.
         enough = np.flatnonzero((~np.isnan(some)).sum(axis=0) >= 3)
         columns, some = columns[enough], some[:, enough]
-        shared = shared and len(columns) >= _FEWEST and len(rows) >= _TRIALS
+        shared = shared and len(columns) >= FEWEST_VOXELS and len(rows) >= FEWEST_TRIALS
         if not columns.size or not (shared or self.queries == "after"):
             return log_weight
         robust = "shared" if shared else "none"
@@ -240,7 +242,7 @@ class InContextEncoder(LinearEncoder):
         adapt = "population" if self.queries == "after" else "none"
         closed = EmpiricalBayesRidge(model.anchor.single_prior(), robust=robust, drift=drift, adapt=adapt)
         closed.fit(x[rows], some)
-        self.trial_precision_[rows] = closed.trial_precision_ / closed.trial_precision_.mean()
+        self.trial_precision_[rows] = closed.trial_precision_
         self.gain_[columns] = np.exp(closed.gain_drift_ / 2)
         if drift == "gain" and model.gain is not None and not model.config.silent:
             self.gain_[columns] *= self._refine(model, closed)
@@ -353,7 +355,7 @@ class InContextEncoder(LinearEncoder):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Prior over components, signal and noise of these voxels, and all voxels' registers; None where not wanted."""
         n = Y.shape[1]
-        if self.pool == "none" or model.anchor is None or n < _FEWEST or not len(x):
+        if self.pool == "none" or model.anchor is None or n < FEWEST_VOXELS or not len(x):
             return None, None
         columns = np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int))
         some = self._columns(Y, columns, scale)

@@ -219,7 +219,13 @@ class InContextModel(nn.Module):
         return self.config.silent or self.gain is not None
 
     def forward(
-        self, x: Tensor, y: Tensor, log_weight: Tensor | None = None, *, covariance: bool = False
+        self,
+        x: Tensor,
+        y: Tensor,
+        log_weight: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
+        covariance: bool = False,
     ) -> VoxelWeights:
         """Weights of each voxel's encoder.
 
@@ -231,6 +237,8 @@ class InContextModel(nn.Module):
             Responses, z-scored; NaN where one is missing.
         log_weight : Tensor (support,) or (voxel, support), optional
             Logarithm of how often a support image counts.
+        pooled : Tensor, optional
+            Levels of all voxels of a subject, from `pooled_prior` (anchored models).
         covariance : bool
             Give the posterior covariance, too (anchored models).
 
@@ -243,7 +251,7 @@ class InContextModel(nn.Module):
         y, log_weight = complete(x, y, log_weight)
         past: list[Past] | None = None if self.query is None or self.config.silent else []
         z, _ = self.read(x, y, log_weight, past=past)
-        found = self.write(z[:, 0], x, y, log_weight, covariance=covariance)
+        found = self.write(z[:, 0], x, y, log_weight, pooled=pooled, covariance=covariance)
         if self.hint is not None and self.training:
             found = found._replace(hint=self.hint(z[:, 0]).float())
         return found if past is None else found._replace(ask=partial(self.ask, past=past))
@@ -302,7 +310,7 @@ class InContextModel(nn.Module):
         closed = EmpiricalBayesRidge(self.anchor.single_prior(), robust=robust, drift="gain").fit(images, heard)
         tokens = FitTokens(*(t.to(x.device) for t in read_fit(closed)))
         precision = torch.as_tensor(closed.trial_precision_, device=x.device)
-        filled, weight = complete(x, y, (precision / precision.mean()).log().float())
+        filled, weight = complete(x, y, precision.log().float())
         with torch.no_grad():
             z = torch.zeros(len(y), self.config.dim, device=x.device)
             found = self.write(z, x, filled, weight, covariance=covariance)
@@ -310,7 +318,7 @@ class InContextModel(nn.Module):
         gain = torch.ones_like(found.intercept)
         gain[known] = (self.log_gain(tokens) + drift).exp()
         assert found.noise is not None
-        typical = float((precision.mean() / precision).mean())
+        typical = float((1 / precision).mean())
         return found._replace(noise=found.noise * typical).at_gain(gain, x.mean(dim=0))
 
     def ask(self, x: Tensor, past: list[Past]) -> Tensor:

@@ -19,9 +19,9 @@ from neuroenc.data import align
 from neuroenc.encoders._labels import check_space, features_matrix, match_voxels, space_of, voxel_coords
 from neuroenc.encoders.incontext._anchor import ClosedFormAnchor, Moments
 from neuroenc.encoders.incontext._chunks import WeightSums
-from neuroenc.encoders.incontext._condition import condition, pooled_prior, voxels_at_once
+from neuroenc.encoders.incontext._condition import FEWEST_VOXELS, condition, pooled_prior, voxels_at_once
 from neuroenc.encoders.incontext._config import MEMORIES
-from neuroenc.encoders.incontext._encoder import _FEWEST, _MOST, InContextEncoder
+from neuroenc.encoders.incontext._encoder import _MOST, InContextEncoder
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 
 
@@ -228,7 +228,7 @@ class AnchoredState:
     def _pooled(self, anchor: ClosedFormAnchor, register: Tensor, step: int) -> Tensor | None:
         """Prior of these voxels, as `InContextEncoder` takes it from their posteriors."""
         n = len(register)
-        if not self.pool or n < _FEWEST:
+        if not self.pool or n < FEWEST_VOXELS:
             return None
         columns = torch.as_tensor(np.unique(np.linspace(0, n - 1, min(n, _MOST)).astype(int)), device=self.device)
         assert self.moments is not None

@@ -21,6 +21,8 @@ from neuroenc._core.device import make_accelerator, resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
+from neuroenc.encoders.incontext._condition import FEWEST_TRIALS, FEWEST_VOXELS, pooled_prior, voxel_posteriors
+from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._hint import hint_error
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
@@ -60,6 +62,9 @@ class Stage:
         Steps over which the learning rate grows.
     clip : float
         Largest norm of the gradient.
+    deployed : bool
+        Train anchored models as `InContextEncoder` uses them: each trial by the precision that all voxels of the
+        episode give it, and levels pooled over them (episodes of at least 20 voxels and 10 trials).
     """
 
     support: tuple[int, int] = (30, 500)
@@ -82,6 +87,7 @@ class Stage:
     stop_patience: int = 12
     warmup: int = 100
     clip: float = 1.0
+    deployed: bool = False
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)
@@ -148,16 +154,37 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
               \overline{\tfrac12 \ln 2\pi v_q + (\hat y_q - y_q)^2 / 2 v_q}, \quad\text{or}\quad
               \overline{(\hat y_q - w \cdot x_q)^2} / \mathrm{Var}(w \cdot x_q)
     """
-    likely = stage.loss == "likelihood"
-    found = model(episode.x, episode.y, covariance=likely)
-    if found.hint is not None:
-        kind = getattr(model, "module", model).config.hint  # Behind an accelerator's wrapper.
-        beside = hint_error(str(kind), found.hint, episode)
-        return stage.hint_weight * beside + _loss(found, episode, stage)
-    return _loss(found, episode, stage)
+    return _loss(_conditioned(model, episode, stage), model, episode, stage)
 
 
-def _loss(found: VoxelWeights, episode: Episode, stage: Stage) -> Tensor:
+def _conditioned(model: InContextModel, episode: Episode, stage: Stage) -> VoxelWeights:
+    return model(episode.x, episode.y, covariance=stage.loss == "likelihood", **_deployed(model, episode, stage))
+
+
+def _deployed(model: InContextModel, episode: Episode, stage: Stage) -> dict[str, Tensor]:
+    """What `InContextEncoder` finds from all voxels together: ``log_weight`` of trials and ``pooled`` levels."""
+    bare: InContextModel = getattr(model, "module", model)  # Behind an accelerator's wrapper.
+    if not stage.deployed or bare.anchor is None or bare.gain is not None:
+        return {}
+    if len(episode.y) < FEWEST_VOXELS or len(episode.x) < FEWEST_TRIALS:
+        return {}
+    X, Y = episode.x.double().cpu().numpy(), episode.y.T.double().cpu().numpy()
+    heard = (~np.isnan(Y)).sum(axis=0) >= 3
+    closed = EmpiricalBayesRidge(bare.anchor.single_prior(), robust="shared", adapt="none").fit(X, Y[:, heard])
+    weight = torch.as_tensor(closed.trial_precision_).log().float().to(episode.x.device)
+    scores, _ = voxel_posteriors(bare, episode.x, Y, weight, size=len(episode.y), half=False)
+    # Tensors of inference are not for autograd.
+    return {"log_weight": weight, "pooled": pooled_prior(scores.clone(), bare.anchor.prior().detach())}
+
+
+def _loss(found: VoxelWeights, model: InContextModel, episode: Episode, stage: Stage) -> Tensor:
+    if found.hint is None:
+        return _error(found, episode, stage)
+    kind = getattr(model, "module", model).config.hint  # Behind an accelerator's wrapper.
+    return stage.hint_weight * hint_error(str(kind), found.hint, episode) + _error(found, episode, stage)
+
+
+def _error(found: VoxelWeights, episode: Episode, stage: Stage) -> Tensor:
     likely = stage.loss == "likelihood"
     seen = ~episode.yq.isnan()
     target = episode.yq.nan_to_num(0.0)
@@ -486,8 +513,9 @@ class _Run:
         losses, shares = [], []
         with torch.no_grad(), self._autocast():
             for episode in self.validation:
-                losses.append(float(episode_loss(self.bare, episode, self.stage)))
-                shares.append(float(explained_variance(self.bare(episode.x, episode.y), episode).mean()))
+                found = _conditioned(self.bare, episode, self.stage)
+                losses.append(float(_loss(found, self.bare, episode, self.stage)))
+                shares.append(float(explained_variance(found, episode).mean()))
         return float(np.mean(losses)), float(np.mean(shares))
 
     def _judge(self, held: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import read_json, seal_folder, write_json
 from neuroenc.data.simulate import Nuisances
+from neuroenc.encoders import InContextEncoder
 from neuroenc.encoders.incontext import (
     Episode,
     MixedEpisodes,
@@ -40,6 +41,22 @@ def new_model(form="anchored", seed=0):
 
 def states_equal(a, b):
     return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["anchored", "query"])
+def test_deployed_training_is_on_what_the_encoder_gives(form):
+    """Precisions of trials and pooled levels are those of `InContextEncoder`, some responses missing."""
+    source = SyntheticEpisodes(IMAGES, nuisances=Nuisances(outlying_trials=0.2, missing=0.1))
+    episode, model = source.draw(np.random.default_rng(0), 40, 25, 30), new_model(form).eval()
+    with torch.no_grad():  # A new network changes nothing yet.
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    encoder = InContextEncoder(model, response_scale="as-is").fit(episode.x.numpy(), episode.y.T.numpy())
+    used = torch.as_tensor(encoder.predict(episode.xq.numpy()).T)
+    with torch.no_grad():
+        losses = [float(episode_loss(model, episode, make_stage("extend", deployed=d))) for d in (True, False)]
+    assert losses[0] == pytest.approx(float((used - episode.yq).square().mean()), rel=1e-4)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("form", ["anchored", "published"])
