@@ -790,3 +790,29 @@ def test_a_query_that_stands_in_the_support_is_counted(study, tmp_path):
     clean = inspect_work._inspected(asked, model, support, queries, "", known)["summary"]["leaks"]
     leaked = inspect_work._inspected(asked, model, support, support, "", known)["summary"]["leaks"]
     assert (clean, leaked) == (0, 40)
+
+
+def test_time_order_and_supports_of_one_category(study, tmp_path):
+    """Gains fall a lot over the session: those who follow them win on its last stimuli, and only in time order."""
+    folder, _, _ = study
+    for name in ("one", "two"):
+        shutil.copy(folder / f"{name}.nc", tmp_path)
+    features, new = data.load(folder / "features.nc"), data.load(folder / "new.nc")
+    category = np.where(np.arange(len(features)) % 2, "odd", "even")
+    data.save(features.assign_coords(category=("stimulus", category)), tmp_path / "features.nc")
+    gain = np.exp(-2.5 * np.linspace(-0.5, 0.5, len(new)))[:, None]
+    data.save(new.copy(data=(new.values * gain).astype("float32")), tmp_path / "new.nc")
+    (tmp_path / "icl.toml").write_text(CONFIG)
+    changes = ['evaluate.methods=["robust","drift"]', "evaluate.sizes=[40]", "evaluate.disjoint=true"]
+    found = {}
+    for order in ("time", "shuffled"):
+        config = read(tmp_path / "icl.toml", [*changes, f"evaluate.order={order}", "evaluate.within=category"])
+        incontext_evaluate(config, tmp_path / order, progress=False, say=quiet)
+        table = pd.read_csv(tmp_path / order / "curve.csv")
+        assert set(table["kind"]) == {"all", "roi", "supports of one category"}
+        found[order] = table[table["kind"] == "all"].groupby("method")["explained_variance"].mean()
+    robust, drift = "ridge (empirical Bayes, robust)", "ridge (empirical Bayes, robust, drifting gain)"
+    assert found["time"][drift] > found["time"][robust] + 0.02, found
+    config = read(tmp_path / "icl.toml", [*changes, "evaluate.within=kategory"])
+    with pytest.raises(ConfigError, match=r"'kategory'.*category"):
+        incontext_evaluate(config, tmp_path / "wrong", progress=False, say=quiet)

@@ -51,7 +51,8 @@ def summarise_curve(
     Returns
     -------
     DataFrame
-        Columns ``method, group, size, explained_variance, low, high, n_voxels, n_draws``.
+        Columns ``method, group, size, explained_variance, low, high, n_voxels, n_draws``; ``cosine``, its mean over
+        voxels and draws, where the curve has it.
 
     Notes
     -----
@@ -82,9 +83,13 @@ def summarise_curve(
                     known &= ceiling > 0
                 estimate, samples = _means(scores, known, weights, mask, ceiling)
                 low, high, _ = _interval(samples, estimate, _sizes(curve, known), confidence)
-                rows.append((method, group, size, estimate, low, high, int(known.sum()), scores.shape[0]))
+                row = [method, group, size, estimate, low, high, int(known.sum()), scores.shape[0]]
+                if "cosine" in curve:
+                    cosines = curve["cosine"].sel({"method": method, "size": size}).values[:, mask]
+                    row.append(np.nanmean(cosines) if np.isfinite(cosines).any() else np.nan)
+                rows.append(row)
     columns = ["method", "group", "size", "explained_variance", "low", "high", "n_voxels", "n_draws"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns + ["cosine"] * ("cosine" in curve))
 
 
 def compare_methods(
@@ -237,7 +242,16 @@ def _interval(
     return float(low), float(high), float(p)
 
 
-def support_draws(n: int, sizes: Sequence[int], n_draws: int, *, seed: int = 0) -> dict[tuple[int, int], np.ndarray]:
+def support_draws(
+    n: int,
+    sizes: Sequence[int],
+    n_draws: int,
+    *,
+    seed: int = 0,
+    disjoint: bool = False,
+    within: Any = None,
+    order: str = "shuffled",
+) -> dict[tuple[int, int], np.ndarray]:
     """Draw support rows (size,) for every (size, draw), without replacement.
 
     A draw's smaller supports are the first stimuli of its larger ones, so that sizes are compared on the same stimuli.
@@ -250,25 +264,58 @@ def support_draws(n: int, sizes: Sequence[int], n_draws: int, *, seed: int = 0) 
         0, or at least 2.
     n_draws : int
     seed : int
+    disjoint : bool
+        No two draws share a stimulus, so that they are independent supports.
+    within : array (n,) of labels, optional
+        Every support holds stimuli of one category only; draws go through the categories with enough of them.
+    order : {"shuffled", "time"}
+        ``"time"``: the rows of a support in the order of the pool, for methods that follow time.
 
     Examples
     --------
-    >>> draws = support_draws(10, (2, 4), 1)
-    >>> draws[4, 0][:2].tolist() == draws[2, 0].tolist()
-    True
+    >>> draws = support_draws(10, (2, 4), 2, disjoint=True)
+    >>> draws[4, 0][:2].tolist() == draws[2, 0].tolist(), len(set(draws[4, 0]) & set(draws[4, 1]))
+    (True, 0)
     """
     sizes = [int(s) for s in sizes]
     if not sizes or min(sizes) < 0 or 1 in sizes or len(set(sizes)) < len(sizes) or int(n_draws) < 1:
         raise ConfigError(f"sizes={sizes} must be different, 0 or at least 2, n_draws={n_draws} at least 1.")
+    one_of("order", order, ("shuffled", "time"))
     if max(sizes) > n:
         raise ConfigError(
             f"size {max(sizes)} of a pool of {n} stimuli. Next step: sizes={tuple(s for s in sizes if s <= n)}."
         )
-    found: dict[tuple[int, int], np.ndarray] = {}
+    pools = [np.arange(n)] if within is None else _categories(within, n, max(sizes))
+    found = {}
     for draw in range(int(n_draws)):
-        whole = np.random.default_rng([seed, draw]).permutation(n)
-        found |= {(size, draw): whole[:size] for size in sizes}
+        pool, turn = pools[draw % len(pools)], draw // len(pools)
+        if disjoint and (turn + 1) * max(sizes) > len(pool):
+            raise ConfigError(
+                f"{n_draws} disjoint draws of {max(sizes)} stimuli, of a pool of {len(pool)}. Next step: at most "
+                f"{len(pool) // max(sizes) * len(pools)} draws, or smaller sizes."
+            )
+        keys = [seed, draw % len(pools)] if disjoint else [seed, draw]
+        whole = np.random.default_rng(keys).permutation(len(pool))[turn * max(sizes) if disjoint else 0 :]
+        for size in sizes:
+            rows = pool[whole[:size]]
+            found[size, draw] = np.sort(rows) if order == "time" else rows
     return found
+
+
+def _categories(within: Any, n: int, least: int) -> list[np.ndarray]:
+    """Rows of each category that has enough stimuli."""
+    labels = np.asarray(getattr(within, "values", within)).astype(str)
+    if labels.shape != (n,):
+        raise DataError(f"within has shape {labels.shape}; expected one category for each of {n} stimuli.")
+    rows = {label: np.flatnonzero(labels == label) for label in dict.fromkeys(labels.tolist())}
+    enough = [r for r in rows.values() if len(r) >= least]
+    if not enough:
+        most = max(rows.items(), key=lambda item: len(item[1]))
+        raise ConfigError(
+            f"no category of {sorted(rows)} has {least} stimuli; {most[0]!r} has {len(most[1])}. Next step: smaller "
+            "sizes, or coarser categories."
+        )
+    return enough
 
 
 def support_curve(
@@ -281,8 +328,12 @@ def support_curve(
     sizes: Sequence[int] = (20, 50, 100, 200, 500),
     n_draws: int = 5,
     seed: int = 0,
+    disjoint: bool = False,
+    within: Any = None,
+    order: str = "shuffled",
     groups: str | None = None,
     noise_ceiling: Any = None,
+    reference: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Support curve: explained variance on queries by method, support size, draw and voxel.
@@ -298,19 +349,23 @@ def support_curve(
     X_query, Y_query : arrays (q, feature), (q, voxel)
         Queries; a NaN response does not count. Labelled pool and queries must not share stimuli; labelled voxels are
         put in the order of Y.
-    sizes, n_draws, seed
+    sizes, n_draws, seed, disjoint, within, order
         See `support_draws`. At size 0 only methods that know other subjects have a score; the others' is NaN.
     groups : str, optional
         Voxel coordinate by which `summarise_curve` groups, such as ``"roi"``.
     noise_ceiling : array (voxel,), optional
         Share of the queries' variance that is signal; kept beside the scores.
+    reference : array (feature, voxel), optional
+        Weights of encoders of these voxels that saw all trials; those of the supports are among them, so that methods
+        of the reference's kind are nearer to it than others that predict as well.
     progress : bool
 
     Returns
     -------
     Dataset
         ``explained_variance`` (method, size, draw, voxel), ``1 - Var(y - yhat) / Var(y)``; ``noise_ceiling`` (voxel,)
-        if given; the voxels' coordinates.
+        if given; ``cosine`` (method, size, draw, voxel) of a method's weights with those of ``reference``, NaN for
+        methods without weights; the voxels' coordinates.
 
     Raises
     ------
@@ -339,9 +394,14 @@ def support_curve(
     values, query = np.asarray(features_matrix(X)), np.asarray(features_matrix(X_query))
     responses, measured = as_numpy(Y, "responses"), as_numpy(Y_query, "query responses").astype(np.float64)
     _check_shapes(values, responses, query, measured)
-    draws = support_draws(len(values), sizes, n_draws, seed=seed)
+    layout: dict[str, Any] = {"disjoint": disjoint, "order": order}
+    draws = support_draws(len(values), sizes, n_draws, seed=seed, within=within, **layout)
+    aims = None if reference is None else np.asarray(features_matrix(reference), dtype=np.float64)
+    if aims is not None and aims.shape != (values.shape[1], responses.shape[1]):
+        raise DataError(f"reference has shape {aims.shape}; expected {(values.shape[1], responses.shape[1])}.")
     names = [str(name) for name in methods]
     scores = np.full((len(names), len(sizes), n_draws, responses.shape[1]), np.nan)
+    cosines = np.full_like(scores, np.nan)
     jobs = [(m, s, d) for s in range(len(sizes)) for d in range(n_draws) for m in range(len(names))]
     for m, s, d in bar(jobs, desc="support curve", show=progress):
         name, size = names[m], int(sizes[s])
@@ -351,6 +411,7 @@ def support_curve(
             if not size and not getattr(encoder, "fits_without_trials", False):
                 continue
             predicted = encoder.fit(_rows(X, values, rows), _rows(Y, responses, rows)).predict(X_query)
+            coef = getattr(encoder, "coef_", None)
         except Exception as error:
             error.add_note(f"while method {name!r} was fitted to {size} support stimuli, draw {d}")
             raise
@@ -361,11 +422,15 @@ def support_curve(
                 f"{int((~np.isfinite(guess)).sum())} of them not finite; expected {measured.shape}, all finite."
             )
         scores[m, s, d] = stats.explained_variance(measured, guess)
+        if aims is not None and coef is not None:
+            cosines[m, s, d] = _cosines(np.asarray(coef, dtype=np.float64).reshape(aims.shape), aims)
     voxels = voxel_coords(Y) or {"voxel": ("voxel", np.arange(responses.shape[1]))}
     if groups is not None and groups not in voxels:
         raise ConfigError(unknown_name("voxel coordinate groups =", groups, voxels))
     dims = ("method", "size", "draw", "voxel")
     data: dict[str, Any] = {"explained_variance": (dims, scores)}
+    if aims is not None:
+        data["cosine"] = (dims, cosines)
     if noise_ceiling is not None:
         if isinstance(noise_ceiling, xr.DataArray) and noise_ceiling.dims == ("voxel",):
             limit = noise_ceiling.expand_dims("stimulus")
@@ -381,9 +446,16 @@ def support_curve(
         "n_query": len(query),
         "n_pool": len(values),
         "seed": seed,
-        "provenance": provenance(curve="support", seed=seed, methods=names),
+        **{name: int(value) if isinstance(value, bool) else value for name, value in layout.items()},
+        "provenance": provenance(curve="support", seed=seed, methods=names, **layout),
     }
     return xr.Dataset(data, coords=labels, attrs=attrs)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each column; NaN where one is zero."""
+    lengths = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+    return np.divide((a * b).sum(axis=0), lengths, out=np.full(a.shape[1], np.nan), where=lengths > 0)
 
 
 def _rows(source: Any, values: np.ndarray, rows: np.ndarray) -> Any:

@@ -147,7 +147,9 @@ def plot_support_curves(
             if group in reference:
                 axes.axhline(reference[group], color=MUTED, lw=1, dashes=(4, 2.5), zorder=1)
             axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
-            axes.set_xscale("log")
+            # A logarithmic axis has no 0, the size at which other subjects alone are known.
+            scale = {"linthresh": sizes[1], "linscale": 0.5} if sizes[0] == 0 and len(sizes) > 1 else None
+            axes.set_xscale("log" if scale is None else "symlog", **scale or {})
             axes.set_xticks(sizes, [str(s) for s in sizes])
             axes.minorticks_off()
             axes.set_title(group, fontsize=9.5, loc="left", color=INK)

@@ -335,6 +335,9 @@ class StageConfig(Table):
         Steps over which the learning rate rises.
     clip
         Largest norm of the gradient.
+    deployed
+        Train anchored models as they are used: trials by the precision that all voxels of an episode give them, levels
+        pooled over its voxels. A step takes two to three times as long.
     real
         Share of episodes that are training subjects' responses (0; 0.5 in finetune); the others are synthetic voxels.
         Above 0 the last training subject only validates.
@@ -381,6 +384,7 @@ class StageConfig(Table):
     stop_patience: Count | None = None
     warmup: CountOrZero | None = None
     clip: Annotated[float, Field(gt=0)] | None = None
+    deployed: bool | None = None
     real: Annotated[float, Field(ge=0, le=1)] | None = None
     ceiling: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] = [0.05, 0.9]
     isotropic_share: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -420,6 +424,7 @@ METHODS = {
     "empirical-bayes": "ridge (empirical Bayes)",
     "robust": "ridge (empirical Bayes, robust)",
     "drift": "ridge (empirical Bayes, robust, drifting gain)",
+    "forget": "ridge (empirical Bayes, robust, forgetting)",
     "place": "ridge (empirical Bayes, by place)",
     "nearest": "nearest stimuli",
     "mean": "mean response",
@@ -435,11 +440,19 @@ class EvaluateConfig(Table):
     Attributes
     ----------
     methods
-        In-context models and the baselines beside them.
+        In-context models and the baselines beside them; all but "forget", which takes thirty fits, by default.
     sizes
         Support sizes, in stimuli: at least 2, or 0 for methods that know other subjects.
     n_draws
         Random supports of each size.
+    disjoint
+        Draws share no stimulus, so that they are independent supports.
+    order
+        "time": the trials of a support in the order of the pool, and queries that are the last stimuli instead of
+        random ones, so that methods can follow what drifts.
+    within
+        Stimulus coordinate of the features, such as "category": beside supports of all stimuli, supports of one
+        category only, draws going through the categories.
     n_query
         Query stimuli of each new subject.
     groups
@@ -454,9 +467,12 @@ class EvaluateConfig(Table):
         Further in-context models by name: a folder, or "world", the shipped one.
     """
 
-    methods: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    methods: Annotated[list[Method], Field(min_length=1)] = [m for m in METHODS if m != "forget"]
     sizes: Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)] = [20, 50, 100, 200, 500]
     n_draws: Count = 5
+    disjoint: bool = False
+    order: Literal["shuffled", "time"] = "shuffled"
+    within: str = ""
     n_query: Annotated[int, Field(ge=2, le=MOST)] = 300
     groups: str = ""
     n_bootstraps: Annotated[int, Field(ge=2, le=MOST)] = 1000

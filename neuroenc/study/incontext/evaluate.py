@@ -76,17 +76,26 @@ def _model(where: str) -> InContextModel | None:
 @stage("curve", reads=("parts", "config.incontext"), writes=("curve", "curve_parts"))
 def curve(study: Study) -> dict[str, Any]:
     """Accuracy on new subjects over the size of the support, of in-context models and baselines; kept by subject."""
-    wanted, curves = study.table("incontext").evaluate, []
+    wanted, curves, narrow = study.table("incontext").evaluate, [], []
     for part in study.parts:
         for subject in part.tasks.test:
             held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
             if wanted.groups not in ("", *held):
                 raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", wanted.groups, held))
+            held = [str(k) for k, v in subject.X.coords.items() if v.dims == ("stimulus",)]
+            if wanted.within not in ("", *held):
+                raise ConfigError(unknown_name("stimulus coordinate evaluate.within =", wanted.within, held))
         models = named_models(study, part)
         for subject in part.tasks.test:
             curves.append(_subject(study, part, subject, models))
+            if wanted.within:
+                narrow.append(_subject(study, part, subject, models, wanted.within))
     whole = joined(curves, wanted.groups)
     table = curve_table(whole, wanted)
+    if narrow:
+        options: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
+        frame = summarise_curve(joined(narrow, ""), **options).assign(kind=f"supports of one {wanted.within}")
+        table = pd.concat([table, frame], ignore_index=True)
     whole = whole.drop_vars(["full", "n_pool"], errors="ignore")
     pairs = comparison_table(whole, wanted)
     training = {}
@@ -131,22 +140,30 @@ def named_models(study: Study, part: Part) -> dict[str, Any]:
     return found
 
 
-def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, Any]) -> xr.Dataset:
-    """Support curve of one new subject, and the explained variance ``full`` of the fully trained encoder."""
+def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, Any], within: str = "") -> xr.Dataset:
+    """Support curve of one new subject, and the explained variance ``full`` of the fully trained encoder.
+
+    With ``within``, of supports of one category each.
+    """
     assert subject.X_query is not None
     assert subject.Y_query is not None
     X, Y, X_query, Y_query = subject.X, subject.Y, subject.X_query, subject.Y_query
     wanted = study.table("incontext").evaluate
-    sizes = [s for s in wanted.sizes if s <= len(X)]
-    if len(sizes) < len(wanted.sizes):
+    labels = X[within].values.astype(str) if within else None
+    most = len(X) if labels is None else int(np.unique(labels, return_counts=True)[1].max())
+    sizes = [s for s in wanted.sizes if s <= most and (s or not within)]
+    if not within and len(sizes) < len(wanted.sizes):
         study.say(f"  {subject.name}: {len(X)} trials to draw from; sizes {sizes}")
     if not sizes:
-        raise ConfigError(f"{subject.name} has {len(X)} trials to draw from; no size of {wanted.sizes} fits.")
+        of = f" of one {within}" if within else ""
+        raise ConfigError(f"{subject.name} has {most} trials{of} to draw from; no size of {wanted.sizes} fits.")
+    settings: dict[str, Any] = {"n_draws": wanted.n_draws, "seed": wanted.seed, "order": wanted.order}
+    settings["disjoint"] = wanted.disjoint and not within
     # Where a model lies does not matter to a curve; what it holds does.
     key = {
         "sizes": sizes,
-        "draws": wanted.n_draws,
-        "seed": wanted.seed,
+        "within": within,
+        **settings,
         "methods": wanted.methods,
         "models": models,
         "train": part.digest,
@@ -155,6 +172,8 @@ def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
     }
 
     def work() -> dict[str, xr.Dataset]:
+        full = "full" in wanted.methods and not within
+        whole = RidgeEncoder(cv=5, progress=False).fit(X, Y) if full else None
         found = support_curve(
             _methods(study, part, subject, models),
             X,
@@ -162,18 +181,20 @@ def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
             X_query,
             Y_query,
             sizes=sizes,
-            n_draws=wanted.n_draws,
-            seed=wanted.seed,
+            within=labels,
             noise_ceiling=subject.noise_ceiling,
+            reference=None if whole is None else whole.coef_,
             progress=study.progress,
+            **settings,
         )
-        if "full" in wanted.methods:
-            whole = RidgeEncoder(cv=5, progress=False).fit(X, Y).predict(X_query)
-            found["full"] = ("voxel", stats.explained_variance(Y_query.values.astype(np.float64), whole.values))
+        if whole is not None:
+            predicted = whole.predict(X_query).values
+            found["full"] = ("voxel", stats.explained_variance(Y_query.values.astype(np.float64), predicted))
         found.attrs.pop("provenance", None)
         return {"curve": found}
 
-    found = study.store.keep(f"curve-{subject.name}", key, work)["curve"]
+    name = "-".join(x for x in ("curve", within, subject.name) if x)
+    found = study.store.keep(name, key, work)["curve"]
     n = found.sizes["voxel"]
     found = found.assign_coords(subject=("voxel", np.full(n, subject.name)), voxel=np.arange(n))
     if part.name:
@@ -191,6 +212,7 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         "paper-ridge": PaperRidge,
         "empirical-bayes": lambda: EmpiricalBayesRidge(make_prior(study, part)),
         "robust": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared"),
+        "forget": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared", forget="auto"),
         "drift": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared", drift="gain"),
         "place": lambda: _by_place(study, part, subject),
         "nearest": NearestStimuli,
@@ -201,11 +223,13 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         "place": "it takes two training subjects whose voxels have vertex and hemi",
         "anatomical": "voxels have no vertex and hemi",
     }
+    # Queries of a study in time order come after every support.
+    after = "after" if wanted.order == "time" else "among"
     found: dict[str, Any] = {}
     for name in wanted.methods:
         if name == "in-context":
             for title, model in models.items():
-                found[title] = InContextEncoder(model, device=wanted.device, response_scale="as-is")
+                found[title] = InContextEncoder(model, queries=after, device=wanted.device, response_scale="as-is")
         elif name in make:
             made = make[name]()
             if made is None:
@@ -372,4 +396,5 @@ def curve_text(study: Study) -> str:
     """Methods by size of the support, as a command prints them."""
     table = study.curve_parts["page"]["curve"]
     shown = table[table["kind"] == "all"].pivot_table("explained_variance", "method", "size", sort=False)
+    shown = shown[sorted(shown.columns)]
     return shown.to_string(float_format=lambda x: f"{x:.3f}", na_rep="")

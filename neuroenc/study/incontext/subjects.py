@@ -74,15 +74,18 @@ def learners(study: Study) -> dict[str, Any]:
 def _load(study: Study, test: bool = True) -> list[Part]:
     """Subjects of every direction; those that are simulated or embedded are kept in the store."""
     settings, seed = study.table("incontext"), study.config.seed
-    task, n_query, folders = settings.task, settings.evaluate.n_query, part_folders(study)
+    task, folders = settings.task, part_folders(study)
+    n_query, order = settings.evaluate.n_query, settings.evaluate.order
     if task.kind == "arrays":
         train = [read_subject(files, task.zscore) for files in task.train]
-        new = [read_subject(f, task.zscore, n_query, seed, tested=True) for f in task.test] if test else []
+        made = (read_subject(f, task.zscore, n_query, seed, order, tested=True) for f in task.test)
+        new = list(made) if test else []
         return [_checked(study, Part("", folders[0], TransferTasks(train, new)))]
     if task.kind == "v4":
         parts = []
         for animal, folder in zip(task.held_out, folders):
             options = {**task.options, "held_out_animal": animal, "n_query": n_query}
+            options |= {} if order == "shuffled" else {"order": order}
             sessions = check_v4_sessions(animal, task.options.get("sessions"))
             content = {"files": v4_content(sessions, study.mirror), "features": V4_FEATURES}
             make = partial(v4_tasks, study.mirror, progress=study.progress, **options)
@@ -106,7 +109,7 @@ def _world(study: Study, seed: int, new: bool) -> list[TaskSubject]:
         found = world_tasks(progress=study.progress, **options)
         return dataclasses.replace(found, train=[]) if new else found
 
-    found = _kept(study, "world-new" if new else "world", [options, None], make)
+    found = _kept(study, "world-new" if new else "world", [options, "category"], make)
     return [dataclasses.replace(s, name=f"world-{seed}-{s.name}") for s in (*found.train, *found.test)]
 
 
@@ -211,7 +214,13 @@ def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
 
 
 def read_subject(
-    files: FilesConfig, zscore: str = "auto", n_query: int = 0, seed: int = 0, *, tested: bool = False
+    files: FilesConfig,
+    zscore: str = "auto",
+    n_query: int = 0,
+    seed: int = 0,
+    order: str = "shuffled",
+    *,
+    tested: bool = False,
 ) -> TaskSubject:
     """A subject from files: z-scored, repeats averaged, rows together by stimulus; queries apart if ``tested``."""
     features = read_matrix(files.features, "features")
@@ -225,7 +234,7 @@ def read_subject(
         Y_query = align_voxels(Y_query, Y, f"query responses of {files.name}")
         source = read_matrix(files.query_features, "query_features") if files.query_features else features
         return TaskSubject(files.name, X, Y, data.match(source, Y_query), Y_query)
-    return with_queries(TaskSubject(files.name, X, Y), n_query, seed)
+    return with_queries(TaskSubject(files.name, X, Y), n_query, seed, order)
 
 
 def prepared(responses: xr.DataArray, zscore: str = "auto") -> xr.DataArray:

@@ -16,7 +16,7 @@ from neuroenc import data
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import EncodingData, load_dataset, load_manifest, make_features, v4_sessions
-from neuroenc.data.simulate import simulate_cortex, simulate_world
+from neuroenc.data.simulate import FAMILIES, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.study.stages.compare import _pictures, scale_voxels
 from neuroenc.study.stages.score import noise_ceilings
@@ -62,6 +62,7 @@ def v4_tasks(
     sessions: Sequence[str] | None = None,
     n_features: int = 128,
     n_query: int = 300,
+    order: str = "shuffled",
     seed: int = 0,
     progress: bool = False,
 ) -> TransferTasks:
@@ -85,6 +86,8 @@ def v4_tasks(
         1 to 256. Sessions of the training animal predicted from its others: 128 do better than 64 at every size.
     n_query : int
         Pictures of each test session that are queries.
+    order : {"shuffled", "time"}
+        Queries are drawn at random, or the last pictures of the session.
     seed : int
         Of the queries.
     progress : bool
@@ -129,7 +132,7 @@ def v4_tasks(
         "variance_kept": reduce.share,
         "n_query": n_query,
     }
-    test = [with_queries(subject, n_query, seed) for subject in new]
+    test = [with_queries(subject, n_query, seed, order) for subject in new]
     return TransferTasks(train, test, info, reduce.projection, kept[0].map_shape)
 
 
@@ -231,8 +234,8 @@ class _Reduction:
         )
 
 
-def with_queries(subject: TaskSubject, n_query: int, seed: int) -> TaskSubject:
-    """The subject with some of its stimuli, drawn at random, as queries.
+def with_queries(subject: TaskSubject, n_query: int, seed: int, order: str = "shuffled") -> TaskSubject:
+    """The subject with some of its stimuli, drawn at random or the last ones, as queries.
 
     Raises
     ------
@@ -245,8 +248,8 @@ def with_queries(subject: TaskSubject, n_query: int, seed: int) -> TaskSubject:
             f"evaluate.n_query = {n_query} of {n} stimuli of {subject.name} leaves fewer than 20 to learn from. Next "
             "step: a smaller n_query (or query_features and query_responses of files of your own)."
         )
-    order = np.random.default_rng([seed, n]).permutation(n)
-    query, pool = np.sort(order[:n_query]), np.sort(order[n_query:])
+    drawn = np.random.default_rng([seed, n]).permutation(n) if order == "shuffled" else np.arange(n)[::-1]
+    query, pool = np.sort(drawn[:n_query]), np.sort(drawn[n_query:])
     X, Y = subject.X, subject.Y
     return replace(subject, X=X[pool], Y=Y[pool], X_query=X[query], Y_query=Y[query])
 
@@ -297,6 +300,9 @@ def world_tasks(
         scenes, n_subjects=subjects, n_voxels=n_voxels, test_ids=query_ids, own=own, unique=True, seed=seed
     )
     features = ImageEmbedder("world", normalise=True, progress=progress).embed(scenes)
+    shown = scenes.table[list(FAMILIES)].to_numpy(dtype=float)
+    category = np.where(shown.any(axis=1), np.array(FAMILIES)[shown.argmax(axis=1)], "neutral")
+    features = features.assign_coords(category=("stimulus", category))
     train = [_world_subject(p, features, query_ids, n_train, False) for p in people[:-1]]
     new = people[-1]
     if novel_prior:

@@ -58,6 +58,53 @@ def test_draws():
     assert np.array_equal(draws[20, 2], support_draws(50, (20,), 3, seed=1)[20, 2])
 
 
+def test_disjoint_draws_share_nothing():
+    draws = support_draws(100, (5, 20), 5, disjoint=True)
+    assert len(np.unique(np.concatenate([draws[20, d] for d in range(5)]))) == 100
+    assert np.array_equal(draws[5, 3], draws[20, 3][:5])
+    with pytest.raises(ConfigError, match=r"6 disjoint .*20.*at most 5 draws"):
+        support_draws(100, (20,), 6, disjoint=True)
+
+
+@pytest.mark.parametrize("disjoint", [True, False])
+def test_supports_of_one_category(disjoint):
+    labels = np.repeat(["face", "food", "word"], (40, 45, 15))
+    draws = support_draws(100, (4, 20), 4, within=labels, disjoint=disjoint)
+    kinds = [np.unique(labels[draws[20, d]]).tolist() for d in range(4)]
+    assert kinds == [["face"], ["food"], ["face"], ["food"]]  # 15 words are too few
+    shared = len(set(draws[20, 0]) & set(draws[20, 2]))
+    assert shared == 0 if disjoint else shared > 0
+    with pytest.raises(ConfigError, match="'food' has 45"):
+        support_draws(100, (50,), 1, within=labels)
+    with pytest.raises(DataError, match=r"\(3,\).*100"):
+        support_draws(100, (5,), 1, within=["a", "b", "c"])
+
+
+def test_order_of_time():
+    shuffled, timed = (support_draws(50, (5, 20), 2, order=order) for order in ("shuffled", "time"))
+    for key, rows in timed.items():
+        assert np.array_equal(rows, np.sort(shuffled[key]))
+    with pytest.raises(ConfigError, match="tiem"):
+        support_draws(50, (5,), 1, order="tiem")
+
+
+def test_cosine_to_weights_of_all_trials():
+    rng = np.random.default_rng(3)
+    X, W, Q = rng.standard_normal((200, 6)), rng.standard_normal((6, 4)), rng.standard_normal((50, 6))
+    Y = X @ W + 2 * rng.standard_normal((200, 4))
+    methods = {"ridge": RidgeEncoder(), "mean": MeanResponse()}
+    curve = support_curve(methods, X, Y, Q, Q @ W, sizes=(10, 150), n_draws=3, reference=W, progress=False)
+    rows = support_draws(200, (10, 150), 3)[10, 1]
+    coef = RidgeEncoder().fit(X[rows], Y[rows]).coef_
+    expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(coef.T, W.T)]
+    assert np.allclose(curve["cosine"].sel({"method": "ridge", "size": 10, "draw": 1}), expected)
+    assert curve["cosine"].sel({"method": "mean"}).isnull().all()
+    table = summarise_curve(curve).set_index(["method", "size"])["cosine"]
+    assert table["ridge", 150] > 0.95 > table["ridge", 10]
+    with pytest.raises(DataError, match=r"\(5, 4\).*\(6, 4\)"):
+        support_curve(methods, X, Y, Q, Q @ W, sizes=(10,), n_draws=1, reference=W[:5], progress=False)
+
+
 def test_methods_see_the_same_supports():
     X, Y, Q, T = world()
     support_curve({"a": Spy("a"), "b": Spy("b")}, X, Y, Q, T, sizes=(10, 30), n_draws=2)

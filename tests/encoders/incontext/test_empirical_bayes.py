@@ -570,7 +570,7 @@ def test_rates_of_forgetting_that_are_refused(settings, said):
 
 
 def test_outliers_among_few_trials_do_not_make_the_others_noiseless():
-    """More features than trials: without what the prior says of noise, signal alone explains all trials but outliers."""
+    """More features than trials: but for the prior of noise levels, signal alone would explain all other trials."""
     rng, p, v = np.random.default_rng(5), 64, 200
     X, Q = (rng.standard_normal((n, p)) / np.sqrt(p) for n in (20, 200))
     W = np.sqrt(0.4) * rng.standard_normal((p, v))
