@@ -99,7 +99,7 @@ def copying(
     >>> copying(images[:200], images[:400], images[400:])["copies"]
     1.0
     """
-    from neuroenc.captions.projection._manifold import chord, gather_rows
+    from neuroenc.captions.projection._project import chord, gather_rows
 
     x = np.asarray(samples, dtype=np.float64)
     fitted, others = (as_bank(bank).again("each bank is read several times") for bank in (train, held_out))

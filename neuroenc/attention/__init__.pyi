@@ -35,11 +35,7 @@ from ._position import (
     Rotary as Rotary,
     T5Bias as T5Bias,
 )
-from ._tap import (
-    HeadTap as HeadTap,
-    SinkCalibration as SinkCalibration,
-    TaskEmbedding as TaskEmbedding,
-)
+from ._tap import HeadTap as HeadTap, SinkCalibration as SinkCalibration, TaskEmbedding as TaskEmbedding
 from ._weights import (
     GroupedSoftmax as GroupedSoftmax,
     LengthScale as LengthScale,

@@ -60,8 +60,8 @@ from .decoding._sampling import (
 )
 from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
 from .projection._denoiser import ConceptDenoiser as ConceptDenoiser
-from .projection._manifold import on_manifold as on_manifold
 from .projection._project import (
+    on_manifold as on_manifold,
     project as project,
     project_folds as project_folds,
     project_weights as project_weights,

@@ -35,16 +35,8 @@ from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.provenance import provenance as provenance_of
 from neuroenc.data import READER, list_pictures, picture_endings, read_picture
 from neuroenc.embedding import Backbone, image_backbone
-from neuroenc.retrieval._shards import (
-    TABLE_COLUMNS,
-    StoredBank,
-    finish_bank,
-    load_bank,
-    read_shard_record,
-    read_table,
-    shard_folder,
-    write_shard,
-)
+from neuroenc.retrieval import _shards
+from neuroenc.retrieval._shards import StoredBank
 
 _COLUMNS = ("id", "file", "licence", "licence_url", "source")
 _UNKNOWN = "unknown"
@@ -182,9 +174,9 @@ class _Builder:
         """
         if record is None:
             return False, ""
-        folder = shard_folder(self.out, number)
-        table = read_table(folder / "table.csv", ["id", "sha256"])
-        left = read_table(folder / "left_out.csv")
+        folder = _shards.shard_folder(self.out, number)
+        table = _shards.read_table(folder / "table.csv", ["id", "sha256"])
+        left = _shards.read_table(folder / "left_out.csv")
         before = dict(zip([*table["id"], *left["id"]], [*table["sha256"], *left["sha256"]], strict=True))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             now = dict(zip(part["id"], pool.map(self._hash, part["file"]), strict=True))
@@ -267,8 +259,8 @@ class _Builder:
             gone = {entry["id"] for entry in near}
             self.seen = {k: v for k, v in self.seen.items() if v not in gone} if gone else self.seen
         self.rebuilt = True
-        done, out = pd.DataFrame(kept, columns=list(TABLE_COLUMNS)), pd.DataFrame(left, columns=list(_LEFT_OUT))
-        return write_shard(self.out, number, values, done, out, changed=dict(changed))
+        done, out = pd.DataFrame(kept, columns=list(_shards.TABLE_COLUMNS)), pd.DataFrame(left, columns=list(_LEFT_OUT))
+        return _shards.write_shard(self.out, number, values, done, out, changed=dict(changed))
 
     def _stored(self, values: np.ndarray, entries: list[dict[str, str]]) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -291,7 +283,7 @@ class _Builder:
         unit = unit_rows(values.astype(np.float32))
         best, of = np.full(len(unit), -np.inf, np.float32), np.full(len(unit), "", dtype=object)
         for earlier in range(number):
-            folder = shard_folder(self.out, earlier)
+            folder = _shards.shard_folder(self.out, earlier)
             other = np.load(folder / "embeddings.npy", allow_pickle=False).astype(np.float32)
             if len(other) == 0:
                 continue
@@ -300,7 +292,7 @@ class _Builder:
             top = cosine[np.arange(len(unit)), at]
             better = np.flatnonzero((top > best) & (top > self.near))
             if len(better):
-                names = read_table(folder / "table.csv", ["id"])["id"].to_numpy()
+                names = _shards.read_table(folder / "table.csv", ["id"])["id"].to_numpy()
                 best[better], of[better] = top[better], names[at[better]]
         inner = unit @ unit.T
         stay: list[int] = []
@@ -431,7 +423,7 @@ def build_bank(
     with progress_bar(desc="bank", total=len(table), show=progress, unit="image") as bar:
         for number in range(settings["blocks"]):
             part = table.iloc[number * rows : (number + 1) * rows]
-            record = read_shard_record(folder, number)
+            record = _shards.read_shard_record(folder, number)
             same, other = work.check(number, part, record)
             if same and record is not None:
                 bar.update(len(part))
@@ -443,7 +435,7 @@ def build_bank(
                 record = work.block(number, part, bar)
             records.append(record)
     if not work.rebuilt and (folder / "bank.json").is_file():
-        found = load_bank(folder)
+        found = _shards.load_bank(folder)
         say(f"{folder}: finished before, {found.n} images")
         return found
     return _finish(folder, records, settings, place, say)
@@ -453,7 +445,8 @@ def _finish(
     folder: Path, records: list[dict[str, Any]], settings: dict[str, Any], device: str, say: Callable[[str], None]
 ) -> StoredBank:
     left = pd.concat(
-        [read_table(shard_folder(folder, n) / "left_out.csv") for n in range(len(records))], ignore_index=True
+        [_shards.read_table(_shards.shard_folder(folder, n) / "left_out.csv") for n in range(len(records))],
+        ignore_index=True,
     )
     kind = left["reason"].str.split(r"[:(]", n=1, regex=True).str[0].str.strip()
     n = sum(r["rows"] for r in records)
@@ -475,14 +468,16 @@ def _finish(
     for number, record in enumerate(records):
         changed.update(record["changed"])
         if record["rows"]:
-            licences.update(read_table(shard_folder(folder, number) / "table.csv", ["licence"])["licence"].tolist())
+            licences.update(
+                _shards.read_table(_shards.shard_folder(folder, number) / "table.csv", ["licence"])["licence"].tolist()
+            )
     kept = {k: v for k, v in settings.items() if k not in ("blocks", "near_duplicates", "dtype")}
     # Which device is not part of what the bank is; it is told for the last digits.
     made = provenance_of(step="build bank", device=device, **settings)
     near = settings["near_duplicates"]
     info: dict[str, Any] = {**kept, "counts": counts, "near_duplicates_above": near, "provenance": made}
     info |= {"changed": dict(sorted(changed.items())), "licences": dict(sorted(licences.items()))}
-    finish_bank(folder, records, info)
+    _shards.finish_bank(folder, records, info)
     shown = "; ".join(f"{r.file} ({r.reason})" for r in bad.head(5).itertuples())
     if len(bad):
         warnings.warn(
@@ -497,4 +492,4 @@ def _finish(
         f"{folder}: {n} of {counts['images']} images ({counts['duplicates']} duplicates, "
         f"{counts['near_duplicates']} near duplicates, {counts['unreadable']} unreadable)"
     )
-    return load_bank(folder)
+    return _shards.load_bank(folder)

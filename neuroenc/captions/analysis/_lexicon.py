@@ -20,13 +20,7 @@ from neuroenc._core.checks import one_of, share as check_share
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc.captions._linear import VOXEL_LABELS
-from neuroenc.captions.analysis._words import (
-    check_captions,
-    count_terms,
-    region_masks,
-    unique_texts,
-    voxel_keys,
-)
+from neuroenc.captions.analysis._words import check_captions, count_terms, region_masks, unique_texts, voxel_keys
 from neuroenc.captions.text._phrases import has_spacy, parse
 from neuroenc.captions.text._vectors import TEMPLATES, directions_of, embed, prompt
 from neuroenc.captions.text._words import singulars, tokens

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroenc.captions import CaptionStudy
-from neuroenc.captions.checks._verdicts import failed_controls, verdict, with_verdicts
+from neuroenc.captions._study import verdict, with_verdicts
 
 
 def study(**tables):
@@ -40,16 +40,16 @@ def test_a_best_caption_that_does_not_exceed_its_controls_is_named_with_them():
         return said.assign(round_trip=[0.9, np.nan, 0.5, np.nan, 0.2, np.nan], round_trip_shuffled=0.5)
 
     found = study(sentence=sentence, stability=stability, captions=trip)
-    assert failed_controls(found).to_dict() == {
+    assert found.failed_controls().to_dict() == {
         3: "",
         1: "round trip",
         2: "sentence-level score; round trip; stability, folds",
     }
     marked = found.judged().captions
     assert marked.loc[marked["rank"] == 2, "fails"].eq("").all()
-    assert marked.loc[marked["rank"] == 1, "fails"].tolist() == failed_controls(found).tolist()
+    assert marked.loc[marked["rank"] == 1, "fails"].tolist() == found.failed_controls().tolist()
     # Nothing was measured: nothing is marked, and nothing passes for measured.
-    assert failed_controls(study()).isna().all()
+    assert study().failed_controls().isna().all()
     assert "fails" not in study().judged().captions
 
 

@@ -10,8 +10,7 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import RetrievalDecoder, on_manifold, project, project_weights
-from neuroenc.captions.projection._manifold import gather_rows, natural_neighbours
-from neuroenc.captions.projection._project import METHODS
+from neuroenc.captions.projection._project import METHODS, gather_rows, natural_neighbours
 from neuroenc.retrieval import as_bank
 
 
