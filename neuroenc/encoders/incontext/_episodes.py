@@ -239,12 +239,10 @@ class ResponseEpisodes:
             check_space(self.features, x, "those of another subject")
             if x.shape[0] != y.shape[0] or len(y.shape) != 2:
                 raise DataError(f"subject {number}: features {tuple(x.shape)}, responses {tuple(y.shape)}.")
-        sizes = np.array([y.shape[1] for _, y in self.subjects], dtype=float)
-        self._share = sizes / sizes.sum()
 
     def digest(self) -> str:
         """Hash of all features and responses."""
-        return hash_json(["responses", [[_content(x), _content(y)] for x, y in self.subjects]])
+        return hash_json(["responses, balanced", [[_content(x), _content(y)] for x, y in self.subjects]])
 
     @property
     def n_voxels(self) -> int:
@@ -252,8 +250,8 @@ class ResponseEpisodes:
         return sum(int(y.shape[1]) for _, y in self.subjects)
 
     def draw(self, rng: np.random.Generator, n_voxels: int, support: int, query: int) -> Episode:
-        """An episode of one subject; smaller where the subject has fewer trials or voxels."""
-        number = int(rng.choice(len(self.subjects), p=self._share))
+        """An episode of one subject, each as often; smaller where the subject has fewer trials or voxels."""
+        number = int(rng.integers(len(self.subjects)))
         x, y = self.subjects[number]
         wanted = min(support + query, x.shape[0])
         support = min(support, max(1, wanted - query))

@@ -310,6 +310,8 @@ def _plus(a: Moments | None, b: Moments | None) -> Moments | None:
 class StreamingSession:
     """Streaming session: update the weights of all voxels after every trial, in constant memory and time.
 
+    Noise is Gaussian, as with ``InContextEncoder(robust="none")``: how noisy a trial is shows only beside later ones.
+
     Parameters
     ----------
     model : InContextModel
