@@ -170,6 +170,22 @@ def numbers(
     return found
 
 
+def whole_numbers(table: pd.DataFrame, column: str, path: str | os.PathLike[str], **options: Any) -> Any:
+    """A column as int64; ``options`` are those of `numbers`.
+
+    Raises
+    ------
+    DataError
+        As `numbers`, and where a cell is no whole number.
+    """
+    found = numbers(table, column, path, **options)
+    broken = (found != found.round()).nonzero()[0]
+    if len(broken):
+        cell = table[column].iloc[broken[0]]
+        raise DataError(f"{os.fspath(path)}, row {broken[0] + 1}: {column} = {cell!r} is no whole number.")
+    return found.astype("int64")
+
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import open_hdf5
-from neuroenc._core.tables import numbers, read_table
+from neuroenc._core.tables import numbers, read_table, whole_numbers
 from neuroenc.data._images import binary_mask, open_image
 from neuroenc.data._pictures import all_pictures
 from neuroenc.data._stimuli import Stimuli
@@ -89,7 +89,7 @@ class ThingsFMRI(Dataset):
             raise self.lacks(folder, ", ".join(lost))
         trials = read_table(shown, _TRIALS, what="table of trials")
         for key in ("session", "run"):
-            trials[key] = _whole(trials, key, shown)
+            trials[key] = whole_numbers(trials, key, shown)
         empty = np.flatnonzero((trials["stimulus"] == "") | ~trials["trial_type"].isin(["train", "test"]))
         if len(empty):
             row = trials.iloc[empty[0]]
@@ -131,21 +131,13 @@ def _tables(folder: Path) -> Path:
     return next((f for f in places if any(f.glob("sub-*_ResponseData.h5"))), folder)
 
 
-def _whole(table: pd.DataFrame, column: str, path: Path) -> np.ndarray:
-    found = numbers(table, column, path)
-    wrong = np.flatnonzero(found != np.round(found))
-    if len(wrong):
-        raise DataError(f"{path}, row {wrong[0] + 1}: {column} = {table[column].iloc[wrong[0]]!r} is no whole number.")
-    return np.asarray(found, dtype=np.int64)
-
-
 def _voxel_table(path: Path) -> pd.DataFrame:
     """The voxels' table with numbers as numbers; an empty cell of a measure is missing, of what is needed an error."""
     table = read_table(path, _VOXELS, what="table of voxels")
     made: dict[str, Any] = {}
     for column in map(str, table):
         if column in _VOXELS:
-            made[column] = (numbers if column == "nc_singletrial" else _whole)(table, column, path)
+            made[column] = (numbers if column == "nc_singletrial" else whole_numbers)(table, column, path)
         else:
             # Measures that were not made are NaN in the published tables.
             values = pd.to_numeric(table[column].replace({"": "nan", "True": "1", "False": "0"}), errors="coerce")

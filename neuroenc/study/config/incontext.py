@@ -171,22 +171,12 @@ class AttentionConfig(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.normaliser == "sigmoid" and self.length_scale in ("log_n", "learned"):
-            raise ConfigError(
-                f"length_scale = {self.length_scale!r} beside normaliser = 'sigmoid', whose bias of -ln n knows the "
-                "length already: together they would count it twice. Next step: length_scale = 'none'."
-            )
         if self.context != "full" and self.max_tokens < 2 * self.chunk_size:
             raise ConfigError(f"max_tokens = {self.max_tokens} must hold two chunks of {self.chunk_size}.")
         if self.context == "landmarks" and self.normaliser != "softmax":
             raise ConfigError(
                 f"context = 'landmarks' beside normaliser = {self.normaliser!r}: a landmark opens its block by a share "
                 "of a softmax. Next step: normaliser = 'softmax', or context = 'chunks'."
-            )
-        if self.context == "landmarks" and self.position != "none":
-            raise ConfigError(
-                f"context = 'landmarks' beside position = {self.position!r}: a block holds like stimuli, not trials "
-                "that came one after the other. Next step: position = 'none', or context = 'chunks'."
             )
         return self
 

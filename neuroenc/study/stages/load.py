@@ -19,7 +19,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc._core.optional import require
 from neuroenc._core.store import content_key
-from neuroenc._core.tables import numbers, read_table
+from neuroenc._core.tables import read_table, whole_numbers
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid
@@ -172,14 +172,7 @@ def sample_labels(config: DataConfig) -> dict[str, Any]:
             _refuse_empty(table, name, f"[data] samples {config.samples}")
             labels[name] = table[name].to_numpy().astype(str)
         else:
-            values = numbers(table, name, config.samples)
-            broken = np.flatnonzero(values != np.round(values))
-            if len(broken):
-                cell = table[name].iloc[broken[0]]
-                raise DataError(
-                    f"[data] samples {config.samples}, row {broken[0] + 1}: {name} = {cell} is no whole number."
-                )
-            labels[name] = values.astype(np.int64)
+            labels[name] = whole_numbers(table, name, f"[data] samples {config.samples}")
     if not len(table):
         raise DataError(f"[data] samples {config.samples} has column names and no rows.")
     return labels

@@ -15,7 +15,7 @@ import xarray as xr
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import read_json
-from neuroenc._core.tables import numbers, read_table
+from neuroenc._core.tables import numbers, read_table, whole_numbers
 from neuroenc.data._build import repeat_numbers
 from neuroenc.data._io import read_mat
 from neuroenc.data._splits import _take
@@ -137,10 +137,8 @@ def _stimulus_table(path: Path) -> pd.DataFrame:
     table = read_table(path, ("cocoId", "cocoSplit", "nsdId"), what="table of pictures")
     for column in map(str, table):
         if column in ("cocoId", "nsdId") or column.startswith("subject"):
-            values = numbers(table, column, path, missing=() if column in ("cocoId", "nsdId") else ("",), default=0)
-            if (values != np.round(values)).any():
-                raise DataError(f"{path}: {column} holds values that are not whole numbers.")
-            table[column] = values.astype(np.int64)
+            always = column in ("cocoId", "nsdId")
+            table[column] = whole_numbers(table, column, path, missing=() if always else ("",), default=0)
         elif column not in texts:
             table = table.drop(columns=column)
     twice = table["nsdId"].duplicated()
