@@ -184,6 +184,7 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
     layer_map = xr.Dataset(
         {"r": (("layers", "voxel"), semantic), "position": ("voxel", position)},
         coords={"layers": list(layers), "voxel": np.arange(n_voxels)},
+        attrs={"readout": "semantic"},
     )
     spread = np.full((len(cells), n_voxels), np.nan)
     for k, cell in enumerate(cells):
@@ -202,7 +203,8 @@ def build(n_voxels=240, layers=LAYERS, readouts=READOUTS, place="surface", seed=
         "pairs": pd.DataFrame(pairs),
         "winner": winner,
         "regions": regions,
-        "layers": {"semantic": (layer_map, layer_table(layer_map, scores))},
+        "layers": layer_map,
+        "layer_table": layer_table(layer_map, scores),
         "warp": warp,
         "curves": curves,
         "summary": {"n_cells": len(cells), "n_voxels": n_voxels, "n_stimuli": 1000, "best_cell": ranked[0]},

@@ -249,9 +249,6 @@ def test_names_cannot_become_markup(parts, tmp_path):
     scores = parts["scores"].assign_coords(
         cell=named(parts["scores"]["cell"].values), roi=parts["scores"]["roi"].where(lambda x: x != "V1", EVIL)
     )
-    layers, of_groups = parts["layers"]["semantic"]
-    layers = layers.assign_coords(layers=[EVIL, "late"])
-    of_groups = of_groups.assign(best_layer=EVIL)
     page = write(
         tmp_path,
         title=EVIL,
@@ -261,7 +258,8 @@ def test_names_cannot_become_markup(parts, tmp_path):
         curves=curves,
         winner=xr.Dataset({"winner": ("voxel", labels)}, coords={"voxel": scores["voxel"].values}),
         regions=parts["regions"].assign_attrs(vision=EVIL).assign_coords(readout=[EVIL, "b"]),
-        layers={EVIL: (layers, of_groups)},
+        layers=parts["layers"].assign_coords(layers=[EVIL, "late"]).assign_attrs(readout=EVIL),
+        layer_table=parts["layer_table"].assign(best_layer=EVIL),
         warp=parts["warp"].rename(warp_shift=f"warp_{EVIL}").assign_coords(cell=scores["cell"].values),
         summary={EVIL: EVIL, "best_cell": EVIL},
         settings={EVIL: EVIL},
@@ -301,8 +299,7 @@ def test_voxels_without_scores(parts, tmp_path):
     nothing = {**parts, "scores": parts["scores"] * np.nan}
     nothing["winner"] = xr.Dataset({"winner": ("voxel", [""] * 60)}, coords={"voxel": np.arange(60)})
     nothing["regions"] = parts["regions"].assign(region=xr.full_like(parts["regions"]["region"], ""))
-    layers, of_groups = parts["layers"]["semantic"]
-    nothing["layers"] = {"semantic": (layers * np.nan, of_groups)}
+    nothing["layers"] = parts["layers"] * np.nan
     nothing["table"] = comparisons.table_of(nothing["scores"])
     page = write(tmp_path, **nothing)
     assert "60 of 60 voxels have no score" in page.words["accuracy"]
@@ -376,6 +373,7 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
     responses = make_responses(y + rng.standard_normal(y.shape), stimulus=ids, roi=["A"] * 4 + ["B"] * 4 + ["C"] * 4)
     given = {name: make_features(x, stimulus=ids) for name, x in spaces.items()}
     found = comparison.compare(given, ["linear"], responses, cv=3, n_bootstraps=200, progress=False)
+    layers, layer_table = found.layer_map(["eye", "dense", "text"], "linear")
     page = write(
         tmp_path,
         title="ridge",
@@ -384,7 +382,8 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
         pairs=found.pairwise(),
         winner=found.winner(),
         regions=found.regions(vision="eye", dense="dense", single="text"),
-        layers={"linear": found.layer_map(["eye", "dense", "text"], "linear")},
+        layers=layers,
+        layer_table=layer_table,
         warp=found.warp_spread(),
         curves=found.curves(),
         summary=found.summary(),

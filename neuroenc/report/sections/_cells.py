@@ -134,27 +134,25 @@ def regions_section(cells: Cells, regions: xr.Dataset) -> Section:
     return Section("regions", title, lead, blocks, nav="Three regions", remarks=remarks)
 
 
-def layers_section(cells: Cells, layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame]]) -> Section:
+def layers_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) -> Section:
     """Best layer of every group and voxel."""
     groups, said = cells.drawn
-    blocks = []
-    for way, (found, table) in layers.items():
-        names = [str(x) for x in found["layers"].values]
-        values = group_medians(np.asarray(found["r"].transpose("layers", "voxel").values, float), groups)
-        position = np.asarray(found["position"].values, float)
-        means = [mean(position[g.voxels]) for g in groups]
-        words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], means))
-        best = best_of(np.asarray(found["r"].values, float))
-        figure = draw_groups(values, names, groups, rings=rings_of(values))
-        alt = f"Median r of {len(names)} layers in {len(groups)} groups."
-        drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
-        blocks.append(Block(figure, alt, drawn, table, heading=f"Through {way}", about="best layer of every group"))
-        figures = cells.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
-        if figures:
-            strip = " Dark is early, yellow is late." if cells.canvas.kind == "strip" else ""
-            drawn = f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
-            alt = f"Position of the best layer; means: {words}."
-            blocks.append(Block(figures, alt, drawn + cells.canvas.how))
+    names = [str(x) for x in found["layers"].values]
+    values = group_medians(np.asarray(found["r"].transpose("layers", "voxel").values, float), groups)
+    position = np.asarray(found["position"].values, float)
+    means = [mean(position[g.voxels]) for g in groups]
+    words = "; ".join(f"{g.name} {number(m, digits=2)}" for g, m in zip(groups[:10], means))
+    best = best_of(np.asarray(found["r"].values, float))
+    figure = draw_groups(values, names, groups, rings=rings_of(values))
+    alt = f"Median r of {len(names)} layers in {len(groups)} groups."
+    drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
+    heading = f"Through {found.attrs['readout']}" if "readout" in found.attrs else ""
+    blocks = [Block(figure, alt, drawn, table, heading=heading, about="best layer of every group")]
+    figures = cells.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
+    if figures:
+        strip = " Dark is early, yellow is late." if cells.canvas.kind == "strip" else ""
+        drawn = f"Position of the best layer of each voxel: 0 = {names[0]}, 1 = {names[-1]}.{strip} "
+        blocks.append(Block(figures, f"Position of the best layer; means: {words}.", drawn + cells.canvas.how))
     lead = "Position is that of the best layer in the order given, from 0 (first) to 1 (last)."
     return Section("layers", "Which layer", lead, blocks, nav="Layers")
 

@@ -32,7 +32,8 @@ def comparison_sections(
     pairs: pd.DataFrame | None = None,
     winner: xr.Dataset | None = None,
     regions: xr.Dataset | None = None,
-    layers: Mapping[str, tuple[xr.Dataset, pd.DataFrame]] | None = None,
+    layers: xr.Dataset | None = None,
+    layer_table: pd.DataFrame | None = None,
     warp: xr.Dataset | None = None,
     curves: pd.DataFrame | None = None,
     numbers: Mapping[str, Any] | None = None,
@@ -57,8 +58,10 @@ def comparison_sections(
         ``winner``: name of a cell, "tie", or "" where nothing is known.
     regions : xarray.Dataset (readout, space, voxel), optional
         ``region``: "vision", "dense", "single", "not separable" or ""; ``r`` and ``agreement`` where known.
-    layers : mapping of readout to (Dataset, DataFrame), optional
-        ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1, and the table of groups.
+    layers : xarray.Dataset (layers, voxel), optional
+        ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1; the attribute ``readout`` names their readout.
+    layer_table : pandas.DataFrame, optional
+        Best layer of every group, shown with ``layers``.
     warp : xarray.Dataset (cell, voxel), optional
         Spread over stimuli of what moves receptive fields; each variable is shown.
     curves : pandas.DataFrame, optional
@@ -98,11 +101,10 @@ def comparison_sections(
         pairs = check_names(pairs, needed, "pairs", names, ["a", "b"])
     if curves is not None:
         curves = check_names(curves, _CURVES, "curves", names, ["cell"])
-    for found, wanted, what in ((winner, ["winner"], "winner"), (regions, ["region"], "regions"), (warp, [], "warp")):
+    maps = {"winner": (winner, ["winner"]), "regions": (regions, ["region"]), "warp": (warp, [])}
+    for what, (found, wanted) in (maps | {"layers": (layers, ["r", "position"])}).items():
         if found is not None:
             check_same_voxels(found, scores, wanted, what)
-    for found, _ in (layers or {}).values():
-        check_same_voxels(found, scores, ["r", "position"], "layers")
     groups = groups_of(scores)
     parts = table.drop_duplicates("cell").set_index("cell")[["features", "core", "readout"]].reindex(names).fillna("")
     cells = shared.Cells(scores, names, parts, groups, Canvas(scores, groups))
@@ -113,7 +115,7 @@ def comparison_sections(
         lambda: _winners(cells, winner) if winner is not None else None,
         lambda: _pairs(cells, pairs) if pairs is not None else None,
         lambda: shared.regions_section(cells, regions) if regions is not None else None,
-        lambda: shared.layers_section(cells, layers) if layers else None,
+        lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
         lambda: shared.costs_section(cells, table),

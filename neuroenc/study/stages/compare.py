@@ -223,8 +223,8 @@ def tabulate(study: Study) -> dict[str, Any]:
         parts["summary"]["share_regions_agree"] = float(regions["agreement"].values.mean())
     if config.layers:
         layers, table = found.layer_map(config.layers.order, config.layers.readout, config.q)
-        maps["layers"], tables["layers"] = layers, table
-        parts["layers"] = {config.layers.readout: (layers, table)}
+        maps["layers"] = parts["layers"] = layers.assign_attrs(readout=config.layers.readout)
+        tables["layers"] = parts["layer_table"] = table
         parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
     if folder is not None:
         for name, frame in tables.items():

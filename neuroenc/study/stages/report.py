@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,21 +194,6 @@ def _made(study: Study) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of sections as values that the store keeps; layers are a map and a table for each readout."""
-    out = {k: v for k, v in part.items() if v is not None and k != "layers"}
-    layers = part.get("layers", {})
-    for number, (table, frame) in enumerate(layers.values()):
-        out |= {f"layers{number}-map": table, f"layers{number}-table": frame}
-    return {**out, "readouts": list(layers)}
-
-
-def _nested(part: dict[str, Any]) -> dict[str, Any]:
-    readouts = part.pop("readouts")
-    pairs = {r: (part.pop(f"layers{n}-map"), part.pop(f"layers{n}-table")) for n, r in enumerate(readouts)}
-    return {**part, "layers": pairs} if pairs else part
-
-
 def _stimuli_key(stimuli: Stimuli | None) -> Any:
     """What tells that stimuli are the same, without decoding files: their size and time of change."""
     if stimuli is None:
@@ -246,11 +230,12 @@ def write_study(study: Study) -> Path:
     for name, reads in _TABS.items():
         key = [seen, *(study.content(x) for x in reads)]
         if name in made:
-            study.store.keep(f"tab-{name}", [key, told], partial(_flat, made[name]))
-            study.store.keep(f"last-{name}", key, lambda: {"summary": told})
-        elif study.store.has(f"last-{name}", key):
-            summary = study.store.keep(f"last-{name}", key, dict)["summary"]
-            made[name] = _nested(study.store.keep(f"tab-{name}", [key, summary], dict))
+            part = {k: v for k, v in made[name].items() if v is not None}
+            study.store.keep(f"page-{name}", [key, told], partial(dict, part))
+            study.store.keep(f"last-page-{name}", key, lambda: {"summary": told})
+        elif study.store.has(f"last-page-{name}", key):
+            summary = study.store.keep(f"last-page-{name}", key, dict)["summary"]
+            made[name] = study.store.keep(f"page-{name}", [key, summary], dict)
     for name in study.config.report.without:
         if name == "maps" and "accuracy" in made:
             made["accuracy"]["maps"] = []
