@@ -163,6 +163,7 @@ def test_evaluation_compares_all_methods(study):
         "ridge (cross-validated)",
         "ridge (one penalty for all voxels)",
         "ridge (released protocol)",
+        "ridge (penalty by the evidence)",
         "ridge (empirical Bayes)",
         "ridge (empirical Bayes, robust)",
         "ridge (empirical Bayes, robust, drifting gain)",

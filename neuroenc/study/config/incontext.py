@@ -411,6 +411,7 @@ METHODS = {
     "ridge": "ridge (cross-validated)",
     "ridge-shared": "ridge (one penalty for all voxels)",
     "paper-ridge": "ridge (released protocol)",
+    "evidence": "ridge (penalty by the evidence)",
     "empirical-bayes": "ridge (empirical Bayes)",
     "robust": "ridge (empirical Bayes, robust)",
     "drift": "ridge (empirical Bayes, robust, drifting gain)",

@@ -210,6 +210,7 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         # With folds of a few trials, a penalty for each voxel follows noise that a common one averages out.
         "ridge-shared": lambda: RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False),
         "paper-ridge": PaperRidge,
+        "evidence": EmpiricalBayesRidge,
         "empirical-bayes": lambda: EmpiricalBayesRidge(make_prior(study, part)),
         "robust": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared"),
         "forget": lambda: EmpiricalBayesRidge(make_prior(study, part), robust="shared", forget="auto"),
