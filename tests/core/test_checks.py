@@ -111,7 +111,6 @@ REFUSED = {
     "an index of nothing": lambda: NGramScorer(None),
     "queries in words": lambda: DenseIndex(VECTORS).search(["dog"], 1),
     "a ragged bank": lambda: as_bank([[1, 2], [3]]),
-    "a broken pattern": lambda: LexicalIndex(TEXTS, token_pattern="("),
     "a penalty for other voxels": lambda: encoders.ridge_weights(Y, YHAT, [1.0, 2.0]),
     "no bands": lambda: encoders.simplex_candidates(0, 5, 0),
     "no resamples": lambda: list(encoders.resampled_rows([1, 2, 3], n_draws=0)),
