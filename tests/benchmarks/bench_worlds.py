@@ -3,12 +3,15 @@
     export PYTHONPATH=tests/support
     python tests/benchmarks/bench_worlds.py train --out worlds   # three forms, three seeds each
     python tests/benchmarks/bench_worlds.py table --out worlds   # resumes where it was stopped
+    python tests/benchmarks/bench_worlds.py people --data bold5000-weights
     python tests/benchmarks/bench_worlds.py noise [--voxels 200] [--draws 3]
 
 ``table``: share of noiseless responses' variance to scenes after the support, mean over voxels and draws, and the half
 width of its 95 % interval over three new subjects (Student's t), of networks the mean over training seeds. Networks saw
-three other subjects under nuisances of unknown amounts; priors are of the same three. ``noise``: kinds of robust noise
-for voxels of one prior that is known, what spoils their supports is not.
+three other subjects under nuisances of unknown amounts; priors are of the same three.
+``people``: ridge weights of people's voxels, one person left out; features are simulated, of variance 1/k along random
+directions, noise 1.5 times the signal; mean r with noiseless responses, and its range over people.
+``noise``: kinds of robust noise for voxels of one prior that is known; what spoils their supports is not.
 """
 
 import argparse
@@ -45,7 +48,8 @@ from worlds import WORLDS, SpoiltVoxels, people, spoilt
 SIZES, DRAWS, SUBJECTS, SEED = (0, 20, 50, 100, 300, 1000), 2, 3, 500
 POOL, QUERIES, VOXELS = 1000, 300, 400
 #: Name, own share of a voxel's signal, whether voxels are exemplar ones, nuisances.
-CASES = [(name, 0.6, False, nuisances) for name, nuisances in WORLDS.items()]
+#: Without missing responses: each voxel would be a decomposition of its own, at every pass.
+CASES = [(name, 0.6, False, nuisances) for name, nuisances in WORLDS.items() if not nuisances.missing]
 CASES += [("exemplar voxels", 0.6, True, WORLDS["clean"])]
 CASES += [(f"places, own share {own}", own, False, WORLDS["clean"]) for own in (0.3, 0.0)]
 #: Steps of each form: about as long, a published one's step costs a third.
@@ -212,6 +216,55 @@ def interval(subjects):
     return f"{means.mean():.3f} ± {half:.3f}"
 
 
+def people_left_out(folder, sizes=(0, 20, 50, 100, 300), n_voxels=300, n_draws=2):
+    """By place, without places, and ridge, for each person the weights of the others known."""
+    weights, places, sides = {}, {}, {}
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as held:
+            chosen = np.sort(rng.choice(held["coef"].shape[1], n_voxels, replace=False))
+            weights[path.stem] = held["coef"][:, chosen].astype(float)
+            places[path.stem], sides[path.stem] = held["mni"][chosen].astype(float), held["hemi"][chosen]
+    p = len(next(iter(weights.values())))
+    turn = np.linalg.qr(rng.standard_normal((p, p)))[0] * np.arange(1, p + 1) ** -0.5
+    pool, queries = (rng.standard_normal((n, p)) @ turn.T for n in (2000, 500))
+    for person, known in weights.items():
+        # Signals of unit variance over pictures.
+        weights[person] = known / (pool @ known).std(axis=0)
+    rows = {}
+    for person, w in weights.items():
+        others = [q for q in weights if q != person]
+        X = [pool[:1000] for _ in others]
+        Y = [x @ weights[q] + 1.5 * rng.standard_normal((1000, n_voxels)) for x, q in zip(X, others)]
+        by_place = PlacePrior.from_responses(X, Y, [places[q] for q in others], [sides[q] for q in others])
+        prior = WeightPrior.from_responses(X, Y)
+        where = {"positions": places[person], "hemispheres": sides[person]}
+        found = {
+            "by place": EmpiricalBayesRidge(by_place, **where),
+            "by place, robust": EmpiricalBayesRidge(by_place, robust="shared", **where),
+            "empirical Bayes": EmpiricalBayesRidge(prior),
+            "evidence, no prior": EmpiricalBayesRidge(),
+            "one penalty": RidgeEncoder(cv=5, alpha_per_voxel=False, progress=False),
+        }
+        for size in sizes:
+            for draw in range(n_draws):
+                order = np.random.default_rng([7, draw]).permutation(1000)[:size] + 1000
+                y = pool[order] @ w + 1.5 * np.random.default_rng([8, draw, size]).standard_normal((size, n_voxels))
+                for name, encoder in found.items():
+                    if size or getattr(encoder, "fits_without_trials", False):
+                        predicted = encoder.fit(pool[order], y).predict(queries)
+                        # Without a trial or a place all voxels have one mean: weights of 0.
+                        r = np.nan_to_num(stats.pearson_r(queries @ w, predicted))
+                        rows.setdefault((name, size), {}).setdefault(person, []).append(float(r.mean()))
+    print("| method | " + " | ".join(map(str, sizes)) + " |\n" + "|---" * (len(sizes) + 1) + "|")
+    for name in dict.fromkeys(key[0] for key in rows):
+        cells = []
+        for size in sizes:
+            means = [np.mean(v) for v in rows.get((name, size), {}).values()]
+            cells.append(f"{np.mean(means):.3f} ({min(means):.3f} to {max(means):.3f})" if means else "")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
 def noise(n_voxels, n_draws, n_features=64, sizes=(20, 50, 100)):
     """Kinds of robust noise, on features of a falling spectrum."""
     rng = np.random.default_rng(0)
@@ -241,15 +294,18 @@ def of_episode(encoder, episode):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "table", "noise"))
+    parser.add_argument("what", choices=("train", "table", "people", "noise"))
     parser.add_argument("--out", type=Path, default=Path("worlds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=Path("bold5000-weights"))
     parser.add_argument("--voxels", type=int, default=200)
     parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()
     if options.what == "noise":
         noise(options.voxels, options.draws)
+    elif options.what == "people":
+        people_left_out(options.data)
     elif options.what == "train":
         jobs = [(form, seed, steps) for seed in options.seeds for form, steps in FORMS.items()]
         Parallel(n_jobs=options.workers)(delayed(train)(options.out, *job) for job in jobs)
