@@ -15,6 +15,15 @@ PACKAGE = ROOT / "neuroenc"
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
+    "images made or found for captions": {"diffusion_pipeline", "evaluate_images", "retrieve_images", "synthesise"},
+    "preference training of captioners": {
+        "PreferencePair",
+        "PreferenceTraining",
+        "caption_perplexity",
+        "cdpo_loss",
+        "preference_pairs",
+        "train_preferences",
+    },
     "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
     "captions as features": {"aspect_bands", "caption_aspects"},
     "phrases of captions on their own": {"find_phrases"},

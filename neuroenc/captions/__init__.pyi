@@ -10,6 +10,12 @@ from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
 from .analysis._contrast import contrast as contrast, separating_phrases as separating_phrases
+from .analysis._image_evaluation import (
+    diffusion_pipeline as diffusion_pipeline,
+    evaluate_images as evaluate_images,
+    retrieve_images as retrieve_images,
+    synthesise as synthesise,
+)
 from .analysis._lexicon import (
     categorise as categorise,
     concept_maps as concept_maps,
@@ -27,6 +33,14 @@ from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
     GroundedConstraint as GroundedConstraint,
     grounded_decode as grounded_decode,
+)
+from .checks._preference import (
+    PreferencePair as PreferencePair,
+    PreferenceTraining as PreferenceTraining,
+    caption_perplexity as caption_perplexity,
+    cdpo_loss as cdpo_loss,
+    preference_pairs as preference_pairs,
+    train_preferences as train_preferences,
 )
 from .checks._scoring import (
     caption_agreement as caption_agreement,

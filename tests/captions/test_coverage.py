@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc.captions import concept_shares, hallucination_rate, sentence_scores
+from neuroenc.captions import concept_shares, evaluate_images, hallucination_rate, sentence_scores
 from neuroenc.captions.checks._scoring import score_stability
+from neuroenc.data import Stimuli
 from neuroenc.study.stages.check import diversity_table
 
 REPEATS = 2000
@@ -116,3 +117,23 @@ def test_stability():
         _, summary = score_stability(range(60), told, embed, n_shuffles=1, seed=seed)
         found.append(summary.iloc[0][["low", "high", "mean"]])
     judge(*np.array(found, dtype=float).T, np.exp(-0.32))
+
+
+@pytest.mark.slow
+def test_activations_of_images():
+    """2,000 regions of one voxel, 40 images made and 60 natural ones; activations are gamma distributed, mean 2."""
+    values = np.random.default_rng(0).gamma(2.0, size=(100, REPEATS))
+    pixels = np.zeros((100, 2, 2, 3), dtype="uint8")
+    made, natural = (Stimuli([str(k) for k in at], pixels[at.start : at.stop]) for at in (range(40), range(40, 100)))
+
+    class Encoder:
+        def predict(self, x):
+            return x
+
+    rois = {str(k): np.arange(REPEATS) == k for k in range(REPEATS)}
+    out, _ = evaluate_images(
+        made, Encoder(), lambda s: values[np.array(s.ids, dtype=int)], rois, natural=natural, n_top=5, n_bootstraps=399
+    )
+    for source in ("synthesised", "natural"):
+        rows = out[out["source"] == source]
+        judge(rows["low"], rows["high"], rows["mean"], 2.0)

@@ -175,12 +175,15 @@ class GroundedCaptions:
         ``voxel, rounds`` (searches it took), ``clean`` (whether its captions hold no unsupported phrase).
     stopped : list of Stopped
         Hypotheses that were stopped.
+    kept : dict of item to lists of tokens
+        What was written instead.
     """
 
     captions: pd.DataFrame
     phrases: pd.DataFrame
     rounds: pd.DataFrame
     stopped: list[Stopped] = field(repr=False)
+    kept: dict[int, list[list[int]]] = field(repr=False)
 
 
 def grounded_decode(
@@ -301,4 +304,5 @@ def grounded_decode(
     table = pd.DataFrame(
         {"voxel": names, "rounds": [used[r] for r in rows], "clean": [v not in wrong_voxels for v in names.tolist()]}
     )
-    return GroundedCaptions(checked.captions, checked.phrases, table, constraint.stopped)
+    kept = {i: [c.tokens for c in several] for i, several in clean.items()}
+    return GroundedCaptions(checked.captions, checked.phrases, table, constraint.stopped, kept)
