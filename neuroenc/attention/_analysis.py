@@ -27,12 +27,7 @@ def head_table(model: nn.Module, name: str) -> xr.DataArray:
 
 
 def mask_curve(
-    model: nn.Module,
-    loss_fn: Metric,
-    scores: xr.DataArray,
-    counts: Sequence[int],
-    draws: int = 20,
-    seed: int = 0,
+    model: nn.Module, loss_fn: Metric, scores: xr.DataArray, counts: Sequence[int], draws: int = 20, seed: int = 0
 ) -> xr.Dataset:
     """Ablation curve: loss with the top-scoring heads masked, against as many random heads.
 
@@ -230,10 +225,7 @@ def repeat_probe(run: Callable[[str, int], Any], lags: Sequence[int]) -> xr.Data
 
 
 def path_patch(
-    model: nn.Module,
-    run_clean: Metric,
-    run_corrupt: Metric,
-    receivers: Sequence[Head] = (),
+    model: nn.Module, run_clean: Metric, run_corrupt: Metric, receivers: Sequence[Head] = ()
 ) -> xr.DataArray:
     r"""Path patching: share of the corrupted result that one head's corrupted output explains.
 

@@ -265,12 +265,7 @@ class Stack(nn.Module):
         for layer, seen in zip(self.blocks, past):
             block = cast(Block, layer)
             added = block.attention(
-                block.norm1(queries),
-                seen.keys,
-                log_weight=seen.log_weight,
-                n=seen.n,
-                offset=count,
-                memory_offset=lead,
+                block.norm1(queries), seen.keys, log_weight=seen.log_weight, n=seen.n, offset=count, memory_offset=lead
             )[0]
             queries = queries + block.dropout(added)
             queries = queries + block.feed_forward(block.norm2(queries))

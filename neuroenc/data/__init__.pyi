@@ -1,10 +1,6 @@
 from . import simulate as simulate
 from ._align import align as align, in_roi as in_roi, match as match, roi_names as roi_names
-from ._build import (
-    check_place as check_place,
-    make_features as make_features,
-    make_responses as make_responses,
-)
+from ._build import check_place as check_place, make_features as make_features, make_responses as make_responses
 from ._files import (
     Manifest as Manifest,
     ManifestFile as ManifestFile,
@@ -45,12 +41,7 @@ from ._validate import (
     validate_features as validate_features,
     validate_responses as validate_responses,
 )
-from ._volumes import (
-    Masked as Masked,
-    label_rois as label_rois,
-    load_masked as load_masked,
-    unmask as unmask,
-)
+from ._volumes import Masked as Masked, label_rois as label_rois, load_masked as load_masked, unmask as unmask
 from .datasets._bids import read_bids as read_bids
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
 from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split

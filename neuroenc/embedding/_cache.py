@@ -53,12 +53,7 @@ class FeatureCache:
         return None if found is None else (found["values"], found["about"]["provenance"])
 
     def compute(
-        self,
-        settings: Mapping[str, Any],
-        n: int,
-        rows: int,
-        extract: Callable[[int, int], np.ndarray],
-        provenance: str,
+        self, settings: Mapping[str, Any], n: int, rows: int, extract: Callable[[int, int], np.ndarray], provenance: str
     ) -> np.ndarray:
         """Extract ``n`` rows in blocks of ``rows``, keep each, and put them together at the end.
 

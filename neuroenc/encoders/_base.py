@@ -329,10 +329,7 @@ def default_alphas(scale: float) -> np.ndarray:
 
 
 _KIND = Kind(
-    "encoder",
-    "encoder.json",
-    "arrays.safetensors",
-    ("class", "params", "fitted", "voxel_labels", "labelled", "sha256"),
+    "encoder", "encoder.json", "arrays.safetensors", ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
 )
 _HOMES = {
     "RidgeEncoder": "neuroenc.encoders",

@@ -158,9 +158,6 @@ class LexicalIndex:
 
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         found: list[list[str]] = require("bm25s", "language").tokenize(
-            texts,
-            stopwords=[] if self.stop_words is None else self.stop_words,
-            return_ids=False,
-            show_progress=False,
+            texts, stopwords=[] if self.stop_words is None else self.stop_words, return_ids=False, show_progress=False
         )
         return found

@@ -11,12 +11,7 @@ import numpy as np
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, known_mean, load, load_pair
-from neuroenc.stats._repeats import (
-    RepeatSums,
-    check_repeats,
-    split_half_noise_ratio,
-    variance_components,
-)
+from neuroenc.stats._repeats import RepeatSums, check_repeats, split_half_noise_ratio, variance_components
 from neuroenc.stats._scores import check_unit
 
 

@@ -138,13 +138,7 @@ class Resampler:
         return self._scores(y, [yhat_a, yhat_b], metric)
 
     def regions(
-        self,
-        y: Any,
-        yhat: Any,
-        rois: Mapping[str, Any],
-        *,
-        metric: str = "r",
-        statistic: str = "median",
+        self, y: Any, yhat: Any, rois: Mapping[str, Any], *, metric: str = "r", statistic: str = "median"
     ) -> dict[str, BootstrapResult]:
         """Median or mean score over the voxels of each region.
 

@@ -13,11 +13,7 @@ _CAPTIONS = ("space", "gate", "bank", "projection", "decoder", "grounding", "sta
 _COMPARE = ("readouts", "cores", "training", "regions", "layers")
 _INCONTEXT = ("task", "model", "pretrain", "extend", "finetune", "evaluate", "predict")
 # What reports were called where nothing was said, by the tables of the config.
-_TITLES = {
-    "Voxel captions": ("space",),
-    "Readouts compared": ("readouts", "grid"),
-    "In-context encoders": _INCONTEXT,
-}
+_TITLES = {"Voxel captions": ("space",), "Readouts compared": ("readouts", "grid"), "In-context encoders": _INCONTEXT}
 # Keys of a flat [captions], and where they stand now.
 _FLAT = {
     "model": ("space", "model"),

@@ -61,12 +61,7 @@ def _spoilt(
 
 
 def _respond(
-    signal: np.ndarray,
-    ncsnr: np.ndarray,
-    design: Design,
-    drift: float,
-    rng: np.random.Generator,
-    nuisances: Nuisances,
+    signal: np.ndarray, ncsnr: np.ndarray, design: Design, drift: float, rng: np.random.Generator, nuisances: Nuisances
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Measured responses (presentation, voxel) in percent, planted gain and offset per session, and nuisances."""
     n_sessions, n_voxels = int(design.session.max()), signal.shape[1]

@@ -38,11 +38,7 @@ from ._maps import (
     weight_components as weight_components,
 )
 from ._mixture import PriorMixture as PriorMixture
-from ._model import (
-    InContextModel as InContextModel,
-    VoxelWeights as VoxelWeights,
-    make_model as make_model,
-)
+from ._model import InContextModel as InContextModel, VoxelWeights as VoxelWeights, make_model as make_model
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
 from ._place_prior import PlacePrior as PlacePrior
 from ._prior import WeightPrior as WeightPrior

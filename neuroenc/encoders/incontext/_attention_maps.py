@@ -165,12 +165,7 @@ def _as_attended(responses: Any, attention: xr.DataArray) -> Any:
 
 
 def top_support(
-    attention: xr.DataArray,
-    responses: Any = None,
-    *,
-    by: str | None = "roi",
-    k: int = 8,
-    layer: int = -1,
+    attention: xr.DataArray, responses: Any = None, *, by: str | None = "roi", k: int = 8, layer: int = -1
 ) -> pd.DataFrame:
     """Most and least attended support images of the voxels of each region.
 
@@ -232,14 +227,7 @@ def top_support(
 
 
 def head_importance(
-    model: Any,
-    X: Any,
-    Y: Any,
-    X_query: Any,
-    Y_query: Any,
-    *,
-    max_bytes: int = MAX_BYTES,
-    progress: bool = False,
+    model: Any, X: Any, Y: Any, X_query: Any, Y_query: Any, *, max_bytes: int = MAX_BYTES, progress: bool = False
 ) -> xr.DataArray:
     """Importance of each head: increase of each voxel's squared query error when it is masked.
 

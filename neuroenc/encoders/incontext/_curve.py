@@ -17,13 +17,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as bar
 from neuroenc._core.provenance import provenance
 from neuroenc.data import align
-from neuroenc.encoders._labels import (
-    align_voxels,
-    describe_features,
-    features_matrix,
-    match_features,
-    voxel_coords,
-)
+from neuroenc.encoders._labels import align_voxels, describe_features, features_matrix, match_features, voxel_coords
 
 
 def summarise_curve(

@@ -15,10 +15,7 @@ from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder
 from neuroenc.encoders._labels import check_responses, column_block, features_matrix, wrap
-from neuroenc.encoders.incontext._evidence import (
-    Floats,
-    GridPosterior,
-)
+from neuroenc.encoders.incontext._evidence import Floats, GridPosterior
 from neuroenc.encoders.incontext._place_prior import PlacePrior
 from neuroenc.encoders.incontext._prior import WeightPrior
 from neuroenc.encoders.incontext._support_posterior import SupportPosterior

@@ -311,12 +311,7 @@ def _initial(subjects: Sequence[SubjectGram], p: int) -> tuple[Floats, Floats]:
 
 
 def fit_hierarchy(
-    subjects: Sequence[SubjectGram],
-    *,
-    n_iterations: int,
-    shrinkage: float,
-    use_mean: bool,
-    tolerance: float = 1e-4,
+    subjects: Sequence[SubjectGram], *, n_iterations: int, shrinkage: float, use_mean: bool, tolerance: float = 1e-4
 ) -> Hierarchy:
     """EM from isotropic weights; ``shrinkage`` mixes the covariance with an isotropic one of equal trace.
 

@@ -232,12 +232,7 @@ class WeightPrior:
 
     @classmethod
     def from_weights(
-        cls,
-        coef: Any,
-        intercept: Any = None,
-        *,
-        shrinkage: str | float = "ledoit-wolf",
-        use_mean: bool = True,
+        cls, coef: Any, intercept: Any = None, *, shrinkage: str | float = "ledoit-wolf", use_mean: bool = True
     ) -> Self:
         """Mean and covariance over voxels of weights that were fitted elsewhere.
 

@@ -90,10 +90,7 @@ def _tiles(curve: pd.DataFrame, numbers: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def plot_support_curves(
-    table: pd.DataFrame,
-    *,
-    groups: Sequence[str] | None = None,
-    reference: Mapping[str, float] | None = None,
+    table: pd.DataFrame, *, groups: Sequence[str] | None = None, reference: Mapping[str, float] | None = None
 ) -> Any:
     """Score over the size of the support: a panel a group, a line a method, bands for intervals.
 

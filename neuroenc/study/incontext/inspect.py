@@ -14,13 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.tables import write_table
 from neuroenc.attention import mask_curve, path_patch, repeat_probe, retrieval_score, select_calibration_heads
-from neuroenc.encoders.incontext import (
-    InContextModel,
-    circuit_overlap,
-    head_importance,
-    sink_report,
-    support_attention,
-)
+from neuroenc.encoders.incontext import InContextModel, circuit_overlap, head_importance, sink_report, support_attention
 from neuroenc.report import Block, Page, Section, plot_heads
 from neuroenc.study.incontext.evaluate import named_models
 from neuroenc.study.incontext.tasks import TaskSubject
@@ -181,7 +175,7 @@ def write_inspection(study: Study) -> Path:
             "its path effect is the share of the error with permuted responses that its output alone brings about; its "
             "retrieval score the share of voxels whose most attended trial is of the tenth with the largest predicted "
             "responses (.1 by chance); its calibration gain by how much a training subject's error falls when its "
-            "attention sinks are down-weighted, for InContextEncoder(calibrate=).",
+            "attention sinks are down-weighted, for InContextEncoder(calibrate=)."
         ],
         provenance=provenance(inspect=study.config.seed, subjects=[p.digest for p in study.parts]),
         files=["../heads.csv", "../repeats.csv", "../summary.json"],

@@ -249,10 +249,7 @@ Plan = tuple[Block, ...]
 #: Fields and blocks by name.
 PRESETS: dict[str, tuple[int, Plan]] = {
     "small": (8, ((5, None, 2), (3, None, 2), (3, None, 0), (3, None, 1))),
-    "published": (
-        48,
-        ((5, 1, 0), (5, 1, 2), (3, 1, 0), (3, 1, 2), (3, 1, 0), (3, 1, 2), (3, 1, 0), (3, 1, 1)),
-    ),
+    "published": (48, ((5, 1, 0), (5, 1, 2), (3, 1, 0), (3, 1, 2), (3, 1, 0), (3, 1, 2), (3, 1, 0), (3, 1, 1))),
 }
 
 
@@ -352,13 +349,7 @@ class EquivariantCore(Core):
 
     name: ClassVar[str] = "equivariant"
 
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        *,
-        preset: str = "small",
-        fields: int | None = None,
-    ) -> None:
+    def __init__(self, in_shape: Sequence[int], *, preset: str = "small", fields: int | None = None) -> None:
         super().__init__(in_shape)
         self.fields, plan = check_plan(preset, fields)
         size, self.extent = planned_shape(self.in_shape, plan)
@@ -440,13 +431,7 @@ class PlainCore(Core):
 
     name: ClassVar[str] = "plain"
 
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        *,
-        preset: str = "small",
-        fields: int | None = None,
-    ) -> None:
+    def __init__(self, in_shape: Sequence[int], *, preset: str = "small", fields: int | None = None) -> None:
         super().__init__(in_shape)
         n_fields, plan = check_plan(preset, fields)
         size, self.extent = planned_shape(self.in_shape, plan)
