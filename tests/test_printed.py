@@ -18,7 +18,7 @@ from neuroenc import data, study
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.study import read_config, run
-from neuroenc.study.config import StabilityConfig
+from neuroenc.study.config import EvaluateConfig, StabilityConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,7 +101,8 @@ def test_the_config_of_a_run_is_taken_as_printed(files):
 
 
 def test_configs_of_parts_are_taken_as_printed(tmp_path):
-    (text,) = blocks("docs/guides/few_trials.md", "Your own embedding", "toml")
+    text, supports = blocks("docs/guides/few_trials.md", "Your own embedding", "toml")
+    EvaluateConfig(**tomllib.loads(supports)["incontext"]["evaluate"])
     (tmp_path / "my.toml").write_text(text, encoding="utf-8")
     config = study.read_config(tmp_path / "my.toml", command="icl")
     assert (len(config.incontext.task.train), config.incontext.evaluate.groups) == (2, "roi")

@@ -372,7 +372,7 @@ def build_bank(
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
     ...     bank = build_bank(folder, folder / "bank", progress=False)
-    >>> bank.ids.tolist(), bank.info["dtype"], bank.licences.tolist()
+    >>> bank.ids.tolist(), bank.info["dtype"], bank.table()["licence"].tolist()
     (['0.png', '1.png', '2.png'], 'float16', ['unknown', 'unknown', 'unknown'])
     """
     folder, batch = output_folder(out), check_whole("batch_size", batch_size)

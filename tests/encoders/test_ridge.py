@@ -199,7 +199,7 @@ def test_save_and_load(tmp_path):
     xr.testing.assert_identical(again.predict(X), encoder.predict(X))
     xr.testing.assert_identical(again.to_linear()[0], encoder.to_linear()[0])
     assert again.get_params() == encoder.get_params()
-    assert "alpha per voxel" in again._repr_html_()
+    assert "alpha, median" in again._repr_html_()
     arrays = tmp_path / "encoder" / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-4] + b"0000")
     with pytest.raises(DataError, match="not the file that was saved"):

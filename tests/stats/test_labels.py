@@ -67,7 +67,7 @@ def test_ceilings_partitions_and_subjects_are_matched(pair):
     with pytest.raises(NeuroencError, match="voxel labels"):
         stats.normalise(score, ceiling.assign_coords(voxel=np.arange(V)), **unit)
     joint = stats.partition_variance({"a": score, "b": ceiling[::-1], ("a", "b"): ceiling})
-    np.testing.assert_allclose(joint.unique("a"), 0.0)
+    np.testing.assert_allclose(joint.parts["a",], 0.0)
     stimulus = np.repeat(np.arange(N), 2)
     single = labelled(y.values)[stimulus] + np.random.default_rng(2).standard_normal((2 * N, V))
     plain, turned = (

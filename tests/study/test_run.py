@@ -371,7 +371,7 @@ def test_damaged_steps_are_computed_again(folder):
     run(config, folder / "out", progress=False, say=lambda _: None)
     first = files(folder / "out")
     results = sorted(p for p in (folder / "out" / ".steps").iterdir() if p.is_dir())
-    assert [p.name.split("-")[0] for p in results] == ["encoder", "fit", "fit", "fit", "last", "scores", "tab"]
+    assert [p.name.split("-")[0] for p in results] == ["encoder", "fit", "fit", "fit", "last", "page", "scores"]
     for result in results:
         path = max(result.iterdir(), key=lambda p: p.stat().st_size)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
