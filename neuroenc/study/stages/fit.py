@@ -24,7 +24,9 @@ Fold = tuple[np.ndarray, np.ndarray]
 _SMALL = 2**24
 
 
-def make_ridge(config: EncoderConfig, checkpoint: Any = None, *, standardise: bool = False) -> RidgeEncoder:
+def make_ridge(
+    config: EncoderConfig, checkpoint: Any = None, *, standardise: bool = False, n_jobs: int | None = None
+) -> RidgeEncoder:
     """The encoder that ``[encoder]`` describes; ``standardise`` is of ``[features]``."""
     return RidgeEncoder(
         config.alphas or None,
@@ -35,6 +37,7 @@ def make_ridge(config: EncoderConfig, checkpoint: Any = None, *, standardise: bo
         device=config.device,
         checkpoint=checkpoint,
         nan_voxels="raise",
+        n_jobs=n_jobs,
     )
 
 
@@ -135,12 +138,14 @@ def fit_folds(
         and ``intercept``.
     """
     executor, store, config = study.executor, study.store, study.config.encoder
+    # Beside others of its machine, a process takes what it was given, not all cores.
+    threads = study.config.compute.threads if executor.remote else None
     tasks = []
     for one, space, folds, scale in jobs:
         X = data.match(space, one.responses).values
         content = content_key(X, study.content_of(one.responses), config, scale)
         x, y = (executor.share(array, store.folder) for array in (X, one.responses.values))
-        job = _Job(store, content, x, y, one.responses.coords.to_dataset(), config, scale, weights)
+        job = _Job(store, content, x, y, one.responses.coords.to_dataset(), config, scale, weights, threads)
         tasks += [(job, train, test) for train, test in folds]
     results = iter(executor.map(_fit_fold, tasks, desc="fits"))
     return [[next(results) for _ in folds] for _, _, folds, _ in jobs]
@@ -158,6 +163,7 @@ class _Job:
     config: EncoderConfig
     standardise: bool
     weights: bool
+    threads: int | None
 
 
 def _fit_fold(job: _Job, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
@@ -169,7 +175,8 @@ def _fit_fold(job: _Job, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         dim = str(job.labels["stimulus"].dims[0])
         part = xr.DataArray(np.asarray(y[train]), dims=(dim, "voxel"), coords=job.labels.isel({dim: train}).coords)
-        ridge = make_ridge(job.config, job.store.part("fit", inputs).folder, standardise=job.standardise)
+        folder = job.store.part("fit", inputs).folder
+        ridge = make_ridge(job.config, folder, standardise=job.standardise, n_jobs=job.threads)
         ridge.fit(row_features(np.asarray(x[train]), part), part)
         predicted, alpha = ridge.predict(np.asarray(x[test])), ridge.alpha_
         found: dict[str, Any] = {"predicted": np.asarray(predicted), "alpha": np.asarray(alpha)}
