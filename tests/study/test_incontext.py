@@ -817,3 +817,8 @@ def test_time_order_and_supports_of_one_category(study, tmp_path):
     config = read(tmp_path / "icl.toml", [*changes, "evaluate.within=kategory"])
     with pytest.raises(ConfigError, match=r"'kategory'.*category"):
         incontext_evaluate(config, tmp_path / "wrong", progress=False, say=quiet)
+
+
+def test_time_order_needs_queries_that_come_last():
+    with pytest.raises(ConfigError, match=r"order = 'time'.*kind = 'world'.*shuffled"):
+        example("world", ["evaluate.order=time"])

@@ -440,7 +440,8 @@ class EvaluateConfig(Table):
         Draws share no stimulus, so that they are independent supports.
     order
         "time": the trials of a support in the order of the pool, and queries that are the last stimuli instead of
-        random ones, so that methods can follow what drifts.
+        random ones, so that methods can follow what drifts; query files must hold what was shown after the pool. Not
+        for "world", whose queries are shown throughout.
     within
         Stimulus coordinate of the features, such as "category": beside supports of all stimuli, supports of one
         category only, draws going through the categories.
@@ -541,3 +542,12 @@ class IncontextConfig(Table):
     finetune: StageConfig = StageConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _queries_come_last(self) -> Self:
+        if self.evaluate.order == "time" and self.task.kind == "world":
+            raise ConfigError(
+                "evaluate.order = 'time' beside task.kind = 'world', whose queries are shown throughout the sessions "
+                "and not after them. Next step: order = 'shuffled', or kind = 'v4' or 'arrays'."
+            )
+        return self
