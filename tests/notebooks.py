@@ -24,7 +24,8 @@ def main() -> None:
     """Run the notebooks named on the command line, or all."""
     os.environ.setdefault("NEUROENC_PROGRESS", "0")
     save = "--save" in sys.argv
-    names = [name for name in sys.argv[1:] if name != "--save"] or sorted(p.name for p in FOLDER.glob("*.ipynb"))
+    names = [Path(name).name for name in sys.argv[1:] if name != "--save"]
+    names = names or sorted(path.name for path in FOLDER.glob("*.ipynb"))
     for name in names:
         start = time.perf_counter()
         notebook = nbformat.read(FOLDER / name, as_version=4)
