@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -161,15 +161,24 @@ class ClosedFormAnchor(nn.Module):
             p = score.flatten(1).softmax(1).view_as(score)
             return self._solve(spectra, p, cross, moved, support, covariance)
 
-    def single_prior(self) -> WeightPrior:
-        """The Gaussian of the mixture's mean and covariance, for weights of uncentred features."""
+    def single_prior(self, levels: bool = False) -> WeightPrior:
+        """The Gaussian of the mixture's mean and covariance, for weights of uncentred features.
+
+        With ``levels``, the logarithms of signal and noise variance have the mean and covariance of the learned prior.
+        """
+        known: dict[str, Any] = {}
         with torch.no_grad():
+            if levels:
+                p, points = self.level.double().flatten().softmax(0), grid_points().flatten(0, 1).to(self.level.device)
+                around = points - p @ points
+                spread = (around * p[:, None]).mT @ around
+                known = {"hyper_mean": (p @ points).cpu().numpy(), "hyper_cov": spread.cpu().numpy()}
             share = self.component.double().softmax(0)
             means, roots = self.means[:, :-1].double(), self.roots[:, :-1, :-1].double()
             mean = share @ means
             apart = means - mean
             cov = (share[:, None, None] * (roots @ roots.mT + apart[:, :, None] * apart[:, None, :])).sum(0)
-        return WeightPrior(mean.cpu().numpy(), cov.cpu().numpy())
+        return WeightPrior(mean.cpu().numpy(), cov.cpu().numpy(), **known)
 
     def log_posterior(self, z: Tensor, support: Moments) -> Tensor:
         """Logarithm (voxel, component, signal, noise) of what `solve` weighs by, under the learned prior."""

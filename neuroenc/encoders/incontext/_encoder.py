@@ -237,10 +237,11 @@ class InContextEncoder(LinearEncoder):
             return log_weight
         robust = "shared" if shared else "none"
         drift = "gain" if self.queries == "after" else "none"
-        # Trials are told apart as well without learning levels of voxels, in a seventh of the time; a network was
-        # trained to read fits that know them.
+        # Trials are told apart as well with the model's levels as with those learned from these voxels, in a seventh of
+        # the time; a network was trained to read fits that learned them.
         adapt = "population" if self.queries == "after" else "none"
-        closed = EmpiricalBayesRidge(model.anchor.single_prior(), robust=robust, drift=drift, adapt=adapt)
+        prior = model.anchor.single_prior(levels=adapt == "none")
+        closed = EmpiricalBayesRidge(prior, robust=robust, drift=drift, adapt=adapt)
         closed.fit(x[rows], some)
         self.trial_precision_[rows] = closed.trial_precision_
         self.gain_[columns] = np.exp(closed.gain_drift_ / 2)
