@@ -50,6 +50,15 @@ def features_matrix(X: Any) -> Any:
     return as_numbers(X, "features")
 
 
+def seen_patterns(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(Rows, columns) of voxels that saw the same stimuli; ``seen`` is boolean (stimulus, voxel)."""
+    if seen.all():
+        return [(np.arange(len(seen)), np.arange(seen.shape[1]))]
+    _, which = np.unique(np.packbits(seen, axis=0), axis=1, return_inverse=True)
+    columns = [np.flatnonzero(which.ravel() == k) for k in range(which.max() + 1)]
+    return [(np.flatnonzero(seen[:, c[0]]), c) for c in columns]
+
+
 def sample_coords(*arrays: Any) -> dict[str, np.ndarray]:
     """Coordinates along the first dimension (stimulus, run, session, ...) of the first labelled array that has each."""
     found: dict[str, np.ndarray] = {}

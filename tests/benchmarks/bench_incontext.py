@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_incontext.py time [--supports 100 500] [--voxels 16 8] [--threads 1]
     python tests/benchmarks/bench_incontext.py memory [--support 500]
     python tests/benchmarks/bench_incontext.py anchor [--voxels 2000]
+    python tests/benchmarks/bench_incontext.py default [--repeats 3]
     python tests/benchmarks/bench_incontext.py gpu
 
 The peer gives every voxel its own copy of the images, goes through `torch.nn.MultiheadAttention`, materialises
@@ -239,6 +240,44 @@ def report_anchor(options):
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
+def report_default(options):
+    """What ``InContextEncoder("world")`` and empirical Bayes take, up to 10,000 trials and 100,000 voxels."""
+    import numpy as np
+
+    from neuroenc.encoders.incontext import EmpiricalBayesRidge, InContextEncoder, WeightPrior, load_model
+
+    width = load_model("world").config.n_features
+    print("| trials | voxels | encoder | seconds | voxels/s | extra peak GB | of it responses and weights |")
+    print("|---|---|---|---|---|---|---|")
+    for trials, voxels in ((100, 2000), (500, 2000), (10_000, 2000), (500, 100_000)):
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((trials, width), dtype=np.float32)
+        X /= np.linalg.norm(X, axis=1, keepdims=True)
+        weights = 2 * rng.standard_normal((width, voxels), dtype=np.float32)
+        Y = X @ weights
+        for start in range(0, voxels, 10_000):
+            part = Y[:, start : start + 10_000]
+            part += rng.standard_normal(part.shape, dtype=np.float32)
+        size = (Y.nbytes + weights.nbytes) / 1e9
+        encoders = {
+            "in context": lambda: InContextEncoder("world"),
+            "empirical Bayes": lambda: EmpiricalBayesRidge(WeightPrior.isotropic(width)),
+            "empirical Bayes, robust": lambda: EmpiricalBayesRidge(WeightPrior.isotropic(width), robust="shared"),
+        }
+        for name, make in encoders.items():
+            took = []
+            with Peak() as peak:
+                for _ in range(options.repeats):
+                    spent, _ = seconds(lambda: make().fit(X, Y).coef_)  # noqa: B023
+                    took.append(spent)
+            took = statistics.median(took)
+            print(
+                f"| {trials} | {voxels} | {name} | {took:.2f} | {voxels / took:.0f} | {peak.extra / 1e9:.2f} "
+                f"| {size:.2f} |",
+                flush=True,
+            )
+
+
 def report_gpu(options):
     import numpy as np
     import torch
@@ -269,7 +308,7 @@ def report_gpu(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["time", "memory", "anchor", "gpu"])
+    parser.add_argument("what", choices=["time", "memory", "anchor", "default", "gpu"])
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--supports", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--voxels", type=int, nargs="+", default=None, help="one number a support")
@@ -289,7 +328,8 @@ def main():
         options.support = options.support or 500
     else:
         options.voxels = options.voxels or [32, 12]
-    {"time": report_time, "memory": report_memory, "anchor": report_anchor, "gpu": report_gpu}[options.what](options)
+    reports = {"time": report_time, "memory": report_memory, "anchor": report_anchor, "default": report_default}
+    (reports | {"gpu": report_gpu})[options.what](options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuroenc._core.progress import progress as bar
 from neuroenc.attention import Past
-from neuroenc.encoders._labels import column_block
+from neuroenc.encoders._labels import column_block, seen_patterns
 from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, complete
 
@@ -31,28 +31,33 @@ _LARGEST = 256
 
 
 def voxels_at_once(
-    model: InContextModel, support: int, max_bytes: int, *, half: bool = False, covariance: bool = False
+    model: InContextModel,
+    support: int,
+    max_bytes: int,
+    *,
+    half: bool = False,
+    covariance: bool = False,
+    masked: bool = False,
 ) -> int:
-    """Voxels whose tokens fit in ``max_bytes`` of working memory."""
-    c = model.config
-    per_token = 3 * c.hidden + 8 * c.dim + 3 * (c.n_features + 1) + 2 * c.dim
-    own = c.components * (9 * 12 + 4 * (c.n_features + 1)) * 8 if c.form != "published" else 0
-    own += (c.n_features + 1) * 12 if c.memory == "titans" else 0
+    """Voxels whose working memory fits in ``max_bytes``; ``masked`` voxels weigh trials each for itself."""
+    c, e = model.config, model.config.n_features + 1
+    own = c.components * (9 * 12 + 4 * e) * 8 if c.form != "published" else 0
+    own += e * 12 if c.memory == "titans" else 0
     if covariance:
-        own += (3 * 9 * 12 + 6 * (c.n_features + 1)) * (c.n_features + 1) * 8
-    each = (support + c.registers) * per_token * (2 if half else 4) + own
-    return int(max(1, min(_LARGEST, max_bytes // max(1, each))))
+        own += (3 * 9 * 12 + 6 * e) * e * 8
+    if model.solves_alone:
+        # No tokens: responses and their weights. Every block pays for the components' eigendecompositions.
+        each, largest = support * (32 + 16 * e * masked), 4 * _LARGEST
+    else:
+        per_token = 3 * c.hidden + 8 * c.dim + 3 * e + 2 * c.dim
+        each, largest = (support + c.registers) * per_token * (2 if half else 4) * (4 if masked else 1), _LARGEST
+    return int(max(1, min(largest, max_bytes // max(1, each + own))))
 
 
 def missing_groups(seen: np.ndarray) -> list[tuple[np.ndarray | None, np.ndarray]]:
     """(rows that were seen, voxels) of each pattern of ``seen`` (support, voxel); rows None for the masked path."""
-    if seen.all():
-        return [(np.arange(len(seen)), np.arange(seen.shape[1]))]
-    patterns, which = np.unique(seen, axis=1, return_inverse=True)
-    which = which.ravel()
-    if patterns.shape[1] > _MAX_GROUPS:
-        return [(None, np.arange(seen.shape[1]))]
-    return [(np.flatnonzero(patterns[:, k]), np.flatnonzero(which == k)) for k in range(patterns.shape[1])]
+    groups = seen_patterns(seen)
+    return list(groups) if len(groups) <= _MAX_GROUPS else [(None, np.arange(seen.shape[1]))]
 
 
 def conditioned_blocks(
@@ -79,7 +84,9 @@ def conditioned_blocks(
     images = torch.as_tensor(x, dtype=torch.float32, device=device)
     weight = None if log_weight is None else torch.as_tensor(log_weight, dtype=torch.float32, device=device)
     n_voxels = Y.shape[1]
-    size = voxels_at_once(model, len(x), max_bytes, half=half, covariance=covariance)
+    size, masked = (
+        voxels_at_once(model, len(x), max_bytes, half=half, covariance=covariance, masked=m) for m in (False, True)
+    )
     wide = max(size, 1024)
     with torch.inference_mode(), bar(total=n_voxels, desc="in context", show=show) as line:
         for start in range(0, n_voxels, wide):
@@ -91,7 +98,7 @@ def conditioned_blocks(
             # Where the place of a trial matters, leaving rows out would move the others.
             whole = model.is_set or seen.all()
             for rows, columns in missing_groups(seen) if whole else [(None, np.arange(seen.shape[1]))]:
-                step = size if rows is not None else max(1, size // 4)
+                step = masked if rows is None else size
                 for first in range(0, len(columns), step):
                     part = columns[first : first + step]
                     y = torch.as_tensor(block[:, part].T.copy(), device=device)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders._base import LinearEncoder
-from neuroenc.encoders._labels import check_responses, column_block, features_matrix, wrap
+from neuroenc.encoders._labels import check_responses, column_block, features_matrix, seen_patterns, wrap
 from neuroenc.encoders.incontext._evidence import Floats, GridPosterior
 from neuroenc.encoders.incontext._place_prior import PlacePrior
 from neuroenc.encoders.incontext._prior import WeightPrior
@@ -435,13 +435,11 @@ class EmpiricalBayesRidge(LinearEncoder):
         """Blocks of voxels that saw the same stimuli: columns, what they share, their posterior over the grid."""
         prior = self._current_prior()
         mean = self._means(prior)
-        patterns, which = np.unique(~np.isnan(self.responses_), axis=1, return_inverse=True)
         kind = self.intercept
         if kind == "auto":
             kind = "prior" if prior.n_voxels and prior.intercept_var > 0 else "flat"
         settings: dict[str, Any] = {"intercept": kind, "maximise": self.estimate == "max"}
-        for g in range(patterns.shape[1]):
-            rows, columns = np.flatnonzero(patterns[:, g]), np.flatnonzero(which.ravel() == g)
+        for rows, columns in seen_patterns(~np.isnan(self.responses_)):
             precision = self.trial_precision_[rows]
             problem = SupportPosterior(self.support_, rows, prior, mean, hyper, precision=precision, **settings)
             for start in range(0, len(columns), _BLOCK):

@@ -170,7 +170,9 @@ def _deployed(model: InContextModel, episode: Episode, stage: Stage) -> dict[str
         return {}
     X, Y = episode.x.double().cpu().numpy(), episode.y.T.double().cpu().numpy()
     heard = (~np.isnan(Y)).sum(axis=0) >= 3
-    closed = EmpiricalBayesRidge(bare.anchor.single_prior(levels=True), robust="shared", adapt="none").fit(X, Y[:, heard])
+    closed = EmpiricalBayesRidge(bare.anchor.single_prior(levels=True), robust="shared", adapt="none").fit(
+        X, Y[:, heard]
+    )
     weight = torch.as_tensor(closed.trial_precision_).log().float().to(episode.x.device)
     scores, _ = voxel_posteriors(bare, episode.x, Y, weight, size=len(episode.y), half=False)
     # Tensors of inference are not for autograd.

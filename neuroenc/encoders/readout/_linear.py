@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError
+from neuroenc.encoders._labels import seen_patterns
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 from neuroenc.encoders.readout._geometry import mask_moments
 from neuroenc.encoders.readout._maps import Maps
 from neuroenc.encoders.readout._protocol import Readout, register_readout
-from neuroenc.encoders.readout._targets import seen_patterns
 
 _PENALTIES = ("squared", "norm")
 
@@ -179,7 +179,7 @@ def solve_ridge(
     weight = np.zeros((n_voxels, X.shape[1]), dtype=np.float32)
     found = {"alpha": np.zeros(n_voxels), "best_score": np.zeros(n_voxels)}
     bias = np.zeros(n_voxels, dtype=np.float32)
-    for rows, columns in seen_patterns(Y):
+    for rows, columns in seen_patterns(~np.isnan(Y)):
         here = {k: ("row", v[rows]) for k, v in coords.items()}
         labelled = xr.DataArray(X[rows], dims=("row", "feature"), coords=here)
         ridge = RidgeEncoder(cv=_folds(cv, rows, len(X)), **settings)

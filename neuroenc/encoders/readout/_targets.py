@@ -58,16 +58,6 @@ def subject_columns(voxels: dict[str, Any] | None, name: str | None, n_voxels: i
     return {str(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
 
 
-def seen_patterns(Y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows, columns) of voxels that saw the same stimuli."""
-    mask = ~np.isnan(Y)
-    if mask.all():
-        return [(np.arange(len(Y)), np.arange(Y.shape[1]))]
-    _, which = np.unique(np.packbits(mask, axis=0), axis=1, return_inverse=True)
-    columns = [np.flatnonzero(which.ravel() == k) for k in range(which.max() + 1)]
-    return [(np.flatnonzero(mask[:, c[0]]), c) for c in columns]
-
-
 def validation_rows(
     validation: Any, Y: np.ndarray, groups: dict[str, np.ndarray], stimulus: np.ndarray | None, seed: int
 ) -> np.ndarray:
