@@ -1,4 +1,5 @@
 from . import cores as cores
+from ._bottleneck import CompressionReadout as CompressionReadout, LowRankReadout as LowRankReadout
 from ._encoder import ReadoutEncoder as ReadoutEncoder
 from ._geometry import MODES as MODES
 from ._linear import LinearReadout as LinearReadout, PooledReadout as PooledReadout

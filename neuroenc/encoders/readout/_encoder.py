@@ -230,7 +230,7 @@ class ReadoutEncoder(FittedReadout):
     ----------
     readout : str
         One of `neuroenc.encoders.readout.READOUTS`: "linear", "pooled", "gaussian", "factorized", "semantic",
-        "attention".
+        "attention", "compression", "lowrank".
     readout_options : dict, optional
         The readout's own.
     core : str or torch.nn.Module, optional

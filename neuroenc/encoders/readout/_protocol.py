@@ -139,7 +139,7 @@ def register_readout(cls: type[Readout]) -> type[Readout]:
     --------
     >>> from neuroenc.encoders.readout import READOUTS
     >>> sorted(READOUTS)
-    ['attention', 'factorized', 'gaussian', 'linear', 'pooled', 'semantic']
+    ['attention', 'compression', 'factorized', 'gaussian', 'linear', 'lowrank', 'pooled', 'semantic']
     """
     if not cls.name or cls.name in READOUTS:
         raise ConfigError(f"readout name {cls.name!r} is empty or taken.")

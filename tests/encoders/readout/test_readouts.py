@@ -35,6 +35,9 @@ OPTIONS = {
     "semantic context": {"context_shape": (3, 9, 9)},
     "attention": {"heads": 2},
     "attention groups": {"groups": [1, 0, 0, 1, 2]},
+    "compression": {"channels": 2, "alpha": 0.1},
+    "compression linear": {"channels": 3, "kernel": 5, "activation": "none"},
+    "lowrank": {"rank": 2, "alpha": 0.1},
 }
 
 
@@ -148,6 +151,18 @@ def reference(readout, x, context):
                 maps = x[b] if readout.pool is None else np.stack([cell_means(m, readout.pool) for m in x[b]])
                 for k, value in enumerate(maps.ravel()):
                     total += par["weight"][v, k] * value
+            elif readout.name == "compression":
+                kernel, k = par["reduce.weight"], readout.reduce.kernel_size[0] // 2
+                maps = np.zeros(readout.map_shape)
+                for o, h, w in np.ndindex(maps.shape):
+                    maps[o, h, w] = par["reduce.bias"][o]
+                    for c, i, j in np.ndindex(kernel.shape[1:]):
+                        maps[o, h, w] += kernel[o, c, i, j] * pixel(x[b, c], h + i - k, w + j - k)
+                maps = np.maximum(maps, 0) if readout.activation == "relu" else maps
+                total += par["weight"][v] @ maps.ravel()
+            elif readout.name == "lowrank":
+                for k in range(readout.rank):
+                    total += par["loading"][v, k] * (par["component"][k] @ x[b].ravel())
             elif readout.name == "attention":
                 q = int(readout.group[v])
                 for h in range(readout.heads):
